@@ -1,0 +1,109 @@
+# Needs make and a Python >= 3.11 with its venv module; everything goes into .venv, nothing needs root.
+# Written for GNU make 3.81 (what macOS ships) and newer.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The first Python with everything we use. 3.11 and 3.12 come first: vaex has no build for newer ones yet.
+PYTHON ?= $(shell \
+	works='import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, int(sys.argv[1])))'; \
+	for newest in 12 99; do \
+		for candidate in python3 python3.11 python3.12 python3.13 python3.14; do \
+			if "$$candidate" -c "$$works" $$newest >/dev/null 2>&1; then echo "$$candidate"; exit; fi; \
+		done; \
+	done)
+
+# torch is a dependency of stable-baselines3, and on Linux a plain install of it brings gigabytes of CUDA.
+# So it is installed first, from the index of CPU builds. With a GPU: make test TORCH_INDEX=
+# If that index does not answer, pip warns and uses its others. What torch needs comes with the rest.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),https://download.pytorch.org/whl/cpu)
+
+# Quiet but for errors; to see all that pip does: make test PIP_FLAGS=
+PIP_FLAGS ?= -qq
+PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
+
+# pytest: how many processes, and anything more you want to hand it: make test PYTEST_ARGS="-k writer -x"
+WORKERS ?= auto
+PYTEST_ARGS ?=
+# What this interpreter cannot have is left out by name, never skipped.
+MARKERS = $(shell $(BIN)/python -c 'import sys; print("not vaex" if sys.version_info >= (3, 13) else "")')
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(MARKERS),-m "$(MARKERS)")
+
+INSTALL_TORCH = $(PIP) --no-deps --retries 1 --timeout 15 \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
+
+# Installed once; again only when pyproject.toml changes.
+DEMO_READY := $(VENV)/.ready-demo
+DEV_READY := $(VENV)/.ready-dev
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: $(DEMO_READY) ## train traced, replay, back up, wipe, restore (examples/demo.py)
+	@$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: $(DEV_READY) ## the test suite
+	$(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: faults
+faults: $(DEV_READY) ## only the tests that kill processes and servers
+	$(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+
+.PHONY: check
+check: $(DEV_READY) ## format, lint and types, without changing a file
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: fmt
+fmt: $(DEV_READY) ## format, and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(DEV_READY) ## the benchmarks, each against its peers
+	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+.PHONY: docs
+docs: $(DEV_READY) ## run the examples in README.md and docs/
+	$(BIN)/python -m pytest -v tests/test_docs.py $(PYTEST_ARGS)
+
+.PHONY: clean
+clean: ## remove what was built and the caches; keeps .venv (rm -r .venv removes that too)
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "jamboree-gym needs Python 3.11 or newer with its venv module, and found none on PATH." >&2; \
+		echo "  Debian, Ubuntu: apt install python3 python3-venv" >&2; \
+		echo "  elsewhere:      https://www.python.org/downloads/" >&2; \
+		echo "Or name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+		exit 1; \
+	fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is not Python 3.11 or newer." >&2; exit 1; }
+	@echo "Creating $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv --clear "$(VENV)"
+
+$(DEMO_READY): pyproject.toml $(BIN)/python
+	@echo "Installing $(TORCH) into $(VENV) (the first time 1-3 minutes: 200 MB) ..."
+	@$(INSTALL_TORCH)
+	@echo "Installing jamboree-gym, its servers and stable-baselines3 into $(VENV) (about a minute) ..."
+	@$(PIP) -e '.[cli,embedded,sb3]'
+	@touch $@
+
+$(DEV_READY): pyproject.toml $(BIN)/python
+	@echo "Installing $(TORCH) into $(VENV) (the first time 1-3 minutes: 200 MB) ..."
+	@$(INSTALL_TORCH)
+	@echo "Installing jamboree-gym and its development tools into $(VENV) (the first time 1-2 minutes) ..."
+	@$(PIP) -e '.[dev]'
+	@touch $(DEMO_READY) $@

@@ -1,0 +1,306 @@
+"""The distributions, the dependencies, the import, and what no file of the repository says."""
+
+import ast
+import email
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import jamboree_gym
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Imports point one way: a module imports only from names before its own, or from its own package.
+# `jamboree_gym/__init__.py` comes after all of them.
+LAYERS = [
+    "errors",
+    "timing",
+    "values",
+    "records",
+    "spaces",
+    "provenance",
+    "codec",
+    "keys",
+    "steps",
+    "notes",
+    "store",
+    "outbox",
+    "step_outbox",
+    "writer",
+    "connection",
+    "backup",
+    "episode",
+    "handlers",
+    "episode_handler",
+    "query",
+    "wrappers",
+    "jamboree",
+    "replay",
+    "integrations",
+    "cli",
+    "viewer",
+]
+
+# Each of these costs a user who does not need it tenths of a second, or a server.
+NOT_LOADED_BY_IMPORT = {
+    "aiohttp",
+    "dask",
+    "fastapi",
+    "minari",
+    "nicegui",
+    "pandas",
+    "pymongo",
+    "stable_baselines3",
+    "starlette",
+    "torch",
+    "typer",
+    "uvicorn",
+    "vaex",
+}
+
+
+def pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+# --- the distributions ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel and sdist, out of a copy: a build leaves files beside its sources."""
+    source = tmp_path_factory.mktemp("source")
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "*cache")
+    for name in ("jamboree_gym", "envs", "constraints", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "MANIFEST.in",
+        "Makefile",
+    ):
+        shutil.copy(ROOT / name, source / name)
+    out = tmp_path_factory.mktemp("dist")
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None:
+    def files(folder: str, package: str) -> set[str]:
+        return {
+            f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
+
+    expected = files("jamboree_gym", "jamboree_gym") | files("envs", "jamboree_envs")
+    held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == expected, "name new packages in [tool.setuptools] packages of pyproject.toml"
+
+
+def test_the_wheel_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
+    assert "jamboree_gym/py.typed" in wheel.namelist()
+
+
+def test_the_wheel_has_the_version_that_the_package_states(wheel: zipfile.ZipFile) -> None:
+    name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = email.message_from_bytes(wheel.read(name))
+    assert metadata["Version"] == jamboree_gym.__version__
+
+
+def test_the_wheel_holds_the_license(wheel: zipfile.ZipFile) -> None:
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
+
+
+def test_the_sdist_holds_what_its_tests_need(dist: Path) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"Makefile", "constraints/lowest.txt", "tests/test_packaging.py"} <= names
+
+
+# --- the dependencies -----------------------------------------------------------------------------
+
+
+def test_each_lower_bound_is_the_version_that_ci_installs() -> None:
+    project = pyproject()["project"]
+    groups = {"core": project["dependencies"], **project["optional-dependencies"]}
+    del groups["dev"]  # the tools, which do not run against the lowest versions
+    bounds = {}
+    for requirement in (line for lines in groups.values() for line in lines):
+        if requirement.startswith("jamboree-gym["):
+            continue
+        match = re.match(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)", requirement)
+        assert match, f"no lower bound: {requirement}"
+        bounds[match[1]] = match[2]
+    lines = (ROOT / "constraints" / "lowest.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins == bounds
+
+
+def test_the_extra_all_holds_every_extra_for_users() -> None:
+    extras = pyproject()["project"]["optional-dependencies"]
+    (line,) = extras["all"]
+    assert set(line.removeprefix("jamboree-gym[").removesuffix("]").split(",")) == (
+        extras.keys() - {"all", "dev", "test"}
+    )
+
+
+# --- the import -----------------------------------------------------------------------------------
+
+
+def in_a_fresh_python(code: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = in_a_fresh_python("import sys, jamboree_gym; print(*sys.modules)").split()
+    assert "jamboree_gym" in loaded
+    assert not NOT_LOADED_BY_IMPORT & set(loaded)
+
+
+def test_import_starts_no_thread_and_no_process() -> None:
+    code = (
+        "import threading, jamboree_gym\n"
+        "import psutil\n"
+        "print(threading.active_count(), len(psutil.Process().children()))"
+    )
+    assert in_a_fresh_python(code).split() == ["1", "0"]
+
+
+def test_import_warns_of_nothing() -> None:
+    in_a_fresh_python("import jamboree_gym, jamboree_envs")
+
+
+# --- which way imports point ----------------------------------------------------------------------
+
+
+def own_modules() -> list[Path]:
+    return sorted((ROOT / "jamboree_gym").rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def own_imports(path: Path, tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    """Each import of one of our own modules: the statement, and the dotted name it imports from."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join(filter(None, [*above, node.module]))
+            # `from jamboree_gym import x` may name a module; deeper down the layer is in the base.
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from ((node, name) for name in names if name.split(".")[0] == "jamboree_gym")
+
+
+def test_every_module_has_a_layer() -> None:
+    names = {
+        module_name(path).split(".")[1] for path in own_modules() if module_name(path).count(".")
+    }
+    assert names <= set(LAYERS), "put new modules into LAYERS, above what they import"
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in own_modules():
+        name = module_name(path)
+        if name == "jamboree_gym":
+            continue
+        own = LAYERS.index(name.split(".")[1])
+        for node, imported in own_imports(path, ast.parse(path.read_text())):
+            layer = imported.split(".")[1]
+            if layer not in LAYERS[: own + 1]:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {imported}")
+    assert not wrong
+
+
+def test_no_function_imports_our_own_modules() -> None:
+    hidden = []
+    for path in own_modules():
+        tree = ast.parse(path.read_text())
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            hidden += [
+                f"{path.relative_to(ROOT)}:{node.lineno} imports {imported} in {function.name}()"
+                for node, imported in own_imports(path, function)
+            ]
+    assert not hidden
+
+
+# --- what the repository must not say -------------------------------------------------------------
+
+
+def repository_files() -> Iterator[Path]:
+    """Every file of ours: no virtual environment, no cache, nothing built."""
+
+    def walk(folder: Path) -> Iterator[Path]:
+        for path in sorted(folder.iterdir()):
+            if path.is_symlink() or re.fullmatch(
+                r"\.git|\.venv.*|.*cache.*|\.hypothesis|build|dist|.*\.egg-info", path.name
+            ):
+                continue
+            if path.is_dir():
+                yield from walk(path)
+            else:
+                yield path
+
+    return walk(ROOT)
+
+
+def places(pattern: str, accepted: frozenset[str] = frozenset()) -> list[str]:
+    """`file:line: text` of each match whose first group is not accepted."""
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {match[0]}"
+        for path in repository_files()
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        for match in re.finditer(pattern, line)
+        if match[1] not in accepted
+    ]
+
+
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    assert not places(r"(?<![\w.}*-])/(home|mnt|opt|root|Users|work)/\w")
+
+
+def test_no_file_holds_a_password() -> None:
+    stand_ins = frozenset({"***", "pass", "password", "pw", "secret"})
+    assert not places(r"\w://[^\s/@:]*:([^\s/@:{}<>$]+)@\w", stand_ins)
+
+
+def test_no_file_holds_a_token_or_a_private_key() -> None:
+    assert not places(r"\b(ghp_\w{20}|github_pat_\w{20}|AKIA[0-9A-Z]{16}|pypi-AgE\w{20})")
+    assert not places(r"-{5}(BEGIN) (?:\w+ )?PRIVATE KEY")
