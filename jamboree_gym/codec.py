@@ -1,0 +1,213 @@
+"""Bytes of the store: frames (batches), heads, blobs.
+
+A log is one Redis list. Element 0 is its *head*, each further element is one *frame*: a batch of
+records that were encoded together. Both are little-endian structs followed by a body and carry a
+format version; Redis and MongoDB hold the very same bytes. A frame and a note carry a CRC-32. The
+rest of a head does not, because the server-side scripts write it and have no CRC-32.
+
+No pickle anywhere: decoding builds numbers, strings, containers and NumPy arrays, nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.values import decode_value
+
+__all__ = [
+    "CODEC_RECORDS",
+    "CODEC_STEPS",
+    "FORMAT_VERSION",
+    "Frame",
+    "Head",
+    "decode_frame",
+    "decode_head",
+    "decode_note",
+    "decode_records",
+    "digest",
+    "encode_frame",
+    "encode_note",
+    "encode_records",
+]
+
+FORMAT_VERSION = 1
+CODEC_RECORDS = 1
+CODEC_STEPS = 2
+
+_FRAME_MAGIC = b"JB"
+_HEAD_MAGIC = b"JH"
+# magic, version, codec, count, start, writer, t_first, t_last | crc
+_FRAME = struct.Struct("<2sBBIQ8sdd")
+_HEAD = struct.Struct("<2sBBQQQQd")  # magic, version, codec, first, count, acked, revision, t_last
+_CRC = struct.Struct("<I")
+_FRAME_BODY = _FRAME.size + _CRC.size
+_MSGPACK_ARRAY32 = b"\xdd"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One decoded batch.
+
+    Attributes:
+        start: Index of its first record in the log.
+        count: Number of records, at least 1.
+        t_first: Timestamp of the first record, epoch seconds.
+        t_last: Timestamp of the last record, epoch seconds.
+        codec: `CODEC_RECORDS` or `CODEC_STEPS`: how `body` is to be read.
+        writer: Eight bytes that tell one writer from another.
+        body: The encoded records.
+    """
+
+    start: int
+    count: int
+    t_first: float
+    t_last: float
+    codec: int
+    writer: bytes
+    body: memoryview
+
+    @property
+    def stop(self) -> int:
+        """Index after its last record."""
+        return self.start + self.count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """What the log knows of itself; the server-side scripts keep it.
+
+    Attributes:
+        codec: Codec of the log's frames.
+        first: Lowest index that is still readable; rises by `pop`.
+        count: Index that the next record will get.
+        acked: Records below this index are held by MongoDB.
+        revision: Number of changes so far; a backup of an older revision is stale.
+        t_last: Timestamp of the newest record, epoch seconds; -inf when there is none.
+        note: What the client keeps with the log (an episode's summary), encoded.
+    """
+
+    codec: int
+    first: int
+    count: int
+    acked: int
+    revision: int
+    t_last: float
+    note: bytes
+
+    def encode(self) -> bytes:
+        """The head as it lies in the store."""
+        fixed = (self.first, self.count, self.acked, self.revision, self.t_last)
+        return _HEAD.pack(_HEAD_MAGIC, FORMAT_VERSION, self.codec, *fixed) + self.note
+
+
+def digest(content: bytes) -> str:
+    """Name of an immutable blob: 16 hexadecimal digits of its BLAKE2b hash."""
+    return blake2b(content, digest_size=8).hexdigest()
+
+
+def encode_frame(
+    *, codec: int, start: int, count: int, writer: bytes, t_first: float, t_last: float, body: bytes
+) -> bytes:
+    """Put header and checksum around the body of a batch."""
+    header = _FRAME.pack(_FRAME_MAGIC, FORMAT_VERSION, codec, count, start, writer, t_first, t_last)
+    return b"".join((header, _CRC.pack(zlib.crc32(body, zlib.crc32(header))), body))
+
+
+def decode_frame(blob: bytes, *, where: str) -> Frame:
+    """Read and check one frame.
+
+    Args:
+        blob: The bytes as stored.
+        where: Key of the log, for the error message.
+
+    Raises:
+        DecodeError: Too short, not a frame, an unknown version, or a wrong checksum.
+    """
+    if len(blob) < _FRAME_BODY:
+        raise DecodeError(f"{where}: a batch of {len(blob)} bytes is shorter than its header")
+    magic, version, codec, count, start, writer, t_first, t_last = _FRAME.unpack_from(blob)
+    at = f"{where} at index {start}"
+    if magic != _FRAME_MAGIC:
+        raise DecodeError(f"{at}: not a batch, it begins with {magic!r}")
+    if version != FORMAT_VERSION:
+        raise DecodeError(
+            f"{at}: format version {version} is unknown to this release, which reads "
+            f"{FORMAT_VERSION}; upgrade jamboree-gym"
+        )
+    view = memoryview(blob)
+    (stored,) = _CRC.unpack_from(blob, _FRAME.size)
+    if zlib.crc32(view[_FRAME_BODY:], zlib.crc32(view[: _FRAME.size])) != stored:
+        raise DecodeError(f"{at}: checksum does not match, the batch of {count} is damaged")
+    return Frame(start, count, t_first, t_last, codec, writer, view[_FRAME_BODY:])
+
+
+def decode_head(blob: bytes, *, where: str) -> Head:
+    """Read the head of a log.
+
+    Raises:
+        DecodeError: Too short, not a head, or an unknown version.
+    """
+    if len(blob) < _HEAD.size or blob[:2] != _HEAD_MAGIC:
+        raise DecodeError(f"{where}: the head of the log is damaged")
+    _, version, codec, first, count, acked, revision, t_last = _HEAD.unpack_from(blob)
+    if version != FORMAT_VERSION:
+        raise DecodeError(
+            f"{where}: format version {version} is unknown to this release, which reads "
+            f"{FORMAT_VERSION}; upgrade jamboree-gym"
+        )
+    if not max(first, acked) <= count:
+        raise DecodeError(f"{where}: the head of the log is damaged")
+    return Head(codec, first, count, acked, revision, t_last, blob[_HEAD.size :])
+
+
+def encode_note(content: bytes) -> bytes:
+    """Put a checksum before a note (an encoded summary, a blob)."""
+    return _CRC.pack(zlib.crc32(content)) + content
+
+
+def decode_note(note: bytes, *, where: str) -> bytes:
+    """Check and strip the checksum of a note.
+
+    Raises:
+        DecodeError: Too short, or a wrong checksum.
+    """
+    if len(note) < _CRC.size or _CRC.unpack_from(note)[0] != zlib.crc32(note[_CRC.size :]):
+        raise DecodeError(f"{where}: checksum does not match, the note is damaged")
+    return note[_CRC.size :]
+
+
+def encode_records(timestamps: Sequence[float], records: Sequence[bytes]) -> bytes:
+    """Body of a batch of free-form records: timestamps as float64, then one msgpack array."""
+    times = struct.pack(f"<{len(timestamps)}d", *timestamps)
+    return b"".join((times, _MSGPACK_ARRAY32, struct.pack(">I", len(records)), *records))
+
+
+def decode_records(frame: Frame, *, where: str) -> list[dict[str, Any]]:
+    """Records of a batch, each with its `index` and `timestamp`.
+
+    Raises:
+        DecodeError: The body is not what its header says.
+    """
+    split = frame.count * 8
+    if frame.codec != CODEC_RECORDS or len(frame.body) < split:
+        raise DecodeError(f"{where} at index {frame.start}: not a batch of records")
+    times: npt.NDArray[np.float64] = np.frombuffer(frame.body[:split], dtype="<f8")
+    records = decode_value(bytes(frame.body[split:]), where=f"{where} at index {frame.start}")
+    if not isinstance(records, list) or len(records) != frame.count:
+        raise DecodeError(f"{where} at index {frame.start}: expected {frame.count} records")
+    for offset, (record, timestamp) in enumerate(zip(records, times.tolist(), strict=True)):
+        if not isinstance(record, dict) or math.isnan(timestamp):
+            raise DecodeError(f"{where} at index {frame.start + offset}: not a record")
+        record["index"] = frame.start + offset
+        record["timestamp"] = timestamp
+    return records

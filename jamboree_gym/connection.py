@@ -1,0 +1,254 @@
+"""What handlers and wrappers share: the servers, the writer, and the outboxes of this process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from jamboree_gym.errors import InvalidRecord, JamboreeClosed
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.outbox import Outbox, RecordOutbox
+from jamboree_gym.store.embedded import EmbeddedServers
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import IndexEntry, RedisStore
+from jamboree_gym.values import encode_mapping
+from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WriteMode, Writer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Connection"]
+
+_WRITE_MODES = ("buffered", "sync", "fsync")
+
+
+class Connection:
+    """Opens the servers and owns them; base of `Jamboree`, which describes the arguments."""
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        mongo_url: str | None = None,
+        *,
+        home: str | Path | None = None,
+        namespace: str = "jamboree",
+        write: WriteMode = "buffered",
+        flush_interval_s: float = 0.05,
+        max_pending_bytes: int = 256 * 2**20,
+    ) -> None:
+        if write not in _WRITE_MODES:
+            raise InvalidRecord(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
+        if flush_interval_s < 0 or max_pending_bytes <= 0 or not namespace:
+            raise InvalidRecord(
+                "flush_interval_s must be 0 or more, max_pending_bytes and namespace not empty"
+            )
+        self.keyspace = Keyspace(namespace)
+        self.write_mode = write
+        self._is_sync = write != "buffered"
+        self.writer_id = os.urandom(8)
+        self.run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
+        self._home = home
+        self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
+        self._servers: EmbeddedServers | None = None
+        self._lock = threading.RLock()
+        self._mongo: MongoStore | None = None
+        self._parents_mongo: MongoStore | None = None
+        self._outboxes: weakref.WeakValueDictionary[str, Outbox] = weakref.WeakValueDictionary()
+        self._closed = False
+        self._flush_interval_s = flush_interval_s
+        self._max_pending_bytes = max_pending_bytes
+        self.store = self._open_redis(redis_url or os.environ.get("JAMBOREE_REDIS_URL"))
+        self.writer = self._new_writer()
+        _open_connections.add(self)
+        atexit.register(self.close)  # a script that ends without `close` still saves what it saved
+
+    def _new_writer(self) -> Writer:
+        return Writer(
+            self.store,
+            background=self.write_mode == "buffered",
+            fsync=self.write_mode == "fsync",
+            flush_interval_s=self._flush_interval_s,
+            max_pending_bytes=self._max_pending_bytes,
+        )
+
+    def _open_redis(self, url: str | None) -> RedisStore:
+        if url is None:
+            servers = self._join_servers()
+            store = RedisStore.from_url(servers.redis_url, self.keyspace, revive=servers.ensure)
+        else:
+            store = RedisStore.from_url(url, self.keyspace)
+        try:
+            store.check(fsync=self.write_mode == "fsync")
+        except BaseException:
+            store.close()
+            self._leave_servers()
+            raise
+        return store
+
+    def _join_servers(self) -> EmbeddedServers:
+        with self._lock:
+            if self._servers is None:
+                self._servers = EmbeddedServers.join(self._home)
+            return self._servers
+
+    def _leave_servers(self) -> None:
+        if self._servers is not None:
+            self._servers.close()
+
+    @property
+    def mongo_store(self) -> MongoStore:
+        """The backup; opened, and where embedded also started, on first use."""
+        if self._closed:
+            raise JamboreeClosed("this Jamboree is closed: open a new one")
+        with self._lock:
+            if self._mongo is None:
+                url = self._mongo_url or self._join_servers().mongo_url()
+                self._mongo = MongoStore.from_url(url, self.keyspace.namespace)
+            return self._mongo
+
+    def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the tags.
+
+        Raises:
+            InvalidRecord: One of them cannot be stored; names it.
+        """
+        try:
+            encode_mapping(tags)
+        except InvalidRecord as error:
+            raise InvalidRecord(f"tags: {error}") from error
+        return dict(tags)
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def record_outbox(self, key: str) -> RecordOutbox:
+        """The one outbox of a log of free-form records."""
+        with self._lock:
+            outbox = self._outboxes.get(key)
+            if not isinstance(outbox, RecordOutbox):
+                outbox = RecordOutbox(key, self.writer_id, self.writer.mark)
+                self._outboxes[key] = outbox
+            return outbox
+
+    def adopt(self, outbox: Outbox) -> None:
+        """Make an outbox known, so that reads of its log see what it holds."""
+        self._outboxes[outbox.key] = outbox
+
+    def after_put(self, outbox: Outbox, queued_bytes: int) -> None:
+        """Keep the promises of the write mode after something was put.
+
+        Raises:
+            JamboreeError: In `sync` and `fsync` mode, the server has not confirmed it; it stays
+                queued and is tried again in the background. In any mode: the log cannot be
+                written, or the background writer has failed.
+        """
+        if outbox.error is not None:
+            outbox.raise_error()
+        if queued_bytes > CHECK_EVERY_BYTES or self.writer.needs_admission:
+            self.writer.admit()
+        if self._is_sync:
+            self.writer.deliver(outbox)
+
+    def settle(self, key: str) -> None:
+        """Bring what this process has put into a log to the server, before it is read."""
+        if self._closed:
+            raise JamboreeClosed("this Jamboree is closed: open a new one to read")
+        outbox = self._outboxes.get(key)
+        if outbox is not None and not outbox.is_settled:
+            self.writer.deliver(outbox)
+
+    def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
+        """Delete a log from Redis, and from MongoDB where it has been backed up."""
+        head = self.store.head(key)
+        if head is not None and head.acked:
+            self.mongo_store.delete(key)
+        self.store.delete(key, entry=entry)
+        outbox = self._outboxes.get(key)
+        if isinstance(outbox, RecordOutbox):
+            outbox.start_over()  # other handlers of this log go on with it
+        else:
+            self._outboxes.pop(key, None)
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """Return once Redis has everything that was saved before the call.
+
+        Args:
+            timeout_s: How long to go on trying, seconds.
+
+        Raises:
+            UnsavedRecords: Not everything could be brought there; says how much is missing. It
+                stays in memory and is tried again.
+        """
+        if self._closed:
+            raise JamboreeClosed("this Jamboree is closed: `close` has flushed it")
+        self.writer.flush(timeout_s)
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Bring everything to Redis and let go of the servers. A second call does nothing.
+
+        Args:
+            timeout_s: How long to go on trying, seconds.
+
+        Raises:
+            UnsavedRecords: Something could not be saved and is lost with this process; says how
+                many records.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            self.writer.close(timeout_s)
+        finally:
+            atexit.unregister(self.close)
+            self.store.close()
+            if self._mongo is not None:
+                self._mongo.close()
+            self._leave_servers()
+
+    def _after_fork_in_child(self) -> None:
+        """Go on in a forked process: what the parent has queued, the parent will deliver."""
+        self._lock = threading.RLock()  # whoever held it is not in this process
+        self.writer_id = os.urandom(8)
+        self.store.after_fork_in_child()
+        self.writer = self._new_writer()
+        self._parents_mongo, self._mongo = self._mongo or self._parents_mongo, None
+        for outbox in list(self._outboxes.values()):
+            outbox.after_fork_in_child(self.writer_id, self.writer.mark)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: `close` at the end."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Where it writes; no password."""
+        name, space = type(self).__name__, self.keyspace.namespace
+        return f"<{name} {space!r} on {self.store.where}, write={self.write_mode!r}>"
+
+
+_open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for connection in list(_open_connections):
+        connection._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,241 @@
+"""An episode as it lies in the store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jamboree_gym.codec import Frame
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, MissingExtra
+from jamboree_gym.notes import decode_episode_note
+from jamboree_gym.records import (
+    EpisodeData,
+    EpisodeOrigin,
+    EpisodeStatus,
+    EpisodeSummary,
+    StepData,
+    Transitions,
+)
+from jamboree_gym.steps import Rows, StepSchema, decode_rows, schema_digest
+from jamboree_gym.store.redis import IndexEntry, LogSlice
+
+if TYPE_CHECKING:
+    import vaex.dataframe
+
+__all__ = ["Episode", "to_frame", "to_transitions"]
+
+TAIL_PAUSE_S = 0.02
+_EVERYTHING = 2**52
+
+
+class Episode:
+    """Reads one episode; holds no steps itself.
+
+    Every read asks Redis in one round trip and sees all steps that this process has recorded.
+
+    Args:
+        connection: Where it is stored.
+        id: The episode's id.
+    """
+
+    def __init__(self, connection: Connection, id: str) -> None:
+        self.id = id
+        self._connection = connection
+        self._key = connection.keyspace.episode(id)
+
+    # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def summary(self) -> EpisodeSummary:
+        """Status, length, return and so on, as of now.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        return self._notes()[0]
+
+    @property
+    def origin(self) -> EpisodeOrigin:
+        """What it can be begun with again."""
+        return self._notes()[1]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Environment spec, wrappers, versions, platform, host and process it came from."""
+        content = self._connection.store.blob(self.origin.provenance)
+        provenance: dict[str, Any] = json.loads(content)
+        return provenance
+
+    @property
+    def status(self) -> EpisodeStatus:
+        """How it ended, or `running`."""
+        return self.summary.status
+
+    def __len__(self) -> int:
+        """Number of steps so far."""
+        return self.summary.steps
+
+    def _notes(self) -> tuple[EpisodeSummary, EpisodeOrigin]:
+        self._connection.settle(self._key)
+        head = self._connection.store.head(self._key)
+        if head is None:
+            raise self._not_found()
+        return decode_episode_note(head.note, episode_id=self.id, where=self._key)
+
+    def _not_found(self) -> EpisodeNotFound:
+        return EpisodeNotFound(
+            f"no episode {self.id!r} in namespace {self._connection.keyspace.namespace!r} on "
+            f"{self._connection.store.where}"
+        )
+
+    # -- its steps --------------------------------------------------------------------------
+
+    def data(self) -> EpisodeData:
+        """The whole episode as arrays.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+            DecodeError: Its bytes are damaged; names key and index.
+        """
+        rows = self._rows(0, _EVERYTHING)
+        return EpisodeData(
+            self.id,
+            rows.observations,
+            rows.actions[1:],
+            rows.rewards[1:],
+            rows.terminations[1:],
+            rows.truncations[1:],
+            rows.infos,
+            rows.timestamps[1:],
+        )
+
+    def steps(self, start: int = 0, stop: int | None = None) -> Transitions:
+        """Steps `start` to `stop` (exclusive; None = to the newest) as arrays, oldest first."""
+        return to_transitions(self._rows(start, _EVERYTHING if stop is None else stop + 1))
+
+    def recent(self, n: int) -> Transitions:
+        """The newest n steps as arrays, oldest first."""
+        self._connection.settle(self._key)
+        rows = self._join(self._connection.store.last(self._key, n + 1))
+        return to_transitions(rows[max(0, len(rows) - n - 1) :])
+
+    def frame(self) -> vaex.dataframe.DataFrame:
+        """All steps as a vaex DataFrame, oldest first.
+
+        Columns: `index`, `timestamp`, `reward`, `terminated`, `truncated`, `action` and
+        `observation`; the elements of an array get a column each (`observation_0`, ...).
+        """
+        return to_frame(self.steps())
+
+    def tail(self, *, timeout_s: float | None = None) -> Iterator[StepData]:
+        """Follow the episode from its first step on, until it ends.
+
+        Args:
+            timeout_s: End after so many seconds without a new step; None waits for ever.
+        """
+        next_step = 0
+        quiet_since = time.monotonic()
+        while True:
+            ended = self.status != "running"
+            for step in self.steps(next_step):
+                yield step
+                next_step = step.index + 1
+                quiet_since = time.monotonic()
+            if ended or (timeout_s is not None and time.monotonic() - quiet_since >= timeout_s):
+                return
+            time.sleep(TAIL_PAUSE_S)
+
+    def delete(self) -> None:
+        """Delete it from Redis and from MongoDB."""
+        summary = self.summary
+        entry = IndexEntry(self.id, b"", summary.run, 0.0)
+        self._connection.delete_log(self._key, entry=entry)
+
+    # -- reading rows -----------------------------------------------------------------------
+
+    def _rows(self, start: int, stop: int) -> Rows:
+        """Rows with these numbers; row 0 is the reset."""
+        self._connection.settle(self._key)
+        rows = self._join(self._connection.store.read(self._key, start, stop))
+        return rows[max(0, start - rows.start) : max(0, stop - rows.start)]
+
+    def _join(self, found: LogSlice | None) -> Rows:
+        if found is None:
+            raise self._not_found()
+        if not found.frames:
+            return _no_rows(found.head.count)
+        _check_continuous(found.frames, where=self._key)
+        return Rows.concatenate([self._decode(frame) for frame in found.frames])
+
+    def _decode(self, frame: Frame) -> Rows:
+        name = schema_digest(frame, where=self._key)
+        blob = self._connection.store.blob(name)
+        schema = StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
+        return decode_rows(frame, schema, where=self._key)
+
+    def __repr__(self) -> str:
+        """The id."""
+        return f"<Episode {self.id!r}>"
+
+
+def to_transitions(rows: Rows) -> Transitions:
+    """N + 1 rows -> the n transitions between them."""
+    return Transitions(
+        np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64),
+        rows.observations[:-1],
+        rows.actions[1:],
+        rows.rewards[1:],
+        rows.observations[1:],
+        rows.terminations[1:],
+        rows.truncations[1:],
+        rows.infos[1:],
+        rows.timestamps[1:],
+    )
+
+
+def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
+    """Transitions as a vaex DataFrame, in the order they are in.
+
+    Raises:
+        MissingExtra: vaex is not installed (it has no build for this Python).
+    """
+    try:
+        import vaex
+    except ImportError as error:
+        raise MissingExtra(
+            "a frame needs vaex, which has no build for Python 3.13 yet: use Python 3.11 or 3.12 "
+            "and pip install vaex-core; .steps() and .data() give arrays without it"
+        ) from error
+    return vaex.from_arrays(
+        index=steps.indices,
+        timestamp=steps.timestamps,
+        reward=steps.rewards,
+        terminated=steps.terminations,
+        truncated=steps.truncations,
+        **_columns("action", steps.actions),
+        **_columns("observation", steps.observations),
+    )
+
+
+def _columns(name: str, values: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    if values.ndim == 1:
+        return {name: values}
+    flat = values.reshape(len(values), -1)
+    return {f"{name}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(flat.shape[1])}
+
+
+def _no_rows(start: int) -> Rows:
+    nothing = np.empty(0)
+    flags = np.empty(0, np.bool_)
+    return Rows(start, nothing, nothing, nothing, flags, flags, nothing, [], [])
+
+
+def _check_continuous(frames: Sequence[Frame], *, where: str) -> None:
+    for before, after in zip(frames, frames[1:], strict=False):
+        if after.start != before.stop:
+            raise DecodeError(f"{where}: rows {before.stop} to {after.start - 1} are missing")

@@ -1,0 +1,259 @@
+"""The handler of episodes: its log holds the steps of one episode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from gymnasium import spaces
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.episode import Episode, to_frame, to_transitions
+from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
+from jamboree_gym.handlers import DBHandler
+from jamboree_gym.infos import InfoEncoder
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
+from jamboree_gym.spaces import check_space, leaf_of_space
+from jamboree_gym.step_outbox import StepOutbox
+from jamboree_gym.steps import StepSchema
+
+if TYPE_CHECKING:
+    import vaex.dataframe
+
+__all__ = ["EpisodeHandler", "new_episode_id"]
+
+DEFAULT_LIMIT = 100
+
+
+def new_episode_id() -> str:
+    """A fresh id: 32 hexadecimal digits that sort by time of creation."""
+    return f"{int(time.time() * 1000):012x}{token_hex(10)}"
+
+
+class EpisodeHandler(DBHandler):
+    """Writes the steps of episodes, one episode at a time, and reads them back.
+
+    A recorder drives it with `begin`, `step` and `end`; anyone else sets
+    `handler["episode"] = id` and reads. Subclass it for what is to be derived from the steps.
+
+    Example:
+        >>> handler = EpisodeHandler(jam)
+        >>> handler["episode"] = episode_id
+        >>> handler.recent(16).rewards.sum()
+        16.0
+
+    Attributes:
+        limit: Number of steps that `transactions` shows, and that stay in memory while recording.
+    """
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        super().__init__(jam)
+        self.entity = "episode"
+        self.required = {"episode": str}
+        self.limit = DEFAULT_LIMIT
+        self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
+        self._open: StepOutbox | None = None  # the same, until the episode ends
+        self._schema: StepSchema | None = None
+        self._infos = InfoEncoder()
+        self._buffered = True
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Set a required key; another episode ends the writing of the current one."""
+        super().__setitem__(name, value)
+        if self._steps is not None and self._steps.summary.id != value:
+            self._steps = self._open = None
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def use_spaces(
+        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> None:
+        """Say what the steps will look like.
+
+        Raises:
+            UnsupportedSpace: One of them cannot be recorded; names it.
+        """
+        check_space(observation_space, "observation")
+        check_space(action_space, "action")
+        self._schema = StepSchema(leaf_of_space(observation_space), leaf_of_space(action_space))
+
+    def begin(
+        self,
+        observation: Any,
+        info: Mapping[str, Any],
+        *,
+        summary: EpisodeSummary,
+        origin: EpisodeOrigin,
+        blobs: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Begin an episode with what `reset` returned.
+
+        Args:
+            observation: The first observation.
+            info: The reset's info.
+            summary: Id, run, environment and so on; no steps yet.
+            origin: Seed or RNG state, options, provenance.
+            blobs: What `origin` refers to, by digest.
+
+        Raises:
+            InvalidRecord: Something in summary or origin cannot be kept; names it.
+            UnsupportedSpace: The observation is not an array of numbers; names it.
+        """
+        if self._schema is None:
+            raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
+        self["episode"] = summary.id
+        steps = StepOutbox(
+            self._key,
+            self.event.writer_id,
+            self.event.writer.mark,
+            summary=summary,
+            origin=origin,
+            schema=self._schema,
+            keep=self.limit + 1,
+            blobs=blobs,
+        )
+        self.event.adopt(steps)
+        steps.put_reset(observation, self._infos.encode(info))
+        self._steps = self._open = steps
+        self._buffered = self.event.write_mode == "buffered"
+        self._after_put()
+
+    def step(
+        self,
+        action: Any,
+        observation: Any,
+        reward: Any,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+    ) -> None:
+        """Keep one step: the action, and the five things that `env.step` returned for it."""
+        steps = self._open
+        if steps is None:
+            raise InvalidRecord("no episode is being written: handler.begin(...) first")
+        encoded = self._infos.encode(info) if info else None
+        if (
+            steps.put(action, observation, reward, terminated, truncated, encoded)
+            or not self._buffered
+        ):
+            self._after_put()
+        if terminated or truncated:
+            self.end("terminated" if terminated else "truncated")
+
+    def end(self, status: EpisodeStatus) -> None:
+        """The episode is over. A second call does nothing."""
+        if self._open is not None:
+            steps, self._open = self._open, None
+            self._schema = steps.schema
+            steps.end(status)
+            self._after_put()
+
+    def _after_put(self) -> None:
+        if self._steps is not None:
+            self.event.after_put(self._steps, self._steps.pending_bytes)
+
+    def save(self, record: Mapping[str, Any]) -> None:
+        """Save one step as a dict with the arguments of `step`."""
+        try:
+            self.step(**record)
+        except TypeError as error:
+            raise InvalidRecord(f"{self._name}.save: not a step: {error}") from error
+
+    def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Save several steps."""
+        for record in records:
+            self.save(record)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        return self.event.keyspace.episode(self["episode"])
+
+    @property
+    def episode(self) -> Episode:
+        """The episode that the handler stands on."""
+        return Episode(self.event, self["episode"])
+
+    def recent(self, n: int) -> Transitions:
+        """The newest n steps as arrays, oldest first; from memory while this handler writes them.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        rows = self._steps.recent(n) if self._steps is not None else None
+        return self.episode.recent(n) if rows is None else to_transitions(rows)
+
+    @property
+    def transactions(self) -> vaex.dataframe.DataFrame:
+        """The newest `limit` steps as a vaex DataFrame, newest first (columns: `Episode.frame`)."""
+        return to_frame(reversed_transitions(self.recent(self.limit)))
+
+    def many(self, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` steps as dicts (fields of `StepData`), oldest first."""
+        try:
+            return _as_dicts(self.recent(limit)) if limit > 0 else []
+        except EpisodeNotFound:
+            return []
+
+    def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
+        """Steps with t0 <= timestamp <= t1 (epoch seconds), oldest first."""
+        return [step for step in self._all() if t0 <= step["timestamp"] <= t1]
+
+    def as_of(self, t: float) -> dict[str, Any] | None:
+        """The newest step with timestamp <= t (epoch seconds)."""
+        return next((step for step in reversed(self._all()) if step["timestamp"] <= t), None)
+
+    def count(self) -> int:
+        """Number of steps."""
+        return max(0, self.event.store.count(self._settled_key()) - 1)
+
+    def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+        """Follow the episode until it ends, step by step."""
+        return (_as_dict(step) for step in self.episode.tail(timeout_s=timeout_s))
+
+    def pop(self, n: int = 1) -> list[dict[str, Any]]:
+        """Not for episodes: their steps stay together.
+
+        Raises:
+            InvalidRecord: Always.
+        """
+        raise InvalidRecord(f"the {n} oldest steps cannot be popped: an episode stays whole")
+
+    def delete(self) -> None:
+        """Delete the episode, from Redis and from MongoDB."""
+        self.episode.delete()
+        self._steps = self._open = None
+
+    def _all(self) -> list[dict[str, Any]]:
+        return _as_dicts(self.episode.steps()) if self.count() else []
+
+    def _settled_key(self) -> str:
+        self.event.settle(self._key)
+        return self._key
+
+
+def reversed_transitions(steps: Transitions) -> Transitions:
+    """The same transitions, newest first."""
+    return Transitions(
+        steps.indices[::-1],
+        steps.observations[::-1],
+        steps.actions[::-1],
+        steps.rewards[::-1],
+        steps.next_observations[::-1],
+        steps.terminations[::-1],
+        steps.truncations[::-1],
+        steps.infos[::-1],
+        steps.timestamps[::-1],
+    )
+
+
+def _as_dicts(steps: Transitions) -> list[dict[str, Any]]:
+    return [_as_dict(step) for step in steps]
+
+
+def _as_dict(step: StepData) -> dict[str, Any]:
+    return {field.name: getattr(step, field.name) for field in fields(step)}

@@ -1,0 +1,102 @@
+"""The error tree. Every error that this package raises on purpose derives from `JamboreeError`.
+
+Messages say what happened, where (host and key, never a password) and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackupMismatch",
+    "DecodeError",
+    "EmbeddedServerError",
+    "EpisodeInUse",
+    "EpisodeNotFound",
+    "InvalidRecord",
+    "InvalidUrl",
+    "JamboreeClosed",
+    "JamboreeError",
+    "MissingExtra",
+    "ReplayError",
+    "StoreFull",
+    "StoreUnavailable",
+    "UnknownKey",
+    "UnsavedRecords",
+    "UnsupportedServer",
+    "UnsupportedSpace",
+]
+
+
+class JamboreeError(Exception):
+    """Base of every error raised by jamboree-gym."""
+
+
+class StoreUnavailable(JamboreeError):
+    """Redis or MongoDB could not be reached, refused the login, or did not answer in time."""
+
+
+class StoreFull(JamboreeError):
+    """The server answered that it has no memory or disk left for a write."""
+
+
+class UnsupportedServer(JamboreeError):
+    """The server is not the kind, or not the version, that the request needs."""
+
+
+class EmbeddedServerError(JamboreeError):
+    """The embedded servers of a home directory could not be started, joined or stopped."""
+
+
+class MissingExtra(JamboreeError, ImportError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+
+class InvalidUrl(JamboreeError, ValueError):
+    """A store URL has a scheme or a shape that is not supported."""
+
+
+class InvalidRecord(JamboreeError, ValueError):
+    """A record cannot be stored; the message names the key and the value."""
+
+
+class UnknownKey(JamboreeError, LookupError):
+    """A handler was given a key that it does not declare in `required`, or one is not set yet."""
+
+
+class UnsupportedSpace(JamboreeError, TypeError):
+    """A Gymnasium space cannot be recorded; the message names the space."""
+
+
+class EpisodeNotFound(JamboreeError, LookupError):
+    """No episode of that id is in the store."""
+
+
+class EpisodeInUse(JamboreeError):
+    """Another writer appends to the same episode."""
+
+
+class DecodeError(JamboreeError, ValueError):
+    """Stored bytes are damaged or of an unknown format; the message names key and offset."""
+
+
+class BackupMismatch(JamboreeError):
+    """MongoDB holds other bytes under a key than Redis does."""
+
+
+class ReplayError(JamboreeError):
+    """An episode cannot be re-simulated; the message says what is missing."""
+
+
+class JamboreeClosed(JamboreeError):
+    """The object was used after `close()`."""
+
+
+class UnsavedRecords(JamboreeError):
+    """`flush()` or `close()` could not bring everything to Redis.
+
+    Attributes:
+        unsaved: Number of records (episode rows included) that Redis has not acknowledged.
+    """
+
+    def __init__(self, message: str, *, unsaved: int) -> None:
+        super().__init__(message)
+        self.unsaved = unsaved

@@ -1,0 +1,78 @@
+"""The only place where Redis keys and MongoDB collection names are made.
+
+Parts are percent-quoted, because environment ids and episode ids may hold `:`, `/`, `{`, `}`,
+newlines or any other character that would change the meaning of a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import quote, unquote
+
+__all__ = ["MONGO_BLOBS", "MONGO_CHUNKS", "MONGO_LOGS", "Keyspace", "quote_part"]
+
+MONGO_LOGS = "logs"
+MONGO_CHUNKS = "chunks"
+MONGO_BLOBS = "blobs"
+
+
+def quote_part(part: object) -> str:
+    """Quote one part of a key, so that no value can be mistaken for another part.
+
+    Example:
+        >>> quote_part("ALE/Pong-v5:a{b}")
+        'ALE%2FPong-v5%3Aa%7Bb%7D'
+    """
+    return quote(str(part), safe="", errors="surrogatepass")
+
+
+@dataclass(frozen=True)
+class Keyspace:
+    """All keys of one namespace.
+
+    Attributes:
+        namespace: Keeps two projects on one server apart.
+    """
+
+    namespace: str
+
+    @cached_property
+    def _prefix(self) -> str:
+        return quote_part(self.namespace)
+
+    def records(self, entity: str, keys: Mapping[str, object]) -> str:
+        """The log of a `DBHandler`'s records."""
+        parts = ":".join(f"{quote_part(name)}={quote_part(keys[name])}" for name in sorted(keys))
+        return f"{self._prefix}:records:{{{quote_part(entity)}:{parts}}}"
+
+    def episode(self, episode_id: str) -> str:
+        """The log of an episode's rows."""
+        return f"{self._prefix}:episode:{{{quote_part(episode_id)}}}"
+
+    def episode_id(self, key: str) -> str:
+        """Inverse of `episode`."""
+        return unquote(key[key.index("{") + 1 : -1], errors="surrogatepass")
+
+    def summaries(self, run: str) -> str:
+        """Hash of a run: episode id -> summary."""
+        return f"{self._prefix}:run:{{{quote_part(run)}}}"
+
+    @cached_property
+    def runs(self) -> str:
+        """Sorted set: run -> time of its latest episode (epoch seconds)."""
+        return f"{self._prefix}:runs"
+
+    @cached_property
+    def unbacked(self) -> str:
+        """Sorted set: log key -> revision that MongoDB has not acknowledged."""
+        return f"{self._prefix}:unbacked"
+
+    def blob(self, digest: str) -> str:
+        """Immutable content (schemas, provenance), named by its own digest."""
+        return f"{self._prefix}:blob:{digest}"
+
+    def log_patterns(self) -> tuple[str, str]:
+        """SCAN patterns that find every log of the namespace."""
+        return f"{self._prefix}:records:*", f"{self._prefix}:episode:*"

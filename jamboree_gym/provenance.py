@@ -1,0 +1,115 @@
+"""Where an episode came from: what has to be the same for it to happen again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from jamboree_gym.spaces import space_to_json
+
+__all__ = ["describe"]
+
+FORMAT_VERSION = 1
+GIT_TIMEOUT_S = 2.0
+
+
+def describe(env: gym.Env[Any, Any]) -> bytes:
+    """Everything that is the same for all episodes of one recorder, as JSON.
+
+    Args:
+        env: The environment as recorded, without the recorder.
+
+    Returns:
+        UTF-8 JSON: `env_spec`, `spec_error`, `wrappers` (outermost first), spaces, `versions`,
+        `platform`, `git_commit`, `host`, `pid`.
+    """
+    spec, spec_error = _spec(env)
+    content = {
+        "format": FORMAT_VERSION,
+        "env_spec": spec,
+        "spec_error": spec_error,
+        "wrappers": _wrappers(env),
+        "observation_space": json.loads(space_to_json(env.observation_space)),
+        "action_space": json.loads(space_to_json(env.action_space)),
+        "versions": {**_versions(), **_env_version(env)},
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _spec(env: gym.Env[Any, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """The environment's spec as JSON, or why it has none."""
+    if env.spec is None:
+        return None, "the environment was not made by gymnasium.make"
+    try:
+        spec: dict[str, Any] = json.loads(env.spec.to_json())
+    except (TypeError, ValueError) as error:
+        return None, f"its spec cannot be written as JSON: {error}"
+    return spec, None
+
+
+def _wrappers(env: gym.Env[Any, Any]) -> list[str]:
+    names = []
+    while isinstance(env, gym.Wrapper):
+        names.append(f"{type(env).__module__}.{type(env).__qualname__}")
+        env = env.env
+    return names
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "gymnasium": gym.__version__,
+        "jamboree-gym": _distribution_version("jamboree-gym"),
+    }
+
+
+def _env_version(env: gym.Env[Any, Any]) -> dict[str, str]:
+    """Version of the distribution that the environment's class comes from."""
+    package = type(env.unwrapped).__module__.partition(".")[0]
+    names = _distributions().get(package, [])
+    return {name: _distribution_version(name) for name in names}
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return {name: list(found) for name, found in metadata.packages_distributions().items()}
+
+
+def _distribution_version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@cache
+def _git_commit() -> str | None:
+    """Commit of the working directory, `+dirty` where files differ from it; None outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+dirty" if dirty else commit
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,116 @@
+"""The control protocol between a client and the supervisor: JSON lines on a unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from typing import Any
+
+from jamboree_gym.errors import EmbeddedServerError, JamboreeError, MissingExtra
+
+__all__ = [
+    "ANSWER_GRACE_S",
+    "PROTOCOL_VERSION",
+    "ControlConnection",
+    "decode",
+    "encode",
+    "error_reply",
+    "raise_for",
+]
+
+PROTOCOL_VERSION = 1
+CONNECT_TIMEOUT_S = 2.0
+# The supervisor knows better why something takes too long: let its answer come first.
+ANSWER_GRACE_S = 2.0
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One message as a line, stamped with the version of the protocol."""
+    return json.dumps({"version": PROTOCOL_VERSION, **message}).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The message in a line; ValueError if it holds none."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("a control message is a JSON object")
+    return message
+
+
+def error_reply(error: JamboreeError) -> dict[str, Any]:
+    """The reply that makes the client raise `error`."""
+    kind = "missing_extra" if isinstance(error, MissingExtra) else "failed"
+    return {"ok": False, "kind": kind, "error": str(error)}
+
+
+def raise_for(reply: dict[str, Any]) -> None:
+    """Raise what a reply reports, if it reports an error."""
+    if reply.get("ok"):
+        return
+    text = str(reply.get("error", "the supervisor of the embedded servers gave no reason"))
+    raise MissingExtra(text) if reply.get("kind") == "missing_extra" else EmbeddedServerError(text)
+
+
+class ControlConnection:
+    """A client's end of the control socket. One request at a time; not thread-safe.
+
+    Raises:
+        OSError: Nobody listens at `path`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def ask(self, op: str, *, timeout_s: float, **options: Any) -> dict[str, Any]:
+        """Send one request and wait for its reply.
+
+        Args:
+            op: What to do.
+            timeout_s: What the supervisor may take for it.
+            options: Further fields of the request.
+
+        Returns:
+            The fields of the reply.
+
+        Raises:
+            OSError: The supervisor is gone, or does not answer (`TimeoutError`).
+            EmbeddedServerError: It answered that the request failed.
+        """
+        deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
+        self._socket.settimeout(timeout_s + ANSWER_GRACE_S)
+        self._socket.sendall(encode({"op": op, "timeout_s": timeout_s, **options}))
+        try:
+            reply = decode(self._read_line(deadline))
+        except ValueError as error:
+            raise ConnectionResetError(f"no reply but {error}") from error
+        raise_for(reply)
+        return reply
+
+    def wait_for_end(self, *, timeout_s: float) -> None:
+        """Return once the supervisor has closed its end, as it does when its process ends."""
+        self._socket.settimeout(timeout_s)
+        with contextlib.suppress(ConnectionError):
+            while self._socket.recv(4096):
+                pass
+
+    def close(self) -> None:
+        """Close this process's end. No shutdown: a forked process may hold the same socket."""
+        self._socket.close()
+
+    def _read_line(self, deadline: float) -> bytes:
+        received = b""
+        while not received.endswith(b"\n"):
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            part = self._socket.recv(65536)
+            if not part:
+                raise ConnectionResetError("the supervisor closed the connection")
+            received += part
+        return received

@@ -1,0 +1,197 @@
+"""The home directory of the embedded servers: its paths, its permissions, who serves it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from jamboree_gym.errors import EmbeddedServerError
+
+__all__ = ["Home", "SupervisorRecord", "default_home", "last_line", "trim_log", "write_private"]
+
+HOME_VARIABLE = "JAMBOREE_HOME"
+# sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
+MAX_SOCKET_PATH_BYTES = 103
+MAX_LOG_BYTES = 1 << 20
+_LONGEST_SOCKET_NAME = "control.sock"
+
+
+def default_home() -> Path:
+    """Where the embedded servers live unless told otherwise: `JAMBOREE_HOME`, else user data."""
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named)
+    return platformdirs.user_data_path("jamboree-gym", appauthor=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorRecord:
+    """What a supervisor writes down so that clients find it.
+
+    Attributes:
+        pid: Its process id.
+        host: The machine it runs on; a home on a network disk is seen from several.
+        control: Path of its control socket.
+    """
+
+    pid: int
+    host: str
+    control: str
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths below one home directory. Making one touches nothing on disk.
+
+    Attributes:
+        path: The directory, absolute and without symlinks.
+    """
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path | str | None) -> Home:
+        """The home at `path`, or the default one."""
+        chosen = default_home() if path is None else Path(path)
+        try:
+            return cls(chosen.expanduser().resolve())
+        except (OSError, RuntimeError) as error:  # a loop of symlinks, a "~name" nobody has
+            raise EmbeddedServerError(_unusable(chosen, error)) from error
+
+    @property
+    def start_lock(self) -> Path:
+        """Held by the client that starts a supervisor, until that one answers."""
+        return self.path / "start.lock"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the supervisor for as long as it lives."""
+        return self.path / "supervisor.lock"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the supervisor did, and what it died of."""
+        return self.path / "supervisor.log"
+
+    @property
+    def record_file(self) -> Path:
+        """The `SupervisorRecord` as JSON."""
+        return self.path / "supervisor.json"
+
+    @property
+    def mongo_file(self) -> Path:
+        """Port, user and password of the Mongo server."""
+        return self.path / "mongo.json"
+
+    def data_dir(self, server: str) -> Path:
+        """The data directory of one server."""
+        return self.path / server
+
+    def server_log(self, server: str) -> Path:
+        """What one server printed."""
+        return self.path / f"{server}.log"
+
+    def server_lock(self, server: str) -> Path:
+        """Held by the process of one server (and its forks), whoever started it."""
+        return self.path / f"{server}.lock"
+
+    def prepare(self) -> None:
+        """Make the directory if need be, and make it private.
+
+        Raises:
+            EmbeddedServerError: It cannot be made, or belongs to somebody else.
+        """
+        _make_private(self.path)
+
+    def prepare_socket_dir(self) -> Path:
+        """The directory for the sockets: the home itself, or a short one when it lies too deep."""
+        if len(os.fsencode(self.path / _LONGEST_SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES:
+            return self.path
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
+        name = f"jamboree-{os.getuid()}-{digest}"
+        base = Path(tempfile.gettempdir())
+        if len(os.fsencode(base / name / _LONGEST_SOCKET_NAME)) > MAX_SOCKET_PATH_BYTES:
+            base = Path("/tmp")
+        _make_private(base / name)
+        return base / name
+
+    def read_record(self) -> SupervisorRecord | None:
+        """Who serves this home, or did before it was killed; None if nobody wrote that down."""
+        try:
+            fields = json.loads(self.record_file.read_text())
+            return SupervisorRecord(**fields)
+        except (OSError, ValueError, TypeError):  # none yet, or one of another version
+            return None
+
+    def write_record(self, record: SupervisorRecord) -> None:
+        """Tell the clients where the supervisor is."""
+        write_private(self.record_file, asdict(record))
+
+    def unusable(self, error: OSError) -> EmbeddedServerError:
+        """The error for a home that the operating system refuses to write to."""
+        return EmbeddedServerError(_unusable(self.path, error))
+
+
+def write_private(path: Path, fields: dict[str, Any]) -> None:
+    """Replace a JSON file in one step; only its owner can read it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(fields, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise EmbeddedServerError(_unusable(path.parent, error)) from error
+
+
+def last_line(log: Path, *, since_byte: int = 0) -> str:
+    """The last line in a log that says something; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(since_byte, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def trim_log(log: Path) -> int:
+    """Put a log aside that has grown; returns the size of the one to append to."""
+    size_bytes = log.stat().st_size if log.exists() else 0
+    if size_bytes > MAX_LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.old"))
+        return 0
+    return size_bytes
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(None, "it is not a directory")
+        if found.st_uid != os.getuid():
+            raise PermissionError(None, f"it belongs to another user (uid {found.st_uid})")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise EmbeddedServerError(_unusable(path, error)) from error
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return (
+        f"cannot keep the embedded servers in {path}: {reason}\n"
+        f"name a directory of your own with free space: home=... or {HOME_VARIABLE}=..."
+    )

@@ -1,0 +1,294 @@
+"""The backup on MongoDB: the very bytes of the logs, in documents below MongoDB's 16 MB."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from jamboree_gym.codec import FORMAT_VERSION, Head, decode_head
+from jamboree_gym.errors import (
+    BackupMismatch,
+    DecodeError,
+    InvalidUrl,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+)
+from jamboree_gym.keys import MONGO_BLOBS, MONGO_CHUNKS, MONGO_LOGS
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+
+__all__ = ["MongoStore"]
+
+ANSWER_TIMEOUT_S = 5.0
+MAX_PART_BYTES = 12 * 2**20
+MAX_INSERT_BYTES = 8 * 2**20
+_SCHEMES = ("mongodb", "mongodb+srv")
+_DUPLICATE = 11000
+_DISK_FULL = 14031
+_LOGIN_REFUSED = (13, 18)
+_T = TypeVar("_T")
+
+
+class MongoStore:
+    """Logs and blobs of one namespace, in the database of the same name.
+
+    A log is one document in `logs` (its head) and one in `chunks` for each frame, or for each 12 MB
+    of a frame that is longer. All writes wait for `w=majority, j=True`.
+
+    Args:
+        client: A pymongo client. The store owns it.
+        namespace: Name of the database.
+    """
+
+    def __init__(self, client: MongoClient[Any], namespace: str, *, where: str) -> None:
+        from pymongo import WriteConcern
+
+        self.where = where
+        self._client = client
+        self.database: Database[Any] = client.get_database(
+            _database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
+        )
+        self._logs = self.database[MONGO_LOGS]
+        self._chunks = self.database[MONGO_CHUNKS]
+        self._blobs = self.database[MONGO_BLOBS]
+
+    @classmethod
+    def from_url(cls, url: str, namespace: str) -> MongoStore:
+        """Open by URL: `mongodb://` or `mongodb+srv://`.
+
+        Raises:
+            InvalidUrl: Another scheme, or a malformed address.
+            StoreUnavailable: Nothing answers there, or it refuses the login.
+        """
+        from pymongo import MongoClient
+        from pymongo.errors import ConfigurationError, InvalidURI
+        from pymongo.server_api import ServerApi
+
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES:
+            raise InvalidUrl(
+                f"mongo_url begins with {parts.scheme!r}; use mongodb://host:port or mongodb+srv://"
+            )
+        where = parts.netloc.rpartition("@")[2]
+        milliseconds = int(ANSWER_TIMEOUT_S * 1000)
+        try:
+            client: MongoClient[Any] = MongoClient(
+                url,
+                server_api=ServerApi("1", strict=True),
+                serverSelectionTimeoutMS=milliseconds - 1000,
+                connectTimeoutMS=milliseconds - 1000,
+                appname="jamboree-gym",
+            )
+        except (InvalidURI, ConfigurationError, ValueError) as error:
+            raise InvalidUrl(f"mongo_url for {where} cannot be read: {error}") from error
+        store = cls(client, namespace, where=where)
+        store.check()
+        return store
+
+    def check(self) -> None:
+        """Make sure that a server answers and lets us in.
+
+        Raises:
+            StoreUnavailable: It does not.
+        """
+        self._run(lambda: self._logs.find_one({"_id": ""}))
+
+    def close(self) -> None:
+        """Close the client's connections. Twice is quiet."""
+        self._client.close()
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def insert_frames(self, frames: Iterable[tuple[str, int, bytes]]) -> None:
+        """Keep frames. What is already there stays, if it is the same.
+
+        Args:
+            frames: Log, start index and bytes of each.
+
+        Raises:
+            BackupMismatch: Other bytes are kept under the same key and index.
+            StoreUnavailable: No answer; insert again.
+        """
+        documents: list[dict[str, Any]] = []
+        size = 0
+        for key, start, frame in frames:
+            for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
+                content = frame[offset : offset + MAX_PART_BYTES]
+                documents.append(_chunk(key, start, part, content))
+                size += len(content)
+                if size >= MAX_INSERT_BYTES:
+                    self._insert(documents)
+                    documents, size = [], 0
+        if documents:
+            self._insert(documents)
+
+    def _insert(self, documents: list[dict[str, Any]]) -> None:
+        for document in self._insert_new(self._chunks, documents):
+            self._same_or_raise(document)
+
+    def _insert_new(
+        self, collection: Collection[Any], documents: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Insert; the documents whose id was taken."""
+        from pymongo.errors import BulkWriteError
+
+        try:
+            self._run(lambda: collection.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            failures = error.details["writeErrors"]
+            others = [failure for failure in failures if failure["code"] != _DUPLICATE]
+            if others:
+                raise self._refused(others[0]["code"], others[0]["errmsg"]) from error
+            return [documents[failure["index"]] for failure in failures]
+        return []
+
+    def _same_or_raise(self, document: dict[str, Any]) -> None:
+        kept = self._run(lambda: self._chunks.find_one({"_id": document["_id"]}, {"crc": 1}))
+        if kept is None or kept["crc"] != document["crc"]:
+            raise BackupMismatch(
+                f"MongoDB at {self.where} keeps other bytes for {document['key']} at index "
+                f"{document['start']} than Redis does; nothing was overwritten"
+            )
+
+    def put_heads(self, heads: Mapping[str, Head]) -> None:
+        """Keep heads of logs; an older revision never replaces a newer one."""
+        documents = [_log(key, head) for key, head in heads.items()]
+        for document in self._insert_new(self._logs, documents) if documents else []:
+            self._replace_older(document)
+
+    def _replace_older(self, document: dict[str, Any]) -> None:
+        older = {"_id": document["_id"], "revision": {"$lt": document["revision"]}}
+        self._run(lambda: self._logs.replace_one(older, document))
+
+    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        """Keep immutable content under its digest."""
+        documents = [
+            {"_id": name, "content": content, "crc": zlib.crc32(content)}
+            for name, content in blobs.items()
+        ]
+        if documents:
+            self._insert_new(self._blobs, documents)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def keys(self) -> Iterator[str]:
+        """Keys of all logs."""
+        found = self._run(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
+        return iter(found)
+
+    def head(self, key: str) -> Head | None:
+        """Head of a log as last kept, None when there is no such log.
+
+        Raises:
+            DecodeError: It is damaged.
+        """
+        document = self._run(lambda: self._logs.find_one({"_id": key}))
+        if document is None:
+            return None
+        if zlib.crc32(document["head"]) != document["crc"]:
+            raise DecodeError(f"MongoDB at {self.where}: the head of {key} is damaged")
+        return decode_head(document["head"], where=key)
+
+    def frames(self, key: str, *, start: int = 0) -> list[bytes]:
+        """Frames of a log from index `start` on, byte for byte as they were inserted.
+
+        Raises:
+            DecodeError: One is damaged.
+        """
+        query = {"_id": {"$gte": _chunk_id(key, start, 0), "$lt": f"{key}$"}}
+        parts = self._run(lambda: list(self._chunks.find(query).sort("_id", 1)))
+        frames: list[bytes] = []
+        for part in parts:
+            if zlib.crc32(part["content"]) != part["crc"]:
+                raise DecodeError(
+                    f"MongoDB at {self.where}: {key} at index {part['start']} is damaged"
+                )
+            if part["part"] == 0:
+                frames.append(part["content"])
+            else:
+                frames[-1] += part["content"]
+        return frames
+
+    def blobs(self) -> dict[str, bytes]:
+        """All immutable content, by digest."""
+        found = self._run(lambda: list(self._blobs.find({})))
+        return {blob["_id"]: blob["content"] for blob in found}
+
+    def records(self) -> int:
+        """Number of records and episode rows in all logs."""
+        found = self._run(lambda: list(self._logs.find({}, {"count": 1})))
+        return sum(log["count"] for log in found)
+
+    def delete(self, key: str) -> None:
+        """Delete a log."""
+        self._run(lambda: self._logs.delete_one({"_id": key}))
+        self._run(lambda: self._chunks.delete_many({"_id": {"$gte": f"{key}#", "$lt": f"{key}$"}}))
+
+    def _run(self, action: Callable[[], _T]) -> _T:
+        """Do it; translate what fails. Write errors by document go through as they are."""
+        from pymongo import errors
+
+        try:
+            return action()
+        except (errors.BulkWriteError, errors.DuplicateKeyError):
+            raise
+        except errors.OperationFailure as error:
+            raise self._refused(error.code, _message(error)) from error
+        except errors.PyMongoError as error:
+            raise StoreUnavailable(
+                f"MongoDB at {self.where} cannot be reached: {_message(error)}"
+            ) from error
+
+    def _refused(self, code: int | None, message: str) -> JamboreeError:
+        if code == _DISK_FULL:
+            return StoreFull(f"MongoDB at {self.where} has no disk space left")
+        if code in _LOGIN_REFUSED:
+            message += "; check user and password in mongo_url"
+        return StoreUnavailable(f"MongoDB at {self.where} refuses: {message}")
+
+
+def _message(error: Exception) -> str:
+    """The first sentence; pymongo appends its whole topology."""
+    return str(error).split(", Timeout:")[0].split(", full error:")[0]
+
+
+def _log(key: str, head: Head) -> dict[str, Any]:
+    content = head.encode()
+    return {
+        "_id": key,
+        "format": FORMAT_VERSION,
+        "revision": head.revision,
+        "count": head.count,
+        "head": content,
+        "crc": zlib.crc32(content),
+    }
+
+
+def _chunk(key: str, start: int, part: int, content: bytes) -> dict[str, Any]:
+    return {
+        "_id": _chunk_id(key, start, part),
+        "key": key,
+        "start": start,
+        "part": part,
+        "content": content,
+        "crc": zlib.crc32(content),
+    }
+
+
+def _chunk_id(key: str, start: int, part: int) -> str:
+    """Sorts by key, index, part; `#` and `$` are neighbours that no quoted key holds."""
+    return f"{key}#{start:016d}#{part:04d}"
+
+
+def _database_name(namespace: str) -> str:
+    """A namespace as MongoDB allows it: letters, digits, `_` and `-`, at most 63 bytes."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in namespace)
+    if safe == namespace and len(safe) <= 48:
+        return safe
+    return f"{safe[:40]}-{zlib.crc32(namespace.encode()):08x}"

@@ -1,0 +1,302 @@
+"""The hot log on Redis or Valkey: batches appended and read, each in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import redis
+from redis.exceptions import RedisError
+
+from jamboree_gym.codec import Frame, Head, decode_frame, decode_head, decode_note, encode_note
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.store import scripts
+from jamboree_gym.store.log import Append, AppendResult, IndexEntry, LogSlice
+from jamboree_gym.store.redis_check import check_server
+from jamboree_gym.store.redis_link import Call, RedisLink, client_from_url, script_call
+
+__all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
+
+FSYNC_TIMEOUT_S = 4.0
+
+
+class RedisStore:
+    """Logs, blobs and listings of one namespace on one server.
+
+    Args:
+        client: A redis-py client that answers bytes. The store borrows it.
+        keyspace: Names of all keys.
+        revive: Called once after a lost connection, before the one retry (embedded servers come
+            back this way).
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keyspace: Keyspace,
+        *,
+        revive: Callable[[], None] | None = None,
+    ) -> None:
+        self.client = client
+        self.keyspace = keyspace
+        self._link = RedisLink(client, revive=revive)
+        self._blobs: dict[str, bytes] = {}
+        self._blobs_as_of = 0  # the link's losses
+
+    @classmethod
+    def from_url(
+        cls, url: str, keyspace: Keyspace, *, revive: Callable[[], None] | None = None
+    ) -> RedisStore:
+        """Open a store of its own by URL: `redis://`, `rediss://` or `unix://`.
+
+        Raises:
+            InvalidUrl: Another scheme, or a malformed address.
+        """
+        return cls(client_from_url(url), keyspace, revive=revive)
+
+    @property
+    def where(self) -> str:
+        """Host and port, or socket path; never a user or a password."""
+        return self._link.where
+
+    def close(self) -> None:
+        """Close the client's connections. Twice is quiet."""
+        self._link.close()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections to the parent process."""
+        self._link.after_fork_in_child()
+
+    # -- the server -------------------------------------------------------------------------
+
+    def check(self, *, fsync: bool = False) -> None:
+        """Make sure that a server answers that can do what is asked.
+
+        Args:
+            fsync: Whether appends are to be confirmed by `WAITAOF`.
+
+        Raises:
+            StoreUnavailable: Nothing answers there, or it refuses the login.
+            UnsupportedServer: It is not Redis, is too old, or keeps no append-only file.
+        """
+        check_server(self._link, fsync=fsync)
+
+    # -- the log ----------------------------------------------------------------------------
+
+    def append(
+        self, appends: Sequence[Append], *, fsync: bool = False
+    ) -> list[AppendResult | JamboreeError]:
+        """Append to several logs in one round trip, atomically for each of them.
+
+        Sending the same append again is harmless: a frame that is already there is not added.
+
+        Returns:
+            For each append the server's decision, or why this one log cannot be written.
+
+        Raises:
+            StoreUnavailable: No answer; what was sent may or may not be stored. Send it again.
+            StoreFull: The server has no memory or disk left.
+        """
+        blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
+
+        def calls() -> list[Call]:
+            missing = blobs.keys() - self._known_blobs().keys()
+            sent: list[Call] = [self._blob_call(name, blobs[name]) for name in missing]
+            sent += [self._append_call(append) for append in appends]
+            if fsync:
+                sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
+            return sent
+
+        answers = self._link.pipeline(calls)
+        if fsync and answers.pop()[0] < 1:
+            raise StoreUnavailable(
+                f"Redis at {self.where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
+            )
+        self._known_blobs().update(blobs)
+        results = answers[len(answers) - len(appends) :]
+        return [self._append_result(*pair) for pair in zip(appends, results, strict=True)]
+
+    def _append_result(self, append: Append, answer: Any) -> AppendResult | JamboreeError:
+        if isinstance(answer, RedisError):
+            return self._link.translated(answer, key=append.key)
+        return AppendResult(int(answer[0]), int(answer[1]), float(answer[2]))
+
+    def _append_call(self, append: Append) -> Call:
+        keys, listing = self._listing(append.key, append.entry)
+        return script_call(
+            scripts.APPEND, keys, (append.codec, append.note, *listing, *append.frames)
+        )
+
+    def _listing(
+        self, key: str, entry: IndexEntry | None
+    ) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        space = self.keyspace
+        run = entry.run if entry else ""
+        keys = (key, space.unbacked, space.summaries(run), space.runs)
+        if entry is None:
+            return keys, ("", "", "", 0)
+        return keys, (entry.name, entry.summary, entry.run, repr(entry.time))
+
+    def read(self, key: str, start: int, stop: int) -> LogSlice | None:
+        """Frames that hold any index in `[start, stop)`; None when there is no such log."""
+        return self._read(key, "range", start, stop)
+
+    def last(self, key: str, n: int) -> LogSlice | None:
+        """Frames that hold any of the newest n records."""
+        return self._read(key, "last", n)
+
+    def between(self, key: str, t0: float, t1: float) -> LogSlice | None:
+        """Frames that hold any record with t0 <= timestamp <= t1."""
+        return self._read(key, "between", repr(t0), repr(t1))
+
+    def as_of(self, key: str, t: float) -> LogSlice | None:
+        """The frame that holds the newest record with timestamp <= t."""
+        return self._read(key, "as_of", repr(t))
+
+    def _read(self, key: str, *how: Any) -> LogSlice | None:
+        answer = self._link.script(scripts.READ, (key,), how)
+        if answer is None:
+            return None
+        head, frames = answer
+        decoded = [decode_frame(frame, where=key) for frame in frames]
+        _check_continuity(decoded, where=key)
+        return LogSlice(decode_head(head, where=key), decoded)
+
+    def raw(self, keys: Sequence[str], *, unacked: bool) -> dict[str, tuple[Head, list[bytes]]]:
+        """Heads and undecoded frames of several logs in one round trip.
+
+        Args:
+            keys: The logs; those that do not exist are left out.
+            unacked: Only frames that MongoDB has not acknowledged.
+        """
+        how = ("unacked",) if unacked else ("all",)
+        calls = [script_call(scripts.READ, (key,), how) for key in keys]
+        if not calls:
+            return {}
+        found = {}
+        for key, answer in zip(keys, self._link.pipeline(lambda: calls), strict=True):
+            if isinstance(answer, RedisError):
+                raise self._link.translated(answer, key=key) from answer
+            if answer is not None:
+                found[key] = (decode_head(answer[0], where=key), answer[1])
+        return found
+
+    def head(self, key: str) -> Head | None:
+        """The head of a log, None when there is no such log."""
+        raw: bytes | None = self._link.call("LINDEX", key, 0)
+        return None if raw is None else decode_head(raw, where=key)
+
+    def count(self, key: str) -> int:
+        """Number of readable records in a log."""
+        head = self.head(key)
+        return 0 if head is None else head.count - head.first
+
+    def pop(self, key: str, n: int) -> tuple[int, int, list[Frame]]:
+        """Take the n oldest records off a log.
+
+        Returns:
+            First index taken, the index after the last, and the frames that hold them.
+        """
+        keys = (key, self.keyspace.unbacked)
+        start, stop, frames = self._link.script(scripts.POP, keys, (n,), again=False)
+        return start, stop, [decode_frame(frame, where=key) for frame in frames]
+
+    def delete(self, key: str, *, entry: IndexEntry | None = None) -> bool:
+        """Delete a log and its listing; whether there was one."""
+        run, name = (entry.run, entry.name) if entry else ("", "")
+        keys = (key, self.keyspace.unbacked, self.keyspace.summaries(run))
+        return bool(self._link.script(scripts.DELETE, keys, (name,)))
+
+    # -- listings and blobs -----------------------------------------------------------------
+
+    def summaries(self, run: str) -> dict[str, bytes]:
+        """All summaries of a run by episode id."""
+        fields = self._link.run(
+            lambda: cast(Any, self.client.hgetall(self.keyspace.summaries(run)))
+        )
+        return {name.decode(): summary for name, summary in fields.items()}
+
+    def runs(self) -> list[str]:
+        """Names of all runs, the one written last at the end."""
+        names = self._link.run(lambda: cast(Any, self.client.zrange(self.keyspace.runs, 0, -1)))
+        return [name.decode() for name in names]
+
+    def put_blob(self, name: str, content: bytes) -> None:
+        """Store immutable content under its own digest."""
+        self._link.pipeline(lambda: [self._blob_call(name, content)])
+        self._known_blobs()[name] = content
+
+    def _known_blobs(self) -> dict[str, bytes]:
+        """Blobs that this server holds; nothing is known of one that was away."""
+        if self._blobs_as_of != self._link.losses:
+            self._blobs_as_of = self._link.losses
+            self._blobs = {}
+        return self._blobs
+
+    def _blob_call(self, name: str, content: bytes) -> tuple[Any, ...]:
+        return ("SET", self.keyspace.blob(name), encode_note(content), "NX")
+
+    def blob(self, name: str) -> bytes:
+        """Content stored by `put_blob`.
+
+        Raises:
+            DecodeError: It is gone, or damaged.
+        """
+        known = self._known_blobs()
+        if name not in known:
+            key = self.keyspace.blob(name)
+            note: bytes | None = self._link.call("GET", key)
+            if note is None:
+                raise DecodeError(f"{key} is missing on {self.where}: restore it from the backup")
+            known[name] = decode_note(note, where=key)
+        return known[name]
+
+    def blobs(self) -> dict[str, bytes]:
+        """All immutable content of the namespace, by digest."""
+        prefix = self.keyspace.blob("")
+        names = [key.decode()[len(prefix) :] for key in self._scan(f"{prefix}*")]
+        return {name: self.blob(name) for name in names}
+
+    def log_keys(self) -> Iterator[str]:
+        """Keys of all logs of the namespace, in no order."""
+        for pattern in self.keyspace.log_patterns():
+            yield from sorted(key.decode() for key in self._scan(pattern))
+
+    def _scan(self, pattern: str) -> list[bytes]:
+        found = self._link.run(lambda: list(self.client.scan_iter(match=pattern, count=1000)))
+        return cast("list[bytes]", found)
+
+    # -- backup's side ----------------------------------------------------------------------
+
+    def unbacked(self) -> Iterator[tuple[str, int]]:
+        """Logs with changes that MongoDB has not acknowledged, and the revision they are at."""
+        pairs = self._link.run(
+            lambda: cast(Any, self.client.zrange(self.keyspace.unbacked, 0, -1, withscores=True))
+        )
+        return ((key.decode(), int(score)) for key, score in pairs)
+
+    def acknowledge(self, heads: Mapping[str, Head]) -> None:
+        """Note that MongoDB holds these logs as far as these heads say."""
+        unbacked = self.keyspace.unbacked
+        calls = [
+            script_call(scripts.ACKNOWLEDGE, (key, unbacked), (head.count, head.revision))
+            for key, head in heads.items()
+        ]
+        if calls:
+            self._link.pipeline(lambda: calls)
+
+    def restore(
+        self, key: str, head: Head, frames: Iterable[bytes], entry: IndexEntry | None
+    ) -> bool:
+        """Put a log back as it was; False when Redis already holds as much or more."""
+        (_, _, *index_keys), listing = self._listing(key, entry)
+        arguments = (*listing, head.encode(), *frames)
+        return bool(self._link.script(scripts.RESTORE, (key, *index_keys), arguments))
+
+
+def _check_continuity(frames: Sequence[Frame], *, where: str) -> None:
+    for before, after in pairwise(frames):
+        if after.start != before.stop:
+            raise DecodeError(f"{where} at index {before.stop}: a batch is missing")

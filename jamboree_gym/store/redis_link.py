@@ -1,0 +1,252 @@
+"""Round trips to one Redis server: repeated once after a lost connection, errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    InvalidResponse,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from jamboree_gym.errors import (
+    DecodeError,
+    InvalidUrl,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+    UnsupportedServer,
+)
+from jamboree_gym.store import scripts
+from jamboree_gym.store.scripts import Script
+
+__all__ = ["Call", "RedisLink", "client_from_url"]
+
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 5.0
+_T = TypeVar("_T")
+_SCHEMES = ("redis", "rediss", "unix")
+# Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
+_ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
+
+Call = tuple[Any, ...]
+"""Name and arguments of a command."""
+
+
+def client_from_url(url: str) -> redis.Redis:
+    """A client that waits for no answer longer than a few seconds, and repeats nothing by itself.
+
+    Raises:
+        InvalidUrl: Another scheme than `redis`, `rediss` or `unix`, or a malformed address. The
+            message repeats nothing of the URL but its scheme, as a password may be anywhere in it.
+    """
+    scheme, found, _ = str(url).partition("://")
+    if not found or scheme not in _SCHEMES:
+        shown = f"scheme {scheme!r}" if found else "no scheme"
+        more = ": clusters are not supported yet" if scheme.endswith("cluster") else ""
+        raise InvalidUrl(
+            f"redis_url has {shown}{more}; use redis://host:port/0, rediss:// (TLS) or "
+            "unix:///path/to.sock"
+        )
+    try:
+        urlsplit(url)
+        return redis.Redis.from_url(
+            url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=ANSWER_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=False,
+        )
+    except ValueError:
+        raise InvalidUrl(
+            f"the host, port or database in redis_url ({scheme}://...) cannot be read; quote "
+            "special characters of user and password: '/' is %2F, '@' is %40, '#' is %23"
+        ) from None  # the cause quotes parts of the URL
+
+
+class RedisLink:
+    """Sends commands in one round trip each; safe to use from several threads.
+
+    Args:
+        client: A redis-py client that answers bytes. Its connections are used, and kept in hand.
+        revive: Called once after a lost connection, before the one retry.
+
+    Attributes:
+        where: Host and port, or socket path; never a user or a password.
+        losses: How many connections have been lost: what was known of the server may be untrue.
+    """
+
+    def __init__(self, client: redis.Redis, *, revive: Callable[[], None] | None = None) -> None:
+        self.client = client
+        self.where = _where(client)
+        self.losses = 0
+        self._revive = revive
+        self._idle: list[Any] = []  # append and pop are atomic
+
+    def close(self) -> None:
+        """Close all connections. Twice is quiet."""
+        self._idle.clear()
+        self.client.close()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections to the parent process; the client's pool does so by itself."""
+        self._idle = []
+
+    def script(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Any], *, again: bool = True
+    ) -> Any:
+        """Run one script; `again` says whether it may run a second time if its answer is lost."""
+        call = script_call(script, keys, arguments)
+        answer = self.pipeline(lambda: [call], again=again)[0]
+        if isinstance(answer, RedisError):
+            raise self.translated(answer, key=keys[0]) from answer
+        return answer
+
+    def call(self, name: str, key: str, *arguments: Any) -> Any:
+        """Send one command that may be sent twice."""
+        answer = self.pipeline(lambda: [(name, key, *arguments)])[0]
+        if isinstance(answer, RedisError):
+            raise self.translated(answer, key=key) from answer
+        return answer
+
+    def pipeline(self, calls: Callable[[], Sequence[Call]], *, again: bool = True) -> list[Any]:
+        """Send calls in one round trip; raises what the server refuses for all keys alike.
+
+        Args:
+            calls: Says what to send; asked again before a second try.
+            again: Whether they may be sent a second time when the connection breaks.
+
+        Returns:
+            The answers; where the server refused just one key, the error.
+        """
+
+        def run() -> list[Any]:
+            sent = calls()
+            answers = self._send(sent, check=not again)
+            if any(isinstance(answer, NoScriptError) for answer in answers):
+                self._send([("SCRIPT", "LOAD", script.source) for script in scripts.ALL])
+                answers = self._send(sent)
+            for answer in answers:
+                if isinstance(answer, RedisError) and not _is_of_one_key(answer):
+                    raise answer
+            return answers
+
+        return self.run(run, again=again)
+
+    def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
+        """One round trip, without a pipeline object's overhead."""
+        connection = self._connection(check)
+        try:
+            if len(calls) == 1:
+                connection.send_packed_command(connection.pack_command(*calls[0]))
+            else:
+                connection.send_packed_command(connection.pack_commands(calls))
+            answers = [_answer(connection) for _ in calls]
+        except BaseException:
+            self._drop(connection)  # half-read answers must never meet the next caller
+            raise
+        self._idle.append(connection)
+        return answers
+
+    def _connection(self, check: bool) -> Any:
+        """An open connection; on `check` one that the server has not closed meanwhile."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            if not (check and _has_ended(connection)):
+                return connection
+            self._drop(connection)
+        return self.client.connection_pool.get_connection()
+
+    def _drop(self, connection: Any) -> None:
+        connection.disconnect()
+        self.client.connection_pool.release(connection)
+
+    def run(self, action: Callable[[], _T], *, again: bool = True) -> _T:
+        """Do it; after a lost connection once more; translate what still fails."""
+        try:
+            try:
+                return action()
+            except AuthenticationError:
+                raise
+            except ConnectionError:
+                self._forget_connections()
+                if not again:
+                    raise
+                if self._revive is not None:
+                    self._revive()
+                return action()
+        except RedisError as error:
+            raise self.translated(error) from error
+
+    def _forget_connections(self) -> None:
+        self.losses += 1
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            self._drop(connection)
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def translated(self, error: RedisError, *, key: str = "") -> JamboreeError:
+        """What a caller is told."""
+        text, where = str(error), f"Redis at {self.where}"
+        if _is_of_one_key(error):
+            return DecodeError(f"{key} on {where} is not a log of this release: {text}")
+        if isinstance(error, (AuthenticationError, NoPermissionError)):
+            return StoreUnavailable(
+                f"{where} refuses the login or the command: {text.rstrip('.')}; "
+                "check user and password in redis_url"
+            )
+        if isinstance(error, TimeoutError):
+            return StoreUnavailable(f"{where} did not answer in time: {text}")
+        if isinstance(error, InvalidResponse):
+            return UnsupportedServer(f"{self.where} answers, but not as Redis or Valkey does")
+        if isinstance(error, ConnectionError):
+            return StoreUnavailable(f"{where} cannot be reached: {text}")
+        if isinstance(error, OutOfMemoryError) or text.startswith(("OOM", "MISCONF")):
+            return StoreFull(f"{where} takes no more writes: {text}")
+        return StoreUnavailable(f"{where} answered with an error: {text}")
+
+
+def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:
+    """The command that runs a script."""
+    return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+def _has_ended(connection: Any) -> bool:
+    try:
+        return bool(connection.can_read())
+    except (OSError, RedisError):
+        return True
+
+
+def _is_of_one_key(error: RedisError) -> bool:
+    return str(error).startswith(_ERRORS_OF_ONE_KEY)
+
+
+def _where(client: redis.Redis) -> str:
+    kwargs = client.connection_pool.connection_kwargs
+    return str(kwargs.get("path") or f"{kwargs.get('host')}:{kwargs.get('port', 6379)}")

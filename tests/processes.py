@@ -1,0 +1,56 @@
+"""What tests share that start processes and wait for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jamboree_gym
+from jamboree_gym import DBHandler
+from jamboree_gym.connection import Connection
+
+WAIT_TIMEOUT_S = 20.0
+PATHS = [str(Path(jamboree_gym.__file__).parents[1]), str(Path(__file__).parent)]
+
+
+class NoteHandler(DBHandler):
+    """A handler as a user would write it; used by tests and by the processes they start."""
+
+    def __init__(self, jam: Connection | None = None, name: str = "") -> None:
+        super().__init__(jam)
+        self.entity = "note"
+        self.required = {"name": str}
+        if name:
+            self["name"] = name
+
+
+def start_python(source: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start a Python process that can import the package and this module."""
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_python(source: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a Python process to its end."""
+    process = start_python(source, *arguments)
+    out, err = process.communicate(timeout=WAIT_TIMEOUT_S * 2)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_until(condition: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+    """Return once the condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{condition} did not come true in {timeout_s} s")
+        time.sleep(0.001)

@@ -1,0 +1,137 @@
+"""What the tests of the embedded servers share: a home of their own, and clients to kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+import jamboree_gym
+from jamboree_gym.store.embedded import EmbeddedServers, ServerStatus, server_status
+
+PATIENCE_S = 15.0
+ROOT = str(Path(jamboree_gym.__file__).parents[1])
+PREAMBLE = """
+import json, os, sys
+from jamboree_gym.store.embedded import *
+home = sys.argv[1]
+"""
+JOIN_AND_WAIT = """
+servers = EmbeddedServers.join(home)
+status = servers.status()
+print(json.dumps([status.supervisor_pid, status.redis_pid]), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def new_home() -> Iterator[Path]:
+    """A home that is not there yet; whatever served it is gone afterwards.
+
+    Not below pytest's own directory: that one is private already, and too deep for some sockets.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="jg-"))
+    parent.chmod(0o755)
+    home = parent / "home"
+    try:
+        yield home
+    finally:
+        for process in processes_of(home):
+            process.kill()
+        wait_until(lambda: not processes_of(home))
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Supervisor and servers of a home, however they were left."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()  # empty for a zombie
+        except psutil.Error:
+            continue
+        if "-c" not in command and any(str(home) in part for part in command):
+            found.append(process)
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return once something is so; fail if it never is."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def is_gone(pid: int | None) -> bool:
+    """Whether a process has ended, reaped or not."""
+    assert pid is not None
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill(pid: int | None) -> None:
+    """As `kill -9` does; returns once it is gone."""
+    assert pid is not None
+    os.kill(pid, 9)
+    wait_until(lambda: is_gone(pid))
+
+
+def restarted(servers: EmbeddedServers, *, redis: int = 0, mongo: int = 0) -> ServerStatus:
+    """The status after so many restarts."""
+
+    def done() -> bool:
+        now = servers.status()
+        ran = (now.redis_restarts, now.mongo_restarts) == (redis, mongo)
+        return ran and now.redis_pid is not None and (not mongo or now.mongo_pid is not None)
+
+    wait_until(done)
+    return server_status(servers.status().home)
+
+
+def start_client(
+    home: Path, body: str = JOIN_AND_WAIT, *, prefix: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """A process of its own that runs `body`, with the home's path in `home`."""
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-c", PREAMBLE + body, str(home)],
+        env=os.environ | {"PYTHONPATH": ROOT} | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_client(home: Path, body: str, *, prefix: Sequence[str] = (), **environment: str) -> str:
+    """What a client printed, once it has ended."""
+    with start_client(home, body, prefix=prefix, **environment) as client:
+        return client.communicate(timeout=PATIENCE_S * 2)[0].strip()
+
+
+@contextmanager
+def small_disk(directory: Path, *, size_kib: int) -> Iterator[Sequence[str]]:
+    """A disk of that size; yields the command that clients on it are to be run with.
+
+    A real one where we may mount, else a limit to the size of files, which servers inherit.
+    """
+    directory.mkdir(parents=True)
+    options = ["-t", "tmpfs", "-o", f"size={size_kib}k,mode=700", "none", str(directory)]
+    if os.geteuid() == 0 and subprocess.run(["mount", *options], check=False).returncode == 0:
+        try:
+            yield ()
+        finally:
+            subprocess.run(["umount", "--lazy", str(directory)], check=True)
+    else:
+        limit = f'ulimit -f {size_kib}; exec "$@"'
+        yield ("bash", "-c", limit, "limited")

@@ -1,0 +1,332 @@
+"""Embedded servers: joined, shared, left, and closed to everybody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import redis
+from embedded_home import (
+    PATIENCE_S,
+    is_gone,
+    kill,
+    new_home,
+    processes_of,
+    run_client,
+    start_client,
+    wait_until,
+)
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+from pymongo.server_api import ServerApi
+
+from jamboree_gym.errors import JamboreeClosed
+from jamboree_gym.store.embedded import (
+    EmbeddedServers,
+    default_home,
+    mask_password,
+    server_status,
+    stop_servers,
+)
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "20")
+    with new_home() as made:
+        yield made
+
+
+def test_join_starts_valkey_and_not_mongo(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        assert client.ping()
+        status = servers.status()
+    assert status.running
+    assert status.redis_pid is not None
+    assert status.mongo_pid is None
+
+
+def test_second_process_joins_the_servers_of_the_first(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers, start_client(home) as second:
+        assert second.stdout is not None
+        theirs = json.loads(second.stdout.readline())
+        status = servers.status()
+        second.communicate("")
+    assert theirs == [status.supervisor_pid, status.redis_pid]
+    assert status.clients == 2
+
+
+def test_processes_that_start_at_once_get_one_supervisor(home: Path) -> None:
+    clients = [start_client(home) for _ in range(4)]
+    try:
+        joined = {client.stdout.readline() for client in clients if client.stdout is not None}
+        assert len(joined) == 1
+        assert len(processes_of(home)) == 2  # one supervisor, one Valkey
+    finally:
+        for client in clients:
+            client.communicate("")
+
+
+def test_threads_that_start_at_once_get_one_supervisor(home: Path) -> None:
+    joined: list[EmbeddedServers] = []
+    threads = [
+        threading.Thread(target=lambda: joined.append(EmbeddedServers.join(home))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert server_status(home).clients == 6
+    assert len(processes_of(home)) == 2
+    for servers in joined:
+        servers.close()
+
+
+def test_killed_client_is_noticed_and_the_supervisor_idles_out(home: Path) -> None:
+    with start_client(home, JAMBOREE_IDLE_EXIT_S="0.5") as client:
+        assert client.stdout is not None
+        supervisor_pid, redis_pid = json.loads(client.stdout.readline())
+        client.kill()
+    wait_until(lambda: server_status(home).clients == 0)
+    assert not is_gone(supervisor_pid)
+    wait_until(lambda: is_gone(supervisor_pid))
+    assert is_gone(redis_pid)
+
+
+def test_interrupt_of_the_first_client_leaves_the_servers_alone(home: Path) -> None:
+    """Ctrl-C reaches the whole process group of the terminal."""
+    with start_client(home, prefix=["setsid"]) as client, EmbeddedServers.join(home) as servers:
+        assert client.stdout is not None
+        client.stdout.readline()
+        os.killpg(client.pid, 2)
+        client.wait(PATIENCE_S)
+        wait_until(lambda: servers.status().clients == 1)
+        with redis.Redis.from_url(servers.redis_url) as ours:
+            assert ours.ping()
+
+
+def test_data_is_there_after_an_idle_exit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0")
+    with EmbeddedServers.join(home) as servers:
+        with redis.Redis.from_url(servers.redis_url) as client:
+            client.set("kept", "yes")
+        with MongoClient(servers.mongo_url()) as mongo:
+            mongo.test.kept.insert_one({"kept": "yes"})
+            url_before = servers.mongo_url()
+    wait_until(lambda: not processes_of(home))
+    with EmbeddedServers.join(home) as servers:
+        assert servers.mongo_url() == url_before
+        with redis.Redis.from_url(servers.redis_url, decode_responses=True) as client:
+            assert client.get("kept") == "yes"
+        with MongoClient(servers.mongo_url()) as mongo:
+            assert mongo.test.kept.count_documents({"kept": "yes"}) == 1
+
+
+def test_told_to_stay_they_outlive_their_idle_time(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0.05")
+    with EmbeddedServers.join(home) as servers:
+        servers.stay()
+        pid = servers.status().supervisor_pid
+    idle_times_over = time.monotonic() + 0.5
+    while time.monotonic() < idle_times_over:
+        assert server_status(home).supervisor_pid == pid
+    assert stop_servers(home)
+    wait_until(lambda: not processes_of(home))
+
+
+def test_ensure_after_down_brings_both_back_where_they_were(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        urls = servers.redis_url, servers.mongo_url()
+        assert stop_servers(home)
+        assert not stop_servers(home)
+        servers.ensure()
+        assert urls == (servers.redis_url, servers.mongo_url())
+        with MongoClient(urls[1]) as mongo:
+            assert mongo.admin.command("ping")["ok"]
+
+
+def test_ensure_from_many_threads_holds_one_connection(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        threads = [threading.Thread(target=servers.ensure) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert servers.status().clients == 1
+
+
+def test_close_twice_is_quiet_and_use_after_it_is_not(home: Path) -> None:
+    servers = EmbeddedServers.join(home)
+    servers.close()
+    servers.close()
+    with pytest.raises(JamboreeClosed, match="join them again"):
+        servers.ensure()
+    with pytest.raises(JamboreeClosed):
+        servers.mongo_url()
+
+
+def test_close_in_a_forked_child_leaves_the_parent_joined(home: Path) -> None:
+    printed = run_client(
+        home,
+        """
+servers = EmbeddedServers.join(home)
+if (child := os.fork()) == 0:
+    servers.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print(servers.status().clients, servers._control.ask("redis", timeout_s=5)["ok"])
+""",
+    )
+    assert printed == "1 True"
+
+
+def test_forked_child_gets_a_connection_of_its_own(home: Path) -> None:
+    printed = run_client(
+        home,
+        """
+servers = EmbeddedServers.join(home)
+if (child := os.fork()) == 0:
+    servers.ensure()
+    print(servers.status().clients, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+""",
+    )
+    assert printed == "2"
+
+
+def test_status_and_down_start_nothing(home: Path) -> None:
+    assert not server_status(home).running
+    assert not stop_servers(home)
+    assert not home.exists()
+
+
+def test_only_the_owner_can_read_the_home(home: Path) -> None:
+    home.mkdir(mode=0o755)
+    with EmbeddedServers.join(home) as servers:
+        servers.mongo_url()
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        for path in home.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_another_user_cannot_connect(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        path = unquote(urlsplit(servers.redis_url).path)
+        if os.geteuid() != 0:  # we cannot become somebody else: the modes have to do
+            assert stat.S_IMODE(home.stat().st_mode) == 0o700
+            assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+            return
+        connect = f"socket.socket(socket.AF_UNIX).connect({path!r})"
+        for user, outcome in ((0, ""), (NOBODY, "PermissionError")):
+            tried = subprocess.run(
+                [sys.executable, "-c", f"import os, socket; os.setuid({user}); {connect}"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert outcome in tried.stderr
+            assert (tried.returncode == 0) == (user == 0)
+
+
+def test_mongo_refuses_who_has_no_password(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        where = urlsplit(servers.mongo_url())
+        with MongoClient(f"mongodb://127.0.0.1:{where.port}/?directConnection=true") as anonymous:
+            for attempt in (
+                lambda: anonymous.test.steps.find_one(),
+                lambda: anonymous.test.steps.insert_one({}),
+                lambda: anonymous.list_database_names(),
+                lambda: anonymous.admin.command("createUser", "eve", pwd="x", roles=["root"]),
+            ):
+                with pytest.raises(OperationFailure, match="requires authentication"):
+                    attempt()
+        wrong = f"mongodb://jamboree:wrong@127.0.0.1:{where.port}/?directConnection=true"
+        with MongoClient(wrong) as guess, pytest.raises(OperationFailure, match=r"(?i)auth"):
+            guess.admin.command("ping")
+
+
+def test_mongo_lets_us_in_by_the_stable_api(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        api = ServerApi("1", strict=True)
+        with MongoClient(servers.mongo_url(), server_api=api) as mongo:
+            mongo.test.steps.insert_one({"reward": 1.0})
+            assert mongo.test.steps.find_one({}, {"_id": 0}) == {"reward": 1.0}
+        with MongoClient(servers.mongo_url()) as mongo:
+            assert [user["user"] for user in mongo.admin.command("usersInfo")["users"]] == [
+                "jamboree"
+            ]
+
+
+def test_password_is_not_shown(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        url = servers.mongo_url()
+        password = urlsplit(url).password
+        assert password is not None
+        assert password not in repr(servers)
+        assert password not in mask_password(url)
+        assert password not in repr(servers.status())
+        for log in home.glob("*.log"):
+            assert password not in log.read_text()
+
+
+def test_home_too_deep_for_sockets_has_them_elsewhere(home: Path) -> None:
+    deep = home / ("deep" * 15) / ("er # it's" * 8)
+    with EmbeddedServers.join(deep) as servers:
+        socket_dir = Path(unquote(urlsplit(servers.redis_url).path)).parent
+        assert socket_dir != deep
+        assert stat.S_IMODE(socket_dir.stat().st_mode) == 0o700
+        with redis.Redis.from_url(servers.redis_url) as client:
+            assert client.set("a", "b")
+        servers.mongo_url()
+    assert stop_servers(deep)
+    assert not socket_dir.exists()
+
+
+def test_home_with_odd_characters(home: Path) -> None:
+    odd = home.parent / 'a home #1 100% "it\'s" ünïcode'
+    with EmbeddedServers.join(odd) as servers:
+        with redis.Redis.from_url(servers.redis_url) as client:
+            assert client.ping()
+        supervisor_pid = servers.status().supervisor_pid
+    assert stop_servers(odd)
+    wait_until(lambda: is_gone(supervisor_pid))
+
+
+def test_default_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAMBOREE_HOME", "/somewhere/else")
+    assert default_home() == Path("/somewhere/else")
+    monkeypatch.delenv("JAMBOREE_HOME")
+    assert default_home().name == "jamboree-gym"
+
+
+def test_supervisor_leaves_when_its_home_is_deleted(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        servers.mongo_url()
+        status = servers.status()
+        home.rename(home.with_name("gone"))
+        for pid in (status.supervisor_pid, status.redis_pid, status.mongo_pid):
+            wait_until(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
+
+
+def test_servers_of_two_homes_do_not_meet(home: Path) -> None:
+    with (
+        EmbeddedServers.join(home) as one,
+        EmbeddedServers.join(home / "other") as other,
+    ):
+        kill(one.status().redis_pid)
+        assert other.status().redis_restarts == 0
+        assert one.mongo_url() != other.mongo_url()

