@@ -215,6 +215,8 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
     with contextlib.closing(control):
         try:
             reply = control.ask("status", timeout_s=STATUS_TIMEOUT_S)
+        except ConnectionError:  # it has just ended
+            return ServerStatus(running=False, home=where.path, last_error=_orphaned(where))
         except OSError as error:
             trouble = f"the supervisor does not answer: {error}"
             return ServerStatus(running=False, home=where.path, last_error=trouble)

