@@ -56,7 +56,9 @@ def main() -> None:
             summaries = jam.episodes().summaries()
             steps = sum(summary.steps for summary in summaries)
             memory = sum(jam.redis.memory_usage(key, samples=0) for key in jam.redis.scan_iter("*"))
-        per_step_us = [1e6 / t - 1e6 / r for t, r in zip(taken["traced"], taken["raw"], strict=True)]
+        per_step_us = [
+            1e6 / t - 1e6 / r for t, r in zip(taken["traced"], taken["raw"], strict=True)
+        ]
         print(
             f"{env_id:<15} raw {median(taken['raw']):>9,.0f}/s  "
             f"traced {median(taken['traced']):>9,.0f}/s  "

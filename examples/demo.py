@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -91,9 +90,10 @@ def same_weights(a: PPO, b: PPO) -> bool:
     return all(torch.equal(x, y) for x, y in pairs)
 
 
-def stored_bytes(jam: Jamboree) -> dict[bytes, bytes]:
+def stored_bytes(jam: Jamboree) -> dict[str, bytes]:
     """Every log in Redis, byte for byte."""
-    return {key.encode(): b"".join(jam.redis.lrange(key, 1, -1)) for key in jam.store.log_keys()}
+    logs = jam.store.raw(list(jam.store.log_keys()), unacked=False)
+    return {key: b"".join(frames) for key, (_, frames) in logs.items()}
 
 
 def redis_memory(jam: Jamboree) -> int:
@@ -201,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,1 @@
+"""Where logs lie: Redis, MongoDB, and the embedded servers for who has none."""
