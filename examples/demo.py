@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=20_480, help="steps to train, each time")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)  # for a net this small, more threads only wait for each other
     home = Path(tempfile.mkdtemp(prefix="jamboree-demo-"))
     try:
         with Jamboree(home=home) as jam:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+LONGEST_FLUSH_INTERVAL_S = 3600
 _WRITE_MODES = ("buffered", "sync", "fsync")
 
 
@@ -44,10 +45,12 @@ class Connection:
     ) -> None:
         if write not in _WRITE_MODES:
             raise InvalidRecord(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
-        if flush_interval_s < 0 or max_pending_bytes <= 0 or not namespace:
+        if not 0 <= flush_interval_s <= LONGEST_FLUSH_INTERVAL_S:
             raise InvalidRecord(
-                "flush_interval_s must be 0 or more, max_pending_bytes and namespace not empty"
+                f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
             )
+        if max_pending_bytes <= 0 or not namespace:
+            raise InvalidRecord("max_pending_bytes must be 1 or more, and namespace not empty")
         self.keyspace = Keyspace(namespace)
         self.write_mode = write
         self._is_sync = write != "buffered"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,10 @@ from jamboree_gym.store.redis import IndexEntry, LogSlice
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["Episode", "to_frame", "to_transitions"]
+__all__ = ["Episode", "to_episode_data", "to_frame", "to_transitions"]
 
 TAIL_PAUSE_S = 0.02
+MAX_COLUMNS = 64
 _EVERYTHING = 2**52
 
 
@@ -80,6 +82,10 @@ class Episode:
         """Number of steps so far."""
         return self.summary.steps
 
+    def __bool__(self) -> bool:
+        """Always true, also without steps."""
+        return True
+
     def _notes(self) -> tuple[EpisodeSummary, EpisodeOrigin]:
         self._connection.settle(self._key)
         head = self._connection.store.head(self._key)
@@ -102,33 +108,25 @@ class Episode:
             EpisodeNotFound: There is no such episode.
             DecodeError: Its bytes are damaged; names key and index.
         """
-        rows = self._rows(0, _EVERYTHING)
-        return EpisodeData(
-            self.id,
-            rows.observations,
-            rows.actions[1:],
-            rows.rewards[1:],
-            rows.terminations[1:],
-            rows.truncations[1:],
-            rows.infos,
-            rows.timestamps[1:],
-        )
+        return to_episode_data(self.id, self.rows())
 
     def steps(self, start: int = 0, stop: int | None = None) -> Transitions:
         """Steps `start` to `stop` (exclusive; None = to the newest) as arrays, oldest first."""
-        return to_transitions(self._rows(start, _EVERYTHING if stop is None else stop + 1))
+        return to_transitions(self.rows(max(0, start), None if stop is None else stop + 1))
 
     def recent(self, n: int) -> Transitions:
         """The newest n steps as arrays, oldest first."""
         self._connection.settle(self._key)
-        rows = self._join(self._connection.store.last(self._key, n + 1))
+        n = max(0, n)
+        rows = self._join(self._connection.store.last(self._key, n + 1), -n - 1, _EVERYTHING)
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
 
     def frame(self) -> vaex.dataframe.DataFrame:
         """All steps as a vaex DataFrame, oldest first.
 
         Columns: `index`, `timestamp`, `reward`, `terminated`, `truncated`, `action` and
-        `observation`; the elements of an array get a column each (`observation_0`, ...).
+        `observation`; the elements of an array get a column each (`observation_0`, ...), but those
+        of an array with more than 64 (an image) are one column of arrays.
         """
         return to_frame(self.steps())
 
@@ -158,19 +156,27 @@ class Episode:
 
     # -- reading rows -----------------------------------------------------------------------
 
-    def _rows(self, start: int, stop: int) -> Rows:
-        """Rows with these numbers; row 0 is the reset."""
+    def rows(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Rows with these numbers, as they are stored: row 0 is the reset, row k the k-th step."""
+        stop = _EVERYTHING if stop is None else stop
         self._connection.settle(self._key)
-        rows = self._join(self._connection.store.read(self._key, start, stop))
+        rows = self._join(self._connection.store.read(self._key, start, stop), start, stop)
         return rows[max(0, start - rows.start) : max(0, stop - rows.start)]
 
-    def _join(self, found: LogSlice | None) -> Rows:
+    def _join(self, found: LogSlice | None, start: int, stop: int) -> Rows:
+        """Rows of the frames; a negative start counts from the end."""
         if found is None:
             raise self._not_found()
-        if not found.frames:
-            return _no_rows(found.head.count)
-        _check_continuous(found.frames, where=self._key)
-        return Rows.concatenate([self._decode(frame) for frame in found.frames])
+        count = found.head.count
+        start = max(0, count + start) if start < 0 else start
+        _check_complete(found.frames, start, min(stop, count), where=self._key)
+        if found.frames:
+            return Rows.concatenate([self._decode(frame) for frame in found.frames])
+        newest = self._connection.store.last(self._key, 1)  # its layout, for arrays without rows
+        if newest is None or not newest.frames:
+            raise DecodeError(f"{self._key}: the log has no rows")
+        rows = self._decode(newest.frames[-1])
+        return rows[len(rows) :]
 
     def _decode(self, frame: Frame) -> Rows:
         name = schema_digest(frame, where=self._key)
@@ -183,8 +189,22 @@ class Episode:
         return f"<Episode {self.id!r}>"
 
 
+def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
+    """All rows of an episode -> its arrays; the reset's reward, action and so on mean nothing."""
+    return EpisodeData(
+        episode_id,
+        rows.observations,
+        rows.actions[1:],
+        rows.rewards[1:],
+        rows.terminations[1:],
+        rows.truncations[1:],
+        rows.infos,
+        rows.timestamps[1:],
+    )
+
+
 def to_transitions(rows: Rows) -> Transitions:
-    """N + 1 rows -> the n transitions between them."""
+    """Rows -> the transitions between them, one fewer."""
     return Transitions(
         np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64),
         rows.observations[:-1],
@@ -223,19 +243,18 @@ def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
 
 
 def _columns(name: str, values: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    if values.ndim == 1:
+    size = math.prod(values.shape[1:])
+    if values.ndim == 1 or size > MAX_COLUMNS:
         return {name: values}
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), size)
     return {f"{name}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(flat.shape[1])}
 
 
-def _no_rows(start: int) -> Rows:
-    nothing = np.empty(0)
-    flags = np.empty(0, np.bool_)
-    return Rows(start, nothing, nothing, nothing, flags, flags, nothing, [], [])
-
-
-def _check_continuous(frames: Sequence[Frame], *, where: str) -> None:
-    for before, after in zip(frames, frames[1:], strict=False):
-        if after.start != before.stop:
-            raise DecodeError(f"{where}: rows {before.stop} to {after.start - 1} are missing")
+def _check_complete(frames: Sequence[Frame], start: int, stop: int, *, where: str) -> None:
+    """Make sure that no row from `start` to `stop` is missing."""
+    for frame in frames:
+        if start < min(frame.start, stop):
+            raise DecodeError(f"{where}: rows {start} to {frame.start - 1} are missing")
+        start = frame.stop
+    if start < stop:
+        raise DecodeError(f"{where}: rows {start} to {stop - 1} are missing")

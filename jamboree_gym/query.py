@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
 from jamboree_gym.notes import decode_summary
-from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 
 __all__ = ["EpisodeFilter", "EpisodeQuery"]
 
@@ -42,8 +44,18 @@ class EpisodeFilter:
             and (self.status is None or summary.status == self.status)
             and (self.min_return is None or summary.episode_return >= self.min_return)
             and (self.since is None or summary.started_at >= self.since)
-            and all(summary.tags.get(name) == value for name, value in self.tags.items())
+            and all(
+                name in summary.tags and _is_equal(summary.tags[name], value)
+                for name, value in self.tags.items()
+            )
         )
+
+
+def _is_equal(tag: Any, wanted: Any) -> bool:
+    """Equality that also knows arrays."""
+    if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
+        return np.array_equal(tag, wanted)
+    return bool(tag == wanted)
 
 
 class EpisodeQuery:
@@ -53,6 +65,9 @@ class EpisodeQuery:
         connection: Where the episodes are.
         wanted: The filter.
         limit: At most so many, the oldest first.
+
+    Raises:
+        InvalidRecord: There is no such status, or the limit is negative.
     """
 
     def __init__(
@@ -61,6 +76,12 @@ class EpisodeQuery:
         self._connection = connection
         self._wanted = wanted
         self._limit = limit
+        if wanted.status is not None and wanted.status not in get_args(EpisodeStatus):
+            raise InvalidRecord(
+                f"status={wanted.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
+            )
+        if limit is not None and limit < 0:
+            raise InvalidRecord(f"limit={limit}: it is 0 or more")
 
     def summaries(self) -> list[EpisodeSummary]:
         """Summaries of the episodes, the one that began first at the front."""

@@ -32,6 +32,7 @@ _DATETIME: Final = 9
 
 _SEQUENCES: Final = {tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
 
+_FOLD: Final = b"f"  # the second of two equal times when clocks are set back
 _INT_LIMITS = range(-(2**63), 2**64)
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _ARRAY_KINDS = frozenset("biufcSUmMV")
@@ -93,7 +94,7 @@ def _tag(value: Any, path: str) -> Any:
     if cls is complex:
         return _Ext(_COMPLEX, _pack([value.real, value.imag]))
     if cls is datetime:
-        return _Ext(_DATETIME, value.isoformat().encode())
+        return _Ext(_DATETIME, value.isoformat().encode() + _FOLD * value.fold)
     raise InvalidRecord(
         f"{path or 'value'}: cannot store {_shown(value)} of type {cls.__module__}."
         f"{cls.__qualname__}; convert it to numbers, strings, lists, dicts or NumPy arrays"
@@ -183,10 +184,15 @@ def _decode_extension(code: int, data: memoryview) -> Any:
         real, imaginary = _decoder.decode(data)
         return complex(real, imaginary)
     if code == _DATETIME:
-        return datetime.fromisoformat(bytes(data).decode())
+        return _decode_datetime(bytes(data))
     if code in (_ARRAY, _SCALAR):
         return _decode_numpy(code, data)
     raise DecodeError(f"unknown extension type {code}")
+
+
+def _decode_datetime(content: bytes) -> datetime:
+    text = content.removesuffix(_FOLD)
+    return datetime.fromisoformat(text.decode()).replace(fold=int(text != content))
 
 
 def _decode_numpy(code: int, data: memoryview) -> Any:

@@ -29,7 +29,7 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Writer:
-    """Delivers outboxes: every half flush interval in the background, and on request.
+    """Delivers outboxes: every third of a flush interval in the background, and on request.
 
     Args:
         store: Where the batches go.
@@ -57,7 +57,7 @@ class Writer:
         self._store = store
         self._background = background
         self._fsync = fsync
-        self._pause_s = flush_interval_s / 2
+        self._pause_s = flush_interval_s / 3  # the rest is for the delivery and a busy machine
         self._max_pending_bytes = max_pending_bytes
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
@@ -247,6 +247,7 @@ class Writer:
     def _recover(self) -> None:
         if self._outage is not None:
             log.info("Redis at %s answers again", self._store.where)
+        if self._has_warned_of_blocking and self.pending_bytes * 2 <= self._max_pending_bytes:
             self._has_warned_of_blocking = False
         self._outage = self._failure = None
         self.needs_admission = False

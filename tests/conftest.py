@@ -120,7 +120,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def short_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory whose path is short enough for unix sockets."""
-    directory = Path(f"/tmp/jg-{uuid.uuid4().hex[:10]}")  # noqa: S108 - sockets need short paths
+    directory = Path(f"/tmp/jg-{uuid.uuid4().hex[:10]}")  # sockets need short paths
     directory.mkdir(mode=0o700)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)

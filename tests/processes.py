@@ -47,6 +47,14 @@ def run_python(source: str, *arguments: object) -> subprocess.CompletedProcess[s
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def read_line(process: subprocess.Popen[str]) -> str:
+    """The next line that a process writes; fails with its last words if it ends instead."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    return line
+
+
 def wait_until(condition: Callable[[], object], *, timeout_s: float = WAIT_TIMEOUT_S) -> None:
     """Return once the condition holds."""
     deadline = time.monotonic() + timeout_s

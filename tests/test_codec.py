@@ -97,7 +97,7 @@ def test_each_flipped_bit_in_a_frame_gives_decode_error_that_names_key_and_index
 def test_each_shortened_frame_gives_decode_error_that_names_the_key() -> None:
     frame = frame_of([{"a": 1}])
     for length in range(len(frame)):
-        with pytest.raises(DecodeError, match="^the:key"):
+        with pytest.raises(DecodeError, match=r"^the:key"):
             decode_frame(frame[:length], where="the:key")
 
 
@@ -106,33 +106,33 @@ def test_each_flipped_bit_in_a_note_gives_decode_error() -> None:
     for bit in range(len(note) * 8):
         damaged = bytearray(note)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(DecodeError, match="^the:key: checksum"):
+        with pytest.raises(DecodeError, match=r"^the:key: checksum"):
             decode_note(bytes(damaged), where="the:key")
 
 
 def test_a_frame_of_an_unknown_version_asks_for_an_upgrade() -> None:
     frame = bytearray(frame_of([{"a": 1}]))
     frame[2] = 2
-    with pytest.raises(DecodeError, match="k at index 7: format version 2 is unknown.* upgrade"):
+    with pytest.raises(DecodeError, match=r"k at index 7: format version 2 is unknown.* upgrade"):
         decode_frame(bytes(frame), where="k")
 
 
 def test_a_head_of_an_unknown_version_asks_for_an_upgrade() -> None:
     head = bytearray(Head(CODEC_RECORDS, 0, 0, 0, 0, -math.inf, b"").encode())
     head[2] = 2
-    with pytest.raises(DecodeError, match="k: format version 2 is unknown.* upgrade"):
+    with pytest.raises(DecodeError, match=r"k: format version 2 is unknown.* upgrade"):
         decode_head(bytes(head), where="k")
 
 
 @pytest.mark.parametrize("head", [b"", b"JH", b"x" * 44, b"JB" + bytes(42)])
 def test_what_is_no_head_gives_decode_error(head: bytes) -> None:
-    with pytest.raises(DecodeError, match="k: the head of the log is damaged"):
+    with pytest.raises(DecodeError, match=r"k: the head of the log is damaged"):
         decode_head(head, where="k")
 
 
 def test_a_head_that_contradicts_itself_gives_decode_error() -> None:
     head = Head(CODEC_RECORDS, 5, 3, 0, 0, 0.0, b"").encode()
-    with pytest.raises(DecodeError, match="k: the head of the log is damaged"):
+    with pytest.raises(DecodeError, match=r"k: the head of the log is damaged"):
         decode_head(head, where="k")
 
 
@@ -150,7 +150,7 @@ def test_a_head_that_contradicts_itself_gives_decode_error() -> None:
 def test_a_body_that_is_not_what_its_header_says_gives_decode_error(body: bytes) -> None:
     parts = {"start": 0, "count": 2, "writer": b"writer01", "t_first": 1.0, "t_last": 2.0}
     frame = decode_frame(encode_frame(codec=CODEC_RECORDS, body=body, **parts), where="k")
-    with pytest.raises(DecodeError, match="k at index [01]: "):
+    with pytest.raises(DecodeError, match=r"k at index [01]: "):
         decode_records(frame, where="k")
 
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import collections
 import pickle
-import random
 import struct
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -45,7 +45,7 @@ plain = st.one_of(
     st.binary(),
     st.datetimes(timezones=st.none() | zones),
 )
-hashable = st.recursive(plain, lambda inner: st.tuples(inner, inner) | st.frozensets(inner))
+hashable = st.one_of(plain, st.tuples(plain, plain), st.frozensets(plain, max_size=3))
 values = st.recursive(
     st.one_of(plain, arrays, scalars, st.frozensets(hashable, max_size=4)),
     lambda inner: st.one_of(
@@ -127,7 +127,10 @@ def assert_decodes_or_refuses(content: bytes) -> None:
     try:
         decode_value(content, where="the place")
     except DecodeError as error:
-        assert str(error).startswith("the place: ")
+        message = str(error)
+    else:
+        return
+    assert message.startswith("the place: ")
 
 
 @pytest.mark.parametrize(
@@ -147,17 +150,16 @@ def test_bytes_that_are_no_value_give_decode_error(content: bytes) -> None:
         decode_value(content, where="the place")
 
 
+ARRAY_EXTENSION = 7
 DTYPES = ["O", "|O8", "<f3", "f8", "<M8[(1).__class__]", "V8,V8", "(2,)i4", "<U9999999999", "|V-1"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_dtype_that_is_never_stored_gives_decode_error(dtype: str) -> None:
-    content = encode_value(np.zeros(1, "<f8")).replace(
-        b"\xa3<f8", bytes([0xA0 + len(dtype)]) + dtype.encode()
-    )
-    damaged = bytes([content[0], content[1] + len(dtype) - 3]) + content[2:]
+    pack = msgspec.msgpack.encode
+    array = pack(msgspec.msgpack.Ext(ARRAY_EXTENSION, pack([dtype, [1], bytes(8)])))
     with pytest.raises(DecodeError):
-        decode_value(damaged, where="k")
+        decode_value(array, where="k")
 
 
 WATCHED = """
@@ -171,8 +173,10 @@ def decode(content):
     except DecodeError:
         pass
 
+EVENTS = ("import", "exec", "compile", "open", "os.system", "pickle.find_class")
+
 def watch(event, arguments):
-    if watching and event in ("import", "exec", "compile", "open", "os.system", "pickle.find_class"):
+    if watching and event in EVENTS:
         print(event, arguments)
 
 content, chance, watching = bytes.fromhex(sys.argv[1]), random.Random(0), False
@@ -231,15 +235,13 @@ def test_a_value_that_holds_itself_is_refused() -> None:
 
 
 def test_an_instance_of_a_subclass_comes_back_as_the_plain_container() -> None:
-    Point = collections.namedtuple("Point", "x y")
-    record = {"a": Point(1, 2), "b": collections.OrderedDict(c=1), "d": collections.deque}
-    del record["d"]
-    assert decode_value(encode_mapping(record), where="k") == {"a": (1, 2), "b": {"c": 1}}
+    point = collections.namedtuple("Point", "x y")(1, 2)
+    record = {"a": point, "b": collections.OrderedDict(c=1)}
+    decoded = decode_value(encode_mapping(record), where="k")
+    assert fingerprint(decoded) == fingerprint({"a": (1, 2), "b": {"c": 1}})
 
 
 def test_what_is_refused_is_shown_in_few_words() -> None:
-    chance = random.Random(0)
-    chance.__dict__["text"] = "x" * 10_000
     with pytest.raises(InvalidRecord) as caught:
-        encode_mapping({"a": [chance]})
-    assert len(str(caught.value)) < 300
+        encode_mapping({"a": collections.deque(range(10_000))})
+    assert len(str(caught.value)) < 250

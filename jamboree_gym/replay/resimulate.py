@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from jamboree_gym.episode import Episode
-from jamboree_gym.errors import ReplayError
-from jamboree_gym.records import EpisodeData, EpisodeOrigin
+from jamboree_gym.episode import Episode, to_episode_data
+from jamboree_gym.errors import ReplayError, UnsupportedSpace
+from jamboree_gym.records import EpisodeData
+from jamboree_gym.replay.rebuild import rebuild_env, reset_as_recorded
+from jamboree_gym.spaces import join_arrays, plain
+from jamboree_gym.steps import Rows
 
-__all__ = ["Mismatch", "VerifyReport", "rebuild_env", "verify"]
-
-_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-_OBSERVERS = ("Monitor", "RecordEpisodes")  # wrappers that change nothing of a step
+__all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "rebuild_env", "verify"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,125 +79,113 @@ def verify(episode: Episode) -> VerifyReport:
         A report that is true when every observation, reward and end is equal, bit for bit.
 
     Raises:
-        ReplayError: The environment cannot be rebuilt here; says why.
+        ReplayError: The environment cannot be rebuilt or stepped here; says why.
 
     Example:
         >>> bool(verify(jam.episodes(run="first").last()))
         True
     """
-    recorded = episode.data()
+    rows = episode.rows()
     env = rebuild_env(episode.provenance)
     try:
-        return VerifyReport(episode.id, *_compare(env, recorded, episode.origin))
+        observation = reset_as_recorded(env, episode.origin)
+        return VerifyReport(episode.id, *_compare(env, observation, episode.id, rows))
     finally:
         env.close()
 
 
-def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """Make the environment of an episode again, from the local registry.
+def actions_as_taken(rows: Rows) -> Iterator[Any]:
+    """The actions of all steps: Python numbers where the agent gave Python numbers.
 
-    Raises:
-        ReplayError: It has no spec, is not registered here, or had a wrapper that is not
-            Gymnasium's own.
+    NumPy computes differently with the two: `float32 * 0.5` stays `float32`, `float32 *
+    float64(0.5)` does not.
     """
-    spec = provenance["env_spec"]
-    if spec is None:
-        raise ReplayError(f"the environment cannot be made again: {provenance['spec_error']}")
-    kwargs = {name: value for name, value in spec["kwargs"].items() if name != "render_mode"}
-    try:
-        env = gym.make(
-            spec["id"],
-            max_episode_steps=spec["max_episode_steps"] or -1,
-            disable_env_checker=True,
-            **kwargs,
-        )
-    except (gym.error.Error, ImportError) as error:
-        raise ReplayError(
-            f"{spec['id']} cannot be made here: {error}. Import the package that registers it."
-        ) from error
-    for wrapper in spec["additional_wrappers"]:
-        env = _wrap(env, wrapper)
-    return env
-
-
-def _wrap(env: gym.Env[Any, Any], wrapper: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """Apply a wrapper of Gymnasium's own, looked up by name; never by a stored entry point."""
-    name = wrapper["name"]
-    if name in _OBSERVERS:
-        return env
-    if name not in gym.wrappers.__all__ or wrapper["kwargs"] is None:
-        raise ReplayError(f"the episode was recorded through {name}, which cannot be rebuilt yet")
-    wrapped: gym.Env[Any, Any] = getattr(gym.wrappers, name)(env, **wrapper["kwargs"])
-    return wrapped
-
-
-def _reset(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
-    options = None if origin.options is None else dict(origin.options)
-    if origin.rng_state is not None:
-        env.unwrapped.np_random = _generator(origin.rng_state)
-        return env.reset(options=options)[0]
-    if origin.seed is None:
-        raise ReplayError("the episode has neither a seed nor a captured state of its generator")
-    return env.reset(seed=origin.seed, options=options)[0]
-
-
-def _generator(state: Mapping[str, Any]) -> np.random.Generator:
-    name = state["bit_generator"]
-    if name not in _BIT_GENERATORS:
-        raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
-    bit_generator = getattr(np.random, name)()
-    bit_generator.state = dict(state)
-    return np.random.Generator(bit_generator)
+    starts = [*(max(1, first - rows.start) for first, _ in rows.action_kinds), len(rows)]
+    for (_, kind), first, end in zip(rows.action_kinds, starts, starts[1:], strict=False):
+        for action in rows.actions[first:end]:
+            yield action.item() if kind == "python" else action
 
 
 def _compare(
-    env: gym.Env[Any, Any], recorded: EpisodeData, origin: EpisodeOrigin
+    env: gym.Env[Any, Any], observation: Any, episode_id: str, rows: Rows
 ) -> tuple[int, Mismatch | None]:
     """Play the recorded actions; number of steps played and the first difference."""
-    observations, rewards, ends = [_reset(env, origin)], [], []
-    for action in recorded.actions.copy():
-        observation, reward, terminated, truncated, _ = env.step(action)
-        observations.append(observation)
-        rewards.append(float(reward))
+    observations, rewards, ends = [_kept(observation)], list[Any](), list[tuple[bool, bool]]()
+    for action in actions_as_taken(rows):
+        try:
+            observation, reward, terminated, truncated, _ = env.step(action)
+        except Exception as error:
+            raise ReplayError(f"step {len(rewards)} fails in the second run: {error!r}") from error
+        observations.append(_kept(observation))
+        rewards.append(reward)
         ends.append((bool(terminated), bool(truncated)))
         if terminated or truncated:
             break
+    recorded = to_episode_data(episode_id, rows)
     return len(rewards), _first_mismatch(recorded, observations, rewards, ends)
+
+
+def _kept(observation: Any) -> Any:
+    """As it is now: the environment may return the same buffer again."""
+    return observation.copy() if isinstance(observation, np.ndarray) else observation
+
+
+def _stacked(observations: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """One array, made as the recorded ones are made."""
+    try:
+        return np.stack(observations) if _are_alike(observations) else _joined(observations)
+    except UnsupportedSpace as error:
+        raise ReplayError(f"the second run cannot be compared: {error}") from error
+
+
+def _are_alike(observations: Sequence[Any]) -> bool:
+    first = observations[0]
+    return isinstance(first, np.ndarray) and all(
+        isinstance(value, np.ndarray) and value.dtype == first.dtype and value.shape == first.shape
+        for value in observations
+    )
+
+
+def _joined(observations: Sequence[Any]) -> np.ndarray[Any, Any]:
+    return join_arrays([np.asarray(plain(value, "observation"))[None] for value in observations])
 
 
 def _first_mismatch(
     recorded: EpisodeData,
-    observations: list[Any],
-    rewards: list[float],
-    ends: list[tuple[bool, bool]],
+    observations: Sequence[Any],
+    rewards: Sequence[Any],
+    ends: Sequence[tuple[bool, bool]],
 ) -> Mismatch | None:
     steps = len(rewards)
     flags = np.array(ends, np.bool_).reshape(steps, 2)
+    gained = np.array([float(np.asarray(reward).item()) for reward in rewards], np.float64)
     columns: list[tuple[str, int, Any, Any]] = [
-        ("observation", -1, recorded.observations[: steps + 1], observations),
-        ("reward", 0, recorded.rewards[:steps], np.array(rewards, np.float64)),
+        ("observation", -1, recorded.observations[: steps + 1], _stacked(observations)),
+        ("reward", 0, recorded.rewards[:steps], gained),
         ("terminated", 0, recorded.terminations[:steps], flags[:, 0]),
         ("truncated", 0, recorded.truncations[:steps], flags[:, 1]),
     ]
     found = [
-        Mismatch(first, name, old[position], new[position])
+        Mismatch(position + offset, name, old[position], new[position])
         for name, offset, old, new in columns
         if (position := _first_difference(old, new)) is not None
-        for first in [position + offset]
     ]
-    if not found and steps != len(recorded):
+    if steps != len(recorded):
         found.append(Mismatch(steps, "length", len(recorded), steps))
     return min(found, key=lambda mismatch: mismatch.step, default=None)
 
 
-def _first_difference(recorded: np.ndarray[Any, Any], simulated: Any) -> int | None:
+def _first_difference(
+    recorded: np.ndarray[Any, Any], simulated: np.ndarray[Any, Any]
+) -> int | None:
     """First position whose bits, dtype or shape differ; NaN equals the same NaN."""
-    same: Callable[[Any, Any], bool] = lambda a, b: (  # noqa: E731 - used twice, right here
-        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    )
-    if len(simulated) and same(recorded, np.asarray(simulated)):
+    if recorded.dtype != object and _same(recorded, simulated):
         return None
-    pairs = zip(recorded, simulated, strict=False)
+    pairs = zip(recorded, simulated, strict=True)
     return next(
-        (i for i, (a, b) in enumerate(pairs) if not same(np.asarray(a), np.asarray(b))), None
+        (i for i, (a, b) in enumerate(pairs) if not _same(np.asarray(a), np.asarray(b))), None
     )
+
+
+def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

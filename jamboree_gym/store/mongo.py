@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from jamboree_gym.codec import FORMAT_VERSION, Head, decode_head
+from jamboree_gym.codec import FORMAT_VERSION, Head, decode_head, digest
 from jamboree_gym.errors import (
-    BackupMismatch,
     DecodeError,
     InvalidUrl,
     JamboreeError,
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MongoStore"]
 
-ANSWER_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 4.0
+ANSWER_TIMEOUT_S = 30.0
 MAX_PART_BYTES = 12 * 2**20
 MAX_INSERT_BYTES = 8 * 2**20
 _SCHEMES = ("mongodb", "mongodb+srv")
 _DUPLICATE = 11000
 _DISK_FULL = 14031
 _LOGIN_REFUSED = (13, 18)
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
+_RESERVED_DATABASES = ("admin", "config", "local")
 _T = TypeVar("_T")
 
 
@@ -70,22 +73,26 @@ class MongoStore:
         from pymongo.errors import ConfigurationError, InvalidURI
         from pymongo.server_api import ServerApi
 
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
+        scheme, where = urlsplit(url).scheme, _where(url)
+        if scheme not in _SCHEMES:
             raise InvalidUrl(
-                f"mongo_url begins with {parts.scheme!r}; use mongodb://host:port or mongodb+srv://"
+                f"mongo_url begins with {scheme!r}; use mongodb://host:port or mongodb+srv://"
             )
-        where = parts.netloc.rpartition("@")[2]
-        milliseconds = int(ANSWER_TIMEOUT_S * 1000)
         try:
             client: MongoClient[Any] = MongoClient(
                 url,
                 server_api=ServerApi("1", strict=True),
-                serverSelectionTimeoutMS=milliseconds - 1000,
-                connectTimeoutMS=milliseconds - 1000,
+                serverSelectionTimeoutMS=int(CONNECT_TIMEOUT_S * 1000),
+                connectTimeoutMS=int(CONNECT_TIMEOUT_S * 1000),
+                socketTimeoutMS=int(ANSWER_TIMEOUT_S * 1000),
                 appname="jamboree-gym",
             )
         except (InvalidURI, ConfigurationError, ValueError) as error:
+            if "@" in url:  # pymongo's message may hold a part of the password
+                raise InvalidUrl(
+                    f"mongo_url for {where} cannot be read; user and password have to be quoted: "
+                    "urllib.parse.quote_plus(password)"
+                ) from None
             raise InvalidUrl(f"mongo_url for {where} cannot be read: {error}") from error
         store = cls(client, namespace, where=where)
         store.check()
@@ -105,16 +112,20 @@ class MongoStore:
 
     # -- writing ----------------------------------------------------------------------------
 
-    def insert_frames(self, frames: Iterable[tuple[str, int, bytes]]) -> None:
+    def insert_frames(self, frames: Iterable[tuple[str, int, bytes]]) -> dict[str, int]:
         """Keep frames. What is already there stays, if it is the same.
 
         Args:
-            frames: Log, start index and bytes of each.
+            frames: Log, start index and bytes of each; those of a log in ascending order.
+
+        Returns:
+            Logs of which other bytes are kept, and at which index; nothing of them was inserted
+            from there on.
 
         Raises:
-            BackupMismatch: Other bytes are kept under the same key and index.
             StoreUnavailable: No answer; insert again.
         """
+        refused: dict[str, int] = {}
         documents: list[dict[str, Any]] = []
         size = 0
         for key, start, frame in frames:
@@ -123,14 +134,26 @@ class MongoStore:
                 documents.append(_chunk(key, start, part, content))
                 size += len(content)
                 if size >= MAX_INSERT_BYTES:
-                    self._insert(documents)
+                    self._insert(documents, refused)
                     documents, size = [], 0
         if documents:
-            self._insert(documents)
+            self._insert(documents, refused)
+        return refused
 
-    def _insert(self, documents: list[dict[str, Any]]) -> None:
-        for document in self._insert_new(self._chunks, documents):
-            self._same_or_raise(document)
+    def _insert(self, documents: list[dict[str, Any]], refused: dict[str, int]) -> None:
+        self._refuse_others(documents, refused)
+        new = [document for document in documents if document["key"] not in refused]
+        taken = self._insert_new(self._chunks, new) if new else []
+        self._refuse_others(taken, refused)
+
+    def _refuse_others(self, documents: list[dict[str, Any]], refused: dict[str, int]) -> None:
+        """Add the logs of which another document is kept."""
+        wanted = {"_id": {"$in": [document["_id"] for document in documents]}}
+        found = self._run(lambda: list(self._chunks.find(wanted, {"crc": 1}))) if documents else []
+        kept = {document["_id"]: document["crc"] for document in found}
+        for document in documents:
+            if kept.get(document["_id"], document["crc"]) != document["crc"]:
+                refused.setdefault(document["key"], document["start"])
 
     def _insert_new(
         self, collection: Collection[Any], documents: list[dict[str, Any]]
@@ -143,18 +166,11 @@ class MongoStore:
         except BulkWriteError as error:
             failures = error.details["writeErrors"]
             others = [failure for failure in failures if failure["code"] != _DUPLICATE]
+            others += error.details["writeConcernErrors"]
             if others:
                 raise self._refused(others[0]["code"], others[0]["errmsg"]) from error
             return [documents[failure["index"]] for failure in failures]
         return []
-
-    def _same_or_raise(self, document: dict[str, Any]) -> None:
-        kept = self._run(lambda: self._chunks.find_one({"_id": document["_id"]}, {"crc": 1}))
-        if kept is None or kept["crc"] != document["crc"]:
-            raise BackupMismatch(
-                f"MongoDB at {self.where} keeps other bytes for {document['key']} at index "
-                f"{document['start']} than Redis does; nothing was overwritten"
-            )
 
     def put_heads(self, heads: Mapping[str, Head]) -> None:
         """Keep heads of logs; an older revision never replaces a newer one."""
@@ -195,29 +211,42 @@ class MongoStore:
             raise DecodeError(f"MongoDB at {self.where}: the head of {key} is damaged")
         return decode_head(document["head"], where=key)
 
-    def frames(self, key: str, *, start: int = 0) -> list[bytes]:
-        """Frames of a log from index `start` on, byte for byte as they were inserted.
+    def heads(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Heads of several logs as they are stored; those not kept, or damaged, are left out."""
+        wanted = {"_id": {"$in": list(keys)}}
+        found = self._run(lambda: list(self._logs.find(wanted)))
+        return {log["_id"]: log["head"] for log in found if zlib.crc32(log["head"]) == log["crc"]}
+
+    def frames(self, key: str, *, start: int = 0, stop: int | None = None) -> list[bytes]:
+        """Frames of a log that begin at `start` or later, and before `stop`, byte for byte.
 
         Raises:
             DecodeError: One is damaged.
         """
-        query = {"_id": {"$gte": _chunk_id(key, start, 0), "$lt": f"{key}$"}}
-        parts = self._run(lambda: list(self._chunks.find(query).sort("_id", 1)))
-        frames: list[bytes] = []
-        for part in parts:
-            if zlib.crc32(part["content"]) != part["crc"]:
-                raise DecodeError(
-                    f"MongoDB at {self.where}: {key} at index {part['start']} is damaged"
-                )
-            if part["part"] == 0:
-                frames.append(part["content"])
-            else:
-                frames[-1] += part["content"]
+        end = f"{key}$" if stop is None else _chunk_id(key, stop, 0)
+        query = {"_id": {"$gte": _chunk_id(key, start, 0), "$lt": end}}
+        chunks = self._run(lambda: list(self._chunks.find(query).sort("_id", 1)))
+        frames = []
+        for begin, group in groupby(chunks, key=lambda chunk: chunk["start"]):
+            parts = list(group)
+            if any(
+                chunk["part"] != number or zlib.crc32(chunk["content"]) != chunk["crc"]
+                for number, chunk in enumerate(parts)
+            ):
+                raise DecodeError(f"MongoDB at {self.where}: {key} at index {begin} is damaged")
+            frames.append(b"".join(chunk["content"] for chunk in parts))
         return frames
 
     def blobs(self) -> dict[str, bytes]:
-        """All immutable content, by digest."""
+        """All immutable content, by digest.
+
+        Raises:
+            DecodeError: One is damaged.
+        """
         found = self._run(lambda: list(self._blobs.find({})))
+        for blob in found:
+            if zlib.crc32(blob["content"]) != blob["crc"]:
+                raise DecodeError(f"MongoDB at {self.where}: the blob {blob['_id']} is damaged")
         return {blob["_id"]: blob["content"] for blob in found}
 
     def records(self) -> int:
@@ -286,9 +315,17 @@ def _chunk_id(key: str, start: int, part: int) -> str:
     return f"{key}#{start:016d}#{part:04d}"
 
 
+def _where(url: str) -> str:
+    """The hosts of a URL; never a user or a password, however badly they are quoted."""
+    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
+
+
 def _database_name(namespace: str) -> str:
-    """A namespace as MongoDB allows it: letters, digits, `_` and `-`, at most 63 bytes."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in namespace)
-    if safe == namespace and len(safe) <= 48:
+    """A namespace as MongoDB allows it: lower-case letters, digits, `_` and `-`, 63 bytes at most.
+
+    MongoDB refuses two databases whose names differ in case only, and keeps some for itself.
+    """
+    safe = "".join(c if c in _NAME_CHARACTERS else "_" for c in namespace)
+    if safe == namespace and len(safe) <= 48 and safe not in _RESERVED_DATABASES:
         return safe
-    return f"{safe[:40]}-{zlib.crc32(namespace.encode()):08x}"
+    return f"{safe[:40]}-{digest(namespace.encode())}"
