@@ -133,7 +133,9 @@ class StepOutbox(Outbox):
         kept = observation.tobytes() if leaf.is_array else observation
         started_at = self.summary.started_at
         self._info_bytes_put += len(info or b"")
-        self._append((kept, _filler(self.schema), 0.0, False, False, started_at, info))
+        self._rows.append((kept, _filler(self.schema), 0.0, False, False, started_at, info))
+        self._put_count += 1
+        self._announce()
 
     def put(
         self,
@@ -183,7 +185,7 @@ class StepOutbox(Outbox):
         self._t_last = now
         if info is not None:
             self._info_bytes_put += len(info)
-        return self._append(
+        self._rows.append(
             (
                 observation.tobytes() if observation_is_array else observation,
                 action.tobytes() if action_is_array else action,
@@ -193,13 +195,12 @@ class StepOutbox(Outbox):
                 now,
                 info,
             )
-        ) or (info is not None and len(info) >= LOOK_EVERY_BYTES)
-
-    def _append(self, row: Row) -> bool:
-        self._rows.append(row)
+        )
         self._put_count += 1
         if self._marked:
-            return self._put_count % self._look_every == 0
+            return self._put_count % self._look_every == 0 or (
+                info is not None and len(info) >= LOOK_EVERY_BYTES
+            )
         self._announce()
         return True
 

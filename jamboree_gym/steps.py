@@ -52,6 +52,10 @@ ActionKinds = Sequence[tuple[int, Kind]]
 
 _PREFIX = struct.Struct("<8sI")
 _FLOAT64 = pa.float64()
+_DAMAGED = (
+    *(pa.ArrowException, OSError, EOFError),  # what pyarrow raises
+    *(AttributeError, LookupError, TypeError, ValueError),
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class StepSchema:
         """
         try:
             return _schema_from_blob(blob)
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        except _DAMAGED as error:
             raise DecodeError(f"{where}: not a schema of steps: {error}") from error
 
 
@@ -277,7 +281,7 @@ def decode_rows(frame: Frame, schema: StepSchema, *, where: str) -> Rows:
             [infos.get(offset, {}) for offset in range(frame.count)],
             [(frame.start, schema.action.kind), *((frame.start + n, kind) for n, kind in kinds)],
         )
-    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         raise DecodeError(f"{at}: {error}") from error
 
 

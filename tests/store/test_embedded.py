@@ -254,7 +254,7 @@ def test_mongo_refuses_who_has_no_password(home: Path) -> None:
             ):
                 with pytest.raises(OperationFailure, match="requires authentication"):
                     attempt()
-        wrong = f"mongodb://jamboree:wrong@127.0.0.1:{where.port}/?directConnection=true"
+        wrong = f"mongodb://jamboree:pw@127.0.0.1:{where.port}/?directConnection=true"
         with MongoClient(wrong) as guess, pytest.raises(OperationFailure, match=r"(?i)auth"):
             guess.admin.command("ping")
 

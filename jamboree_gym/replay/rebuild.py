@@ -1,0 +1,120 @@
+"""Making the environment of an episode again, from what is registered and installed here.
+
+The store only names things. A name is looked up in Gymnasium's registry or compared with that of a
+class that is loaded anyway; it is never imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.infos import holds_unrecorded
+from jamboree_gym.records import EpisodeOrigin
+
+__all__ = ["rebuild_env", "reset_as_recorded"]
+
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+# Wrappers that change nothing of what a step takes or returns, but their infos: left out.
+_OBSERVERS = (
+    "gymnasium.wrappers.common:RecordEpisodeStatistics",
+    "gymnasium.wrappers.rendering:HumanRendering",
+    "gymnasium.wrappers.rendering:RecordVideo",
+    "gymnasium.wrappers.rendering:RenderCollection",
+    "jamboree_gym.wrappers.record:RecordEpisodes",
+    "stable_baselines3.common.monitor:Monitor",
+)
+
+
+def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Make the environment of an episode again, from the local registry.
+
+    Raises:
+        ReplayError: It has no spec, is not registered here, cannot be constructed, or had a
+            wrapper that is not Gymnasium's own.
+    """
+    try:
+        spec, reason = provenance["env_spec"], provenance["spec_error"]
+        if spec is None:
+            raise ReplayError(f"the environment cannot be made again: {reason}")
+        name, wrappers = str(spec["id"]), list(spec["additional_wrappers"])
+        options = {"max_episode_steps": spec["max_episode_steps"] or -1, **spec["kwargs"]}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
+    options.pop("render_mode", None)  # a second run needs no window
+    env = _make(name, options)
+    applied = env.spec.additional_wrappers if env.spec is not None else ()
+    for wrapper in wrappers[len(applied) :]:  # a registered environment may bring some itself
+        env = _wrap(env, wrapper)
+    return env
+
+
+def _make(name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    if ":" in name:  # gym.make would import what stands before it
+        raise ReplayError(f"{name!r} names a module to import; nothing that is stored is imported")
+    if name not in gym.registry:
+        raise ReplayError(f"{name!r} is not registered here. Import the package that registers it.")
+    try:
+        return gym.make(name, disable_env_checker=True, **options)
+    except Exception as error:
+        raise ReplayError(f"{name} cannot be made here: {error}") from error
+
+
+def _wrap(env: gym.Env[Any, Any], wrapper: Any) -> gym.Env[Any, Any]:
+    """Apply a wrapper of Gymnasium's own, which its entry point has to be the very name of."""
+    try:
+        name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
+    except (KeyError, TypeError) as error:
+        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
+    if entry_point in _OBSERVERS:
+        return env
+    known = getattr(gym.wrappers, name, None) if name in gym.wrappers.__all__ else None
+    if known is None or entry_point != f"{known.__module__}:{known.__name__}" or kwargs is None:
+        raise ReplayError(
+            f"the episode was recorded through {entry_point}, which cannot be rebuilt yet: only "
+            "wrappers that come with Gymnasium can"
+        )
+    try:
+        wrapped: gym.Env[Any, Any] = known(env, **kwargs)
+    except Exception as error:
+        raise ReplayError(f"the wrapper {name} cannot be rebuilt: {error}") from error
+    return wrapped
+
+
+def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
+    """Reset with the seed, or the state of the generator, that the episode began with.
+
+    Returns:
+        The first observation.
+
+    Raises:
+        ReplayError: Neither is known, the options could not be stored, or the reset fails.
+    """
+    if holds_unrecorded(origin.options):
+        raise ReplayError("the options of the reset could not be stored when it was recorded")
+    options = None if origin.options is None else dict(origin.options)
+    if origin.rng_state is None and origin.seed is None:
+        raise ReplayError("the episode has neither a seed nor a captured state of its generator")
+    generator = None if origin.rng_state is None else _generator(origin.rng_state)
+    try:
+        if generator is not None:
+            env.unwrapped.np_random = generator
+        return env.reset(seed=origin.seed, options=options)[0]
+    except Exception as error:
+        raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
+
+
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    name = state.get("bit_generator")
+    if name not in _BIT_GENERATORS:
+        raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
+    bit_generator = getattr(np.random, str(name))()
+    try:
+        bit_generator.state = dict(state)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ReplayError(f"the stored state of the generator is damaged: {error!r}") from error
+    return np.random.Generator(bit_generator)

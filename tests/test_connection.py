@@ -1,0 +1,280 @@
+"""Opening: what works, and what each thing that does not work is told."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from conftest import Server, StartRedis, free_port
+from processes import NoteHandler, run_python
+
+from jamboree_gym import Jamboree
+from jamboree_gym.errors import (
+    InvalidRecord,
+    InvalidUrl,
+    JamboreeError,
+    StoreUnavailable,
+    UnsupportedServer,
+)
+
+PASSWORD = "s3cr3t/p@ss"
+QUOTED = "s3cr3t%2Fp%40ss"
+
+
+def all_text_of(error: BaseException) -> str:
+    """Whatever of an error can come to a screen or a log, but for the lines of code around it."""
+    report = traceback.TracebackException.from_exception(error)
+    text, part = repr(error), report
+    while part is not None:
+        text += "".join(part.format_exception_only())
+        part = part.__cause__ or (None if part.__suppress_context__ else part.__context__)
+    return text
+
+
+# -- where to -----------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(5)
+def test_a_port_that_nobody_listens_on_is_named() -> None:
+    port = free_port()
+    with pytest.raises(StoreUnavailable, match=rf"Redis at 127.0.0.1:{port} cannot be reached"):
+        Jamboree(f"redis://127.0.0.1:{port}/0")
+
+
+@pytest.mark.timeout(5)
+def test_a_host_that_does_not_exist_is_named() -> None:
+    with pytest.raises(StoreUnavailable, match=r"Redis at no-such-host.invalid:6379"):
+        Jamboree("redis://no-such-host.invalid")
+
+
+@pytest.mark.timeout(5)
+def test_a_socket_that_does_not_exist_is_named() -> None:
+    with pytest.raises(StoreUnavailable, match=r"Redis at /no/such\.sock cannot be reached"):
+        Jamboree("unix:///no/such.sock")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:6379", r"redis_url has scheme 'http'; use redis://host:port/0"),
+        ("redis+cluster://127.0.0.1", r"scheme 'redis\+cluster': clusters are not supported yet"),
+        ("127.0.0.1:6379", r"redis_url has no scheme; use redis://"),
+        ("localhost", r"redis_url has no scheme"),
+        ("redis://127.0.0.1:many", r"the host, port or database in redis_url .* cannot be read"),
+        ("redis://[::1", r"cannot be read"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_explained(url: str, message: str) -> None:
+    with pytest.raises(InvalidUrl, match=message):
+        Jamboree(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f":{PASSWORD}@127.0.0.1",
+        f"user:{PASSWORD}@127.0.0.1",
+        f"redis://user:{PASSWORD}@127.0.0.1",
+        f"redis://:{PASSWORD}@127.0.0.1:0/0",
+        f"redis+cluster://:{PASSWORD}@127.0.0.1",
+    ],
+)
+def test_a_password_in_a_malformed_url_is_not_repeated(url: str) -> None:
+    with pytest.raises(JamboreeError) as caught:
+        Jamboree(url)
+    assert not any(part in all_text_of(caught.value) for part in ("s3cr3t", "p@ss"))
+
+
+def test_the_url_can_come_from_the_environment(valkey: Server, namespace: str) -> None:
+    source = (
+        "import os, sys; from jamboree_gym import Jamboree\n"
+        "os.environ['JAMBOREE_REDIS_URL'] = sys.argv[1]\n"
+        "with Jamboree(namespace=sys.argv[2]) as jam: print(jam)"
+    )
+    ended = run_python(source, valkey.url, namespace)
+    where = valkey.url.removeprefix("unix://")
+    assert ended.stdout == f"<Jamboree {namespace!r} on {where}, write='buffered'>\n"
+
+
+def test_a_url_given_is_preferred_to_the_environment(
+    valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAMBOREE_REDIS_URL", "redis://127.0.0.1:1")
+    with Jamboree(valkey.url, namespace=namespace) as jam:
+        assert jam.redis.ping()
+
+
+# -- who ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked_redis(start_own_redis: StartRedis) -> Iterator[str]:
+    """Host and port of a server that wants a password."""
+    port = free_port()
+    server = start_own_redis("valkey9", "--port", str(port), "--bind", "127.0.0.1")
+    with closing(socket.create_connection(("127.0.0.1", port))) as admin:
+        admin.sendall(f"CONFIG SET requirepass {PASSWORD}\r\n".encode())
+        assert admin.recv(100) == b"+OK\r\n"
+    yield f"127.0.0.1:{port}"
+    server.kill()
+
+
+@pytest.mark.parametrize("user", ["", ":wrong-s3cr3t@", "nobody:wrong-s3cr3t@"])
+def test_a_wrong_password_is_refused_and_not_repeated(locked_redis: str, user: str) -> None:
+    with pytest.raises(
+        StoreUnavailable, match=r"refuses the login .* password in redis_url"
+    ) as caught:
+        Jamboree(f"redis://{user}{locked_redis}/0")
+    assert locked_redis in str(caught.value)
+    assert "s3cr3t" not in all_text_of(caught.value)
+
+
+def test_the_right_password_is_accepted_and_not_shown(locked_redis: str, namespace: str) -> None:
+    with Jamboree(f"redis://:{QUOTED}@{locked_redis}/0", namespace=namespace) as jam:
+        NoteHandler(jam, "n").save({"n": 1})
+        assert "s3cr3t" not in repr(jam) + repr(NoteHandler(jam, "n"))
+
+
+# -- not Redis ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[bytes], str]]:
+    """Starts a TCP server that sends one answer to whatever comes, or nothing at all."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        threads: list[threading.Thread] = []
+        clients: list[socket.socket] = []
+
+        def accept(answer: bytes) -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                clients.append(client)
+                if answer:
+                    client.recv(100)
+                    client.sendall(answer)
+
+        def start(answer: bytes) -> str:
+            threads.append(threading.Thread(target=accept, args=(answer,)))
+            threads[-1].start()
+            return "redis://{}:{}".format(*listener.getsockname())
+
+        yield start
+        listener.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+        for client in clients:
+            client.close()
+
+
+HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [HTTP, b"220 mail ready\r\n", b"\x16\x03\x01\x00\x05hello"])
+@pytest.mark.timeout(10)
+def test_a_server_that_is_not_redis_is_named_as_such(
+    serve: Callable[[bytes], str], answer: bytes
+) -> None:
+    with pytest.raises(UnsupportedServer, match=r"127\.0\.0\.1:\d+ answers, but not as Redis"):
+        Jamboree(serve(answer))
+
+
+@pytest.mark.timeout(10)
+def test_a_server_that_stays_silent_is_not_waited_for(serve: Callable[[bytes], str]) -> None:
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:\d+ did not answer in time"):
+        Jamboree(serve(b""))
+
+
+# -- fsync --------------------------------------------------------------------------------------
+
+
+def test_fsync_needs_a_server_that_has_waitaof(start_own_redis: StartRedis) -> None:
+    server = start_own_redis("redis7")
+    with pytest.raises(UnsupportedServer, match=r'write="fsync" needs WAITAOF, which Redis 7\.0'):
+        Jamboree(server.url, write="fsync")
+    Jamboree(server.url, write="sync").close()
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis8"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--appendonly", "no"), "needs an append-only file.* start it with --appendonly yes"),
+        (("--appendfsync", "no"), "needs appendfsync everysec or always"),
+    ],
+)
+def test_fsync_needs_a_server_that_keeps_its_file(
+    start_own_redis: StartRedis, kind: str, option: tuple[str, str], message: str
+) -> None:
+    server = start_own_redis(kind, *option)
+    with pytest.raises(UnsupportedServer, match=message):
+        Jamboree(server.url, write="fsync")
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis8"])
+def test_fsync_saves_where_the_server_can(
+    start_own_redis: StartRedis, open_jamboree: Callable[..., Jamboree], kind: str
+) -> None:
+    handler = NoteHandler(open_jamboree(start_own_redis(kind).url, write="fsync"), "n")
+    handler.save({"n": 1})
+    assert (handler.last() or {})["n"] == 1
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis8", "redis7"])
+def test_sync_and_buffered_save_on_every_kind_of_server(
+    start_own_redis: StartRedis, open_jamboree: Callable[..., Jamboree], kind: str
+) -> None:
+    server = start_own_redis(kind)
+    for write in ("sync", "buffered"):
+        handler = NoteHandler(open_jamboree(server.url, write=write), write)
+        handler.save({"n": 1})
+        assert handler.count() == 1
+
+
+# -- arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"write": "bogus"}, "write='bogus': choose one of buffered, sync, fsync"),
+        ({"flush_interval_s": -1.0}, "flush_interval_s"),
+        ({"flush_interval_s": float("nan")}, "flush_interval_s"),
+        ({"max_pending_bytes": 0}, "max_pending_bytes"),
+        ({"namespace": ""}, "namespace"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_named(
+    valkey: Server, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRecord, match=message):
+        Jamboree(valkey.url, **arguments)
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("a", "a:records"), ("a*", "ab")])
+def test_namespaces_are_kept_apart(
+    open_jamboree: Callable[..., Jamboree], namespace: str, one: str, other: str
+) -> None:
+    ours = NoteHandler(open_jamboree(namespace=namespace + one), "n")
+    theirs = NoteHandler(open_jamboree(namespace=namespace + other), "n")
+    ours.save({"n": 1})
+    ours.event.flush()
+    assert theirs.last() is None
+    assert list(theirs.event.store.log_keys()) == []
+    theirs.delete()
+    assert ours.count() == 1
+
+
+def test_tags_are_copied_and_checked(open_jamboree: Callable[..., Jamboree]) -> None:
+    jam, tags = open_jamboree(), {"lr": 3e-4}
+    assert jam.check_tags(tags) == tags
+    assert jam.check_tags(tags) is not tags
+    with pytest.raises(InvalidRecord, match="tags: 'lr': cannot store"):
+        jam.check_tags({"lr": object()})

@@ -1,0 +1,441 @@
+"""Reading an episode: whole, in part, from memory, live."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Server
+from processes import read_line, start_python, wait_until
+from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
+
+from jamboree_gym import EpisodeHandler, Jamboree
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnknownKey
+from jamboree_gym.records import StepData, Transitions
+from jamboree_gym.wrappers import RecordEpisodes
+
+OpenJamboree = Callable[..., Jamboree]
+
+
+def recorded(jam: Jamboree, steps: int = 5, length: int = 100) -> RecordEpisodes[Any, Any]:
+    env = jam.record(CountingEnv(length=length))
+    play(env, [ACTION] * steps)
+    return env
+
+
+def assert_equal(one: Transitions, other: Transitions) -> None:
+    for name in Transitions.__slots__:
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+# -- its steps --------------------------------------------------------------------------------
+
+
+def test_data_has_one_observation_and_one_info_more_than_steps(jam: Jamboree) -> None:
+    data = jam.episode(recorded(jam).episode_id).data()
+
+    assert len(data) == 5
+    assert data.observations.shape == (6, 2)
+    assert len(data.infos) == 6
+    for column in (data.rewards, data.terminations, data.truncations, data.timestamps):
+        assert column.shape == (5,)
+    assert data.actions.shape == (5, 2)
+
+
+def test_dtypes_are_those_of_what_was_seen(jam: Jamboree) -> None:
+    data = jam.episode(recorded(jam).episode_id).data()
+
+    assert data.observations.dtype == data.actions.dtype == np.float32
+    assert data.rewards.dtype == data.timestamps.dtype == np.float64
+    assert data.terminations.dtype == data.truncations.dtype == np.bool_
+
+
+@pytest.mark.parametrize("steps", [1, 5, 600])
+def test_arrays_belong_to_the_reader(jam: Jamboree, steps: int) -> None:
+    episode = jam.episode(recorded(jam, steps, length=1000).episode_id)
+    data = episode.data()
+    data.observations[:] = 7.0
+    data.actions[:] = 7.0
+    data.rewards[:] = 7.0
+
+    assert episode.data().rewards[0] == 1.0
+
+
+def test_the_observation_of_a_transition_is_what_the_agent_saw_before_acting(
+    jam: Jamboree,
+) -> None:
+    steps = jam.episode(recorded(jam).episode_id).steps()
+
+    assert steps.observations[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert steps.next_observations[:, 0].tolist() == [1, 2, 3, 4, 5]
+    assert steps.rewards.tolist() == [1, 2, 3, 4, 5]
+    assert steps.indices.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "expected"),
+    [
+        (0, None, [0, 1, 2, 3, 4]),
+        (1, 3, [1, 2]),
+        (4, None, [4]),
+        (3, 100, [3, 4]),
+        (5, None, []),
+        (50, None, []),
+        (2, 2, []),
+        (3, 1, []),
+        (-2, 2, [0, 1]),
+    ],
+)
+def test_a_range_of_steps(jam: Jamboree, start: int, stop: int | None, expected: list[int]) -> None:
+    steps = jam.episode(recorded(jam).episode_id).steps(start, stop)
+
+    assert steps.indices.tolist() == expected
+    assert steps.observations.shape == steps.next_observations.shape == (len(expected), 2)
+    assert len(steps.infos) == len(expected)
+
+
+def test_a_range_across_many_frames(jam: Jamboree) -> None:
+    episode = jam.episode(recorded(jam, 1000, length=2000).episode_id)
+
+    steps = episode.steps(250, 770)
+
+    assert steps.indices.tolist() == list(range(250, 770))
+    assert steps.observations[:, 0].tolist() == list(range(250, 770))
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 5, 50])
+def test_recent_from_memory_is_recent_from_redis(jam: Jamboree, n: int) -> None:
+    env = recorded(jam)
+
+    assert_equal(env.handler.recent(n), jam.episode(env.episode_id).recent(n))
+
+
+@pytest.mark.parametrize("n", [5, 90, 300, 900])
+def test_recent_goes_to_redis_for_what_memory_no_longer_holds(jam: Jamboree, n: int) -> None:
+    env = recorded(jam, 1000, length=2000)
+    jam.flush()
+    env.step(ACTION)
+
+    assert env.handler.recent(n).indices.tolist() == list(range(1001 - n, 1001))
+
+
+def test_recent_survives_a_change_of_layout(jam: Jamboree) -> None:
+    seen = [np.full(2, i, np.float32 if i < 3 else np.float64) for i in range(6)]
+    env = jam.record(ScriptedEnv(observations=seen))
+    play(env, [ACTION] * 5)
+
+    assert env.handler.recent(4).observations[:, 0].tolist() == [1, 2, 3, 4]
+    assert env.handler.recent(1).observations.dtype == np.float64
+
+
+def test_recent_after_the_end_is_that_of_the_episode(jam: Jamboree) -> None:
+    env = recorded(jam, 5, length=5)
+
+    assert env.handler.recent(3).terminations.tolist() == [False, False, True]
+
+
+# -- what it is -------------------------------------------------------------------------------
+
+
+def test_an_episode_that_is_not_there_is_named_with_its_place(jam: Jamboree) -> None:
+    with pytest.raises(EpisodeNotFound) as caught:
+        jam.episode("nowhere").data()
+
+    assert "'nowhere'" in str(caught.value)
+    assert jam.keyspace.namespace in str(caught.value)
+    assert jam.store.where in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda episode: episode.summary,
+        lambda episode: episode.steps(),
+        lambda episode: episode.recent(3),
+        lambda episode: list(episode.tail()),
+        lambda episode: episode.delete(),
+        lambda episode: episode.origin,
+    ],
+)
+def test_every_read_of_an_episode_that_is_not_there_says_so(
+    jam: Jamboree, read: Callable[..., Any]
+) -> None:
+    with pytest.raises(EpisodeNotFound):
+        read(jam.episode("nowhere"))
+
+
+def test_a_deleted_episode_is_gone_and_no_longer_listed(jam: Jamboree) -> None:
+    env = recorded(jam, 5, length=5)
+    episode = jam.episode(env.episode_id)
+    episode.delete()
+
+    with pytest.raises(EpisodeNotFound):
+        episode.data()
+    assert jam.episodes().ids() == []
+
+
+def test_an_unseeded_episode_keeps_the_state_of_its_generator(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+    state = jam.episode(env.episode_id).origin.rng_state
+
+    assert state == env.unwrapped.np_random.bit_generator.state
+
+
+@pytest.mark.parametrize("name", ["PCG64", "MT19937", "Philox", "SFC64"])
+def test_the_state_of_any_generator_comes_back(jam: Jamboree, name: str) -> None:
+    env = jam.record(CountingEnv())
+    env.unwrapped.np_random = np.random.Generator(getattr(np.random, name)(3))
+    expected = env.unwrapped.np_random.bit_generator.state
+    env.reset()
+
+    state = jam.episode(env.episode_id).origin.rng_state
+
+    assert repr(state) == repr(expected)
+
+
+# -- damage -----------------------------------------------------------------------------------
+
+
+def test_a_frame_that_is_missing_is_named(jam: Jamboree) -> None:
+    env = recorded(jam, 1000, length=2000)
+    jam.flush()
+    key = jam.keyspace.episode(env.episode_id)
+    jam.redis.lrem(key, 1, jam.redis.lindex(key, 2))
+
+    with pytest.raises(DecodeError, match="missing"):
+        jam.episode(env.episode_id).data()
+
+
+def test_a_newest_frame_that_is_missing_is_named(jam: Jamboree) -> None:
+    env = recorded(jam, 1000, length=2000)
+    jam.flush()
+    key = jam.keyspace.episode(env.episode_id)
+    jam.redis.rpop(key)
+
+    with pytest.raises(DecodeError, match="missing"):
+        jam.episode(env.episode_id).data()
+    with pytest.raises(DecodeError, match="missing"):
+        jam.episode(env.episode_id).recent(3)
+
+
+def test_a_flipped_bit_is_named(jam: Jamboree) -> None:
+    env = recorded(jam)
+    jam.flush()
+    key = jam.keyspace.episode(env.episode_id)
+    frame = bytearray(jam.redis.lindex(key, 1))
+    frame[-3] ^= 1
+    jam.redis.lset(key, 1, bytes(frame))
+
+    with pytest.raises(DecodeError, match="checksum"):
+        jam.episode(env.episode_id).data()
+
+
+# -- live -------------------------------------------------------------------------------------
+
+
+def test_tail_gives_every_step_once_and_ends_with_the_episode(open_jamboree: OpenJamboree) -> None:
+    writer, reader = open_jamboree(), open_jamboree()
+    env = writer.record(CountingEnv(length=300))
+    env.reset()
+    writer.flush()
+    seen: list[StepData] = []
+    episode = reader.episode(env.episode_id)
+    thread = threading.Thread(target=lambda: seen.extend(episode.tail()))
+    thread.start()
+    for _ in range(300):
+        env.step(ACTION)
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert [step.index for step in seen] == list(range(300))
+    assert [step.terminated for step in seen] == [False] * 299 + [True]
+
+
+def test_tail_in_the_writing_process_sees_what_is_not_in_redis_yet(jam: Jamboree) -> None:
+    env = recorded(jam)
+
+    steps = list(jam.episode(env.episode_id).tail(timeout_s=0))
+
+    assert [step.index for step in steps] == [0, 1, 2, 3, 4]
+
+
+WRITER = """
+import sys
+from jamboree_gym import Jamboree
+from recorded_envs import ACTION, CountingEnv
+with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
+    env = jam.record(CountingEnv(length=200))
+    env.reset()
+    jam.flush()
+    print(env.episode_id, flush=True)
+    for _ in range(200):
+        env.step(ACTION)
+"""
+
+
+def test_tail_follows_another_process(valkey: Server, jam: Jamboree, namespace: str) -> None:
+    process = start_python(WRITER, valkey.url, namespace)
+    episode = jam.episode(read_line(process).strip())
+
+    steps = list(episode.tail(timeout_s=20))
+
+    assert [step.index for step in steps] == list(range(200))
+    assert episode.status == "terminated"
+    assert process.communicate(timeout=20)[1] == ""
+
+
+def test_the_end_is_seen_by_a_reader_that_settles_at_the_same_moment(jam: Jamboree) -> None:
+    for _ in range(50):
+        env = jam.record(CountingEnv(length=2))
+        env.reset()
+        episode = jam.episode(env.episode_id)
+        reader = threading.Thread(target=lambda episode=episode: [episode.status for _ in range(9)])
+        reader.start()
+        env.step(ACTION)
+        env.step(ACTION)
+        reader.join()
+
+        assert episode.status == "terminated"
+
+
+# -- the handler ------------------------------------------------------------------------------
+
+
+def handler_of(jam: Jamboree, episode_id: str) -> EpisodeHandler:
+    handler = EpisodeHandler(jam)
+    handler["episode"] = episode_id
+    return handler
+
+
+def test_a_handler_reads_an_episode_of_someone_else(open_jamboree: OpenJamboree) -> None:
+    env = recorded(open_jamboree())
+    env.handler.event.flush()
+    handler = handler_of(open_jamboree(), env.episode_id)
+
+    assert handler.count() == 5
+    assert handler.recent(2).indices.tolist() == [3, 4]
+    assert [step["index"] for step in handler.many(3)] == [2, 3, 4]
+    assert handler.last()["reward"] == 5.0
+    assert [step["index"] for step in handler.tail(timeout_s=0)] == [0, 1, 2, 3, 4]
+
+
+def test_a_handler_finds_steps_by_time(jam: Jamboree) -> None:
+    env = recorded(jam)
+    handler = handler_of(jam, env.episode_id)
+    times = jam.episode(env.episode_id).data().timestamps
+
+    assert [step["index"] for step in handler.between(times[1], times[3])] == [1, 2, 3]
+    assert handler.as_of(times[2])["index"] == 2
+    assert handler.as_of(0.0) is None
+
+
+def test_a_handler_of_an_episode_that_is_not_there_has_no_records(jam: Jamboree) -> None:
+    handler = handler_of(jam, "nowhere")
+
+    assert (handler.count(), handler.many(3), handler.last()) == (0, [], None)
+    assert handler.between(0, 1) == []
+    with pytest.raises(EpisodeNotFound):
+        handler.recent(3)
+
+
+def test_steps_are_written_by_hand(jam: Jamboree) -> None:
+    env = DiscreteEnv()
+    made = jam.record(env)
+    made.reset()
+    handler = made.handler
+    handler.save(
+        {
+            "action": 1,
+            "observation": np.zeros(2, np.float32),
+            "reward": 1.0,
+            "terminated": True,
+            "truncated": False,
+            "info": {},
+        }
+    )
+
+    assert handler.count() == 1
+    assert handler.episode.status == "terminated"
+    with pytest.raises(InvalidRecord, match="no episode is being written"):
+        handler.step(1, np.zeros(2, np.float32), 1.0, False, False, {})
+    with pytest.raises(InvalidRecord, match="not a step"):
+        handler.save({"speed": 3})
+
+
+def test_steps_of_an_episode_are_not_popped(jam: Jamboree) -> None:
+    with pytest.raises(InvalidRecord, match="stays whole"):
+        handler_of(jam, "e").pop()
+
+
+def test_a_handler_without_episode_says_what_to_set(jam: Jamboree) -> None:
+    with pytest.raises(UnknownKey, match="'episode' is not set"):
+        EpisodeHandler(jam).recent(3)
+
+
+def test_a_deleted_episode_is_gone_for_its_handler(jam: Jamboree) -> None:
+    env = recorded(jam, 5, length=5)
+    env.handler.delete()
+
+    assert env.handler.count() == 0
+
+
+# -- frames -----------------------------------------------------------------------------------
+
+
+@pytest.mark.vaex
+def test_a_frame_has_a_column_for_every_element(jam: Jamboree) -> None:
+    frame = jam.episode(recorded(jam).episode_id).frame()
+
+    assert frame.get_column_names() == [
+        *("index", "timestamp", "reward", "terminated", "truncated"),
+        *("action_0", "action_1", "observation_0", "observation_1"),
+    ]
+    assert frame["reward"].tolist() == [1, 2, 3, 4, 5]
+    assert frame["observation_0"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.vaex
+def test_a_frame_of_scalar_actions_has_one_column_for_them(jam: Jamboree) -> None:
+    env = jam.record(DiscreteEnv())
+    play(env, [0, 2, 1])
+
+    assert jam.episode(env.episode_id).frame()["action"].tolist() == [0, 2, 1]
+
+
+@pytest.mark.vaex
+def test_a_frame_of_images_has_one_column_of_arrays(jam: Jamboree) -> None:
+    env = jam.record(ScriptedEnv(observations=[np.zeros((20, 20), np.uint8)] * 3))
+    play(env, [ACTION, ACTION])
+
+    assert jam.episode(env.episode_id).frame()["observation"].shape == (2, 20, 20)
+
+
+@pytest.mark.vaex
+def test_a_frame_without_steps_is_empty(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+
+    assert len(jam.episode(env.episode_id).frame()) == 0
+    assert len(env.handler.transactions) == 0
+
+
+@pytest.mark.vaex
+def test_transactions_are_the_newest_steps_newest_first(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv(length=1000))
+    env.handler.limit = 3
+    play(env, [ACTION] * 5)
+
+    assert env.handler.transactions["reward"].tolist() == [5, 4, 3]
+    assert env.handler.transactions["observation_0"].tolist() == [4, 3, 2]
+
+
+def test_status_of_a_live_episode_is_seen_without_a_flush(open_jamboree: OpenJamboree) -> None:
+    writer, reader = open_jamboree(), open_jamboree()
+    env = writer.record(CountingEnv(length=3))
+    play(env, [ACTION] * 3)
+
+    wait_until(lambda: reader.episodes(status="terminated").ids() == [env.episode_id])

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+PUBLIC = {
+    "jamboree_gym": [
+        "DBHandler",
+        "EpisodeData",
+        "EpisodeHandler",
+        "Jamboree",
+        "StepData",
+        "timecontext",
+    ],
+    "jamboree_gym.wrappers": ["RecordEpisodes"],
+    "jamboree_gym.replay": ["Mismatch", "VerifyReport", "verify"],
+}
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC))
+def test_public_names_are_these_and_no_others(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == PUBLIC[module]
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC))
+def test_every_public_name_exists_and_is_documented(module: str) -> None:
+    loaded = importlib.import_module(module)
+
+    assert [name for name in loaded.__all__ if not getattr(loaded, name).__doc__] == []

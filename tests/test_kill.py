@@ -1,0 +1,220 @@
+"""What is left of a process that ends without a word."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Server, StartRedis
+from processes import NoteHandler, read_line, run_python, start_python, wait_until
+
+from jamboree_gym import Jamboree
+
+pytestmark = pytest.mark.faults
+
+RECORDS = 10_000
+FLUSH_INTERVAL_S = 0.1
+ROUNDS = range(4)
+
+# The child notes in shared memory, which outlives it, the time just before each save, and the
+# number of saves that have returned.
+CHILD = """
+import mmap, struct, sys, time
+from processes import NoteHandler
+from jamboree_gym import Jamboree
+
+url, namespace, write, flush_interval_s, pause_s, path = sys.argv[1:]
+with open(path, "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 0)
+jam = Jamboree(url, namespace=namespace, write=write, flush_interval_s=float(flush_interval_s))
+handler = NoteHandler(jam, "killed")
+handler.last()
+for number in range((len(memory) - 8) // 8):
+    now = time.time()
+    struct.pack_into("d", memory, 8 + 8 * number, now)
+    handler.save({"n": number})
+    struct.pack_into("q", memory, 0, number + 1)
+    while time.time() < now + float(pause_s):
+        pass
+print("saved all", flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+class Saver:
+    """The child, and what it noted."""
+
+    def __init__(
+        self, url: str, namespace: str, write: str, path: Path, *, pause_s: float = 0.0
+    ) -> None:
+        path.write_bytes(bytes(8 + 8 * RECORDS))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 0)
+        self.process = start_python(CHILD, url, namespace, write, FLUSH_INTERVAL_S, pause_s, path)
+
+    @property
+    def saved(self) -> int:
+        """Number of saves that have returned."""
+        return int(struct.unpack_from("q", self._memory)[0])
+
+    def wait_until_saved(self, count: int) -> None:
+        """Return once so many saves have returned."""
+        wait_until(lambda: self.saved >= count or self.process.poll() is not None)
+        if self.process.poll() is not None:
+            pytest.fail(f"the child ended by itself: {self.process.communicate()[1]}")
+
+    def time_of(self, number: int) -> float:
+        """When this save began."""
+        return float(struct.unpack_from("d", self._memory, 8 + 8 * number)[0])
+
+    def end(self, how: int = signal.SIGKILL) -> str:
+        """Send a signal and wait for the end; what was written to standard error."""
+        self.process.send_signal(how)
+        _, errors = self.process.communicate(timeout=20)
+        return errors
+
+
+StartSaver = Callable[..., Saver]
+
+
+@pytest.fixture
+def start_saver(valkey: Server, namespace: str, tmp_path: Path) -> Iterator[StartSaver]:
+    started: list[Saver] = []
+
+    def start(write: str, *, url: str = valkey.url, pause_s: float = 0.0) -> Saver:
+        path = tmp_path / f"{len(started)}"
+        started.append(Saver(url, namespace, write, path, pause_s=pause_s))
+        return started[-1]
+
+    yield start
+    for saver in started:
+        if saver.process.poll() is None:
+            saver.end()
+
+
+def numbers_in(jam: Jamboree) -> list[int]:
+    records = NoteHandler(jam, "killed").many(RECORDS)
+    assert [record["index"] for record in records] == list(range(len(records)))
+    return [record["n"] for record in records]
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_process_killed_in_sync_mode_loses_nothing_that_was_acknowledged(
+    start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], round_: int
+) -> None:
+    saver = start_saver("sync")
+    enough = random.randint(1, RECORDS // 2)
+    saver.wait_until_saved(enough)
+    saver.end()
+    found = numbers_in(open_jamboree())
+    assert found == list(range(len(found)))
+    assert saver.saved <= len(found) <= saver.saved + 1
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_process_and_its_server_killed_in_fsync_mode_lose_nothing_that_was_acknowledged(
+    start_own_redis: StartRedis,
+    start_saver: StartSaver,
+    open_jamboree: Callable[..., Jamboree],
+    round_: int,
+) -> None:
+    server = start_own_redis("valkey9", "--appendfsync", "always")
+    saver = start_saver("fsync", url=server.url)
+    enough = random.randint(1, RECORDS // 10)
+    saver.wait_until_saved(enough)
+    saver.process.kill()
+    server.kill()
+    saver.end()
+    server.start()
+    found = numbers_in(open_jamboree(server.url))
+    assert found == list(range(len(found)))
+    assert saver.saved <= len(found) <= saver.saved + 1
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_process_killed_in_buffered_mode_loses_the_newest_flush_interval_at_most(
+    start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], round_: int
+) -> None:
+    saver = start_saver("buffered", pause_s=100e-6)
+    enough = random.randint(1, RECORDS - 1)
+    saver.wait_until_saved(enough)
+    saver.end()
+    found = numbers_in(open_jamboree())
+    assert found == list(range(len(found)))
+    if len(found) < saver.saved:
+        oldest_lost, newest_saved = saver.time_of(len(found)), saver.time_of(saver.saved - 1)
+        assert newest_saved - oldest_lost <= FLUSH_INTERVAL_S
+
+
+@pytest.mark.parametrize("write", ["buffered", "sync"])
+def test_a_process_killed_some_time_after_its_last_save_loses_nothing(
+    start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], write: str
+) -> None:
+    saver = start_saver(write)
+    assert read_line(saver.process) == "saved all\n"
+    jam = open_jamboree()
+    wait_until(lambda: NoteHandler(jam, "killed").count() == RECORDS, timeout_s=5)
+    saver.end()
+    assert numbers_in(jam) == list(range(RECORDS))
+
+
+# -- ends that are not so sudden --------------------------------------------------------------
+
+OPEN = """
+import sys, threading
+from processes import NoteHandler
+from jamboree_gym import Jamboree
+
+def save():
+    jam = Jamboree(sys.argv[1], namespace=sys.argv[2], flush_interval_s=60)
+    handler = NoteHandler(jam, "killed")
+    handler.save_many({"n": number} for number in range(1000))
+    return handler
+"""
+
+ENDS = {
+    "the script ends": "handler = save()",
+    "nothing of it is referred to": "save()",
+    "sys.exit": "handler = save(); sys.exit(3)",
+    "an exception": "handler = save(); 1 / 0",
+    "in a thread": "thread = threading.Thread(target=save); thread.start()",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_that_ends_without_close_loses_nothing(
+    valkey: Server, namespace: str, open_jamboree: Callable[..., Jamboree], end: str
+) -> None:
+    ended = run_python(OPEN + ENDS[end], valkey.url, namespace)
+    assert numbers_in(open_jamboree()) == list(range(1000)), ended.stderr
+
+
+def test_an_end_without_close_says_what_could_not_be_saved(
+    own_valkey: Server, namespace: str
+) -> None:
+    source = OPEN + 'handler = save(); print("saved", flush=True); sys.stdin.read()'
+    process = start_python(source, own_valkey.url, namespace)
+    assert read_line(process) == "saved\n"
+    own_valkey.kill()
+    _, errors = process.communicate(timeout=40)
+    assert "UnsavedRecords: 1000 records are not in Redis" in errors
+
+
+@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_ctrl_c_loses_nothing(
+    start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], write: str, round_: int
+) -> None:
+    saver = start_saver(write)
+    enough = random.randint(1, RECORDS // 2)
+    saver.wait_until_saved(enough)
+    assert "KeyboardInterrupt" in saver.end(signal.SIGINT)
+    found = numbers_in(open_jamboree())
+    assert found == list(range(len(found)))
+    assert saver.saved <= len(found) <= saver.saved + 1

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jamboree_gym.records import (
+    EpisodeData,
+    EpisodeOrigin,
+    EpisodeSummary,
+    StepData,
+    Transitions,
+)
+
+
+def two_transitions() -> Transitions:
+    return Transitions(
+        indices=np.array([3, 4]),
+        observations=np.array([[1.0], [2.0]], np.float32),
+        actions=np.array([0, 1]),
+        rewards=np.array([0.5, 1.5]),
+        next_observations=np.array([[2.0], [3.0]], np.float32),
+        terminations=np.array([False, True]),
+        truncations=np.array([False, False]),
+        infos=[{}, {"k": 1}],
+        timestamps=np.array([10.0, 11.0]),
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [StepData, Transitions, EpisodeData, EpisodeSummary, EpisodeOrigin]
+)
+def test_records_are_frozen(kind: type) -> None:
+    record = object.__new__(kind)
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(record, dataclasses.fields(kind)[0].name, 1)
+
+
+def test_transitions_are_counted_and_iterated_oldest_first() -> None:
+    transitions = two_transitions()
+
+    steps = list(transitions)
+
+    assert len(transitions) == 2
+    assert [step.index for step in steps] == [3, 4]
+    assert steps[0].next_observation.tolist() == steps[1].observation.tolist() == [2.0]
+    assert steps[1].info == {"k": 1}
+
+
+def test_a_step_holds_python_scalars_where_they_are_promised() -> None:
+    step = list(two_transitions())[1]
+
+    assert (type(step.index), type(step.reward), type(step.timestamp)) == (int, float, float)
+    assert step.terminated is True
+    assert step.truncated is False
+
+
+def test_records_of_arrays_can_be_compared_without_an_error() -> None:
+    assert two_transitions() != two_transitions()
+
+
+def test_an_episode_is_as_long_as_its_steps() -> None:
+    nothing = np.zeros(0)
+    flags = np.zeros(0, np.bool_)
+    data = EpisodeData("e", np.zeros((1, 2)), nothing, nothing, flags, flags, [{}], nothing)
+
+    assert len(data) == 0

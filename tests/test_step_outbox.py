@@ -1,0 +1,346 @@
+"""`StepOutbox` without a server: what is put, sealed, sent and settled, and by which thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jamboree_gym.codec import decode_frame
+from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
+from jamboree_gym.notes import decode_episode_note
+from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND
+from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.spaces import Leaf
+from jamboree_gym.step_outbox import LOOK_EVERY_BYTES, MAX_FRAME_BYTES, ROWS_PER_FRAME, StepOutbox
+from jamboree_gym.steps import StepSchema, decode_rows
+from jamboree_gym.store.redis import AppendResult
+
+SCHEMA = StepSchema(
+    Leaf(np.dtype(np.float32), (2,), "array"), Leaf(np.dtype(np.int64), (), "python")
+)
+OBSERVATION = np.zeros(2, np.float32)
+SUMMARY = EpisodeSummary("e", "Env-v0", "run", "running", 0, 0.0, 100.0, 0.0, None)
+ORIGIN = EpisodeOrigin(1, None, None, "0" * 16)
+
+
+def outbox(mark: Callable[[Any], None] = lambda _: None, **options: Any) -> StepOutbox:
+    options = {"summary": SUMMARY, "origin": ORIGIN, "schema": SCHEMA, "keep": 11, **options}
+    return StepOutbox("log", bytes(8), mark, **options)
+
+
+def begun(**options: Any) -> StepOutbox:
+    box = outbox(**options)
+    box.put_reset(OBSERVATION, None)
+    return box
+
+
+def put(box: StepOutbox, number: int, reward: float = 1.0) -> bool:
+    return box.put(0, np.full(2, number, np.float32), reward, False, False, None)
+
+
+def accepted(box: StepOutbox) -> list[bytes]:
+    """The frames of the next append, as if the server had taken them."""
+    append = box.next_append()
+    if append is None:
+        return []
+    box.settle(AppendResult(len(append.frames), 0, 0.0))
+    return list(append.frames)
+
+
+def all_numbers(frames: list[bytes]) -> list[float]:
+    numbers: list[float] = []
+    for blob in frames:
+        frame = decode_frame(blob, where="log")
+        assert frame.start == len(numbers)
+        numbers += decode_rows(frame, SCHEMA, where="log").observations[:, 0].tolist()
+    return numbers
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that interrupt each other all the time."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+@pytest.mark.parametrize("keep", [1, 300])
+def test_rows_put_while_another_thread_seals_are_sent_once_and_in_order(keep: int) -> None:
+    box = begun(keep=keep)
+    frames: list[bytes] = []
+    stopped = threading.Event()
+
+    def deliver() -> None:
+        while not stopped.is_set():
+            box.seal()
+            frames.extend(accepted(box))
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    for number in range(1, 20_001):
+        put(box, number)
+    stopped.set()
+    thread.join()
+    box.end("terminated")
+    box.seal()
+    while sent := accepted(box):
+        frames += sent
+
+    assert all_numbers(frames) == list(range(20_001))
+    assert (box.unsaved, box.summary.steps, box.summary.status) == (0, 20_000, "terminated")
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_recent_sees_the_newest_rows_while_another_thread_seals() -> None:
+    box = begun(keep=11)
+    stopped = threading.Event()
+
+    def deliver() -> None:
+        while not stopped.is_set():
+            box.seal()
+            accepted(box)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    for number in range(1, 5_001):
+        put(box, number)
+        rows = box.recent(5)
+        assert rows is not None
+        assert rows.observations[-1, 0] == number
+        assert len(rows) == min(number, 5) + 1
+    stopped.set()
+    thread.join()
+
+
+def test_it_is_marked_once_until_it_is_sealed() -> None:
+    marks: list[StepOutbox] = []
+    box = begun(mark=marks.append)
+    put(box, 1)
+    assert marks == [box]
+
+    box.seal()
+    put(box, 2)
+    assert marks == [box, box]
+
+
+def test_a_closed_writer_is_told_to_every_put() -> None:
+    def refuse(_: Any) -> None:
+        raise JamboreeClosed("closed")
+
+    box = outbox(mark=refuse)
+    with pytest.raises(JamboreeClosed):
+        box.put_reset(OBSERVATION, None)
+    for number in range(3):
+        with pytest.raises(JamboreeClosed):
+            put(box, number)
+
+
+def test_an_end_is_unsaved_until_it_is_settled() -> None:
+    box = begun()
+    box.seal()
+    accepted(box)
+    assert box.unsaved == 0
+
+    box.end("abandoned")
+    assert box.unsaved == 1
+
+    box.seal()
+    accepted(box)
+    assert box.unsaved == 0
+    assert box.summary.status == "abandoned"
+
+
+def test_only_the_first_end_counts() -> None:
+    box = begun()
+    box.end("terminated")
+    box.end("abandoned")
+
+    assert box.status == "terminated"
+
+
+def test_the_summary_is_never_ahead_of_the_rows() -> None:
+    box = begun()
+    count = MAX_FRAMES_PER_APPEND * ROWS_PER_FRAME + 10
+    for number in range(1, count):
+        put(box, number)
+    box.end("terminated")
+    box.seal()
+
+    told = []
+    while append := box.next_append():
+        summary, _ = decode_episode_note(append.note, episode_id="e", where="log")
+        last = decode_frame(append.frames[-1], where="log")
+        told.append((summary.steps, summary.status))
+        assert summary.steps == last.stop - 1
+        box.settle(AppendResult(len(append.frames), last.stop, 0.0))
+
+    assert told == [
+        (MAX_FRAMES_PER_APPEND * ROWS_PER_FRAME - 1, "running"),
+        (count - 1, "terminated"),
+    ]
+
+
+def test_a_note_that_is_stored_is_not_sent_again() -> None:
+    box = begun()
+    box.seal()
+    accepted(box)
+    box.seal()
+
+    assert box.next_append() is None
+
+
+def test_the_return_does_not_depend_on_when_rows_were_sealed() -> None:
+    rewards = [0.1, 0.2, 0.3, 1e16, -1e16, 0.7] * 10
+    often, once = begun(), begun()
+    for number, reward in enumerate(rewards):
+        put(often, number, reward)
+        often.seal()
+        put(once, number, reward)
+    once.seal()
+
+    assert often.summary.episode_return == once.summary.episode_return
+
+
+def test_the_first_action_gives_the_reset_its_layout() -> None:
+    box = begun()
+    box.put(np.zeros(3, np.float32), OBSERVATION, 0.0, False, False, None)
+    box.seal()
+
+    assert len(accepted(box)) == 1
+
+
+def test_a_reset_that_is_sealed_already_keeps_its_layout() -> None:
+    box = begun()
+    box.seal()
+    box.put(np.zeros(3, np.float32), OBSERVATION, 0.0, False, False, None)
+    box.seal()
+
+    frames = accepted(box)
+    assert [decode_frame(blob, where="log").count for blob in frames] == [1, 1]
+
+
+def test_recent_leaves_rows_of_another_layout_to_the_store() -> None:
+    box = begun()
+    put(box, 1)
+    box.put(0, np.zeros(2, np.float64), 1.0, False, False, None)
+    put_back = box.put(0, np.zeros(2, np.float64), 1.0, False, False, None)
+
+    assert box.recent(3) is None
+    assert box.recent(1) is not None
+    assert put_back is False
+
+
+def test_recent_is_in_memory_when_only_the_kind_of_the_action_changes() -> None:
+    box = begun()
+    for action in (1, np.int64(2), 0):
+        box.put(action, OBSERVATION, 1.0, False, False, None)
+
+    rows = box.recent(3)
+
+    assert rows is not None
+    assert rows.actions[1:].tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("n", [0, -1, -100])
+def test_recent_of_no_steps_has_none(n: int) -> None:
+    box = begun()
+    put(box, 1)
+
+    rows = box.recent(n)
+
+    assert rows is not None
+    assert len(rows) == 1
+
+
+def test_layouts_that_are_sealed_are_forgotten() -> None:
+    box = begun()
+    for number in range(1_000):
+        box.put(number % 2 or np.int64(0), OBSERVATION, 1.0, False, False, None)
+    box.seal()
+
+    assert len(box._schemas) == 1
+    assert sum(decode_frame(blob, where="log").count for blob in accepted(box)) == 1_001
+
+
+def test_what_waits_is_counted_with_its_infos() -> None:
+    box = begun()
+    before = box.pending_bytes
+    box.put(0, OBSERVATION, 1.0, False, False, bytes(1_000_000))
+    assert box.pending_bytes - before > 1_000_000
+
+    box.seal()
+    accepted(box)
+    assert box.pending_bytes == 0
+
+
+def test_large_rows_are_a_reason_to_look_at_what_waits_every_time() -> None:
+    large = StepSchema(Leaf(np.dtype(np.uint8), (LOOK_EVERY_BYTES,), "array"), SCHEMA.action)
+    box = outbox(schema=large)
+    observation = np.zeros(LOOK_EVERY_BYTES, np.uint8)
+    box.put_reset(observation, None)
+
+    assert all(box.put(0, observation, 0.0, False, False, None) for _ in range(3))
+    assert begun().put(0, OBSERVATION, 0.0, False, False, bytes(LOOK_EVERY_BYTES))
+
+
+def test_small_rows_are_a_reason_now_and_then() -> None:
+    box = begun()
+
+    assert [put(box, number) for number in range(1, 2 * ROWS_PER_FRAME)].count(True) == 2
+
+
+def test_large_rows_make_small_frames() -> None:
+    shape = (MAX_FRAME_BYTES // 4,)
+    box = outbox(schema=StepSchema(Leaf(np.dtype(np.uint8), shape, "array"), SCHEMA.action))
+    observation = np.zeros(shape, np.uint8)
+    box.put_reset(observation, None)
+    for _ in range(5):
+        box.put(0, observation, 0.0, False, False, None)
+    box.seal()
+
+    assert max(map(len, accepted(box))) < MAX_FRAME_BYTES * 1.1
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "words"),
+    [(9, EpisodeInUse, "another writer"), (0, EpisodeNotFound, "no longer in Redis")],
+)
+def test_a_log_that_is_not_as_it_was_left_is_refused(
+    count: int, error: type[Exception], words: str
+) -> None:
+    box = begun()
+    box.seal()
+    accepted(box)
+    put(box, 1)
+    box.seal()
+    box.next_append()
+    box.settle(AppendResult(0, count, 0.0))
+
+    assert isinstance(box.error, error)
+    assert words in str(box.error)
+
+
+def test_a_refused_outbox_counts_what_it_loses_but_does_not_hold_it() -> None:
+    box = begun(keep=1)
+    box.seal()
+    box.refuse(EpisodeInUse("another writer"))
+    for number in range(1_000):
+        put(box, number)
+        box.seal()
+
+    assert box.unsaved == 1_001
+    assert box.pending_bytes == 0
+    assert len(box._rows) <= ROWS_PER_FRAME + 1
+    assert box.next_append() is None
+
+
+def test_an_origin_that_cannot_be_kept_is_refused_at_once() -> None:
+    with pytest.raises(InvalidRecord):
+        outbox(origin=EpisodeOrigin(1, None, {"rule": len}, "0" * 16))

@@ -1,0 +1,321 @@
+"""Rows <-> frames, for every dtype and shape that a space may have."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jamboree_gym.codec import CODEC_RECORDS, CODEC_STEPS, Frame, decode_frame, encode_frame
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.row_parts import cut_rows
+from jamboree_gym.spaces import Leaf, leaf_of
+from jamboree_gym.steps import (
+    Row,
+    Rows,
+    StepSchema,
+    decode_rows,
+    encode_rows,
+    rows_to_arrays,
+    schema_digest,
+)
+from jamboree_gym.values import encode_mapping
+
+DTYPES = [
+    *("float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64", "bool", ">f4", ">i8"),
+]
+SHAPES = [(), (1,), (4,), (2, 3), (0,), (2, 0), (1, 1, 1, 2)]
+INT64 = Leaf(np.dtype(np.int64), (), "python")
+FLOAT32 = Leaf(np.dtype(np.float32), (2,), "array")
+
+arrays = st.builds(np.dtype, st.sampled_from(DTYPES)).flatmap(
+    lambda dtype: st.sampled_from(SHAPES).flatmap(
+        lambda shape: st.lists(hnp.arrays(dtype, shape), min_size=1, max_size=5)
+    )
+)
+
+
+def row(observation: Any, action: Any = 0, info: bytes | None = None, at: float = 1.0) -> Row:
+    kept = [v.tobytes() if isinstance(v, np.ndarray) else v for v in (observation, action)]
+    return (kept[0], kept[1], 0.5, False, True, at, info)
+
+
+def frame_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options: Any) -> Frame:
+    blob = encode_frame(
+        codec=CODEC_STEPS,
+        start=start,
+        count=len(rows),
+        writer=bytes(8),
+        t_first=rows[0][5],
+        t_last=rows[-1][5],
+        body=encode_rows(rows, schema, **options),
+    )
+    return decode_frame(blob, where="log")
+
+
+def stored_and_read(rows: Sequence[Row], schema: StepSchema, **options: Any) -> Rows:
+    read_schema = StepSchema.from_blob(schema.blob, where="schema")
+    return decode_rows(frame_of(rows, schema, **options), read_schema, where="log")
+
+
+def assert_same_bits(values: Any, expected: Sequence[np.ndarray]) -> None:
+    assert values.dtype == expected[0].dtype
+    assert values.shape == (len(expected), *expected[0].shape)
+    assert values.tobytes() == b"".join(value.tobytes() for value in expected)
+
+
+@given(arrays)
+def test_observations_come_back_bit_for_bit(observations: list[np.ndarray]) -> None:
+    schema = StepSchema(leaf_of(observations[0], "observation"), INT64)
+
+    read = stored_and_read([row(value) for value in observations], schema)
+
+    assert_same_bits(read.observations, observations)
+
+
+@given(arrays)
+def test_actions_come_back_bit_for_bit(actions: list[np.ndarray]) -> None:
+    schema = StepSchema(INT64, leaf_of(actions[0], "action"))
+
+    read = stored_and_read([row(0, value) for value in actions], schema)
+
+    assert_same_bits(read.actions, actions)
+
+
+@given(arrays)
+def test_rows_in_memory_look_as_rows_from_the_store(observations: list[np.ndarray]) -> None:
+    schema = StepSchema(leaf_of(observations[0], "observation"), INT64)
+
+    assert_same_bits(
+        rows_to_arrays([row(value) for value in observations], schema, start=0).observations,
+        observations,
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [math.nan, math.inf, -math.inf, -0.0, 5e-324],
+        [2**63 - 1, -(2**63), 0],
+        [np.uint64(2**64 - 1), np.uint64(0)],
+        [np.float16(65504), np.float16("nan"), np.float16(-0.0)],
+        [True, False],
+        [np.bool_(True), np.bool_(False)],
+        [np.int8(-128), np.int8(127)],
+    ],
+    ids=str,
+)
+def test_extreme_scalars_come_back_bit_for_bit(values: list[Any]) -> None:
+    leaf = leaf_of(values[0], "observation")
+
+    read = stored_and_read([row(value) for value in values], StepSchema(leaf, INT64))
+
+    assert read.observations.tobytes() == np.array(values, leaf.dtype).tobytes()
+
+
+@given(st.lists(st.floats(width=64), min_size=1, max_size=20))
+def test_rewards_come_back_bit_for_bit(rewards: list[float]) -> None:
+    rows = [(0, 0, reward, False, False, 1.0, None) for reward in rewards]
+
+    read = stored_and_read(rows, StepSchema(INT64, INT64))
+
+    assert read.rewards.tobytes() == np.array(rewards).tobytes()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_ends_come_back(ends: list[tuple[bool, bool]]) -> None:
+    rows = [(0, 0, 0.0, *end, 1.0, None) for end in ends]
+
+    read = stored_and_read(rows, StepSchema(INT64, INT64))
+
+    assert list(zip(read.terminations, read.truncations, strict=True)) == ends
+
+
+@given(st.lists(st.dictionaries(st.text(), st.integers() | st.text()), min_size=1, max_size=9))
+def test_infos_come_back_each_with_its_row(infos: list[dict[str, Any]]) -> None:
+    rows = [row(0, info=encode_mapping(info) if info else None) for info in infos]
+
+    assert stored_and_read(rows, StepSchema(INT64, INT64)).infos == infos
+
+
+def test_a_frame_without_infos_spends_no_byte_on_them() -> None:
+    schema = StepSchema(FLOAT32, INT64)
+    observation = np.zeros(2, np.float32)
+    plain = encode_rows([row(observation)], schema)
+
+    assert len(encode_rows([row(observation, info=encode_mapping({"a": 1}))], schema)) > len(plain)
+    assert plain == encode_rows([row(observation)], schema, ())
+
+
+def test_what_actions_were_comes_back() -> None:
+    rows = [row(0, 1), row(0, np.int64(1)), row(0, 1)]
+
+    read = stored_and_read(
+        rows, StepSchema(INT64, INT64), start=7, kinds=[(1, "numpy"), (2, "python")]
+    )
+
+    assert list(read.action_kinds) == [(7, "python"), (8, "numpy"), (9, "python")]
+
+
+def test_arrays_that_were_read_can_be_written_to() -> None:
+    schema = StepSchema(FLOAT32, INT64)
+    read = Rows.concatenate([stored_and_read([row(np.zeros(2, np.float32))], schema)])
+
+    read.observations[0] = 1.0
+
+    assert read.observations.tolist() == [[1.0, 1.0]]
+
+
+def test_a_slice_of_rows_knows_where_it_begins() -> None:
+    schema = StepSchema(INT64, INT64)
+    read = stored_and_read([row(n) for n in range(5)], schema, start=10)
+
+    part = read[2:4]
+
+    assert (part.start, len(part), part.observations.tolist()) == (12, 2, [2, 3])
+
+
+# -- layouts that change ----------------------------------------------------------------------
+
+
+def cut(schemas: list[tuple[int, StepSchema]], count: int, size: int = 100) -> list[tuple]:
+    parts = cut_rows(10, [row(n) for n in range(count)], schemas, size)
+    return [(part.start, len(part.rows), part.schema, list(part.kinds)) for part in parts]
+
+
+SMALL = StepSchema(Leaf(np.dtype(np.float32), (2,), "array"), INT64)
+LARGE = StepSchema(Leaf(np.dtype(np.float64), (2,), "array"), INT64)
+NUMPY = StepSchema(SMALL.observation, Leaf(np.dtype(np.int64), (), "numpy"))
+
+
+def test_rows_of_one_layout_are_cut_by_number_only() -> None:
+    assert cut([(0, SMALL)], 5, size=2) == [
+        (10, 2, SMALL, []),
+        (12, 2, SMALL, []),
+        (14, 1, SMALL, []),
+    ]
+
+
+def test_rows_are_cut_where_the_columns_change() -> None:
+    assert cut([(0, SMALL), (12, LARGE)], 5) == [(10, 2, SMALL, []), (12, 3, LARGE, [])]
+
+
+def test_rows_are_not_cut_where_only_the_kind_of_the_action_changes() -> None:
+    schemas = [(0, SMALL), (11, NUMPY), (13, SMALL)]
+
+    assert cut(schemas, 5) == [(10, 5, SMALL, [(1, "numpy"), (3, "python")])]
+
+
+def test_a_part_that_begins_within_another_kind_says_so() -> None:
+    schemas = [(0, SMALL), (11, NUMPY)]
+
+    assert cut(schemas, 5, size=3) == [
+        (10, 3, SMALL, [(1, "numpy")]),
+        (13, 2, SMALL, [(0, "numpy")]),
+    ]
+
+
+def test_layouts_of_rows_that_are_gone_or_to_come_do_not_matter() -> None:
+    assert cut([(0, LARGE), (4, SMALL), (15, LARGE)], 5) == [(10, 5, SMALL, [])]
+
+
+def test_no_rows_make_no_parts() -> None:
+    assert cut([(0, SMALL), (10, LARGE)], 0) == []
+
+
+@given(
+    st.lists(st.sampled_from([SMALL, LARGE, NUMPY]), min_size=1, max_size=8),
+    st.integers(1, 4),
+    st.integers(0, 5),
+)
+def test_every_row_is_in_one_part_with_its_own_layout(
+    layouts: list[StepSchema], size: int, start: int
+) -> None:
+    schemas = [(0, layouts[0])]
+    schemas += [(i, new) for i, new in enumerate(layouts) if i and new != layouts[i - 1]]
+    start = min(start, len(layouts) - 1)
+    known = [s for s in schemas if s[0] <= start][-1:] + [s for s in schemas if s[0] > start]
+
+    found = []
+    for part in cut_rows(start, [row(n) for n in range(start, len(layouts))], known, size):
+        assert 0 < len(part.rows) <= size
+        changes, kind = dict(part.kinds), part.schema.action.kind
+        for offset, one in enumerate(part.rows):
+            kind = changes.get(offset, kind)
+            found.append((one[0], part.schema.observation, kind))
+
+    assert found == [
+        (n, layouts[n].observation, layouts[n].action.kind) for n in range(start, len(layouts))
+    ]
+
+
+# -- damage -----------------------------------------------------------------------------------
+
+
+def damaged_frame(body: bytes, count: int = 3) -> Frame:
+    return Frame(5, count, 1.0, 2.0, CODEC_STEPS, bytes(8), memoryview(body))
+
+
+GOOD_SCHEMA = StepSchema(FLOAT32, INT64)
+GOOD_BODY = encode_rows(
+    [row(np.ones(2, np.float32), info=encode_mapping({"a": [1, 2]}))] * 3, GOOD_SCHEMA
+)
+
+
+@given(st.integers(12, len(GOOD_BODY) - 1), st.integers(0, 255))
+def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: int) -> None:
+    body = bytearray(GOOD_BODY)
+    body[position] = value
+    with contextlib.suppress(DecodeError):
+        rows = decode_rows(damaged_frame(bytes(body)), GOOD_SCHEMA, where="log")
+
+        assert rows.observations.shape == (3, 2)
+
+
+@given(st.integers(12, len(GOOD_BODY) - 1))
+def test_a_body_that_was_cut_off_is_named(length: int) -> None:
+    with pytest.raises(DecodeError, match="log at index 5"):
+        decode_rows(damaged_frame(GOOD_BODY[:length]), GOOD_SCHEMA, where="log")
+
+
+def test_a_wrong_number_of_rows_is_named() -> None:
+    with pytest.raises(DecodeError, match="3 rows where its header says 4"):
+        decode_rows(damaged_frame(GOOD_BODY, count=4), GOOD_SCHEMA, where="log")
+
+
+def test_infos_that_are_no_msgpack_are_named() -> None:
+    size = 12 + int.from_bytes(GOOD_BODY[8:12], "little")
+    with pytest.raises(DecodeError, match="log at index 5"):
+        decode_rows(damaged_frame(GOOD_BODY[:size] + b"\xc1"), GOOD_SCHEMA, where="log")
+
+
+def test_a_frame_of_records_is_not_one_of_steps() -> None:
+    frame = Frame(0, 1, 1.0, 1.0, CODEC_RECORDS, bytes(8), memoryview(GOOD_BODY))
+
+    with pytest.raises(DecodeError, match="not a batch of steps"):
+        schema_digest(frame, where="log")
+
+
+@pytest.mark.parametrize("blob", [b"", b"nonsense", GOOD_SCHEMA.blob[:40]], ids=len)
+def test_a_damaged_schema_is_named(blob: bytes) -> None:
+    with pytest.raises(DecodeError, match="blob: not a schema"):
+        StepSchema.from_blob(blob, where="blob")
+
+
+def test_a_schema_whose_layout_was_changed_is_refused() -> None:
+    blob = GOOD_SCHEMA.blob.replace(b'"shape": [2]', b'"shape": [3]')
+
+    with pytest.raises(DecodeError, match="not a schema"):
+        StepSchema.from_blob(blob, where="blob")
+
+
+def test_equal_layouts_have_one_blob() -> None:
+    assert StepSchema(FLOAT32, INT64).digest == GOOD_SCHEMA.digest
