@@ -50,14 +50,43 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
 
 
 def _spec(env: gym.Env[Any, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """The environment's spec as JSON, or why it has none."""
-    if env.spec is None:
+    """The environment's spec as JSON, or why it has none.
+
+    Unlike `EnvSpec.to_json` it takes an entry point that is a class: a replay looks the
+    environment up by its id, and needs only what it was called with.
+    """
+    spec = env.spec
+    if spec is None:
         return None, "the environment was not made by gymnasium.make"
-    try:
-        spec: dict[str, Any] = json.loads(env.spec.to_json())
-    except (TypeError, ValueError) as error:
-        return None, f"its spec cannot be written as JSON: {error}"
-    return spec, None
+    content = {
+        "id": spec.id,
+        "entry_point": _entry_point(spec.entry_point),
+        "max_episode_steps": spec.max_episode_steps,
+        "order_enforce": spec.order_enforce,
+        "nondeterministic": spec.nondeterministic,
+        "reward_threshold": spec.reward_threshold,
+        "kwargs": spec.kwargs,
+        "additional_wrappers": [
+            {"name": one.name, "entry_point": one.entry_point, "kwargs": one.kwargs}
+            for one in spec.additional_wrappers
+        ],
+    }
+    parts = [(spec.id, spec.kwargs)]
+    parts += [(one.name, one.kwargs or {}) for one in spec.additional_wrappers]
+    for name, kwargs in parts:
+        for argument, value in kwargs.items():
+            try:
+                json.dumps(value)
+            except (RecursionError, TypeError, ValueError) as error:
+                return None, f"{argument}={value!r} of {name} cannot be written as JSON: {error}"
+    return content, None
+
+
+def _entry_point(entry_point: Any) -> str | None:
+    if entry_point is None or isinstance(entry_point, str):
+        return entry_point
+    name = getattr(entry_point, "__qualname__", type(entry_point).__qualname__)
+    return f"{getattr(entry_point, '__module__', '')}:{name}"
 
 
 def _wrappers(env: gym.Env[Any, Any]) -> list[str]:

@@ -152,7 +152,8 @@ class RedisLink:
             if len(calls) == 1:
                 connection.send_packed_command(connection.pack_command(*calls[0]))
             else:
-                connection.send_packed_command(connection.pack_commands(calls))
+                # One send: redis-py's pieces of 6 kB would be a system call each.
+                connection.send_packed_command([b"".join(connection.pack_commands(calls))])
             answers = [_answer(connection) for _ in calls]
         except BaseException:
             self._drop(connection)  # half-read answers must never meet the next caller

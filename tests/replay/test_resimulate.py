@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -14,19 +15,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import wrappers
-from recorded_envs import ACTION, CountingEnv, FailingEnv, MixingEnv, ReusingEnv, play
+from recorded_envs import CountingEnv, FailingEnv, MixingEnv, ReusingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.codec import decode_frame, digest, encode_frame
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.replay import verify
-from jamboree_gym.spaces import Leaf
 from jamboree_gym.steps import Row, StepSchema, decode_rows, encode_rows, schema_digest
 
 ENVS = [
     *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"),
-    *("FrozenLake-v1", "Taxi-v4", "Taxi-v3", "Blackjack-v1", "CliffWalking-v1"),
+    *("FrozenLake-v1", "Taxi-v4", "Taxi-v3", "CliffWalking-v1", "CliffWalkingSlippery-v1"),
 ]
 ENVS = [name for name in ENVS if name in gym.registry]
 
@@ -94,7 +94,7 @@ SAMPLES = {
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     for name, entry_point in SAMPLES.items():
-        gym.register(f"tests/{name}-v0", entry_point=entry_point)
+        gym.register(f"tests/{name}-v0", entry_point=entry_point, disable_env_checker=True)
     yield
     for name in SAMPLES:
         gym.registry.pop(f"tests/{name}-v0", None)
@@ -128,7 +128,7 @@ def test_an_episode_happens_again_bit_for_bit(jam: Jamboree, name: str, seed: in
     assert "equal, bit for bit" in str(report)
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Blackjack-v1"])
+@pytest.mark.parametrize("name", ["CartPole-v1", "FrozenLake-v1"])
 def test_a_later_unseeded_episode_happens_again(jam: Jamboree, name: str) -> None:
     env = gym.make(name)
     record(jam, env, seed=1)
@@ -310,7 +310,7 @@ def test_an_environment_that_was_changed_since_differs(jam: Jamboree) -> None:
 
 
 def test_an_environment_without_spec_cannot_be_made_again(jam: Jamboree) -> None:
-    with pytest.raises(ReplayError, match="not made by gymnasium.make"):
+    with pytest.raises(ReplayError, match="not made by gymnasium"):
         verify(record(jam, CountingEnv()))
 
 
@@ -325,14 +325,14 @@ def test_an_environment_that_is_not_registered_here_is_named(jam: Jamboree) -> N
 def test_a_lambda_in_a_wrapper_cannot_be_made_again(jam: Jamboree) -> None:
     env = wrappers.TransformReward(gym.make("CartPole-v1"), lambda reward: reward * 2)
 
-    with pytest.raises(ReplayError, match="cannot be written as JSON"):
+    with pytest.raises(ReplayError, match=r"func=.* of TransformReward cannot be written as JSON"):
         verify(record(jam, env))
 
 
 def test_a_keyword_argument_that_json_does_not_know_is_named(jam: Jamboree) -> None:
     env = gym.make("tests/Scaled-v0", scale=np.zeros(3))
 
-    with pytest.raises(ReplayError, match="cannot be written as JSON"):
+    with pytest.raises(ReplayError, match=r"scale=.* of tests/Scaled-v0 cannot be written as JSON"):
         verify(record(jam, env))
 
 
@@ -415,10 +415,8 @@ FORGERIES: dict[str, Callable[[Any], None]] = {
 def test_a_name_in_the_store_is_never_imported(jam: Jamboree, trap: Path, forgery: str) -> None:
     episode = record(jam, gym.make("CartPole-v1"), seed=1)
     forged = with_provenance(jam, episode, FORGERIES[forgery])
-    try:
+    with contextlib.suppress(ReplayError):
         verify(forged)
-    except ReplayError:
-        pass
 
     assert not trap.exists()
     assert "trap_module" not in sys.modules
@@ -442,10 +440,8 @@ def test_a_damaged_provenance_is_an_error_of_ours_or_no_error(
     jam: Jamboree, change: Callable[[Any], None]
 ) -> None:
     forged = with_provenance(jam, record(jam, gym.make("CartPole-v1"), seed=1), change)
-    try:
-        verify(forged)
-    except ReplayError as error:
-        assert str(error)
+    with contextlib.suppress(ReplayError):
+        assert verify(forged)
 
 
 @pytest.mark.parametrize(
@@ -477,4 +473,3 @@ def test_layouts_may_change_in_a_verified_episode(jam: Jamboree) -> None:
 
     assert verify(episode)
     gym.registry.pop("tests/Growing-v0")
-    assert Leaf(np.dtype(np.float64), (2,), "array").shape == ACTION.shape

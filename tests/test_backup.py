@@ -1,0 +1,676 @@
+"""Redis -> MongoDB -> Redis: everything, once, byte for byte, whatever happens in between."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import START_TIMEOUT_S, Server, mongo_answers
+from processes import NoteHandler, read_line, run_python, start_python
+from pymongo import MongoClient
+from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.errors import (
+    BackupMismatch,
+    DecodeError,
+    EpisodeNotFound,
+    InvalidUrl,
+    StoreUnavailable,
+    UnsavedRecords,
+)
+
+OpenJamboree = Callable[..., Jamboree]
+Dump = dict[str, list[bytes] | bytes]
+
+
+def record(jam: Jamboree, steps: int = 3, length: int = 10**9) -> str:
+    """Record one episode that is left open; its id."""
+    env = jam.record(CountingEnv(length=length))
+    play(env, [ACTION] * steps)
+    jam.flush()
+    return env.episode_id
+
+
+def notes(jam: Jamboree, count: int = 3, name: str = "n") -> NoteHandler:
+    handler = NoteHandler(jam, name)
+    handler.save_many({"n": i} for i in range(count))
+    return handler
+
+
+def everything(jam: Jamboree) -> Dump:
+    """All that Redis holds of a namespace, in raw bytes."""
+    jam.flush()
+    found: Dump = {}
+    for key in sorted(jam.redis.scan_iter(f"{jam.keyspace.namespace}:*", count=1000)):
+        kind = jam.redis.type(key)
+        name = key.decode()
+        if kind == b"list":
+            found[name] = jam.redis.lrange(key, 0, -1)
+        elif kind == b"hash":
+            found[name] = repr(sorted(jam.redis.hgetall(key).items())).encode()
+        elif kind == b"zset":
+            found[name] = repr(jam.redis.zrange(key, 0, -1, withscores=True)).encode()
+        else:
+            found[name] = jam.redis.get(key)
+    return found
+
+
+def wipe(jam: Jamboree) -> None:
+    for key in jam.redis.scan_iter(f"{jam.keyspace.namespace}:*", count=1000):
+        jam.redis.delete(key)
+
+
+# -- copying ----------------------------------------------------------------------------------
+
+
+def test_a_flush_copies_everything_and_the_next_one_nothing(jam: Jamboree) -> None:
+    record(jam, steps=3)
+    notes(jam, 5)
+
+    assert jam.backup.flush() == 4 + 5
+    assert jam.backup.verify()
+    assert jam.backup.flush() == 0
+    assert jam.mongo_store.records() == 9
+
+
+def test_what_is_buffered_is_copied_too(jam: Jamboree) -> None:
+    notes(jam, 5)
+
+    assert jam.backup.flush() == 5
+
+
+def test_status_counts_what_is_not_copied(jam: Jamboree) -> None:
+    record(jam, steps=3)
+    assert jam.backup.status().pending_logs == 1
+    assert jam.backup.status().pending_records == 4
+
+    jam.backup.flush()
+    assert jam.backup.status().pending_logs == 0
+
+
+def test_an_episode_that_goes_on_after_a_backup_is_completed_by_the_next(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv(length=6))
+    play(env, [ACTION] * 3)
+    assert jam.backup.flush() == 4
+    for _ in range(3):
+        env.step(ACTION)
+
+    assert not jam.backup.verify()
+    assert jam.backup.flush() == 3
+    assert jam.backup.verify()
+    before = everything(jam)
+    wipe(jam)
+    jam.backup.restore()
+    assert everything(jam) == before
+    assert jam.episode(env.episode_id).status == "terminated"
+
+
+def test_an_end_without_new_steps_is_copied(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    play(env, [ACTION])
+    jam.backup.flush()
+    env.close()
+
+    assert jam.backup.flush() == 0
+    wipe(jam)
+    jam.backup.restore()
+    assert jam.episode(env.episode_id).status == "abandoned"
+
+
+def test_many_logs_are_copied(jam: Jamboree) -> None:
+    for i in range(450):
+        notes(jam, 2, name=f"n{i}")
+
+    calls: list[tuple[int, int]] = []
+    assert jam.backup.flush(progress=lambda done, of: calls.append((done, of))) == 900
+    assert calls[-1] == (450, 450)
+    assert calls == sorted(calls)
+
+
+def test_a_log_of_many_deliveries_is_copied_in_pages(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv(length=10**9))
+    env.reset()
+    for _ in range(40):
+        for _ in range(30):
+            env.step(ACTION)
+        jam.flush()
+    jam.backup.flush()
+    before = everything(jam)
+    wipe(jam)
+    jam.backup.restore()
+
+    assert everything(jam) == before
+    assert len(jam.episode(env.episode_id).data()) == 1200
+
+
+def test_a_frame_of_more_than_16_mb_is_split_and_comes_back(jam: Jamboree) -> None:
+    observations = [np.random.default_rng(i).random(2_200_000) for i in range(2)]
+    env = jam.record(ScriptedEnv(observations=observations))
+    play(env, [ACTION])
+    jam.backup.flush()
+    parts = [chunk["part"] for chunk in jam.mongo.chunks.find().sort("_id", 1)]
+    wipe(jam)
+    jam.backup.restore()
+
+    assert parts == [0, 1, 0, 1]
+    assert jam.backup.verify()
+    assert np.array_equal(jam.episode(env.episode_id).data().observations, observations)
+
+
+def test_records_saved_while_a_flush_runs_stay_pending(jam: Jamboree) -> None:
+    handler = notes(jam, 3, name="a")
+    notes(jam, 3, name="b")
+
+    def save_more(done: int, _: int) -> None:
+        handler.save({"n": 100 + done})
+        jam.flush()
+
+    jam.backup.flush(progress=save_more)
+
+    assert jam.backup.status().pending_records > 0
+    jam.backup.flush()
+    assert jam.backup.verify()
+
+
+def test_records_saved_between_reading_and_acknowledging_stay_pending(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = notes(jam, 3)
+    store = type(jam.mongo_store)
+    put_heads = store.put_heads
+
+    def save_and_put(self: Any, heads: Any) -> None:
+        handler.save({"n": 3})
+        jam.flush()
+        put_heads(self, heads)
+
+    monkeypatch.setattr(store, "put_heads", save_and_put)
+    jam.backup.flush()
+    monkeypatch.undo()
+
+    assert jam.backup.status().pending_records == 1
+    assert jam.backup.flush() == 1
+    assert jam.backup.verify()
+
+
+# -- comparing --------------------------------------------------------------------------------
+
+
+def test_an_empty_namespace_is_verified(jam: Jamboree) -> None:
+    report = jam.backup.verify()
+
+    assert report
+    assert (report.logs, report.batches) == (0, 0)
+
+
+def test_verify_counts_logs_and_batches(jam: Jamboree) -> None:
+    record(jam, steps=600)
+    notes(jam, 3)
+    jam.backup.flush()
+
+    report = jam.backup.verify()
+
+    assert report.logs == 2
+    assert report.batches >= 4
+
+
+def test_verify_names_a_log_that_mongodb_does_not_hold(jam: Jamboree) -> None:
+    jam.backup.flush()
+    key = jam.keyspace.episode(record(jam))
+
+    assert jam.backup.verify().different[0] == key
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+
+
+def flip_in_mongo(jam: Jamboree, key: str) -> None:
+    chunk = jam.mongo.chunks.find_one({"key": key})
+    jam.mongo.chunks.update_one(
+        {"_id": chunk["_id"]}, {"$set": {"content": flipped(chunk["content"])}}
+    )
+
+
+def flip_in_redis(jam: Jamboree, key: str) -> None:
+    jam.redis.lset(key, 1, flipped(jam.redis.lindex(key, 1)))
+
+
+def lose_chunk(jam: Jamboree, key: str) -> None:
+    chunk = jam.mongo.chunks.find_one({"key": key})
+    jam.mongo.chunks.delete_one({"_id": chunk["_id"]})
+
+
+def lose_head(jam: Jamboree, key: str) -> None:
+    jam.mongo.logs.delete_one({"_id": key})
+
+
+def flip_head(jam: Jamboree, key: str) -> None:
+    head = jam.mongo.logs.find_one({"_id": key})["head"]
+    jam.mongo.logs.update_one({"_id": key}, {"$set": {"head": flipped(head)}})
+
+
+@pytest.mark.parametrize("harm", [flip_in_mongo, flip_in_redis, lose_chunk, lose_head, flip_head])
+def test_verify_names_the_one_log_that_was_harmed(
+    jam: Jamboree, harm: Callable[[Jamboree, str], None]
+) -> None:
+    keys = [jam.keyspace.episode(record(jam, steps=600)) for _ in range(3)]
+    jam.backup.flush()
+    harm(jam, keys[1])
+
+    assert jam.backup.verify().different == (keys[1],)
+
+
+def test_verify_names_a_blob_that_mongodb_lost(jam: Jamboree) -> None:
+    episode = jam.episode(record(jam))
+    jam.backup.flush()
+    name = episode.origin.provenance
+    jam.mongo.blobs.delete_one({"_id": name})
+
+    assert jam.backup.verify().different == (jam.keyspace.blob(name),)
+
+
+def test_a_log_without_readable_records_is_verified(jam: Jamboree) -> None:
+    handler = notes(jam, 3)
+    jam.backup.flush()
+    handler.pop(3)
+    assert jam.backup.flush() == 0
+
+    assert jam.backup.verify()
+
+
+def test_progress_of_verify_and_restore(jam: Jamboree) -> None:
+    for name in "abc":
+        notes(jam, 1, name=name)
+    jam.backup.flush()
+    verified: list[tuple[int, int]] = []
+    restored: list[tuple[int, int]] = []
+    jam.backup.verify(progress=lambda *done: verified.append(done))
+    wipe(jam)
+    jam.backup.restore(progress=lambda *done: restored.append(done))
+
+    assert verified == restored == [(1, 3), (2, 3), (3, 3)]
+
+
+# -- restoring --------------------------------------------------------------------------------
+
+
+def test_a_restore_after_flushall_is_byte_identical(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    ids = [record(jam, steps) for steps in (0, 3, 700)]
+    notes(jam, 300)
+    jam.backup.flush()
+    before = everything(jam)
+    jam.redis.flushall()
+    assert jam.episodes().ids() == []
+
+    assert jam.backup.restore() == 4
+    assert everything(jam) == before
+    assert jam.episodes().ids() == ids
+    assert jam.backup.flush() == 0
+    assert jam.backup.restore() == 0
+
+
+def test_a_restore_brings_back_what_a_new_process_can_read(
+    jam: Jamboree, open_jamboree: OpenJamboree
+) -> None:
+    name = record(jam, 3)
+    jam.backup.flush()
+    wipe(jam)
+    jam.backup.restore()
+    reader = open_jamboree()
+
+    assert len(reader.episode(name).data()) == 3
+    assert reader.episode(name).provenance["spec_error"]
+
+
+def test_a_log_may_go_on_after_a_restore(jam: Jamboree, open_jamboree: OpenJamboree) -> None:
+    notes(jam, 3)
+    jam.backup.flush()
+    wipe(jam)
+    jam.backup.restore()
+    handler = NoteHandler(open_jamboree(), "n")
+    handler.save({"n": 3})
+    handler.event.flush()
+
+    assert [note["n"] for note in handler.many(9)] == [0, 1, 2, 3]
+    assert jam.backup.flush() == 1
+    assert jam.backup.verify()
+
+
+def test_a_restore_leaves_what_redis_has_more_of(jam: Jamboree) -> None:
+    handler = notes(jam, 3)
+    jam.backup.flush()
+    handler.save({"n": 3})
+    before = everything(jam)
+
+    assert jam.backup.restore() == 0
+    assert everything(jam) == before
+
+
+def test_a_restore_brings_a_log_up_to_date_that_redis_has_less_of(jam: Jamboree) -> None:
+    handler = notes(jam, 3)
+    jam.flush()
+    older = jam.redis.dump(handler._key)
+    handler.save({"n": 3})
+    jam.backup.flush()
+    jam.redis.restore(handler._key, 0, older, replace=True)
+
+    assert jam.backup.restore() == 1
+    assert [note["n"] for note in handler.many(9)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("harm", [flip_in_mongo, lose_chunk, flip_head])
+def test_a_log_that_is_damaged_in_mongodb_does_not_keep_the_others_back(
+    jam: Jamboree, harm: Callable[[Jamboree, str], None]
+) -> None:
+    ids = [record(jam, steps=600) for _ in range(3)]
+    jam.backup.flush()
+    harm(jam, jam.keyspace.episode(ids[1]))
+    wipe(jam)
+
+    with pytest.raises(DecodeError):
+        jam.backup.restore()
+    assert jam.episodes().ids() == [ids[0], ids[2]]
+
+
+def test_frames_of_an_interrupted_flush_are_not_restored_without_their_head(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = jam.record(CountingEnv())
+    play(env, [ACTION])
+    jam.backup.flush()
+    env.step(ACTION)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(jam.mongo_store), "put_heads", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jam.backup.flush()
+    monkeypatch.undo()
+    wipe(jam)
+    jam.backup.restore()
+
+    assert len(jam.episode(env.episode_id).data()) == 1
+    with pytest.raises(UnsavedRecords):
+        env.step(ACTION)
+        jam.close()
+
+
+# -- apart ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["{}-b", "{}/x", "{}.x", "{}-B", "{} x"])
+def test_namespaces_are_kept_apart(
+    jam: Jamboree, open_jamboree: OpenJamboree, mongo: Server, namespace: str, other: str
+) -> None:
+    neighbour = open_jamboree(namespace=other.format(namespace), mongo_url=mongo.url)
+    notes(jam, 3)
+    notes(neighbour, 2)
+    jam.backup.flush()
+    neighbour.backup.flush()
+    wipe(neighbour)
+    neighbour.backup.restore()
+
+    assert jam.mongo_store.records() == 3
+    assert NoteHandler(neighbour, "n").count() == 2
+    assert jam.mongo.name != neighbour.mongo.name
+
+
+@pytest.mark.parametrize("namespace", ["admin", "local", "config", "Großes Projekt $1", "x" * 200])
+def test_a_namespace_that_is_no_database_name_works(jam: Jamboree) -> None:
+    notes(jam, 3)
+    jam.backup.flush()
+
+    assert jam.mongo.name not in ("admin", "local", "config")
+    assert len(jam.mongo.name.encode()) < 64
+    assert jam.backup.verify()
+    jam.mongo.client.drop_database(jam.mongo.name)
+
+
+def test_a_deleted_episode_is_deleted_on_both_sides(jam: Jamboree) -> None:
+    kept, name = record(jam), record(jam, steps=600)
+    jam.backup.flush()
+    jam.episode(name).delete()
+    wipe(jam)
+    jam.backup.restore()
+
+    with pytest.raises(EpisodeNotFound):
+        jam.episode(name).data()
+    assert jam.episodes().ids() == [kept]
+    assert jam.mongo.chunks.count_documents({"key": jam.keyspace.episode(name)}) == 0
+
+
+def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) -> None:
+    notes(jam, 300, name="a")
+    jam.backup.flush()
+    before = [chunk["_id"] for chunk in jam.mongo.chunks.find()]
+    wipe(jam)
+    NoteHandler(jam, "a")
+    with Jamboree(
+        f"unix://{jam.store.where}", jam._mongo_url, namespace=jam.keyspace.namespace
+    ) as other:
+        for n in range(3):
+            notes(other, 1, name="a").save({"n": n})
+            other.flush()
+        notes(other, 1, name="b")
+
+        with pytest.raises(BackupMismatch, match="a.* at index 0.*nothing was overwritten"):
+            other.backup.flush()
+        assert other.backup.status().pending_logs == 1
+        assert [c["_id"] for c in jam.mongo.chunks.find({"_id": {"$in": before}})] == before
+        assert other.mongo_store.records() == 301
+
+
+# -- servers that are away, refuse, or differ -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://user:s3cr3t@127.0.0.1:1/",
+        "mongodb://user:s3cr3t@127.0.0.1:1/?retryWrites=false",
+    ],
+)
+def test_an_unreachable_mongodb_is_an_error_within_5_s_without_password(
+    open_jamboree: OpenJamboree, url: str
+) -> None:
+    jam = open_jamboree(mongo_url=url)
+    notes(jam, 1)
+    began = time.monotonic()
+
+    with pytest.raises(StoreUnavailable, match="127.0.0.1:1") as caught:
+        jam.backup.flush()
+
+    assert time.monotonic() - began < 5
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://user:s3/cr3t@127.0.0.1:1/",
+        "mongodb://user:s3@cr3t@127.0.0.1:1/",
+        "mongodb://user:s3:cr3t@127.0.0.1:1/",
+        "mongodb://user:s3%cr3t@127.0.0.1:1/",
+        "mongodb://us er:s3?cr3t@127.0.0.1:x/",
+    ],
+)
+def test_a_password_that_is_badly_quoted_is_not_shown(
+    open_jamboree: OpenJamboree, url: str
+) -> None:
+    jam = open_jamboree(mongo_url=url)
+
+    with pytest.raises(InvalidUrl, match="quote_plus") as caught:
+        jam.backup.flush()
+
+    shown = "".join(traceback.format_exception_only(caught.value)) + str(caught.value.__cause__)
+    assert "cr3t" not in shown
+    assert "s3" not in shown
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:27017", "mongodb://127.0.0.1:x"])
+def test_a_url_that_is_none_of_mongodbs_is_refused(open_jamboree: OpenJamboree, url: str) -> None:
+    with pytest.raises(InvalidUrl, match="mongo_url"):
+        open_jamboree(mongo_url=url).backup.flush()
+
+
+@pytest.fixture
+def own_mongo(tmp_path: Path) -> Iterator[Server]:
+    """A MongoDB server of the test's own, to stop or to lock."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "secantus", "--port", str(port)]
+    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
+    yield server
+    server.stop()
+
+
+def has_port(url: str) -> bool:
+    with MongoClient(url, serverSelectionTimeoutMS=200) as client:
+        try:
+            client.admin.command("hello")
+        except Exception:  # noqa: BLE001 - any failure means: not yet
+            return False
+    return True
+
+
+def test_a_wrong_password_is_an_error_that_does_not_repeat_it(
+    own_mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    with MongoClient(own_mongo.url) as client:
+        client.admin.command(
+            "createUser", "ann", pwd="right", roles=[{"role": "root", "db": "admin"}]
+        )
+    own_mongo.stop()
+    own_mongo.command.append("--auth")
+    own_mongo.is_ready = has_port
+    own_mongo.start()
+    host = own_mongo.url.removeprefix("mongodb://")
+    right = open_jamboree(mongo_url=f"mongodb://ann:right@{host}/")
+    wrong = open_jamboree(mongo_url=f"mongodb://ann:wr0ng@{host}/")
+    anonymous = open_jamboree(mongo_url=f"mongodb://{host}/")
+    notes(right, 1)
+
+    assert right.backup.flush() == 1
+    for jam in (wrong, anonymous):
+        with pytest.raises(StoreUnavailable, match="user and password") as caught:
+            jam.backup.flush()
+        assert host in str(caught.value)
+        assert "wr0ng" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_flush_goes_on_where_a_lost_mongodb_ended_it(
+    own_mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(mongo_url=own_mongo.url)
+    notes(jam, 3)
+    jam.backup.flush()
+    own_mongo.kill()
+    notes(jam, 2, name="m")
+
+    with pytest.raises(StoreUnavailable):
+        jam.backup.flush()
+    assert jam.backup.status().pending_records == 2
+
+    own_mongo.start()
+    assert jam.backup.flush() == 2
+    assert jam.backup.verify()
+
+
+# -- processes that are killed, or run at once ------------------------------------------------
+
+
+FLUSHER = """
+import sys
+from jamboree_gym import Jamboree
+with Jamboree(sys.argv[1], sys.argv[2], namespace=sys.argv[3]) as jam:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    jam.backup.flush(progress=lambda done, of: print(done, flush=True))
+"""
+
+
+def expect_all_once(jam: Jamboree, logs: int, records: int) -> None:
+    assert jam.backup.verify()
+    assert jam.mongo_store.records() == logs * records
+    assert jam.backup.status().pending_logs == 0
+    before = everything(jam)
+    wipe(jam)
+    jam.backup.restore()
+    assert everything(jam) == before
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("progress", [1, 2, 3])
+def test_a_flush_that_was_killed_is_completed_by_the_next(
+    valkey: Server, mongo: Server, jam: Jamboree, namespace: str, progress: int
+) -> None:
+    for i in range(400):
+        notes(jam, 3, name=f"n{i}")
+    jam.flush()
+    process = start_python(FLUSHER, valkey.url, mongo.url, namespace)
+    read_line(process)
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    for _ in range(progress):
+        read_line(process)
+    process.kill()
+    process.communicate()
+
+    jam.backup.flush()
+
+    expect_all_once(jam, 400, 3)
+
+
+def test_two_processes_may_flush_at_once(
+    valkey: Server, mongo: Server, jam: Jamboree, namespace: str
+) -> None:
+    for i in range(200):
+        notes(jam, 3, name=f"n{i}")
+    jam.flush()
+    processes = [start_python(FLUSHER, valkey.url, mongo.url, namespace) for _ in range(2)]
+    for process in processes:
+        read_line(process)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=START_TIMEOUT_S)[1] for process in processes]
+
+    assert errors == ["", ""]
+    assert [process.returncode for process in processes] == [0, 0]
+    expect_all_once(jam, 200, 3)
+
+
+def test_pymongo_is_not_loaded_before_a_backup_is_asked_for(valkey: Server) -> None:
+    done = run_python(
+        "import sys\nfrom jamboree_gym import Jamboree\n"
+        "with Jamboree(sys.argv[1]) as jam:\n    jam.episodes().ids()\n"
+        "print('pymongo' in sys.modules)",
+        valkey.url,
+    )
+
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_reports_are_true_when_nothing_differs() -> None:
+    from jamboree_gym.backup import BackupReport
+
+    assert BackupReport(1, 2, ())
+    assert not BackupReport(1, 2, ("key",))
