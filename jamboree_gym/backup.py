@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jamboree_gym.backup_copy import LogCopier, frame_bytes, pages, raise_first
-from jamboree_gym.codec import CODEC_STEPS, Head, decode_frame, decode_head
+from jamboree_gym.backup_kept import SortedFrames, check_chain
+from jamboree_gym.codec import CODEC_STEPS, Head
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.notes import decode_episode_note, encode_summary
@@ -14,7 +15,7 @@ from jamboree_gym.store.redis import IndexEntry
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
-HEADS_PER_ROUND_TRIP = 200
+LOGS_PER_QUERY = 200
 
 Progress = Callable[[int, int], None]
 """Called with the number of logs done and the number of all."""
@@ -104,40 +105,38 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
         """
         self._connection.flush()
-        keys = list(self._store.log_keys())
+        keys = sorted(self._store.log_keys())
         different: list[str] = []
-        batches = 0
-        for first in range(0, len(keys), HEADS_PER_ROUND_TRIP):
-            part = keys[first : first + HEADS_PER_ROUND_TRIP]
-            kept_heads = self._connection.mongo_store.heads(part)
-            for done, key in enumerate(part, start=first + 1):
-                compared, is_same = self._compare(key, kept_heads.get(key))
+        batches = done = 0
+        for part in _slices(keys):
+            for key, compared, is_same in self._compare(part):
                 batches += compared
                 different += [] if is_same else [key]
+                done += 1
                 if progress is not None:
                     progress(done, len(keys))
         return BackupReport(len(keys), batches, (*different, *self._different_blobs()))
 
-    def _compare(self, key: str, kept: bytes | None) -> tuple[int, bool]:
-        """Number of batches compared, and whether the log is the same on both sides."""
-        compared = 0
-        try:
-            head = self._store.head(key)
-            if head is None:  # deleted meanwhile
-                return 0, True
-            if kept is None or not _is_same_log(head, decode_head(kept, where=key)):
-                return 0, False
-            for page in pages(self._store, key, head.first, head.count):
-                frames = [frame_bytes(frame) for frame in page]
-                copies = self._connection.mongo_store.frames(
-                    key, start=page[0].start, stop=page[-1].stop
-                )
-                compared += len(frames)
-                if frames != copies:
-                    return compared, False
-        except DecodeError:
-            return compared, False
-        return compared, True
+    def _compare(self, keys: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
+        """For each log: number of batches compared, and whether both sides are the same."""
+        mongo = self._connection.mongo_store
+        kept_heads = mongo.heads(keys)
+        kept_frames = SortedFrames(mongo.frames_between(keys[0], keys[-1]))
+        for key in keys:
+            compared, is_same = 0, True
+            try:
+                head = self._store.head(key)
+                if head is not None:  # else it was deleted meanwhile
+                    is_same = _is_same_log(head, kept_heads.get(key))
+                    for page in pages(self._store, key, head.first, head.count) if is_same else ():
+                        compared += len(page)
+                        is_same = is_same and all(
+                            kept_frames.find(key, frame.start) == frame_bytes(frame)
+                            for frame in page
+                        )
+            except DecodeError:
+                is_same = False
+            yield key, compared, is_same
 
     def _different_blobs(self) -> list[str]:
         """Keys of schemas and provenances that logs refer to and MongoDB does not hold."""
@@ -175,25 +174,38 @@ class Backup:
             self._store.put_blob(name, content)
         keys = list(mongo.keys())
         failures: list[JamboreeError] = []
-        restored = 0
-        for done, key in enumerate(keys, start=1):
-            try:
-                restored += self._restore(key)
-            except DecodeError as error:
-                failures.append(error)
-            if progress is not None:
-                progress(done, len(keys))
+        restored = done = 0
+        for part in _slices(keys):
+            for outcome in self._restore(part):
+                if isinstance(outcome, DecodeError):
+                    failures.append(outcome)
+                else:
+                    restored += outcome
+                done += 1
+                if progress is not None:
+                    progress(done, len(keys))
         raise_first(failures)
         return restored
 
-    def _restore(self, key: str) -> bool:
+    def _restore(self, keys: Sequence[str]) -> Iterator[bool | DecodeError]:
+        """For each log: whether it was put back, or why it cannot be."""
         mongo = self._connection.mongo_store
-        head, current = mongo.head(key), self._store.head(key)
-        if head is None or (current is not None and not _is_behind(current, head)):
-            return False
-        frames = mongo.frames(key, stop=head.count)
-        _check_chain(frames, head, where=f"MongoDB at {mongo.where}: {key}")
-        return self._store.restore(key, head, frames, self._entry(key, head))
+        heads = mongo.heads(keys)
+        kept_frames = SortedFrames(mongo.frames_between(keys[0], keys[-1]))
+        for key in keys:
+            where = f"MongoDB at {mongo.where}: {key}"
+            try:
+                if key not in heads:
+                    raise DecodeError(f"{where}: the head of the log is damaged")
+                head, current = heads[key], self._store.head(key)
+                if current is not None and not _is_behind(current, head):
+                    yield False
+                    continue
+                frames = kept_frames.all_of(key, head.count)
+                check_chain(frames, head, where=where)
+                yield self._store.restore(key, head, frames, self._entry(key, head))
+            except DecodeError as error:
+                yield error
 
     def _entry(self, key: str, head: Head) -> IndexEntry | None:
         """Where an episode is listed."""
@@ -205,7 +217,9 @@ class Backup:
         return IndexEntry(episode_id, encode_summary(summary), summary.run, written_at)
 
 
-def _is_same_log(head: Head, kept: Head) -> bool:
+def _is_same_log(head: Head, kept: Head | None) -> bool:
+    if kept is None:
+        return False
     return (kept.first, kept.count, kept.note) == (head.first, head.count, head.note)
 
 
@@ -213,13 +227,6 @@ def _is_behind(current: Head, kept: Head) -> bool:
     return current.count <= kept.count and current.revision < kept.revision
 
 
-def _check_chain(raw: Sequence[bytes], head: Head, *, where: str) -> None:
-    """Make sure that frames hold every record of a log, each batch whole."""
-    expected: int | None = None
-    for blob in raw:
-        frame = decode_frame(blob, where=where)
-        if frame.start > (head.first if expected is None else expected):
-            raise DecodeError(f"{where} at index {expected or head.first}: a batch is missing")
-        expected = frame.stop
-    if (head.first if expected is None else expected) < head.count:
-        raise DecodeError(f"{where} at index {expected or head.first}: a batch is missing")
+def _slices(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(keys), LOGS_PER_QUERY):
+        yield keys[first : first + LOGS_PER_QUERY]

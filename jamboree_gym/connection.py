@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from jamboree_gym.codec import Head
 from jamboree_gym.errors import InvalidRecord, JamboreeClosed
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.outbox import Outbox, RecordOutbox
@@ -166,9 +167,8 @@ class Connection:
             self.writer.deliver(outbox)
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
-        """Delete a log from Redis, and from MongoDB where it has been backed up."""
-        head = self.store.head(key)
-        if head is not None and head.acked:
+        """Delete a log from Redis, and from MongoDB where there may be a copy."""
+        if self._may_be_backed_up(self.store.head(key)):
             self.mongo_store.delete(key)
         self.store.delete(key, entry=entry)
         outbox = self._outboxes.get(key)
@@ -176,6 +176,12 @@ class Connection:
             outbox.start_over()  # other handlers of this log go on with it
         else:
             self._outboxes.pop(key, None)
+
+    def _may_be_backed_up(self, head: Head | None) -> bool:
+        """Whether to ask MongoDB; where it is embedded, asking starts it."""
+        if self._mongo_url is not None or self._mongo is not None:
+            return True
+        return bool(head.acked) if head is not None else self._servers is not None
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.

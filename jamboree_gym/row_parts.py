@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jamboree_gym.spaces import Kind
-from jamboree_gym.steps import ActionKinds, Row, StepSchema
+from jamboree_gym.steps import ROW_WIDTH, ActionKinds, FlatRows, StepSchema
 
 __all__ = ["RowPart", "cut_rows"]
 
@@ -19,17 +19,22 @@ class RowPart:
         start: Row number of the first.
         rows: The rows.
         schema: Their layout.
-        kinds: Where actions become of another kind than the layout says; offsets in `rows`.
+        kinds: Where actions become of another kind than the layout says; in rows from the first.
     """
 
     start: int
-    rows: Sequence[Row]
+    rows: FlatRows
     schema: StepSchema
     kinds: ActionKinds
 
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.rows) // ROW_WIDTH
+
 
 def cut_rows(
-    start: int, rows: Sequence[Row], schemas: Sequence[tuple[int, StepSchema]], size: int
+    start: int, rows: FlatRows, schemas: Sequence[tuple[int, StepSchema]], size: int
 ) -> list[RowPart]:
     """Cut rows into parts of no more than `size` rows, each with one set of columns.
 
@@ -39,11 +44,11 @@ def cut_rows(
         schemas: Row number from which on a layout holds, ascending; the first is at most `start`.
         size: Most rows of a part.
     """
-    stop = start + len(rows)
+    stop = start + len(rows) // ROW_WIDTH
     return [
         RowPart(
             at,
-            rows[at - start : min(at + size, end) - start],
+            rows[(at - start) * ROW_WIDTH : (min(at + size, end) - start) * ROW_WIDTH],
             schema,
             _kinds(schemas, schema, at, min(at + size, end)) if len(schemas) > 1 else (),
         )

@@ -12,12 +12,9 @@ NumPy scalars or back. A replay has to know, because NumPy computes differently 
 
 from __future__ import annotations
 
-import json
 import struct
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
@@ -25,14 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.codec import CODEC_STEPS, Frame, digest
+from jamboree_gym.codec import CODEC_STEPS, Frame
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.spaces import Kind, Leaf, join_arrays
+from jamboree_gym.spaces import Kind, join_arrays
+from jamboree_gym.step_batches import serialize_batch, stack
+from jamboree_gym.step_schema import DAMAGED, StepSchema
 from jamboree_gym.values import decode_value
 
 __all__ = [
     "ActionKinds",
-    "Row",
+    "INFO",
+    "REWARD",
+    "ROW_WIDTH",
+    "TIMESTAMP",
+    "FlatRows",
     "Rows",
     "StepSchema",
     "decode_rows",
@@ -41,88 +44,22 @@ __all__ = [
     "schema_digest",
 ]
 
-Row = tuple[Any, Any, float, bool, bool, float, "bytes | None"]
-"""observation, action, reward, terminated, truncated, timestamp, encoded info or None if empty.
+FlatRows = Sequence[Any]
+"""Rows one after the other, each of them seven values: observation, action, reward, terminated,
+truncated, timestamp, encoded info or None if empty. Observation and action are the bytes of an
+array, or a scalar as it came.
 
-Observation and action are the bytes of an array, or a scalar as it came.
+Flat, because a tuple for each row would be one more object for the garbage collector to follow:
+that is a fifth of the recorder's time where many short episodes are recorded.
 """
+
+ROW_WIDTH = 7
+REWARD, TIMESTAMP, INFO = 2, 5, 6  # positions in a row
 
 ActionKinds = Sequence[tuple[int, Kind]]
 """Row number from which on actions are of a kind, and the kind; ascending."""
 
 _PREFIX = struct.Struct("<8sI")
-_FLOAT64 = pa.float64()
-_DAMAGED = (
-    *(pa.ArrowException, OSError, EOFError),  # what pyarrow raises
-    *(AttributeError, LookupError, TypeError, ValueError),
-)
-
-
-@dataclass(frozen=True)
-class StepSchema:
-    """Columns of an episode's rows.
-
-    Attributes:
-        observation: Layout of an observation.
-        action: Layout of an action.
-    """
-
-    observation: Leaf
-    action: Leaf
-
-    @cached_property
-    def arrow(self) -> pa.Schema:
-        """The Arrow schema, layouts in its metadata."""
-        layout = {"observation": self.observation.to_json(), "action": self.action.to_json()}
-        return pa.schema(
-            [
-                ("observation", self.observation.arrow_type()),
-                ("action", self.action.arrow_type()),
-                ("reward", pa.float64()),
-                ("terminated", pa.bool_()),
-                ("truncated", pa.bool_()),
-                ("timestamp", pa.float64()),
-            ],
-            metadata={"jamboree": json.dumps(layout, sort_keys=True)},
-        )
-
-    @cached_property
-    def blob(self) -> bytes:
-        """The schema as stored, once for all episodes that share it."""
-        return bytes(self.arrow.serialize())
-
-    @cached_property
-    def digest(self) -> str:
-        """Name of the blob."""
-        return digest(self.blob)
-
-    def shares_columns_with(self, other: StepSchema) -> bool:
-        """Whether rows of both fit into one frame."""
-        return self.observation.shares_column_with(
-            other.observation
-        ) and self.action.shares_column_with(other.action)
-
-    @classmethod
-    def from_blob(cls, blob: bytes, *, where: str) -> StepSchema:
-        """Inverse of `blob`.
-
-        Raises:
-            DecodeError: It is not such a schema.
-        """
-        try:
-            return _schema_from_blob(blob)
-        except _DAMAGED as error:
-            raise DecodeError(f"{where}: not a schema of steps: {error}") from error
-
-
-@lru_cache(maxsize=256)
-def _schema_from_blob(blob: bytes) -> StepSchema:
-    arrow = pa.ipc.read_schema(pa.py_buffer(blob))
-    layout = json.loads(arrow.metadata[b"jamboree"])
-    schema = StepSchema(*(Leaf.from_json(layout[name]) for name in ("observation", "action")))
-    if not schema.arrow.equals(arrow):
-        raise ValueError("its columns are not those of its layout")
-    return schema
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,21 +122,11 @@ class Rows:
         )
 
 
-def stack(values: Sequence[Any], leaf: Leaf) -> npt.NDArray[Any]:
-    """Values as a row keeps them -> one array (n, ...)."""
-    if leaf.is_array:
-        content = bytearray().join(values)  # an array on bytes could not be written to
-        return np.frombuffer(content, leaf.dtype).reshape((len(values), *leaf.shape))
-    return np.array(values, leaf.dtype)
-
-
 def rows_to_arrays(
-    rows: Sequence[Row], schema: StepSchema, *, start: int, action_kinds: ActionKinds = ()
+    rows: FlatRows, schema: StepSchema, *, start: int, action_kinds: ActionKinds = ()
 ) -> Rows:
     """Rows as they were put -> arrays."""
-    observations, actions, rewards, terminations, truncations, timestamps, infos = zip(
-        *rows, strict=True
-    )
+    observations, actions, rewards, terminations, truncations, timestamps, infos = _columns(rows)
     return Rows(
         start,
         stack(observations, schema.observation),
@@ -213,7 +140,11 @@ def rows_to_arrays(
     )
 
 
-def encode_rows(rows: Sequence[Row], schema: StepSchema, kinds: ActionKinds = ()) -> bytes:
+def _columns(rows: FlatRows) -> list[Sequence[Any]]:
+    return [rows[position::ROW_WIDTH] for position in range(ROW_WIDTH)]
+
+
+def encode_rows(rows: FlatRows, schema: StepSchema, kinds: ActionKinds = ()) -> bytes:
     """Body of a frame that holds these rows.
 
     Args:
@@ -221,27 +152,12 @@ def encode_rows(rows: Sequence[Row], schema: StepSchema, kinds: ActionKinds = ()
         schema: The layout.
         kinds: Where actions become of another kind than the schema says; offsets in `rows`.
     """
-    observations, actions, rewards, terminations, truncations, timestamps, infos = zip(
-        *rows, strict=True
-    )
-    columns = [
-        schema.observation.to_arrow(stack(observations, schema.observation)),
-        schema.action.to_arrow(stack(actions, schema.action)),
-        _doubles(rewards),
-        pa.array(np.array(terminations, np.bool_)),
-        pa.array(np.array(truncations, np.bool_)),
-        _doubles(timestamps),
-    ]
-    batch = pa.RecordBatch.from_arrays(columns, schema=schema.arrow).serialize()
-    kept = [(offset, info) for offset, info in enumerate(infos) if info]
-    prefix = _PREFIX.pack(bytes.fromhex(schema.digest), batch.size)
+    *columns, infos = _columns(rows)
+    batch = serialize_batch(schema, columns)
+    kept = [(offset, info) for offset, info in enumerate(infos) if info] if any(infos) else []
+    prefix = _PREFIX.pack(bytes.fromhex(schema.digest), len(batch))
     rest = msgspec.msgpack.encode((kept, kinds)) if kept or kinds else b""
     return b"".join((prefix, batch, rest))
-
-
-def _doubles(values: Sequence[float]) -> pa.Array:
-    buffer = pa.py_buffer(array("d", values))
-    return pa.Array.from_buffers(_FLOAT64, len(values), [None, buffer])
 
 
 def schema_digest(frame: Frame, *, where: str) -> str:
@@ -281,7 +197,7 @@ def decode_rows(frame: Frame, schema: StepSchema, *, where: str) -> Rows:
             [infos.get(offset, {}) for offset in range(frame.count)],
             [(frame.start, schema.action.kind), *((frame.start + n, kind) for n, kind in kinds)],
         )
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DecodeError(f"{at}: {error}") from error
 
 

@@ -223,6 +223,8 @@ class Writer:
             if self._stop.wait(pause_s):
                 return
             self._work.clear()
+            if self._stop.is_set():  # between the two: nobody would set `_work` again
+                return
             error = self._try_delivery()
             if error is None:
                 self._recover()

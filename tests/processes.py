@@ -14,6 +14,8 @@ from jamboree_gym import DBHandler
 from jamboree_gym.connection import Connection
 
 WAIT_TIMEOUT_S = 20.0
+# A run in the background of a shell ignores Ctrl-C, and its children inherit that.
+HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 PATHS = [str(Path(jamboree_gym.__file__).parents[1]), str(Path(__file__).parent)]
 
 
@@ -31,7 +33,7 @@ class NoteHandler(DBHandler):
 def start_python(source: str, *arguments: object) -> subprocess.Popen[str]:
     """Start a Python process that can import the package and this module."""
     return subprocess.Popen(
-        [sys.executable, "-c", source, *map(str, arguments)],
+        [sys.executable, "-c", HEAR_CTRL_C + source, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

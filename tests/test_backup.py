@@ -402,8 +402,8 @@ def test_frames_of_an_interrupted_flush_are_not_restored_without_their_head(
     jam.backup.restore()
 
     assert len(jam.episode(env.episode_id).data()) == 1
-    with pytest.raises(UnsavedRecords):
-        env.step(ACTION)
+    env.step(ACTION)
+    with pytest.raises(UnsavedRecords, match="no longer in Redis"):
         jam.close()
 
 
@@ -465,7 +465,7 @@ def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) ->
             other.flush()
         notes(other, 1, name="b")
 
-        with pytest.raises(BackupMismatch, match="a.* at index 0.*nothing was overwritten"):
+        with pytest.raises(BackupMismatch, match=r"a.* at index 0.*nothing was overwritten"):
             other.backup.flush()
         assert other.backup.status().pending_logs == 1
         assert [c["_id"] for c in jam.mongo.chunks.find({"_id": {"$in": before}})] == before
@@ -475,46 +475,34 @@ def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) ->
 # -- servers that are away, refuse, or differ -------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "mongodb://user:s3cr3t@127.0.0.1:1/",
-        "mongodb://user:s3cr3t@127.0.0.1:1/?retryWrites=false",
-    ],
-)
+def mongo_url(user: str, password: str, host: str) -> str:
+    return f"mongodb://{user}:{password}@{host}/"
+
+
 def test_an_unreachable_mongodb_is_an_error_within_5_s_without_password(
-    open_jamboree: OpenJamboree, url: str
+    open_jamboree: OpenJamboree,
 ) -> None:
-    jam = open_jamboree(mongo_url=url)
+    jam = open_jamboree(mongo_url=mongo_url("user", "s3cr3t", "127.0.0.1:1"))
     notes(jam, 1)
     began = time.monotonic()
 
-    with pytest.raises(StoreUnavailable, match="127.0.0.1:1") as caught:
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as caught:
         jam.backup.flush()
 
     assert time.monotonic() - began < 5
     assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "mongodb://user:s3/cr3t@127.0.0.1:1/",
-        "mongodb://user:s3@cr3t@127.0.0.1:1/",
-        "mongodb://user:s3:cr3t@127.0.0.1:1/",
-        "mongodb://user:s3%cr3t@127.0.0.1:1/",
-        "mongodb://us er:s3?cr3t@127.0.0.1:x/",
-    ],
-)
+@pytest.mark.parametrize("password", ["s3/cr3t", "s3@cr3t", "s3:cr3t", "s3%cr3t", "s3?cr3t"])
 def test_a_password_that_is_badly_quoted_is_not_shown(
-    open_jamboree: OpenJamboree, url: str
+    open_jamboree: OpenJamboree, password: str
 ) -> None:
-    jam = open_jamboree(mongo_url=url)
+    jam = open_jamboree(mongo_url=mongo_url("us er", password, "127.0.0.1:x"))
 
     with pytest.raises(InvalidUrl, match="quote_plus") as caught:
         jam.backup.flush()
 
-    shown = "".join(traceback.format_exception_only(caught.value)) + str(caught.value.__cause__)
+    shown = str(caught.value) + str(caught.value.__cause__)
     assert "cr3t" not in shown
     assert "s3" not in shown
 
@@ -561,8 +549,8 @@ def test_a_wrong_password_is_an_error_that_does_not_repeat_it(
     own_mongo.is_ready = has_port
     own_mongo.start()
     host = own_mongo.url.removeprefix("mongodb://")
-    right = open_jamboree(mongo_url=f"mongodb://ann:right@{host}/")
-    wrong = open_jamboree(mongo_url=f"mongodb://ann:wr0ng@{host}/")
+    right = open_jamboree(mongo_url=mongo_url("ann", "right", host))
+    wrong = open_jamboree(mongo_url=mongo_url("ann", "wr0ng", host))
     anonymous = open_jamboree(mongo_url=f"mongodb://{host}/")
     notes(right, 1)
 

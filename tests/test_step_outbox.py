@@ -15,9 +15,10 @@ from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, Ja
 from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.row_buffer import LOOK_EVERY_BYTES, MAX_FRAME_BYTES, ROWS_PER_FRAME
 from jamboree_gym.spaces import Leaf
-from jamboree_gym.step_outbox import LOOK_EVERY_BYTES, MAX_FRAME_BYTES, ROWS_PER_FRAME, StepOutbox
-from jamboree_gym.steps import StepSchema, decode_rows
+from jamboree_gym.step_outbox import StepOutbox
+from jamboree_gym.steps import ROW_WIDTH, StepSchema, decode_rows
 from jamboree_gym.store.redis import AppendResult
 
 SCHEMA = StepSchema(
@@ -337,7 +338,7 @@ def test_a_refused_outbox_counts_what_it_loses_but_does_not_hold_it() -> None:
 
     assert box.unsaved == 1_001
     assert box.pending_bytes == 0
-    assert len(box._rows) <= ROWS_PER_FRAME + 1
+    assert len(box._rows) <= (ROWS_PER_FRAME + 1) * ROW_WIDTH
     assert box.next_append() is None
 
 

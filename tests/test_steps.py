@@ -18,7 +18,7 @@ from jamboree_gym.errors import DecodeError
 from jamboree_gym.row_parts import cut_rows
 from jamboree_gym.spaces import Leaf, leaf_of
 from jamboree_gym.steps import (
-    Row,
+    ROW_WIDTH,
     Rows,
     StepSchema,
     decode_rows,
@@ -43,6 +43,13 @@ arrays = st.builds(np.dtype, st.sampled_from(DTYPES)).flatmap(
 )
 
 
+Row = tuple[Any, ...]
+
+
+def flat(rows: Sequence[Row]) -> list[Any]:
+    return [value for row in rows for value in row]
+
+
 def row(observation: Any, action: Any = 0, info: bytes | None = None, at: float = 1.0) -> Row:
     kept = [v.tobytes() if isinstance(v, np.ndarray) else v for v in (observation, action)]
     return (kept[0], kept[1], 0.5, False, True, at, info)
@@ -56,7 +63,7 @@ def frame_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options:
         writer=bytes(8),
         t_first=rows[0][5],
         t_last=rows[-1][5],
-        body=encode_rows(rows, schema, **options),
+        body=encode_rows(flat(rows), schema, **options),
     )
     return decode_frame(blob, where="log")
 
@@ -95,7 +102,7 @@ def test_rows_in_memory_look_as_rows_from_the_store(observations: list[np.ndarra
     schema = StepSchema(leaf_of(observations[0], "observation"), INT64)
 
     assert_same_bits(
-        rows_to_arrays([row(value) for value in observations], schema, start=0).observations,
+        rows_to_arrays(flat([row(value) for value in observations]), schema, start=0).observations,
         observations,
     )
 
@@ -149,10 +156,12 @@ def test_infos_come_back_each_with_its_row(infos: list[dict[str, Any]]) -> None:
 def test_a_frame_without_infos_spends_no_byte_on_them() -> None:
     schema = StepSchema(FLOAT32, INT64)
     observation = np.zeros(2, np.float32)
-    plain = encode_rows([row(observation)], schema)
+    plain = encode_rows(flat([row(observation)]), schema)
 
-    assert len(encode_rows([row(observation, info=encode_mapping({"a": 1}))], schema)) > len(plain)
-    assert plain == encode_rows([row(observation)], schema, ())
+    assert len(encode_rows(flat([row(observation, info=encode_mapping({"a": 1}))]), schema)) > len(
+        plain
+    )
+    assert plain == encode_rows(flat([row(observation)]), schema, ())
 
 
 def test_what_actions_were_comes_back() -> None:
@@ -187,8 +196,8 @@ def test_a_slice_of_rows_knows_where_it_begins() -> None:
 
 
 def cut(schemas: list[tuple[int, StepSchema]], count: int, size: int = 100) -> list[tuple]:
-    parts = cut_rows(10, [row(n) for n in range(count)], schemas, size)
-    return [(part.start, len(part.rows), part.schema, list(part.kinds)) for part in parts]
+    parts = cut_rows(10, flat([row(n) for n in range(count)]), schemas, size)
+    return [(part.start, part.count, part.schema, list(part.kinds)) for part in parts]
 
 
 SMALL = StepSchema(Leaf(np.dtype(np.float32), (2,), "array"), INT64)
@@ -245,12 +254,13 @@ def test_every_row_is_in_one_part_with_its_own_layout(
     known = [s for s in schemas if s[0] <= start][-1:] + [s for s in schemas if s[0] > start]
 
     found = []
-    for part in cut_rows(start, [row(n) for n in range(start, len(layouts))], known, size):
-        assert 0 < len(part.rows) <= size
+    rows = flat([row(n) for n in range(start, len(layouts))])
+    for part in cut_rows(start, rows, known, size):
+        assert 0 < part.count <= size
         changes, kind = dict(part.kinds), part.schema.action.kind
-        for offset, one in enumerate(part.rows):
+        for offset, observation in enumerate(part.rows[::ROW_WIDTH]):
             kind = changes.get(offset, kind)
-            found.append((one[0], part.schema.observation, kind))
+            found.append((observation, part.schema.observation, kind))
 
     assert found == [
         (n, layouts[n].observation, layouts[n].action.kind) for n in range(start, len(layouts))
@@ -266,7 +276,7 @@ def damaged_frame(body: bytes, count: int = 3) -> Frame:
 
 GOOD_SCHEMA = StepSchema(FLOAT32, INT64)
 GOOD_BODY = encode_rows(
-    [row(np.ones(2, np.float32), info=encode_mapping({"a": [1, 2]}))] * 3, GOOD_SCHEMA
+    flat([row(np.ones(2, np.float32), info=encode_mapping({"a": [1, 2]}))] * 3), GOOD_SCHEMA
 )
 
 

@@ -246,18 +246,24 @@ def stop_servers(home: Path | str | None = None, *, timeout_s: float = JOIN_TIME
         if _orphaned(where) is None:
             return False
         control = connect(where, deadline)  # a new supervisor takes on what a killed one left
+    _send_down(where, control, deadline)
+    while _orphaned(where) is not None:  # that one was being killed itself, and has left them
+        _send_down(where, connect(where, deadline), deadline)
+    return True
+
+
+def _send_down(home: Home, control: ControlConnection, deadline: float) -> None:
+    """Tell a supervisor to stop its servers; returns once it is gone, by this or otherwise."""
     with contextlib.closing(control):
         try:
             control.ask("down", timeout_s=time_left_s(deadline))
             control.wait_for_end(timeout_s=time_left_s(deadline))
         except ConnectionError:
-            return True  # it ended before it could answer
+            return  # it ended before it could answer
         except OSError as error:
             raise EmbeddedServerError(
-                f"the servers of {where.path} did not stop within {timeout_s:g} s\n"
-                f"see {where.supervisor_log}"
+                f"the servers of {home.path} did not stop in time\nsee {home.supervisor_log}"
             ) from error
-    return True
 
 
 _REPLIED_FIELDS = (

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from jamboree_gym.codec import FORMAT_VERSION, Head, decode_head, digest
+from jamboree_gym.codec import Head, decode_head
 from jamboree_gym.errors import (
     DecodeError,
     InvalidUrl,
@@ -17,6 +16,15 @@ from jamboree_gym.errors import (
     StoreUnavailable,
 )
 from jamboree_gym.keys import MONGO_BLOBS, MONGO_CHUNKS, MONGO_LOGS
+from jamboree_gym.store.mongo_documents import (
+    chunk_documents,
+    chunk_id,
+    database_name,
+    hosts_of,
+    is_whole,
+    log_document,
+    whole_frames,
+)
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -27,14 +35,11 @@ __all__ = ["MongoStore"]
 
 CONNECT_TIMEOUT_S = 4.0
 ANSWER_TIMEOUT_S = 30.0
-MAX_PART_BYTES = 12 * 2**20
 MAX_INSERT_BYTES = 8 * 2**20
 _SCHEMES = ("mongodb", "mongodb+srv")
 _DUPLICATE = 11000
 _DISK_FULL = 14031
 _LOGIN_REFUSED = (13, 18)
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
-_RESERVED_DATABASES = ("admin", "config", "local")
 _T = TypeVar("_T")
 
 
@@ -55,7 +60,7 @@ class MongoStore:
         self.where = where
         self._client = client
         self.database: Database[Any] = client.get_database(
-            _database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
+            database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
         )
         self._logs = self.database[MONGO_LOGS]
         self._chunks = self.database[MONGO_CHUNKS]
@@ -73,7 +78,7 @@ class MongoStore:
         from pymongo.errors import ConfigurationError, InvalidURI
         from pymongo.server_api import ServerApi
 
-        scheme, where = urlsplit(url).scheme, _where(url)
+        scheme, where = urlsplit(url).scheme, hosts_of(url)
         if scheme not in _SCHEMES:
             raise InvalidUrl(
                 f"mongo_url begins with {scheme!r}; use mongodb://host:port or mongodb+srv://"
@@ -95,7 +100,11 @@ class MongoStore:
                 ) from None
             raise InvalidUrl(f"mongo_url for {where} cannot be read: {error}") from error
         store = cls(client, namespace, where=where)
-        store.check()
+        try:
+            store.check()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def check(self) -> None:
@@ -129,10 +138,9 @@ class MongoStore:
         documents: list[dict[str, Any]] = []
         size = 0
         for key, start, frame in frames:
-            for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
-                content = frame[offset : offset + MAX_PART_BYTES]
-                documents.append(_chunk(key, start, part, content))
-                size += len(content)
+            for document in chunk_documents(key, start, frame):
+                documents.append(document)
+                size += len(document["content"])
                 if size >= MAX_INSERT_BYTES:
                     self._insert(documents, refused)
                     documents, size = [], 0
@@ -174,7 +182,7 @@ class MongoStore:
 
     def put_heads(self, heads: Mapping[str, Head]) -> None:
         """Keep heads of logs; an older revision never replaces a newer one."""
-        documents = [_log(key, head) for key, head in heads.items()]
+        documents = [log_document(key, head) for key, head in heads.items()]
         for document in self._insert_new(self._logs, documents) if documents else []:
             self._replace_older(document)
 
@@ -194,9 +202,9 @@ class MongoStore:
     # -- reading ----------------------------------------------------------------------------
 
     def keys(self) -> Iterator[str]:
-        """Keys of all logs."""
+        """Keys of all logs, sorted."""
         found = self._run(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
-        return iter(found)
+        return iter(sorted(found))
 
     def head(self, key: str) -> Head | None:
         """Head of a log as last kept, None when there is no such log.
@@ -207,15 +215,19 @@ class MongoStore:
         document = self._run(lambda: self._logs.find_one({"_id": key}))
         if document is None:
             return None
-        if zlib.crc32(document["head"]) != document["crc"]:
+        if not is_whole(document["head"], document["crc"]):
             raise DecodeError(f"MongoDB at {self.where}: the head of {key} is damaged")
         return decode_head(document["head"], where=key)
 
-    def heads(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """Heads of several logs as they are stored; those not kept, or damaged, are left out."""
+    def heads(self, keys: Iterable[str]) -> dict[str, Head]:
+        """Heads of several logs; those not kept, or damaged, are left out."""
         wanted = {"_id": {"$in": list(keys)}}
         found = self._run(lambda: list(self._logs.find(wanted)))
-        return {log["_id"]: log["head"] for log in found if zlib.crc32(log["head"]) == log["crc"]}
+        return {
+            log["_id"]: decode_head(log["head"], where=log["_id"])
+            for log in found
+            if is_whole(log["head"], log["crc"])
+        }
 
     def frames(self, key: str, *, start: int = 0, stop: int | None = None) -> list[bytes]:
         """Frames of a log that begin at `start` or later, and before `stop`, byte for byte.
@@ -223,19 +235,31 @@ class MongoStore:
         Raises:
             DecodeError: One is damaged.
         """
-        end = f"{key}$" if stop is None else _chunk_id(key, stop, 0)
-        query = {"_id": {"$gte": _chunk_id(key, start, 0), "$lt": end}}
-        chunks = self._run(lambda: list(self._chunks.find(query).sort("_id", 1)))
+        end = f"{key}$" if stop is None else chunk_id(key, stop)
         frames = []
-        for begin, group in groupby(chunks, key=lambda chunk: chunk["start"]):
-            parts = list(group)
-            if any(
-                chunk["part"] != number or zlib.crc32(chunk["content"]) != chunk["crc"]
-                for number, chunk in enumerate(parts)
-            ):
+        for _, begin, frame in self._scan(chunk_id(key, start), end):
+            if frame is None:
                 raise DecodeError(f"MongoDB at {self.where}: {key} at index {begin} is damaged")
-            frames.append(b"".join(chunk["content"] for chunk in parts))
+            frames.append(frame)
         return frames
+
+    def frames_between(
+        self, first_key: str, last_key: str
+    ) -> Iterator[tuple[str, int, bytes | None]]:
+        """Frames of all logs from one key to another, sorted by key and index.
+
+        Yields:
+            Key, start index and bytes; None instead of the bytes of one that is damaged.
+        """
+        return self._scan(chunk_id(first_key, 0), f"{last_key}$")
+
+    def _scan(self, first_id: str, end_id: str) -> Iterator[tuple[str, int, bytes | None]]:
+        query = {"_id": {"$gte": first_id, "$lt": end_id}}
+        cursor = self._run(lambda: self._chunks.find(query).sort("_id", 1))
+        try:
+            yield from whole_frames(iter(lambda: self._run(lambda: next(cursor, None)), None))
+        finally:
+            cursor.close()
 
     def blobs(self) -> dict[str, bytes]:
         """All immutable content, by digest.
@@ -245,7 +269,7 @@ class MongoStore:
         """
         found = self._run(lambda: list(self._blobs.find({})))
         for blob in found:
-            if zlib.crc32(blob["content"]) != blob["crc"]:
+            if not is_whole(blob["content"], blob["crc"]):
                 raise DecodeError(f"MongoDB at {self.where}: the blob {blob['_id']} is damaged")
         return {blob["_id"]: blob["content"] for blob in found}
 
@@ -285,47 +309,3 @@ class MongoStore:
 def _message(error: Exception) -> str:
     """The first sentence; pymongo appends its whole topology."""
     return str(error).split(", Timeout:")[0].split(", full error:")[0]
-
-
-def _log(key: str, head: Head) -> dict[str, Any]:
-    content = head.encode()
-    return {
-        "_id": key,
-        "format": FORMAT_VERSION,
-        "revision": head.revision,
-        "count": head.count,
-        "head": content,
-        "crc": zlib.crc32(content),
-    }
-
-
-def _chunk(key: str, start: int, part: int, content: bytes) -> dict[str, Any]:
-    return {
-        "_id": _chunk_id(key, start, part),
-        "key": key,
-        "start": start,
-        "part": part,
-        "content": content,
-        "crc": zlib.crc32(content),
-    }
-
-
-def _chunk_id(key: str, start: int, part: int) -> str:
-    """Sorts by key, index, part; `#` and `$` are neighbours that no quoted key holds."""
-    return f"{key}#{start:016d}#{part:04d}"
-
-
-def _where(url: str) -> str:
-    """The hosts of a URL; never a user or a password, however badly they are quoted."""
-    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
-
-
-def _database_name(namespace: str) -> str:
-    """A namespace as MongoDB allows it: lower-case letters, digits, `_` and `-`, 63 bytes at most.
-
-    MongoDB refuses two databases whose names differ in case only, and keeps some for itself.
-    """
-    safe = "".join(c if c in _NAME_CHARACTERS else "_" for c in namespace)
-    if safe == namespace and len(safe) <= 48 and safe not in _RESERVED_DATABASES:
-        return safe
-    return f"{safe[:40]}-{digest(namespace.encode())}"

@@ -147,13 +147,14 @@ class RedisLink:
 
     def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
         """One round trip, without a pipeline object's overhead."""
+        packable = [_without_numbers(call) for call in calls]
         connection = self._connection(check)
         try:
-            if len(calls) == 1:
-                connection.send_packed_command(connection.pack_command(*calls[0]))
+            if len(packable) == 1:
+                connection.send_packed_command(connection.pack_command(*packable[0]))
             else:
                 # One send: redis-py's pieces of 6 kB would be a system call each.
-                connection.send_packed_command([b"".join(connection.pack_commands(calls))])
+                connection.send_packed_command([b"".join(connection.pack_commands(packable))])
             answers = [_answer(connection) for _ in calls]
         except BaseException:
             self._drop(connection)  # half-read answers must never meet the next caller
@@ -228,6 +229,15 @@ class RedisLink:
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:
     """The command that runs a script."""
     return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+def _without_numbers(call: Call) -> Call:
+    """A call of strings and bytes only.
+
+    hiredis 3.5 turns a number into text in C, where a Ctrl-C can come in; it does not look, and the
+    process dies of a segmentation fault instead of a KeyboardInterrupt.
+    """
+    return tuple(str(part) if isinstance(part, (int, float)) else part for part in call)
 
 
 def _answer(connection: Any) -> Any:

@@ -22,7 +22,7 @@ from jamboree_gym.codec import decode_frame, digest, encode_frame
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.replay import verify
-from jamboree_gym.steps import Row, StepSchema, decode_rows, encode_rows, schema_digest
+from jamboree_gym.steps import StepSchema, decode_rows, encode_rows, schema_digest
 
 ENVS = [
     *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"),
@@ -221,7 +221,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
     name = schema_digest(frame, where=key)
     schema = StepSchema.from_blob(jam.store.blob(name), where=name)
     read = decode_rows(frame, schema, where=key)
-    rows: list[Row] = []
+    rows: list[Any] = []
     for i in range(len(read)):
         values = [
             read.observations[i],
@@ -237,7 +237,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
             value.tobytes() if leaf.is_array else value
             for value, leaf in zip(values, (schema.observation, schema.action), strict=False)
         ]
-        rows.append((*kept, *values[2:], read.timestamps[i], None))
+        rows += (*kept, *values[2:], read.timestamps[i], None)
     body = encode_rows(rows, schema)
     blob = encode_frame(
         codec=frame.codec,

@@ -19,8 +19,10 @@ from jamboree_gym.store.embedded import EmbeddedServers, ServerStatus, server_st
 
 PATIENCE_S = 15.0
 ROOT = str(Path(jamboree_gym.__file__).parents[1])
+# A run in the background of a shell ignores Ctrl-C, and its children inherit that.
 PREAMBLE = """
-import json, os, sys
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from jamboree_gym.store.embedded import *
 home = sys.argv[1]
 """

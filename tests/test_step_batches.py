@@ -1,0 +1,57 @@
+"""Batches are laid out as pyarrow lays them out, whoever writes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jamboree_gym.spaces import Leaf
+from jamboree_gym.step_batches import Columns, serialize_batch, stack
+from jamboree_gym.step_schema import StepSchema
+
+DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4"]
+SHAPES = [(), (3,), (2, 2), (0,)]
+
+
+def by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
+    arrays = [
+        schema.observation.to_arrow(stack(columns[0], schema.observation)),
+        schema.action.to_arrow(stack(columns[1], schema.action)),
+        *(pa.array(column) for column in columns[2:]),
+    ]
+    return bytes(pa.RecordBatch.from_arrays(arrays, schema=schema.arrow).serialize())
+
+
+@given(st.data(), st.sampled_from(DTYPES), st.sampled_from(SHAPES), st.integers(1, 20))
+def test_every_batch_is_byte_for_byte_what_pyarrow_writes(
+    data: st.DataObject, dtype: str, shape: tuple[int, ...], count: int
+) -> None:
+    schema = StepSchema(
+        Leaf(np.dtype(dtype), shape, "array"), Leaf(np.dtype(np.int64), (), "python")
+    )
+    flags = st.lists(st.booleans(), min_size=count, max_size=count)
+    floats = st.lists(st.floats(), min_size=count, max_size=count)
+    for _ in range(2):  # the second one does not ask pyarrow any more
+        columns = [
+            [data.draw(hnp.arrays(dtype, shape)).tobytes() for _ in range(count)],
+            data.draw(st.lists(st.integers(-9, 9), min_size=count, max_size=count)),
+            *(data.draw(kind) for kind in (floats, flags, flags, floats)),
+        ]
+
+        assert serialize_batch(schema, columns) == by_pyarrow(schema, columns)
+
+
+@pytest.mark.parametrize("kind", ["array", "numpy", "python"])
+def test_bits_are_packed_as_pyarrow_packs_them(kind: str) -> None:
+    leaf = Leaf(np.dtype(bool), (), kind)
+    schema = StepSchema(leaf, leaf)
+    values = [True, False, True] * 5
+    kept = [np.bool_(value).tobytes() for value in values] if kind == "array" else values
+    columns = [kept, kept, [0.0] * 15, values, values, [1.0] * 15]
+
+    for _ in range(2):
+        assert serialize_batch(schema, columns) == by_pyarrow(schema, columns)
