@@ -19,10 +19,12 @@ from jamboree_gym.store.embedded import EmbeddedServers, ServerStatus, server_st
 
 PATIENCE_S = 15.0
 ROOT = str(Path(jamboree_gym.__file__).parents[1])
-# A run in the background of a shell ignores Ctrl-C, and its children inherit that.
+# A run in the background of a shell ignores Ctrl-C, and its children inherit that. NumPy's threads
+# make Python 3.12 warn of any fork.
 PREAMBLE = """
-import json, os, signal, sys
+import json, os, signal, sys, warnings
 signal.signal(signal.SIGINT, signal.default_int_handler)
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 from jamboree_gym.store.embedded import *
 home = sys.argv[1]
 """
