@@ -5,7 +5,7 @@ is the one that led there. So a row is complete the moment `step` returns, an ep
 has T + 1 rows, and a row never has to be written twice.
 
 Body of a frame: digest of the schema (8 bytes), length of the Arrow part (4 bytes), one Arrow
-record batch, then what most frames do not have: a msgpack pair of [row offset, encoded info] for
+record batch, then what is empty in most frames: a msgpack pair of [row offset, encoded info] for
 the infos that are not empty, and [row offset, kind] wherever actions go over from Python numbers to
 NumPy scalars or back. A replay has to know, because NumPy computes differently with the two.
 """
@@ -60,6 +60,7 @@ ActionKinds = Sequence[tuple[int, Kind]]
 """Row number from which on actions are of a kind, and the kind; ascending."""
 
 _PREFIX = struct.Struct("<8sI")
+_NO_REST = msgspec.msgpack.encode(([], []))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +157,7 @@ def encode_rows(rows: FlatRows, schema: StepSchema, kinds: ActionKinds = ()) -> 
     batch = serialize_batch(schema, columns)
     kept = [(offset, info) for offset, info in enumerate(infos) if info] if any(infos) else []
     prefix = _PREFIX.pack(bytes.fromhex(schema.digest), len(batch))
-    rest = msgspec.msgpack.encode((kept, kinds)) if kept or kinds else b""
+    rest = msgspec.msgpack.encode((kept, kinds)) if kept or kinds else _NO_REST
     return b"".join((prefix, batch, rest))
 
 
@@ -204,7 +205,7 @@ def decode_rows(frame: Frame, schema: StepSchema, *, where: str) -> Rows:
 def _decode_rest(
     content: memoryview, *, where: str
 ) -> tuple[dict[int, dict[str, Any]], list[tuple[int, Kind]]]:
-    if not content:
+    if content == _NO_REST:
         return {}, []
     try:
         kept, kinds = _decode_pair(content)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -291,6 +291,7 @@ def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: i
 
 
 @given(st.integers(12, len(GOOD_BODY) - 1))
+@example(12 + int.from_bytes(GOOD_BODY[8:12], "little"))  # just behind the Arrow part
 def test_a_body_that_was_cut_off_is_named(length: int) -> None:
     with pytest.raises(DecodeError, match="log at index 5"):
         decode_rows(damaged_frame(GOOD_BODY[:length]), GOOD_SCHEMA, where="log")
