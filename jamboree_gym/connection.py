@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 # loaded first at exit, as by pyarrow 16, it fails
 import os
 import threading
 import time

@@ -144,7 +144,7 @@ class RowBuffer(Outbox, ABC):
             observation_is_array = observation.__class__ is _ndarray
             action_is_array = action.__class__ is _ndarray
         try:
-            reward = float(reward)
+            reward = float(reward) if reward.__class__ is not _ndarray else _number(reward)
         except (TypeError, ValueError):
             reward = _number(reward)
         now = time.time()
