@@ -48,6 +48,7 @@ LAYERS = [
     "handlers",
     "episode_handler",
     "query",
+    "recorder",
     "wrappers",
     "jamboree",
     "replay",

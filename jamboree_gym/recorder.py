@@ -1,0 +1,150 @@
+"""What every recording wrapper does with the episodes of one environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from gymnasium import spaces
+
+from jamboree_gym.codec import digest
+from jamboree_gym.connection import Connection
+from jamboree_gym.episode_handler import EpisodeHandler, new_episode_id
+from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
+from jamboree_gym.infos import InfoEncoder
+from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+
+__all__ = ["EpisodeRecorder"]
+
+
+class EpisodeRecorder:
+    """Writes the episodes of one environment through a handler, one after the other.
+
+    Args:
+        jam: Where to record.
+        observation_space: Of the one environment, not of a batch.
+        action_space: Of the one environment.
+        env_id: Gymnasium id, `""` where there is none.
+        provenance: What `provenance.describe` says of the environment.
+        run: Name of the run that the episodes belong to; None = the Jamboree's own.
+        tags: Whatever episodes shall be found by.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept.
+
+    Raises:
+        UnsupportedSpace: A space cannot be recorded; names it.
+        InvalidRecord: A tag cannot be kept, or the run is no name.
+
+    Attributes:
+        handler: Stands on the current episode.
+        is_recording: Whether an episode has begun and not ended.
+    """
+
+    def __init__(
+        self,
+        jam: Connection,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        env_id: str,
+        provenance: bytes,
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        handler_class: type[EpisodeHandler] = EpisodeHandler,
+        record_infos: bool = True,
+    ) -> None:
+        if run is not None and not isinstance(run, str):
+            raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
+        self.handler = handler_class()
+        self.handler.event = jam
+        self.handler.use_spaces(observation_space, action_space)
+        self.run = jam.run if run is None else run
+        self.is_recording = False
+        self._env_id = env_id
+        self._tags = deepcopy(jam.check_tags(tags or {}))
+        self._record_infos = record_infos
+        self._provenance = digest(provenance)
+        self._blobs = {self._provenance: provenance}
+        self._options = InfoEncoder()
+
+    @property
+    def episode_id(self) -> str:
+        """Id of the current episode."""
+        episode_id: str = self.handler["episode"]
+        return episode_id
+
+    def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """A copy of reset options, to be made before the environment gets them."""
+        return None if options is None else self._options.copy(options)
+
+    def begin(
+        self,
+        observation: Any,
+        info: Mapping[str, Any],
+        *,
+        seed: int | None = None,
+        rng_state: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin an episode with what a reset returned; one that has not ended is abandoned."""
+        started_at = time.time()
+        self.abandon()
+        self.handler.begin(
+            observation,
+            info if self._record_infos else {},
+            summary=EpisodeSummary(
+                id=new_episode_id(),
+                env_id=self._env_id,
+                run=self.run,
+                status="running",
+                steps=0,
+                episode_return=0.0,
+                started_at=started_at,
+                elapsed_s=0.0,
+                seed=seed,
+                tags=self._tags,
+            ),
+            origin=EpisodeOrigin(seed, rng_state, options, self._provenance),
+            blobs=self._blobs,
+        )
+        self.is_recording = True
+
+    def step(
+        self,
+        action: Any,
+        observation: Any,
+        reward: Any,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+    ) -> None:
+        """Keep one step of the current episode.
+
+        Raises:
+            InvalidRecord: Something in it cannot be kept. There would be a gap, so the episode is
+                abandoned.
+            UnsupportedSpace: Likewise.
+        """
+        if terminated or truncated:
+            self.is_recording = False
+        try:
+            self.handler.step(
+                action,
+                observation,
+                reward,
+                terminated,
+                truncated,
+                info if self._record_infos else {},
+            )
+        except (InvalidRecord, UnsupportedSpace):
+            self.is_recording = False
+            self.handler.end("abandoned")
+            raise
+
+    def abandon(self) -> None:
+        """End an episode that is still going on."""
+        if self.is_recording:
+            self.is_recording = False
+            self.handler.end("abandoned")
