@@ -14,6 +14,7 @@ from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, MissingExtra
 from jamboree_gym.notes import decode_episode_note
+from jamboree_gym.packing import rows_of
 from jamboree_gym.records import (
     EpisodeData,
     EpisodeOrigin,
@@ -22,7 +23,8 @@ from jamboree_gym.records import (
     StepData,
     Transitions,
 )
-from jamboree_gym.steps import Rows, StepSchema, decode_rows, schema_digest
+from jamboree_gym.step_schema import StepSchema
+from jamboree_gym.steps import Rows, decode_rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
 
 if TYPE_CHECKING:
@@ -179,10 +181,11 @@ class Episode:
         return rows[len(rows) :]
 
     def _decode(self, frame: Frame) -> Rows:
-        name = schema_digest(frame, where=self._key)
+        return decode_rows(frame, self._schema, where=self._key)
+
+    def _schema(self, name: str) -> StepSchema:
         blob = self._connection.store.blob(name)
-        schema = StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
-        return decode_rows(frame, schema, where=self._key)
+        return StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
 
     def __repr__(self) -> str:
         """The id."""
@@ -194,12 +197,14 @@ def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
     return EpisodeData(
         episode_id,
         rows.observations,
-        rows.actions[1:],
+        rows_of(rows.actions, slice(1, None)),
         rows.rewards[1:],
         rows.terminations[1:],
         rows.truncations[1:],
         rows.infos,
         rows.timestamps[1:],
+        rows.annotated[1:],
+        rows_of(rows.annotations, slice(1, None)),
     )
 
 
@@ -207,14 +212,17 @@ def to_transitions(rows: Rows) -> Transitions:
     """Rows -> the transitions between them, one fewer."""
     return Transitions(
         np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64),
-        rows.observations[:-1],
-        rows.actions[1:],
+        rows_of(rows.observations, slice(-1)),
+        rows_of(rows.actions, slice(1, None)),
         rows.rewards[1:],
-        rows.observations[1:],
+        rows_of(rows.observations, slice(1, None)),
         rows.terminations[1:],
         rows.truncations[1:],
         rows.infos[1:],
         rows.timestamps[1:],
+        rows.annotated[1:],
+        rows_of(rows.annotations, slice(1, None)),
+        rows.schemas,
     )
 
 

@@ -15,10 +15,11 @@ from jamboree_gym.episode import Episode, to_frame, to_transitions
 from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
 from jamboree_gym.handlers import DBHandler
 from jamboree_gym.infos import InfoEncoder
+from jamboree_gym.packing import rows_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
-from jamboree_gym.spaces import check_space, leaf_of_space
+from jamboree_gym.spaces import check_space, layout_of_space
 from jamboree_gym.step_outbox import StepOutbox
-from jamboree_gym.steps import StepSchema
+from jamboree_gym.step_schema import StepSchema
 
 if TYPE_CHECKING:
     import vaex.dataframe
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["EpisodeHandler", "new_episode_id"]
 
 DEFAULT_LIMIT = 100
+BACKWARDS = slice(None, None, -1)
 
 
 def new_episode_id() -> str:
@@ -78,7 +80,7 @@ class EpisodeHandler(DBHandler):
         """
         check_space(observation_space, "observation")
         check_space(action_space, "action")
-        self._schema = StepSchema(leaf_of_space(observation_space), leaf_of_space(action_space))
+        self._schema = StepSchema(layout_of_space(observation_space), layout_of_space(action_space))
 
     def begin(
         self,
@@ -100,7 +102,7 @@ class EpisodeHandler(DBHandler):
 
         Raises:
             InvalidRecord: Something in summary or origin cannot be kept; names it.
-            UnsupportedSpace: The observation is not an array of numbers; names it.
+            InvalidRecord: The observation cannot be encoded; says what of it.
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
@@ -129,14 +131,25 @@ class EpisodeHandler(DBHandler):
         terminated: bool,
         truncated: bool,
         info: Mapping[str, Any],
+        annotation: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep one step: the action, and the five things that `env.step` returned for it."""
+        """Keep one step: the action, and the five things that `env.step` returned for it.
+
+        Args:
+            action: What the agent did.
+            observation: What the environment returned, as the next four.
+            reward: A number.
+            terminated: Whether this was the end.
+            truncated: Whether the episode was cut off.
+            info: Whatever else.
+            annotation: What the agent says of the step, by name.
+        """
         steps = self._open
         if steps is None:
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
         encoded = self._infos.encode(info) if info else None
         if (
-            steps.put(action, observation, reward, terminated, truncated, encoded)
+            steps.put(action, observation, reward, terminated, truncated, encoded, annotation)
             or not self._buffered
         ):
             self._after_put()
@@ -240,14 +253,17 @@ def reversed_transitions(steps: Transitions) -> Transitions:
     """The same transitions, newest first."""
     return Transitions(
         steps.indices[::-1],
-        steps.observations[::-1],
-        steps.actions[::-1],
+        rows_of(steps.observations, BACKWARDS),
+        rows_of(steps.actions, BACKWARDS),
         steps.rewards[::-1],
-        steps.next_observations[::-1],
+        rows_of(steps.next_observations, BACKWARDS),
         steps.terminations[::-1],
         steps.truncations[::-1],
         steps.infos[::-1],
         steps.timestamps[::-1],
+        steps.annotated[::-1],
+        rows_of(steps.annotations, BACKWARDS),
+        steps.schemas,
     )
 
 

@@ -12,6 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from jamboree_gym.packing import Arrays, item
+from jamboree_gym.step_schema import SchemaChanges, schema_at
+
 __all__ = [
     "EpisodeData",
     "EpisodeOrigin",
@@ -39,6 +42,7 @@ class StepData:
         truncated: Whether the episode was cut off after this step.
         info: What this step returned.
         timestamp: When the step returned, epoch seconds.
+        annotation: What the agent said of it (`annotate`), empty if nothing.
     """
 
     index: int
@@ -50,11 +54,16 @@ class StepData:
     truncated: bool
     info: dict[str, Any]
     timestamp: float
+    annotation: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transitions:
     """n consecutive transitions of one episode as arrays, oldest first.
+
+    Observations, actions and annotations of a dict or tuple are dicts or tuples of arrays; where
+    values have no fixed shape (text, sequences, graphs), an array of objects. Iterating gives each
+    value with the type that it had.
 
     Attributes:
         indices: int64 (n,), position in the episode.
@@ -66,17 +75,23 @@ class Transitions:
         truncations: bool (n,).
         infos: n dicts, what each step returned.
         timestamps: float64 (n,), epoch seconds.
+        annotated: bool (n,), whether the agent said something of the step.
+        annotations: What it said, by name; where it said nothing, NaN (0 for what is no float).
+        schemas: What the values were before they became arrays.
     """
 
     indices: npt.NDArray[np.int64]
-    observations: npt.NDArray[Any]
-    actions: npt.NDArray[Any]
+    observations: Arrays
+    actions: Arrays
     rewards: npt.NDArray[np.float64]
-    next_observations: npt.NDArray[Any]
+    next_observations: Arrays
     terminations: npt.NDArray[np.bool_]
     truncations: npt.NDArray[np.bool_]
     infos: Sequence[Mapping[str, Any]]
     timestamps: npt.NDArray[np.float64]
+    annotated: npt.NDArray[np.bool_]
+    annotations: Mapping[str, Arrays]
+    schemas: SchemaChanges
 
     def __len__(self) -> int:
         """Number of transitions."""
@@ -84,23 +99,27 @@ class Transitions:
 
     def __iter__(self) -> Iterator[StepData]:
         """The transitions one by one, oldest first."""
-        for i in range(len(self)):
+        for i, index in enumerate(self.indices.tolist()):
+            before, after = schema_at(self.schemas, index), schema_at(self.schemas, index + 1)
             yield StepData(
-                index=int(self.indices[i]),
-                observation=self.observations[i],
-                action=self.actions[i],
+                index=index,
+                observation=item(self.observations, i, before.observation),
+                action=item(self.actions, i, after.action),
                 reward=float(self.rewards[i]),
-                next_observation=self.next_observations[i],
+                next_observation=item(self.next_observations, i, after.observation),
                 terminated=bool(self.terminations[i]),
                 truncated=bool(self.truncations[i]),
                 info=dict(self.infos[i]),
                 timestamp=float(self.timestamps[i]),
+                annotation=item(dict(self.annotations), i, after.annotation)
+                if self.annotated[i]
+                else {},
             )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EpisodeData:
-    """A whole episode of T steps as arrays.
+    """A whole episode of T steps as arrays; those of dicts and tuples as in `Transitions`.
 
     Attributes:
         id: The episode's id.
@@ -111,16 +130,20 @@ class EpisodeData:
         truncations: bool (T,).
         infos: T + 1 dicts, the reset's first.
         timestamps: float64 (T,), when each step returned, epoch seconds.
+        annotated: bool (T,), whether the agent said something of the step.
+        annotations: What it said, by name; where it said nothing, NaN (0 for what is no float).
     """
 
     id: str
-    observations: npt.NDArray[Any]
-    actions: npt.NDArray[Any]
+    observations: Arrays
+    actions: Arrays
     rewards: npt.NDArray[np.float64]
     terminations: npt.NDArray[np.bool_]
     truncations: npt.NDArray[np.bool_]
     infos: Sequence[Mapping[str, Any]]
     timestamps: npt.NDArray[np.float64]
+    annotated: npt.NDArray[np.bool_]
+    annotations: Mapping[str, Arrays]
 
     def __len__(self) -> int:
         """Number of steps, T."""

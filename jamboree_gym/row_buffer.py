@@ -13,17 +13,19 @@ import math
 import threading
 import time
 from abc import ABC
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 
 from jamboree_gym.codec import CODEC_STEPS
 from jamboree_gym.errors import InvalidRecord, JamboreeError
+from jamboree_gym.layouts import ENCODED, Group, layout_of, share_columns
 from jamboree_gym.outbox import Outbox
+from jamboree_gym.packing import Misfit, filler, pack_any, packer, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
-from jamboree_gym.spaces import Leaf, leaf_of, plain
-from jamboree_gym.steps import INFO, ROW_WIDTH, Rows, StepSchema, rows_to_arrays
+from jamboree_gym.step_schema import StepSchema
+from jamboree_gym.steps import ROW_WIDTH, Rows, rows_to_arrays
 
 __all__ = ["LOOK_EVERY_BYTES", "MAX_FRAME_BYTES", "ROWS_PER_FRAME", "RowBuffer"]
 
@@ -31,9 +33,7 @@ ROWS_PER_FRAME = 256
 MAX_FRAME_BYTES = 1 << 20
 ROW_OVERHEAD_BYTES = 200
 LOOK_EVERY_BYTES = 1 << 20  # so often the caller looks at how much is waiting
-
-_ndarray = np.ndarray
-_PYTHON_CLASSES: dict[str, type] = {"b": bool, "i": int, "f": float}
+MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 
 class RowBuffer(Outbox, ABC):
@@ -64,11 +64,12 @@ class RowBuffer(Outbox, ABC):
         self._first_kept = 0  # row number of the first of self._rows
         self._sealed = 0  # row number of the first row that is in no batch yet
         self._seal_lock = threading.Lock()
-        self._schemas: list[tuple[int, StepSchema]] = []  # first row number of each layout
+        self._schemas: list[tuple[int, StepSchema]] = []  # first row number of each
         self._columns_since = 0  # row number from which on all rows fit into one frame
+        self._relayouts = 0
         self._t_last = started_at
-        self._info_bytes_put = 0
-        self._info_bytes_sealed = 0
+        self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
+        self._variable_bytes_sealed = 0
         self._use(0, schema)
 
     @property
@@ -81,27 +82,32 @@ class RowBuffer(Outbox, ABC):
             self._columns_since = first_row
         self._schemas = [known for known in self._schemas if known[0] < first_row]
         self._schemas.append((first_row, schema))
-        observation, action = schema.observation, schema.action
-        self._observation_dtype, self._observation_shape = observation.dtype, observation.shape
-        self._observation_class: Any = _class_of(observation)
-        self._action_dtype, self._action_shape = action.dtype, action.shape
-        self._action_class: Any = _class_of(action)
-        self._row_bytes = observation.size * observation.dtype.itemsize + ROW_OVERHEAD_BYTES
+        self._pack_observation = packer(schema.observation)
+        self._pack_action = packer(schema.action)
+        self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
+        self._has_encoded = schema.has_encoded
         self._look_every = max(1, min(ROWS_PER_FRAME, LOOK_EVERY_BYTES // self._row_bytes))
 
     def put_reset(self, observation: Any, info: bytes | None) -> None:
         """Queue row 0: what `reset` returned.
 
         Raises:
-            UnsupportedSpace: The observation is not an array of numbers; names it.
+            InvalidRecord: The observation cannot be encoded; says what of it.
         """
-        observation = plain(observation, "observation")
-        leaf = leaf_of(observation, "observation")
-        if leaf != self.schema.observation:
-            self._use(0, StepSchema(leaf, self.schema.action))
-        kept = observation.tobytes() if leaf.is_array else observation
-        self._info_bytes_put += len(info or b"")
-        self._rows.extend((kept, _filler(self.schema), 0.0, False, False, self._t_last, info))
+        schema = self.schema
+        try:
+            kept = self._pack_observation(observation)
+        except (InvalidRecord, Misfit):
+            layout = layout_of(observation, schema.observation)
+            kept = pack_any(observation, layout, "observation")
+            if layout != schema.observation:
+                self._use(0, StepSchema(layout, schema.action, schema.annotation))
+        if info is not None:
+            self._variable_bytes_put += len(info)
+        if self._has_encoded:
+            self._variable_bytes_put += variable_bytes(kept, self.schema.observation)
+        nothing = filler(self.schema.action)
+        self._rows.extend((kept, nothing, 0.0, False, False, self._t_last, info, None))
         self._put_count += 1
         self._announce()
 
@@ -113,6 +119,7 @@ class RowBuffer(Outbox, ABC):
         terminated: bool,
         truncated: bool,
         info: bytes | None,
+        annotation: Mapping[str, Any] | None = None,
     ) -> bool:
         """Queue what one step took and returned; `info` encoded, or None if empty.
 
@@ -120,49 +127,27 @@ class RowBuffer(Outbox, ABC):
             Whether this is a good moment to look at how much is waiting.
 
         Raises:
-            UnsupportedSpace: Action or observation is not an array of numbers; names it.
-            InvalidRecord: The reward is not a number.
+            InvalidRecord: Something of it cannot be encoded, or the reward is not a number; says
+                what.
         """
-        observation_is_array = observation.__class__ is _ndarray
-        action_is_array = action.__class__ is _ndarray
-        if (
-            observation.__class__ is not self._observation_class
-            or action.__class__ is not self._action_class
-            or (
-                observation_is_array
-                and (
-                    observation.dtype is not self._observation_dtype
-                    or observation.shape != self._observation_shape
-                )
-            )
-            or (
-                action_is_array
-                and (action.dtype is not self._action_dtype or action.shape != self._action_shape)
-            )
-        ):
-            observation, action = self._relayout(observation, action)
-            observation_is_array = observation.__class__ is _ndarray
-            action_is_array = action.__class__ is _ndarray
         try:
-            reward = float(reward) if reward.__class__ is not _ndarray else _number(reward)
-        except (TypeError, ValueError):
+            kept_action = self._pack_action(action)
+            kept = self._pack_observation(observation)
+            said = None if annotation is None else self._pack_annotation(annotation)
+        except (InvalidRecord, Misfit):
+            kept_action, kept, said = self._relayout(action, observation, annotation)
+        if reward.__class__ is not float:
             reward = _number(reward)
         now = time.time()
         if now <= self._t_last:  # the clock was set back, or is coarse
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
         if info is not None:
-            self._info_bytes_put += len(info)
+            self._variable_bytes_put += len(info)
+        if self._has_encoded:
+            self._variable_bytes_put += self._encoded_bytes(kept_action, kept)
         self._rows.extend(  # one call, so that another thread sees the row whole or not at all
-            (
-                observation.tobytes() if observation_is_array else observation,
-                action.tobytes() if action_is_array else action,
-                reward,
-                terminated,
-                truncated,
-                now,
-                info,
-            )
+            (kept, kept_action, reward, terminated, truncated, now, info, said)
         )
         self._put_count += 1
         if self._marked:
@@ -171,6 +156,14 @@ class RowBuffer(Outbox, ABC):
             )
         self._announce()
         return True
+
+    def _pack_annotation(self, annotation: Mapping[str, Any]) -> Any:
+        return packer(self.schema.annotation)(annotation)
+
+    def _encoded_bytes(self, action: Any, observation: Any) -> int:
+        schema = self.schema
+        of_action = variable_bytes(action, schema.action)
+        return of_action + variable_bytes(observation, schema.observation)
 
     def _announce(self) -> None:
         """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
@@ -182,10 +175,16 @@ class RowBuffer(Outbox, ABC):
                 self._marked = False
                 raise
 
-    def _relayout(self, observation: Any, action: Any) -> tuple[Any, Any]:
-        """Take the layout of these values from the next row on; the values as they can be kept."""
-        observation, action = plain(observation, "observation"), plain(action, "action")
-        schema = StepSchema(leaf_of(observation, "observation"), leaf_of(action, "action"))
+    def _relayout(
+        self, action: Any, observation: Any, annotation: Mapping[str, Any] | None
+    ) -> tuple[Any, Any, Any]:
+        """Take the layout of these values from the next row on; the values as they are kept."""
+        schema = self._layout_of_row(action, observation, annotation)
+        packed = (
+            pack_any(action, schema.action, "action"),
+            pack_any(observation, schema.observation, "observation"),
+            None if annotation is None else pack_any(annotation, schema.annotation, "annotation"),
+        )
         with self._seal_lock:
             first_row = self._put_count
             if schema != self.schema:
@@ -193,15 +192,34 @@ class RowBuffer(Outbox, ABC):
                 if (
                     first_row == 1
                     and self._sealed == 0
-                    and schema.observation.shares_column_with(known)
+                    and share_columns(schema.observation, known)
                 ):  # the reset's action is a filler, and takes the layout of the first action
-                    self._rows[1] = _filler(schema)
+                    self._rows[1] = filler(schema.action)
+                    schema = StepSchema(known, schema.action, schema.annotation)
                     first_row = 0
                 self._use(first_row, schema)
-        self._observation_class, self._action_class = observation.__class__, action.__class__
-        self._observation_dtype = getattr(observation, "dtype", self._observation_dtype)
-        self._action_dtype = getattr(action, "dtype", self._action_dtype)
-        return observation, action
+        return packed
+
+    def _layout_of_row(
+        self, action: Any, observation: Any, annotation: Mapping[str, Any] | None
+    ) -> StepSchema:
+        known = self.schema
+        said = known.annotation
+        if annotation is not None:
+            said = cast(Group, layout_of(dict(annotation), said))
+        schema = StepSchema(
+            layout_of(observation, known.observation), layout_of(action, known.action), said
+        )
+        if schema.shares_columns_with(known):
+            return schema
+        self._relayouts += 1
+        if self._relayouts <= MAX_RELAYOUTS:
+            return schema
+        return StepSchema(  # it changes all the time: no more columns for what does
+            _settled(schema.observation, known.observation),
+            _settled(schema.action, known.action),
+            _settled(said, known.annotation),
+        )
 
     def recent(self, n: int) -> Rows | None:
         """The newest n steps and the row before them, None where memory holds fewer."""
@@ -210,7 +228,7 @@ class RowBuffer(Outbox, ABC):
         first_row = self._put_count - count
         if (count <= n and first_row > 0) or self._columns_since > first_row or not rows:
             return None
-        return rows_to_arrays(rows, self.schema, start=first_row)
+        return rows_to_arrays(rows, self.schema, start=first_row, schemas=(*self._schemas,))
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -218,15 +236,18 @@ class RowBuffer(Outbox, ABC):
     def _waiting_bytes(self) -> int:
         """Memory held by rows that are in no batch yet, roughly."""
         waiting = (self._put_count - self._sealed) * self._row_bytes
-        return waiting + self._info_bytes_put - self._info_bytes_sealed
+        return waiting + self._variable_bytes_put - self._variable_bytes_sealed
 
     def _take(self) -> list[RowPart]:
         """The rows put since the last call, cut into frames; under the lock."""
         start = self._sealed
+        variable_bytes = self._variable_bytes_put - self._variable_bytes_sealed
         rows = self._rows[(start - self._first_kept) * ROW_WIDTH :]
-        self._sealed = start + len(rows) // ROW_WIDTH
-        self._info_bytes_sealed += sum(len(info) for info in rows[INFO::ROW_WIDTH] if info)
-        size = max(1, min(ROWS_PER_FRAME, MAX_FRAME_BYTES // self._row_bytes))
+        count = len(rows) // ROW_WIDTH
+        self._sealed = start + count
+        self._variable_bytes_sealed += variable_bytes
+        row_bytes = self._row_bytes + variable_bytes // max(1, count)
+        size = max(1, min(ROWS_PER_FRAME, MAX_FRAME_BYTES // row_bytes))
         parts = cut_rows(start, rows, self._schemas, size)
         self._forget()
         return parts
@@ -237,26 +258,26 @@ class RowBuffer(Outbox, ABC):
         if surplus >= ROWS_PER_FRAME:
             del self._rows[: surplus * ROW_WIDTH]
             self._first_kept += surplus
-        while len(self._schemas) > 1 and self._schemas[1][0] <= self._sealed:
+        needed_from = min(self._sealed, self._first_kept)
+        while len(self._schemas) > 1 and self._schemas[1][0] <= needed_from:
             del self._schemas[0]
 
 
-def _class_of(leaf: Leaf) -> type:
-    """The class that values of a layout have."""
-    if leaf.is_array:
-        return _ndarray
-    return leaf.dtype.type if leaf.kind == "numpy" else _PYTHON_CLASSES[leaf.dtype.kind]
-
-
-def _filler(schema: StepSchema) -> Any:
-    """The action of row 0, which means nothing."""
-    zero = np.zeros(schema.action.shape, schema.action.dtype)
-    return zero.tobytes() if schema.action.is_array else zero.item()
+def _settled(new: Any, known: Any) -> Any:
+    """The layout of what changes no more: encoded, where the two do not share columns."""
+    if share_columns(new, known):
+        return new
+    if isinstance(new, Group) and isinstance(known, Group) and new.names == known.names:
+        return Group(new.kind, new.names, tuple(map(_settled, new.parts, known.parts)))
+    return ENCODED
 
 
 def _number(reward: Any) -> float:
-    """A reward that `float` refuses: an array with one element."""
+    """A reward of another type than float: a NumPy scalar, an array with one element, ..."""
     try:
-        return float(np.asarray(reward).item())
-    except (TypeError, ValueError) as error:
-        raise InvalidRecord(f"the reward {reward!r} is not a number") from error
+        return float(reward) if reward.__class__ is not np.ndarray else float(reward.item())
+    except (TypeError, ValueError):
+        try:
+            return float(np.asarray(reward).item())
+        except (TypeError, ValueError) as error:
+            raise InvalidRecord(f"the reward {reward!r} is not a number") from error

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jamboree_gym.spaces import Kind
-from jamboree_gym.steps import ROW_WIDTH, ActionKinds, FlatRows, StepSchema
+from jamboree_gym.step_schema import SchemaChanges, StepSchema
+from jamboree_gym.steps import ROW_WIDTH, FlatRows
 
 __all__ = ["RowPart", "cut_rows"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RowPart:
     """Consecutive rows that fit into one frame.
 
     Attributes:
         start: Row number of the first.
         rows: The rows.
-        schema: Their layout.
-        kinds: Where actions become of another kind than the layout says; in rows from the first.
+        schema: Layout of the first.
+        changes: Where others hold that share its columns, by offset in `rows`.
     """
 
     start: int
     rows: FlatRows
     schema: StepSchema
-    kinds: ActionKinds
+    changes: SchemaChanges
 
     @property
     def count(self) -> int:
@@ -33,58 +33,44 @@ class RowPart:
         return len(self.rows) // ROW_WIDTH
 
 
-def cut_rows(
-    start: int, rows: FlatRows, schemas: Sequence[tuple[int, StepSchema]], size: int
-) -> list[RowPart]:
+def cut_rows(start: int, rows: FlatRows, schemas: SchemaChanges, size: int) -> list[RowPart]:
     """Cut rows into parts of no more than `size` rows, each with one set of columns.
 
     Args:
         start: Row number of the first.
         rows: The rows.
-        schemas: Row number from which on a layout holds, ascending; the first is at most `start`.
+        schemas: Row number from which on a schema holds; the first is at most `start`.
         size: Most rows of a part.
     """
-    stop = start + len(rows) // ROW_WIDTH
+    count = len(rows) // ROW_WIDTH
+    if len(schemas) == 1 and 0 < count <= size:
+        return [RowPart(start, rows, schemas[0][1], ())]
     return [
-        RowPart(
-            at,
-            rows[(at - start) * ROW_WIDTH : (min(at + size, end) - start) * ROW_WIDTH],
-            schema,
-            _kinds(schemas, schema, at, min(at + size, end)) if len(schemas) > 1 else (),
-        )
-        for first, end, schema in _spans(schemas, start, stop)
+        _part(start, rows, schemas, at, min(at + size, end))
+        for first, end in _spans(schemas, start, start + count)
         for at in range(first, end, size)
     ]
 
 
-def _spans(
-    schemas: Sequence[tuple[int, StepSchema]], start: int, stop: int
-) -> Iterator[tuple[int, int, StepSchema]]:
+def _part(start: int, rows: FlatRows, schemas: SchemaChanges, first: int, end: int) -> RowPart:
+    inside = rows[(first - start) * ROW_WIDTH : (end - start) * ROW_WIDTH]
+    before = [schema for at, schema in schemas if at <= first]
+    changes: list[tuple[int, StepSchema]] = []
+    known = before[-1]
+    for at, schema in schemas:
+        if first < at < end and schema != known:
+            changes.append((at - first, schema))
+            known = schema
+    return RowPart(first, inside, before[-1], changes)
+
+
+def _spans(schemas: SchemaChanges, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """From where to where the columns are the same."""
     first, schema = start, schemas[0][1]
     for at, following in schemas[1:]:
         if at <= start:
             schema = following
         elif at < stop and not following.shares_columns_with(schema):
-            yield first, at, schema
+            yield first, at
             first, schema = at, following
-    yield first, stop, schema
-
-
-def _kinds(
-    schemas: Sequence[tuple[int, StepSchema]], schema: StepSchema, first: int, end: int
-) -> ActionKinds:
-    kind = schema.action.kind
-    kinds: list[tuple[int, Kind]] = []
-    for at, following in schemas:
-        if at < end:
-            here = (max(at, first) - first, following.action.kind)
-            if kinds and kinds[-1][0] == here[0]:
-                kinds.pop()
-            kinds.append(here)
-    changes = []
-    for offset, new in kinds:
-        if new != kind:
-            changes.append((offset, new))
-        kind = new
-    return changes
+    yield first, stop

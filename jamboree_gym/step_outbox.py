@@ -102,7 +102,8 @@ class StepOutbox(RowBuffer):
 
     def _batch(self, part: RowPart) -> Batch:
         rows, schema = part.rows, part.schema
-        self._blobs_used.setdefault(schema.digest, schema.blob)
+        for used in (schema, *(changed for _, changed in part.changes)):
+            self._blobs_used.setdefault(used.digest, used.blob)
         frame = encode_frame(
             codec=CODEC_STEPS,
             start=part.start,
@@ -110,7 +111,7 @@ class StepOutbox(RowBuffer):
             writer=self._writer_id,
             t_first=rows[TIMESTAMP],
             t_last=rows[TIMESTAMP - ROW_WIDTH],
-            body=encode_rows(rows, schema, part.kinds),
+            body=encode_rows(rows, schema, part.changes),
         )
         return Batch(frame, part.count, [], [])
 

@@ -6,14 +6,14 @@ has T + 1 rows, and a row never has to be written twice.
 
 Body of a frame: digest of the schema (8 bytes), length of the Arrow part (4 bytes), one Arrow
 record batch, then what is empty in most frames: a msgpack pair of [row offset, encoded info] for
-the infos that are not empty, and [row offset, kind] wherever actions go over from Python numbers to
-NumPy scalars or back. A replay has to know, because NumPy computes differently with the two.
+the infos that are not empty, and [row offset, digest of a schema] wherever Python numbers go over
+to NumPy scalars or back. A replay has to know, because NumPy computes differently with the two.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,19 +24,27 @@ import pyarrow as pa
 
 from jamboree_gym.codec import CODEC_STEPS, Frame
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.spaces import Kind, join_arrays
-from jamboree_gym.step_batches import serialize_batch, stack
-from jamboree_gym.step_schema import DAMAGED, StepSchema
+from jamboree_gym.layouts import Layout
+from jamboree_gym.packing import Arrays, concatenate, filler, item, rows_of, stack, unsaid
+from jamboree_gym.step_batches import arrays_of, serialize_batch
+from jamboree_gym.step_schema import (
+    DAMAGED,
+    FindSchema,
+    SchemaChanges,
+    StepSchema,
+    schema_at,
+)
 from jamboree_gym.values import decode_value
 
 __all__ = [
-    "ActionKinds",
+    "ANNOTATION",
     "INFO",
     "REWARD",
     "ROW_WIDTH",
     "TIMESTAMP",
     "FlatRows",
     "Rows",
+    "SchemaChanges",
     "StepSchema",
     "decode_rows",
     "encode_rows",
@@ -45,19 +53,16 @@ __all__ = [
 ]
 
 FlatRows = Sequence[Any]
-"""Rows one after the other, each of them seven values: observation, action, reward, terminated,
-truncated, timestamp, encoded info or None if empty. Observation and action are the bytes of an
-array, or a scalar as it came.
+"""Rows one after the other, each of them eight values: observation, action, reward, terminated,
+truncated, timestamp, encoded info or None if empty, annotation or None if there is none.
+Observation, action and annotation are packed (see `packing`).
 
 Flat, because a tuple for each row would be one more object for the garbage collector to follow:
 that is a fifth of the recorder's time where many short episodes are recorded.
 """
 
-ROW_WIDTH = 7
-REWARD, TIMESTAMP, INFO = 2, 5, 6  # positions in a row
-
-ActionKinds = Sequence[tuple[int, Kind]]
-"""Row number from which on actions are of a kind, and the kind; ascending."""
+ROW_WIDTH = 8
+REWARD, TIMESTAMP, INFO, ANNOTATION = 2, 5, 6, 7  # positions in a row
 
 _PREFIX = struct.Struct("<8sI")
 _NO_REST = msgspec.msgpack.encode(([], []))
@@ -69,25 +74,29 @@ class Rows:
 
     Attributes:
         start: Row number of the first.
-        observations: (n, ...).
-        actions: (n, ...); that of row 0 means nothing.
+        observations: Arrays (n, ...).
+        actions: Arrays (n, ...); that of row 0 means nothing.
         rewards: float64 (n,).
         terminations: bool (n,).
         truncations: bool (n,).
         timestamps: float64 (n,), epoch seconds.
         infos: n dicts.
-        action_kinds: What the actions were before they became arrays.
+        annotated: bool (n,), whether the agent said something of the step.
+        annotations: Arrays (n, ...) by name; where `annotated` is false they mean nothing.
+        schemas: What the values were before they became arrays; the first holds from `start` on.
     """
 
     start: int
-    observations: npt.NDArray[Any]
-    actions: npt.NDArray[Any]
+    observations: Arrays
+    actions: Arrays
     rewards: npt.NDArray[np.float64]
     terminations: npt.NDArray[np.bool_]
     truncations: npt.NDArray[np.bool_]
     timestamps: npt.NDArray[np.float64]
     infos: Sequence[Mapping[str, Any]]
-    action_kinds: ActionKinds
+    annotated: npt.NDArray[np.bool_]
+    annotations: Arrays
+    schemas: SchemaChanges
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -97,37 +106,85 @@ class Rows:
         """A part of the rows."""
         return Rows(
             self.start + rows.indices(len(self))[0],
-            self.observations[rows],
-            self.actions[rows],
+            rows_of(self.observations, rows),
+            rows_of(self.actions, rows),
             self.rewards[rows],
             self.terminations[rows],
             self.truncations[rows],
             self.timestamps[rows],
             self.infos[rows],
-            self.action_kinds,
+            self.annotated[rows],
+            rows_of(self.annotations, rows),
+            self.schemas,
         )
+
+    def observation(self, row: int) -> Any:
+        """An observation as the environment returned it; `row` counts from the first one here."""
+        return item(self.observations, row, self._schema(row).observation)
+
+    def action(self, row: int) -> Any:
+        """An action as the environment got it."""
+        return item(self.actions, row, self._schema(row).action)
+
+    def _schema(self, row: int) -> StepSchema:
+        return schema_at(self.schemas, self.start + row)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
         """Rows of successive frames as one, in memory of their own."""
         return cls(
             parts[0].start,
-            join_arrays([part.observations for part in parts]),
-            join_arrays([part.actions for part in parts]),
+            _joined(parts, lambda part, schema: (part.observations, schema.observation)),
+            _joined(parts, lambda part, schema: (part.actions, schema.action)),
             np.concatenate([part.rewards for part in parts]),
             np.concatenate([part.terminations for part in parts]),
             np.concatenate([part.truncations for part in parts]),
             np.concatenate([part.timestamps for part in parts]),
             [info for part in parts for info in part.infos],
-            [kind for part in parts for kind in part.action_kinds],
+            np.concatenate([part.annotated for part in parts]),
+            _joined_annotations(parts),
+            [change for part in parts for change in part.schemas],
         )
 
 
+def _joined(
+    parts: Sequence[Rows], pick: Callable[[Rows, StepSchema], tuple[Arrays, Layout]]
+) -> Arrays:
+    return concatenate([(*pick(part, part.schemas[0][1]), len(part)) for part in parts])
+
+
+def _joined_annotations(parts: Sequence[Rows]) -> dict[str, Arrays]:
+    """By name; rows of frames that lack a name are filled up."""
+    known: dict[Any, Layout] = {}
+    for part in parts:
+        layout = part.schemas[0][1].annotation
+        known = {**dict(zip(layout.names, layout.parts, strict=True)), **known}
+    return {
+        name: concatenate([_annotation(part, name, layout) for part in parts])
+        for name, layout in known.items()
+    }
+
+
+def _annotation(part: Rows, name: str, fallback: Layout) -> tuple[Arrays, Layout, int]:
+    layout = part.schemas[0][1].annotation
+    if name in part.annotations:
+        return part.annotations[name], layout.parts[layout.names.index(name)], len(part)
+    return unsaid(stack([filler(fallback)] * len(part), fallback)), fallback, len(part)
+
+
+def _without_fillers(annotations: Arrays, annotated: npt.NDArray[np.bool_]) -> Arrays:
+    return annotations if annotated.all() else unsaid(annotations, ~annotated)
+
+
 def rows_to_arrays(
-    rows: FlatRows, schema: StepSchema, *, start: int, action_kinds: ActionKinds = ()
+    rows: FlatRows, schema: StepSchema, *, start: int, schemas: SchemaChanges = ()
 ) -> Rows:
     """Rows as they were put -> arrays."""
-    observations, actions, rewards, terminations, truncations, timestamps, infos = _columns(rows)
+    columns = _columns(rows)
+    observations, actions, rewards, terminations, truncations, timestamps, infos, said = columns
+    annotated = np.array([one is not None for one in said], np.bool_)
+    nothing = filler(schema.annotation)
+    annotations = stack([nothing if one is None else one for one in said], schema.annotation)
     return Rows(
         start,
         stack(observations, schema.observation),
@@ -137,7 +194,9 @@ def rows_to_arrays(
         np.array(truncations, np.bool_),
         np.array(timestamps, np.float64),
         [decode_value(info, where="memory") if info else {} for info in infos],
-        action_kinds,
+        annotated,
+        _without_fillers(annotations, annotated),
+        schemas or [(start, schema)],
     )
 
 
@@ -145,24 +204,27 @@ def _columns(rows: FlatRows) -> list[Sequence[Any]]:
     return [rows[position::ROW_WIDTH] for position in range(ROW_WIDTH)]
 
 
-def encode_rows(rows: FlatRows, schema: StepSchema, kinds: ActionKinds = ()) -> bytes:
+def encode_rows(rows: FlatRows, schema: StepSchema, changes: SchemaChanges = ()) -> bytes:
     """Body of a frame that holds these rows.
 
     Args:
-        rows: Rows of one layout.
-        schema: The layout.
-        kinds: Where actions become of another kind than the schema says; offsets in `rows`.
+        rows: Rows with the same columns.
+        schema: The layout of the first.
+        changes: Where others hold, by offset in `rows`.
     """
-    *columns, infos = _columns(rows)
+    columns = _columns(rows)
+    infos = columns.pop(INFO)
     batch = serialize_batch(schema, columns)
-    kept = [(offset, info) for offset, info in enumerate(infos) if info] if any(infos) else []
-    prefix = _PREFIX.pack(bytes.fromhex(schema.digest), len(batch))
-    rest = msgspec.msgpack.encode((kept, kinds)) if kept or kinds else _NO_REST
-    return b"".join((prefix, batch, rest))
+    prefix = _PREFIX.pack(schema.digest_bytes, len(batch))
+    if not changes and not any(infos):
+        return b"".join((prefix, batch, _NO_REST))
+    kept = [(offset, info) for offset, info in enumerate(infos) if info]
+    digests = [(offset, changed.digest_bytes) for offset, changed in changes]
+    return b"".join((prefix, batch, msgspec.msgpack.encode((kept, digests))))
 
 
 def schema_digest(frame: Frame, *, where: str) -> str:
-    """Digest of the schema that a frame's rows have.
+    """Digest of the schema that a frame's first row has.
 
     Raises:
         DecodeError: The frame does not hold rows.
@@ -172,48 +234,84 @@ def schema_digest(frame: Frame, *, where: str) -> str:
     return bytes(frame.body[:8]).hex()
 
 
-def decode_rows(frame: Frame, schema: StepSchema, *, where: str) -> Rows:
+def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
     """Rows of a frame as arrays that share its memory.
+
+    Args:
+        frame: The frame.
+        find_schema: Gives the schema of a digest.
+        where: Key of the log, for the error message.
 
     Raises:
         DecodeError: The body is damaged.
     """
     at = f"{where} at index {frame.start}"
+    schema = find_schema(schema_digest(frame, where=where))
     size = _PREFIX.unpack_from(frame.body)[1]
     try:
         body = pa.py_buffer(frame.body)[_PREFIX.size : _PREFIX.size + size]
         batch = pa.ipc.read_record_batch(body, schema.arrow)
         batch.validate(full=True)
-        infos, kinds = _decode_rest(frame.body[_PREFIX.size + size :], where=at)
-        if len(batch) != frame.count or any(column.null_count for column in batch.columns[2:]):
+        infos, changes = _decode_rest(frame.body[_PREFIX.size + size :], where=at)
+        if len(batch) != frame.count or any(column.null_count for column in _fixed(batch)):
             raise DecodeError(f"{at}: {len(batch)} rows where its header says {frame.count}")
-        return Rows(
-            frame.start,
-            schema.observation.from_arrow(batch.column(0)),
-            schema.action.from_arrow(batch.column(1)),
-            batch.column(2).to_numpy(),
-            batch.column(3).to_numpy(zero_copy_only=False),
-            batch.column(4).to_numpy(zero_copy_only=False),
-            batch.column(5).to_numpy(),
-            [infos.get(offset, {}) for offset in range(frame.count)],
-            [(frame.start, schema.action.kind), *((frame.start + n, kind) for n, kind in kinds)],
-        )
+        schemas = [(frame.start, schema)]
+        schemas += [(frame.start + n, find_schema(name.hex())) for n, name in changes]
+        return _rows_of_batch(frame, batch, infos, schemas, where=at)
     except DAMAGED as error:
         raise DecodeError(f"{at}: {error}") from error
 
 
+def _fixed(batch: pa.RecordBatch) -> list[pa.Array]:
+    """All columns but those that Arrow knows as nulls, because their values have no elements."""
+    return [column for column in batch.columns if not pa.types.is_null(column.type)]
+
+
+def _rows_of_batch(
+    frame: Frame,
+    batch: pa.RecordBatch,
+    infos: Mapping[int, dict[str, Any]],
+    schemas: SchemaChanges,
+    *,
+    where: str,
+) -> Rows:
+    columns, schema = iter(batch.columns), schemas[0][1]
+    observations = arrays_of(columns, schema.observation, where=where)
+    actions = arrays_of(columns, schema.action, where=where)
+    rewards, terminations, truncations, timestamps = (
+        next(columns).to_numpy(zero_copy_only=False) for _ in range(4)
+    )
+    annotated = np.zeros(frame.count, np.bool_)
+    if schema.is_annotated:
+        annotated = next(columns).to_numpy(zero_copy_only=False)
+    annotations = arrays_of(columns, schema.annotation, where=where)
+    return Rows(
+        frame.start,
+        observations,
+        actions,
+        rewards,
+        terminations,
+        truncations,
+        timestamps,
+        [infos.get(offset, {}) for offset in range(frame.count)],
+        annotated,
+        _without_fillers(annotations, annotated),
+        schemas,
+    )
+
+
 def _decode_rest(
     content: memoryview, *, where: str
-) -> tuple[dict[int, dict[str, Any]], list[tuple[int, Kind]]]:
+) -> tuple[dict[int, dict[str, Any]], list[tuple[int, bytes]]]:
     if content == _NO_REST:
         return {}, []
     try:
-        kept, kinds = _decode_pair(content)
+        kept, changes = _decode_pair(content)
     except msgspec.MsgspecError as error:
         raise DecodeError(f"{where}: {error}") from error
-    return {offset: decode_value(info, where=where) for offset, info in kept}, kinds
+    return {offset: decode_value(info, where=where) for offset, info in kept}, changes
 
 
 _decode_pair = msgspec.msgpack.Decoder(
-    tuple[list[tuple[int, bytes]], list[tuple[int, Kind]]]
+    tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]
 ).decode

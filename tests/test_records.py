@@ -5,12 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jamboree_gym.layouts import Group, Leaf
 from jamboree_gym.records import (
     EpisodeData,
     EpisodeOrigin,
     EpisodeSummary,
     StepData,
     Transitions,
+)
+from jamboree_gym.step_schema import StepSchema
+
+FLOAT = Leaf(np.dtype(np.float32), (), "numpy")
+SCHEMA = StepSchema(
+    Leaf(np.dtype(np.float32), (1,), "array"),
+    Leaf(np.dtype(np.int64), (), "python"),
+    Group("dict", ("value",), (FLOAT,)),
 )
 
 
@@ -25,6 +34,9 @@ def two_transitions() -> Transitions:
         truncations=np.array([False, False]),
         infos=[{}, {"k": 1}],
         timestamps=np.array([10.0, 11.0]),
+        annotated=np.array([False, True]),
+        annotations={"value": np.array([np.nan, 0.25], np.float32)},
+        schemas=[(0, SCHEMA)],
     )
 
 
@@ -47,6 +59,8 @@ def test_transitions_are_counted_and_iterated_oldest_first() -> None:
     assert [step.index for step in steps] == [3, 4]
     assert steps[0].next_observation.tolist() == steps[1].observation.tolist() == [2.0]
     assert steps[1].info == {"k": 1}
+    assert [step.annotation for step in steps] == [{}, {"value": np.float32(0.25)}]
+    assert [type(step.action) for step in steps] == [int, int]
 
 
 def test_a_step_holds_python_scalars_where_they_are_promised() -> None:
@@ -64,6 +78,8 @@ def test_records_of_arrays_can_be_compared_without_an_error() -> None:
 def test_an_episode_is_as_long_as_its_steps() -> None:
     nothing = np.zeros(0)
     flags = np.zeros(0, np.bool_)
-    data = EpisodeData("e", np.zeros((1, 2)), nothing, nothing, flags, flags, [{}], nothing)
+    data = EpisodeData(
+        "e", np.zeros((1, 2)), nothing, nothing, flags, flags, [{}], nothing, flags, {}
+    )
 
     assert len(data) == 0

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jamboree_gym.spaces import Leaf
-from jamboree_gym.step_batches import Columns, serialize_batch, stack
+from jamboree_gym.layouts import Leaf
+from jamboree_gym.step_batches import Columns, serialize_batch
 from jamboree_gym.step_schema import StepSchema
 
 DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4"]
@@ -19,9 +19,9 @@ SHAPES = [(), (3,), (2, 2), (0,)]
 
 def by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
     arrays = [
-        schema.observation.to_arrow(stack(columns[0], schema.observation)),
-        schema.action.to_arrow(stack(columns[1], schema.action)),
-        *(pa.array(column) for column in columns[2:]),
+        schema.observation.to_arrow(schema.observation.stack(columns[0])),
+        schema.action.to_arrow(schema.action.stack(columns[1])),
+        *(pa.array(column) for column in columns[2:6]),
     ]
     return bytes(pa.RecordBatch.from_arrays(arrays, schema=schema.arrow).serialize())
 
@@ -40,6 +40,7 @@ def test_every_batch_is_byte_for_byte_what_pyarrow_writes(
             [data.draw(hnp.arrays(dtype, shape)).tobytes() for _ in range(count)],
             data.draw(st.lists(st.integers(-9, 9), min_size=count, max_size=count)),
             *(data.draw(kind) for kind in (floats, flags, flags, floats)),
+            [None] * count,
         ]
 
         assert serialize_batch(schema, columns) == by_pyarrow(schema, columns)
@@ -51,7 +52,7 @@ def test_bits_are_packed_as_pyarrow_packs_them(kind: str) -> None:
     schema = StepSchema(leaf, leaf)
     values = [True, False, True] * 5
     kept = [np.bool_(value).tobytes() for value in values] if kind == "array" else values
-    columns = [kept, kept, [0.0] * 15, values, values, [1.0] * 15]
+    columns = [kept, kept, [0.0] * 15, values, values, [1.0] * 15, [None] * 15]
 
     for _ in range(2):
         assert serialize_batch(schema, columns) == by_pyarrow(schema, columns)

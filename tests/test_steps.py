@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from jamboree_gym.codec import CODEC_RECORDS, CODEC_STEPS, Frame, decode_frame, encode_frame
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.layouts import Leaf, layout_of
 from jamboree_gym.row_parts import cut_rows
-from jamboree_gym.spaces import Leaf, leaf_of
+from jamboree_gym.step_schema import FindSchema, schema_at
 from jamboree_gym.steps import (
     ROW_WIDTH,
     Rows,
@@ -35,6 +36,7 @@ DTYPES = [
 SHAPES = [(), (1,), (4,), (2, 3), (0,), (2, 0), (1, 1, 1, 2)]
 INT64 = Leaf(np.dtype(np.int64), (), "python")
 FLOAT32 = Leaf(np.dtype(np.float32), (2,), "array")
+NUMPY = StepSchema(FLOAT32, Leaf(np.dtype(np.int64), (), "numpy"))
 
 arrays = st.builds(np.dtype, st.sampled_from(DTYPES)).flatmap(
     lambda dtype: st.sampled_from(SHAPES).flatmap(
@@ -52,7 +54,7 @@ def flat(rows: Sequence[Row]) -> list[Any]:
 
 def row(observation: Any, action: Any = 0, info: bytes | None = None, at: float = 1.0) -> Row:
     kept = [v.tobytes() if isinstance(v, np.ndarray) else v for v in (observation, action)]
-    return (kept[0], kept[1], 0.5, False, True, at, info)
+    return (kept[0], kept[1], 0.5, False, True, at, info, None)
 
 
 def frame_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options: Any) -> Frame:
@@ -69,8 +71,13 @@ def frame_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options:
 
 
 def stored_and_read(rows: Sequence[Row], schema: StepSchema, **options: Any) -> Rows:
-    read_schema = StepSchema.from_blob(schema.blob, where="schema")
-    return decode_rows(frame_of(rows, schema, **options), read_schema, where="log")
+    return decode_rows(frame_of(rows, schema, **options), stored(schema, NUMPY), where="log")
+
+
+def stored(*schemas: StepSchema) -> FindSchema:
+    """Finds schemas as they come back from the store."""
+    blobs = {schema.digest: schema.blob for schema in schemas}
+    return lambda name: StepSchema.from_blob(blobs[name], where="schema")
 
 
 def assert_same_bits(values: Any, expected: Sequence[np.ndarray]) -> None:
@@ -81,7 +88,7 @@ def assert_same_bits(values: Any, expected: Sequence[np.ndarray]) -> None:
 
 @given(arrays)
 def test_observations_come_back_bit_for_bit(observations: list[np.ndarray]) -> None:
-    schema = StepSchema(leaf_of(observations[0], "observation"), INT64)
+    schema = StepSchema(layout_of(observations[0]), INT64)
 
     read = stored_and_read([row(value) for value in observations], schema)
 
@@ -90,7 +97,7 @@ def test_observations_come_back_bit_for_bit(observations: list[np.ndarray]) -> N
 
 @given(arrays)
 def test_actions_come_back_bit_for_bit(actions: list[np.ndarray]) -> None:
-    schema = StepSchema(INT64, leaf_of(actions[0], "action"))
+    schema = StepSchema(INT64, layout_of(actions[0]))
 
     read = stored_and_read([row(0, value) for value in actions], schema)
 
@@ -99,7 +106,7 @@ def test_actions_come_back_bit_for_bit(actions: list[np.ndarray]) -> None:
 
 @given(arrays)
 def test_rows_in_memory_look_as_rows_from_the_store(observations: list[np.ndarray]) -> None:
-    schema = StepSchema(leaf_of(observations[0], "observation"), INT64)
+    schema = StepSchema(layout_of(observations[0]), INT64)
 
     assert_same_bits(
         rows_to_arrays(flat([row(value) for value in observations]), schema, start=0).observations,
@@ -121,7 +128,7 @@ def test_rows_in_memory_look_as_rows_from_the_store(observations: list[np.ndarra
     ids=str,
 )
 def test_extreme_scalars_come_back_bit_for_bit(values: list[Any]) -> None:
-    leaf = leaf_of(values[0], "observation")
+    leaf = layout_of(values[0])
 
     read = stored_and_read([row(value) for value in values], StepSchema(leaf, INT64))
 
@@ -130,7 +137,7 @@ def test_extreme_scalars_come_back_bit_for_bit(values: list[Any]) -> None:
 
 @given(st.lists(st.floats(width=64), min_size=1, max_size=20))
 def test_rewards_come_back_bit_for_bit(rewards: list[float]) -> None:
-    rows = [(0, 0, reward, False, False, 1.0, None) for reward in rewards]
+    rows = [(0, 0, reward, False, False, 1.0, None, None) for reward in rewards]
 
     read = stored_and_read(rows, StepSchema(INT64, INT64))
 
@@ -139,7 +146,7 @@ def test_rewards_come_back_bit_for_bit(rewards: list[float]) -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_ends_come_back(ends: list[tuple[bool, bool]]) -> None:
-    rows = [(0, 0, 0.0, *end, 1.0, None) for end in ends]
+    rows = [(0, 0, 0.0, *end, 1.0, None, None) for end in ends]
 
     read = stored_and_read(rows, StepSchema(INT64, INT64))
 
@@ -167,11 +174,12 @@ def test_a_frame_without_infos_spends_no_byte_on_them() -> None:
 def test_what_actions_were_comes_back() -> None:
     rows = [row(0, 1), row(0, np.int64(1)), row(0, 1)]
 
-    read = stored_and_read(
-        rows, StepSchema(INT64, INT64), start=7, kinds=[(1, "numpy"), (2, "python")]
-    )
+    python, numpy = StepSchema(INT64, INT64), StepSchema(INT64, NUMPY.action)
+    frame = frame_of(rows, python, start=7, changes=[(1, numpy), (2, python)])
 
-    assert list(read.action_kinds) == [(7, "python"), (8, "numpy"), (9, "python")]
+    read = decode_rows(frame, stored(python, numpy), where="log")
+
+    assert [type(read.action(n)) for n in range(3)] == [int, np.int64, int]
 
 
 def test_arrays_that_were_read_can_be_written_to() -> None:
@@ -197,12 +205,11 @@ def test_a_slice_of_rows_knows_where_it_begins() -> None:
 
 def cut(schemas: list[tuple[int, StepSchema]], count: int, size: int = 100) -> list[tuple]:
     parts = cut_rows(10, flat([row(n) for n in range(count)]), schemas, size)
-    return [(part.start, part.count, part.schema, list(part.kinds)) for part in parts]
+    return [(part.start, part.count, part.schema, list(part.changes)) for part in parts]
 
 
 SMALL = StepSchema(Leaf(np.dtype(np.float32), (2,), "array"), INT64)
 LARGE = StepSchema(Leaf(np.dtype(np.float64), (2,), "array"), INT64)
-NUMPY = StepSchema(SMALL.observation, Leaf(np.dtype(np.int64), (), "numpy"))
 
 
 def test_rows_of_one_layout_are_cut_by_number_only() -> None:
@@ -220,15 +227,15 @@ def test_rows_are_cut_where_the_columns_change() -> None:
 def test_rows_are_not_cut_where_only_the_kind_of_the_action_changes() -> None:
     schemas = [(0, SMALL), (11, NUMPY), (13, SMALL)]
 
-    assert cut(schemas, 5) == [(10, 5, SMALL, [(1, "numpy"), (3, "python")])]
+    assert cut(schemas, 5) == [(10, 5, SMALL, [(1, NUMPY), (3, SMALL)])]
 
 
 def test_a_part_that_begins_within_another_kind_says_so() -> None:
     schemas = [(0, SMALL), (11, NUMPY)]
 
     assert cut(schemas, 5, size=3) == [
-        (10, 3, SMALL, [(1, "numpy")]),
-        (13, 2, SMALL, [(0, "numpy")]),
+        (10, 3, SMALL, [(1, NUMPY)]),
+        (13, 2, NUMPY, []),
     ]
 
 
@@ -257,14 +264,11 @@ def test_every_row_is_in_one_part_with_its_own_layout(
     rows = flat([row(n) for n in range(start, len(layouts))])
     for part in cut_rows(start, rows, known, size):
         assert 0 < part.count <= size
-        changes, kind = dict(part.kinds), part.schema.action.kind
+        schemas_here = [(0, part.schema), *part.changes]
         for offset, observation in enumerate(part.rows[::ROW_WIDTH]):
-            kind = changes.get(offset, kind)
-            found.append((observation, part.schema.observation, kind))
+            found.append((observation, schema_at(schemas_here, offset)))
 
-    assert found == [
-        (n, layouts[n].observation, layouts[n].action.kind) for n in range(start, len(layouts))
-    ]
+    assert found == [(n, layouts[n]) for n in range(start, len(layouts))]
 
 
 # -- damage -----------------------------------------------------------------------------------
@@ -285,7 +289,7 @@ def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: i
     body = bytearray(GOOD_BODY)
     body[position] = value
     with contextlib.suppress(DecodeError):
-        rows = decode_rows(damaged_frame(bytes(body)), GOOD_SCHEMA, where="log")
+        rows = decode_rows(damaged_frame(bytes(body)), stored(GOOD_SCHEMA), where="log")
 
         assert rows.observations.shape == (3, 2)
 
@@ -294,18 +298,18 @@ def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: i
 @example(12 + int.from_bytes(GOOD_BODY[8:12], "little"))  # just behind the Arrow part
 def test_a_body_that_was_cut_off_is_named(length: int) -> None:
     with pytest.raises(DecodeError, match="log at index 5"):
-        decode_rows(damaged_frame(GOOD_BODY[:length]), GOOD_SCHEMA, where="log")
+        decode_rows(damaged_frame(GOOD_BODY[:length]), stored(GOOD_SCHEMA), where="log")
 
 
 def test_a_wrong_number_of_rows_is_named() -> None:
     with pytest.raises(DecodeError, match="3 rows where its header says 4"):
-        decode_rows(damaged_frame(GOOD_BODY, count=4), GOOD_SCHEMA, where="log")
+        decode_rows(damaged_frame(GOOD_BODY, count=4), stored(GOOD_SCHEMA), where="log")
 
 
 def test_infos_that_are_no_msgpack_are_named() -> None:
     size = 12 + int.from_bytes(GOOD_BODY[8:12], "little")
     with pytest.raises(DecodeError, match="log at index 5"):
-        decode_rows(damaged_frame(GOOD_BODY[:size] + b"\xc1"), GOOD_SCHEMA, where="log")
+        decode_rows(damaged_frame(GOOD_BODY[:size] + b"\xc1"), stored(GOOD_SCHEMA), where="log")
 
 
 def test_a_frame_of_records_is_not_one_of_steps() -> None:

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
-from jamboree_gym.episode import Episode, to_episode_data
-from jamboree_gym.errors import ReplayError, UnsupportedSpace
-from jamboree_gym.records import EpisodeData
+from jamboree_gym.episode import Episode
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.replay.compare import Mismatch, SecondRun, first_mismatch
 from jamboree_gym.replay.rebuild import rebuild_env, reset_as_recorded
-from jamboree_gym.spaces import join_arrays, plain
 from jamboree_gym.steps import Rows
 
 __all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "rebuild_env", "verify"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Mismatch:
-    """The first place where the second run differs.
-
-    Attributes:
-        step: Step whose result differs; -1 for the reset.
-        field: `observation`, `reward`, `terminated`, `truncated` or `length`.
-        recorded: The value in the store.
-        simulated: The value now.
-    """
-
-    step: int
-    field: str
-    recorded: Any
-    simulated: Any
-
-    def __str__(self) -> str:
-        """One line."""
-        where = "at reset" if self.step < 0 else f"at step {self.step}"
-        return f"{self.field} {where}: recorded {self.recorded!r}, now {self.simulated!r}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +65,7 @@ def verify(episode: Episode) -> VerifyReport:
     env = rebuild_env(episode.provenance)
     try:
         observation = reset_as_recorded(env, episode.origin)
-        return VerifyReport(episode.id, *_compare(env, observation, episode.id, rows))
+        return VerifyReport(episode.id, *_compare(env, observation, rows))
     finally:
         env.close()
 
@@ -100,92 +76,18 @@ def actions_as_taken(rows: Rows) -> Iterator[Any]:
     NumPy computes differently with the two: `float32 * 0.5` stays `float32`, `float32 *
     float64(0.5)` does not.
     """
-    starts = [*(max(1, first - rows.start) for first, _ in rows.action_kinds), len(rows)]
-    for (_, kind), first, end in zip(rows.action_kinds, starts, starts[1:], strict=False):
-        for action in rows.actions[first:end]:
-            yield action.item() if kind == "python" else action
+    return (rows.action(row) for row in range(1, len(rows)))
 
 
-def _compare(
-    env: gym.Env[Any, Any], observation: Any, episode_id: str, rows: Rows
-) -> tuple[int, Mismatch | None]:
+def _compare(env: gym.Env[Any, Any], observation: Any, rows: Rows) -> tuple[int, Mismatch | None]:
     """Play the recorded actions; number of steps played and the first difference."""
-    observations, rewards, ends = [_kept(observation)], list[Any](), list[tuple[bool, bool]]()
-    for action in actions_as_taken(rows):
+    run = SecondRun(rows)
+    goes_on = run.add(observation, 0.0, False, False)
+    for step, action in enumerate(actions_as_taken(rows) if goes_on else ()):
         try:
             observation, reward, terminated, truncated, _ = env.step(action)
         except Exception as error:
-            raise ReplayError(f"step {len(rewards)} fails in the second run: {error!r}") from error
-        observations.append(_kept(observation))
-        rewards.append(reward)
-        ends.append((bool(terminated), bool(truncated)))
-        if terminated or truncated:
+            raise ReplayError(f"step {step} fails in the second run: {error!r}") from error
+        if not run.add(observation, reward, terminated, truncated):
             break
-    recorded = to_episode_data(episode_id, rows)
-    return len(rewards), _first_mismatch(recorded, observations, rewards, ends)
-
-
-def _kept(observation: Any) -> Any:
-    """As it is now: the environment may return the same buffer again."""
-    return observation.copy() if isinstance(observation, np.ndarray) else observation
-
-
-def _stacked(observations: Sequence[Any]) -> np.ndarray[Any, Any]:
-    """One array, made as the recorded ones are made."""
-    try:
-        return np.stack(observations) if _are_alike(observations) else _joined(observations)
-    except UnsupportedSpace as error:
-        raise ReplayError(f"the second run cannot be compared: {error}") from error
-
-
-def _are_alike(observations: Sequence[Any]) -> bool:
-    first = observations[0]
-    return isinstance(first, np.ndarray) and all(
-        isinstance(value, np.ndarray) and value.dtype == first.dtype and value.shape == first.shape
-        for value in observations
-    )
-
-
-def _joined(observations: Sequence[Any]) -> np.ndarray[Any, Any]:
-    return join_arrays([np.asarray(plain(value, "observation"))[None] for value in observations])
-
-
-def _first_mismatch(
-    recorded: EpisodeData,
-    observations: Sequence[Any],
-    rewards: Sequence[Any],
-    ends: Sequence[tuple[bool, bool]],
-) -> Mismatch | None:
-    steps = len(rewards)
-    flags = np.array(ends, np.bool_).reshape(steps, 2)
-    gained = np.array([float(np.asarray(reward).item()) for reward in rewards], np.float64)
-    columns: list[tuple[str, int, Any, Any]] = [
-        ("observation", -1, recorded.observations[: steps + 1], _stacked(observations)),
-        ("reward", 0, recorded.rewards[:steps], gained),
-        ("terminated", 0, recorded.terminations[:steps], flags[:, 0]),
-        ("truncated", 0, recorded.truncations[:steps], flags[:, 1]),
-    ]
-    found = [
-        Mismatch(position + offset, name, old[position], new[position])
-        for name, offset, old, new in columns
-        if (position := _first_difference(old, new)) is not None
-    ]
-    if steps != len(recorded):
-        found.append(Mismatch(steps, "length", len(recorded), steps))
-    return min(found, key=lambda mismatch: mismatch.step, default=None)
-
-
-def _first_difference(
-    recorded: np.ndarray[Any, Any], simulated: np.ndarray[Any, Any]
-) -> int | None:
-    """First position whose bits, dtype or shape differ; NaN equals the same NaN."""
-    if recorded.dtype != object and _same(recorded, simulated):
-        return None
-    pairs = zip(recorded, simulated, strict=True)
-    return next(
-        (i for i, (a, b) in enumerate(pairs) if not _same(np.asarray(a), np.asarray(b))), None
-    )
-
-
-def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return max(0, len(run.rewards) - 1), first_mismatch(run)

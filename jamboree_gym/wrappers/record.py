@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
@@ -13,7 +14,6 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.provenance import describe
 from jamboree_gym.recorder import EpisodeRecorder
-from jamboree_gym.spaces import plain
 
 __all__ = ["RecordEpisodes"]
 
@@ -38,7 +38,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         1
 
     Args:
-        env: An environment with Box, Discrete, MultiBinary or MultiDiscrete spaces.
+        env: An environment with spaces of Gymnasium, nested as they may be.
         jam: Where to record. It stays open when the environment is closed.
         run: Name of the run that the episodes belong to; None = the Jamboree's own.
         tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
@@ -136,4 +136,4 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
 
 def _copied(action: Any) -> Any:
     """An action of our own, as it was before the environment got it."""
-    return action.copy() if action.__class__ is np.ndarray else np.array(plain(action, "action"))
+    return action.copy() if action.__class__ is np.ndarray else deepcopy(action)

@@ -220,7 +220,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
     frame = decode_frame(jam.redis.lindex(key, 1), where=key)
     name = schema_digest(frame, where=key)
     schema = StepSchema.from_blob(jam.store.blob(name), where=name)
-    read = decode_rows(frame, schema, where=key)
+    read = decode_rows(frame, lambda _: schema, where=key)
     rows: list[Any] = []
     for i in range(len(read)):
         values = [
@@ -237,7 +237,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
             value.tobytes() if leaf.is_array else value
             for value, leaf in zip(values, (schema.observation, schema.action), strict=False)
         ]
-        rows += (*kept, *values[2:], read.timestamps[i], None)
+        rows += (*kept, *values[2:], read.timestamps[i], None, None)
     body = encode_rows(rows, schema)
     blob = encode_frame(
         codec=frame.codec,

@@ -261,13 +261,7 @@ def test_python_and_numpy_actions_share_a_column(jam: Jamboree) -> None:
     rows = jam.episode(env.episode_id).rows()
 
     assert rows.actions[1:].tolist() == [0, 1, 2, 2, 1, 0]
-    assert [kind for _, kind in rows.action_kinds] == [
-        "python",
-        "numpy",
-        "python",
-        "numpy",
-        "python",
-    ]
+    assert [type(rows.action(k)) for k in range(1, 7)] == [int, *[np.int64] * 2, int, np.int64, int]
     assert len(jam.store.raw([jam.keyspace.episode(env.episode_id)], unacked=False)) == 1
 
 
@@ -517,19 +511,37 @@ def test_buffered_steps_reach_redis_by_themselves(open_jamboree: OpenJamboree) -
 
 @pytest.mark.parametrize("role", ["observation", "action"])
 def test_a_space_that_cannot_be_recorded_is_named_at_once(jam: Jamboree, role: str) -> None:
-    env = CountingEnv()
-    setattr(env, f"{role}_space", spaces.Dict(position=spaces.Discrete(3)))
+    class Moods(spaces.Space):
+        """None of Gymnasium's."""
 
-    with pytest.raises(UnsupportedSpace, match=f"{role} space Dict"):
+    env = CountingEnv()
+    setattr(env, f"{role}_space", spaces.Dict(mood=spaces.Tuple([Moods()])))
+
+    with pytest.raises(UnsupportedSpace, match=f"the {role} space holds .*Moods"):
         jam.record(env)
 
 
-def test_an_observation_that_is_no_array_is_named(jam: Jamboree) -> None:
-    env = jam.record(ScriptedEnv(observations=[np.zeros(2), {"position": 3}]))
+def test_an_observation_that_is_not_what_the_space_says_is_kept_as_it_is(jam: Jamboree) -> None:
+    seen = [np.zeros(2), {"position": 3}, None, "lost", [1, "two"]]
+    env = jam.record(ScriptedEnv(observations=seen))
+    play(env, [ACTION] * 4)
+
+    steps = list(jam.episode(env.episode_id).steps())
+
+    assert [step.next_observation for step in steps] == seen[1:]
+
+
+def test_an_observation_that_cannot_be_encoded_is_named_and_ends_the_recording(
+    jam: Jamboree,
+) -> None:
+    env = jam.record(ScriptedEnv(observations=[np.zeros(2), {"robot": object()}, np.zeros(2)]))
     env.reset()
 
-    with pytest.raises(UnsupportedSpace, match="the observation"):
+    with pytest.raises(InvalidRecord, match=r"the observation cannot be recorded: .*object"):
         env.step(ACTION)
+    env.step(ACTION)
+
+    assert jam.episode(env.episode_id).status == "abandoned"
 
 
 def test_a_vector_environment_gets_a_clear_answer(jam: Jamboree) -> None:

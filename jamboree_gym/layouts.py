@@ -1,0 +1,299 @@
+"""The layout of a value: how what an environment returns is laid out in columns.
+
+A layout is a tree. Its leaves are columns of fixed dtype and shape (`Leaf`), or of values that are
+encoded one by one (`Encoded`): text, sequences, graphs, whatever has no fixed shape. Its branches
+are dicts, tuples and lists (`Group`). Layouts are read off the values rather than off the space,
+because environments often return another dtype than they declare, and a recorder keeps what was
+returned. The space only says where the shape may change from step to step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+__all__ = [
+    "ENCODED",
+    "NOTHING",
+    "Column",
+    "Encoded",
+    "Group",
+    "Kind",
+    "Layout",
+    "Leaf",
+    "columns_of",
+    "layout_from_json",
+    "layout_of",
+    "layout_to_json",
+    "share_columns",
+]
+
+_ARROW_KINDS = "biuf"
+_KINDS = ("array", "numpy", "python")
+_PYTHON_DTYPES = ((bool, np.dtype(bool)), (int, np.dtype(np.int64)), (float, np.dtype(np.float64)))
+_INT64 = np.iinfo(np.int64)
+
+Kind = Literal["array", "numpy", "python"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A column of fixed dtype and shape.
+
+    Attributes:
+        dtype: NumPy dtype of the values.
+        shape: Shape of one value.
+        kind: `array` (ndarray), `numpy` (NumPy scalar) or `python` (bool, int, float).
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    kind: Kind
+
+    @property
+    def size(self) -> int:
+        """Number of elements in one value."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one value."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def is_array(self) -> bool:
+        """Whether rows keep its values as bytes."""
+        return self.kind == "array"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the column is one buffer of the values' own bytes, or bits."""
+        return self.dtype.isnative and self.size > 0
+
+    def arrow_type(self) -> pa.DataType:
+        """Arrow type of the column. Arrow has native byte order and no empty lists."""
+        if self.size == 0:
+            return pa.null()
+        element = pa.from_numpy_dtype(self.dtype.newbyteorder("="))
+        return element if self.shape == () else pa.list_(element, self.size)
+
+    def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
+        """Stacked values -> one Arrow array of the same length."""
+        if not self.dtype.isnative:
+            values = values.astype(self.dtype.newbyteorder("="))
+        if self.shape == ():
+            return pa.array(values)
+        if self.size == 0:
+            return pa.nulls(len(values))
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), self.size)
+
+    def from_arrow(self, column: pa.Array) -> npt.NDArray[Any]:
+        """Inverse of `to_arrow`; may share its memory.
+
+        Raises:
+            ValueError: A value is missing.
+        """
+        if self.size == 0:
+            return np.empty((len(column), *self.shape), self.dtype)
+        flat = column if self.shape == () else column.flatten()
+        if column.null_count or flat.null_count:
+            raise ValueError("a value is missing")
+        values = flat.to_numpy(zero_copy_only=self.dtype.kind != "b")
+        values = values.reshape((len(column), *self.shape)).astype(self.dtype, copy=False)
+        return cast("npt.NDArray[Any]", values)
+
+    def stack(self, values: Any) -> npt.NDArray[Any]:
+        """Values as rows keep them -> one array (n, ...)."""
+        if self.is_array:
+            content = bytearray().join(values)  # an array on bytes could not be written to
+            return np.frombuffer(content, self.dtype).reshape((len(values), *self.shape))
+        return np.array(values, self.dtype)
+
+    def restore(self, value: Any) -> Any:
+        """An element of the stacked array as it was: an array, a NumPy scalar, a Python number."""
+        array = np.asarray(value, self.dtype)
+        if self.kind == "array":
+            return array
+        return array[()] if self.kind == "numpy" else array.item()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A column of values that are encoded one by one, with all that `values` keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A dict, tuple or list of parts that have layouts of their own.
+
+    Attributes:
+        kind: What holds the parts.
+        names: Keys of a dict, positions of a tuple or list.
+        parts: Layouts, in the same order.
+    """
+
+    kind: Literal["dict", "tuple", "list"]
+    names: tuple[str | int, ...]
+    parts: tuple[Layout, ...]
+
+    def build(self, items: Any) -> Any:
+        """Hold these items, one for each part, as the values do."""
+        if self.kind == "dict":
+            return dict(zip(self.names, items, strict=True))
+        return tuple(items) if self.kind == "tuple" else list(items)
+
+    def items(self, value: Any) -> list[Any]:
+        """Inverse of `build`."""
+        return [value[name] for name in self.names] if self.kind == "dict" else list(value)
+
+
+Column: TypeAlias = Leaf | Encoded
+Layout: TypeAlias = Leaf | Encoded | Group
+
+ENCODED = Encoded()
+NOTHING = Group("dict", (), ())
+"""Layout of an empty dict."""
+
+
+def columns_of(layout: Layout, name: str) -> Iterator[tuple[str, Column]]:
+    """Columns of a layout, each with its name: that of the root, then the keys to it."""
+    if isinstance(layout, Group):
+        for key, part in zip(layout.names, layout.parts, strict=True):
+            yield from columns_of(part, f"{name}.{key}")
+    else:
+        yield name, layout
+
+
+def share_columns(one: Layout, other: Layout) -> bool:
+    """Whether values of both fit into the same columns; a Python int and an int64 do."""
+    if one is other:
+        return True
+    if isinstance(one, Group) and isinstance(other, Group):
+        return (
+            one.kind == other.kind
+            and one.names == other.names
+            and all(map(share_columns, one.parts, other.parts))
+        )
+    if isinstance(one, Leaf) and isinstance(other, Leaf):
+        return (
+            one.dtype == other.dtype and one.shape == other.shape and one.is_array == other.is_array
+        )
+    return one == other
+
+
+# -- read off a value -------------------------------------------------------------------------
+
+
+def layout_of(value: Any, expected: Layout | None = None) -> Layout:
+    """Layout of a value.
+
+    Args:
+        value: Anything.
+        expected: What the space says: where it is `Encoded`, the value will be, because its shape
+            may be another one at the next step. A list or tuple is a group only where a group is
+            expected; elsewhere it stands for an array.
+    """
+    if isinstance(expected, Encoded):
+        return ENCODED
+    if isinstance(value, dict):
+        return _layout_of_dict(value, expected)
+    if isinstance(value, (list, tuple)) and isinstance(expected, Group):
+        return _layout_of_sequence(value, expected)
+    return _column_of(value)
+
+
+def _layout_of_dict(value: Mapping[Any, Any], expected: Layout | None) -> Layout:
+    if not all(type(key) in (str, int) for key in value):
+        return ENCODED
+    known = {}
+    if isinstance(expected, Group) and expected.kind == "dict":
+        known = dict(zip(expected.names, expected.parts, strict=True))
+    parts = tuple(layout_of(item, known.get(key)) for key, item in value.items())
+    return Group("dict", tuple(value), parts)
+
+
+def _layout_of_sequence(value: Any, expected: Group) -> Layout:
+    if value.__class__ not in (list, tuple):
+        return ENCODED  # a named tuple: as a plain one it would not be equal
+    known = expected.parts if len(expected.parts) == len(value) else (None,) * len(value)
+    parts = tuple(map(layout_of, value, known))
+    return Group("list" if isinstance(value, list) else "tuple", tuple(range(len(value))), parts)
+
+
+def _column_of(value: Any) -> Column:
+    if isinstance(value, np.generic):
+        leaf = Leaf(value.dtype, (), "numpy")
+    elif isinstance(value, (bool, int, float)):
+        if isinstance(value, int) and not _INT64.min <= value <= _INT64.max:
+            return ENCODED
+        dtype = next(dtype for kind, dtype in _PYTHON_DTYPES if isinstance(value, kind))
+        return Leaf(dtype, (), "python")
+    else:
+        array = as_array(value)
+        if array is None:
+            return ENCODED
+        leaf = Leaf(array.dtype, array.shape, "array")
+    return leaf if has_column(leaf.dtype) else ENCODED
+
+
+def as_array(value: Any) -> npt.NDArray[Any] | None:
+    """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ..."""
+    if value.__class__ is np.ndarray:
+        return cast("npt.NDArray[Any]", value)
+    if value is None or isinstance(value, (str, bytes)):
+        return None
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: tensors that need grad
+        return None
+    return array if has_column(array.dtype) else None
+
+
+def has_column(dtype: np.dtype[Any]) -> bool:
+    """Whether Arrow has a column for it."""
+    return dtype.kind in _ARROW_KINDS and dtype.itemsize <= 8
+
+
+# -- stored -----------------------------------------------------------------------------------
+
+
+def layout_to_json(layout: Layout) -> dict[str, Any]:
+    """For the schema's metadata."""
+    if isinstance(layout, Encoded):
+        return {"kind": "encoded"}
+    if isinstance(layout, Leaf):
+        return {"dtype": layout.dtype.str, "shape": list(layout.shape), "kind": layout.kind}
+    parts = [layout_to_json(part) for part in layout.parts]
+    return {"kind": layout.kind, "names": list(layout.names), "parts": parts}
+
+
+def layout_from_json(content: Mapping[str, Any]) -> Layout:
+    """Inverse of `layout_to_json`.
+
+    Raises:
+        ValueError: It is not a layout that is ever written.
+    """
+    kind = content["kind"]
+    if kind == "encoded":
+        return ENCODED
+    if kind in _KINDS:
+        return _leaf_from_json(content)
+    names, parts = content["names"], content["parts"]
+    if kind not in ("dict", "tuple", "list") or len(names) != len(parts):
+        raise ValueError(f"not a layout: {content}")
+    if not all(type(name) in (str, int) for name in names):
+        raise ValueError(f"not a layout: {content}")
+    return Group(kind, tuple(names), tuple(map(layout_from_json, parts)))
+
+
+def _leaf_from_json(content: Mapping[str, Any]) -> Leaf:
+    dtype, shape = np.dtype(str(content["dtype"])), content["shape"]
+    if not has_column(dtype) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"not a layout: {content}")
+    return Leaf(dtype, tuple(shape), content["kind"])

@@ -1,0 +1,277 @@
+"""Values of a layout -> what rows keep of them, and back.
+
+Packing runs inside `env.step`, so it copies and checks, nothing more: an array becomes its bytes, a
+scalar stays itself, what has no fixed shape is encoded, and a group becomes a tuple of its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.layouts import Encoded, Group, Layout, Leaf, as_array
+from jamboree_gym.values import decode_value, encode_value
+
+__all__ = [
+    "Arrays",
+    "Misfit",
+    "Pack",
+    "concatenate",
+    "filler",
+    "item",
+    "pack_any",
+    "packed_columns",
+    "packer",
+    "rows_of",
+    "stack",
+    "unsaid",
+    "variable_bytes",
+]
+
+Arrays: TypeAlias = Any
+"""Values of many steps: an array (n, ...), or a dict, tuple or list of such; an array of objects
+where the values have no fixed shape."""
+
+Pack: TypeAlias = Callable[[Any], Any]
+
+_ndarray = np.ndarray
+_INT64 = np.iinfo(np.int64)
+
+
+class Misfit(Exception):
+    """The value does not have the layout that the packer is for."""
+
+
+@lru_cache(maxsize=256)
+def packer(layout: Layout) -> Pack:
+    """A function that packs values of exactly this layout, and raises `Misfit` for others.
+
+    An encoded part that cannot be encoded raises `InvalidRecord`.
+    """
+    if isinstance(layout, Encoded):
+        return encode_value
+    if isinstance(layout, Group):
+        return _group_packer(layout)
+    if layout.is_array:
+        return _array_packer(layout.dtype, layout.shape)
+    if layout.kind == "numpy":
+        return _scalar_packer(layout.dtype.type)
+    if layout.dtype.kind == "i":
+        return _pack_int
+    return _scalar_packer(bool if layout.dtype.kind == "b" else float)
+
+
+def _array_packer(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Pack:
+    def pack(value: Any) -> bytes:
+        if (
+            value.__class__ is _ndarray
+            and value.shape == shape
+            and (value.dtype is dtype or value.dtype == dtype)
+        ):
+            return value.tobytes()
+        raise Misfit
+
+    return pack
+
+
+def _scalar_packer(kind: type) -> Pack:
+    def pack(value: Any) -> Any:
+        if value.__class__ is kind:
+            return value
+        raise Misfit
+
+    return pack
+
+
+def _pack_int(value: Any) -> Any:
+    if value.__class__ is int and _INT64_MIN <= value <= _INT64_MAX:
+        return value
+    raise Misfit
+
+
+_INT64_MIN, _INT64_MAX = int(_INT64.min), int(_INT64.max)
+
+
+def _group_packer(layout: Group) -> Pack:
+    packers = [packer(part) for part in layout.parts]
+    size = len(packers)
+    if layout.kind == "dict":
+        named = list(zip(layout.names, packers, strict=True))
+
+        def pack_dict(value: Any) -> Any:
+            if not isinstance(value, dict) or len(value) != size:
+                raise Misfit
+            try:
+                return tuple([pack(value[name]) for name, pack in named])
+            except KeyError as error:
+                raise Misfit from error
+
+        return pack_dict
+    kind = tuple if layout.kind == "tuple" else list
+
+    def pack_sequence(value: Any) -> Any:
+        if value.__class__ is not kind or len(value) != size:
+            raise Misfit
+        return tuple([pack(part) for pack, part in zip(packers, value, strict=True)])
+
+    return pack_sequence
+
+
+def pack_any(value: Any, layout: Layout, role: str) -> Any:
+    """Pack a value of this layout that may need converting first: a list, an `IntEnum`, ...
+
+    Raises:
+        InvalidRecord: A part of it cannot be encoded; names the role and the part.
+    """
+    try:
+        return packer(layout)(_converted(value, layout))
+    except InvalidRecord as error:
+        raise InvalidRecord(f"the {role} cannot be recorded: {error}") from error
+
+
+def _converted(value: Any, layout: Layout) -> Any:
+    if isinstance(layout, Group):
+        parts = layout.items(value)
+        return layout.build(map(_converted, parts, layout.parts))
+    if isinstance(layout, Encoded):
+        return value
+    if layout.is_array:
+        return as_array(value)
+    return value if layout.kind == "numpy" else layout.dtype.type(value).item()
+
+
+def filler(layout: Layout) -> Any:
+    """What a row keeps where it has no value."""
+    if isinstance(layout, Encoded):
+        return encode_value(None)
+    if isinstance(layout, Group):
+        return tuple(map(filler, layout.parts))
+    zero = np.zeros(layout.shape, layout.dtype)
+    if layout.is_array:
+        return zero.tobytes()
+    return zero[()] if layout.kind == "numpy" else zero.item()
+
+
+def variable_bytes(packed: Any, layout: Layout) -> int:
+    """Bytes of the encoded parts of a packed value."""
+    if isinstance(layout, Encoded):
+        return len(packed)
+    if isinstance(layout, Group):
+        return sum(map(variable_bytes, packed, layout.parts))
+    return 0
+
+
+# -- many values ------------------------------------------------------------------------------
+
+
+def packed_columns(values: Sequence[Any], layout: Layout) -> Iterator[Sequence[Any]]:
+    """Packed values of many rows -> the same, column by column."""
+    if isinstance(layout, Group):
+        columns = zip(*values, strict=True) if values else ((),) * len(layout.parts)
+        for column, part in zip(columns, layout.parts, strict=True):
+            yield from packed_columns(column, part)
+    else:
+        yield values
+
+
+def stack(values: Sequence[Any], layout: Layout) -> Arrays:
+    """Packed values of many rows -> arrays."""
+    if isinstance(layout, Group):
+        columns = zip(*values, strict=True) if values else ((),) * len(layout.parts)
+        return layout.build(map(stack, columns, layout.parts))
+    if isinstance(layout, Encoded):
+        return as_objects([decode_value(value, where="memory") for value in values])
+    return layout.stack(values)
+
+
+def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """Values of whatever kind in an array of objects."""
+    objects = np.empty(len(values), object)
+    for position, value in enumerate(values):
+        objects[position] = value
+    return objects
+
+
+def rows_of(arrays: Arrays, rows: slice) -> Arrays:
+    """Some rows of all arrays."""
+    if isinstance(arrays, dict):
+        return {name: rows_of(part, rows) for name, part in arrays.items()}
+    if isinstance(arrays, (list, tuple)):
+        return arrays.__class__([rows_of(part, rows) for part in arrays])
+    return arrays[rows]
+
+
+def item(arrays: Arrays, position: int, layout: Layout) -> Any:
+    """One value, of the type that it had."""
+    if isinstance(layout, Group) and not isinstance(arrays, _ndarray):
+        parts = layout.items(arrays)
+        pairs = zip(parts, layout.parts, strict=True)
+        return layout.build(item(part, position, of) for part, of in pairs)
+    value = arrays[position]
+    return layout.restore(value) if isinstance(layout, Leaf) else value
+
+
+def unsaid(arrays: Arrays, rows: Any = slice(None)) -> Arrays:
+    """The same without the numbers that fill these rows: NaN, where the dtype has it."""
+    if isinstance(arrays, (dict, list, tuple)):
+        parts = arrays.values() if isinstance(arrays, dict) else arrays
+        cleaned = [unsaid(part, rows) for part in parts]
+        if isinstance(arrays, dict):
+            return dict(zip(arrays, cleaned, strict=True))
+        return type(arrays)(cleaned)
+    if arrays.dtype.kind == "f":
+        arrays = arrays.copy()
+        arrays[rows] = np.nan
+    return arrays
+
+
+def concatenate(parts: Sequence[tuple[Arrays, Layout, int]]) -> Arrays:
+    """Join along the first axis; where structure or dtype differ too much, as objects.
+
+    Args:
+        parts: Arrays, their layout and their number of rows.
+    """
+    first = parts[0][1]
+    if all(isinstance(layout, Leaf) for _, layout, _ in parts):
+        return join_arrays([arrays for arrays, _, _ in parts])
+    if isinstance(first, Group) and all(_is_alike(first, layout) for _, layout, _ in parts):
+        split = [
+            [(part, of, count) for part, of in zip(layout.items(arrays), layout.parts, strict=True)]
+            for arrays, layout, count in cast("Sequence[tuple[Any, Group, int]]", parts)
+        ]
+        return first.build(concatenate(column) for column in zip(*split, strict=True))
+    return as_objects(
+        [item(arrays, i, layout) for arrays, layout, count in parts for i in range(count)]
+    )
+
+
+def _is_alike(one: Group, other: Layout) -> bool:
+    return isinstance(other, Group) and (one.kind, one.names) == (other.kind, other.names)
+
+
+def join_arrays(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Join along the first axis; where no dtype holds all of them exactly, as an object array."""
+    first = parts[0]
+    if all(part.dtype == first.dtype and part.shape[1:] == first.shape[1:] for part in parts):
+        return np.concatenate(parts)
+    if all(part.shape[1:] == first.shape[1:] for part in parts):
+        joined: npt.NDArray[Any] = np.concatenate(parts)
+        if _holds_exactly(joined, parts):
+            return joined
+    return as_objects([value for part in parts for value in part])
+
+
+def _holds_exactly(joined: npt.NDArray[Any], parts: Sequence[npt.NDArray[Any]]) -> bool:
+    first = 0
+    with np.errstate(all="ignore"):
+        for part in parts:
+            back = joined[first : first + len(part)].astype(part.dtype)
+            if back.tobytes() != part.tobytes():
+                return False
+            first += len(part)
+    return True
