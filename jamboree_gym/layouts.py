@@ -196,26 +196,26 @@ def layout_of(value: Any, expected: Layout | None = None) -> Layout:
     Args:
         value: Anything.
         expected: What the space says: where it is `Encoded`, the value will be, because its shape
-            may be another one at the next step. A list or tuple is a group only where a group is
-            expected; elsewhere it stands for an array.
+            may be another one at the next step. A list or tuple is a group where a group is
+            expected, stands for an array where a column is, and is encoded elsewhere.
     """
     if isinstance(expected, Encoded):
         return ENCODED
     if isinstance(value, dict):
         return _layout_of_dict(value, expected)
-    if isinstance(value, (list, tuple)) and isinstance(expected, Group):
-        return _layout_of_sequence(value, expected)
+    if isinstance(value, (list, tuple)) and not isinstance(expected, Leaf):
+        return ENCODED if expected is None else _layout_of_sequence(value, expected)
     return _column_of(value)
 
 
 def _layout_of_dict(value: Mapping[Any, Any], expected: Layout | None) -> Layout:
     if not all(type(key) in (str, int) for key in value):
         return ENCODED
-    known = {}
+    known, names = {}, tuple(value)
     if isinstance(expected, Group) and expected.kind == "dict":
         known = dict(zip(expected.names, expected.parts, strict=True))
-    parts = tuple(layout_of(item, known.get(key)) for key, item in value.items())
-    return Group("dict", tuple(value), parts)
+        names = expected.names if known.keys() == value.keys() else names  # the order may vary
+    return Group("dict", names, tuple(layout_of(value[key], known.get(key)) for key in names))
 
 
 def _layout_of_sequence(value: Any, expected: Group) -> Layout:

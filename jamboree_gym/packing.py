@@ -19,6 +19,7 @@ from jamboree_gym.values import decode_value, encode_value
 
 __all__ = [
     "Arrays",
+    "LayoutAt",
     "Misfit",
     "Pack",
     "concatenate",
@@ -230,28 +231,34 @@ def unsaid(arrays: Arrays, rows: Any = slice(None)) -> Arrays:
     return arrays
 
 
-def concatenate(parts: Sequence[tuple[Arrays, Layout, int]]) -> Arrays:
+LayoutAt: TypeAlias = Callable[[int], Layout]
+"""Layout of a row, counted from the first. Those of one part share their columns."""
+
+
+def concatenate(parts: Sequence[tuple[Arrays, LayoutAt, int]]) -> Arrays:
     """Join along the first axis; where structure or dtype differ too much, as objects.
 
     Args:
-        parts: Arrays, their layout and their number of rows.
+        parts: Arrays, the layouts of their rows, and the number of these.
     """
-    first = parts[0][1]
-    if all(isinstance(layout, Leaf) for _, layout, _ in parts):
+    layouts = [layout_at(0) for _, layout_at, _ in parts]
+    first = layouts[0]
+    if all(isinstance(layout, Leaf) for layout in layouts):
         return join_arrays([arrays for arrays, _, _ in parts])
-    if isinstance(first, Group) and all(_is_alike(first, layout) for _, layout, _ in parts):
-        split = [
-            [(part, of, count) for part, of in zip(layout.items(arrays), layout.parts, strict=True)]
-            for arrays, layout, count in cast("Sequence[tuple[Any, Group, int]]", parts)
-        ]
-        return first.build(concatenate(column) for column in zip(*split, strict=True))
-    return as_objects(
-        [item(arrays, i, layout) for arrays, layout, count in parts for i in range(count)]
-    )
+    if isinstance(first, Group) and all(_is_alike(first, layout) for layout in layouts):
+        return first.build(
+            concatenate([(first.items(arrays)[i], _part(at, i), n) for arrays, at, n in parts])
+            for i in range(len(first.parts))
+        )
+    return as_objects([item(arrays, i, at(i)) for arrays, at, n in parts for i in range(n)])
 
 
 def _is_alike(one: Group, other: Layout) -> bool:
     return isinstance(other, Group) and (one.kind, one.names) == (other.kind, other.names)
+
+
+def _part(layout_at: LayoutAt, position: int) -> LayoutAt:
+    return lambda row: cast(Group, layout_at(row)).parts[position]
 
 
 def join_arrays(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

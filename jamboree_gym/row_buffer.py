@@ -195,9 +195,9 @@ class RowBuffer(Outbox, ABC):
                     and share_columns(schema.observation, known)
                 ):  # the reset's action is a filler, and takes the layout of the first action
                     self._rows[1] = filler(schema.action)
-                    schema = StepSchema(known, schema.action, schema.annotation)
-                    first_row = 0
-                self._use(first_row, schema)
+                    self._use(0, StepSchema(known, schema.action, schema.annotation))
+                if schema != self.schema:
+                    self._use(first_row, schema)
         return packed
 
     def _layout_of_row(

@@ -13,9 +13,9 @@ to NumPy scalars or back. A replay has to know, because NumPy computes different
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ import pyarrow as pa
 from jamboree_gym.codec import CODEC_STEPS, Frame
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.layouts import Layout
-from jamboree_gym.packing import Arrays, concatenate, filler, item, rows_of, stack, unsaid
+from jamboree_gym.packing import Arrays, LayoutAt, concatenate, filler, item, rows_of, stack, unsaid
 from jamboree_gym.step_batches import arrays_of, serialize_batch
 from jamboree_gym.step_schema import (
     DAMAGED,
@@ -129,13 +129,17 @@ class Rows:
     def _schema(self, row: int) -> StepSchema:
         return schema_at(self.schemas, self.start + row)
 
+    def layouts(self, role: Literal["observation", "action"]) -> LayoutAt:
+        """Layout of each row's observation or action."""
+        return lambda row: cast(Layout, getattr(self._schema(row), role))
+
     @classmethod
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
         """Rows of successive frames as one, in memory of their own."""
         return cls(
             parts[0].start,
-            _joined(parts, lambda part, schema: (part.observations, schema.observation)),
-            _joined(parts, lambda part, schema: (part.actions, schema.action)),
+            concatenate([(p.observations, p.layouts("observation"), len(p)) for p in parts]),
+            concatenate([(p.actions, p.layouts("action"), len(p)) for p in parts]),
             np.concatenate([part.rewards for part in parts]),
             np.concatenate([part.terminations for part in parts]),
             np.concatenate([part.truncations for part in parts]),
@@ -145,12 +149,6 @@ class Rows:
             _joined_annotations(parts),
             [change for part in parts for change in part.schemas],
         )
-
-
-def _joined(
-    parts: Sequence[Rows], pick: Callable[[Rows, StepSchema], tuple[Arrays, Layout]]
-) -> Arrays:
-    return concatenate([(*pick(part, part.schemas[0][1]), len(part)) for part in parts])
 
 
 def _joined_annotations(parts: Sequence[Rows]) -> dict[str, Arrays]:
@@ -165,11 +163,13 @@ def _joined_annotations(parts: Sequence[Rows]) -> dict[str, Arrays]:
     }
 
 
-def _annotation(part: Rows, name: str, fallback: Layout) -> tuple[Arrays, Layout, int]:
+def _annotation(part: Rows, name: str, fallback: Layout) -> tuple[Arrays, LayoutAt, int]:
     layout = part.schemas[0][1].annotation
     if name in part.annotations:
-        return part.annotations[name], layout.parts[layout.names.index(name)], len(part)
-    return unsaid(stack([filler(fallback)] * len(part), fallback)), fallback, len(part)
+        known = layout.parts[layout.names.index(name)]
+        return part.annotations[name], lambda _: known, len(part)
+    nothing = stack([filler(fallback)] * len(part), fallback)
+    return unsaid(nothing), lambda _: fallback, len(part)
 
 
 def _without_fillers(annotations: Arrays, annotated: npt.NDArray[np.bool_]) -> Arrays:

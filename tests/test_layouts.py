@@ -45,7 +45,6 @@ class Pair(NamedTuple):
         (np.zeros(2, np.float16), "array", "float16", (2,)),
         (np.array(0.5), "array", "float64", ()),
         (np.zeros((0, 2), np.uint8), "array", "uint8", (0, 2)),
-        ([0.5, 1.0], "array", "float64", (2,)),
         (np.ma.array([1.0, 2.0], mask=[0, 1]), "array", "float64", (2,)),
     ],
     ids=str,
@@ -92,6 +91,11 @@ def test_a_list_where_a_tuple_is_expected_stays_a_list() -> None:
     layout = layout_of([5, "text"], NESTED.parts[1])
 
     assert layout == Group("list", (0, 1), (NUMBER, ENCODED))
+
+
+def test_a_list_where_an_array_is_expected_stands_for_one() -> None:
+    assert layout_of([0.5, 1.0], FLOATS) == Leaf(np.dtype(np.float64), (2,), "array")
+    assert layout_of([0.5, 1.0]) == ENCODED
 
 
 def test_a_named_tuple_is_encoded_whole() -> None:
