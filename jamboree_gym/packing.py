@@ -6,7 +6,7 @@ scalar stays itself, what has no fixed shape is encoded, and a group becomes a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
@@ -170,14 +170,13 @@ def variable_bytes(packed: Any, layout: Layout) -> int:
 # -- many values ------------------------------------------------------------------------------
 
 
-def packed_columns(values: Sequence[Any], layout: Layout) -> Iterator[Sequence[Any]]:
+def packed_columns(values: Sequence[Any], layout: Layout) -> list[Sequence[Any]]:
     """Packed values of many rows -> the same, column by column."""
-    if isinstance(layout, Group):
-        columns = zip(*values, strict=True) if values else ((),) * len(layout.parts)
-        for column, part in zip(columns, layout.parts, strict=True):
-            yield from packed_columns(column, part)
-    else:
-        yield values
+    if not isinstance(layout, Group):
+        return [values]
+    parts = zip(*values, strict=True) if values else ((),) * len(layout.parts)
+    pairs = zip(parts, layout.parts, strict=True)
+    return [column for part, of in pairs for column in packed_columns(part, of)]
 
 
 def stack(values: Sequence[Any], layout: Layout) -> Arrays:

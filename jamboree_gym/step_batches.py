@@ -67,12 +67,12 @@ Buffers = list[tuple[Column, Sequence[Any]]]
 
 def _buffers(schema: StepSchema, columns: Columns) -> tuple[Buffers, Columns, Buffers]:
     """The columns in the order of the schema: before the fixed ones, these, and behind them."""
-    observations, actions, *fixed, annotations = columns
+    observations, actions, rewards, terminations, truncations, timestamps, annotations = columns
+    fixed = rewards, terminations, truncations, timestamps
     of_observation, of_action, of_annotation = schema.columns
-    before = [
-        *zip(of_observation, packed_columns(observations, schema.observation), strict=True),
-        *zip(of_action, packed_columns(actions, schema.action), strict=True),
-    ]
+    values = packed_columns(observations, schema.observation)
+    values += packed_columns(actions, schema.action)
+    before = list(zip((*of_observation, *of_action), values, strict=True))
     if not schema.is_annotated:
         return before, fixed, []
     nothing = filler(schema.annotation)
@@ -130,14 +130,15 @@ def _leaf_bytes(values: Sequence[Any], leaf: Leaf) -> bytes:
 
 def _end_bits(flags: Sequence[Any]) -> bytes:
     """Bits of a flag that hardly ever is set before the last row."""
-    if True in flags[:-1]:
-        return _bits(flags)
-    return _last_bit(len(flags), bool(flags[-1]))
+    count = len(flags)
+    if True not in flags:
+        return bytes((count + 7) // 8)
+    return _last_bit(count) if flags.index(True) == count - 1 else _bits(flags)
 
 
 @lru_cache(maxsize=1024)
-def _last_bit(count: int, is_set: bool) -> bytes:
-    return _bits([False] * (count - 1) + [is_set])
+def _last_bit(count: int) -> bytes:
+    return _bits([False] * (count - 1) + [True])
 
 
 def _bits(flags: Any) -> bytes:

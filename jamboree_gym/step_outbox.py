@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 from jamboree_gym.codec import CODEC_STEPS, encode_frame
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
@@ -117,10 +119,8 @@ class StepOutbox(RowBuffer):
 
     def _summarise(self, part: RowPart, status: EpisodeStatus) -> None:
         """Bring the summary up to the end of this part."""
-        known = self.summary
-        total = known.episode_return
-        for reward in part.rows[REWARD::ROW_WIDTH]:  # one by one: the same however rows were cut
-            total += reward
+        known = self.summary  # rewards one by one: their sum is the same however rows were cut
+        total = reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return)
         self.summary = EpisodeSummary(  # dataclasses.replace takes four times as long
             known.id,
             known.env_id,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from jamboree_gym.errors import InvalidRecord, JamboreeClosed, JamboreeError, UnsavedRecords
-from jamboree_gym.outbox import Outbox
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.outbox import MAX_APPEND_BYTES, Outbox
+from jamboree_gym.store.redis import Append, RedisStore
 
 __all__ = ["WriteMode", "Writer"]
 
@@ -272,9 +272,8 @@ class Writer:
             self._seal(outbox)
         waiting = list(outboxes)
         while waiting:
-            batch = waiting[:APPENDS_PER_ROUND_TRIP]
-            self._deliver_once(batch)
-            waiting = [outbox for outbox in batch if outbox.has_batches] + waiting[len(batch) :]
+            done = self._deliver_once(waiting)
+            waiting = [outbox for outbox in waiting[:done] if outbox.has_batches] + waiting[done:]
         with self._delivered:
             self._delivered.notify_all()
 
@@ -286,11 +285,23 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - one log's trouble holds no other back
             self._refuse(outbox, InvalidRecord(f"{outbox.key} cannot be encoded: {error!r}"))
 
-    def _deliver_once(self, outboxes: Collection[Outbox]) -> None:
-        """One round trip for the oldest batches of each outbox."""
-        sent = [(outbox, append) for outbox in outboxes if (append := outbox.next_append())]
-        if not sent:
-            return
+    def _deliver_once(self, outboxes: Sequence[Outbox]) -> int:
+        """One round trip for the oldest batches of the first outboxes; how many these are."""
+        sent: list[tuple[Outbox, Append]] = []
+        done = size = 0
+        for outbox in outboxes:
+            if len(sent) == APPENDS_PER_ROUND_TRIP or size >= MAX_APPEND_BYTES:
+                break
+            done += 1
+            append = outbox.next_append()
+            if append is not None:
+                sent.append((outbox, append))
+                size += sum(map(len, append.frames))
+        if sent:
+            self._send(sent)
+        return done
+
+    def _send(self, sent: Sequence[tuple[Outbox, Append]]) -> None:
         results = self._store.append([append for _, append in sent], fsync=self._fsync)
         for (outbox, _), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):

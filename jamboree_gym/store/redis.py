@@ -104,7 +104,7 @@ class RedisStore:
         def calls() -> list[Call]:
             missing = blobs.keys() - self._known_blobs().keys()
             sent: list[Call] = [self._blob_call(name, blobs[name]) for name in missing]
-            sent += [self._append_call(append) for append in appends]
+            sent.append(self._append_call(appends))
             if fsync:
                 sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
             return sent
@@ -115,29 +115,28 @@ class RedisStore:
                 f"Redis at {self.where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
             )
         self._known_blobs().update(blobs)
-        results = answers[len(answers) - len(appends) :]
+        results = answers[-1]
+        if isinstance(results, RedisError):
+            raise self._link.translated(results, key=appends[0].key) from results
         return [self._append_result(*pair) for pair in zip(appends, results, strict=True)]
 
     def _append_result(self, append: Append, answer: Any) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
-            return self._link.translated(answer, key=append.key)
+            translated = self._link.translated(answer, key=append.key)
+            if isinstance(translated, DecodeError):
+                return translated
+            raise translated from answer
         return AppendResult(int(answer[0]), int(answer[1]), float(answer[2]))
 
-    def _append_call(self, append: Append) -> Call:
-        keys, listing = self._listing(append.key, append.entry)
-        return script_call(
-            scripts.APPEND, keys, (append.codec, append.note, *listing, *append.frames)
-        )
-
-    def _listing(
-        self, key: str, entry: IndexEntry | None
-    ) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    def _append_call(self, appends: Sequence[Append]) -> Call:
         space = self.keyspace
-        run = entry.run if entry else ""
-        keys = (key, space.unbacked, space.summaries(run), space.runs)
-        if entry is None:
-            return keys, ("", "", "", 0)
-        return keys, (entry.name, entry.summary, entry.run, repr(entry.time))
+        keys, arguments = [space.unbacked, space.runs], list[Any]()
+        for append in appends:
+            entry, frames = append.entry, append.frames
+            keys += (append.key, space.summaries(entry.run if entry else ""))
+            listing = _listing(entry)
+            arguments += (append.codec, append.note, *listing, len(frames), *frames)
+        return script_call(scripts.APPEND, keys, arguments)
 
     def read(self, key: str, start: int, stop: int) -> LogSlice | None:
         """Frames that hold any index in `[start, stop)`; None when there is no such log."""
@@ -291,9 +290,14 @@ class RedisStore:
         self, key: str, head: Head, frames: Iterable[bytes], entry: IndexEntry | None
     ) -> bool:
         """Put a log back as it was; False when Redis already holds as much or more."""
-        (_, _, *index_keys), listing = self._listing(key, entry)
-        arguments = (*listing, head.encode(), *frames)
-        return bool(self._link.script(scripts.RESTORE, (key, *index_keys), arguments))
+        keys = (key, self.keyspace.summaries(entry.run if entry else ""), self.keyspace.runs)
+        arguments = (*_listing(entry), head.encode(), *frames)
+        return bool(self._link.script(scripts.RESTORE, keys, arguments))
+
+
+def _listing(entry: IndexEntry | None) -> tuple[Any, ...]:
+    """What a script needs to list a log."""
+    return ("", "", "", 0) if entry is None else (entry.name, entry.summary, entry.run, entry.time)
 
 
 def _check_continuity(frames: Sequence[Frame], *, where: str) -> None:

@@ -1,8 +1,8 @@
 """The server-side scripts: everything that must be decided in one atomic step is decided here.
 
-Each works on one log (`KEYS[1]`): a list whose element 0 is the head and whose other elements are
-frames, both laid out as in `codec.py`. Scripts are sent by digest (EVALSHA) and loaded again
-whenever the server has forgotten them.
+Each works on logs: lists whose element 0 is the head and whose other elements are frames, both laid
+out as in `codec.py`. `APPEND` takes many logs, the others one, `KEYS[1]`. Scripts are sent by their
+digest (EVALSHA) and loaded again whenever the server has forgotten them.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ end
 
 # First position at or after which all frames satisfy a condition. Looks at the newest first.
 _SEARCH = """
-local function lower_bound(is_at_or_after)
-  local high, step, low = redis.call('LLEN', KEYS[1]), 1, 0
+local function lower_bound(key, is_at_or_after)
+  local high, step, low = redis.call('LLEN', key), 1, 0
   while high - step >= 1 do
     local position = high - step
-    if is_at_or_after(frame_span(redis.call('LINDEX', KEYS[1], position))) then
+    if is_at_or_after(frame_span(redis.call('LINDEX', key, position))) then
       high, step = position, step * 2
     else
       low = position
@@ -63,7 +63,7 @@ local function lower_bound(is_at_or_after)
   end
   while high - low > 1 do
     local middle = math.floor((low + high) / 2)
-    if is_at_or_after(frame_span(redis.call('LINDEX', KEYS[1], middle))) then
+    if is_at_or_after(frame_span(redis.call('LINDEX', key, middle))) then
       high = middle
     else
       low = middle
@@ -73,11 +73,12 @@ local function lower_bound(is_at_or_after)
 end
 """
 
-# KEYS: log, unbacked, summaries, runs
-# ARGV: codec, note ('' keeps the old one), summary field ('' = none), summary, run, run time,
-#       frames...
-# Answers {k, count, t_last}: the first k frames are in the log, from now or from an earlier try;
-# frame k + 1 does not continue it, because another writer was there first.
+# KEYS: unbacked, runs, then for each append: log, summaries
+# ARGV: for each append: codec, note ('' keeps the old one), summary field ('' = none), summary,
+#       run, run time, number of frames, frames...
+# Answers for each append {k, count, t_last}, or its error: the first k frames are in the log, from
+# now or from an earlier try; frame k + 1 does not continue it, because another writer was there
+# first. One log's error does not keep the others from being appended to.
 #
 # Sent again after a lost answer, it changes nothing. Yet it writes the head anew, as WAITAOF waits
 # only for what its own connection has written. The listings come first: should a foreign value lie
@@ -86,47 +87,58 @@ APPEND = Script(
     _HEAD
     + _SEARCH
     + """
-local key = KEYS[1]
-local head = read_head(key)
-if head and head.err then return head end
-local fresh = not head
-if fresh then
-  head = {codec = tonumber(ARGV[1]), first = 0, count = 0, acked = 0, revision = 0,
-          t_last = -math.huge, note = ''}
-end
-local function is_stored(raw, start)
-  local position = lower_bound(function(stored_start) return stored_start >= start end)
-  return redis.call('LINDEX', key, position) == raw
-end
-local accepted, stored = {}, 0
-for i = 7, #ARGV do
-  local start, stop, t_first, t_last = frame_span(ARGV[i])
-  if start == head.count and t_first > head.t_last then
-    accepted[#accepted + 1] = ARGV[i]
-    head.count, head.t_last = stop, t_last
-  elseif #accepted > 0 or not is_stored(ARGV[i], start) then
-    break
-  end
-  stored = stored + 1
-end
-if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
-  redis.call('ZADD', KEYS[4], 'GT', ARGV[6], ARGV[5])
-end
-if #accepted > 0 or (ARGV[2] ~= '' and ARGV[2] ~= head.note) then
-  head.revision = head.revision + 1
-  if ARGV[2] ~= '' then head.note = ARGV[2] end
-  redis.call('ZADD', KEYS[2], head.revision, key)
+local unbacked, runs = KEYS[1], KEYS[2]
+local function append(key, summaries, at)
+  local note, field, count_of_frames = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
+  local head = read_head(key)
+  if head and head.err then return head end
+  local fresh = not head
   if fresh then
-    redis.call('RPUSH', key, pack_head(head))
-  else
+    head = {codec = tonumber(ARGV[at]), first = 0, count = 0, acked = 0, revision = 0,
+            t_last = -math.huge, note = ''}
+  end
+  local function is_stored(raw, start)
+    local position = lower_bound(key, function(stored_start) return stored_start >= start end)
+    return redis.call('LINDEX', key, position) == raw
+  end
+  local accepted, stored = {}, 0
+  for i = at + 7, at + 6 + count_of_frames do
+    local start, stop, t_first, t_last = frame_span(ARGV[i])
+    if start == head.count and t_first > head.t_last then
+      accepted[#accepted + 1] = ARGV[i]
+      head.count, head.t_last = stop, t_last
+    elseif #accepted > 0 or not is_stored(ARGV[i], start) then
+      break
+    end
+    stored = stored + 1
+  end
+  if field ~= '' then
+    redis.call('HSET', summaries, field, ARGV[at + 3])
+    redis.call('ZADD', runs, 'GT', ARGV[at + 5], ARGV[at + 4])
+  end
+  if #accepted > 0 or (note ~= '' and note ~= head.note) then
+    head.revision = head.revision + 1
+    if note ~= '' then head.note = note end
+    redis.call('ZADD', unbacked, head.revision, key)
+    if fresh then
+      redis.call('RPUSH', key, pack_head(head), unpack(accepted))
+    else
+      redis.call('LSET', key, 0, pack_head(head))
+      if #accepted > 0 then redis.call('RPUSH', key, unpack(accepted)) end
+    end
+  elseif stored > 0 then
     redis.call('LSET', key, 0, pack_head(head))
   end
-  for i = 1, #accepted do redis.call('RPUSH', key, accepted[i]) end
-elseif stored > 0 then
-  redis.call('LSET', key, 0, pack_head(head))
+  return {stored, head.count, string.format('%.17g', head.t_last)}
 end
-return {stored, head.count, string.format('%.17g', head.t_last)}
+local answers, at = {}, 1
+for i = 3, #KEYS, 2 do
+  local worked, answer = pcall(append, KEYS[i], KEYS[i + 1], at)
+  if not worked then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end
+  answers[#answers + 1] = answer
+  at = at + 7 + tonumber(ARGV[at + 6])
+end
+return answers
 """
 )
 
@@ -144,11 +156,11 @@ if head.err then return head end
 local how, a, b = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local from, to
 if how == 'as_of' then
-  to = lower_bound(function(start, stop, t_first) return t_first > a end) - 1
+  to = lower_bound(KEYS[1], function(start, stop, t_first) return t_first > a end) - 1
   from = to
 elseif how == 'between' then
-  from = lower_bound(function(start, stop, t_first, t_last) return t_last >= a end)
-  to = lower_bound(function(start, stop, t_first) return t_first > b end) - 1
+  from = lower_bound(KEYS[1], function(start, stop, t_first, t_last) return t_last >= a end)
+  to = lower_bound(KEYS[1], function(start, stop, t_first) return t_first > b end) - 1
 else
   if how == 'all' then
     a, b = 0, head.count
@@ -158,10 +170,10 @@ else
     if how == 'last' then a, b = head.count - a, head.count end
     a = math.max(a, head.first)
   end
-  from = lower_bound(function(start, stop) return stop > a end)
+  from = lower_bound(KEYS[1], function(start, stop) return stop > a end)
   to = redis.call('LLEN', KEYS[1]) - 1
   if b < head.count then
-    to = lower_bound(function(start) return start >= b end) - 1
+    to = lower_bound(KEYS[1], function(start) return start >= b end) - 1
   end
 end
 if from < 1 or to < from then return {pack_head(head), {}} end
@@ -183,12 +195,12 @@ if head.err then return head end
 local taken_from = head.first
 local taken_to = math.min(head.first + tonumber(ARGV[1]), head.count)
 if taken_to <= taken_from then return {taken_from, taken_from, {}} end
-local from = lower_bound(function(start, stop) return stop > taken_from end)
-local after = lower_bound(function(start) return start >= taken_to end)
+local from = lower_bound(KEYS[1], function(start, stop) return stop > taken_from end)
+local after = lower_bound(KEYS[1], function(start) return start >= taken_to end)
 local frames = redis.call('LRANGE', KEYS[1], from, after - 1)
 head.first, head.revision = taken_to, head.revision + 1
 local forget_before = tonumber(redis.call('TIME')[1]) - 600
-local keep_from = lower_bound(function(start, stop, t_first, t_last)
+local keep_from = lower_bound(KEYS[1], function(start, stop, t_first, t_last)
   return stop > taken_to or t_last > forget_before
 end)
 redis.call('LTRIM', KEYS[1], keep_from - 1, -1)
