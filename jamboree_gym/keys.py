@@ -25,7 +25,10 @@ def quote_part(part: object) -> str:
         >>> quote_part("ALE/Pong-v5:a{b}")
         'ALE%2FPong-v5%3Aa%7Bb%7D'
     """
-    return quote(str(part), safe="", errors="surrogatepass")
+    text = str(part)
+    if text.isalnum() and text.isascii():  # as the ids that we give
+        return text
+    return quote(text, safe="", errors="surrogatepass")
 
 
 @dataclass(frozen=True)

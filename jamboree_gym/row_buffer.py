@@ -22,7 +22,7 @@ from jamboree_gym.codec import CODEC_STEPS
 from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.layouts import ENCODED, Group, layout_of, share_columns
 from jamboree_gym.outbox import Outbox
-from jamboree_gym.packing import Misfit, filler, pack_any, packer, variable_bytes
+from jamboree_gym.packing import Misfit, pack_any, packer, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import ROW_WIDTH, Rows, rows_to_arrays
@@ -82,8 +82,8 @@ class RowBuffer(Outbox, ABC):
             self._columns_since = first_row
         self._schemas = [known for known in self._schemas if known[0] < first_row]
         self._schemas.append((first_row, schema))
-        self._pack_observation = packer(schema.observation)
-        self._pack_action = packer(schema.action)
+        self._pack_observation = schema.pack_observation
+        self._pack_action = schema.pack_action
         self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
         self._has_encoded = schema.has_encoded
         self._look_every = max(1, min(ROWS_PER_FRAME, LOOK_EVERY_BYTES // self._row_bytes))
@@ -106,7 +106,7 @@ class RowBuffer(Outbox, ABC):
             self._variable_bytes_put += len(info)
         if self._has_encoded:
             self._variable_bytes_put += variable_bytes(kept, self.schema.observation)
-        nothing = filler(self.schema.action)
+        nothing = self.schema.action_filler
         self._rows.extend((kept, nothing, 0.0, False, False, self._t_last, info, None))
         self._put_count += 1
         self._announce()
@@ -194,7 +194,7 @@ class RowBuffer(Outbox, ABC):
                     and self._sealed == 0
                     and share_columns(schema.observation, known)
                 ):  # the reset's action is a filler, and takes the layout of the first action
-                    self._rows[1] = filler(schema.action)
+                    self._rows[1] = schema.action_filler
                     self._use(0, StepSchema(known, schema.action, schema.annotation))
                 if schema != self.schema:
                     self._use(first_row, schema)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from jamboree_gym.layouts import Column, Group, Layout, Leaf
-from jamboree_gym.packing import Arrays, as_objects, filler, packed_columns
+from jamboree_gym.packing import Arrays, as_objects, packed_columns
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.values import decode_value
 
@@ -75,7 +75,7 @@ def _buffers(schema: StepSchema, columns: Columns) -> tuple[Buffers, Columns, Bu
     before = list(zip((*of_observation, *of_action), values, strict=True))
     if not schema.is_annotated:
         return before, fixed, []
-    nothing = filler(schema.annotation)
+    nothing = schema.annotation_filler
     said = [nothing if one is None else one for one in annotations]
     behind = [
         (_ANNOTATED, [one is not None for one in annotations]),

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,6 +24,7 @@ from jamboree_gym.layouts import (
     layout_to_json,
     share_columns,
 )
+from jamboree_gym.packing import Pack, filler, packer
 
 __all__ = ["DAMAGED", "FindSchema", "SchemaChanges", "StepSchema", "schema_at"]
 
@@ -81,6 +83,26 @@ class StepSchema:
             for columns in self.columns
             for column in columns
         )
+
+    @cached_property
+    def pack_observation(self) -> Pack:
+        """Packs an observation of this layout."""
+        return packer(self.observation)
+
+    @cached_property
+    def pack_action(self) -> Pack:
+        """Packs an action of this layout."""
+        return packer(self.action)
+
+    @cached_property
+    def action_filler(self) -> Any:
+        """What row 0 holds for an action."""
+        return filler(self.action)
+
+    @cached_property
+    def annotation_filler(self) -> Any:
+        """What a row without annotation holds where others have one."""
+        return filler(self.annotation)
 
     @cached_property
     def row_bytes(self) -> int:

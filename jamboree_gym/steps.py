@@ -183,7 +183,7 @@ def rows_to_arrays(
     columns = _columns(rows)
     observations, actions, rewards, terminations, truncations, timestamps, infos, said = columns
     annotated = np.array([one is not None for one in said], np.bool_)
-    nothing = filler(schema.annotation)
+    nothing = schema.annotation_filler
     annotations = stack([nothing if one is None else one for one in said], schema.annotation)
     return Rows(
         start,
