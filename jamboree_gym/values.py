@@ -1,20 +1,26 @@
 """Free-form values <-> msgpack, with the types that plain msgpack loses kept by extension types.
 
 Kept exactly: None, bool, int (any size), float, complex, str, bytes, list, tuple, dict, set,
-frozenset, datetime, NumPy scalars and arrays (dtype, byte order, shape). Everything else is an
-error that names the value's place. Instances of a subclass of tuple, list, dict, set or frozenset
-come back as the plain one. Decoding runs no code and imports nothing.
+frozenset, datetime, NumPy scalars and arrays (dtype, byte order, shape), Gymnasium's GraphInstance.
+Everything else is an error that names the value's place. Instances of another subclass of tuple,
+list, dict, set or frozenset come back as the plain one, arrays in C order. Decoding runs no code
+and imports nothing.
+
+A value is walked without keeping track of places. Only when something is refused, a second walk
+finds out where it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.errors import DecodeError, InvalidRecord
 
@@ -29,15 +35,21 @@ _COMPLEX: Final = 6
 _ARRAY: Final = 7
 _SCALAR: Final = 8
 _DATETIME: Final = 9
+_GRAPH: Final = 10
+_NUMBER: Final = 32  # the first of those for NumPy's numbers, which are kept as their bytes alone
 
-_SEQUENCES: Final = {tuple: _TUPLE, set: _SET, frozenset: _FROZENSET}
+_NUMBERS: Final = (
+    *(np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
+    *(np.float16, np.float32, np.float64, np.complex64, np.complex128),
+)
+_NUMBER_CODES: Final = {cls: _NUMBER + n for n, cls in enumerate(_NUMBERS)}
+_NUMBER_DTYPES: Final = {code: np.dtype(cls) for cls, code in _NUMBER_CODES.items()}
 
 _FOLD: Final = b"f"  # the second of two equal times when clocks are set back
 _INT_LIMITS = range(-(2**63), 2**64)
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _ARRAY_KINDS = frozenset("biufcSUmMV")
 _DTYPE_TEXT = re.compile(r"[<>|][biufcSUmMV]\d+(\[\d*[A-Za-z]+\])?")
-_ARRAY_CLASSES = frozenset({np.ndarray, np.memmap})  # another subclass holds more than its bytes
 
 _pack = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
@@ -62,7 +74,7 @@ def _encode_fields(record: Mapping[str, Any]) -> bytes:
     for name in record:
         if not isinstance(name, str):
             raise InvalidRecord(f"a field name is a string, not {name!r}")
-    return encode_value(dict(record))
+    return encode_value(record if record.__class__ is dict else dict(record))
 
 
 def encode_value(value: Any) -> bytes:
@@ -72,70 +84,148 @@ def encode_value(value: Any) -> bytes:
         InvalidRecord: Something in it cannot be kept; the message names its place.
     """
     try:
-        return _pack(_tag(value, ""))
+        try:
+            return _pack(_tag(value))
+        except (InvalidRecord, UnicodeEncodeError) as error:
+            place, reason = _first_refused(value)
+            raise InvalidRecord(f"{place or 'value'}: {reason}") from error
     except RecursionError as error:
         raise InvalidRecord("the value is nested too deeply, or holds itself") from error
 
 
-def _tag(value: Any, path: str) -> Any:
-    """Replace what msgpack would lose by an extension that remembers it."""
+# -- what is written for a value: itself, or an extension that remembers what msgpack loses
+
+
+def _tag(value: Any) -> Any:
+    return (_TAGS.get(value.__class__) or _tag_of_subclass(value))(value)
+
+
+def _tag_of_subclass(value: Any) -> Callable[[Any], Any]:
     cls = value.__class__
-    if cls in _PLAIN:
-        return _tag_plain(value, path)
-    if isinstance(value, dict):
-        return _tag_dict(value, path)
-    if isinstance(value, list):
-        return [_tag(item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, (tuple, set, frozenset)):
-        code = next(code for kind, code in _SEQUENCES.items() if isinstance(value, kind))
-        return _Ext(code, _pack([_tag(item, f"{path}[{i}]") for i, item in enumerate(value)]))
-    if cls in _ARRAY_CLASSES or isinstance(value, np.generic):
-        return _tag_numpy(value, path)
-    if cls is complex:
-        return _Ext(_COMPLEX, _pack([value.real, value.imag]))
-    if cls is datetime:
-        return _Ext(_DATETIME, value.isoformat().encode() + _FOLD * value.fold)
+    for base in (dict, list, tuple, set, frozenset, np.generic):
+        if isinstance(value, base):
+            return _TAGS[base]
     raise InvalidRecord(
-        f"{path or 'value'}: cannot store {_shown(value)} of type {cls.__module__}."
-        f"{cls.__qualname__}; convert it to numbers, strings, lists, dicts or NumPy arrays"
+        f"cannot store {_shown(value)} of type {cls.__module__}.{cls.__qualname__}; "
+        "convert it to numbers, strings, lists, dicts or NumPy arrays"
     )
 
 
-def _tag_plain(value: Any, path: str) -> Any:
-    if value.__class__ is int and value not in _INT_LIMITS:
-        return _Ext(_BIGINT, hex(value).encode())
-    if value.__class__ is str and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRecord(f"{path or 'value'}: not valid unicode: {error}") from error
+def _tag_nothing(value: Any) -> Any:
     return value
 
 
-def _tag_dict(value: dict[Any, Any], path: str) -> Any:
-    if all(key.__class__ is str for key in value):
-        return {
-            _tag_plain(key, f"{path}: key {key!r}"): _tag(
-                item, f"{path}.{key}" if path else repr(key)
-            )
-            for key, item in value.items()
-        }
-    pairs = [
-        [_tag(key, f"{path}: key {key!r}"), _tag(item, f"{path}[{key!r}]")]
-        for key, item in value.items()
-    ]
-    return _Ext(_PAIRS, _pack(pairs))
+def _tag_int(value: int) -> Any:
+    return value if value in _INT_LIMITS else _Ext(_BIGINT, hex(value).encode())
 
 
-def _tag_numpy(value: np.ndarray[Any, Any] | np.generic, path: str) -> Any:
+def _tag_dict(value: dict[Any, Any]) -> Any:
+    tagged = {}
+    for key, item in value.items():
+        if key.__class__ is not str:
+            return _Ext(_PAIRS, _pack([[_tag(key), _tag(item)] for key, item in value.items()]))
+        tagged[key] = item if item.__class__ in _SAFE else _tag(item)
+    return tagged
+
+
+def _tag_items(value: Iterable[Any]) -> list[Any]:
+    return [item if item.__class__ in _SAFE else _tag(item) for item in value]
+
+
+def _tag_sequence(code: int) -> Callable[[Iterable[Any]], Any]:
+    return lambda value: _Ext(code, _pack(_tag_items(value)))
+
+
+def _tag_complex(value: complex) -> Any:
+    return _Ext(_COMPLEX, _pack((value.real, value.imag)))
+
+
+def _tag_datetime(value: datetime) -> Any:
+    return _Ext(_DATETIME, value.isoformat().encode() + _FOLD * value.fold)
+
+
+def _tag_number(value: np.generic) -> Any:
+    return _Ext(_NUMBER_CODES[value.__class__], value.data)
+
+
+def _tag_scalar(value: np.generic) -> Any:
+    return _Ext(_SCALAR, _pack((_dtype_text(value), (), value.tobytes())))
+
+
+def _tag_array(value: np.ndarray[Any, Any]) -> Any:
+    return _Ext(_ARRAY, _pack((_dtype_text(value), value.shape, value.tobytes())))
+
+
+def _dtype_text(value: np.ndarray[Any, Any] | np.generic) -> str:
     dtype = value.dtype
     if dtype.kind not in _ARRAY_KINDS or dtype.fields is not None:
         raise InvalidRecord(
-            f"{path or 'value'}: cannot store a NumPy value of dtype {dtype}; "
+            f"cannot store a NumPy value of dtype {dtype}; "
             "numbers, bool, bytes, str, datetime64 and timedelta64 can be stored"
         )
-    code = _ARRAY if isinstance(value, np.ndarray) else _SCALAR
-    return _Ext(code, _pack([dtype.str, list(value.shape), value.tobytes()]))
+    return dtype.str
+
+
+_SAFE = _PLAIN - {int}  # never changed; a string that is no unicode is noticed when it is packed
+_TAGS: Final[dict[type, Callable[[Any], Any]]] = {
+    **dict.fromkeys(_SAFE, _tag_nothing),
+    int: _tag_int,
+    dict: _tag_dict,
+    list: _tag_items,
+    tuple: _tag_sequence(_TUPLE),
+    set: _tag_sequence(_SET),
+    frozenset: _tag_sequence(_FROZENSET),
+    GraphInstance: _tag_sequence(_GRAPH),
+    complex: _tag_complex,
+    datetime: _tag_datetime,
+    **dict.fromkeys(_NUMBERS, _tag_number),
+    np.generic: _tag_scalar,
+    np.ndarray: _tag_array,
+    np.memmap: _tag_array,  # another subclass holds more than its bytes
+}
+
+
+# -- what cannot be written, and where it is ---------------------------------------------
+
+
+def _first_refused(value: Any) -> tuple[str, str]:
+    """Place of the first thing in a value that cannot be written, and why it cannot."""
+    place, reason = "", ""
+    parts: Iterable[tuple[str, Any]] = [("", value)]
+    while parts:
+        for where, part in parts:
+            refusal = _why_refused(part)
+            if refusal is not None:
+                place, reason, parts = where, refusal, _parts(part, where)
+                break
+        else:
+            break
+    return place, reason
+
+
+def _why_refused(value: Any) -> str | None:
+    try:
+        _pack(_tag(value))
+    except UnicodeEncodeError as error:
+        return f"not valid unicode: {error}"
+    except InvalidRecord as error:
+        return str(error)
+    return None
+
+
+def _parts(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """What a container holds, each with its place: `'key'.inner[3]`."""
+    if isinstance(value, dict):
+        is_plain = all(key.__class__ is str for key in value)
+        for key, item in value.items():
+            yield f"{place}: key {key!r}", key
+            if is_plain:
+                yield f"{place}.{key}" if place else repr(key), item
+            else:
+                yield f"{place}[{key!r}]", item
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for position, item in enumerate(value):
+            yield f"{place}[{position}]", item
 
 
 def _shown(value: Any) -> str:
@@ -170,6 +260,8 @@ def decode_value(content: bytes, *, where: str) -> Any:
 
 
 def _decode_extension(code: int, data: memoryview) -> Any:
+    if code in _NUMBER_DTYPES:
+        return _decode_number(_NUMBER_DTYPES[code], data)
     if code == _TUPLE:
         return tuple(_decoder.decode(data))
     if code == _SET:
@@ -187,6 +279,8 @@ def _decode_extension(code: int, data: memoryview) -> Any:
         return _decode_datetime(bytes(data))
     if code in (_ARRAY, _SCALAR):
         return _decode_numpy(code, data)
+    if code == _GRAPH:
+        return GraphInstance(*_decoder.decode(data))
     raise DecodeError(f"unknown extension type {code}")
 
 
@@ -195,16 +289,27 @@ def _decode_datetime(content: bytes) -> datetime:
     return datetime.fromisoformat(text.decode()).replace(fold=int(text != content))
 
 
+def _decode_number(dtype: np.dtype[Any], data: memoryview) -> Any:
+    if len(data) != dtype.itemsize:
+        raise DecodeError(f"{len(data)} bytes are not one {dtype}")
+    return np.ndarray((), dtype, data)[()]
+
+
 def _decode_numpy(code: int, data: memoryview) -> Any:
     dtype_text, shape, content = _decoder.decode(data)
-    if not isinstance(dtype_text, str) or not _DTYPE_TEXT.fullmatch(dtype_text):
-        raise DecodeError(f"dtype {dtype_text!r} is not one that is ever stored")
-    dtype = np.dtype(dtype_text)
+    dtype = _decode_dtype(dtype_text)
     if dtype.itemsize == 0:
         array = np.ndarray(shape, dtype)  # np.zeros would give each item a byte
     else:
         array = np.frombuffer(content, dtype).reshape(shape).copy()
     return array[()] if code == _SCALAR else array
+
+
+@lru_cache(maxsize=256)
+def _decode_dtype(text: Any) -> np.dtype[Any]:
+    if not isinstance(text, str) or not _DTYPE_TEXT.fullmatch(text):
+        raise DecodeError(f"dtype {text!r} is not one that is ever stored")
+    return np.dtype(text)
 
 
 _decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import enum
 import pickle
 import struct
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,7 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given
+from gymnasium.spaces import GraphInstance
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from processes import run_python
@@ -34,6 +36,7 @@ arrays = dtypes.flatmap(
 scalars = dtypes.flatmap(lambda dtype: hnp.arrays(dtype, ())).map(lambda array: array[()])
 zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 text = st.text(st.characters(exclude_categories=["Cs"]))
+bits = st.binary(min_size=8, max_size=8).map(lambda content: np.frombuffer(content, "<f8"))
 plain = st.one_of(
     st.none(),
     st.booleans(),
@@ -46,8 +49,12 @@ plain = st.one_of(
     st.datetimes(timezones=st.none() | zones),
 )
 hashable = st.one_of(plain, st.tuples(plain, plain), st.frozensets(plain, max_size=3))
+graphs = st.builds(GraphInstance, arrays, st.none() | arrays, st.none() | arrays)
+leaves = st.one_of(
+    plain, arrays, scalars, bits, bits.map(lambda array: array[0]), st.frozensets(hashable), graphs
+)
 values = st.recursive(
-    st.one_of(plain, arrays, scalars, st.frozensets(hashable, max_size=4)),
+    leaves,
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),
@@ -78,6 +85,7 @@ def fingerprint(value: Any) -> Any:
     return type(value), value
 
 
+@settings(max_examples=3000)
 @given(values)
 @example(-0.0)
 @example(float("nan"))
@@ -87,6 +95,12 @@ def fingerprint(value: Any) -> Any:
 @example(np.void(b"\x00\x01"))
 @example(np.datetime64("NaT", "ns"))
 @example(np.zeros((0, 4), ">f4"))
+@example(np.float64(-0.0))
+@example(np.float16("inf"))
+@example([np.int64(-(2**63)), np.uint64(2**64 - 1), np.int8(-1), True, np.True_, 1, 1.0])
+@example([np.str_("\N{SNOWMAN}"), np.bytes_(b"\x00a"), np.longdouble(0.1), np.complex64(1j)])
+@example({np.str_("a"): 1, "a\x00": {None: (), (): None, 0.5: b"", np.int64(3): [[]]}})
+@example({"graph": GraphInstance(np.zeros((0, 2), np.float16), None, None)})
 def test_a_value_comes_back_with_its_types_and_bits(value: Any) -> None:
     assert fingerprint(decode_value(encode_value(value), where="k")) == fingerprint(value)
 
@@ -197,6 +211,7 @@ def test_decoding_runs_and_imports_and_opens_nothing() -> None:
         "array": np.zeros(2, "<f8"),
         "scalar": np.datetime64("2020-01-01", "s"),
         "time": datetime(2020, 1, 1, tzinfo=UTC),
+        "graph": GraphInstance(np.zeros((1, 2), np.float32), None, None),
         "rest": ({1, 2}, 2**70, 1j, {1: 2}, b"cos\nsystem\n"),
     }
     watched = run_python(WATCHED, encode_mapping(record).hex())
@@ -232,6 +247,32 @@ def test_a_value_that_holds_itself_is_refused() -> None:
     loop.append(loop)
     with pytest.raises(InvalidRecord, match="holds itself"):
         encode_mapping({"a": loop})
+
+
+class Color(enum.IntEnum):
+    RED = 1
+
+
+def test_an_enum_member_is_refused_and_shown() -> None:
+    with pytest.raises(InvalidRecord, match=r"'a'\[1\]: cannot store <Color.RED: 1> of type"):
+        encode_mapping({"a": [0, Color.RED]})
+
+
+def test_a_place_in_a_large_value_is_found() -> None:
+    value: Any = {
+        "good": list(range(1000)),
+        "bad": [{}, {3: ({"deep": [np.float32(1), Unknown()]},)}],
+    }
+    with pytest.raises(InvalidRecord, match=r"'bad'\[1\]\[3\]\[0\]\.deep\[1\]: cannot store <Unk"):
+        encode_value(value)
+
+
+@pytest.mark.parametrize("size", [0, 7, 9])
+def test_a_number_of_the_wrong_size_gives_decode_error(size: int) -> None:
+    (code,) = (msgspec.msgpack.decode(encode_value(np.float64(1))).code,)
+    content = msgspec.msgpack.encode(msgspec.msgpack.Ext(code, bytes(size)))
+    with pytest.raises(DecodeError, match="not one float64"):
+        decode_value(content, where="k")
 
 
 def test_an_instance_of_a_subclass_comes_back_as_the_plain_container() -> None:
