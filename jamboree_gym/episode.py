@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import numpy as np
 
 from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, MissingExtra
+from jamboree_gym.errors import DecodeError, EpisodeNotFound
+from jamboree_gym.frame import to_frame
 from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.records import (
     EpisodeData,
@@ -28,10 +28,9 @@ from jamboree_gym.store.redis import IndexEntry, LogSlice
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["Episode", "to_episode_data", "to_frame", "to_transitions"]
+__all__ = ["Episode", "to_episode_data", "to_transitions"]
 
 TAIL_PAUSE_S = 0.02
-MAX_COLUMNS = 64
 _EVERYTHING = 2**52
 
 
@@ -126,7 +125,9 @@ class Episode:
 
         Columns: `index`, `timestamp`, `reward`, `terminated`, `truncated`, `action` and
         `observation`; the elements of an array get a column each (`observation_0`, ...), but those
-        of an array with more than 64 (an image) are one column of arrays.
+        of an array with more than 64 (an image) are one column of arrays. `info_<key>` for every
+        key of the infos whose values are numbers, bools or texts; keys of nested dicts with a dot
+        (`info_a.b`). Where an info lacks the key, or has None there, the value is missing.
         """
         return to_frame(self.steps())
 
@@ -216,38 +217,6 @@ def to_transitions(rows: Rows) -> Transitions:
         rows.infos[1:],
         rows.timestamps[1:],
     )
-
-
-def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
-    """Transitions as a vaex DataFrame, in the order they are in.
-
-    Raises:
-        MissingExtra: vaex is not installed (it has no build for this Python).
-    """
-    try:
-        import vaex
-    except ImportError as error:
-        raise MissingExtra(
-            "a frame needs vaex, which has no build for Python 3.13 yet: use Python 3.11 or 3.12 "
-            "and pip install vaex-core; .steps() and .data() give arrays without it"
-        ) from error
-    return vaex.from_arrays(
-        index=steps.indices,
-        timestamp=steps.timestamps,
-        reward=steps.rewards,
-        terminated=steps.terminations,
-        truncated=steps.truncations,
-        **_columns("action", steps.actions),
-        **_columns("observation", steps.observations),
-    )
-
-
-def _columns(name: str, values: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    size = math.prod(values.shape[1:])
-    if values.ndim == 1 or size > MAX_COLUMNS:
-        return {name: values}
-    flat = values.reshape(len(values), size)
-    return {f"{name}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(flat.shape[1])}
 
 
 def _check_complete(frames: Sequence[Frame], start: int, stop: int, *, where: str) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gymnasium import spaces
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode import Episode, to_frame, to_transitions
+from jamboree_gym.episode import Episode, to_transitions
 from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
+from jamboree_gym.frame import to_frame
 from jamboree_gym.handlers import DBHandler
 from jamboree_gym.infos import InfoEncoder
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
