@@ -22,6 +22,7 @@ from jamboree_gym.records import (
     StepData,
     Transitions,
 )
+from jamboree_gym.renders import RenderHandler
 from jamboree_gym.steps import Rows, StepSchema, decode_rows, schema_digest
 from jamboree_gym.store.redis import IndexEntry, LogSlice
 
@@ -131,6 +132,25 @@ class Episode:
         """
         return to_frame(self.steps())
 
+    def renders(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
+        """What was rendered at steps `start` to `stop` (exclusive; None = to the newest).
+
+        Step 0 is the reset, step k the k-th step. Needs a recorder with `record_frames=`.
+
+        Returns:
+            An iterator of step and array, in order. It reads about a megabyte at a time.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        self._notes()
+        return self._renders().frames(start, stop)
+
+    def _renders(self) -> RenderHandler:
+        handler = RenderHandler(self._connection)
+        handler["episode"] = self.id
+        return handler
+
     def tail(self, *, timeout_s: float | None = None) -> Iterator[StepData]:
         """Follow the episode from its first step on, until it ends.
 
@@ -150,10 +170,17 @@ class Episode:
             time.sleep(TAIL_PAUSE_S)
 
     def delete(self) -> None:
-        """Delete it from Redis and from MongoDB."""
+        """Delete it from Redis and from MongoDB, with what was rendered."""
         summary = self.summary
         entry = IndexEntry(self.id, b"", summary.run, 0.0)
+        self._delete_renders()
         self._connection.delete_log(self._key, entry=entry)
+
+    def _delete_renders(self) -> None:
+        """Asks MongoDB only where the episode has been there: where embedded, that starts it."""
+        renders, head = self._renders(), self._connection.store.head(self._key)
+        if renders.count() or (head is not None and head.acked):
+            renders.delete()
 
     # -- reading rows -----------------------------------------------------------------------
 

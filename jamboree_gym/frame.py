@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ _NUMBERS = (bool, int, float, np.bool_, np.number)
 _INTEGERS = (int, np.integer)
 _NO_SCALAR = object()
 
-Column = npt.NDArray[Any] | pa.Array
+Column: TypeAlias = "npt.NDArray[Any] | pa.Array"
 """Arrow only where values are missing, and for texts."""
 
 
