@@ -56,22 +56,42 @@ def test_what_the_environment_returns_is_returned_itself(jam: Jamboree) -> None:
     assert step_info is env.infos[1]
 
 
+TAXI = "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3"
+ENVIRONMENTS = [
+    *("CartPole-v1", "Pendulum-v1", "FrozenLake-v1", TAXI),
+    pytest.param("Blackjack-v1", marks=pytest.mark.xfail(raises=UnsupportedSpace)),
+]
+
+
 @pytest.mark.parametrize("seed", [7, None])
-def test_the_trajectory_is_the_one_without_a_recorder(jam: Jamboree, seed: int | None) -> None:
-    plain, recorded = gym.make("CartPole-v1"), jam.record(gym.make("CartPole-v1"))
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_the_trajectory_is_the_one_without_a_recorder(
+    jam: Jamboree, env_id: str, seed: int | None
+) -> None:
+    plain, recorded = gym.make(env_id), jam.record(gym.make(env_id))
     plain.reset(seed=3)
     recorded.reset(seed=3)
+    plain.action_space.seed(4)
+    actions = [plain.action_space.sample() for _ in range(100)]
 
-    expected = play(plain, [0, 1, 0], seed=seed)
-    got = play(recorded, [0, 1, 0], seed=seed)
-
-    assert repr(got) == repr(expected)
+    assert repr(played(recorded, actions, seed)) == repr(played(plain, actions, seed))
     assert recorded.np_random.bit_generator.state == plain.np_random.bit_generator.state
 
 
+def played(env: gym.Env[Any, Any], actions: list[Any], seed: int | None) -> list[Any]:
+    """All that comes back from these actions, begun with the seed and reset where it has to be."""
+    returned: list[Any] = [env.reset(seed=seed)]
+    for action in actions:
+        returned.append(env.step(action))
+        if returned[-1][2] or returned[-1][3]:
+            returned.append(env.reset())
+    return returned
+
+
 @pytest.mark.filterwarnings("ignore:.*WARN:UserWarning")  # about bounds, and being wrapped at all
-def test_gymnasiums_own_checker_is_content(jam: Jamboree) -> None:
-    env = jam.record(gym.make("CartPole-v1", disable_env_checker=True).unwrapped)
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_gymnasiums_own_checker_is_content(jam: Jamboree, env_id: str) -> None:
+    env = jam.record(gym.make(env_id, disable_env_checker=True).unwrapped)
 
     check_env(env, skip_render_check=True)
 
@@ -83,6 +103,7 @@ def test_the_spec_stays_as_it_was_and_makes_the_environment_again(jam: Jamboree)
     assert recorded.spec is env.spec
     assert json.loads(recorded.spec.to_json())["id"] == "Pendulum-v1"
     assert recorded.spec.make().observation_space == env.observation_space
+    assert gym.make(recorded.spec).observation_space == env.observation_space
 
 
 def test_an_environment_without_spec_has_none_afterwards(jam: Jamboree) -> None:
@@ -94,6 +115,11 @@ def test_attributes_of_the_environment_are_reached_through_it(jam: Jamboree) -> 
 
     assert env.get_wrapper_attr("length") == 17
     assert env.unwrapped.length == 17
+    assert env.has_wrapper_attr("length")
+    assert env.has_wrapper_attr("run")
+    assert not env.has_wrapper_attr("size")
+    assert env.set_wrapper_attr("length", 1)
+    assert env.unwrapped.length == 1
 
 
 # -- what it keeps ----------------------------------------------------------------------------
