@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import numpy as np
 
 from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, MissingExtra
+from jamboree_gym.errors import DecodeError, EpisodeNotFound
+from jamboree_gym.frame import to_frame
 from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.packing import rows_of
 from jamboree_gym.records import (
@@ -23,6 +23,7 @@ from jamboree_gym.records import (
     StepData,
     Transitions,
 )
+from jamboree_gym.renders import RenderHandler
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows, decode_rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
@@ -30,10 +31,9 @@ from jamboree_gym.store.redis import IndexEntry, LogSlice
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["Episode", "to_episode_data", "to_frame", "to_transitions"]
+__all__ = ["Episode", "to_episode_data", "to_transitions"]
 
 TAIL_PAUSE_S = 0.02
-MAX_COLUMNS = 64
 _EVERYTHING = 2**52
 
 
@@ -128,9 +128,30 @@ class Episode:
 
         Columns: `index`, `timestamp`, `reward`, `terminated`, `truncated`, `action` and
         `observation`; the elements of an array get a column each (`observation_0`, ...), but those
-        of an array with more than 64 (an image) are one column of arrays.
+        of an array with more than 64 (an image) are one column of arrays. `info_<key>` for every
+        key of the infos whose values are numbers, bools or texts; keys of nested dicts with a dot
+        (`info_a.b`). Where an info lacks the key, or has None there, the value is missing.
         """
         return to_frame(self.steps())
+
+    def renders(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
+        """What was rendered at steps `start` to `stop` (exclusive; None = to the newest).
+
+        Step 0 is the reset, step k the k-th step. Needs a recorder with `record_frames=`.
+
+        Returns:
+            An iterator of step and array, in order. It reads about a megabyte at a time.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        self._notes()
+        return self._renders().frames(start, stop)
+
+    def _renders(self) -> RenderHandler:
+        handler = RenderHandler(self._connection)
+        handler["episode"] = self.id
+        return handler
 
     def tail(self, *, timeout_s: float | None = None) -> Iterator[StepData]:
         """Follow the episode from its first step on, until it ends.
@@ -151,10 +172,17 @@ class Episode:
             time.sleep(TAIL_PAUSE_S)
 
     def delete(self) -> None:
-        """Delete it from Redis and from MongoDB."""
+        """Delete it from Redis and from MongoDB, with what was rendered."""
         summary = self.summary
         entry = IndexEntry(self.id, b"", summary.run, 0.0)
+        self._delete_renders()
         self._connection.delete_log(self._key, entry=entry)
+
+    def _delete_renders(self) -> None:
+        """Asks MongoDB only where the episode has been there: where embedded, that starts it."""
+        renders, head = self._renders(), self._connection.store.head(self._key)
+        if renders.count() or (head is not None and head.acked):
+            renders.delete()
 
     # -- reading rows -----------------------------------------------------------------------
 
@@ -224,38 +252,6 @@ def to_transitions(rows: Rows) -> Transitions:
         rows_of(rows.annotations, slice(1, None)),
         rows.schemas,
     )
-
-
-def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
-    """Transitions as a vaex DataFrame, in the order they are in.
-
-    Raises:
-        MissingExtra: vaex is not installed (it has no build for this Python).
-    """
-    try:
-        import vaex
-    except ImportError as error:
-        raise MissingExtra(
-            "a frame needs vaex, which has no build for Python 3.13 yet: use Python 3.11 or 3.12 "
-            "and pip install vaex-core; .steps() and .data() give arrays without it"
-        ) from error
-    return vaex.from_arrays(
-        index=steps.indices,
-        timestamp=steps.timestamps,
-        reward=steps.rewards,
-        terminated=steps.terminations,
-        truncated=steps.truncations,
-        **_columns("action", steps.actions),
-        **_columns("observation", steps.observations),
-    )
-
-
-def _columns(name: str, values: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    size = math.prod(values.shape[1:])
-    if values.ndim == 1 or size > MAX_COLUMNS:
-        return {name: values}
-    flat = values.reshape(len(values), size)
-    return {f"{name}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(flat.shape[1])}
 
 
 def _check_complete(frames: Sequence[Frame], start: int, stop: int, *, where: str) -> None:

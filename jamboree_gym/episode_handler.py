@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gymnasium import spaces
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode import Episode, to_frame, to_transitions
+from jamboree_gym.episode import Episode, to_transitions
 from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
+from jamboree_gym.frame import to_frame
 from jamboree_gym.handlers import DBHandler
 from jamboree_gym.infos import InfoEncoder
 from jamboree_gym.packing import rows_of
@@ -49,6 +50,8 @@ class EpisodeHandler(DBHandler):
 
     Attributes:
         limit: Number of steps that `transactions` shows, and that stay in memory while recording.
+        strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
+            of what cannot.
     """
 
     def __init__(self, jam: Connection | None = None) -> None:
@@ -56,6 +59,7 @@ class EpisodeHandler(DBHandler):
         self.entity = "episode"
         self.required = {"episode": str}
         self.limit = DEFAULT_LIMIT
+        self.strict_infos = False
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
         self._open: StepOutbox | None = None  # the same, until the episode ends
         self._schema: StepSchema | None = None
@@ -101,11 +105,12 @@ class EpisodeHandler(DBHandler):
             blobs: What `origin` refers to, by digest.
 
         Raises:
-            InvalidRecord: Something in summary or origin cannot be kept; names it.
-            InvalidRecord: The observation cannot be encoded; says what of it.
+            InvalidRecord: Something in summary, origin or observation, or with `strict_infos` in
+                the info, cannot be kept; names it.
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
+        encoded = self._infos.encode(info, strict=self.strict_infos)
         self["episode"] = summary.id
         steps = StepOutbox(
             self._key,
@@ -118,7 +123,7 @@ class EpisodeHandler(DBHandler):
             blobs=blobs,
         )
         self.event.adopt(steps)
-        steps.put_reset(observation, self._infos.encode(info))
+        steps.put_reset(observation, encoded)
         self._steps = self._open = steps
         self._buffered = self.event.write_mode == "buffered"
         self._after_put()
@@ -147,7 +152,7 @@ class EpisodeHandler(DBHandler):
         steps = self._open
         if steps is None:
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
-        encoded = self._infos.encode(info) if info else None
+        encoded = self._infos.encode(info, strict=self.strict_infos) if info else None
         if (
             steps.put(action, observation, reward, terminated, truncated, encoded, annotation)
             or not self._buffered

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from enum import Enum
 from typing import Any
 
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.values import decode_value, encode_mapping, encode_value
+from jamboree_gym.values import decode_value, encode_value
 
-__all__ = ["InfoEncoder", "holds_unrecorded"]
+__all__ = ["InfoEncoder", "holds_unrecorded", "info_keys"]
 
 _MARK = "<not recorded: "
 
@@ -22,15 +23,30 @@ class InfoEncoder:
     def __init__(self) -> None:
         self._unrecorded: set[str] = set()
 
-    def encode(self, info: Mapping[str, Any]) -> bytes | None:
-        """The info in bytes; None for an empty one."""
+    def encode(self, info: Mapping[str, Any], *, strict: bool = False) -> bytes | None:
+        """The info in bytes; None for an empty one.
+
+        Args:
+            info: What `reset` or `step` returned.
+            strict: Refuse what cannot be stored, instead of a mark in its place.
+
+        Raises:
+            InvalidRecord: Only where `strict`; names the place of what cannot be stored.
+        """
         if not info:
             return None
         try:
-            return encode_mapping(info)
-        except InvalidRecord:
-            return encode_mapping(
-                {str(name): self._storable(value, repr(name)) for name, value in info.items()}
+            return encode_value(info if isinstance(info, dict) else dict(info))
+        except InvalidRecord as error:
+            if strict:
+                raise InvalidRecord(
+                    f"info {error}; or choose what is recorded: record_infos=[...]"
+                ) from error
+            return encode_value(
+                {
+                    self._storable(name, f"a key {name!r}"): self._storable(value, repr(name))
+                    for name, value in info.items()
+                }
             )
 
     def copy(self, mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +62,10 @@ class InfoEncoder:
             if _is_deep(error):
                 return self._mark(value, place)
             if isinstance(value, dict):
-                return {name: self._storable(item, place) for name, item in value.items()}
+                return {
+                    self._storable(name, place): self._storable(item, place)
+                    for name, item in value.items()
+                }
             if value.__class__ in (list, tuple):
                 return value.__class__(self._storable(item, place) for item in value)
             return self._mark(value, place)
@@ -59,7 +78,21 @@ class InfoEncoder:
             log.warning(
                 "an info is recorded without what cannot be stored: %s holds a %s", place, kind
             )
-        return f"{_MARK}{kind}>"
+        return f"{_MARK}{kind}.{value.name}>" if isinstance(value, Enum) else f"{_MARK}{kind}>"
+
+
+def info_keys(record_infos: bool | Collection[str]) -> tuple[str, ...] | None:
+    """Keys of the infos that are kept; None for all of them.
+
+    Raises:
+        InvalidRecord: It is not True, False or a list of keys.
+    """
+    if isinstance(record_infos, bool):
+        return None if record_infos else ()
+    is_list = isinstance(record_infos, Collection) and not isinstance(record_infos, (str, bytes))
+    if not is_list or not all(isinstance(key, str) for key in record_infos):
+        raise InvalidRecord(f"record_infos={record_infos!r}: choose True, False or a list of keys")
+    return tuple(record_infos)
 
 
 def holds_unrecorded(value: Any) -> bool:
@@ -67,8 +100,8 @@ def holds_unrecorded(value: Any) -> bool:
     if isinstance(value, str):
         return value.startswith(_MARK)
     if isinstance(value, Mapping):
-        return any(holds_unrecorded(item) for item in value.values())
-    return isinstance(value, (list, tuple)) and any(holds_unrecorded(item) for item in value)
+        return any(map(holds_unrecorded, value)) or any(map(holds_unrecorded, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(holds_unrecorded, value))
 
 
 def _is_deep(error: InvalidRecord) -> bool:

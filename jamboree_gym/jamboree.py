@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ from jamboree_gym.backup import Backup
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import UnsupportedSpace
+from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
 from jamboree_gym.query import EpisodeFilter, EpisodeQuery
+from jamboree_gym.renders import RecordFrames
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.writer import CLOSE_TIMEOUT_S
@@ -97,9 +98,16 @@ class Jamboree(Connection):
         run: str | None = None,
         tags: Mapping[str, Any] | None = None,
         handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool = True,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+        record_frames: RecordFrames = None,
     ) -> RecordEpisodes[Any, Any]:
         """Wrap an environment so that every step is recorded; arguments as `RecordEpisodes`."""
+        if not isinstance(env, gym.Env) and record_frames:
+            raise InvalidRecord(
+                "record_frames= is for single environments: a vector environment renders all of "
+                "its environments at once, not the episodes that are recorded"
+            )
         if not isinstance(env, gym.Env):
             raise UnsupportedSpace(
                 f"{type(env).__name__} cannot be recorded yet: wrap the single environments that "
@@ -112,6 +120,8 @@ class Jamboree(Connection):
             tags=tags,
             handler_class=handler_class,
             record_infos=record_infos,
+            strict_infos=strict_infos,
+            record_frames=record_frames,
         )
 
     def episode(self, id: str) -> Episode:

@@ -7,12 +7,15 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 
 from jamboree_gym.spaces import space_to_json
 
@@ -20,6 +23,7 @@ __all__ = ["describe"]
 
 FORMAT_VERSION = 1
 GIT_TIMEOUT_S = 2.0
+MAX_SHOWN = 200
 
 
 def describe(env: gym.Env[Any, Any]) -> bytes:
@@ -29,18 +33,24 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
         env: The environment as recorded, without the recorder.
 
     Returns:
-        UTF-8 JSON: `env_spec`, `spec_error`, `wrappers` (outermost first), spaces, `versions`,
-        `platform`, `git_commit`, `host`, `pid`.
+        UTF-8 JSON: `env_spec`, `spec_error`, `env_kwargs` (what is no JSON as text), `wrappers`
+        (outermost first, each with its class and its arguments, null where it does not tell them),
+        spaces, `versions` (also of the distributions of environment and wrappers), `platform`,
+        `git_commit`, `host`, `pid`.
     """
     spec, spec_error = _spec(env)
+    stack = list(_stack(env))
     content = {
         "format": FORMAT_VERSION,
         "env_spec": spec,
         "spec_error": spec_error,
-        "wrappers": _wrappers(env),
+        "env_kwargs": {} if env.spec is None else _as_json(env.spec.kwargs),
+        "wrappers": [
+            {"class": _class_name(wrapper), "kwargs": _arguments(wrapper)} for wrapper in stack[:-1]
+        ],
         "observation_space": json.loads(space_to_json(env.observation_space)),
         "action_space": json.loads(space_to_json(env.action_space)),
-        "versions": {**_versions(), **_env_version(env)},
+        "versions": {**_versions(), **_stack_versions(stack)},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
@@ -75,10 +85,10 @@ def _spec(env: gym.Env[Any, Any]) -> tuple[dict[str, Any] | None, str | None]:
     parts += [(one.name, one.kwargs or {}) for one in spec.additional_wrappers]
     for name, kwargs in parts:
         for argument, value in kwargs.items():
-            try:
-                json.dumps(value)
-            except (RecursionError, TypeError, ValueError) as error:
-                return None, f"{argument}={value!r} of {name} cannot be written as JSON: {error}"
+            error = _json_error(value)
+            if error is not None:
+                shown = _shown(value)
+                return None, f"{argument}={shown} of {name} cannot be written as JSON: {error}"
     return content, None
 
 
@@ -89,12 +99,51 @@ def _entry_point(entry_point: Any) -> str | None:
     return f"{getattr(entry_point, '__module__', '')}:{name}"
 
 
-def _wrappers(env: gym.Env[Any, Any]) -> list[str]:
-    names = []
+def _stack(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+    """Wrappers, outermost first, and the environment."""
     while isinstance(env, gym.Wrapper):
-        names.append(f"{type(env).__module__}.{type(env).__qualname__}")
+        yield env
         env = env.env
-    return names
+    yield env
+
+
+def _class_name(env: gym.Env[Any, Any]) -> str:
+    return f"{type(env).__module__}.{type(env).__qualname__}"
+
+
+def _arguments(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
+    """Arguments that a wrapper was made with, where it keeps them for its spec."""
+    if not isinstance(wrapper, RecordConstructorArgs):
+        return None
+    arguments = _as_json(wrapper._saved_kwargs)
+    arguments.pop("env", None)
+    return arguments
+
+
+def _as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, as text where JSON cannot hold them."""
+    return {
+        name: value if _json_error(value) is None else _shown(value)
+        for name, value in arguments.items()
+    }
+
+
+def _json_error(value: Any) -> Exception | None:
+    try:
+        json.dumps(value, sort_keys=True)
+    except (RecursionError, TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def _shown(value: Any) -> str:
+    """What is no JSON, in few words; functions without the address that differs each time."""
+    text = f"{value.__module__}:{value.__qualname__}" if _has_name(value) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _has_name(value: Any) -> bool:
+    return isinstance(value, (type, FunctionType, BuiltinFunctionType))
 
 
 @cache
@@ -107,11 +156,11 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _env_version(env: gym.Env[Any, Any]) -> dict[str, str]:
-    """Version of the distribution that the environment's class comes from."""
-    package = type(env.unwrapped).__module__.partition(".")[0]
-    names = _distributions().get(package, [])
-    return {name: _distribution_version(name) for name in names}
+def _stack_versions(stack: Iterable[gym.Env[Any, Any]]) -> dict[str, str]:
+    """Versions of the distributions that environment and wrappers come from."""
+    packages = {type(env).__module__.partition(".")[0] for env in stack}
+    names = {name for package in packages for name in _distributions().get(package, [])}
+    return {name: _distribution_version(name) for name in sorted(names)}
 
 
 @cache
@@ -128,17 +177,31 @@ def _distribution_version(name: str) -> str:
 
 @cache
 def _git_commit() -> str | None:
-    """Commit of the working directory, `+dirty` where files differ from it; None outside git."""
+    """Commit of the working directory; None outside git.
+
+    With `+dirty` where files that git knows differ from it, `+unchecked` where git could not tell.
+    """
+    commit = _git("rev-parse", "--verify", "HEAD")
+    if not commit:
+        return None
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    if changes is None:
+        return f"{commit}+unchecked"
+    return f"{commit}+dirty" if changes else commit
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers; None where there is no git, no repository, or no answer in time."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        dirty = _git("status", "--porcelain", "--untracked-files=no")
+        done = subprocess.run(
+            ["git", "-c", "core.fsmonitor=false", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=GIT_TIMEOUT_S,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # asking changes nothing on the disk
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{commit}+dirty" if dirty else commit
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
-    )
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +13,7 @@ from jamboree_gym.codec import digest
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler, new_episode_id
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
-from jamboree_gym.infos import InfoEncoder
+from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 __all__ = ["EpisodeRecorder"]
@@ -31,11 +31,13 @@ class EpisodeRecorder:
         run: Name of the run that the episodes belong to; None = the Jamboree's own.
         tags: Whatever episodes shall be found by.
         handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
+            of what cannot.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept, or the run is no name.
+        InvalidRecord: A tag cannot be kept, the run is no name, or the keys of infos are none.
 
     Attributes:
         handler: Stands on the current episode.
@@ -53,18 +55,20 @@ class EpisodeRecorder:
         run: str | None = None,
         tags: Mapping[str, Any] | None = None,
         handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool = True,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
     ) -> None:
         if run is not None and not isinstance(run, str):
             raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
         self.handler = handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
+        self.handler.strict_infos = strict_infos
         self.run = jam.run if run is None else run
         self.is_recording = False
         self._env_id = env_id
         self._tags = deepcopy(jam.check_tags(tags or {}))
-        self._record_infos = record_infos
+        self._info_keys = info_keys(record_infos)
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
@@ -78,6 +82,10 @@ class EpisodeRecorder:
     def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """A copy of reset options, to be made before the environment gets them."""
         return None if options is None else self._options.copy(options)
+
+    def _kept_info(self, info: Mapping[str, Any]) -> Mapping[str, Any]:
+        keys = self._info_keys
+        return info if keys is None else {key: info[key] for key in keys if key in info}
 
     def begin(
         self,
@@ -93,7 +101,7 @@ class EpisodeRecorder:
         self.abandon()
         self.handler.begin(
             observation,
-            info if self._record_infos else {},
+            self._kept_info(info) if info else info,
             summary=EpisodeSummary(
                 id=new_episode_id(),
                 env_id=self._env_id,
@@ -136,7 +144,7 @@ class EpisodeRecorder:
                 reward,
                 terminated,
                 truncated,
-                info if self._record_infos else {},
+                self._kept_info(info) if info else info,
             )
         except (InvalidRecord, UnsupportedSpace):
             self.is_recording = False

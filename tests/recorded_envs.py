@@ -104,6 +104,30 @@ class ScriptedEnv(CountingEnv):
         return observation, reward if self.rewards is None else self.rewards[self.count - 1], *rest
 
 
+class RenderingEnv(CountingEnv):
+    """Renders its count; what it observes and renders comes from its random generator."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        length: int = 10**9,
+        shape: tuple[int, ...] = (6, 4, 3),
+        render_mode: str | None = "rgb_array",
+    ) -> None:
+        super().__init__(length)
+        self.shape, self.render_mode = shape, render_mode
+
+    def observe(self) -> Any:
+        return self.np_random.random(2, np.float32)
+
+    def render(self) -> Any:
+        """Noise, which hardly gets smaller when it is compressed, and the count."""
+        frame = self.np_random.integers(0, 255, self.shape, np.uint8)
+        frame.flat[:4] = np.frombuffer(np.uint32(self.count).tobytes(), np.uint8)
+        return frame
+
+
 class MixingEnv(CountingEnv):
     """Computes in float32, where a Python number gives other bits than a NumPy scalar."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any, SupportsFloat, TypeVar
 
@@ -12,8 +12,10 @@ from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.provenance import describe
 from jamboree_gym.recorder import EpisodeRecorder
+from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder
 
 __all__ = ["RecordEpisodes"]
 
@@ -43,11 +45,17 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         run: Name of the run that the episodes belong to; None = the Jamboree's own.
         tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
         handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error (the episode is then
+            abandoned), instead of a mark in place of what cannot, and one warning.
+        record_frames: Keep what `env.render()` returns: k for every k-th step, the reset being step
+            0, or a function of that number that says whether to. Off by default, because frames
+            can be rendered again by a replay.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept; names it.
+        InvalidRecord: A tag cannot be kept; names it. Or frames are asked of an environment that
+            was not made with `render_mode="rgb_array"`.
     """
 
     def __init__(
@@ -58,7 +66,9 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         run: str | None = None,
         tags: Mapping[str, Any] | None = None,
         handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool = True,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+        record_frames: RecordFrames = None,
     ) -> None:
         super().__init__(env)
         self._recorder = EpisodeRecorder(
@@ -71,7 +81,12 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             tags=tags,
             handler_class=handler_class,
             record_infos=record_infos,
+            strict_infos=strict_infos,
         )
+        self._renders: RenderRecorder | None = None
+        if record_frames is not None and record_frames is not False:
+            _check_render_mode(env)
+            self._renders = RenderRecorder(jam, self._rendered, record_frames)
 
     @property
     def handler(self) -> EpisodeHandler:
@@ -101,10 +116,17 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         kept_options = self._recorder.kept_options(options)
         result = self.env.reset(seed=seed, options=options)
         self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
+        if self._renders is not None:
+            self._renders.begin(self._recorder.episode_id)
         return result
 
     def _rng_state(self) -> Mapping[str, Any] | None:
-        """State of the environment's generator; None where it has none.
+        """State of the environment's generator; None where it has none."""
+        generator = self._generator()
+        return None if generator is None else generator.bit_generator.state
+
+    def _generator(self) -> np.random.Generator | None:
+        """The environment's generator.
 
         One that does not exist yet is made now, as the environment would do it a moment later.
         """
@@ -112,10 +134,18 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         generator = getattr(env, "_np_random", None)
         if generator is None and type(env).np_random is gym.Env.np_random:
             generator = env.np_random
-        if not isinstance(generator, np.random.Generator):
-            return None
-        state: Mapping[str, Any] = generator.bit_generator.state
-        return state
+        return generator if isinstance(generator, np.random.Generator) else None
+
+    def _rendered(self) -> Any:
+        """A frame. What rendering draws from the environment's generator is put back."""
+        generator = self._generator()
+        if generator is None:
+            return self.env.render()
+        state = generator.bit_generator.state
+        try:
+            return self.env.render()
+        finally:
+            generator.bit_generator.state = state
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment and record what it returned."""
@@ -124,6 +154,8 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         taken = action if isinstance(action, _SCALARS) else _copied(action)
         result = self.env.step(action)
         self._recorder.step(taken, *result)
+        if self._renders is not None:
+            self._renders.step()
         return result
 
     def close(self) -> None:
@@ -132,6 +164,15 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             self._recorder.abandon()
         finally:
             super().close()
+
+
+def _check_render_mode(env: gym.Env[Any, Any]) -> None:
+    if env.render_mode != RENDER_MODE:
+        raise InvalidRecord(
+            f"record_frames= needs an environment that renders arrays, and this one has "
+            f"render_mode={env.render_mode!r}: make it with "
+            f'gymnasium.make(..., render_mode="{RENDER_MODE}")'
+        )
 
 
 def _copied(action: Any) -> Any:

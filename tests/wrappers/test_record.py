@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import logging
 from collections.abc import Callable
@@ -55,22 +56,39 @@ def test_what_the_environment_returns_is_returned_itself(jam: Jamboree) -> None:
     assert step_info is env.infos[1]
 
 
+TAXI = "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3"
+ENVIRONMENTS = ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", TAXI, "Blackjack-v1"]
+
+
 @pytest.mark.parametrize("seed", [7, None])
-def test_the_trajectory_is_the_one_without_a_recorder(jam: Jamboree, seed: int | None) -> None:
-    plain, recorded = gym.make("CartPole-v1"), jam.record(gym.make("CartPole-v1"))
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_the_trajectory_is_the_one_without_a_recorder(
+    jam: Jamboree, env_id: str, seed: int | None
+) -> None:
+    plain, recorded = gym.make(env_id), jam.record(gym.make(env_id))
     plain.reset(seed=3)
     recorded.reset(seed=3)
+    plain.action_space.seed(4)
+    actions = [plain.action_space.sample() for _ in range(100)]
 
-    expected = play(plain, [0, 1, 0], seed=seed)
-    got = play(recorded, [0, 1, 0], seed=seed)
-
-    assert repr(got) == repr(expected)
+    assert repr(played(recorded, actions, seed)) == repr(played(plain, actions, seed))
     assert recorded.np_random.bit_generator.state == plain.np_random.bit_generator.state
 
 
+def played(env: gym.Env[Any, Any], actions: list[Any], seed: int | None) -> list[Any]:
+    """All that comes back from these actions, begun with the seed and reset where it has to be."""
+    returned: list[Any] = [env.reset(seed=seed)]
+    for action in actions:
+        returned.append(env.step(action))
+        if returned[-1][2] or returned[-1][3]:
+            returned.append(env.reset())
+    return returned
+
+
 @pytest.mark.filterwarnings("ignore:.*WARN:UserWarning")  # about bounds, and being wrapped at all
-def test_gymnasiums_own_checker_is_content(jam: Jamboree) -> None:
-    env = jam.record(gym.make("CartPole-v1", disable_env_checker=True).unwrapped)
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_gymnasiums_own_checker_is_content(jam: Jamboree, env_id: str) -> None:
+    env = jam.record(gym.make(env_id, disable_env_checker=True).unwrapped)
 
     check_env(env, skip_render_check=True)
 
@@ -82,6 +100,7 @@ def test_the_spec_stays_as_it_was_and_makes_the_environment_again(jam: Jamboree)
     assert recorded.spec is env.spec
     assert json.loads(recorded.spec.to_json())["id"] == "Pendulum-v1"
     assert recorded.spec.make().observation_space == env.observation_space
+    assert gym.make(recorded.spec).observation_space == env.observation_space
 
 
 def test_an_environment_without_spec_has_none_afterwards(jam: Jamboree) -> None:
@@ -93,6 +112,11 @@ def test_attributes_of_the_environment_are_reached_through_it(jam: Jamboree) -> 
 
     assert env.get_wrapper_attr("length") == 17
     assert env.unwrapped.length == 17
+    assert env.has_wrapper_attr("length")
+    assert env.has_wrapper_attr("run")
+    assert not env.has_wrapper_attr("size")
+    assert env.set_wrapper_attr("length", 1)
+    assert env.unwrapped.length == 1
 
 
 # -- what it keeps ----------------------------------------------------------------------------
@@ -448,6 +472,86 @@ def test_an_info_that_holds_itself_leaves_a_mark(jam: Jamboree) -> None:
     infos = recorded_infos(jam, [{"loop": loop, "good": 1}])
 
     assert infos == [{"loop": "<not recorded: builtins.dict>", "good": 1}]
+
+
+def test_an_info_with_keys_that_are_no_strings_comes_back(jam: Jamboree) -> None:
+    info = {0: {"agent": np.int8(3)}, (1, "a"): None, None: [True, 1, 1.0]}
+
+    assert repr(recorded_infos(jam, [info])[0]) == repr(info)
+
+
+def test_a_graph_in_an_info_comes_back_as_a_graph(jam: Jamboree) -> None:
+    graph = spaces.GraphInstance(np.zeros((2, 3), np.float32), None, None)
+
+    (info,) = recorded_infos(jam, [{"graph": graph}])
+
+    assert type(info["graph"]) is spaces.GraphInstance
+    assert info["graph"].nodes.dtype == np.float32
+
+
+def test_keys_of_infos_may_come_and_go(jam: Jamboree) -> None:
+    infos = [{"a": 1}, {}, {"b": np.zeros(2)}, {"a": "one", "c": {"d": None}}]
+
+    assert repr(recorded_infos(jam, infos)) == repr(infos)
+
+
+class Color(enum.IntEnum):
+    RED = 1
+
+
+def test_an_enum_member_in_an_info_leaves_its_name(jam: Jamboree) -> None:
+    (info,) = recorded_infos(jam, [{"light": Color.RED}])
+
+    assert info["light"].startswith("<not recorded: ")
+    assert info["light"].endswith("Color.RED>")
+
+
+def test_a_key_that_cannot_be_stored_leaves_a_mark(jam: Jamboree) -> None:
+    (info,) = recorded_infos(jam, [{len: 1, "a": {len: 2, "b": 3}, "c": {(len, 1): 4}}])
+
+    mark = "<not recorded: builtins.builtin_function_or_method>"
+    assert info == {mark: 1, "a": {mark: 2, "b": 3}, "c": {(mark, 1): 4}}
+
+
+def test_only_the_keys_asked_for_are_kept(jam: Jamboree) -> None:
+    infos = [{"a": 1, "b": 2}, {"b": 3, "c": object()}, {}]
+
+    kept = recorded_infos(jam, infos, record_infos=["a", "b", "never"], strict_infos=True)
+
+    assert kept == [{"a": 1, "b": 2}, {"b": 3}, {}]
+
+
+@pytest.mark.parametrize("record_infos", ["a", [1], ["a", None], 3, None, len], ids=repr)
+def test_keys_of_infos_that_are_no_list_of_strings_are_refused(
+    jam: Jamboree, record_infos: Any
+) -> None:
+    with pytest.raises(InvalidRecord, match="choose True, False or a list of keys"):
+        jam.record(CountingEnv(), record_infos=record_infos)
+
+
+def test_a_strict_recorder_names_what_an_info_cannot_keep(jam: Jamboree) -> None:
+    infos = [{"a": 1}, {"a": 2}, {"a": {"b": [0, len]}}, {"a": 4}]
+    env = jam.record(ScriptedEnv(infos=infos), strict_infos=True)
+    play(env, [ACTION])
+    with pytest.raises(
+        InvalidRecord, match=r"info 'a'\.b\[1\]: cannot store <built-in function len>"
+    ):
+        env.step(ACTION)
+    env.step(ACTION)
+    episode = jam.episode(env.episode_id)
+
+    assert episode.status == "abandoned"
+    assert episode.data().infos == [{"a": 1}, {"a": 2}]
+
+
+def test_a_strict_recorder_begins_no_episode_whose_info_it_cannot_keep(jam: Jamboree) -> None:
+    env = jam.record(ScriptedEnv(infos=[{"a": len}, {}, {}]), strict_infos=True)
+    with pytest.raises(InvalidRecord, match="info 'a'"):
+        env.reset()
+    env.step(ACTION)
+    jam.flush()
+
+    assert len(jam.episodes()) == 0
 
 
 def test_infos_are_left_out_on_request(jam: Jamboree) -> None:

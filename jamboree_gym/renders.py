@@ -1,0 +1,150 @@
+"""What an environment renders, beside the steps: a log of its own for every episode."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.handlers import DBHandler
+
+__all__ = ["RecordFrames", "RenderHandler", "RenderRecorder"]
+
+RecordFrames: TypeAlias = "bool | int | Callable[[int], bool] | None"
+"""Every so-many-th step, the reset being step 0, or whether a step with this number."""
+
+RENDER_MODE: Final = "rgb_array"
+_CODEC: Final = "zstd"  # at level 1 a tenth of the time that rendering takes, and the smallest
+_LEVEL: Final = 1
+_KINDS: Final = "biuf"
+
+_compress = pa.Codec(_CODEC, compression_level=_LEVEL).compress
+
+
+class RenderHandler(DBHandler):
+    """The rendered frames of an episode, compressed without loss.
+
+    Example:
+        >>> handler = RenderHandler(jam)
+        >>> handler["episode"] = episode_id
+        >>> handler.put(0, env.render())
+        >>> next(handler.frames())
+        (0, array([[[255, 255, 255], ...
+    """
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        super().__init__(jam)
+        self.entity = "render"
+        self.required = {"episode": str}
+
+    def put(self, step: int, frame: Any) -> None:
+        """Keep the frame of a step; steps come in ascending order.
+
+        Raises:
+            InvalidRecord: It is not an array of numbers.
+        """
+        if not isinstance(frame, np.ndarray) or frame.dtype.kind not in _KINDS:
+            raise InvalidRecord(
+                f"env.render() returned a {type(frame).__name__} at step {step}, not an array of "
+                "pixels: it cannot be recorded with record_frames="
+            )
+        content = _compress(np.ascontiguousarray(frame), asbytes=True)
+        self.save(
+            {
+                "step": step,
+                "shape": list(frame.shape),
+                "dtype": frame.dtype.str,
+                "codec": _CODEC,
+                "content": content,
+            }
+        )
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
+        """Steps from `start` to `stop` (exclusive) that have a frame, each with it, in order.
+
+        They are read in parts of about a megabyte, as they are asked for.
+        """
+        index = self._first_of(start)
+        while page := self._page(index):
+            for record in page:
+                if stop is not None and record["step"] >= stop:
+                    return
+                yield record["step"], _decode(record, where=f"{self._key} at index {index}")
+                index = record["index"] + 1
+
+    def _first_of(self, step: int) -> int:
+        """Index of the first record of this step or a later one."""
+        count = min(self.count(), max(0, step))  # a record's index is never above its step
+        return bisect_left(range(count), step, key=lambda index: self._page(index)[0]["step"])
+
+    def _page(self, index: int) -> list[dict[str, Any]]:
+        """The record with this index, and those that are stored together with it behind it."""
+        found = self.event.store.read(self._settled_key(), index, index + 1)
+        return [record for record in self._records(found) if record["index"] >= index]
+
+
+def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
+    try:
+        dtype, shape = np.dtype(str(record["dtype"])), record["shape"]
+        if record["codec"] != _CODEC or dtype.kind not in _KINDS:
+            raise ValueError(f"{record['codec']!r} of {dtype} is not one that is ever stored")
+        size = math.prod(shape) * dtype.itemsize
+        content = pa.decompress(record["content"], size, codec=_CODEC)
+        return np.frombuffer(content, dtype).reshape(shape).copy()
+    except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not a rendered frame: {error}") from error
+
+
+class RenderRecorder:
+    """Keeps what an environment renders, at the steps that are asked for.
+
+    Args:
+        jam: Where to record.
+        render: Gives the frame.
+        record_frames: At which steps.
+
+    Raises:
+        InvalidRecord: They are not said as `RecordFrames` says.
+    """
+
+    def __init__(
+        self, jam: Connection, render: Callable[[], Any], record_frames: RecordFrames
+    ) -> None:
+        self._handler = RenderHandler(jam)
+        self._render = render
+        self._is_wanted = _choice(record_frames)
+        self._step = 0
+
+    def begin(self, episode_id: str) -> None:
+        """An episode has begun: step 0."""
+        self._handler["episode"] = episode_id
+        self._step = 0
+        self._record()
+
+    def step(self) -> None:
+        """A step has been taken."""
+        self._step += 1
+        self._record()
+
+    def _record(self) -> None:
+        if self._is_wanted(self._step):
+            self._handler.put(self._step, self._render())
+
+
+def _choice(record_frames: RecordFrames) -> Callable[[int], bool]:
+    if callable(record_frames):
+        return record_frames
+    if isinstance(record_frames, int) and record_frames >= 1:
+        every = int(record_frames)
+        return lambda step: step % every == 0
+    raise InvalidRecord(
+        f"record_frames={record_frames!r}: choose k for every k-th step, or a function of the "
+        "step's number that says whether to"
+    )
