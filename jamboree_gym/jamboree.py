@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import gymnasium as gym
+from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
 from jamboree_gym.connection import Connection
@@ -16,13 +18,33 @@ from jamboree_gym.errors import UnsupportedSpace
 from jamboree_gym.query import EpisodeFilter, EpisodeQuery
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.wrappers.record import RecordEpisodes
+from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
 from jamboree_gym.writer import CLOSE_TIMEOUT_S
 
 if TYPE_CHECKING:
     import redis
     from pymongo.database import Database
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from jamboree_gym.integrations.sb3 import VecRecordEpisodes
 
 __all__ = ["Jamboree"]
+
+
+class RecordOptions(TypedDict, total=False):
+    """How episodes are recorded.
+
+    Attributes:
+        run: Name of the run that the episodes belong to; without it, the Jamboree's own.
+        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept.
+    """
+
+    run: str | None
+    tags: Mapping[str, Any] | None
+    handler_class: type[EpisodeHandler]
+    record_infos: bool
 
 
 class Jamboree(Connection):
@@ -90,29 +112,31 @@ class Jamboree(Connection):
                     outbox.end("abandoned")
         super().close(timeout_s)
 
+    @overload
     def record(
-        self,
-        env: gym.Env[Any, Any],
-        *,
-        run: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool = True,
-    ) -> RecordEpisodes[Any, Any]:
-        """Wrap an environment so that every step is recorded; arguments as `RecordEpisodes`."""
-        if not isinstance(env, gym.Env):
-            raise UnsupportedSpace(
-                f"{type(env).__name__} cannot be recorded yet: wrap the single environments that "
-                "it is made of"
-            )
-        return RecordEpisodes(
-            env,
-            self,
-            run=run,
-            tags=tags,
-            handler_class=handler_class,
-            record_infos=record_infos,
-        )
+        self, env: gym.Env[Any, Any], **options: Unpack[RecordOptions]
+    ) -> RecordEpisodes[Any, Any]: ...
+
+    @overload
+    def record(
+        self, env: VectorEnv[Any, Any, Any], **options: Unpack[RecordOptions]
+    ) -> VectorRecordEpisodes: ...
+
+    @overload
+    def record(self, env: VecEnv, **options: Unpack[RecordOptions]) -> VecRecordEpisodes: ...
+
+    def record(self, env: Any, **options: Unpack[RecordOptions]) -> Any:
+        """Wrap an environment so that every step is recorded.
+
+        Args:
+            env: An environment, a vector environment, or a VecEnv of Stable-Baselines3.
+            **options: What the wrapper of such an environment takes beside it: see `RecordOptions`.
+
+        Raises:
+            UnsupportedSpace: It is none of these, or has a space that cannot be recorded.
+            InvalidRecord: A tag cannot be kept, or the run is no name.
+        """
+        return _recorder_of(env)(env, self, **options)
 
     def episode(self, id: str) -> Episode:
         """One episode by its id. Reading it raises `EpisodeNotFound` where there is none."""
@@ -142,3 +166,20 @@ class Jamboree(Connection):
         """
         wanted = EpisodeFilter(run, env_id, status, tags or {}, min_return, since)
         return EpisodeQuery(self, wanted, limit=limit)
+
+
+def _recorder_of(env: Any) -> Any:
+    """The wrapper that records such an environment."""
+    if isinstance(env, gym.Env):
+        return RecordEpisodes
+    if isinstance(env, VectorEnv):
+        return VectorRecordEpisodes
+    vec_env = sys.modules.get("stable_baselines3.common.vec_env")  # nobody has a VecEnv without it
+    if vec_env is not None and isinstance(env, vec_env.VecEnv):
+        from jamboree_gym.integrations import sb3
+
+        return sb3.VecRecordEpisodes
+    raise UnsupportedSpace(
+        f"{type(env).__name__} cannot be recorded: it is no gymnasium.Env, no "
+        "gymnasium.vector.VectorEnv and no VecEnv of Stable-Baselines3"
+    )

@@ -32,6 +32,7 @@ class EpisodeRecorder:
         tags: Whatever episodes shall be found by.
         handler_class: `EpisodeHandler` or a subclass.
         record_infos: Whether infos are kept.
+        vector_index: Which sub-environment of a vector environment it is.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
@@ -54,6 +55,7 @@ class EpisodeRecorder:
         tags: Mapping[str, Any] | None = None,
         handler_class: type[EpisodeHandler] = EpisodeHandler,
         record_infos: bool = True,
+        vector_index: int | None = None,
     ) -> None:
         if run is not None and not isinstance(run, str):
             raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
@@ -65,6 +67,7 @@ class EpisodeRecorder:
         self._env_id = env_id
         self._tags = deepcopy(jam.check_tags(tags or {}))
         self._record_infos = record_infos
+        self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
@@ -87,6 +90,7 @@ class EpisodeRecorder:
         seed: int | None = None,
         rng_state: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        follows: str | None = None,
     ) -> None:
         """Begin an episode with what a reset returned; one that has not ended is abandoned."""
         started_at = time.time()
@@ -105,8 +109,9 @@ class EpisodeRecorder:
                 elapsed_s=0.0,
                 seed=seed,
                 tags=self._tags,
+                vector_index=self._vector_index,
             ),
-            origin=EpisodeOrigin(seed, rng_state, options, self._provenance),
+            origin=EpisodeOrigin(seed, rng_state, options, self._provenance, follows),
             blobs=self._blobs,
         )
         self.is_recording = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,15 @@ import gymnasium as gym
 import numpy as np
 
 from jamboree_gym.episode import Episode, to_episode_data
-from jamboree_gym.errors import ReplayError, UnsupportedSpace
+from jamboree_gym.errors import EpisodeNotFound, ReplayError, UnsupportedSpace
 from jamboree_gym.records import EpisodeData
 from jamboree_gym.replay.rebuild import rebuild_env, reset_as_recorded
 from jamboree_gym.spaces import join_arrays, plain
 from jamboree_gym.steps import Rows
 
 __all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "rebuild_env", "verify"]
+
+_WHOLE = ("terminated", "truncated", "abandoned")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +72,8 @@ def verify(episode: Episode) -> VerifyReport:
     """Simulate an episode again from its spec, seed (or RNG state) and actions, and compare.
 
     The environment is made from the local registry by its id and keyword arguments; nothing that
-    the store names is imported.
+    the store names is imported. An episode that follows others, because its reset was neither
+    seeded nor within reach, is compared after these have been played.
 
     Args:
         episode: Any episode whose environment was made by `gymnasium.make`.
@@ -79,19 +82,65 @@ def verify(episode: Episode) -> VerifyReport:
         A report that is true when every observation, reward and end is equal, bit for bit.
 
     Raises:
-        ReplayError: The environment cannot be rebuilt or stepped here; says why.
+        ReplayError: The environment cannot be rebuilt or stepped here, or an episode before it is
+            missing; says why.
 
     Example:
         >>> bool(verify(jam.episodes(run="first").last()))
         True
     """
     rows = episode.rows()
-    env = rebuild_env(episode.provenance)
+    provenance = episode.provenance
+    before = _episodes_before(episode)
+    env = rebuild_env(provenance)
     try:
+        for earlier in reversed(before):
+            _play(env, earlier)
         observation = reset_as_recorded(env, episode.origin)
-        return VerifyReport(episode.id, *_compare(env, observation, episode.id, rows))
+        return VerifyReport(episode.id, *_compare(env, observation, episode.id, rows, provenance))
     finally:
         env.close()
+
+
+def _episodes_before(episode: Episode) -> list[Episode]:
+    """Those that an episode follows, the newest first, back to one that begins by itself.
+
+    Raises:
+        ReplayError: One of them is missing or not whole, or they follow each other in a circle.
+    """
+    before: list[Episode] = []
+    seen = {episode.id}
+    while (previous := episode.predecessor) is not None:
+        if previous.id in seen:
+            raise ReplayError(f"episode {previous.id!r} follows itself: its origin is damaged")
+        try:
+            status = previous.status
+        except EpisodeNotFound as error:
+            raise ReplayError(
+                f"episode {episode.id!r} follows {previous.id!r}, which is not there any more"
+            ) from error
+        if status not in _WHOLE:
+            raise ReplayError(
+                f"episode {episode.id!r} follows {previous.id!r}, which is {status}: what came at "
+                "its end is not known"
+            )
+        seen.add(previous.id)
+        before.append(previous)
+        episode = previous
+    return before
+
+
+def _play(env: gym.Env[Any, Any], episode: Episode) -> None:
+    """Do what was done then, without a look at what comes of it."""
+    rows = episode.rows()
+    reset_as_recorded(env, episode.origin)
+    for step, action in enumerate(actions_as_taken(rows)):
+        try:
+            env.step(action)
+        except Exception as error:
+            raise ReplayError(
+                f"step {step} of {episode.id!r} fails in the second run: {error!r}"
+            ) from error
 
 
 def actions_as_taken(rows: Rows) -> Iterator[Any]:
@@ -107,7 +156,11 @@ def actions_as_taken(rows: Rows) -> Iterator[Any]:
 
 
 def _compare(
-    env: gym.Env[Any, Any], observation: Any, episode_id: str, rows: Rows
+    env: gym.Env[Any, Any],
+    observation: Any,
+    episode_id: str,
+    rows: Rows,
+    provenance: Mapping[str, Any],
 ) -> tuple[int, Mismatch | None]:
     """Play the recorded actions; number of steps played and the first difference."""
     observations, rewards, ends = [_kept(observation)], list[Any](), list[tuple[bool, bool]]()
@@ -122,7 +175,7 @@ def _compare(
         if terminated or truncated:
             break
     recorded = to_episode_data(episode_id, rows)
-    return len(rewards), _first_mismatch(recorded, observations, rewards, ends)
+    return len(rewards), _first_mismatch(recorded, observations, rewards, ends, provenance)
 
 
 def _kept(observation: Any) -> Any:
@@ -155,36 +208,67 @@ def _first_mismatch(
     observations: Sequence[Any],
     rewards: Sequence[Any],
     ends: Sequence[tuple[bool, bool]],
+    provenance: Mapping[str, Any],
 ) -> Mismatch | None:
     steps = len(rewards)
+    seen = _stacked(observations)
+    kept = recorded.observations[: steps + 1]
     flags = np.array(ends, np.bool_).reshape(steps, 2)
     gained = np.array([float(np.asarray(reward).item()) for reward in rewards], np.float64)
-    columns: list[tuple[str, int, Any, Any]] = [
-        ("observation", -1, recorded.observations[: steps + 1], _stacked(observations)),
-        ("reward", 0, recorded.rewards[:steps], gained),
-        ("terminated", 0, recorded.terminations[:steps], flags[:, 0]),
-        ("truncated", 0, recorded.truncations[:steps], flags[:, 1]),
+    columns: list[tuple[str, int, Any, Any, Any]] = [
+        ("observation", -1, kept, seen, _batched(seen, kept.dtype, provenance)),
+        ("reward", 0, recorded.rewards[:steps], gained, _batched_rewards(gained, provenance)),
+        ("terminated", 0, recorded.terminations[:steps], flags[:, 0], flags[:, 0]),
+        ("truncated", 0, recorded.truncations[:steps], flags[:, 1], flags[:, 1]),
     ]
     found = [
         Mismatch(position + offset, name, old[position], new[position])
-        for name, offset, old, new in columns
-        if (position := _first_difference(old, new)) is not None
+        for name, offset, old, new, batched in columns
+        if (position := _first_difference(old, new, batched)) is not None
     ]
     if steps != len(recorded):
         found.append(Mismatch(steps, "length", len(recorded), steps))
     return min(found, key=lambda mismatch: mismatch.step, default=None)
 
 
+def _batched(
+    observations: np.ndarray[Any, Any], recorded: np.dtype[Any], provenance: Mapping[str, Any]
+) -> np.ndarray[Any, Any]:
+    """As a vector environment passes them on: through an array of the space's dtype."""
+    if provenance.get("vector") is None or object in (observations.dtype, recorded):
+        return observations
+    return observations.astype(provenance["observation_space"]["dtype"]).astype(recorded)
+
+
+def _batched_rewards(
+    rewards: np.ndarray[Any, Any], provenance: Mapping[str, Any]
+) -> np.ndarray[Any, Any]:
+    vector = provenance.get("vector")
+    if vector is None:
+        return rewards
+    return rewards.astype(vector["reward_dtype"]).astype(rewards.dtype)
+
+
 def _first_difference(
-    recorded: np.ndarray[Any, Any], simulated: np.ndarray[Any, Any]
+    recorded: np.ndarray[Any, Any],
+    simulated: np.ndarray[Any, Any],
+    batched: np.ndarray[Any, Any],
 ) -> int | None:
-    """First position whose bits, dtype or shape differ; NaN equals the same NaN."""
-    if recorded.dtype != object and _same(recorded, simulated):
+    """First position whose bits, dtype or shape are neither those of the one nor of the other.
+
+    NaN equals the same NaN.
+    """
+    if recorded.dtype != object and (_same(recorded, simulated) or _same(recorded, batched)):
         return None
-    pairs = zip(recorded, simulated, strict=True)
+    rows = zip(recorded, simulated, batched, strict=True)
     return next(
-        (i for i, (a, b) in enumerate(pairs) if not _same(np.asarray(a), np.asarray(b))), None
+        (i for i, (old, *new) in enumerate(rows) if not any(_same_row(old, one) for one in new)),
+        None,
     )
+
+
+def _same_row(a: Any, b: Any) -> bool:
+    return _same(np.asarray(a), np.asarray(b))
 
 
 def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:

@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.provenance import describe
+from jamboree_gym.provenance import describe, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.spaces import plain
 
@@ -97,25 +97,11 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsType, dict[str, Any]]:
         """Reset the environment and begin a new episode."""
-        rng_state = None if seed is not None else self._rng_state()
+        rng_state = None if seed is not None else rng_state_of(self.env)
         kept_options = self._recorder.kept_options(options)
         result = self.env.reset(seed=seed, options=options)
         self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
         return result
-
-    def _rng_state(self) -> Mapping[str, Any] | None:
-        """State of the environment's generator; None where it has none.
-
-        One that does not exist yet is made now, as the environment would do it a moment later.
-        """
-        env = self.env.unwrapped
-        generator = getattr(env, "_np_random", None)
-        if generator is None and type(env).np_random is gym.Env.np_random:
-            generator = env.np_random
-        if not isinstance(generator, np.random.Generator):
-            return None
-        state: Mapping[str, Any] = generator.bit_generator.state
-        return state
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment and record what it returned."""
