@@ -133,14 +133,14 @@ def _episodes_before(episode: Episode) -> list[Episode]:
 def _play(env: gym.Env[Any, Any], episode: Episode) -> None:
     """Do what was done then, without a look at what comes of it."""
     rows = episode.rows()
-    reset_as_recorded(env, episode.origin)
-    for step, action in enumerate(actions_as_taken(rows)):
-        try:
+    try:
+        reset_as_recorded(env, episode.origin)
+        for action in actions_as_taken(rows):
             env.step(action)
-        except Exception as error:
-            raise ReplayError(
-                f"step {step} of {episode.id!r} fails in the second run: {error!r}"
-            ) from error
+    except Exception as error:
+        raise ReplayError(
+            f"episode {episode.id!r}, which comes before, cannot be played again: {error}"
+        ) from error
 
 
 def actions_as_taken(rows: Rows) -> Iterator[Any]:

@@ -100,7 +100,7 @@ class RecordEpisodes(VectorWrapper):
         """Name of the run that the episodes belong to."""
         return self._recorder.run
 
-    def reset(  # type: ignore[override] # gymnasium's vector environments take lists of seeds
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -113,7 +113,8 @@ class RecordEpisodes(VectorWrapper):
         kept_options = self._recorder.kept_options(_without_mask(options))
         awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
         with self._recorder.batch():
-            result = self.env.reset(seed=seed, options=options)
+            # Gymnasium's own vector environments take a list, their base class declares an int.
+            result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
             observations, infos = self._split(*result)
             for i in chosen:
                 self._recorder.begin(

@@ -533,7 +533,7 @@ def test_an_observation_that_is_no_array_is_named(jam: Jamboree) -> None:
 
 
 def test_what_is_no_environment_gets_a_clear_answer(jam: Jamboree) -> None:
-    with pytest.raises(UnsupportedSpace, match="object cannot be recorded: it is no gymnasium.Env"):
+    with pytest.raises(UnsupportedSpace, match="object cannot be recorded: it is no"):
         jam.record(object())
 
 
