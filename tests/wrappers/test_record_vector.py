@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded_envs import CountingEnv
@@ -716,16 +716,44 @@ def test_a_missing_predecessor_is_named(jam: Jamboree, record: Record) -> None:
 def test_an_episode_after_steps_that_were_not_recorded_follows_nothing(
     jam: Jamboree, record: Record
 ) -> None:
-    envs = record(AsyncVectorEnv([make_wandering] * NUM_ENVS, context="forkserver"))
+    envs = record(make_vector("async", DISABLED))
     envs.reset(seed=3)
-    envs.step(np.zeros(NUM_ENVS, int))
-    envs.env.step(np.zeros(NUM_ENVS, int))  # past the recorder: it cannot know
-    with pytest.raises(RuntimeError), envs._recorder.batch():
-        raise RuntimeError("something went wrong in a step")
+    first = envs.episode_ids
+    over = np.zeros(NUM_ENVS, bool)
+    while not over.any():
+        _, _, terminated, truncated, _ = envs.step(np.zeros(NUM_ENVS, int))
+        over = terminated | truncated
+    envs.step(np.zeros(NUM_ENVS, int))  # beyond the end of some: the workers do not mind
     envs.reset()
 
-    origins = [jam.episode(id).origin for id in envs.episode_ids]
-    assert [origin.follows for origin in origins] == [None] * NUM_ENVS
+    follows = [jam.episode(id).origin.follows for id in envs.episode_ids]
+    assert not over.all()
+    assert follows == [None if beyond else id for id, beyond in zip(first, over, strict=True)]
+
+
+def test_an_episode_after_an_error_of_the_environment_follows_nothing(
+    jam: Jamboree, record: Record
+) -> None:
+    class ChokingEnv(SyncVectorEnv):
+        def step(self, actions: Any) -> Any:
+            result = super().step(actions)
+            if actions[0] == 4:
+                raise RuntimeError("the network is gone")
+            return result
+
+    envs = record(ChokingEnv([make_wandering] * NUM_ENVS, autoreset_mode=SAME_STEP))
+    envs.reset(seed=3)
+    broken = envs.episode_ids
+    with pytest.raises(RuntimeError, match="network"):
+        envs.step(np.full(NUM_ENVS, 4))
+    while set(broken) & set(envs.episode_ids):
+        envs.step(np.zeros(NUM_ENVS, int))
+
+    jam.flush()
+    ids = [id for id in jam.episodes().ids() if id not in broken]
+    follows = [jam.episode(id).origin.follows for id in ids]
+    assert follows.count(None) == NUM_ENVS
+    assert not set(follows) & set(broken)
 
 
 def test_episodes_of_a_custom_vector_environment_are_not_claimed_to_happen_alone(
