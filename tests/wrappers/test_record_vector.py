@@ -717,7 +717,7 @@ def test_an_episode_after_steps_that_were_not_recorded_follows_nothing(
     jam: Jamboree, record: Record
 ) -> None:
     envs = record(make_vector("async", DISABLED))
-    envs.reset(seed=3)
+    envs.reset(seed=11)
     first = envs.episode_ids
     over = np.zeros(NUM_ENVS, bool)
     while not over.any():
