@@ -215,5 +215,7 @@ def _env_id(env: SubEnv) -> str:
 
 
 def _named(error: Exception, index: int) -> Exception:
-    error.add_note(f"in sub-environment {index} of a vector environment")
+    note = f"in sub-environment {index} of a vector environment"
+    if note not in getattr(error, "__notes__", ()):  # one error may be raised again and again
+        error.add_note(note)
     return error

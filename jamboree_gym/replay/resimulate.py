@@ -235,9 +235,14 @@ def _batched(
     observations: np.ndarray[Any, Any], recorded: np.dtype[Any], provenance: Mapping[str, Any]
 ) -> np.ndarray[Any, Any]:
     """As a vector environment passes them on: through an array of the space's dtype."""
-    if provenance.get("vector") is None or object in (observations.dtype, recorded):
+    dtype = provenance["observation_space"].get("dtype")
+    if (
+        provenance.get("vector") is None
+        or dtype is None
+        or object in (observations.dtype, recorded)
+    ):
         return observations
-    return observations.astype(provenance["observation_space"]["dtype"]).astype(recorded)
+    return observations.astype(dtype).astype(recorded)
 
 
 def _batched_rewards(
