@@ -14,12 +14,14 @@ from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import InvalidRecord, JamboreeError
+from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.provenance import describe_sub_env
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.spaces import plain
 
 __all__ = ["VectorRecorder", "copied_batch"]
+
+_LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
 
 SubEnv = gym.Env[Any, Any] | EnvSpec | None
 
@@ -166,17 +168,22 @@ class VectorRecorder:
             recorder.step(action, observation, reward, terminated, truncated, info)
         except Exception as error:  # noqa: BLE001 - raised by `batch`
             self._errors.append(_named(error, index))
-            if not isinstance(error, JamboreeError):
-                recorder.abandon()
-            if not recorder.is_recording and not (terminated or truncated):
-                self._unbroken[index] = None
+            if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
+                self._give_up(index)
 
     def miss(self, index: int, reason: str) -> None:
         """A step of one sub-environment cannot be kept, so its episode is abandoned."""
         if self._recorders[index].is_recording:
             self._errors.append(_named(InvalidRecord(reason), index))
-            self._recorders[index].abandon()
+        self._give_up(index)
+
+    def _give_up(self, index: int) -> None:
+        """There would be a gap: the episode goes on without its recorder."""
         self._unbroken[index] = None
+        recorder = self._recorders[index]
+        recorder.is_recording = False
+        with suppress(JamboreeError):  # another error is on its way
+            recorder.handler.end("abandoned")
 
     def abandon(self) -> None:
         """End all episodes that are still going on.

@@ -549,6 +549,62 @@ def test_a_value_that_cannot_be_kept_ends_one_recording_and_leaves_the_others_wh
     ]
 
 
+class Unreadable:
+    """No array, and no error that an array would give."""
+
+    def __array__(self, *arguments: Any, **options: Any) -> Any:
+        raise KeyError("not in memory any more")
+
+
+@pytest.mark.parametrize("length", [2, 9])
+def test_an_observation_with_an_error_of_its_own_ends_one_recording_only(
+    jam: Jamboree, record: Record, length: int
+) -> None:
+    class ListVectorEnv(ByHandVectorEnv):
+        def step(self, actions: Any) -> Any:
+            observations, *rest = super().step(actions)
+            rows = list(observations)
+            return [Unreadable() if actions[0, 0] == 1 else rows[0], *rows[1:]], *rest
+
+    envs = record(ListVectorEnv([partial(CountingEnv, n) for n in (length, 9)], DISABLED))
+    envs.reset()
+    actions = np.zeros((2, 2), np.float32)
+    envs.step(actions)
+    actions[0, 0] = 1
+    with pytest.raises(KeyError, match="not in memory"):
+        envs.step(actions)
+    envs.step(np.zeros((2, 2), np.float32))
+
+    episodes = [jam.episode(id) for id in envs.episode_ids]
+    assert [(one.status, len(one)) for one in episodes] == [("abandoned", 1), ("running", 3)]
+
+
+@pytest.mark.parametrize("length", [2, 9])
+def test_an_episode_after_a_step_that_could_not_be_kept_follows_nothing(
+    jam: Jamboree, record: Record, length: int
+) -> None:
+    class LosingVectorEnv(SyncVectorEnv):
+        def step(self, actions: Any) -> Any:
+            observations, rewards, *rest = super().step(actions)
+            rewards = rewards.astype(object)
+            if actions[0, 0] == 1:
+                rewards[:] = None
+            return observations, rewards, *rest
+
+    make = partial(CountingEnv, length)
+    envs = record(LosingVectorEnv([make], autoreset_mode=SAME_STEP))
+    envs.reset(seed=1)
+    first = envs.episode_ids
+    envs.step(np.zeros((1, 2), np.float32))
+    with pytest.raises(InvalidRecord, match="the reward None"):
+        envs.step(np.ones((1, 2), np.float32))
+    while envs.episode_ids == first:
+        envs.step(np.zeros((1, 2), np.float32))
+
+    assert jam.episode(first[0]).status == "abandoned"
+    assert jam.episode(envs.episode_ids[0]).origin.follows is None
+
+
 def test_same_step_without_final_obs_says_so_and_goes_on(jam: Jamboree, record: Record) -> None:
     class Forgetting(ByHandVectorEnv):
         def step(self, actions: Any) -> Any:
@@ -592,6 +648,19 @@ def test_a_vector_environment_without_autoreset_mode_is_named(jam: Jamboree) -> 
 
     with pytest.raises(InvalidRecord, match="metadata\\['autoreset_mode'\\]"):
         jam.record(envs)
+
+
+def test_vector_environments_of_one_class_keep_their_own_autoreset_modes(
+    jam: Jamboree, record: Record
+) -> None:
+    both = [make_vector("sync", mode) for mode in (DISABLED, NEXT_STEP)]
+    modes = []
+    for envs in map(record, both):  # gymnasium 1.1 lets the second overwrite metadata of the first
+        envs.reset(seed=1)
+        provenance = jam.episode(envs.episode_ids[0]).provenance
+        modes.append(provenance["vector"]["autoreset_mode"])
+
+    assert modes == ["Disabled", "NextStep"]
 
 
 def test_a_space_that_cannot_be_recorded_is_named_at_once(jam: Jamboree) -> None:
@@ -763,6 +832,8 @@ def test_episodes_of_a_custom_vector_environment_are_not_claimed_to_happen_alone
     assert episode.summary.env_id == "CartPole-v1"
     assert episode.provenance["vector"]["independent"] is False
     assert (episode.origin.seed, episode.origin.follows) == (12, None)
+    envs.reset()
+    assert jam.episode(envs.episode_ids[1]).origin.follows is None
     with pytest.raises(ReplayError, match="CartPoleVectorEnv: its sub-environments may share one"):
         verify(episode)
 
