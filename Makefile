@@ -57,6 +57,10 @@ test: $(DEV_READY) ## the test suite
 faults: $(DEV_READY) ## only the tests that kill processes and servers
 	$(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
+.PHONY: long
+long: $(DEV_READY) ## only the tests of many steps, at full length (some minutes)
+	JAMBOREE_LONG=1 $(BIN)/python -m pytest -v -rP -m long $(PYTEST_ARGS)
+
 .PHONY: check
 check: $(DEV_READY) ## format, lint and types, without changing a file
 	$(BIN)/ruff format --check .

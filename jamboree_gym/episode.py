@@ -69,6 +69,12 @@ class Episode:
         return self._notes()[1]
 
     @property
+    def predecessor(self) -> Episode | None:
+        """The episode of the same environment that its reset went on from, where that matters."""
+        follows = self.origin.follows
+        return None if follows is None else Episode(self._connection, follows)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Environment spec, wrappers, versions, platform, host and process it came from."""
         content = self._connection.store.blob(self.origin.provenance)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import gymnasium as gym
+from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
 from jamboree_gym.connection import Connection
@@ -17,13 +19,37 @@ from jamboree_gym.query import EpisodeFilter, EpisodeQuery
 from jamboree_gym.renders import RecordFrames
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.wrappers.record import RecordEpisodes
+from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
 from jamboree_gym.writer import CLOSE_TIMEOUT_S
 
 if TYPE_CHECKING:
     import redis
     from pymongo.database import Database
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from jamboree_gym.integrations.sb3 import VecRecordEpisodes
 
 __all__ = ["Jamboree"]
+
+
+class RecordOptions(TypedDict, total=False):
+    """How episodes are recorded.
+
+    Attributes:
+        run: Name of the run that the episodes belong to; without it, the Jamboree's own.
+        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error.
+        record_frames: Which rendered frames are kept; of a single environment only.
+    """
+
+    run: str | None
+    tags: Mapping[str, Any] | None
+    handler_class: type[EpisodeHandler]
+    record_infos: bool | Collection[str]
+    strict_infos: bool
+    record_frames: RecordFrames
 
 
 class Jamboree(Connection):
@@ -91,38 +117,38 @@ class Jamboree(Connection):
                     outbox.end("abandoned")
         super().close(timeout_s)
 
+    @overload
     def record(
-        self,
-        env: gym.Env[Any, Any],
-        *,
-        run: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool | Collection[str] = True,
-        strict_infos: bool = False,
-        record_frames: RecordFrames = None,
-    ) -> RecordEpisodes[Any, Any]:
-        """Wrap an environment so that every step is recorded; arguments as `RecordEpisodes`."""
-        if not isinstance(env, gym.Env) and record_frames:
+        self, env: gym.Env[Any, Any], **options: Unpack[RecordOptions]
+    ) -> RecordEpisodes[Any, Any]: ...
+
+    @overload
+    def record(
+        self, env: VectorEnv[Any, Any, Any], **options: Unpack[RecordOptions]
+    ) -> VectorRecordEpisodes: ...
+
+    @overload
+    def record(self, env: VecEnv, **options: Unpack[RecordOptions]) -> VecRecordEpisodes: ...
+
+    def record(self, env: Any, **options: Unpack[RecordOptions]) -> Any:
+        """Wrap an environment so that every step is recorded.
+
+        Args:
+            env: An environment, a vector environment, or a VecEnv of Stable-Baselines3.
+            **options: What the wrapper of such an environment takes beside it: see `RecordOptions`.
+
+        Raises:
+            UnsupportedSpace: It is none of these, or has a space that cannot be recorded.
+            InvalidRecord: A tag cannot be kept, or the run is no name.
+        """
+        if options.get("record_frames") and not isinstance(env, gym.Env):
             raise InvalidRecord(
                 "record_frames= is for single environments: a vector environment renders all of "
                 "its environments at once, not the episodes that are recorded"
             )
         if not isinstance(env, gym.Env):
-            raise UnsupportedSpace(
-                f"{type(env).__name__} cannot be recorded yet: wrap the single environments that "
-                "it is made of"
-            )
-        return RecordEpisodes(
-            env,
-            self,
-            run=run,
-            tags=tags,
-            handler_class=handler_class,
-            record_infos=record_infos,
-            strict_infos=strict_infos,
-            record_frames=record_frames,
-        )
+            options.pop("record_frames", None)
+        return _recorder_of(env)(env, self, **options)
 
     def episode(self, id: str) -> Episode:
         """One episode by its id. Reading it raises `EpisodeNotFound` where there is none."""
@@ -152,3 +178,20 @@ class Jamboree(Connection):
         """
         wanted = EpisodeFilter(run, env_id, status, tags or {}, min_return, since)
         return EpisodeQuery(self, wanted, limit=limit)
+
+
+def _recorder_of(env: Any) -> Any:
+    """The wrapper that records such an environment."""
+    if isinstance(env, gym.Env):
+        return RecordEpisodes
+    if isinstance(env, VectorEnv):
+        return VectorRecordEpisodes
+    vec_env = sys.modules.get("stable_baselines3.common.vec_env")  # nobody has a VecEnv without it
+    if vec_env is not None and isinstance(env, vec_env.VecEnv):
+        from jamboree_gym.integrations import sb3
+
+        return sb3.VecRecordEpisodes
+    raise UnsupportedSpace(
+        f"{type(env).__name__} cannot be recorded: it is no gymnasium.Env, no "
+        "gymnasium.vector.VectorEnv and no VecEnv of Stable-Baselines3"
+    )

@@ -42,6 +42,7 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
         summary.elapsed_s,
         _optional(summary.seed),
         encode_mapping(summary.tags) if summary.tags else None,
+        summary.vector_index,
     ]
     return encode_note(_pack(values))
 
@@ -52,11 +53,11 @@ def decode_summary(content: bytes, *, episode_id: str, where: str) -> EpisodeSum
     Raises:
         DecodeError: It is damaged.
     """
-    values = _decoded(decode_note(content, where=where), 9, where)
-    *parts, seed, tags = values
+    values = _decoded(decode_note(content, where=where), 10, where)
+    *parts, seed, tags, vector_index = values
     seed = None if seed is None else decode_value(seed, where=where)
     tags = {} if tags is None else decode_value(tags, where=where)
-    return EpisodeSummary(episode_id, *[*parts, seed, tags])
+    return EpisodeSummary(episode_id, *[*parts, seed, tags, vector_index])
 
 
 def encode_origin(origin: EpisodeOrigin) -> bytes:
@@ -70,6 +71,7 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
         None if origin.rng_state is None else _encode_rng(origin.rng_state),
         _optional(origin.options),
         origin.provenance,
+        origin.follows,
     ]
     return _pack(values)
 
@@ -88,7 +90,7 @@ def decode_episode_note(
         DecodeError: It is damaged.
     """
     summary, origin = _decoded(decode_note(note, where=where), 2, where)
-    seed, rng_state, options, provenance = _decoded(origin, 4, where)
+    seed, rng_state, options, provenance, follows = _decoded(origin, 5, where)
     return (
         decode_summary(summary, episode_id=episode_id, where=where),
         EpisodeOrigin(
@@ -96,6 +98,7 @@ def decode_episode_note(
             None if rng_state is None else _decode_rng(rng_state, where),
             None if options is None else decode_value(options, where=where),
             provenance,
+            follows,
         ),
     )
 

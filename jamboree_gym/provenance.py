@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from types import BuiltinFunctionType, FunctionType
@@ -15,11 +15,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from jamboree_gym.spaces import space_to_json
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_sub_env", "generator_of", "rng_state_of"]
 
 FORMAT_VERSION = 1
 GIT_TIMEOUT_S = 2.0
@@ -36,21 +38,50 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
         UTF-8 JSON: `env_spec`, `spec_error`, `env_kwargs` (what is no JSON as text), `wrappers`
         (outermost first, each with its class and its arguments, null where it does not tell them),
         spaces, `versions` (also of the distributions of environment and wrappers), `platform`,
-        `git_commit`, `host`, `pid`.
+        `git_commit`, `host`, `pid`, and `vector`, which is null.
     """
-    spec, spec_error = _spec(env)
-    stack = list(_stack(env))
+    return _described(env, env.observation_space, env.action_space, None)
+
+
+def describe_sub_env(
+    env: gym.Env[Any, Any] | EnvSpec | None,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    vector: Mapping[str, Any],
+) -> bytes:
+    """The same for one sub-environment of a vector environment.
+
+    Args:
+        env: The sub-environment, or its spec where it lives in another process.
+        observation_space: Of one sub-environment, as recorded.
+        action_space: Likewise.
+        vector: Of the vector environment: `class`, `num_envs`, `autoreset_mode`, `reward_dtype`,
+            `wrappers` (outermost first) and `independent`: whether each sub-environment is one
+            that `gymnasium.make` gives, with a generator of its own.
+    """
+    return _described(env, observation_space, action_space, vector)
+
+
+def _described(
+    env: gym.Env[Any, Any] | EnvSpec | None,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    vector: Mapping[str, Any] | None,
+) -> bytes:
+    stack = list(_stack(env)) if isinstance(env, gym.Env) else []
+    spec = env.spec if isinstance(env, gym.Env) else env
+    env_spec, spec_error = _spec(spec)
     content = {
         "format": FORMAT_VERSION,
-        "env_spec": spec,
+        "env_spec": env_spec,
         "spec_error": spec_error,
-        "env_kwargs": {} if env.spec is None else _as_json(env.spec.kwargs),
-        "wrappers": [
-            {"class": _class_name(wrapper), "kwargs": _arguments(wrapper)} for wrapper in stack[:-1]
-        ],
-        "observation_space": json.loads(space_to_json(env.observation_space)),
-        "action_space": json.loads(space_to_json(env.action_space)),
-        "versions": {**_versions(), **_stack_versions(stack)},
+        "env_kwargs": {} if spec is None else _as_json(spec.kwargs),
+        "wrappers": _wrappers(stack, spec),
+        "observation_space": json.loads(space_to_json(observation_space)),
+        "action_space": json.loads(space_to_json(action_space)),
+        "vector": vector,
+        "versions": {**_versions(), **_distributions_of(_modules(stack, spec))},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
         "host": socket.gethostname(),
@@ -59,13 +90,30 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
 
 
-def _spec(env: gym.Env[Any, Any]) -> tuple[dict[str, Any] | None, str | None]:
+def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
+    """An environment's generator, if it has one.
+
+    One that does not exist yet is made now, as the environment would do it a moment later.
+    """
+    env = env.unwrapped
+    generator = getattr(env, "_np_random", None)
+    if generator is None and type(env).np_random is gym.Env.np_random:
+        generator = env.np_random
+    return generator if isinstance(generator, np.random.Generator) else None
+
+
+def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
+    """State of an environment's generator, to be asked before a reset; None where it has none."""
+    generator = generator_of(env)
+    return None if generator is None else generator.bit_generator.state
+
+
+def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
     """The environment's spec as JSON, or why it has none.
 
     Unlike `EnvSpec.to_json` it takes an entry point that is a class: a replay looks the
     environment up by its id, and needs only what it was called with.
     """
-    spec = env.spec
     if spec is None:
         return None, "the environment was not made by gymnasium.make"
     content = {
@@ -97,6 +145,18 @@ def _entry_point(entry_point: Any) -> str | None:
         return entry_point
     name = getattr(entry_point, "__qualname__", type(entry_point).__qualname__)
     return f"{getattr(entry_point, '__module__', '')}:{name}"
+
+
+def _wrappers(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> list[dict[str, Any]]:
+    """Class and arguments, outermost first; where there is only a spec, what it says."""
+    if stack:
+        return [
+            {"class": _class_name(wrapper), "kwargs": _arguments(wrapper)} for wrapper in stack[:-1]
+        ]
+    return [
+        {"class": one.entry_point.replace(":", "."), "kwargs": _as_json(one.kwargs or {})}
+        for one in reversed(spec.additional_wrappers if spec is not None else ())
+    ]
 
 
 def _stack(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
@@ -156,9 +216,18 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _stack_versions(stack: Iterable[gym.Env[Any, Any]]) -> dict[str, str]:
-    """Versions of the distributions that environment and wrappers come from."""
-    packages = {type(env).__module__.partition(".")[0] for env in stack}
+def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[str]:
+    """Modules that environment and wrappers come from."""
+    if stack or spec is None:
+        return {type(env).__module__ for env in stack}
+    entry_points = [_entry_point(spec.entry_point) or ""]
+    entry_points += [one.entry_point for one in spec.additional_wrappers]
+    return {entry_point.partition(":")[0] for entry_point in entry_points}
+
+
+def _distributions_of(modules: Iterable[str]) -> dict[str, str]:
+    """Versions of the distributions that these modules belong to."""
+    packages = {module.partition(".")[0] for module in modules}
     names = {name for package in packages for name in _distributions().get(package, [])}
     return {name: _distribution_version(name) for name in sorted(names)}
 

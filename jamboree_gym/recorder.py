@@ -34,6 +34,7 @@ class EpisodeRecorder:
         record_infos: Whether infos are kept, or a list of the keys that are.
         strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
             of what cannot.
+        vector_index: Which sub-environment of a vector environment it is.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
@@ -57,6 +58,7 @@ class EpisodeRecorder:
         handler_class: type[EpisodeHandler] = EpisodeHandler,
         record_infos: bool | Collection[str] = True,
         strict_infos: bool = False,
+        vector_index: int | None = None,
     ) -> None:
         if run is not None and not isinstance(run, str):
             raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
@@ -69,6 +71,7 @@ class EpisodeRecorder:
         self._env_id = env_id
         self._tags = deepcopy(jam.check_tags(tags or {}))
         self._info_keys = info_keys(record_infos)
+        self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
@@ -95,6 +98,7 @@ class EpisodeRecorder:
         seed: int | None = None,
         rng_state: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        follows: str | None = None,
     ) -> None:
         """Begin an episode with what a reset returned; one that has not ended is abandoned."""
         started_at = time.time()
@@ -113,8 +117,9 @@ class EpisodeRecorder:
                 elapsed_s=0.0,
                 seed=seed,
                 tags=self._tags,
+                vector_index=self._vector_index,
             ),
-            origin=EpisodeOrigin(seed, rng_state, options, self._provenance),
+            origin=EpisodeOrigin(seed, rng_state, options, self._provenance, follows),
             blobs=self._blobs,
         )
         self.is_recording = True

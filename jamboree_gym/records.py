@@ -165,6 +165,8 @@ class EpisodeSummary:
         elapsed_s: Seconds from the reset to the newest step.
         seed: The seed given to `reset`, None where none was given.
         tags: The recorder's tags.
+        vector_index: Which sub-environment of a vector environment it was; None for an environment
+            of its own.
     """
 
     id: str
@@ -177,6 +179,7 @@ class EpisodeSummary:
     elapsed_s: float
     seed: int | None
     tags: Mapping[str, Any] = field(default_factory=dict)
+    vector_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,9 +192,12 @@ class EpisodeOrigin:
             reset; None where `seed` tells instead, or where the environment has none.
         options: The `options` given to `reset`.
         provenance: Digest of the blob that holds environment spec, versions and machine.
+        follows: Id of the episode of the same environment whose end, or whose newest step, the
+            reset went on from, where neither seed nor `rng_state` tell: play that one first.
     """
 
     seed: int | None
     rng_state: Mapping[str, Any] | None
     options: Mapping[str, Any] | None
     provenance: str
+    follows: str | None = None

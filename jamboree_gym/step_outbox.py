@@ -132,6 +132,7 @@ class StepOutbox(RowBuffer):
             part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
             known.seed,
             known.tags,
+            known.vector_index,
         )
 
     def _note(self) -> tuple[bytes, IndexEntry | None]:

@@ -12,6 +12,7 @@ from gymnasium.spaces import GraphInstance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from nested import NESTED, is_same
 from recorded_envs import ScriptedEnv, play
 
 from jamboree_gym import Jamboree
@@ -113,20 +114,6 @@ cases = st.recursive(
 )
 
 
-def is_same(one: Any, other: Any) -> bool:
-    """Equal in value, dtype, shape and type, bit for bit."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(is_same, one, other))
-    if isinstance(one, (np.ndarray, np.generic)):
-        same_layout = one.dtype == other.dtype and one.shape == other.shape
-        return same_layout and one.tobytes() == other.tobytes()
-    return bool(one == other)
-
-
 def is_same_or_array(one: Any, other: Any) -> bool:
     """Equal, but where an array was expected a list or tuple may have become one."""
     if isinstance(other, dict) and isinstance(one, dict):
@@ -197,16 +184,6 @@ def test_values_that_change_their_space_in_the_episode_come_back_as_they_were(
 
     for k, observation in enumerate(observations):
         assert is_same_or_array(rows.observation(k), observation)
-
-
-NESTED = spaces.Dict(
-    camera=spaces.Box(0, 255, (4, 4, 3), np.uint8),
-    joints=spaces.Tuple([spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3, start=-1)]),
-    seen=spaces.Sequence(spaces.Discrete(5)),
-    say=spaces.Text(8),
-    map=spaces.Graph(spaces.Box(-1, 1, (2,)), spaces.Discrete(3)),
-    either=spaces.OneOf([spaces.Discrete(2), spaces.MultiBinary(3)]),
-)
 
 
 def record_samples(jam: Jamboree, steps: int = 20) -> tuple[gym.Env, list[Any], list[Any]]:

@@ -14,6 +14,7 @@ PUBLIC = {
         "timecontext",
     ],
     "jamboree_gym.wrappers": ["RecordEpisodes"],
+    "jamboree_gym.wrappers.vector": ["RecordEpisodes"],
     "jamboree_gym.replay": ["Mismatch", "VerifyReport", "verify"],
 }
 

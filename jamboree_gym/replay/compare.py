@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +48,8 @@ class SecondRun:
 
     Attributes:
         rows: The recorded rows, of a whole episode.
+        vector: What provenance says of the vector environment that they came through, if any: it
+            has put every value into an array of its own dtype.
         observations: Packed as the recorded ones.
         rewards: As returned; that of the reset means nothing.
         ends: Terminated and truncated.
@@ -55,6 +57,7 @@ class SecondRun:
     """
 
     rows: Rows
+    vector: Mapping[str, Any] | None = None
     observations: list[Any] = field(default_factory=list)
     rewards: list[Any] = field(default_factory=list)
     ends: list[tuple[bool, bool]] = field(default_factory=list)
@@ -66,7 +69,8 @@ class SecondRun:
         if row < len(self.rows):
             try:
                 layout = schema_at(self.rows.schemas, row).observation
-                self.observations.append(_packed(observation, layout))
+                value = observation if self.vector is None else _batched(observation, layout)
+                self.observations.append(_packed(value, layout))
             except Misfit:
                 self.misfit = row, deepcopy(observation)
                 return False
@@ -84,12 +88,30 @@ def _packed(observation: Any, layout: Layout) -> Any:
         return pack_any(observation, layout, "observation")
 
 
+def _batched(observation: Any, layout: Layout) -> Any:
+    """As a vector environment has passed it on."""
+    if isinstance(layout, Group) and _fits(observation, layout):
+        parts = zip(layout.items(observation), layout.parts, strict=True)
+        return layout.build(_batched(part, of) for part, of in parts)
+    if isinstance(layout, Leaf) and np.shape(observation) == layout.shape:
+        return layout.restore(np.asarray(observation).astype(layout.dtype))
+    return observation
+
+
+def _fits(value: Any, layout: Group) -> bool:
+    if layout.kind == "dict":
+        return isinstance(value, dict) and value.keys() == set(layout.names)
+    return isinstance(value, (list, tuple)) and len(value) == len(layout.parts)
+
+
 def first_mismatch(run: SecondRun) -> Mismatch | None:
     """The first difference between the recorded run and the second one."""
     rows, count = run.rows, len(run.rewards)
     recorded_ends = np.stack([rows.terminations, rows.truncations], axis=1)[:count]
     gained = np.array([float(np.asarray(reward).item()) for reward in run.rewards], np.float64)
     gained[:1] = rows.rewards[:1]
+    if run.vector is not None:
+        gained = gained.astype(run.vector["reward_dtype"]).astype(np.float64)
     flags = np.array(run.ends, np.bool_).reshape(count, 2)
     found = [
         _observation_mismatch(run),

@@ -21,12 +21,21 @@ __all__ = ["rebuild_env", "reset_as_recorded"]
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 # Wrappers that change nothing of what a step takes or returns, but their infos: left out.
 _OBSERVERS = (
+    "gymnasium.wrappers.vector.common:RecordEpisodeStatistics",
+    "gymnasium.wrappers.vector.dict_info_to_list:DictInfoToList",
+    "gymnasium.wrappers.vector.rendering:HumanRendering",
+    "gymnasium.wrappers.vector.rendering:RecordVideo",
     "gymnasium.wrappers.common:RecordEpisodeStatistics",
     "gymnasium.wrappers.rendering:HumanRendering",
     "gymnasium.wrappers.rendering:RecordVideo",
     "gymnasium.wrappers.rendering:RenderCollection",
+    "jamboree_gym.integrations.sb3:VecRecordEpisodes",
     "jamboree_gym.wrappers.record:RecordEpisodes",
+    "jamboree_gym.wrappers.record_vector:RecordEpisodes",
     "stable_baselines3.common.monitor:Monitor",
+    "stable_baselines3.common.vec_env.vec_check_nan:VecCheckNan",
+    "stable_baselines3.common.vec_env.vec_monitor:VecMonitor",
+    "stable_baselines3.common.vec_env.vec_video_recorder:VecVideoRecorder",
 )
 
 
@@ -34,9 +43,11 @@ def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """Make the environment of an episode again, from the local registry.
 
     Raises:
-        ReplayError: It has no spec, is not registered here, cannot be constructed, or had a
-            wrapper that is not Gymnasium's own.
+        ReplayError: It has no spec, is not registered here, cannot be constructed, had a wrapper
+            that is not Gymnasium's own, or was part of a vector environment that cannot be taken
+            apart.
     """
+    _check_stands_alone(provenance)
     try:
         spec, reason = provenance["env_spec"], provenance["spec_error"]
         if spec is None:
@@ -51,6 +62,28 @@ def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
     for wrapper in wrappers[len(applied) :]:  # a registered environment may bring some itself
         env = _wrap(env, wrapper)
     return env
+
+
+def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
+    """Make sure that one sub-environment does the same without the vector environment around it."""
+    vector = provenance.get("vector")
+    if vector is None:
+        return
+    try:
+        kind, independent, wrappers = vector["class"], vector["independent"], vector["wrappers"]
+        changing = [name for name in wrappers if ":".join(name.rsplit(".", 1)) not in _OBSERVERS]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
+    if not independent:
+        raise ReplayError(
+            f"the episode was recorded in a {kind}: its sub-environments may share one random "
+            "generator, so that none of them can be simulated again without the others"
+        )
+    if changing:
+        raise ReplayError(
+            f"the episode was recorded above {changing[0]}, which cannot be rebuilt for one "
+            "sub-environment: record below it"
+        )
 
 
 def _make(name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
@@ -88,6 +121,8 @@ def _wrap(env: gym.Env[Any, Any], wrapper: Any) -> gym.Env[Any, Any]:
 def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
     """Reset with the seed, or the state of the generator, that the episode began with.
 
+    An episode that follows another one needs an environment in which that one was just played.
+
     Returns:
         The first observation.
 
@@ -97,7 +132,7 @@ def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
     if holds_unrecorded(origin.options):
         raise ReplayError("the options of the reset could not be stored when it was recorded")
     options = None if origin.options is None else dict(origin.options)
-    if origin.rng_state is None and origin.seed is None:
+    if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
     generator = None if origin.rng_state is None else _generator(origin.rng_state)
     try:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.errors import EpisodeNotFound, ReplayError
 from jamboree_gym.replay.compare import Mismatch, SecondRun, first_mismatch
 from jamboree_gym.replay.rebuild import rebuild_env, reset_as_recorded
 from jamboree_gym.steps import Rows
 
 __all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "rebuild_env", "verify"]
+
+_WHOLE = ("terminated", "truncated", "abandoned")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +48,8 @@ def verify(episode: Episode) -> VerifyReport:
     """Simulate an episode again from its spec, seed (or RNG state) and actions, and compare.
 
     The environment is made from the local registry by its id and keyword arguments; nothing that
-    the store names is imported.
+    the store names is imported. An episode that follows others, because its reset was neither
+    seeded nor within reach, is compared after these have been played.
 
     Args:
         episode: Any episode whose environment was made by `gymnasium.make`.
@@ -55,19 +58,65 @@ def verify(episode: Episode) -> VerifyReport:
         A report that is true when every observation, reward and end is equal, bit for bit.
 
     Raises:
-        ReplayError: The environment cannot be rebuilt or stepped here; says why.
+        ReplayError: The environment cannot be rebuilt or stepped here, or an episode before it is
+            missing; says why.
 
     Example:
         >>> bool(verify(jam.episodes(run="first").last()))
         True
     """
     rows = episode.rows()
-    env = rebuild_env(episode.provenance)
+    provenance = episode.provenance
+    before = _episodes_before(episode)
+    env = rebuild_env(provenance)
     try:
+        for earlier in reversed(before):
+            _play(env, earlier)
         observation = reset_as_recorded(env, episode.origin)
-        return VerifyReport(episode.id, *_compare(env, observation, rows))
+        return VerifyReport(episode.id, *_compare(env, observation, rows, provenance))
     finally:
         env.close()
+
+
+def _episodes_before(episode: Episode) -> list[Episode]:
+    """Those that an episode follows, the newest first, back to one that begins by itself.
+
+    Raises:
+        ReplayError: One of them is missing or not whole, or they follow each other in a circle.
+    """
+    before: list[Episode] = []
+    seen = {episode.id}
+    while (previous := episode.predecessor) is not None:
+        if previous.id in seen:
+            raise ReplayError(f"episode {previous.id!r} follows itself: its origin is damaged")
+        try:
+            status = previous.status
+        except EpisodeNotFound as error:
+            raise ReplayError(
+                f"episode {episode.id!r} follows {previous.id!r}, which is not there any more"
+            ) from error
+        if status not in _WHOLE:
+            raise ReplayError(
+                f"episode {episode.id!r} follows {previous.id!r}, which is {status}: what came at "
+                "its end is not known"
+            )
+        seen.add(previous.id)
+        before.append(previous)
+        episode = previous
+    return before
+
+
+def _play(env: gym.Env[Any, Any], episode: Episode) -> None:
+    """Do what was done then, without a look at what comes of it."""
+    rows = episode.rows()
+    try:
+        reset_as_recorded(env, episode.origin)
+        for action in actions_as_taken(rows):
+            env.step(action)
+    except Exception as error:
+        raise ReplayError(
+            f"episode {episode.id!r}, which comes before, cannot be played again: {error}"
+        ) from error
 
 
 def actions_as_taken(rows: Rows) -> Iterator[Any]:
@@ -79,9 +128,11 @@ def actions_as_taken(rows: Rows) -> Iterator[Any]:
     return (rows.action(row) for row in range(1, len(rows)))
 
 
-def _compare(env: gym.Env[Any, Any], observation: Any, rows: Rows) -> tuple[int, Mismatch | None]:
+def _compare(
+    env: gym.Env[Any, Any], observation: Any, rows: Rows, provenance: Mapping[str, Any]
+) -> tuple[int, Mismatch | None]:
     """Play the recorded actions; number of steps played and the first difference."""
-    run = SecondRun(rows)
+    run = SecondRun(rows, provenance.get("vector"))
     goes_on = run.add(observation, 0.0, False, False)
     for step, action in enumerate(actions_as_taken(rows) if goes_on else ()):
         try:

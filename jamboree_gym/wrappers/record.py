@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.provenance import describe
+from jamboree_gym.provenance import describe, generator_of, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder
 
@@ -112,7 +112,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsType, dict[str, Any]]:
         """Reset the environment and begin a new episode."""
-        rng_state = None if seed is not None else self._rng_state()
+        rng_state = None if seed is not None else rng_state_of(self.env)
         kept_options = self._recorder.kept_options(options)
         result = self.env.reset(seed=seed, options=options)
         self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
@@ -120,25 +120,9 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             self._renders.begin(self._recorder.episode_id)
         return result
 
-    def _rng_state(self) -> Mapping[str, Any] | None:
-        """State of the environment's generator; None where it has none."""
-        generator = self._generator()
-        return None if generator is None else generator.bit_generator.state
-
-    def _generator(self) -> np.random.Generator | None:
-        """The environment's generator.
-
-        One that does not exist yet is made now, as the environment would do it a moment later.
-        """
-        env = self.env.unwrapped
-        generator = getattr(env, "_np_random", None)
-        if generator is None and type(env).np_random is gym.Env.np_random:
-            generator = env.np_random
-        return generator if isinstance(generator, np.random.Generator) else None
-
     def _rendered(self) -> Any:
         """A frame. What rendering draws from the environment's generator is put back."""
-        generator = self._generator()
+        generator = generator_of(self.env)
         if generator is None:
             return self.env.render()
         state = generator.bit_generator.state

@@ -17,10 +17,12 @@ import pytest
 from gymnasium import wrappers
 from recorded_envs import CountingEnv, FailingEnv, MixingEnv, ReusingEnv, play
 
-from jamboree_gym import Jamboree
+from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.codec import decode_frame, digest, encode_frame
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
+from jamboree_gym.provenance import describe
+from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.replay import verify
 from jamboree_gym.steps import StepSchema, decode_rows, encode_rows, schema_digest
 
@@ -473,3 +475,52 @@ def test_layouts_may_change_in_a_verified_episode(jam: Jamboree) -> None:
 
     assert verify(episode)
     gym.registry.pop("tests/Growing-v0")
+
+
+# -- episodes that follow others --------------------------------------------------------------
+
+
+def recorded_cartpole(jam: Jamboree, id: str, *, follows: str | None, seed: int | None) -> Any:
+    """The handler of an episode that has just begun."""
+    env = gym.make("CartPole-v1")
+    observation, info = env.reset(seed=seed)
+    handler = EpisodeHandler(jam)
+    handler.use_spaces(env.observation_space, env.action_space)
+    provenance = describe(env)
+    handler.begin(
+        observation,
+        info,
+        summary=EpisodeSummary(id, "CartPole-v1", "run", "running", 0, 0.0, 1.0, 0.0, seed),
+        origin=EpisodeOrigin(seed, None, None, digest(provenance), follows),
+        blobs={digest(provenance): provenance},
+    )
+    return handler
+
+
+def test_an_episode_that_follows_a_running_one_cannot_be_replayed_yet(jam: Jamboree) -> None:
+    recorded_cartpole(jam, "first", follows=None, seed=1)
+    recorded_cartpole(jam, "second", follows="first", seed=None)
+
+    with pytest.raises(ReplayError, match="'second' follows 'first', which is running"):
+        verify(jam.episode("second"))
+
+
+def test_episodes_that_follow_each_other_in_a_circle_are_refused(jam: Jamboree) -> None:
+    recorded_cartpole(jam, "first", follows="second", seed=None).end("abandoned")
+    recorded_cartpole(jam, "second", follows="first", seed=None).end("abandoned")
+
+    with pytest.raises(ReplayError, match="'second' follows itself"):
+        verify(jam.episode("second"))
+
+
+def test_a_long_chain_of_episodes_is_walked_without_recursion(jam: Jamboree) -> None:
+    env = gym.make("CartPole-v1")
+    observation, _ = env.reset(seed=1)
+    recorded_cartpole(jam, "0", follows=None, seed=1).end("abandoned")
+    for number in range(1, 1100):  # each records the reset of another environment, not of this one
+        observation, _ = env.reset()
+        recorded_cartpole(jam, f"{number}", follows=f"{number - 1}", seed=None).end("abandoned")
+
+    report = verify(jam.episode("1099"))
+    assert report.mismatch.step == -1
+    assert report.mismatch.simulated.tolist() == observation.tolist()

@@ -648,12 +648,9 @@ def test_an_observation_that_cannot_be_encoded_is_named_and_ends_the_recording(
     assert jam.episode(env.episode_id).status == "abandoned"
 
 
-def test_a_vector_environment_gets_a_clear_answer(jam: Jamboree) -> None:
-    envs = gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync")
-
-    with pytest.raises(UnsupportedSpace, match="SyncVectorEnv cannot be recorded yet"):
-        jam.record(envs)
-    envs.close()
+def test_what_is_no_environment_gets_a_clear_answer(jam: Jamboree) -> None:
+    with pytest.raises(UnsupportedSpace, match="object cannot be recorded: it is no"):
+        jam.record(object())
 
 
 def test_rows_that_redis_lost_are_reported_with_their_number(

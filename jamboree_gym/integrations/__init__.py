@@ -1,0 +1,1 @@
+"""Recording what other libraries step; each module needs its extra."""

@@ -1,0 +1,207 @@
+"""`VecRecordEpisodes`: an episode's log for each environment of a Stable-Baselines3 VecEnv."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.errors import MissingExtra
+from jamboree_gym.provenance import rng_state_of
+from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
+
+try:
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+except ImportError as error:
+    raise MissingExtra(
+        "recording a VecEnv needs Stable-Baselines3: pip install 'jamboree-gym[sb3]'"
+    ) from error
+
+__all__ = ["VecRecordEpisodes"]
+
+_LAST_OBSERVATION = "terminal_observation"
+_TRUNCATED = "TimeLimit.truncated"
+
+
+class VecRecordEpisodes(VecEnvWrapper):
+    """Records every episode of every environment; changes nothing of what is returned.
+
+    A VecEnv resets an environment in the very step that ends its episode. So the episode's last
+    observation is taken from `terminal_observation`, and the next one begins with the observation
+    that the step returned. Both `terminal_observation` and `TimeLimit.truncated`, which tells
+    whether an end is a truncation, are put into the infos by the VecEnv: they are left out of the
+    recorded ones, so that these are the environment's own.
+
+    The seeds of `venv.seed(...)` and the options of `set_options(...)` are kept with the episodes
+    that the next reset begins. A reset within a step is without seed: such an episode says which
+    one it follows.
+
+    Example:
+        >>> venv = VecRecordEpisodes(make_vec_env("CartPole-v1", n_envs=4, seed=1), jam)
+        >>> PPO("MlpPolicy", venv).learn(10_000)
+
+    Args:
+        venv: A VecEnv. What passes through
+            is recorded: above a `VecNormalize`, that is what it returns. Where environments live in
+            other processes, their specs are asked for, once.
+        jam: Where to record. It stays open when the VecEnv is closed.
+        run: Name of the run that the episodes belong to; None = the Jamboree's own.
+        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error (its episode is then
+            abandoned), instead of a mark in place of what cannot, and one warning.
+
+    Raises:
+        UnsupportedSpace: A space cannot be recorded; names it.
+        InvalidRecord: A tag cannot be kept; names it.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        jam: Connection,
+        *,
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        handler_class: type[EpisodeHandler] = EpisodeHandler,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+    ) -> None:
+        super().__init__(venv)
+        self._recorder = VectorRecorder(
+            jam,
+            venv.observation_space,
+            venv.action_space,
+            _sub_envs(venv),
+            vector=_description(venv),
+            run=run,
+            tags=tags,
+            handler_class=handler_class,
+            record_infos=record_infos,
+            strict_infos=strict_infos,
+        )
+        self._taken: Any = None
+
+    @property
+    def handlers(self) -> list[EpisodeHandler]:
+        """The handlers that write; each stands on its environment's current episode."""
+        return self._recorder.handlers
+
+    @property
+    def episode_ids(self) -> list[str]:
+        """Ids of the current episodes, one per environment."""
+        return self._recorder.episode_ids
+
+    @property
+    def run(self) -> str:
+        """Name of the run that the episodes belong to."""
+        return self._recorder.run
+
+    def reset(self) -> VecEnvObs:
+        """Reset all environments and begin a new episode in each."""
+        base = self.venv.unwrapped
+        seeds = [None if seed is None else int(seed) for seed in base._seeds]
+        options = [self._recorder.kept_options(one or None) for one in base._options]
+        rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
+        with self._recorder.batch():
+            observations = self.venv.reset()
+            self.reset_infos = base.reset_infos
+            for i, info in enumerate(self.reset_infos):
+                self._recorder.begin(
+                    i,
+                    _part(observations, i),
+                    info,
+                    seed=seeds[i],
+                    rng_state=rng_states[i],
+                    options=options[i],
+                )
+        return observations
+
+    def step_async(self, actions: np.ndarray[Any, Any]) -> None:
+        """Begin a step."""
+        self._taken = copied_batch(actions)
+        with self._recorder.batch():
+            self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Finish a step and record what it returned."""
+        with self._recorder.batch():
+            result = self.venv.step_wait()
+            self.reset_infos = self.venv.unwrapped.reset_infos
+            observations, rewards, dones, infos = result
+            for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
+                self._record(i, _part(observations, i), reward, bool(done), infos[i])
+        return result
+
+    def _record(self, i: int, observation: Any, reward: Any, done: bool, info: Any) -> None:
+        """Record a step of one environment, and the reset that has followed it."""
+        own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
+        action = self._taken[i]
+        if not done:
+            self._recorder.step(i, action, observation, reward, False, False, own)
+            return
+        truncated = bool(info.get(_TRUNCATED, False))
+        if _LAST_OBSERVATION in info:
+            last = info[_LAST_OBSERVATION]
+            self._recorder.step(i, action, last, reward, not truncated, truncated, own)
+        else:
+            self._recorder.miss(i, f"the last observation is not in infos[{_LAST_OBSERVATION!r}]")
+        self._recorder.begin(i, observation, self.reset_infos[i])
+
+    def close(self) -> None:
+        """Close the VecEnv; episodes that have not ended are abandoned."""
+        try:
+            self._recorder.abandon()
+        finally:
+            self.venv.close()
+
+
+def _part(observations: Any, i: int) -> Any:
+    """What a batch of observations holds of one environment."""
+    if isinstance(observations, dict):
+        return {name: values[i] for name, values in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(values[i] for values in observations)
+    return observations[i]
+
+
+def _rng_state(base: VecEnv, i: int) -> Mapping[str, Any] | None:
+    return rng_state_of(base.envs[i]) if isinstance(base, DummyVecEnv) else None
+
+
+def _sub_envs(venv: VecEnv) -> Sequence[gym.Env[Any, Any] | EnvSpec | None]:
+    base = venv.unwrapped
+    if isinstance(base, DummyVecEnv):
+        return base.envs
+    if isinstance(base, SubprocVecEnv):
+        return base.get_attr("spec")
+    return [None] * venv.num_envs
+
+
+def _description(venv: VecEnv) -> dict[str, Any]:
+    """What provenance says of the VecEnv."""
+    wrappers, base = [], venv
+    while isinstance(base, VecEnvWrapper):
+        wrappers.append(_name(base))
+        base = base.venv
+    rewards = base.buf_rews if isinstance(base, DummyVecEnv) else np.empty(0)
+    return {
+        "class": _name(base),
+        "num_envs": base.num_envs,
+        "autoreset_mode": AutoresetMode.SAME_STEP.value,
+        "reward_dtype": rewards.dtype.str,
+        "wrappers": wrappers,
+        "independent": isinstance(base, (DummyVecEnv, SubprocVecEnv)),
+    }
+
+
+def _name(venv: VecEnv) -> str:
+    return f"{type(venv).__module__}.{type(venv).__qualname__}"

@@ -1,0 +1,228 @@
+"""What every recording wrapper of a vector environment does with its sub-environments."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
+from jamboree_gym.provenance import describe_sub_env
+from jamboree_gym.recorder import EpisodeRecorder
+
+__all__ = ["VectorRecorder", "copied_batch"]
+
+_LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
+
+SubEnv = gym.Env[Any, Any] | EnvSpec | None
+
+
+class VectorRecorder:
+    """Writes the episodes of all sub-environments, each through an `EpisodeRecorder` of its own.
+
+    What one sub-environment returned that cannot be kept does not keep the others from being
+    recorded: within `batch()`, errors wait until all have had their turn.
+
+    Args:
+        jam: Where to record.
+        observation_space: Of one sub-environment.
+        action_space: Likewise.
+        sub_envs: The sub-environments, or their specs where they live in other processes.
+        vector: What provenance says of the vector environment: see `describe_sub_env`.
+        run: Name of the run that the episodes belong to; None = the Jamboree's own.
+        tags: Whatever episodes shall be found by.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error.
+
+    Raises:
+        UnsupportedSpace: A space cannot be recorded; names it.
+        InvalidRecord: A tag cannot be kept, or the run is no name.
+
+    Attributes:
+        run: Name of the run.
+    """
+
+    def __init__(
+        self,
+        jam: Connection,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        sub_envs: Sequence[SubEnv],
+        *,
+        vector: Mapping[str, Any],
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        handler_class: type[EpisodeHandler] = EpisodeHandler,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+    ) -> None:
+        self._recorders = [
+            EpisodeRecorder(
+                jam,
+                observation_space,
+                action_space,
+                env_id=_env_id(env),
+                provenance=describe_sub_env(env, observation_space, action_space, vector=vector),
+                run=run,
+                tags=tags,
+                handler_class=handler_class,
+                record_infos=record_infos,
+                strict_infos=strict_infos,
+                vector_index=index,
+            )
+            for index, env in enumerate(sub_envs)
+        ]
+        self.run = self._recorders[0].run
+        self._is_independent = bool(vector["independent"])
+        # Of each, the newest episode, if every step that was taken since it began is in it.
+        self._unbroken: list[str | None] = [None] * len(self._recorders)
+        self._errors: list[Exception] = []
+
+    @property
+    def handlers(self) -> list[EpisodeHandler]:
+        """The handlers that write; each stands on its sub-environment's current episode."""
+        return [recorder.handler for recorder in self._recorders]
+
+    @property
+    def episode_ids(self) -> list[str]:
+        """Ids of the current episodes."""
+        return [recorder.episode_id for recorder in self._recorders]
+
+    def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """A copy of reset options, to be made before the environment gets them."""
+        return self._recorders[0].kept_options(options)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Around one call of the vector environment and the recording of what it returned.
+
+        An error of the environment leaves it unknown which sub-environments have moved: there may
+        be a gap, so all episodes are abandoned, and recording goes on with the next ones.
+
+        Raises:
+            Exception: The first that `begin` or `step` has met; all others were recorded.
+        """
+        try:
+            yield
+        except BaseException:
+            self._lose_track()
+            raise
+        errors, self._errors = self._errors, []
+        if errors:
+            raise errors[0]
+
+    def begin(
+        self,
+        index: int,
+        observation: Any,
+        info: Mapping[str, Any],
+        *,
+        seed: int | None = None,
+        rng_state: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin an episode of one sub-environment; one that has not ended is abandoned.
+
+        Without seed and state of the generator, it follows the episode before it.
+        """
+        follows = self._unbroken[index] if seed is None and rng_state is None else None
+        self._unbroken[index] = None
+        recorder = self._recorders[index]
+        try:
+            recorder.begin(
+                observation,
+                info,
+                seed=seed,
+                rng_state=rng_state,
+                options=options,
+                follows=follows,
+            )
+        except Exception as error:  # noqa: BLE001 - raised by `batch`
+            self._errors.append(_named(error, index))
+        else:
+            self._unbroken[index] = recorder.episode_id if self._is_independent else None
+
+    def step(
+        self,
+        index: int,
+        action: Any,
+        observation: Any,
+        reward: Any,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+    ) -> None:
+        """Keep one step of one sub-environment, unless nothing is being recorded there."""
+        recorder = self._recorders[index]
+        if not recorder.is_recording:
+            self._unbroken[index] = None
+            return
+        try:
+            recorder.step(action, observation, reward, terminated, truncated, info)
+        except Exception as error:  # noqa: BLE001 - raised by `batch`
+            self._errors.append(_named(error, index))
+            if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
+                self._give_up(index)
+
+    def miss(self, index: int, reason: str) -> None:
+        """A step of one sub-environment cannot be kept, so its episode is abandoned."""
+        if self._recorders[index].is_recording:
+            self._errors.append(_named(InvalidRecord(reason), index))
+        self._give_up(index)
+
+    def _give_up(self, index: int) -> None:
+        """There would be a gap: the episode goes on without its recorder."""
+        self._unbroken[index] = None
+        recorder = self._recorders[index]
+        recorder.is_recording = False
+        with suppress(JamboreeError):  # another error is on its way
+            recorder.handler.end("abandoned")
+
+    def abandon(self) -> None:
+        """End all episodes that are still going on.
+
+        Raises:
+            JamboreeError: One of them could not be ended; the others were.
+        """
+        errors = []
+        for recorder in self._recorders:
+            try:
+                recorder.abandon()
+            except JamboreeError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _lose_track(self) -> None:
+        self._errors.clear()
+        self._unbroken = [None] * len(self._recorders)
+        with suppress(JamboreeError):  # another error is on its way
+            self.abandon()
+
+
+def copied_batch(actions: Any) -> Any:
+    """Actions of our own, as they were before the environment got them."""
+    if actions.__class__ is np.ndarray:
+        return actions.copy()
+    return deepcopy(actions)
+
+
+def _env_id(env: SubEnv) -> str:
+    spec = env.spec if isinstance(env, gym.Env) else env
+    return "" if spec is None else spec.id
+
+
+def _named(error: Exception, index: int) -> Exception:
+    note = f"in sub-environment {index} of a vector environment"
+    if note not in getattr(error, "__notes__", ()):  # one error may be raised again and again
+        error.add_note(note)
+    return error

@@ -1,0 +1,284 @@
+"""`RecordEpisodes` for vector environments: an episode's log for each of their episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import iterate
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.provenance import rng_state_of
+from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.wrappers.vector_infos import split_infos
+
+__all__ = ["RecordEpisodes"]
+
+# Up to this version a reset leaves a pending autoreset to the workers of an AsyncVectorEnv without
+# shared memory: the step after it is ignored, and they are reset once more.
+_LAST_THAT_LEAVES_AUTORESETS = (1, 4)
+_MASK = "reset_mask"
+
+
+class RecordEpisodes(VectorWrapper):
+    """Records every episode of every sub-environment; changes nothing of what is returned.
+
+    Whatever the autoreset mode, the recorded episodes are those that the sub-environments would
+    have given if they had been stepped one by one. The step that NEXT_STEP autoreset ignores is not
+    in them: it begins the next episode.
+
+    Each sub-environment's seed is kept. Without one, the state of its generator just before the
+    reset is, where the sub-environments live in this process and it can be asked for; else the
+    episode says which one it follows.
+
+    Example:
+        >>> envs = RecordEpisodes(gym.make_vec("CartPole-v1", num_envs=4), jam, run="first")
+        >>> observations, infos = envs.reset(seed=1)
+        >>> results = envs.step(envs.action_space.sample())
+        >>> len(jam.episode(envs.episode_ids[3]))
+        1
+
+    Args:
+        env: A vector environment. Of an `AsyncVectorEnv` the specs are asked for, once.
+        jam: Where to record. It stays open when the environment is closed.
+        run: Name of the run that the episodes belong to; None = the Jamboree's own.
+        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error (its episode is then
+            abandoned), instead of a mark in place of what cannot, and one warning.
+
+    Raises:
+        UnsupportedSpace: A space cannot be recorded; names it.
+        InvalidRecord: A tag cannot be kept, or the environment does not say its autoreset mode.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        jam: Connection,
+        *,
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        handler_class: type[EpisodeHandler] = EpisodeHandler,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+    ) -> None:
+        self._mode = _autoreset_mode(env)
+        self._recorder = VectorRecorder(
+            jam,
+            env.single_observation_space,
+            env.single_action_space,
+            _sub_envs(env),
+            vector=_description(env, self._mode),
+            run=run,
+            tags=tags,
+            handler_class=handler_class,
+            record_infos=record_infos,
+            strict_infos=strict_infos,
+        )
+        super().__init__(env)
+        self._is_independent = _is_independent(env.unwrapped)
+        self._leaves_autoresets = _leaves_autoresets(env.unwrapped)
+        self._awaits_autoreset = [False] * self.num_envs
+
+    @property
+    def handlers(self) -> list[EpisodeHandler]:
+        """The handlers that write; each stands on its sub-environment's current episode."""
+        return self._recorder.handlers
+
+    @property
+    def episode_ids(self) -> list[str]:
+        """Ids of the current episodes, one per sub-environment."""
+        return self._recorder.episode_ids
+
+    @property
+    def run(self) -> str:
+        """Name of the run that the episodes belong to."""
+        return self._recorder.run
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the sub-environments, or those of `options["reset_mask"]`; their episodes begin."""
+        chosen = self._chosen(options)
+        seeds = self._seeds(seed)
+        rng_states = self._rng_states([i for i in chosen if seeds[i] is None])
+        kept_options = self._recorder.kept_options(_without_mask(options))
+        awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
+        with self._recorder.batch():
+            # Gymnasium's own vector environments take a list, their base class declares an int.
+            result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+            observations, infos = self._split(*result)
+            for i in chosen:
+                self._recorder.begin(
+                    i,
+                    observations[i],
+                    infos[i],
+                    seed=seeds[i],
+                    rng_state=rng_states.get(i),
+                    options=kept_options,
+                )
+                awaited[i] = awaited[i] and self._leaves_autoresets
+            self._awaits_autoreset = awaited
+        return result
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the sub-environments and record what they returned."""
+        taken = copied_batch(actions)
+        awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
+        rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
+        with self._recorder.batch():
+            result = self.env.step(actions)
+            observations, infos = self._split(result[0], result[4])
+            taken = list(iterate(self.action_space, taken))
+            rewards, terminations, truncations = (np.asarray(part).tolist() for part in result[1:4])
+            for i in range(self.num_envs):  # the hot loop
+                if awaited[i]:
+                    awaited[i] = False
+                    self._recorder.begin(i, observations[i], infos[i], rng_state=rng_states.get(i))
+                elif not (terminations[i] or truncations[i]):
+                    self._recorder.step(
+                        i, taken[i], observations[i], rewards[i], False, False, infos[i]
+                    )
+                else:
+                    awaited[i] = self._end(
+                        i,
+                        (taken[i], rewards[i], terminations[i], truncations[i]),
+                        observations[i],
+                        infos[i],
+                    )
+            self._awaits_autoreset = awaited
+        return result
+
+    def _end(
+        self, i: int, outcome: tuple[Any, Any, bool, bool], observation: Any, info: dict[str, Any]
+    ) -> bool:
+        """Record a last step, and the reset that SAME_STEP has already made after it.
+
+        Returns:
+            Whether the next step resets.
+        """
+        action, reward, terminated, truncated = outcome
+        if self._mode is not AutoresetMode.SAME_STEP:
+            self._recorder.step(i, action, observation, reward, terminated, truncated, info)
+            return self._mode is AutoresetMode.NEXT_STEP
+        final_info = info.pop("final_info", None) or {}
+        if "final_obs" in info:
+            final = info.pop("final_obs")
+            self._recorder.step(i, action, final, reward, terminated, truncated, final_info)
+        else:
+            self._recorder.miss(i, "the last observation is not in infos['final_obs']")
+        self._recorder.begin(i, observation, info)
+        return False
+
+    def close(self, **kwargs: Any) -> None:
+        """Close the environment; episodes that have not ended are abandoned."""
+        try:
+            self._recorder.abandon()
+        finally:
+            super().close(**kwargs)
+
+    def _split(self, observations: Any, infos: Any) -> tuple[list[Any], list[dict[str, Any]]]:
+        """What a batch holds of each sub-environment."""
+        num_envs = self.num_envs
+        return (
+            list(iterate(self.observation_space, observations)),
+            split_infos(infos, num_envs) if infos else [{} for _ in range(num_envs)],
+        )
+
+    def _chosen(self, options: Mapping[str, Any] | None) -> list[int]:
+        """Which sub-environments a reset with these options is for."""
+        everyone = range(self.num_envs)
+        if options is None or _MASK not in options:
+            return list(everyone)
+        mask = np.asarray(options[_MASK])
+        return [i for i in everyone if mask[i]] if mask.shape == (self.num_envs,) else []
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        """The seed that each sub-environment gets; of one generator for all, the one it gets."""
+        if seed is None or isinstance(seed, (int, np.integer)):
+            steps = range(self.num_envs) if self._is_independent else [0] * self.num_envs
+            return [None if seed is None else int(seed) + step for step in steps]
+        seeds = [None if one is None else int(one) for one in seed]
+        return seeds if len(seeds) == self.num_envs else [None] * self.num_envs
+
+    def _rng_states(self, indices: Sequence[int]) -> dict[int, Mapping[str, Any]]:
+        """States of the generators of these sub-environments, as far as they are within reach."""
+        base = self.env.unwrapped
+        if not isinstance(base, SyncVectorEnv):
+            return {}
+        states = {i: rng_state_of(base.envs[i]) for i in indices}
+        return {i: state for i, state in states.items() if state is not None}
+
+
+def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    base, metadata = env.unwrapped, env.metadata
+    mode = metadata.get("autoreset_mode")
+    if metadata is base.metadata:  # gymnasium 1.1 shares it between vector environments
+        mode = getattr(base, "autoreset_mode", mode)
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        raise InvalidRecord(
+            f"{env} does not say in metadata['autoreset_mode'] which steps reset, but {mode!r}: "
+            "set it to a gymnasium.vector.AutoresetMode"
+        ) from error
+
+
+def _is_independent(base: VectorEnv[Any, Any, Any]) -> bool:
+    """Whether each sub-environment is one of its own, as gymnasium.make gives it."""
+    return isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and not getattr(base, "worker", None)
+
+
+def _leaves_autoresets(base: VectorEnv[Any, Any, Any]) -> bool:
+    version = tuple(int(part) for part in gym.__version__.split(".")[:2])
+    return (
+        isinstance(base, AsyncVectorEnv)
+        and not base.shared_memory
+        and version <= _LAST_THAT_LEAVES_AUTORESETS
+    )
+
+
+def _sub_envs(env: VectorEnv[Any, Any, Any]) -> list[gym.Env[Any, Any] | EnvSpec | None]:
+    base = env.unwrapped
+    if isinstance(base, SyncVectorEnv):
+        return list(base.envs)
+    if isinstance(base, AsyncVectorEnv):
+        return list(base.get_attr("spec"))
+    return [env.spec] * env.num_envs
+
+
+def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> dict[str, Any]:
+    """What provenance says of the vector environment."""
+    wrappers, base = [], env
+    while isinstance(base, VectorWrapper):
+        wrappers.append(_name(base))
+        base = base.env
+    return {
+        "class": _name(base),
+        "num_envs": base.num_envs,
+        "autoreset_mode": mode.value,
+        "reward_dtype": np.dtype(np.float64).str,
+        "wrappers": wrappers,
+        "independent": _is_independent(base),
+    }
+
+
+def _name(env: VectorEnv[Any, Any, Any]) -> str:
+    return f"{type(env).__module__}.{type(env).__qualname__}"
+
+
+def _without_mask(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if options is None:
+        return None
+    return {name: value for name, value in options.items() if name != _MASK}
