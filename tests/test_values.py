@@ -85,7 +85,7 @@ def fingerprint(value: Any) -> Any:
     return type(value), value
 
 
-@settings(max_examples=3000)
+@settings(max_examples=3000, deadline=None)
 @given(values)
 @example(-0.0)
 @example(float("nan"))
