@@ -97,7 +97,7 @@ def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
             raise ValueError(f"{record['codec']!r} of {dtype} is not one that is ever stored")
         size = math.prod(shape) * dtype.itemsize
         content = pa.decompress(record["content"], size, codec=_CODEC)
-        return np.frombuffer(content, dtype).reshape(shape).copy()
+        return np.frombuffer(content, dtype).reshape(shape)
     except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
         raise DecodeError(f"{where}: not a rendered frame: {error}") from error
 

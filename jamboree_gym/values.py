@@ -290,8 +290,8 @@ def _decode_datetime(content: bytes) -> datetime:
 
 
 def _decode_number(dtype: np.dtype[Any], data: memoryview) -> Any:
-    if len(data) != dtype.itemsize:
-        raise DecodeError(f"{len(data)} bytes are not one {dtype}")
+    if data.nbytes != dtype.itemsize:  # not its len, which is wrong in msgspec 0.19
+        raise DecodeError(f"{data.nbytes} bytes are not one {dtype}")
     return np.ndarray((), dtype, data)[()]
 
 
