@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 from processes import run_python
-from recorded_envs import CountingEnv
+from recorded_envs import ACTION, ActionChangingEnv, CountingEnv
 from vector_envs import (
     NUM_ENVS,
     STEPS,
@@ -194,6 +194,17 @@ def test_infos_are_the_environments_own(jam: Jamboree, record: Record) -> None:
     assert (reset_info, step_info) == ({}, {})
     assert list(last_info) == ["episode"]
     assert last_info["episode"]["r"] == 3.0
+
+
+@pytest.mark.torch
+def test_actions_that_an_environment_changes_are_recorded_as_given(
+    jam: Jamboree, record: Record
+) -> None:
+    venv = record(make_vec("dummy", ActionChangingEnv, 1))
+    venv.reset()
+    venv.step(ACTION[None].copy())
+
+    assert jam.episode(venv.episode_ids[0]).data().actions.tolist() == [ACTION.tolist()]
 
 
 @pytest.mark.torch
