@@ -42,6 +42,7 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
         summary.elapsed_s,
         _optional(summary.seed),
         encode_mapping(summary.tags) if summary.tags else None,
+        bytes.fromhex(summary.writer),
     ]
     return encode_note(_pack(values))
 
@@ -52,11 +53,11 @@ def decode_summary(content: bytes, *, episode_id: str, where: str) -> EpisodeSum
     Raises:
         DecodeError: It is damaged.
     """
-    values = _decoded(decode_note(content, where=where), 9, where)
-    *parts, seed, tags = values
+    values = _decoded(decode_note(content, where=where), 10, where)
+    *parts, seed, tags, writer = values
     seed = None if seed is None else decode_value(seed, where=where)
     tags = {} if tags is None else decode_value(tags, where=where)
-    return EpisodeSummary(episode_id, *[*parts, seed, tags])
+    return EpisodeSummary(episode_id, *[*parts, seed, tags, writer.hex()])
 
 
 def encode_origin(origin: EpisodeOrigin) -> bytes:

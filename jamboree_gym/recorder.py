@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -12,11 +16,13 @@ from gymnasium import spaces
 from jamboree_gym.codec import digest
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler, new_episode_id
-from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
+from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.infos import InfoEncoder
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 __all__ = ["EpisodeRecorder"]
+
+log = logging.getLogger("jamboree_gym")
 
 
 class EpisodeRecorder:
@@ -57,6 +63,7 @@ class EpisodeRecorder:
     ) -> None:
         if run is not None and not isinstance(run, str):
             raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
+        self._jam = jam
         self.handler = handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
@@ -68,6 +75,7 @@ class EpisodeRecorder:
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
+        _recorders.add(self)
 
     @property
     def episode_id(self) -> str:
@@ -78,6 +86,18 @@ class EpisodeRecorder:
     def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """A copy of reset options, to be made before the environment gets them."""
         return None if options is None else self._options.copy(options)
+
+    def admit(self) -> None:
+        """To be called before the environment moves: it has not moved if this raises.
+
+        Blocks, or raises, while `max_pending_bytes` wait for a Redis that does not answer.
+
+        Raises:
+            StoreUnavailable: So much waits, and the Jamboree was opened with `when_full="raise"`.
+                Nothing is lost: repeat the call when Redis is back.
+        """
+        if self._jam.writer.needs_admission:
+            self._jam.writer.admit()
 
     def begin(
         self,
@@ -148,3 +168,27 @@ class EpisodeRecorder:
         if self.is_recording:
             self.is_recording = False
             self.handler.end("abandoned")
+
+    def break_off(self) -> None:
+        """A call did not come to its end, so the environment may have moved: nothing can follow."""
+        self.is_recording = False
+        with suppress(JamboreeError):  # what is not saved, flush and close will say
+            self.handler.end("abandoned")
+
+    def _after_fork_in_child(self) -> None:
+        """The episode stays with the parent process; here, the next reset begins one."""
+        if self.is_recording:
+            self.is_recording = False
+            log.info("episode %s goes on in the parent of this process", self.episode_id)
+
+
+_recorders: weakref.WeakSet[EpisodeRecorder] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for recorder in list(_recorders):
+        recorder._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -135,13 +135,14 @@ class EpisodeSummary:
         id: The episode's id.
         env_id: Gymnasium id of the environment, `""` where it has no spec.
         run: The run it belongs to.
-        status: How it ended, or `running`.
+        status: How it ended, or `running`; as read, `interrupted` where its writer died.
         steps: Number of steps so far.
         episode_return: Undiscounted sum of the rewards so far.
         started_at: When the reset returned, epoch seconds.
         elapsed_s: Seconds from the reset to the newest step.
         seed: The seed given to `reset`, None where none was given.
         tags: The recorder's tags.
+        writer: Names the process that recorded it, among those that hold a lease.
     """
 
     id: str
@@ -154,6 +155,7 @@ class EpisodeSummary:
     elapsed_s: float
     seed: int | None
     tags: Mapping[str, Any] = field(default_factory=dict)
+    writer: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,7 +34,9 @@ __all__ = [
     "INFO",
     "REWARD",
     "ROW_WIDTH",
+    "TERMINATED",
     "TIMESTAMP",
+    "TRUNCATED",
     "FlatRows",
     "Rows",
     "StepSchema",
@@ -54,7 +56,7 @@ that is a fifth of the recorder's time where many short episodes are recorded.
 """
 
 ROW_WIDTH = 7
-REWARD, TIMESTAMP, INFO = 2, 5, 6  # positions in a row
+REWARD, TERMINATED, TRUNCATED, TIMESTAMP, INFO = 2, 3, 4, 5, 6  # positions in a row
 
 ActionKinds = Sequence[tuple[int, Kind]]
 """Row number from which on actions are of a kind, and the kind; ascending."""

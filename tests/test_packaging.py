@@ -39,6 +39,7 @@ LAYERS = [
     "outbox",
     "row_buffer",
     "step_outbox",
+    "lease",
     "writer",
     "connection",
     "backup_copy",
