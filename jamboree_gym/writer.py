@@ -119,12 +119,12 @@ class Writer:
 
     def look(self) -> None:
         """See whether more is waiting than may; seldom where it takes long to add up."""
-        now = time.monotonic()
-        if now < self._look_after:
+        if time.monotonic() < self._look_after:
             return
+        began = time.thread_time()  # without the time that other threads took meanwhile
         if self._is_full:
             self.needs_admission = True
-        self._look_after = now + (time.monotonic() - now) / LOOK_SHARE
+        self._look_after = time.monotonic() + (time.thread_time() - began) / LOOK_SHARE
 
     @property
     def _is_full(self) -> bool:
@@ -340,6 +340,7 @@ class Writer:
             return
         self._lease.renew_if_due()
         results = self._store.append([append for _, append in sent], fsync=self._fsync)
+        self._lease.renew_if_due()  # again: the server may have been replaced by an empty one
         for (outbox, _), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):
                 self._refuse(outbox, result)
