@@ -185,8 +185,9 @@ def check_workers(
         source = (
             "import subprocess, sys\nsys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
         )
-    ended = run_python(source, path, valkey.url, namespace, kind, context)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    process = start_python(source, path, valkey.url, namespace, kind, context)
+    _, errors = process.communicate(timeout=110)  # each spawned worker imports all anew
+    assert (process.returncode, errors) == (0, "")
 
     summaries = jam.episodes().summaries()
     assert {summary.run for summary in summaries} == {f"worker {number}" for number in range(3)}
@@ -211,7 +212,7 @@ def test_workers_of_an_async_vector_env_record_until_they_are_closed(
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_workers_of_a_subproc_vec_env_record_until_they_are_closed(
     valkey: Server, namespace: str, jam: Jamboree, tmp_path: Path, context: str
 ) -> None:
