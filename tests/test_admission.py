@@ -149,14 +149,12 @@ def test_a_save_that_finds_no_room_is_not_queued_and_can_be_repeated(
     handler = NoteHandler(jam, "n")
     handler.last()
     durable_valkey.kill()
-    number = 0
-    while True:
+    for number in range(1000):
         try:
             handler.save({"n": number, "blob": bytes(10_000)})
         except StoreUnavailable as error:
             if "repeat the call" in str(error):
                 break  # not queued; any other was, and waits
-        number += 1
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match="repeat the call"):
             handler.save_many([{"n": number}, {"n": number + 1}])

@@ -106,7 +106,7 @@ def test_a_forked_child_records_its_own_episodes_and_the_parents_goes_on(
     assert jam.episode(ids["parents"]).status == "interrupted"
 
 
-def test_a_child_of_a_recording_process_sees_that_its_parent_lives(
+def test_a_child_of_a_recording_process_judges_its_parent_by_the_lease(
     valkey: Server, namespace: str
 ) -> None:
     source = (
@@ -122,14 +122,17 @@ env.reset()
 jam.flush()
 pid = os.fork()
 if pid == 0:
-    print(jam.episode(env.episode_id).status, jam.episodes(status="running").ids() != [])
+    episode = jam.episode(env.episode_id)
+    print(episode.status, jam.episodes(status="running").ids() != [])
+    jam.redis.delete(jam.keyspace.lease(episode.summary.writer))
+    print(episode.status)
     sys.exit(0)
 os.waitpid(pid, 0)
 jam.close()
 """
     )
     ended = run_python(source, valkey.url, namespace)
-    assert (ended.stdout, ended.stderr) == ("running True\n", "")
+    assert (ended.stdout, ended.stderr) == ("running True\ninterrupted\n", "")
 
 
 # -- workers ------------------------------------------------------------------------------------
