@@ -30,6 +30,8 @@ PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python
 # pytest: how many processes, and anything more you want to hand it: make test PYTEST_ARGS="-k writer -x"
 WORKERS ?= auto
 PYTEST_ARGS ?=
+# How many recording processes `make faults` kills.
+TRAINERS ?= 100
 # What this interpreter cannot have is left out by name, never skipped.
 MARKERS = $(shell $(BIN)/python -c 'import sys; print("not vaex" if sys.version_info >= (3, 13) else "")')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(MARKERS),-m "$(MARKERS)")
@@ -55,7 +57,7 @@ test: $(DEV_READY) ## the test suite
 
 .PHONY: faults
 faults: $(DEV_READY) ## only the tests that kill processes and servers
-	$(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: long
 long: $(DEV_READY) ## only the tests of many steps, at full length (some minutes)

@@ -8,19 +8,23 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from multiprocessing import parent_process, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from jamboree_gym.codec import Head
 from jamboree_gym.errors import InvalidRecord, JamboreeClosed
 from jamboree_gym.keys import Keyspace
+from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import Outbox, RecordOutbox
+from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import IndexEntry, RedisStore
 from jamboree_gym.values import encode_mapping
-from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WriteMode, Writer
+from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
+WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
+_WHEN_FULL = ("block", "raise")
 
 
 class Connection:
@@ -44,9 +50,12 @@ class Connection:
         write: WriteMode = "buffered",
         flush_interval_s: float = 0.05,
         max_pending_bytes: int = 256 * 2**20,
+        when_full: WhenFull = "block",
     ) -> None:
         if write not in _WRITE_MODES:
             raise InvalidRecord(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
+        if when_full not in _WHEN_FULL:
+            raise InvalidRecord(f"when_full={when_full!r}: choose one of {', '.join(_WHEN_FULL)}")
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_INTERVAL_S:
             raise InvalidRecord(
                 f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
@@ -66,21 +75,34 @@ class Connection:
         self._parents_mongo: MongoStore | None = None
         self._outboxes: weakref.WeakValueDictionary[str, Outbox] = weakref.WeakValueDictionary()
         self._closed = False
+        self._worker_exit: util.Finalize[None] | None = None
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
+        self._when_full: WhenFull = when_full
         self.store = self._open_redis(redis_url or os.environ.get("JAMBOREE_REDIS_URL"))
-        self.writer = self._new_writer()
+        self._begin_to_write()
         _open_connections.add(self)
         atexit.register(self.close)  # a script that ends without `close` still saves what it saved
+        util.register_after_fork(self, Connection._close_at_exit_of_worker)
+        if parent_process() is not None:
+            self._close_at_exit_of_worker()
 
-    def _new_writer(self) -> Writer:
-        return Writer(
+    def _begin_to_write(self) -> None:
+        self._lease = Lease(self.store, self.writer_id.hex())
+        self.writer = Writer(
             self.store,
+            self._lease,
             background=self.write_mode == "buffered",
             fsync=self.write_mode == "fsync",
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
+            when_full=self._when_full,
         )
+        _writers_here.add(self.writer_id.hex())
+
+    def _close_at_exit_of_worker(self) -> None:
+        """A worker process of `multiprocessing` ends without `atexit`, but calls this."""
+        self._worker_exit = util.Finalize(None, self.close, exitpriority=WORKER_EXIT_PRIORITY)
 
     def _open_redis(self, url: str | None) -> RedisStore:
         if url is None:
@@ -141,8 +163,21 @@ class Connection:
             return outbox
 
     def adopt(self, outbox: Outbox) -> None:
-        """Make an outbox known, so that reads of its log see what it holds."""
+        """Make the outbox of an episode known, so that reads of its log see what it holds."""
         self._outboxes[outbox.key] = outbox
+        self._lease.hold()
+
+    def admit(self) -> None:
+        """To be called before a put, and before the environment moves for one.
+
+        Blocks, or raises, while `max_pending_bytes` wait for a server that does not answer.
+
+        Raises:
+            StoreUnavailable: So much waits, and `when_full` is `raise`.
+            JamboreeError: The background writer has failed; it goes on trying.
+        """
+        if self.writer.needs_admission:
+            self.writer.admit()
 
     def after_put(self, outbox: Outbox, queued_bytes: int) -> None:
         """Keep the promises of the write mode after something was put.
@@ -150,12 +185,12 @@ class Connection:
         Raises:
             JamboreeError: In `sync` and `fsync` mode, the server has not confirmed it; it stays
                 queued and is tried again in the background. In any mode: the log cannot be
-                written, or the background writer has failed.
+                written.
         """
         if outbox.error is not None:
             outbox.raise_error()
-        if queued_bytes > CHECK_EVERY_BYTES or self.writer.needs_admission:
-            self.writer.admit()
+        if queued_bytes > CHECK_EVERY_BYTES or self.writer.has_outage:
+            self.writer.look()
         if self._is_sync:
             self.writer.deliver(outbox)
 
@@ -166,6 +201,23 @@ class Connection:
         outbox = self._outboxes.get(key)
         if outbox is not None and not outbox.is_settled:
             self.writer.deliver(outbox)
+
+    def as_of_now(self, summaries: Sequence[EpisodeSummary]) -> list[EpisodeSummary]:
+        """The same summaries, `interrupted` where an episode goes on and its writer does not.
+
+        Asks for all writers in one round trip, and for none that is of this process.
+        """
+        writers = {summary.writer for summary in summaries if summary.status == "running"}
+        elsewhere = writers - _writers_here
+        if not elsewhere:
+            return list(summaries)
+        dead = elsewhere - self.store.living(elsewhere)
+        return [
+            replace(summary, status="interrupted")
+            if summary.status == "running" and summary.writer in dead
+            else summary
+            for summary in summaries
+        ]
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from MongoDB where there may be a copy."""
@@ -218,6 +270,10 @@ class Connection:
             self.writer.close(timeout_s)
         finally:
             atexit.unregister(self.close)
+            if self._worker_exit is not None:
+                self._worker_exit.cancel()
+            self._lease.close(timeout_s)
+            _writers_here.discard(self.writer_id.hex())
             self.store.close()
             if self._mongo is not None:
                 self._mongo.close()
@@ -228,7 +284,8 @@ class Connection:
         self._lock = threading.RLock()  # whoever held it is not in this process
         self.writer_id = os.urandom(8)
         self.store.after_fork_in_child()
-        self.writer = self._new_writer()
+        if not self._closed:
+            self._begin_to_write()
         self._parents_mongo, self._mongo = self._mongo or self._parents_mongo, None
         for outbox in list(self._outboxes.values()):
             outbox.after_fork_in_child(self.writer_id, self.writer.mark)
@@ -253,9 +310,11 @@ class Connection:
 
 
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_writers_here: set[str] = set()
 
 
 def _after_fork_in_child() -> None:
+    _writers_here.clear()
     for connection in list(_open_connections):
         connection._after_fork_in_child()
 

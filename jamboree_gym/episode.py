@@ -61,7 +61,7 @@ class Episode:
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        return self._notes()[0]
+        return self._connection.as_of_now([self._notes()[0]])[0]
 
     @property
     def origin(self) -> EpisodeOrigin:
@@ -83,12 +83,12 @@ class Episode:
 
     @property
     def status(self) -> EpisodeStatus:
-        """How it ended, or `running`."""
+        """How it ended, or `running`, or `interrupted` if its writer died."""
         return self.summary.status
 
     def __len__(self) -> int:
         """Number of steps so far."""
-        return self.summary.steps
+        return self._notes()[0].steps
 
     def __bool__(self) -> bool:
         """Always true, also without steps."""
@@ -160,7 +160,7 @@ class Episode:
         return handler
 
     def tail(self, *, timeout_s: float | None = None) -> Iterator[StepData]:
-        """Follow the episode from its first step on, until it ends.
+        """Follow the episode from its first step on, until it ends or its writer has died.
 
         Args:
             timeout_s: End after so many seconds without a new step; None waits for ever.
@@ -179,8 +179,7 @@ class Episode:
 
     def delete(self) -> None:
         """Delete it from Redis and from MongoDB, with what was rendered."""
-        summary = self.summary
-        entry = IndexEntry(self.id, b"", summary.run, 0.0)
+        entry = IndexEntry(self.id, b"", self._notes()[0].run, 0.0)
         self._delete_renders()
         self._connection.delete_log(self._key, entry=entry)
 

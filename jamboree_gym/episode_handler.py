@@ -163,10 +163,11 @@ class EpisodeHandler(DBHandler):
 
     def end(self, status: EpisodeStatus) -> None:
         """The episode is over. A second call does nothing."""
-        if self._open is not None:
-            steps, self._open = self._open, None
+        steps = self._open
+        if steps is not None:
             self._schema = steps.schema
             steps.end(status)
+            self._open = None  # last, so that one more call completes one that Ctrl-C has cut off
             self._after_put()
 
     def _after_put(self) -> None:
@@ -175,6 +176,7 @@ class EpisodeHandler(DBHandler):
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
+        self.event.admit()
         try:
             self.step(**record)
         except TypeError as error:

@@ -132,11 +132,14 @@ class DBHandler:
             UnknownKey: A required key or the Jamboree is not set.
             InvalidRecord: A field cannot be kept, or has a name that is taken; names it.
             StoreUnavailable: In `sync` and `fsync` mode, Redis has not confirmed the record. It
-                stays queued: do not save it again.
+                stays queued: do not save it again. With `when_full="raise"`, as much waits as
+                may; the record is not queued: save it again when Redis is back.
         """
         outbox = self._outbox or self._open_outbox()
-        queued_bytes = outbox.put(self._encode(record))
-        self.event.after_put(outbox, queued_bytes)
+        encoded = self._encode(record)
+        event = self.event
+        event.admit()
+        event.after_put(outbox, outbox.put(encoded))
 
     def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Save several records, in order, or none when one of them cannot be kept.
@@ -146,7 +149,9 @@ class DBHandler:
         """
         outbox = self._outbox or self._open_outbox()
         queued_bytes = 0
-        for encoded in [self._encode(record) for record in records]:
+        encoded_records = [self._encode(record) for record in records]
+        self.event.admit()
+        for encoded in encoded_records:
             queued_bytes = outbox.put(encoded)
         self.event.after_put(outbox, queued_bytes)
 

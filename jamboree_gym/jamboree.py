@@ -74,7 +74,10 @@ class Jamboree(Connection):
             `sync`: a save returns once Redis has acknowledged it. `fsync`: once it is on Redis'
             disk.
         flush_interval_s: Longest time for which a save waits in memory, seconds.
-        max_pending_bytes: With so much waiting for a server that does not answer, saving blocks.
+        max_pending_bytes: So much may wait in memory for a server that does not answer.
+        when_full: Once it does, `block` (default): the next save, step or reset waits until the
+            server is back. `raise`: it raises `StoreUnavailable` before it does anything, so that
+            it can be repeated.
 
     Raises:
         StoreUnavailable: Redis does not answer, or refuses the login; names host, not password.
@@ -170,7 +173,8 @@ class Jamboree(Connection):
         Args:
             run: Only of this run.
             env_id: Only of this environment.
-            status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`.
+            status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
+                `interrupted`.
             tags: Only with these tags, at these values.
             min_return: Only with at least this return.
             since: Only those begun at or after this time, epoch seconds.

@@ -67,6 +67,10 @@ class Keyspace:
         """Sorted set: run -> time of its latest episode (epoch seconds)."""
         return f"{self._prefix}:runs"
 
+    def lease(self, writer: str) -> str:
+        """Sign of life of a process that records; expires."""
+        return f"{self._prefix}:lease:{writer}"
+
     @cached_property
     def unbacked(self) -> str:
         """Sorted set: log key -> revision that MongoDB has not acknowledged."""

@@ -43,6 +43,7 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
         _optional(summary.seed),
         encode_mapping(summary.tags) if summary.tags else None,
         summary.vector_index,
+        bytes.fromhex(summary.writer),
     ]
     return encode_note(_pack(values))
 
@@ -53,11 +54,11 @@ def decode_summary(content: bytes, *, episode_id: str, where: str) -> EpisodeSum
     Raises:
         DecodeError: It is damaged.
     """
-    values = _decoded(decode_note(content, where=where), 10, where)
-    *parts, seed, tags, vector_index = values
+    values = _decoded(decode_note(content, where=where), 11, where)
+    *parts, seed, tags, vector_index, writer = values
     seed = None if seed is None else decode_value(seed, where=where)
     tags = {} if tags is None else decode_value(tags, where=where)
-    return EpisodeSummary(episode_id, *[*parts, seed, tags, vector_index])
+    return EpisodeSummary(episode_id, *[*parts, seed, tags, vector_index, writer.hex()])
 
 
 def encode_origin(origin: EpisodeOrigin) -> bytes:

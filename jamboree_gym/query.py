@@ -24,7 +24,7 @@ class EpisodeFilter:
     Attributes:
         run: Its run.
         env_id: Gymnasium id of its environment.
-        status: How it ended, or `running`.
+        status: How it ended, or `running`, or `interrupted` if its writer died.
         tags: Tags it must have, with these values.
         min_return: Lowest return.
         since: Earliest start, epoch seconds.
@@ -93,6 +93,7 @@ class EpisodeQuery:
             for run in runs
             for name, content in store.summaries(run).items()
         ]
+        found = self._connection.as_of_now(found)
         accepted = [summary for summary in found if self._wanted.accepts(summary)]
         accepted.sort(key=lambda summary: (summary.started_at, summary.id))
         return accepted[: self._limit]

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+import weakref
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from gymnasium import spaces
 
 from jamboree_gym.codec import digest
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler, new_episode_id
-from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
+from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 __all__ = ["EpisodeRecorder"]
+
+log = logging.getLogger("jamboree_gym")
 
 
 class EpisodeRecorder:
@@ -62,6 +70,7 @@ class EpisodeRecorder:
     ) -> None:
         if run is not None and not isinstance(run, str):
             raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
+        self._jam = jam
         self.handler = handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
@@ -75,6 +84,8 @@ class EpisodeRecorder:
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
+        pa.array(np.zeros(1))  # pyarrow's first array imports pandas, for which no row shall wait
+        _recorders.add(self)
 
     @property
     def episode_id(self) -> str:
@@ -89,6 +100,18 @@ class EpisodeRecorder:
     def _kept_info(self, info: Mapping[str, Any]) -> Mapping[str, Any]:
         keys = self._info_keys
         return info if keys is None else {key: info[key] for key in keys if key in info}
+
+    def admit(self) -> None:
+        """To be called before the environment moves: it has not moved if this raises.
+
+        Blocks, or raises, while `max_pending_bytes` wait for a Redis that does not answer.
+
+        Raises:
+            StoreUnavailable: So much waits, and the Jamboree was opened with `when_full="raise"`.
+                Nothing is lost: repeat the call when Redis is back.
+        """
+        if self._jam.writer.needs_admission:
+            self._jam.writer.admit()
 
     def begin(
         self,
@@ -161,3 +184,27 @@ class EpisodeRecorder:
         if self.is_recording:
             self.is_recording = False
             self.handler.end("abandoned")
+
+    def break_off(self) -> None:
+        """A call did not come to its end, so the environment may have moved: nothing can follow."""
+        self.is_recording = False
+        with suppress(JamboreeError):  # what is not saved, flush and close will say
+            self.handler.end("abandoned")
+
+    def _after_fork_in_child(self) -> None:
+        """The episode stays with the parent process; here, the next reset begins one."""
+        if self.is_recording:
+            self.is_recording = False
+            log.info("episode %s goes on in the parent of this process", self.episode_id)
+
+
+_recorders: weakref.WeakSet[EpisodeRecorder] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for recorder in list(_recorders):
+        recorder._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -158,7 +158,7 @@ class EpisodeSummary:
         id: The episode's id.
         env_id: Gymnasium id of the environment, `""` where it has no spec.
         run: The run it belongs to.
-        status: How it ended, or `running`.
+        status: How it ended, or `running`; as read, `interrupted` where its writer died.
         steps: Number of steps so far.
         episode_return: Undiscounted sum of the rewards so far.
         started_at: When the reset returned, epoch seconds.
@@ -167,6 +167,7 @@ class EpisodeSummary:
         tags: The recorder's tags.
         vector_index: Which sub-environment of a vector environment it was; None for an environment
             of its own.
+        writer: Names the process that recorded it, among those that hold a lease.
     """
 
     id: str
@@ -180,6 +181,7 @@ class EpisodeSummary:
     seed: int | None
     tags: Mapping[str, Any] = field(default_factory=dict)
     vector_index: int | None = None
+    writer: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,15 @@ from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND, Batch, Outbox
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.row_buffer import RowBuffer
 from jamboree_gym.row_parts import RowPart
-from jamboree_gym.steps import REWARD, ROW_WIDTH, TIMESTAMP, StepSchema, encode_rows
+from jamboree_gym.steps import (
+    REWARD,
+    ROW_WIDTH,
+    TERMINATED,
+    TIMESTAMP,
+    TRUNCATED,
+    StepSchema,
+    encode_rows,
+)
 from jamboree_gym.store.redis import AppendResult, IndexEntry
 
 __all__ = ["StepOutbox"]
@@ -53,7 +61,7 @@ class StepOutbox(RowBuffer):
         super().__init__(
             key, writer_id, mark, schema=schema, keep=keep, started_at=summary.started_at
         )
-        self.summary = summary
+        self.summary = replace(summary, writer=writer_id.hex())
         self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
@@ -93,13 +101,15 @@ class StepOutbox(RowBuffer):
             self._marked = False
             status = self._status  # before the rows: an end comes after the last of them
             parts = self._take()
+        if parts and status == "running":
+            status = _told_by(parts[-1])
         if self.error is not None:
             return
         for part in parts:
             self._batches.append(self._batch(part))
             self._summarise(part, status if part is parts[-1] else "running")
             self._summaries.append(self.summary)
-        if status != self.summary.status:
+        if status not in ("running", self.summary.status):
             self.summary = replace(self.summary, status=status)
 
     def _batch(self, part: RowPart) -> Batch:
@@ -133,6 +143,7 @@ class StepOutbox(RowBuffer):
             known.seed,
             known.tags,
             known.vector_index,
+            known.writer,
         )
 
     def _note(self) -> tuple[bytes, IndexEntry | None]:
@@ -182,3 +193,10 @@ class StepOutbox(RowBuffer):
                     "rows that this process did not write. Give the episode another id."
                 )
             )
+
+
+def _told_by(part: RowPart) -> EpisodeStatus:
+    """What the newest row says of the episode: it may be here a moment before `end` is called."""
+    if part.rows[TERMINATED - ROW_WIDTH]:
+        return "terminated"
+    return "truncated" if part.rows[TRUNCATED - ROW_WIDTH] else "running"

@@ -41,7 +41,9 @@ __all__ = [
     "INFO",
     "REWARD",
     "ROW_WIDTH",
+    "TERMINATED",
     "TIMESTAMP",
+    "TRUNCATED",
     "FlatRows",
     "Rows",
     "SchemaChanges",
@@ -62,7 +64,8 @@ that is a fifth of the recorder's time where many short episodes are recorded.
 """
 
 ROW_WIDTH = 8
-REWARD, TIMESTAMP, INFO, ANNOTATION = 2, 5, 6, 7  # positions in a row
+REWARD, TERMINATED, TRUNCATED = 2, 3, 4  # positions in a row
+TIMESTAMP, INFO, ANNOTATION = 5, 6, 7
 
 _PREFIX = struct.Struct("<8sI")
 _NO_REST = msgspec.msgpack.encode(([], []))

@@ -12,18 +12,27 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from jamboree_gym.errors import InvalidRecord, JamboreeClosed, JamboreeError, UnsavedRecords
+from jamboree_gym.errors import (
+    InvalidRecord,
+    JamboreeClosed,
+    JamboreeError,
+    StoreUnavailable,
+    UnsavedRecords,
+)
+from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import MAX_APPEND_BYTES, Outbox
 from jamboree_gym.store.redis import Append, RedisStore
 
-__all__ = ["WriteMode", "Writer"]
+__all__ = ["WhenFull", "WriteMode", "Writer"]
 
 WriteMode = Literal["buffered", "sync", "fsync"]
+WhenFull = Literal["block", "raise"]
 
 APPENDS_PER_ROUND_TRIP = 256
 CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
+LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting
 
 log = logging.getLogger("jamboree_gym")
 
@@ -33,32 +42,41 @@ class Writer:
 
     Args:
         store: Where the batches go.
+        lease: Goes there before them.
         background: Whether the thread delivers what is marked; if not, it only repeats what
             `deliver` could not bring there.
         fsync: Whether each delivery waits until the server has it on disk.
         flush_interval_s: A record waits no longer than this for its delivery to begin.
-        max_pending_bytes: With this much undelivered, `admit` blocks.
+        max_pending_bytes: More than this undelivered, and `admit` lets nobody through.
+        when_full: Whether it blocks then, or raises.
 
     Attributes:
-        needs_admission: Whether to call `admit` after every put: much is waiting, or the thread
-            has failed.
+        needs_admission: Whether to call `admit` before a put: as much as may is waiting, or the
+            thread has failed.
+        has_outage: Whether to `look` after a put, because the server does not answer.
     """
 
     def __init__(
         self,
         store: RedisStore,
+        lease: Lease,
         *,
         background: bool,
         fsync: bool,
         flush_interval_s: float,
         max_pending_bytes: int,
+        when_full: WhenFull,
     ) -> None:
         self.needs_admission = False
+        self.has_outage = False
         self._store = store
+        self._lease = lease
         self._background = background
         self._fsync = fsync
         self._pause_s = flush_interval_s / 3  # the rest is for the delivery and a busy machine
         self._max_pending_bytes = max_pending_bytes
+        self._when_full = when_full
+        self._look_after = 0.0
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
         self._refused: dict[Outbox, JamboreeError] = {}
@@ -71,7 +89,7 @@ class Writer:
         self._closing = False
         self._outage: Exception | None = None
         self._failure: Exception | None = None
-        self._has_warned_of_blocking = False
+        self._has_said_full = False
 
     # -- the caller's side ------------------------------------------------------------------
 
@@ -99,38 +117,66 @@ class Writer:
                     log.warning("no background thread (%s): saves wait for flush or close", error)
         self._work.set()
 
+    def look(self) -> None:
+        """See whether more is waiting than may; seldom where it takes long to add up."""
+        if time.monotonic() < self._look_after:
+            return
+        began = time.thread_time()  # without the time that other threads took meanwhile
+        if self._is_full:
+            self.needs_admission = True
+        self._look_after = time.monotonic() + (time.thread_time() - began) / LOOK_SHARE
+
+    @property
+    def _is_full(self) -> bool:
+        return self.pending_bytes > self._max_pending_bytes
+
     def admit(self) -> None:
-        """Block while more than `max_pending_bytes` wait for a server that does not answer.
+        """Block or raise while more than `max_pending_bytes` wait.
+
+        It raises only where the server does not answer; one that is slow is waited for.
 
         Raises:
+            StoreUnavailable: So it is; nothing is lost. Says what to do.
             JamboreeError: The thread has failed in a way that nobody thought of. It goes on trying.
         """
         self._raise_failure()
-        if self.pending_bytes <= self._max_pending_bytes:
-            return
-        self._warn_of_blocking()
         with self._delivered:
-            while self.pending_bytes > self._max_pending_bytes and not self._closing:
-                self._delivered.wait(self._pause_s or BACKOFF_S[0])
+            while self._is_full and not self._closing:
+                self._say_full()
+                if self._outage is not None and self._when_full == "raise":
+                    raise self._full_error(self._outage) from self._outage
+                self._delivered.wait(BACKOFF_S[0])
                 self._raise_failure()
+        self.needs_admission = False  # the next look sets it again
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise JamboreeError(
                 f"the background writer failed: {failure!r}; {self.unsaved} records wait in memory "
-                "and are tried again"
+                "and are tried again; what this call was to save is not among them: repeat it"
             ) from failure
 
-    def _warn_of_blocking(self) -> None:
-        if not self._has_warned_of_blocking:
-            self._has_warned_of_blocking = True
+    def _say_full(self) -> None:
+        """Once per outage."""
+        if not self._has_said_full:
+            self._has_said_full = True
+            raises = self._outage is not None and self._when_full == "raise"
             log.warning(
-                "%.0f MiB wait for Redis at %s: saving blocks until it answers (%s)",
+                "%.0f MiB wait for Redis at %s: saving %s until it answers (%s)",
                 self.pending_bytes / 2**20,
                 self._store.where,
+                "raises StoreUnavailable" if raises else "blocks",
                 self._outage or "it is slower than what is saved",
             )
+
+    def _full_error(self, outage: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.unsaved} records ({self.pending_bytes / 2**20:.1f} MiB, max_pending_bytes is "
+            f"{self._max_pending_bytes / 2**20:.1f} MiB) wait for Redis at {self._store.where}: "
+            f"{outage}. Nothing is lost, and nothing was done: repeat the call when Redis is back, "
+            'or open the Jamboree with when_full="block"'
+        )
 
     @property
     def pending_bytes(self) -> int:
@@ -243,16 +289,17 @@ class Writer:
         elif self._outage is None:
             log.warning("%s; what is saved meanwhile waits in memory", error)
         self._outage = error
-        is_much = self.pending_bytes * 2 > self._max_pending_bytes
-        self.needs_admission = is_much or self._failure is not None
+        self.has_outage = True
+        if self._is_full or self._failure is not None:
+            self.needs_admission = True
 
     def _recover(self) -> None:
         if self._outage is not None:
             log.info("Redis at %s answers again", self._store.where)
-        if self._has_warned_of_blocking and self.pending_bytes * 2 <= self._max_pending_bytes:
-            self._has_warned_of_blocking = False
+        if self._has_said_full and self.pending_bytes * 2 <= self._max_pending_bytes:
+            self._has_said_full = False
         self._outage = self._failure = None
-        self.needs_admission = False
+        self.has_outage = self.needs_admission = False
 
     def _deliver_dirty(self) -> None:
         with self._delivery_lock:
@@ -298,11 +345,13 @@ class Writer:
                 sent.append((outbox, append))
                 size += sum(map(len, append.frames))
         if sent:
+            self._lease.renew_if_due()
             self._send(sent)
         return done
 
     def _send(self, sent: Sequence[tuple[Outbox, Append]]) -> None:
         results = self._store.append([append for _, append in sent], fsync=self._fsync)
+        self._lease.renew_if_due()  # again: the server may have been replaced by an empty one
         for (outbox, _), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):
                 self._refuse(outbox, result)

@@ -248,6 +248,7 @@ def test_sync_and_buffered_save_on_every_kind_of_server(
         ({"flush_interval_s": -1.0}, "flush_interval_s"),
         ({"flush_interval_s": float("nan")}, "flush_interval_s"),
         ({"max_pending_bytes": 0}, "max_pending_bytes"),
+        ({"when_full": "drop"}, "when_full='drop': choose one of block, raise"),
         ({"namespace": ""}, "namespace"),
     ],
 )

@@ -41,6 +41,7 @@ LAYERS = [
     "outbox",
     "row_buffer",
     "step_outbox",
+    "lease",
     "writer",
     "connection",
     "backup_copy",

@@ -15,7 +15,7 @@ from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, Ja
 from jamboree_gym.layouts import Leaf
 from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND
-from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.row_buffer import LOOK_EVERY_BYTES, MAX_FRAME_BYTES, ROWS_PER_FRAME
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.steps import ROW_WIDTH, StepSchema, decode_rows
@@ -164,6 +164,23 @@ def test_only_the_first_end_counts() -> None:
     box.end("abandoned")
 
     assert box.status == "terminated"
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"), [((True, True), "terminated"), ((False, True), "truncated")]
+)
+def test_a_last_row_that_is_sealed_before_the_end_is_announced_ends_the_episode(
+    ends: tuple[bool, bool], status: EpisodeStatus
+) -> None:
+    box = begun()
+    box.put(0, OBSERVATION, 1.0, *ends, None)
+    box.seal()
+    assert box.summary.status == status
+    box.seal()
+    assert box.summary.status == status
+    box.end(status)
+    box.seal()
+    assert (box.summary.status, box.summary.steps) == (status, 1)
 
 
 def test_the_summary_is_never_ahead_of_the_rows() -> None:

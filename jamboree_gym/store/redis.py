@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -266,6 +266,23 @@ class RedisStore:
     def _scan(self, pattern: str) -> list[bytes]:
         found = self._link.run(lambda: list(self.client.scan_iter(match=pattern, count=1000)))
         return cast("list[bytes]", found)
+
+    # -- who is alive -----------------------------------------------------------------------
+
+    @property
+    def losses(self) -> int:
+        """How many connections have been lost: what was known of the server may be untrue."""
+        return self._link.losses
+
+    def put_lease(self, writer: str, holder: str, seconds: float) -> None:
+        """Say that a writer lives, for so long."""
+        self._link.call("SET", self.keyspace.lease(writer), holder, "PX", int(seconds * 1000))
+
+    def living(self, writers: Collection[str]) -> set[str]:
+        """Which of these writers hold a lease."""
+        names = sorted(writers)
+        leases = self._link.call("MGET", *map(self.keyspace.lease, names)) if names else []
+        return {name for name, lease in zip(names, leases, strict=True) if lease is not None}
 
     # -- backup's side ----------------------------------------------------------------------
 

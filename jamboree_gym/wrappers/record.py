@@ -111,13 +111,22 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ObsType, dict[str, Any]]:
-        """Reset the environment and begin a new episode."""
+        """Reset the environment and begin a new episode.
+
+        Raises:
+            StoreUnavailable: As `step`.
+        """
+        self._recorder.admit()
         rng_state = None if seed is not None else rng_state_of(self.env)
         kept_options = self._recorder.kept_options(options)
-        result = self.env.reset(seed=seed, options=options)
-        self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
-        if self._renders is not None:
-            self._renders.begin(self._recorder.episode_id)
+        try:
+            result = self.env.reset(seed=seed, options=options)
+            self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
+            if self._renders is not None:
+                self._renders.begin(self._recorder.episode_id)
+        except BaseException:
+            self._recorder.break_off()
+            raise
         return result
 
     def _rendered(self) -> Any:
@@ -132,14 +141,27 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             generator.bit_generator.state = state
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment and record what it returned."""
+        """Step the environment and record what it returned.
+
+        A Ctrl-C in the middle abandons the episode, because the environment may have moved.
+
+        Raises:
+            StoreUnavailable: `max_pending_bytes` wait for a Redis that does not answer, and the
+                Jamboree was opened with `when_full="raise"`. The environment has not moved: repeat
+                the call when Redis is back.
+        """
         if not self._recorder.is_recording:
             return self.env.step(action)
+        self._recorder.admit()
         taken = action if isinstance(action, _SCALARS) else _copied(action)
-        result = self.env.step(action)
-        self._recorder.step(taken, *result)
-        if self._renders is not None:
-            self._renders.step()
+        try:
+            result = self.env.step(action)
+            self._recorder.step(taken, *result)
+            if self._renders is not None:
+                self._renders.step()
+        except (KeyboardInterrupt, SystemExit):
+            self._recorder.break_off()
+            raise
         return result
 
     def close(self) -> None:
