@@ -33,6 +33,7 @@ AT_ONCE = 3
 FLUSH_INTERVAL_S = 0.5
 STEPS = 80_000
 EPISODES = 1 << 14
+MAX_EPISODE_STEPS = 4000
 VERIFIED = 3  # so many of each trainer's episodes are simulated again, beside the cut one
 
 # Shared memory outlives the trainer: number of episodes begun and of steps returned; of each
@@ -48,13 +49,15 @@ TRAINER = """
 import mmap, sys, time
 import gymnasium as gym
 from jamboree_gym import Jamboree
-from test_trainer_kill import COUNTS, EPISODE, FLUSH_INTERVAL_S, STEP, STEPS, STEPS_AT, policy
+from test_trainer_kill import (
+    COUNTS, EPISODE, FLUSH_INTERVAL_S, MAX_EPISODE_STEPS, STEP, STEPS, STEPS_AT, policy
+)
 
 url, namespace, run, path = sys.argv[1:]
 with open(path, "r+b") as file:
     memory = mmap.mmap(file.fileno(), 0)
 jam = Jamboree(url, namespace=namespace, flush_interval_s=FLUSH_INTERVAL_S)
-env = jam.record(gym.make("CartPole-v1"), run=run)
+env = jam.record(gym.make("CartPole-v1", max_episode_steps=MAX_EPISODE_STEPS), run=run)
 episodes = steps = 0
 while steps < STEPS:
     observation, _ = env.reset(seed=episodes)
@@ -77,11 +80,11 @@ time.sleep(3600)
 
 
 def policy(episode: int) -> Callable[[np.ndarray], int]:
-    """What the trainer does: some 20 steps at random, or 500 in which it balances the pole."""
-    if episode % 4:
+    """What the trainer does: some 20 steps at random, or 4,000 in which it balances the pole."""
+    if episode % 8:
         actions = iter(np.random.default_rng(episode).integers(0, 2, 500).tolist())
         return lambda _: next(actions)
-    return lambda observation: int(observation[2] + observation[3] > 0)
+    return lambda seen: int(0.05 * seen[0] + 0.1 * seen[1] + seen[2] + 0.5 * seen[3] > 0)
 
 
 @dataclass
@@ -237,4 +240,5 @@ def test_a_killed_trainer_leaves_whole_episodes_and_one_that_is_cut(
             f"{_spread([loss.run_s for loss in losses])} s; flush_interval_s is {FLUSH_INTERVAL_S}"
         )
     assert by_status.keys() <= {"terminated", "truncated", "interrupted"}
+    assert 0 < by_status["interrupted"] <= len(killed)
     assert max(loss.run_s for loss in losses) <= FLUSH_INTERVAL_S
