@@ -32,7 +32,8 @@ APPENDS_PER_ROUND_TRIP = 256
 CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
-LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting
+LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
+QUICK_LOOK_S = 1e-4  # ... unless that is soon done
 
 log = logging.getLogger("jamboree_gym")
 
@@ -124,7 +125,8 @@ class Writer:
         began = time.thread_time()  # without the time that other threads took meanwhile
         if self._is_full:
             self.needs_admission = True
-        self._look_after = time.monotonic() + (time.thread_time() - began) / LOOK_SHARE
+        took_s = time.thread_time() - began
+        self._look_after = time.monotonic() + max(0.0, took_s - QUICK_LOOK_S) / LOOK_SHARE
 
     @property
     def _is_full(self) -> bool:

@@ -45,12 +45,14 @@ def notes(jam: Jamboree, count: int = 3, name: str = "n") -> NoteHandler:
 
 
 def everything(jam: Jamboree) -> Dump:
-    """All that Redis holds of a namespace, in raw bytes."""
+    """All that Redis holds of a namespace, in raw bytes, but for signs of life."""
     jam.flush()
     found: Dump = {}
     for key in sorted(jam.redis.scan_iter(f"{jam.keyspace.namespace}:*", count=1000)):
         kind = jam.redis.type(key)
         name = key.decode()
+        if name.startswith(jam.keyspace.lease("")):
+            continue
         if kind == b"list":
             found[name] = jam.redis.lrange(key, 0, -1)
         elif kind == b"hash":

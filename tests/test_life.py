@@ -222,7 +222,9 @@ def test_workers_of_a_subproc_vec_env_record_until_they_are_closed(
     check_workers(valkey, namespace, jam, tmp_path / "workers.py", "subproc", context)
 
 
-WORKER_END = """
+WORKER_END = (
+    IGNORE_FORK_WARNING
+    + """
 import multiprocessing, sys
 
 from processes import NoteHandler
@@ -242,6 +244,7 @@ if __name__ == "__main__":
     worker.start()
     worker.join()
 """
+)
 
 
 def test_a_worker_process_that_ends_without_close_loses_nothing(
