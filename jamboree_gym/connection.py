@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from multiprocessing import parent_process, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -66,6 +67,7 @@ class Connection:
         self.write_mode = write
         self._is_sync = write != "buffered"
         self.writer_id = os.urandom(8)
+        self._episodes = count()
         self.run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
         self._home = home
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
@@ -161,6 +163,11 @@ class Connection:
                 outbox = RecordOutbox(key, self.writer_id, self.writer.mark)
                 self._outboxes[key] = outbox
             return outbox
+
+    def new_episode_id(self) -> str:
+        """A fresh id: 32 hexadecimal digits that sort by time of creation."""
+        writer, number = self.writer_id.hex(), next(self._episodes)
+        return f"{int(time.time() * 1000):012x}{writer}{number & 0xFFFF:04x}"
 
     def adopt(self, outbox: Outbox) -> None:
         """Make the outbox of an episode known, so that reads of its log see what it holds."""

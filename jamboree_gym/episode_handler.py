@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
@@ -25,15 +23,10 @@ from jamboree_gym.step_schema import StepSchema
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["EpisodeHandler", "new_episode_id"]
+__all__ = ["EpisodeHandler"]
 
 DEFAULT_LIMIT = 100
 BACKWARDS = slice(None, None, -1)
-
-
-def new_episode_id() -> str:
-    """A fresh id: 32 hexadecimal digits that sort by time of creation."""
-    return f"{int(time.time() * 1000):012x}{token_hex(10)}"
 
 
 class EpisodeHandler(DBHandler):
@@ -111,21 +104,22 @@ class EpisodeHandler(DBHandler):
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
         encoded = self._infos.encode(info, strict=self.strict_infos)
-        self["episode"] = summary.id
+        jam = self.event
         steps = StepOutbox(
-            self._key,
-            self.event.writer_id,
-            self.event.writer.mark,
+            jam.keyspace.episode(summary.id),
+            jam.writer_id,
+            jam.writer.mark,
             summary=summary,
             origin=origin,
             schema=self._schema,
             keep=self.limit + 1,
-            blobs=blobs,
+            blobs=blobs or {},
         )
-        self.event.adopt(steps)
+        self["episode"] = summary.id
+        jam.adopt(steps)
         steps.put_reset(observation, encoded)
         self._steps = self._open = steps
-        self._buffered = self.event.write_mode == "buffered"
+        self._buffered = jam.write_mode == "buffered"
         self._after_put()
 
     def step(

@@ -17,12 +17,16 @@ from gymnasium import spaces
 
 from jamboree_gym.codec import digest
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode_handler import EpisodeHandler, new_episode_id
+from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.infos import InfoEncoder, info_keys
+from jamboree_gym.layouts import as_array
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.values import encode_value
 
 __all__ = ["EpisodeRecorder"]
+
+_SCALARS = (bool, int, float, str, bytes, np.generic)
 
 log = logging.getLogger("jamboree_gym")
 
@@ -49,6 +53,7 @@ class EpisodeRecorder:
         InvalidRecord: A tag cannot be kept, the run is no name, or the keys of infos are none.
 
     Attributes:
+        jam: Where it records.
         handler: Stands on the current episode.
         is_recording: Whether an episode has begun and not ended.
     """
@@ -70,13 +75,14 @@ class EpisodeRecorder:
     ) -> None:
         if run is not None and not isinstance(run, str):
             raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
-        self._jam = jam
+        self.jam = jam
         self.handler = handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
         self.handler.strict_infos = strict_infos
         self.run = jam.run if run is None else run
         self.is_recording = False
+        self._annotation: dict[str, Any] | None = None
         self._env_id = env_id
         self._tags = deepcopy(jam.check_tags(tags or {}))
         self._info_keys = info_keys(record_infos)
@@ -110,8 +116,8 @@ class EpisodeRecorder:
             StoreUnavailable: So much waits, and the Jamboree was opened with `when_full="raise"`.
                 Nothing is lost: repeat the call when Redis is back.
         """
-        if self._jam.writer.needs_admission:
-            self._jam.writer.admit()
+        if self.jam.writer.needs_admission:
+            self.jam.writer.admit()
 
     def begin(
         self,
@@ -125,12 +131,13 @@ class EpisodeRecorder:
     ) -> None:
         """Begin an episode with what a reset returned; one that has not ended is abandoned."""
         started_at = time.time()
+        self._annotation = None
         self.abandon()
         self.handler.begin(
             observation,
             self._kept_info(info) if info else info,
             summary=EpisodeSummary(
-                id=new_episode_id(),
+                id=self.jam.new_episode_id(),
                 env_id=self._env_id,
                 run=self.run,
                 status="running",
@@ -141,6 +148,7 @@ class EpisodeRecorder:
                 seed=seed,
                 tags=self._tags,
                 vector_index=self._vector_index,
+                writer=self.jam.writer_id.hex(),
             ),
             origin=EpisodeOrigin(seed, rng_state, options, self._provenance, follows),
             blobs=self._blobs,
@@ -173,11 +181,28 @@ class EpisodeRecorder:
                 terminated,
                 truncated,
                 self._kept_info(info) if info else info,
+                self._take_annotation() if self._annotation is not None else None,
             )
         except (InvalidRecord, UnsupportedSpace):
             self.is_recording = False
             self.handler.end("abandoned")
             raise
+
+    def annotate(self, values: Mapping[str, Any]) -> None:
+        """Keep this beside the next step, with what was said of it before.
+
+        Raises:
+            InvalidRecord: A value cannot be stored; names it.
+        """
+        try:
+            said = {name: _copied(value) for name, value in values.items()}
+        except InvalidRecord as error:
+            raise InvalidRecord(f"the annotation cannot be recorded: {error}") from error
+        self._annotation = said if self._annotation is None else {**self._annotation, **said}
+
+    def _take_annotation(self) -> dict[str, Any] | None:
+        said, self._annotation = self._annotation, None
+        return said
 
     def abandon(self) -> None:
         """End an episode that is still going on."""
@@ -196,6 +221,19 @@ class EpisodeRecorder:
         if self.is_recording:
             self.is_recording = False
             log.info("episode %s goes on in the parent of this process", self.episode_id)
+
+
+def _copied(value: Any) -> Any:
+    """A value of our own. What NumPy makes an array of numbers of becomes one (lists, tensors)."""
+    if isinstance(value, _SCALARS):
+        return value
+    if isinstance(value, dict):
+        return {name: _copied(part) for name, part in value.items()}
+    array = as_array(value)
+    if array is not None:
+        return np.array(array)
+    encode_value(value)  # raises where it cannot be
+    return deepcopy(value)
 
 
 _recorders: weakref.WeakSet[EpisodeRecorder] = weakref.WeakSet()

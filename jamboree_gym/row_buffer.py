@@ -22,7 +22,7 @@ from jamboree_gym.codec import CODEC_STEPS
 from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.layouts import ENCODED, Group, layout_of, share_columns
 from jamboree_gym.outbox import Outbox
-from jamboree_gym.packing import Misfit, pack_any, packer, variable_bytes
+from jamboree_gym.packing import Misfit, pack_any, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import ROW_WIDTH, Rows, rows_to_arrays
@@ -84,6 +84,7 @@ class RowBuffer(Outbox, ABC):
         self._schemas.append((first_row, schema))
         self._pack_observation = schema.pack_observation
         self._pack_action = schema.pack_action
+        self._pack_annotation = schema.pack_annotation
         self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
         self._has_encoded = schema.has_encoded
         self._look_every = max(1, min(ROWS_PER_FRAME, LOOK_EVERY_BYTES // self._row_bytes))
@@ -157,9 +158,6 @@ class RowBuffer(Outbox, ABC):
         self._announce()
         return True
 
-    def _pack_annotation(self, annotation: Mapping[str, Any]) -> Any:
-        return packer(self.schema.annotation)(annotation)
-
     def _encoded_bytes(self, action: Any, observation: Any) -> int:
         schema = self.schema
         of_action = variable_bytes(action, schema.action)
@@ -218,7 +216,7 @@ class RowBuffer(Outbox, ABC):
         return StepSchema(  # it changes all the time: no more columns for what does
             _settled(schema.observation, known.observation),
             _settled(schema.action, known.action),
-            _settled(said, known.annotation),
+            said if said.names != known.annotation.names else _settled(said, known.annotation),
         )
 
     def recent(self, n: int) -> Rows | None:

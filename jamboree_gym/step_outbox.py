@@ -61,14 +61,14 @@ class StepOutbox(RowBuffer):
         super().__init__(
             key, writer_id, mark, schema=schema, keep=keep, started_at=summary.started_at
         )
-        self.summary = replace(summary, writer=writer_id.hex())
+        self.summary = summary
         self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
         self._summaries: deque[EpisodeSummary] = deque()  # after each of self._batches
         self._note_sent: EpisodeSummary | None = None
         self._note_stored: EpisodeSummary | None = None
-        self._blobs_used = dict(blobs or {})
+        self._blobs_used: Mapping[str, bytes] = blobs or {}
 
     @property
     def status(self) -> EpisodeStatus:
@@ -115,7 +115,8 @@ class StepOutbox(RowBuffer):
     def _batch(self, part: RowPart) -> Batch:
         rows, schema = part.rows, part.schema
         for used in (schema, *(changed for _, changed in part.changes)):
-            self._blobs_used.setdefault(used.digest, used.blob)
+            if used.digest not in self._blobs_used:
+                self._blobs_used = {**self._blobs_used, used.digest: used.blob}
         frame = encode_frame(
             codec=CODEC_STEPS,
             start=part.start,

@@ -95,6 +95,11 @@ class StepSchema:
         return packer(self.action)
 
     @cached_property
+    def pack_annotation(self) -> Pack:
+        """Packs an annotation of this layout."""
+        return packer(self.annotation)
+
+    @cached_property
     def action_filler(self) -> Any:
         """What row 0 holds for an action."""
         return filler(self.action)

@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
+from jamboree_gym.layouts import as_array
 from jamboree_gym.provenance import describe_sub_env
 from jamboree_gym.recorder import EpisodeRecorder
 
@@ -173,6 +174,21 @@ class VectorRecorder:
             if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
                 self._give_up(index)
 
+    def annotate(self, values: Mapping[str, Any]) -> None:
+        """Keep this beside the next step of each sub-environment.
+
+        Args:
+            values: By name; a scalar for all alike, else an array, list or dict of such with one
+                value for each.
+
+        Raises:
+            InvalidRecord: A value has another length, or cannot be stored; names it.
+        """
+        size = len(self._recorders)
+        shares = {name: _shares(value, size, name) for name, value in values.items()}
+        for index, recorder in enumerate(self._recorders):
+            recorder.annotate({name: share[index] for name, share in shares.items()})
+
     def miss(self, index: int, reason: str) -> None:
         """A step of one sub-environment cannot be kept, so its episode is abandoned."""
         if self._recorders[index].is_recording:
@@ -207,6 +223,24 @@ class VectorRecorder:
         self._unbroken = [None] * len(self._recorders)
         with suppress(JamboreeError):  # another error is on its way
             self.abandon()
+
+
+def _shares(value: Any, size: int, name: str) -> Sequence[Any]:
+    """What of a value is for each sub-environment."""
+    if isinstance(value, (bool, int, float, str, bytes, np.generic)):
+        return [value] * size
+    if isinstance(value, dict):
+        parts = {key: _shares(part, size, f"{name}.{key}") for key, part in value.items()}
+        return [{key: part[index] for key, part in parts.items()} for index in range(size)]
+    array = as_array(value)
+    shape = () if array is None else array.shape
+    shares: Sequence[Any] = list(value) if array is None else list(array) if shape else []
+    if len(shares) != size:
+        raise InvalidRecord(
+            f"the annotation {name} has no value for each of the {size} sub-environments, "
+            f"but {len(shares)}, of shape {shape[1:]}"
+        )
+    return shares
 
 
 def copied_batch(actions: Any) -> Any:

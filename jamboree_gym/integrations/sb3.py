@@ -156,6 +156,20 @@ class VecRecordEpisodes(VecEnvWrapper):
             self._recorder.miss(i, f"the last observation is not in infos[{_LAST_OBSERVATION!r}]")
         self._recorder.begin(i, observation, self.reset_infos[i])
 
+    def annotate(self, **values: Any) -> None:
+        """Say something of the next step: it is recorded beside it.
+
+        As `jamboree_gym.wrappers.RecordEpisodes.annotate`, where the names are explained.
+
+        Args:
+            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
+                dict of such.
+
+        Raises:
+            InvalidRecord: A value has another length, or cannot be stored; names it.
+        """
+        self._recorder.annotate(values)
+
     def close(self) -> None:
         """Close the VecEnv; episodes that have not ended are abandoned."""
         try:

@@ -150,19 +150,49 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
                 Jamboree was opened with `when_full="raise"`. The environment has not moved: repeat
                 the call when Redis is back.
         """
-        if not self._recorder.is_recording:
+        recorder = self._recorder
+        if not recorder.is_recording:
             return self.env.step(action)
-        self._recorder.admit()
+        if recorder.jam.writer.needs_admission:
+            recorder.admit()
         taken = action if isinstance(action, _SCALARS) else _copied(action)
         try:
             result = self.env.step(action)
-            self._recorder.step(taken, *result)
+            recorder.step(taken, *result)
             if self._renders is not None:
                 self._renders.step()
         except (KeyboardInterrupt, SystemExit):
-            self._recorder.break_off()
+            recorder.break_off()
             raise
         return result
+
+    def annotate(self, **values: Any) -> None:
+        """Say something of the next step: it is recorded beside it.
+
+        Whatever the agent knows when it acts. These names mean the same everywhere:
+
+        | name | what | dtype |
+        |---|---|---|
+        | `value` | its estimate of the return from the current observation | float |
+        | `log_prob` | log-probability (or density) of the action that it takes | float |
+        | `policy_version` | number of updates that its policy has had | int |
+        | `q_values` | its estimate for each action | float (n,) |
+
+        Calls before one step add up. What is said before a reset is dropped.
+
+        Args:
+            **values: Scalars or arrays by name; dicts and tuples of these; any dtype.
+
+        Raises:
+            InvalidRecord: A value cannot be stored; names it.
+
+        Example:
+            >>> env.annotate(value=0.7, log_prob=-0.69)
+            >>> env.step(1)
+            >>> jam.episode(env.episode_id).data().annotations["value"]
+            array([0.7])
+        """
+        self._recorder.annotate(values)
 
     def close(self) -> None:
         """Close the environment; an episode that has not ended is abandoned."""

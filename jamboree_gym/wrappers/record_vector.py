@@ -181,6 +181,20 @@ class RecordEpisodes(VectorWrapper):
         self._recorder.begin(i, observation, info)
         return False
 
+    def annotate(self, **values: Any) -> None:
+        """Say something of the next step: it is recorded beside it.
+
+        As `jamboree_gym.wrappers.RecordEpisodes.annotate`, where the names are explained.
+
+        Args:
+            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
+                dict of such.
+
+        Raises:
+            InvalidRecord: A value has another length, or cannot be stored; names it.
+        """
+        self._recorder.annotate(values)
+
     def close(self, **kwargs: Any) -> None:
         """Close the environment; episodes that have not ended are abandoned."""
         try:

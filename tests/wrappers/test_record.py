@@ -712,3 +712,99 @@ def test_a_factory_can_be_sent_to_another_process(
 
     assert done.returncode == 0, done.stderr
     assert jam.episodes(run="worker").last().summary.seed == 5
+
+
+# -- what the agent says ----------------------------------------------------------------------
+
+
+def test_what_the_agent_says_is_beside_the_next_step(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+    env.annotate(value=np.float32(0.5), policy_version=7)
+    env.annotate(q_values=np.array([0.25, 0.75]))
+    env.step(ACTION)
+    env.step(ACTION)
+    episode = jam.episode(env.episode_id)
+
+    first, second = episode.steps()
+    data = episode.data()
+
+    assert first.annotation["value"] == np.float32(0.5)
+    assert type(first.annotation["value"]) is np.float32
+    assert type(first.annotation["policy_version"]) is int
+    assert first.annotation["q_values"].tolist() == [0.25, 0.75]
+    assert second.annotation == {}
+    assert data.annotated.tolist() == [True, False]
+    np.testing.assert_array_equal(data.annotations["value"], [0.5, np.nan])
+    assert data.annotations["q_values"].shape == (2, 2)
+
+
+def test_an_annotation_is_kept_as_it_was_when_it_was_said(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+    buffer = np.zeros(2)
+    env.annotate(q_values=buffer)
+    buffer[:] = 9.0
+    env.step(ACTION)
+
+    assert next(iter(jam.episode(env.episode_id).steps())).annotation["q_values"].tolist() == [0, 0]
+
+
+def test_what_is_said_before_a_reset_is_dropped(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+    env.annotate(value=1.0)
+    env.reset()
+    env.step(ACTION)
+
+    assert not jam.episode(env.episode_id).data().annotated.any()
+
+
+def test_names_may_come_and_go(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv(length=100))
+    env.reset()
+    said: list[dict[str, Any]] = [{"a": 1.0}, {"b": 2}, {}, {"a": 3.0, "b": 4}, {"a": "text"}] * 9
+    for values in said:
+        if values:
+            env.annotate(**values)
+        env.step(ACTION)
+    episode = jam.episode(env.episode_id)
+
+    assert [step.annotation for step in episode.steps()] == said
+    assert len(episode.data().annotations["a"]) == len(said)
+    assert episode.recent(2).annotated.tolist() == [True, True]
+    assert [step.annotation for step in env.handler.recent(3)] == said[-3:]
+
+
+def test_an_annotation_that_cannot_be_stored_is_named_when_it_is_said(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    env.reset()
+    with pytest.raises(InvalidRecord, match=r"the annotation cannot be recorded: .*function"):
+        env.annotate(policy=len)
+    env.step(ACTION)
+
+    assert len(jam.episode(env.episode_id)) == 1
+
+
+def test_an_agent_reaches_the_recorder_through_the_wrappers_above_it(jam: Jamboree) -> None:
+    recorded = jam.record(CountingEnv())
+    env = gym.wrappers.RecordEpisodeStatistics(recorded)
+    env.reset()
+    env.get_wrapper_attr("annotate")(value=0.5)
+    env.step(ACTION)
+
+    assert jam.episode(recorded.episode_id).data().annotations["value"].tolist() == [0.5]
+
+
+@pytest.mark.torch
+def test_a_tensor_is_kept_as_an_array(jam: Jamboree) -> None:
+    import torch
+
+    env = jam.record(CountingEnv())
+    env.reset()
+    env.annotate(value=torch.tensor(0.5), q_values=torch.zeros(3))
+    env.step(ACTION)
+
+    annotation = next(iter(jam.episode(env.episode_id).steps())).annotation
+    assert annotation["value"].dtype == np.float32
+    assert annotation["q_values"].shape == (3,)

@@ -910,3 +910,32 @@ def test_observations_that_the_batch_rounds_are_no_mismatch(
     report = verify(first)
     assert report, str(report)
     assert report.steps == 3
+
+
+# -- what the agent says ----------------------------------------------------------------------
+
+
+def test_what_the_agent_says_goes_to_each_sub_environment(jam: Jamboree, record: Record) -> None:
+    envs = record(SyncVectorEnv([make_cartpole] * 2))
+    envs.reset(seed=1)
+    envs.annotate(value=np.array([0.5, 0.25]), policy_version=7, q={"a": [[1, 2], [3, 4]]})
+    envs.step(np.array([0, 1]))
+    envs.step(np.array([0, 1]))
+
+    for i, id in enumerate(envs.episode_ids):
+        first, second = jam.episode(id).steps()
+        assert first.annotation["value"] == [0.5, 0.25][i]
+        assert first.annotation["policy_version"] == 7
+        assert first.annotation["q"]["a"].tolist() == [[1, 2], [3, 4]][i]
+        assert second.annotation == {}
+
+
+@pytest.mark.parametrize(
+    "value", [[0.5], np.zeros((3, 2)), np.array(0.5), {"a": [1, 2, 3]}], ids=str
+)
+def test_an_annotation_that_is_not_for_each_is_named(record: Record, value: Any) -> None:
+    envs = record(SyncVectorEnv([make_cartpole] * 2))
+    envs.reset(seed=1)
+
+    with pytest.raises(InvalidRecord, match=r"the annotation value.* for each of the 2"):
+        envs.annotate(value=value)
