@@ -77,7 +77,8 @@ class EpisodeHandler(DBHandler):
         """
         check_space(observation_space, "observation")
         check_space(action_space, "action")
-        self._schema = StepSchema(layout_of_space(observation_space), layout_of_space(action_space))
+        schema = StepSchema(layout_of_space(observation_space), layout_of_space(action_space))
+        self._schema = schema.shared
 
     def begin(
         self,
@@ -120,7 +121,8 @@ class EpisodeHandler(DBHandler):
         steps.put_reset(observation, encoded)
         self._steps = self._open = steps
         self._buffered = jam.write_mode == "buffered"
-        self._after_put()
+        if jam.writer.has_outage or not self._buffered:
+            self._after_put()
 
     def step(
         self,
@@ -155,6 +157,11 @@ class EpisodeHandler(DBHandler):
         if terminated or truncated:
             self.end("terminated" if terminated else "truncated")
 
+    def plain_steps(self, schema: StepSchema) -> StepOutbox | None:
+        """Where `put_plain` may put the next step, if it has this (shared) schema."""
+        steps = self._open
+        return steps if steps is not None and steps.schema is schema and self._buffered else None
+
     def end(self, status: EpisodeStatus) -> None:
         """The episode is over. A second call does nothing."""
         steps = self._open
@@ -162,11 +169,17 @@ class EpisodeHandler(DBHandler):
             self._schema = steps.schema
             steps.end(status)
             self._open = None  # last, so that one more call completes one that Ctrl-C has cut off
-            self._after_put()
+            if steps.error is not None or not self._buffered:
+                self._after_put()
 
     def _after_put(self) -> None:
         if self._steps is not None:
             self.event.after_put(self._steps, self._steps.pending_bytes)
+
+    def look_at_what_waits(self, episodes: int) -> None:
+        """To be called now and then where `put_plain` fills so many episodes at once."""
+        if self._steps is not None:
+            self.event.after_put(self._steps, self._steps.pending_bytes * episodes)
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""

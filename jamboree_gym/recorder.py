@@ -22,6 +22,8 @@ from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.layouts import as_array
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.step_outbox import StepOutbox
+from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.values import encode_value
 
 __all__ = ["EpisodeRecorder"]
@@ -154,6 +156,12 @@ class EpisodeRecorder:
             blobs=self._blobs,
         )
         self.is_recording = True
+
+    def plain_steps(self, schema: StepSchema) -> StepOutbox | None:
+        """Where the next step may be put without further ado; None where it takes `step`."""
+        if self.is_recording and self._annotation is None:
+            return self.handler.plain_steps(schema)
+        return None
 
     def step(
         self,

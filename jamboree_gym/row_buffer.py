@@ -102,7 +102,7 @@ class RowBuffer(Outbox, ABC):
             layout = layout_of(observation, schema.observation)
             kept = pack_any(observation, layout, "observation")
             if layout != schema.observation:
-                self._use(0, StepSchema(layout, schema.action, schema.annotation))
+                self._use(0, StepSchema(layout, schema.action, schema.annotation).shared)
         if info is not None:
             self._variable_bytes_put += len(info)
         if self._has_encoded:
@@ -158,6 +158,19 @@ class RowBuffer(Outbox, ABC):
         self._announce()
         return True
 
+    def put_plain(self, kept_action: Any, kept: Any, reward: float, now: float) -> None:
+        """Queue a step of the newest layout that is packed already, is not the last, has no info.
+
+        For recorders of many environments, which pack all of them at once.
+        """
+        if now <= self._t_last:
+            now = math.nextafter(self._t_last, math.inf)
+        self._t_last = now
+        self._rows.extend((kept, kept_action, reward, False, False, now, None, None))
+        self._put_count += 1
+        if not self._marked:
+            self._announce()
+
     def _encoded_bytes(self, action: Any, observation: Any) -> int:
         schema = self.schema
         of_action = variable_bytes(action, schema.action)
@@ -193,7 +206,7 @@ class RowBuffer(Outbox, ABC):
                     and share_columns(schema.observation, known)
                 ):  # the reset's action is a filler, and takes the layout of the first action
                     self._rows[1] = schema.action_filler
-                    self._use(0, StepSchema(known, schema.action, schema.annotation))
+                    self._use(0, StepSchema(known, schema.action, schema.annotation).shared)
                 if schema != self.schema:
                     self._use(first_row, schema)
         return packed
@@ -209,15 +222,16 @@ class RowBuffer(Outbox, ABC):
             layout_of(observation, known.observation), layout_of(action, known.action), said
         )
         if schema.shares_columns_with(known):
-            return schema
+            return schema.shared
         self._relayouts += 1
         if self._relayouts <= MAX_RELAYOUTS:
-            return schema
-        return StepSchema(  # it changes all the time: no more columns for what does
+            return schema.shared
+        settled = StepSchema(  # it changes all the time: no more columns for what does
             _settled(schema.observation, known.observation),
             _settled(schema.action, known.action),
             said if said.names != known.annotation.names else _settled(said, known.annotation),
         )
+        return settled.shared
 
     def recent(self, n: int) -> Rows | None:
         """The newest n steps and the row before them, None where memory holds fewer."""

@@ -155,6 +155,11 @@ class StepSchema:
         """Name of the blob as a frame holds it."""
         return bytes.fromhex(self.digest)
 
+    @property
+    def shared(self) -> StepSchema:
+        """The one instance that all equal schemas share: their Arrow side is made only once."""
+        return _shared(self)
+
     def shares_columns_with(self, other: StepSchema) -> bool:
         """Whether rows of both fit into one frame."""
         return all(map(share_columns, self._layouts, other._layouts))
@@ -188,6 +193,11 @@ FindSchema = Callable[[str], StepSchema]
 
 def _arrow_type(column: Column) -> pa.DataType:
     return column.arrow_type() if isinstance(column, Leaf) else pa.binary()
+
+
+@lru_cache(maxsize=1024)
+def _shared(schema: StepSchema) -> StepSchema:
+    return schema
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -15,9 +16,10 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
-from jamboree_gym.layouts import as_array
+from jamboree_gym.layouts import NOTHING, Leaf, as_array, has_column
 from jamboree_gym.provenance import describe_sub_env
 from jamboree_gym.recorder import EpisodeRecorder
+from jamboree_gym.step_schema import StepSchema
 
 __all__ = ["VectorRecorder", "copied_batch"]
 
@@ -87,6 +89,7 @@ class VectorRecorder:
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self._errors: list[Exception] = []
+        self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
 
     @property
     def handlers(self) -> list[EpisodeHandler]:
@@ -174,6 +177,49 @@ class VectorRecorder:
             if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
                 self._give_up(index)
 
+    def admit(self) -> None:
+        """As `EpisodeRecorder.admit`: to be called before the environments move."""
+        self._recorders[0].admit()
+
+    def step_plain(self, actions: Any, observations: Any, rewards: Any, skipped: set[int]) -> bool:
+        """Keep one step of all sub-environments at once, if it is as plain as most are.
+
+        It is, where observations and actions are arrays of numbers, there are no infos, and none of
+        the episodes ends. A sub-environment that needs more (an annotation, say) gets it by itself.
+
+        Args:
+            actions: A batch of our own.
+            observations: A batch.
+            rewards: A batch.
+            skipped: Sub-environments that are not concerned.
+
+        Returns:
+            Whether it was done; if not, nothing was.
+        """
+        observed, acted = _packed_batch(observations), _packed_batch(actions)
+        gained = np.asarray(rewards)
+        if observed is None or acted is None or not has_column(gained.dtype):
+            return False
+        (layout, kept), (action_layout, taken) = observed, acted
+        if self._plain.observation != layout or self._plain.action != action_layout:
+            self._plain = StepSchema(layout, action_layout).shared
+        schema, gains, now = self._plain, gained.astype(np.float64).tolist(), time.time()
+        for index, recorder in enumerate(self._recorders):
+            if index in skipped:
+                continue
+            steps = recorder.plain_steps(schema)
+            if steps is None:
+                self.step(
+                    index, actions[index], observations[index], gains[index], False, False, {}
+                )
+                continue
+            try:
+                steps.put_plain(taken[index], kept[index], gains[index], now)
+            except Exception as error:  # noqa: BLE001 - raised by `batch`
+                self._errors.append(_named(error, index))
+        recorder.handler.look_at_what_waits(len(self._recorders))
+        return True
+
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step of each sub-environment.
 
@@ -241,6 +287,17 @@ def _shares(value: Any, size: int, name: str) -> Sequence[Any]:
             f"but {len(shares)}, of shape {shape[1:]}"
         )
     return shares
+
+
+def _packed_batch(batch: Any) -> tuple[Leaf, Sequence[Any]] | None:
+    """Layout of each value of a batch, and the values packed; None where it is no plain array."""
+    if batch.__class__ is not np.ndarray or not has_column(batch.dtype) or not batch.ndim:
+        return None
+    if batch.ndim == 1:
+        return Leaf(batch.dtype, (), "numpy"), list(batch)
+    leaf = Leaf(batch.dtype, batch.shape[1:], "array")
+    content, size = batch.tobytes(), leaf.nbytes
+    return leaf, [content[at : at + size] for at in range(0, size * len(batch), size or 1)]
 
 
 def copied_batch(actions: Any) -> Any:

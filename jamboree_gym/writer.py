@@ -116,7 +116,8 @@ class Writer:
                     self._thread = thread
                 except RuntimeError as error:  # the interpreter is ending, or has no threads left
                     log.warning("no background thread (%s): saves wait for flush or close", error)
-        self._work.set()
+        if not self._work.is_set():
+            self._work.set()
 
     def look(self) -> None:
         """See whether more is waiting than may; seldom where it takes long to add up."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from jamboree_gym.codec import Frame, Head
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice"]
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(NamedTuple):
     """Where a log is listed: one field in the summaries of its run.
 
     Attributes:
@@ -27,8 +28,7 @@ class IndexEntry:
     time: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Append:
+class Append(NamedTuple):
     """One atomic append: frames that continue each other, and a new note if there is one.
 
     Attributes:
@@ -45,7 +45,7 @@ class Append:
     frames: Sequence[bytes]
     note: bytes = b""
     entry: IndexEntry | None = None
-    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

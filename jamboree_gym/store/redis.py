@@ -135,7 +135,7 @@ class RedisStore:
             entry, frames = append.entry, append.frames
             keys += (append.key, space.summaries(entry.run if entry else ""))
             listing = _listing(entry)
-            arguments += (append.codec, append.note, *listing, len(frames), *frames)
+            arguments += (str(append.codec), append.note, *listing, str(len(frames)), *frames)
         return script_call(scripts.APPEND, keys, arguments)
 
     def read(self, key: str, start: int, stop: int) -> LogSlice | None:
@@ -314,7 +314,9 @@ class RedisStore:
 
 def _listing(entry: IndexEntry | None) -> tuple[Any, ...]:
     """What a script needs to list a log."""
-    return ("", "", "", 0) if entry is None else (entry.name, entry.summary, entry.run, entry.time)
+    if entry is None:
+        return "", "", "", "0"
+    return entry.name, entry.summary, entry.run, repr(entry.time)
 
 
 def _check_continuity(frames: Sequence[Frame], *, where: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -37,6 +38,7 @@ __all__ = ["Call", "RedisLink", "client_from_url"]
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 5.0
 _T = TypeVar("_T")
+_NUMBERS = frozenset({bool, int, float})
 _SCHEMES = ("redis", "rediss", "unix")
 # Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
@@ -147,14 +149,11 @@ class RedisLink:
 
     def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
         """One round trip, without a pipeline object's overhead."""
-        packable = [_without_numbers(call) for call in calls]
+        packed = b"".join([pack_command(_without_numbers(call)) for call in calls])
         connection = self._connection(check)
         try:
-            if len(packable) == 1:
-                connection.send_packed_command(connection.pack_command(*packable[0]))
-            else:
-                # One send: redis-py's pieces of 6 kB would be a system call each.
-                connection.send_packed_command([b"".join(connection.pack_commands(packable))])
+            # One send, past redis-py, whose pieces of 6 kB would be a system call each.
+            connection.send_packed_command([packed])
             answers = [_answer(connection) for _ in calls]
         except BaseException:
             self._drop(connection)  # half-read answers must never meet the next caller
@@ -237,7 +236,9 @@ def _without_numbers(call: Call) -> Call:
     hiredis 3.5 turns a number into text in C, where a Ctrl-C can come in; it does not look, and the
     process dies of a segmentation fault instead of a KeyboardInterrupt.
     """
-    return tuple(str(part) if isinstance(part, (int, float)) else part for part in call)
+    if not _NUMBERS.isdisjoint(map(type, call)):
+        return tuple([str(part) if type(part) in _NUMBERS else part for part in call])
+    return call
 
 
 def _answer(connection: Any) -> Any:

@@ -110,6 +110,7 @@ class RecordEpisodes(VectorWrapper):
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Reset the sub-environments, or those of `options["reset_mask"]`; their episodes begin."""
+        self._recorder.admit()
         chosen = self._chosen(options)
         seeds = self._seeds(seed)
         rng_states = self._rng_states([i for i in chosen if seeds[i] is None])
@@ -134,31 +135,48 @@ class RecordEpisodes(VectorWrapper):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the sub-environments and record what they returned."""
+        self._recorder.admit()
         taken = copied_batch(actions)
         awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
         rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
         with self._recorder.batch():
             result = self.env.step(actions)
-            observations, infos = self._split(result[0], result[4])
-            taken = list(iterate(self.action_space, taken))
-            rewards, terminations, truncations = (np.asarray(part).tolist() for part in result[1:4])
-            for i in range(self.num_envs):  # the hot loop
-                if awaited[i]:
-                    awaited[i] = False
-                    self._recorder.begin(i, observations[i], infos[i], rng_state=rng_states.get(i))
-                elif not (terminations[i] or truncations[i]):
-                    self._recorder.step(
-                        i, taken[i], observations[i], rewards[i], False, False, infos[i]
-                    )
-                else:
-                    awaited[i] = self._end(
-                        i,
-                        (taken[i], rewards[i], terminations[i], truncations[i]),
-                        observations[i],
-                        infos[i],
-                    )
+            self._record(taken, *result, awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result
+
+    def _record(
+        self,
+        taken: Any,
+        batch: Any,
+        rewards: Any,
+        terminations: Any,
+        truncations: Any,
+        batched_infos: dict[str, Any],
+        *,
+        awaited: list[bool],
+        rng_states: Mapping[int, Mapping[str, Any]],
+    ) -> None:
+        """Keep what a step returned; `awaited` becomes what the next one resets."""
+        ends = np.logical_or(terminations, truncations)
+        special = {*np.flatnonzero(ends).tolist(), *np.flatnonzero(awaited).tolist()}
+        if batched_infos or not self._recorder.step_plain(taken, batch, rewards, special):
+            special = set(range(self.num_envs))
+        if not special:
+            return
+        observations, infos = self._split(batch, batched_infos)
+        actions = list(iterate(self.action_space, taken))
+        for i in sorted(special):
+            if awaited[i]:
+                awaited[i] = False
+                self._recorder.begin(i, observations[i], infos[i], rng_state=rng_states.get(i))
+            elif not ends[i]:
+                reward = np.asarray(rewards[i]).item()
+                self._recorder.step(i, actions[i], observations[i], reward, False, False, infos[i])
+            else:
+                outcome = (actions[i], np.asarray(rewards[i]).item())
+                end = bool(terminations[i]), bool(truncations[i])
+                awaited[i] = self._end(i, (*outcome, *end), observations[i], infos[i])
 
     def _end(
         self, i: int, outcome: tuple[Any, Any, bool, bool], observation: Any, info: dict[str, Any]
