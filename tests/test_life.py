@@ -197,7 +197,7 @@ def check_workers(
     assert len({summary.writer for summary in summaries}) == 3
     for number in range(3):
         *ended_ones, last = [s for s in summaries if s.run == f"worker {number}"]
-        assert {summary.status for summary in ended_ones} == {"terminated"}
+        assert {summary.status for summary in ended_ones} <= {"terminated"}
         assert last.status in ("abandoned", "terminated")  # not running, not interrupted
         for summary in (*ended_ones, last):
             assert len(jam.episode(summary.id).data()) == summary.steps
