@@ -116,7 +116,7 @@ class Jamboree(Connection):
         """
         if not self._closed:
             for outbox in list(self._outboxes.values()):
-                if isinstance(outbox, StepOutbox):
+                if isinstance(outbox, StepOutbox) and outbox.error is None:
                     outbox.end("abandoned")
         super().close(timeout_s)
 

@@ -165,9 +165,9 @@ class StepOutbox(RowBuffer):
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
-        for _ in range(result.stored):
-            self._summaries.popleft()
         super().settle(result)
+        while len(self._summaries) > len(self._batches):  # also if Ctrl-C came in here last time
+            self._summaries.popleft()
         if self.error is None and self._note_sent is not None:
             self._note_stored = self._note_sent
             self._stored_status = self._note_sent.status

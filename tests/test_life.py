@@ -197,7 +197,7 @@ def check_workers(
     assert len({summary.writer for summary in summaries}) == 3
     for number in range(3):
         *ended_ones, last = [s for s in summaries if s.run == f"worker {number}"]
-        assert {summary.status for summary in ended_ones} == {"terminated"}
+        assert {summary.status for summary in ended_ones} <= {"terminated"}
         assert last.status in ("abandoned", "terminated")  # not running, not interrupted
         for summary in (*ended_ones, last):
             assert len(jam.episode(summary.id).data()) == summary.steps
@@ -335,8 +335,10 @@ def test_ctrl_c_leaves_a_prefix_that_is_not_running(
 
     summary = jam.episodes().last().summary
     assert summary.status == "abandoned"
-    assert steps <= summary.steps <= steps + 1 + 5 * (then == "go on")
-    check_counts(jam, summary.id, summary.steps)
+    kept = len(jam.episode(summary.id).data())
+    assert steps <= kept <= steps + 1 + 5 * (then == "go on")
+    assert kept - 1 <= summary.steps <= kept  # the step that was cut may be in the rows alone
+    check_counts(jam, summary.id, kept)
 
 
 class InterruptedEnv(CountingEnv):
