@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
 from jamboree_gym.frame import to_frame
 from jamboree_gym.handlers import DBHandler
 from jamboree_gym.infos import InfoEncoder
-from jamboree_gym.packing import rows_of
+from jamboree_gym.packing import Misfit, rows_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.spaces import check_space, layout_of_space
 from jamboree_gym.step_outbox import StepOutbox
@@ -43,6 +43,10 @@ class EpisodeHandler(DBHandler):
 
     Attributes:
         limit: Number of steps that `transactions` shows, and that stay in memory while recording.
+        info_keys: Which keys of infos are kept; None = all.
+        strict_infos: Whether an info that cannot be stored is an error.
+        annotation: What is said of the step that comes, by name.
+        writing: What the current episode is written to; None when none is.
         strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
             of what cannot.
     """
@@ -52,9 +56,11 @@ class EpisodeHandler(DBHandler):
         self.entity = "episode"
         self.required = {"episode": str}
         self.limit = DEFAULT_LIMIT
+        self.info_keys: Collection[str] | None = None
         self.strict_infos = False
+        self.annotation: dict[str, Any] | None = None
+        self.writing: StepOutbox | None = None
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
-        self._open: StepOutbox | None = None  # the same, until the episode ends
         self._schema: StepSchema | None = None
         self._infos = InfoEncoder()
         self._buffered = True
@@ -63,7 +69,7 @@ class EpisodeHandler(DBHandler):
         """Set a required key; another episode ends the writing of the current one."""
         super().__setitem__(name, value)
         if self._steps is not None and self._steps.summary.id != value:
-            self._steps = self._open = None
+            self._steps = self.writing = None
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -104,7 +110,8 @@ class EpisodeHandler(DBHandler):
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
-        encoded = self._infos.encode(info, strict=self.strict_infos)
+        encoded = self._encoded(info) if info else None
+        self.annotation = None
         jam = self.event
         steps = StepOutbox(
             jam.keyspace.episode(summary.id),
@@ -119,7 +126,7 @@ class EpisodeHandler(DBHandler):
         self["episode"] = summary.id
         jam.adopt(steps)
         steps.put_reset(observation, encoded)
-        self._steps = self._open = steps
+        self._steps = self.writing = steps
         self._buffered = jam.write_mode == "buffered"
         if jam.writer.has_outage or not self._buffered:
             self._after_put()
@@ -144,31 +151,77 @@ class EpisodeHandler(DBHandler):
             truncated: Whether the episode was cut off.
             info: Whatever else.
             annotation: What the agent says of the step, by name.
+
+        Raises:
+            InvalidRecord: Something in it cannot be kept; names it. There would be a gap, so the
+                episode is abandoned.
         """
-        steps = self._open
+        self.act(action)
+        if annotation is not None:
+            self.annotation = {**(self.annotation or {}), **annotation}
+        self.keep(observation, reward, terminated, truncated, info)
+
+    def act(self, action: Any) -> None:
+        """The first half of `step`, to be called before the environment gets the action."""
+        steps = self.writing
         if steps is None:
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
-        encoded = self._infos.encode(info, strict=self.strict_infos) if info else None
-        if (
-            steps.put(action, observation, reward, terminated, truncated, encoded, annotation)
-            or not self._buffered
-        ):
+        try:
+            steps.taken = steps.pack_action(action)
+        except (InvalidRecord, Misfit):
+            self._act_slowly(steps, action)
+
+    def _act_slowly(self, steps: StepOutbox, action: Any) -> None:
+        try:
+            steps.act(action)
+        except InvalidRecord:
+            self.end("abandoned")
+            raise
+
+    def keep(
+        self,
+        observation: Any,
+        reward: Any,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+    ) -> None:
+        """The second half of `step`: what the environment returned."""
+        steps = self.writing
+        if steps is None:
+            raise InvalidRecord("no episode is being written: handler.begin(...) first")
+        said, self.annotation = self.annotation, None
+        try:
+            encoded = self._encoded(info) if info else None
+            looks = steps.put(observation, reward, terminated, truncated, encoded, said)
+        except InvalidRecord:
+            self.end("abandoned")
+            raise
+        if looks or not self._buffered:
             self._after_put()
         if terminated or truncated:
             self.end("terminated" if terminated else "truncated")
 
+    def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
+        keys = self.info_keys
+        if keys is not None:
+            info = {key: info[key] for key in keys if key in info}
+        return self._infos.encode(info, strict=self.strict_infos)
+
     def plain_steps(self, schema: StepSchema) -> StepOutbox | None:
         """Where `put_plain` may put the next step, if it has this (shared) schema."""
-        steps = self._open
-        return steps if steps is not None and steps.schema is schema and self._buffered else None
+        steps = self.writing
+        if steps is None or steps.schema is not schema or self.annotation is not None:
+            return None
+        return steps if self._buffered else None
 
     def end(self, status: EpisodeStatus) -> None:
         """The episode is over. A second call does nothing."""
-        steps = self._open
+        steps = self.writing
         if steps is not None:
             self._schema = steps.schema
             steps.end(status)
-            self._open = None  # last, so that one more call completes one that Ctrl-C has cut off
+            self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
             if steps.error is not None or not self._buffered:
                 self._after_put()
 
@@ -253,7 +306,7 @@ class EpisodeHandler(DBHandler):
     def delete(self) -> None:
         """Delete the episode, from Redis and from MongoDB."""
         self.episode.delete()
-        self._steps = self._open = None
+        self._steps = self.writing = None
 
     def _all(self) -> list[dict[str, Any]]:
         return _as_dicts(self.episode.steps()) if self.count() else []

@@ -17,9 +17,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from jamboree_gym.codec import CODEC_RECORDS, encode_frame, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
+from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.store.redis import Append, AppendResult, IndexEntry
 
 __all__ = ["Batch", "Outbox", "RecordOutbox"]
@@ -43,12 +45,14 @@ class Batch:
         count: Number of records in it.
         timestamps: Their times, epoch seconds; empty where a batch is never moved.
         records: The encoded records, kept for the case that another writer was first.
+        summary: Of an episode, as it is after these rows.
     """
 
     frame: bytes
     count: int
-    timestamps: Sequence[float]
-    records: Sequence[bytes]
+    timestamps: Sequence[float] = ()
+    records: Sequence[bytes] = ()
+    summary: EpisodeSummary | None = None
 
 
 class Outbox(ABC):
@@ -99,8 +103,8 @@ class Outbox(ABC):
     def _continue_at(self, result: AppendResult) -> None:
         """Another writer was first: move all batches, or set `error`."""
 
-    def _note(self) -> tuple[bytes, IndexEntry | None]:
-        """What to write beside the batches."""
+    def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
+        """What to write beside so many batches."""
         return b"", None
 
     def _blobs(self) -> Mapping[str, bytes]:
@@ -123,7 +127,7 @@ class Outbox(ABC):
                 break
             frames.append(batch.frame)
             size += len(batch.frame)
-        note, entry = self._note()
+        note, entry = self._note(len(frames))
         if not frames and not note:
             return None
         self._sent = len(frames)
@@ -131,9 +135,9 @@ class Outbox(ABC):
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
-        for _ in range(result.stored):
-            self._stored_count += self._batches[0].count
-            self._batches.popleft()
+        left = deque(islice(self._batches, result.stored, None))
+        stored = sum([batch.count for batch in islice(self._batches, result.stored)])
+        self._batches, self._stored_count = left, self._stored_count + stored
         if result.stored < self._sent:
             self._continue_at(result)
 

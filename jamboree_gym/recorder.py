@@ -18,12 +18,10 @@ from gymnasium import spaces
 from jamboree_gym.codec import digest
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
+from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.layouts import as_array
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.step_outbox import StepOutbox
-from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.values import encode_value
 
 __all__ = ["EpisodeRecorder"]
@@ -56,8 +54,7 @@ class EpisodeRecorder:
 
     Attributes:
         jam: Where it records.
-        handler: Stands on the current episode.
-        is_recording: Whether an episode has begun and not ended.
+        handler: Stands on the current episode, and takes its steps.
     """
 
     def __init__(
@@ -81,19 +78,22 @@ class EpisodeRecorder:
         self.handler = handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
+        self.handler.info_keys = info_keys(record_infos)
         self.handler.strict_infos = strict_infos
         self.run = jam.run if run is None else run
-        self.is_recording = False
-        self._annotation: dict[str, Any] | None = None
         self._env_id = env_id
         self._tags = deepcopy(jam.check_tags(tags or {}))
-        self._info_keys = info_keys(record_infos)
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
         pa.array(np.zeros(1))  # pyarrow's first array imports pandas, for which no row shall wait
         _recorders.add(self)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether an episode has begun and not ended."""
+        return self.handler.writing is not None
 
     @property
     def episode_id(self) -> str:
@@ -104,10 +104,6 @@ class EpisodeRecorder:
     def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """A copy of reset options, to be made before the environment gets them."""
         return None if options is None else self._options.copy(options)
-
-    def _kept_info(self, info: Mapping[str, Any]) -> Mapping[str, Any]:
-        keys = self._info_keys
-        return info if keys is None else {key: info[key] for key in keys if key in info}
 
     def admit(self) -> None:
         """To be called before the environment moves: it has not moved if this raises.
@@ -133,11 +129,10 @@ class EpisodeRecorder:
     ) -> None:
         """Begin an episode with what a reset returned; one that has not ended is abandoned."""
         started_at = time.time()
-        self._annotation = None
         self.abandon()
         self.handler.begin(
             observation,
-            self._kept_info(info) if info else info,
+            info,
             summary=EpisodeSummary(
                 id=self.jam.new_episode_id(),
                 env_id=self._env_id,
@@ -155,46 +150,6 @@ class EpisodeRecorder:
             origin=EpisodeOrigin(seed, rng_state, options, self._provenance, follows),
             blobs=self._blobs,
         )
-        self.is_recording = True
-
-    def plain_steps(self, schema: StepSchema) -> StepOutbox | None:
-        """Where the next step may be put without further ado; None where it takes `step`."""
-        if self.is_recording and self._annotation is None:
-            return self.handler.plain_steps(schema)
-        return None
-
-    def step(
-        self,
-        action: Any,
-        observation: Any,
-        reward: Any,
-        terminated: bool,
-        truncated: bool,
-        info: Mapping[str, Any],
-    ) -> None:
-        """Keep one step of the current episode.
-
-        Raises:
-            InvalidRecord: Something in it cannot be kept. There would be a gap, so the episode is
-                abandoned.
-            UnsupportedSpace: Likewise.
-        """
-        if terminated or truncated:
-            self.is_recording = False
-        try:
-            self.handler.step(
-                action,
-                observation,
-                reward,
-                terminated,
-                truncated,
-                self._kept_info(info) if info else info,
-                self._take_annotation() if self._annotation is not None else None,
-            )
-        except (InvalidRecord, UnsupportedSpace):
-            self.is_recording = False
-            self.handler.end("abandoned")
-            raise
 
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step, with what was said of it before.
@@ -206,28 +161,22 @@ class EpisodeRecorder:
             said = {name: _copied(value) for name, value in values.items()}
         except InvalidRecord as error:
             raise InvalidRecord(f"the annotation cannot be recorded: {error}") from error
-        self._annotation = said if self._annotation is None else {**self._annotation, **said}
-
-    def _take_annotation(self) -> dict[str, Any] | None:
-        said, self._annotation = self._annotation, None
-        return said
+        self.handler.annotation = {**(self.handler.annotation or {}), **said}
 
     def abandon(self) -> None:
         """End an episode that is still going on."""
-        if self.is_recording:
-            self.is_recording = False
-            self.handler.end("abandoned")
+        self.handler.end("abandoned")
 
     def break_off(self) -> None:
         """A call did not come to its end, so the environment may have moved: nothing can follow."""
-        self.is_recording = False
         with suppress(JamboreeError):  # what is not saved, flush and close will say
             self.handler.end("abandoned")
+        self.handler.writing = None
 
     def _after_fork_in_child(self) -> None:
         """The episode stays with the parent process; here, the next reset begins one."""
         if self.is_recording:
-            self.is_recording = False
+            self.handler.writing = None
             log.info("episode %s goes on in the parent of this process", self.episode_id)
 
 

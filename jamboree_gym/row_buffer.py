@@ -20,7 +20,7 @@ import numpy as np
 
 from jamboree_gym.codec import CODEC_STEPS
 from jamboree_gym.errors import InvalidRecord, JamboreeError
-from jamboree_gym.layouts import ENCODED, Group, layout_of, share_columns
+from jamboree_gym.layouts import ENCODED, Group, Layout, layout_of, share_columns
 from jamboree_gym.outbox import Outbox
 from jamboree_gym.packing import Misfit, pack_any, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
@@ -33,6 +33,7 @@ ROWS_PER_FRAME = 256
 MAX_FRAME_BYTES = 1 << 20
 ROW_OVERHEAD_BYTES = 200
 LOOK_EVERY_BYTES = 1 << 20  # so often the caller looks at how much is waiting
+_NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 
@@ -59,10 +60,13 @@ class RowBuffer(Outbox, ABC):
         started_at: float,
     ) -> None:
         super().__init__(key, CODEC_STEPS, writer_id, mark)
+        self.schema = schema  # layout of the newest row
+        self.taken: Any = None  # the packed action of the step that comes
         self._keep = max(1, keep)
         self._rows: list[Any] = []  # flat: see FlatRows
         self._first_kept = 0  # row number of the first of self._rows
-        self._sealed = 0  # row number of the first row that is in no batch yet
+        self._sealed = 0  # row number of the first row that is in no batch and no part yet
+        self._parts: list[RowPart] = []  # taken, but in no batch yet
         self._seal_lock = threading.Lock()
         self._schemas: list[tuple[int, StepSchema]] = []  # first row number of each
         self._columns_since = 0  # row number from which on all rows fit into one frame
@@ -73,21 +77,29 @@ class RowBuffer(Outbox, ABC):
         self._use(0, schema)
 
     @property
-    def schema(self) -> StepSchema:
-        """Layout of the newest row."""
-        return self._schemas[-1][1]
+    def rows_put(self) -> int:
+        """Number of rows so far."""
+        with self._seal_lock:
+            return self._first_kept + len(self._rows) // ROW_WIDTH
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has everything, what is written beside the rows included."""
+        return not self._marked and not self._batches and self.unsaved == 0
 
     def _use(self, first_row: int, schema: StepSchema) -> None:
         if not self._schemas or not schema.shares_columns_with(self.schema):
             self._columns_since = first_row
         self._schemas = [known for known in self._schemas if known[0] < first_row]
         self._schemas.append((first_row, schema))
+        self.schema = schema
+        self.pack_action = schema.pack_action
         self._pack_observation = schema.pack_observation
-        self._pack_action = schema.pack_action
         self._pack_annotation = schema.pack_annotation
         self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
         self._has_encoded = schema.has_encoded
-        self._look_every = max(1, min(ROWS_PER_FRAME, LOOK_EVERY_BYTES // self._row_bytes))
+        rows = max(1, min(ROWS_PER_FRAME, LOOK_EVERY_BYTES // self._row_bytes))
+        self._look_every = rows * ROW_WIDTH
 
     def put_reset(self, observation: Any, info: bytes | None) -> None:
         """Queue row 0: what `reset` returned.
@@ -109,12 +121,24 @@ class RowBuffer(Outbox, ABC):
             self._variable_bytes_put += variable_bytes(kept, self.schema.observation)
         nothing = self.schema.action_filler
         self._rows.extend((kept, nothing, 0.0, False, False, self._t_last, info, None))
-        self._put_count += 1
         self._announce()
+
+    def act(self, action: Any) -> None:
+        """Keep the action of the step that comes, as it is before the environment gets it.
+
+        Quicker: `taken = pack_action(action)`, and this only where that does not work.
+
+        Raises:
+            InvalidRecord: It cannot be encoded; says what of it.
+        """
+        known = self.schema
+        layout = self._next_layout(layout_of(action, known.action), known.action)
+        self.taken = pack_any(action, layout, "action")
+        if layout != known.action:
+            self._change(StepSchema(known.observation, layout, known.annotation))
 
     def put(
         self,
-        action: Any,
         observation: Any,
         reward: Any,
         terminated: bool,
@@ -122,7 +146,7 @@ class RowBuffer(Outbox, ABC):
         info: bytes | None,
         annotation: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Queue what one step took and returned; `info` encoded, or None if empty.
+        """Queue what a step returned, beside the action `taken`; `info` encoded, None if empty.
 
         Returns:
             Whether this is a good moment to look at how much is waiting.
@@ -132,27 +156,25 @@ class RowBuffer(Outbox, ABC):
                 what.
         """
         try:
-            kept_action = self._pack_action(action)
             kept = self._pack_observation(observation)
             said = None if annotation is None else self._pack_annotation(annotation)
         except (InvalidRecord, Misfit):
-            kept_action, kept, said = self._relayout(action, observation, annotation)
-        if reward.__class__ is not float:
-            reward = _number(reward)
+            kept, said = self._relayout(observation, annotation)
+        kind = reward.__class__
+        if kind is not float:
+            reward = float(reward) if kind in _NUMBERS else _number(reward)
         now = time.time()
         if now <= self._t_last:  # the clock was set back, or is coarse
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
-        if info is not None:
-            self._variable_bytes_put += len(info)
-        if self._has_encoded:
-            self._variable_bytes_put += self._encoded_bytes(kept_action, kept)
-        self._rows.extend(  # one call, so that another thread sees the row whole or not at all
-            (kept, kept_action, reward, terminated, truncated, now, info, said)
+        if info is not None or self._has_encoded:
+            self._count_variable(kept, info)
+        rows = self._rows
+        rows.extend(  # one call, so that another thread sees the row whole or not at all
+            (kept, self.taken, reward, terminated, truncated, now, info, said)
         )
-        self._put_count += 1
         if self._marked:
-            return self._put_count % self._look_every == 0 or (
+            return len(rows) % self._look_every == 0 or (
                 info is not None and len(info) >= LOOK_EVERY_BYTES
             )
         self._announce()
@@ -167,14 +189,15 @@ class RowBuffer(Outbox, ABC):
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
         self._rows.extend((kept, kept_action, reward, False, False, now, None, None))
-        self._put_count += 1
         if not self._marked:
             self._announce()
 
-    def _encoded_bytes(self, action: Any, observation: Any) -> int:
-        schema = self.schema
-        of_action = variable_bytes(action, schema.action)
-        return of_action + variable_bytes(observation, schema.observation)
+    def _count_variable(self, observation: Any, info: bytes | None) -> None:
+        size = len(info or b"")
+        if self._has_encoded:
+            size += variable_bytes(self.taken, self.schema.action)
+            size += variable_bytes(observation, self.schema.observation)
+        self._variable_bytes_put += size
 
     def _announce(self) -> None:
         """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
@@ -186,58 +209,48 @@ class RowBuffer(Outbox, ABC):
                 self._marked = False
                 raise
 
-    def _relayout(
-        self, action: Any, observation: Any, annotation: Mapping[str, Any] | None
-    ) -> tuple[Any, Any, Any]:
+    def _relayout(self, observation: Any, annotation: Mapping[str, Any] | None) -> tuple[Any, Any]:
         """Take the layout of these values from the next row on; the values as they are kept."""
-        schema = self._layout_of_row(action, observation, annotation)
-        packed = (
-            pack_any(action, schema.action, "action"),
-            pack_any(observation, schema.observation, "observation"),
-            None if annotation is None else pack_any(annotation, schema.annotation, "annotation"),
-        )
-        with self._seal_lock:
-            first_row = self._put_count
-            if schema != self.schema:
-                known = self.schema.observation
-                if (
-                    first_row == 1
-                    and self._sealed == 0
-                    and share_columns(schema.observation, known)
-                ):  # the reset's action is a filler, and takes the layout of the first action
-                    self._rows[1] = schema.action_filler
-                    self._use(0, StepSchema(known, schema.action, schema.annotation).shared)
-                if schema != self.schema:
-                    self._use(first_row, schema)
-        return packed
-
-    def _layout_of_row(
-        self, action: Any, observation: Any, annotation: Mapping[str, Any] | None
-    ) -> StepSchema:
-        known = self.schema
-        said = known.annotation
+        known, said = self.schema, self.schema.annotation
+        layout = self._next_layout(layout_of(observation, known.observation), known.observation)
         if annotation is not None:
             said = cast(Group, layout_of(dict(annotation), said))
-        schema = StepSchema(
-            layout_of(observation, known.observation), layout_of(action, known.action), said
+            if said.names == known.annotation.names:
+                said = cast(Group, self._next_layout(said, known.annotation))
+        packed = (
+            pack_any(observation, layout, "observation"),
+            None if annotation is None else pack_any(annotation, said, "annotation"),
         )
-        if schema.shares_columns_with(known):
-            return schema.shared
+        schema = StepSchema(layout, known.action, said)
+        if schema != known:
+            self._change(schema)
+        return packed
+
+    def _next_layout(self, new: Layout, known: Layout) -> Layout:
+        """The new layout; if columns change all the time, no more columns for what does."""
+        if share_columns(new, known):
+            return new
         self._relayouts += 1
-        if self._relayouts <= MAX_RELAYOUTS:
-            return schema.shared
-        settled = StepSchema(  # it changes all the time: no more columns for what does
-            _settled(schema.observation, known.observation),
-            _settled(schema.action, known.action),
-            said if said.names != known.annotation.names else _settled(said, known.annotation),
-        )
-        return settled.shared
+        return new if self._relayouts <= MAX_RELAYOUTS else _settled(new, known)
+
+    def _change(self, schema: StepSchema) -> None:
+        """Another schema from the next row on.
+
+        The reset's action is a filler, and takes the layout of the first action.
+        """
+        with self._seal_lock:
+            first_row = self._first_kept + len(self._rows) // ROW_WIDTH
+            if first_row == 1 and self._sealed == 0 and schema.action != self.schema.action:
+                self._rows[1] = schema.action_filler
+                first_row = 0
+            self._use(first_row, schema.shared)
 
     def recent(self, n: int) -> Rows | None:
         """The newest n steps and the row before them, None where memory holds fewer."""
-        rows = self._rows[-(max(n, 0) + 1) * ROW_WIDTH :]
-        count = len(rows) // ROW_WIDTH
-        first_row = self._put_count - count
+        with self._seal_lock:
+            rows = self._rows[-(max(n, 0) + 1) * ROW_WIDTH :]
+            count = len(rows) // ROW_WIDTH
+            first_row = self._first_kept + len(self._rows) // ROW_WIDTH - count
         if (count <= n and first_row > 0) or self._columns_since > first_row or not rows:
             return None
         return rows_to_arrays(rows, self.schema, start=first_row, schemas=(*self._schemas,))
@@ -247,22 +260,31 @@ class RowBuffer(Outbox, ABC):
     @property
     def _waiting_bytes(self) -> int:
         """Memory held by rows that are in no batch yet, roughly."""
-        waiting = (self._put_count - self._sealed) * self._row_bytes
-        return waiting + self._variable_bytes_put - self._variable_bytes_sealed
+        waiting = len(self._rows) // ROW_WIDTH + self._first_kept - self._sealed
+        return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
 
-    def _take(self) -> list[RowPart]:
-        """The rows put since the last call, cut into frames; under the lock."""
-        start = self._sealed
-        variable_bytes = self._variable_bytes_put - self._variable_bytes_sealed
+    def _take(self) -> None:
+        """Cut the rows put since the last call into parts; under the lock.
+
+        A Ctrl-C may come at any call: so the last statement alone changes what is taken.
+        """
+        start, variable_bytes = self._sealed, self._variable_bytes_put
         rows = self._rows[(start - self._first_kept) * ROW_WIDTH :]
-        count = len(rows) // ROW_WIDTH
-        self._sealed = start + count
-        self._variable_bytes_sealed += variable_bytes
-        row_bytes = self._row_bytes + variable_bytes // max(1, count)
-        size = max(1, min(ROWS_PER_FRAME, MAX_FRAME_BYTES // row_bytes))
-        parts = cut_rows(start, rows, self._schemas, size)
-        self._forget()
-        return parts
+        if rows:
+            count = len(rows) // ROW_WIDTH
+            new_bytes = variable_bytes - self._variable_bytes_sealed
+            row_bytes = self._row_bytes + new_bytes // count
+            size = max(1, min(ROWS_PER_FRAME, MAX_FRAME_BYTES // row_bytes))
+            parts = self._parts + cut_rows(start, rows, self._schemas, size)
+            stop = start + count
+            self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
+            self._forget()
+
+    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], None]) -> None:
+        """Leave to the parent process what it has put; here, nothing more can be written."""
+        self._seal_lock = threading.Lock()  # whoever held it is not in this process
+        super().after_fork_in_child(writer_id, mark)
+        self._stored_count = self.rows_put
 
     def _forget(self) -> None:
         """Let go of rows and layouts that neither a batch nor `recent` needs any more."""
@@ -285,11 +307,8 @@ def _settled(new: Any, known: Any) -> Any:
 
 
 def _number(reward: Any) -> float:
-    """A reward of another type than float: a NumPy scalar, an array with one element, ..."""
+    """A reward of another type: an array with one element, a tensor, ..."""
     try:
-        return float(reward) if reward.__class__ is not np.ndarray else float(reward.item())
-    except (TypeError, ValueError):
-        try:
-            return float(np.asarray(reward).item())
-        except (TypeError, ValueError) as error:
-            raise InvalidRecord(f"the reward {reward!r} is not a number") from error
+        return float(np.asarray(reward).item())
+    except (TypeError, ValueError) as error:
+        raise InvalidRecord(f"the reward {reward!r} is not a number") from error

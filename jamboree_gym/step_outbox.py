@@ -11,7 +11,7 @@ from operator import add
 from jamboree_gym.codec import CODEC_STEPS, encode_frame
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
 from jamboree_gym.notes import encode_episode_note, encode_origin, encode_summary
-from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND, Batch, Outbox
+from jamboree_gym.outbox import Batch, Outbox
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.row_buffer import RowBuffer
 from jamboree_gym.row_parts import RowPart
@@ -65,7 +65,6 @@ class StepOutbox(RowBuffer):
         self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
-        self._summaries: deque[EpisodeSummary] = deque()  # after each of self._batches
         self._note_sent: EpisodeSummary | None = None
         self._note_stored: EpisodeSummary | None = None
         self._blobs_used: Mapping[str, bytes] = blobs or {}
@@ -78,7 +77,7 @@ class StepOutbox(RowBuffer):
     @property
     def unsaved(self) -> int:
         """Number of rows that the server has not acknowledged; an end that it has not is one."""
-        return (self._put_count - self._stored_count) or int(self._status != self._stored_status)
+        return (self.rows_put - self._stored_count) or int(self._status != self._stored_status)
 
     def end(self, status: EpisodeStatus) -> None:
         """The episode is over: its summary is written with the next delivery. Once only."""
@@ -100,19 +99,22 @@ class StepOutbox(RowBuffer):
         with self._seal_lock:
             self._marked = False
             status = self._status  # before the rows: an end comes after the last of them
-            parts = self._take()
+            self._take()
+        if self.error is not None:
+            self._parts = []
+            return
+        parts, summary, batches = self._parts, self.summary, []
         if parts and status == "running":
             status = _told_by(parts[-1])
-        if self.error is not None:
-            return
         for part in parts:
-            self._batches.append(self._batch(part))
-            self._summarise(part, status if part is parts[-1] else "running")
-            self._summaries.append(self.summary)
-        if status not in ("running", self.summary.status):
-            self.summary = replace(self.summary, status=status)
+            summary = _summary_after(summary, part, status if part is parts[-1] else "running")
+            batches.append(self._batch(part, summary))
+        if status not in ("running", summary.status):
+            summary = replace(summary, status=status)
+        all_batches = self._batches + deque(batches)
+        self._batches, self.summary, self._parts = all_batches, summary, []
 
-    def _batch(self, part: RowPart) -> Batch:
+    def _batch(self, part: RowPart, summary: EpisodeSummary) -> Batch:
         rows, schema = part.rows, part.schema
         for used in (schema, *(changed for _, changed in part.changes)):
             if used.digest not in self._blobs_used:
@@ -126,32 +128,13 @@ class StepOutbox(RowBuffer):
             t_last=rows[TIMESTAMP - ROW_WIDTH],
             body=encode_rows(rows, schema, part.changes),
         )
-        return Batch(frame, part.count, [], [])
+        return Batch(frame, part.count, summary=summary)
 
-    def _summarise(self, part: RowPart, status: EpisodeStatus) -> None:
-        """Bring the summary up to the end of this part."""
-        known = self.summary  # rewards one by one: their sum is the same however rows were cut
-        total = reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return)
-        self.summary = EpisodeSummary(  # dataclasses.replace takes four times as long
-            known.id,
-            known.env_id,
-            known.run,
-            status,
-            part.start + part.count - 1,
-            total,
-            known.started_at,
-            part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
-            known.seed,
-            known.tags,
-            known.vector_index,
-            known.writer,
-        )
-
-    def _note(self) -> tuple[bytes, IndexEntry | None]:
+    def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """The summary as it is after the batches of the next append: never ahead of the rows."""
         summary = self.summary
-        if len(self._batches) > MAX_FRAMES_PER_APPEND:
-            summary = self._summaries[MAX_FRAMES_PER_APPEND - 1]
+        if sent < len(self._batches):
+            summary = self._batches[sent - 1].summary or summary
         if summary is self._note_stored:
             return b"", None
         self._note_sent = summary
@@ -166,8 +149,6 @@ class StepOutbox(RowBuffer):
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
         super().settle(result)
-        while len(self._summaries) > len(self._batches):  # also if Ctrl-C came in here last time
-            self._summaries.popleft()
         if self.error is None and self._note_sent is not None:
             self._note_stored = self._note_sent
             self._stored_status = self._note_sent.status
@@ -176,7 +157,6 @@ class StepOutbox(RowBuffer):
         """It can never be written: keep the reason, and no longer what waits."""
         super().refuse(error)
         self._batches.clear()
-        self._summaries.clear()
 
     def _continue_at(self, result: AppendResult) -> None:
         expected = self._stored_count
@@ -194,6 +174,25 @@ class StepOutbox(RowBuffer):
                     "rows that this process did not write. Give the episode another id."
                 )
             )
+
+
+def _summary_after(known: EpisodeSummary, part: RowPart, status: EpisodeStatus) -> EpisodeSummary:
+    """The summary as it is after these rows."""
+    return EpisodeSummary(  # dataclasses.replace takes four times as long
+        known.id,
+        known.env_id,
+        known.run,
+        status,
+        part.start + part.count - 1,
+        # One by one: the sum is the same however the rows were cut.
+        reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return),
+        known.started_at,
+        part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
+        known.seed,
+        known.tags,
+        known.vector_index,
+        known.writer,
+    )
 
 
 def _told_by(part: RowPart) -> EpisodeStatus:

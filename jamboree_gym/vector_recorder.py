@@ -171,7 +171,7 @@ class VectorRecorder:
             self._unbroken[index] = None
             return
         try:
-            recorder.step(action, observation, reward, terminated, truncated, info)
+            recorder.handler.step(action, observation, reward, terminated, truncated, info)
         except Exception as error:  # noqa: BLE001 - raised by `batch`
             self._errors.append(_named(error, index))
             if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
@@ -207,7 +207,7 @@ class VectorRecorder:
         for index, recorder in enumerate(self._recorders):
             if index in skipped:
                 continue
-            steps = recorder.plain_steps(schema)
+            steps = recorder.handler.plain_steps(schema)
             if steps is None:
                 self.step(
                     index, actions[index], observations[index], gains[index], False, False, {}
@@ -244,10 +244,7 @@ class VectorRecorder:
     def _give_up(self, index: int) -> None:
         """There would be a gap: the episode goes on without its recorder."""
         self._unbroken[index] = None
-        recorder = self._recorders[index]
-        recorder.is_recording = False
-        with suppress(JamboreeError):  # another error is on its way
-            recorder.handler.end("abandoned")
+        self._recorders[index].break_off()
 
     def abandon(self) -> None:
         """End all episodes that are still going on.

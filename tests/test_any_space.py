@@ -143,7 +143,8 @@ def through_the_store(
     for k, action in enumerate(actions):
         if k == sealed_after:
             box.seal()
-        box.put(action, observations[k + 1], 0.0, False, False, None)
+        box.act(action)
+        box.put(observations[k + 1], 0.0, False, False, None)
     box.seal()
     append = box.next_append()
     assert append is not None

@@ -40,8 +40,13 @@ def begun(**options: Any) -> StepOutbox:
     return box
 
 
+def step(box: StepOutbox, action: Any, observation: Any, *rest: Any) -> bool:
+    box.act(action)
+    return box.put(observation, *rest)
+
+
 def put(box: StepOutbox, number: int, reward: float = 1.0) -> bool:
-    return box.put(0, np.full(2, number, np.float32), reward, False, False, None)
+    return step(box, 0, np.full(2, number, np.float32), reward, False, False, None)
 
 
 def accepted(box: StepOutbox) -> list[bytes]:
@@ -173,7 +178,7 @@ def test_a_last_row_that_is_sealed_before_the_end_is_announced_ends_the_episode(
     ends: tuple[bool, bool], status: EpisodeStatus
 ) -> None:
     box = begun()
-    box.put(0, OBSERVATION, 1.0, *ends, None)
+    step(box, 0, OBSERVATION, 1.0, *ends, None)
     box.seal()
     assert box.summary.status == status
     box.seal()
@@ -228,7 +233,7 @@ def test_the_return_does_not_depend_on_when_rows_were_sealed() -> None:
 
 def test_the_first_action_gives_the_reset_its_layout() -> None:
     box = begun()
-    box.put(np.zeros(3, np.float32), OBSERVATION, 0.0, False, False, None)
+    step(box, np.zeros(3, np.float32), OBSERVATION, 0.0, False, False, None)
     box.seal()
 
     assert len(accepted(box)) == 1
@@ -237,7 +242,7 @@ def test_the_first_action_gives_the_reset_its_layout() -> None:
 def test_a_reset_that_is_sealed_already_keeps_its_layout() -> None:
     box = begun()
     box.seal()
-    box.put(np.zeros(3, np.float32), OBSERVATION, 0.0, False, False, None)
+    step(box, np.zeros(3, np.float32), OBSERVATION, 0.0, False, False, None)
     box.seal()
 
     frames = accepted(box)
@@ -247,8 +252,8 @@ def test_a_reset_that_is_sealed_already_keeps_its_layout() -> None:
 def test_recent_leaves_rows_of_another_layout_to_the_store() -> None:
     box = begun()
     put(box, 1)
-    box.put(0, np.zeros(2, np.float64), 1.0, False, False, None)
-    put_back = box.put(0, np.zeros(2, np.float64), 1.0, False, False, None)
+    step(box, 0, np.zeros(2, np.float64), 1.0, False, False, None)
+    put_back = step(box, 0, np.zeros(2, np.float64), 1.0, False, False, None)
 
     assert box.recent(3) is None
     assert box.recent(1) is not None
@@ -258,7 +263,7 @@ def test_recent_leaves_rows_of_another_layout_to_the_store() -> None:
 def test_recent_is_in_memory_when_only_the_kind_of_the_action_changes() -> None:
     box = begun()
     for action in (1, np.int64(2), 0):
-        box.put(action, OBSERVATION, 1.0, False, False, None)
+        step(box, action, OBSERVATION, 1.0, False, False, None)
 
     rows = box.recent(3)
 
@@ -280,7 +285,7 @@ def test_recent_of_no_steps_has_none(n: int) -> None:
 def test_layouts_that_are_sealed_are_forgotten() -> None:
     box = begun()
     for number in range(1_000):
-        box.put(number % 2 or np.int64(0), OBSERVATION, 1.0, False, False, None)
+        step(box, number % 2 or np.int64(0), OBSERVATION, 1.0, False, False, None)
     box.seal()
 
     assert len(box._schemas) <= 11 + ROWS_PER_FRAME
@@ -290,7 +295,7 @@ def test_layouts_that_are_sealed_are_forgotten() -> None:
 def test_what_waits_is_counted_with_its_infos() -> None:
     box = begun()
     before = box.pending_bytes
-    box.put(0, OBSERVATION, 1.0, False, False, bytes(1_000_000))
+    step(box, 0, OBSERVATION, 1.0, False, False, bytes(1_000_000))
     assert box.pending_bytes - before > 1_000_000
 
     box.seal()
@@ -304,8 +309,8 @@ def test_large_rows_are_a_reason_to_look_at_what_waits_every_time() -> None:
     observation = np.zeros(LOOK_EVERY_BYTES, np.uint8)
     box.put_reset(observation, None)
 
-    assert all(box.put(0, observation, 0.0, False, False, None) for _ in range(3))
-    assert begun().put(0, OBSERVATION, 0.0, False, False, bytes(LOOK_EVERY_BYTES))
+    assert all(step(box, 0, observation, 0.0, False, False, None) for _ in range(3))
+    assert step(begun(), 0, OBSERVATION, 0.0, False, False, bytes(LOOK_EVERY_BYTES))
 
 
 def test_small_rows_are_a_reason_now_and_then() -> None:
@@ -320,7 +325,7 @@ def test_large_rows_make_small_frames() -> None:
     observation = np.zeros(shape, np.uint8)
     box.put_reset(observation, None)
     for _ in range(5):
-        box.put(0, observation, 0.0, False, False, None)
+        step(box, 0, observation, 0.0, False, False, None)
     box.seal()
 
     assert max(map(len, accepted(box))) < MAX_FRAME_BYTES * 1.1

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from copy import deepcopy
 from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.connection import Connection
@@ -21,8 +19,6 @@ __all__ = ["RecordEpisodes"]
 
 ObsType = TypeVar("ObsType")
 ActType = TypeVar("ActType")
-
-_SCALARS = (int, float, np.generic)  # what an environment cannot change under our hands
 
 
 class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
@@ -51,6 +47,9 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         record_frames: Keep what `env.render()` returns: k for every k-th step, the reset being step
             0, or a function of that number that says whether to. Off by default, because frames
             can be rendered again by a replay.
+
+    Attributes:
+        handler: The handler that writes; it stands on the current episode.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
@@ -83,15 +82,11 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             record_infos=record_infos,
             strict_infos=strict_infos,
         )
+        self.handler = self._recorder.handler
         self._renders: RenderRecorder | None = None
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
             self._renders = RenderRecorder(jam, self._rendered, record_frames)
-
-    @property
-    def handler(self) -> EpisodeHandler:
-        """The handler that writes; it stands on the current episode."""
-        return self._recorder.handler
 
     @property
     def run(self) -> str:
@@ -150,15 +145,16 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
                 Jamboree was opened with `when_full="raise"`. The environment has not moved: repeat
                 the call when Redis is back.
         """
-        recorder = self._recorder
-        if not recorder.is_recording:
+        recorder, handler = self._recorder, self.handler
+        if handler.writing is None:
             return self.env.step(action)
         if recorder.jam.writer.needs_admission:
             recorder.admit()
-        taken = action if isinstance(action, _SCALARS) else _copied(action)
+        handler.act(action)
         try:
             result = self.env.step(action)
-            recorder.step(taken, *result)
+            observation, reward, terminated, truncated, info = result
+            handler.keep(observation, reward, terminated, truncated, info)
             if self._renders is not None:
                 self._renders.step()
         except (KeyboardInterrupt, SystemExit):
@@ -209,8 +205,3 @@ def _check_render_mode(env: gym.Env[Any, Any]) -> None:
             f"render_mode={env.render_mode!r}: make it with "
             f'gymnasium.make(..., render_mode="{RENDER_MODE}")'
         )
-
-
-def _copied(action: Any) -> Any:
-    """An action of our own, as it was before the environment got it."""
-    return action.copy() if action.__class__ is np.ndarray else deepcopy(action)
