@@ -229,10 +229,9 @@ class EpisodeHandler(DBHandler):
         if self._steps is not None:
             self.event.after_put(self._steps, self._steps.pending_bytes)
 
-    def look_at_what_waits(self, episodes: int) -> None:
-        """To be called now and then where `put_plain` fills so many episodes at once."""
-        if self._steps is not None:
-            self.event.after_put(self._steps, self._steps.pending_bytes * episodes)
+    def look_at_what_waits(self) -> None:
+        """To be called now and then where `put_plain` fills many episodes."""
+        self.event.writer.look()
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""

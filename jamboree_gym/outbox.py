@@ -65,6 +65,21 @@ class Outbox(ABC):
         mark: Tells the writer that there is something to deliver.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_batches",
+        "_codec",
+        "_mark",
+        "_marked",
+        "_next_index",
+        "_put_count",
+        "_sent",
+        "_stored_count",
+        "_writer_id",
+        "error",
+        "key",
+    )
+
     def __init__(
         self, key: str, codec: int, writer_id: bytes, mark: Callable[[Outbox], None]
     ) -> None:
@@ -169,6 +184,14 @@ class RecordOutbox(Outbox):
         mark: Tells the writer that there is something to deliver.
         clock: Gives the time of each record, epoch seconds.
     """
+
+    __slots__ = (
+        "_clock",
+        "_lock",
+        "_queue",
+        "_queued_bytes",
+        "_t_last",
+    )
 
     def __init__(
         self,

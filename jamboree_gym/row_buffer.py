@@ -49,6 +49,29 @@ class RowBuffer(Outbox, ABC):
         started_at: Timestamp of row 0, epoch seconds.
     """
 
+    __slots__ = (
+        "_columns_since",
+        "_first_kept",
+        "_has_encoded",
+        "_keep",
+        "_look_every",
+        "_pack_annotation",
+        "_pack_observation",
+        "_parts",
+        "_relayouts",
+        "_row_bytes",
+        "_rows",
+        "_schemas",
+        "_seal_lock",
+        "_sealed",
+        "_t_last",
+        "_variable_bytes_put",
+        "_variable_bytes_sealed",
+        "pack_action",
+        "schema",
+        "taken",
+    )
+
     def __init__(
         self,
         key: str,

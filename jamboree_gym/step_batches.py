@@ -97,24 +97,19 @@ def _header_size(message: bytes) -> int:
 
 def _body(schema: StepSchema, columns: Columns) -> bytes:
     """The buffers of all columns, each filled up to a multiple of eight bytes."""
-    before, fixed, behind = _buffers(schema, columns)
-    rewards, terminations, truncations, timestamps = fixed
-    parts: list[bytes] = []
-    for column, values in before:
-        _add(parts, _leaf_bytes(values, cast(Leaf, column)))
-    parts.append(array("d", rewards).tobytes())
-    _add(parts, _end_bits(terminations))
-    _add(parts, _end_bits(truncations))
-    parts.append(array("d", timestamps).tobytes())
-    for column, values in behind:
-        _add(parts, _leaf_bytes(values, cast(Leaf, column)))
-    return b"".join(parts)
+    before, (rewards, terminations, truncations, timestamps), behind = _buffers(schema, columns)
+    buffers = [_leaf_bytes(values, cast(Leaf, column)) for column, values in before]
+    buffers += (
+        array("d", rewards).tobytes(),
+        _end_bits(terminations),
+        _end_bits(truncations),
+        array("d", timestamps).tobytes(),
+    )
+    buffers += [_leaf_bytes(values, cast(Leaf, column)) for column, values in behind]
+    return b"".join([part for buffer in buffers for part in (buffer, _PADDING[-len(buffer) % 8])])
 
 
-def _add(parts: list[bytes], buffer: bytes) -> None:
-    parts.append(buffer)
-    if len(buffer) % 8:
-        parts.append(bytes(-len(buffer) % 8))
+_PADDING = [bytes(n) for n in range(8)]
 
 
 def _leaf_bytes(values: Sequence[Any], leaf: Leaf) -> bytes:

@@ -46,6 +46,16 @@ class StepOutbox(RowBuffer):
         InvalidRecord: Something in summary or origin cannot be kept; names it.
     """
 
+    __slots__ = (
+        "_blobs_used",
+        "_note_sent",
+        "_note_stored",
+        "_origin",
+        "_status",
+        "_stored_status",
+        "summary",
+    )
+
     def __init__(
         self,
         key: str,
@@ -116,7 +126,7 @@ class StepOutbox(RowBuffer):
 
     def _batch(self, part: RowPart, summary: EpisodeSummary) -> Batch:
         rows, schema = part.rows, part.schema
-        for used in (schema, *(changed for _, changed in part.changes)):
+        for used in (schema, *[changed for _, changed in part.changes]):
             if used.digest not in self._blobs_used:
                 self._blobs_used = {**self._blobs_used, used.digest: used.blob}
         frame = encode_frame(

@@ -23,6 +23,7 @@ from jamboree_gym.step_schema import StepSchema
 
 __all__ = ["VectorRecorder", "copied_batch"]
 
+LOOK_EVERY_STEPS = 64  # so often plain steps look at how much is waiting
 _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
 
 SubEnv = gym.Env[Any, Any] | EnvSpec | None
@@ -90,6 +91,7 @@ class VectorRecorder:
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self._errors: list[Exception] = []
         self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
+        self._plain_steps = 0
 
     @property
     def handlers(self) -> list[EpisodeHandler]:
@@ -217,7 +219,9 @@ class VectorRecorder:
                 steps.put_plain(taken[index], kept[index], gains[index], now)
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._errors.append(_named(error, index))
-        recorder.handler.look_at_what_waits(len(self._recorders))
+        self._plain_steps += 1
+        if self._plain_steps % LOOK_EVERY_STEPS == 0:
+            recorder.handler.look_at_what_waits()
         return True
 
     def annotate(self, values: Mapping[str, Any]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import iterate
@@ -165,7 +166,7 @@ class RecordEpisodes(VectorWrapper):
         if not special:
             return
         observations, infos = self._split(batch, batched_infos)
-        actions = list(iterate(self.action_space, taken))
+        actions = _parts(self.action_space, taken)
         for i in sorted(special):
             if awaited[i]:
                 awaited[i] = False
@@ -220,12 +221,12 @@ class RecordEpisodes(VectorWrapper):
         finally:
             super().close(**kwargs)
 
-    def _split(self, observations: Any, infos: Any) -> tuple[list[Any], list[dict[str, Any]]]:
+    def _split(self, observations: Any, infos: Any) -> tuple[Sequence[Any], Any]:
         """What a batch holds of each sub-environment."""
         num_envs = self.num_envs
         return (
-            list(iterate(self.observation_space, observations)),
-            split_infos(infos, num_envs) if infos else [{} for _ in range(num_envs)],
+            _parts(self.observation_space, observations),
+            split_infos(infos, num_envs) if infos else _NoInfos(),
         )
 
     def _chosen(self, options: Mapping[str, Any] | None) -> list[int]:
@@ -251,6 +252,20 @@ class RecordEpisodes(VectorWrapper):
             return {}
         states = {i: rng_state_of(base.envs[i]) for i in indices}
         return {i: state for i, state in states.items() if state is not None}
+
+
+class _NoInfos:
+    """A new empty info for each sub-environment."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {}
+
+
+def _parts(space: Space[Any], batch: Any) -> Sequence[Any]:
+    """What a batch holds of each sub-environment."""
+    if batch.__class__ is np.ndarray and batch.ndim:  # no need to take all of them out of it
+        return cast("Sequence[Any]", batch)
+    return list(iterate(space, batch))
 
 
 def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
