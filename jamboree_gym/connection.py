@@ -67,6 +67,7 @@ class Connection:
         self.write_mode = write
         self._is_sync = write != "buffered"
         self.writer_id = os.urandom(8)
+        self.writer_name = self.writer_id.hex()
         self._episodes = count()
         self.run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
         self._home = home
@@ -90,7 +91,7 @@ class Connection:
             self._close_at_exit_of_worker()
 
     def _begin_to_write(self) -> None:
-        self._lease = Lease(self.store, self.writer_id.hex())
+        self._lease = Lease(self.store, self.writer_name)
         self.writer = Writer(
             self.store,
             self._lease,
@@ -100,7 +101,7 @@ class Connection:
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
         )
-        _writers_here.add(self.writer_id.hex())
+        _writers_here.add(self.writer_name)
 
     def _close_at_exit_of_worker(self) -> None:
         """A worker process of `multiprocessing` ends without `atexit`, but calls this."""
@@ -166,8 +167,8 @@ class Connection:
 
     def new_episode_id(self) -> str:
         """A fresh id: 32 hexadecimal digits that sort by time of creation."""
-        writer, number = self.writer_id.hex(), next(self._episodes)
-        return f"{int(time.time() * 1000):012x}{writer}{number & 0xFFFF:04x}"
+        number = next(self._episodes) & 0xFFFF
+        return f"{int(time.time() * 1000):012x}{self.writer_name}{number:04x}"
 
     def adopt(self, outbox: Outbox) -> None:
         """Make the outbox of an episode known, so that reads of its log see what it holds."""
@@ -280,7 +281,7 @@ class Connection:
             if self._worker_exit is not None:
                 self._worker_exit.cancel()
             self._lease.close(timeout_s)
-            _writers_here.discard(self.writer_id.hex())
+            _writers_here.discard(self.writer_name)
             self.store.close()
             if self._mongo is not None:
                 self._mongo.close()
@@ -290,6 +291,7 @@ class Connection:
         """Go on in a forked process: what the parent has queued, the parent will deliver."""
         self._lock = threading.RLock()  # whoever held it is not in this process
         self.writer_id = os.urandom(8)
+        self.writer_name = self.writer_id.hex()
         self.store.after_fork_in_child()
         if not self._closed:
             self._begin_to_write()

@@ -123,7 +123,7 @@ class EpisodeHandler(DBHandler):
             keep=self.limit + 1,
             blobs=blobs or {},
         )
-        self["episode"] = summary.id
+        self._keys["episode"] = summary.id
         jam.adopt(steps)
         steps.put_reset(observation, encoded)
         self._steps = self.writing = steps

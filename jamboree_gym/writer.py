@@ -104,7 +104,7 @@ class Writer:
             raise JamboreeClosed("this Jamboree is closed: open a new one to save")
         with self._dirty_lock:
             self._dirty[outbox] = None
-        if self._background:
+        if self._background and (self._thread is None or not self._work.is_set()):
             self._wake()
 
     def _wake(self) -> None:
@@ -116,8 +116,7 @@ class Writer:
                     self._thread = thread
                 except RuntimeError as error:  # the interpreter is ending, or has no threads left
                     log.warning("no background thread (%s): saves wait for flush or close", error)
-        if not self._work.is_set():
-            self._work.set()
+        self._work.set()
 
     def look(self) -> None:
         """See whether more is waiting than may; seldom where it takes long to add up."""

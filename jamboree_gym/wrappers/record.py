@@ -83,6 +83,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             strict_infos=strict_infos,
         )
         self.handler = self._recorder.handler
+        self._base = env.unwrapped
         self._renders: RenderRecorder | None = None
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
@@ -112,7 +113,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             StoreUnavailable: As `step`.
         """
         self._recorder.admit()
-        rng_state = None if seed is not None else rng_state_of(self.env)
+        rng_state = None if seed is not None else rng_state_of(self._base)
         kept_options = self._recorder.kept_options(options)
         try:
             result = self.env.reset(seed=seed, options=options)
@@ -126,7 +127,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
 
     def _rendered(self) -> Any:
         """A frame. What rendering draws from the environment's generator is put back."""
-        generator = generator_of(self.env)
+        generator = generator_of(self._base)
         if generator is None:
             return self.env.render()
         state = generator.bit_generator.state
