@@ -52,6 +52,7 @@ _HEAD = struct.Struct("<2sBBQQQQd")  # magic, version, codec, first, count, acke
 _CRC = struct.Struct("<I")
 _FRAME_BODY = _FRAME.size + _CRC.size
 _MSGPACK_ARRAY32 = b"\xdd"
+_CRC_HELD = 5120  # zlib lets go of the interpreter lock for more bytes than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +121,20 @@ def encode_frame(
 ) -> bytes:
     """Put header and checksum around the body of a batch."""
     header = _FRAME.pack(_FRAME_MAGIC, FORMAT_VERSION, codec, count, start, writer, t_first, t_last)
-    return b"".join((header, _CRC.pack(zlib.crc32(body, zlib.crc32(header))), body))
+    return b"".join((header, _CRC.pack(_crc32(body, zlib.crc32(header))), body))
+
+
+def _crc32(content: bytes, value: int) -> int:
+    """As `zlib.crc32`, without letting go of the interpreter lock where it is soon done.
+
+    To get it back from a busy environment, the writer's thread would wait longer.
+    """
+    if not _CRC_HELD < len(content) <= _CRC_HELD * 16:
+        return zlib.crc32(content, value)
+    view = memoryview(content)
+    for at in range(0, len(content), _CRC_HELD):
+        value = zlib.crc32(view[at : at + _CRC_HELD], value)
+    return value
 
 
 def decode_frame(blob: bytes, *, where: str) -> Frame:

@@ -17,6 +17,7 @@ from jamboree_gym.infos import InfoEncoder
 from jamboree_gym.packing import Misfit, rows_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.spaces import check_space, layout_of_space
+from jamboree_gym.step_batches import prepare
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.step_schema import StepSchema
 
@@ -85,6 +86,7 @@ class EpisodeHandler(DBHandler):
         check_space(action_space, "action")
         schema = StepSchema(layout_of_space(observation_space), layout_of_space(action_space))
         self._schema = schema.shared
+        prepare(self._schema)
 
     def begin(
         self,

@@ -12,7 +12,6 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from gymnasium import spaces
 
 from jamboree_gym.codec import digest
@@ -87,7 +86,6 @@ class EpisodeRecorder:
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
-        pa.array(np.zeros(1))  # pyarrow's first array imports pandas, for which no row shall wait
         _recorders.add(self)
 
     @property

@@ -24,6 +24,7 @@ from jamboree_gym.layouts import ENCODED, Group, Layout, layout_of, share_column
 from jamboree_gym.outbox import Outbox
 from jamboree_gym.packing import Misfit, pack_any, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
+from jamboree_gym.step_batches import prepare
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import ROW_WIDTH, Rows, rows_to_arrays
 
@@ -137,7 +138,7 @@ class RowBuffer(Outbox, ABC):
             layout = layout_of(observation, schema.observation)
             kept = pack_any(observation, layout, "observation")
             if layout != schema.observation:
-                self._use(0, StepSchema(layout, schema.action, schema.annotation).shared)
+                self._use(0, _prepared(StepSchema(layout, schema.action, schema.annotation)))
         if info is not None:
             self._variable_bytes_put += len(info)
         if self._has_encoded:
@@ -266,7 +267,7 @@ class RowBuffer(Outbox, ABC):
             if first_row == 1 and self._sealed == 0 and schema.action != self.schema.action:
                 self._rows[1] = schema.action_filler
                 first_row = 0
-            self._use(first_row, schema.shared)
+            self._use(first_row, _prepared(schema))
 
     def recent(self, n: int) -> Rows | None:
         """The newest n steps and the row before them, None where memory holds fewer."""
@@ -318,6 +319,12 @@ class RowBuffer(Outbox, ABC):
         needed_from = min(self._sealed, self._first_kept)
         while len(self._schemas) > 1 and self._schemas[1][0] <= needed_from:
             del self._schemas[0]
+
+
+def _prepared(schema: StepSchema) -> StepSchema:
+    """The shared instance of a schema that is new here."""
+    prepare(schema.shared)
+    return schema.shared
 
 
 def _settled(new: Any, known: Any) -> Any:

@@ -1,10 +1,8 @@
 """Columns of rows <-> one Arrow record batch; written in a third of the time that pyarrow takes.
 
 Short episodes make small batches, for which pyarrow spends most of its time on the message's
-header. The header depends on nothing but schema and number of rows, so it is kept from the first
-batch that pyarrow wrote; a later one is that header, followed by the columns as they are. Which
-bytes belong to the header is what pyarrow's own output says; a batch that is not laid out as
-expected, or holds values without a fixed size, is left to pyarrow.
+header. So that comes from `batch_headers`, and is followed by the columns as they are. A batch that
+is not laid out as expected, or holds values without a fixed size, is left to pyarrow.
 """
 
 from __future__ import annotations
@@ -17,34 +15,40 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
+from jamboree_gym.batch_headers import HeaderTemplate, header_template
 from jamboree_gym.layouts import Column, Group, Layout, Leaf
-from jamboree_gym.packing import Arrays, as_objects, packed_columns
+from jamboree_gym.packing import Arrays, as_objects, filler, packed_columns
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.values import decode_value
 
-__all__ = ["Columns", "arrays_of", "serialize_batch"]
+__all__ = ["Columns", "arrays_of", "prepare", "serialize_batch"]
 
 Columns = Sequence[Sequence[Any]]
 """Observations, actions, rewards, terminations, truncations, timestamps, annotations, as rows keep
 them; a row without annotation has None."""
 
-MAX_HEADERS = 4096
-_headers: dict[tuple[str, int], bytes] = {}
-
 
 def serialize_batch(schema: StepSchema, columns: Columns) -> bytes:
     """One Arrow IPC message with a record batch."""
-    count = len(columns[0])
-    header = _headers.get((schema.digest, count))
-    if header is not None:
-        return header + _body(schema, columns)
-    message = _by_pyarrow(schema, columns)
-    if schema.is_plain:
-        body = _body(schema, columns)
-        header = message[: _header_size(message)]
-        if header + body == message and len(_headers) < MAX_HEADERS:
-            _headers[schema.digest, count] = header
-    return message
+    template = _template(schema)
+    if template is None:
+        return _by_pyarrow(schema, columns)
+    return template.header(len(columns[0])) + _body(schema, columns)
+
+
+def prepare(schema: StepSchema) -> None:
+    """Ask pyarrow now for what batches of this schema will need, rather than at the first one."""
+    _template(schema)
+
+
+@lru_cache(maxsize=1024)
+def _template(schema: StepSchema) -> HeaderTemplate | None:
+    return header_template(schema, lambda count: _by_pyarrow(schema, _zeros(schema, count)))
+
+
+def _zeros(schema: StepSchema, count: int) -> Columns:
+    row = (filler(schema.observation), schema.action_filler, 0.0, False, False, 0.0, None)
+    return [[value] * count for value in row]
 
 
 def _by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
@@ -88,11 +92,6 @@ def _arrow(column: Column, values: Sequence[Any]) -> pa.Array:
     if isinstance(column, Leaf):
         return column.to_arrow(column.stack(values))
     return pa.array(values, pa.binary())
-
-
-def _header_size(message: bytes) -> int:
-    """Four bytes of marker, four that tell the length of the metadata, the metadata."""
-    return 8 + int.from_bytes(message[4:8], "little")
 
 
 def _body(schema: StepSchema, columns: Columns) -> bytes:

@@ -39,7 +39,7 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Writer:
-    """Delivers outboxes: every third of a flush interval in the background, and on request.
+    """Delivers outboxes: every fifth of a flush interval in the background, and on request.
 
     Args:
         store: Where the batches go.
@@ -74,7 +74,7 @@ class Writer:
         self._lease = lease
         self._background = background
         self._fsync = fsync
-        self._pause_s = flush_interval_s / 3  # the rest is for the delivery and a busy machine
+        self._pause_s = flush_interval_s / 5  # the rest is for the delivery and a busy machine
         self._max_pending_bytes = max_pending_bytes
         self._when_full = when_full
         self._look_after = 0.0

@@ -32,6 +32,7 @@ LAYERS = [
     "step_schema",
     "records",
     "provenance",
+    "batch_headers",
     "step_batches",
     "steps",
     "notes",
