@@ -197,8 +197,9 @@ class Connection:
         """
         if outbox.error is not None:
             outbox.raise_error()
-        if queued_bytes > CHECK_EVERY_BYTES or self.writer.has_outage:
-            self.writer.look()
+        writer = self.writer
+        if queued_bytes > CHECK_EVERY_BYTES or writer.has_outage or time.time() > writer.late_at:
+            writer.look()
         if self._is_sync:
             self.writer.deliver(outbox)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
@@ -102,7 +102,7 @@ class EpisodeHandler(DBHandler):
         Args:
             observation: The first observation.
             info: The reset's info.
-            summary: Id, run, environment and so on; no steps yet.
+            summary: Id, run, environment and so on; no steps yet. Without a writer: this process.
             origin: Seed or RNG state, options, provenance.
             blobs: What `origin` refers to, by digest.
 
@@ -115,6 +115,8 @@ class EpisodeHandler(DBHandler):
         encoded = self._encoded(info) if info else None
         self.annotation = None
         jam = self.event
+        if not summary.writer:
+            summary = replace(summary, writer=jam.writer_name)
         steps = StepOutbox(
             jam.keyspace.episode(summary.id),
             jam.writer_id,
@@ -230,10 +232,6 @@ class EpisodeHandler(DBHandler):
     def _after_put(self) -> None:
         if self._steps is not None:
             self.event.after_put(self._steps, self._steps.pending_bytes)
-
-    def look_at_what_waits(self) -> None:
-        """To be called now and then where `put_plain` fills many episodes."""
-        self.event.writer.look()
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""

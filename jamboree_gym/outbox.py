@@ -62,13 +62,14 @@ class Outbox(ABC):
         key: The log.
         codec: Codec of its frames.
         writer_id: Eight bytes that mark this process's batches.
-        mark: Tells the writer that there is something to deliver.
+        mark: Tells the writer that there is something to deliver; until when is soon enough.
     """
 
     __slots__ = (
         "__weakref__",
         "_batches",
         "_codec",
+        "_late_at",
         "_mark",
         "_marked",
         "_next_index",
@@ -81,7 +82,7 @@ class Outbox(ABC):
     )
 
     def __init__(
-        self, key: str, codec: int, writer_id: bytes, mark: Callable[[Outbox], None]
+        self, key: str, codec: int, writer_id: bytes, mark: Callable[[Outbox], float]
     ) -> None:
         self.key = key
         self.error: JamboreeError | None = None
@@ -89,6 +90,7 @@ class Outbox(ABC):
         self._writer_id = writer_id
         self._mark = mark
         self._marked = False
+        self._late_at = math.inf
         self._next_index = 0
         self._batches: deque[Batch] = deque()
         self._sent = 0
@@ -165,7 +167,7 @@ class Outbox(ABC):
         if self.error is not None:
             raise self.error.with_traceback(None)
 
-    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], None]) -> None:
+    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put; here, nothing more can be written."""
         self._writer_id, self._mark, self._marked = writer_id, mark, False
         self._batches = deque()
@@ -181,7 +183,7 @@ class RecordOutbox(Outbox):
     Args:
         key: The log.
         writer_id: Eight bytes that mark this process's batches.
-        mark: Tells the writer that there is something to deliver.
+        mark: Tells the writer that there is something to deliver; until when is soon enough.
         clock: Gives the time of each record, epoch seconds.
     """
 
@@ -197,7 +199,7 @@ class RecordOutbox(Outbox):
         self,
         key: str,
         writer_id: bytes,
-        mark: Callable[[Outbox], None],
+        mark: Callable[[Outbox], float],
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -221,7 +223,7 @@ class RecordOutbox(Outbox):
             if self.error is not None:
                 self.raise_error()
             if not self._marked:
-                self._mark(self)
+                self._late_at = self._mark(self)
                 self._marked = True
             now = self._clock()
             if now <= self._t_last:
@@ -302,7 +304,7 @@ class RecordOutbox(Outbox):
             if not self._batches:
                 self._next_index = 0
 
-    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], None]) -> None:
+    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put, and begin without it."""
         super().after_fork_in_child(writer_id, mark)
         self.error = None

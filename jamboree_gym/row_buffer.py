@@ -44,7 +44,7 @@ class RowBuffer(Outbox, ABC):
     Args:
         key: The episode's log.
         writer_id: Eight bytes that mark this process's batches.
-        mark: Tells the writer that there is something to deliver.
+        mark: Tells the writer that there is something to deliver; until when is soon enough.
         schema: Layout of the rows, as far as it can be guessed.
         keep: So many of the newest rows stay in memory for `recent`.
         started_at: Timestamp of row 0, epoch seconds.
@@ -77,7 +77,7 @@ class RowBuffer(Outbox, ABC):
         self,
         key: str,
         writer_id: bytes,
-        mark: Callable[[Outbox], None],
+        mark: Callable[[Outbox], float],
         *,
         schema: StepSchema,
         keep: int,
@@ -198,8 +198,10 @@ class RowBuffer(Outbox, ABC):
             (kept, self.taken, reward, terminated, truncated, now, info, said)
         )
         if self._marked:
-            return len(rows) % self._look_every == 0 or (
-                info is not None and len(info) >= LOOK_EVERY_BYTES
+            return (
+                now > self._late_at
+                or len(rows) % self._look_every == 0
+                or (info is not None and len(info) >= LOOK_EVERY_BYTES)
             )
         self._announce()
         return True
@@ -228,7 +230,7 @@ class RowBuffer(Outbox, ABC):
         if not self._marked:
             self._marked = True
             try:
-                self._mark(self)
+                self._late_at = self._mark(self)
             except JamboreeError:
                 self._marked = False
                 raise
@@ -304,7 +306,7 @@ class RowBuffer(Outbox, ABC):
             self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
             self._forget()
 
-    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], None]) -> None:
+    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put; here, nothing more can be written."""
         self._seal_lock = threading.Lock()  # whoever held it is not in this process
         super().after_fork_in_child(writer_id, mark)

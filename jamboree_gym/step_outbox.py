@@ -35,7 +35,7 @@ class StepOutbox(RowBuffer):
     Args:
         key: The episode's log.
         writer_id: Eight bytes that mark this process's batches.
-        mark: Tells the writer that there is something to deliver.
+        mark: Tells the writer that there is something to deliver; until when is soon enough.
         summary: As it is before the first row.
         origin: What the episode can be begun with again.
         schema: Layout of the rows, as far as it can be guessed.
@@ -60,7 +60,7 @@ class StepOutbox(RowBuffer):
         self,
         key: str,
         writer_id: bytes,
-        mark: Callable[[Outbox], None],
+        mark: Callable[[Outbox], float],
         *,
         summary: EpisodeSummary,
         origin: EpisodeOrigin,

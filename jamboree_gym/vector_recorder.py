@@ -220,8 +220,9 @@ class VectorRecorder:
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._errors.append(_named(error, index))
         self._plain_steps += 1
-        if self._plain_steps % LOOK_EVERY_STEPS == 0:
-            recorder.handler.look_at_what_waits()
+        writer = recorder.jam.writer
+        if self._plain_steps % LOOK_EVERY_STEPS == 0 or now > writer.late_at:
+            writer.look()
         return True
 
     def annotate(self, values: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ is anything that stayed behind reported.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -32,6 +33,8 @@ APPENDS_PER_ROUND_TRIP = 256
 CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
+LATE = 0.5  # of the pause: so much later than it should, the thread may run ...
+STEP_ASIDE_S = 1e-3  # ... before a caller leaves it the interpreter
 LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
 QUICK_LOOK_S = 1e-4  # ... unless that is soon done
 
@@ -55,6 +58,7 @@ class Writer:
         needs_admission: Whether to call `admit` before a put: as much as may is waiting, or the
             thread has failed.
         has_outage: Whether to `look` after a put, because the server does not answer.
+        late_at: After this (epoch seconds) to `look`, because the thread does not get to run.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Writer:
     ) -> None:
         self.needs_admission = False
         self.has_outage = False
+        self.late_at = math.inf
         self._store = store
         self._lease = lease
         self._background = background
@@ -87,6 +92,7 @@ class Writer:
         self._stop = threading.Event()
         self._delivered = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._in_round = False
         self._closing = False
         self._outage: Exception | None = None
         self._failure: Exception | None = None
@@ -94,8 +100,11 @@ class Writer:
 
     # -- the caller's side ------------------------------------------------------------------
 
-    def mark(self, outbox: Outbox) -> None:
+    def mark(self, outbox: Outbox) -> float:
         """There is something to deliver in this outbox.
+
+        Returns:
+            When to `look` if it has not been delivered, epoch seconds.
 
         Raises:
             JamboreeClosed: The writer has been closed.
@@ -106,8 +115,11 @@ class Writer:
             self._dirty[outbox] = None
         if self._background and (self._thread is None or not self._work.is_set()):
             self._wake()
+        return self.late_at
 
     def _wake(self) -> None:
+        if not self._in_round:
+            self.late_at = time.time() + (1 + LATE) * self._pause_s
         with self._dirty_lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="jamboree-writer", daemon=True)
@@ -115,11 +127,17 @@ class Writer:
                     thread.start()
                     self._thread = thread
                 except RuntimeError as error:  # the interpreter is ending, or has no threads left
+                    self.late_at = math.inf
                     log.warning("no background thread (%s): saves wait for flush or close", error)
         self._work.set()
 
     def look(self) -> None:
-        """See whether more is waiting than may; seldom where it takes long to add up."""
+        """See to it that the thread runs, and whether more is waiting than may.
+
+        Seldom where the latter takes long to add up.
+        """
+        if not self.has_outage and time.time() > self.late_at:
+            self._step_aside()
         if time.monotonic() < self._look_after:
             return
         began = time.thread_time()  # without the time that other threads took meanwhile
@@ -127,6 +145,17 @@ class Writer:
             self.needs_admission = True
         took_s = time.thread_time() - began
         self._look_after = time.monotonic() + max(0.0, took_s - QUICK_LOOK_S) / LOOK_SHARE
+
+    def _step_aside(self) -> None:
+        """Leave the interpreter to the thread for a moment.
+
+        A thread may wait for it for seconds, beside one that lets go of it now and then and takes
+        it back at once, as NumPy does for random numbers: the interpreter asks for it only after
+        5 ms in which nobody let go.
+        """
+        with self._delivered:
+            self._delivered.wait(STEP_ASIDE_S)
+        self.late_at = max(self.late_at, time.time() + STEP_ASIDE_S)
 
     @property
     def _is_full(self) -> bool:
@@ -266,13 +295,17 @@ class Writer:
     def _run(self) -> None:
         failures = 0
         while True:
+            self._in_round = False
             self._work.wait()
+            self._in_round = True
+            self.late_at = time.time() + (1 + LATE) * self._pause_s
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else self._pause_s
             if self._stop.wait(pause_s):
                 return
             self._work.clear()
             if self._stop.is_set():  # between the two: nobody would set `_work` again
                 return
+            self.late_at = time.time() + LATE * self._pause_s
             error = self._try_delivery()
             if error is None:
                 self._recover()
