@@ -200,6 +200,7 @@ class Connection:
         writer = self.writer
         if queued_bytes > CHECK_EVERY_BYTES or writer.has_outage or time.time() > writer.late_at:
             writer.look()
+            outbox.late_at = writer.late_at
         if self._is_sync:
             self.writer.deliver(outbox)
 

@@ -63,13 +63,17 @@ class Outbox(ABC):
         codec: Codec of its frames.
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
+
+    Attributes:
+        key: The log.
+        error: Why it can never be written, None as long as it can.
+        late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
     """
 
     __slots__ = (
         "__weakref__",
         "_batches",
         "_codec",
-        "_late_at",
         "_mark",
         "_marked",
         "_next_index",
@@ -79,6 +83,7 @@ class Outbox(ABC):
         "_writer_id",
         "error",
         "key",
+        "late_at",
     )
 
     def __init__(
@@ -90,7 +95,7 @@ class Outbox(ABC):
         self._writer_id = writer_id
         self._mark = mark
         self._marked = False
-        self._late_at = math.inf
+        self.late_at = math.inf
         self._next_index = 0
         self._batches: deque[Batch] = deque()
         self._sent = 0
@@ -223,7 +228,7 @@ class RecordOutbox(Outbox):
             if self.error is not None:
                 self.raise_error()
             if not self._marked:
-                self._late_at = self._mark(self)
+                self.late_at = self._mark(self)
                 self._marked = True
             now = self._clock()
             if now <= self._t_last:

@@ -199,7 +199,7 @@ class RowBuffer(Outbox, ABC):
         )
         if self._marked:
             return (
-                now > self._late_at
+                now > self.late_at
                 or len(rows) % self._look_every == 0
                 or (info is not None and len(info) >= LOOK_EVERY_BYTES)
             )
@@ -230,7 +230,7 @@ class RowBuffer(Outbox, ABC):
         if not self._marked:
             self._marked = True
             try:
-                self._late_at = self._mark(self)
+                self.late_at = self._mark(self)
             except JamboreeError:
                 self._marked = False
                 raise

@@ -33,8 +33,8 @@ APPENDS_PER_ROUND_TRIP = 256
 CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
-LATE = 0.5  # of the pause: so much later than it should, the thread may run ...
-STEP_ASIDE_S = 1e-3  # ... before a caller leaves it the interpreter
+PAUSE = 0.4  # of a flush interval: the rest is for the delivery and a busy machine
+STEP_ASIDE_S = 1e-3  # a thread that is late by this is left the interpreter for as long
 LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
 QUICK_LOOK_S = 1e-4  # ... unless that is soon done
 
@@ -42,7 +42,7 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Writer:
-    """Delivers outboxes: every fifth of a flush interval in the background, and on request.
+    """Delivers outboxes: twice in a flush interval in the background, and on request.
 
     Args:
         store: Where the batches go.
@@ -79,7 +79,7 @@ class Writer:
         self._lease = lease
         self._background = background
         self._fsync = fsync
-        self._pause_s = flush_interval_s / 5  # the rest is for the delivery and a busy machine
+        self._pause_s = flush_interval_s * PAUSE
         self._max_pending_bytes = max_pending_bytes
         self._when_full = when_full
         self._look_after = 0.0
@@ -93,6 +93,7 @@ class Writer:
         self._delivered = threading.Condition()
         self._thread: threading.Thread | None = None
         self._in_round = False
+        self._patience_s = STEP_ASIDE_S
         self._closing = False
         self._outage: Exception | None = None
         self._failure: Exception | None = None
@@ -119,7 +120,7 @@ class Writer:
 
     def _wake(self) -> None:
         if not self._in_round:
-            self.late_at = time.time() + (1 + LATE) * self._pause_s
+            self.late_at = time.time() + self._pause_s + STEP_ASIDE_S
         with self._dirty_lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="jamboree-writer", daemon=True)
@@ -138,6 +139,7 @@ class Writer:
         """
         if not self.has_outage and time.time() > self.late_at:
             self._step_aside()
+            return
         if time.monotonic() < self._look_after:
             return
         began = time.thread_time()  # without the time that other threads took meanwhile
@@ -151,11 +153,13 @@ class Writer:
 
         A thread may wait for it for seconds, beside one that lets go of it now and then and takes
         it back at once, as NumPy does for random numbers: the interpreter asks for it only after
-        5 ms in which nobody let go.
+        5 ms in which nobody let go. If it is not that, but a slow server, this is done more and
+        more seldom.
         """
         with self._delivered:
             self._delivered.wait(STEP_ASIDE_S)
-        self.late_at = max(self.late_at, time.time() + STEP_ASIDE_S)
+        self.late_at = max(self.late_at, time.time() + self._patience_s)
+        self._patience_s *= 2
 
     @property
     def _is_full(self) -> bool:
@@ -298,14 +302,15 @@ class Writer:
             self._in_round = False
             self._work.wait()
             self._in_round = True
-            self.late_at = time.time() + (1 + LATE) * self._pause_s
+            self.late_at = time.time() + self._pause_s + STEP_ASIDE_S
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else self._pause_s
             if self._stop.wait(pause_s):
                 return
             self._work.clear()
             if self._stop.is_set():  # between the two: nobody would set `_work` again
                 return
-            self.late_at = time.time() + LATE * self._pause_s
+            self._patience_s = STEP_ASIDE_S
+            self.late_at = time.time() + STEP_ASIDE_S
             error = self._try_delivery()
             if error is None:
                 self._recover()

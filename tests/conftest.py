@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 from pymongo import MongoClient
@@ -20,6 +21,10 @@ from pymongo import MongoClient
 from jamboree_gym import Jamboree
 
 START_TIMEOUT_S = 20.0
+
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @dataclass

@@ -156,7 +156,7 @@ def through_the_store(
     return Rows.concatenate([decode_rows(frame, find, where="log") for frame in frames])
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
 @given(st.data(), cases, cases, st.integers(0, 4))
 def test_values_of_any_space_come_back_as_they_were(
     data: st.DataObject, observed: Case, acted: Case, sealed_after: int
@@ -173,7 +173,7 @@ def test_values_of_any_space_come_back_as_they_were(
         assert is_same(rows.action(k + 1), action)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.data(), st.lists(cases, min_size=2, max_size=4))
 def test_values_that_change_their_space_in_the_episode_come_back_as_they_were(
     data: st.DataObject, several: list[Case]

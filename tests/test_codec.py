@@ -166,6 +166,15 @@ def test_the_checksum_is_the_crc_that_other_languages_have() -> None:
     assert stored == zlib.crc32(header + body)
 
 
+@pytest.mark.parametrize("size", [0, 1, 5119, 5120, 5121, 10_240, 10_241, 81_920, 81_921, 10**6])
+def test_the_checksum_of_any_size_is_that_of_zlib(size: int) -> None:
+    body = bytes(i * i % 251 for i in range(size))
+    frame = encode_frame(
+        codec=CODEC_STEPS, start=0, count=1, writer=bytes(8), t_first=0.0, t_last=0.0, body=body
+    )
+    assert struct.unpack("<I", frame[40:44])[0] == zlib.crc32(frame[:40] + body)
+
+
 def test_a_digest_is_sixteen_hexadecimal_digits() -> None:
     assert len(digest(b"x")) == 16
     assert digest(b"x") != digest(b"y")

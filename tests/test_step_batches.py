@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jamboree_gym.layouts import Leaf
+from jamboree_gym import step_batches
+from jamboree_gym.batch_headers import MAX_ROW_BYTES
+from jamboree_gym.layouts import Leaf, layout_of
 from jamboree_gym.step_batches import Columns, serialize_batch
 from jamboree_gym.step_schema import StepSchema
 
@@ -56,3 +60,34 @@ def test_bits_are_packed_as_pyarrow_packs_them(kind: str) -> None:
 
     for _ in range(2):
         assert serialize_batch(schema, columns) == by_pyarrow(schema, columns)
+
+
+PICTURE = np.zeros((2, 3), np.uint8)
+SCHEMAS = {
+    "plain": (np.zeros(4), 0, {}),
+    "nested": ({"a": np.zeros(4, np.float32), "b": (PICTURE, True)}, (np.zeros(1), 0.0), {}),
+    "annotated": (np.zeros(4), np.int64(0), {"value": 0.0, "seen": np.zeros(3, np.bool_)}),
+    "of one value each": (np.float32(0), np.True_, {"n": 1}),
+}
+
+
+@pytest.mark.parametrize(("observation", "action", "annotation"), SCHEMAS.values(), ids=SCHEMAS)
+def test_headers_for_any_number_of_rows_are_those_of_pyarrow(
+    observation: Any, action: Any, annotation: dict[str, Any]
+) -> None:
+    schema = StepSchema(layout_of(observation), layout_of(action), layout_of(annotation))
+    template = step_batches._template(schema)
+    assert template is not None
+
+    for count in [*range(1, 300), 1000, 1 << 16]:
+        message = step_batches._by_pyarrow(schema, step_batches._zeros(schema, count))
+        assert message.startswith(template.header(count))
+
+
+def test_a_schema_of_large_rows_is_left_to_pyarrow() -> None:
+    rows = Leaf(np.dtype(np.uint8), (MAX_ROW_BYTES + 1,), "array")
+    schema = StepSchema(rows, Leaf(np.dtype(np.int64), (), "python"))
+    columns = [[bytes(rows.nbytes)] * 2, [0] * 2, [0.0] * 2, [False] * 2, [False] * 2, [0.0] * 2]
+
+    assert step_batches._template(schema) is None
+    assert serialize_batch(schema, [*columns, [None] * 2]) == by_pyarrow(schema, columns)

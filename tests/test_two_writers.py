@@ -86,7 +86,7 @@ def test_each_record_is_there_once_and_in_its_writers_order(
     jam = open_jamboree()
     logs = iter(range(10**6))
 
-    @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
     @given(once=sizes, thrice=sizes, once_mode=modes, thrice_mode=modes)
     def check(once: list[int], thrice: list[int], once_mode: str, thrice_mode: str) -> None:
         log = f"log {next(logs)}"

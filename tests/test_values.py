@@ -20,7 +20,7 @@ from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.values import decode_value, encode_mapping, encode_value
 
 # A busy machine makes an example slow, not wrong.
-PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])
 
 dtypes = st.one_of(
     hnp.boolean_dtypes(),

@@ -167,7 +167,7 @@ def test_a_log_behaves_as_a_list(store: RedisStore) -> None:
     machine = type("Machine", (LogMachine,), {"store": store})
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=100, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=100, stateful_step_count=30),
     )
 
 

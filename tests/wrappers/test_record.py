@@ -648,6 +648,22 @@ def test_an_observation_that_cannot_be_encoded_is_named_and_ends_the_recording(
     assert jam.episode(env.episode_id).status == "abandoned"
 
 
+def test_an_action_that_cannot_be_encoded_ends_the_recording_before_the_environment_moves(
+    jam: Jamboree,
+) -> None:
+    inner = CountingEnv()
+    env = jam.record(inner)
+    env.reset()
+    env.step(ACTION)
+
+    with pytest.raises(InvalidRecord, match=r"the action cannot be recorded: .*object"):
+        env.step({"robot": object()})
+
+    assert inner.count == 1
+    assert jam.episode(env.episode_id).status == "abandoned"
+    assert len(jam.episode(env.episode_id).data()) == 1
+
+
 def test_what_is_no_environment_gets_a_clear_answer(jam: Jamboree) -> None:
     with pytest.raises(UnsupportedSpace, match="object cannot be recorded: it is no"):
         jam.record(object())

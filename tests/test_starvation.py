@@ -1,0 +1,111 @@
+"""A writer thread beside callers that keep the interpreter busy.
+
+NumPy lets go of the interpreter for a moment for each random number. CPython hands it over on
+request only after 5 ms in which nobody let go, so without help the thread would not run at all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Server
+from gymnasium import spaces
+from processes import NoteHandler
+
+from jamboree_gym import Jamboree
+from jamboree_gym.writer import Writer
+
+OpenJamboree = Callable[..., Jamboree]
+
+SAVES = 60_000
+
+
+class NoisyEnv(gym.Env[Any, Any]):
+    """Draws a random number every few steps, often enough that no 5 ms pass without."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float64)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.count = 0
+        return self.np_random.uniform(size=4), {}
+
+    def step(self, action: Any) -> Any:
+        self.count += 1
+        if self.count % 10 == 0:
+            self.noise = self.np_random.uniform(size=4)
+        return np.full(4, self.count, np.float64), 1.0, False, self.count == 20, {}
+
+
+def in_redis(jam: Jamboree) -> int:
+    """Number of records that are there, without asking a writer for more."""
+    return sum(jam.store.count(key) for key in jam.store.log_keys())
+
+
+def step_one(jam: Jamboree) -> None:
+    env = jam.record(NoisyEnv())
+    env.reset(seed=0)
+    for _ in range(SAVES):
+        if env.step(0)[3]:
+            env.reset()
+
+
+def step_many(jam: Jamboree) -> None:
+    envs = jam.record(gym.make_vec("CartPole-v1", num_envs=16, vectorization_mode="sync"))
+    envs.reset(seed=0)
+    actions = np.zeros(16, np.int64)
+    for _ in range(SAVES // 16):
+        envs.step(actions)
+
+
+def save_notes(jam: Jamboree) -> None:
+    handler, rng = NoteHandler(jam, "n"), np.random.default_rng(0)
+    for number in range(SAVES):
+        handler.save({"n": number})
+        if number % 10 == 0:
+            rng.uniform(size=4)
+
+
+@pytest.mark.parametrize("save", [step_one, step_many, save_notes])
+def test_the_thread_delivers_while_its_callers_are_busy(
+    open_jamboree: OpenJamboree, save: Callable[[Jamboree], None]
+) -> None:
+    jam, reader = open_jamboree(), open_jamboree()
+
+    save(jam)
+    delivered = in_redis(reader)
+    jam.flush()
+
+    assert delivered > in_redis(reader) / 2
+
+
+def test_a_server_that_is_slow_is_not_waited_for(
+    own_valkey: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[None] = []
+    step_aside = Writer._step_aside
+    monkeypatch.setattr(
+        Writer, "_step_aside", lambda writer: (waits.append(None), step_aside(writer))
+    )
+    jam = open_jamboree(own_valkey.url)
+    env = jam.record(NoisyEnv())
+    env.reset(seed=0)
+    jam.flush()
+
+    os.kill(own_valkey.process.pid, signal.SIGSTOP)
+    try:
+        for _ in range(SAVES):
+            if env.step(0)[3]:
+                env.reset()
+    finally:
+        os.kill(own_valkey.process.pid, signal.SIGCONT)
+    jam.flush()
+
+    assert 0 < len(waits) < 20  # each later than the one before by twice the time
