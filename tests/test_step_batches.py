@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jamboree_gym import step_batches
 from jamboree_gym.batch_headers import MAX_ROW_BYTES
-from jamboree_gym.layouts import Leaf, layout_of
+from jamboree_gym.layouts import Group, Leaf, layout_of
+from jamboree_gym.spaces import layout_of_space
 from jamboree_gym.step_batches import Columns, serialize_batch
 from jamboree_gym.step_schema import StepSchema
 
@@ -62,20 +64,38 @@ def test_bits_are_packed_as_pyarrow_packs_them(kind: str) -> None:
         assert serialize_batch(schema, columns) == by_pyarrow(schema, columns)
 
 
-PICTURE = np.zeros((2, 3), np.uint8)
-SCHEMAS = {
-    "plain": (np.zeros(4), 0, {}),
-    "nested": ({"a": np.zeros(4, np.float32), "b": (PICTURE, True)}, (np.zeros(1), 0.0), {}),
-    "annotated": (np.zeros(4), np.int64(0), {"value": 0.0, "seen": np.zeros(3, np.bool_)}),
-    "of one value each": (np.float32(0), np.True_, {"n": 1}),
+NUMBERS = spaces.Box(-1, 1, (4,), np.float32)
+NESTED = spaces.Dict(
+    {
+        "picture": spaces.Box(0, 255, (2, 3), np.uint8),
+        "pair": spaces.Tuple((NUMBERS, spaces.Discrete(2))),
+        "bits": spaces.MultiBinary(5),
+    }
+)
+SAID = {"value": 0.0, "seen": np.zeros(3, np.bool_)}
+SPACES_AND_ANNOTATIONS = {
+    "plain": (NUMBERS, spaces.Discrete(2), {}),
+    "nested": (NESTED, spaces.Tuple((NUMBERS, NUMBERS)), {}),
+    "annotated": (NUMBERS, spaces.MultiDiscrete([2, 3]), SAID),
+    "of one value each": (spaces.Discrete(2), spaces.Discrete(3), {"n": 1}),
 }
 
 
-@pytest.mark.parametrize(("observation", "action", "annotation"), SCHEMAS.values(), ids=SCHEMAS)
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "annotation"),
+    SPACES_AND_ANNOTATIONS.values(),
+    ids=SPACES_AND_ANNOTATIONS,
+)
 def test_headers_for_any_number_of_rows_are_those_of_pyarrow(
-    observation: Any, action: Any, annotation: dict[str, Any]
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    annotation: dict[str, Any],
 ) -> None:
-    schema = StepSchema(layout_of(observation), layout_of(action), layout_of(annotation))
+    schema = StepSchema(
+        layout_of_space(observation_space),
+        layout_of_space(action_space),
+        cast(Group, layout_of(annotation)),
+    )
     template = step_batches._template(schema)
     assert template is not None
 
