@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -137,7 +138,7 @@ def through_the_store(
     summary = EpisodeSummary("e", "Env-v0", "run", "running", 0, 0.0, 100.0, 0.0, None)
     origin = EpisodeOrigin(1, None, None, "0" * 16)
     box = StepOutbox(
-        "log", bytes(8), lambda _: None, summary=summary, origin=origin, schema=schema, keep=5
+        "log", bytes(8), lambda _: math.inf, summary=summary, origin=origin, schema=schema, keep=5
     )
     box.put_reset(observations[0], None)
     for k, action in enumerate(actions):

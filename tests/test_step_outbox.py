@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ SUMMARY = EpisodeSummary("e", "Env-v0", "run", "running", 0, 0.0, 100.0, 0.0, No
 ORIGIN = EpisodeOrigin(1, None, None, "0" * 16)
 
 
-def outbox(mark: Callable[[Any], None] = lambda _: None, **options: Any) -> StepOutbox:
+def outbox(mark: Callable[[Any], float] = lambda _: math.inf, **options: Any) -> StepOutbox:
     options = {"summary": SUMMARY, "origin": ORIGIN, "schema": SCHEMA, "keep": 11, **options}
     return StepOutbox("log", bytes(8), mark, **options)
 
@@ -127,7 +128,12 @@ def test_recent_sees_the_newest_rows_while_another_thread_seals() -> None:
 
 def test_it_is_marked_once_until_it_is_sealed() -> None:
     marks: list[StepOutbox] = []
-    box = begun(mark=marks.append)
+
+    def mark(box: StepOutbox) -> float:
+        marks.append(box)
+        return math.inf
+
+    box = begun(mark=mark)
     put(box, 1)
     assert marks == [box]
 
@@ -137,7 +143,7 @@ def test_it_is_marked_once_until_it_is_sealed() -> None:
 
 
 def test_a_closed_writer_is_told_to_every_put() -> None:
-    def refuse(_: Any) -> None:
+    def refuse(_: Any) -> float:
         raise JamboreeClosed("closed")
 
     box = outbox(mark=refuse)
