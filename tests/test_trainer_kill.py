@@ -57,6 +57,7 @@ from test_trainer_kill import (
 url, namespace, run, path = sys.argv[1:]
 with open(path, "r+b") as file:
     memory = mmap.mmap(file.fileno(), 0)
+counts = memoryview(memory)[:COUNTS.size].cast("q")  # COUNTS.pack_into would set all to 0 first
 jam = Jamboree(url, namespace=namespace, flush_interval_s=FLUSH_INTERVAL_S)
 env = jam.record(gym.make("CartPole-v1", max_episode_steps=MAX_EPISODE_STEPS), run=run)
 episodes = steps = 0
@@ -67,13 +68,13 @@ while steps < STEPS:
     )
     act = policy(episodes)
     episodes += 1
-    COUNTS.pack_into(memory, 0, episodes, steps)
+    counts[0] = episodes
     while True:
         action = act(observation)
         STEP.pack_into(memory, STEPS_AT + STEP.size * steps, time.time(), time.thread_time())
         observation, _, terminated, truncated, _ = env.step(action)
         steps += 1
-        COUNTS.pack_into(memory, 0, episodes, steps)
+        counts[1] = steps
         if terminated or truncated or steps == STEPS:
             break
 time.sleep(3600)
