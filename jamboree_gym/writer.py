@@ -33,7 +33,7 @@ APPENDS_PER_ROUND_TRIP = 256
 CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
-PAUSE = 0.4  # of a flush interval: the rest is for the delivery and a busy machine
+PAUSE = 0.6  # of a flush interval: the rest is for the delivery and a busy machine
 STEP_ASIDE_S = 1e-3  # a thread that is late by this is left the interpreter for as long
 LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
 QUICK_LOOK_S = 1e-4  # ... unless that is soon done
@@ -42,7 +42,7 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Writer:
-    """Delivers outboxes: twice in a flush interval in the background, and on request.
+    """Delivers outboxes: before a flush interval is over, in the background, and on request.
 
     Args:
         store: Where the batches go.
