@@ -50,7 +50,7 @@ def draw(taken: dict[str, list[tuple[int, float]]], path: Path) -> None:
         axes.plot([step / 1e6 for step in steps], sizes, label=name)
     axes.set_xlabel("recorded steps, millions")
     axes.set_ylabel("resident memory, MiB")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.3 * max(mb for samples in taken.values() for _, mb in samples))
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

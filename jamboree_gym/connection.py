@@ -197,10 +197,11 @@ class Connection:
         """
         if outbox.error is not None:
             outbox.raise_error()
-        writer = self.writer
-        if queued_bytes > CHECK_EVERY_BYTES or writer.has_outage or time.time() > writer.late_at:
+        writer, schedule = self.writer, self.writer.schedule
+        is_late = time.time() > schedule.late_at
+        if is_late or queued_bytes > CHECK_EVERY_BYTES or writer.has_outage:
             writer.look()
-            outbox.late_at = writer.late_at
+            outbox.late_at = schedule.late_at
         if self._is_sync:
             self.writer.deliver(outbox)
 

@@ -221,7 +221,7 @@ class VectorRecorder:
                 self._errors.append(_named(error, index))
         self._plain_steps += 1
         writer = recorder.jam.writer
-        if self._plain_steps % LOOK_EVERY_STEPS == 0 or now > writer.late_at:
+        if self._plain_steps % LOOK_EVERY_STEPS == 0 or now > writer.schedule.late_at:
             writer.look()
         return True
 

@@ -7,7 +7,6 @@ is anything that stayed behind reported.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -22,6 +21,7 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import MAX_APPEND_BYTES, Outbox
+from jamboree_gym.schedule import Schedule
 from jamboree_gym.store.redis import Append, RedisStore
 
 __all__ = ["WhenFull", "WriteMode", "Writer"]
@@ -33,8 +33,6 @@ APPENDS_PER_ROUND_TRIP = 256
 CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
-PAUSE = 0.6  # of a flush interval: the rest is for the delivery and a busy machine
-STEP_ASIDE_S = 1e-3  # a thread that is late by this is left the interpreter for as long
 LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
 QUICK_LOOK_S = 1e-4  # ... unless that is soon done
 
@@ -58,7 +56,7 @@ class Writer:
         needs_admission: Whether to call `admit` before a put: as much as may is waiting, or the
             thread has failed.
         has_outage: Whether to `look` after a put, because the server does not answer.
-        late_at: After this (epoch seconds) to `look`, because the thread does not get to run.
+        schedule: Of the thread.
     """
 
     def __init__(
@@ -74,12 +72,11 @@ class Writer:
     ) -> None:
         self.needs_admission = False
         self.has_outage = False
-        self.late_at = math.inf
+        self.schedule = Schedule(flush_interval_s)
         self._store = store
         self._lease = lease
         self._background = background
         self._fsync = fsync
-        self._pause_s = flush_interval_s * PAUSE
         self._max_pending_bytes = max_pending_bytes
         self._when_full = when_full
         self._look_after = 0.0
@@ -90,10 +87,7 @@ class Writer:
         self._delivery_lock = threading.Lock()
         self._work = threading.Event()
         self._stop = threading.Event()
-        self._delivered = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._in_round = False
-        self._patience_s = STEP_ASIDE_S
         self._closing = False
         self._outage: Exception | None = None
         self._failure: Exception | None = None
@@ -116,11 +110,10 @@ class Writer:
             self._dirty[outbox] = None
         if self._background and (self._thread is None or not self._work.is_set()):
             self._wake()
-        return self.late_at
+        return self.schedule.late_at
 
     def _wake(self) -> None:
-        if not self._in_round:
-            self.late_at = time.time() + self._pause_s + STEP_ASIDE_S
+        self.schedule.expect_round()
         with self._dirty_lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="jamboree-writer", daemon=True)
@@ -128,7 +121,7 @@ class Writer:
                     thread.start()
                     self._thread = thread
                 except RuntimeError as error:  # the interpreter is ending, or has no threads left
-                    self.late_at = math.inf
+                    self.schedule.expect_nothing()
                     log.warning("no background thread (%s): saves wait for flush or close", error)
         self._work.set()
 
@@ -137,8 +130,8 @@ class Writer:
 
         Seldom where the latter takes long to add up.
         """
-        if not self.has_outage and time.time() > self.late_at:
-            self._step_aside()
+        if not self.has_outage and time.time() > self.schedule.late_at:
+            self.schedule.step_aside()
             return
         if time.monotonic() < self._look_after:
             return
@@ -147,19 +140,6 @@ class Writer:
             self.needs_admission = True
         took_s = time.thread_time() - began
         self._look_after = time.monotonic() + max(0.0, took_s - QUICK_LOOK_S) / LOOK_SHARE
-
-    def _step_aside(self) -> None:
-        """Leave the interpreter to the thread for a moment.
-
-        A thread may wait for it for seconds, beside one that lets go of it now and then and takes
-        it back at once, as NumPy does for random numbers: the interpreter asks for it only after
-        5 ms in which nobody let go. If it is not that, but a slow server, this is done more and
-        more seldom.
-        """
-        with self._delivered:
-            self._delivered.wait(STEP_ASIDE_S)
-        self.late_at = max(self.late_at, time.time() + self._patience_s)
-        self._patience_s *= 2
 
     @property
     def _is_full(self) -> bool:
@@ -175,13 +155,12 @@ class Writer:
             JamboreeError: The thread has failed in a way that nobody thought of. It goes on trying.
         """
         self._raise_failure()
-        with self._delivered:
-            while self._is_full and not self._closing:
-                self._say_full()
-                if self._outage is not None and self._when_full == "raise":
-                    raise self._full_error(self._outage) from self._outage
-                self._delivered.wait(BACKOFF_S[0])
-                self._raise_failure()
+        while self._is_full and not self._closing:
+            self._say_full()
+            if self._outage is not None and self._when_full == "raise":
+                raise self._full_error(self._outage) from self._outage
+            self.schedule.wait_for_delivery(BACKOFF_S[0])
+            self._raise_failure()
         self.needs_admission = False  # the next look sets it again
 
     def _raise_failure(self) -> None:
@@ -299,18 +278,18 @@ class Writer:
     def _run(self) -> None:
         failures = 0
         while True:
-            self._in_round = False
+            self.schedule.end_round()
             self._work.wait()
-            self._in_round = True
-            self.late_at = time.time() + self._pause_s + STEP_ASIDE_S
-            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else self._pause_s
+            self.schedule.begin_pause()
+            pause_s = self.schedule.pause_s
+            if failures:
+                pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
             if self._stop.wait(pause_s):
                 return
             self._work.clear()
             if self._stop.is_set():  # between the two: nobody would set `_work` again
                 return
-            self._patience_s = STEP_ASIDE_S
-            self.late_at = time.time() + STEP_ASIDE_S
+            self.schedule.begin_delivery()
             error = self._try_delivery()
             if error is None:
                 self._recover()
@@ -361,8 +340,7 @@ class Writer:
         while waiting:
             done = self._deliver_once(waiting)
             waiting = [outbox for outbox in waiting[:done] if outbox.has_batches] + waiting[done:]
-        with self._delivered:
-            self._delivered.notify_all()
+        self.schedule.announce_delivery()
 
     def _seal(self, outbox: Outbox) -> None:
         try:

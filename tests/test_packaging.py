@@ -43,6 +43,7 @@ LAYERS = [
     "row_buffer",
     "step_outbox",
     "lease",
+    "schedule",
     "writer",
     "connection",
     "backup_copy",

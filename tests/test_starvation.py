@@ -19,7 +19,7 @@ from gymnasium import spaces
 from processes import NoteHandler
 
 from jamboree_gym import Jamboree
-from jamboree_gym.writer import Writer
+from jamboree_gym.schedule import Schedule
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -90,9 +90,9 @@ def test_a_server_that_is_slow_is_not_waited_for(
     own_valkey: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[None] = []
-    step_aside = Writer._step_aside
+    step_aside = Schedule.step_aside
     monkeypatch.setattr(
-        Writer, "_step_aside", lambda writer: (waits.append(None), step_aside(writer))
+        Schedule, "step_aside", lambda schedule: (waits.append(None), step_aside(schedule))
     )
     jam = open_jamboree(own_valkey.url)
     env = jam.record(NoisyEnv())

@@ -1,0 +1,83 @@
+"""When the writer's thread is due, and what a caller does where it is late.
+
+CPython hands its lock to a waiting thread on request only after 5 ms in which nobody let go of it.
+NumPy lets go for each random number, and takes it back before the other thread is awake: beside an
+environment that draws one now and then, the thread might not run for seconds. So callers look at
+the clock, and wait for a thread that is late.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+__all__ = ["Schedule"]
+
+PAUSE = 0.6  # of a flush interval: the rest is for the delivery and a busy machine
+STEP_ASIDE_S = 1e-3  # a thread that is late by this is left the interpreter for as long
+
+
+class Schedule:
+    """The rounds of the writer's thread: a pause in which records gather, then a delivery.
+
+    Args:
+        flush_interval_s: So old may a record be when it has been delivered.
+
+    Attributes:
+        late_at: After this (epoch seconds) the thread is late; infinite while it has not begun.
+        pause_s: How long records gather.
+    """
+
+    def __init__(self, flush_interval_s: float) -> None:
+        self.late_at = math.inf
+        self.pause_s = flush_interval_s * PAUSE
+        self._is_in_round = False
+        self._patience_s = STEP_ASIDE_S
+        self._delivered = threading.Condition()
+
+    # -- the callers' side ------------------------------------------------------------------
+
+    def expect_round(self) -> None:
+        """There is something to deliver; if the thread sleeps, it is being woken."""
+        if not self._is_in_round:
+            self.late_at = time.time() + self.pause_s + STEP_ASIDE_S
+
+    def expect_nothing(self) -> None:
+        """There is no thread."""
+        self.late_at = math.inf
+
+    def step_aside(self) -> None:
+        """Leave the interpreter to the thread for a moment.
+
+        More and more seldom, if it is still late: then it waits for the server, not for us.
+        """
+        self.wait_for_delivery(STEP_ASIDE_S)
+        self.late_at = max(self.late_at, time.time() + self._patience_s)
+        self._patience_s *= 2
+
+    def wait_for_delivery(self, timeout_s: float) -> None:
+        """Sleep until something has been delivered, or the time is over."""
+        with self._delivered:
+            self._delivered.wait(timeout_s)
+
+    # -- the thread's side ------------------------------------------------------------------
+
+    def begin_pause(self) -> None:
+        """There is something to deliver: it is time for more to gather."""
+        self._is_in_round = True
+        self.late_at = time.time() + self.pause_s + STEP_ASIDE_S
+
+    def begin_delivery(self) -> None:
+        """The pause is over."""
+        self._patience_s = STEP_ASIDE_S
+        self.late_at = time.time() + STEP_ASIDE_S
+
+    def end_round(self) -> None:
+        """The thread goes to sleep, unless more was put meanwhile."""
+        self._is_in_round = False
+
+    def announce_delivery(self) -> None:
+        """Wake those who wait for it."""
+        with self._delivered:
+            self._delivered.notify_all()
