@@ -157,6 +157,7 @@ def through_the_store(
     return Rows.concatenate([decode_rows(frame, find, where="log") for frame in frames])
 
 
+@pytest.mark.timeout(600)  # cut off in the middle, it would be called flaky
 @settings(max_examples=2000, suppress_health_check=list(HealthCheck))
 @given(st.data(), cases, cases, st.integers(0, 4))
 def test_values_of_any_space_come_back_as_they_were(
