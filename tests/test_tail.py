@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Server, StartRedis
-from processes import read_line, start_python, wait_until
+from processes import NoteHandler, read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import EpisodeHandler, Jamboree, StepData
@@ -365,6 +365,26 @@ def test_a_tail_goes_on_after_outages_and_says_each_once(
 
 
 @pytest.mark.faults
+def test_records_are_followed_through_an_outage(
+    durable_valkey: Server, open_jamboree: OpenJamboree, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer, reader = open_jamboree(durable_valkey.url), open_jamboree(durable_valkey.url)
+    notes, seen = NoteHandler(writer, "n"), list[int]()
+    tail = NoteHandler(reader, "n").tail()
+    thread = threading.Thread(target=lambda: seen.extend(next(tail)["i"] for _ in range(20)))
+    notes.save_many({"i": i} for i in range(10))
+    thread.start()
+    wait_until(lambda: len(seen) == 10)
+    durable_valkey.kill()
+    wait_until(lambda: "who follows goes on" in caplog.text)
+    notes.save_many({"i": i} for i in range(10, 20))
+    durable_valkey.start()
+    thread.join(20)
+
+    assert seen == list(range(20))
+
+
+@pytest.mark.faults
 def test_a_redis_that_stays_away_is_an_error_after_the_timeout(
     own_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
@@ -404,10 +424,12 @@ def test_a_lease_that_expired_while_redis_was_away_is_not_the_end(
 
 TRAINER = """
 import sys
+import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from jamboree_gym import Jamboree
 
+torch.set_num_threads(1)
 jam = Jamboree(sys.argv[1], namespace=sys.argv[2])
 envs = jam.record(make_vec_env("CartPole-v1", n_envs=4, seed=3), run="ppo")
 PPO("MlpPolicy", envs, n_steps=64, n_epochs=1, seed=3, device="cpu").learn(6000)
@@ -590,4 +612,16 @@ def test_a_handler_follows_as_its_episode_does(jam: Jamboree) -> None:
     handler = EpisodeHandler(jam)
     handler["episode"] = record(jam, 3).episode_id
 
+    awaited = asyncio.run(collect(handler.atail(timeout_s=0)))
+
     assert [step["index"] for step in handler.tail(timeout_s=0)] == [0, 1, 2]
+    assert [step["index"] for step in awaited] == [0, 1, 2]
+
+
+def test_records_are_awaited_as_they_are_waited_for(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "n")
+    notes.save_many({"i": i} for i in range(5000))
+
+    awaited = asyncio.run(collect(notes.atail(timeout_s=0)))
+
+    assert [note["i"] for note in awaited] == list(range(5000))

@@ -74,7 +74,7 @@ class Feed:
         kept = ("XRANGE", self._keyspace.feed, "-", position, "COUNT", 1)
         answer, before = self._answers([self._wait_call(position, wait_s, ENTRIES_AT_ONCE), kept])
         streams = dict(answer or ())  # with RESP 3 it is a dict, with RESP 2 a list of pairs
-        entries = next(iter(streams.values()), [])
+        entries: list[Any] = next(iter(streams.values()), [])
         return Grown(
             entries[-1][0].decode() if entries else position,
             [(fields[1].decode(), fields[3].decode()) for _, fields in entries],
