@@ -188,6 +188,7 @@ class EpisodeTail(Tail[StepData]):
         self._position: str | None = None
         self._writer = ""
         self._may_wait = False
+        self._is_judged = False  # whether it was looked for its writer
         self._settled_at = -math.inf
         self._losses = connection.store.losses
         self._lost_at = -math.inf
@@ -202,12 +203,14 @@ class EpisodeTail(Tail[StepData]):
         """
         cursor, store = self._cursor, self._connection.store
         self._settle()
+        if self._may_wait and self._position is None:
+            self._position = store.feed.position()
         position, has_lease, found = store.feed.look(
             cursor.where,
             cursor.next_row,
             cursor.next_row + ROWS_PER_LOOK,
             after=self._position,
-            wait_s=wait_s if self._may_wait else 0.0,
+            wait_s=wait_s if self._may_wait and self._is_judged else 0.0,
             writer=self._writer,
         )
         if found is None:
@@ -220,7 +223,8 @@ class EpisodeTail(Tail[StepData]):
         self._note_losses()
         is_read = not is_behind(cursor, found)
         self.is_over = is_read and (summary.status != "running" or self._is_dead(has_lease))
-        self._may_wait = is_read and (has_lease is not None or self._is_own(summary))
+        self._may_wait = is_read and not self.is_over
+        self._is_judged = has_lease is not None or self._is_own(summary)
         self._cursor, self._position = cursor, position
         self._writer = "" if self._is_own(summary) else summary.writer
         return steps

@@ -17,6 +17,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import EpisodeHandler, Jamboree, StepData
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, JamboreeClosed, StoreUnavailable
+from jamboree_gym.store.feed import LIFETIME_S
 from jamboree_gym.store.log import Append, IndexEntry
 from jamboree_gym.store.redis_link import RedisLink
 from jamboree_gym.store.scripts import FEED_ENTRIES
@@ -172,6 +173,35 @@ def test_episodes_that_go_on_or_begin_later_are_followed_from_their_first_step(
     assert places([next(tail)]) == [(env.episode_id, 3)]
 
 
+def test_every_kind_of_server_can_be_followed(
+    any_redis: Server, open_jamboree: OpenJamboree
+) -> None:
+    writer, reader = open_jamboree(any_redis.url), open_jamboree(any_redis.url)
+    env = record(writer, 1, length=3)
+    writer.flush()
+    pairs, steps = reader.tail(timeout_s=20), reader.episode(env.episode_id).tail()
+    seen = [(next(pairs)[1].index, next(steps).index)]
+    env.step(ACTION)
+    seen += [(next(pairs)[1].index, next(steps).index)]
+    env.step(ACTION)
+
+    assert [*seen, (next(pairs)[1].index, next(steps).index)] == [(0, 0), (1, 1), (2, 2)]
+    assert list(steps) == []
+
+
+def test_an_episode_that_was_read_to_its_end_is_not_read_again(
+    open_jamboree: OpenJamboree,
+) -> None:
+    writer, reader = open_jamboree(), open_jamboree()
+    env = record(writer, 1, length=2)
+    writer.flush()
+    tail = reader.tail(timeout_s=0.1)
+    env.step(ACTION)
+    writer.flush()
+
+    assert places(list(tail)) == all_of(env, 2)  # the feed tells of it after that
+
+
 def test_with_since_what_has_ended_comes_too(open_jamboree: OpenJamboree) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     ended = record(writer, 3, length=3)
@@ -273,7 +303,55 @@ jam.close()
 # -- the feed -----------------------------------------------------------------------------------
 
 
+def test_there_is_a_feed_only_while_somebody_follows(open_jamboree: OpenJamboree) -> None:
+    writer, reader = open_jamboree(), open_jamboree()
+    env = record(writer, 2, length=2)
+    writer.flush()
+    list(reader.episode(env.episode_id).tail())
+    assert not writer.redis.exists(writer.keyspace.feed)
+
+    list(reader.tail(timeout_s=0))
+    assert 0 < writer.redis.ttl(writer.keyspace.feed) <= LIFETIME_S
+
+
+def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
+    open_jamboree: OpenJamboree,
+) -> None:
+    writer, reader = open_jamboree(), open_jamboree()
+    env = record(writer, 1)
+    writer.flush()
+    pairs, steps = reader.tail(timeout_s=2), reader.episode(env.episode_id).tail(timeout_s=2)
+    assert next(pairs)[1].index == next(steps).index == 0
+    for expected in (1, 2):
+        writer.redis.delete(writer.keyspace.feed)
+        env.step(ACTION)
+        writer.flush()
+
+        assert places([next(pairs)]) == [(env.episode_id, expected)]
+        assert next(steps).index == expected
+
+
+@pytest.mark.parametrize("what", ["episode", "all"])
+def test_a_follower_keeps_the_feed_from_expiring(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("jamboree_gym.store.feed.RENEW_S", 0.0)
+    writer, reader = open_jamboree(), open_jamboree()
+    env = record(writer, 1)
+    writer.flush()
+    tail = reader.tail() if what == "all" else reader.episode(env.episode_id).tail()
+    next(tail)
+    reader.store.feed.position()
+    reader.redis.expire(reader.keyspace.feed, 5)
+    thread = threading.Thread(target=lambda: next(tail))
+    thread.start()
+    wait_until(lambda: reader.redis.ttl(reader.keyspace.feed) > 5)
+    env.step(ACTION)
+    thread.join()
+
+
 def test_the_feed_is_capped(jam: Jamboree) -> None:
+    jam.store.feed.position()
     for start in range(0, FEED_ENTRIES * 2, 500):
         appends = [
             Append(
@@ -293,10 +371,11 @@ def test_the_feed_is_capped(jam: Jamboree) -> None:
 
 def test_an_append_that_is_sent_again_is_not_told_again(jam: Jamboree) -> None:
     entry = IndexEntry("e", b"summary", "r", 0.0)
+    jam.store.feed.position()
     for _ in range(3):
         jam.store.append([Append(jam.keyspace.episode("e"), 2, [], b"note", entry)])
 
-    assert jam.redis.xlen(jam.keyspace.feed) == 1
+    assert jam.redis.xlen(jam.keyspace.feed) == 2
 
 
 def test_what_the_feed_has_forgotten_is_not_missed(open_jamboree: OpenJamboree) -> None:

@@ -94,8 +94,8 @@ end
 # only for what its own connection has written. The listings come first: should a foreign value lie
 # under their names, then the error leaves the log as it was.
 #
-# Of a log that is listed, the feed tells whoever follows that it has changed. It keeps its newest
-# entries only (`FEED_ENTRIES`, and up to a hundred more, which makes forgetting the others cheap).
+# Of a log that is listed, the feed tells that it has changed, if there is a feed: who follows makes
+# it. It keeps its newest entries (`FEED_ENTRIES`, and some more, to forget the others cheaply).
 FEED_ENTRIES = 10_000
 APPEND = Script(
     _HEAD
@@ -103,6 +103,7 @@ APPEND = Script(
     + f"local feed_entries = {FEED_ENTRIES}"
     + """
 local unbacked, runs, feed = KEYS[1], KEYS[2], KEYS[3]
+local has_feed = redis.call('EXISTS', feed) == 1
 local function append(key, summaries, at)
   local note, field, count_of_frames = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
   local head = read_head(key)
@@ -131,7 +132,7 @@ local function append(key, summaries, at)
   if field ~= '' then
     redis.call('HSET', summaries, field, ARGV[at + 3])
     redis.call('ZADD', runs, 'GT', ARGV[at + 5], ARGV[at + 4])
-    if is_change then
+    if is_change and has_feed then
       redis.call('XADD', feed, 'MAXLEN', '~', feed_entries, '*',
                  'episode', field, 'run', ARGV[at + 4])
     end
