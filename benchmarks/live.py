@@ -1,8 +1,9 @@
 """How late another process sees a step, and what it costs to read the newest steps of live actors.
 
 Staleness: from the moment `env.step` returns to the moment a follower in another process has the
-step. Target: flush interval + one bare round trip of the same run. Steps of 8 actors: the newest 16
-of each, read before each step of an agent in a process of its own, while the actors go on.
+step. Target: flush interval + one bare round trip of the same run. Beside it, what the machine adds
+to any message: a bare RPUSH in one process, until BLPOP returns in another. Steps of 8 actors: the
+newest 16 of each, as an agent reads them before each step of its own, while the actors go on.
 
 Run: .venv/bin/python benchmarks/live.py
 """
@@ -35,6 +36,7 @@ def main() -> None:
         CHILDREN[what](home, *more)
         return
     print(machine())
+    bare_message(arguments.steps, arguments.hz)
     for interval_s in (0.05, 0.01):
         for how in ("episode", "run"):
             staleness(how, interval_s, arguments.steps, arguments.hz)
@@ -42,6 +44,41 @@ def main() -> None:
 
 
 # -- how late a step is seen ------------------------------------------------------------------
+
+
+def bare_message(count: int, hz: float) -> None:
+    """How late a message through Redis is, without anything of ours but the server."""
+    with jamboree() as jam:
+        listener = start_child("listener", jam, str(count))
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "listens\n"
+        due, sent = time.perf_counter(), []
+        for _ in range(count):
+            due += 1 / hz
+            time.sleep(max(0.0, due - time.perf_counter()))
+            sent.append(time.time())
+            jam.redis.rpush("messages", b"message")
+        received = json.loads(listener.stdout.readline())
+        listener.wait()
+    late_ms = (np.array(received) - np.array(sent)) * 1e3
+    print(f"a bare message: {spread(late_ms)}")
+
+
+def listen(home: str, count: str) -> None:
+    """The process that gets them."""
+    with Jamboree(home=home) as jam:
+        print("listens", flush=True)
+        received = []
+        for _ in range(int(count)):
+            while jam.redis.blpop(["messages"], timeout=1) is None:
+                pass
+            received.append(time.time())
+        print(json.dumps(received), flush=True)
+
+
+def spread(late_ms: np.ndarray) -> str:
+    p50, p99 = np.percentile(late_ms, [50, 99])
+    return f"p50 {p50:6.2f} ms, p99 {p99:6.2f} ms, most {late_ms.max():6.2f} ms"
 
 
 def staleness(how: str, flush_interval_s: float, steps: int, hz: float) -> None:
@@ -62,8 +99,7 @@ def staleness(how: str, flush_interval_s: float, steps: int, hz: float) -> None:
     bound_ms = flush_interval_s * 1e3 + trip_ms
     print(
         f"tail of {how:<8} flush interval {flush_interval_s * 1e3:3.0f} ms, {hz:.0f} steps/s: "
-        f"p50 {np.percentile(late_ms, 50):6.2f} ms, p99 {np.percentile(late_ms, 99):6.2f} ms, "
-        f"most {late_ms.max():6.2f} ms; bound {bound_ms:.2f} ms (a round trip: {trip_ms:.2f} ms), "
+        f"{spread(late_ms)}; bound {bound_ms:.2f} ms (a round trip: {trip_ms:.2f} ms), "
         f"within it: {100 * np.mean(late_ms <= bound_ms):.1f} %"
     )
 
@@ -169,7 +205,12 @@ def start_child(what: str, jam: Jamboree, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-CHILDREN = {"episode": follow_episode, "run": follow_run, "actors": act}
+CHILDREN = {
+    "episode": follow_episode,
+    "run": follow_run,
+    "actors": act,
+    "listener": listen,
+}
 
 
 if __name__ == "__main__":
