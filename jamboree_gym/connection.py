@@ -205,13 +205,21 @@ class Connection:
         if self._is_sync:
             self.writer.deliver(outbox)
 
-    def settle(self, key: str) -> None:
-        """Bring what this process has put into a log to the server, before it is read."""
+    def check_open(self) -> None:
+        """Raise `JamboreeClosed` where it is closed."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one to read")
+
+    def settle(self, key: str) -> None:
+        """Bring what this process has put into a log to the server, before it is read."""
+        self.check_open()
         outbox = self._outboxes.get(key)
         if outbox is not None and not outbox.is_settled:
             self.writer.deliver(outbox)
+
+    def is_writer_here(self, writer: str) -> bool:
+        """Whether a writer is of this process, and so alive, whatever Redis knows of it."""
+        return writer in _writers_here
 
     def as_of_now(self, summaries: Sequence[EpisodeSummary]) -> list[EpisodeSummary]:
         """The same summaries, `interrupted` where an episode goes on and its writer does not.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,13 +26,13 @@ from jamboree_gym.renders import RenderHandler
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows, decode_rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
+from jamboree_gym.tail import EpisodeTail, StepCursor
 
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["Episode", "to_episode_data", "to_transitions"]
+__all__ = ["Episode", "recent_of", "to_episode_data", "to_transitions"]
 
-TAIL_PAUSE_S = 0.02
 _EVERYTHING = 2**52
 
 
@@ -123,10 +122,11 @@ class Episode:
         return to_transitions(self.rows(max(0, start), None if stop is None else stop + 1))
 
     def recent(self, n: int) -> Transitions:
-        """The newest n steps as arrays, oldest first."""
-        self._connection.settle(self._key)
-        n = max(0, n)
-        rows = self._join(self._connection.store.last(self._key, n + 1), -n - 1, _EVERYTHING)
+        """The newest n steps as arrays, oldest first; `Jamboree.recent` for several episodes."""
+        return recent_of([self], n)[0]
+
+    def _recent(self, found: LogSlice | None, n: int) -> Transitions:
+        rows = self._join(found, -n - 1, _EVERYTHING)
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
 
     def frame(self) -> vaex.dataframe.DataFrame:
@@ -162,20 +162,35 @@ class Episode:
     def tail(self, *, timeout_s: float | None = None) -> Iterator[StepData]:
         """Follow the episode from its first step on, until it ends or its writer has died.
 
+        Each step comes once, in order, from whichever process records it. While Redis is away the
+        iterator waits, and goes on when it is back.
+
+        Example:
+            >>> for step in jam.episode(id).tail():
+            ...     print(step.index, step.reward)
+
         Args:
             timeout_s: End after so many seconds without a new step; None waits for ever.
+
+        Raises:
+            EpisodeNotFound: There is no such episode, or it was deleted meanwhile.
+            DecodeError: Its bytes are damaged; names key and index.
+            StoreUnavailable: Redis has been away for `timeout_s`.
         """
-        next_step = 0
-        quiet_since = time.monotonic()
-        while True:
-            ended = self.status != "running"
-            for step in self.steps(next_step):
-                yield step
-                next_step = step.index + 1
-                quiet_since = time.monotonic()
-            if ended or (timeout_s is not None and time.monotonic() - quiet_since >= timeout_s):
-                return
-            time.sleep(TAIL_PAUSE_S)
+        return EpisodeTail(self._connection, self.id, self.cursor()).follow(timeout_s)
+
+    def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[StepData]:
+        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+
+        Example:
+            >>> async for step in jam.episode(id).atail():
+            ...     print(step.index, step.reward)
+        """
+        return EpisodeTail(self._connection, self.id, self.cursor()).afollow(timeout_s)
+
+    def cursor(self) -> StepCursor:
+        """For reading it step by step; at its beginning."""
+        return StepCursor(self._key, self._decode, to_transitions)
 
     def delete(self) -> None:
         """Delete it from Redis and from MongoDB, with what was rendered."""
@@ -223,6 +238,19 @@ class Episode:
     def __repr__(self) -> str:
         """The id."""
         return f"<Episode {self.id!r}>"
+
+
+def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
+    """The newest n steps of each, in one round trip; all are of one connection."""
+    if not episodes:
+        return []
+    n = max(0, n)
+    for episode in episodes:
+        episode._connection.settle(episode._key)
+    found = episodes[0]._connection.store.read_many(
+        [episode._key for episode in episodes], [("last", n + 1)] * len(episodes)
+    )
+    return [episode._recent(one, n) for episode, one in zip(episodes, found, strict=True)]
 
 
 def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:

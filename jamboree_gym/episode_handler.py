@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -293,6 +293,11 @@ class EpisodeHandler(DBHandler):
     def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
         """Follow the episode until it ends, step by step."""
         return (_as_dict(step) for step in self.episode.tail(timeout_s=timeout_s))
+
+    async def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
+        """As `tail`, for an event loop, which it does not block."""
+        async for step in self.episode.atail(timeout_s=timeout_s):
+            yield _as_dict(step)
 
     def pop(self, n: int = 1) -> list[dict[str, Any]]:
         """Not for episodes: their steps stay together.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jamboree_gym.codec import Frame, decode_records
+from jamboree_gym.codec import Frame, Head, decode_records
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import InvalidRecord, UnknownKey
 from jamboree_gym.outbox import RecordOutbox
 from jamboree_gym.store.redis import LogSlice
+from jamboree_gym.tail import Tail
 from jamboree_gym.values import encode_mapping
 
 __all__ = ["DBHandler"]
@@ -208,29 +209,31 @@ class DBHandler:
     def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
         """Follow the log: every record from the oldest on, waiting for new ones.
 
+        While Redis is away the iterator waits, and goes on when it is back.
+
         Args:
             timeout_s: End after so many seconds without a new record; None waits for ever.
+
+        Raises:
+            DecodeError: Stored bytes are damaged; names key and index.
+            StoreUnavailable: Redis has been away for `timeout_s`.
         """
-        next_index = 0
-        quiet_since = time.monotonic()
-        while True:
-            found = self.event.store.read(
-                self._settled_key(), next_index, next_index + TAIL_RECORDS
-            )
-            for record in self._records(found):
-                if record["index"] >= next_index:
-                    yield record
-                    next_index = record["index"] + 1
-                    quiet_since = time.monotonic()
-            if found is None or found.head.count < next_index:
-                next_index = 0  # it has been deleted, and begins anew
-            elif next_index < found.head.first:
-                next_index = found.head.first  # the others have been popped
-            elif next_index < found.head.count:
-                continue
-            if timeout_s is not None and time.monotonic() - quiet_since >= timeout_s:
-                return
-            time.sleep(TAIL_PAUSE_S)
+        return _RecordTail(self._read_from).follow(timeout_s)
+
+    def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
+        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+
+        Example:
+            >>> async for record in handler.atail():
+            ...     print(record["index"], record["value"])
+        """
+        return _RecordTail(self._read_from).afollow(timeout_s)
+
+    def _read_from(self, index: int) -> tuple[list[dict[str, Any]], Head | None]:
+        """Some records from an index on, and the head of the log."""
+        found = self.event.store.read(self._settled_key(), index, index + TAIL_RECORDS)
+        records = [record for record in self._records(found) if record["index"] >= index]
+        return records, None if found is None else found.head
 
     def pop(self, n: int = 1) -> list[dict[str, Any]]:
         """Take the n oldest records off the log, as from a queue, and return them.
@@ -279,3 +282,26 @@ class DBHandler:
         """Entity and keys."""
         keys = ", ".join(f"{name}={value!r}" for name, value in self._keys.items())
         return f"<{self._name} {keys}>"
+
+
+class _RecordTail(Tail[dict[str, Any]]):
+    """Follows a log of records; no feed tells of it, so it is looked at every so often."""
+
+    def __init__(
+        self, read_from: Callable[[int], tuple[list[dict[str, Any]], Head | None]]
+    ) -> None:
+        self._read_from = read_from
+        self._next_index = 0
+
+    def look(self, wait_s: float) -> list[dict[str, Any]]:
+        """The records that came."""
+        records, head = self._read_from(self._next_index)
+        if records:
+            self._next_index = records[-1]["index"] + 1
+        if head is None or head.count < self._next_index:
+            self._next_index = 0  # it has been deleted, and begins anew
+        elif self._next_index < head.first:
+            self._next_index = head.first  # the others have been popped
+        elif not records:
+            time.sleep(min(wait_s, TAIL_PAUSE_S))
+        return records

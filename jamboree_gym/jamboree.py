@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
@@ -12,12 +12,14 @@ from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode import Episode
+from jamboree_gym.episode import Episode, recent_of
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
 from jamboree_gym.query import EpisodeFilter, EpisodeQuery
+from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.renders import RecordFrames
 from jamboree_gym.step_outbox import StepOutbox
+from jamboree_gym.tail_all import AllTail
 from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
 from jamboree_gym.writer import CLOSE_TIMEOUT_S
@@ -182,6 +184,87 @@ class Jamboree(Connection):
         """
         wanted = EpisodeFilter(run, env_id, status, tags or {}, min_return, since)
         return EpisodeQuery(self, wanted, limit=limit)
+
+    def tail(
+        self,
+        *,
+        run: str | None = None,
+        env_id: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        since: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[tuple[Episode, StepData]]:
+        """Follow all episodes that go on at the call or begin later, each from its first step on.
+
+        Each step comes once. Those of an episode come in order; those of different episodes as they
+        arrive in Redis. What other processes record is among them, also of those that start later.
+        While Redis is away the iterator waits, and goes on when it is back.
+
+        Example:
+            >>> for episode, step in jam.tail(run="ppo", timeout_s=60):
+            ...     print(episode.id, step.index, step.reward)
+
+        Args:
+            run: Only of this run.
+            env_id: Only of this environment.
+            tags: Only with these tags, at these values.
+            since: Only those begun at or after this time, epoch seconds; and of these also what has
+                ended before the call. 0 = all that is stored, and then what comes.
+            timeout_s: End after so many seconds without a new step; None waits for ever.
+
+        Returns:
+            An iterator of pairs: the episode, and its next step.
+
+        Raises:
+            UnsavedRecords: What this process has recorded so far cannot be brought to Redis.
+            StoreUnavailable: Redis is away at the call, or later for `timeout_s`.
+            DecodeError: Stored bytes are damaged; names key and index.
+        """
+        tail = AllTail(self, EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since))
+        tail.begin()
+        return tail.follow(timeout_s)
+
+    def atail(
+        self,
+        *,
+        run: str | None = None,
+        env_id: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        since: float | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[tuple[Episode, StepData]]:
+        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+
+        It asks Redis nothing before the first item is awaited: that is "the call" then.
+
+        Example:
+            >>> async for episode, step in jam.atail(run="ppo"):
+            ...     print(episode.id, step.index, step.reward)
+        """
+        wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
+        return AllTail(self, wanted).afollow(timeout_s)
+
+    def recent(self, episodes: Iterable[Episode | str], n: int) -> list[Transitions]:
+        """The newest n steps of several episodes, in one round trip.
+
+        Example:
+            >>> others = jam.episodes(run="actors", status="running").ids()
+            >>> for steps in jam.recent(others, 16):
+            ...     print(steps.observations.shape, steps.rewards.sum())
+
+        Args:
+            episodes: The episodes, or their ids.
+            n: So many steps of each, or as many as it has.
+
+        Returns:
+            For each episode its steps as arrays, oldest first.
+
+        Raises:
+            EpisodeNotFound: One of them is not there.
+            DecodeError: Stored bytes are damaged; names key and index.
+        """
+        ids = [one.id if isinstance(one, Episode) else one for one in episodes]
+        return recent_of([Episode(self, id) for id in ids], n)
 
 
 def _recorder_of(env: Any) -> Any:

@@ -76,6 +76,11 @@ class Keyspace:
         """Sorted set: log key -> revision that MongoDB has not acknowledged."""
         return f"{self._prefix}:unbacked"
 
+    @cached_property
+    def feed(self) -> str:
+        """Capped stream: an entry for each append to an episode, with its id and run."""
+        return f"{self._prefix}:feed"
+
     def blob(self, digest: str) -> str:
         """Immutable content (schemas, provenance), named by its own digest."""
         return f"{self._prefix}:blob:{digest}"

@@ -256,7 +256,7 @@ def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
         batch = pa.ipc.read_record_batch(body, schema.arrow)
         batch.validate(full=True)
         infos, changes = _decode_rest(frame.body[_PREFIX.size + size :], where=at)
-        if len(batch) != frame.count or any(column.null_count for column in _fixed(batch)):
+        if len(batch) != frame.count or any(map(_lacks_values, batch.columns)):
             raise DecodeError(f"{at}: {len(batch)} rows where its header says {frame.count}")
         schemas = [(frame.start, schema)]
         schemas += [(frame.start + n, find_schema(name.hex())) for n, name in changes]
@@ -265,9 +265,9 @@ def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
         raise DecodeError(f"{at}: {error}") from error
 
 
-def _fixed(batch: pa.RecordBatch) -> list[pa.Array]:
-    """All columns but those that Arrow knows as nulls, because their values have no elements."""
-    return [column for column in batch.columns if not pa.types.is_null(column.type)]
+def _lacks_values(column: pa.Array) -> bool:
+    """Whether a value is missing; what Arrow knows as nulls are values without elements."""
+    return column.null_count > 0 and not pa.types.is_null(column.type)
 
 
 def _rows_of_batch(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jamboree_gym.codec import Frame, Head
+from jamboree_gym.codec import Frame, Head, decode_frame, decode_head
+from jamboree_gym.errors import DecodeError
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice"]
 
@@ -70,3 +72,19 @@ class LogSlice:
 
     head: Head
     frames: list[Frame]
+
+    @classmethod
+    def from_answer(cls, answer: Any, *, where: str) -> LogSlice | None:
+        """What the script `READ` answers; None when there is no such log.
+
+        Raises:
+            DecodeError: Head or frames are damaged, or do not continue each other.
+        """
+        if answer is None:
+            return None
+        head, raw = answer
+        frames = [decode_frame(frame, where=where) for frame in raw]
+        for before, after in pairwise(frames):
+            if after.start != before.stop:
+                raise DecodeError(f"{where} at index {before.stop}: a batch is missing")
+        return cls(decode_head(head, where=where), frames)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, cast
 
 import redis
@@ -13,6 +12,7 @@ from jamboree_gym.codec import Frame, Head, decode_frame, decode_head, decode_no
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store import scripts
+from jamboree_gym.store.feed import Feed
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry, LogSlice
 from jamboree_gym.store.redis_check import check_server
 from jamboree_gym.store.redis_link import Call, RedisLink, client_from_url, script_call
@@ -30,6 +30,9 @@ class RedisStore:
         keyspace: Names of all keys.
         revive: Called once after a lost connection, before the one retry (embedded servers come
             back this way).
+
+    Attributes:
+        feed: Tells which episodes grow.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RedisStore:
         self.client = client
         self.keyspace = keyspace
         self._link = RedisLink(client, revive=revive)
+        self.feed = Feed(self._link, keyspace)
         self._blobs: dict[str, bytes] = {}
         self._blobs_as_of = 0  # the link's losses
 
@@ -130,7 +134,7 @@ class RedisStore:
 
     def _append_call(self, appends: Sequence[Append]) -> Call:
         space = self.keyspace
-        keys, arguments = [space.unbacked, space.runs], list[Any]()
+        keys, arguments = [space.unbacked, space.runs, space.feed], list[Any]()
         for append in appends:
             entry, frames = append.entry, append.frames
             keys += (append.key, space.summaries(entry.run if entry else ""))
@@ -156,12 +160,27 @@ class RedisStore:
 
     def _read(self, key: str, *how: Any) -> LogSlice | None:
         answer = self._link.script(scripts.READ, (key,), how)
-        if answer is None:
-            return None
-        head, frames = answer
-        decoded = [decode_frame(frame, where=key) for frame in frames]
-        _check_continuity(decoded, where=key)
-        return LogSlice(decode_head(head, where=key), decoded)
+        return LogSlice.from_answer(answer, where=key)
+
+    def read_many(
+        self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
+    ) -> list[LogSlice | None]:
+        """Slices of several logs in one round trip.
+
+        Args:
+            keys: The logs.
+            reads: What to read of each: `("range", start, stop)` or `("last", n)`.
+        """
+        calls = [
+            script_call(scripts.READ, (key,), how) for key, how in zip(keys, reads, strict=True)
+        ]
+        answers = self._link.pipeline(lambda: calls) if calls else []
+        return [self._slice(*pair) for pair in zip(keys, answers, strict=True)]
+
+    def _slice(self, key: str, answer: Any) -> LogSlice | None:
+        if isinstance(answer, RedisError):
+            raise self._link.translated(answer, key=key) from answer
+        return LogSlice.from_answer(answer, where=key)
 
     def raw(self, keys: Sequence[str], *, unacked: bool) -> dict[str, tuple[Head, list[bytes]]]:
         """Heads and undecoded frames of several logs in one round trip.
@@ -317,9 +336,3 @@ def _listing(entry: IndexEntry | None) -> tuple[Any, ...]:
     if entry is None:
         return "", "", "", "0"
     return entry.name, entry.summary, entry.run, repr(entry.time)
-
-
-def _check_continuity(frames: Sequence[Frame], *, where: str) -> None:
-    for before, after in pairwise(frames):
-        if after.start != before.stop:
-            raise DecodeError(f"{where} at index {before.stop}: a batch is missing")

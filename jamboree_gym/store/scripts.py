@@ -10,7 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import sha1
 
-__all__ = ["ACKNOWLEDGE", "ALL", "APPEND", "DELETE", "POP", "READ", "RESTORE", "Script"]
+__all__ = [
+    "ACKNOWLEDGE",
+    "ALL",
+    "APPEND",
+    "DELETE",
+    "FEED_ENTRIES",
+    "POP",
+    "READ",
+    "RESTORE",
+    "Script",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ local function lower_bound(key, is_at_or_after)
 end
 """
 
-# KEYS: unbacked, runs, then for each append: log, summaries
+# KEYS: unbacked, runs, feed, then for each append: log, summaries
 # ARGV: for each append: codec, note ('' keeps the old one), summary field ('' = none), summary,
 #       run, run time, number of frames, frames...
 # Answers for each append {k, count, t_last}, or its error: the first k frames are in the log, from
@@ -83,11 +93,17 @@ end
 # Sent again after a lost answer, it changes nothing. Yet it writes the head anew, as WAITAOF waits
 # only for what its own connection has written. The listings come first: should a foreign value lie
 # under their names, then the error leaves the log as it was.
+#
+# Of a log that is listed, the feed tells that it has changed, if there is a feed: who follows makes
+# it. It keeps its newest entries (`FEED_ENTRIES`, and some more, to forget the others cheaply).
+FEED_ENTRIES = 10_000
 APPEND = Script(
     _HEAD
     + _SEARCH
+    + f"local feed_entries = {FEED_ENTRIES}"
     + """
-local unbacked, runs = KEYS[1], KEYS[2]
+local unbacked, runs, feed = KEYS[1], KEYS[2], KEYS[3]
+local has_feed = redis.call('EXISTS', feed) == 1
 local function append(key, summaries, at)
   local note, field, count_of_frames = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
   local head = read_head(key)
@@ -112,11 +128,16 @@ local function append(key, summaries, at)
     end
     stored = stored + 1
   end
+  local is_change = #accepted > 0 or (note ~= '' and note ~= head.note)
   if field ~= '' then
     redis.call('HSET', summaries, field, ARGV[at + 3])
     redis.call('ZADD', runs, 'GT', ARGV[at + 5], ARGV[at + 4])
+    if is_change and has_feed then
+      redis.call('XADD', feed, 'MAXLEN', '~', feed_entries, '*',
+                 'episode', field, 'run', ARGV[at + 4])
+    end
   end
-  if #accepted > 0 or (note ~= '' and note ~= head.note) then
+  if is_change then
     head.revision = head.revision + 1
     if note ~= '' then head.note = note end
     redis.call('ZADD', unbacked, head.revision, key)
@@ -132,7 +153,7 @@ local function append(key, summaries, at)
   return {stored, head.count, string.format('%.17g', head.t_last)}
 end
 local answers, at = {}, 1
-for i = 3, #KEYS, 2 do
+for i = 4, #KEYS, 2 do
   local worked, answer = pcall(append, KEYS[i], KEYS[i + 1], at)
   if not worked then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end
   answers[#answers + 1] = answer
