@@ -1,0 +1,137 @@
+"""`RecentTransactionsObservation`: an agent sees what it did last, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, SupportsFloat, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.wrappers.recent_view import RecentView
+
+__all__ = ["RecentTransactionsObservation"]
+
+ActType = TypeVar("ActType")
+
+FIELDS = ("observations", "actions", "rewards")
+
+
+class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], RecordConstructorArgs):
+    """Puts the newest n transactions into the observation, oldest first, newest last.
+
+    A transaction is what the agent saw, what it did then, and what it got for it. The one that
+    comes is not among them: what the agent sees now stands beside them, as the environment
+    returned it. (Gymnasium's `FrameStackObservation` has it among its n.)
+
+    The observation is a `Dict` of arrays without a `Dict` in it, as Stable-Baselines3 takes it:
+
+    | key | space | what |
+    |---|---|---|
+    | `observation` | the environment's | what the agent sees now; the parts of a Dict under their own keys, of a Tuple as `observation_0`, ...; keys of nested ones joined by `_` |
+    | `recent_observations` | `Box` (n · size,) float32 | what it saw; of a Dict or Tuple one for each part, `recent_observations_<key>` |
+    | `recent_actions` | `Box` (n · size,) float32 | what it did then; as above |
+    | `recent_rewards` | `Box` (n,) float32 | what it got for it |
+    | `recent_info_<key>` | `Box` (n,) float32 | a number in the info that came with it, 0 where there was none |
+    | `recent_annotation_<name>` | `Box` (n,) float32 | what it said of it (`annotate`), 0 where it said nothing |
+    | `recent_mask` | `MultiBinary` (n,) int8 | 1 where there is a transaction, 0 where there is none yet; there all others are 0 |
+
+    All are vectors, because SB3's `check_env` asks for these: `reshape(n, -1)` has a row for each
+    transaction. An element of `Discrete` or `MultiDiscrete` becomes one-hot columns, as Gymnasium's
+    `flatten` and SB3's own preprocessing have it: its number says nothing of order, and zeros can
+    mean that nothing is there. Images (`Box` of uint8 from 0 to 255 with three axes) stay uint8
+    images, side by side along their channels as in SB3's `VecFrameStack`, so that its CNN gets
+    them.
+
+    It needs no store. Around a recorder, `RecentTransactionsObservation(jam.record(env), 3)`, the
+    environment's own observations are recorded; inside, `jam.record(RecentTransactionsObservation(
+    env, 3))`, those that the agent saw.
+
+    Example:
+        >>> env = RecentTransactionsObservation(gym.make("CartPole-v1"), 3)
+        >>> env.reset(seed=0)[0]["recent_mask"]
+        array([0, 0, 0], dtype=int8)
+        >>> observation, *_ = env.step(1)
+        >>> observation["recent_mask"], observation["recent_actions"]
+        (array([0, 0, 1], dtype=int8), array([0., 0., 0., 0., 0., 1.], dtype=float32))
+
+    Args:
+        env: An environment; every part of its spaces has a fixed shape.
+        n: How many transactions, at least 1.
+        fields: What of them: `observations`, `actions`, `rewards`, `info_<key>`,
+            `annotation_<name>`; none of them twice.
+        across_episodes: Go on showing the transactions of earlier episodes after a reset. An
+            episode recorded inside then depends on those before it, and does not replay by itself.
+        flatten: One `Box` (k,) float32 instead, for policies that take vectors only: what is seen
+            now, the fields in their order, the mask. Images are numbers from 0 to 255 in it.
+
+    Raises:
+        InvalidRecord: `n` or a field is not what it can be.
+        UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
+    """  # noqa: E501 - rows of a table
+
+    def __init__(
+        self,
+        env: gym.Env[Any, ActType],
+        n: int,
+        *,
+        fields: Sequence[str] = FIELDS,
+        across_episodes: bool = False,
+        flatten: bool = False,
+    ) -> None:
+        _check(n, fields)
+        RecordConstructorArgs.__init__(
+            self, n=n, fields=list(fields), across_episodes=across_episodes, flatten=flatten
+        )
+        super().__init__(env)
+        self._view = RecentView(
+            env.observation_space, env.action_space, n, fields=fields, flatten=flatten
+        )
+        self.observation_space = self._view.space
+        self._across_episodes = across_episodes
+        self._said: dict[str, Any] = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; unless `across_episodes`, the past is forgotten."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        if not self._across_episodes:
+            self._view.forget()
+        self._said = {}
+        return self._view.see(observation), info
+
+    def step(self, action: ActType) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the environment; what comes of it is the newest transaction.
+
+        Raises:
+            InvalidRecord: An action, a reward or an info is not the number, or has not the shape,
+                that is declared; names it.
+        """
+        self._view.act(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        said, self._said = self._said, {}
+        self._view.keep(reward, info, said)
+        return self._view.see(observation), reward, terminated, truncated, info
+
+    def annotate(self, **values: Any) -> None:
+        """Say something of the next step, for the fields `annotation_<name>`.
+
+        A recorder inside is told, too. One outside does not tell this wrapper what it is told: put
+        this wrapper around the recorder, to show what the agent said.
+
+        Args:
+            **values: By name, as for `RecordEpisodes.annotate`; numbers, where they are shown.
+        """
+        self._said.update(values)
+        if self.env.has_wrapper_attr("annotate"):
+            self.env.get_wrapper_attr("annotate")(**values)
+
+
+def _check(n: int, fields: Sequence[str]) -> None:
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise InvalidRecord(f"n={n!r}: it is the number of transactions, 1 or more")
+    if isinstance(fields, str) or len(set(fields)) < len(fields):
+        raise InvalidRecord(f"fields={fields!r}: choose a list of names, each of them once")
