@@ -120,8 +120,7 @@ class Column:
             InvalidRecord: The value does not fit the declared space; names both.
         """
         try:
-            with np.errstate(over="ignore"):  # a float64 may be infinite as a float32
-                self._write(value, self._rows[-1])
+            self._write(value, self._rows[-1])
         except (TypeError, ValueError) as error:
             raise InvalidRecord(f"{self.name}: {value!r} does not fit: {error}") from error
 
@@ -205,15 +204,7 @@ def _column_of_leaf(leaf: Leaf, name: str, role: str, *, n: int, images: bool) -
 def vector_of(space: spaces.Space[Any]) -> tuple[Array, Array, Write]:
     """Lowest and highest values of a part of a space as a float32 vector, and how to make it."""
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-        starts = np.repeat(np.ravel(space.start), counts)
-        categories = starts + np.concatenate([np.arange(count) for count in counts])
-        low, high = np.zeros(len(categories), np.float32), np.ones(len(categories), np.float32)
-
-        def write_one_hot(value: Any, row: Array) -> None:
-            row[:] = np.repeat(np.ravel(value), counts) == categories  # outside the space: zeros
-
-        return low, high, write_one_hot
+        return _one_hot(space)
     if isinstance(space, spaces.Box):
         with np.errstate(over="ignore"):
             low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
@@ -221,10 +212,30 @@ def vector_of(space: spaces.Space[Any]) -> tuple[Array, Array, Write]:
         size = int(np.prod(space.shape or ()))
         low, high = np.zeros(size, np.float32), np.ones(size, np.float32)
 
-    def write_numbers(value: Any, row: Array) -> None:
+    def write(value: Any, row: Array) -> None:
         row[:] = np.ravel(value)
 
-    return low, high, write_numbers
+    def write_wide(value: Any, row: Array) -> None:
+        with np.errstate(over="ignore"):  # beyond float32 it is infinite
+            row[:] = np.ravel(value)
+
+    return low, high, write_wide if space.dtype == np.float64 else write
+
+
+def _one_hot(space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[Array, Array, Write]:
+    """As `vector_of`. A number outside the space becomes zeros: the environment may object."""
+    counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+    starts = np.repeat(np.ravel(space.start), counts)
+    categories = starts + np.concatenate([np.arange(count) for count in counts])
+    low, high = np.zeros(len(categories), np.float32), np.ones(len(categories), np.float32)
+
+    def write(value: Any, row: Array) -> None:
+        row[:] = categories == value
+
+    def write_several(value: Any, row: Array) -> None:
+        row[:] = categories == np.repeat(np.ravel(value), counts)
+
+    return low, high, write if isinstance(space, spaces.Discrete) else write_several
 
 
 def _column_of_numbers(field: str, role: str, key: str | None, *, n: int) -> Column:
@@ -233,6 +244,8 @@ def _column_of_numbers(field: str, role: str, key: str | None, *, n: int) -> Col
 
     def write(value: Any, row: Array) -> None:
         number = value if key is None else value.get(key)
-        row[0] = 0.0 if number is None else np.asarray(number, np.float32).item()
+        if not isinstance(number, (float, int)):
+            number = 0.0 if number is None else np.asarray(number, np.float64).item()
+        row[0] = number
 
     return Column(PREFIX + field, role, -unbounded, unbounded, write, n=n)

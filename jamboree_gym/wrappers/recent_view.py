@@ -12,6 +12,7 @@ from jamboree_gym.errors import UnsupportedSpace
 from jamboree_gym.wrappers.recent_columns import (
     PREFIX,
     Array,
+    Column,
     columns_of,
     leaves_of,
     vector_of,
@@ -44,6 +45,9 @@ class RecentView:
         under = "" if isinstance(observation_space, spaces.Dict) else "observation"
         leaves = list(leaves_of(observation_space, "observation"))
         self._columns = columns_of(observation_space, action_space, fields, n=n, images=not flatten)
+        self._columns_by_role: dict[str, list[Column]] = {}
+        for column in self._columns:
+            self._columns_by_role.setdefault(column.role, []).append(column)
         self._mask = np.zeros(n, np.int8)
         self._leaves = {leaf.name(under=under): leaf for leaf in leaves}
         parts: dict[str, spaces.Space[Any]] = {}
@@ -98,9 +102,8 @@ class RecentView:
         self._mask[-1] = 1
 
     def _put(self, role: str, value: Any) -> None:
-        for column in self._columns:
-            if column.role == role:
-                column.put(value)
+        for column in self._columns_by_role.get(role, ()):
+            column.put(value)
 
 
 def _joined(parts: Mapping[str, spaces.Space[Any]]) -> spaces.Box:
@@ -116,8 +119,7 @@ def _ravelled(space: spaces.Space[Any]) -> Callable[[Any], Array]:
 
     def ravel(value: Any) -> Array:
         row = np.zeros_like(low)
-        with np.errstate(over="ignore"):
-            write(value, row)
+        write(value, row)
         return row
 
     return ravel
