@@ -100,15 +100,14 @@ def curve_of(noted: ReturnsOfEpisodes, timesteps: int) -> np.ndarray:
     points = np.clip(np.searchsorted(edges, noted.ended_at) - 1, 0, POINTS - 1)
     counts = np.bincount(points, minlength=POINTS)
     sums = np.bincount(points, weights=noted.returns, minlength=POINTS)
-    means: np.ndarray = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return means
+    return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
 
 
 def half_width(values: np.ndarray) -> np.ndarray:
     """Half the 95 % confidence interval of the mean over the first axis, by Student's t."""
     freedom = len(values) - 1
     quantile = T_QUANTILES[freedom - 1] if freedom <= len(T_QUANTILES) else 1.96
-    return quantile * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return np.asarray(quantile * values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 
 def plot(results: list[Result], timesteps: int, path: Path) -> None:

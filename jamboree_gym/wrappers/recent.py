@@ -9,14 +9,19 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from jamboree_gym.episode import Episode
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.wrappers.recent_view import RecentView
+from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.wrappers.recent_columns import columns_of
+from jamboree_gym.wrappers.recent_source import Source, SourceReader
+from jamboree_gym.wrappers.recent_view import Past, RecentView
 
 __all__ = ["RecentTransactionsObservation"]
 
 ActType = TypeVar("ActType")
 
 FIELDS = ("observations", "actions", "rewards")
+STALENESS = "recent_staleness_s"
 
 
 class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], RecordConstructorArgs):
@@ -62,6 +67,12 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         n: How many transactions, at least 1.
         fields: What of them: `observations`, `actions`, `rewards`, `info_<key>`,
             `annotation_<name>`; none of them twice.
+        source: Whose transactions: None for those that pass through here. Or `jam.episode(id)`,
+            another agent's, live or not; or `jam.episodes(run=...)`: the newest n of any actor in
+            that run. A thread reads them again and again; a step takes what was read last and
+            waits for nothing. `info["recent_staleness_s"]` says how long ago that read began,
+            infinite before the first: a store that does not answer changes nothing else. Their
+            spaces have to be those of `env`, as far as `fields` asks for them.
         across_episodes: Go on showing the transactions of earlier episodes after a reset. An
             episode recorded inside then depends on those before it, and does not replay by itself.
         flatten: One `Box` (k,) float32 instead, for policies that take vectors only: what is seen
@@ -78,43 +89,78 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         n: int,
         *,
         fields: Sequence[str] = FIELDS,
+        source: Source | None = None,
         across_episodes: bool = False,
         flatten: bool = False,
     ) -> None:
-        _check(n, fields)
+        _check(n, fields, source, across_episodes)
+        kept: dict[str, Any] = (
+            {} if source is None else {"source": type(source).__name__}
+        )  # refused, where made
         RecordConstructorArgs.__init__(
-            self, n=n, fields=list(fields), across_episodes=across_episodes, flatten=flatten
+            self, n=n, fields=list(fields), across_episodes=across_episodes, flatten=flatten, **kept
         )
         super().__init__(env)
-        self._view = RecentView(
-            env.observation_space, env.action_space, n, fields=fields, flatten=flatten
+        columns = columns_of(
+            env.observation_space, env.action_space, fields, n=n, images=not flatten
         )
+        self._past = Past(columns, n)
+        self._view = RecentView(env.observation_space, self._past, flatten=flatten)
         self.observation_space = self._view.space
+        self._reader = None if source is None else SourceReader(source, n, self._past)
         self._across_episodes = across_episodes
         self._said: dict[str, Any] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment; unless `across_episodes`, the past is forgotten."""
+        """Reset the environment; unless `across_episodes`, its own past is forgotten."""
         observation, info = self.env.reset(seed=seed, options=options)
-        if not self._across_episodes:
-            self._view.forget()
         self._said = {}
-        return self._view.see(observation), info
+        if self._reader is not None:
+            self._reader.start()
+            return self._beside_source(observation, info)
+        if not self._across_episodes:
+            self._past.clear()
+        return self._beside_past(observation), info
 
     def step(self, action: ActType) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment; what comes of it is the newest transaction.
 
         Raises:
             InvalidRecord: An action, a reward or an info is not the number, or has not the shape,
-                that is declared; names it.
+                that is declared; names it. With a `source`: of its transactions.
         """
-        self._view.act(action)
+        if self._reader is not None:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, info = self._beside_source(observation, info)
+            return observation, reward, terminated, truncated, info
+        past = self._past
+        past.put("action", action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         said, self._said = self._said, {}
-        self._view.keep(reward, info, said)
-        return self._view.see(observation), reward, terminated, truncated, info
+        past.put("reward", reward)
+        past.put("info", info)
+        past.put("annotation", said)
+        past.commit()
+        return self._beside_past(observation), reward, terminated, truncated, info
+
+    def _beside_past(self, observation: Any) -> Any:
+        self._past.put("observation", observation)  # the next transaction begins with it
+        return self._view.observation(observation, self._past.arrays())
+
+    def _beside_source(self, observation: Any, info: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        assert self._reader is not None
+        past, staleness_s = self._reader.newest()
+        return self._view.observation(observation, past), {**info, STALENESS: staleness_s}
+
+    def close(self) -> None:
+        """Close the environment, and read no more from `source`."""
+        try:
+            if self._reader is not None:
+                self._reader.close()
+        finally:
+            super().close()
 
     def annotate(self, **values: Any) -> None:
         """Say something of the next step, for the fields `annotation_<name>`.
@@ -130,8 +176,15 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
             self.env.get_wrapper_attr("annotate")(**values)
 
 
-def _check(n: int, fields: Sequence[str]) -> None:
+def _check(n: int, fields: Sequence[str], source: Source | None, across_episodes: bool) -> None:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise InvalidRecord(f"n={n!r}: it is the number of transactions, 1 or more")
     if isinstance(fields, str) or len(set(fields)) < len(fields):
         raise InvalidRecord(f"fields={fields!r}: choose a list of names, each of them once")
+    if source is not None and not isinstance(source, (Episode, EpisodeQuery)):
+        raise InvalidRecord(
+            f"source={source!r}: choose an episode, jam.episode(id), or a query, "
+            "jam.episodes(run=...)"
+        )
+    if source is not None and across_episodes:
+        raise InvalidRecord("across_episodes is for the environment's own past, not for a source")

@@ -86,7 +86,7 @@ class Column:
 
     Args:
         name: Its key in the observation.
-        role: What it is read off: `observation`, `action`, `reward`, `info` or `annotation`.
+        role: The field of `StepData` that it is read off.
         low: Lowest values of a row.
         high: Highest values of a row.
         write: Writes a value into a row.
@@ -121,7 +121,7 @@ class Column:
         """
         try:
             self._write(value, self._rows[-1])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             raise InvalidRecord(f"{self.name}: {value!r} does not fit: {error}") from error
 
     def commit(self) -> None:

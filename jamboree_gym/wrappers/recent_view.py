@@ -9,101 +9,98 @@ import numpy as np
 from gymnasium import spaces
 
 from jamboree_gym.errors import UnsupportedSpace
-from jamboree_gym.wrappers.recent_columns import (
-    PREFIX,
-    Array,
-    Column,
-    columns_of,
-    leaves_of,
-    vector_of,
-)
+from jamboree_gym.wrappers.recent_columns import PREFIX, Array, Column, leaves_of, vector_of
 
-__all__ = ["RecentView"]
+__all__ = ["Past", "RecentView"]
 
 MASK: Final = f"{PREFIX}mask"
 
 
-class RecentView:
-    """What `RecentTransactionsObservation` shows of one environment; it describes the arguments.
+class Past:
+    """The newest n transactions as arrays.
 
-    For each step: `see`, `act`, `keep`. Each copies what it is given, because environments reuse
-    their buffers.
+    Args:
+        columns: What is kept of each.
+        n: How many.
 
     Attributes:
-        space: Of what `see` returns.
+        spaces: The space of each array, by name; that of the mask last.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        n: int,
-        *,
-        fields: Sequence[str],
-        flatten: bool,
-    ) -> None:
-        under = "" if isinstance(observation_space, spaces.Dict) else "observation"
-        leaves = list(leaves_of(observation_space, "observation"))
-        self._columns = columns_of(observation_space, action_space, fields, n=n, images=not flatten)
-        self._columns_by_role: dict[str, list[Column]] = {}
-        for column in self._columns:
-            self._columns_by_role.setdefault(column.role, []).append(column)
+    def __init__(self, columns: Sequence[Column], n: int) -> None:
+        self._columns = columns
+        self._by_role: dict[str, list[Column]] = {}
+        for column in columns:
+            self._by_role.setdefault(column.role, []).append(column)
         self._mask = np.zeros(n, np.int8)
-        self._leaves = {leaf.name(under=under): leaf for leaf in leaves}
-        parts: dict[str, spaces.Space[Any]] = {}
-        for name, space in (
-            *((leaf.name(under=under), leaf.space) for leaf in leaves),
-            *((column.name, column.space) for column in self._columns),
+        self.spaces: list[tuple[str, spaces.Space[Any]]] = [
+            *((column.name, column.space) for column in columns),
             (MASK, spaces.MultiBinary(n)),
-        ):
-            if name in parts:
-                raise UnsupportedSpace(f"two parts of the observation would be called {name!r}")
-            parts[name] = space
-        self.space: spaces.Space[Any]
-        self._vectors: dict[str, Callable[[Any], Array]] = {}
-        if flatten:
-            self.space = _joined(parts)
-            self._vectors = {name: _ravelled(leaf.space) for name, leaf in self._leaves.items()}
-        else:
-            self.space = spaces.Dict(parts)
+        ]
 
-    def forget(self) -> None:
-        """Forget all transactions."""
-        for column in self._columns:
-            column.clear()
-        self._mask[:] = 0
+    def put(self, role: str, value: Any) -> None:
+        """Copy what the columns need of an observation, an action, ... of the next transaction.
 
-    def see(self, observation: Any) -> Any:
-        """What the environment returned: the next transaction begins with it.
-
-        Returns:
-            The observation with the newest transactions, in new arrays.
+        Raises:
+            InvalidRecord: It does not fit; names the column.
         """
-        self._put("observation", observation)
-        now = {name: leaf.of(observation) for name, leaf in self._leaves.items()}
-        past = {column.name: column.array() for column in self._columns}
-        if self._vectors:
-            vectors = [self._vectors[name](value) for name, value in now.items()]
-            return np.concatenate([*vectors, *past.values(), self._mask], dtype=np.float32)
-        return {**now, **past, MASK: self._mask.copy()}
+        for column in self._by_role.get(role, ()):
+            column.put(value)
 
-    def act(self, action: Any) -> None:
-        """What the agent does; to be called before the environment gets the action."""
-        self._put("action", action)
-
-    def keep(self, reward: Any, info: Mapping[str, Any], said: Mapping[str, Any]) -> None:
-        """What came of it: the transaction is complete, and is the newest."""
-        self._put("reward", reward)
-        self._put("info", info)
-        self._put("annotation", said)
+    def commit(self) -> None:
+        """The next transaction is complete: it is the newest, and the oldest is forgotten."""
         for column in self._columns:
             column.commit()
         self._mask[:-1] = self._mask[1:]
         self._mask[-1] = 1
 
-    def _put(self, role: str, value: Any) -> None:
-        for column in self._columns_by_role.get(role, ()):
-            column.put(value)
+    def clear(self) -> None:
+        """Forget all transactions."""
+        for column in self._columns:
+            column.clear()
+        self._mask[:] = 0
+
+    def arrays(self) -> dict[str, Array]:
+        """Copies of all, by name, in the order of `spaces`."""
+        arrays = {column.name: column.array() for column in self._columns}
+        arrays[MASK] = self._mask.copy()
+        return arrays
+
+
+class RecentView:
+    """What is seen now and the newest transactions, as one observation.
+
+    Args:
+        observation_space: That of the environment.
+        past: What stands beside it.
+        flatten: Whether to make one vector of all.
+
+    Attributes:
+        space: That of what `observation` returns.
+
+    Raises:
+        UnsupportedSpace: A part has no fixed shape, or two have the same name.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], past: Past, *, flatten: bool) -> None:
+        under = "" if isinstance(observation_space, spaces.Dict) else "observation"
+        leaves = list(leaves_of(observation_space, "observation"))
+        self._leaves = [(leaf.name(under=under), leaf) for leaf in leaves]
+        parts: dict[str, spaces.Space[Any]] = {}
+        for name, space in (*((name, leaf.space) for name, leaf in self._leaves), *past.spaces):
+            if name in parts:
+                raise UnsupportedSpace(f"two parts of the observation would be called {name!r}")
+            parts[name] = space
+        self._ravels = [_ravelled(leaf.space) for leaf in leaves] if flatten else None
+        self.space: spaces.Space[Any] = _joined(parts) if flatten else spaces.Dict(parts)
+
+    def observation(self, now: Any, past: Mapping[str, Array]) -> Any:
+        """What the environment returned, with these transactions."""
+        values = [(name, leaf.of(now)) for name, leaf in self._leaves]
+        if self._ravels is None:
+            return {**dict(values), **past}
+        vectors = [ravel(value) for ravel, (_, value) in zip(self._ravels, values, strict=True)]
+        return np.concatenate([*vectors, *past.values()], dtype=np.float32)
 
 
 def _joined(parts: Mapping[str, spaces.Space[Any]]) -> spaces.Box:
