@@ -14,7 +14,7 @@ PUBLIC = {
         "timecontext",
     ],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
-    "jamboree_gym.wrappers.vector": ["RecordEpisodes"],
+    "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.replay": ["Mismatch", "VerifyReport", "verify"],
 }
 

@@ -12,7 +12,17 @@ from gymnasium import spaces
 
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
 
-__all__ = ["Array", "Column", "Leaf", "Write", "columns_of", "leaves_of", "vector_of"]
+__all__ = [
+    "ANNOTATION",
+    "PREFIX",
+    "Array",
+    "Column",
+    "Leaf",
+    "Write",
+    "columns_of",
+    "leaves_of",
+    "vector_of",
+]
 
 Array = npt.NDArray[Any]
 Write = Callable[[Any, Array], None]
