@@ -16,6 +16,7 @@ from jamboree_gym.errors import ReplayError
 from jamboree_gym.infos import holds_unrecorded
 from jamboree_gym.records import EpisodeOrigin
 from jamboree_gym.wrappers import RecentTransactionsObservation
+from jamboree_gym.wrappers.recent_columns import ANNOTATION
 
 __all__ = ["rebuild_env", "reset_as_recorded"]
 
@@ -130,6 +131,12 @@ def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
         raise ReplayError(
             "the observations hold transactions of earlier episodes (across_episodes=True): record "
             "inside RecentTransactionsObservation, and the environment itself can be replayed"
+        )
+    said = [field for field in kwargs.get("fields", ()) if str(field).startswith(ANNOTATION)]
+    if said:
+        raise ReplayError(
+            f"the observations hold what the agent said ({said[0]}), and no agent plays in a "
+            "replay: record inside RecentTransactionsObservation"
         )
 
 

@@ -73,8 +73,8 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
             waits for nothing. `info["recent_staleness_s"]` says how long ago that read began,
             infinite before the first: a store that does not answer changes nothing else. Their
             spaces have to be those of `env`, as far as `fields` asks for them.
-        across_episodes: Go on showing the transactions of earlier episodes after a reset. An
-            episode recorded inside then depends on those before it, and does not replay by itself.
+        across_episodes: Go on showing the transactions of earlier episodes after a reset. What a
+            recorder outside keeps then depends on earlier episodes, and does not replay.
         flatten: One `Box` (k,) float32 instead, for policies that take vectors only: what is seen
             now, the fields in their order, the mask. Images are numbers from 0 to 255 in it.
 
@@ -120,7 +120,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         self._said = {}
         if self._reader is not None:
             self._reader.start()
-            return self._beside_source(observation, info)
+            return self._beside_source(self._reader, observation, info)
         if not self._across_episodes:
             self._past.clear()
         return self._beside_past(observation), info
@@ -134,7 +134,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         """
         if self._reader is not None:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            observation, info = self._beside_source(observation, info)
+            observation, info = self._beside_source(self._reader, observation, info)
             return observation, reward, terminated, truncated, info
         past = self._past
         past.put("action", action)
@@ -150,9 +150,10 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         self._past.put("observation", observation)  # the next transaction begins with it
         return self._view.observation(observation, self._past.arrays())
 
-    def _beside_source(self, observation: Any, info: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        assert self._reader is not None
-        past, staleness_s = self._reader.newest()
+    def _beside_source(
+        self, reader: SourceReader, observation: Any, info: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        past, staleness_s = reader.newest()
         return self._view.observation(observation, past), {**info, STALENESS: staleness_s}
 
     def close(self) -> None:

@@ -386,11 +386,20 @@ def test_inside_a_recorder_what_the_agent_saw_is_recorded_and_replays(
     assert verify(episode)
 
 
-def test_an_episode_that_shows_earlier_ones_is_not_replayed(jam: Jamboree) -> None:
-    env = jam.record(RecentTransactionsObservation(gym.make(BALANCE), 3, across_episodes=True))
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"across_episodes": True}, "across_episodes"),
+        ({"fields": ["annotation_value"]}, "annotation_value"),
+    ],
+)
+def test_an_episode_that_shows_what_is_not_in_it_is_not_replayed(
+    jam: Jamboree, options: dict[str, Any], named: str
+) -> None:
+    env = jam.record(RecentTransactionsObservation(gym.make(BALANCE), 3, **options))
     walk(env, 2)
 
-    with pytest.raises(ReplayError, match="across_episodes"):
+    with pytest.raises(ReplayError, match=named):
         verify(jam.episode(env.episode_id))
 
 
