@@ -104,11 +104,15 @@ class EpisodeQuery:
 
     def __iter__(self) -> Iterator[Episode]:
         """The episodes, the one that began first at the front."""
-        return (Episode(self._connection, name) for name in self.ids())
+        return map(self.episode, self.ids())
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self.summaries())
+
+    def episode(self, id: str) -> Episode:
+        """One episode by its id, whether it matches or not."""
+        return Episode(self._connection, id)
 
     def first(self) -> Episode:
         """The one that began first.
@@ -130,4 +134,4 @@ class EpisodeQuery:
         ids = self.ids()
         if not ids:
             raise EpisodeNotFound(f"no episode matches {self._wanted}")
-        return Episode(self._connection, ids[position])
+        return self.episode(ids[position])

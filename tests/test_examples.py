@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,3 +103,24 @@ def test_the_demo_holds_all_its_checks(tmp_path: Path) -> None:
     assert "✗" not in done.stdout
     assert done.stdout.count("✓") == 9
     assert list(tmp_path.glob("jamboree-*")) == []
+
+
+@pytest.mark.torch
+def test_recent_transactions_plots_both_agents_and_prints_their_intervals(tmp_path: Path) -> None:
+    options = ["--seeds", "2", "--timesteps", "1024", "--output", str(tmp_path / "plot.png")]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/recent_transactions.py"), *options],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    numbers = re.findall(r"^(.+?) {2,}(\d+\.\d)", done.stdout, re.MULTILINE)
+    assert [label for label, _ in numbers] == [
+        "sees its last three actions",
+        "sees the demand",
+        "best without memory (exact)",
+        "best possible (exact)",
+    ]
+    assert all(0 < float(mean) < 78.5 for _, mean in numbers)

@@ -13,8 +13,8 @@ PUBLIC = {
         "StepData",
         "timecontext",
     ],
-    "jamboree_gym.wrappers": ["RecordEpisodes"],
-    "jamboree_gym.wrappers.vector": ["RecordEpisodes"],
+    "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
+    "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.replay": ["Mismatch", "VerifyReport", "verify"],
 }
 

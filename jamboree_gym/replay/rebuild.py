@@ -15,6 +15,8 @@ import numpy as np
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.infos import holds_unrecorded
 from jamboree_gym.records import EpisodeOrigin
+from jamboree_gym.wrappers import RecentTransactionsObservation
+from jamboree_gym.wrappers.recent_columns import ANNOTATION
 
 __all__ = ["rebuild_env", "reset_as_recorded"]
 
@@ -98,24 +100,44 @@ def _make(name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
 
 
 def _wrap(env: gym.Env[Any, Any], wrapper: Any) -> gym.Env[Any, Any]:
-    """Apply a wrapper of Gymnasium's own, which its entry point has to be the very name of."""
+    """Apply one of Gymnasium's wrappers or ours; its entry point has to be the very name of it."""
     try:
         name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
     except (KeyError, TypeError) as error:
         raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
     if entry_point in _OBSERVERS:
         return env
-    known = getattr(gym.wrappers, name, None) if name in gym.wrappers.__all__ else None
+    known: Any = None
+    if name in gym.wrappers.__all__:
+        known = getattr(gym.wrappers, name)
+    elif name == RecentTransactionsObservation.__name__:
+        known = RecentTransactionsObservation
     if known is None or entry_point != f"{known.__module__}:{known.__name__}" or kwargs is None:
         raise ReplayError(
             f"the episode was recorded through {entry_point}, which cannot be rebuilt yet: only "
-            "wrappers that come with Gymnasium can"
+            "wrappers that come with Gymnasium, and RecentTransactionsObservation, can"
         )
+    if known is RecentTransactionsObservation:
+        _check_shows_only_the_episode(kwargs)
     try:
         wrapped: gym.Env[Any, Any] = known(env, **kwargs)
     except Exception as error:
         raise ReplayError(f"the wrapper {name} cannot be rebuilt: {error}") from error
     return wrapped
+
+
+def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("across_episodes"):
+        raise ReplayError(
+            "the observations hold transactions of earlier episodes (across_episodes=True): record "
+            "inside RecentTransactionsObservation, and the environment itself can be replayed"
+        )
+    said = [field for field in kwargs.get("fields", ()) if str(field).startswith(ANNOTATION)]
+    if said:
+        raise ReplayError(
+            f"the observations hold what the agent said ({said[0]}), and no agent plays in a "
+            "replay: record inside RecentTransactionsObservation"
+        )
 
 
 def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:

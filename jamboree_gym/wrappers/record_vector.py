@@ -19,12 +19,12 @@ from jamboree_gym.provenance import rng_state_of
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
 from jamboree_gym.wrappers.vector_infos import split_infos
 
-__all__ = ["RecordEpisodes"]
+__all__ = ["RESET_MASK", "RecordEpisodes", "autoreset_mode", "leaves_autoresets"]
 
 # Up to this version a reset leaves a pending autoreset to the workers of an AsyncVectorEnv without
 # shared memory: the step after it is ignored, and they are reset once more.
 _LAST_THAT_LEAVES_AUTORESETS = (1, 4)
-_MASK = "reset_mask"
+RESET_MASK = "reset_mask"
 
 
 class RecordEpisodes(VectorWrapper):
@@ -71,7 +71,7 @@ class RecordEpisodes(VectorWrapper):
         record_infos: bool | Collection[str] = True,
         strict_infos: bool = False,
     ) -> None:
-        self._mode = _autoreset_mode(env)
+        self._mode = autoreset_mode(env)
         self._recorder = VectorRecorder(
             jam,
             env.single_observation_space,
@@ -86,7 +86,7 @@ class RecordEpisodes(VectorWrapper):
         )
         super().__init__(env)
         self._is_independent = _is_independent(env.unwrapped)
-        self._leaves_autoresets = _leaves_autoresets(env.unwrapped)
+        self._leaves_autoresets = leaves_autoresets(env.unwrapped)
         self._awaits_autoreset = [False] * self.num_envs
 
     @property
@@ -232,9 +232,9 @@ class RecordEpisodes(VectorWrapper):
     def _chosen(self, options: Mapping[str, Any] | None) -> list[int]:
         """Which sub-environments a reset with these options is for."""
         everyone = range(self.num_envs)
-        if options is None or _MASK not in options:
+        if options is None or RESET_MASK not in options:
             return list(everyone)
-        mask = np.asarray(options[_MASK])
+        mask = np.asarray(options[RESET_MASK])
         return [i for i in everyone if mask[i]] if mask.shape == (self.num_envs,) else []
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
@@ -268,7 +268,12 @@ def _parts(space: Space[Any], batch: Any) -> Sequence[Any]:
     return list(iterate(space, batch))
 
 
-def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+    """Which steps reset.
+
+    Raises:
+        InvalidRecord: The environment does not say.
+    """
     base, metadata = env.unwrapped, env.metadata
     mode = metadata.get("autoreset_mode")
     if metadata is base.metadata:  # gymnasium 1.1 shares it between vector environments
@@ -287,7 +292,8 @@ def _is_independent(base: VectorEnv[Any, Any, Any]) -> bool:
     return isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and not getattr(base, "worker", None)
 
 
-def _leaves_autoresets(base: VectorEnv[Any, Any, Any]) -> bool:
+def leaves_autoresets(base: VectorEnv[Any, Any, Any]) -> bool:
+    """Whether a reset leaves a pending autoreset pending."""
     version = tuple(int(part) for part in gym.__version__.split(".")[:2])
     return (
         isinstance(base, AsyncVectorEnv)
@@ -328,4 +334,4 @@ def _name(env: VectorEnv[Any, Any, Any]) -> str:
 def _without_mask(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if options is None:
         return None
-    return {name: value for name, value in options.items() if name != _MASK}
+    return {name: value for name, value in options.items() if name != RESET_MASK}

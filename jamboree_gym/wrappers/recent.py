@@ -1,0 +1,200 @@
+"""`RecentTransactionsObservation`: an agent sees what it did last, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, SupportsFloat, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+
+from jamboree_gym.episode import Episode
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.wrappers.recent_columns import columns_of
+from jamboree_gym.wrappers.recent_source import Source, SourceReader
+from jamboree_gym.wrappers.recent_view import Past, RecentView
+
+__all__ = ["FIELDS", "RecentTransactionsObservation", "check_arguments"]
+
+ActType = TypeVar("ActType")
+
+FIELDS = ("observations", "actions", "rewards")
+STALENESS = "recent_staleness_s"
+
+
+class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], RecordConstructorArgs):
+    """Puts the newest n transactions into the observation, oldest first, newest last.
+
+    A transaction is what the agent saw, what it did then, and what it got for it. The one that
+    comes is not among them: what the agent sees now stands beside them, as the environment
+    returned it. (Gymnasium's `FrameStackObservation` has it among its n.)
+
+    The observation is a `Dict` of arrays without a `Dict` in it, as Stable-Baselines3 takes it:
+
+    | key | space | what |
+    |---|---|---|
+    | `observation` | the environment's | what the agent sees now; the parts of a Dict under their own keys, of a Tuple as `observation_0`, ...; keys of nested ones joined by `_` |
+    | `recent_observations` | `Box` (n · size,) float32 | what it saw; of a Dict or Tuple one for each part, `recent_observations_<key>` |
+    | `recent_actions` | `Box` (n · size,) float32 | what it did then; as above |
+    | `recent_rewards` | `Box` (n,) float32 | what it got for it |
+    | `recent_info_<key>` | `Box` (n,) float32 | a number in the info that came with it, 0 where there was none |
+    | `recent_annotation_<name>` | `Box` (n,) float32 | what it said of it (`annotate`), 0 where it said nothing |
+    | `recent_mask` | `MultiBinary` (n,) int8 | 1 where there is a transaction, 0 where there is none yet; there all others are 0 |
+
+    All are vectors, because SB3's `check_env` asks for these: `reshape(n, -1)` has a row for each
+    transaction. An element of `Discrete` or `MultiDiscrete` becomes one-hot columns, as Gymnasium's
+    `flatten` and SB3's own preprocessing have it: its number says nothing of order, and zeros can
+    mean that nothing is there. Images (`Box` of uint8 from 0 to 255 with three axes) stay uint8
+    images, side by side along their channels as in SB3's `VecFrameStack`, so that its CNN gets
+    them.
+
+    It needs no store. Around a recorder, `RecentTransactionsObservation(jam.record(env), 3)`, the
+    environment's own observations are recorded; inside, `jam.record(RecentTransactionsObservation(
+    env, 3))`, those that the agent saw.
+
+    Example:
+        >>> env = RecentTransactionsObservation(gym.make("CartPole-v1"), 3)
+        >>> env.reset(seed=0)[0]["recent_mask"]
+        array([0, 0, 0], dtype=int8)
+        >>> observation, *_ = env.step(1)
+        >>> observation["recent_mask"], observation["recent_actions"]
+        (array([0, 0, 1], dtype=int8), array([0., 0., 0., 0., 0., 1.], dtype=float32))
+
+    Args:
+        env: An environment; every part of its spaces has a fixed shape.
+        n: How many transactions, at least 1.
+        fields: What of them: `observations`, `actions`, `rewards`, `info_<key>`,
+            `annotation_<name>`; none of them twice.
+        source: Whose transactions: None for those that pass through here. Or `jam.episode(id)`,
+            another agent's, live or not; or `jam.episodes(run=...)`: the newest n of any actor in
+            that run. A thread reads them again and again; a step takes what was read last and
+            waits for nothing. `info["recent_staleness_s"]` says how long ago that read began,
+            infinite before the first: a store that does not answer changes nothing else. Their
+            spaces have to be those of `env`, as far as `fields` asks for them.
+        across_episodes: Go on showing the transactions of earlier episodes after a reset. What a
+            recorder outside keeps then depends on earlier episodes, and does not replay.
+        flatten: One `Box` (k,) float32 instead, for policies that take vectors only: what is seen
+            now, the fields in their order, the mask. Images are numbers from 0 to 255 in it.
+
+    Raises:
+        InvalidRecord: `n` or a field is not what it can be.
+        UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
+    """  # noqa: E501 - rows of a table
+
+    def __init__(
+        self,
+        env: gym.Env[Any, ActType],
+        n: int,
+        *,
+        fields: Sequence[str] = FIELDS,
+        source: Source | None = None,
+        across_episodes: bool = False,
+        flatten: bool = False,
+    ) -> None:
+        check_arguments(n, fields)
+        _check_source(source, across_episodes)
+        kept: dict[str, Any] = (
+            {} if source is None else {"source": type(source).__name__}
+        )  # refused, where made
+        RecordConstructorArgs.__init__(
+            self, n=n, fields=list(fields), across_episodes=across_episodes, flatten=flatten, **kept
+        )
+        super().__init__(env)
+        columns = columns_of(
+            env.observation_space, env.action_space, fields, n=n, images=not flatten
+        )
+        self._past = Past(columns, n)
+        self._view = RecentView(env.observation_space, self._past, flatten=flatten)
+        self.observation_space = self._view.space
+        self._reader = None if source is None else SourceReader(source, n, self._past)
+        self._across_episodes = across_episodes
+        self._said: dict[str, Any] = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; unless `across_episodes`, its own past is forgotten."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._said = {}
+        if self._reader is not None:
+            self._reader.start()
+            return self._beside_source(self._reader, observation, info)
+        if not self._across_episodes:
+            self._past.clear()
+        return self._beside_past(observation), info
+
+    def step(self, action: ActType) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step the environment; what comes of it is the newest transaction.
+
+        Raises:
+            InvalidRecord: An action, a reward or an info is not the number, or has not the shape,
+                that is declared; names it. With a `source`: of its transactions.
+        """
+        if self._reader is not None:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, info = self._beside_source(self._reader, observation, info)
+            return observation, reward, terminated, truncated, info
+        past = self._past
+        past.put("action", action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        said, self._said = self._said, {}
+        past.put("reward", reward)
+        past.put("info", info)
+        past.put("annotation", said)
+        past.commit()
+        return self._beside_past(observation), reward, terminated, truncated, info
+
+    def _beside_past(self, observation: Any) -> Any:
+        self._past.put("observation", observation)  # the next transaction begins with it
+        return self._view.observation(observation, self._past.arrays())
+
+    def _beside_source(
+        self, reader: SourceReader, observation: Any, info: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        past, staleness_s = reader.newest()
+        return self._view.observation(observation, past), {**info, STALENESS: staleness_s}
+
+    def close(self) -> None:
+        """Close the environment, and read no more from `source`."""
+        try:
+            if self._reader is not None:
+                self._reader.close()
+        finally:
+            super().close()
+
+    def annotate(self, **values: Any) -> None:
+        """Say something of the next step, for the fields `annotation_<name>`.
+
+        A recorder inside is told, too. One outside does not tell this wrapper what it is told: put
+        this wrapper around the recorder, to show what the agent said.
+
+        Args:
+            **values: By name, as for `RecordEpisodes.annotate`; numbers, where they are shown.
+        """
+        self._said.update(values)
+        if self.env.has_wrapper_attr("annotate"):
+            self.env.get_wrapper_attr("annotate")(**values)
+
+
+def check_arguments(n: int, fields: Sequence[str]) -> None:
+    """Refuse what is no number of transactions, or no list of fields.
+
+    Raises:
+        InvalidRecord: It is not; names it.
+    """
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise InvalidRecord(f"n={n!r}: it is the number of transactions, 1 or more")
+    if isinstance(fields, str) or len(set(fields)) < len(fields):
+        raise InvalidRecord(f"fields={fields!r}: choose a list of names, each of them once")
+
+
+def _check_source(source: Source | None, across_episodes: bool) -> None:
+    if source is not None and not isinstance(source, (Episode, EpisodeQuery)):
+        raise InvalidRecord(
+            f"source={source!r}: choose an episode, jam.episode(id), or a query, "
+            "jam.episodes(run=...)"
+        )
+    if source is not None and across_episodes:
+        raise InvalidRecord("across_episodes is for the environment's own past, not for a source")

@@ -1,0 +1,137 @@
+"""Reading the newest transactions of other episodes beside the environment's thread."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from jamboree_gym.episode import Episode
+from jamboree_gym.errors import InvalidRecord, JamboreeClosed, JamboreeError
+from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.records import EpisodeSummary, StepData
+from jamboree_gym.wrappers.recent_columns import Array
+from jamboree_gym.wrappers.recent_view import Past
+
+__all__ = ["Source", "SourceReader", "newest_of"]
+
+Source = Episode | EpisodeQuery
+
+PAUSE_S: Final = 0.05
+"""Pause between two reads, seconds."""
+PAUSE_PER_READ: Final = 4
+"""And at least so many times what the read took: where a run is long, reads are rare."""
+CLOSE_TIMEOUT_S: Final = 5.0
+
+log = logging.getLogger("jamboree_gym")
+
+
+class SourceReader:
+    """Reads the newest n transactions of a source again and again, in a thread of its own.
+
+    A store that fails is asked again; meanwhile what was read last stays, and gets older.
+
+    Args:
+        source: An episode, or a query for episodes.
+        n: How many transactions.
+        past: What is kept of them; the thread's own.
+    """
+
+    def __init__(self, source: Source, n: int, past: Past) -> None:
+        self._source, self._n, self._past = source, n, past
+        self._shown: tuple[Mapping[str, Array], float] = (past.arrays(), -math.inf)
+        self._error: Exception | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to read, where that is not so yet. In a forked process it has to begin again."""
+        if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._thread = threading.Thread(target=self._run, name="jamboree-recent", daemon=True)
+        self._thread.start()
+
+    def newest(self) -> tuple[dict[str, Array], float]:
+        """What was read last, as copies, and how old it is; asks nothing of the store.
+
+        Returns:
+            The arrays, and the seconds since that read began; infinite before the first.
+
+        Raises:
+            InvalidRecord: What was read does not fit the declared spaces; names the column.
+        """
+        if self._error is not None:
+            raise self._error
+        arrays, read_at = self._shown
+        copies = {name: array.copy() for name, array in arrays.items()}
+        return copies, time.monotonic() - read_at
+
+    def close(self) -> None:
+        """Read no more. A second call does nothing."""
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_TIMEOUT_S)
+            if self._thread.is_alive():
+                log.warning("a read of recent transactions has not ended: the store hangs")
+
+    # -- the reading thread's side ----------------------------------------------------------
+
+    def _run(self) -> None:
+        pause_s, doubt = 0.0, False
+        while not self._stop.wait(pause_s):
+            began = time.monotonic()
+            try:
+                steps = newest_of(self._source, self._n)
+                doubt = False
+            except JamboreeClosed:
+                return  # for good
+            except JamboreeError as error:
+                log.debug("the recent transactions cannot be read: %s", error)
+                steps = None
+            except Exception as error:  # noqa: BLE001 - the next read, or `newest`, says why
+                if doubt:
+                    self._error = error
+                    return
+                doubt, steps = True, None  # a Jamboree that is just being closed may raise anything
+            if steps is not None:
+                try:
+                    self._show(steps, began)
+                except InvalidRecord as error:
+                    self._error = error
+                    return
+            pause_s = max(PAUSE_S, PAUSE_PER_READ * (time.monotonic() - began))
+
+    def _show(self, steps: Iterable[StepData], read_at: float) -> None:
+        past = self._past
+        past.clear()
+        for step in steps:
+            for role in ("observation", "action", "reward", "info", "annotation"):
+                past.put(role, getattr(step, role))
+            past.commit()
+        self._shown = past.arrays(), read_at
+
+
+def newest_of(source: Source, n: int) -> list[StepData]:
+    """The newest n transactions of an episode, or of all episodes of a query, oldest first.
+
+    Raises:
+        JamboreeError: They cannot be read.
+    """
+    if isinstance(source, Episode):
+        return list(source.recent(n))
+    newest: list[StepData] = []
+    for summary in sorted(source.summaries(), key=_newest_at, reverse=True):
+        if len(newest) == n and _newest_at(summary) < newest[0].timestamp:
+            break  # all that follow are older still
+        steps = source.episode(summary.id).recent(n)
+        newest = heapq.nlargest(n, [*newest, *steps], key=lambda step: step.timestamp)[::-1]
+    return newest
+
+
+def _newest_at(summary: EpisodeSummary) -> float:
+    """When its newest step returned, epoch seconds."""
+    return summary.started_at + summary.elapsed_s

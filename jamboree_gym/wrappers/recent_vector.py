@@ -1,0 +1,158 @@
+"""`RecentTransactionsObservation` for vector environments: each sub-environment shows its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
+
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.wrappers.recent import FIELDS, check_arguments
+from jamboree_gym.wrappers.recent_columns import ANNOTATION, columns_of
+from jamboree_gym.wrappers.recent_view import Past, RecentView
+from jamboree_gym.wrappers.record_vector import RESET_MASK, autoreset_mode, leaves_autoresets
+from jamboree_gym.wrappers.vector_infos import split_infos
+
+__all__ = ["RecentTransactionsObservation"]
+
+
+class RecentTransactionsObservation(VectorWrapper):
+    """Puts the newest n transactions of each sub-environment into its observation.
+
+    What each sub-environment shows is what `jamboree_gym.wrappers.RecentTransactionsObservation`
+    shows around it, in every autoreset mode: the step that NEXT_STEP autoreset ignores is no
+    transaction, and the last observation in `infos["final_obs"]` has its transactions, too.
+
+    Example:
+        >>> envs = gym.make_vec("CartPole-v1", num_envs=4)
+        >>> envs = RecentTransactionsObservation(envs, 3)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations["recent_actions"].shape, observations["recent_mask"].shape
+        ((4, 6), (4, 3))
+
+    Args:
+        env: A vector environment; every part of its spaces has a fixed shape.
+        n: How many transactions, at least 1.
+        fields: `observations`, `actions`, `rewards`, `info_<key>`; none of them twice.
+        across_episodes: Go on showing the transactions of earlier episodes after a reset.
+        flatten: One `Box` (num_envs, k) float32 instead of a `Dict`.
+
+    Raises:
+        InvalidRecord: `n` or a field is not what it can be, or the environment does not say its
+            autoreset mode. Annotations are shown by the wrapper of single environments only.
+        UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        n: int,
+        *,
+        fields: Sequence[str] = FIELDS,
+        across_episodes: bool = False,
+        flatten: bool = False,
+    ) -> None:
+        check_arguments(n, fields)
+        if any(field.startswith(ANNOTATION) for field in fields):
+            raise InvalidRecord(
+                f"fields={fields!r}: annotations are shown in single environments only; wrap these "
+                "before they become a vector environment"
+            )
+        super().__init__(env)
+        self._mode = autoreset_mode(env)
+        self._leaves_autoresets = leaves_autoresets(env.unwrapped)
+        self._across_episodes = across_episodes
+        observation_space, action_space = env.single_observation_space, env.single_action_space
+        self._pasts = [
+            Past(columns_of(observation_space, action_space, fields, n=n, images=not flatten), n)
+            for _ in range(self.num_envs)
+        ]
+        self._view = RecentView(observation_space, self._pasts[0], flatten=flatten)
+        self.single_observation_space = self._view.space
+        self.observation_space = batch_space(self._view.space, self.num_envs)
+        self._awaits_autoreset = [False] * self.num_envs
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset the sub-environments, or those of `options["reset_mask"]`; these forget."""
+        mask = np.ones(self.num_envs, bool)
+        if options is not None and RESET_MASK in options:
+            mask = np.array(options[RESET_MASK])  # SyncVectorEnv takes it out
+        # Gymnasium's own vector environments take a list, their base class declares an int.
+        batch, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        for i in np.flatnonzero(mask).tolist():
+            self._forget(i)
+            self._awaits_autoreset[i] = self._awaits_autoreset[i] and self._leaves_autoresets
+        return self._batch([self._seen(i, now) for i, now in self._each(batch)]), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the sub-environments; what comes of it is the newest transaction of each.
+
+        Raises:
+            InvalidRecord: An action or an info is not the number, or has not the shape, that is
+                declared; names it.
+        """
+        for past, action in zip(self._pasts, iterate(self.action_space, actions), strict=True):
+            past.put("action", action)
+        batch, rewards, terminations, truncations, infos = self.env.step(actions)
+        ends = np.logical_or(terminations, truncations)
+        awaited, split = self._awaits_autoreset, split_infos(infos, self.num_envs)
+        finals: dict[int, Any] = {}
+        observations = []
+        for i, now in self._each(batch):
+            if awaited[i]:
+                self._forget(i)
+            else:
+                is_over = ends[i] and self._mode is AutoresetMode.SAME_STEP
+                final_info = split[i].get("final_info") or {}
+                self._keep(i, rewards[i], final_info if is_over else split[i])
+                if is_over and "final_obs" in split[i]:
+                    finals[i] = self._seen(i, split[i]["final_obs"])
+                if is_over:
+                    self._forget(i)
+            observations.append(self._seen(i, now))
+        self._awaits_autoreset = (ends & (self._mode is AutoresetMode.NEXT_STEP)).tolist()
+        infos = _with_finals(infos, finals)
+        return self._batch(observations), rewards, terminations, truncations, infos
+
+    def _keep(self, i: int, reward: Any, info: Mapping[str, Any]) -> None:
+        """The transaction of a sub-environment is complete."""
+        self._pasts[i].put("reward", reward)
+        self._pasts[i].put("info", info)
+        self._pasts[i].commit()
+
+    def _forget(self, i: int) -> None:
+        """A new episode begins."""
+        if not self._across_episodes:
+            self._pasts[i].clear()
+
+    def _seen(self, i: int, now: Any) -> Any:
+        """What a sub-environment shows; its next transaction begins with it."""
+        self._pasts[i].put("observation", now)
+        return self._view.observation(now, self._pasts[i].arrays())
+
+    def _each(self, batch: Any) -> Any:
+        """The number and the observation of each sub-environment."""
+        return enumerate(iterate(self.env.observation_space, batch))
+
+    def _batch(self, observations: Sequence[Any]) -> Any:
+        space = self.single_observation_space
+        empty: Any = create_empty_array(space, self.num_envs)
+        return concatenate(space, observations, empty)
+
+
+def _with_finals(infos: dict[str, Any], finals: Mapping[int, Any]) -> dict[str, Any]:
+    """The infos, with these last observations in place of the environment's own."""
+    if not finals:
+        return infos
+    final_obs = np.array(infos["final_obs"], dtype=object)
+    for i, observation in finals.items():
+        final_obs[i] = observation
+    return {**infos, "final_obs": final_obs}
