@@ -2,56 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, get_args, overload
 
 import numpy as np
+import pyarrow as pa
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
-from jamboree_gym.notes import decode_summary
+from jamboree_gym.notes import StoredSummary, decode_summaries
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.summary_table import to_summary_table
 
-__all__ = ["EpisodeFilter", "EpisodeQuery"]
+__all__ = ["EpisodeFilter", "EpisodeQuery", "EpisodeTest"]
+
+EpisodeTest = Callable[[EpisodeSummary], Any]
+"""Says of a summary whether its episode is wanted."""
+
+_Found = list[StoredSummary]
+_Stage = Callable[[_Found], _Found]
+_TAGS = "tags."
+_ORDERED_BY = (
+    *("id", "env_id", "run", "status", "steps", "episode_return", "started_at", "elapsed_s"),
+    *("seed", "vector_index"),
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EpisodeFilter:
     """What an episode must be to be found; None asks for nothing.
 
     Attributes:
+        test: Whatever else is asked of its summary.
         run: Its run.
         env_id: Gymnasium id of its environment.
         status: How it ended, or `running`, or `interrupted` if its writer died.
-        tags: Tags it must have, with these values.
+        tags: Tags it must have, with these values; instead of a value, a function that says
+            whether a value will do.
         min_return: Lowest return.
+        max_return: Highest return.
+        min_steps: Lowest number of steps.
+        max_steps: Highest number of steps.
         since: Earliest start, epoch seconds.
+        until: Latest start, epoch seconds.
     """
 
+    test: EpisodeTest | None = None
     run: str | None = None
     env_id: str | None = None
     status: str | None = None
     tags: Mapping[str, Any] = field(default_factory=dict)
     min_return: float | None = None
+    max_return: float | None = None
+    min_steps: int | None = None
+    max_steps: int | None = None
     since: float | None = None
+    until: float | None = None
 
-    def accepts(self, summary: EpisodeSummary) -> bool:
-        """Whether an episode is one of those asked for."""
-        return (
-            (self.env_id is None or summary.env_id == self.env_id)
-            and (self.status is None or summary.status == self.status)
-            and (self.min_return is None or summary.episode_return >= self.min_return)
-            and (self.since is None or summary.started_at >= self.since)
-            and all(
-                name in summary.tags and _is_equal(summary.tags[name], value)
-                for name, value in self.tags.items()
+    def __post_init__(self) -> None:
+        if self.status is not None and self.status not in get_args(EpisodeStatus):
+            raise InvalidRecord(
+                f"status={self.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
             )
+
+    def among(self, found: _Found) -> _Found:
+        """Those that are asked for, in the same order."""
+        for name in ("run", "env_id", "status"):
+            wanted = getattr(self, name)
+            if wanted is not None:
+                found = [one for one in found if getattr(one, name) == wanted]
+        for name, lowest, highest in (
+            ("episode_return", self.min_return, self.max_return),
+            ("steps", self.min_steps, self.max_steps),
+            ("started_at", self.since, self.until),
+        ):
+            if lowest is not None:
+                found = [one for one in found if getattr(one, name) >= lowest]
+            if highest is not None:
+                found = [one for one in found if getattr(one, name) <= highest]
+        if self.tags:
+            found = self._with_tags(found)
+        if self.test is not None:
+            found = [one for one in found if self.test(one.decoded())]
+        return found
+
+    def _with_tags(self, found: _Found) -> _Found:
+        """Most episodes of a run have the same tags: those are compared once."""
+        verdicts: dict[bytes | None, bool] = {}
+        for one in found:
+            if one.tags not in verdicts:
+                verdicts[one.tags] = self._fits(one.decoded_tags())
+        return [one for one in found if verdicts[one.tags]]
+
+    def _fits(self, tags: Mapping[str, Any]) -> bool:
+        return all(
+            name in tags and (wanted(tags[name]) if callable(wanted) else _eq(tags[name], wanted))
+            for name, wanted in self.tags.items()
         )
 
+    def __str__(self) -> str:
+        """What is asked for, as it was written."""
+        asked = [
+            f"{name}={getattr(self, name)!r}"
+            for name in self.__slots__
+            if getattr(self, name) is not None and getattr(self, name) != {}
+        ]
+        return ", ".join(asked)
 
-def _is_equal(tag: Any, wanted: Any) -> bool:
+
+def _eq(tag: Any, wanted: Any) -> bool:
     """Equality that also knows arrays."""
     if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
         return np.array_equal(tag, wanted)
@@ -59,75 +120,238 @@ def _is_equal(tag: Any, wanted: Any) -> bool:
 
 
 class EpisodeQuery:
-    """Episodes that match a filter; asks Redis anew each time it is used.
+    """Episodes that are asked for, the one that began first at the front.
+
+    Each of `where`, `order_by` and slicing gives a new query, and they are carried out in the order
+    in which they are written. A query reads nothing until it is used, and asks Redis anew each
+    time it is.
+
+    Example:
+        >>> best = jam.episodes(run="first").where(min_steps=100).order_by("-episode_return")[:10]
+        >>> best.summary_table().to_pandas()
 
     Args:
         connection: Where the episodes are.
-        wanted: The filter.
-        limit: At most so many, the oldest first.
-
-    Raises:
-        InvalidRecord: There is no such status, or the limit is negative.
     """
 
-    def __init__(
-        self, connection: Connection, wanted: EpisodeFilter, *, limit: int | None = None
-    ) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._wanted = wanted
-        self._limit = limit
-        if wanted.status is not None and wanted.status not in get_args(EpisodeStatus):
-            raise InvalidRecord(
-                f"status={wanted.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
-            )
-        if limit is not None and limit < 0:
-            raise InvalidRecord(f"limit={limit}: it is 0 or more")
+        self._run: str | None = None  # the one run that need be read
+        self._stages: tuple[_Stage, ...] = ()
+        self._is_cut = False
+        self._asked = ""
 
-    def summaries(self) -> list[EpisodeSummary]:
-        """Summaries of the episodes, the one that began first at the front."""
+    def where(
+        self,
+        test: EpisodeTest | None = None,
+        /,
+        *,
+        run: str | None = None,
+        env_id: str | None = None,
+        status: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        min_return: float | None = None,
+        max_return: float | None = None,
+        min_steps: int | None = None,
+        max_steps: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> EpisodeQuery:
+        """Only those of which all of this is true; bounds are included.
+
+        Args:
+            test: Of an `EpisodeSummary`, whether its episode is wanted: for all that has no name
+                below. `lambda episode: episode.seed == 3 or episode.elapsed_s > 60`.
+            run: Only of this run.
+            env_id: Only of this environment.
+            status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
+                `interrupted`.
+            tags: Only with these tags, at these values; instead of a value, a function that says
+                whether a value will do: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
+            min_return: Lowest return.
+            max_return: Highest return.
+            min_steps: Lowest number of steps.
+            max_steps: Highest number of steps.
+            since: Earliest start, epoch seconds.
+            until: Latest start, epoch seconds.
+
+        Raises:
+            InvalidRecord: There is no such status.
+        """
+        asked = EpisodeFilter(
+            test=test,
+            run=run,
+            env_id=env_id,
+            status=status,
+            tags=tags or {},
+            min_return=min_return,
+            max_return=max_return,
+            min_steps=min_steps,
+            max_steps=max_steps,
+            since=since,
+            until=until,
+        )
+        query = self._then(asked.among, f"where({asked})")
+        if not self._is_cut and self._run is None:
+            query._run = run
+        return query
+
+    def order_by(self, name: str) -> EpisodeQuery:
+        """In another order.
+
+        Args:
+            name: A field of `EpisodeSummary`, or `tags.<name>`; with a minus in front from the
+                highest down: `"-episode_return"`. Where there is no value (or NaN), the episode
+                comes last; equal ones stay in the order they were in.
+
+        Raises:
+            InvalidRecord: There is no such field. When the query is used: values of a tag have no
+                order among them.
+        """
+        key = name.removeprefix("-")
+        if not key.startswith(_TAGS) and key not in _ORDERED_BY:
+            raise InvalidRecord(
+                f"order_by={name!r}: choose one of {', '.join(_ORDERED_BY)} or tags.<name>, "
+                "with a minus in front for descending"
+            )
+        stage = _Sorting(key, descending=key != name)
+        return self._then(stage, f"order_by({name!r})")
+
+    @overload
+    def __getitem__(self, position: int) -> Episode: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> EpisodeQuery: ...
+
+    def __getitem__(self, position: int | slice) -> Episode | EpisodeQuery:
+        """One episode by its position, or a query for a slice of them.
+
+        Raises:
+            EpisodeNotFound: There are not so many.
+        """
+        if isinstance(position, slice):
+            query = self._then(lambda found: found[position], f"[{_shown(position)}]")
+            query._is_cut = True
+            return query
+        ids = self.ids()
+        try:
+            return Episode(self._connection, ids[position])
+        except IndexError:
+            raise EpisodeNotFound(
+                f"{len(ids) or 'no'} episodes match, so there is none at {position}: {self!r}"
+            ) from None
+
+    def _then(self, stage: _Stage, shown: str) -> EpisodeQuery:
+        query = EpisodeQuery(self._connection)
+        query._run, query._is_cut = self._run, self._is_cut
+        query._stages = (*self._stages, stage)
+        query._asked = f"{self._asked}.{shown}" if shown[0] != "[" else self._asked + shown
+        return query
+
+    # -- what is found ----------------------------------------------------------------------
+
+    def _found(self) -> _Found:
         self._connection.flush()
         store = self._connection.store
-        runs = store.runs() if self._wanted.run is None else [self._wanted.run]
-        found = [
-            decode_summary(content, episode_id=name, where=f"summary of {name}")
-            for run in runs
-            for name, content in store.summaries(run).items()
-        ]
-        found = self._connection.as_of_now(found)
-        accepted = [summary for summary in found if self._wanted.accepts(summary)]
-        accepted.sort(key=lambda summary: (summary.started_at, summary.id))
-        return accepted[: self._limit]
+        runs = store.runs() if self._run is None else [self._run]
+        found = [one for run in runs for one in decode_summaries(store.summaries(run))]
+        running = [one for one in found if one.status == "running"]
+        dead = self._connection.dead({one.writer.hex() for one in running})
+        for one in running:
+            if one.writer.hex() in dead:
+                one.status = "interrupted"
+        found = _by_start(found)
+        for stage in self._stages:
+            found = stage(found)
+        return found
+
+    def summaries(self) -> list[EpisodeSummary]:
+        """Summaries of the episodes."""
+        return [one.decoded() for one in self._found()]
+
+    def summary_table(self) -> pa.Table:
+        """The summaries as an Arrow table, a row for each episode.
+
+        Returns:
+            A `pyarrow.Table` with the columns `episode_id`, `env_id`, `run`, `status` (string),
+            `steps` (int64), `episode_return`, `started_at`, `elapsed_s` (float64), `seed` and
+            `vector_index` (null where there is none), and `tag_<name>` for every tag whose values
+            are numbers, bools or texts; null where an episode lacks it.
+        """
+        return to_summary_table(self._found())
 
     def ids(self) -> list[str]:
         """Their ids."""
-        return [summary.id for summary in self.summaries()]
+        return [one.id for one in self._found()]
 
     def __iter__(self) -> Iterator[Episode]:
-        """The episodes, the one that began first at the front."""
+        """The episodes."""
         return (Episode(self._connection, name) for name in self.ids())
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self.summaries())
+        return len(self._found())
 
     def first(self) -> Episode:
-        """The one that began first.
+        """The one at the front.
 
         Raises:
             EpisodeNotFound: There is none.
         """
-        return self._one(0)
+        return self[0]
 
     def last(self) -> Episode:
-        """The one that began last.
+        """The one at the end.
 
         Raises:
             EpisodeNotFound: There is none.
         """
-        return self._one(-1)
+        return self[-1]
 
-    def _one(self, position: int) -> Episode:
-        ids = self.ids()
-        if not ids:
-            raise EpisodeNotFound(f"no episode matches {self._wanted}")
-        return Episode(self._connection, ids[position])
+    def __repr__(self) -> str:
+        """What is asked for."""
+        return f"<episodes{self._asked}>"
+
+
+def _by_start(found: _Found) -> _Found:
+    """The one that began first at the front; of two that began at once, the one with the lower id.
+
+    With NumPy: a tuple for each would take ten times as long.
+    """
+    times = np.array([one.started_at for one in found], np.float64)
+    order = times.argsort(kind="stable")
+    if (np.diff(times[order]) == 0).any():
+        return sorted(found, key=lambda one: (one.started_at, one.id))
+    return [found[position] for position in order.tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sorting:
+    """Puts episodes into the order of a field, or of a tag."""
+
+    name: str
+    descending: bool
+
+    def __call__(self, found: _Found) -> _Found:
+        values = self._values(found)
+        unknown = [one is None or (isinstance(one, float) and one != one) for one in values]
+        positions = [position for position, is_unknown in enumerate(unknown) if not is_unknown]
+        try:
+            positions.sort(key=values.__getitem__, reverse=self.descending)
+        except (TypeError, ValueError) as error:
+            raise InvalidRecord(f"order_by({self.name!r}): no order among them: {error}") from error
+        last = [position for position, is_unknown in enumerate(unknown) if is_unknown]
+        return [found[position] for position in (*positions, *last)]
+
+    def _values(self, found: _Found) -> Sequence[Any]:
+        if self.name.startswith(_TAGS):
+            tag = self.name.removeprefix(_TAGS)
+            return [one.decoded_tags().get(tag) for one in found]
+        if self.name == "seed":
+            return [one.decoded_seed() for one in found]
+        return [getattr(one, self.name) for one in found]
+
+
+def _shown(cut: slice) -> str:
+    parts = (cut.start, cut.stop) if cut.step is None else (cut.start, cut.stop, cut.step)
+    return ":".join("" if part is None else str(part) for part in parts)

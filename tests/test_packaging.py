@@ -49,6 +49,7 @@ LAYERS = [
     "backup_kept",
     "backup",
     "frame",
+    "summary_table",
     "handlers",
     "renders",
     "episode",

@@ -212,10 +212,9 @@ class RedisStore:
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """All summaries of a run by episode id."""
-        fields = self._link.run(
-            lambda: cast(Any, self.client.hgetall(self.keyspace.summaries(run)))
-        )
-        return {name.decode(): summary for name, summary in fields.items()}
+        found = self._link.call("HGETALL", self.keyspace.summaries(run))
+        pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
+        return {name.decode(): summary for name, summary in pairs}
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
