@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,6 +128,33 @@ class Episode:
         n = max(0, n)
         rows = self._join(self._connection.store.last(self._key, n + 1), -n - 1, _EVERYTHING)
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
+
+    def between(self, t0: float, t1: float) -> Transitions:
+        """Steps with t0 <= timestamp <= t1 (epoch seconds) as arrays, oldest first."""
+        rows = self._timed(self._connection.store.between, t0, t1)
+        first = max(1, int(rows.timestamps.searchsorted(t0)))
+        stop = int(rows.timestamps.searchsorted(t1, side="right"))
+        return to_transitions(rows[first - 1 : max(first, stop)])
+
+    def as_of(self, t: float) -> StepData | None:
+        """The newest step with timestamp <= t (epoch seconds): what was known then.
+
+        Returns:
+            The step; None if there was none yet.
+        """
+        rows = self._timed(self._connection.store.as_of, t)
+        stop = int(rows.timestamps.searchsorted(t, side="right"))
+        return next(iter(to_transitions(rows[max(0, stop - 2) : stop])), None)
+
+    def _timed(self, read: Callable[..., LogSlice | None], *times: float) -> Rows:
+        """Rows of the frames that such a read finds, in one round trip.
+
+        With the frame before them, as the first step begins with its last observation.
+        """
+        self._connection.settle(self._key)
+        found = read(self._key, *times, before=1)
+        frames = found.frames if found is not None else []
+        return self._join(found, frames[0].start, frames[-1].stop) if frames else self.rows(0, 0)
 
     def frame(self) -> vaex.dataframe.DataFrame:
         """All steps as a vaex DataFrame, oldest first.

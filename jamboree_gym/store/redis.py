@@ -146,13 +146,13 @@ class RedisStore:
         """Frames that hold any of the newest n records."""
         return self._read(key, "last", n)
 
-    def between(self, key: str, t0: float, t1: float) -> LogSlice | None:
-        """Frames that hold any record with t0 <= timestamp <= t1."""
-        return self._read(key, "between", repr(t0), repr(t1))
+    def between(self, key: str, t0: float, t1: float, *, before: int = 0) -> LogSlice | None:
+        """Frames that hold any record with t0 <= timestamp <= t1, and `before` more before them."""
+        return self._read(key, "between", repr(float(t0)), repr(float(t1)), before)
 
-    def as_of(self, key: str, t: float) -> LogSlice | None:
-        """The frame that holds the newest record with timestamp <= t."""
-        return self._read(key, "as_of", repr(t))
+    def as_of(self, key: str, t: float, *, before: int = 0) -> LogSlice | None:
+        """The frame that holds the newest record with timestamp <= t, and `before` before it."""
+        return self._read(key, "as_of", repr(float(t)), before)
 
     def _read(self, key: str, *how: Any) -> LogSlice | None:
         answer = self._link.script(scripts.READ, (key,), how)
