@@ -18,7 +18,14 @@ from jamboree_gym.records import Transitions
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["Column", "scalar_columns", "to_columns", "to_columns_or_none", "to_frame"]
+__all__ = [
+    "Column",
+    "scalar_columns",
+    "table_to_frame",
+    "to_columns",
+    "to_columns_or_none",
+    "to_frame",
+]
 
 MAX_COLUMNS = 64
 _NUMBERS = (bool, int, float, np.bool_, np.number)
@@ -35,14 +42,40 @@ def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
     Raises:
         MissingExtra: vaex is not installed (it has no build for this Python).
     """
+    return _vaex().from_arrays(**to_columns(steps))
+
+
+def table_to_frame(table: pa.Table) -> vaex.dataframe.DataFrame:
+    """A table, each of whose columns is one chunk, as a vaex DataFrame.
+
+    Raises:
+        MissingExtra: vaex is not installed (it has no build for this Python).
+    """
+    return _vaex().from_arrays(**{name: _in_memory(table[name]) for name in table.column_names})
+
+
+def _vaex() -> Any:
     try:
         import vaex
     except ImportError as error:
         raise MissingExtra(
             "a frame needs vaex, which has no build for Python 3.13 yet: use Python 3.11 or 3.12 "
-            "and pip install vaex-core; .steps() and .data() give arrays without it"
+            "and pip install vaex-core; .steps(), .data() and .table() go without it"
         ) from error
-    return vaex.from_arrays(**to_columns(steps))
+    return vaex
+
+
+def _in_memory(column: pa.ChunkedArray) -> Column:
+    """Numbers as NumPy's, which vaex is quickest with; Arrow where values are missing."""
+    array, shape = column.combine_chunks(), [len(column)]
+    if isinstance(array, pa.ChunkedArray):  # as older releases of pyarrow return it
+        array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
+    if array.null_count or pa.types.is_string(array.type):
+        return array
+    while pa.types.is_fixed_size_list(array.type):
+        shape.append(array.type.list_size)
+        array = array.flatten()
+    return array.to_numpy(zero_copy_only=False).reshape(shape)
 
 
 def to_columns(steps: Transitions) -> dict[str, Column]:

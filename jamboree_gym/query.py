@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 import numpy as np
 import pyarrow as pa
 
+from jamboree_gym.blocks import read_blocks
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
+from jamboree_gym.frame import table_to_frame
 from jamboree_gym.notes import StoredSummary, decode_summaries
+from jamboree_gym.progress import Progress, reported
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 from jamboree_gym.summary_table import to_summary_table
+from jamboree_gym.tables import Piece, join, no_piece, piece_of, write_arrow
+
+if TYPE_CHECKING:
+    import vaex.dataframe
 
 __all__ = ["EpisodeFilter", "EpisodeQuery", "EpisodeTest"]
 
@@ -279,6 +287,69 @@ class EpisodeQuery:
             are numbers, bools or texts; null where an episode lacks it.
         """
         return to_summary_table(self._found())
+
+    # -- their steps ------------------------------------------------------------------------
+
+    def table(self, *, progress: bool | Progress = False) -> pa.Table:
+        """All steps of all episodes as one Arrow table, oldest first in the order of the episodes.
+
+        Of a running episode, the steps that its summary tells of.
+
+        Args:
+            progress: Whether to show on stderr how many episodes have been read; or a function
+                that is called with that number and the number of all.
+
+        Returns:
+            A `pyarrow.Table` with the column `episode_id` and those of `Episode.table`. A column
+            that an episode does not have is null there. Numbers of two types become the type that
+            holds all of them exactly. An info, or a value without fixed shape, is a column only
+            if the values of all episodes fit into it.
+
+        Raises:
+            ColumnConflict: No one column holds the observations, actions or annotations of two
+                episodes; names both.
+            EpisodeNotFound: An episode has been deleted meanwhile.
+            DecodeError: Bytes of one are damaged; names key and index.
+        """
+        return join(list(self._pieces(progress))).table.combine_chunks()
+
+    def frame(self, *, progress: bool | Progress = False) -> vaex.dataframe.DataFrame:
+        """The same as a vaex DataFrame.
+
+        Raises:
+            MissingExtra: vaex is not installed (it has no build for this Python).
+        """
+        return table_to_frame(self.table(progress=progress))
+
+    def to_arrow(self, path: str | Path, *, progress: bool | Progress = False) -> None:
+        """Write the same into an Arrow file, however large: no more than some MB are in memory.
+
+        `vaex.open(path)` and `pyarrow.memory_map` read it without loading it. Whoever looks at
+        `path` meanwhile finds what was there before, or nothing.
+
+        Example:
+            >>> jam.episodes(run="first").to_arrow("first.arrow", progress=True)
+            >>> frame = vaex.open("first.arrow")
+
+        Args:
+            path: Where to; what is there is replaced at the end.
+            progress: As in `table`.
+        """
+        write_arrow(self._pieces(progress), Path(path))
+
+    def _pieces(self, progress: bool | Progress) -> Iterator[Piece]:
+        """The table, piece by piece."""
+        found = self._found()
+        if not found:
+            yield no_piece()
+        positions = {one.id: position for position, one in enumerate(found)}
+        blocks_read = read_blocks(self._connection, found)
+        for blocks in reported(blocks_read, len(found), progress):
+            pieces = [piece_of(one.transitions(), one.ids, one.steps) for one in blocks]
+            order = [
+                np.array([positions[name] for name in one.ids]).repeat(one.steps) for one in blocks
+            ]
+            yield join(pieces, np.concatenate(order))
 
     def ids(self) -> list[str]:
         """Their ids."""

@@ -150,7 +150,9 @@ def timed(request: pytest.FixtureRequest, jam: Jamboree) -> Any:
     return env
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 3), (1, 4), (2, -1), (-2, -1), (0, -1)])
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 0), (0, 3), (1, 4), (2, -1), (-2, -1), (-1, -1), (0, -1)]
+)
 def test_steps_between_two_times_are_those_of_the_range(
     jam: Jamboree, timed: RecordEpisodes[Any, Any], first: int, last: int
 ) -> None:

@@ -182,6 +182,22 @@ class RedisStore:
                 found[key] = (decode_head(answer[0], where=key), answer[1])
         return found
 
+    def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
+        """All that several logs hold, in one round trip: head and frames, undecoded.
+
+        Without a script, which would take three times as long for short ones. Empty where there is
+        no such log. Not for logs that are popped.
+        """
+        answers = self._link.pipeline(lambda: [("LRANGE", key, 0, -1) for key in keys])
+        for key, answer in zip(keys, answers, strict=True):
+            if isinstance(answer, RedisError):
+                raise self._link.translated(answer, key=key) from answer
+        return answers
+
+    def memory(self, key: str) -> int:
+        """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
+        return int(self._link.call("MEMORY", "USAGE", key) or 0)
+
     def head(self, key: str) -> Head | None:
         """The head of a log, None when there is no such log."""
         raw: bytes | None = self._link.call("LINDEX", key, 0)
