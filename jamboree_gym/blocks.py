@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.codec import decode_frame, decode_head
+from jamboree_gym.codec import Frame, decode_frame
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode, to_transitions
 from jamboree_gym.errors import EpisodeNotFound
@@ -136,42 +136,46 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
     keys = [connection.keyspace.episode(summary.id) for summary in trip]
     together: dict[str, _Together] = {}
     blocks = []
-    for summary, log in zip(trip, connection.store.whole(keys), strict=True):
+    for summary, key, log in zip(trip, keys, connection.store.whole(keys), strict=True):
         if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-        episode = Episode(connection, summary.id)
-        if not _is_joined(episode, log, summary.steps + 1, together):
+        frames = [decode_frame(raw, where=key) for raw in log[1:]]
+        if not _is_joined(connection, summary, frames, together, where=key):
+            episode = Episode(connection, summary.id)
             blocks.append(_single(summary.id, episode.rows(0, summary.steps + 1)))
     return [*(one.block() for one in together.values() if one.ids), *blocks]
 
 
 def _is_joined(
-    episode: Episode, log: Sequence[bytes], count: int, together: dict[str, _Together]
+    connection: Connection,
+    summary: StoredSummary,
+    frames: Sequence[Frame],
+    together: dict[str, _Together],
+    *,
+    where: str,
 ) -> bool:
     """Join an episode to those of its schema; False if it has to be read by itself.
 
     That is where it is not plain, has another number of rows by now, or is damaged: reading it by
     itself tells what is wrong.
     """
-    where = episode.key
-    decode_head(log[0], where=where)
-    frames = [decode_frame(raw, where=where) for raw in log[1:]]
     starts = list(accumulate((frame.count for frame in frames), initial=0))
-    if [frame.start for frame in frames] != starts[:-1] or starts[-1] != count:
+    if [frame.start for frame in frames] != starts[:-1] or starts[-1] != summary.steps + 1:
         return False
     digests = {schema_digest(frame, where=where) for frame in frames}
     if len(digests) != 1:
         return False
     (digest,) = digests
     if digest not in together:
-        together[digest] = _Together(RowCollector(episode.schema(digest)), [], [])
-    collector = together[digest].collector
-    pieces = [collector.cut(frame, where=where) for frame in frames]
+        schema = Episode(connection, summary.id).schema(digest)
+        together[digest] = _Together(RowCollector(schema), [], [])
+    joined = together[digest]
+    pieces = [joined.collector.cut(frame, where=where) for frame in frames]
     if None in pieces:
         return False
-    collector.add(cast("list[Pieces]", pieces))
-    together[digest].ids.append(episode.id)
-    together[digest].counts.append(count)
+    joined.collector.add(cast("list[Pieces]", pieces))
+    joined.ids.append(summary.id)
+    joined.counts.append(starts[-1])
     return True
 
 

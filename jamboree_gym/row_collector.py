@@ -7,7 +7,8 @@ each column lies. So the batches are cut there, and the pieces of a column are j
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from jamboree_gym.steps import NO_REST, PREFIX, Rows, decode_rest, without_fille
 
 __all__ = ["Pieces", "RowCollector"]
 
+_NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
 _DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
 
 
@@ -35,8 +37,8 @@ class Pieces(NamedTuple):
     """
 
     rows: int
-    columns: list[memoryview]
-    infos: dict[int, dict[str, Any]]
+    columns: list[bytes]
+    infos: Mapping[int, dict[str, Any]]
 
 
 class RowCollector:
@@ -63,17 +65,16 @@ class RowCollector:
         """
         if self._template is None:
             return None
-        body = frame.body
+        body = frame.body.tobytes()  # slices of a memoryview take twice as long as those of bytes
         header, places = self._places_of(frame.count)
         batch = PREFIX.size + PREFIX.unpack_from(body)[1]
-        if body[PREFIX.size : PREFIX.size + len(header)].tobytes() != header or (
-            places[-1][1] > batch
-        ):
+        if not body.startswith(header, PREFIX.size) or places[-1][1] > batch:
             return None
-        rest = body[batch:]
-        infos, changes = ({}, []) if rest == NO_REST else decode_rest(rest, where=where)
-        if changes or (infos and not 0 <= min(infos) <= max(infos) < frame.count):
-            return None
+        infos: Mapping[int, dict[str, Any]] = _NO_INFOS
+        if not body.endswith(NO_REST) or len(body) != batch + len(NO_REST):
+            infos, changes = decode_rest(frame.body[batch:], where=where)
+            if changes or (infos and not 0 <= min(infos) <= max(infos) < frame.count):
+                return None
         return Pieces(frame.count, [body[start:stop] for start, stop in places], infos)
 
     def _places_of(self, count: int) -> tuple[bytes, list[tuple[int, int]]]:
@@ -119,9 +120,7 @@ class RowCollector:
         return infos
 
 
-def _array(
-    leaf: Any, pieces: Sequence[memoryview], counts: npt.NDArray[np.int64]
-) -> npt.NDArray[Any]:
+def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """The bytes of one column, frame by frame -> its array, which may be written to."""
     content = bytearray().join(pieces)
     if leaf.dtype.kind == "b":
