@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
 
@@ -78,18 +79,19 @@ class EpisodeFilter:
     def among(self, found: _Found) -> _Found:
         """Those that are asked for, in the same order."""
         for name in ("run", "env_id", "status"):
-            wanted = getattr(self, name)
+            wanted, of = getattr(self, name), attrgetter(name)
             if wanted is not None:
-                found = [one for one in found if getattr(one, name) == wanted]
+                found = [one for one in found if of(one) == wanted]
         for name, lowest, highest in (
             ("episode_return", self.min_return, self.max_return),
             ("steps", self.min_steps, self.max_steps),
             ("started_at", self.since, self.until),
         ):
+            of = attrgetter(name)
             if lowest is not None:
-                found = [one for one in found if getattr(one, name) >= lowest]
+                found = [one for one in found if of(one) >= lowest]
             if highest is not None:
-                found = [one for one in found if getattr(one, name) <= highest]
+                found = [one for one in found if of(one) <= highest]
         if self.tags:
             found = self._with_tags(found)
         if self.test is not None:
@@ -392,7 +394,8 @@ def _by_start(found: _Found) -> _Found:
     times = np.array([one.started_at for one in found], np.float64)
     order = times.argsort(kind="stable")
     if (np.diff(times[order]) == 0).any():
-        return sorted(found, key=lambda one: (one.started_at, one.id))
+        found = sorted(found, key=attrgetter("id"))
+        order = np.array([one.started_at for one in found], np.float64).argsort(kind="stable")
     return [found[position] for position in order.tolist()]
 
 

@@ -73,10 +73,12 @@ LAYERS = [
 NOT_LOADED_BY_IMPORT = {
     "aiohttp",
     "dask",
+    "duckdb",
     "fastapi",
     "minari",
     "nicegui",
     "pandas",
+    "polars",
     "pymongo",
     "stable_baselines3",
     "starlette",
