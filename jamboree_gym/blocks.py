@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.codec import Frame, decode_frame
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode, to_transitions
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.notes import StoredSummary
 from jamboree_gym.packing import rows_of
 from jamboree_gym.records import Transitions
-from jamboree_gym.row_collector import Pieces, RowCollector
-from jamboree_gym.steps import Rows, schema_digest
+from jamboree_gym.row_collector import Pieces, RowCollector, plain_frame
+from jamboree_gym.steps import Rows
 
 __all__ = ["Block", "read_blocks"]
 
@@ -134,13 +132,12 @@ def _single(episode_id: str, rows: Rows) -> Block:
 def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]:
     """Episodes as blocks: those of one schema together, in the order they are in."""
     keys = [connection.keyspace.episode(summary.id) for summary in trip]
-    together: dict[str, _Together] = {}
+    together: dict[bytes, _Together] = {}
     blocks = []
-    for summary, key, log in zip(trip, keys, connection.store.whole(keys), strict=True):
+    for summary, log in zip(trip, connection.store.whole(keys), strict=True):
         if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-        frames = [decode_frame(raw, where=key) for raw in log[1:]]
-        if not _is_joined(connection, summary, frames, together, where=key):
+        if not _is_joined(connection, summary, log[1:], together):
             episode = Episode(connection, summary.id)
             blocks.append(_single(summary.id, episode.rows(0, summary.steps + 1)))
     return [*(one.block() for one in together.values() if one.ids), *blocks]
@@ -149,33 +146,34 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
 def _is_joined(
     connection: Connection,
     summary: StoredSummary,
-    frames: Sequence[Frame],
-    together: dict[str, _Together],
-    *,
-    where: str,
+    frames: Sequence[bytes],
+    together: dict[bytes, _Together],
 ) -> bool:
     """Join an episode to those of its schema; False if it has to be read by itself.
 
     That is where it is not plain, has another number of rows by now, or is damaged: reading it by
     itself tells what is wrong.
     """
-    starts = list(accumulate((frame.count for frame in frames), initial=0))
-    if [frame.start for frame in frames] != starts[:-1] or starts[-1] != summary.steps + 1:
+    row, counts, digest = 0, list[int](), b""
+    for raw in frames:
+        start, count, its_digest = plain_frame(raw)
+        if start != row or count == 0 or its_digest != (digest or its_digest):
+            return False
+        digest = its_digest
+        row += count
+        counts.append(count)
+    if row != summary.steps + 1:
         return False
-    digests = {schema_digest(frame, where=where) for frame in frames}
-    if len(digests) != 1:
-        return False
-    (digest,) = digests
-    if digest not in together:
-        schema = Episode(connection, summary.id).schema(digest)
-        together[digest] = _Together(RowCollector(schema), [], [])
-    joined = together[digest]
-    pieces = [joined.collector.cut(frame, where=where) for frame in frames]
+    joined = together.get(digest)
+    if joined is None:
+        schema = Episode(connection, summary.id).schema(digest.hex())
+        joined = together[digest] = _Together(RowCollector(schema), [], [])
+    pieces = [joined.collector.cut(raw, count) for raw, count in zip(frames, counts, strict=True)]
     if None in pieces:
         return False
     joined.collector.add(cast("list[Pieces]", pieces))
     joined.ids.append(summary.id)
-    joined.counts.append(starts[-1])
+    joined.counts.append(row)
     return True
 
 

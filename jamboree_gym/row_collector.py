@@ -14,17 +14,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.codec import Frame
+from jamboree_gym.codec import CODEC_STEPS, FRAME_BODY, plain_span
+from jamboree_gym.errors import DecodeError
 from jamboree_gym.layouts import Group, Layout, Leaf
 from jamboree_gym.packing import Arrays
 from jamboree_gym.step_batches import template_of
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import NO_REST, PREFIX, Rows, decode_rest, without_fillers
 
-__all__ = ["Pieces", "RowCollector"]
+__all__ = ["Pieces", "RowCollector", "plain_frame"]
 
 _NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
+_BATCH = FRAME_BODY + PREFIX.size  # where the Arrow message begins
 _DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
+
+
+def plain_frame(raw: bytes) -> tuple[int, int, bytes]:
+    """Start, count and schema digest of a frame of rows; a count of 0 if anything is wrong."""
+    start, count = plain_span(raw, CODEC_STEPS)
+    return (start, count, raw[FRAME_BODY : FRAME_BODY + 8]) if len(raw) >= _BATCH else (0, 0, b"")
 
 
 class Pieces(NamedTuple):
@@ -54,37 +62,33 @@ class RowCollector:
         of_observation, of_action, of_annotation = schema.columns
         said = (_BIT, *of_annotation) if schema.is_annotated else ()
         self._leaves = [*of_observation, *of_action, _DOUBLE, _BIT, _BIT, _DOUBLE, *said]
+        # By number of rows: the header, and where in a frame the columns begin and end.
         self._places: dict[int, tuple[bytes, list[tuple[int, int]]]] = {}
         self._pieces: list[Pieces] = []
 
-    def cut(self, frame: Frame, *, where: str) -> Pieces | None:
-        """Cut a frame; None where it is not plain, and has to be decoded by itself.
-
-        Raises:
-            DecodeError: Its infos are damaged.
-        """
+    def cut(self, raw: bytes, count: int) -> Pieces | None:
+        """Cut a frame with so many rows; None where it is not plain, and is to be decoded alone."""
         if self._template is None:
             return None
-        body = frame.body.tobytes()  # slices of a memoryview take twice as long as those of bytes
-        header, places = self._places_of(frame.count)
-        batch = PREFIX.size + PREFIX.unpack_from(body)[1]
-        if not body.startswith(header, PREFIX.size) or places[-1][1] > batch:
+        known = self._places.get(count)
+        if known is None:
+            places = [
+                (_BATCH + start, _BATCH + stop) for start, stop in self._template.buffers(count)
+            ]
+            known = self._places[count] = self._template.header(count), places
+        header, places = known
+        end = _BATCH + PREFIX.unpack_from(raw, FRAME_BODY)[1]
+        if not raw.startswith(header, _BATCH) or places[-1][1] > end:
             return None
         infos: Mapping[int, dict[str, Any]] = _NO_INFOS
-        if not body.endswith(NO_REST) or len(body) != batch + len(NO_REST):
-            infos, changes = decode_rest(frame.body[batch:], where=where)
-            if changes or (infos and not 0 <= min(infos) <= max(infos) < frame.count):
+        if not raw.endswith(NO_REST) or len(raw) != end + len(NO_REST):
+            try:
+                infos, changes = decode_rest(memoryview(raw)[end:], where="")
+            except DecodeError:
                 return None
-        return Pieces(frame.count, [body[start:stop] for start, stop in places], infos)
-
-    def _places_of(self, count: int) -> tuple[bytes, list[tuple[int, int]]]:
-        """The header of a batch, and where in the frame's body its columns begin and end."""
-        known = self._places.get(count)
-        if known is None and self._template is not None:
-            buffers = self._template.buffers(count)
-            places = [(start + PREFIX.size, stop + PREFIX.size) for start, stop in buffers]
-            known = self._places[count] = self._template.header(count), places
-        return known or (b"", [])
+            if changes or (infos and not 0 <= min(infos) <= max(infos) < count):
+                return None
+        return Pieces(count, [raw[start:stop] for start, stop in places], infos)
 
     def add(self, pieces: Sequence[Pieces]) -> None:
         """Keep frames that have been cut."""
