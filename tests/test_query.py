@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
+from jamboree_gym.notes import encode_summary
 
 
 def record(jam: Jamboree, steps: int = 1, ending: str = "terminated", **options: Any) -> str:
@@ -28,6 +30,15 @@ def test_all_episodes_come_in_the_order_in_which_they_began(jam: Jamboree) -> No
     assert [episode.id for episode in jam.episodes()] == ids
     assert [summary.id for summary in jam.episodes().summaries()] == ids
     assert len(jam.episodes()) == 3
+
+
+def test_episodes_that_began_at_once_come_in_the_order_of_their_ids(jam: Jamboree) -> None:
+    summary = jam.episode(record(jam, run="a")).summary
+    twins = [replace(summary, id=name, run="twins") for name in ("9", "c", "1", "b", "0")]
+    for twin in twins:
+        jam.redis.hset(jam.keyspace.summaries("twins"), twin.id, encode_summary(twin))
+
+    assert jam.episodes(run="twins").ids() == ["0", "1", "9", "b", "c"]
 
 
 def test_first_and_last(jam: Jamboree) -> None:

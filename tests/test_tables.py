@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -383,16 +382,24 @@ def test_plain_episodes_are_decoded_together(
     assert jam.episodes().table()["info_a"].to_pylist()[600:] == [1, None]
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:-3] + bytes([raw[-3] ^ 1]) + raw[-2:], lambda raw: raw[:50]]
-)
-def test_a_damaged_episode_among_many_is_named(
-    jam: Jamboree, damage: Callable[[bytes], bytes]
-) -> None:
+@pytest.mark.parametrize("at", [-3, -40, 20, 30], ids=["rest", "column", "writer", "time"])
+def test_a_damaged_episode_among_many_is_named(jam: Jamboree, at: int) -> None:
     ids = [counted(jam, 3) for _ in range(5)]
     jam.flush()
     key = jam.keyspace.episode(ids[3])
-    jam.redis.lset(key, 1, damage(jam.redis.lindex(key, 1)))
+    frame = bytearray(jam.redis.lindex(key, 1))
+    frame[at] ^= 1
+    jam.redis.lset(key, 1, bytes(frame))
+
+    with pytest.raises(DecodeError, match=f"{ids[3]}.*checksum"):
+        jam.episodes().table()
+
+
+def test_an_episode_that_is_cut_off_among_many_is_named(jam: Jamboree) -> None:
+    ids = [counted(jam, 3) for _ in range(5)]
+    jam.flush()
+    key = jam.keyspace.episode(ids[3])
+    jam.redis.lset(key, 1, jam.redis.lindex(key, 1)[:50])
 
     with pytest.raises(DecodeError, match=ids[3]):
         jam.episodes().table()
