@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -14,119 +12,19 @@ import pyarrow as pa
 from jamboree_gym.blocks import read_blocks
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
+from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.frame import table_to_frame
-from jamboree_gym.notes import StoredSummary, decode_summaries
+from jamboree_gym.listing import EpisodeFilter, EpisodeTest, Found, Stage, by_start, order_of
+from jamboree_gym.notes import decode_summaries
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.summary_table import to_summary_table
 from jamboree_gym.tables import Piece, join, no_piece, piece_of, write_arrow
 
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["EpisodeFilter", "EpisodeQuery", "EpisodeTest"]
-
-EpisodeTest = Callable[[EpisodeSummary], Any]
-"""Says of a summary whether its episode is wanted."""
-
-_Found = list[StoredSummary]
-_Stage = Callable[[_Found], _Found]
-_TAGS = "tags."
-_ORDERED_BY = (
-    *("id", "env_id", "run", "status", "steps", "episode_return", "started_at", "elapsed_s"),
-    *("seed", "vector_index"),
-)
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class EpisodeFilter:
-    """What an episode must be to be found; None asks for nothing.
-
-    Attributes:
-        test: Whatever else is asked of its summary.
-        run: Its run.
-        env_id: Gymnasium id of its environment.
-        status: How it ended, or `running`, or `interrupted` if its writer died.
-        tags: Tags it must have, with these values; instead of a value, a function that says
-            whether a value will do.
-        min_return: Lowest return.
-        max_return: Highest return.
-        min_steps: Lowest number of steps.
-        max_steps: Highest number of steps.
-        since: Earliest start, epoch seconds.
-        until: Latest start, epoch seconds.
-    """
-
-    test: EpisodeTest | None = None
-    run: str | None = None
-    env_id: str | None = None
-    status: str | None = None
-    tags: Mapping[str, Any] = field(default_factory=dict)
-    min_return: float | None = None
-    max_return: float | None = None
-    min_steps: int | None = None
-    max_steps: int | None = None
-    since: float | None = None
-    until: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.status is not None and self.status not in get_args(EpisodeStatus):
-            raise InvalidRecord(
-                f"status={self.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
-            )
-
-    def among(self, found: _Found) -> _Found:
-        """Those that are asked for, in the same order."""
-        for name in ("run", "env_id", "status"):
-            wanted, of = getattr(self, name), attrgetter(name)
-            if wanted is not None:
-                found = [one for one in found if of(one) == wanted]
-        for name, lowest, highest in (
-            ("episode_return", self.min_return, self.max_return),
-            ("steps", self.min_steps, self.max_steps),
-            ("started_at", self.since, self.until),
-        ):
-            of = attrgetter(name)
-            if lowest is not None:
-                found = [one for one in found if of(one) >= lowest]
-            if highest is not None:
-                found = [one for one in found if of(one) <= highest]
-        if self.tags:
-            found = self._with_tags(found)
-        if self.test is not None:
-            found = [one for one in found if self.test(one.decoded())]
-        return found
-
-    def _with_tags(self, found: _Found) -> _Found:
-        """Most episodes of a run have the same tags: those are compared once."""
-        verdicts: dict[bytes | None, bool] = {}
-        for one in found:
-            if one.tags not in verdicts:
-                verdicts[one.tags] = self._fits(one.decoded_tags())
-        return [one for one in found if verdicts[one.tags]]
-
-    def _fits(self, tags: Mapping[str, Any]) -> bool:
-        return all(
-            name in tags and (wanted(tags[name]) if callable(wanted) else _eq(tags[name], wanted))
-            for name, wanted in self.tags.items()
-        )
-
-    def __str__(self) -> str:
-        """What is asked for, as it was written."""
-        asked = [
-            f"{name}={getattr(self, name)!r}"
-            for name in self.__slots__
-            if getattr(self, name) is not None and getattr(self, name) != {}
-        ]
-        return ", ".join(asked)
-
-
-def _eq(tag: Any, wanted: Any) -> bool:
-    """Equality that also knows arrays."""
-    if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
-        return np.array_equal(tag, wanted)
-    return bool(tag == wanted)
+__all__ = ["EpisodeQuery"]
 
 
 class EpisodeQuery:
@@ -147,7 +45,7 @@ class EpisodeQuery:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._run: str | None = None  # the one run that need be read
-        self._stages: tuple[_Stage, ...] = ()
+        self._stages: tuple[Stage, ...] = ()
         self._is_cut = False
         self._asked = ""
 
@@ -218,14 +116,7 @@ class EpisodeQuery:
             InvalidRecord: There is no such field. When the query is used: values of a tag have no
                 order among them.
         """
-        key = name.removeprefix("-")
-        if not key.startswith(_TAGS) and key not in _ORDERED_BY:
-            raise InvalidRecord(
-                f"order_by={name!r}: choose one of {', '.join(_ORDERED_BY)} or tags.<name>, "
-                "with a minus in front for descending"
-            )
-        stage = _Sorting(key, descending=key != name)
-        return self._then(stage, f"order_by({name!r})")
+        return self._then(order_of(name), f"order_by({name!r})")
 
     @overload
     def __getitem__(self, position: int) -> Episode: ...
@@ -251,7 +142,7 @@ class EpisodeQuery:
                 f"{len(ids) or 'no'} episodes match, so there is none at {position}: {self!r}"
             ) from None
 
-    def _then(self, stage: _Stage, shown: str) -> EpisodeQuery:
+    def _then(self, stage: Stage, shown: str) -> EpisodeQuery:
         query = EpisodeQuery(self._connection)
         query._run, query._is_cut = self._run, self._is_cut
         query._stages = (*self._stages, stage)
@@ -260,7 +151,7 @@ class EpisodeQuery:
 
     # -- what is found ----------------------------------------------------------------------
 
-    def _found(self) -> _Found:
+    def _found(self) -> Found:
         self._connection.flush()
         store = self._connection.store
         runs = store.runs() if self._run is None else [self._run]
@@ -270,7 +161,7 @@ class EpisodeQuery:
         for one in running:
             if one.writer.hex() in dead:
                 one.status = "interrupted"
-        found = _by_start(found)
+        found = by_start(found)
         for stage in self._stages:
             found = stage(found)
         return found
@@ -384,46 +275,6 @@ class EpisodeQuery:
     def __repr__(self) -> str:
         """What is asked for."""
         return f"<episodes{self._asked}>"
-
-
-def _by_start(found: _Found) -> _Found:
-    """The one that began first at the front; of two that began at once, the one with the lower id.
-
-    With NumPy: a tuple for each would take ten times as long.
-    """
-    times = np.array([one.started_at for one in found], np.float64)
-    order = times.argsort(kind="stable")
-    if (np.diff(times[order]) == 0).any():
-        found = sorted(found, key=attrgetter("id"))
-        order = np.array([one.started_at for one in found], np.float64).argsort(kind="stable")
-    return [found[position] for position in order.tolist()]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sorting:
-    """Puts episodes into the order of a field, or of a tag."""
-
-    name: str
-    descending: bool
-
-    def __call__(self, found: _Found) -> _Found:
-        values = self._values(found)
-        unknown = [one is None or (isinstance(one, float) and one != one) for one in values]
-        positions = [position for position, is_unknown in enumerate(unknown) if not is_unknown]
-        try:
-            positions.sort(key=values.__getitem__, reverse=self.descending)
-        except (TypeError, ValueError) as error:
-            raise InvalidRecord(f"order_by({self.name!r}): no order among them: {error}") from error
-        last = [position for position, is_unknown in enumerate(unknown) if is_unknown]
-        return [found[position] for position in (*positions, *last)]
-
-    def _values(self, found: _Found) -> Sequence[Any]:
-        if self.name.startswith(_TAGS):
-            tag = self.name.removeprefix(_TAGS)
-            return [one.decoded_tags().get(tag) for one in found]
-        if self.name == "seed":
-            return [one.decoded_seed() for one in found]
-        return [getattr(one, self.name) for one in found]
 
 
 def _shown(cut: slice) -> str:

@@ -38,6 +38,7 @@ LAYERS = [
     "steps",
     "row_collector",
     "notes",
+    "listing",
     "infos",
     "row_parts",
     "store",
