@@ -169,6 +169,7 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
     Raises:
         ColumnConflict: No one column holds the values of two episodes; names both.
     """
+    pieces = list(_with_rows(pieces))
     if len(pieces) == 1:
         return pieces[0]
     known = _Columns()
@@ -186,6 +187,21 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
     if order is not None:
         table = table.take(pa.array(order.argsort(kind="stable")))
     return Piece(table, owners, frozenset(known.unfit))
+
+
+def _with_rows(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Those that have rows; if none has, the first.
+
+    What an episode without steps would have had for columns is but a guess.
+    """
+    first, is_empty = None, True
+    for piece in pieces:
+        first = first or piece
+        if len(piece.table):
+            is_empty = False
+            yield piece
+    if is_empty and first is not None:
+        yield first
 
 
 def no_piece() -> Piece:
@@ -253,7 +269,7 @@ def write_arrow(pieces: Iterable[Piece], path: Path) -> None:
     with ExitStack() as files:
         spool = _Spool(path, files)
         try:
-            for piece in pieces:
+            for piece in _with_rows(pieces):
                 spool.add(piece)
             spool.close()
             _put_together(spool, path)

@@ -250,6 +250,17 @@ def test_observations_that_no_one_column_holds_are_an_error_that_names_both_epis
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("trips")
+def test_an_episode_without_steps_conflicts_with_none(jam: Jamboree, tmp_path: Path) -> None:
+    scripted(jam, ["text"])
+    counted(jam, 2)
+    scripted(jam, [np.zeros((9, 9))])
+
+    assert jam.episodes().table()["observation_0"].to_pylist() == [0, 1]
+    jam.episodes().to_arrow(tmp_path / "steps.arrow")
+    assert read(tmp_path / "steps.arrow").equals(jam.episodes().table())
+
+
 # -- files and frames -------------------------------------------------------------------------
 
 
