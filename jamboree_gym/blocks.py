@@ -16,6 +16,7 @@ from jamboree_gym.notes import StoredSummary
 from jamboree_gym.packing import rows_of
 from jamboree_gym.records import Transitions
 from jamboree_gym.row_collector import Pieces, RowCollector, plain_frame
+from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
 
 __all__ = ["Block", "read_blocks"]
@@ -166,7 +167,7 @@ def _is_joined(
         return False
     joined = together.get(digest)
     if joined is None:
-        schema = Episode(connection, summary.id).schema(digest.hex())
+        schema = _schema(connection, digest.hex())
         joined = together[digest] = _Together(RowCollector(schema), [], [])
     pieces = [joined.collector.cut(raw, count) for raw, count in zip(frames, counts, strict=True)]
     if None in pieces:
@@ -175,6 +176,11 @@ def _is_joined(
     joined.ids.append(summary.id)
     joined.counts.append(row)
     return True
+
+
+def _schema(connection: Connection, digest: str) -> StepSchema:
+    blob = connection.store.blob(digest)
+    return StepSchema.from_blob(blob, where=connection.keyspace.blob(digest))
 
 
 class _Together(NamedTuple):

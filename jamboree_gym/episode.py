@@ -47,15 +47,12 @@ class Episode:
     Args:
         connection: Where it is stored.
         id: The episode's id.
-
-    Attributes:
-        key: Its log in Redis.
     """
 
     def __init__(self, connection: Connection, id: str) -> None:
         self.id = id
         self._connection = connection
-        self.key = connection.keyspace.episode(id)
+        self._key = connection.keyspace.episode(id)
 
     # -- what it is -------------------------------------------------------------------------
 
@@ -100,11 +97,11 @@ class Episode:
         return True
 
     def _notes(self) -> tuple[EpisodeSummary, EpisodeOrigin]:
-        self._connection.settle(self.key)
-        head = self._connection.store.head(self.key)
+        self._connection.settle(self._key)
+        head = self._connection.store.head(self._key)
         if head is None:
             raise self._not_found()
-        return decode_episode_note(head.note, episode_id=self.id, where=self.key)
+        return decode_episode_note(head.note, episode_id=self.id, where=self._key)
 
     def _not_found(self) -> EpisodeNotFound:
         return EpisodeNotFound(
@@ -129,13 +126,20 @@ class Episode:
 
     def recent(self, n: int) -> Transitions:
         """The newest n steps as arrays, oldest first."""
-        self._connection.settle(self.key)
+        self._connection.settle(self._key)
         n = max(0, n)
-        rows = self._join(self._connection.store.last(self.key, n + 1), -n - 1, _EVERYTHING)
+        rows = self._join(self._connection.store.last(self._key, n + 1), -n - 1, _EVERYTHING)
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
 
     def between(self, t0: float, t1: float) -> Transitions:
-        """Steps with t0 <= timestamp <= t1 (epoch seconds) as arrays, oldest first."""
+        """Steps with t0 <= timestamp <= t1 (epoch seconds) as arrays, oldest first.
+
+        Example:
+            >>> minute = episode.between(time.time() - 60, time.time())
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
         rows = self._timed(self._connection.store.between, t0, t1)
         first = max(1, int(rows.timestamps.searchsorted(t0)))
         stop = int(rows.timestamps.searchsorted(t1, side="right"))
@@ -146,6 +150,9 @@ class Episode:
 
         Returns:
             The step; None if there was none yet.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
         """
         rows = self._timed(self._connection.store.as_of, t)
         stop = int(rows.timestamps.searchsorted(t, side="right"))
@@ -156,8 +163,8 @@ class Episode:
 
         With the frame before them, as the first step begins with its last observation.
         """
-        self._connection.settle(self.key)
-        found = read(self.key, *times, before=1)
+        self._connection.settle(self._key)
+        found = read(self._key, *times, before=1)
         frames = found.frames if found is not None else []
         return self._join(found, frames[0].start, frames[-1].stop) if frames else self.rows(0, 0)
 
@@ -220,11 +227,11 @@ class Episode:
         """Delete it from Redis and from MongoDB, with what was rendered."""
         entry = IndexEntry(self.id, b"", self._notes()[0].run, 0.0)
         self._delete_renders()
-        self._connection.delete_log(self.key, entry=entry)
+        self._connection.delete_log(self._key, entry=entry)
 
     def _delete_renders(self) -> None:
         """Asks MongoDB only where the episode has been there: where embedded, that starts it."""
-        renders, head = self._renders(), self._connection.store.head(self.key)
+        renders, head = self._renders(), self._connection.store.head(self._key)
         if renders.count() or (head is not None and head.acked):
             renders.delete()
 
@@ -233,8 +240,8 @@ class Episode:
     def rows(self, start: int = 0, stop: int | None = None) -> Rows:
         """Rows with these numbers, as they are stored: row 0 is the reset, row k the k-th step."""
         stop = _EVERYTHING if stop is None else stop
-        self._connection.settle(self.key)
-        rows = self._join(self._connection.store.read(self.key, start, stop), start, stop)
+        self._connection.settle(self._key)
+        rows = self._join(self._connection.store.read(self._key, start, stop), start, stop)
         return rows[max(0, start - rows.start) : max(0, stop - rows.start)]
 
     def _join(self, found: LogSlice | None, start: int, stop: int) -> Rows:
@@ -243,20 +250,19 @@ class Episode:
             raise self._not_found()
         count = found.head.count
         start = max(0, count + start) if start < 0 else start
-        _check_complete(found.frames, start, min(stop, count), where=self.key)
+        _check_complete(found.frames, start, min(stop, count), where=self._key)
         if found.frames:
             return Rows.concatenate([self._decode(frame) for frame in found.frames])
-        newest = self._connection.store.last(self.key, 1)  # its layout, for arrays without rows
+        newest = self._connection.store.last(self._key, 1)  # its layout, for arrays without rows
         if newest is None or not newest.frames:
-            raise DecodeError(f"{self.key}: the log has no rows")
+            raise DecodeError(f"{self._key}: the log has no rows")
         rows = self._decode(newest.frames[-1])
         return rows[len(rows) :]
 
     def _decode(self, frame: Frame) -> Rows:
-        return decode_rows(frame, self.schema, where=self.key)
+        return decode_rows(frame, self._schema, where=self._key)
 
-    def schema(self, name: str) -> StepSchema:
-        """The layout of rows that has this digest."""
+    def _schema(self, name: str) -> StepSchema:
         blob = self._connection.store.blob(name)
         return StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
 

@@ -198,6 +198,14 @@ def test_before_the_first_step_there_is_none(
 
 
 @pytest.mark.parametrize("read", [lambda e: e.between(0, 9e9), lambda e: e.as_of(9e9)])
+def test_an_episode_that_is_not_there_has_no_times(
+    jam: Jamboree, read: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(EpisodeNotFound, match="nowhere"):
+        read(jam.episode("nowhere"))
+
+
+@pytest.mark.parametrize("read", [lambda e: e.between(0, 9e9), lambda e: e.as_of(9e9)])
 def test_reading_by_time_is_one_round_trip(
     jam: Jamboree, timed: RecordEpisodes[Any, Any], read: Callable[[Any], Any]
 ) -> None:
