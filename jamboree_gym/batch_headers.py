@@ -63,6 +63,15 @@ class HeaderTemplate:
             known = self._known[count] = bytes(content)
         return known
 
+    def buffers(self, count: int) -> list[tuple[int, int]]:
+        """Of each column of such a batch, where in the message its values begin and end."""
+        found, offset = [], len(self.header(count))
+        for _, elements, size in self._columns:
+            length = count * elements * size if size else (count * elements + 7) // 8
+            found.append((offset, offset + length))
+            offset += length + -length % 8
+        return found
+
 
 def header_template(schema: StepSchema, write: WriteMessage) -> HeaderTemplate | None:
     """The template of a schema; None where its batches are not laid out as expected."""

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from multiprocessing import parent_process, util
@@ -227,16 +227,20 @@ class Connection:
         Asks for all writers in one round trip, and for none that is of this process.
         """
         writers = {summary.writer for summary in summaries if summary.status == "running"}
-        elsewhere = writers - _writers_here
-        if not elsewhere:
+        dead = self.dead(writers)
+        if not dead:
             return list(summaries)
-        dead = elsewhere - self.store.living(elsewhere)
         return [
             replace(summary, status="interrupted")
             if summary.status == "running" and summary.writer in dead
             else summary
             for summary in summaries
         ]
+
+    def dead(self, writers: Collection[str]) -> set[str]:
+        """Which of these writers hold no lease; one of this process is never among them."""
+        elsewhere = set(writers) - _writers_here
+        return elsewhere - self.store.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from MongoDB where there may be a copy."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
@@ -26,6 +27,7 @@ from jamboree_gym.renders import RenderHandler
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows, decode_rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
+from jamboree_gym.tables import to_table
 from jamboree_gym.tail import EpisodeTail, StepCursor
 
 if TYPE_CHECKING:
@@ -128,6 +130,50 @@ class Episode:
     def _recent(self, found: LogSlice | None, n: int) -> Transitions:
         rows = self._join(found, -n - 1, _EVERYTHING)
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
+
+    def between(self, t0: float, t1: float) -> Transitions:
+        """Steps with t0 <= timestamp <= t1 (epoch seconds) as arrays, oldest first.
+
+        Example:
+            >>> minute = episode.between(time.time() - 60, time.time())
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        rows = self._timed(self._connection.store.between, t0, t1)
+        first = max(1, int(rows.timestamps.searchsorted(t0)))
+        stop = int(rows.timestamps.searchsorted(t1, side="right"))
+        return to_transitions(rows[first - 1 : max(first, stop)])
+
+    def as_of(self, t: float) -> StepData | None:
+        """The newest step with timestamp <= t (epoch seconds): what was known then.
+
+        Returns:
+            The step; None if there was none yet.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        rows = self._timed(self._connection.store.as_of, t)
+        stop = int(rows.timestamps.searchsorted(t, side="right"))
+        return next(iter(to_transitions(rows[max(0, stop - 2) : stop])), None)
+
+    def _timed(self, read: Callable[..., LogSlice | None], *times: float) -> Rows:
+        """Rows of the frames that such a read finds, in one round trip.
+
+        With the frame before them, as the first step begins with its last observation.
+        """
+        self._connection.settle(self._key)
+        found = read(self._key, *times, before=1)
+        frames = found.frames if found is not None else []
+        return self._join(found, frames[0].start, frames[-1].stop) if frames else self.rows(0, 0)
+
+    def table(self) -> pa.Table:
+        """All steps as a `pyarrow.Table`, oldest first; the columns are those of `frame`.
+
+        An array with more than 64 elements is a column of (nested) lists of fixed size.
+        """
+        return to_table(self.steps())
 
     def frame(self) -> vaex.dataframe.DataFrame:
         """All steps as a vaex DataFrame, oldest first.

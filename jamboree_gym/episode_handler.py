@@ -279,12 +279,19 @@ class EpisodeHandler(DBHandler):
             return []
 
     def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
-        """Steps with t0 <= timestamp <= t1 (epoch seconds), oldest first."""
-        return [step for step in self._all() if t0 <= step["timestamp"] <= t1]
+        """Steps with t0 <= timestamp <= t1 (epoch seconds) as dicts, oldest first."""
+        try:
+            return _as_dicts(self.episode.between(t0, t1))
+        except EpisodeNotFound:
+            return []
 
     def as_of(self, t: float) -> dict[str, Any] | None:
-        """The newest step with timestamp <= t (epoch seconds)."""
-        return next((step for step in reversed(self._all()) if step["timestamp"] <= t), None)
+        """The newest step with timestamp <= t (epoch seconds) as a dict; None if there is none."""
+        try:
+            step = self.episode.as_of(t)
+        except EpisodeNotFound:
+            return None
+        return None if step is None else _as_dict(step)
 
     def count(self) -> int:
         """Number of steps."""
@@ -311,9 +318,6 @@ class EpisodeHandler(DBHandler):
         """Delete the episode, from Redis and from MongoDB."""
         self.episode.delete()
         self._steps = self.writing = None
-
-    def _all(self) -> list[dict[str, Any]]:
-        return _as_dicts(self.episode.steps()) if self.count() else []
 
     def _settled_key(self) -> str:
         self.event.settle(self._key)

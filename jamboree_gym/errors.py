@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackupMismatch",
+    "ColumnConflict",
     "DecodeError",
     "EmbeddedServerError",
     "EpisodeInUse",
@@ -76,6 +77,10 @@ class EpisodeInUse(JamboreeError):
 
 class DecodeError(JamboreeError, ValueError):
     """Stored bytes are damaged or of an unknown format; the message names key and offset."""
+
+
+class ColumnConflict(JamboreeError, ValueError):
+    """No one column holds the values of two episodes; the message names both."""
 
 
 class BackupMismatch(JamboreeError):

@@ -18,7 +18,14 @@ from jamboree_gym.records import Transitions
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["to_columns", "to_frame"]
+__all__ = [
+    "Column",
+    "scalar_columns",
+    "table_to_frame",
+    "to_columns",
+    "to_columns_or_none",
+    "to_frame",
+]
 
 MAX_COLUMNS = 64
 _NUMBERS = (bool, int, float, np.bool_, np.number)
@@ -35,18 +42,50 @@ def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
     Raises:
         MissingExtra: vaex is not installed (it has no build for this Python).
     """
+    return _vaex().from_arrays(**to_columns(steps))
+
+
+def table_to_frame(table: pa.Table) -> vaex.dataframe.DataFrame:
+    """A table, each of whose columns is one chunk, as a vaex DataFrame.
+
+    Raises:
+        MissingExtra: vaex is not installed (it has no build for this Python).
+    """
+    return _vaex().from_arrays(**{name: _in_memory(table[name]) for name in table.column_names})
+
+
+def _vaex() -> Any:
     try:
         import vaex
     except ImportError as error:
         raise MissingExtra(
             "a frame needs vaex, which has no build for Python 3.13 yet: use Python 3.11 or 3.12 "
-            "and pip install vaex-core; .steps() and .data() give arrays without it"
+            "and pip install vaex-core; .steps(), .data() and .table() go without it"
         ) from error
-    return vaex.from_arrays(**to_columns(steps))
+    return vaex
+
+
+def _in_memory(column: pa.ChunkedArray) -> Column:
+    """Numbers as NumPy's, which vaex is quickest with; Arrow where values are missing."""
+    array, shape = column.combine_chunks(), [len(column)]
+    if isinstance(array, pa.ChunkedArray):  # as older releases of pyarrow return it
+        array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
+    if array.null_count or pa.types.is_string(array.type):
+        return array
+    while pa.types.is_fixed_size_list(array.type):
+        shape.append(array.type.list_size)
+        array = array.flatten()
+    return array.to_numpy(zero_copy_only=False).reshape(shape)
 
 
 def to_columns(steps: Transitions) -> dict[str, Column]:
     """Columns by name, each as long as there are transitions."""
+    columns = to_columns_or_none(steps)
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
+    """The same, with None for values that fit into no column."""
     return {
         "index": steps.indices,
         "timestamp": steps.timestamps,
@@ -56,29 +95,29 @@ def to_columns(steps: Transitions) -> dict[str, Column]:
         **_tree_columns("action", steps.actions),
         **_tree_columns("observation", steps.observations),
         **_annotation_columns(steps),
-        **_info_columns(steps.infos),
+        **scalar_columns("info", steps.infos),
     }
 
 
-def _tree_columns(name: str, arrays: Arrays) -> dict[str, Column]:
+def _tree_columns(name: str, arrays: Arrays) -> dict[str, Column | None]:
     """Columns of every part; its name is added to that of the whole."""
     if isinstance(arrays, (dict, list, tuple)):
         parts = arrays.items() if isinstance(arrays, dict) else enumerate(arrays)
-        found: dict[str, Column] = {}
+        found: dict[str, Column | None] = {}
         for key, part in parts:
             found.update(_tree_columns(f"{name}_{key}", part))
         return found
     return _object_column(name, arrays) if arrays.dtype == object else _array_columns(name, arrays)
 
 
-def _object_column(name: str, values: npt.NDArray[Any]) -> dict[str, Column]:
+def _object_column(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:
     """Texts are a column; what else has no fixed shape is none."""
     if all(isinstance(value, str) for value in values):
         return {name: pa.array([str(value) for value in values], pa.string())}
-    return {}
+    return {name: None}
 
 
-def _array_columns(name: str, values: npt.NDArray[Any]) -> dict[str, Column]:
+def _array_columns(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:
     """One for every element, as long as they are not too many."""
     size = math.prod(values.shape[1:])
     if values.ndim == 1 or size > MAX_COLUMNS:
@@ -87,7 +126,7 @@ def _array_columns(name: str, values: npt.NDArray[Any]) -> dict[str, Column]:
     return {f"{name}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(flat.shape[1])}
 
 
-def _annotation_columns(steps: Transitions) -> dict[str, Column]:
+def _annotation_columns(steps: Transitions) -> dict[str, Column | None]:
     """What the agent said; missing where it said nothing."""
     columns = _tree_columns("annotation", dict(steps.annotations))
     unsaid = ~steps.annotated
@@ -101,17 +140,19 @@ def _annotation_columns(steps: Transitions) -> dict[str, Column]:
     }
 
 
-# -- infos ----------------------------------------------------------------------------------
+# -- infos and tags -------------------------------------------------------------------------
 
 
-def _info_columns(infos: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
-    """One for every key, of nested dicts too, whose values are numbers or texts throughout."""
-    if not any(infos):
+def scalar_columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Column | None]:
+    """One column for every key, of nested dicts too, whose values are numbers or texts throughout.
+
+    None for a key whose values fit into no column; a key that has no value anywhere is left out.
+    """
+    if not any(rows):
         return {}
-    rows = [_flattened(info) for info in infos]
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {f"info_{name}": _scalar_column([row.get(name) for row in rows]) for name in names}
-    return {name: column for name, column in columns.items() if column is not None}
+    flat = [_flattened(row) for row in rows]
+    names = dict.fromkeys(name for row in flat for name, value in row.items() if value is not None)
+    return {f"{prefix}_{name}": _scalar_column([row.get(name) for row in flat]) for name in names}
 
 
 def _flattened(info: Mapping[Any, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode, recent_of
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
-from jamboree_gym.query import EpisodeFilter, EpisodeQuery
+from jamboree_gym.listing import EpisodeFilter
+from jamboree_gym.query import EpisodeQuery
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.renders import RecordFrames
 from jamboree_gym.step_outbox import StepOutbox
@@ -168,22 +169,35 @@ class Jamboree(Connection):
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
         since: float | None = None,
+        order_by: str | None = None,
         limit: int | None = None,
     ) -> EpisodeQuery:
         """Episodes by what their summaries say, the one that began first at the front.
+
+        What is returned reads nothing yet. `where` asks for more, `order_by` and slices are there
+        too: `jam.episodes(run="a").where(max_steps=99).order_by("-episode_return")[:10]`.
 
         Args:
             run: Only of this run.
             env_id: Only of this environment.
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
-            tags: Only with these tags, at these values.
+            tags: Only with these tags, at these values, or values of which a function is true.
             min_return: Only with at least this return.
             since: Only those begun at or after this time, epoch seconds.
-            limit: At most so many.
+            order_by: As in `EpisodeQuery.order_by`.
+            limit: At most so many, those at the front.
+
+        Raises:
+            InvalidRecord: There is no such status or field, or the limit is negative.
         """
-        wanted = EpisodeFilter(run, env_id, status, tags or {}, min_return, since)
-        return EpisodeQuery(self, wanted, limit=limit)
+        if limit is not None and limit < 0:
+            raise InvalidRecord(f"limit={limit}: it is 0 or more")
+        query = EpisodeQuery(self).where(
+            run=run, env_id=env_id, status=status, tags=tags, min_return=min_return, since=since
+        )
+        query = query if order_by is None else query.order_by(order_by)
+        return query if limit is None else query[:limit]
 
     def tail(
         self,

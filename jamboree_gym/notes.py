@@ -6,18 +6,23 @@ showing 100,000 episodes is one round trip.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from jamboree_gym.codec import decode_note, encode_note
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.values import decode_value, encode_mapping, encode_value
 
 __all__ = [
+    "StoredSummary",
     "decode_episode_note",
+    "decode_seeds",
+    "decode_summaries",
     "decode_summary",
     "encode_episode_note",
     "encode_origin",
@@ -25,6 +30,10 @@ __all__ = [
 ]
 
 _PCG64 = "PCG64"
+
+_CHECKSUM = struct.Struct("<I")
+_ARRAY32 = struct.Struct(">BI")
+_ARRAY, _NIL = 0xDD, b"\xc0"  # as msgpack marks an array of any length, and None
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
@@ -48,17 +57,129 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
     return encode_note(_pack(values))
 
 
+class StoredSummary(msgspec.Struct, array_like=True, gc=False):
+    """A summary whose seed, tags and writer are still as they are stored.
+
+    Of 100,000 in a listing most are looked at and left aside: these cost a tenth.
+
+    Attributes:
+        env_id: As in `EpisodeSummary`, like all that are not named here.
+        seed: Encoded; None where there is none.
+        tags: Encoded; None where there are none.
+        writer: Eight bytes.
+        id: The episode's id, which is not stored with the rest.
+    """
+
+    env_id: str
+    run: str
+    status: EpisodeStatus
+    steps: int
+    episode_return: float
+    started_at: float
+    elapsed_s: float
+    seed: bytes | None
+    tags: bytes | None
+    vector_index: int | None
+    writer: bytes
+    id: str = ""
+
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+        return f"summary of {self.id}"
+
+    def decoded_tags(self) -> dict[str, Any]:
+        """Its tags.
+
+        Raises:
+            DecodeError: They are damaged.
+        """
+        return {} if self.tags is None else dict(decode_value(self.tags, where=self.where))
+
+    def decoded_seed(self) -> Any:
+        """Its seed, None where there is none."""
+        return None if self.seed is None else decode_value(self.seed, where=self.where)
+
+    def decoded(self) -> EpisodeSummary:
+        """All of it.
+
+        Raises:
+            DecodeError: Seed or tags are damaged.
+        """
+        return EpisodeSummary(
+            self.id,
+            self.env_id,
+            self.run,
+            self.status,
+            self.steps,
+            self.episode_return,
+            self.started_at,
+            self.elapsed_s,
+            self.decoded_seed(),
+            self.decoded_tags(),
+            self.vector_index,
+            self.writer.hex(),
+        )
+
+
+_unpack_summary = msgspec.msgpack.Decoder(StoredSummary).decode
+_unpack_summaries = msgspec.msgpack.Decoder(list[StoredSummary]).decode
+
+
+def decode_summaries(entries: Mapping[str, bytes]) -> list[StoredSummary]:
+    """A listing, by episode id -> its summaries, in the same order.
+
+    Raises:
+        DecodeError: One is damaged; names its episode.
+    """
+    crc32, checksum_of = zlib.crc32, _CHECKSUM.unpack_from
+    contents = []
+    for name, note in entries.items():
+        content = note[4:]
+        if len(note) < 4 or checksum_of(note)[0] != crc32(content):
+            decode_note(note, where=f"summary of {name}")  # raises
+        contents.append(content)
+    try:  # all as one array: a call for each would take longer than its decoding
+        found = _unpack_summaries(_as_array(contents))
+    except (msgspec.MsgspecError, ValueError):
+        pairs = zip(entries, contents, strict=True)
+        found = [_unpacked_summary(content, f"summary of {name}") for name, content in pairs]
+    for name, summary in zip(entries, found, strict=True):
+        summary.id = name
+    return found
+
+
+def decode_seeds(summaries: Sequence[StoredSummary]) -> list[Any]:
+    """Their seeds, None where there is none.
+
+    Raises:
+        DecodeError: One is damaged.
+    """
+    seeds = [_NIL if one.seed is None else one.seed for one in summaries]
+    return list(decode_value(_as_array(seeds), where="seeds of a listing"))
+
+
+def _as_array(contents: Sequence[bytes]) -> bytes:
+    """Encoded values as one msgpack array."""
+    return _ARRAY32.pack(_ARRAY, len(contents)) + b"".join(contents)
+
+
 def decode_summary(content: bytes, *, episode_id: str, where: str) -> EpisodeSummary:
     """Inverse of `encode_summary`.
 
     Raises:
         DecodeError: It is damaged.
     """
-    values = _decoded(decode_note(content, where=where), 11, where)
-    *parts, seed, tags, vector_index, writer = values
-    seed = None if seed is None else decode_value(seed, where=where)
-    tags = {} if tags is None else decode_value(tags, where=where)
-    return EpisodeSummary(episode_id, *[*parts, seed, tags, vector_index, writer.hex()])
+    stored = _unpacked_summary(decode_note(content, where=where), where)
+    stored.id = episode_id
+    return stored.decoded()
+
+
+def _unpacked_summary(content: bytes, where: str) -> StoredSummary:
+    try:
+        return _unpack_summary(content)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DecodeError(f"{where}: {error}") from error
 
 
 def encode_origin(origin: EpisodeOrigin) -> bytes:

@@ -197,7 +197,7 @@ def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
     return objects
 
 
-def rows_of(arrays: Arrays, rows: slice) -> Arrays:
+def rows_of(arrays: Arrays, rows: slice | npt.NDArray[np.bool_]) -> Arrays:
     """Some rows of all arrays."""
     if isinstance(arrays, dict):
         return {name: rows_of(part, rows) for name, part in arrays.items()}

@@ -3,135 +3,284 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pyarrow as pa
 
+from jamboree_gym.blocks import read_blocks
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
-from jamboree_gym.notes import decode_summary
-from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.frame import table_to_frame
+from jamboree_gym.listing import EpisodeFilter, EpisodeTest, Found, Stage, by_start, order_of
+from jamboree_gym.notes import decode_summaries
+from jamboree_gym.progress import Progress, reported
+from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.summary_table import to_summary_table
+from jamboree_gym.tables import Piece, join, no_piece, piece_of, write_arrow
 
-__all__ = ["EpisodeFilter", "EpisodeQuery"]
+if TYPE_CHECKING:
+    import vaex.dataframe
 
-
-@dataclass(frozen=True, slots=True)
-class EpisodeFilter:
-    """What an episode must be to be found; None asks for nothing.
-
-    Attributes:
-        run: Its run.
-        env_id: Gymnasium id of its environment.
-        status: How it ended, or `running`, or `interrupted` if its writer died.
-        tags: Tags it must have, with these values.
-        min_return: Lowest return.
-        since: Earliest start, epoch seconds.
-    """
-
-    run: str | None = None
-    env_id: str | None = None
-    status: str | None = None
-    tags: Mapping[str, Any] = field(default_factory=dict)
-    min_return: float | None = None
-    since: float | None = None
-
-    def accepts(self, summary: EpisodeSummary) -> bool:
-        """Whether an episode is one of those asked for."""
-        return (
-            (self.env_id is None or summary.env_id == self.env_id)
-            and (self.status is None or summary.status == self.status)
-            and (self.min_return is None or summary.episode_return >= self.min_return)
-            and (self.since is None or summary.started_at >= self.since)
-            and all(
-                name in summary.tags and _is_equal(summary.tags[name], value)
-                for name, value in self.tags.items()
-            )
-        )
-
-
-def _is_equal(tag: Any, wanted: Any) -> bool:
-    """Equality that also knows arrays."""
-    if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
-        return np.array_equal(tag, wanted)
-    return bool(tag == wanted)
+__all__ = ["EpisodeQuery"]
 
 
 class EpisodeQuery:
-    """Episodes that match a filter; asks Redis anew each time it is used.
+    """Episodes that are asked for, the one that began first at the front.
+
+    Each of `where`, `order_by` and slicing gives a new query, and they are carried out in the order
+    in which they are written. A query reads nothing until it is used, and asks Redis anew each
+    time it is.
+
+    Example:
+        >>> best = jam.episodes(run="first").where(min_steps=100).order_by("-episode_return")[:10]
+        >>> best.summary_table().to_pandas()
 
     Args:
         connection: Where the episodes are.
-        wanted: The filter.
-        limit: At most so many, the oldest first.
-
-    Raises:
-        InvalidRecord: There is no such status, or the limit is negative.
     """
 
-    def __init__(
-        self, connection: Connection, wanted: EpisodeFilter, *, limit: int | None = None
-    ) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._wanted = wanted
-        self._limit = limit
-        if wanted.status is not None and wanted.status not in get_args(EpisodeStatus):
-            raise InvalidRecord(
-                f"status={wanted.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
-            )
-        if limit is not None and limit < 0:
-            raise InvalidRecord(f"limit={limit}: it is 0 or more")
+        self._run: str | None = None  # the one run that need be read
+        self._stages: tuple[Stage, ...] = ()
+        self._is_cut = False
+        self._asked = ""
 
-    def summaries(self) -> list[EpisodeSummary]:
-        """Summaries of the episodes, the one that began first at the front."""
+    def where(
+        self,
+        test: EpisodeTest | None = None,
+        /,
+        *,
+        run: str | None = None,
+        env_id: str | None = None,
+        status: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        min_return: float | None = None,
+        max_return: float | None = None,
+        min_steps: int | None = None,
+        max_steps: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> EpisodeQuery:
+        """Only those of which all of this is true; bounds are included.
+
+        Args:
+            test: Of an `EpisodeSummary`, whether its episode is wanted: for all that has no name
+                below. `lambda episode: episode.seed == 3 or episode.elapsed_s > 60`.
+            run: Only of this run.
+            env_id: Only of this environment.
+            status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
+                `interrupted`.
+            tags: Only with these tags, at these values; instead of a value, a function that says
+                whether a value will do: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
+            min_return: Lowest return.
+            max_return: Highest return.
+            min_steps: Lowest number of steps.
+            max_steps: Highest number of steps.
+            since: Earliest start, epoch seconds.
+            until: Latest start, epoch seconds.
+
+        Raises:
+            InvalidRecord: There is no such status.
+        """
+        asked = EpisodeFilter(
+            test=test,
+            run=run,
+            env_id=env_id,
+            status=status,
+            tags=tags or {},
+            min_return=min_return,
+            max_return=max_return,
+            min_steps=min_steps,
+            max_steps=max_steps,
+            since=since,
+            until=until,
+        )
+        query = self._then(asked.among, f"where({asked})")
+        if not self._is_cut and self._run is None:
+            query._run = run
+        return query
+
+    def order_by(self, name: str) -> EpisodeQuery:
+        """In another order.
+
+        Args:
+            name: A field of `EpisodeSummary`, or `tags.<name>`; with a minus in front from the
+                highest down: `"-episode_return"`. Where there is no value (or NaN), the episode
+                comes last; equal ones stay in the order they were in.
+
+        Raises:
+            InvalidRecord: There is no such field. When the query is used: values of a tag have no
+                order among them.
+        """
+        return self._then(order_of(name), f"order_by({name!r})")
+
+    @overload
+    def __getitem__(self, position: int) -> Episode: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> EpisodeQuery: ...
+
+    def __getitem__(self, position: int | slice) -> Episode | EpisodeQuery:
+        """One episode by its position, or a query for a slice of them.
+
+        Raises:
+            EpisodeNotFound: There are not so many.
+        """
+        if isinstance(position, slice):
+            query = self._then(lambda found: found[position], f"[{_shown(position)}]")
+            query._is_cut = True
+            return query
+        ids = self.ids()
+        try:
+            return Episode(self._connection, ids[position])
+        except IndexError:
+            raise EpisodeNotFound(
+                f"{len(ids) or 'no'} episodes match, so there is none at {position}: {self!r}"
+            ) from None
+
+    def _then(self, stage: Stage, shown: str) -> EpisodeQuery:
+        query = EpisodeQuery(self._connection)
+        query._run, query._is_cut = self._run, self._is_cut
+        query._stages = (*self._stages, stage)
+        query._asked = f"{self._asked}.{shown}" if shown[0] != "[" else self._asked + shown
+        return query
+
+    # -- what is found ----------------------------------------------------------------------
+
+    def _found(self) -> Found:
         self._connection.flush()
         store = self._connection.store
-        runs = store.runs() if self._wanted.run is None else [self._wanted.run]
-        found = [
-            decode_summary(content, episode_id=name, where=f"summary of {name}")
-            for run in runs
-            for name, content in store.summaries(run).items()
-        ]
-        found = self._connection.as_of_now(found)
-        accepted = [summary for summary in found if self._wanted.accepts(summary)]
-        accepted.sort(key=lambda summary: (summary.started_at, summary.id))
-        return accepted[: self._limit]
+        runs = store.runs() if self._run is None else [self._run]
+        found = [one for run in runs for one in decode_summaries(store.summaries(run))]
+        running = [one for one in found if one.status == "running"]
+        dead = self._connection.dead({one.writer.hex() for one in running})
+        for one in running:
+            if one.writer.hex() in dead:
+                one.status = "interrupted"
+        found = by_start(found)
+        for stage in self._stages:
+            found = stage(found)
+        return found
+
+    def summaries(self) -> list[EpisodeSummary]:
+        """Summaries of the episodes."""
+        return [one.decoded() for one in self._found()]
+
+    def summary_table(self) -> pa.Table:
+        """The summaries as an Arrow table, a row for each episode.
+
+        Returns:
+            A `pyarrow.Table` with the columns `episode_id`, `env_id`, `run`, `status` (string),
+            `steps` (int64), `episode_return`, `started_at`, `elapsed_s` (float64), `seed` and
+            `vector_index` (null where there is none), and `tag_<name>` for every tag whose values
+            are numbers, bools or texts; null where an episode lacks it.
+        """
+        return to_summary_table(self._found())
+
+    # -- their steps ------------------------------------------------------------------------
+
+    def table(self, *, progress: bool | Progress = False) -> pa.Table:
+        """All steps of all episodes as one Arrow table, oldest first in the order of the episodes.
+
+        Of a running episode, the steps that its summary tells of.
+
+        Args:
+            progress: Whether to show on stderr how many episodes have been read; or a function
+                that is called with that number and the number of all.
+
+        Returns:
+            A `pyarrow.Table` with the column `episode_id` and those of `Episode.table`. A column
+            that an episode does not have is null there. Numbers of two types become the type that
+            holds all of them exactly. An info, or a value without fixed shape, is a column only
+            if the values of all episodes fit into it.
+
+        Raises:
+            ColumnConflict: No one column holds the observations, actions or annotations of two
+                episodes; names both.
+            EpisodeNotFound: An episode has been deleted meanwhile.
+            DecodeError: Bytes of one are damaged; names key and index.
+        """
+        return join(list(self._pieces(progress))).table.combine_chunks()
+
+    def frame(self, *, progress: bool | Progress = False) -> vaex.dataframe.DataFrame:
+        """The same as a vaex DataFrame.
+
+        Raises:
+            MissingExtra: vaex is not installed (it has no build for this Python).
+        """
+        return table_to_frame(self.table(progress=progress))
+
+    def to_arrow(self, path: str | Path, *, progress: bool | Progress = False) -> None:
+        """Write the same into an Arrow file, however large: no more than some MB are in memory.
+
+        `vaex.open(path)` and `pyarrow.memory_map` read it without loading it. Whoever looks at
+        `path` meanwhile finds what was there before, or nothing.
+
+        Example:
+            >>> jam.episodes(run="first").to_arrow("first.arrow", progress=True)
+            >>> frame = vaex.open("first.arrow")
+
+        Args:
+            path: Where to; what is there is replaced at the end.
+            progress: As in `table`.
+        """
+        write_arrow(self._pieces(progress), Path(path))
+
+    def _pieces(self, progress: bool | Progress) -> Iterator[Piece]:
+        """The table, piece by piece."""
+        found = self._found()
+        if not found:
+            yield no_piece()
+        positions = {one.id: position for position, one in enumerate(found)}
+        blocks_read = read_blocks(self._connection, found)
+        for blocks in reported(blocks_read, len(found), progress):
+            pieces = [piece_of(one.transitions(), one.ids, one.steps) for one in blocks]
+            order = [
+                np.array([positions[name] for name in one.ids]).repeat(one.steps) for one in blocks
+            ]
+            yield join(pieces, np.concatenate(order))
 
     def ids(self) -> list[str]:
         """Their ids."""
-        return [summary.id for summary in self.summaries()]
+        return [one.id for one in self._found()]
 
     def __iter__(self) -> Iterator[Episode]:
-        """The episodes, the one that began first at the front."""
+        """The episodes."""
         return map(self.episode, self.ids())
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self.summaries())
+        return len(self._found())
 
     def episode(self, id: str) -> Episode:
         """One episode by its id, whether it matches or not."""
         return Episode(self._connection, id)
 
     def first(self) -> Episode:
-        """The one that began first.
+        """The one at the front.
 
         Raises:
             EpisodeNotFound: There is none.
         """
-        return self._one(0)
+        return self[0]
 
     def last(self) -> Episode:
-        """The one that began last.
+        """The one at the end.
 
         Raises:
             EpisodeNotFound: There is none.
         """
-        return self._one(-1)
+        return self[-1]
 
-    def _one(self, position: int) -> Episode:
-        ids = self.ids()
-        if not ids:
-            raise EpisodeNotFound(f"no episode matches {self._wanted}")
-        return self.episode(ids[position])
+    def __repr__(self) -> str:
+        """What is asked for."""
+        return f"<episodes{self._asked}>"
+
+
+def _shown(cut: slice) -> str:
+    parts = (cut.start, cut.stop) if cut.step is None else (cut.start, cut.stop, cut.step)
+    return ":".join("" if part is None else str(part) for part in parts)

@@ -21,7 +21,7 @@ from jamboree_gym.packing import Arrays, as_objects, filler, packed_columns
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.values import decode_value
 
-__all__ = ["Columns", "arrays_of", "prepare", "serialize_batch"]
+__all__ = ["Columns", "arrays_of", "prepare", "serialize_batch", "template_of"]
 
 Columns = Sequence[Sequence[Any]]
 """Observations, actions, rewards, terminations, truncations, timestamps, annotations, as rows keep
@@ -30,7 +30,7 @@ them; a row without annotation has None."""
 
 def serialize_batch(schema: StepSchema, columns: Columns) -> bytes:
     """One Arrow IPC message with a record batch."""
-    template = _template(schema)
+    template = template_of(schema)
     if template is None:
         return _by_pyarrow(schema, columns)
     return template.header(len(columns[0])) + _body(schema, columns)
@@ -38,11 +38,12 @@ def serialize_batch(schema: StepSchema, columns: Columns) -> bytes:
 
 def prepare(schema: StepSchema) -> None:
     """Ask pyarrow now for what batches of this schema will need, rather than at the first one."""
-    _template(schema)
+    template_of(schema)
 
 
 @lru_cache(maxsize=1024)
-def _template(schema: StepSchema) -> HeaderTemplate | None:
+def template_of(schema: StepSchema) -> HeaderTemplate | None:
+    """The headers of a schema's batches; None where pyarrow has to write and read them."""
     return header_template(schema, lambda count: _by_pyarrow(schema, _zeros(schema, count)))
 
 

@@ -39,6 +39,8 @@ from jamboree_gym.values import decode_value
 __all__ = [
     "ANNOTATION",
     "INFO",
+    "NO_REST",
+    "PREFIX",
     "REWARD",
     "ROW_WIDTH",
     "TERMINATED",
@@ -48,10 +50,12 @@ __all__ = [
     "Rows",
     "SchemaChanges",
     "StepSchema",
+    "decode_rest",
     "decode_rows",
     "encode_rows",
     "rows_to_arrays",
     "schema_digest",
+    "without_fillers",
 ]
 
 FlatRows = Sequence[Any]
@@ -67,8 +71,8 @@ ROW_WIDTH = 8
 REWARD, TERMINATED, TRUNCATED = 2, 3, 4  # positions in a row
 TIMESTAMP, INFO, ANNOTATION = 5, 6, 7
 
-_PREFIX = struct.Struct("<8sI")
-_NO_REST = msgspec.msgpack.encode(([], []))
+PREFIX = struct.Struct("<8sI")
+NO_REST = msgspec.msgpack.encode(([], []))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +179,8 @@ def _annotation(part: Rows, name: str, fallback: Layout) -> tuple[Arrays, Layout
     return unsaid(nothing), lambda _: fallback, len(part)
 
 
-def _without_fillers(annotations: Arrays, annotated: npt.NDArray[np.bool_]) -> Arrays:
+def without_fillers(annotations: Arrays, annotated: npt.NDArray[np.bool_]) -> Arrays:
+    """The annotations, with nothing where nothing was said."""
     return annotations if annotated.all() else unsaid(annotations, ~annotated)
 
 
@@ -198,7 +203,7 @@ def rows_to_arrays(
         np.array(timestamps, np.float64),
         [decode_value(info, where="memory") if info else {} for info in infos],
         annotated,
-        _without_fillers(annotations, annotated),
+        without_fillers(annotations, annotated),
         schemas or [(start, schema)],
     )
 
@@ -218,9 +223,9 @@ def encode_rows(rows: FlatRows, schema: StepSchema, changes: SchemaChanges = ())
     columns = _columns(rows)
     infos = columns.pop(INFO)
     batch = serialize_batch(schema, columns)
-    prefix = _PREFIX.pack(schema.digest_bytes, len(batch))
+    prefix = PREFIX.pack(schema.digest_bytes, len(batch))
     if not changes and not any(infos):
-        return b"".join((prefix, batch, _NO_REST))
+        return b"".join((prefix, batch, NO_REST))
     kept = [(offset, info) for offset, info in enumerate(infos) if info]
     digests = [(offset, changed.digest_bytes) for offset, changed in changes]
     return b"".join((prefix, batch, msgspec.msgpack.encode((kept, digests))))
@@ -232,7 +237,7 @@ def schema_digest(frame: Frame, *, where: str) -> str:
     Raises:
         DecodeError: The frame does not hold rows.
     """
-    if frame.codec != CODEC_STEPS or len(frame.body) < _PREFIX.size:
+    if frame.codec != CODEC_STEPS or len(frame.body) < PREFIX.size:
         raise DecodeError(f"{where} at index {frame.start}: not a batch of steps")
     return bytes(frame.body[:8]).hex()
 
@@ -250,12 +255,12 @@ def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
     """
     at = f"{where} at index {frame.start}"
     schema = find_schema(schema_digest(frame, where=where))
-    size = _PREFIX.unpack_from(frame.body)[1]
+    size = PREFIX.unpack_from(frame.body)[1]
     try:
-        body = pa.py_buffer(frame.body)[_PREFIX.size : _PREFIX.size + size]
+        body = pa.py_buffer(frame.body)[PREFIX.size : PREFIX.size + size]
         batch = pa.ipc.read_record_batch(body, schema.arrow)
         batch.validate(full=True)
-        infos, changes = _decode_rest(frame.body[_PREFIX.size + size :], where=at)
+        infos, changes = decode_rest(frame.body[PREFIX.size + size :], where=at)
         if len(batch) != frame.count or any(map(_lacks_values, batch.columns)):
             raise DecodeError(f"{at}: {len(batch)} rows where its header says {frame.count}")
         schemas = [(frame.start, schema)]
@@ -298,15 +303,16 @@ def _rows_of_batch(
         timestamps,
         [infos.get(offset, {}) for offset in range(frame.count)],
         annotated,
-        _without_fillers(annotations, annotated),
+        without_fillers(annotations, annotated),
         schemas,
     )
 
 
-def _decode_rest(
+def decode_rest(
     content: memoryview, *, where: str
 ) -> tuple[dict[int, dict[str, Any]], list[tuple[int, bytes]]]:
-    if content == _NO_REST:
+    """What follows the batch: infos and digests of schemas, by row."""
+    if content == NO_REST:
         return {}, []
     try:
         kept, changes = _decode_pair(content)

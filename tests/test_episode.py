@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,85 @@ def test_recent_after_the_end_is_that_of_the_episode(jam: Jamboree) -> None:
     env = recorded(jam, 5, length=5)
 
     assert env.handler.recent(3).terminations.tolist() == [False, False, True]
+
+
+# -- its steps by time ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[5, 1000])
+def timed(request: pytest.FixtureRequest, jam: Jamboree) -> Any:
+    """An episode in one frame, and one in several, the newest of them not yet in Redis."""
+    env = recorded(jam, request.param, length=2000)
+    jam.flush()
+    env.step(ACTION)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 0), (0, 3), (1, 4), (2, -1), (-2, -1), (-1, -1), (0, -1)]
+)
+def test_steps_between_two_times_are_those_of_the_range(
+    jam: Jamboree, timed: RecordEpisodes[Any, Any], first: int, last: int
+) -> None:
+    episode = jam.episode(timed.episode_id)
+    steps = episode.steps()
+    t0, t1 = steps.timestamps[[first, last]]
+
+    expected = episode.steps(int(steps.indices[first]), int(steps.indices[last]) + 1)
+    found = episode.between(t0, t1)
+    assert_equal(replace(found, schemas=[]), replace(expected, schemas=[]))
+    just_inside = episode.between(np.nextafter(t0, np.inf), np.nextafter(t1, -np.inf))
+    assert just_inside.indices.tolist() == expected.indices.tolist()[1:-1]
+
+
+def test_every_step_is_the_one_as_of_its_time(
+    jam: Jamboree, timed: RecordEpisodes[Any, Any]
+) -> None:
+    episode = jam.episode(timed.episode_id)
+    steps = list(episode.steps())
+
+    for step in (*steps[:3], *steps[-3:], *steps[254:260]):
+        for at in (step.timestamp, np.nextafter(step.timestamp, np.inf)):
+            found = episode.as_of(at)
+            assert found.index == step.index
+            assert found.observation.tolist() == step.observation.tolist()
+            assert found.next_observation.tolist() == step.next_observation.tolist()
+        earlier = episode.as_of(np.nextafter(step.timestamp, -np.inf))
+        assert (earlier.index if earlier else -1) == step.index - 1
+
+
+def test_before_the_first_step_there_is_none(
+    jam: Jamboree, timed: RecordEpisodes[Any, Any]
+) -> None:
+    episode = jam.episode(timed.episode_id)
+    reset_at = episode.summary.started_at
+
+    assert episode.as_of(reset_at) is None
+    assert episode.as_of(0.0) is None
+    for t0, t1 in ((0, reset_at), (reset_at, reset_at), (9e9, 9e10), (5, 4)):
+        none = episode.between(t0, t1)
+        assert len(none) == 0
+        assert none.observations.shape == (0, 2)
+
+
+@pytest.mark.parametrize("read", [lambda e: e.between(0, 9e9), lambda e: e.as_of(9e9)])
+def test_an_episode_that_is_not_there_has_no_times(
+    jam: Jamboree, read: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(EpisodeNotFound, match="nowhere"):
+        read(jam.episode("nowhere"))
+
+
+@pytest.mark.parametrize("read", [lambda e: e.between(0, 9e9), lambda e: e.as_of(9e9)])
+def test_reading_by_time_is_one_round_trip(
+    jam: Jamboree, timed: RecordEpisodes[Any, Any], read: Callable[[Any], Any]
+) -> None:
+    episode = jam.episode(timed.episode_id)
+    episode.data()
+    before = jam.redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+    read(episode)
+
+    assert jam.redis.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
 
 
 # -- what it is -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
+from jamboree_gym.notes import encode_summary
 
 
 def record(jam: Jamboree, steps: int = 1, ending: str = "terminated", **options: Any) -> str:
@@ -28,6 +30,15 @@ def test_all_episodes_come_in_the_order_in_which_they_began(jam: Jamboree) -> No
     assert [episode.id for episode in jam.episodes()] == ids
     assert [summary.id for summary in jam.episodes().summaries()] == ids
     assert len(jam.episodes()) == 3
+
+
+def test_episodes_that_began_at_once_come_in_the_order_of_their_ids(jam: Jamboree) -> None:
+    summary = jam.episode(record(jam, run="a")).summary
+    twins = [replace(summary, id=name, run="twins") for name in ("9", "c", "1", "b", "0")]
+    for twin in twins:
+        jam.redis.hset(jam.keyspace.summaries("twins"), twin.id, encode_summary(twin))
+
+    assert jam.episodes(run="twins").ids() == ["0", "1", "9", "b", "c"]
 
 
 def test_first_and_last(jam: Jamboree) -> None:
@@ -170,3 +181,149 @@ def test_a_damaged_listing_is_named(jam: Jamboree) -> None:
 
     with pytest.raises(DecodeError, match=name):
         jam.episodes().ids()
+
+
+# -- queries are chained ----------------------------------------------------------------------
+
+
+def test_where_asks_for_all_of_it_and_leaves_the_query_as_it_was(jam: Jamboree) -> None:
+    ids = [record(jam, run="a", steps=steps) for steps in (1, 2, 1)]
+    query = jam.episodes(run="a")
+
+    assert query.where(min_steps=2).ids() == [ids[1]]
+    assert query.where(max_steps=1).ids() == [ids[0], ids[2]]
+    assert query.where(max_steps=1).where(min_return=3.0).ids() == []
+    assert query.where(min_return=1.0, max_return=1.0).ids() == [ids[0], ids[2]]
+    assert query.ids() == ids
+
+
+def test_where_by_the_times_of_two_episodes_includes_both(jam: Jamboree) -> None:
+    ids = [record(jam) for _ in range(4)]
+    times = [jam.episode(name).summary.started_at for name in ids]
+
+    assert jam.episodes().where(since=times[1], until=times[2]).ids() == ids[1:3]
+
+
+def test_where_of_two_runs_is_neither(jam: Jamboree) -> None:
+    a, b = record(jam, run="a"), record(jam, run="b")
+
+    assert jam.episodes().where(run="b").ids() == [b]
+    assert jam.episodes(run="a").where(run="b").ids() == []
+    assert jam.episodes()[:1].where(run="b").ids() == []
+    assert jam.episodes()[:1].where(run="a").ids() == [a]
+
+
+def test_where_any_test_of_a_summary_holds(jam: Jamboree) -> None:
+    record(jam, tags={"lr": 0.1})
+    wanted = record(jam, tags={"lr": 0.2})
+
+    assert jam.episodes().where(lambda episode: episode.tags["lr"] > 0.1).ids() == [wanted]
+
+
+def test_a_tag_is_compared_by_a_function_where_there_is_one(jam: Jamboree) -> None:
+    record(jam, tags={"lr": 0.1})
+    wanted = [record(jam, tags={"lr": lr}) for lr in (0.2, 0.3)]
+    record(jam)
+
+    assert jam.episodes(tags={"lr": lambda lr: lr >= 0.2}).ids() == wanted
+
+
+def test_order_by_a_field_up_and_down(jam: Jamboree) -> None:
+    ids = [record(jam, steps=steps) for steps in (2, 1, 2)]
+
+    assert jam.episodes(order_by="episode_return").ids() == [ids[1], ids[0], ids[2]]
+    assert jam.episodes().order_by("-episode_return").ids() == [ids[0], ids[2], ids[1]]
+
+
+@pytest.mark.parametrize(("order", "expected"), [("tags.lr", [2, 0]), ("-tags.lr", [0, 2])])
+def test_order_by_a_tag_puts_those_without_it_last(
+    jam: Jamboree, order: str, expected: list[int]
+) -> None:
+    tags = ({"lr": 0.2}, {}, {"lr": 0.1}, {"lr": None}, {"lr": float("nan")})
+    ids = [record(jam, tags=tag) for tag in tags]
+
+    assert jam.episodes(order_by=order).ids() == [ids[i] for i in (*expected, 1, 3, 4)]
+
+
+def test_order_by_seed(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv())
+    for seed in (3, None, 1):
+        play(env, [ACTION], seed=seed)
+    env.close()
+
+    seeds = [summary.seed for summary in jam.episodes().order_by("seed").summaries()]
+
+    assert seeds == [1, 3, None]
+
+
+def test_an_order_that_does_not_exist_is_refused(jam: Jamboree) -> None:
+    with pytest.raises(InvalidRecord, match=r"order_by='-speed'.*episode_return"):
+        jam.episodes(order_by="-speed")
+    record(jam, tags={"lr": 0.1})
+    record(jam, tags={"lr": "low"})
+    with pytest.raises(InvalidRecord, match=r"tags\.lr"):
+        jam.episodes(order_by="tags.lr").ids()
+
+
+def test_a_slice_is_a_query_and_a_position_an_episode(jam: Jamboree) -> None:
+    ids = [record(jam, steps=steps) for steps in (1, 2, 1, 2)]
+    query = jam.episodes()
+
+    assert query[1:3].ids() == ids[1:3]
+    assert query[::-1][:2].ids() == [ids[3], ids[2]]
+    assert query[-1].id == ids[3]
+    assert query[0].id == ids[0]
+    with pytest.raises(EpisodeNotFound, match="none at 4"):
+        query[4]
+
+
+def test_what_is_asked_is_carried_out_in_the_order_in_which_it_is_written(jam: Jamboree) -> None:
+    ids = [record(jam, steps=steps) for steps in (1, 1, 2)]
+    query = jam.episodes()
+
+    assert query[:2].where(min_steps=2).ids() == []
+    assert query.where(min_steps=2)[:2].ids() == [ids[2]]
+
+
+def test_a_query_shows_what_is_asked(jam: Jamboree) -> None:
+    query = jam.episodes(run="a").where(min_steps=2).order_by("-steps")[:3]
+
+    assert repr(query) == "<episodes.where(run='a').where(min_steps=2).order_by('-steps')[:3]>"
+
+
+# -- summaries as a table ---------------------------------------------------------------------
+
+
+def test_the_table_of_summaries_says_what_the_summaries_say(jam: Jamboree) -> None:
+    record(jam, steps=2, run="a", tags={"lr": 0.1})
+    env = jam.record(CountingEnv())
+    play(env, [ACTION], seed=7)
+    jam.flush()
+
+    table = jam.episodes().summary_table()
+
+    for row, summary in zip(table.to_pylist(), jam.episodes().summaries(), strict=True):
+        assert row.pop("episode_id") == summary.id
+        assert row.pop("tag_lr") == summary.tags.get("lr")
+        for name, value in row.items():
+            assert value == getattr(summary, name), name
+    assert table["seed"].to_pylist() == [None, 7]
+    assert table["status"].to_pylist() == ["terminated", "running"]
+
+
+def test_tags_are_columns_where_all_of_them_are_numbers_or_texts(jam: Jamboree) -> None:
+    record(jam, tags={"lr": 1, "name": "a", "net": [1, 2], "mixed": 1, "opt": {"beta": 0.9}})
+    record(jam, tags={"lr": 0.5, "mixed": "one"})
+
+    table = jam.episodes().summary_table()
+
+    tags = {name: table[name].to_pylist() for name in table.column_names if name[:4] == "tag_"}
+    assert tags == {"tag_lr": [1.0, 0.5], "tag_name": ["a", None], "tag_opt.beta": [0.9, None]}
+
+
+def test_the_table_of_no_episodes_has_the_columns_that_any_has(jam: Jamboree) -> None:
+    empty = jam.episodes().summary_table()
+    record(jam)
+
+    assert empty.num_rows == 0
+    assert empty.schema == jam.episodes().summary_table().schema

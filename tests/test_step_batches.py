@@ -96,7 +96,7 @@ def test_headers_for_any_number_of_rows_are_those_of_pyarrow(
         layout_of_space(action_space),
         cast(Group, layout_of(annotation)),
     )
-    template = step_batches._template(schema)
+    template = step_batches.template_of(schema)
     assert template is not None
 
     for count in [*range(1, 300), 1000, 1 << 16]:
@@ -109,5 +109,5 @@ def test_a_schema_of_large_rows_is_left_to_pyarrow() -> None:
     schema = StepSchema(rows, Leaf(np.dtype(np.int64), (), "python"))
     columns = [[bytes(rows.nbytes)] * 2, [0] * 2, [0.0] * 2, [False] * 2, [False] * 2, [0.0] * 2]
 
-    assert step_batches._template(schema) is None
+    assert step_batches.template_of(schema) is None
     assert serialize_batch(schema, [*columns, [None] * 2]) == by_pyarrow(schema, columns)

@@ -150,13 +150,13 @@ class RedisStore:
         """Frames that hold any of the newest n records."""
         return self._read(key, "last", n)
 
-    def between(self, key: str, t0: float, t1: float) -> LogSlice | None:
-        """Frames that hold any record with t0 <= timestamp <= t1."""
-        return self._read(key, "between", repr(t0), repr(t1))
+    def between(self, key: str, t0: float, t1: float, *, before: int = 0) -> LogSlice | None:
+        """Frames that hold any record with t0 <= timestamp <= t1, and `before` more before them."""
+        return self._read(key, "between", repr(float(t0)), repr(float(t1)), before)
 
-    def as_of(self, key: str, t: float) -> LogSlice | None:
-        """The frame that holds the newest record with timestamp <= t."""
-        return self._read(key, "as_of", repr(t))
+    def as_of(self, key: str, t: float, *, before: int = 0) -> LogSlice | None:
+        """The frame that holds the newest record with timestamp <= t, and `before` before it."""
+        return self._read(key, "as_of", repr(float(t)), before)
 
     def _read(self, key: str, *how: Any) -> LogSlice | None:
         answer = self._link.script(scripts.READ, (key,), how)
@@ -201,6 +201,22 @@ class RedisStore:
                 found[key] = (decode_head(answer[0], where=key), answer[1])
         return found
 
+    def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
+        """All that several logs hold, in one round trip: head and frames, undecoded.
+
+        Without a script, which would take three times as long for short ones. Empty where there is
+        no such log. Not for logs that are popped.
+        """
+        answers = self._link.pipeline(lambda: [("LRANGE", key, 0, -1) for key in keys])
+        for key, answer in zip(keys, answers, strict=True):
+            if isinstance(answer, RedisError):
+                raise self._link.translated(answer, key=key) from answer
+        return answers
+
+    def memory(self, key: str) -> int:
+        """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
+        return int(self._link.call("MEMORY", "USAGE", key) or 0)
+
     def head(self, key: str) -> Head | None:
         """The head of a log, None when there is no such log."""
         raw: bytes | None = self._link.call("LINDEX", key, 0)
@@ -231,10 +247,9 @@ class RedisStore:
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """All summaries of a run by episode id."""
-        fields = self._link.run(
-            lambda: cast(Any, self.client.hgetall(self.keyspace.summaries(run)))
-        )
-        return {name.decode(): summary for name, summary in fields.items()}
+        found = self._link.call("HGETALL", self.keyspace.summaries(run))
+        pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
+        return {name.decode(): summary for name, summary in pairs}
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""

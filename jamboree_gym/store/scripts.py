@@ -164,8 +164,10 @@ return answers
 )
 
 # KEYS: log.
-# ARGV: 'range' start stop | 'last' n | 'between' t0 t1 | 'as_of' t | 'unacked' | 'all'
+# ARGV: 'range' start stop | 'last' n | 'between' t0 t1 before | 'as_of' t before |
+#       'unacked' | 'all'
 # Answers {head, frames} with every frame that overlaps, or nothing when there is no such log.
+# `before`: so many frames more in front of them, as a step begins where the row before it ends.
 # 'all' and 'unacked' include what has been popped and is not forgotten yet.
 READ = Script(
     _HEAD
@@ -198,6 +200,8 @@ else
   end
 end
 if from < 1 or to < from then return {pack_head(head), {}} end
+if how == 'as_of' then from = math.max(1, from - b) end
+if how == 'between' then from = math.max(1, from - tonumber(ARGV[4])) end
 return {pack_head(head), redis.call('LRANGE', KEYS[1], from, to)}
 """
 )

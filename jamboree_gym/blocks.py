@@ -1,0 +1,194 @@
+"""Many episodes read at once: as many in a round trip as memory is meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.episode import Episode, to_transitions
+from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.notes import StoredSummary
+from jamboree_gym.packing import rows_of
+from jamboree_gym.records import Transitions
+from jamboree_gym.row_collector import Pieces, RowCollector, plain_frame
+from jamboree_gym.step_schema import StepSchema
+from jamboree_gym.steps import Rows
+
+__all__ = ["Block", "read_blocks"]
+
+MAX_EPISODES = 1000
+MAX_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows of several episodes, one after the other, with the same columns.
+
+    Attributes:
+        ids: The episodes.
+        counts: Number of rows of each.
+        start: Row number of the first one; 0 where there are several episodes.
+        rows: The rows.
+    """
+
+    ids: Sequence[str]
+    counts: npt.NDArray[np.int64]
+    start: int
+    rows: Rows
+
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        """Number of transitions of each episode."""
+        return self.counts - 1
+
+    def transitions(self) -> Transitions:
+        """The transitions of all of them; `schemas` is right for a single episode only."""
+        rows = self.rows
+        if len(self.ids) == 1:
+            return to_transitions(rows)
+        firsts = self.counts.cumsum() - self.counts
+        is_step = np.ones(len(rows), np.bool_)
+        is_step[firsts] = False
+        has_next = np.roll(is_step, -1)
+        numbers = np.arange(len(rows), dtype=np.int64) - firsts.repeat(self.counts)
+        return Transitions(
+            numbers[has_next],
+            rows_of(rows.observations, has_next),
+            rows_of(rows.actions, is_step),
+            rows.rewards[is_step],
+            rows_of(rows.observations, is_step),
+            rows.terminations[is_step],
+            rows.truncations[is_step],
+            [info for info, is_one in zip(rows.infos, is_step.tolist(), strict=True) if is_one],
+            rows.timestamps[is_step],
+            rows.annotated[is_step],
+            rows_of(rows.annotations, is_step),
+            rows.schemas,
+        )
+
+
+def read_blocks(
+    connection: Connection, summaries: Sequence[StoredSummary]
+) -> Iterator[tuple[int, list[Block]]]:
+    """All steps that these summaries tell of.
+
+    Yields:
+        How many of the episodes are read to their end now, and the rows of some of them: of
+        several episodes, or of a part of one that is long. A part begins with the last row of the
+        part before.
+
+    Raises:
+        EpisodeNotFound: One of them has been deleted meanwhile.
+        DecodeError: Bytes of one are damaged; names key and index.
+    """
+    done = 0
+    for trip, row_bytes in _trips(connection, summaries):
+        done += len(trip)
+        if len(trip) == 1 and trip[0].steps * row_bytes > MAX_BYTES:
+            size = max(1, int(MAX_BYTES / row_bytes))
+            for start in range(0, trip[0].steps, size):
+                stop = min(start + size, trip[0].steps)
+                is_last = stop == trip[0].steps
+                yield done - 1 + is_last, [_part(connection, trip[0].id, start, stop)]
+        else:
+            yield done, _whole(connection, trip)
+
+
+def _trips(
+    connection: Connection, summaries: Sequence[StoredSummary]
+) -> Iterator[tuple[list[StoredSummary], float]]:
+    """Episodes that are read in one round trip, and how many bytes a row of the last one takes."""
+    known: dict[tuple[str, str], float] = {}
+    trip, size, row_bytes = list[StoredSummary](), 0.0, 1.0
+    for summary in summaries:
+        kind = summary.run, summary.env_id
+        if kind not in known:
+            used = connection.store.memory(connection.keyspace.episode(summary.id))
+            known[kind] = max(1.0, used / (summary.steps + 1))
+        more = known[kind] * (summary.steps + 1)
+        if trip and (len(trip) == MAX_EPISODES or size + more > MAX_BYTES):
+            yield trip, row_bytes
+            trip, size = [], 0.0
+        row_bytes = known[kind]
+        trip.append(summary)
+        size += more
+    if trip:
+        yield trip, row_bytes
+
+
+def _part(connection: Connection, episode_id: str, start: int, stop: int) -> Block:
+    """Some steps of one episode."""
+    return _single(episode_id, Episode(connection, episode_id).rows(start, stop + 1))
+
+
+def _single(episode_id: str, rows: Rows) -> Block:
+    return Block([episode_id], np.array([len(rows)], np.int64), rows.start, rows)
+
+
+def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]:
+    """Episodes as blocks: those of one schema together, in the order they are in."""
+    keys = [connection.keyspace.episode(summary.id) for summary in trip]
+    together: dict[bytes, _Together] = {}
+    blocks = []
+    for summary, log in zip(trip, connection.store.whole(keys), strict=True):
+        if not log:
+            raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
+        if not _is_joined(connection, summary, log[1:], together):
+            episode = Episode(connection, summary.id)
+            blocks.append(_single(summary.id, episode.rows(0, summary.steps + 1)))
+    return [*(one.block() for one in together.values() if one.ids), *blocks]
+
+
+def _is_joined(
+    connection: Connection,
+    summary: StoredSummary,
+    frames: Sequence[bytes],
+    together: dict[bytes, _Together],
+) -> bool:
+    """Join an episode to those of its schema; False if it has to be read by itself.
+
+    That is where it is not plain, has another number of rows by now, or is damaged: reading it by
+    itself tells what is wrong.
+    """
+    row, counts, digest = 0, list[int](), b""
+    for raw in frames:
+        start, count, its_digest = plain_frame(raw)
+        if start != row or count == 0 or its_digest != (digest or its_digest):
+            return False
+        digest = its_digest
+        row += count
+        counts.append(count)
+    if row != summary.steps + 1:
+        return False
+    joined = together.get(digest)
+    if joined is None:
+        schema = _schema(connection, digest.hex())
+        joined = together[digest] = _Together(RowCollector(schema), [], [])
+    pieces = [joined.collector.cut(raw, count) for raw, count in zip(frames, counts, strict=True)]
+    if None in pieces:
+        return False
+    joined.collector.add(cast("list[Pieces]", pieces))
+    joined.ids.append(summary.id)
+    joined.counts.append(row)
+    return True
+
+
+def _schema(connection: Connection, digest: str) -> StepSchema:
+    blob = connection.store.blob(digest)
+    return StepSchema.from_blob(blob, where=connection.keyspace.blob(digest))
+
+
+class _Together(NamedTuple):
+    """Episodes of one schema."""
+
+    collector: RowCollector
+    ids: list[str]
+    counts: list[int]
+
+    def block(self) -> Block:
+        return Block(self.ids, np.array(self.counts, np.int64), 0, self.collector.rows())

@@ -1,0 +1,150 @@
+"""Rows of many short episodes -> arrays, all at once.
+
+pyarrow takes as long to read a batch of 20 rows as one of 2,000, and a policy that fails makes many
+of 20. But the header of a plain batch is known beforehand (see `batch_headers`), and with it where
+each column lies. So the batches are cut there, and the pieces of a column are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.codec import CODEC_STEPS, FRAME_BODY, plain_span
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.layouts import Group, Layout, Leaf
+from jamboree_gym.packing import Arrays
+from jamboree_gym.step_batches import template_of
+from jamboree_gym.step_schema import StepSchema
+from jamboree_gym.steps import NO_REST, PREFIX, Rows, decode_rest, without_fillers
+
+__all__ = ["Pieces", "RowCollector", "plain_frame"]
+
+_NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
+_BATCH = FRAME_BODY + PREFIX.size  # where the Arrow message begins
+_DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
+
+
+def plain_frame(raw: bytes) -> tuple[int, int, bytes]:
+    """Start, count and schema digest of a frame of rows; a count of 0 if anything is wrong."""
+    start, count = plain_span(raw, CODEC_STEPS)
+    return (start, count, raw[FRAME_BODY : FRAME_BODY + 8]) if len(raw) >= _BATCH else (0, 0, b"")
+
+
+class Pieces(NamedTuple):
+    """A frame that has been cut.
+
+    Attributes:
+        rows: Number of rows.
+        columns: The bytes of each column.
+        infos: Infos that are not empty, by row of the frame.
+    """
+
+    rows: int
+    columns: list[bytes]
+    infos: Mapping[int, dict[str, Any]]
+
+
+class RowCollector:
+    """Collects frames of one schema, of whichever episodes.
+
+    Args:
+        schema: Their schema.
+    """
+
+    def __init__(self, schema: StepSchema) -> None:
+        self._schema = schema
+        self._template = template_of(schema)
+        of_observation, of_action, of_annotation = schema.columns
+        said = (_BIT, *of_annotation) if schema.is_annotated else ()
+        self._leaves = [*of_observation, *of_action, _DOUBLE, _BIT, _BIT, _DOUBLE, *said]
+        # By number of rows: the header, and where in a frame the columns begin and end.
+        self._places: dict[int, tuple[bytes, list[tuple[int, int]]]] = {}
+        self._pieces: list[Pieces] = []
+
+    def cut(self, raw: bytes, count: int) -> Pieces | None:
+        """Cut a frame with so many rows; None where it is not plain, and is to be decoded alone."""
+        if self._template is None:
+            return None
+        known = self._places.get(count)
+        if known is None:
+            places = [
+                (_BATCH + start, _BATCH + stop) for start, stop in self._template.buffers(count)
+            ]
+            known = self._places[count] = self._template.header(count), places
+        header, places = known
+        end = _BATCH + PREFIX.unpack_from(raw, FRAME_BODY)[1]
+        if not raw.startswith(header, _BATCH) or places[-1][1] > end:
+            return None
+        infos: Mapping[int, dict[str, Any]] = _NO_INFOS
+        if not raw.endswith(NO_REST) or len(raw) != end + len(NO_REST):
+            try:
+                infos, changes = decode_rest(memoryview(raw)[end:], where="")
+            except DecodeError:
+                return None
+            if changes or (infos and not 0 <= min(infos) <= max(infos) < count):
+                return None
+        return Pieces(count, [raw[start:stop] for start, stop in places], infos)
+
+    def add(self, pieces: Sequence[Pieces]) -> None:
+        """Keep frames that have been cut."""
+        self._pieces += pieces
+
+    def rows(self) -> Rows:
+        """All rows that were added, one frame after the other, as if they were of one episode."""
+        counts = np.array([one.rows for one in self._pieces], np.int64)
+        joined = zip(*[one.columns for one in self._pieces], strict=True)
+        pairs = zip(self._leaves, joined, strict=True)
+        columns = iter([_array(leaf, content, counts) for leaf, content in pairs])
+        schema, total = self._schema, int(counts.sum())
+        observations = _grouped(columns, schema.observation)
+        actions = _grouped(columns, schema.action)
+        rewards, terminations, truncations, timestamps = (next(columns) for _ in range(4))
+        annotated = next(columns) if schema.is_annotated else np.zeros(total, np.bool_)
+        annotations = without_fillers(_grouped(columns, schema.annotation), annotated)
+        return Rows(
+            0,
+            *(observations, actions, rewards, terminations, truncations, timestamps),
+            self._infos(total),
+            *(annotated, annotations),
+            [(0, schema)],
+        )
+
+    def _infos(self, total: int) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = [{}] * total
+        first = 0
+        for one in self._pieces:
+            for row, info in one.infos.items():
+                infos[first + row] = info
+            first += one.rows
+        return infos
+
+
+def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """The bytes of one column, frame by frame -> its array, which may be written to."""
+    content = bytearray().join(pieces)
+    if leaf.dtype.kind == "b":
+        flat = _from_bits(content, counts * leaf.size)
+    else:
+        flat = np.frombuffer(content, leaf.dtype)
+    return flat.reshape((-1, *leaf.shape))
+
+
+def _from_bits(content: bytearray, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Bits, of which those of each frame begin with a byte of their own."""
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    padded = (widths + 7) // 8 * 8
+    shifts = (padded.cumsum() - padded) - (widths.cumsum() - widths)
+    chosen: npt.NDArray[np.uint8] = bits[np.arange(widths.sum()) + shifts.repeat(widths)]
+    return chosen.view(np.bool_)
+
+
+def _grouped(columns: Iterator[Any], layout: Layout) -> Arrays:
+    """The next columns as the arrays of a layout."""
+    if isinstance(layout, Group):
+        return layout.build([_grouped(columns, part) for part in layout.parts])
+    return next(columns)
