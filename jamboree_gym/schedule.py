@@ -50,11 +50,12 @@ class Schedule:
     def step_aside(self) -> None:
         """Leave the interpreter to the thread for a moment.
 
-        More and more seldom, if it is still late: then it waits for the server, not for us.
+        More and more seldom as long as nothing comes of it: it may wait for the server, not for us.
         """
+        patience_s = self._patience_s
+        self._patience_s = min(2 * patience_s, self.pause_s)
         self.wait_for_delivery(STEP_ASIDE_S)
-        self.late_at = max(self.late_at, time.time() + self._patience_s)
-        self._patience_s *= 2
+        self.late_at = max(self.late_at, time.time() + patience_s)
 
     def wait_for_delivery(self, timeout_s: float) -> None:
         """Sleep until something has been delivered, or the time is over."""
@@ -68,8 +69,8 @@ class Schedule:
         self._is_in_round = True
         self.late_at = time.time() + self.pause_s + STEP_ASIDE_S
 
-    def begin_delivery(self) -> None:
-        """The pause is over."""
+    def go_on(self) -> None:
+        """The pause is over, or the server has answered and there is more to send."""
         self._patience_s = STEP_ASIDE_S
         self.late_at = time.time() + STEP_ASIDE_S
 

@@ -132,7 +132,6 @@ class Writer:
         """
         if not self.has_outage and time.time() > self.schedule.late_at:
             self.schedule.step_aside()
-            return
         if time.monotonic() < self._look_after:
             return
         began = time.thread_time()  # without the time that other threads took meanwhile
@@ -289,7 +288,7 @@ class Writer:
             self._work.clear()
             if self._stop.is_set():  # between the two: nobody would set `_work` again
                 return
-            self.schedule.begin_delivery()
+            self.schedule.go_on()
             error = self._try_delivery()
             if error is None:
                 self._recover()
@@ -369,6 +368,7 @@ class Writer:
 
     def _send(self, sent: Sequence[tuple[Outbox, Append]]) -> None:
         results = self._store.append([append for _, append in sent], fsync=self._fsync)
+        self.schedule.go_on()
         self._lease.renew_if_due()  # again: the server may have been replaced by an empty one
         for (outbox, _), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):
