@@ -11,8 +11,8 @@ from typing import Literal
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound
-from jamboree_gym.notes import decode_episode_note, decode_summary
 from jamboree_gym.listing import EpisodeFilter
+from jamboree_gym.notes import decode_episode_note, decode_summary
 from jamboree_gym.records import EpisodeSummary, StepData
 from jamboree_gym.store.log import LogSlice
 from jamboree_gym.tail import ROWS_PER_LOOK, StepCursor, Tail, is_behind
