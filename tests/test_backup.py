@@ -22,6 +22,7 @@ from jamboree_gym.errors import (
     DecodeError,
     EpisodeNotFound,
     InvalidUrl,
+    JamboreeError,
     StoreUnavailable,
     UnsavedRecords,
 )
@@ -404,7 +405,9 @@ def test_frames_of_an_interrupted_flush_are_not_restored_without_their_head(
     jam.backup.restore()
 
     assert len(jam.episode(env.episode_id).data()) == 1
-    env.step(ACTION)
+    with pytest.raises(JamboreeError, match="no longer in Redis"):
+        env.step(ACTION)  # says so itself where the writer was quick
+        jam.flush()
     with pytest.raises(UnsavedRecords, match="no longer in Redis"):
         jam.close()
 

@@ -645,6 +645,7 @@ def test_an_error_reaches_who_awaits(jam: Jamboree) -> None:
 
 def test_a_tail_that_nobody_awaits_any_more_lets_the_loop_end(jam: Jamboree) -> None:
     env = record(jam, 1)
+    before = set(threading.enumerate())  # a failed expectation elsewhere may keep a tail alive
 
     async def look_once() -> int:
         tail = jam.episode(env.episode_id).atail()
@@ -653,7 +654,9 @@ def test_a_tail_that_nobody_awaits_any_more_lets_the_loop_end(jam: Jamboree) -> 
         return threading.active_count()
 
     asyncio.run(look_once())
-    wait_until(lambda: not [t for t in threading.enumerate() if "jamboree-tail" in t.name])
+    wait_until(
+        lambda: not [t for t in {*threading.enumerate()} - before if "jamboree-tail" in t.name]
+    )
 
 
 # -- the newest of several ----------------------------------------------------------------------
