@@ -21,6 +21,7 @@ from processes import NoteHandler
 
 from jamboree_gym import Jamboree
 from jamboree_gym.schedule import Schedule
+from jamboree_gym.writer import APPENDS_PER_ROUND_TRIP
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -112,3 +113,18 @@ def test_a_server_that_is_slow_is_not_waited_for(
 
     pauses = (time.monotonic() - began) / jam.writer.schedule.pause_s
     assert 0 < len(waits) < 20 + pauses  # a millisecond in each, apart from the first few
+
+
+def test_the_thread_is_late_anew_after_each_answer_to_a_long_delivery(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam = open_jamboree(flush_interval_s=60.0)  # the thread sleeps: the flush delivers
+    env = jam.record(NoisyEnv())
+    for _ in range(2 * APPENDS_PER_ROUND_TRIP + 1):
+        env.reset()
+    answers: list[None] = []
+    monkeypatch.setattr(Schedule, "go_on", lambda _: answers.append(None))
+
+    jam.flush()
+
+    assert len(answers) >= 3
