@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from conftest import Server
 from gymnasium import spaces
-from processes import NoteHandler
+from processes import NoteHandler, wait_until
 
 from jamboree_gym import Jamboree
+from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.schedule import Schedule
 from jamboree_gym.writer import APPENDS_PER_ROUND_TRIP
 
@@ -128,3 +129,25 @@ def test_the_thread_is_late_anew_after_each_answer_to_a_long_delivery(
     jam.flush()
 
     assert len(answers) >= 3
+
+
+@pytest.mark.faults
+def test_a_synchronous_save_waits_for_no_thread_after_an_outage(
+    own_valkey: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam = open_jamboree(own_valkey.url, write="sync")
+    handler = NoteHandler(jam, "n")
+    own_valkey.kill()
+    with pytest.raises(StoreUnavailable):
+        handler.save({"n": 0})
+    own_valkey.start()
+    jam.flush()
+    wait_until(lambda: not jam.writer.has_outage)
+    wait_until(lambda: time.time() > jam.writer.schedule.late_at)  # of a round that is over
+    waits: list[None] = []
+    monkeypatch.setattr(Schedule, "step_aside", lambda _: waits.append(None))
+
+    for number in range(100):
+        handler.save({"n": number})
+
+    assert not waits
