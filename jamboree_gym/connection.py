@@ -200,7 +200,7 @@ class Connection:
         writer, schedule = self.writer, self.writer.schedule
         is_late = not self._is_sync and time.time() > schedule.late_at  # the caller delivers then
         if is_late or queued_bytes > CHECK_EVERY_BYTES or writer.has_outage:
-            writer.look()
+            writer.look(queued_bytes)
             outbox.late_at = schedule.late_at
         if self._is_sync:
             self.writer.deliver(outbox)

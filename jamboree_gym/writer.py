@@ -80,6 +80,7 @@ class Writer:
         self._max_pending_bytes = max_pending_bytes
         self._when_full = when_full
         self._look_after = 0.0
+        self._looked_at_bytes = 0
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
         self._refused: dict[Outbox, JamboreeError] = {}
@@ -125,15 +126,20 @@ class Writer:
                     log.warning("no background thread (%s): saves wait for flush or close", error)
         self._work.set()
 
-    def look(self) -> None:
+    def look(self, queued_bytes: int = 0) -> None:
         """See to it that the thread runs, and whether more is waiting than may.
 
-        Seldom where the latter takes long to add up.
+        The latter seldom where it takes long to add up, if not much was put since.
+
+        Args:
+            queued_bytes: What waits in the outbox of the last put, as far as the caller knows.
         """
         if not self.has_outage and time.time() > self.schedule.late_at:
             self.schedule.step_aside()
-        if time.monotonic() < self._look_after:
+        has_grown = abs(queued_bytes - self._looked_at_bytes) > CHECK_EVERY_BYTES
+        if time.monotonic() < self._look_after and not has_grown:
             return
+        self._looked_at_bytes = queued_bytes
         began = time.thread_time()  # without the time that other threads took meanwhile
         if self._is_full:
             self.needs_admission = True

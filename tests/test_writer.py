@@ -26,6 +26,7 @@ from jamboree_gym.errors import (
 from jamboree_gym.outbox import MAX_RECORD_BYTES, Outbox, RecordOutbox
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.values import encode_mapping
+from jamboree_gym.writer import CHECK_EVERY_BYTES
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -130,6 +131,27 @@ def test_what_is_saved_slowly_fills_no_more_than_max_pending_bytes_either(
     with pytest.raises(UnsavedRecords):
         jam.close(timeout_s=0.1)
     saver.join()
+
+
+@pytest.mark.faults
+def test_max_pending_bytes_holds_where_it_takes_long_to_add_up_what_waits(
+    own_valkey: Server, namespace: str
+) -> None:
+    limit = 16 << 20
+    jam = Jamboree(own_valkey.url, namespace=namespace, max_pending_bytes=limit, when_full="raise")
+    own_valkey.kill()
+    for number in range(3000):
+        save_numbers(NoteHandler(jam, f"n{number}"), number)
+    wait_until(lambda: jam.writer.has_outage)
+    handler = NoteHandler(jam, "large")
+    saved = 0
+    with pytest.raises(StoreUnavailable):
+        while saved < 1000:
+            handler.save({"blob": bytes(CHECK_EVERY_BYTES + 1)})
+            saved += 1
+    assert saved * CHECK_EVERY_BYTES <= limit + CHECK_EVERY_BYTES
+    with pytest.raises(UnsavedRecords):
+        jam.close(timeout_s=0.1)
 
 
 @pytest.mark.faults
