@@ -36,6 +36,11 @@ def save_numbers(handler: NoteHandler, *numbers: int) -> None:
         handler.save({"n": number})
 
 
+def save_blobs(handler: NoteHandler, size: int, *, count: int) -> None:
+    for _ in range(count):
+        handler.save({"blob": bytes(size)})
+
+
 def numbers_in(handler: NoteHandler) -> list[int]:
     records = handler.many(10**6)
     assert [record["index"] for record in records] == list(range(len(records)))
@@ -144,12 +149,9 @@ def test_max_pending_bytes_holds_where_it_takes_long_to_add_up_what_waits(
         save_numbers(NoteHandler(jam, f"n{number}"), number)
     wait_until(lambda: jam.writer.has_outage)
     handler = NoteHandler(jam, "large")
-    saved = 0
     with pytest.raises(StoreUnavailable):
-        while saved < 1000:
-            handler.save({"blob": bytes(CHECK_EVERY_BYTES + 1)})
-            saved += 1
-    assert saved * CHECK_EVERY_BYTES <= limit + CHECK_EVERY_BYTES
+        save_blobs(handler, CHECK_EVERY_BYTES + 1, count=1000)
+    assert (jam.writer.unsaved - 3000) * CHECK_EVERY_BYTES <= limit + CHECK_EVERY_BYTES
     with pytest.raises(UnsavedRecords):
         jam.close(timeout_s=0.1)
 
