@@ -21,6 +21,7 @@ from jamboree_gym.keys import Keyspace
 from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import Outbox, RecordOutbox
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import IndexEntry, RedisStore
@@ -216,6 +217,12 @@ class Connection:
         outbox = self._outboxes.get(key)
         if outbox is not None and not outbox.is_settled:
             self.writer.deliver(outbox)
+
+    def held(self, key: str) -> StepOutbox | None:
+        """The newest rows of an episode that this process writes, or has just written."""
+        self.check_open()
+        outbox = self._outboxes.get(key)
+        return outbox if isinstance(outbox, StepOutbox) and outbox.error is None else None
 
     def is_writer_here(self, writer: str) -> bool:
         """Whether a writer is of this process, and so alive, whatever Redis knows of it."""

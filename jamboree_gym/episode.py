@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,9 @@ _EVERYTHING = 2**52
 class Episode:
     """Reads one episode; holds no steps itself.
 
-    Every read asks Redis in one round trip and sees all steps that this process has recorded.
+    Every read asks Redis in one round trip and sees all steps that this process has recorded;
+    `steps`, `recent`, `between` and `as_of` do not ask where this process holds the rows, as it
+    does with the newest of an episode that it records.
 
     Args:
         connection: Where it is stored.
@@ -121,11 +123,19 @@ class Episode:
 
     def steps(self, start: int = 0, stop: int | None = None) -> Transitions:
         """Steps `start` to `stop` (exclusive; None = to the newest) as arrays, oldest first."""
-        return to_transitions(self.rows(max(0, start), None if stop is None else stop + 1))
+        first, end = max(0, start), None if stop is None else stop + 1
+        held = self._connection.held(self._key)
+        rows = held.window(first, end) if held is not None else None
+        return to_transitions(self.rows(first, end) if rows is None else rows)
 
     def recent(self, n: int) -> Transitions:
         """The newest n steps as arrays, oldest first; `Jamboree.recent` for several episodes."""
         return recent_of([self], n)[0]
+
+    def _recent_in_memory(self, n: int) -> Transitions | None:
+        held = self._connection.held(self._key)
+        rows = held.recent(n) if held is not None else None
+        return None if rows is None else to_transitions(rows)
 
     def _recent(self, found: LogSlice | None, n: int) -> Transitions:
         rows = self._join(found, -n - 1, _EVERYTHING)
@@ -140,7 +150,10 @@ class Episode:
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        rows = self._timed(self._connection.store.between, t0, t1)
+        held = self._connection.held(self._key)
+        rows = held.between(t0, t1) if held is not None else None
+        if rows is None:
+            rows = self._timed(self._connection.store.between, t0, t1)
         first = max(1, int(rows.timestamps.searchsorted(t0)))
         stop = int(rows.timestamps.searchsorted(t1, side="right"))
         return to_transitions(rows[first - 1 : max(first, stop)])
@@ -154,7 +167,10 @@ class Episode:
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        rows = self._timed(self._connection.store.as_of, t)
+        held = self._connection.held(self._key)
+        rows = held.as_of(t) if held is not None else None
+        if rows is None:
+            rows = self._timed(self._connection.store.as_of, t)
         stop = int(rows.timestamps.searchsorted(t, side="right"))
         return next(iter(to_transitions(rows[max(0, stop - 2) : stop])), None)
 
@@ -173,7 +189,7 @@ class Episode:
 
         An array with more than 64 elements is a column of (nested) lists of fixed size.
         """
-        return to_table(self.steps())
+        return to_table(to_transitions(self.rows()))
 
     def frame(self) -> vaex.dataframe.DataFrame:
         """All steps as a vaex DataFrame, oldest first.
@@ -184,7 +200,7 @@ class Episode:
         key of the infos whose values are numbers, bools or texts; keys of nested dicts with a dot
         (`info_a.b`). Where an info lacks the key, or has None there, the value is missing.
         """
-        return to_frame(self.steps())
+        return to_frame(to_transitions(self.rows()))
 
     def renders(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
         """What was rendered at steps `start` to `stop` (exclusive; None = to the newest).
@@ -288,15 +304,18 @@ class Episode:
 
 def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
     """The newest n steps of each, in one round trip; all are of one connection."""
-    if not episodes:
-        return []
     n = max(0, n)
-    for episode in episodes:
+    recent = {episode.id: episode._recent_in_memory(n) for episode in episodes}
+    asked = [episode for episode in episodes if recent[episode.id] is None]
+    for episode in asked:
         episode._connection.settle(episode._key)
-    found = episodes[0]._connection.store.read_many(
-        [episode._key for episode in episodes], [("last", n + 1)] * len(episodes)
-    )
-    return [episode._recent(one, n) for episode, one in zip(episodes, found, strict=True)]
+    if asked:
+        found = asked[0]._connection.store.read_many(
+            [episode._key for episode in asked], [("last", n + 1)] * len(asked)
+        )
+        for episode, one in zip(asked, found, strict=True):
+            recent[episode.id] = episode._recent(one, n)
+    return [cast(Transitions, recent[episode.id]) for episode in episodes]
 
 
 def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:

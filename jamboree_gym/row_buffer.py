@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from abc import ABC
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from jamboree_gym.packing import Misfit, pack_any, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
 from jamboree_gym.step_batches import prepare
 from jamboree_gym.step_schema import StepSchema
-from jamboree_gym.steps import ROW_WIDTH, Rows, rows_to_arrays
+from jamboree_gym.steps import ROW_WIDTH, TIMESTAMP, Rows, rows_to_arrays
 
 __all__ = ["LOOK_EVERY_BYTES", "MAX_FRAME_BYTES", "ROWS_PER_FRAME", "RowBuffer"]
 
@@ -104,7 +105,7 @@ class RowBuffer(Outbox, ABC):
     def rows_put(self) -> int:
         """Number of rows so far."""
         with self._seal_lock:
-            return self._first_kept + len(self._rows) // ROW_WIDTH
+            return self._stop
 
     @property
     def is_settled(self) -> bool:
@@ -265,21 +266,47 @@ class RowBuffer(Outbox, ABC):
         The reset's action is a filler, and takes the layout of the first action.
         """
         with self._seal_lock:
-            first_row = self._first_kept + len(self._rows) // ROW_WIDTH
+            first_row = self._stop
             if first_row == 1 and self._sealed == 0 and schema.action != self.schema.action:
                 self._rows[1] = schema.action_filler
                 first_row = 0
             self._use(first_row, _prepared(schema))
 
     def recent(self, n: int) -> Rows | None:
-        """The newest n steps and the row before them, None where memory holds fewer."""
+        """The newest n steps and the row before them, None where memory does not hold them."""
         with self._seal_lock:
-            rows = self._rows[-(max(n, 0) + 1) * ROW_WIDTH :]
-            count = len(rows) // ROW_WIDTH
-            first_row = self._first_kept + len(self._rows) // ROW_WIDTH - count
-        if (count <= n and first_row > 0) or self._columns_since > first_row or not rows:
+            return self._held(self._stop - max(n, 0) - 1, self._stop)
+
+    def window(self, start: int, stop: int | None = None) -> Rows | None:
+        """Rows with these numbers (None = to the newest), None where memory does not hold them."""
+        with self._seal_lock:
+            return self._held(start, self._stop if stop is None else min(stop, self._stop))
+
+    def between(self, t0: float, t1: float) -> Rows | None:
+        """Rows with t0 <= timestamp <= t1 and the row before them, None as above."""
+        with self._seal_lock:
+            times = self._rows[TIMESTAMP::ROW_WIDTH]
+            first = self._first_kept + bisect_left(times, t0)
+            stop = self._first_kept + bisect_right(times, t1)
+            return self._held(first - 1, max(first, stop))
+
+    def as_of(self, t: float) -> Rows | None:
+        """The newest row with timestamp <= t and the row before it, None as above."""
+        with self._seal_lock:
+            stop = self._first_kept + bisect_right(self._rows[TIMESTAMP::ROW_WIDTH], t)
+            return self._held(stop - 2, stop)
+
+    @property
+    def _stop(self) -> int:
+        return self._first_kept + len(self._rows) // ROW_WIDTH
+
+    def _held(self, start: int, stop: int) -> Rows | None:
+        start = max(start, 0)
+        if start < max(self._first_kept, self._columns_since) or start >= stop:
             return None
-        return rows_to_arrays(rows, self.schema, start=first_row, schemas=(*self._schemas,))
+        skipped, taken = start - self._first_kept, stop - self._first_kept
+        rows = self._rows[skipped * ROW_WIDTH : taken * ROW_WIDTH]
+        return rows_to_arrays(rows, self.schema, start=start, schemas=(*self._schemas,))
 
     # -- the delivering thread's side -------------------------------------------------------
 

@@ -14,11 +14,29 @@ from processes import read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 
 from jamboree_gym import EpisodeHandler, Jamboree
+from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnknownKey
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.wrappers import RecordEpisodes
 
 OpenJamboree = Callable[..., Jamboree]
+Reader = Callable[[RecordEpisodes[Any, Any]], Episode]
+
+
+@pytest.fixture(params=["memory", "Redis"])
+def reader(request: pytest.FixtureRequest, jam: Jamboree, open_jamboree: OpenJamboree) -> Any:
+    """Gives an episode as the process that records it reads it, and as another one does."""
+    other = open_jamboree() if request.param == "Redis" else jam
+
+    def read(env: RecordEpisodes[Any, Any]) -> Episode:
+        jam.flush()
+        return other.episode(env.episode_id)
+
+    return read
+
+
+def round_trips(jam: Jamboree) -> int:
+    return int(jam.redis.info("commandstats")["cmdstat_evalsha"]["calls"])
 
 
 def recorded(jam: Jamboree, steps: int = 5, length: int = 100) -> RecordEpisodes[Any, Any]:
@@ -90,16 +108,18 @@ def test_the_observation_of_a_transition_is_what_the_agent_saw_before_acting(
         (-2, 2, [0, 1]),
     ],
 )
-def test_a_range_of_steps(jam: Jamboree, start: int, stop: int | None, expected: list[int]) -> None:
-    steps = jam.episode(recorded(jam).episode_id).steps(start, stop)
+def test_a_range_of_steps(
+    jam: Jamboree, reader: Reader, start: int, stop: int | None, expected: list[int]
+) -> None:
+    steps = reader(recorded(jam)).steps(start, stop)
 
     assert steps.indices.tolist() == expected
     assert steps.observations.shape == steps.next_observations.shape == (len(expected), 2)
     assert len(steps.infos) == len(expected)
 
 
-def test_a_range_across_many_frames(jam: Jamboree) -> None:
-    episode = jam.episode(recorded(jam, 1000, length=2000).episode_id)
+def test_a_range_across_many_frames(jam: Jamboree, reader: Reader) -> None:
+    episode = reader(recorded(jam, 1000, length=2000))
 
     steps = episode.steps(250, 770)
 
@@ -108,10 +128,10 @@ def test_a_range_across_many_frames(jam: Jamboree) -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 5, 50])
-def test_recent_from_memory_is_recent_from_redis(jam: Jamboree, n: int) -> None:
+def test_recent_from_memory_is_recent_from_redis(jam: Jamboree, reader: Reader, n: int) -> None:
     env = recorded(jam)
 
-    assert_equal(env.handler.recent(n), jam.episode(env.episode_id).recent(n))
+    assert_equal(env.handler.recent(n), reader(env).recent(n))
 
 
 @pytest.mark.parametrize("n", [5, 90, 300, 900])
@@ -154,9 +174,9 @@ def timed(request: pytest.FixtureRequest, jam: Jamboree) -> Any:
     ("first", "last"), [(0, 0), (0, 3), (1, 4), (2, -1), (-2, -1), (-1, -1), (0, -1)]
 )
 def test_steps_between_two_times_are_those_of_the_range(
-    jam: Jamboree, timed: RecordEpisodes[Any, Any], first: int, last: int
+    reader: Reader, timed: RecordEpisodes[Any, Any], first: int, last: int
 ) -> None:
-    episode = jam.episode(timed.episode_id)
+    episode = reader(timed)
     steps = episode.steps()
     t0, t1 = steps.timestamps[[first, last]]
 
@@ -168,9 +188,9 @@ def test_steps_between_two_times_are_those_of_the_range(
 
 
 def test_every_step_is_the_one_as_of_its_time(
-    jam: Jamboree, timed: RecordEpisodes[Any, Any]
+    reader: Reader, timed: RecordEpisodes[Any, Any]
 ) -> None:
-    episode = jam.episode(timed.episode_id)
+    episode = reader(timed)
     steps = list(episode.steps())
 
     for step in (*steps[:3], *steps[-3:], *steps[254:260]):
@@ -184,9 +204,9 @@ def test_every_step_is_the_one_as_of_its_time(
 
 
 def test_before_the_first_step_there_is_none(
-    jam: Jamboree, timed: RecordEpisodes[Any, Any]
+    reader: Reader, timed: RecordEpisodes[Any, Any]
 ) -> None:
-    episode = jam.episode(timed.episode_id)
+    episode = reader(timed)
     reset_at = episode.summary.started_at
 
     assert episode.as_of(reset_at) is None
@@ -205,16 +225,53 @@ def test_an_episode_that_is_not_there_has_no_times(
         read(jam.episode("nowhere"))
 
 
-@pytest.mark.parametrize("read", [lambda e: e.between(0, 9e9), lambda e: e.as_of(9e9)])
-def test_reading_by_time_is_one_round_trip(
-    jam: Jamboree, timed: RecordEpisodes[Any, Any], read: Callable[[Any], Any]
-) -> None:
-    episode = jam.episode(timed.episode_id)
-    episode.data()
-    before = jam.redis.info("commandstats")["cmdstat_evalsha"]["calls"]
-    read(episode)
+windows = pytest.mark.parametrize(
+    "read",
+    [
+        lambda episode, t: episode.steps(998),
+        lambda episode, t: episode.recent(3),
+        lambda episode, t: episode.between(t, 9e9),
+        lambda episode, t: episode.as_of(t),
+    ],
+)
 
-    assert jam.redis.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
+
+@windows
+def test_what_this_process_holds_is_read_without_redis(
+    jam: Jamboree, read: Callable[[Episode, float], Any]
+) -> None:
+    env = recorded(jam, 1001, length=2000)
+    jam.flush()
+    before = round_trips(jam)
+    read(jam.episode(env.episode_id), env.handler.recent(3).timestamps[0])
+
+    assert round_trips(jam) == before
+
+
+@windows
+def test_from_another_process_each_window_is_one_round_trip(
+    jam: Jamboree, open_jamboree: OpenJamboree, read: Callable[[Episode, float], Any]
+) -> None:
+    env = recorded(jam, 1001, length=2000)
+    jam.flush()
+    episode = open_jamboree().episode(env.episode_id)
+    times = episode.data().timestamps  # from here on its schema is known
+    before = round_trips(jam)
+    read(episode, times[-3])
+
+    assert round_trips(jam) == before + 1
+
+
+def test_what_memory_no_longer_holds_is_read_from_redis(jam: Jamboree) -> None:
+    env = recorded(jam, 1000, length=2000)
+    jam.flush()
+    env.step(ACTION)
+    episode = jam.episode(env.episode_id)
+    times = episode.data().timestamps
+
+    assert episode.steps(3, 990).indices.tolist() == list(range(3, 990))
+    assert episode.between(times[3], times[989]).indices.tolist() == list(range(3, 990))
+    assert episode.as_of(times[3]).index == 3
 
 
 # -- what it is -------------------------------------------------------------------------------
@@ -290,16 +347,17 @@ def test_a_frame_that_is_missing_is_named(jam: Jamboree) -> None:
         jam.episode(env.episode_id).data()
 
 
-def test_a_newest_frame_that_is_missing_is_named(jam: Jamboree) -> None:
+def test_a_newest_frame_that_is_missing_is_named(
+    jam: Jamboree, open_jamboree: OpenJamboree
+) -> None:
     env = recorded(jam, 1000, length=2000)
     jam.flush()
     key = jam.keyspace.episode(env.episode_id)
     jam.redis.rpop(key)
 
-    with pytest.raises(DecodeError, match="missing"):
-        jam.episode(env.episode_id).data()
-    with pytest.raises(DecodeError, match="missing"):
-        jam.episode(env.episode_id).recent(3)
+    for read in (Episode.data, lambda episode: episode.recent(3)):
+        with pytest.raises(DecodeError, match="missing"):
+            read(open_jamboree().episode(env.episode_id))
 
 
 def test_a_flipped_bit_is_named(jam: Jamboree) -> None:
