@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jamboree_gym.backup_copy import LogCopier, frame_bytes, pages, raise_first
+from jamboree_gym.backup_copy import LogCopier, pages, raise_first
 from jamboree_gym.backup_kept import SortedFrames, check_chain
 from jamboree_gym.codec import CODEC_STEPS, Head
 from jamboree_gym.connection import Connection
@@ -131,8 +131,7 @@ class Backup:
                     for page in pages(self._store, key, head.first, head.count) if is_same else ():
                         compared += len(page)
                         is_same = is_same and all(
-                            kept_frames.find(key, frame.start) == frame_bytes(frame)
-                            for frame in page
+                            kept_frames.find(key, frame.start) == frame.blob for frame in page
                         )
             except DecodeError:
                 is_same = False

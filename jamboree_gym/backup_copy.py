@@ -12,7 +12,7 @@ from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.steps import schema_digest
 from jamboree_gym.store.redis import RedisStore
 
-__all__ = ["LogCopier", "frame_bytes", "pages", "raise_first"]
+__all__ = ["LogCopier", "pages", "raise_first"]
 
 FIRST_LOGS = 20
 MAX_LOGS = 200
@@ -70,7 +70,7 @@ class LogCopier:
             frames += [(key, frame) for frame in decoded]
         refused = self._put_frames(frames)
         self._acknowledge({key: head for key, head in heads.items() if key not in refused})
-        return sum(len(frame_bytes(frame)) for _, frame in frames)
+        return sum(len(frame.blob) for _, frame in frames)
 
     def _copy_in_pages(self, key: str) -> None:
         """Copy a log that may be too long for memory."""
@@ -90,9 +90,7 @@ class LogCopier:
 
     def _put_frames(self, frames: Sequence[tuple[str, Frame]]) -> set[str]:
         """Insert frames; the logs that MongoDB holds otherwise."""
-        refused = self._mongo.insert_frames(
-            (key, frame.start, frame_bytes(frame)) for key, frame in frames
-        )
+        refused = self._mongo.insert_frames((key, frame.start, frame.blob) for key, frame in frames)
         for key, start in refused.items():
             self.failures.append(
                 BackupMismatch(
@@ -135,17 +133,9 @@ def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[F
         if not frames or frames[0].start > start:
             raise DecodeError(f"{key} at index {start}: a batch is missing")
         yield frames
-        size = sum(len(frame_bytes(frame)) for frame in frames)
+        size = sum(len(frame.blob) for frame in frames)
         read, start = frames[-1].stop - start, frames[-1].stop
         rows = max(1, read * ROUND_TRIP_BYTES // size)
-
-
-def frame_bytes(frame: Frame) -> bytes:
-    """The frame as it is stored."""
-    content = frame.body.obj
-    if not isinstance(content, bytes):
-        raise TypeError("a frame's body is a view of the frame")
-    return content
 
 
 def raise_first(failures: Sequence[JamboreeError]) -> None:

@@ -50,6 +50,7 @@ class HeaderTemplate:
         self._content = content
         self._places = places
         self._known: dict[int, bytes] = {}
+        self._known_buffers: dict[int, list[tuple[int, int]]] = {}
 
     def header(self, count: int) -> bytes:
         """The header of a batch of so many rows, at least one."""
@@ -65,12 +66,15 @@ class HeaderTemplate:
 
     def buffers(self, count: int) -> list[tuple[int, int]]:
         """Of each column of such a batch, where in the message its values begin and end."""
-        found, offset = [], len(self.header(count))
-        for _, elements, size in self._columns:
-            length = count * elements * size if size else (count * elements + 7) // 8
-            found.append((offset, offset + length))
-            offset += length + -length % 8
-        return found
+        known = self._known_buffers.get(count)
+        if known is None:
+            known, offset = [], len(self.header(count))
+            for _, elements, size in self._columns:
+                length = count * elements * size if size else (count * elements + 7) // 8
+                known.append((offset, offset + length))
+                offset += length + -length % 8
+            self._known_buffers[count] = known
+        return known
 
 
 def header_template(schema: StepSchema, write: WriteMessage) -> HeaderTemplate | None:

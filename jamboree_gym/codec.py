@@ -84,6 +84,14 @@ class Frame:
         """Index after its last record."""
         return self.start + self.count
 
+    @property
+    def blob(self) -> bytes:
+        """All of it as it is stored, with its header."""
+        content = self.body.obj
+        if not isinstance(content, bytes):
+            raise TypeError("a frame's body is a view of the frame")
+        return content
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:

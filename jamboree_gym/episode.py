@@ -24,8 +24,9 @@ from jamboree_gym.records import (
     Transitions,
 )
 from jamboree_gym.renders import RenderHandler
+from jamboree_gym.row_collector import decode_frames
 from jamboree_gym.step_schema import StepSchema
-from jamboree_gym.steps import Rows, decode_rows
+from jamboree_gym.steps import Rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
 from jamboree_gym.tables import to_table
 from jamboree_gym.tail import EpisodeTail, StepCursor
@@ -283,15 +284,15 @@ class Episode:
         start = max(0, count + start) if start < 0 else start
         _check_complete(found.frames, start, min(stop, count), where=self._key)
         if found.frames:
-            return Rows.concatenate([self._decode(frame) for frame in found.frames])
+            return self._decode(found.frames)
         newest = self._connection.store.last(self._key, 1)  # its layout, for arrays without rows
         if newest is None or not newest.frames:
             raise DecodeError(f"{self._key}: the log has no rows")
-        rows = self._decode(newest.frames[-1])
+        rows = self._decode(newest.frames[-1:])
         return rows[len(rows) :]
 
-    def _decode(self, frame: Frame) -> Rows:
-        return decode_rows(frame, self._schema, where=self._key)
+    def _decode(self, frames: Sequence[Frame]) -> Rows:
+        return decode_frames(frames, self._schema, where=self._key)
 
     def _schema(self, name: str) -> StepSchema:
         blob = self._connection.store.blob(name)

@@ -1,28 +1,37 @@
-"""Rows of many short episodes -> arrays, all at once.
+"""Rows of many frames -> arrays, all at once.
 
 pyarrow takes as long to read a batch of 20 rows as one of 2,000, and a policy that fails makes many
-of 20. But the header of a plain batch is known beforehand (see `batch_headers`), and with it where
-each column lies. So the batches are cut there, and the pieces of a column are joined.
+of 20, as does an environment that is slow. But the header of a plain batch is known beforehand (see
+`batch_headers`), and with it where each column lies. So the batches are cut there, and the pieces
+of a column are joined.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.codec import CODEC_STEPS, FRAME_BODY, plain_span
+from jamboree_gym.codec import CODEC_STEPS, FRAME_BODY, Frame, plain_span
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.layouts import Group, Layout, Leaf
 from jamboree_gym.packing import Arrays
 from jamboree_gym.step_batches import template_of
-from jamboree_gym.step_schema import StepSchema
-from jamboree_gym.steps import NO_REST, PREFIX, Rows, decode_rest, without_fillers
+from jamboree_gym.step_schema import FindSchema, StepSchema
+from jamboree_gym.steps import (
+    NO_REST,
+    PREFIX,
+    Rows,
+    decode_rest,
+    decode_rows,
+    schema_digest,
+    without_fillers,
+)
 
-__all__ = ["Pieces", "RowCollector", "plain_frame"]
+__all__ = ["Pieces", "RowCollector", "decode_frames", "plain_frame"]
 
 _NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
 _BATCH = FRAME_BODY + PREFIX.size  # where the Arrow message begins
@@ -33,6 +42,36 @@ def plain_frame(raw: bytes) -> tuple[int, int, bytes]:
     """Start, count and schema digest of a frame of rows; a count of 0 if anything is wrong."""
     start, count = plain_span(raw, CODEC_STEPS)
     return (start, count, raw[FRAME_BODY : FRAME_BODY + 8]) if len(raw) >= _BATCH else (0, 0, b"")
+
+
+def decode_frames(frames: Sequence[Frame], find_schema: FindSchema, *, where: str) -> Rows:
+    """Rows of successive frames of one episode, in memory of their own.
+
+    Args:
+        frames: The frames, at least one.
+        find_schema: Gives the schema of a digest.
+        where: Key of the log, for the error message.
+
+    Raises:
+        DecodeError: The body of one is damaged.
+    """
+    rows = _plain_rows(frames, find_schema, where)
+    if rows is not None:
+        return rows
+    return Rows.concatenate([decode_rows(frame, find_schema, where=where) for frame in frames])
+
+
+def _plain_rows(frames: Sequence[Frame], find_schema: FindSchema, where: str) -> Rows | None:
+    """The same without pyarrow; None where a frame is not plain, or has another schema."""
+    digests = {schema_digest(frame, where=where) for frame in frames}
+    if len(digests) > 1:
+        return None
+    collector = RowCollector(find_schema(*digests))
+    pieces = [collector.cut(frame.blob, frame.count) for frame in frames]
+    if None in pieces:
+        return None
+    collector.add(cast("list[Pieces]", pieces))
+    return collector.rows(start=frames[0].start)
 
 
 class Pieces(NamedTuple):
@@ -62,23 +101,17 @@ class RowCollector:
         of_observation, of_action, of_annotation = schema.columns
         said = (_BIT, *of_annotation) if schema.is_annotated else ()
         self._leaves = [*of_observation, *of_action, _DOUBLE, _BIT, _BIT, _DOUBLE, *said]
-        # By number of rows: the header, and where in a frame the columns begin and end.
-        self._places: dict[int, tuple[bytes, list[tuple[int, int]]]] = {}
         self._pieces: list[Pieces] = []
 
     def cut(self, raw: bytes, count: int) -> Pieces | None:
         """Cut a frame with so many rows; None where it is not plain, and is to be decoded alone."""
         if self._template is None:
             return None
-        known = self._places.get(count)
-        if known is None:
-            places = [
-                (_BATCH + start, _BATCH + stop) for start, stop in self._template.buffers(count)
-            ]
-            known = self._places[count] = self._template.header(count), places
-        header, places = known
+        places = self._template.buffers(count)
         end = _BATCH + PREFIX.unpack_from(raw, FRAME_BODY)[1]
-        if not raw.startswith(header, _BATCH) or places[-1][1] > end:
+        if not raw.startswith(self._template.header(count), _BATCH):
+            return None
+        if _BATCH + places[-1][1] > end:
             return None
         infos: Mapping[int, dict[str, Any]] = _NO_INFOS
         if not raw.endswith(NO_REST) or len(raw) != end + len(NO_REST):
@@ -88,14 +121,19 @@ class RowCollector:
                 return None
             if changes or (infos and not 0 <= min(infos) <= max(infos) < count):
                 return None
-        return Pieces(count, [raw[start:stop] for start, stop in places], infos)
+        columns = [raw[_BATCH + start : _BATCH + stop] for start, stop in places]
+        return Pieces(count, columns, infos)
 
     def add(self, pieces: Sequence[Pieces]) -> None:
         """Keep frames that have been cut."""
         self._pieces += pieces
 
-    def rows(self) -> Rows:
-        """All rows that were added, one frame after the other, as if they were of one episode."""
+    def rows(self, *, start: int = 0) -> Rows:
+        """All rows that were added, one frame after the other, as if they were of one episode.
+
+        Args:
+            start: Row number of the first.
+        """
         counts = np.array([one.rows for one in self._pieces], np.int64)
         joined = zip(*[one.columns for one in self._pieces], strict=True)
         pairs = zip(self._leaves, joined, strict=True)
@@ -107,11 +145,11 @@ class RowCollector:
         annotated = next(columns) if schema.is_annotated else np.zeros(total, np.bool_)
         annotations = without_fillers(_grouped(columns, schema.annotation), annotated)
         return Rows(
-            0,
+            start,
             *(observations, actions, rewards, terminations, truncations, timestamps),
             self._infos(total),
             *(annotated, annotations),
-            [(0, schema)],
+            [(start, schema)],
         )
 
     def _infos(self, total: int) -> list[dict[str, Any]]:
@@ -137,6 +175,8 @@ def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) ->
 def _from_bits(content: bytearray, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Bits, of which those of each frame begin with a byte of their own."""
     bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    if len(widths) == 1:
+        return bits[: widths[0]].view(np.bool_)
     padded = (widths + 7) // 8 * 8
     shifts = (padded.cumsum() - padded) - (widths.cumsum() - widths)
     chosen: npt.NDArray[np.uint8] = bits[np.arange(widths.sum()) + shifts.repeat(widths)]

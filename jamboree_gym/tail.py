@@ -130,14 +130,14 @@ class StepCursor:
 
     Attributes:
         where: Key of the log.
-        decode: Gives the rows of a frame.
+        decode: Gives the rows of successive frames.
         join: Gives the steps between rows.
         next_row: The first one that has not been read.
         last: The one before, as it begins the next step; None at the beginning.
     """
 
     where: str
-    decode: Callable[[Frame], Rows]
+    decode: Callable[[Sequence[Frame]], Rows]
     join: Callable[[Rows], Iterable[StepData]]
     next_row: int = 0
     last: Rows | None = None
@@ -159,10 +159,9 @@ class StepCursor:
             raise DecodeError(f"{self.where}: rows from {self.next_row} on are missing")
         if not frames:
             return [], self
-        parts = [self.decode(frame) for frame in frames]
+        rows = self.decode(frames)
         if self.last is not None:
-            parts.insert(0, self.last)
-        rows = Rows.concatenate(parts)
+            rows = Rows.concatenate([self.last, rows])
         after = replace(self, next_row=rows.start + len(rows), last=rows[len(rows) - 1 :])
         return list(self.join(rows)), after
 
