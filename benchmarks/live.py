@@ -3,7 +3,9 @@
 Staleness: from the moment `env.step` returns to the moment a follower in another process has the
 step. Target: flush interval + one bare round trip of the same run. Beside it, what the machine adds
 to any message: a bare RPUSH in one process, until BLPOP returns in another. Steps of 8 actors: the
-newest 16 of each, as an agent reads them before each step of its own, while the actors go on.
+newest 16 of each, as an agent reads them before each step of its own, while the actors go on. The
+newest steps of one episode: 16 in the process that records it (target: 3 µs), 250 in another one
+(target: 1.5 times a GET of the same bytes in the same run).
 
 Run: .venv/bin/python benchmarks/live.py
 """
@@ -16,7 +18,7 @@ import time
 
 import gymnasium as gym
 import numpy as np
-from _pairs import jamboree, machine
+from _pairs import in_turn, jamboree, machine, median
 
 from jamboree_gym import Jamboree
 
@@ -41,6 +43,7 @@ def main() -> None:
         for how in ("episode", "run"):
             staleness(how, interval_s, arguments.steps, arguments.hz)
     newest_of_actors(arguments.hz)
+    newest_of_one()
 
 
 # -- how late a step is seen ------------------------------------------------------------------
@@ -181,6 +184,35 @@ def newest_of_actors(hz: float) -> None:
             f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms; a round trip: {trip_ms:.2f} ms; "
             f"{rows / frames:.1f} rows a batch at {hz:.0f} steps/s"
         )
+
+
+def newest_of_one() -> None:
+    """The newest steps of one episode, from memory and from Redis."""
+    with jamboree() as jam, Jamboree(home=jam._home) as elsewhere:
+        env = jam.record(gym.make("Pendulum-v1", max_episode_steps=10**6))
+        env.reset(seed=0)
+        step_at(1e6, env, 1000)
+        jam.flush()
+        here, there = jam.episode(env.episode_id), elsewhere.episode(env.episode_id)
+        newest = elsewhere.store.last(jam.keyspace.episode(env.episode_id), 251)
+        assert newest is not None
+        elsewhere.redis.set("as-many-bytes", b"".join(frame.blob for frame in newest.frames))
+        taken = in_turn(
+            READS,
+            memory=lambda: microseconds(lambda: here.recent(16)),
+            there=lambda: microseconds(lambda: there.recent(250)),
+            get=lambda: microseconds(lambda: elsewhere.redis.get("as-many-bytes")),
+        )
+    print(f"episode.recent(16) where it is recorded: {median(taken['memory']):.1f} us")
+    print(f"episode.recent(250) in another process: {median(taken['there']):.1f} us")
+    print(f"GET of the same bytes: {median(taken['get']):.1f} us")
+    print(f"  in times of it: {median(taken['there']) / median(taken['get']):.2f}")
+
+
+def microseconds(action) -> float:
+    began = time.perf_counter()
+    action()
+    return (time.perf_counter() - began) * 1e6
 
 
 def act(home: str, hz: str) -> None:

@@ -21,7 +21,7 @@ from jamboree_gym.provenance import describe_sub_env
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.step_schema import StepSchema
 
-__all__ = ["VectorRecorder", "copied_batch"]
+__all__ = ["VectorRecorder", "copied_batch", "shares_of"]
 
 LOOK_EVERY_STEPS = 64  # so often plain steps look at how much is waiting
 _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
@@ -236,7 +236,7 @@ class VectorRecorder:
             InvalidRecord: A value has another length, or cannot be stored; names it.
         """
         size = len(self._recorders)
-        shares = {name: _shares(value, size, name) for name, value in values.items()}
+        shares = {name: shares_of(value, size, name) for name, value in values.items()}
         for index, recorder in enumerate(self._recorders):
             recorder.annotate({name: share[index] for name, share in shares.items()})
 
@@ -273,12 +273,12 @@ class VectorRecorder:
             self.abandon()
 
 
-def _shares(value: Any, size: int, name: str) -> Sequence[Any]:
+def shares_of(value: Any, size: int, name: str) -> Sequence[Any]:
     """What of a value is for each sub-environment."""
     if isinstance(value, (bool, int, float, str, bytes, np.generic)):
         return [value] * size
     if isinstance(value, dict):
-        parts = {key: _shares(part, size, f"{name}.{key}") for key, part in value.items()}
+        parts = {key: shares_of(part, size, f"{name}.{key}") for key, part in value.items()}
         return [{key: part[index] for key, part in parts.items()} for index in range(size)]
     array = as_array(value)
     shape = () if array is None else array.shape

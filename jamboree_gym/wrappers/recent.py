@@ -16,7 +16,7 @@ from jamboree_gym.wrappers.recent_columns import columns_of
 from jamboree_gym.wrappers.recent_source import Source, SourceReader
 from jamboree_gym.wrappers.recent_view import Past, RecentView
 
-__all__ = ["FIELDS", "RecentTransactionsObservation", "check_arguments"]
+__all__ = ["FIELDS", "STALENESS", "RecentTransactionsObservation", "check_arguments"]
 
 ActType = TypeVar("ActType")
 
@@ -93,8 +93,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         across_episodes: bool = False,
         flatten: bool = False,
     ) -> None:
-        check_arguments(n, fields)
-        _check_source(source, across_episodes)
+        check_arguments(n, fields, source, across_episodes)
         kept: dict[str, Any] = (
             {} if source is None else {"source": type(source).__name__}
         )  # refused, where made
@@ -178,8 +177,10 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
             self.env.get_wrapper_attr("annotate")(**values)
 
 
-def check_arguments(n: int, fields: Sequence[str]) -> None:
-    """Refuse what is no number of transactions, or no list of fields.
+def check_arguments(
+    n: int, fields: Sequence[str], source: Source | None, across_episodes: bool
+) -> None:
+    """Refuse what is no number of transactions, no list of fields, or no source of them.
 
     Raises:
         InvalidRecord: It is not; names it.
@@ -188,9 +189,6 @@ def check_arguments(n: int, fields: Sequence[str]) -> None:
         raise InvalidRecord(f"n={n!r}: it is the number of transactions, 1 or more")
     if isinstance(fields, str) or len(set(fields)) < len(fields):
         raise InvalidRecord(f"fields={fields!r}: choose a list of names, each of them once")
-
-
-def _check_source(source: Source | None, across_episodes: bool) -> None:
     if source is not None and not isinstance(source, (Episode, EpisodeQuery)):
         raise InvalidRecord(
             f"source={source!r}: choose an episode, jam.episode(id), or a query, "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.wrappers.recent import FIELDS, check_arguments
-from jamboree_gym.wrappers.recent_columns import ANNOTATION, columns_of
+from jamboree_gym.vector_recorder import shares_of
+from jamboree_gym.wrappers.recent import FIELDS, STALENESS, check_arguments
+from jamboree_gym.wrappers.recent_columns import columns_of
+from jamboree_gym.wrappers.recent_source import Source, SourceReader
 from jamboree_gym.wrappers.recent_view import Past, RecentView
 from jamboree_gym.wrappers.record_vector import RESET_MASK, autoreset_mode, leaves_autoresets
 from jamboree_gym.wrappers.vector_infos import split_infos
@@ -36,13 +37,15 @@ class RecentTransactionsObservation(VectorWrapper):
     Args:
         env: A vector environment; every part of its spaces has a fixed shape.
         n: How many transactions, at least 1.
-        fields: `observations`, `actions`, `rewards`, `info_<key>`; none of them twice.
+        fields: `observations`, `actions`, `rewards`, `info_<key>`, `annotation_<name>`; none twice.
+        source: An episode or a query; all sub-environments show the same then, and
+            `infos["recent_staleness_s"]` says of each how old it is.
         across_episodes: Go on showing the transactions of earlier episodes after a reset.
         flatten: One `Box` (num_envs, k) float32 instead of a `Dict`.
 
     Raises:
-        InvalidRecord: `n` or a field is not what it can be, or the environment does not say its
-            autoreset mode. Annotations are shown by the wrapper of single environments only.
+        InvalidRecord: `n`, a field or `source` is not what it can be, or the environment does not
+            say its autoreset mode.
         UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
     """
 
@@ -52,15 +55,11 @@ class RecentTransactionsObservation(VectorWrapper):
         n: int,
         *,
         fields: Sequence[str] = FIELDS,
+        source: Source | None = None,
         across_episodes: bool = False,
         flatten: bool = False,
     ) -> None:
-        check_arguments(n, fields)
-        if any(field.startswith(ANNOTATION) for field in fields):
-            raise InvalidRecord(
-                f"fields={fields!r}: annotations are shown in single environments only; wrap these "
-                "before they become a vector environment"
-            )
+        check_arguments(n, fields, source, across_episodes)
         super().__init__(env)
         self._mode = autoreset_mode(env)
         self._leaves_autoresets = leaves_autoresets(env.unwrapped)
@@ -70,6 +69,9 @@ class RecentTransactionsObservation(VectorWrapper):
             Past(columns_of(observation_space, action_space, fields, n=n, images=not flatten), n)
             for _ in range(self.num_envs)
         ]
+        self._reader = None if source is None else SourceReader(source, n, self._pasts[0])
+        self._borrowed: dict[str, Any] = {}
+        self._said: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._view = RecentView(observation_space, self._pasts[0], flatten=flatten)
         self.single_observation_space = self._view.space
         self.observation_space = batch_space(self._view.space, self.num_envs)
@@ -89,7 +91,11 @@ class RecentTransactionsObservation(VectorWrapper):
         batch, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         for i in np.flatnonzero(mask).tolist():
             self._forget(i)
+            self._said[i] = {}
             self._awaits_autoreset[i] = self._awaits_autoreset[i] and self._leaves_autoresets
+        if self._reader is not None:
+            self._reader.start()
+            infos = self._with_source(self._reader, infos)
         return self._batch([self._seen(i, now) for i, now in self._each(batch)]), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -97,13 +103,14 @@ class RecentTransactionsObservation(VectorWrapper):
 
         Raises:
             InvalidRecord: An action or an info is not the number, or has not the shape, that is
-                declared; names it.
+                declared; names it. With a `source`: of its transactions.
         """
-        for past, action in zip(self._pasts, iterate(self.action_space, actions), strict=True):
-            past.put("action", action)
+        self._put_each("action", iterate(self.action_space, actions))
         batch, rewards, terminations, truncations, infos = self.env.step(actions)
         ends = np.logical_or(terminations, truncations)
         awaited, split = self._awaits_autoreset, split_infos(infos, self.num_envs)
+        if self._reader is not None:
+            infos = self._with_source(self._reader, infos)
         finals: dict[int, Any] = {}
         observations = []
         for i, now in self._each(batch):
@@ -118,23 +125,40 @@ class RecentTransactionsObservation(VectorWrapper):
                 if is_over:
                     self._forget(i)
             observations.append(self._seen(i, now))
+        self._said = [{} for _ in range(self.num_envs)]
         self._awaits_autoreset = (ends & (self._mode is AutoresetMode.NEXT_STEP)).tolist()
         infos = _with_finals(infos, finals)
         return self._batch(observations), rewards, terminations, truncations, infos
 
+    def _put_each(self, role: str, values: Iterable[Any]) -> None:
+        if self._reader is None:
+            for past, value in zip(self._pasts, values, strict=True):
+                past.put(role, value)
+
+    def _with_source(self, reader: SourceReader, infos: dict[str, Any]) -> dict[str, Any]:
+        """Take what was read last; the infos with its age."""
+        self._borrowed, staleness_s = reader.newest()
+        ages, all_of_them = np.full(self.num_envs, staleness_s), np.ones(self.num_envs, np.bool_)
+        return {**infos, STALENESS: ages, f"_{STALENESS}": all_of_them}
+
     def _keep(self, i: int, reward: Any, info: Mapping[str, Any]) -> None:
         """The transaction of a sub-environment is complete."""
-        self._pasts[i].put("reward", reward)
-        self._pasts[i].put("info", info)
-        self._pasts[i].commit()
+        if self._reader is None:
+            past = self._pasts[i]
+            past.put("reward", reward)
+            past.put("info", info)
+            past.put("annotation", self._said[i])
+            past.commit()
 
     def _forget(self, i: int) -> None:
         """A new episode begins."""
-        if not self._across_episodes:
+        if self._reader is None and not self._across_episodes:
             self._pasts[i].clear()
 
     def _seen(self, i: int, now: Any) -> Any:
         """What a sub-environment shows; its next transaction begins with it."""
+        if self._reader is not None:
+            return self._view.observation(now, self._borrowed)
         self._pasts[i].put("observation", now)
         return self._view.observation(now, self._pasts[i].arrays())
 
@@ -146,6 +170,36 @@ class RecentTransactionsObservation(VectorWrapper):
         space = self.single_observation_space
         empty: Any = create_empty_array(space, self.num_envs)
         return concatenate(space, observations, empty)
+
+    def annotate(self, **values: Any) -> None:
+        """Say something of the next step, for the fields `annotation_<name>`.
+
+        A recorder inside is told, too.
+
+        Args:
+            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
+                dict of such.
+
+        Raises:
+            InvalidRecord: A value has another length; names it.
+        """
+        for name, value in values.items():
+            shares = shares_of(value, self.num_envs, name)
+            for said, share in zip(self._said, shares, strict=True):
+                said[name] = share
+        inner: Any = self.env
+        while isinstance(inner, VectorWrapper) and not hasattr(type(inner), "annotate"):
+            inner = inner.env
+        if hasattr(type(inner), "annotate"):
+            inner.annotate(**values)
+
+    def close(self, **kwargs: Any) -> None:
+        """Close the environment, and read no more from `source`."""
+        try:
+            if self._reader is not None:
+                self._reader.close()
+        finally:
+            super().close(**kwargs)
 
 
 def _with_finals(infos: dict[str, Any], finals: Mapping[int, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_a_store_that_is_gone_and_comes_back_is_read_again(
     actor.reset()
     actor.step(ACTION)
     jam.flush()
-    env = watching(jam.episode(actor.episode_id))
+    env = watching(open_jamboree(own_valkey.url).episode(actor.episode_id))
     wait_until(lambda: rewards_seen(env) == [0, 0, 1])
 
     own_valkey.kill()
@@ -183,8 +183,8 @@ def test_transactions_that_do_not_fit_the_spaces_are_an_error_of_the_step(jam: J
     inner.action_space = gym.spaces.Box(-1.0, 1.0, (3,))
     inner.observation_space = gym.spaces.Box(-1.0, 1.0, (5,))
     env = RecentTransactionsObservation(inner, 2, source=jam.episode(actor.episode_id))
-    env.reset()
     with pytest.raises(InvalidRecord, match="recent_observations"):  # noqa: PT012 - once it is read
+        env.reset()
         while True:
             env.step(np.zeros(3))
     env.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from recorded_envs import CountingEnv
+from processes import wait_until
+from recorded_envs import ACTION, CountingEnv
 from vector_envs import KINDS, MODES, NUM_ENVS, make_cartpole, make_vector, make_wandering
 
 import jamboree_envs
@@ -137,11 +139,82 @@ def test_it_goes_around_a_recorder_and_inside(jam: Jamboree, inside: bool) -> No
     envs.close()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_said_of_each_is_shown_and_recorded(jam: Jamboree, mode: AutoresetMode) -> None:
+    make = partial(CountingEnv, 3)
+    recorder = jam.record(SyncVectorEnv([make, partial(CountingEnv, 100)], autoreset_mode=mode))
+    envs = Vector(recorder, 2, fields=["annotation_value", "annotation_version"])
+    envs.reset(seed=0)
+    running = recorder.episode_ids[1]
+    for step in range(5):
+        envs.annotate(value=np.array([step, 10 + step]), version=7)
+        observations, _, terminations, truncations, _ = envs.step(np.zeros((2, 2), np.float32))
+        over = terminations | truncations
+        if mode is AutoresetMode.DISABLED and over.any():
+            observations, _ = envs.reset(options={"reset_mask": over})
+
+    assert observations["recent_annotation_value"][1].tolist() == [13, 14]
+    assert observations["recent_annotation_version"][1].tolist() == [7, 7]
+    began_anew = [0, 4] if mode is AutoresetMode.NEXT_STEP else [3, 4]
+    assert observations["recent_annotation_value"][0].tolist() == began_anew
+    assert jam.episode(running).data().annotations["value"].tolist() == [10, 11, 12, 13, 14]
+    envs.close()
+
+
+def test_what_is_said_has_a_value_for_each(jam: Jamboree) -> None:
+    envs = Vector(SyncVectorEnv([make_cartpole] * 2), 2, fields=["annotation_value"])
+    envs.reset(seed=0)
+    with pytest.raises(InvalidRecord, match=r"value has no value for each of the 2"):
+        envs.annotate(value=np.zeros(3))
+    envs.close()
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_each_shows_what_others_did(jam: Jamboree, mode: AutoresetMode, flatten: bool) -> None:
+    actor = jam.record(CountingEnv(100), run="team")
+    actor.reset()
+    source = jam.episodes(run="team")
+    make = partial(CountingEnv, 3)
+    envs = Vector(
+        SyncVectorEnv([make] * 2, autoreset_mode=mode),
+        2,
+        fields=["rewards"],
+        source=source,
+        flatten=flatten,
+    )
+    _, infos = envs.reset(seed=0)
+    assert infos["recent_staleness_s"].shape == infos["_recent_staleness_s"].shape == (2,)
+
+    def seen() -> Any:
+        observations, _, terminations, truncations, infos = envs.step(np.zeros((2, 2), np.float32))
+        over = terminations | truncations
+        if "final_obs" in infos:
+            assert infos["final_obs"][0] in envs.single_observation_space
+        if mode is AutoresetMode.DISABLED and over.any():
+            observations, infos = envs.reset(options={"reset_mask": over})
+        assert infos["_recent_staleness_s"].all()
+        assert observations in envs.observation_space
+        return observations[:, 2:4] if flatten else observations["recent_rewards"]
+
+    for step in range(1, 5):
+        actor.step(ACTION)
+        expected = [[step - 1, step]] * 2
+        wait_until(lambda expected=expected: seen().tolist() == expected)
+    envs.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "jamboree-recent"]
+
+
 @pytest.mark.parametrize(
-    ("n", "fields"), [(0, ["rewards"]), (2, ["speed"]), (2, ["annotation_value"])]
+    ("n", "options"),
+    [
+        (0, {"fields": ["rewards"]}),
+        (2, {"fields": ["speed"]}),
+        (2, {"source": "run"}),
+    ],
 )
-def test_what_cannot_be_is_refused(n: int, fields: list[str]) -> None:
+def test_what_cannot_be_is_refused(n: int, options: dict[str, Any]) -> None:
     envs = SyncVectorEnv([make_cartpole])
-    with pytest.raises(InvalidRecord, match=r"n=0|speed|annotation"):
-        Vector(envs, n, fields=fields)
+    with pytest.raises(InvalidRecord, match=r"n=0|speed|source='run'"):
+        Vector(envs, n, **options)
     envs.close()
