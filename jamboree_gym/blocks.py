@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from jamboree_gym.steps import Rows
 
 __all__ = ["Block", "read_blocks"]
 
-MAX_EPISODES = 1000
+MAX_EPISODES = 4000
 MAX_BYTES = 8 << 20
 
 
@@ -64,7 +65,7 @@ class Block:
             rows_of(rows.observations, is_step),
             rows.terminations[is_step],
             rows.truncations[is_step],
-            [info for info, is_one in zip(rows.infos, is_step.tolist(), strict=True) if is_one],
+            list(compress(rows.infos, is_step.tolist())),
             rows.timestamps[is_step],
             rows.annotated[is_step],
             rows_of(rows.annotations, is_step),
@@ -131,14 +132,31 @@ def _single(episode_id: str, rows: Rows) -> Block:
 
 
 def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]:
-    """Episodes as blocks: those of one schema together, in the order they are in."""
+    """Episodes as blocks: those of one schema together."""
     keys = [connection.keyspace.episode(summary.id) for summary in trip]
+    logs = connection.store.whole(keys)
     together: dict[bytes, _Together] = {}
-    blocks = []
-    for summary, log in zip(trip, connection.store.whole(keys), strict=True):
+    alike: dict[tuple[bytes, int, int], list[int]] = {}  # by schema, rows and size of the one frame
+    others = []
+    for position, (summary, log) in enumerate(zip(trip, logs, strict=True)):
         if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-        if not _is_joined(connection, summary, log[1:], together):
+        start, count, digest = plain_frame(log[1]) if len(log) == 2 else (0, 0, b"")
+        if count == summary.steps + 1 and start == 0:
+            alike.setdefault((digest, count, len(log[1])), []).append(position)
+        else:
+            others.append(position)
+    for (digest, count, _), positions in alike.items():
+        joined = _together(connection, digest, together)
+        if joined.collector.add_alike([logs[position][1] for position in positions], count):
+            joined.ids.extend(trip[position].id for position in positions)
+            joined.counts.extend([count] * len(positions))
+        else:
+            others += positions
+    blocks = []
+    for position in sorted(others):
+        summary = trip[position]
+        if not _is_joined(connection, summary, logs[position][1:], together):
             episode = Episode(connection, summary.id)
             blocks.append(_single(summary.id, episode.rows(0, summary.steps + 1)))
     return [*(one.block() for one in together.values() if one.ids), *blocks]
@@ -165,10 +183,7 @@ def _is_joined(
         counts.append(count)
     if row != summary.steps + 1:
         return False
-    joined = together.get(digest)
-    if joined is None:
-        schema = _schema(connection, digest.hex())
-        joined = together[digest] = _Together(RowCollector(schema), [], [])
+    joined = _together(connection, digest, together)
     pieces = [joined.collector.cut(raw, count) for raw, count in zip(frames, counts, strict=True)]
     if None in pieces:
         return False
@@ -178,9 +193,15 @@ def _is_joined(
     return True
 
 
-def _schema(connection: Connection, digest: str) -> StepSchema:
-    blob = connection.store.blob(digest)
-    return StepSchema.from_blob(blob, where=connection.keyspace.blob(digest))
+def _together(connection: Connection, digest: bytes, together: dict[bytes, _Together]) -> _Together:
+    """Where the episodes of a schema are joined."""
+    joined = together.get(digest)
+    if joined is None:
+        name = digest.hex()
+        blob = connection.store.blob(name)
+        schema = StepSchema.from_blob(blob, where=connection.keyspace.blob(name))
+        joined = together[digest] = _Together(RowCollector(schema), [], [])
+    return joined
 
 
 class _Together(NamedTuple):

@@ -102,6 +102,8 @@ class RowCollector:
         said = (_BIT, *of_annotation) if schema.is_annotated else ()
         self._leaves = [*of_observation, *of_action, _DOUBLE, _BIT, _BIT, _DOUBLE, *said]
         self._pieces: list[Pieces] = []
+        # What was added so far: number of rows, the columns, the infos by row.
+        self._parts: list[tuple[int, list[npt.NDArray[Any]], Mapping[int, dict[str, Any]]]] = []
 
     def cut(self, raw: bytes, count: int) -> Pieces | None:
         """Cut a frame with so many rows; None where it is not plain, and is to be decoded alone."""
@@ -128,17 +130,43 @@ class RowCollector:
         """Keep frames that have been cut."""
         self._pieces += pieces
 
+    def add_alike(self, frames: Sequence[bytes], count: int) -> bool:
+        """Cut and keep frames of one size, each with so many rows, all at once.
+
+        Returns:
+            Whether they are plain and without infos; if not, none of them is kept.
+        """
+        if self._template is None:
+            return False
+        bytes_of = np.frombuffer(b"".join(frames), np.uint8).reshape(len(frames), -1)
+        header, places = self._template.header(count), self._template.buffers(count)
+        end = bytes_of.shape[1] - len(NO_REST)
+        fixed = (
+            (FRAME_BODY + 8, PREFIX.pack(b"", end - _BATCH)[8:]),
+            (_BATCH, header),
+            (end, NO_REST),
+        )
+        if end < _BATCH + places[-1][1] or not all(_each_has(bytes_of, *one) for one in fixed):
+            return False
+        self._take_pieces()
+        columns = [
+            _column(leaf, bytes_of[:, _BATCH + start : _BATCH + stop], count)
+            for leaf, (start, stop) in zip(self._leaves, places, strict=True)
+        ]
+        self._parts.append((len(frames) * count, columns, _NO_INFOS))
+        return True
+
     def rows(self, *, start: int = 0) -> Rows:
         """All rows that were added, one frame after the other, as if they were of one episode.
 
         Args:
             start: Row number of the first.
         """
-        counts = np.array([one.rows for one in self._pieces], np.int64)
-        joined = zip(*[one.columns for one in self._pieces], strict=True)
-        pairs = zip(self._leaves, joined, strict=True)
-        columns = iter([_array(leaf, content, counts) for leaf, content in pairs])
-        schema, total = self._schema, int(counts.sum())
+        self._take_pieces()
+        total = sum(count for count, _, _ in self._parts)
+        joined = zip(*[columns for _, columns, _ in self._parts], strict=True)
+        columns = iter([one[0] if len(one) == 1 else np.concatenate(one) for one in joined])
+        schema = self._schema
         observations = _grouped(columns, schema.observation)
         actions = _grouped(columns, schema.action)
         rewards, terminations, truncations, timestamps = (next(columns) for _ in range(4))
@@ -152,14 +180,45 @@ class RowCollector:
             [(start, schema)],
         )
 
+    def _take_pieces(self) -> None:
+        """Join the pieces that were added one by one."""
+        if not self._pieces:
+            return
+        counts = np.array([one.rows for one in self._pieces], np.int64)
+        joined = zip(*[one.columns for one in self._pieces], strict=True)
+        pairs = zip(self._leaves, joined, strict=True)
+        columns = [_array(leaf, content, counts) for leaf, content in pairs]
+        infos, first = dict[int, dict[str, Any]](), 0
+        for one in self._pieces:
+            infos.update((first + row, info) for row, info in one.infos.items())
+            first += one.rows
+        self._parts.append((first, columns, infos))
+        self._pieces = []
+
     def _infos(self, total: int) -> list[dict[str, Any]]:
         infos: list[dict[str, Any]] = [{}] * total
         first = 0
-        for one in self._pieces:
-            for row, info in one.infos.items():
+        for count, _, some in self._parts:
+            for row, info in some.items():
                 infos[first + row] = info
-            first += one.rows
+            first += count
         return infos
+
+
+def _each_has(frames: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
+    """Whether each frame has these bytes there."""
+    expected = np.frombuffer(content, np.uint8)
+    return bool((frames[:, place : place + len(content)] == expected).all())
+
+
+def _column(leaf: Any, content: npt.NDArray[np.uint8], count: int) -> npt.NDArray[Any]:
+    """The bytes of one column, a line for each frame of `count` rows -> its array."""
+    if leaf.dtype.kind == "b":
+        bits = np.unpackbits(content, axis=1, count=count * leaf.size, bitorder="little")
+        flat: npt.NDArray[Any] = bits.reshape(-1).view(np.bool_)
+    else:
+        flat = content.reshape(-1).view(leaf.dtype)
+    return flat.reshape((len(content) * count, *leaf.shape))
 
 
 def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -170,7 +170,7 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
         ColumnConflict: No one column holds the values of two episodes; names both.
     """
     pieces = list(_with_rows(pieces))
-    if len(pieces) == 1:
+    if len(pieces) == 1 and order is None:
         return pieces[0]
     known = _Columns()
     for piece in pieces:
@@ -184,7 +184,7 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
             known.refuse(str(error))
     owners = {name: next(iter(known.kinds[name].values())) for name in schema.names}
     table = pa.concat_tables(tables)
-    if order is not None:
+    if order is not None and (np.diff(order) < 0).any():
         table = table.take(pa.array(order.argsort(kind="stable")))
     return Piece(table, owners, frozenset(known.unfit))
 

@@ -207,7 +207,7 @@ class RedisStore:
         Without a script, which would take three times as long for short ones. Empty where there is
         no such log. Not for logs that are popped.
         """
-        answers = self._link.pipeline(lambda: [("LRANGE", key, 0, -1) for key in keys])
+        answers = self._link.pipeline(lambda: [("LRANGE", key, "0", "-1") for key in keys])
         for key, answer in zip(keys, answers, strict=True):
             if isinstance(answer, RedisError):
                 raise self._link.translated(answer, key=key) from answer
