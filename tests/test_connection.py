@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from conftest import Server, StartRedis, free_port
-from processes import NoteHandler, run_python
+from processes import NoteHandler, run_python, wait_until
+from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
     InvalidRecord,
     InvalidUrl,
+    JamboreeClosed,
     JamboreeError,
     StoreUnavailable,
     UnsupportedServer,
@@ -279,3 +281,35 @@ def test_tags_are_copied_and_checked(open_jamboree: Callable[..., Jamboree]) -> 
     assert jam.check_tags(tags) is not tags
     with pytest.raises(InvalidRecord, match="tags: 'lr': cannot store"):
         jam.check_tags({"lr": object()})
+
+
+@pytest.mark.parametrize("round_", range(10))
+def test_a_read_that_runs_into_close_says_so(
+    open_jamboree: Callable[..., Jamboree], round_: int
+) -> None:
+    jam = open_jamboree()
+    env = jam.record(CountingEnv(10**9))
+    play(env, [ACTION] * 500)
+    jam.flush()
+    reader = open_jamboree()
+    raised: list[BaseException] = []
+    reads = 0
+
+    def read() -> None:
+        nonlocal reads
+        episode = reader.episode(env.episode_id)
+        try:
+            while True:
+                episode.data()
+                reads += 1
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            raised.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: reads > 4 + round_)
+    reader.close()
+    for thread in threads:
+        thread.join()
+    assert [type(error) for error in raised] == [JamboreeClosed] * 4

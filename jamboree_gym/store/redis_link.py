@@ -25,6 +25,7 @@ from redis.retry import Retry
 from jamboree_gym.errors import (
     DecodeError,
     InvalidUrl,
+    JamboreeClosed,
     JamboreeError,
     StoreFull,
     StoreUnavailable,
@@ -95,10 +96,12 @@ class RedisLink:
         self.where = _where(client)
         self.losses = 0
         self._revive = revive
+        self._is_closed = False
         self._idle: list[Any] = []  # append and pop are atomic
 
     def close(self) -> None:
-        """Close all connections. Twice is quiet."""
+        """Close all connections, also those that another thread reads from. Twice is quiet."""
+        self._is_closed = True
         self._idle.clear()
         self.client.close()
 
@@ -178,7 +181,10 @@ class RedisLink:
         self.client.connection_pool.release(connection)
 
     def run(self, action: Callable[[], _T], *, again: bool = True) -> _T:
-        """Do it; after a lost connection once more; translate what still fails."""
+        """Do it; after a lost connection once more; translate what still fails.
+
+        redis-py raises whatever it runs into where another thread closes its connection.
+        """
         try:
             try:
                 return action()
@@ -191,8 +197,12 @@ class RedisLink:
                 if self._revive is not None:
                     self._revive()
                 return action()
-        except RedisError as error:
-            raise self.translated(error) from error
+        except Exception as error:
+            if self._is_closed:
+                raise JamboreeClosed("this Jamboree was closed while it was read from") from error
+            if isinstance(error, RedisError):
+                raise self.translated(error) from error
+            raise
 
     def _forget_connections(self) -> None:
         self.losses += 1

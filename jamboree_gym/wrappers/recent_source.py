@@ -81,22 +81,19 @@ class SourceReader:
     # -- the reading thread's side ----------------------------------------------------------
 
     def _run(self) -> None:
-        pause_s, doubt = 0.0, False
+        pause_s = 0.0
         while not self._stop.wait(pause_s):
             began = time.monotonic()
             try:
                 steps = newest_of(self._source, self._n)
-                doubt = False
             except JamboreeClosed:
                 return  # for good
             except JamboreeError as error:
                 log.debug("the recent transactions cannot be read: %s", error)
                 steps = None
-            except Exception as error:  # noqa: BLE001 - the next read, or `newest`, says why
-                if doubt:
-                    self._error = error
-                    return
-                doubt, steps = True, None  # a Jamboree that is just being closed may raise anything
+            except Exception as error:  # noqa: BLE001 - `newest` raises it
+                self._error = error
+                return
             if steps is not None:
                 try:
                     self._show(steps, began)
