@@ -190,9 +190,12 @@ def rows_to_arrays(
     """Rows as they were put -> arrays."""
     columns = _columns(rows)
     observations, actions, rewards, terminations, truncations, timestamps, infos, said = columns
-    annotated = np.array([one is not None for one in said], np.bool_)
-    nothing = schema.annotation_filler
-    annotations = stack([nothing if one is None else one for one in said], schema.annotation)
+    annotated, annotations = np.zeros(len(said), np.bool_), cast(Arrays, {})
+    if schema.is_annotated:
+        annotated = np.array([one is not None for one in said], np.bool_)
+        nothing = schema.annotation_filler
+        filled = stack([nothing if one is None else one for one in said], schema.annotation)
+        annotations = without_fillers(filled, annotated)
     return Rows(
         start,
         stack(observations, schema.observation),
@@ -203,7 +206,7 @@ def rows_to_arrays(
         np.array(timestamps, np.float64),
         [decode_value(info, where="memory") if info else {} for info in infos],
         annotated,
-        without_fillers(annotations, annotated),
+        annotations,
         schemas or [(start, schema)],
     )
 
