@@ -1,5 +1,7 @@
-"""Episodes again: re-simulated and compared."""
+"""Episodes again: re-simulated and compared, and gone on with from any of their steps."""
 
+from jamboree_gym.env_state import Snapshotable
+from jamboree_gym.replay.fork import ForkedEnv, fork
 from jamboree_gym.replay.resimulate import Mismatch, VerifyReport, verify
 
-__all__ = ["Mismatch", "VerifyReport", "verify"]
+__all__ = ["ForkedEnv", "Mismatch", "Snapshotable", "VerifyReport", "fork", "verify"]

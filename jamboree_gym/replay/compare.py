@@ -68,7 +68,7 @@ class SecondRun:
         row = len(self.observations)
         if row < len(self.rows):
             try:
-                layout = schema_at(self.rows.schemas, row).observation
+                layout = schema_at(self.rows.schemas, self.rows.start + row).observation
                 value = observation if self.vector is None else _batched(observation, layout)
                 self.observations.append(_packed(value, layout))
             except Misfit:

@@ -6,7 +6,7 @@ class that is loaded anyway; it is never imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -41,7 +41,13 @@ _OBSERVERS = (
 )
 
 
-def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def rebuild_env(
+    provenance: Mapping[str, Any],
+    *,
+    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]] = (),
+    trust_entry_point: bool = False,
+    render_mode: str | None = None,
+) -> gym.Env[Any, Any]:
     """Make the environment of an episode again, from the local registry.
 
     Raises:
@@ -59,6 +65,8 @@ def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
     options.pop("render_mode", None)  # a second run needs no window
+    if render_mode is not None:
+        options["render_mode"] = render_mode
     env = _make(name, options)
     applied = env.spec.additional_wrappers if env.spec is not None else ()
     for wrapper in wrappers[len(applied) :]:  # a registered environment may bring some itself
@@ -140,13 +148,13 @@ def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
+def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[Any, dict[str, Any]]:
     """Reset with the seed, or the state of the generator, that the episode began with.
 
     An episode that follows another one needs an environment in which that one was just played.
 
     Returns:
-        The first observation.
+        The first observation, and the info beside it.
 
     Raises:
         ReplayError: Neither is known, the options could not be stored, or the reset fails.
@@ -160,7 +168,7 @@ def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
     try:
         if generator is not None:
             env.unwrapped.np_random = generator
-        return env.reset(seed=origin.seed, options=options)[0]
+        return env.reset(seed=origin.seed, options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import EpisodeNotFound, ReplayError
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.replay.beginning import actions_as_taken, begin_as_recorded, line_of
 from jamboree_gym.replay.compare import Mismatch, SecondRun, first_mismatch
-from jamboree_gym.replay.rebuild import rebuild_env, reset_as_recorded
+from jamboree_gym.replay.rebuild import rebuild_env
 from jamboree_gym.steps import Rows
 
 __all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "rebuild_env", "verify"]
-
-_WHOLE = ("terminated", "truncated", "abandoned")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +48,8 @@ def verify(episode: Episode) -> VerifyReport:
 
     The environment is made from the local registry by its id and keyword arguments; nothing that
     the store names is imported. An episode that follows others, because its reset was neither
-    seeded nor within reach, is compared after these have been played.
+    seeded nor within reach, is compared after these have been played; a fork, after the steps of
+    its parents that led there.
 
     Args:
         episode: Any episode whose environment was made by `gymnasium.make`.
@@ -67,65 +67,13 @@ def verify(episode: Episode) -> VerifyReport:
     """
     rows = episode.rows()
     provenance = episode.provenance
-    before = _episodes_before(episode)
+    line = line_of(episode)
     env = rebuild_env(provenance)
     try:
-        for earlier in reversed(before):
-            _play(env, earlier)
-        observation = reset_as_recorded(env, episode.origin)
+        observation, _ = begin_as_recorded(env, line)
         return VerifyReport(episode.id, *_compare(env, observation, rows, provenance))
     finally:
         env.close()
-
-
-def _episodes_before(episode: Episode) -> list[Episode]:
-    """Those that an episode follows, the newest first, back to one that begins by itself.
-
-    Raises:
-        ReplayError: One of them is missing or not whole, or they follow each other in a circle.
-    """
-    before: list[Episode] = []
-    seen = {episode.id}
-    while (previous := episode.predecessor) is not None:
-        if previous.id in seen:
-            raise ReplayError(f"episode {previous.id!r} follows itself: its origin is damaged")
-        try:
-            status = previous.status
-        except EpisodeNotFound as error:
-            raise ReplayError(
-                f"episode {episode.id!r} follows {previous.id!r}, which is not there any more"
-            ) from error
-        if status not in _WHOLE:
-            raise ReplayError(
-                f"episode {episode.id!r} follows {previous.id!r}, which is {status}: what came at "
-                "its end is not known"
-            )
-        seen.add(previous.id)
-        before.append(previous)
-        episode = previous
-    return before
-
-
-def _play(env: gym.Env[Any, Any], episode: Episode) -> None:
-    """Do what was done then, without a look at what comes of it."""
-    rows = episode.rows()
-    try:
-        reset_as_recorded(env, episode.origin)
-        for action in actions_as_taken(rows):
-            env.step(action)
-    except Exception as error:
-        raise ReplayError(
-            f"episode {episode.id!r}, which comes before, cannot be played again: {error}"
-        ) from error
-
-
-def actions_as_taken(rows: Rows) -> Iterator[Any]:
-    """The actions of all steps: Python numbers where the agent gave Python numbers.
-
-    NumPy computes differently with the two: `float32 * 0.5` stays `float32`, `float32 *
-    float64(0.5)` does not.
-    """
-    return (rows.action(row) for row in range(1, len(rows)))
 
 
 def _compare(
