@@ -101,8 +101,16 @@ def prime(env: gym.Env[Any, Any], last_action: Any) -> None:
     """To be called before `put_state`: let an environment know the last action, if that lacks it.
 
     ALE's emulator remembers which action may stick, and does not tell.
+
+    Args:
+        env: It has been reset, and does something of its own here.
+        last_action: None = there was none since the reset.
     """
-    if _ale(env.unwrapped) is not None:
+    if _ale(env.unwrapped) is None:
+        return
+    if last_action is None:
+        env.reset()
+    else:
         for _ in range(PRIMING_STEPS):  # until one has surely not been replaced by the one before
             env.step(last_action)
 
@@ -250,9 +258,7 @@ def _ale(env: Any) -> _Layer | None:
         return None  # a class of somebody else's may remember more
     return _Layer(
         f"{_class_name(env)}, ale-py {ale_py.__version__}",
-        lambda: emulator.cloneState(include_rng=True).__getstate__()[
-            0
-        ],  # serialize() of 0.11 fails
+        lambda: bytes(emulator.cloneState(include_rng=True).serialize()),
         lambda content: emulator.restoreState(ale_py.ALEState(content)),
     )
 

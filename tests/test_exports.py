@@ -15,7 +15,16 @@ PUBLIC = {
     ],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
-    "jamboree_gym.replay": ["Mismatch", "VerifyReport", "verify"],
+    "jamboree_gym.replay": [
+        "ForkedEnv",
+        "Mismatch",
+        "Snapshotable",
+        "VerifyReport",
+        "WhatIf",
+        "fork",
+        "verify",
+        "what_if",
+    ],
 }
 
 

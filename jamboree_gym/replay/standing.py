@@ -110,8 +110,7 @@ def _from_snapshot(
         episode = line[position]
         try:
             reset_as_recorded(env, line[0].origin)
-            if start:
-                prime(env, episode.rows(start, start + 1).action(0))
+            prime(env, episode.rows(start, start + 1).action(0) if start else None)
             put_state(env, state)
             return _along(env, line[position:], steps[position:], None, start=start)
         except ReplayError as error:

@@ -119,6 +119,7 @@ def test_a_buffer_that_is_used_again_does_not_change_what_was_seen(jam: Jamboree
 def test_python_and_numpy_actions_are_played_as_they_were(jam: Jamboree) -> None:
     env = jam.record(gym.make("tests/Mixing-v0"))
     play(env, [1, np.int64(1), 2, np.int64(2), np.int64(0), 1, 2] * 3, seed=1)
+    env.close()
 
     assert_forks_like_recorded(jam, jam.episode(env.episode_id), range(0, 21, 5))
 
@@ -126,9 +127,9 @@ def test_python_and_numpy_actions_are_played_as_they_were(jam: Jamboree) -> None
 def test_an_environment_can_be_rendered_from_there(jam: Jamboree) -> None:
     episode = record(jam, gym.make("jamboree/Balance-v0"))
 
-    env = fork(episode, 3, render_mode="ansi")
+    env = fork(episode, 2, render_mode="ansi")
 
-    assert env.render().startswith("step 3 ")
+    assert env.render().startswith("step 2 ")
 
 
 def test_an_episode_of_a_vector_environment_can_be_forked(jam: Jamboree) -> None:
@@ -190,7 +191,7 @@ def test_a_child_says_where_it_comes_from(jam: Jamboree) -> None:
     assert (child.origin.parent, child.origin.fork_step) == (episode.id, 5)
     assert child.data().annotations["value"].tolist() == [0.5]
     assert (env.parent.id, env.fork_step) == (episode.id, 5)
-    assert env.spec == gym.make("CartPole-v1").spec
+    assert env.spec == gym.make("CartPole-v1", disable_env_checker=True).spec
 
 
 def test_a_child_may_belong_to_another_run(jam: Jamboree) -> None:
@@ -309,9 +310,7 @@ def test_an_episode_that_does_not_happen_again_is_not_forked(jam: Jamboree) -> N
     episode = record(jam, gym.make("tests/Forgetful-v0"), steps=6)
 
     fork(episode, 1)  # up to there it does
-    with pytest.raises(
-        ReplayError, match=r"does not happen again.*observation at step 1: recorded"
-    ):
+    with pytest.raises(ReplayError, match=r"does not happen again.*observation.* at step 1: "):
         fork(episode, 3)
     assert len(jam.episodes()) == 2
 
