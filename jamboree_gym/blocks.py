@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,17 @@ from jamboree_gym.episode import Episode, to_transitions
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.notes import StoredSummary
 from jamboree_gym.packing import rows_of
-from jamboree_gym.records import Transitions
+from jamboree_gym.records import EpisodeSummary, Transitions
 from jamboree_gym.row_collector import Pieces, RowCollector, plain_frame
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
 
-__all__ = ["Block", "read_blocks"]
+__all__ = ["Block", "read_blocks", "trips"]
 
 MAX_EPISODES = 1000
 MAX_BYTES = 8 << 20
+
+_Summary = TypeVar("_Summary", StoredSummary, EpisodeSummary)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +89,7 @@ def read_blocks(
         DecodeError: Bytes of one are damaged; names key and index.
     """
     done = 0
-    for trip, row_bytes in _trips(connection, summaries):
+    for trip, row_bytes in trips(connection, summaries):
         done += len(trip)
         if len(trip) == 1 and trip[0].steps * row_bytes > MAX_BYTES:
             size = max(1, int(MAX_BYTES / row_bytes))
@@ -99,19 +101,19 @@ def read_blocks(
             yield done, _whole(connection, trip)
 
 
-def _trips(
-    connection: Connection, summaries: Sequence[StoredSummary]
-) -> Iterator[tuple[list[StoredSummary], float]]:
+def trips(
+    connection: Connection, summaries: Iterable[_Summary], *, max_episodes: int = MAX_EPISODES
+) -> Iterator[tuple[list[_Summary], float]]:
     """Episodes that are read in one round trip, and how many bytes a row of the last one takes."""
     known: dict[tuple[str, str], float] = {}
-    trip, size, row_bytes = list[StoredSummary](), 0.0, 1.0
+    trip, size, row_bytes = list[_Summary](), 0.0, 1.0
     for summary in summaries:
         kind = summary.run, summary.env_id
         if kind not in known:
             used = connection.store.memory(connection.keyspace.episode(summary.id))
             known[kind] = max(1.0, used / (summary.steps + 1))
         more = known[kind] * (summary.steps + 1)
-        if trip and (len(trip) == MAX_EPISODES or size + more > MAX_BYTES):
+        if trip and (len(trip) == max_episodes or size + more > MAX_BYTES):
             yield trip, row_bytes
             trip, size = [], 0.0
         row_bytes = known[kind]

@@ -21,11 +21,21 @@ from gymnasium.utils import RecordConstructorArgs
 
 from jamboree_gym.spaces import space_to_json
 
-__all__ = ["describe", "describe_sub_env", "generator_of", "rng_state_of"]
+__all__ = [
+    "BASE_VERSIONS",
+    "conditions_now",
+    "conditions_of",
+    "describe",
+    "describe_sub_env",
+    "generator_of",
+    "rng_state_of",
+]
 
 FORMAT_VERSION = 1
 GIT_TIMEOUT_S = 2.0
 MAX_SHOWN = 200
+BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
+"""Versions that every provenance has; the others are those of environment and wrappers."""
 
 
 def describe(env: gym.Env[Any, Any]) -> bytes:
@@ -88,6 +98,27 @@ def _described(
         "pid": os.getpid(),
     }
     return json.dumps(content, sort_keys=True).encode()
+
+
+def conditions_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What an episode was recorded with and on, by name: versions, `platform`, `git_commit`."""
+    named = {name: provenance[name] for name in ("platform", "git_commit")}
+    return {**provenance["versions"], **named}
+
+
+def conditions_now(names: Iterable[str]) -> dict[str, str | None]:
+    """The same here and today. Nothing is imported to find out."""
+    known = {**_versions(), "platform": platform.platform(), "git_commit": _git_commit()}
+    return {name: known[name] if name in known else _installed_version(name) for name in names}
+
+
+@cache
+def _installed_version(name: str) -> str | None:
+    """None where there is no such distribution."""
+    try:
+        return metadata.version(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
 
 
 def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
@@ -238,10 +269,7 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def _distribution_version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    return _installed_version(name) or "unknown"
 
 
 @cache
