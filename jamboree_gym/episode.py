@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 
-from jamboree_gym.codec import Frame, decode_head
+from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.frame import to_frame
@@ -35,15 +34,7 @@ from jamboree_gym.tail import EpisodeTail, StepCursor
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = [
-    "Episode",
-    "WholeEpisode",
-    "recent_of",
-    "to_episode_data",
-    "to_transitions",
-    "whole_episode",
-    "whole_episodes",
-]
+__all__ = ["Episode", "recent_of", "to_episode_data", "to_transitions"]
 
 _EVERYTHING = 2**52
 
@@ -326,49 +317,6 @@ def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
         for episode, one in zip(asked, found, strict=True):
             recent[episode.id] = episode._recent(one, n)
     return [cast(Transitions, recent[episode.id]) for episode in episodes]
-
-
-class WholeEpisode(NamedTuple):
-    """All that an episode's log holds.
-
-    Attributes:
-        id: The episode's id.
-        origin: What it can be begun with again.
-        rows: All of its rows.
-    """
-
-    id: str
-    origin: EpisodeOrigin
-    rows: Rows
-
-
-def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[[], WholeEpisode]]:
-    """Everything of several episodes, in one round trip; for many short ones.
-
-    Returns:
-        For each a function that decodes it, and raises as `Episode.data` does.
-    """
-    episodes = [Episode(connection, id) for id in ids]
-    for episode in episodes:
-        connection.settle(episode._key)
-    logs = connection.store.whole([episode._key for episode in episodes])
-    pairs = zip(episodes, logs, strict=True)
-    return [partial(_whole, episode, log) for episode, log in pairs]
-
-
-def whole_episode(episode: Episode) -> WholeEpisode:
-    """Everything of one episode."""
-    return whole_episodes(episode._connection, [episode.id])[0]()
-
-
-def _whole(episode: Episode, log: Sequence[bytes]) -> WholeEpisode:
-    if not log:
-        raise episode._not_found()
-    found = LogSlice.from_answer((log[0], log[1:]), where=episode._key)
-    rows = episode._join(found, 0, _EVERYTHING)
-    note = decode_head(log[0], where=episode._key).note
-    origin = decode_episode_note(note, episode_id=episode.id, where=episode._key)[1]
-    return WholeEpisode(episode.id, origin, rows)
 
 
 def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:

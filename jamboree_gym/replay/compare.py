@@ -17,6 +17,7 @@ from jamboree_gym.layouts import Group, Layout, Leaf, layout_of
 from jamboree_gym.packing import Arrays, Misfit, Pack, item, pack_any, packer, rows_of, stack
 from jamboree_gym.replay.leaves import EXACT, Difference, Said, Tolerance, differences, shown
 from jamboree_gym.replay.watched import WatchedInfos
+from jamboree_gym.step_schema import schema_at
 from jamboree_gym.steps import Rows
 
 __all__ = ["Mismatch", "SecondRun", "actions_as_taken", "first_mismatch"]
@@ -116,14 +117,17 @@ class SecondRun:
         """
         observations, rewards, step = self.observations, self.rewards, env.step
         keep_info = None if self.infos is None else self.infos.keep
-        packs = chain.from_iterable(repeat(pack, count) for count, pack in self._packs())
+        packs = chain.from_iterable(map(self._packs, _spans(self.rows)))
         try:
-            observations.append(next(packs)(observation))
+            observations.append(self._packed(next(packs), observation))
             if keep_info is not None:
                 keep_info(info)
             for action, pack in zip(actions_as_taken(self.rows), packs, strict=True):
                 observation, reward, terminated, truncated, info = step(action)
-                observations.append(pack(observation))
+                try:
+                    observations.append(pack(observation))
+                except (InvalidRecord, Misfit):
+                    observations.append(self._packed(pack, observation))
                 rewards.append(reward if reward.__class__ is float else _number(reward))
                 if keep_info is not None:
                     keep_info(info)
@@ -135,24 +139,20 @@ class SecondRun:
         except Exception as error:
             raise ReplayError(f"step {len(rewards)} fails in the second run: {error!r}") from error
 
-    def _packs(self) -> Iterator[tuple[int, Pack]]:
-        for first, stop, layout in _spans(self.rows):
-            yield stop - first, _pack_as(layout, is_batched=self.vector is not None)
+    def _packs(self, span: tuple[int, int, Layout]) -> Iterator[Pack]:
+        """How to pack the observations of these rows."""
+        first, stop, layout = span
+        if self.vector is None:
+            return repeat(packer(layout), stop - first)
+        return repeat(lambda value: _pack_slowly(_batched(value, layout), layout), stop - first)
 
-
-def _pack_as(layout: Layout, *, is_batched: bool) -> Pack:
-    """Packs observations as a recorder does; `Misfit` for those of another layout."""
-    if is_batched:
-        return lambda observation: _pack_slowly(_batched(observation, layout), layout)
-    pack = packer(layout)
-
-    def pack_observation(observation: Any) -> Any:
+    def _packed(self, pack: Pack, observation: Any) -> Any:
+        """The next observation, which may need converting first."""
         try:
             return pack(observation)
         except (InvalidRecord, Misfit):
+            layout = schema_at(self.rows.schemas, self.rows.start + len(self)).observation
             return _pack_slowly(observation, layout)
-
-    return pack_observation
 
 
 def _pack_slowly(observation: Any, layout: Layout) -> Any:
@@ -187,6 +187,8 @@ def _number(reward: Any) -> float:
 
 def first_mismatch(run: SecondRun, tolerance: Tolerance = EXACT) -> Mismatch | None:
     """The first difference between the recorded run and the second one."""
+    if _is_plainly_equal(run):
+        return None
     columns = _columns(run)
     firsts = [_first_row(*pair, tolerance) for pair in columns.values()]
     firsts += _observation_rows(run, tolerance)
@@ -202,6 +204,23 @@ def first_mismatch(run: SecondRun, tolerance: Tolerance = EXACT) -> Mismatch | N
     if run.infos is not None:
         found += [("info", one) for one in run.infos.differences(row, tolerance)]
     return _mismatch(row, found)
+
+
+def _is_plainly_equal(run: SecondRun) -> bool:
+    """Whether all is equal, bit for bit; quick, and not sure of a no."""
+    rows, (_, schema) = run.rows, run.rows.schemas[0]
+    layout = schema.observation
+    if len(rows.schemas) > 1 or not isinstance(layout, Leaf) or not layout.is_array:
+        return False
+    if len(run) != len(rows) or run.vector is not None or run.infos is not None:
+        return False
+    ends = [bytes(len(rows) - 1) + bytes([is_end]) for is_end in run.end]
+    return (
+        rows.observations.dtype == layout.dtype
+        and b"".join(run.observations) == rows.observations.tobytes()
+        and np.array(run.rewards, np.float64).tobytes() == rows.rewards[1:].tobytes()
+        and [rows.terminations.tobytes(), rows.truncations.tobytes()] == ends
+    )
 
 
 def _mismatch(row: int, found: list[tuple[str, Difference]]) -> Mismatch:

@@ -102,14 +102,18 @@ def rebuild_env(
     if renders:
         options["render_mode"] = "rgb_array"
     env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
-    registered = env.spec.additional_wrappers if env.spec is not None else ()
     try:
-        for wrapper in applied[len(registered) :]:  # a registered one may bring some itself
+        for wrapper in applied[_own_wrappers(env) if applied else 0 :]:
             env = _wrap(env, wrapper, wrappers, trust_entry_point=trust_entry_point)
     except ReplayError:
         env.close()
         raise
     return env
+
+
+def _own_wrappers(env: gym.Env[Any, Any]) -> int:
+    """How many wrappers a registered environment brings itself."""
+    return 0 if env.spec is None else len(env.spec.additional_wrappers)
 
 
 def begins_anew(env: gym.Env[Any, Any]) -> bool:
@@ -311,7 +315,7 @@ def _generator(state: Mapping[str, Any]) -> np.random.Generator:
     name = state.get("bit_generator") if isinstance(state, Mapping) else state
     if name not in _BIT_GENERATORS:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
-    bit_generator = getattr(np.random, str(name))()
+    bit_generator = getattr(np.random, str(name))(0)  # quicker than from the system's entropy
     try:
         bit_generator.state = dict(state)
     except (KeyError, OverflowError, TypeError, ValueError) as error:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
 
+from jamboree_gym.blocks import WholeEpisode, whole_episodes
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode import Episode, WholeEpisode, whole_episodes
+from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, JamboreeError, ReplayError, StoreUnavailable
 from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
 from jamboree_gym.replay.leaves import EXACT, Tolerance

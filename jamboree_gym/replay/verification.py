@@ -7,12 +7,12 @@ from typing import Any, overload
 
 import gymnasium as gym
 
-from jamboree_gym.blocks import trips
+from jamboree_gym.blocks import Listed, trips, whole_episodes
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode import Episode, whole_episode
+from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, ReplayError
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.query import EpisodeQuery, found_by
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.replay.leaves import Tolerance
 from jamboree_gym.replay.report import VerifyReport, VerifyReports
@@ -112,7 +112,7 @@ def verify(
     if isinstance(episodes, Episode):
         return _verify_one(episodes, check)
     if isinstance(episodes, EpisodeQuery):
-        return _verify_many(episodes._connection, episodes.summaries(), check, workers, progress)
+        return _verify_many(*found_by(episodes), check, workers, progress)
     listed = list(episodes)
     connections = {episode._connection for episode in listed}
     if len(connections) > 1:
@@ -148,7 +148,8 @@ def _is_wrapper(one: Any) -> bool:
 
 def _verify_one(episode: Episode, check: Check) -> VerifyReport:
     with Resimulator(episode._connection, check) as resimulator:
-        report, unseen = resimulator.verified(whole_episode(episode))
+        (decode,) = whole_episodes(episode._connection, [episode.id])
+        report, unseen = resimulator.verified(decode())
     if unseen:
         raise ReplayError(f"the episode has no info {unseen[0]!r}, neither recorded nor now")
     return report
@@ -164,7 +165,7 @@ def _summary(episode: Episode) -> EpisodeSummary:
 
 def _verify_many(
     connection: Connection | None,
-    summaries: Sequence[EpisodeSummary],
+    summaries: Sequence[Listed],
     check: Check,
     workers: int,
     progress: bool | Progress,
