@@ -151,11 +151,9 @@ class VerifyReports(Sequence[VerifyReport]):
         """Those that are not equal, or could not be simulated again."""
         return tuple(report for report in self._reports if not report)
 
-    def __str__(self) -> str:
-        """How many are equal, and the first that are not."""
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
+    @property
+    def headline(self) -> str:
+        """How many are equal, differ, could not be verified; in one line."""
         failed = self.failed
         errors = sum(report.error is not None for report in failed)
         steps = sum(report.steps for report in self._reports)
@@ -164,7 +162,15 @@ class VerifyReports(Sequence[VerifyReport]):
             parts.append(f"{len(failed) - errors:,} differ")
         if errors:
             parts.append(f"{errors:,} could not be verified")
-        yield f"{', '.join(parts)}; {steps:,} steps compared"
+        return f"{', '.join(parts)}; {steps:,} steps compared"
+
+    def __str__(self) -> str:
+        """How many are equal, and the first that are not."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        failed = self.failed
+        yield self.headline
         yield from map(str, failed[:MAX_LISTED])
         if len(failed) > MAX_LISTED:
             yield f"... and {len(failed) - MAX_LISTED:,} more in .failed"
