@@ -30,8 +30,8 @@ _REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
 # What Gymnasium registers for shimmy: it would import the environment that its arguments name.
 _IMPORTING_ENVS = ("GymV21Environment-v0", "GymV26Environment-v0")
 # Wrappers of Gymnasium that do nothing with their arguments but computing. Not among them:
-# ArrayConversion imports the module that an argument names, its subclasses bring torch or jax,
-# RecordVideo writes files; and what takes a function cannot be written down anyway.
+# ArrayConversion and its kind, whose arguments are modules and which bring torch or jax;
+# RecordVideo, which writes files; and what takes a function, which cannot be written down anyway.
 _HARMLESS = (
     *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction"),
     *("ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation"),
@@ -306,9 +306,10 @@ def reset_again(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[Any, dic
     try:
         if generator is not None:
             env.unwrapped.np_random = generator
-        return env.reset(seed=origin.seed, options=options)
+        observation, info = env.reset(seed=origin.seed, options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
+    return observation, info
 
 
 def _generator(state: Mapping[str, Any]) -> np.random.Generator:
