@@ -156,7 +156,12 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
         "reward_threshold": spec.reward_threshold,
         "kwargs": spec.kwargs,
         "additional_wrappers": [
-            {"name": one.name, "entry_point": one.entry_point, "kwargs": one.kwargs}
+            {
+                "name": one.name,
+                "entry_point": one.entry_point,
+                "kwargs": one.kwargs,
+                "tuples": _tuples(one.kwargs or {}),
+            }
             for one in spec.additional_wrappers
         ],
     }
@@ -169,6 +174,11 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
                 shown = _shown(value)
                 return None, f"{argument}={shown} of {name} cannot be written as JSON: {error}"
     return content, None
+
+
+def _tuples(kwargs: Mapping[str, Any]) -> list[str]:
+    """Arguments of which JSON makes lists."""
+    return [name for name, value in kwargs.items() if isinstance(value, tuple)]
 
 
 def _entry_point(entry_point: Any) -> str | None:

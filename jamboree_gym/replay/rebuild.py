@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +25,10 @@ from jamboree_gym.replay.missing import missing_registration
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_columns import ANNOTATION
 
-__all__ = ["begins_anew", "ignored_infos", "rebuild_env", "reset_again", "reset_as_recorded"]
+__all__ = ["BuiltWrapper", "begins_anew", "ignored_infos", "rebuild_env", "reset_as_recorded"]
+
+BuiltWrapper: TypeAlias = type[gym.Wrapper[Any, Any, Any, Any]] | partial[Any]
+"""A class of wrappers that may be built; with `functools.partial` also what with."""
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
@@ -62,6 +67,12 @@ _OBSERVERS = (
     "stable_baselines3.common.vec_env.vec_check_nan:VecCheckNan",
     "stable_baselines3.common.vec_env.vec_video_recorder:VecVideoRecorder",
 )
+# Wrappers that a spec does not name, by class.
+_TIME_LIMIT = "gymnasium.wrappers.common.TimeLimit"
+_NOT_IN_SPEC = (
+    "gymnasium.wrappers.common.OrderEnforcing",
+    "gymnasium.wrappers.common.PassiveEnvChecker",
+)
 # Environments and wrappers of which nothing is left after a reset, but the generator.
 _BEGIN_ANEW = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
 _WRAPPERS_BEGIN_ANEW = (
@@ -74,7 +85,7 @@ _WRAPPERS_BEGIN_ANEW = (
 def rebuild_env(
     provenance: Mapping[str, Any],
     *,
-    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]] = (),
+    wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
 ) -> gym.Env[Any, Any]:
     """Make the environment of an episode again, from the local registry.
@@ -93,9 +104,10 @@ def rebuild_env(
         spec, reason = provenance["env_spec"], provenance["spec_error"]
         if spec is None:
             raise ReplayError(f"the environment cannot be made again: {reason}")
-        name, applied = str(spec["id"]), list(spec["additional_wrappers"])
-        options = {"max_episode_steps": spec["max_episode_steps"] or -1, **spec["kwargs"]}
-        renders = any(one["name"] == "AddRenderObservation" for one in applied)
+        name, layers = str(spec["id"]), _layers(provenance)
+        limit = spec["max_episode_steps"] if layers.limits is None else None
+        options = {"max_episode_steps": limit or -1, **spec["kwargs"]}
+        renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
     except (AttributeError, KeyError, TypeError) as error:
         raise _damaged(error) from error
     options.pop("render_mode", None)  # a second run needs no window
@@ -103,17 +115,70 @@ def rebuild_env(
         options["render_mode"] = "rgb_array"
     env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
     try:
-        for wrapper in applied[_own_wrappers(env) if applied else 0 :]:
-            env = _wrap(env, wrapper, wrappers, trust_entry_point=trust_entry_point)
+        own_wrappers, own_limits = _already_there(env)
+        limits = deque((layers.limits or [])[own_limits:])
+        for number, wrapper in enumerate(layers.wrappers):
+            while limits and limits[0].below <= number:
+                env = _limited(env, limits.popleft())
+            if number >= own_wrappers:
+                env = _wrap(env, wrapper, wrappers, trust_entry_point=trust_entry_point)
+        for limit in limits:
+            env = _limited(env, limit)
     except ReplayError:
         env.close()
         raise
     return env
 
 
-def _own_wrappers(env: gym.Env[Any, Any]) -> int:
-    """How many wrappers a registered environment brings itself."""
-    return 0 if env.spec is None else len(env.spec.additional_wrappers)
+class _Limit(NamedTuple):
+    """A `TimeLimit`: a spec knows only the outermost, and not where it stands.
+
+    Attributes:
+        below: How many of the wrappers in the spec are inside it.
+        steps: The number of steps.
+    """
+
+    below: int
+    steps: Any
+
+
+class _Layers(NamedTuple):
+    """What an environment was wrapped in, innermost first.
+
+    Attributes:
+        wrappers: As its spec has them.
+        limits: The time limits among them; None where only the spec is known.
+    """
+
+    wrappers: list[Any]
+    limits: list[_Limit] | None
+
+
+def _layers(provenance: Mapping[str, Any]) -> _Layers:
+    wrappers = list(provenance["env_spec"]["additional_wrappers"])
+    limits, below = [], 0
+    for one in reversed(provenance["wrappers"]):
+        if one["class"] == _TIME_LIMIT:
+            limits.append(_Limit(below, one["kwargs"]["max_episode_steps"]))
+        elif one["class"] not in _NOT_IN_SPEC:
+            below += 1
+    return _Layers(wrappers, limits if limits and below == len(wrappers) else None)
+
+
+def _already_there(env: gym.Env[Any, Any]) -> tuple[int, int]:
+    """How many wrappers, and how many time limits, a registered environment brings itself."""
+    wrappers = 0 if env.spec is None else len(env.spec.additional_wrappers)
+    limits = 0
+    while isinstance(env, gym.Wrapper):
+        limits += type(env) is of_gymnasium.TimeLimit
+        env = env.env
+    return wrappers, limits
+
+
+def _limited(env: gym.Env[Any, Any], limit: _Limit) -> gym.Env[Any, Any]:
+    if not isinstance(limit.steps, int) or limit.steps < 1:
+        raise ReplayError(f"the episode's provenance is damaged: a limit of {limit.steps!r} steps")
+    return of_gymnasium.TimeLimit(env, limit.steps)
 
 
 def begins_anew(env: gym.Env[Any, Any]) -> bool:
@@ -208,7 +273,7 @@ def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
 def _wrap(
     env: gym.Env[Any, Any],
     wrapper: Any,
-    trusted: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]],
+    trusted: Sequence[BuiltWrapper],
     *,
     trust_entry_point: bool,
 ) -> gym.Env[Any, Any]:
@@ -216,7 +281,8 @@ def _wrap(
     try:
         name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
         known = {_entry_point_of(one): one for one in (*_buildable(), *trusted)}.get(entry_point)
-    except (KeyError, TypeError) as error:
+        tuples = [str(name) for name in wrapper.get("tuples", ())]
+    except (AttributeError, KeyError, TypeError) as error:
         raise _damaged(error) from error
     if known is None and entry_point in _OBSERVERS:
         return env
@@ -230,7 +296,7 @@ def _wrap(
             )
         if known is RecentTransactionsObservation:
             _check_shows_only_the_episode(kwargs)
-        wrapped: gym.Env[Any, Any] = known(env, **_arguments(known, kwargs))
+        wrapped: gym.Env[Any, Any] = known(env, **_arguments(known, kwargs, tuples))
     except ReplayError:
         raise
     except Exception as error:
@@ -245,22 +311,23 @@ def _buildable() -> list[Any]:
 
 def _entry_point_of(wrapper: Any) -> str:
     """As Gymnasium writes it down."""
-    return f"{wrapper.__module__}:{wrapper.__name__}"
+    known = wrapper.func if isinstance(wrapper, partial) else wrapper
+    return f"{known.__module__}:{known.__name__}"
 
 
-def _arguments(wrapper: Any, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What to build a wrapper with; where it does not tell, it must need nothing."""
+def _arguments(
+    wrapper: Any, kwargs: Mapping[str, Any] | None, tuples: Sequence[str]
+) -> dict[str, Any]:
+    """What to build a wrapper with: what is stored, unless the caller has said it."""
+    if isinstance(wrapper, partial):
+        return {}
     if kwargs is not None:
-        is_own = wrapper.__module__.startswith("gymnasium.")  # JSON made lists of their tuples
-        return {
-            name: tuple(value) if is_own and isinstance(value, list) else value
-            for name, value in kwargs.items()
-        }
+        return {**kwargs, **{name: tuple(kwargs[name]) for name in tuples}}
     _, *others = inspect.signature(wrapper).parameters
     if others:
         raise ReplayError(
-            f"the wrapper {wrapper.__name__} does not tell what {others[0]} was: derive it from "
-            "gymnasium.utils.RecordConstructorArgs too"
+            f"the wrapper {wrapper.__name__} does not tell what {others[0]} was: say it "
+            f"(wrappers=[functools.partial({wrapper.__name__}, {others[0]}=...)])"
         )
     return {}
 
@@ -279,18 +346,13 @@ def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
-    """As `reset_again`, for those who need no info: the first observation."""
-    return reset_again(env, origin)[0]
-
-
-def reset_again(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[Any, dict[str, Any]]:
+def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[Any, dict[str, Any]]:
     """Reset with the seed, or the state of the generator, that the episode began with.
 
     An episode that follows another one needs an environment in which that one was just played.
 
     Returns:
-        The first observation and its info.
+        The first observation, and the info beside it.
 
     Raises:
         ReplayError: Neither is known, the options could not be stored, or the reset fails.

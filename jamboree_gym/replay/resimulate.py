@@ -17,10 +17,10 @@ from jamboree_gym.errors import EpisodeNotFound, JamboreeError, ReplayError, Sto
 from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
 from jamboree_gym.replay.leaves import EXACT, Tolerance
 from jamboree_gym.replay.rebuild import (
+    BuiltWrapper,
     begins_anew,
     ignored_infos,
     rebuild_env,
-    reset_again,
     reset_as_recorded,
 )
 from jamboree_gym.replay.report import Change, VerifyReport, changes_since
@@ -38,13 +38,13 @@ class Check:
     Attributes:
         tolerance: How far apart floats may be.
         infos: Names of the infos that are compared; True: all that are recorded.
-        wrappers: Wrapper classes that are built with stored arguments.
+        wrappers: Wrapper classes that are built.
         trust_entry_point: Whether what the store names is imported.
     """
 
     tolerance: Tolerance = EXACT
     infos: bool | tuple[str, ...] = False
-    wrappers: tuple[type[gym.Wrapper[Any, Any, Any, Any]], ...] = ()
+    wrappers: tuple[BuiltWrapper, ...] = ()
     trust_entry_point: bool = False
 
 
@@ -170,7 +170,7 @@ class Resimulator:
     def _compared(self, env: gym.Env[Any, Any], whole: WholeEpisode, origin: _Origin) -> Checked:
         vector = origin.provenance.get("vector")
         watched = self._watched(whole, origin)
-        observation, info = reset_again(env, whole.origin)
+        observation, info = reset_as_recorded(env, whole.origin)
         run = SecondRun(whole.rows, vector=vector, infos=watched)
         run.play(env, observation, info)
         tolerance = self._check.tolerance

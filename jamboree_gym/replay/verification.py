@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, overload
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from jamboree_gym.progress import Progress, reported
 from jamboree_gym.query import EpisodeQuery, found_by
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.replay.leaves import Tolerance
+from jamboree_gym.replay.rebuild import BuiltWrapper
 from jamboree_gym.replay.report import VerifyReport, VerifyReports
 from jamboree_gym.replay.resimulate import Check, Checked, Resimulator
 from jamboree_gym.replay.workers import Numbered, checked_in_processes
@@ -33,7 +35,7 @@ def verify(
     rtol: float = 0.0,
     atol: float = 0.0,
     infos: bool | Collection[str] = (),
-    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]] = (),
+    wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
     progress: bool | Progress = False,
 ) -> VerifyReport: ...
@@ -47,7 +49,7 @@ def verify(
     rtol: float = 0.0,
     atol: float = 0.0,
     infos: bool | Collection[str] = (),
-    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]] = (),
+    wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
     progress: bool | Progress = False,
 ) -> VerifyReports: ...
@@ -60,7 +62,7 @@ def verify(
     rtol: float = 0.0,
     atol: float = 0.0,
     infos: bool | Collection[str] = (),
-    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]] = (),
+    wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
     progress: bool | Progress = False,
 ) -> VerifyReport | VerifyReports:
@@ -81,8 +83,9 @@ def verify(
         atol: How far they may be absolutely. With both at 0, every bit counts.
         infos: Keys of the infos that are compared too, those of nested dicts with a dot
             (`"state.lives"`); True: all that are recorded.
-        wrappers: Classes of your own that the environment may be wrapped in, as it was. They are
-            built with the arguments that are stored, whoever has written them there.
+        wrappers: Classes that the environment may be wrapped in, as it was, beside Gymnasium's own
+            and ours. They are built with the arguments that are stored, whoever has written them
+            there; or with yours: `functools.partial(Crop, size=8)`.
         trust_entry_point: Import and call what the store names for environments and wrappers that
             are not known here. **Whoever can write into the store can then run any code in this
             process.** Only for stores that nobody else writes to.
@@ -125,7 +128,7 @@ def _check(
     rtol: float,
     atol: float,
     infos: bool | Collection[str],
-    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]],
+    wrappers: Sequence[BuiltWrapper],
     *,
     trust_entry_point: bool,
 ) -> Check:
@@ -143,7 +146,8 @@ def _check(
 
 
 def _is_wrapper(one: Any) -> bool:
-    return isinstance(one, type) and issubclass(one, gym.Wrapper)
+    known = one.func if isinstance(one, partial) else one
+    return isinstance(known, type) and issubclass(known, gym.Wrapper)
 
 
 def _verify_one(episode: Episode, check: Check) -> VerifyReport:

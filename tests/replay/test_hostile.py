@@ -139,6 +139,17 @@ NONSENSE = {
     "no arguments of a wrapper": wrapper(
         "TimeLimit", "gymnasium.wrappers.common:TimeLimit", {"max_episode_steps": "x"}
     ),
+    "no list of wrappers": lambda p: p.pop("wrappers"),
+    "numbers as list of wrappers": lambda p: p.update(wrappers=[1]),
+    "a limit that is none": lambda p: p["wrappers"][0]["kwargs"].update(max_episode_steps="x"),
+    "tuples that are none": lambda p: p["env_spec"]["additional_wrappers"].append(
+        {
+            "name": "TimeLimit",
+            "entry_point": "gymnasium.wrappers.common:TimeLimit",
+            "kwargs": {"max_episode_steps": 5},
+            "tuples": ["max_episode_steps", "y", 1],
+        }
+    ),
     "a list as versions": lambda p: p.update(versions=[1]),
     "no versions": lambda p: p.pop("versions"),
     "a path as distribution": lambda p: p["versions"].update({"../../x": "1", "": "2"}),

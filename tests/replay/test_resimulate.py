@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -592,6 +593,8 @@ def test_a_wrapper_that_does_not_tell_its_argument_is_not_guessed(jam: Jamboree)
 
     with pytest.raises(ReplayError, match="does not tell what scale was"):
         verify(episode, wrappers=[ShyObservation])
+    assert verify(episode, wrappers=[partial(ShyObservation, scale=2.0)])
+    assert not verify(episode, wrappers=[partial(ShyObservation, scale=3.0)])
 
 
 def test_what_is_not_registered_is_built_where_its_entry_point_is_trusted(jam: Jamboree) -> None:
@@ -603,6 +606,33 @@ def test_what_is_not_registered_is_built_where_its_entry_point_is_trusted(jam: J
 
     assert report
     assert (report.steps, episode.status) == (4, "truncated")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda env: wrappers.TimeLimit(env, 300),
+        lambda env: wrappers.TimeLimit(env, 50),
+        lambda env: wrappers.TimeLimit(wrappers.MaxAndSkipObservation(env, 3), 20),
+        lambda env: wrappers.MaxAndSkipObservation(wrappers.TimeLimit(env, 20), 3),
+        lambda env: wrappers.TimeLimit(wrappers.TimeLimit(env.unwrapped, 30), 40),
+    ],
+)
+def test_every_time_limit_stands_where_it_stood(
+    jam: Jamboree, wrap: Callable[[gym.Env], gym.Env]
+) -> None:
+    episode = record(jam, wrap(gym.make("MountainCar-v0")), steps=400, seed=1)
+
+    report = verify(episode)
+
+    assert episode.status == "truncated"
+    assert report, str(report)
+
+
+def test_arguments_that_were_tuples_are_tuples_again(jam: Jamboree) -> None:
+    env = wrappers.ReshapeObservation(gym.make("CartPole-v1"), (2, 2))
+
+    assert verify(record(jam, env, seed=1))
 
 
 def test_rendered_observations_are_rendered_again(jam: Jamboree) -> None:
