@@ -69,14 +69,17 @@ class Shell:
         """The module, as it is from now on."""
         (self.directory / "count_envs.py").write_text(ENVS.format(off=off))
 
-    def python(self, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def python(
+        self, source: str, *arguments: str, stderr: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", source, *arguments],
             env=os.environ
             | {"PYTHONPATH": os.pathsep.join(PATHS), "COLUMNS": "120", "NO_COLOR": "1"}
             | {"JAMBOREE_REDIS_URL": self.url, "PYTHONDONTWRITEBYTECODE": "1"},
             cwd=self.directory,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             check=False,
             timeout=60,
@@ -90,8 +93,12 @@ class Shell:
     def store(self) -> tuple[str, str]:
         return self.url, self.namespace
 
-    def verify(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return self.python(PROGRAM, "verify", "--namespace", self.namespace, *map(str, arguments))
+    def verify(
+        self, *arguments: object, stderr: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        return self.python(
+            PROGRAM, "verify", "--namespace", self.namespace, *map(str, arguments), stderr=stderr
+        )
 
 
 @pytest.fixture
@@ -198,6 +205,18 @@ def test_what_cannot_be_meant_is_exit_code_2(shell: Shell, arguments: list[str])
 
 def test_help_has_an_example(shell: Shell) -> None:
     assert "Example: jamboree-gym verify --run" in shell.verify("--help").stdout
+
+
+def test_on_a_terminal_there_is_a_progress_bar(shell: Shell) -> None:
+    shell.record("CartPole-v1")
+    ours, theirs = os.openpty()
+
+    done = shell.verify(stderr=theirs)
+    os.close(theirs)
+
+    assert done.returncode == 0
+    assert b"verifying" in os.read(ours, 4096)
+    os.close(ours)
 
 
 def test_what_a_terminal_obeys_is_not_printed(shell: Shell) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from forged import forge_blob, forge_origin, forge_provenance
+from gymnasium.envs.registration import EnvSpec
 from replayed_envs import record
 
 from jamboree_gym import Jamboree
@@ -182,6 +184,29 @@ def test_what_is_named_is_neither_imported_nor_built(
     assert "Trap-v0" not in gym.registry
     assert Bystander.built == 0
     assert not (canary.parent / "videos").exists()
+
+
+def test_an_environment_that_imports_what_its_arguments_name_is_refused(
+    jam: Jamboree, episode: Episode, canary: Path
+) -> None:
+    """As shimmy registers it."""
+
+    def old_gym(env_id: str, **_: Any) -> Any:
+        importlib.import_module(env_id.partition(":")[0])
+
+    name = "GymV26Environment-v0"
+    forged = forge_provenance(jam, episode, MODULES["an id that imports what its arguments name"])
+    known = gym.registry[name]
+    gym.registry[name] = EnvSpec(name, entry_point=old_gym)
+    try:
+        with pytest.raises(ReplayError, match="imports what its arguments name"):
+            verify(forged)
+        assert not canary.exists()
+        with pytest.raises(ReplayError, match="cannot be made here"):
+            verify(forged, trust_entry_point=True)
+        assert canary.exists()
+    finally:
+        gym.registry[name] = known
 
 
 def test_processes_neither_import_nor_build_it(jam: Jamboree, canary: Path) -> None:
