@@ -26,6 +26,7 @@ __all__ = [
     "prime",
     "put_rng_state",
     "put_state",
+    "reads_unchecked",
     "state_gap",
     "take_state",
 ]
@@ -81,11 +82,13 @@ class _Layer:
         name: Its class, and the version of what gives and takes its state.
         take: Gives the state, as `encode_value` takes it.
         put: Takes it back.
+        is_checked: Whether `put` refuses what `take` cannot have given.
     """
 
     name: str
     take: Callable[[], Any]
     put: Callable[[Any], None]
+    is_checked: bool = True
 
 
 def state_gap(env: gym.Env[Any, Any]) -> str | None:
@@ -95,6 +98,11 @@ def state_gap(env: gym.Env[Any, Any]) -> str | None:
     except ReplayError as error:
         return str(error)
     return None
+
+
+def reads_unchecked(env: gym.Env[Any, Any]) -> bool:
+    """Whether a state that was tampered with may corrupt memory, as with ALE's emulator."""
+    return not all(layer.is_checked for layer in _layers(env))
 
 
 def prime(env: gym.Env[Any, Any], last_action: Any) -> None:
@@ -260,6 +268,7 @@ def _ale(env: Any) -> _Layer | None:
         f"{_class_name(env)}, ale-py {ale_py.__version__}",
         lambda: bytes(emulator.cloneState(include_rng=True).serialize()),
         lambda content: emulator.restoreState(ale_py.ALEState(content)),
+        is_checked=False,
     )
 
 

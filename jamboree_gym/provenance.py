@@ -112,6 +112,7 @@ def conditions_now(names: Iterable[str]) -> dict[str, str | None]:
     return {name: known[name] if name in known else _installed_version(name) for name in names}
 
 
+@cache
 def _installed_version(name: str) -> str | None:
     """None where there is no such distribution."""
     try:
@@ -155,7 +156,12 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
         "reward_threshold": spec.reward_threshold,
         "kwargs": spec.kwargs,
         "additional_wrappers": [
-            {"name": one.name, "entry_point": one.entry_point, "kwargs": one.kwargs}
+            {
+                "name": one.name,
+                "entry_point": one.entry_point,
+                "kwargs": one.kwargs,
+                "tuples": _tuples(one.kwargs or {}),
+            }
             for one in spec.additional_wrappers
         ],
     }
@@ -168,6 +174,11 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
                 shown = _shown(value)
                 return None, f"{argument}={shown} of {name} cannot be written as JSON: {error}"
     return content, None
+
+
+def _tuples(kwargs: Mapping[str, Any]) -> list[str]:
+    """Arguments of which JSON makes lists."""
+    return [name for name, value in kwargs.items() if isinstance(value, tuple)]
 
 
 def _entry_point(entry_point: Any) -> str | None:

@@ -24,7 +24,7 @@ from jamboree_gym.tables import Piece, join, no_piece, piece_of, write_arrow
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["EpisodeQuery"]
+__all__ = ["EpisodeQuery", "found_by"]
 
 
 class EpisodeQuery:
@@ -282,6 +282,11 @@ class EpisodeQuery:
     def __repr__(self) -> str:
         """What is asked for."""
         return f"<episodes{self._asked}>"
+
+
+def found_by(query: EpisodeQuery) -> tuple[Connection, Found]:
+    """What a query finds now, and where: for those who read the episodes themselves."""
+    return query._connection, query._found()
 
 
 def _shown(cut: slice) -> str:

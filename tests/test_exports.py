@@ -16,10 +16,12 @@ PUBLIC = {
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.replay": [
+        "Change",
         "ForkedEnv",
         "Mismatch",
         "Snapshotable",
         "VerifyReport",
+        "VerifyReports",
         "WhatIf",
         "fork",
         "verify",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +12,13 @@ from jamboree_gym.env_state import put_rng_state
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.records import EpisodeOrigin
+from jamboree_gym.replay.compare import actions_as_taken
 from jamboree_gym.replay.rebuild import reset_as_recorded
 from jamboree_gym.steps import Rows
 
-__all__ = ["Shown", "actions_as_taken", "begin_as_recorded", "begin_child", "begin_root", "line_of"]
+__all__ = ["Shown", "begin_as_recorded", "begin_child", "begin_root", "line_of"]
 
-Shown = tuple[Any, dict[str, Any]]
+Shown = tuple[Any, Mapping[str, Any]]
 """An observation and the info beside it."""
 
 _WHOLE = ("terminated", "truncated", "abandoned")
@@ -130,12 +131,3 @@ def _cannot_be_played(episode: Episode, error: Exception) -> ReplayError:
     return ReplayError(
         f"episode {episode.id!r}, which comes before, cannot be played again: {error}"
     )
-
-
-def actions_as_taken(rows: Rows) -> Iterator[Any]:
-    """The actions of all steps: Python numbers where the agent gave Python numbers.
-
-    NumPy computes differently with the two: `float32 * 0.5` stays `float32`, `float32 *
-    float64(0.5)` does not.
-    """
-    return (rows.action(row) for row in range(1, len(rows)))

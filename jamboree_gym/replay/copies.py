@@ -8,8 +8,7 @@ from copy import deepcopy
 from typing import Any, Final, TypeAlias
 
 from jamboree_gym.env_state import prime, put_state, state_gap, take_state
-from jamboree_gym.episode import Episode
-from jamboree_gym.replay.standing import MakeEnv, Standing, play_on, stand_at
+from jamboree_gym.replay.standing import Standing, play_on
 from jamboree_gym.steps import Rows
 
 __all__ = ["standings"]
@@ -21,23 +20,22 @@ Copy: TypeAlias = Callable[[], Standing]
 
 
 def standings(
-    episode: Episode, step: int, n: int, make_env: MakeEnv, rest: Rows
+    stand: Callable[[], Standing], n: int, rest: Rows, vector: Mapping[str, Any] | None
 ) -> Generator[Standing, None, None]:
     """The environment n times where it stood after some steps; each is over when the next comes.
 
     Args:
-        episode: The episode.
-        step: After so many of its steps.
+        stand: Makes it, and brings it there.
         n: How often.
-        make_env: Makes the environment.
         rest: The recorded rows from there on.
+        vector: What provenance says of the vector environment that they came through, if any.
     """
-    first = stand_at(episode, step, make_env)
+    first = stand()
     try:
         if n == 1:
             yield first
             return
-        copy = _proven_copy(first, rest, episode.provenance.get("vector"))
+        copy = _proven_copy(first, rest, vector)
         if copy is not None:
             for _ in range(n):
                 with _opened(copy, first) as standing:
@@ -46,7 +44,7 @@ def standings(
     finally:
         first.env.close()
     for _ in range(n):
-        with _opened(lambda: stand_at(episode, step, make_env), first) as standing:
+        with _opened(stand, first) as standing:
             yield standing
 
 

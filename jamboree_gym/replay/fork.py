@@ -11,7 +11,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.episode import Episode
-from jamboree_gym.replay.rebuild import rebuild_env
+from jamboree_gym.replay.rebuild import BuiltWrapper, rebuild_env
 from jamboree_gym.replay.standing import Standing, check_step, stand_at
 from jamboree_gym.wrappers import RecordEpisodes
 
@@ -73,8 +73,9 @@ def fork(
     tags: Mapping[str, Any] | None = None,
     record: bool = True,
     render_mode: str | None = None,
-    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]] = (),
+    wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
+    trust_snapshots: bool = False,
 ) -> ForkedEnv:
     """A live environment that stands where the recorded one stood after its first steps.
 
@@ -101,6 +102,8 @@ def fork(
         render_mode: For `render`; a time limit and all else is as recorded.
         wrappers: Classes of wrappers, beside Gymnasium's and ours, that may be built again.
         trust_entry_point: Import and call what the store names, where it is not known here.
+        trust_snapshots: Use the stored snapshots of ALE, which reads them unchecked: bytes that
+            somebody has tampered with corrupt memory. Only for stores that nobody else writes to.
 
     Raises:
         EpisodeNotFound: There is no such episode.
@@ -114,7 +117,7 @@ def fork(
         trust_entry_point=trust_entry_point,
         render_mode=render_mode,
     )
-    standing = stand_at(episode, step, make_env)
+    standing = stand_at(episode, step, make_env, trust_snapshots=trust_snapshots)
     try:
         recorder = _recorder_of(standing.env, episode, run, tags) if record else None
         return ForkedEnv(standing, episode, step, recorder)

@@ -10,17 +10,11 @@ from typing import Any, Final, TypeAlias, cast
 
 import gymnasium as gym
 
-from jamboree_gym.env_state import prime, put_state, state_gap
+from jamboree_gym.env_state import prime, put_state, reads_unchecked, state_gap
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.provenance import conditions_now
-from jamboree_gym.replay.beginning import (
-    Shown,
-    actions_as_taken,
-    begin_child,
-    begin_root,
-    line_of,
-)
+from jamboree_gym.replay.beginning import Shown, begin_child, begin_root, line_of
 from jamboree_gym.replay.compare import Mismatch, SecondRun, first_mismatch
 from jamboree_gym.replay.rebuild import reset_as_recorded
 from jamboree_gym.steps import Rows
@@ -68,7 +62,9 @@ def check_step(episode: Episode, step: int) -> None:
         )
 
 
-def stand_at(episode: Episode, step: int, make_env: MakeEnv) -> Standing:
+def stand_at(
+    episode: Episode, step: int, make_env: MakeEnv, *, trust_snapshots: bool = False
+) -> Standing:
     """Make the environment of an episode again and bring it to where it stood after some steps.
 
     By the newest snapshot before that step, or from the reset on where none can be used. What is
@@ -78,6 +74,7 @@ def stand_at(episode: Episode, step: int, make_env: MakeEnv) -> Standing:
         episode: The episode.
         step: After so many of its steps; 0 = as it began.
         make_env: Makes the environment.
+        trust_snapshots: Use those too that an environment reads unchecked.
 
     Raises:
         ReplayError: It cannot be made, or does not do the same again; names the first difference.
@@ -86,7 +83,9 @@ def stand_at(episode: Episode, step: int, make_env: MakeEnv) -> Standing:
     steps = [child.origin.fork_step or 0 for child in line[1:]] + [step]
     env = make_env(episode.provenance)
     try:
-        shown = _from_snapshot(env, line, steps)
+        shown = None
+        if state_gap(env) is None and (trust_snapshots or not reads_unchecked(env)):
+            shown = _from_snapshot(env, line, steps)
         if shown is None:
             shown = begin_root(env, line[0])
             shown = _along(env, line, steps, shown, start=0)
@@ -104,8 +103,6 @@ def _from_snapshot(
     At least one step is played after it. That shows whether all that matters was in it, and
     observation and info come from the environment itself.
     """
-    if state_gap(env) is not None:
-        return None
     for position, start, state in islice(_snapshots(line, steps), SNAPSHOTS_TRIED):
         episode = line[position]
         try:
@@ -185,18 +182,9 @@ def play_on(
     Returns:
         What it has returned at the end, and the first difference.
     """
-    run = SecondRun(rows, vector)
-    observation, info = shown
-    goes_on = run.add(observation, 0.0, False, False)
-    for action in actions_as_taken(rows) if goes_on else ():
-        try:
-            observation, reward, terminated, truncated, info = env.step(action)
-        except Exception as error:
-            step = rows.start + len(run.rewards) - 1
-            raise ReplayError(f"step {step} fails in the second run: {error!r}") from error
-        if not run.add(observation, reward, terminated, truncated):
-            break
+    run = SecondRun(rows, vector=vector)
+    shown = run.play(env, *shown)
     mismatch = first_mismatch(run)
     if mismatch is not None:
         mismatch = replace(mismatch, step=mismatch.step + rows.start)
-    return (observation, info), mismatch
+    return shown, mismatch

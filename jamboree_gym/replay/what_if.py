@@ -18,8 +18,8 @@ from jamboree_gym.progress import Progress, reported
 from jamboree_gym.provenance import describe, generator_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.replay.copies import standings
-from jamboree_gym.replay.rebuild import rebuild_env
-from jamboree_gym.replay.standing import Standing, check_step
+from jamboree_gym.replay.rebuild import BuiltWrapper, rebuild_env
+from jamboree_gym.replay.standing import Standing, check_step, stand_at
 
 __all__ = ["WHAT_IF_TAG", "WhatIf", "what_if"]
 
@@ -105,8 +105,9 @@ def what_if(
     run: str | None = None,
     tags: Mapping[str, Any] | None = None,
     progress: bool | Progress = False,
-    wrappers: Sequence[type[gym.Wrapper[Any, Any, Any, Any]]] = (),
+    wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
+    trust_snapshots: bool = False,
 ) -> WhatIf:
     """Fork an episode n times, go on under another policy, and see what comes of it.
 
@@ -141,6 +142,7 @@ def what_if(
             number done and that of all.
         wrappers: As for `fork`.
         trust_entry_point: As for `fork`.
+        trust_snapshots: As for `fork`.
 
     Raises:
         ReplayError: As `fork`; or n, or the policy, is none.
@@ -150,11 +152,12 @@ def what_if(
     act = _act_of(policy, deterministic=deterministic)
     check_step(episode, step)
     make_env = partial(rebuild_env, wrappers=wrappers, trust_entry_point=trust_entry_point)
+    stand = partial(stand_at, episode, step, make_env, trust_snapshots=trust_snapshots)
     rest = episode.rows(step)
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:
-        with closing(standings(episode, step, n, make_env, rest)) as places:
+        with closing(standings(stand, n, rest, episode.provenance.get("vector"))) as places:
             for number, standing in enumerate(places):
                 noise = _new_noise(standing.env, seed, number, keep=same_noise)
                 if children is None:

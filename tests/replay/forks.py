@@ -10,7 +10,7 @@ import numpy as np
 from jamboree_gym import Jamboree
 from jamboree_gym.episode import Episode
 from jamboree_gym.replay import fork, verify
-from jamboree_gym.replay.beginning import actions_as_taken
+from jamboree_gym.replay.compare import actions_as_taken
 from jamboree_gym.values import encode_value
 
 

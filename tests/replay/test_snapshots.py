@@ -418,9 +418,23 @@ def test_a_simulator_goes_on_from_a_snapshot_as_recorded(
     episode = record(jam, SIMULATORS[name](), every=5)
 
     with caplog.at_level(logging.WARNING, logger="jamboree_gym"):
-        assert_forks_like_recorded(jam, episode, range(1, len(episode), 4))
+        steps = range(1, len(episode), 4)
+        assert_forks_like_recorded(jam, episode, steps, trust_snapshots=True)
     assert warned(caplog) == 0
     assert_other_ways_verify(jam, episode, len(episode) - 3)
+
+
+def test_snapshots_of_an_emulator_are_used_only_where_they_are_trusted(
+    jam: Jamboree, caplog: pytest.LogCaptureFixture
+) -> None:
+    episode = record(jam, atari(), every=5)
+    tamper(jam, episode, state=lambda state: b"anything")
+
+    with caplog.at_level(logging.WARNING, logger="jamboree_gym"):
+        fork(episode, 15)
+        assert warned(caplog) == 0
+        fork(episode, 15, trust_snapshots=True)
+    assert warned(caplog) == 1
 
 
 @pytest.mark.parametrize("name", SIMULATORS)
