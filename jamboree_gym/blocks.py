@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from jamboree_gym.codec import decode_head
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode, to_transitions
-from jamboree_gym.errors import EpisodeNotFound
-from jamboree_gym.notes import StoredSummary
+from jamboree_gym.errors import DecodeError, EpisodeNotFound
+from jamboree_gym.notes import StoredSummary, decode_episode_note
 from jamboree_gym.packing import rows_of
-from jamboree_gym.records import Transitions
+from jamboree_gym.records import EpisodeOrigin, Transitions
 from jamboree_gym.row_collector import Pieces, RowCollector, plain_frame
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
 
-__all__ = ["Block", "read_blocks"]
+__all__ = ["Block", "Listed", "WholeEpisode", "read_blocks", "trips", "whole_episodes"]
 
 MAX_EPISODES = 4000
 MAX_BYTES = 8 << 20
+
+
+class Listed(Protocol):
+    """What has to be known of an episode to read it together with others."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102 - as in EpisodeSummary
+
+    @property
+    def run(self) -> str: ...  # noqa: D102
+
+    @property
+    def env_id(self) -> str: ...  # noqa: D102
+
+    @property
+    def steps(self) -> int: ...  # noqa: D102
+
+
+_Listed = TypeVar("_Listed", bound=Listed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +109,7 @@ def read_blocks(
         DecodeError: Bytes of one are damaged; names key and index.
     """
     done = 0
-    for trip, row_bytes in _trips(connection, summaries):
+    for trip, row_bytes in trips(connection, summaries):
         done += len(trip)
         if len(trip) == 1 and trip[0].steps * row_bytes > MAX_BYTES:
             size = max(1, int(MAX_BYTES / row_bytes))
@@ -100,19 +121,19 @@ def read_blocks(
             yield done, _whole(connection, trip)
 
 
-def _trips(
-    connection: Connection, summaries: Sequence[StoredSummary]
-) -> Iterator[tuple[list[StoredSummary], float]]:
+def trips(
+    connection: Connection, summaries: Iterable[_Listed], *, max_episodes: int = MAX_EPISODES
+) -> Iterator[tuple[list[_Listed], float]]:
     """Episodes that are read in one round trip, and how many bytes a row of the last one takes."""
     known: dict[tuple[str, str], float] = {}
-    trip, size, row_bytes = list[StoredSummary](), 0.0, 1.0
+    trip, size, row_bytes = list[_Listed](), 0.0, 1.0
     for summary in summaries:
         kind = summary.run, summary.env_id
         if kind not in known:
             used = connection.store.memory(connection.keyspace.episode(summary.id))
             known[kind] = max(1.0, used / (summary.steps + 1))
         more = known[kind] * (summary.steps + 1)
-        if trip and (len(trip) == MAX_EPISODES or size + more > MAX_BYTES):
+        if trip and (len(trip) == max_episodes or size + more > MAX_BYTES):
             yield trip, row_bytes
             trip, size = [], 0.0
         row_bytes = known[kind]
@@ -162,9 +183,71 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
     return [*(one.block() for one in together.values() if one.ids), *blocks]
 
 
+class WholeEpisode(NamedTuple):
+    """All that an episode's log holds.
+
+    Attributes:
+        id: The episode's id.
+        origin: What it can be begun with again.
+        rows: All of its rows.
+    """
+
+    id: str
+    origin: EpisodeOrigin
+    rows: Rows
+
+
+def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[[], WholeEpisode]]:
+    """Everything of several episodes, in one round trip.
+
+    Returns:
+        For each a function that gives it, or raises what is wrong with it: `EpisodeNotFound`,
+        `DecodeError`.
+    """
+    keys = [connection.keyspace.episode(id) for id in ids]
+    for key in keys:
+        connection.settle(key)
+    together: dict[bytes, _Together] = {}
+    logs = zip(ids, keys, connection.store.whole(keys), strict=True)
+    origins = {id: _joined_origin(connection, id, key, log, together) for id, key, log in logs}
+    joined: dict[str, Rows] = {}
+    for block in (one.block() for one in together.values() if one.ids):
+        ends = block.counts.cumsum().tolist()
+        for id, end, count in zip(block.ids, ends, block.counts.tolist(), strict=True):
+            joined[id] = replace(block.rows[end - count : end], start=0)
+    return [partial(_whole_episode, connection, id, origins[id], joined.get(id)) for id in ids]
+
+
+def _joined_origin(
+    connection: Connection,
+    id: str,
+    key: str,
+    log: Sequence[bytes],
+    together: dict[bytes, _Together],
+) -> EpisodeOrigin | None:
+    """Join an episode to those of its schema; None if it has to be read by itself."""
+    if not log:
+        return None
+    try:
+        note = decode_head(log[0], where=key).note
+        summary, origin = decode_episode_note(note, episode_id=id, where=key)
+        return origin if _is_joined(connection, summary, log[1:], together) else None
+    except DecodeError:
+        return None
+
+
+def _whole_episode(
+    connection: Connection, id: str, origin: EpisodeOrigin | None, rows: Rows | None
+) -> WholeEpisode:
+    episode = Episode(connection, id)
+    if origin is None or rows is None:
+        return WholeEpisode(id, episode.origin, episode.rows())
+    return WholeEpisode(id, origin, rows)
+
+
 def _is_joined(
     connection: Connection,
-    summary: StoredSummary,
+    summary: Listed,
     frames: Sequence[bytes],
     together: dict[bytes, _Together],
 ) -> bool:

@@ -71,7 +71,8 @@ class Connection:
         self.writer_name = self.writer_id.hex()
         self._episodes = count()
         self.run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
-        self._home = home
+        self._home = None if home is None else Path(home).absolute()
+        self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
         self._servers: EmbeddedServers | None = None
         self._lock = threading.RLock()
@@ -83,7 +84,7 @@ class Connection:
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
-        self.store = self._open_redis(redis_url or os.environ.get("JAMBOREE_REDIS_URL"))
+        self.store = self._open_redis(self._redis_url)
         self._begin_to_write()
         _open_connections.add(self)
         atexit.register(self.close)  # a script that ends without `close` still saves what it saved
@@ -121,6 +122,14 @@ class Connection:
             self._leave_servers()
             raise
         return store
+
+    def read_options(self) -> dict[str, Any]:
+        """Arguments with which another process opens the same Redis, to read from it."""
+        return {
+            "redis_url": self._redis_url,
+            "home": self._home,
+            "namespace": self.keyspace.namespace,
+        }
 
     def _join_servers(self) -> EmbeddedServers:
         with self._lock:

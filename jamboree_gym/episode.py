@@ -13,7 +13,8 @@ from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.frame import to_frame
-from jamboree_gym.notes import decode_episode_note
+from jamboree_gym.listing import by_start
+from jamboree_gym.notes import decode_episode_note, decode_summaries
 from jamboree_gym.packing import rows_of
 from jamboree_gym.records import (
     EpisodeData,
@@ -25,6 +26,7 @@ from jamboree_gym.records import (
 )
 from jamboree_gym.renders import RenderHandler
 from jamboree_gym.row_collector import decode_frames
+from jamboree_gym.snapshots import SnapshotHandler
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
@@ -56,6 +58,11 @@ class Episode:
         self._connection = connection
         self._key = connection.keyspace.episode(id)
 
+    @property
+    def connection(self) -> Connection:
+        """Where it is stored."""
+        return self._connection
+
     # -- what it is -------------------------------------------------------------------------
 
     @property
@@ -77,6 +84,52 @@ class Episode:
         """The episode of the same environment that its reset went on from, where that matters."""
         follows = self.origin.follows
         return None if follows is None else Episode(self._connection, follows)
+
+    @property
+    def parent(self) -> Episode | None:
+        """The episode that it was forked from; None for one that began with a reset."""
+        parent = self._notes()[0].parent
+        return None if parent is None else Episode(self._connection, parent)
+
+    @property
+    def children(self) -> list[Episode]:
+        """The episodes that were forked from it, the oldest first.
+
+        Found in the listings of all runs, so one read of these for each call.
+        """
+        self._connection.flush()
+        store = self._connection.store
+        listings = [decode_summaries(store.summaries(run)) for run in store.runs()]
+        found = [one for listing in listings for one in listing if one.parent == self.id]
+        return [Episode(self._connection, one.id) for one in by_start(found)]
+
+    @property
+    def lineage(self) -> list[Episode]:
+        """How it came about by forks: the one that began with a reset, ..., its parent, itself.
+
+        Raises:
+            EpisodeNotFound: One of them has been deleted, so that where it came from is not known.
+            DecodeError: They are forked from each other in a circle: an origin is damaged.
+        """
+        line, seen = [self], {self.id}
+        while (parent := line[-1]._parent_that_is_there()) is not None:
+            if parent.id in seen:
+                raise DecodeError(f"episode {parent.id!r} is forked from itself: it is damaged")
+            seen.add(parent.id)
+            line.append(parent)
+        return line[::-1]
+
+    def _parent_that_is_there(self) -> Episode | None:
+        parent = self.parent
+        if parent is not None:
+            try:
+                parent._notes()
+            except EpisodeNotFound as error:
+                raise EpisodeNotFound(
+                    f"episode {self.id!r} was forked from {parent.id!r}, which is not there "
+                    "any more"
+                ) from error
+        return parent
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -222,6 +275,12 @@ class Episode:
         handler["episode"] = self.id
         return handler
 
+    def snapshots(self) -> SnapshotHandler:
+        """Where the environment stood after some of its steps; kept with `snapshot_every=`."""
+        handler = SnapshotHandler(self._connection)
+        handler["episode"] = self.id
+        return handler
+
     def tail(self, *, timeout_s: float | None = None) -> Iterator[StepData]:
         """Follow the episode from its first step on, until it ends or its writer has died.
 
@@ -256,16 +315,17 @@ class Episode:
         return StepCursor(self._key, self._decode, to_transitions)
 
     def delete(self) -> None:
-        """Delete it from Redis and from MongoDB, with what was rendered."""
+        """Delete it from Redis and from MongoDB, with what was rendered and its snapshots."""
         entry = IndexEntry(self.id, b"", self._notes()[0].run, 0.0)
-        self._delete_renders()
+        self._delete_what_lies_beside()
         self._connection.delete_log(self._key, entry=entry)
 
-    def _delete_renders(self) -> None:
+    def _delete_what_lies_beside(self) -> None:
         """Asks MongoDB only where the episode has been there: where embedded, that starts it."""
-        renders, head = self._renders(), self._connection.store.head(self._key)
-        if renders.count() or (head is not None and head.acked):
-            renders.delete()
+        head = self._connection.store.head(self._key)
+        for handler in (self._renders(), self.snapshots()):
+            if handler.count() or (head is not None and head.acked):
+                handler.delete()
 
     # -- reading rows -----------------------------------------------------------------------
 

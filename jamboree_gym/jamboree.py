@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
 from jamboree_gym.connection import Connection
+from jamboree_gym.diff import EpisodeDiff, diff
 from jamboree_gym.episode import Episode, recent_of
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
@@ -45,6 +46,7 @@ class RecordOptions(TypedDict, total=False):
         record_infos: Whether infos are kept, or a list of the keys that are.
         strict_infos: Whether an info that cannot be stored is an error.
         record_frames: Which rendered frames are kept; of a single environment only.
+        snapshot_every: So many steps lie between two snapshots; of a single environment only.
     """
 
     run: str | None
@@ -53,6 +55,7 @@ class RecordOptions(TypedDict, total=False):
     record_infos: bool | Collection[str]
     strict_infos: bool
     record_frames: RecordFrames
+    snapshot_every: int | None
 
 
 class Jamboree(Connection):
@@ -147,13 +150,16 @@ class Jamboree(Connection):
             UnsupportedSpace: It is none of these, or has a space that cannot be recorded.
             InvalidRecord: A tag cannot be kept, or the run is no name.
         """
-        if options.get("record_frames") and not isinstance(env, gym.Env):
-            raise InvalidRecord(
-                "record_frames= is for single environments: a vector environment renders all of "
-                "its environments at once, not the episodes that are recorded"
-            )
         if not isinstance(env, gym.Env):
-            options.pop("record_frames", None)
+            for name, kept in (
+                ("record_frames", options.pop("record_frames", None)),
+                ("snapshot_every", options.pop("snapshot_every", None)),
+            ):
+                if kept:
+                    raise InvalidRecord(
+                        f"{name}= is for single environments: a vector environment gives that of "
+                        "all its environments at once, not of the episodes that are recorded"
+                    )
         return _recorder_of(env)(env, self, **options)
 
     def episode(self, id: str) -> Episode:
@@ -279,6 +285,29 @@ class Jamboree(Connection):
         """
         ids = [one.id if isinstance(one, Episode) else one for one in episodes]
         return recent_of([Episode(self, id) for id in ids], n)
+
+    def diff(self, a: Episode | str, b: Episode | str) -> EpisodeDiff:
+        """Where two episodes part, and their summaries side by side.
+
+        Forks are compared with all that came before them: a child and its parent part at the fork,
+        or later.
+
+        Example:
+            >>> if report := jam.diff(parent, child):
+            ...     print(report.divergence)  # action at step 40: 1 and 0
+
+        Args:
+            a: An episode, or its id.
+            b: Another one.
+
+        Returns:
+            A report that is true when they differ; as text, a table of a few lines.
+
+        Raises:
+            EpisodeNotFound: One of them, or an episode that it was forked from, is not there.
+            DecodeError: Stored bytes are damaged; names key and index.
+        """
+        return diff(*(one if isinstance(one, Episode) else Episode(self, one) for one in (a, b)))
 
 
 def _recorder_of(env: Any) -> Any:

@@ -27,7 +27,7 @@ Stage = Callable[[Found], Found]
 _TAGS = "tags."
 _ORDERED_BY = (
     *("id", "env_id", "run", "status", "steps", "episode_return", "started_at", "elapsed_s"),
-    *("seed", "vector_index"),
+    *("seed", "vector_index", "parent"),
 )
 
 
@@ -40,6 +40,7 @@ class EpisodeFilter:
         run: Its run.
         env_id: Gymnasium id of its environment.
         status: How it ended, or `running`, or `interrupted` if its writer died.
+        parent: Id of the episode that it was forked from.
         tags: Tags it must have, with these values; instead of a value, a function that says
             whether a value will do.
         min_return: Lowest return.
@@ -54,6 +55,7 @@ class EpisodeFilter:
     run: str | None = None
     env_id: str | None = None
     status: str | None = None
+    parent: str | None = None
     tags: Mapping[str, Any] = field(default_factory=dict)
     min_return: float | None = None
     max_return: float | None = None
@@ -70,7 +72,7 @@ class EpisodeFilter:
 
     def among(self, found: Found) -> Found:
         """Those that are asked for, in the same order."""
-        for name in ("run", "env_id", "status"):
+        for name in ("run", "env_id", "status", "parent"):
             wanted, of = getattr(self, name), attrgetter(name)
             if wanted is not None:
                 found = [one for one in found if of(one) == wanted]

@@ -53,6 +53,7 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
         encode_mapping(summary.tags) if summary.tags else None,
         summary.vector_index,
         bytes.fromhex(summary.writer),
+        summary.parent,
     ]
     return encode_note(_pack(values))
 
@@ -81,6 +82,7 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
     tags: bytes | None
     vector_index: int | None
     writer: bytes
+    parent: str | None
     id: str = ""
 
     @property
@@ -119,6 +121,7 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
             self.decoded_tags(),
             self.vector_index,
             self.writer.hex(),
+            self.parent,
         )
 
 
@@ -194,6 +197,7 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
         _optional(origin.options),
         origin.provenance,
         origin.follows,
+        None if origin.parent is None else [origin.parent, origin.fork_step],
     ]
     return _pack(values)
 
@@ -212,7 +216,8 @@ def decode_episode_note(
         DecodeError: It is damaged.
     """
     summary, origin = _decoded(decode_note(note, where=where), 2, where)
-    seed, rng_state, options, provenance, follows = _decoded(origin, 5, where)
+    seed, rng_state, options, provenance, follows, fork = _decoded(origin, 6, where)
+    parent, fork_step = (None, None) if fork is None else _decode_fork(fork, where)
     return (
         decode_summary(summary, episode_id=episode_id, where=where),
         EpisodeOrigin(
@@ -221,8 +226,20 @@ def decode_episode_note(
             None if options is None else decode_value(options, where=where),
             provenance,
             follows,
+            parent,
+            fork_step,
         ),
     )
+
+
+def _decode_fork(fork: Any, where: str) -> tuple[str, int]:
+    try:
+        parent, step = fork
+        if type(parent) is str and type(step) is int and step >= 0:
+            return parent, step
+    except (TypeError, ValueError):
+        pass
+    raise DecodeError(f"{where}: {fork!r} is not where an episode was forked")
 
 
 def _encode_rng(state: Mapping[str, Any]) -> bytes | list[Any]:

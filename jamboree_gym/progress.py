@@ -1,37 +1,43 @@
-"""How far a long read is."""
+"""How far it is with many episodes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 __all__ = ["Progress", "reported"]
 
 Progress = Callable[[int, int], object]
-"""Is told how many episodes have been read, of how many."""
+"""Is told how many episodes are done, of how many."""
 
 _T = TypeVar("_T")
 
 
 def reported(
-    parts: Iterable[tuple[int, _T]], total: int, progress: bool | Progress
+    parts: Iterable[tuple[int, _T]],
+    total: int,
+    progress: bool | Progress,
+    *,
+    done_is: str = "read",
 ) -> Iterator[_T]:
     """The parts, and after each the number that came with it is told.
 
     Args:
-        parts: Pairs of how many are read and what was read.
+        parts: Pairs of how many are done and what came of it.
         total: How many there are.
         progress: Who is told; True: whoever looks at stderr.
+        done_is: What has been done to them, for stderr.
     """
-    tell = _on_stderr if progress is True else progress or None
+    tell = partial(_on_stderr, done_is) if progress is True else progress or None
     for done, part in parts:
         yield part
         if tell is not None:
             tell(done, total)
 
 
-def _on_stderr(done: int, total: int) -> None:
+def _on_stderr(done_is: str, done: int, total: int) -> None:
     """One line that is written over and over, and left at the end."""
     end = "\n" if done == total else ""
-    print(f"\r{done:,} of {total:,} episodes read", end=end, file=sys.stderr, flush=True)
+    print(f"\r{done:,} of {total:,} episodes {done_is}", end=end, file=sys.stderr, flush=True)

@@ -21,11 +21,21 @@ from gymnasium.utils import RecordConstructorArgs
 
 from jamboree_gym.spaces import space_to_json
 
-__all__ = ["describe", "describe_sub_env", "generator_of", "rng_state_of"]
+__all__ = [
+    "BASE_VERSIONS",
+    "conditions_now",
+    "conditions_of",
+    "describe",
+    "describe_sub_env",
+    "generator_of",
+    "rng_state_of",
+]
 
 FORMAT_VERSION = 1
 GIT_TIMEOUT_S = 2.0
 MAX_SHOWN = 200
+BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
+"""Versions that every provenance has; the others are those of environment and wrappers."""
 
 
 def describe(env: gym.Env[Any, Any]) -> bytes:
@@ -90,6 +100,27 @@ def _described(
     return json.dumps(content, sort_keys=True).encode()
 
 
+def conditions_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What an episode was recorded with and on, by name: versions, `platform`, `git_commit`."""
+    named = {name: provenance[name] for name in ("platform", "git_commit")}
+    return {**provenance["versions"], **named}
+
+
+def conditions_now(names: Iterable[str]) -> dict[str, str | None]:
+    """The same here and today. Nothing is imported to find out."""
+    known = {**_versions(), "platform": platform.platform(), "git_commit": _git_commit()}
+    return {name: known[name] if name in known else _installed_version(name) for name in names}
+
+
+@cache
+def _installed_version(name: str) -> str | None:
+    """None where there is no such distribution."""
+    try:
+        return metadata.version(name)
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+
+
 def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
     """An environment's generator, if it has one.
 
@@ -125,7 +156,12 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
         "reward_threshold": spec.reward_threshold,
         "kwargs": spec.kwargs,
         "additional_wrappers": [
-            {"name": one.name, "entry_point": one.entry_point, "kwargs": one.kwargs}
+            {
+                "name": one.name,
+                "entry_point": one.entry_point,
+                "kwargs": one.kwargs,
+                "tuples": _tuples(one.kwargs or {}),
+            }
             for one in spec.additional_wrappers
         ],
     }
@@ -138,6 +174,11 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
                 shown = _shown(value)
                 return None, f"{argument}={shown} of {name} cannot be written as JSON: {error}"
     return content, None
+
+
+def _tuples(kwargs: Mapping[str, Any]) -> list[str]:
+    """Arguments of which JSON makes lists."""
+    return [name for name, value in kwargs.items() if isinstance(value, tuple)]
 
 
 def _entry_point(entry_point: Any) -> str | None:
@@ -238,10 +279,7 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def _distribution_version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    return _installed_version(name) or "unknown"
 
 
 @cache

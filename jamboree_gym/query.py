@@ -24,7 +24,7 @@ from jamboree_gym.tables import Piece, join, no_piece, piece_of, write_arrow
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["EpisodeQuery"]
+__all__ = ["EpisodeQuery", "found_by"]
 
 
 class EpisodeQuery:
@@ -57,6 +57,7 @@ class EpisodeQuery:
         run: str | None = None,
         env_id: str | None = None,
         status: str | None = None,
+        parent: str | None = None,
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
         max_return: float | None = None,
@@ -74,6 +75,7 @@ class EpisodeQuery:
             env_id: Only of this environment.
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
+            parent: Only those that were forked from the episode with this id.
             tags: Only with these tags, at these values; instead of a value, a function that says
                 whether a value will do: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
             min_return: Lowest return.
@@ -91,6 +93,7 @@ class EpisodeQuery:
             run=run,
             env_id=env_id,
             status=status,
+            parent=parent,
             tags=tags or {},
             min_return=min_return,
             max_return=max_return,
@@ -175,9 +178,9 @@ class EpisodeQuery:
 
         Returns:
             A `pyarrow.Table` with the columns `episode_id`, `env_id`, `run`, `status` (string),
-            `steps` (int64), `episode_return`, `started_at`, `elapsed_s` (float64), `seed` and
-            `vector_index` (null where there is none), and `tag_<name>` for every tag whose values
-            are numbers, bools or texts; null where an episode lacks it.
+            `steps` (int64), `episode_return`, `started_at`, `elapsed_s` (float64), `seed`,
+            `vector_index` and `parent` (null where there is none), and `tag_<name>` for every tag
+            whose values are numbers, bools or texts; null where an episode lacks it.
         """
         return to_summary_table(self._found())
 
@@ -279,6 +282,11 @@ class EpisodeQuery:
     def __repr__(self) -> str:
         """What is asked for."""
         return f"<episodes{self._asked}>"
+
+
+def found_by(query: EpisodeQuery) -> tuple[Connection, Found]:
+    """What a query finds now, and where: for those who read the episodes themselves."""
+    return query._connection, query._found()
 
 
 def _shown(cut: slice) -> str:

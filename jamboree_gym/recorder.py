@@ -124,8 +124,13 @@ class EpisodeRecorder:
         rng_state: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         follows: str | None = None,
+        parent: str | None = None,
+        fork_step: int | None = None,
     ) -> None:
-        """Begin an episode with what a reset returned; one that has not ended is abandoned."""
+        """Begin an episode with what a reset returned; one that has not ended is abandoned.
+
+        Or, as the child of another one, with what that one's environment returned last.
+        """
         started_at = time.time()
         self.abandon()
         self.handler.begin(
@@ -144,8 +149,11 @@ class EpisodeRecorder:
                 self._tags,
                 self._vector_index,
                 self.jam.writer_name,
+                parent,
             ),
-            origin=EpisodeOrigin(seed, rng_state, options, self._provenance, follows),
+            origin=EpisodeOrigin(
+                seed, rng_state, options, self._provenance, follows, parent, fork_step
+            ),
             blobs=self._blobs,
         )
 

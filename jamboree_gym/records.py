@@ -168,6 +168,7 @@ class EpisodeSummary:
         vector_index: Which sub-environment of a vector environment it was; None for an environment
             of its own.
         writer: Names the process that recorded it, among those that hold a lease.
+        parent: Id of the episode that it was forked from; None for one that began with a reset.
     """
 
     id: str
@@ -182,6 +183,7 @@ class EpisodeSummary:
     tags: Mapping[str, Any] = field(default_factory=dict)
     vector_index: int | None = None
     writer: str = ""
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,11 +193,15 @@ class EpisodeOrigin:
     Attributes:
         seed: Seed given to the reset; None where none was given.
         rng_state: State of the environment's `np_random` bit generator just before an unseeded
-            reset; None where `seed` tells instead, or where the environment has none.
+            reset; None where `seed` tells instead, or where the environment has none. Of a fork,
+            the state that the generator was given there; None where it kept its own.
         options: The `options` given to `reset`.
         provenance: Digest of the blob that holds environment spec, versions and machine.
         follows: Id of the episode of the same environment whose end, or whose newest step, the
             reset went on from, where neither seed nor `rng_state` tell: play that one first.
+        parent: Id of the episode that this one was forked from: it begins without a reset, where
+            that one stood.
+        fork_step: After so many steps of the parent.
     """
 
     seed: int | None
@@ -203,3 +209,5 @@ class EpisodeOrigin:
     options: Mapping[str, Any] | None
     provenance: str
     follows: str | None = None
+    parent: str | None = None
+    fork_step: int | None = None

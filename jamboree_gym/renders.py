@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -11,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.beside import BesideHandler
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, InvalidRecord
-from jamboree_gym.handlers import DBHandler
 
 __all__ = ["RecordFrames", "RenderHandler", "RenderRecorder"]
 
@@ -28,7 +27,7 @@ _KINDS: Final = "biuf"
 _compress = pa.Codec(_CODEC, compression_level=_LEVEL).compress
 
 
-class RenderHandler(DBHandler):
+class RenderHandler(BesideHandler):
     """The rendered frames of an episode, compressed without loss.
 
     Example:
@@ -42,7 +41,6 @@ class RenderHandler(DBHandler):
     def __init__(self, jam: Connection | None = None) -> None:
         super().__init__(jam)
         self.entity = "render"
-        self.required = {"episode": str}
 
     def put(self, step: int, frame: Any) -> None:
         """Keep the frame of a step; steps come in ascending order.
@@ -78,16 +76,6 @@ class RenderHandler(DBHandler):
                     return
                 yield record["step"], _decode(record, where=f"{self._key} at index {index}")
                 index = record["index"] + 1
-
-    def _first_of(self, step: int) -> int:
-        """Index of the first record of this step or a later one."""
-        count = min(self.count(), max(0, step))  # a record's index is never above its step
-        return bisect_left(range(count), step, key=lambda index: self._page(index)[0]["step"])
-
-    def _page(self, index: int) -> list[dict[str, Any]]:
-        """The record with this index, and those that are stored together with it behind it."""
-        found = self.event.store.read(self._settled_key(), index, index + 1)
-        return [record for record in self._records(found) if record["index"] >= index]
 
 
 def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:

@@ -202,6 +202,7 @@ def _summary_after(known: EpisodeSummary, part: RowPart, status: EpisodeStatus) 
         known.tags,
         known.vector_index,
         known.writer,
+        known.parent,
     )
 
 

@@ -122,8 +122,16 @@ class Rows:
             self.infos[rows],
             self.annotated[rows],
             rows_of(self.annotations, rows),
-            self.schemas,
+            self._schemas_of(*rows.indices(len(self))[:2]),
         )
+
+    def _schemas_of(self, first: int, stop: int) -> SchemaChanges:
+        """Those that hold somewhere from one of the rows to another, and at the first one."""
+        if len(self.schemas) == 1:
+            return self.schemas
+        first, stop = self.start + first, self.start + stop
+        inside = [change for change in self.schemas if first < change[0] < stop]
+        return [(first, schema_at(self.schemas, first)), *inside]
 
     def observation(self, row: int) -> Any:
         """An observation as the environment returned it; `row` counts from the first one here."""

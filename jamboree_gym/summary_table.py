@@ -31,6 +31,7 @@ def to_summary_table(summaries: Sequence[StoredSummary]) -> pa.Table:
         **{name: pa.array(list(map(attrgetter(name), summaries)), kind) for name, kind in _COLUMNS},
         "seed": _seeds(summaries),
         "vector_index": pa.array([one.vector_index for one in summaries], pa.int64()),
+        "parent": pa.array([one.parent for one in summaries], pa.string()),
         **_tag_columns(summaries),
     }
     return pa.table(columns)

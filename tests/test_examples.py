@@ -105,6 +105,19 @@ def test_the_demo_holds_all_its_checks(tmp_path: Path) -> None:
     assert list(tmp_path.glob("jamboree-*")) == []
 
 
+def test_what_if_prints_what_would_have_come_and_verifies_what_it_tried(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/what_if.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"from step 20 on, 200 times: return \d", done.stdout)
+    assert re.search(r"the first 2\d steps are equal; then action at step 2\d: ", done.stdout)
+    assert re.search(r"\d+ steps are equal, bit for bit$", done.stdout.strip())
+
+
 @pytest.mark.torch
 def test_recent_transactions_plots_both_agents_and_prints_their_intervals(tmp_path: Path) -> None:
     options = ["--seeds", "2", "--timesteps", "1024", "--output", str(tmp_path / "plot.png")]

@@ -15,7 +15,18 @@ PUBLIC = {
     ],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
-    "jamboree_gym.replay": ["Mismatch", "VerifyReport", "verify"],
+    "jamboree_gym.replay": [
+        "Change",
+        "ForkedEnv",
+        "Mismatch",
+        "Snapshotable",
+        "VerifyReport",
+        "VerifyReports",
+        "WhatIf",
+        "fork",
+        "verify",
+        "what_if",
+    ],
 }
 
 

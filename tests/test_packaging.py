@@ -33,6 +33,7 @@ LAYERS = [
     "step_schema",
     "records",
     "provenance",
+    "env_state",
     "batch_headers",
     "step_batches",
     "steps",
@@ -57,8 +58,11 @@ LAYERS = [
     "summary_table",
     "tables",
     "handlers",
+    "beside",
     "renders",
+    "snapshots",
     "episode",
+    "diff",
     "blocks",
     "episode_handler",
     "query",
@@ -276,6 +280,7 @@ def test_imports_point_one_way() -> None:
 MAY_IMPORT_LATE = {
     # The entry point must be there to say what to install when the extra `cli` is missing.
     ("jamboree_gym.cli", "jamboree_gym.cli.servers"),
+    ("jamboree_gym.cli", "jamboree_gym.cli.verify"),
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
 }

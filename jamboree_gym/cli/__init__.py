@@ -24,7 +24,7 @@ def build_app() -> typer.Typer:
     try:
         import typer
 
-        from jamboree_gym.cli import servers
+        from jamboree_gym.cli import servers, verify
     except ModuleNotFoundError as error:
         if error.name not in _TOOLKIT:
             raise
@@ -36,6 +36,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode="rich",
     )
     servers.register(built)
+    verify.register(built)
     return built
 
 

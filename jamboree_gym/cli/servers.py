@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from jamboree_gym.errors import JamboreeError
+from jamboree_gym.cli.stores import HomeOption, errors_shown
 from jamboree_gym.store.embedded import (
     EmbeddedServers,
     ServerStatus,
@@ -21,13 +18,6 @@ from jamboree_gym.store.embedded import (
 )
 
 __all__ = ["register"]
-
-HomeOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Directory of the servers.", envvar="JAMBOREE_HOME", show_default="user data"
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +43,7 @@ def up(
 
     Example: jamboree-gym up --stay --home ./servers
     """
-    with _errors_shown(), EmbeddedServers.join(home, timeout_s=timeout_s) as servers:
+    with errors_shown(), EmbeddedServers.join(home, timeout_s=timeout_s) as servers:
         mongo_url = servers.mongo_url()
         if stay:
             servers.stay()
@@ -69,7 +59,7 @@ def down(
 
     Example: jamboree-gym down --home ./servers
     """
-    with _errors_shown():
+    with errors_shown():
         typer.echo("stopped" if stop_servers(home, timeout_s=timeout_s) else "nothing was running")
 
 
@@ -78,7 +68,7 @@ def status(home: HomeOption = None) -> None:
 
     Example: jamboree-gym status --home ./servers
     """
-    with _errors_shown():
+    with errors_shown():
         Console().print(_table(server_status(home)))
 
 
@@ -103,13 +93,3 @@ def _stops(found: ServerStatus) -> str:
     if found.stays or found.idle_exit_s is None:
         return "when told to" if found.stays else "-"
     return f"{found.idle_exit_s:g} s after its last client"
-
-
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    """What we raise on purpose is for reading, not a traceback."""
-    try:
-        yield
-    except JamboreeError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error

@@ -1,5 +1,21 @@
-"""Episodes again: re-simulated and compared."""
+"""Episodes again: re-simulated and compared, and gone on with from any of their steps."""
 
-from jamboree_gym.replay.resimulate import Mismatch, VerifyReport, verify
+from jamboree_gym.env_state import Snapshotable
+from jamboree_gym.replay.compare import Mismatch
+from jamboree_gym.replay.fork import ForkedEnv, fork
+from jamboree_gym.replay.report import Change, VerifyReport, VerifyReports
+from jamboree_gym.replay.verification import verify
+from jamboree_gym.replay.what_if import WhatIf, what_if
 
-__all__ = ["Mismatch", "VerifyReport", "verify"]
+__all__ = [
+    "Change",
+    "ForkedEnv",
+    "Mismatch",
+    "Snapshotable",
+    "VerifyReport",
+    "VerifyReports",
+    "WhatIf",
+    "fork",
+    "verify",
+    "what_if",
+]

@@ -1,81 +1,234 @@
 """Making the environment of an episode again, from what is registered and installed here.
 
 The store only names things. A name is looked up in Gymnasium's registry or compared with that of a
-class that is loaded anyway; it is never imported.
+class that is loaded anyway; it is never imported, unless the caller trusts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+import re
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import wrappers as of_gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.infos import holds_unrecorded
 from jamboree_gym.records import EpisodeOrigin
+from jamboree_gym.replay.missing import missing_registration
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_columns import ANNOTATION
 
-__all__ = ["rebuild_env", "reset_as_recorded"]
+__all__ = ["BuiltWrapper", "begins_anew", "ignored_infos", "rebuild_env", "reset_as_recorded"]
+
+BuiltWrapper: TypeAlias = type[gym.Wrapper[Any, Any, Any, Any]] | partial[Any]
+"""A class of wrappers that may be built; with `functools.partial` also what with."""
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
+# What Gymnasium registers for shimmy: it would import the environment that its arguments name.
+_IMPORTING_ENVS = ("GymV21Environment-v0", "GymV26Environment-v0")
+# Wrappers of Gymnasium that do nothing with their arguments but computing. Not among them:
+# ArrayConversion and its kind, whose arguments are modules and which bring torch or jax;
+# RecordVideo, which writes files; and what takes a function, which cannot be written down anyway.
+_HARMLESS = (
+    *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction"),
+    *("ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation"),
+    *("DtypeObservation", "FilterObservation", "FlattenObservation", "FrameStackObservation"),
+    *("GrayscaleObservation", "MaxAndSkipObservation", "NormalizeObservation", "NormalizeReward"),
+    *("ObstructView", "OrderEnforcing", "PassiveEnvChecker", "RepeatAction", "RescaleAction"),
+    *("RescaleObservation", "ReshapeObservation", "ResizeObservation", "StickyAction"),
+    *("TimeAwareObservation", "TimeLimit"),
+)
 # Wrappers that change nothing of what a step takes or returns, but their infos: left out.
-_OBSERVERS = (
+_STATISTICS = (
+    "gymnasium.wrappers.common:RecordEpisodeStatistics",
     "gymnasium.wrappers.vector.common:RecordEpisodeStatistics",
+    "stable_baselines3.common.monitor:Monitor",
+    "stable_baselines3.common.vec_env.vec_monitor:VecMonitor",
+)
+_OBSERVERS = (
+    *_STATISTICS,
     "gymnasium.wrappers.vector.dict_info_to_list:DictInfoToList",
     "gymnasium.wrappers.vector.rendering:HumanRendering",
     "gymnasium.wrappers.vector.rendering:RecordVideo",
-    "gymnasium.wrappers.common:RecordEpisodeStatistics",
     "gymnasium.wrappers.rendering:HumanRendering",
     "gymnasium.wrappers.rendering:RecordVideo",
     "gymnasium.wrappers.rendering:RenderCollection",
     "jamboree_gym.integrations.sb3:VecRecordEpisodes",
     "jamboree_gym.wrappers.record:RecordEpisodes",
     "jamboree_gym.wrappers.record_vector:RecordEpisodes",
-    "stable_baselines3.common.monitor:Monitor",
     "stable_baselines3.common.vec_env.vec_check_nan:VecCheckNan",
-    "stable_baselines3.common.vec_env.vec_monitor:VecMonitor",
     "stable_baselines3.common.vec_env.vec_video_recorder:VecVideoRecorder",
+)
+# Wrappers that a spec does not name, by class.
+_TIME_LIMIT = "gymnasium.wrappers.common.TimeLimit"
+_NOT_IN_SPEC = (
+    "gymnasium.wrappers.common.OrderEnforcing",
+    "gymnasium.wrappers.common.PassiveEnvChecker",
+)
+# Environments and wrappers of which nothing is left after a reset, but the generator.
+_BEGIN_ANEW = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
+_WRAPPERS_BEGIN_ANEW = (
+    of_gymnasium.OrderEnforcing,
+    of_gymnasium.PassiveEnvChecker,
+    of_gymnasium.TimeLimit,
 )
 
 
-def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def rebuild_env(
+    provenance: Mapping[str, Any],
+    *,
+    wrappers: Sequence[BuiltWrapper] = (),
+    trust_entry_point: bool = False,
+    render_mode: str | None = None,
+) -> gym.Env[Any, Any]:
     """Make the environment of an episode again, from the local registry.
+
+    Args:
+        provenance: As the store has it: whoever can write there has written it.
+        wrappers: Classes, beside Gymnasium's own and ours, that may be built with stored arguments.
+        trust_entry_point: Import and call what the store names, where it is not known here.
+        render_mode: Asked for instead of the recorded one; a second run needs no window.
 
     Raises:
         ReplayError: It has no spec, is not registered here, cannot be constructed, had a wrapper
-            that is not Gymnasium's own, or was part of a vector environment that cannot be taken
-            apart.
+            that may not be built, or was part of a vector environment that cannot be taken apart.
     """
     _check_stands_alone(provenance)
     try:
         spec, reason = provenance["env_spec"], provenance["spec_error"]
         if spec is None:
             raise ReplayError(f"the environment cannot be made again: {reason}")
-        name, wrappers = str(spec["id"]), list(spec["additional_wrappers"])
-        options = {"max_episode_steps": spec["max_episode_steps"] or -1, **spec["kwargs"]}
+        name, layers = str(spec["id"]), _layers(provenance)
+        limit = spec["max_episode_steps"] if layers.limits is None else None
+        options = {"max_episode_steps": limit or -1, **spec["kwargs"]}
+        renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
     except (AttributeError, KeyError, TypeError) as error:
-        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
-    options.pop("render_mode", None)  # a second run needs no window
-    env = _make(name, options)
-    applied = env.spec.additional_wrappers if env.spec is not None else ()
-    for wrapper in wrappers[len(applied) :]:  # a registered environment may bring some itself
-        env = _wrap(env, wrapper)
+        raise _damaged(error) from error
+    options.pop("render_mode", None)
+    if renders or render_mode is not None:
+        options["render_mode"] = render_mode or "rgb_array"
+    env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
+    try:
+        own_wrappers, own_limits = _already_there(env)
+        limits = deque((layers.limits or [])[own_limits:])
+        for number, wrapper in enumerate(layers.wrappers):
+            while limits and limits[0].below <= number:
+                env = _limited(env, limits.popleft())
+            if number >= own_wrappers:
+                env = _wrap(env, wrapper, wrappers, trust_entry_point=trust_entry_point)
+        for limit in limits:
+            env = _limited(env, limit)
+    except ReplayError:
+        env.close()
+        raise
     return env
+
+
+class _Limit(NamedTuple):
+    """A `TimeLimit`: a spec knows only the outermost, and not where it stands.
+
+    Attributes:
+        below: How many of the wrappers in the spec are inside it.
+        steps: The number of steps.
+    """
+
+    below: int
+    steps: Any
+
+
+class _Layers(NamedTuple):
+    """What an environment was wrapped in, innermost first.
+
+    Attributes:
+        wrappers: As its spec has them.
+        limits: The time limits among them; None where only the spec is known.
+    """
+
+    wrappers: list[Any]
+    limits: list[_Limit] | None
+
+
+def _layers(provenance: Mapping[str, Any]) -> _Layers:
+    wrappers = list(provenance["env_spec"]["additional_wrappers"])
+    limits, below = [], 0
+    for one in reversed(provenance["wrappers"]):
+        if one["class"] == _TIME_LIMIT:
+            limits.append(_Limit(below, one["kwargs"]["max_episode_steps"]))
+        elif one["class"] not in _NOT_IN_SPEC:
+            below += 1
+    return _Layers(wrappers, limits if limits and below == len(wrappers) else None)
+
+
+def _already_there(env: gym.Env[Any, Any]) -> tuple[int, int]:
+    """How many wrappers, and how many time limits, a registered environment brings itself."""
+    wrappers = 0 if env.spec is None else len(env.spec.additional_wrappers)
+    limits = 0
+    while isinstance(env, gym.Wrapper):
+        limits += type(env) is of_gymnasium.TimeLimit
+        env = env.env
+    return wrappers, limits
+
+
+def _limited(env: gym.Env[Any, Any], limit: _Limit) -> gym.Env[Any, Any]:
+    if not isinstance(limit.steps, int) or limit.steps < 1:
+        raise ReplayError(f"the episode's provenance is damaged: a limit of {limit.steps!r} steps")
+    return of_gymnasium.TimeLimit(env, limit.steps)
+
+
+def begins_anew(env: gym.Env[Any, Any]) -> bool:
+    """Whether nothing of an episode is known to be left in an environment that is reset.
+
+    Where this is not known, an episode needs an environment of its own.
+    """
+    while isinstance(env, gym.Wrapper):
+        if type(env) not in _WRAPPERS_BEGIN_ANEW:
+            return False
+        env = env.env
+    return type(env).__module__.startswith(_BEGIN_ANEW)
+
+
+def ignored_infos(provenance: Mapping[str, Any]) -> set[Any]:
+    """Infos that a replay does not have: statistics, with the time that an episode took."""
+    try:
+        spec, vector = provenance["env_spec"], provenance.get("vector")
+        wrappers = [(one["entry_point"], one["kwargs"]) for one in spec["additional_wrappers"]]
+        outside = [] if vector is None else vector["wrappers"]
+        wrappers += [(":".join(name.rsplit(".", 1)), None) for name in outside]
+        found = [
+            (kwargs or {}).get("stats_key", "episode")
+            for name, kwargs in wrappers
+            if name in _STATISTICS
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _damaged(error) from error
+    return set(found)
+
+
+def _damaged(error: Exception) -> ReplayError:
+    return ReplayError(f"the episode's provenance is damaged: {error!r}")
 
 
 def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
     """Make sure that one sub-environment does the same without the vector environment around it."""
-    vector = provenance.get("vector")
-    if vector is None:
-        return
     try:
+        vector = provenance.get("vector")
+        if vector is None:
+            return
         kind, independent, wrappers = vector["class"], vector["independent"], vector["wrappers"]
         changing = [name for name in wrappers if ":".join(name.rsplit(".", 1)) not in _OBSERVERS]
+        reward_dtype = str(vector["reward_dtype"])
     except (AttributeError, KeyError, TypeError) as error:
-        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
+        raise _damaged(error) from error
+    if not _REWARD_DTYPE.fullmatch(reward_dtype):
+        raise ReplayError(f"the episode's provenance is damaged: rewards of dtype {reward_dtype!r}")
     if not independent:
         raise ReplayError(
             f"the episode was recorded in a {kind}: its sub-environments may share one random "
@@ -88,42 +241,97 @@ def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
         )
 
 
-def _make(name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def _make(
+    name: str,
+    options: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    *,
+    trust_entry_point: bool,
+) -> gym.Env[Any, Any]:
     if ":" in name:  # gym.make would import what stands before it
         raise ReplayError(f"{name!r} names a module to import; nothing that is stored is imported")
+    if name in _IMPORTING_ENVS and not trust_entry_point:
+        raise ReplayError(f"{name} imports what its arguments name; nothing that is stored is")
+    spec: str | EnvSpec = name
     if name not in gym.registry:
-        raise ReplayError(f"{name!r} is not registered here. Import the package that registers it.")
+        if not trust_entry_point:
+            raise missing_registration(name, provenance)
+        spec = _stored_spec(name, provenance["env_spec"])
     try:
-        return gym.make(name, disable_env_checker=True, **options)
+        return gym.make(spec, disable_env_checker=True, **options)
     except Exception as error:
         raise ReplayError(f"{name} cannot be made here: {error}") from error
 
 
-def _wrap(env: gym.Env[Any, Any], wrapper: Any) -> gym.Env[Any, Any]:
-    """Apply one of Gymnasium's wrappers or ours; its entry point has to be the very name of it."""
+def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
+    try:
+        return EnvSpec(
+            name, entry_point=stored["entry_point"], order_enforce=bool(stored["order_enforce"])
+        )
+    except Exception as error:
+        raise ReplayError(f"{name} cannot be made here: {error}") from error
+
+
+def _wrap(
+    env: gym.Env[Any, Any],
+    wrapper: Any,
+    trusted: Sequence[BuiltWrapper],
+    *,
+    trust_entry_point: bool,
+) -> gym.Env[Any, Any]:
+    """Apply a wrapper again; its entry point has to be the very name of one that may be built."""
     try:
         name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
-    except (KeyError, TypeError) as error:
-        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
-    if entry_point in _OBSERVERS:
+        known = {_entry_point_of(one): one for one in (*_buildable(), *trusted)}.get(entry_point)
+        tuples = [str(name) for name in wrapper.get("tuples", ())]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _damaged(error) from error
+    if known is None and entry_point in _OBSERVERS:
         return env
-    known: Any = None
-    if name in gym.wrappers.__all__:
-        known = getattr(gym.wrappers, name)
-    elif name == RecentTransactionsObservation.__name__:
-        known = RecentTransactionsObservation
-    if known is None or entry_point != f"{known.__module__}:{known.__name__}" or kwargs is None:
-        raise ReplayError(
-            f"the episode was recorded through {entry_point}, which cannot be rebuilt yet: only "
-            "wrappers that come with Gymnasium, and RecentTransactionsObservation, can"
-        )
-    if known is RecentTransactionsObservation:
-        _check_shows_only_the_episode(kwargs)
     try:
-        wrapped: gym.Env[Any, Any] = known(env, **kwargs)
+        if known is None and trust_entry_point:
+            known = load_env_creator(entry_point)
+        if known is None:
+            raise ReplayError(
+                f"the episode was recorded through {entry_point}, which cannot be rebuilt: hand "
+                f"its class to it (wrappers=[{name}]) if it is yours"
+            )
+        if known is RecentTransactionsObservation:
+            _check_shows_only_the_episode(kwargs)
+        wrapped: gym.Env[Any, Any] = known(env, **_arguments(known, kwargs, tuples))
+    except ReplayError:
+        raise
     except Exception as error:
         raise ReplayError(f"the wrapper {name} cannot be rebuilt: {error}") from error
     return wrapped
+
+
+def _buildable() -> list[Any]:
+    found = (vars(of_gymnasium).get(name) for name in _HARMLESS)  # older releases lack some
+    return [RecentTransactionsObservation, *(one for one in found if one is not None)]
+
+
+def _entry_point_of(wrapper: Any) -> str:
+    """As Gymnasium writes it down."""
+    known = wrapper.func if isinstance(wrapper, partial) else wrapper
+    return f"{known.__module__}:{known.__name__}"
+
+
+def _arguments(
+    wrapper: Any, kwargs: Mapping[str, Any] | None, tuples: Sequence[str]
+) -> dict[str, Any]:
+    """What to build a wrapper with: what is stored, unless the caller has said it."""
+    if isinstance(wrapper, partial):
+        return {}
+    if kwargs is not None:
+        return {**kwargs, **{name: tuple(kwargs[name]) for name in tuples}}
+    _, *others = inspect.signature(wrapper).parameters
+    if others:
+        raise ReplayError(
+            f"the wrapper {wrapper.__name__} does not tell what {others[0]} was: say it "
+            f"(wrappers=[functools.partial({wrapper.__name__}, {others[0]}=...)])"
+        )
+    return {}
 
 
 def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
@@ -140,19 +348,21 @@ def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
+def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[Any, dict[str, Any]]:
     """Reset with the seed, or the state of the generator, that the episode began with.
 
     An episode that follows another one needs an environment in which that one was just played.
 
     Returns:
-        The first observation.
+        The first observation, and the info beside it.
 
     Raises:
         ReplayError: Neither is known, the options could not be stored, or the reset fails.
     """
     if holds_unrecorded(origin.options):
         raise ReplayError("the options of the reset could not be stored when it was recorded")
+    if origin.options is not None and not isinstance(origin.options, Mapping):
+        raise ReplayError("the stored options of the reset are damaged: they are no dict")
     options = None if origin.options is None else dict(origin.options)
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
@@ -160,16 +370,17 @@ def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> Any:
     try:
         if generator is not None:
             env.unwrapped.np_random = generator
-        return env.reset(seed=origin.seed, options=options)[0]
+        observation, info = env.reset(seed=origin.seed, options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
+    return observation, info
 
 
 def _generator(state: Mapping[str, Any]) -> np.random.Generator:
-    name = state.get("bit_generator")
+    name = state.get("bit_generator") if isinstance(state, Mapping) else state
     if name not in _BIT_GENERATORS:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
-    bit_generator = getattr(np.random, str(name))()
+    bit_generator = getattr(np.random, str(name))(0)  # quicker than from the system's entropy
     try:
         bit_generator.state = dict(state)
     except (KeyError, OverflowError, TypeError, ValueError) as error:

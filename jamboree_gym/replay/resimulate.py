@@ -1,144 +1,232 @@
-"""Proving that an episode happens again: rebuild, reset, play the actions, compare every bit."""
+"""Simulating one episode after the other again: rebuild, reset, play the actions, compare."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
 
+from jamboree_gym.blocks import WholeEpisode, whole_episodes
+from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import EpisodeNotFound, ReplayError
-from jamboree_gym.replay.compare import Mismatch, SecondRun, first_mismatch
-from jamboree_gym.replay.rebuild import rebuild_env, reset_as_recorded
-from jamboree_gym.steps import Rows
+from jamboree_gym.errors import JamboreeError, ReplayError, StoreUnavailable
+from jamboree_gym.replay.beginning import Shown, begin_as_recorded, line_of
+from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
+from jamboree_gym.replay.leaves import EXACT, Tolerance
+from jamboree_gym.replay.rebuild import (
+    BuiltWrapper,
+    begins_anew,
+    ignored_infos,
+    rebuild_env,
+    reset_as_recorded,
+)
+from jamboree_gym.replay.report import Change, VerifyReport, changes_since
+from jamboree_gym.replay.watched import WatchedInfos
 
-__all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "rebuild_env", "verify"]
-
-_WHOLE = ("terminated", "truncated", "abandoned")
+__all__ = ["Check", "Checked", "Resimulator", "actions_as_taken", "rebuild_env"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VerifyReport:
-    """Result of `verify`; true when the episode happened again, bit for bit.
+class Check:
+    """What is compared, how closely, and what may be built for it.
 
     Attributes:
-        episode_id: The episode.
-        steps: Number of steps that were compared.
-        mismatch: The first difference, None when there is none.
+        tolerance: How far apart floats may be.
+        infos: Names of the infos that are compared; True: all that are recorded.
+        wrappers: Wrapper classes that are built.
+        trust_entry_point: Whether what the store names is imported.
     """
 
-    episode_id: str
-    steps: int
-    mismatch: Mismatch | None
-
-    def __bool__(self) -> bool:
-        """Whether everything is equal."""
-        return self.mismatch is None
-
-    def __str__(self) -> str:
-        """One line."""
-        if self.mismatch is None:
-            return f"episode {self.episode_id}: {self.steps} steps are equal, bit for bit"
-        return f"episode {self.episode_id} differs: {self.mismatch}"
+    tolerance: Tolerance = EXACT
+    infos: bool | tuple[str, ...] = False
+    wrappers: tuple[BuiltWrapper, ...] = ()
+    trust_entry_point: bool = False
 
 
-def verify(episode: Episode) -> VerifyReport:
-    """Simulate an episode again from its spec, seed (or RNG state) and actions, and compare.
+class Checked(NamedTuple):
+    """What became of one episode.
 
-    The environment is made from the local registry by its id and keyword arguments; nothing that
-    the store names is imported. An episode that follows others, because its reset was neither
-    seeded nor within reach, is compared after these have been played.
+    Attributes:
+        report: The report.
+        unseen: Infos that were to be compared, and that it has not.
+    """
+
+    report: VerifyReport
+    unseen: tuple[str, ...] = ()
+
+
+class _Origin(NamedTuple):
+    """What episodes of one recorder share."""
+
+    digest: str
+    provenance: dict[str, Any]
+    changed: tuple[Change, ...]
+
+
+class Resimulator:
+    """Verifies episodes one after the other, and keeps what they share.
+
+    An environment is used for the next episode only if nothing of an episode is known to be left in
+    it after a reset (see `begins_anew`): what was found must not depend on what was verified
+    before. And a difference found in a used environment counts only if a new one shows it too.
 
     Args:
-        episode: Any episode whose environment was made by `gymnasium.make`.
-
-    Returns:
-        A report that is true when every observation, reward and end is equal, bit for bit.
-
-    Raises:
-        ReplayError: The environment cannot be rebuilt or stepped here, or an episode before it is
-            missing; says why.
-
-    Example:
-        >>> bool(verify(jam.episodes(run="first").last()))
-        True
+        connection: Where the episodes are.
+        check: What is compared, and how.
+        elsewhere: Environments that can only be made in another process.
     """
-    rows = episode.rows()
-    provenance = episode.provenance
-    before = _episodes_before(episode)
-    env = rebuild_env(provenance)
-    try:
-        for earlier in reversed(before):
-            _play(env, earlier)
-        observation = reset_as_recorded(env, episode.origin)
-        return VerifyReport(episode.id, *_compare(env, observation, rows, provenance))
-    finally:
-        env.close()
 
+    def __init__(
+        self, connection: Connection, check: Check, *, elsewhere: Collection[str] = ()
+    ) -> None:
+        self._connection = connection
+        self._check = check
+        self._elsewhere = elsewhere
+        self._origins: dict[str, _Origin] = {}
+        self._used: tuple[str, gym.Env[Any, Any]] | None = None
 
-def _episodes_before(episode: Episode) -> list[Episode]:
-    """Those that an episode follows, the newest first, back to one that begins by itself.
+    def read(self, ids: Sequence[str]) -> list[Callable[[], Checked | None]]:
+        """Read these episodes in one round trip.
 
-    Raises:
-        ReplayError: One of them is missing or not whole, or they follow each other in a circle.
-    """
-    before: list[Episode] = []
-    seen = {episode.id}
-    while (previous := episode.predecessor) is not None:
-        if previous.id in seen:
-            raise ReplayError(f"episode {previous.id!r} follows itself: its origin is damaged")
+        Returns:
+            For each a function that verifies it. An episode that cannot be simulated again is
+            reported, with the reason; only `StoreUnavailable` is raised. None where its environment
+            can only be made elsewhere.
+        """
+        pairs = zip(ids, whole_episodes(self._connection, ids), strict=True)
+        return [partial(self._checked, *pair) for pair in pairs]
+
+    def _checked(self, id: str, decode: Callable[[], WholeEpisode]) -> Checked | None:
+        changed: tuple[Change, ...] = ()
         try:
-            status = previous.status
-        except EpisodeNotFound as error:
+            whole = decode()
+            origin = self._origin(whole)
+            changed = origin.changed
+            if _env_id(origin.provenance) in self._elsewhere:
+                return None
+            return self.verified(whole)
+        except StoreUnavailable:
+            raise
+        except JamboreeError as error:
+            return Checked(VerifyReport(id, 0, error=str(error), changed=changed))
+
+    def verified(self, whole: WholeEpisode) -> Checked:
+        """Simulate one episode again and compare.
+
+        Raises:
+            ReplayError: It cannot be; says why.
+        """
+        origin = self._origin(whole)
+        stands_alone = whole.origin.follows is None and whole.origin.parent is None
+        if self._used is not None and (self._used[0] != origin.digest or not stands_alone):
+            self.close()
+        if self._used is not None:
+            checked = self._on_used_env(whole, origin)
+            if checked is not None:
+                return checked
+        if stands_alone:
+            return self._on_new_env(whole, origin, partial(reset_as_recorded, origin=whole.origin))
+        line = line_of(Episode(self._connection, whole.id))
+        return self._on_new_env(whole, origin, partial(begin_as_recorded, line=line))
+
+    def _on_used_env(self, whole: WholeEpisode, origin: _Origin) -> Checked | None:
+        """None where it is not equal: a new environment has to show that."""
+        assert self._used is not None
+        try:
+            shown = reset_as_recorded(self._used[1], whole.origin)
+            checked = self._compared(self._used[1], shown, whole, origin)
+        except ReplayError:
+            checked = None
+        if checked is None or not checked.report:
+            self.close()
+            return None
+        return checked
+
+    def _on_new_env(
+        self, whole: WholeEpisode, origin: _Origin, begin: Callable[[gym.Env[Any, Any]], Shown]
+    ) -> Checked:
+        check = self._check
+        env = rebuild_env(
+            origin.provenance,
+            wrappers=check.wrappers,
+            trust_entry_point=check.trust_entry_point,
+        )
+        is_kept = False
+        try:
+            checked = self._compared(env, begin(env), whole, origin)
+            is_kept = begins_anew(env)
+            return checked
+        finally:
+            if is_kept:
+                self._used = origin.digest, env
+            else:
+                env.close()
+
+    def _compared(
+        self, env: gym.Env[Any, Any], shown: Shown, whole: WholeEpisode, origin: _Origin
+    ) -> Checked:
+        vector = origin.provenance.get("vector")
+        watched = self._watched(whole, origin)
+        run = SecondRun(whole.rows, vector=vector, infos=watched)
+        run.play(env, *shown)
+        tolerance = self._check.tolerance
+        mismatch = first_mismatch(run, tolerance)
+        report = VerifyReport(whole.id, len(run.rewards), mismatch, None, origin.changed, tolerance)
+        return Checked(report, () if watched is None else tuple(watched.unseen()))
+
+    def _watched(self, whole: WholeEpisode, origin: _Origin) -> WatchedInfos | None:
+        asked = self._check.infos
+        if asked is False:
+            return None
+        ignored = ignored_infos(origin.provenance)
+        missing = (
+            [] if asked is True else [name for name in asked if name.partition(".")[0] in ignored]
+        )
+        if missing:
             raise ReplayError(
-                f"episode {episode.id!r} follows {previous.id!r}, which is not there any more"
-            ) from error
-        if status not in _WHOLE:
-            raise ReplayError(
-                f"episode {episode.id!r} follows {previous.id!r}, which is {status}: what came at "
-                "its end is not known"
+                f"the info {missing[0]!r} comes from a wrapper that keeps statistics, which a "
+                "replay leaves out: it cannot be compared"
             )
-        seen.add(previous.id)
-        before.append(previous)
-        episode = previous
-    return before
+        return WatchedInfos(
+            asked,
+            whole.rows.infos,
+            ignored=ignored,
+            is_batched=origin.provenance.get("vector") is not None,
+        )
+
+    def _origin(self, whole: WholeEpisode) -> _Origin:
+        digest = whole.origin.provenance
+        if digest not in self._origins:
+            self._origins[digest] = _origin_of(digest, self._connection.store.blob(digest))
+        return self._origins[digest]
+
+    def close(self) -> None:
+        """Close the environment that is kept."""
+        if self._used is not None:
+            used, self._used = self._used, None
+            used[1].close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: `close` at the end."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close."""
+        self.close()
 
 
-def _play(env: gym.Env[Any, Any], episode: Episode) -> None:
-    """Do what was done then, without a look at what comes of it."""
-    rows = episode.rows()
+def _origin_of(digest: str, content: bytes) -> _Origin:
     try:
-        reset_as_recorded(env, episode.origin)
-        for action in actions_as_taken(rows):
-            env.step(action)
-    except Exception as error:
-        raise ReplayError(
-            f"episode {episode.id!r}, which comes before, cannot be played again: {error}"
-        ) from error
+        provenance = dict(json.loads(content))
+        return _Origin(digest, provenance, changes_since(provenance))
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
 
 
-def actions_as_taken(rows: Rows) -> Iterator[Any]:
-    """The actions of all steps: Python numbers where the agent gave Python numbers.
-
-    NumPy computes differently with the two: `float32 * 0.5` stays `float32`, `float32 *
-    float64(0.5)` does not.
-    """
-    return (rows.action(row) for row in range(1, len(rows)))
-
-
-def _compare(
-    env: gym.Env[Any, Any], observation: Any, rows: Rows, provenance: Mapping[str, Any]
-) -> tuple[int, Mismatch | None]:
-    """Play the recorded actions; number of steps played and the first difference."""
-    run = SecondRun(rows, provenance.get("vector"))
-    goes_on = run.add(observation, 0.0, False, False)
-    for step, action in enumerate(actions_as_taken(rows) if goes_on else ()):
-        try:
-            observation, reward, terminated, truncated, _ = env.step(action)
-        except Exception as error:
-            raise ReplayError(f"step {step} fails in the second run: {error!r}") from error
-        if not run.add(observation, reward, terminated, truncated):
-            break
-    return max(0, len(run.rewards) - 1), first_mismatch(run)
+def _env_id(provenance: dict[str, Any]) -> str:
+    spec = provenance.get("env_spec")
+    return str(spec.get("id")) if isinstance(spec, dict) else ""

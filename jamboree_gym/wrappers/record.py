@@ -14,6 +14,7 @@ from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.provenance import describe, generator_of, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder
+from jamboree_gym.snapshots import SnapshotRecorder
 
 __all__ = ["RecordEpisodes"]
 
@@ -47,6 +48,8 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         record_frames: Keep what `env.render()` returns: k for every k-th step, the reset being step
             0, or a function of that number that says whether to. Off by default, because frames
             can be rendered again by a replay.
+        snapshot_every: Keep where the environment stands after the reset and after every so-many-th
+            step, so that forks need not play all steps again; None = not at all.
 
     Attributes:
         handler: The handler that writes; it stands on the current episode.
@@ -54,7 +57,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
         InvalidRecord: A tag cannot be kept; names it. Or frames are asked of an environment that
-            was not made with `render_mode="rgb_array"`.
+            was not made with `render_mode="rgb_array"`, or snapshots of one that offers none.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         record_infos: bool | Collection[str] = True,
         strict_infos: bool = False,
         record_frames: RecordFrames = None,
+        snapshot_every: int | None = None,
     ) -> None:
         super().__init__(env)
         self._recorder = EpisodeRecorder(
@@ -84,10 +88,12 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         )
         self.handler = self._recorder.handler
         self._base = env.unwrapped
-        self._renders: RenderRecorder | None = None
+        self._beside: list[RenderRecorder | SnapshotRecorder] = []
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
-            self._renders = RenderRecorder(jam, self._rendered, record_frames)
+            self._beside.append(RenderRecorder(jam, self._rendered, record_frames))
+        if snapshot_every is not None:
+            self._beside.append(SnapshotRecorder(jam, env, snapshot_every))
 
     @property
     def run(self) -> str:
@@ -118,12 +124,37 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         try:
             result = self.env.reset(seed=seed, options=options)
             self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
-            if self._renders is not None:
-                self._renders.begin(self._recorder.episode_id)
+            for beside in self._beside:
+                beside.begin(self._recorder.episode_id)
         except BaseException:
             self._recorder.break_off()
             raise
         return result
+
+    def begin_child(
+        self,
+        observation: ObsType,
+        info: Mapping[str, Any],
+        *,
+        parent: str,
+        fork_step: int,
+        rng_state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin an episode where the environment stands, as a child of the one that led there.
+
+        Args:
+            observation: What the environment returned last.
+            info: Likewise.
+            parent: Id of the episode of which steps have been played.
+            fork_step: How many of them.
+            rng_state: What the environment's generator was given since; None = it kept its own.
+        """
+        self._recorder.admit()
+        self._recorder.begin(
+            observation, info, rng_state=rng_state, parent=parent, fork_step=fork_step
+        )
+        for beside in self._beside:
+            beside.begin(self._recorder.episode_id)
 
     def _rendered(self) -> Any:
         """A frame. What rendering draws from the environment's generator is put back."""
@@ -156,8 +187,8 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             result = self.env.step(action)
             observation, reward, terminated, truncated, info = result
             handler.keep(observation, reward, terminated, truncated, info)
-            if self._renders is not None:
-                self._renders.step()
+            for beside in self._beside:
+                beside.step()
         except (KeyboardInterrupt, SystemExit):
             recorder.break_off()
             raise

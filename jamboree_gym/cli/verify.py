@@ -1,0 +1,156 @@
+"""`verify`: simulate episodes again and compare, for people and for CI."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from jamboree_gym.cli.stores import (
+    HomeOption,
+    NamespaceOption,
+    RedisUrlOption,
+    errors_shown,
+    open_store,
+    printable,
+)
+from jamboree_gym.episode import Episode
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.jamboree import Jamboree
+from jamboree_gym.progress import Progress as Told
+from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.replay import VerifyReports
+from jamboree_gym.replay import verify as verify_episodes
+
+__all__ = ["register"]
+
+ALL_EQUAL, SOME_DIFFER, NOT_CHECKED = 0, 1, 2
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(verify)
+
+
+def verify(
+    episode_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="EPISODE_ID", help="Only these episodes.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
+    env_id: Annotated[str | None, typer.Option(help="Only of this environment.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="In so many processes.")] = 1,
+    rtol: Annotated[float, typer.Option(min=0, help="Relative tolerance of floats.")] = 0.0,
+    atol: Annotated[float, typer.Option(min=0, help="Absolute tolerance of floats.")] = 0.0,
+    info: Annotated[
+        list[str] | None, typer.Option(help="An info to compare too (a.b in a dict); repeatable.")
+    ] = None,
+    all_infos: Annotated[
+        bool, typer.Option("--all-infos", help="Compare all infos that are recorded.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write all reports to this file.")] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import", help="A module to import first, as it registers environments; repeatable."
+        ),
+    ] = None,
+    trust_entry_point: Annotated[
+        bool,
+        typer.Option(
+            "--trust-entry-point",
+            help="Import and call what the store names: whoever writes there runs code here.",
+        ),
+    ] = False,
+    home: HomeOption = None,
+    redis_url: RedisUrlOption = None,
+    namespace: NamespaceOption = "jamboree",
+) -> None:
+    """Simulate recorded episodes again and compare them, bit for bit.
+
+    Exit code 0: all are equal. 1: some differ. 2: some could not be checked, or there are none.
+
+    Example: jamboree-gym verify --run ppo --workers 4 --import my_envs --json out.json
+    """
+    if episode_ids and (run or env_id or limit or last):
+        raise typer.BadParameter(
+            "name episodes, or choose them by --run, --env-id, --limit, --last"
+        )
+    if limit and last:
+        raise typer.BadParameter("choose one of --limit and --last")
+    with errors_shown(NOT_CHECKED):
+        _import(modules or [])
+        with open_store(home, redis_url, namespace) as jam, _bar() as progress:
+            reports = verify_episodes(
+                _chosen(jam, episode_ids, run, env_id, limit, last),
+                workers=workers,
+                rtol=rtol,
+                atol=atol,
+                infos=all_infos or info or False,
+                trust_entry_point=trust_entry_point,
+                progress=progress,
+            )
+        _show(reports, json)
+    raise typer.Exit(_exit_code(reports))
+
+
+def _import(modules: Sequence[str]) -> None:
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: modules of the working directory
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ReplayError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+def _chosen(
+    jam: Jamboree,
+    ids: Sequence[str] | None,
+    run: str | None,
+    env_id: str | None,
+    limit: int | None,
+    last: int | None,
+) -> EpisodeQuery | list[Episode]:
+    if ids:
+        return [jam.episode(id) for id in ids]
+    query = jam.episodes(run=run, env_id=env_id, limit=limit)
+    return query if last is None else query[-last:]
+
+
+@contextmanager
+def _bar() -> Iterator[Told]:
+    """A progress bar where somebody looks."""
+    console = Console(stderr=True)
+    columns = "verifying", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("verify", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show(reports: VerifyReports, path: Path | None) -> None:
+    for report in reports.failed:
+        typer.echo(printable(str(report)))
+    if reports.unseen:
+        typer.echo(f"no episode has these infos: {printable(', '.join(reports.unseen))}")
+    typer.echo(reports.headline)
+    if path is None:
+        return
+    try:
+        reports.to_json(path)
+    except OSError as error:
+        raise ReplayError(f"--json {path} cannot be written: {error.strerror}") from error
+
+
+def _exit_code(reports: VerifyReports) -> int:
+    if any(report.mismatch is not None for report in reports):
+        return SOME_DIFFER
+    return ALL_EQUAL if reports else NOT_CHECKED

@@ -1,0 +1,264 @@
+"""How an episode might have gone on from one of its steps, under another policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.episode import Episode
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.progress import Progress, reported
+from jamboree_gym.provenance import describe, generator_of
+from jamboree_gym.recorder import EpisodeRecorder
+from jamboree_gym.replay.copies import standings
+from jamboree_gym.replay.rebuild import BuiltWrapper, rebuild_env
+from jamboree_gym.replay.standing import Standing, check_step, stand_at
+
+__all__ = ["WHAT_IF_TAG", "WhatIf", "what_if"]
+
+WHAT_IF_TAG: Final = "what_if"
+"""Tag of recorded continuations: after which step they were forked."""
+PERCENTILES: Final = (5, 50, 95)
+
+
+class Predictor(Protocol):
+    """A model of Stable-Baselines3, or what has its `predict`."""
+
+    def predict(self, observation: Any, *, deterministic: bool) -> tuple[Any, Any]:
+        """An action, and something that is left aside."""
+        ...
+
+
+Act = Callable[[Any], Any]
+"""Gives the action for an observation."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WhatIf:
+    """What came of an episode under another policy, from one of its steps on.
+
+    Attributes:
+        episode_id: The episode.
+        step: After so many of its steps the other policy took over.
+        returns: float64 (n,), undiscounted, from there on.
+        lengths: int64 (n,), steps from there on.
+        recorded_return: What really was gained from there on; with `max_steps`, in so many steps.
+        recorded_length: In how many steps.
+        children: Ids of the continuations, where they were recorded.
+    """
+
+    episode_id: str
+    step: int
+    returns: npt.NDArray[np.float64]
+    lengths: npt.NDArray[np.int64]
+    recorded_return: float
+    recorded_length: int
+    children: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Mean of the returns."""
+        return float(self.returns.mean())
+
+    @property
+    def share_better(self) -> float:
+        """Share of the continuations with a higher return than the recorded one: 0 to 1."""
+        return float((self.returns > self.recorded_return).mean())
+
+    def percentile(self, q: float) -> float:
+        """The return below which q percent of them are."""
+        return float(np.percentile(self.returns, q))
+
+    def __len__(self) -> int:
+        """Number of continuations."""
+        return len(self.returns)
+
+    def __str__(self) -> str:
+        """Two lines."""
+        spread = ", ".join(f"{q} %: {self.percentile(q):.6g}" for q in PERCENTILES)
+        return (
+            f"episode {self.episode_id} from step {self.step} on, {len(self):,} times: return "
+            f"{self.mean:.6g} on average ({spread}), {self.lengths.mean():.6g} steps\n"
+            f"what happened: return {self.recorded_return:.6g}, {self.recorded_length:,} steps; "
+            f"{self.share_better:.0%} did better"
+        )
+
+
+def what_if(
+    episode: Episode,
+    step: int,
+    policy: Act | Predictor,
+    n: int = 100,
+    *,
+    seed: int = 0,
+    max_steps: int | None = None,
+    same_noise: bool = False,
+    deterministic: bool = True,
+    record: bool = False,
+    run: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    progress: bool | Progress = False,
+    wrappers: Sequence[BuiltWrapper] = (),
+    trust_entry_point: bool = False,
+    trust_snapshots: bool = False,
+) -> WhatIf:
+    """Fork an episode n times, go on under another policy, and see what comes of it.
+
+    The environment is brought there as by `fork`. Where it can be copied there, or has snapshots,
+    that is done once; a copy counts only if it has repeated the recorded steps, bit for bit.
+
+    Every continuation has noise of its own: the environment's `np_random`, and the generator of
+    its action space, get the state that follows from `seed` and the continuation's number. So the
+    same call gives the same result, if the policy does. Noise from elsewhere (sticky actions of
+    ALE) goes on as it was.
+
+    Example:
+        >>> print(what_if(jam.episode(id), 40, model, n=200))
+        episode ... from step 40 on, 200 times: return 61.3 on average (5 %: 21, 50 %: ...
+        what happened: return 17, 17 steps; 97 % did better
+
+    Args:
+        episode: The episode.
+        step: After so many of its steps the policy takes over.
+        policy: A function of the observation that gives the action, or a model with `predict` as
+            Stable-Baselines3 has it.
+        n: So many times.
+        seed: For the noise.
+        max_steps: Of each continuation; None = to its end, which an environment without a time
+            limit may not have.
+        same_noise: Let `np_random` go on as it did then: all differences come from the policy.
+        deterministic: What a `predict` is told.
+        record: Whether each continuation is recorded as a child, with the tag `what_if`.
+        run: Run of the children; None = the episode's.
+        tags: Tags of the children, beside the episode's.
+        progress: Whether to show on stderr how far it is; or a function that is called with the
+            number done and that of all.
+        wrappers: As for `fork`.
+        trust_entry_point: As for `fork`.
+        trust_snapshots: As for `fork`.
+
+    Raises:
+        ReplayError: As `fork`; or n, or the policy, is none.
+    """
+    if n < 1:
+        raise ReplayError(f"n={n}: a distribution needs at least one continuation")
+    act = _act_of(policy, deterministic=deterministic)
+    check_step(episode, step)
+    make_env = partial(rebuild_env, wrappers=wrappers, trust_entry_point=trust_entry_point)
+    stand = partial(stand_at, episode, step, make_env, trust_snapshots=trust_snapshots)
+    rest = episode.rows(step)
+    children = _Children(episode, step, run, tags) if record else None
+
+    def continuations() -> Iterator[tuple[int, tuple[float, int]]]:
+        with closing(standings(stand, n, rest, episode.provenance.get("vector"))) as places:
+            for number, standing in enumerate(places):
+                noise = _new_noise(standing.env, seed, number, keep=same_noise)
+                if children is None:
+                    yield number + 1, _go_on(standing, act, max_steps)
+                else:
+                    child = children.begin(standing, noise)
+                    try:
+                        yield number + 1, _go_on(standing, act, max_steps, child)
+                    finally:
+                        child.abandon()
+
+    outcomes = list(reported(continuations(), n, progress, done_is="tried"))
+    happened = rest.rewards[1:][:max_steps]
+    return WhatIf(
+        episode.id,
+        step,
+        np.array([gained for gained, _ in outcomes], np.float64),
+        np.array([steps for _, steps in outcomes], np.int64),
+        float(sum(happened.tolist())),
+        len(happened),
+        () if children is None else tuple(children.ids),
+    )
+
+
+def _act_of(policy: Act | Predictor, *, deterministic: bool) -> Act:
+    predict = getattr(policy, "predict", None)
+    if predict is not None:
+        return lambda observation: predict(observation, deterministic=deterministic)[0]
+    if callable(policy):
+        return policy
+    raise ReplayError(f"policy={policy!r}: choose a function of the observation, or a model")
+
+
+def _new_noise(
+    env: gym.Env[Any, Any], seed: int, number: int, *, keep: bool
+) -> Mapping[str, Any] | None:
+    """Seed the generators for one continuation; the state that `np_random` got, if it got one."""
+    sequence = np.random.SeedSequence([seed, number])
+    env.action_space.seed(int(sequence.generate_state(1)[0]))
+    generator = None if keep else generator_of(env)
+    if generator is None:
+        return None
+    state: Mapping[str, Any] = type(generator.bit_generator)(sequence).state
+    generator.bit_generator.state = state
+    return state
+
+
+def _go_on(
+    standing: Standing, act: Act, max_steps: int | None, recorder: EpisodeRecorder | None = None
+) -> tuple[float, int]:
+    """Return and length of one continuation."""
+    env, observation = standing.env, standing.observation
+    gained, steps, ends = 0.0, 0, False
+    while not ends and (max_steps is None or steps < max_steps):
+        action = act(observation)
+        if recorder is not None:
+            recorder.admit()
+            recorder.handler.act(action)
+        observation, reward, terminated, truncated, info = env.step(action)
+        if recorder is not None:
+            recorder.handler.keep(observation, reward, terminated, truncated, info)
+        gained += float(reward)
+        steps += 1
+        ends = bool(terminated or truncated)
+    return gained, steps
+
+
+class _Children:
+    """Begins an episode for each continuation, all with one recorder."""
+
+    def __init__(
+        self, parent: Episode, step: int, run: str | None, tags: Mapping[str, Any] | None
+    ) -> None:
+        summary = parent.summary
+        self._parent, self._step = parent, step
+        self._run = summary.run if run is None else run
+        self._tags = {**summary.tags, WHAT_IF_TAG: step, **(tags or {})}
+        self._recorder: EpisodeRecorder | None = None
+        self.ids: list[str] = []
+
+    def begin(self, standing: Standing, rng_state: Mapping[str, Any] | None) -> EpisodeRecorder:
+        """What records the continuation."""
+        recorder = self._recorder = self._recorder or self._made_for(standing.env)
+        recorder.admit()
+        recorder.begin(
+            standing.observation,
+            standing.info,
+            rng_state=rng_state,
+            parent=self._parent.id,
+            fork_step=self._step,
+        )
+        self.ids.append(recorder.episode_id)
+        return recorder
+
+    def _made_for(self, env: gym.Env[Any, Any]) -> EpisodeRecorder:
+        return EpisodeRecorder(
+            self._parent.connection,
+            env.observation_space,
+            env.action_space,
+            env_id=env.spec.id if env.spec is not None else "",
+            provenance=describe(env),
+            run=self._run,
+            tags=self._tags,
+        )

@@ -1,0 +1,102 @@
+"""Snapshots of an environment, beside the steps: where a fork can go on without playing again."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import gymnasium as gym
+import pyarrow as pa
+
+from jamboree_gym.beside import BesideHandler
+from jamboree_gym.connection import Connection
+from jamboree_gym.env_state import state_gap, take_state
+from jamboree_gym.errors import DecodeError, InvalidRecord
+
+__all__ = ["SnapshotHandler", "SnapshotRecorder"]
+
+
+MAX_SNAPSHOT_BYTES: Final = 2**30  # what claims to be more is damaged
+_CODEC: Final = "zstd"
+_LEVEL: Final = 1
+
+_compress = pa.Codec(_CODEC, compression_level=_LEVEL).compress
+
+
+class SnapshotHandler(BesideHandler):
+    """The snapshots of an episode, as `env_state` makes them, compressed.
+
+    Example:
+        >>> handler = SnapshotHandler(jam)
+        >>> handler["episode"] = episode_id
+        >>> handler.put(0, take_state(env))
+        >>> handler.newest(before=10)
+        (0, b"...")
+    """
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        super().__init__(jam)
+        self.entity = "snapshot"
+
+    def put(self, step: int, state: bytes) -> None:
+        """Keep the state after so many steps; they come in ascending order."""
+        content = _compress(state, asbytes=True)
+        self.save({"step": step, "size": len(state), "codec": _CODEC, "content": content})
+
+    def newest(self, *, before: int) -> tuple[int, bytes] | None:
+        """The newest state of an earlier step, with its step; None if there is none.
+
+        Raises:
+            DecodeError: It is damaged; names it.
+        """
+        index = self._first_of(before) - 1
+        page = self._page(index) if index >= 0 else []
+        return _decoded(page[0], f"{self._key} at index {index}") if page else None
+
+
+def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
+    try:
+        step, size = record["step"], record["size"]
+        if record["codec"] != _CODEC or not 0 <= size <= MAX_SNAPSHOT_BYTES or step < 0:
+            raise ValueError(f"{record['codec']!r}, {size} bytes, step {step}")
+        return step, pa.decompress(record["content"], size, codec=_CODEC, asbytes=True)
+    except (KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not a snapshot: {error}") from error
+
+
+class SnapshotRecorder:
+    """Keeps where an environment stands, after the reset and after every so-many-th step.
+
+    Args:
+        jam: Where to record.
+        env: The environment, without its recorder.
+        every: So many steps lie between two snapshots.
+
+    Raises:
+        InvalidRecord: It is no such number, or something in the stack does not tell its state.
+    """
+
+    def __init__(self, jam: Connection, env: gym.Env[Any, Any], every: int) -> None:
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise InvalidRecord(f"snapshot_every={every!r}: choose k for every k-th step")
+        gap = state_gap(env)
+        if gap is not None:
+            raise InvalidRecord(f"snapshot_every={every}: {gap}. Without, forks play steps again.")
+        self._handler = SnapshotHandler(jam)
+        self._env = env
+        self._every = every
+        self._step = 0
+
+    def begin(self, episode_id: str) -> None:
+        """An episode has begun: step 0."""
+        self._handler["episode"] = episode_id
+        self._step = 0
+        self._record()
+
+    def step(self) -> None:
+        """A step has been taken."""
+        self._step += 1
+        if self._step % self._every == 0:
+            self._record()
+
+    def _record(self) -> None:
+        self._handler.put(self._step, take_state(self._env))

@@ -1,0 +1,236 @@
+"""`jamboree-gym verify`, run as a user or CI runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forged import forge_provenance
+from processes import PATHS
+
+from jamboree_gym import Jamboree
+
+PROGRAM = "from jamboree_gym.cli import main; main()"
+ENVS = """
+import gymnasium as gym
+import numpy as np
+
+class CountEnv(gym.Env):
+    observation_space = gym.spaces.Box(-9, 9, (2,))
+    action_space = gym.spaces.Discrete(2)
+    off = {off}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.seen(), {{"lives": 3 + self.off}}
+
+    def step(self, action):
+        self.count += 1
+        return self.seen(), 1.0, False, self.count == 3, {{"lives": 3}}
+
+    def seen(self):
+        return np.array([self.count, self.off if self.count == 2 else 0], np.float32)
+
+gym.register("Count-v0", entry_point=CountEnv)
+"""
+RECORD = """
+import sys
+import gymnasium as gym
+import count_envs
+from jamboree_gym import Jamboree
+
+with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
+    for name in sys.argv[3:]:
+        env = jam.record(gym.make(name), run="cli")
+        env.action_space.seed(1)
+        env.reset(seed=1)
+        is_over = False
+        while not is_over:
+            *_, terminated, truncated, _ = env.step(env.action_space.sample())
+            is_over = terminated or truncated
+        env.close()
+"""
+
+
+class Shell:
+    """A working directory with the module `count_envs`, and a store."""
+
+    def __init__(self, directory: Path, url: str, namespace: str) -> None:
+        self.directory, self.url, self.namespace = directory, url, namespace
+        self.write(off=0)
+
+    def write(self, off: float) -> None:
+        """The module, as it is from now on."""
+        (self.directory / "count_envs.py").write_text(ENVS.format(off=off))
+
+    def python(
+        self, source: str, *arguments: str, stderr: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", source, *arguments],
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(PATHS), "COLUMNS": "120", "NO_COLOR": "1"}
+            | {"JAMBOREE_REDIS_URL": self.url, "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def record(self, *names: str) -> None:
+        done = self.python("import sys; sys.path.insert(0, '')\n" + RECORD, *self.store, *names)
+        assert done.returncode == 0, done.stderr
+
+    @property
+    def store(self) -> tuple[str, str]:
+        return self.url, self.namespace
+
+    def verify(
+        self, *arguments: object, stderr: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        return self.python(
+            PROGRAM, "verify", "--namespace", self.namespace, *map(str, arguments), stderr=stderr
+        )
+
+
+@pytest.fixture
+def shell(tmp_path: Path, valkey, namespace: str) -> Shell:
+    return Shell(tmp_path, valkey.url, namespace)
+
+
+def test_all_equal_is_exit_code_0(shell: Shell) -> None:
+    shell.record("CartPole-v1", "Count-v0")
+
+    done = shell.verify("--import", "count_envs", "--workers", 2, "--all-infos")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 of 2 episodes are equal; ")
+    assert done.stderr == ""  # nobody looks: no progress bar
+
+
+def test_a_difference_is_exit_code_1_and_a_line_that_names_it(shell: Shell) -> None:
+    shell.record("CartPole-v1", "Count-v0")
+    shell.write(off=1)
+
+    done = shell.verify("--import", "count_envs", "--json", "out.json")
+
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "differs: observation[1] at step 1: recorded 0.0, now 1.0" in lines[0]
+    assert lines[1].startswith("  changed since it was recorded: ")
+    assert lines[2].startswith("1 of 2 episodes are equal, 1 differ; ")
+    content = json.loads((shell.directory / "out.json").read_text())
+    assert content["reports"][1]["mismatch"]["leaf"] == "observation[1]"
+
+
+def test_what_could_not_be_checked_is_exit_code_2(shell: Shell) -> None:
+    shell.record("Count-v0")
+
+    done = shell.verify()
+
+    assert done.returncode == 2
+    assert "'Count-v0' is not registered here: it came from the module count_envs" in done.stdout
+    assert shell.verify("--trust-entry-point").returncode == 0
+
+
+def test_nothing_to_check_is_exit_code_2(shell: Shell) -> None:
+    done = shell.verify("--run", "misspelt")
+
+    assert done.returncode == 2
+    assert done.stdout.startswith("0 of 0 episodes are equal")
+
+
+def test_episodes_are_chosen(shell: Shell) -> None:
+    shell.record("CartPole-v1", "Count-v0", "Count-v0")
+    with Jamboree(shell.url, namespace=shell.namespace) as jam:
+        ids = jam.episodes(run="cli").ids()
+
+    def checked(*arguments: object) -> list[str]:
+        shell.verify("--import", "count_envs", "--json", "out.json", *arguments)
+        content = json.loads((shell.directory / "out.json").read_text())
+        return [report["episode_id"] for report in content["reports"]]
+
+    assert checked("--limit", 1) == ids[:1]
+    assert checked("--last", 2) == ids[1:]
+    assert checked("--env-id", "Count-v0", "--last", 1) == ids[2:]
+    assert checked(ids[2], ids[0]) == [ids[2], ids[0]]
+
+
+def test_tolerance_and_infos_are_handed_on(shell: Shell) -> None:
+    shell.record("Count-v0")
+    shell.write(off=0.125)
+
+    assert shell.verify("--import", "count_envs").returncode == 1
+    assert shell.verify("--import", "count_envs", "--atol", 0.2).returncode == 0
+    assert shell.verify("--import", "count_envs", "--rtol", 0.2).returncode == 1
+    done = shell.verify("--import", "count_envs", "--atol", 0.1, "--info", "lives")
+    assert 'info["lives"] at reset: recorded 3, now 3.125' in done.stdout
+    done = shell.verify("--import", "count_envs", "--atol", 0.2, "--info", "livs")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (2, "no episode has these infos: livs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--import", "no_such_module"], "error: --import no_such_module: ModuleNotFoundError"),
+        (["--json", "no/such/folder"], "error: --json no/such/folder cannot be written: No such"),
+        (["--redis-url", "unix:///nowhere.sock"], "error: "),
+    ],
+)
+def test_an_error_is_two_lines_at_most_and_exit_code_2(
+    shell: Shell, arguments: list[str], said: str
+) -> None:
+    failed = shell.verify(*arguments)
+
+    assert failed.returncode == 2
+    assert failed.stderr.startswith(said)
+    assert len(failed.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["someid", "--run", "x"], ["--limit", "1", "--last", "1"], ["--workers", "0"], ["--atol=-1"]],
+)
+def test_what_cannot_be_meant_is_exit_code_2(shell: Shell, arguments: list[str]) -> None:
+    assert shell.verify(*arguments).returncode == 2
+
+
+def test_help_has_an_example(shell: Shell) -> None:
+    assert "Example: jamboree-gym verify --run" in shell.verify("--help").stdout
+
+
+def test_on_a_terminal_there_is_a_progress_bar(shell: Shell) -> None:
+    shell.record("CartPole-v1")
+    ours, theirs = os.openpty()
+
+    done = shell.verify(stderr=theirs)
+    os.close(theirs)
+
+    assert done.returncode == 0
+    assert b"verifying" in os.read(ours, 4096)
+    os.close(ours)
+
+
+def test_what_a_terminal_obeys_is_not_printed(shell: Shell) -> None:
+    shell.record("CartPole-v1")
+
+    def change(provenance: Any) -> None:
+        wrapper = {"name": "x", "entry_point": "esc\x1b[2J:X", "kwargs": {}}
+        provenance["env_spec"]["additional_wrappers"].append(wrapper)
+
+    with Jamboree(shell.url, namespace=shell.namespace) as jam:
+        forge_provenance(jam, jam.episodes().first(), change)
+
+    done = shell.verify()
+
+    assert done.returncode == 2
+    assert "recorded through esc\\x1b[2J:X, which cannot be rebuilt" in done.stdout
+    assert "\x1b" not in done.stdout
