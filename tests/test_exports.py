@@ -15,7 +15,13 @@ PUBLIC = {
     ],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
-    "jamboree_gym.replay": ["Mismatch", "VerifyReport", "verify"],
+    "jamboree_gym.replay": [
+        "Mismatch",
+        "ReplayEnv",
+        "ReplayVectorEnv",
+        "VerifyReport",
+        "verify",
+    ],
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.infos import holds_unrecorded
@@ -41,13 +42,19 @@ _OBSERVERS = (
 )
 
 
-def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def rebuild_env(
+    provenance: Mapping[str, Any], *, render_mode: str | None = None
+) -> gym.Env[Any, Any]:
     """Make the environment of an episode again, from the local registry.
 
+    Args:
+        provenance: Of the episode.
+        render_mode: Asked for instead of the recorded one; a second run needs no window.
+
     Raises:
-        ReplayError: It has no spec, is not registered here, cannot be constructed, had a wrapper
-            that is not Gymnasium's own, or was part of a vector environment that cannot be taken
-            apart.
+        ReplayError: It has no spec, is not registered here, cannot be constructed, does not know
+            the render mode, had a wrapper that is not Gymnasium's own, or was part of a vector
+            environment that cannot be taken apart.
     """
     _check_stands_alone(provenance)
     try:
@@ -58,7 +65,10 @@ def rebuild_env(provenance: Mapping[str, Any]) -> gym.Env[Any, Any]:
         options = {"max_episode_steps": spec["max_episode_steps"] or -1, **spec["kwargs"]}
     except (AttributeError, KeyError, TypeError) as error:
         raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
-    options.pop("render_mode", None)  # a second run needs no window
+    options.pop("render_mode", None)
+    if render_mode is not None:
+        _check_render_mode(name, render_mode)
+        options["render_mode"] = render_mode
     env = _make(name, options)
     applied = env.spec.additional_wrappers if env.spec is not None else ()
     for wrapper in wrappers[len(applied) :]:  # a registered environment may bring some itself
@@ -97,6 +107,18 @@ def _make(name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
         return gym.make(name, disable_env_checker=True, **options)
     except Exception as error:
         raise ReplayError(f"{name} cannot be made here: {error}") from error
+
+
+def _check_render_mode(name: str, render_mode: str) -> None:
+    """Make sure that an environment has it; one that cannot be loaded says so when it is made."""
+    try:
+        creator: Any = gym.registry[name].entry_point
+        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+        known = list(creator.metadata["render_modes"])
+    except Exception:  # noqa: BLE001 - not known before it is made
+        return
+    if render_mode not in known:
+        raise ReplayError(f"{name} does not render {render_mode!r}: its render modes are {known}")
 
 
 def _wrap(env: gym.Env[Any, Any], wrapper: Any) -> gym.Env[Any, Any]:

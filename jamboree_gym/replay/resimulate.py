@@ -14,7 +14,7 @@ from jamboree_gym.replay.compare import Mismatch, SecondRun, first_mismatch
 from jamboree_gym.replay.rebuild import rebuild_env, reset_as_recorded
 from jamboree_gym.steps import Rows
 
-__all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "rebuild_env", "verify"]
+__all__ = ["Mismatch", "VerifyReport", "actions_as_taken", "begin_again", "rebuild_env", "verify"]
 
 _WHOLE = ("terminated", "truncated", "abandoned")
 
@@ -66,16 +66,33 @@ def verify(episode: Episode) -> VerifyReport:
         True
     """
     rows = episode.rows()
-    provenance = episode.provenance
+    env, observation = begin_again(episode)
+    try:
+        return VerifyReport(episode.id, *_compare(env, observation, rows, episode.provenance))
+    finally:
+        env.close()
+
+
+def begin_again(
+    episode: Episode, *, render_mode: str | None = None
+) -> tuple[gym.Env[Any, Any], Any]:
+    """Make the environment of an episode again, and reset it as it was; after those it follows.
+
+    Returns:
+        The environment, to be closed by the caller, and the first observation.
+
+    Raises:
+        ReplayError: As `verify`.
+    """
     before = _episodes_before(episode)
-    env = rebuild_env(provenance)
+    env = rebuild_env(episode.provenance, render_mode=render_mode)
     try:
         for earlier in reversed(before):
             _play(env, earlier)
-        observation = reset_as_recorded(env, episode.origin)
-        return VerifyReport(episode.id, *_compare(env, observation, rows, provenance))
-    finally:
+        return env, reset_as_recorded(env, episode.origin)
+    except BaseException:
         env.close()
+        raise
 
 
 def _episodes_before(episode: Episode) -> list[Episode]:
