@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -419,17 +418,15 @@ def test_an_episode_is_played_in_order_at_any_speed(episode: Episode) -> None:
         assert [step.reward for step in steps] == REWARDS
 
 
-def test_playing_waits_from_the_beginning_of_the_episode(jam: Jamboree) -> None:
-    env = jam.record(DiscreteEnv(length=9))
-    env.reset()
-    episode = jam.episode(env.episode_id)
-    env.step(1)
-    slow = 0.02 / (episode.steps().timestamps[0] - episode.summary.started_at)
-    began = time.monotonic()
+def test_playing_waits_from_the_beginning_of_the_episode(
+    episode: Episode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, began_at = Clock(), episode.summary.started_at
+    monkeypatch.setitem(paced.__kwdefaults__, "clock", clock)
+    monkeypatch.setitem(paced.__kwdefaults__, "sleep", clock.sleep)
 
-    assert [step.index for step in episode.play(1 / slow)] == [0]
-    assert time.monotonic() - began >= 0.02
-    assert [step.index for step in episode.play(math.inf)] == [0]
+    for step in episode.play(speed=0.5):
+        assert clock.now - 1000 == pytest.approx((step.timestamp - began_at) * 2, abs=1e-8)
 
 
 def test_playing_goes_to_the_newest_step_there_is_by_then(jam: Jamboree) -> None:
