@@ -83,7 +83,7 @@ def space_to_json(space: spaces.Space[Any]) -> str:
 
 
 def _content(space: spaces.Space[Any]) -> dict[str, Any]:
-    base = next(kind for kind in _RECORDABLE if isinstance(space, kind))
+    base = next((kind for kind in _RECORDABLE if isinstance(space, kind)), type(space))
     content: dict[str, Any] = {"type": base.__name__}
     if isinstance(space, spaces.Dict):
         pairs = space.spaces.items()

@@ -236,6 +236,13 @@ def test_a_subclass_is_read_back_as_its_base() -> None:
     assert told(space_from_json(space_to_json(space))) == told(spaces.Box(-1, 1, (2,), np.float32))
 
 
+def test_a_space_that_is_none_of_gymnasiums_is_named_and_not_read_back() -> None:
+    text = space_to_json(spaces.Dict(mood=Moods()))
+
+    with pytest.raises(DecodeError, match="its type is 'Moods'"):
+        space_from_json(text)
+
+
 class Side(enum.Enum):
     """Keys that cannot be stored."""
 

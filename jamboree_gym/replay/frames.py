@@ -90,7 +90,8 @@ class SimulatedFrames:
         """What the environment renders after this step.
 
         Raises:
-            ReplayError: The environment cannot be made again here, or does not do the same again.
+            ReplayError: The environment cannot be made again or rendered here, or does not do the
+                same again.
         """
         if step < self._step:
             self.close()
@@ -101,7 +102,10 @@ class SimulatedFrames:
             rows = self._rows[self._step : step + 1]
             self._compare(env, rows, rows.observation(0))
             self._step = step
-        return rendered(env)
+        try:
+            return rendered(env)
+        except Exception as error:
+            raise ReplayError(f"the environment cannot be rendered here: {error}") from error
 
     def _begun(self) -> gym.Env[Any, Any]:
         self._env, observation = begin_again(self._episode, render_mode=RENDER_MODE)

@@ -19,7 +19,7 @@ from jamboree_gym.replay.replay_env import OnMismatch, ReplayEnv, ShownFrames
 __all__ = ["ReplayVectorEnv"]
 
 
-class ReplayVectorEnv(SyncVectorEnv[Any, Any]):
+class ReplayVectorEnv(SyncVectorEnv):
     """One `ReplayEnv` for each of several episodes, stepped together.
 
     Episodes differ in length, and none is played twice: autoreset is DISABLED, and one that is over

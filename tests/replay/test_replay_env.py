@@ -544,6 +544,21 @@ def test_an_environment_that_cannot_be_made_again_says_why(jam: Jamboree) -> Non
         replay.render()
 
 
+def test_an_environment_that_cannot_be_rendered_says_why(jam: Jamboree) -> None:
+    def fail(_: Any) -> Any:
+        raise gym.error.DependencyNotInstalled("pygame is not installed")
+
+    episode = rendering(jam, None)
+    gym.registry.pop("replays/Rendering-v0")
+    blind = type("Blind", (RenderingEnv,), {"render": fail})
+    gym.register("replays/Rendering-v0", entry_point=blind)
+    replay = ReplayEnv(episode, render_mode="rgb_array")
+    replay.reset()
+
+    with pytest.raises(ReplayError, match="cannot be rendered here: pygame is not installed"):
+        replay.render()
+
+
 def test_a_replay_made_without_render_mode_says_how_to_make_one(jam: Jamboree) -> None:
     replay = ReplayEnv(counted(jam))
 
