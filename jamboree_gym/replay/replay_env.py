@@ -93,6 +93,7 @@ class ReplayEnv(gym.Env[Any, Any]):
         self._rewards = rows.rewards.tolist()
         self._terminations = rows.terminations.tolist()
         self._truncations = rows.truncations.tolist()
+        self._last = len(rows) - 1
         self._row = _BEFORE_RESET
         self._has_warned = False
         self._frames = self._chosen_frames(frames) if render_mode is not None else None
@@ -116,7 +117,7 @@ class ReplayEnv(gym.Env[Any, Any]):
     @property
     def remaining(self) -> int:
         """How many steps are left."""
-        return len(self._rows) - 1 - max(0, self._row)
+        return self._last - self._row if self._row > 0 else self._last
 
     @property
     def recorded_action(self) -> Any:
@@ -170,7 +171,7 @@ class ReplayEnv(gym.Env[Any, Any]):
     def _next_row(self) -> int:
         if self._row == _BEFORE_RESET:
             raise ReplayError("reset the replay before its first step")
-        if self._row + 1 == len(self._rows):
+        if self._row == self._last:
             raise ReplayError(
                 f"episode {self.episode.id!r} {_ENDINGS[self._status]} after {self._row} steps: "
                 "there is no more"
