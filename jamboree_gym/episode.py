@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import DecodeError, EpisodeNotFound
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
+from jamboree_gym.expressions import Condition
 from jamboree_gym.frame import to_frame
 from jamboree_gym.listing import by_start
 from jamboree_gym.notes import decode_episode_note, decode_summaries
+from jamboree_gym.pace import paced
 from jamboree_gym.packing import rows_of
 from jamboree_gym.records import (
     EpisodeData,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Episode", "recent_of", "to_episode_data", "to_transitions"]
 
 _EVERYTHING = 2**52
+_STEPS_PER_READ = 256  # as many as a frame may hold
 
 
 class Episode:
@@ -309,6 +313,64 @@ class Episode:
             ...     print(step.index, step.reward)
         """
         return EpisodeTail(self._connection, self.id, self.cursor()).afollow(timeout_s)
+
+    def play(self, speed: float = 1.0) -> Iterator[StepData]:
+        """Its steps at the pace at which they were taken, counted from when the first is asked for.
+
+        Whoever takes longer over a step than the episode did gets the next ones without waiting,
+        until that is made up for. It is read in parts, and ends with the newest step that is there
+        by then, also where the episode goes on; `tail` follows one that does.
+
+        Example:
+            >>> for step in episode.play(speed=2):
+            ...     print(step.index, step.reward)
+
+        Args:
+            speed: How many times as quick; `math.inf` plays without waiting.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+            ReplayError: The speed is not above 0.
+        """
+        if not speed > 0:
+            raise ReplayError(f"speed={speed!r}: choose a number above 0, or math.inf")
+        return paced(self._in_parts(), self.summary.started_at, speed)
+
+    def find(self, test: str | Callable[[StepData], object]) -> npt.NDArray[np.int64]:
+        """Indices of the steps of which something is true, ascending.
+
+        An expression has the columns of `frame` for names, comparisons, `in (1, 2)`, and, or, not,
+        arithmetic, and abs, sqrt, isnan, isfinite, min, max. It is evaluated over whole columns,
+        and never run as code. `column("...")` is for a column whose name is no Python name. A step
+        without the info that is asked for is no hit, whichever way it is asked.
+
+        Example:
+            >>> episode.find("reward < -1 and action == 2")
+            array([17, 40])
+            >>> episode.find(lambda step: step.info.get("lives") == 0)
+            array([40])
+
+        Args:
+            test: An expression, or a function of a step, which is read in parts.
+
+        Returns:
+            int64 (n,).
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+            InvalidExpression: The expression cannot be understood, or a column is not there.
+        """
+        if isinstance(test, str):
+            condition = Condition(test)
+            return condition.hits(self.steps())
+        return np.array([step.index for step in self._in_parts() if test(step)], np.int64)
+
+    def _in_parts(self) -> Iterator[StepData]:
+        """Its steps, oldest first, to the newest that is there when it gets there."""
+        start = 0
+        while steps := self.steps(start, start + _STEPS_PER_READ):
+            yield from steps
+            start += len(steps)
 
     def cursor(self) -> StepCursor:
         """For reading it step by step; at its beginning."""

@@ -12,12 +12,14 @@ __all__ = [
     "EmbeddedServerError",
     "EpisodeInUse",
     "EpisodeNotFound",
+    "InvalidExpression",
     "InvalidRecord",
     "InvalidUrl",
     "JamboreeClosed",
     "JamboreeError",
     "MissingExtra",
     "ReplayError",
+    "ReplayMismatch",
     "StoreFull",
     "StoreUnavailable",
     "UnknownKey",
@@ -59,6 +61,10 @@ class InvalidRecord(JamboreeError, ValueError):
     """A record cannot be stored; the message names the key and the value."""
 
 
+class InvalidExpression(JamboreeError, ValueError):
+    """An expression over columns cannot be understood; the message shows where."""
+
+
 class UnknownKey(JamboreeError, LookupError):
     """A handler was given a key that it does not declare in `required`, or one is not set yet."""
 
@@ -88,7 +94,11 @@ class BackupMismatch(JamboreeError):
 
 
 class ReplayError(JamboreeError):
-    """An episode cannot be re-simulated; the message says what is missing."""
+    """An episode cannot be replayed or re-simulated; the message says what is missing."""
+
+
+class ReplayMismatch(ReplayError):
+    """A replay was given another action, seed or options than were recorded; names both."""
 
 
 class JamboreeClosed(JamboreeError):

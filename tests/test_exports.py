@@ -19,6 +19,8 @@ PUBLIC = {
         "Change",
         "ForkedEnv",
         "Mismatch",
+        "ReplayEnv",
+        "ReplayVectorEnv",
         "Snapshotable",
         "VerifyReport",
         "VerifyReports",

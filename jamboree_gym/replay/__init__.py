@@ -1,8 +1,10 @@
-"""Episodes again: re-simulated and compared, and gone on with from any of their steps."""
+"""Episodes again: played back, simulated again and compared, gone on with from any step."""
 
 from jamboree_gym.env_state import Snapshotable
 from jamboree_gym.replay.compare import Mismatch
 from jamboree_gym.replay.fork import ForkedEnv, fork
+from jamboree_gym.replay.replay_env import ReplayEnv
+from jamboree_gym.replay.replay_vector_env import ReplayVectorEnv
 from jamboree_gym.replay.report import Change, VerifyReport, VerifyReports
 from jamboree_gym.replay.verification import verify
 from jamboree_gym.replay.what_if import WhatIf, what_if
@@ -11,6 +13,8 @@ __all__ = [
     "Change",
     "ForkedEnv",
     "Mismatch",
+    "ReplayEnv",
+    "ReplayVectorEnv",
     "Snapshotable",
     "VerifyReport",
     "VerifyReports",

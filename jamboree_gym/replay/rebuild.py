@@ -113,6 +113,8 @@ def rebuild_env(
     except (AttributeError, KeyError, TypeError) as error:
         raise _damaged(error) from error
     options.pop("render_mode", None)
+    if render_mode is not None:
+        _check_render_mode(name, render_mode)
     if renders or render_mode is not None:
         options["render_mode"] = render_mode or "rgb_array"
     env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
@@ -261,6 +263,18 @@ def _make(
         return gym.make(spec, disable_env_checker=True, **options)
     except Exception as error:
         raise ReplayError(f"{name} cannot be made here: {error}") from error
+
+
+def _check_render_mode(name: str, render_mode: str) -> None:
+    """Make sure that an environment has it; one that cannot be loaded says so when it is made."""
+    try:
+        creator: Any = gym.registry[name].entry_point
+        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+        known = list(creator.metadata["render_modes"])
+    except Exception:  # noqa: BLE001 - not known before it is made
+        return
+    if render_mode not in known:
+        raise ReplayError(f"{name} does not render {render_mode!r}: its render modes are {known}")
 
 
 def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:

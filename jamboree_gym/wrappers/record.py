@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
@@ -11,9 +12,9 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.provenance import describe, generator_of, rng_state_of
+from jamboree_gym.provenance import describe, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
-from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder
+from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
 from jamboree_gym.snapshots import SnapshotRecorder
 
 __all__ = ["RecordEpisodes"]
@@ -91,7 +92,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         self._beside: list[RenderRecorder | SnapshotRecorder] = []
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
-            self._beside.append(RenderRecorder(jam, self._rendered, record_frames))
+            self._beside.append(RenderRecorder(jam, partial(rendered, env), record_frames))
         if snapshot_every is not None:
             self._beside.append(SnapshotRecorder(jam, env, snapshot_every))
 
@@ -155,17 +156,6 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         )
         for beside in self._beside:
             beside.begin(self._recorder.episode_id)
-
-    def _rendered(self) -> Any:
-        """A frame. What rendering draws from the environment's generator is put back."""
-        generator = generator_of(self._base)
-        if generator is None:
-            return self.env.render()
-        state = generator.bit_generator.state
-        try:
-            return self.env.render()
-        finally:
-            generator.bit_generator.state = state
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment and record what it returned.
