@@ -28,6 +28,7 @@ from jamboree_gym.replay.watched import WatchedInfos
 
 __all__ = ["Check", "Checked", "Resimulator", "actions_as_taken", "rebuild_env"]
 
+MAX_KEPT = 64  # environments: as many sub-environments of a vector environment go on at once
 _WHOLE = ("terminated", "truncated", "abandoned")
 
 
@@ -68,12 +69,25 @@ class _Origin(NamedTuple):
     changed: tuple[Change, ...]
 
 
+class _Place(NamedTuple):
+    """Where an environment stands that is kept.
+
+    Attributes:
+        digest: The provenance of its episodes.
+        after: The episode at whose end it stands; None where that does not matter.
+    """
+
+    digest: str
+    after: str | None
+
+
 class Resimulator:
     """Verifies episodes one after the other, and keeps what they share.
 
-    An environment is used for the next episode only if nothing of an episode is known to be left in
-    it after a reset (see `begins_anew`): what was found must not depend on what was verified
-    before. And a difference found in a used environment counts only if a new one shows it too.
+    What is found must not depend on what was verified before. So an environment is used for another
+    episode only where a new one would be the same: if nothing of an episode is known to be left in
+    it after a reset (see `begins_anew`), or for the very episode that follows the one at whose end
+    it stands. And a difference that is found then counts only if a new environment shows it too.
 
     Args:
         connection: Where the episodes are.
@@ -88,7 +102,8 @@ class Resimulator:
         self._check = check
         self._elsewhere = elsewhere
         self._origins: dict[str, _Origin] = {}
-        self._used: tuple[str, gym.Env[Any, Any]] | None = None
+        self._followed: set[str | None] = set()
+        self._kept: dict[_Place, gym.Env[Any, Any]] = {}
 
     def read(self, ids: Sequence[str]) -> list[Callable[[], Checked | None]]:
         """Read these episodes in one round trip.
@@ -98,13 +113,15 @@ class Resimulator:
             reported, with the reason; only `StoreUnavailable` is raised. None where its environment
             can only be made elsewhere.
         """
-        pairs = zip(ids, whole_episodes(self._connection, ids), strict=True)
-        return [partial(self._checked, *pair) for pair in pairs]
+        found = [_decoded(decode) for decode in whole_episodes(self._connection, ids)]
+        self._followed = {one.origin.follows for one in found if isinstance(one, WholeEpisode)}
+        return [partial(self._checked, *pair) for pair in zip(ids, found, strict=True)]
 
-    def _checked(self, id: str, decode: Callable[[], WholeEpisode]) -> Checked | None:
+    def _checked(self, id: str, whole: WholeEpisode | JamboreeError) -> Checked | None:
         changed: tuple[Change, ...] = ()
         try:
-            whole = decode()
+            if isinstance(whole, JamboreeError):
+                raise whole
             origin = self._origin(whole)
             changed = origin.changed
             if _env_id(origin.provenance) in self._elsewhere:
@@ -122,50 +139,59 @@ class Resimulator:
             ReplayError: It cannot be; says why.
         """
         origin = self._origin(whole)
-        before = []
+        place = _Place(origin.digest, whole.origin.follows)
+        env = self._kept.pop(place, None)
+        if env is not None:
+            try:
+                checked = self._compared(env, whole, origin)
+            except ReplayError:
+                checked = None
+            if checked is not None and checked.report:
+                self._keep(env, whole, origin)
+                return checked
+            env.close()
+        return self._on_new_env(whole, origin)
+
+    def _on_new_env(self, whole: WholeEpisode, origin: _Origin) -> Checked:
+        check, before = self._check, list[Episode]()
         if whole.origin.follows is not None:
             before = _episodes_before(Episode(self._connection, whole.id))
-        if self._used is not None and (self._used[0] != origin.digest or before):
-            self.close()
-        if self._used is not None:
-            checked = self._on_used_env(whole, origin)
-            if checked is not None:
-                return checked
-        return self._on_new_env(whole, origin, before)
-
-    def _on_used_env(self, whole: WholeEpisode, origin: _Origin) -> Checked | None:
-        """None where it is not equal: a new environment has to show that."""
-        assert self._used is not None
-        try:
-            checked = self._compared(self._used[1], whole, origin)
-        except ReplayError:
-            checked = None
-        if checked is None or not checked.report:
-            self.close()
-            return None
-        return checked
-
-    def _on_new_env(
-        self, whole: WholeEpisode, origin: _Origin, before: Sequence[Episode]
-    ) -> Checked:
-        check = self._check
         env = rebuild_env(
             origin.provenance,
             wrappers=check.wrappers,
             trust_entry_point=check.trust_entry_point,
         )
-        is_kept = False
+        is_equal = False
         try:
             for earlier in reversed(before):
                 _play(env, earlier)
             checked = self._compared(env, whole, origin)
-            is_kept = begins_anew(env)
+            is_equal = bool(checked.report)
             return checked
         finally:
-            if is_kept:
-                self._used = origin.digest, env
+            if is_equal:
+                self._keep(env, whole, origin)
             else:
                 env.close()
+
+    def _keep(self, env: gym.Env[Any, Any], whole: WholeEpisode, origin: _Origin) -> None:
+        """Keep an environment in which an episode was just played, if another one may have it."""
+        is_followed = whole.origin.follows is not None or whole.id in self._followed
+        if is_followed and whole.status in _WHOLE:
+            place = _Place(origin.digest, whole.id)
+        elif begins_anew(env):
+            place = _Place(origin.digest, None)
+        else:
+            env.close()
+            return
+        self._close(self._kept.pop(place, None))
+        self._kept[place] = env
+        if len(self._kept) > MAX_KEPT:
+            self._close(self._kept.pop(next(iter(self._kept))))
+
+    def _close(self, env: gym.Env[Any, Any] | None) -> None:
+        if env is not None:
+            env.close()
 
     def _compared(self, env: gym.Env[Any, Any], whole: WholeEpisode, origin: _Origin) -> Checked:
         vector = origin.provenance.get("vector")
@@ -205,10 +231,9 @@ class Resimulator:
         return self._origins[digest]
 
     def close(self) -> None:
-        """Close the environment that is kept."""
-        if self._used is not None:
-            used, self._used = self._used, None
-            used[1].close()
+        """Close the environments that are kept."""
+        while self._kept:
+            self._close(self._kept.popitem()[1])
 
     def __enter__(self) -> Self:
         """Use as a context manager: `close` at the end."""
@@ -217,6 +242,16 @@ class Resimulator:
     def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
+
+
+def _decoded(decode: Callable[[], WholeEpisode]) -> WholeEpisode | JamboreeError:
+    """An episode, or what is wrong with it."""
+    try:
+        return decode()
+    except StoreUnavailable:
+        raise
+    except JamboreeError as error:
+        return error
 
 
 def _origin_of(digest: str, content: bytes) -> _Origin:
