@@ -16,15 +16,10 @@ from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, JamboreeError, ReplayError, StoreUnavailable
 from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
 from jamboree_gym.replay.leaves import EXACT, Tolerance
-from jamboree_gym.replay.rebuild import (
-    BuiltWrapper,
-    begins_anew,
-    ignored_infos,
-    rebuild_env,
-    reset_as_recorded,
-)
+from jamboree_gym.replay.rebuild import begins_anew, rebuild_env, reset_as_recorded
 from jamboree_gym.replay.report import Change, VerifyReport, changes_since
 from jamboree_gym.replay.watched import WatchedInfos
+from jamboree_gym.replay.wrapping import BuiltWrapper, ignored_infos
 
 __all__ = ["Check", "Checked", "Resimulator", "actions_as_taken", "rebuild_env"]
 
