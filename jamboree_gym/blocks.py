@@ -17,7 +17,7 @@ from jamboree_gym.episode import Episode, to_transitions
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.notes import StoredSummary, decode_episode_note
 from jamboree_gym.packing import rows_of
-from jamboree_gym.records import EpisodeOrigin, Transitions
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Transitions
 from jamboree_gym.row_collector import Pieces, RowCollector, plain_frame
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
@@ -188,11 +188,13 @@ class WholeEpisode(NamedTuple):
 
     Attributes:
         id: The episode's id.
+        status: As it is stored: where its writer has died, still `running`.
         origin: What it can be begun with again.
         rows: All of its rows.
     """
 
     id: str
+    status: EpisodeStatus
     origin: EpisodeOrigin
     rows: Rows
 
@@ -209,40 +211,45 @@ def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[
         connection.settle(key)
     together: dict[bytes, _Together] = {}
     logs = zip(ids, keys, connection.store.whole(keys), strict=True)
-    origins = {id: _joined_origin(connection, id, key, log, together) for id, key, log in logs}
+    notes = {id: _joined_notes(connection, id, key, log, together) for id, key, log in logs}
     joined: dict[str, Rows] = {}
     for block in (one.block() for one in together.values() if one.ids):
         ends = block.counts.cumsum().tolist()
         for id, end, count in zip(block.ids, ends, block.counts.tolist(), strict=True):
             joined[id] = replace(block.rows[end - count : end], start=0)
-    return [partial(_whole_episode, connection, id, origins[id], joined.get(id)) for id in ids]
+    return [partial(_whole_episode, connection, id, notes[id], joined.get(id)) for id in ids]
 
 
-def _joined_origin(
+_Notes = tuple[EpisodeSummary, EpisodeOrigin]
+
+
+def _joined_notes(
     connection: Connection,
     id: str,
     key: str,
     log: Sequence[bytes],
     together: dict[bytes, _Together],
-) -> EpisodeOrigin | None:
+) -> _Notes | None:
     """Join an episode to those of its schema; None if it has to be read by itself."""
     if not log:
         return None
     try:
         note = decode_head(log[0], where=key).note
         summary, origin = decode_episode_note(note, episode_id=id, where=key)
-        return origin if _is_joined(connection, summary, log[1:], together) else None
+        is_joined = _is_joined(connection, summary, log[1:], together)
     except DecodeError:
         return None
+    return (summary, origin) if is_joined else None
 
 
 def _whole_episode(
-    connection: Connection, id: str, origin: EpisodeOrigin | None, rows: Rows | None
+    connection: Connection, id: str, notes: _Notes | None, rows: Rows | None
 ) -> WholeEpisode:
+    if notes is not None and rows is not None:
+        return WholeEpisode(id, notes[0].status, notes[1], rows)
     episode = Episode(connection, id)
-    if origin is None or rows is None:
-        return WholeEpisode(id, episode.origin, episode.rows())
-    return WholeEpisode(id, origin, rows)
+    summary = episode.summary
+    return WholeEpisode(id, summary.status, episode.origin, episode.rows())
 
 
 def _is_joined(

@@ -16,12 +16,13 @@ from jamboree_gym.replay.compare import actions_as_taken
 from jamboree_gym.replay.rebuild import reset_as_recorded
 from jamboree_gym.steps import Rows
 
-__all__ = ["Shown", "begin_as_recorded", "begin_child", "begin_root", "line_of"]
+__all__ = ["WHOLE", "Shown", "begin_as_recorded", "begin_child", "begin_root", "line_of"]
 
 Shown = tuple[Any, Mapping[str, Any]]
 """An observation and the info beside it."""
 
-_WHOLE = ("terminated", "truncated", "abandoned")
+WHOLE = ("terminated", "truncated", "abandoned")
+"""Statuses of episodes whose last step is known."""
 
 
 def line_of(episode: Episode) -> list[Episode]:
@@ -90,7 +91,7 @@ def _episodes_before(episode: Episode) -> list[Episode]:
             raise ReplayError(
                 f"episode {episode.id!r} follows {previous.id!r}, which is not there any more"
             ) from error
-        if status not in _WHOLE:
+        if status not in WHOLE:
             raise ReplayError(
                 f"episode {episode.id!r} follows {previous.id!r}, which is {status}: what came at "
                 "its end is not known"

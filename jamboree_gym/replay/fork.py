@@ -11,8 +11,9 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.episode import Episode
-from jamboree_gym.replay.rebuild import BuiltWrapper, rebuild_env
+from jamboree_gym.replay.rebuild import rebuild_env
 from jamboree_gym.replay.standing import Standing, check_step, stand_at
+from jamboree_gym.replay.wrapping import BuiltWrapper
 from jamboree_gym.wrappers import RecordEpisodes
 
 __all__ = ["ForkedEnv", "fork"]

@@ -6,12 +6,9 @@ class that is loaded anyway; it is never imported, unless the caller trusts it.
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections import deque
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,57 +19,14 @@ from jamboree_gym.errors import ReplayError
 from jamboree_gym.infos import holds_unrecorded
 from jamboree_gym.records import EpisodeOrigin
 from jamboree_gym.replay.missing import missing_registration
-from jamboree_gym.wrappers import RecentTransactionsObservation
-from jamboree_gym.wrappers.recent_columns import ANNOTATION
+from jamboree_gym.replay.wrapping import OBSERVERS, BuiltWrapper, damaged, layers_of, wrap_again
 
-__all__ = ["BuiltWrapper", "begins_anew", "ignored_infos", "rebuild_env", "reset_as_recorded"]
-
-BuiltWrapper: TypeAlias = type[gym.Wrapper[Any, Any, Any, Any]] | partial[Any]
-"""A class of wrappers that may be built; with `functools.partial` also what with."""
+__all__ = ["begins_anew", "rebuild_env", "reset_as_recorded"]
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
 # What Gymnasium registers for shimmy: it would import the environment that its arguments name.
 _IMPORTING_ENVS = ("GymV21Environment-v0", "GymV26Environment-v0")
-# Wrappers of Gymnasium that do nothing with their arguments but computing. Not among them:
-# ArrayConversion and its kind, whose arguments are modules and which bring torch or jax;
-# RecordVideo, which writes files; and what takes a function, which cannot be written down anyway.
-_HARMLESS = (
-    *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction"),
-    *("ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation"),
-    *("DtypeObservation", "FilterObservation", "FlattenObservation", "FrameStackObservation"),
-    *("GrayscaleObservation", "MaxAndSkipObservation", "NormalizeObservation", "NormalizeReward"),
-    *("ObstructView", "OrderEnforcing", "PassiveEnvChecker", "RepeatAction", "RescaleAction"),
-    *("RescaleObservation", "ReshapeObservation", "ResizeObservation", "StickyAction"),
-    *("TimeAwareObservation", "TimeLimit"),
-)
-# Wrappers that change nothing of what a step takes or returns, but their infos: left out.
-_STATISTICS = (
-    "gymnasium.wrappers.common:RecordEpisodeStatistics",
-    "gymnasium.wrappers.vector.common:RecordEpisodeStatistics",
-    "stable_baselines3.common.monitor:Monitor",
-    "stable_baselines3.common.vec_env.vec_monitor:VecMonitor",
-)
-_OBSERVERS = (
-    *_STATISTICS,
-    "gymnasium.wrappers.vector.dict_info_to_list:DictInfoToList",
-    "gymnasium.wrappers.vector.rendering:HumanRendering",
-    "gymnasium.wrappers.vector.rendering:RecordVideo",
-    "gymnasium.wrappers.rendering:HumanRendering",
-    "gymnasium.wrappers.rendering:RecordVideo",
-    "gymnasium.wrappers.rendering:RenderCollection",
-    "jamboree_gym.integrations.sb3:VecRecordEpisodes",
-    "jamboree_gym.wrappers.record:RecordEpisodes",
-    "jamboree_gym.wrappers.record_vector:RecordEpisodes",
-    "stable_baselines3.common.vec_env.vec_check_nan:VecCheckNan",
-    "stable_baselines3.common.vec_env.vec_video_recorder:VecVideoRecorder",
-)
-# Wrappers that a spec does not name, by class.
-_TIME_LIMIT = "gymnasium.wrappers.common.TimeLimit"
-_NOT_IN_SPEC = (
-    "gymnasium.wrappers.common.OrderEnforcing",
-    "gymnasium.wrappers.common.PassiveEnvChecker",
-)
 # Environments and wrappers of which nothing is left after a reset, but the generator.
 _BEGIN_ANEW = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
 _WRAPPERS_BEGIN_ANEW = (
@@ -106,12 +60,12 @@ def rebuild_env(
         spec, reason = provenance["env_spec"], provenance["spec_error"]
         if spec is None:
             raise ReplayError(f"the environment cannot be made again: {reason}")
-        name, layers = str(spec["id"]), _layers(provenance)
+        name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
         options = {"max_episode_steps": limit or -1, **spec["kwargs"]}
         renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
     except (AttributeError, KeyError, TypeError) as error:
-        raise _damaged(error) from error
+        raise damaged(error) from error
     options.pop("render_mode", None)
     if render_mode is not None:
         _check_render_mode(name, render_mode)
@@ -119,70 +73,10 @@ def rebuild_env(
         options["render_mode"] = render_mode or "rgb_array"
     env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
     try:
-        own_wrappers, own_limits = _already_there(env)
-        limits = deque((layers.limits or [])[own_limits:])
-        for number, wrapper in enumerate(layers.wrappers):
-            while limits and limits[0].below <= number:
-                env = _limited(env, limits.popleft())
-            if number >= own_wrappers:
-                env = _wrap(env, wrapper, wrappers, trust_entry_point=trust_entry_point)
-        for limit in limits:
-            env = _limited(env, limit)
+        return wrap_again(env, layers, wrappers, trust_entry_point=trust_entry_point)
     except ReplayError:
         env.close()
         raise
-    return env
-
-
-class _Limit(NamedTuple):
-    """A `TimeLimit`: a spec knows only the outermost, and not where it stands.
-
-    Attributes:
-        below: How many of the wrappers in the spec are inside it.
-        steps: The number of steps.
-    """
-
-    below: int
-    steps: Any
-
-
-class _Layers(NamedTuple):
-    """What an environment was wrapped in, innermost first.
-
-    Attributes:
-        wrappers: As its spec has them.
-        limits: The time limits among them; None where only the spec is known.
-    """
-
-    wrappers: list[Any]
-    limits: list[_Limit] | None
-
-
-def _layers(provenance: Mapping[str, Any]) -> _Layers:
-    wrappers = list(provenance["env_spec"]["additional_wrappers"])
-    limits, below = [], 0
-    for one in reversed(provenance["wrappers"]):
-        if one["class"] == _TIME_LIMIT:
-            limits.append(_Limit(below, one["kwargs"]["max_episode_steps"]))
-        elif one["class"] not in _NOT_IN_SPEC:
-            below += 1
-    return _Layers(wrappers, limits if limits and below == len(wrappers) else None)
-
-
-def _already_there(env: gym.Env[Any, Any]) -> tuple[int, int]:
-    """How many wrappers, and how many time limits, a registered environment brings itself."""
-    wrappers = 0 if env.spec is None else len(env.spec.additional_wrappers)
-    limits = 0
-    while isinstance(env, gym.Wrapper):
-        limits += type(env) is of_gymnasium.TimeLimit
-        env = env.env
-    return wrappers, limits
-
-
-def _limited(env: gym.Env[Any, Any], limit: _Limit) -> gym.Env[Any, Any]:
-    if not isinstance(limit.steps, int) or limit.steps < 1:
-        raise ReplayError(f"the episode's provenance is damaged: a limit of {limit.steps!r} steps")
-    return of_gymnasium.TimeLimit(env, limit.steps)
 
 
 def begins_anew(env: gym.Env[Any, Any]) -> bool:
@@ -197,27 +91,6 @@ def begins_anew(env: gym.Env[Any, Any]) -> bool:
     return type(env).__module__.startswith(_BEGIN_ANEW)
 
 
-def ignored_infos(provenance: Mapping[str, Any]) -> set[Any]:
-    """Infos that a replay does not have: statistics, with the time that an episode took."""
-    try:
-        spec, vector = provenance["env_spec"], provenance.get("vector")
-        wrappers = [(one["entry_point"], one["kwargs"]) for one in spec["additional_wrappers"]]
-        outside = [] if vector is None else vector["wrappers"]
-        wrappers += [(":".join(name.rsplit(".", 1)), None) for name in outside]
-        found = [
-            (kwargs or {}).get("stats_key", "episode")
-            for name, kwargs in wrappers
-            if name in _STATISTICS
-        ]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise _damaged(error) from error
-    return set(found)
-
-
-def _damaged(error: Exception) -> ReplayError:
-    return ReplayError(f"the episode's provenance is damaged: {error!r}")
-
-
 def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
     """Make sure that one sub-environment does the same without the vector environment around it."""
     try:
@@ -225,10 +98,10 @@ def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
         if vector is None:
             return
         kind, independent, wrappers = vector["class"], vector["independent"], vector["wrappers"]
-        changing = [name for name in wrappers if ":".join(name.rsplit(".", 1)) not in _OBSERVERS]
+        changing = [name for name in wrappers if ":".join(name.rsplit(".", 1)) not in OBSERVERS]
         reward_dtype = str(vector["reward_dtype"])
     except (AttributeError, KeyError, TypeError) as error:
-        raise _damaged(error) from error
+        raise damaged(error) from error
     if not _REWARD_DTYPE.fullmatch(reward_dtype):
         raise ReplayError(f"the episode's provenance is damaged: rewards of dtype {reward_dtype!r}")
     if not independent:
@@ -284,82 +157,6 @@ def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
         )
     except Exception as error:
         raise ReplayError(f"{name} cannot be made here: {error}") from error
-
-
-def _wrap(
-    env: gym.Env[Any, Any],
-    wrapper: Any,
-    trusted: Sequence[BuiltWrapper],
-    *,
-    trust_entry_point: bool,
-) -> gym.Env[Any, Any]:
-    """Apply a wrapper again; its entry point has to be the very name of one that may be built."""
-    try:
-        name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
-        known = {_entry_point_of(one): one for one in (*_buildable(), *trusted)}.get(entry_point)
-        tuples = [str(name) for name in wrapper.get("tuples", ())]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise _damaged(error) from error
-    if known is None and entry_point in _OBSERVERS:
-        return env
-    try:
-        if known is None and trust_entry_point:
-            known = load_env_creator(entry_point)
-        if known is None:
-            raise ReplayError(
-                f"the episode was recorded through {entry_point}, which cannot be rebuilt: hand "
-                f"its class to it (wrappers=[{name}]) if it is yours"
-            )
-        if known is RecentTransactionsObservation:
-            _check_shows_only_the_episode(kwargs)
-        wrapped: gym.Env[Any, Any] = known(env, **_arguments(known, kwargs, tuples))
-    except ReplayError:
-        raise
-    except Exception as error:
-        raise ReplayError(f"the wrapper {name} cannot be rebuilt: {error}") from error
-    return wrapped
-
-
-def _buildable() -> list[Any]:
-    found = (vars(of_gymnasium).get(name) for name in _HARMLESS)  # older releases lack some
-    return [RecentTransactionsObservation, *(one for one in found if one is not None)]
-
-
-def _entry_point_of(wrapper: Any) -> str:
-    """As Gymnasium writes it down."""
-    known = wrapper.func if isinstance(wrapper, partial) else wrapper
-    return f"{known.__module__}:{known.__name__}"
-
-
-def _arguments(
-    wrapper: Any, kwargs: Mapping[str, Any] | None, tuples: Sequence[str]
-) -> dict[str, Any]:
-    """What to build a wrapper with: what is stored, unless the caller has said it."""
-    if isinstance(wrapper, partial):
-        return {}
-    if kwargs is not None:
-        return {**kwargs, **{name: tuple(kwargs[name]) for name in tuples}}
-    _, *others = inspect.signature(wrapper).parameters
-    if others:
-        raise ReplayError(
-            f"the wrapper {wrapper.__name__} does not tell what {others[0]} was: say it "
-            f"(wrappers=[functools.partial({wrapper.__name__}, {others[0]}=...)])"
-        )
-    return {}
-
-
-def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
-    if kwargs.get("across_episodes"):
-        raise ReplayError(
-            "the observations hold transactions of earlier episodes (across_episodes=True): record "
-            "inside RecentTransactionsObservation, and the environment itself can be replayed"
-        )
-    said = [field for field in kwargs.get("fields", ()) if str(field).startswith(ANNOTATION)]
-    if said:
-        raise ReplayError(
-            f"the observations hold what the agent said ({said[0]}), and no agent plays in a "
-            "replay: record inside RecentTransactionsObservation"
-        )
 
 
 def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[Any, dict[str, Any]]:

@@ -14,20 +14,17 @@ from jamboree_gym.blocks import WholeEpisode, whole_episodes
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import JamboreeError, ReplayError, StoreUnavailable
-from jamboree_gym.replay.beginning import Shown, begin_as_recorded, line_of
+from jamboree_gym.replay.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
 from jamboree_gym.replay.leaves import EXACT, Tolerance
-from jamboree_gym.replay.rebuild import (
-    BuiltWrapper,
-    begins_anew,
-    ignored_infos,
-    rebuild_env,
-    reset_as_recorded,
-)
+from jamboree_gym.replay.rebuild import begins_anew, rebuild_env, reset_as_recorded
 from jamboree_gym.replay.report import Change, VerifyReport, changes_since
 from jamboree_gym.replay.watched import WatchedInfos
+from jamboree_gym.replay.wrapping import BuiltWrapper, ignored_infos
 
 __all__ = ["Check", "Checked", "Resimulator", "actions_as_taken", "rebuild_env"]
+
+MAX_KEPT = 64  # environments: as many sub-environments of a vector environment go on at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +64,25 @@ class _Origin(NamedTuple):
     changed: tuple[Change, ...]
 
 
+class _Place(NamedTuple):
+    """Where an environment stands that is kept.
+
+    Attributes:
+        digest: The provenance of its episodes.
+        after: The episode at whose end it stands; None where that does not matter.
+    """
+
+    digest: str
+    after: str | None
+
+
 class Resimulator:
     """Verifies episodes one after the other, and keeps what they share.
 
-    An environment is used for the next episode only if nothing of an episode is known to be left in
-    it after a reset (see `begins_anew`): what was found must not depend on what was verified
-    before. And a difference found in a used environment counts only if a new one shows it too.
+    What is found must not depend on what was verified before. So an environment is used for another
+    episode only where a new one would be the same: if nothing of an episode is known to be left in
+    it after a reset (see `begins_anew`), or for the very episode that follows the one at whose end
+    it stands. And a difference that is found then counts only if a new environment shows it too.
 
     Args:
         connection: Where the episodes are.
@@ -87,7 +97,8 @@ class Resimulator:
         self._check = check
         self._elsewhere = elsewhere
         self._origins: dict[str, _Origin] = {}
-        self._used: tuple[str, gym.Env[Any, Any]] | None = None
+        self._followed: set[str | None] = set()
+        self._kept: dict[_Place, gym.Env[Any, Any]] = {}
 
     def read(self, ids: Sequence[str]) -> list[Callable[[], Checked | None]]:
         """Read these episodes in one round trip.
@@ -97,13 +108,15 @@ class Resimulator:
             reported, with the reason; only `StoreUnavailable` is raised. None where its environment
             can only be made elsewhere.
         """
-        pairs = zip(ids, whole_episodes(self._connection, ids), strict=True)
-        return [partial(self._checked, *pair) for pair in pairs]
+        found = [_decoded(decode) for decode in whole_episodes(self._connection, ids)]
+        self._followed = {one.origin.follows for one in found if isinstance(one, WholeEpisode)}
+        return [partial(self._checked, *pair) for pair in zip(ids, found, strict=True)]
 
-    def _checked(self, id: str, decode: Callable[[], WholeEpisode]) -> Checked | None:
+    def _checked(self, id: str, whole: WholeEpisode | JamboreeError) -> Checked | None:
         changed: tuple[Change, ...] = ()
         try:
-            whole = decode()
+            if isinstance(whole, JamboreeError):
+                raise whole
             origin = self._origin(whole)
             changed = origin.changed
             if _env_id(origin.provenance) in self._elsewhere:
@@ -121,50 +134,59 @@ class Resimulator:
             ReplayError: It cannot be; says why.
         """
         origin = self._origin(whole)
-        stands_alone = whole.origin.follows is None and whole.origin.parent is None
-        if self._used is not None and (self._used[0] != origin.digest or not stands_alone):
-            self.close()
-        if self._used is not None:
-            checked = self._on_used_env(whole, origin)
-            if checked is not None:
+        place = _Place(origin.digest, whole.origin.follows)
+        env = self._kept.pop(place, None) if whole.origin.parent is None else None
+        if env is not None:
+            try:
+                shown = reset_as_recorded(env, whole.origin)
+                checked = self._compared(env, shown, whole, origin)
+            except ReplayError:
+                checked = None
+            if checked is not None and checked.report:
+                self._keep(env, whole, origin)
                 return checked
-        if stands_alone:
-            return self._on_new_env(whole, origin, partial(reset_as_recorded, origin=whole.origin))
-        line = line_of(Episode(self._connection, whole.id))
-        return self._on_new_env(whole, origin, partial(begin_as_recorded, line=line))
+            env.close()
+        return self._on_new_env(whole, origin)
 
-    def _on_used_env(self, whole: WholeEpisode, origin: _Origin) -> Checked | None:
-        """None where it is not equal: a new environment has to show that."""
-        assert self._used is not None
-        try:
-            shown = reset_as_recorded(self._used[1], whole.origin)
-            checked = self._compared(self._used[1], shown, whole, origin)
-        except ReplayError:
-            checked = None
-        if checked is None or not checked.report:
-            self.close()
-            return None
-        return checked
-
-    def _on_new_env(
-        self, whole: WholeEpisode, origin: _Origin, begin: Callable[[gym.Env[Any, Any]], Shown]
-    ) -> Checked:
-        check = self._check
+    def _on_new_env(self, whole: WholeEpisode, origin: _Origin) -> Checked:
+        check, line = self._check, list[Episode]()
+        if whole.origin.follows is not None or whole.origin.parent is not None:
+            line = line_of(Episode(self._connection, whole.id))
         env = rebuild_env(
             origin.provenance,
             wrappers=check.wrappers,
             trust_entry_point=check.trust_entry_point,
         )
-        is_kept = False
+        is_equal = False
         try:
-            checked = self._compared(env, begin(env), whole, origin)
-            is_kept = begins_anew(env)
+            shown = begin_as_recorded(env, line) if line else reset_as_recorded(env, whole.origin)
+            checked = self._compared(env, shown, whole, origin)
+            is_equal = bool(checked.report)
             return checked
         finally:
-            if is_kept:
-                self._used = origin.digest, env
+            if is_equal:
+                self._keep(env, whole, origin)
             else:
                 env.close()
+
+    def _keep(self, env: gym.Env[Any, Any], whole: WholeEpisode, origin: _Origin) -> None:
+        """Keep an environment in which an episode was just played, if another one may have it."""
+        is_followed = whole.origin.follows is not None or whole.id in self._followed
+        if is_followed and whole.status in WHOLE:
+            place = _Place(origin.digest, whole.id)
+        elif begins_anew(env):
+            place = _Place(origin.digest, None)
+        else:
+            env.close()
+            return
+        self._close(self._kept.pop(place, None))
+        self._kept[place] = env
+        if len(self._kept) > MAX_KEPT:
+            self._close(self._kept.pop(next(iter(self._kept))))
+
+    def _close(self, env: gym.Env[Any, Any] | None) -> None:
+        if env is not None:
+            env.close()
 
     def _compared(
         self, env: gym.Env[Any, Any], shown: Shown, whole: WholeEpisode, origin: _Origin
@@ -205,10 +227,9 @@ class Resimulator:
         return self._origins[digest]
 
     def close(self) -> None:
-        """Close the environment that is kept."""
-        if self._used is not None:
-            used, self._used = self._used, None
-            used[1].close()
+        """Close the environments that are kept."""
+        while self._kept:
+            self._close(self._kept.popitem()[1])
 
     def __enter__(self) -> Self:
         """Use as a context manager: `close` at the end."""
@@ -217,6 +238,16 @@ class Resimulator:
     def __exit__(self, *error: object) -> None:
         """Close."""
         self.close()
+
+
+def _decoded(decode: Callable[[], WholeEpisode]) -> WholeEpisode | JamboreeError:
+    """An episode, or what is wrong with it."""
+    try:
+        return decode()
+    except StoreUnavailable:
+        raise
+    except JamboreeError as error:
+        return error
 
 
 def _origin_of(digest: str, content: bytes) -> _Origin:

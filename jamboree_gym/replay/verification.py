@@ -16,10 +16,10 @@ from jamboree_gym.progress import Progress, reported
 from jamboree_gym.query import EpisodeQuery, found_by
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.replay.leaves import Tolerance
-from jamboree_gym.replay.rebuild import BuiltWrapper
 from jamboree_gym.replay.report import VerifyReport, VerifyReports
 from jamboree_gym.replay.resimulate import Check, Checked, Resimulator
 from jamboree_gym.replay.workers import Numbered, checked_in_processes
+from jamboree_gym.replay.wrapping import BuiltWrapper
 
 __all__ = ["verify"]
 

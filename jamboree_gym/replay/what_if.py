@@ -18,8 +18,9 @@ from jamboree_gym.progress import Progress, reported
 from jamboree_gym.provenance import describe, generator_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.replay.copies import standings
-from jamboree_gym.replay.rebuild import BuiltWrapper, rebuild_env
+from jamboree_gym.replay.rebuild import rebuild_env
 from jamboree_gym.replay.standing import Standing, check_step, stand_at
+from jamboree_gym.replay.wrapping import BuiltWrapper
 
 __all__ = ["WHAT_IF_TAG", "WhatIf", "what_if"]
 

@@ -745,6 +745,9 @@ def test_an_episode_that_follows_a_running_one_cannot_be_replayed_yet(jam: Jambo
 
     with pytest.raises(ReplayError, match="'second' follows 'first', which is running"):
         verify(jam.episode("second"))
+    first, second = verify([jam.episode("first"), jam.episode("second")])
+    assert first
+    assert "which is running" in str(second.error)
 
 
 def test_episodes_that_follow_each_other_in_a_circle_are_refused(jam: Jamboree) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from forged import forge_origin
 from processes import PATHS, read_line, start_python, wait_until
 from replayed_envs import (
     KilledEnv,
@@ -176,6 +178,69 @@ def test_a_difference_in_a_used_environment_is_confirmed_in_a_new_one(
     assert [bool(one) for one in reports] == [bool(one) for one in alone]
     assert any(reports)
     assert not all(reports)
+
+
+class TalliedEnv(LivesEnv):
+    """Counts how often it is made, and how many steps are taken, in this process."""
+
+    made = taken = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).made += 1
+
+    def observe(self) -> np.ndarray:
+        return self.np_random.random(2, np.float32)
+
+    def step(self, action: object) -> object:
+        type(self).taken += 1
+        return super().step(action)
+
+
+def record_followers(jam: Jamboree, steps: int = 30) -> None:
+    """Episodes of a vector environment in other processes, each but the first after another."""
+    envs = jam.record(
+        gym.make_vec("tests/Tallied-v0", 2, vectorization_mode="async"), run="followers"
+    )
+    envs.reset(seed=1)
+    for _ in range(steps):
+        envs.step(envs.action_space.sample())
+    envs.close()
+
+
+def test_an_episode_that_follows_goes_on_where_the_one_before_ended(jam: Jamboree) -> None:
+    with registered(Tallied=TalliedEnv):
+        record_followers(jam)
+        query = jam.episodes(run="followers")
+        TalliedEnv.made = TalliedEnv.taken = 0
+
+        reports = verify(query)
+
+        assert reports, str(reports)
+        assert len(reports) > 8
+        assert sum(episode.origin.follows is not None for episode in query) == len(reports) - 2
+        assert (TalliedEnv.made, TalliedEnv.taken) == (2, sum(one.steps for one in reports))
+
+
+def test_episodes_that_follow_may_be_verified_in_any_order(jam: Jamboree) -> None:
+    with registered(Tallied=TalliedEnv):
+        record_followers(jam, 12)
+
+        assert verify(jam.episodes(run="followers").order_by("-started_at"))
+        assert verify(jam.episodes(run="followers"), workers=2)
+
+
+def test_an_episode_after_one_that_differs_is_verified_by_itself(jam: Jamboree) -> None:
+    with registered(Tallied=TalliedEnv):
+        record_followers(jam)
+        query = jam.episodes(run="followers")
+        second = next(one for one in query if one.origin.follows is not None)
+        forge_origin(jam, second, options={"unheard": "of"}, seed=7, follows=second.predecessor.id)
+
+        together = [bool(report) for report in verify(query)]
+
+        assert together == [bool(verify(episode)) for episode in query]
+        assert 0 < sum(together) < len(together)
 
 
 def test_episodes_of_another_provenance_get_another_environment(jam: Jamboree) -> None:
