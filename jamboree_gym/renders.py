@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,8 +15,9 @@ import pyarrow as pa
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.handlers import DBHandler
+from jamboree_gym.provenance import generator_of
 
-__all__ = ["RecordFrames", "RenderHandler", "RenderRecorder"]
+__all__ = ["RENDER_MODE", "RecordFrames", "RenderHandler", "RenderRecorder", "rendered"]
 
 RecordFrames: TypeAlias = "bool | int | Callable[[int], bool] | None"
 """Every so-many-th step, the reset being step 0, or whether a step with this number."""
@@ -26,6 +28,18 @@ _LEVEL: Final = 1
 _KINDS: Final = "biuf"
 
 _compress = pa.Codec(_CODEC, compression_level=_LEVEL).compress
+
+
+def rendered(env: gym.Env[Any, Any]) -> Any:
+    """A frame. What rendering draws from the environment's generator is put back."""
+    generator = generator_of(env)
+    if generator is None:
+        return env.render()
+    state = generator.bit_generator.state
+    try:
+        return env.render()
+    finally:
+        generator.bit_generator.state = state
 
 
 class RenderHandler(DBHandler):

@@ -15,7 +15,7 @@ PUBLIC = {
     ],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
-    "jamboree_gym.replay": ["Change", "Mismatch", "VerifyReport", "VerifyReports", "verify"],
+    "jamboree_gym.replay": ["Change", "Mismatch", "VerifyReport", "VerifyReports", "verify", "video"],
 }
 
 

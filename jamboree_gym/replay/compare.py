@@ -136,6 +136,8 @@ class SecondRun:
                     break
         except Misfit:
             self.misfit.append(deepcopy(observation))
+        except ReplayError:
+            raise
         except Exception as error:
             raise ReplayError(f"step {len(rewards)} fails in the second run: {error!r}") from error
 
