@@ -32,6 +32,7 @@ LAYERS = [
     "keys",
     "step_schema",
     "records",
+    "emulator",
     "provenance",
     "batch_headers",
     "step_batches",

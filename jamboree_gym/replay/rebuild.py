@@ -18,9 +18,12 @@ import numpy as np
 from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from jamboree_gym.emulator import restore_emulator
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.infos import holds_unrecorded
+from jamboree_gym.provenance import EMULATOR
 from jamboree_gym.records import EpisodeOrigin
+from jamboree_gym.renders import RENDER_MODE
 from jamboree_gym.replay.missing import missing_registration
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_columns import ANNOTATION
@@ -87,6 +90,7 @@ def rebuild_env(
     *,
     wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
+    render_mode: str | None = None,
 ) -> gym.Env[Any, Any]:
     """Make the environment of an episode again, from the local registry.
 
@@ -94,10 +98,12 @@ def rebuild_env(
         provenance: As the store has it: whoever can write there has written it.
         wrappers: Classes, beside Gymnasium's own and ours, that may be built with stored arguments.
         trust_entry_point: Import and call what the store names, where it is not known here.
+        render_mode: Asked for instead of the recorded one; a second run needs no window.
 
     Raises:
-        ReplayError: It has no spec, is not registered here, cannot be constructed, had a wrapper
-            that may not be built, or was part of a vector environment that cannot be taken apart.
+        ReplayError: It has no spec, is not registered here, cannot be constructed, does not know
+            the render mode, had a wrapper that may not be built, or was part of a vector
+            environment that cannot be taken apart.
     """
     _check_stands_alone(provenance)
     try:
@@ -110,9 +116,11 @@ def rebuild_env(
         renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
     except (AttributeError, KeyError, TypeError) as error:
         raise _damaged(error) from error
-    options.pop("render_mode", None)  # a second run needs no window
-    if renders:
-        options["render_mode"] = "rgb_array"
+    options.pop("render_mode", None)
+    if render_mode is not None:
+        _check_render_mode(name, render_mode)
+    if renders or render_mode is not None:
+        options["render_mode"] = render_mode or RENDER_MODE
     env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
     try:
         own_wrappers, own_limits = _already_there(env)
@@ -261,6 +269,18 @@ def _make(
         raise ReplayError(f"{name} cannot be made here: {error}") from error
 
 
+def _check_render_mode(name: str, render_mode: str) -> None:
+    """Make sure that an environment has it; one that cannot be loaded says so when it is made."""
+    try:
+        creator: Any = gym.registry[name].entry_point
+        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+        known = list(creator.metadata["render_modes"])
+    except Exception:  # noqa: BLE001 - not known before it is made
+        return
+    if render_mode not in known:
+        raise ReplayError(f"{name} does not render {render_mode!r}: its render modes are {known}")
+
+
 def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
     try:
         return EnvSpec(
@@ -365,9 +385,12 @@ def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[An
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
     generator = None if origin.rng_state is None else _generator(origin.rng_state)
+    emulator = None if origin.rng_state is None else origin.rng_state.get(EMULATOR)
     try:
         if generator is not None:
             env.unwrapped.np_random = generator
+        if emulator is not None:
+            restore_emulator(env, emulator)
         observation, info = env.reset(seed=origin.seed, options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
@@ -380,7 +403,7 @@ def _generator(state: Mapping[str, Any]) -> np.random.Generator:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
     bit_generator = getattr(np.random, str(name))(0)  # quicker than from the system's entropy
     try:
-        bit_generator.state = dict(state)
+        bit_generator.state = {name: state[name] for name in state if name != EMULATOR}
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ReplayError(f"the stored state of the generator is damaged: {error!r}") from error
     return np.random.Generator(bit_generator)

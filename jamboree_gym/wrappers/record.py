@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
@@ -11,9 +12,9 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.provenance import describe, generator_of, rng_state_of
+from jamboree_gym.provenance import carries_over, describe, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
-from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder
+from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
 
 __all__ = ["RecordEpisodes"]
 
@@ -84,10 +85,12 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         )
         self.handler = self._recorder.handler
         self._base = env.unwrapped
+        self._carries_over = carries_over(env)
+        self._unbroken: str | None = None  # newest episode, if every step since it began is in it
         self._renders: RenderRecorder | None = None
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
-            self._renders = RenderRecorder(jam, self._rendered, record_frames)
+            self._renders = RenderRecorder(jam, partial(rendered, env), record_frames)
 
     @property
     def run(self) -> str:
@@ -115,26 +118,19 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         self._recorder.admit()
         rng_state = None if seed is not None else rng_state_of(self._base)
         kept_options = self._recorder.kept_options(options)
+        follows, self._unbroken = self._unbroken if self._carries_over else None, None
         try:
             result = self.env.reset(seed=seed, options=options)
-            self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
+            self._recorder.begin(
+                *result, seed=seed, rng_state=rng_state, options=kept_options, follows=follows
+            )
+            self._unbroken = self._recorder.episode_id
             if self._renders is not None:
                 self._renders.begin(self._recorder.episode_id)
         except BaseException:
             self._recorder.break_off()
             raise
         return result
-
-    def _rendered(self) -> Any:
-        """A frame. What rendering draws from the environment's generator is put back."""
-        generator = generator_of(self._base)
-        if generator is None:
-            return self.env.render()
-        state = generator.bit_generator.state
-        try:
-            return self.env.render()
-        finally:
-            generator.bit_generator.state = state
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment and record what it returned.
@@ -148,6 +144,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         """
         recorder, handler = self._recorder, self.handler
         if handler.writing is None:
+            self._unbroken = None
             return self.env.step(action)
         if recorder.jam.writer.needs_admission:
             recorder.admit()
@@ -158,8 +155,10 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             handler.keep(observation, reward, terminated, truncated, info)
             if self._renders is not None:
                 self._renders.step()
-        except (KeyboardInterrupt, SystemExit):
-            recorder.break_off()
+        except BaseException as error:
+            self._unbroken = None
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                recorder.break_off()
             raise
         return result
 
