@@ -178,6 +178,7 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
         "nondeterministic": spec.nondeterministic,
         "reward_threshold": spec.reward_threshold,
         "kwargs": spec.kwargs,
+        "tuples": [name for name, value in spec.kwargs.items() if isinstance(value, tuple)],
         "additional_wrappers": [
             {
                 "name": one.name,

@@ -15,7 +15,14 @@ PUBLIC = {
     ],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
-    "jamboree_gym.replay": ["Change", "Mismatch", "VerifyReport", "VerifyReports", "verify", "video"],
+    "jamboree_gym.replay": [
+        "Change",
+        "Mismatch",
+        "VerifyReport",
+        "VerifyReports",
+        "verify",
+        "video",
+    ],
 }
 
 

@@ -113,6 +113,7 @@ def rebuild_env(
         name, layers = str(spec["id"]), _layers(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
         options = {"max_episode_steps": limit or -1, **spec["kwargs"]}
+        options |= {name: tuple(options[name]) for name in spec["tuples"]}
         renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
     except (AttributeError, KeyError, TypeError) as error:
         raise _damaged(error) from error

@@ -32,13 +32,14 @@ def record(jam: Jamboree, name: str, *, episodes: int = 1, **kwargs: Any) -> lis
     return recorded
 
 
-def check_caught(episode: Episode, field: str = "observation", step: int = STRIKES_AT) -> None:
+def check_caught(episode: Episode, step: int = STRIKES_AT) -> None:
+    """By the position, which is the second number of the observation."""
     report = verify(episode)
 
     assert not report
     assert report.mismatch is not None
-    assert (report.mismatch.step, report.mismatch.field) == (step, field)
-    assert f"{field} at step {step}" in str(report)
+    assert (report.mismatch.step, report.mismatch.leaf) == (step, "observation[1]")
+    assert f"observation[1] at step {step}: recorded " in str(report)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -89,7 +90,7 @@ from jamboree_gym.replay import verify
 
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     mismatch = verify(jam.episode(sys.argv[3])).mismatch
-    print("equal" if mismatch is None else f"{mismatch.field} {mismatch.step}")
+    print("equal" if mismatch is None else f"{mismatch.leaf} {mismatch.step}")
 """
 
 
@@ -113,7 +114,7 @@ def test_the_order_of_a_set_is_caught_in_another_process(jam: Jamboree, valkey: 
     id = in_a_process(RECORDER, *where, hash_seed=1)
 
     assert in_a_process(VERIFIER, *where, id, hash_seed=1) == "equal"
-    assert in_a_process(VERIFIER, *where, id, hash_seed=2) == f"observation {STRIKES_AT}"
+    assert in_a_process(VERIFIER, *where, id, hash_seed=2) == f"observation[1] {STRIKES_AT}"
 
 
 # -- where chance decides ---------------------------------------------------------------------
