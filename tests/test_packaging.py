@@ -77,10 +77,13 @@ LAYERS = [
 # Each of these costs a user who does not need it tenths of a second, or a server.
 NOT_LOADED_BY_IMPORT = {
     "aiohttp",
+    "ale_py",
+    "av",
     "dask",
     "duckdb",
     "fastapi",
     "minari",
+    "mujoco",
     "nicegui",
     "pandas",
     "polars",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,11 +46,9 @@ def video_file(path: Path) -> Iterator[VideoEncoder]:
     av = _av()
     unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
-        with _named(path):
-            with unfinished.open("wb") as file:
-                encoder = VideoEncoder(av, file, format, path)
-                yield encoder
-                encoder.finish()
+        with _named(path), VideoEncoder(av, unfinished, format, path) as encoder:
+            yield encoder
+            encoder.finish()
             unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -75,21 +73,22 @@ def _av() -> Any:
 
 
 class VideoEncoder:
-    """Writes frames, all of one size, into an open file.
+    """Writes frames, all of one size, into a file.
 
     Args:
         av: The module.
-        file: Open for binary writing.
+        path: The file. It is FFmpeg that opens it: given a file of Python's, PyAV 14 crashes where
+            a write fails.
         format: `mp4` or `gif`.
-        path: What errors call it.
+        shown: What errors call the file.
 
     Attributes:
         frames: Number of frames so far.
     """
 
-    def __init__(self, av: Any, file: BinaryIO, format: str, path: Path) -> None:
-        self._av, self._format, self._path = av, format, path
-        self._container = av.open(file, "w", format=format)
+    def __init__(self, av: Any, path: Path, format: str, shown: Path) -> None:
+        self._av, self._format, self._shown = av, format, shown
+        self._container = av.open(str(path), "w", format=format)
         self._stream: Any = None
         self._time_base = Fraction(1)
         self._palettes: Any = None
@@ -114,7 +113,7 @@ class VideoEncoder:
         picture.pts = self.frames
         picture.time_base = self._time_base
         self.frames += 1
-        with _named(self._path):
+        with _named(self._shown):
             self._encode(picture)
 
     def finish(self) -> None:
@@ -122,6 +121,15 @@ class VideoEncoder:
         if self.frames:
             self._encode(None)
         self._container.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: the file is closed at the end."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close; what was not finished is of no use."""
+        with suppress(OSError):
+            self._container.close()
 
     def _checked(self, frame: Any) -> npt.NDArray[np.uint8]:
         pixels = np.asarray(frame)
