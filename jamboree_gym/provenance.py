@@ -178,7 +178,7 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
         "nondeterministic": spec.nondeterministic,
         "reward_threshold": spec.reward_threshold,
         "kwargs": spec.kwargs,
-        "tuples": [name for name, value in spec.kwargs.items() if isinstance(value, tuple)],
+        "tuples": _tuples(spec.kwargs),
         "additional_wrappers": [
             {
                 "name": one.name,
