@@ -22,8 +22,8 @@ __all__ = ["video"]
 
 DEFAULT_FPS = 30.0
 _HINT_FOR_MUJOCO = (
-    "\nMuJoCo renders by OpenGL; without a display: apt-get install libegl1, and MUJOCO_GL=egl, "
-    "or libosmesa6, and MUJOCO_GL=osmesa"
+    "\nMuJoCo renders by OpenGL. Without a display: apt-get install libegl1 and MUJOCO_GL=egl, "
+    "or libosmesa6 and MUJOCO_GL=osmesa."
 )
 
 

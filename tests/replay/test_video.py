@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -246,6 +247,42 @@ def test_an_environment_that_cannot_be_rendered_here_is_named(
 
     with pytest.raises(ReplayError, match=r"cannot be rendered here: .*pygame is not installed"):
         video(episode, tmp_path / "out.gif")
+    assert files_in(tmp_path) == []
+
+
+WITHOUT_GL = """
+import sys
+from jamboree_gym import Jamboree
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.replay import video
+
+url, namespace, episode_id, path = sys.argv[1:]
+with Jamboree(url, namespace=namespace) as jam:
+    try:
+        video(jam.episode(episode_id), path)
+    except ReplayError as error:
+        print(error)
+"""
+
+
+def test_mujoco_without_opengl_says_what_to_install(
+    jam: Jamboree, valkey: Any, tmp_path: Path
+) -> None:
+    episode = record(jam, gym.make("Hopper-v5"))
+    arguments = valkey.url, jam.keyspace.namespace, episode.id, str(tmp_path / "out.gif")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_GL, *arguments],
+        env={**os.environ, "MUJOCO_GL": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("the environment cannot be rendered here: ")
+    assert "apt-get install libegl1" in done.stdout
+    assert len(done.stdout.splitlines()) == 2
     assert files_in(tmp_path) == []
 
 
