@@ -238,7 +238,8 @@ def register_faults() -> None:
     """Register the gallery; a second call changes nothing."""
     for name, kind in FAULTS.items():
         if name not in gym.registry:
-            gym.register(name, entry_point=kind, max_episode_steps=HORIZON)
+            entry_point = f"{kind.__module__}:{kind.__name__}"
+            gym.register(name, entry_point=entry_point, max_episode_steps=HORIZON)
 
 
 register_faults()

@@ -281,7 +281,6 @@ MAY_IMPORT_LATE = {
     # The entry point must be there to say what to install when the extra `cli` is missing.
     ("jamboree_gym.cli", "jamboree_gym.cli.servers"),
     ("jamboree_gym.cli", "jamboree_gym.cli.verify"),
-    ("jamboree_gym.cli", "jamboree_gym.cli.verify"),
     ("jamboree_gym.cli", "jamboree_gym.cli.video"),
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
