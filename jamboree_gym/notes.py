@@ -15,6 +15,7 @@ import msgspec
 
 from jamboree_gym.codec import decode_note, encode_note
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.provenance import EMULATOR
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.values import decode_value, encode_mapping, encode_value
 
@@ -244,7 +245,7 @@ def _decode_fork(fork: Any, where: str) -> tuple[str, int]:
 
 def _encode_rng(state: Mapping[str, Any]) -> bytes | list[Any]:
     """State of a generator; that of PCG64, which is Gymnasium's, in a form that is quickly made."""
-    if state["bit_generator"] != _PCG64:
+    if state["bit_generator"] != _PCG64 or EMULATOR in state:
         return encode_value(dict(state))
     inner = state["state"]
     big = (inner["state"].to_bytes(16), inner["inc"].to_bytes(16))

@@ -1,4 +1,4 @@
-"""How far it is with many episodes."""
+"""How far it is with many episodes, or one that takes long."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["Progress", "reported"]
+__all__ = ["Progress", "reported", "teller"]
 
 Progress = Callable[[int, int], object]
-"""Is told how many episodes are done, of how many."""
+"""Is told how many episodes are done (or frames, of a video), of how many."""
 
 _T = TypeVar("_T")
 
@@ -30,14 +30,24 @@ def reported(
         progress: Who is told; True: whoever looks at stderr.
         done_is: What has been done to them, for stderr.
     """
-    tell = partial(_on_stderr, done_is) if progress is True else progress or None
+    tell = teller(progress, f"episodes {done_is}")
     for done, part in parts:
         yield part
         if tell is not None:
             tell(done, total)
 
 
-def _on_stderr(done_is: str, done: int, total: int) -> None:
+def teller(progress: bool | Progress, done_are: str) -> Progress | None:
+    """Who is told; None where nobody is.
+
+    Args:
+        progress: True: whoever looks at stderr.
+        done_are: What is done, for stderr: `episodes read`.
+    """
+    return partial(_on_stderr, done_are) if progress is True else progress or None
+
+
+def _on_stderr(done_are: str, done: int, total: int) -> None:
     """One line that is written over and over, and left at the end."""
     end = "\n" if done == total else ""
-    print(f"\r{done:,} of {total:,} episodes {done_is}", end=end, file=sys.stderr, flush=True)
+    print(f"\r{done:,} of {total:,} {done_are}", end=end, file=sys.stderr, flush=True)

@@ -19,10 +19,13 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
+from jamboree_gym.emulator import emulator_state_of
 from jamboree_gym.spaces import space_to_json
 
 __all__ = [
     "BASE_VERSIONS",
+    "EMULATOR",
+    "carries_over",
     "conditions_now",
     "conditions_of",
     "describe",
@@ -36,6 +39,14 @@ GIT_TIMEOUT_S = 2.0
 MAX_SHOWN = 200
 BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
 """Versions that every provenance has; the others are those of environment and wrappers."""
+EMULATOR = "emulator"
+# They keep their world from one episode to the next, and what happened in it.
+_CARRY_OVER = (
+    "gymnasium.envs.box2d.bipedal_walker:BipedalWalker",
+    "gymnasium.envs.box2d.car_racing:CarRacing",
+)
+# What computes in environments whose own module does not tell.
+_ENGINES = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
 
 
 def describe(env: gym.Env[Any, Any]) -> bytes:
@@ -134,9 +145,21 @@ def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
 
 
 def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
-    """State of an environment's generator, to be asked before a reset; None where it has none."""
+    """State of an environment's generator, to be asked before a reset; None where it has none.
+
+    Where randomness lives in an emulator as well, the emulator's state is beside it (`EMULATOR`).
+    """
     generator = generator_of(env)
-    return None if generator is None else generator.bit_generator.state
+    if generator is None:
+        return None
+    state, emulator = generator.bit_generator.state, emulator_state_of(env)
+    return state if emulator is None else {**state, EMULATOR: emulator}
+
+
+def carries_over(env: gym.Env[Any, Any] | EnvSpec | None) -> bool:
+    """Whether an episode depends on the ones before it, also where its reset was seeded."""
+    spec = env.spec if isinstance(env, gym.Env) else env
+    return spec is not None and _entry_point(spec.entry_point) in _CARRY_OVER
 
 
 def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
@@ -155,6 +178,7 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
         "nondeterministic": spec.nondeterministic,
         "reward_threshold": spec.reward_threshold,
         "kwargs": spec.kwargs,
+        "tuples": _tuples(spec.kwargs),
         "additional_wrappers": [
             {
                 "name": one.name,
@@ -258,12 +282,15 @@ def _versions() -> dict[str, str]:
 
 
 def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[str]:
-    """Modules that environment and wrappers come from."""
+    """Modules that environment and wrappers come from, and what computes in them."""
     if stack or spec is None:
-        return {type(env).__module__ for env in stack}
-    entry_points = [_entry_point(spec.entry_point) or ""]
-    entry_points += [one.entry_point for one in spec.additional_wrappers]
-    return {entry_point.partition(":")[0] for entry_point in entry_points}
+        modules = {type(env).__module__ for env in stack}
+    else:
+        entry_points = [_entry_point(spec.entry_point) or ""]
+        entry_points += [one.entry_point for one in spec.additional_wrappers]
+        modules = {entry_point.partition(":")[0] for entry_point in entry_points}
+    packages = {module.rpartition(".")[0] for module in modules}
+    return modules | {engine for package, engine in _ENGINES.items() if package in packages}
 
 
 def _distributions_of(modules: Iterable[str]) -> dict[str, str]:

@@ -193,12 +193,13 @@ class EpisodeOrigin:
     Attributes:
         seed: Seed given to the reset; None where none was given.
         rng_state: State of the environment's `np_random` bit generator just before an unseeded
-            reset; None where `seed` tells instead, or where the environment has none. Of a fork,
-            the state that the generator was given there; None where it kept its own.
+            reset, with that of its emulator if it has one; None where `seed` tells instead, or
+            where the environment has no generator. Of a fork, the state that the generator was
+            given there; None where it kept its own.
         options: The `options` given to `reset`.
         provenance: Digest of the blob that holds environment spec, versions and machine.
         follows: Id of the episode of the same environment whose end, or whose newest step, the
-            reset went on from, where neither seed nor `rng_state` tell: play that one first.
+            reset went on from, where seed and `rng_state` do not tell all: play that one first.
         parent: Id of the episode that this one was forked from: it begins without a reset, where
             that one stood.
         fork_step: After so many steps of the parent.

@@ -28,7 +28,9 @@ _DAMAGE = (
 
 
 def check_space(space: spaces.Space[Any], role: str) -> None:
-    """Refuse a space that cannot be recorded. A subclass is recorded as its base.
+    """Refuse a space that cannot be recorded.
+
+    A subclass is recorded as its base; any space of texts (MiniGrid has one of its own) as `Text`.
 
     Args:
         space: Observation or action space.
@@ -37,13 +39,17 @@ def check_space(space: spaces.Space[Any], role: str) -> None:
     Raises:
         UnsupportedSpace: It, or a space in it, is none of Gymnasium's; names it.
     """
-    if not isinstance(space, _RECORDABLE):
+    if not (isinstance(space, _RECORDABLE) or _holds_texts(space)):
         raise UnsupportedSpace(
             f"the {role} space holds {space!r} of type {type(space).__name__}, which is none of "
             "Gymnasium's: derive it from the space that its values belong to"
         )
     for part in _parts(space):
         check_space(part, role)
+
+
+def _holds_texts(space: spaces.Space[Any]) -> bool:
+    return space.dtype is not None and np.dtype(space.dtype).kind == "U"
 
 
 def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:

@@ -17,7 +17,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.layouts import NOTHING, Leaf, as_array, has_column
-from jamboree_gym.provenance import describe_sub_env
+from jamboree_gym.provenance import carries_over, describe_sub_env
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.step_schema import StepSchema
 
@@ -87,6 +87,7 @@ class VectorRecorder:
         ]
         self.run = self._recorders[0].run
         self._is_independent = bool(vector["independent"])
+        self._carries_over = [carries_over(env) for env in sub_envs]
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self._errors: list[Exception] = []
@@ -138,9 +139,12 @@ class VectorRecorder:
     ) -> None:
         """Begin an episode of one sub-environment; one that has not ended is abandoned.
 
-        Without seed and state of the generator, it follows the episode before it.
+        It follows the episode before it where neither seed nor state of the generator are known,
+        or where these do not tell all.
         """
-        follows = self._unbroken[index] if seed is None and rng_state is None else None
+        begins_anew = seed is not None or rng_state is not None
+        begins_anew = begins_anew and not self._carries_over[index]
+        follows = None if begins_anew else self._unbroken[index]
         self._unbroken[index] = None
         recorder = self._recorders[index]
         try:

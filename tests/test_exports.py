@@ -27,6 +27,7 @@ PUBLIC = {
         "WhatIf",
         "fork",
         "verify",
+        "video",
         "what_if",
     ],
 }

@@ -33,6 +33,7 @@ LAYERS = [
     "step_schema",
     "records",
     "pace",
+    "emulator",
     "provenance",
     "env_state",
     "batch_headers",
@@ -82,10 +83,13 @@ LAYERS = [
 # Each of these costs a user who does not need it tenths of a second, or a server.
 NOT_LOADED_BY_IMPORT = {
     "aiohttp",
+    "ale_py",
+    "av",
     "dask",
     "duckdb",
     "fastapi",
     "minari",
+    "mujoco",
     "nicegui",
     "pandas",
     "polars",
@@ -283,6 +287,7 @@ MAY_IMPORT_LATE = {
     # The entry point must be there to say what to install when the extra `cli` is missing.
     ("jamboree_gym.cli", "jamboree_gym.cli.servers"),
     ("jamboree_gym.cli", "jamboree_gym.cli.verify"),
+    ("jamboree_gym.cli", "jamboree_gym.cli.video"),
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
 }

@@ -54,6 +54,17 @@ def test_a_subclass_is_recorded_as_its_base() -> None:
     assert layout_of_space(space) == layout_of(space.sample())
 
 
+def test_a_space_of_texts_that_is_not_gymnasiums_is_recorded_as_text() -> None:
+    class Missions(spaces.Space[str]):
+        def __init__(self) -> None:
+            super().__init__(dtype=str)
+
+    check_space(spaces.Dict(mission=Missions()), "observation")
+
+    assert layout_of_space(Missions()) == layout_of_space(spaces.Text(9))
+    assert json.loads(space_to_json(Missions())) == {"type": "Missions"}
+
+
 class Moods(spaces.Space):
     """None of Gymnasium's."""
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from jamboree_gym.cli.replays import ModulesOption, TrustOption, import_modules, progress_bar
 from jamboree_gym.cli.stores import (
     HomeOption,
     NamespaceOption,
@@ -24,7 +20,6 @@ from jamboree_gym.cli.stores import (
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.jamboree import Jamboree
-from jamboree_gym.progress import Progress as Told
 from jamboree_gym.query import EpisodeQuery
 from jamboree_gym.replay import VerifyReports
 from jamboree_gym.replay import verify as verify_episodes
@@ -57,19 +52,8 @@ def verify(
         bool, typer.Option("--all-infos", help="Compare all infos that are recorded.")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write all reports to this file.")] = None,
-    modules: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--import", help="A module to import first, as it registers environments; repeatable."
-        ),
-    ] = None,
-    trust_entry_point: Annotated[
-        bool,
-        typer.Option(
-            "--trust-entry-point",
-            help="Import and call what the store names: whoever writes there runs code here.",
-        ),
-    ] = False,
+    modules: ModulesOption = None,
+    trust_entry_point: TrustOption = False,
     home: HomeOption = None,
     redis_url: RedisUrlOption = None,
     namespace: NamespaceOption = "jamboree",
@@ -87,8 +71,8 @@ def verify(
     if limit and last:
         raise typer.BadParameter("choose one of --limit and --last")
     with errors_shown(NOT_CHECKED):
-        _import(modules or [])
-        with open_store(home, redis_url, namespace) as jam, _bar() as progress:
+        import_modules(modules)
+        with open_store(home, redis_url, namespace) as jam, progress_bar("verifying") as progress:
             reports = verify_episodes(
                 _chosen(jam, episode_ids, run, env_id, limit, last),
                 workers=workers,
@@ -100,16 +84,6 @@ def verify(
             )
         _show(reports, json)
     raise typer.Exit(_exit_code(reports))
-
-
-def _import(modules: Sequence[str]) -> None:
-    if modules and "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: modules of the working directory
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise ReplayError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
 def _chosen(
@@ -124,16 +98,6 @@ def _chosen(
         return [jam.episode(id) for id in ids]
     query = jam.episodes(run=run, env_id=env_id, limit=limit)
     return query if last is None else query[-last:]
-
-
-@contextmanager
-def _bar() -> Iterator[Told]:
-    """A progress bar where somebody looks."""
-    console = Console(stderr=True)
-    columns = "verifying", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verify", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _show(reports: VerifyReports, path: Path | None) -> None:

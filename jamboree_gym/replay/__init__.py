@@ -1,4 +1,4 @@
-"""Episodes again: played back, simulated again and compared, gone on with from any step."""
+"""Episodes again: played back, simulated again and compared, shown, gone on with from any step."""
 
 from jamboree_gym.env_state import Snapshotable
 from jamboree_gym.replay.compare import Mismatch
@@ -7,6 +7,7 @@ from jamboree_gym.replay.replay_env import ReplayEnv
 from jamboree_gym.replay.replay_vector_env import ReplayVectorEnv
 from jamboree_gym.replay.report import Change, VerifyReport, VerifyReports
 from jamboree_gym.replay.verification import verify
+from jamboree_gym.replay.video import video
 from jamboree_gym.replay.what_if import WhatIf, what_if
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "WhatIf",
     "fork",
     "verify",
+    "video",
     "what_if",
 ]

@@ -103,10 +103,13 @@ def _episodes_before(episode: Episode) -> list[Episode]:
 
 
 def _play(env: gym.Env[Any, Any], episode: Episode) -> None:
-    """Do what was done then, from the reset to the end."""
-    rows = episode.rows()
+    """Do what was done then, from the beginning to the end."""
+    rows, origin = episode.rows(), episode.origin
     try:
-        reset_as_recorded(env, episode.origin)
+        if origin.parent is None:
+            reset_as_recorded(env, origin)
+        else:
+            begin_as_recorded(env, line_of(episode))
     except ReplayError as error:
         raise _cannot_be_played(episode, error) from error
     _play_on(env, episode, rows)

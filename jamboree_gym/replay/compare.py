@@ -141,6 +141,8 @@ class SecondRun:
                     break
         except Misfit:
             self.misfit.append(deepcopy(observation))
+        except ReplayError:
+            raise
         except Exception as error:
             step_number = self.rows.start + len(rewards)
             raise ReplayError(f"step {step_number} fails in the second run: {error!r}") from error

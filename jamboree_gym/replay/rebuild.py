@@ -15,9 +15,12 @@ import numpy as np
 from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from jamboree_gym.emulator import restore_emulator
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.infos import holds_unrecorded
+from jamboree_gym.provenance import EMULATOR
 from jamboree_gym.records import EpisodeOrigin
+from jamboree_gym.renders import RENDER_MODE
 from jamboree_gym.replay.missing import missing_registration
 from jamboree_gym.replay.wrapping import OBSERVERS, BuiltWrapper, damaged, layers_of, wrap_again
 
@@ -52,8 +55,9 @@ def rebuild_env(
         render_mode: Asked for instead of the recorded one; a second run needs no window.
 
     Raises:
-        ReplayError: It has no spec, is not registered here, cannot be constructed, had a wrapper
-            that may not be built, or was part of a vector environment that cannot be taken apart.
+        ReplayError: It has no spec, is not registered here, cannot be constructed, does not know
+            the render mode, had a wrapper that may not be built, or was part of a vector
+            environment that cannot be taken apart.
     """
     _check_stands_alone(provenance)
     try:
@@ -63,6 +67,7 @@ def rebuild_env(
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
         options = {"max_episode_steps": limit or -1, **spec["kwargs"]}
+        options |= {name: tuple(options[name]) for name in spec["tuples"]}
         renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
     except (AttributeError, KeyError, TypeError) as error:
         raise damaged(error) from error
@@ -70,7 +75,7 @@ def rebuild_env(
     if render_mode is not None:
         _check_render_mode(name, render_mode)
     if renders or render_mode is not None:
-        options["render_mode"] = render_mode or "rgb_array"
+        options["render_mode"] = render_mode or RENDER_MODE
     env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
     try:
         return wrap_again(env, layers, wrappers, trust_entry_point=trust_entry_point)
@@ -178,9 +183,12 @@ def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[An
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
     generator = None if origin.rng_state is None else _generator(origin.rng_state)
+    emulator = None if origin.rng_state is None else origin.rng_state.get(EMULATOR)
     try:
         if generator is not None:
             env.unwrapped.np_random = generator
+        if emulator is not None:
+            restore_emulator(env, emulator)
         observation, info = env.reset(seed=origin.seed, options=options)
     except Exception as error:
         raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
@@ -193,7 +201,7 @@ def _generator(state: Mapping[str, Any]) -> np.random.Generator:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
     bit_generator = getattr(np.random, str(name))(0)  # quicker than from the system's entropy
     try:
-        bit_generator.state = dict(state)
+        bit_generator.state = {name: state[name] for name in state if name != EMULATOR}
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ReplayError(f"the stored state of the generator is damaged: {error!r}") from error
     return np.random.Generator(bit_generator)

@@ -22,7 +22,7 @@ from jamboree_gym.replay.report import Change, VerifyReport, changes_since
 from jamboree_gym.replay.watched import WatchedInfos
 from jamboree_gym.replay.wrapping import BuiltWrapper, ignored_infos
 
-__all__ = ["Check", "Checked", "Resimulator", "actions_as_taken", "rebuild_env"]
+__all__ = ["Check", "Checked", "Resimulator", "Watch", "actions_as_taken", "rebuild_env"]
 
 MAX_KEPT = 64  # environments: as many sub-environments of a vector environment go on at once
 
@@ -76,6 +76,10 @@ class _Place(NamedTuple):
     after: str | None
 
 
+Watch = Callable[[gym.Env[Any, Any]], object]
+"""Is shown the environment after the reset and after each step."""
+
+
 class Resimulator:
     """Verifies episodes one after the other, and keeps what they share.
 
@@ -88,14 +92,24 @@ class Resimulator:
         connection: Where the episodes are.
         check: What is compared, and how.
         elsewhere: Environments that can only be made in another process.
+        render_mode: What environments are made with.
+        watch: Looks on; what it raises ends the second run.
     """
 
     def __init__(
-        self, connection: Connection, check: Check, *, elsewhere: Collection[str] = ()
+        self,
+        connection: Connection,
+        check: Check,
+        *,
+        elsewhere: Collection[str] = (),
+        render_mode: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._connection = connection
         self._check = check
         self._elsewhere = elsewhere
+        self._render_mode = render_mode
+        self._watch = watch
         self._origins: dict[str, _Origin] = {}
         self._followed: set[str | None] = set()
         self._kept: dict[_Place, gym.Env[Any, Any]] = {}
@@ -156,6 +170,7 @@ class Resimulator:
             origin.provenance,
             wrappers=check.wrappers,
             trust_entry_point=check.trust_entry_point,
+            render_mode=self._render_mode,
         )
         is_equal = False
         try:
@@ -194,6 +209,9 @@ class Resimulator:
         vector = origin.provenance.get("vector")
         watched = self._watched(whole, origin)
         run = SecondRun(whole.rows, vector=vector, infos=watched)
+        if self._watch is not None:
+            self._watch(env)
+            env = _Watched(env, self._watch)
         run.play(env, *shown)
         tolerance = self._check.tolerance
         mismatch = first_mismatch(run, tolerance)
@@ -248,6 +266,20 @@ def _decoded(decode: Callable[[], WholeEpisode]) -> WholeEpisode | JamboreeError
         raise
     except JamboreeError as error:
         return error
+
+
+class _Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """Shows the environment to somebody after each step."""
+
+    def __init__(self, env: gym.Env[Any, Any], watch: Watch) -> None:
+        super().__init__(env)
+        self._watch = watch
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and show."""
+        result = self.env.step(action)
+        self._watch(self.env)
+        return result
 
 
 def _origin_of(digest: str, content: bytes) -> _Origin:

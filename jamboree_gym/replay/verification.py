@@ -17,11 +17,11 @@ from jamboree_gym.query import EpisodeQuery, found_by
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.replay.leaves import Tolerance
 from jamboree_gym.replay.report import VerifyReport, VerifyReports
-from jamboree_gym.replay.resimulate import Check, Checked, Resimulator
+from jamboree_gym.replay.resimulate import Check, Checked, Resimulator, Watch
 from jamboree_gym.replay.workers import Numbered, checked_in_processes
 from jamboree_gym.replay.wrapping import BuiltWrapper
 
-__all__ = ["verify"]
+__all__ = ["check_of", "verify", "verify_one"]
 
 MAX_CHUNK = 100  # episodes that are read in one round trip
 CHUNKS_A_WORKER = 4  # at least so many, where there are enough episodes: none waits for long
@@ -109,11 +109,11 @@ def verify(
         >>> print(reports)
         128 of 128 episodes are equal; 2,816 steps compared
     """
-    check = _check(rtol, atol, infos, wrappers, trust_entry_point=trust_entry_point)
+    check = check_of(rtol, atol, infos, wrappers, trust_entry_point=trust_entry_point)
     if workers < 1:
         raise ReplayError(f"workers={workers}: choose 1 or more")
     if isinstance(episodes, Episode):
-        return _verify_one(episodes, check)
+        return verify_one(episodes, check)
     if isinstance(episodes, EpisodeQuery):
         return _verify_many(*found_by(episodes), check, workers, progress)
     listed = list(episodes)
@@ -124,14 +124,19 @@ def verify(
     return _verify_many(next(iter(connections), None), summaries, check, workers, progress)
 
 
-def _check(
-    rtol: float,
-    atol: float,
-    infos: bool | Collection[str],
-    wrappers: Sequence[BuiltWrapper],
+def check_of(
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    infos: bool | Collection[str] = (),
+    wrappers: Sequence[BuiltWrapper] = (),
     *,
-    trust_entry_point: bool,
+    trust_entry_point: bool = False,
 ) -> Check:
+    """The arguments of `verify`, of which it takes only what makes sense.
+
+    Raises:
+        ReplayError: Something does not; names it.
+    """
     if not (rtol >= 0 and atol >= 0):
         raise ReplayError(f"rtol={rtol}, atol={atol}: choose 0 or more")
     if not isinstance(infos, bool):
@@ -150,9 +155,13 @@ def _is_wrapper(one: Any) -> bool:
     return isinstance(known, type) and issubclass(known, gym.Wrapper)
 
 
-def _verify_one(episode: Episode, check: Check) -> VerifyReport:
-    with Resimulator(episode._connection, check) as resimulator:
-        (decode,) = whole_episodes(episode._connection, [episode.id])
+def verify_one(
+    episode: Episode, check: Check, *, render_mode: str | None = None, watch: Watch | None = None
+) -> VerifyReport:
+    """As `verify`, with somebody who looks on."""
+    connection = episode._connection
+    with Resimulator(connection, check, render_mode=render_mode, watch=watch) as resimulator:
+        (decode,) = whole_episodes(connection, [episode.id])
         report, unseen = resimulator.verified(decode())
     if unseen:
         raise ReplayError(f"the episode has no info {unseen[0]!r}, neither recorded nor now")

@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.provenance import describe, rng_state_of
+from jamboree_gym.provenance import carries_over, describe, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
 from jamboree_gym.snapshots import SnapshotRecorder
@@ -89,6 +89,8 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         )
         self.handler = self._recorder.handler
         self._base = env.unwrapped
+        self._carries_over = carries_over(env)
+        self._unbroken: str | None = None  # newest episode, if every step since it began is in it
         self._beside: list[RenderRecorder | SnapshotRecorder] = []
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
@@ -122,9 +124,13 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         self._recorder.admit()
         rng_state = None if seed is not None else rng_state_of(self._base)
         kept_options = self._recorder.kept_options(options)
+        follows, self._unbroken = self._unbroken if self._carries_over else None, None
         try:
             result = self.env.reset(seed=seed, options=options)
-            self._recorder.begin(*result, seed=seed, rng_state=rng_state, options=kept_options)
+            self._recorder.begin(
+                *result, seed=seed, rng_state=rng_state, options=kept_options, follows=follows
+            )
+            self._unbroken = self._recorder.episode_id
             for beside in self._beside:
                 beside.begin(self._recorder.episode_id)
         except BaseException:
@@ -154,6 +160,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         self._recorder.begin(
             observation, info, rng_state=rng_state, parent=parent, fork_step=fork_step
         )
+        self._unbroken = self._recorder.episode_id
         for beside in self._beside:
             beside.begin(self._recorder.episode_id)
 
@@ -169,6 +176,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         """
         recorder, handler = self._recorder, self.handler
         if handler.writing is None:
+            self._unbroken = None
             return self.env.step(action)
         if recorder.jam.writer.needs_admission:
             recorder.admit()
@@ -179,8 +187,10 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             handler.keep(observation, reward, terminated, truncated, info)
             for beside in self._beside:
                 beside.step()
-        except (KeyboardInterrupt, SystemExit):
-            recorder.break_off()
+        except BaseException as error:
+            self._unbroken = None
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                recorder.break_off()
             raise
         return result
 

@@ -522,10 +522,10 @@ def test_that_nothing_has_changed_is_told_too(jam: Jamboree) -> None:
     ("entry_point", "versions", "said"),
     [
         (
-            "minigrid.envs:EmptyEnv",
-            {"minigrid": "3.0.0"},
-            "recorded with minigrid 3.0.0. That is missing here: pip install minigrid, then "
-            "import minigrid",
+            "procgen.envs:MazeEnv",
+            {"procgen": "3.0.0"},
+            "recorded with procgen 3.0.0. That is missing here: pip install procgen, then "
+            "import procgen",
         ),
         ("ale_py.env:AtariEnv", {"ale-py": "0.11", "other": "1"}, "recorded with ale-py 0.11"),
         (

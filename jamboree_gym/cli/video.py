@@ -1,0 +1,64 @@
+"""`video`: an episode as a file to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jamboree_gym.cli.replays import ModulesOption, TrustOption, import_modules, progress_bar
+from jamboree_gym.cli.stores import (
+    HomeOption,
+    NamespaceOption,
+    RedisUrlOption,
+    errors_shown,
+    open_store,
+    printable,
+)
+from jamboree_gym.replay import video as write_video
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(video)
+
+
+def video(
+    episode_id: Annotated[str, typer.Argument(help="The episode.")],
+    path: Annotated[Path, typer.Argument(help="Where to: out.mp4 or out.gif.")],
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frames per second.", show_default="the environment's, else 30"),
+    ] = None,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Also of a replay that differs.")
+    ] = False,
+    modules: ModulesOption = None,
+    trust_entry_point: TrustOption = False,
+    home: HomeOption = None,
+    redis_url: RedisUrlOption = None,
+    namespace: NamespaceOption = "jamboree",
+) -> None:
+    """Simulate a recorded episode again, and write what it looks like as MP4 or GIF.
+
+    If the replay differs from what was recorded, nothing is written, and the exit code is 1.
+
+    Example: jamboree-gym video 01a2107ee2eaf98d0cb9437033500000 out.mp4 --import jamboree_envs
+    """
+    with errors_shown():
+        import_modules(modules)
+        with open_store(home, redis_url, namespace) as jam, progress_bar("rendering") as progress:
+            report = write_video(
+                jam.episode(episode_id),
+                path,
+                fps=fps,
+                unverified=unverified,
+                trust_entry_point=trust_entry_point,
+                progress=progress,
+            )
+    if not report:
+        typer.echo(printable(f"unverified: {report}"), err=True)
+    typer.echo(printable(f"{path}: {report.steps + 1:,} frames"))

@@ -1,0 +1,101 @@
+"""An episode as a video: simulated again, compared as it goes, and rendered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from jamboree_gym.episode import Episode
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.progress import Progress, teller
+from jamboree_gym.renders import RENDER_MODE, rendered
+from jamboree_gym.replay.report import VerifyReport
+from jamboree_gym.replay.verification import check_of, verify_one
+from jamboree_gym.replay.video_file import VideoEncoder, video_file
+from jamboree_gym.replay.wrapping import BuiltWrapper
+
+__all__ = ["video"]
+
+DEFAULT_FPS = 30.0
+_HINT_FOR_MUJOCO = (
+    "\nMuJoCo renders by OpenGL. Without a display: apt-get install libegl1 and MUJOCO_GL=egl, "
+    "or libosmesa6 and MUJOCO_GL=osmesa."
+)
+
+
+def video(
+    episode: Episode,
+    path: str | os.PathLike[str],
+    *,
+    fps: float | None = None,
+    unverified: bool = False,
+    wrappers: Sequence[BuiltWrapper] = (),
+    trust_entry_point: bool = False,
+    progress: bool | Progress = False,
+) -> VerifyReport:
+    """Write an episode into a video file: a frame of the reset, and one of each step.
+
+    The episode is simulated again as by `verify`, with `render_mode="rgb_array"`, and all that the
+    environment returns is compared with what was recorded. If anything differs there is no video,
+    because it would show another episode.
+
+    Args:
+        episode: Any episode that `verify` takes, of an environment that renders arrays.
+        path: Ends in `.mp4` (H.264) or `.gif`. What is there is replaced once the video is whole.
+        fps: Frames per second; None = `render_fps` of the environment's metadata, else 30.
+        unverified: Write the video also of a replay that differs. The report says where.
+        wrappers: As of `verify`.
+        trust_entry_point: As of `verify`, which warns of it.
+        progress: Who is told how many frames there are, of how many; True: whoever looks at stderr.
+
+    Returns:
+        The report of the replay; true when all was equal.
+
+    Raises:
+        MissingExtra: PyAV is not installed.
+        ReplayError: The replay differs; names the first difference. Or it cannot be made or
+            rendered here, or the file cannot be written; says why.
+
+    Example:
+        >>> video(jam.episodes(run="first").last(), "last.mp4")
+    """
+    check = check_of(wrappers=wrappers, trust_entry_point=trust_entry_point)
+    with video_file(Path(path)) as encoder:
+        film = _Film(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
+        report = verify_one(episode, check, render_mode=RENDER_MODE, watch=film.expose)
+        if not report and not unverified:
+            raise ReplayError(
+                f"no video: episode {episode.id} does not happen again: {report.mismatch}\n"
+                "Its frames would show another one; unverified=True takes them all the same."
+            )
+    return report
+
+
+class _Film:
+    """Takes a frame of an environment whenever it has moved."""
+
+    def __init__(
+        self, encoder: VideoEncoder, fps: float | None, frames: int, tell: Progress | None
+    ) -> None:
+        self._encoder = encoder
+        self._fps = fps
+        self._frames = frames
+        self._tell = tell
+
+    def expose(self, env: gym.Env[Any, Any]) -> None:
+        fps = env.metadata.get("render_fps") if self._fps is None else self._fps
+        self._encoder.add(_frame(env), fps=DEFAULT_FPS if fps is None else float(fps))
+        if self._tell is not None:
+            self._tell(self._encoder.frames, self._frames)
+
+
+def _frame(env: gym.Env[Any, Any]) -> Any:
+    try:
+        return rendered(env)
+    except Exception as error:
+        hint = _HINT_FOR_MUJOCO if hasattr(env.unwrapped, "mujoco_renderer") else ""
+        raise ReplayError(f"the environment cannot be rendered here: {error!r}{hint}") from error

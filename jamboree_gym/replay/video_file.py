@@ -1,0 +1,199 @@
+"""Frames -> a video file. The one module that knows PyAV."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.errors import MissingExtra, ReplayError
+
+__all__ = ["VideoEncoder", "video_file"]
+
+_FORMATS: Final = {".mp4": "mp4", ".gif": "gif"}
+_CRF: Final = "18"  # how much x264 may leave out: nothing that an eye would miss
+_MAX_FPS: Final = 1000
+_MAX_DENOMINATOR: Final = 1001  # 30000/1001 is a frame rate
+
+
+@contextmanager
+def video_file(path: Path) -> Iterator[VideoEncoder]:
+    """A video that stands at its path when it is whole; until then it grows in a file beside it.
+
+    Args:
+        path: Ends in `.mp4` (H.264, which browsers play) or `.gif`.
+
+    Returns:
+        A context that gives the encoder. If it is left with an error, nothing stays behind.
+
+    Raises:
+        MissingExtra: PyAV is not installed.
+        ReplayError: The path has another suffix, or cannot be written.
+
+    Example:
+        >>> with video_file(Path("out.mp4")) as encoder:
+        ...     encoder.add(frame, fps=30)
+    """
+    format = _FORMATS.get(path.suffix.lower())
+    if format is None:
+        raise ReplayError(f"{path} is neither .mp4 nor .gif: nothing else is written")
+    av = _av()
+    unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        with _named(path), VideoEncoder(av, unfinished, format, path) as encoder:
+            yield encoder
+            encoder.finish()
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What keeps a file from being written is an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ReplayError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _av() -> Any:
+    try:
+        import av
+        import av.filter
+    except ImportError as error:
+        raise MissingExtra("a video needs PyAV: pip install 'jamboree-gym[video]'") from error
+    return av
+
+
+class VideoEncoder:
+    """Writes frames, all of one size, into a file.
+
+    Args:
+        av: The module.
+        path: The file. It is FFmpeg that opens it: given a file of Python's, PyAV 14 crashes where
+            a write fails.
+        format: `mp4` or `gif`.
+        shown: What errors call the file.
+
+    Attributes:
+        frames: Number of frames so far.
+    """
+
+    def __init__(self, av: Any, path: Path, format: str, shown: Path) -> None:
+        self._av, self._format, self._shown = av, format, shown
+        self._container = av.open(str(path), "w", format=format)
+        self._stream: Any = None
+        self._time_base = Fraction(1)
+        self._palettes: Any = None
+        self._shape: tuple[int, ...] = ()
+        self.frames = 0
+
+    def add(self, frame: Any, *, fps: float) -> None:
+        """Append a frame.
+
+        Args:
+            frame: uint8 (height, width, 3). Those of an MP4 are even: an odd one grows by a pixel.
+            fps: Frames per second; what is said with the first frame counts.
+
+        Raises:
+            ReplayError: It is no such array, it has another size than the first, `fps` is no frame
+                rate, or the file cannot be written.
+        """
+        pixels = self._checked(frame)
+        if self.frames == 0:
+            self._begin(pixels, fps)
+        picture = self._av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        picture.pts = self.frames
+        picture.time_base = self._time_base
+        self.frames += 1
+        with _named(self._shown):
+            self._encode(picture)
+
+    def finish(self) -> None:
+        """Write what is left, and the end of the file."""
+        if self.frames:
+            self._encode(None)
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: the file is closed at the end."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close; what was not finished is of no use."""
+        with suppress(OSError):
+            self._container.close()
+
+    def _checked(self, frame: Any) -> npt.NDArray[np.uint8]:
+        pixels = np.asarray(frame)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ReplayError(
+                f"frame {self.frames} is no picture, a uint8 array (height, width, 3), but "
+                f"{pixels.dtype} {pixels.shape}"
+            )
+        if self.frames and pixels.shape != self._shape:
+            raise ReplayError(
+                f"frame {self.frames} is {pixels.shape}, those before it {self._shape}: a video "
+                "has one size"
+            )
+        self._shape = pixels.shape
+        height, width, _ = pixels.shape if self._format == "mp4" else (0, 0, 0)
+        return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+    def _begin(self, pixels: npt.NDArray[np.uint8], fps: float) -> None:
+        if not 0 < fps <= _MAX_FPS:
+            raise ReplayError(f"fps={fps!r}: choose frames per second, up to {_MAX_FPS}")
+        rate = Fraction(fps).limit_denominator(_MAX_DENOMINATOR)
+        self._time_base = 1 / rate
+        height, width, _ = pixels.shape
+        if self._format == "gif":
+            self._palettes = self._palette_graph(width, height)
+            self._stream = self._container.add_stream("gif", rate=rate)
+            self._stream.pix_fmt = "pal8"
+        else:
+            self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": _CRF})
+            self._stream.pix_fmt = "yuv420p"
+        self._stream.width, self._stream.height = width, height
+
+    def _palette_graph(self, width: int, height: int) -> Any:
+        """Gives each frame the 255 colours that suit it: what is drawn with fewer stays exact."""
+        graph = self._av.filter.Graph()
+        source = graph.add_buffer(
+            width=width,
+            height=height,
+            format=self._av.VideoFormat("rgb24"),
+            time_base=self._time_base,
+        )
+        split, sink = graph.add("split"), graph.add("buffersink")
+        palette = graph.add("palettegen", "stats_mode=single")
+        painted = graph.add("paletteuse", "new=1:dither=none")
+        source.link_to(split)
+        split.link_to(palette, 0, 0)
+        split.link_to(painted, 1, 0)
+        palette.link_to(painted, 0, 1)
+        painted.link_to(sink)
+        graph.configure()
+        return graph
+
+    def _encode(self, picture: Any) -> None:
+        """Encode a picture; None: those that are still on their way."""
+        for ready in self._painted(picture) if self._palettes is not None else (picture,):
+            self._container.mux(self._stream.encode(ready))
+
+    def _painted(self, picture: Any) -> Iterator[Any]:
+        self._palettes.vpush(picture)
+        while True:
+            try:
+                yield self._palettes.vpull()
+            except BlockingIOError:
+                return  # it waits for the next picture
+            except EOFError:
+                yield None
+                return
