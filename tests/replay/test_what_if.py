@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from forks import assert_forks_like_recorded, assert_other_ways_verify
 from gymnasium import spaces
 from recorded_envs import CountingEnv
 
@@ -285,6 +286,16 @@ def test_recorded_continuations_are_children_that_verify(jam: Jamboree, name: st
         assert child.origin.rng_state is not None
         result = verify(child)
         assert result, str(result)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_recorded_continuation_can_be_forked_again(jam: Jamboree, name: str) -> None:
+    episode = record(jam, f"tests/{name}-v0")
+    what_if(episode, 6, one, n=1, record=True, max_steps=5)
+    (child,) = episode.children
+
+    assert_forks_like_recorded(jam, child)
+    assert_other_ways_verify(jam, child, 3)
 
 
 def test_a_continuation_to_its_end_has_ended(jam: Jamboree) -> None:
