@@ -16,11 +16,11 @@ from _pairs import in_turn, jamboree, machine, median, ratio
 from jamboree_gym.replay import fork
 
 EVERY = 100
-UNENDING = {"max_episode_steps": -1, "terminate_when_unhealthy": False}
 
 
 def record(jam, env_id: str, steps: int, snapshot_every: int | None):
-    env = jam.record(gym.make(env_id, **UNENDING), snapshot_every=snapshot_every)
+    unending = gym.make(env_id, max_episode_steps=-1, terminate_when_unhealthy=False)
+    env = jam.record(unending, snapshot_every=snapshot_every)
     env.action_space.seed(0)
     env.reset(seed=0)
     for _ in range(steps):

@@ -79,5 +79,4 @@ def _on_its_own_way(episode: Episode, step: int, *, seed: int, n: int) -> Episod
         if terminated or truncated:
             break
     env.close()
-    assert env.episode_id is not None
     return Episode(episode.connection, env.episode_id)
