@@ -38,7 +38,7 @@ def forked(episode: Episode, step: int, actions: list[int], **options: Any) -> E
     for action in actions:
         env.step(action)
     env.close()
-    return Episode(episode.connection, str(env.episode_id))
+    return Episode(episode.connection, env.episode_id)
 
 
 def scripted(jam: Jamboree, observations: list[Any], rewards: list[Any] | None = None) -> Episode:

@@ -11,6 +11,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.episode import Episode
+from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.replay.rebuild import rebuild_env
 from jamboree_gym.replay.standing import Standing, check_step, stand_at
 from jamboree_gym.replay.wrapping import BuiltWrapper
@@ -56,9 +57,15 @@ class ForkedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.spec
 
     @property
-    def episode_id(self) -> str | None:
-        """Id of the current episode: the child, until it is reset. None with `record=False`."""
-        return None if self._recorder is None else self._recorder.episode_id
+    def episode_id(self) -> str:
+        """Id of the current episode: the child, until it is reset.
+
+        Raises:
+            EpisodeNotFound: None is recorded (`record=False`).
+        """
+        if self._recorder is None:
+            raise EpisodeNotFound(f"this fork of episode {self.parent.id!r} is not recorded")
+        return self._recorder.episode_id
 
     def annotate(self, **values: Any) -> None:
         """Say something of the next step: as `RecordEpisodes.annotate`."""

@@ -58,12 +58,12 @@ def _are_same(one: Any, other: Any) -> bool:
 def assert_other_ways_verify(jam: Jamboree, episode: Episode, step: int, n: int = 8) -> Episode:
     """Fork, take random actions, and verify the child; then a grandchild of it."""
     child = _on_its_own_way(episode, step, seed=step, n=n)
-    report = verify(child)
+    report = verify(child, infos=True)
     assert report, str(report)
     grandchild = _on_its_own_way(child, max(0, len(child) - 2), seed=step + 1, n=n)
-    report = verify(grandchild)
+    report = verify(grandchild, infos=True)
     assert report, str(report)
-    assert [one.id for one in grandchild.lineage] == [episode.id, child.id, grandchild.id]
+    assert [one.id for one in grandchild.lineage[-3:]] == [episode.id, child.id, grandchild.id]
     return grandchild
 
 
@@ -79,5 +79,4 @@ def _on_its_own_way(episode: Episode, step: int, *, seed: int, n: int) -> Episod
         if terminated or truncated:
             break
     env.close()
-    assert env.episode_id is not None
     return Episode(episode.connection, env.episode_id)

@@ -221,7 +221,8 @@ def test_nothing_is_recorded_where_nothing_shall_be(jam: Jamboree) -> None:
     env.step(0)
     env.close()
 
-    assert env.episode_id is None
+    with pytest.raises(EpisodeNotFound, match="not recorded"):
+        _ = env.episode_id
     assert jam.episodes().ids() == [episode.id]
 
 
