@@ -42,7 +42,7 @@ def main() -> None:
         while not ends:
             observation, _, terminated, truncated, _ = forked.step(rule(observation))
             ends = terminated or truncated
-        child = episode.children[-1]
+        child = jam.episode(forked.episode_id)
         print(jam.diff(episode, child))
         print(verify(child))
 
