@@ -51,7 +51,10 @@ def import_modules(modules: Sequence[str] | None) -> None:
 def progress_bar(doing: str) -> Iterator[Told]:
     """A progress bar where somebody looks."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     columns = doing, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
