@@ -20,6 +20,7 @@ __all__ = ["check_space", "layout_of_space", "space_from_json", "space_to_json"]
 _FIXED = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 _VARIABLE = (spaces.Text, spaces.Sequence, spaces.Graph, spaces.OneOf)
 _RECORDABLE = (*_FIXED, *_VARIABLE, spaces.Dict, spaces.Tuple)
+_ANY_TEXT_SAMPLE = 64  # characters of a sample, at most
 _MAX_ELEMENTS = 2**27  # of a Box; more is damage, and would take all memory
 _DAMAGE = (
     *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
@@ -88,8 +89,25 @@ def space_to_json(space: spaces.Space[Any]) -> str:
     return json.dumps(_content(space), sort_keys=True)
 
 
+class AnyText(spaces.Text):
+    """Texts: all that is known of a space of texts that is none of Gymnasium's."""
+
+    def __init__(self) -> None:
+        super().__init__(_ANY_TEXT_SAMPLE, min_length=0)
+
+    def contains(self, x: Any) -> bool:
+        """Whether it is a text."""
+        return isinstance(x, str)
+
+    def __repr__(self) -> str:
+        """Nothing else is known of it."""
+        return "AnyText()"
+
+
 def _content(space: spaces.Space[Any]) -> dict[str, Any]:
     base = next((kind for kind in _RECORDABLE if isinstance(space, kind)), type(space))
+    if isinstance(space, AnyText) or (base not in _RECORDABLE and _holds_texts(space)):
+        return {"type": AnyText.__name__}
     content: dict[str, Any] = {"type": base.__name__}
     if isinstance(space, spaces.Dict):
         pairs = space.spaces.items()
@@ -149,7 +167,8 @@ def space_from_json(content: str | Mapping[str, Any]) -> spaces.Space[Any]:
     """Inverse of `space_to_json`; the space equals the one that was written, dtype and all.
 
     Args:
-        content: The text, or what `json.loads` makes of it.
+        content: The text, or what `json.loads` makes of it. A space of texts that is none of
+            Gymnasium's becomes one of any texts.
 
     Raises:
         DecodeError: It is not a space that is ever written.
@@ -178,6 +197,8 @@ def _space(content: Mapping[str, Any]) -> spaces.Space[Any]:
             min_length=content["min_length"],
             charset=content["characters"],
         )
+    if kind == AnyText.__name__:
+        return AnyText()
     if kind == "Dict":
         pairs: Any = [(_key(key), _space(part)) for key, part in parts]
         return spaces.Dict(pairs)

@@ -43,6 +43,10 @@ def assert_forks_like_recorded(
 
 
 def _are_identical(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):  # in whichever order
+        return one.keys() == other.keys() and all(
+            _are_identical(one[key], other[key]) for key in one
+        )
     return encode_value(one) == encode_value(other)
 
 

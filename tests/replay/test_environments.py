@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from environments import CASES, Case, every_environment
+from forks import assert_forks_like_recorded, assert_other_ways_verify
 from gymnasium import wrappers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.wrappers import FullyObsWrapper, ImgObsWrapper
@@ -26,9 +27,12 @@ from jamboree_gym.replay.rebuild import reset_as_recorded
 
 STEPS = 100
 VECTOR_STEPS = 40  # before and after a reset
+FORKED_STEPS = 12  # an episode of n steps is forked n times
 
 
-def record(jam: Jamboree, env: gym.Env[Any, Any], seeds: Sequence[int | None]) -> list[Episode]:
+def record(
+    jam: Jamboree, env: gym.Env[Any, Any], seeds: Sequence[int | None], steps: int = STEPS
+) -> list[Episode]:
     """Random actions: an episode for each seed, or its first steps."""
     recorded = jam.record(env)
     recorded.action_space.seed(4)
@@ -36,7 +40,7 @@ def record(jam: Jamboree, env: gym.Env[Any, Any], seeds: Sequence[int | None]) -
     for seed in seeds:
         recorded.reset(seed=seed)
         episodes.append(jam.episode(recorded.episode_id))
-        for _ in range(STEPS):
+        for _ in range(steps):
             *_, terminated, truncated, _ = recorded.step(recorded.action_space.sample())
             if terminated or truncated:
                 break
@@ -90,6 +94,18 @@ def test_episodes_of_a_vector_environment_happen_again(
 
     assert {episode.summary.vector_index for episode in episodes} == {0, 1}
     check(episodes, infos=False)  # Gymnasium puts infos into arrays, where 0.3 may become 0
+
+
+@every_environment
+def test_a_fork_at_any_step_goes_on_as_recorded(jam: Jamboree, case: Case) -> None:
+    for episode in record(jam, case.make(), [1, None], FORKED_STEPS):
+        assert_forks_like_recorded(jam, episode)
+
+
+@every_environment
+def test_other_ways_happen_again_too(jam: Jamboree, case: Case) -> None:
+    for episode in record(jam, case.make(), [2, None], FORKED_STEPS):
+        assert_other_ways_verify(jam, episode, len(episode) // 2)
 
 
 PROGRAM = """
