@@ -406,7 +406,7 @@ SIMULATORS: dict[str, Callable[[], gym.Env[Any, Any]]] = {
     "ALE": atari,
     "ALE preprocessed": preprocessed_atari,
     "Ant": lambda: gym.make("Ant-v5"),
-    "HalfCheetah": lambda: gym.make("HalfCheetah-v5"),
+    "Walker2d": lambda: gym.make("Walker2d-v5"),
     "Humanoid": lambda: gym.make("Humanoid-v5"),
 }
 
