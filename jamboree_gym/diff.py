@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from jamboree_gym.episode import Episode
 from jamboree_gym.layouts import as_array
+from jamboree_gym.leaves import Difference, bytes_of, differences
 from jamboree_gym.packing import Arrays
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.steps import Rows
@@ -178,8 +179,9 @@ def _divergence(a: Rows, b: Rows, first: int) -> Divergence | None:
         "terminated": lambda rows: bool(rows.terminations[row]),
         "truncated": lambda rows: bool(rows.truncations[row]),
     }
-    leaf = _leaf(field, values[field](a), values[field](b))
-    return Divergence(first + row - 1, field, *leaf)
+    one, other = values[field](a), values[field](b)
+    first_of_all = next(differences(field, one, other), Difference(field, one, other))
+    return Divergence(first + row - 1, field, *first_of_all[:3])
 
 
 def _without_first(arrays: Arrays) -> Arrays:
@@ -197,44 +199,25 @@ def _first_row(a: Arrays, b: Arrays) -> int | None:
     parts = _parts(a, b)
     if parts is None:
         return 0
-    rows = [_first_row(*pair) for _, *pair in parts]
+    rows = [_first_row(*pair) for pair in parts]
     return min((row for row in rows if row is not None), default=None)
 
 
 def _first_row_of_arrays(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int | None:
     if _are_alike(a, b):
-        differs = _bits(a) != _bits(b)
+        differs = bytes_of(a) != bytes_of(b)
         rows = differs.reshape(len(a), -1).any(axis=1) if differs.size else differs
         return int(rows.argmax()) if rows.any() else None
     return next((row for row in range(len(a)) if not _are_same(a[row], b[row])), None)
 
 
-def _bits(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The bytes of each element, along one axis more."""
-    flat = np.frombuffer(array.tobytes(), np.uint8)
-    return flat.reshape(*array.shape, array.itemsize)
-
-
-def _parts(a: Any, b: Any) -> list[tuple[str, Any, Any]] | None:
-    """Parts of two groups of the same make, each pair with its place; None where they are not."""
+def _parts(a: Any, b: Any) -> list[tuple[Any, Any]] | None:
+    """Pairs of parts of two groups of the same make; None where they are not."""
     if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
-        return [(f"[{_quoted(key)}]", a[key], b[key]) for key in a]
+        return [(a[key], b[key]) for key in a]
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        pairs = zip(a, b, strict=True)
-        return [(f"[{position}]", *pair) for position, pair in enumerate(pairs)]
+        return list(zip(a, b, strict=True))
     return None
-
-
-def _leaf(name: str, a: Any, b: Any) -> tuple[str, Any, Any]:
-    """The first number in which two values differ: its place, and what either has there."""
-    for place, one, other in _parts(a, b) or ():
-        if not _are_same(one, other):
-            return _leaf(f"{name}{place}", one, other)
-    if _are_alike(a, b):
-        differs = (_bits(a) != _bits(b)).any(axis=-1)
-        index = tuple(map(int, np.unravel_index(differs.argmax(), a.shape)))
-        return f"{name}[{', '.join(map(str, index))}]", a[index], b[index]
-    return name, a, b
 
 
 def _are_alike(a: Any, b: Any) -> bool:
@@ -253,15 +236,11 @@ def _are_same(a: Any, b: Any) -> bool:
         )
     parts = _parts(a, b)
     if parts is not None:
-        return all(_are_same(*pair) for _, *pair in parts)
+        return all(_are_same(*pair) for pair in parts)
     return encode_value(a) == encode_value(b)
 
 
 # -- as text ----------------------------------------------------------------------------------
-
-
-def _quoted(key: Any) -> str:
-    return f'"{key}"' if isinstance(key, str) and '"' not in key else repr(key)
 
 
 def _shown(value: Any) -> str:

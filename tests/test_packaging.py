@@ -26,6 +26,7 @@ LAYERS = [
     "progress",
     "values",
     "layouts",
+    "leaves",
     "packing",
     "spaces",
     "codec",

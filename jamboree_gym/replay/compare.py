@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from jamboree_gym.errors import InvalidRecord, ReplayError
 from jamboree_gym.layouts import Group, Layout, Leaf, layout_of
+from jamboree_gym.leaves import EXACT, Difference, Said, Tolerance, differences, shown
 from jamboree_gym.packing import Arrays, Misfit, Pack, item, pack_any, packer, rows_of, stack
-from jamboree_gym.replay.leaves import EXACT, Difference, Said, Tolerance, differences, shown
 from jamboree_gym.replay.watched import WatchedInfos
 from jamboree_gym.step_schema import schema_at
 from jamboree_gym.steps import Rows

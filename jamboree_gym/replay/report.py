@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from jamboree_gym.leaves import EXACT, Tolerance, shown
 from jamboree_gym.provenance import conditions_now, conditions_of
 from jamboree_gym.replay.compare import Mismatch
-from jamboree_gym.replay.leaves import EXACT, Tolerance, shown
 
 __all__ = ["Change", "VerifyReport", "VerifyReports", "changes_since"]
 

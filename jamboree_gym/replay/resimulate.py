@@ -14,9 +14,9 @@ from jamboree_gym.blocks import WholeEpisode, whole_episodes
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import JamboreeError, ReplayError, StoreUnavailable
+from jamboree_gym.leaves import EXACT, Tolerance
 from jamboree_gym.replay.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
-from jamboree_gym.replay.leaves import EXACT, Tolerance
 from jamboree_gym.replay.rebuild import begins_anew, rebuild_env, reset_as_recorded
 from jamboree_gym.replay.report import Change, VerifyReport, changes_since
 from jamboree_gym.replay.watched import WatchedInfos

@@ -12,10 +12,10 @@ from jamboree_gym.blocks import Listed, trips, whole_episodes
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, ReplayError
+from jamboree_gym.leaves import Tolerance
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.query import EpisodeQuery, found_by
 from jamboree_gym.records import EpisodeSummary
-from jamboree_gym.replay.leaves import Tolerance
 from jamboree_gym.replay.report import VerifyReport, VerifyReports
 from jamboree_gym.replay.resimulate import Check, Checked, Resimulator, Watch
 from jamboree_gym.replay.workers import Numbered, checked_in_processes

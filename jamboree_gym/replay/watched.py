@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jamboree_gym.infos import InfoEncoder
-from jamboree_gym.replay.leaves import NOTHING, Difference, Tolerance, differences, quoted
+from jamboree_gym.leaves import NOTHING, Difference, Tolerance, differences, quoted
 from jamboree_gym.values import decode_value, encode_value
 
 __all__ = ["WatchedInfos"]

@@ -14,7 +14,17 @@ from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.layouts import as_array
 from jamboree_gym.values import encode_value
 
-__all__ = ["EXACT", "NOTHING", "Difference", "Said", "Tolerance", "differences", "quoted", "shown"]
+__all__ = [
+    "EXACT",
+    "NOTHING",
+    "Difference",
+    "Said",
+    "Tolerance",
+    "bytes_of",
+    "differences",
+    "quoted",
+    "shown",
+]
 
 MAX_SHOWN = 200
 
@@ -68,7 +78,7 @@ class Tolerance:
     def differing(self, recorded: npt.NDArray[Any], simulated: npt.NDArray[Any]) -> Any:
         """Which elements differ, of two arrays with the same dtype and shape."""
         if self.is_exact or recorded.dtype.kind not in "fc":
-            return (_bytes_of(recorded) != _bytes_of(simulated)).any(axis=-1)
+            return (bytes_of(recorded) != bytes_of(simulated)).any(axis=-1)
         with np.errstate(all="ignore"):
             return ~np.isclose(simulated, recorded, self.rtol, self.atol, equal_nan=True)
 
@@ -92,7 +102,7 @@ class Tolerance:
 EXACT = Tolerance()
 
 
-def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The bytes of each element, along one axis more."""
     if array.itemsize == 0:
         return np.zeros((*array.shape, 1), np.uint8)
