@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["emulator_state_of", "restore_emulator"]
+__all__ = ["emulator_state_of", "restore_emulator", "state_as_bytes"]
 
 _WORDS = 624  # of a Mersenne Twister
 # As C++ writes one: its words; by some compilers, how many of them are used up.
@@ -37,7 +37,7 @@ def emulator_state_of(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     emulator = _emulator_of(env)
     if emulator is None:
         return None
-    found = [text[0].split() for text in _GENERATOR.finditer(_content(emulator))]
+    found = [text[0].split() for text in _GENERATOR.finditer(state_as_bytes(emulator))]
     return {"generators": np.array(found, np.uint32), "frame": int(emulator.getFrameNumber())}
 
 
@@ -50,7 +50,7 @@ def restore_emulator(env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
     emulator = _emulator_of(env)
     if emulator is None:
         raise ValueError("the episode was recorded in an emulator, and this environment has none")
-    content = _content(emulator)
+    content = state_as_bytes(emulator)
     texts = list(_GENERATOR.finditer(content))
     (length,) = _LENGTH.unpack_from(content, _CONSOLE_AT)
     if _LENGTH.unpack_from(content, _FRAME_AT) != (emulator.getFrameNumber(),) or not texts:
@@ -86,7 +86,8 @@ def _spliced(
     return b"".join([*parts, content[end:]])
 
 
-def _content(emulator: Any) -> bytes:
+def state_as_bytes(emulator: Any) -> bytes:
+    """All that an `ALEInterface` stands at, its generators included."""
     state = emulator.cloneState(include_rng=True)
     try:
         return bytes(state.serialize())

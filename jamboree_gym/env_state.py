@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 
+from jamboree_gym.emulator import state_as_bytes
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
 from jamboree_gym.provenance import generator_of
 from jamboree_gym.values import decode_value, encode_value
@@ -266,7 +267,7 @@ def _ale(env: Any) -> _Layer | None:
         return None  # a class of somebody else's may remember more
     return _Layer(
         f"{_class_name(env)}, ale-py {ale_py.__version__}",
-        lambda: bytes(emulator.cloneState(include_rng=True).serialize()),
+        lambda: state_as_bytes(emulator),
         lambda content: emulator.restoreState(ale_py.ALEState(content)),
         is_checked=False,
     )

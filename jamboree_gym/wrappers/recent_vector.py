@@ -59,6 +59,7 @@ class RecentTransactionsObservation(VectorWrapper):
         across_episodes: bool = False,
         flatten: bool = False,
     ) -> None:
+        self._reader: SourceReader | None = None  # asked for by `close`, also of one half made
         check_arguments(n, fields, source, across_episodes)
         super().__init__(env)
         self._mode = autoreset_mode(env)
@@ -69,7 +70,8 @@ class RecentTransactionsObservation(VectorWrapper):
             Past(columns_of(observation_space, action_space, fields, n=n, images=not flatten), n)
             for _ in range(self.num_envs)
         ]
-        self._reader = None if source is None else SourceReader(source, n, self._pasts[0])
+        if source is not None:
+            self._reader = SourceReader(source, n, self._pasts[0])
         self._borrowed: dict[str, Any] = {}
         self._said: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._view = RecentView(observation_space, self._pasts[0], flatten=flatten)
