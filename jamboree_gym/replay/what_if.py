@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any, Final, Protocol
 
 import gymnasium as gym
@@ -177,7 +178,7 @@ def what_if(
         step,
         np.array([gained for gained, _ in outcomes], np.float64),
         np.array([steps for _, steps in outcomes], np.int64),
-        float(sum(happened.tolist())),
+        reduce(add, happened.tolist(), 0.0),  # as continuations add up; sum() of 3.12 does not
         len(happened),
         () if children is None else tuple(children.ids),
     )
