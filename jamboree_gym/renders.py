@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.beside import BesideHandler
+from jamboree_gym.beside import BesideHandler, BesideRecorder
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.provenance import generator_of
@@ -104,7 +104,7 @@ def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
         raise DecodeError(f"{where}: not a rendered frame: {error}") from error
 
 
-class RenderRecorder:
+class RenderRecorder(BesideRecorder):
     """Keeps what an environment renders, at the steps that are asked for.
 
     Args:
@@ -119,25 +119,7 @@ class RenderRecorder:
     def __init__(
         self, jam: Connection, render: Callable[[], Any], record_frames: RecordFrames
     ) -> None:
-        self._handler = RenderHandler(jam)
-        self._render = render
-        self._is_wanted = _choice(record_frames)
-        self._step = 0
-
-    def begin(self, episode_id: str) -> None:
-        """An episode has begun: step 0."""
-        self._handler["episode"] = episode_id
-        self._step = 0
-        self._record()
-
-    def step(self) -> None:
-        """A step has been taken."""
-        self._step += 1
-        self._record()
-
-    def _record(self) -> None:
-        if self._is_wanted(self._step):
-            self._handler.put(self._step, self._render())
+        super().__init__(RenderHandler(jam), render, _choice(record_frames))
 
 
 def _choice(record_frames: RecordFrames) -> Callable[[int], bool]:

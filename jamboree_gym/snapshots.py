@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import gymnasium as gym
 import pyarrow as pa
 
-from jamboree_gym.beside import BesideHandler
+from jamboree_gym.beside import BesideHandler, BesideRecorder
 from jamboree_gym.connection import Connection
 from jamboree_gym.env_state import state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidRecord
@@ -63,7 +64,7 @@ def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
         raise DecodeError(f"{where}: not a snapshot: {error}") from error
 
 
-class SnapshotRecorder:
+class SnapshotRecorder(BesideRecorder):
     """Keeps where an environment stands, after the reset and after every so-many-th step.
 
     Args:
@@ -81,22 +82,6 @@ class SnapshotRecorder:
         gap = state_gap(env)
         if gap is not None:
             raise InvalidRecord(f"snapshot_every={every}: {gap}. Without, forks play steps again.")
-        self._handler = SnapshotHandler(jam)
-        self._env = env
-        self._every = every
-        self._step = 0
-
-    def begin(self, episode_id: str) -> None:
-        """An episode has begun: step 0."""
-        self._handler["episode"] = episode_id
-        self._step = 0
-        self._record()
-
-    def step(self) -> None:
-        """A step has been taken."""
-        self._step += 1
-        if self._step % self._every == 0:
-            self._record()
-
-    def _record(self) -> None:
-        self._handler.put(self._step, take_state(self._env))
+        super().__init__(
+            SnapshotHandler(jam), partial(take_state, env), lambda step: step % every == 0
+        )
