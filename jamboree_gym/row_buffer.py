@@ -29,7 +29,13 @@ from jamboree_gym.step_batches import prepare
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import ROW_WIDTH, TIMESTAMP, Rows, rows_to_arrays
 
-__all__ = ["LOOK_EVERY_BYTES", "MAX_FRAME_BYTES", "ROWS_PER_FRAME", "RowBuffer"]
+__all__ = [
+    "LOOK_EVERY_BYTES",
+    "MAX_FRAME_BYTES",
+    "ROWS_PER_FRAME",
+    "ROW_OVERHEAD_BYTES",
+    "RowBuffer",
+]
 
 ROWS_PER_FRAME = 256
 MAX_FRAME_BYTES = 1 << 20

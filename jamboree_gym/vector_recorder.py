@@ -19,11 +19,11 @@ from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.layouts import NOTHING, Leaf, as_array, has_column
 from jamboree_gym.provenance import carries_over, describe_sub_env
 from jamboree_gym.recorder import EpisodeRecorder
+from jamboree_gym.row_buffer import LOOK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.step_schema import StepSchema
 
 __all__ = ["VectorRecorder", "copied_batch", "shares_of"]
 
-LOOK_EVERY_STEPS = 64  # so often plain steps look at how much is waiting
 _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
 
 SubEnv = gym.Env[Any, Any] | EnvSpec | None
@@ -92,7 +92,8 @@ class VectorRecorder:
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self._errors: list[Exception] = []
         self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
-        self._plain_steps = 0
+        self._plain_bytes = 0  # put by `step_plain`, roughly
+        self._look_at_bytes = LOOK_EVERY_BYTES  # then it is looked at how much is waiting
 
     @property
     def handlers(self) -> list[EpisodeHandler]:
@@ -223,10 +224,11 @@ class VectorRecorder:
                 steps.put_plain(taken[index], kept[index], gains[index], now)
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._errors.append(_named(error, index))
-        self._plain_steps += 1
+        self._plain_bytes += len(self._recorders) * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         writer = recorder.jam.writer
-        if self._plain_steps % LOOK_EVERY_STEPS == 0 or now > writer.schedule.late_at:
-            writer.look()
+        if self._plain_bytes >= self._look_at_bytes or now > writer.schedule.late_at:
+            writer.look(self._plain_bytes)
+            self._look_at_bytes = self._plain_bytes + LOOK_EVERY_BYTES
         return True
 
     def annotate(self, values: Mapping[str, Any]) -> None:

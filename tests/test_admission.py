@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server, StartRedis
+from gymnasium.vector import SyncVectorEnv
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv
 
@@ -237,6 +239,35 @@ def test_a_server_that_is_only_slow_is_waited_for(
         handler.save({"n": saved, "blob": bytes(100_000)})
         saved += 1
     assert handler.count() == saved
+
+
+class WideEnv(gym.Env[Any, Any]):
+    """Observes 100 kB, never ends, and has no infos."""
+
+    observation_space = gym.spaces.Box(0, 1, (25_000,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(25_000, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(25_000, np.float32), 0.0, False, False, {}
+
+
+def test_wide_observations_of_a_vector_environment_find_no_more_room_than_there_is(
+    own_valkey: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, max_pending_bytes=LIMIT, when_full="raise")
+    envs = jam.record(SyncVectorEnv([WideEnv] * 4))
+    envs.reset()
+    jam.flush()
+    own_valkey.kill()
+
+    steps = call_until_full(lambda: envs.step(np.zeros(4, np.int64)))
+
+    assert steps * 400_000 < 4 * LIMIT
+    with pytest.raises(UnsavedRecords):
+        jam.close(timeout_s=0.1)
 
 
 def test_an_environment_can_be_closed_where_no_room_is_left(

@@ -117,7 +117,7 @@ def verify(
     if isinstance(episodes, EpisodeQuery):
         return _verify_many(*found_by(episodes), check, workers, progress)
     listed = list(episodes)
-    connections = {episode._connection for episode in listed}
+    connections = {episode.connection for episode in listed}
     if len(connections) > 1:
         raise ReplayError("the episodes are of several Jamborees: verify those of each by itself")
     summaries = [_summary(episode) for episode in listed]
@@ -159,7 +159,7 @@ def verify_one(
     episode: Episode, check: Check, *, render_mode: str | None = None, watch: Watch | None = None
 ) -> VerifyReport:
     """As `verify`, with somebody who looks on."""
-    connection = episode._connection
+    connection = episode.connection
     with Resimulator(connection, check, render_mode=render_mode, watch=watch) as resimulator:
         (decode,) = whole_episodes(connection, [episode.id])
         report, unseen = resimulator.verified(decode())
