@@ -92,8 +92,8 @@ def same_weights(a: PPO, b: PPO) -> bool:
 
 def stored_bytes(jam: Jamboree) -> dict[str, bytes]:
     """Every log in Redis, byte for byte."""
-    logs = jam.store.raw(list(jam.store.log_keys()), unacked=False)
-    return {key: b"".join(frames) for key, (_, frames) in logs.items()}
+    keys = list(jam.store.log_keys())
+    return {key: b"".join(log) for key, log in zip(keys, jam.store.whole(keys), strict=True)}
 
 
 def redis_memory(jam: Jamboree) -> int:

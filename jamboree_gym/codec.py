@@ -2,8 +2,8 @@
 
 A log is one Redis list. Element 0 is its *head*, each further element is one *frame*: a batch of
 records that were encoded together. Both are little-endian structs followed by a body and carry a
-format version; Redis and MongoDB hold the very same bytes. A frame and a note carry a CRC-32. The
-rest of a head does not, because the server-side scripts write it and have no CRC-32.
+format version; Redis and MongoDB hold the very same bytes. A frame and a note carry a CRC-32; the
+rest of a head a part of its SHA-1, because the server-side scripts write it and have no CRC-32.
 
 No pickle anywhere: decoding builds numbers, strings, containers and NumPy arrays, nothing else.
 """
@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, sha1
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "CODEC_STEPS",
     "FORMAT_VERSION",
     "FRAME_BODY",
+    "HEAD_VERSION",
     "Frame",
     "Head",
     "decode_frame",
@@ -39,10 +40,12 @@ __all__ = [
     "encode_frame",
     "encode_note",
     "encode_records",
+    "frame_span",
     "plain_span",
 ]
 
 FORMAT_VERSION = 1
+HEAD_VERSION = 2
 CODEC_RECORDS = 1
 CODEC_STEPS = 2
 
@@ -50,7 +53,9 @@ _FRAME_MAGIC = b"JB"
 _HEAD_MAGIC = b"JH"
 # magic, version, codec, count, start, writer, t_first, t_last | crc
 _FRAME = struct.Struct("<2sBBIQ8sdd")
-_HEAD = struct.Struct("<2sBBQQQQd")  # magic, version, codec, first, count, acked, revision, t_last
+# magic, version, codec, first, held, newest, count, acked, revision, t_last, born | check
+_HEAD = struct.Struct("<2sBBQQQQQQdd")
+_HEAD_CHECK_BYTES = 8
 _CRC = struct.Struct("<I")
 FRAME_BODY = _FRAME.size + _CRC.size
 _MSGPACK_ARRAY32 = b"\xdd"
@@ -100,25 +105,38 @@ class Head:
     Attributes:
         codec: Codec of the log's frames.
         first: Lowest index that is still readable; rises by `pop`.
+        held: Frames that end at or below this index are in MongoDB only.
+        newest: Index with which the newest append began.
         count: Index that the next record will get.
         acked: Records below this index are held by MongoDB.
         revision: Number of changes so far; a backup of an older revision is stale.
         t_last: Timestamp of the newest record, epoch seconds; -inf when there is none.
+        born: Timestamp of the very first record: tells a log from one that was deleted, and had
+            the same key; -inf when there is none.
         note: What the client keeps with the log (an episode's summary), encoded.
     """
 
     codec: int
     first: int
+    held: int
+    newest: int
     count: int
     acked: int
     revision: int
     t_last: float
+    born: float
     note: bytes
 
     def encode(self) -> bytes:
         """The head as it lies in the store."""
-        fixed = (self.first, self.count, self.acked, self.revision, self.t_last)
-        return _HEAD.pack(_HEAD_MAGIC, FORMAT_VERSION, self.codec, *fixed) + self.note
+        numbers = (self.first, self.held, self.newest, self.count, self.acked, self.revision)
+        fixed = _HEAD.pack(_HEAD_MAGIC, HEAD_VERSION, self.codec, *numbers, self.t_last, self.born)
+        return fixed + _head_check(fixed) + self.note
+
+
+def _head_check(fixed: bytes) -> bytes:
+    """Eight hexadecimal digits, as the scripts make them."""
+    return sha1(fixed, usedforsecurity=False).hexdigest()[:_HEAD_CHECK_BYTES].encode()
 
 
 def digest(content: bytes) -> str:
@@ -193,23 +211,37 @@ def plain_span(blob: bytes, codec: int) -> tuple[int, int]:
     return (start, count) if is_whole else (0, 0)
 
 
+def frame_span(blob: bytes) -> tuple[int, int, float, float]:
+    """Start, stop and the first and last time that the header of a whole frame tells of."""
+    _, _, _, count, start, _, t_first, t_last = _FRAME.unpack_from(blob)
+    return start, start + count, t_first, t_last
+
+
 def decode_head(blob: bytes, *, where: str) -> Head:
     """Read the head of a log.
 
     Raises:
-        DecodeError: Too short, not a head, or an unknown version.
+        DecodeError: Too short, not a head, an unknown version, or a wrong checksum.
     """
-    if len(blob) < _HEAD.size or blob[:2] != _HEAD_MAGIC:
+    if len(blob) < 3 or blob[:2] != _HEAD_MAGIC:
         raise DecodeError(f"{where}: the head of the log is damaged")
-    _, version, codec, first, count, acked, revision, t_last = _HEAD.unpack_from(blob)
-    if version != FORMAT_VERSION:
+    if blob[2] < HEAD_VERSION:
         raise DecodeError(
-            f"{where}: format version {version} is unknown to this release, which reads "
-            f"{FORMAT_VERSION}; upgrade jamboree-gym"
+            f"{where}: the log is of format version {blob[2]}, which an older release wrote; "
+            "bring the store up to date: jamboree-gym migrate"
         )
-    if not max(first, acked) <= count:
+    if blob[2] > HEAD_VERSION:
+        raise DecodeError(
+            f"{where}: format version {blob[2]} is unknown to this release, which reads "
+            f"{HEAD_VERSION}; upgrade jamboree-gym"
+        )
+    body = _HEAD.size + _HEAD_CHECK_BYTES
+    if len(blob) < body or _head_check(blob[: _HEAD.size]) != blob[_HEAD.size : body]:
+        raise DecodeError(f"{where}: checksum does not match, the head of the log is damaged")
+    _, _, codec, first, held, newest, count, acked, revision, t_last, born = _HEAD.unpack_from(blob)
+    if not max(first, held, newest, acked) <= count:
         raise DecodeError(f"{where}: the head of the log is damaged")
-    return Head(codec, first, count, acked, revision, t_last, blob[_HEAD.size :])
+    return Head(codec, first, held, newest, count, acked, revision, t_last, born, blob[body:])
 
 
 def encode_note(content: bytes) -> bytes:

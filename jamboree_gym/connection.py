@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # noqa: F401 # loaded first at exit, as by pyarrow 16, it fails
+import logging
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from jamboree_gym.codec import Head
-from jamboree_gym.errors import InvalidRecord, JamboreeClosed
+from jamboree_gym.errors import DecodeError, InvalidRecord, JamboreeClosed, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import Outbox, RecordOutbox
@@ -37,6 +38,8 @@ LONGEST_FLUSH_INTERVAL_S = 3600
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
 _WHEN_FULL = ("block", "raise")
+
+log = logging.getLogger("jamboree_gym")
 
 
 class Connection:
@@ -259,15 +262,33 @@ class Connection:
         return elsewhere - self.store.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
-        """Delete a log from Redis, and from MongoDB where there may be a copy."""
-        if self._may_be_backed_up(self.store.head(key)):
-            self.mongo_store.delete(key)
-        self.store.delete(key, entry=entry)
+        """Delete a log from Redis, and from MongoDB where there may be a copy.
+
+        What MongoDB has to forget is noted in the same step that deletes the log in Redis: killed
+        in between, or without MongoDB, the next `backup.flush()` does the rest.
+        """
+        try:
+            head = self.store.head(key)
+        except DecodeError:  # what is damaged can be deleted
+            head = None
+        is_backed_up = self._may_be_backed_up(head)
+        kept = None if head is not None or not is_backed_up else self.mongo_store.birth(key)
+        born = self.store.delete(key, entry=entry, born=kept, is_backed_up=is_backed_up)
+        if is_backed_up and born is not None:
+            self._delete_from_mongo(key, born)
         outbox = self._outboxes.get(key)
         if isinstance(outbox, RecordOutbox):
             outbox.start_over()  # other handlers of this log go on with it
         else:
             self._outboxes.pop(key, None)
+
+    def _delete_from_mongo(self, key: str, born: float) -> None:
+        try:
+            self.mongo_store.delete(key, born)
+        except StoreUnavailable as error:
+            log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
+        else:
+            self.store.forget_deleted(key, born)
 
     def _may_be_backed_up(self, head: Head | None) -> bool:
         """Whether to ask MongoDB; where it is embedded, asking starts it."""

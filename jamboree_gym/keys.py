@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote, unquote
 
-__all__ = ["MONGO_BLOBS", "MONGO_CHUNKS", "MONGO_LOGS", "Keyspace", "quote_part"]
+__all__ = [
+    "MONGO_BLOBS",
+    "MONGO_CHUNKS",
+    "MONGO_DELETED",
+    "MONGO_LOGS",
+    "Keyspace",
+    "quote_part",
+]
 
 MONGO_LOGS = "logs"
 MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
+MONGO_DELETED = "deleted"
 
 
 def quote_part(part: object) -> str:
@@ -75,6 +83,11 @@ class Keyspace:
     def unbacked(self) -> str:
         """Sorted set: log key -> revision that MongoDB has not acknowledged."""
         return f"{self._prefix}:unbacked"
+
+    @cached_property
+    def deleted(self) -> str:
+        """Hash: key of a deleted log -> its birth, until MongoDB has forgotten it, too."""
+        return f"{self._prefix}:deleted"
 
     @cached_property
     def feed(self) -> str:

@@ -18,6 +18,7 @@ from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.codec import CODEC_RECORDS, FRAME_BODY, encode_frame
 from jamboree_gym.errors import (
     BackupMismatch,
     DecodeError,
@@ -36,6 +37,17 @@ def record(jam: Jamboree, steps: int = 3, length: int = 10**9) -> str:
     env = jam.record(CountingEnv(length=length))
     play(env, [ACTION] * steps)
     jam.flush()
+    return env.episode_id
+
+
+def record_in_two_parts(jam: Jamboree) -> str:
+    """Record an episode that is copied in the middle, so that MongoDB has it in both its forms."""
+    env = jam.record(CountingEnv(length=10**9))
+    play(env, [ACTION] * 300)
+    jam.backup.flush()
+    for _ in range(300):
+        env.step(ACTION)
+    jam.backup.flush()
     return env.episode_id
 
 
@@ -187,14 +199,14 @@ def test_records_saved_between_reading_and_acknowledging_stay_pending(
 ) -> None:
     handler = notes(jam, 3)
     store = type(jam.mongo_store)
-    put_heads = store.put_heads
+    insert_logs = store.insert_logs
 
-    def save_and_put(self: Any, heads: Any) -> None:
+    def save_and_insert(self: Any, logs: Any) -> Any:
         handler.save({"n": 3})
         jam.flush()
-        put_heads(self, heads)
+        return insert_logs(self, logs)
 
-    monkeypatch.setattr(store, "put_heads", save_and_put)
+    monkeypatch.setattr(store, "insert_logs", save_and_insert)
     jam.backup.flush()
     monkeypatch.undo()
 
@@ -228,7 +240,7 @@ def test_verify_names_a_log_that_mongodb_does_not_hold(jam: Jamboree) -> None:
     jam.backup.flush()
     key = jam.keyspace.episode(record(jam))
 
-    assert jam.backup.verify().different[0] == key
+    assert jam.backup.verify().different[key] == f"{key}: MongoDB does not hold it"
 
 
 def flipped(content: bytes) -> bytes:
@@ -240,6 +252,20 @@ def flip_in_mongo(jam: Jamboree, key: str) -> None:
     jam.mongo.chunks.update_one(
         {"_id": chunk["_id"]}, {"$set": {"content": flipped(chunk["content"])}}
     )
+
+
+def flip_inline_in_mongo(jam: Jamboree, key: str) -> None:
+    frames = jam.mongo.logs.find_one({"_id": key})["frames"]
+    frames[-1] = flipped(frames[-1])
+    jam.mongo.logs.update_one({"_id": key}, {"$set": {"frames": frames}})
+
+
+def lose_inline_frame(jam: Jamboree, key: str) -> None:
+    jam.mongo.logs.update_one({"_id": key}, {"$pop": {"frames": -1}})
+
+
+def of_another_format(jam: Jamboree, key: str) -> None:
+    jam.mongo.logs.update_one({"_id": key}, {"$set": {"format": 99}})
 
 
 def flip_in_redis(jam: Jamboree, key: str) -> None:
@@ -260,15 +286,27 @@ def flip_head(jam: Jamboree, key: str) -> None:
     jam.mongo.logs.update_one({"_id": key}, {"$set": {"head": flipped(head)}})
 
 
-@pytest.mark.parametrize("harm", [flip_in_mongo, flip_in_redis, lose_chunk, lose_head, flip_head])
+HARMS = [
+    flip_in_mongo,
+    flip_inline_in_mongo,
+    lose_chunk,
+    lose_inline_frame,
+    flip_head,
+    of_another_format,
+]
+
+
+@pytest.mark.parametrize("harm", [*HARMS, flip_in_redis, lose_head])
 def test_verify_names_the_one_log_that_was_harmed(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]
 ) -> None:
-    keys = [jam.keyspace.episode(record(jam, steps=600)) for _ in range(3)]
-    jam.backup.flush()
+    keys = [jam.keyspace.episode(record_in_two_parts(jam)) for _ in range(3)]
+    assert jam.backup.verify()
     harm(jam, keys[1])
 
-    assert jam.backup.verify().different == (keys[1],)
+    different = jam.backup.verify().different
+    assert list(different) == [keys[1]]
+    assert keys[1] in different[keys[1]]
 
 
 def test_verify_names_a_blob_that_mongodb_lost(jam: Jamboree) -> None:
@@ -277,7 +315,7 @@ def test_verify_names_a_blob_that_mongodb_lost(jam: Jamboree) -> None:
     name = episode.origin.provenance
     jam.mongo.blobs.delete_one({"_id": name})
 
-    assert jam.backup.verify().different == (jam.keyspace.blob(name),)
+    assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
 
 
 def test_a_log_without_readable_records_is_verified(jam: Jamboree) -> None:
@@ -372,12 +410,11 @@ def test_a_restore_brings_a_log_up_to_date_that_redis_has_less_of(jam: Jamboree)
     assert [note["n"] for note in handler.many(9)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("harm", [flip_in_mongo, lose_chunk, flip_head])
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_log_that_is_damaged_in_mongodb_does_not_keep_the_others_back(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]
 ) -> None:
-    ids = [record(jam, steps=600) for _ in range(3)]
-    jam.backup.flush()
+    ids = [record_in_two_parts(jam) for _ in range(3)]
     harm(jam, jam.keyspace.episode(ids[1]))
     wipe(jam)
 
@@ -393,9 +430,6 @@ def test_frames_of_an_interrupted_flush_are_not_restored_without_their_head(
     play(env, [ACTION])
     jam.backup.flush()
     env.step(ACTION)
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
 
     monkeypatch.setattr(type(jam.mongo_store), "put_heads", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -455,12 +489,120 @@ def test_a_deleted_episode_is_deleted_on_both_sides(jam: Jamboree) -> None:
     assert jam.mongo.chunks.count_documents({"key": jam.keyspace.episode(name)}) == 0
 
 
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_deletion_that_was_killed_in_between_is_completed_and_brings_nothing_back(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = record(jam)
+    jam.backup.flush()
+    monkeypatch.setattr(type(jam.mongo_store), "delete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jam.episode(name).delete()
+    monkeypatch.undo()
+
+    assert jam.backup.status().pending_deletes == 1
+    jam.backup.restore()
+    assert jam.episodes().ids() == []
+    assert jam.mongo_store.records() == 0
+    assert jam.backup.status().pending_deletes == 0
+
+
+def test_without_mongodb_a_deletion_is_noted_and_done_by_the_next_flush(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unavailable(*_: Any) -> None:
+        raise StoreUnavailable("MongoDB is away")
+
+    name = record(jam)
+    jam.backup.flush()
+    monkeypatch.setattr(type(jam.mongo_store), "delete", unavailable)
+    jam.episode(name).delete()
+    monkeypatch.undo()
+
+    assert jam.episodes().ids() == []
+    assert "deleted there by the next backup.flush()" in caplog.text
+    jam.backup.flush()
+    assert jam.mongo_store.records() == 0
+
+
+def test_what_is_deleted_while_it_is_copied_does_not_stay(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = record(jam)
+    store = type(jam.mongo_store)
+    insert_logs = store.insert_logs
+
+    def delete_and_insert(self: Any, logs: Any) -> Any:
+        jam.episode(name).delete()
+        return insert_logs(self, logs)
+
+    monkeypatch.setattr(store, "insert_logs", delete_and_insert)
+    jam.backup.flush()
+
+    assert jam.mongo_store.records() == 0
+    assert jam.backup.restore() == 0
+
+
+def test_what_a_killed_backup_brings_after_a_deletion_is_not_seen(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = notes(jam, 3)
+    store = type(jam.mongo_store)
+    insert_logs = store.insert_logs
+
+    def delete_and_insert(self: Any, logs: Any) -> Any:
+        handler.delete()
+        insert_logs(self, logs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "insert_logs", delete_and_insert)
+    with pytest.raises(KeyboardInterrupt):
+        jam.backup.flush()
+    monkeypatch.undo()
+
+    assert jam.backup.restore() == 0
+    assert jam.backup.verify()
+    handler.save({"n": 7})
+    jam.backup.flush()
+    assert jam.backup.verify()
+    wipe(jam)
+    jam.backup.restore()
+    assert [note["n"] for note in handler.many(9)] == [7]
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+def test_a_log_that_begins_anew_after_its_deletion_is_backed_up(jam: Jamboree, count: int) -> None:
+    handler = NoteHandler(jam, "n")
+    for first in (0, 10_000):
+        handler.save_many({"n": first + i, "filler": b"x" * 100} for i in range(count))
+        jam.backup.flush()
+        if first == 0:
+            handler.delete()
+    assert jam.backup.verify()
+    wipe(jam)
+    jam.backup.restore()
+
+    assert [note["n"] for note in handler.many(count)] == [10_000 + i for i in range(count)]
+
+
+def test_a_damaged_log_can_be_deleted(jam: Jamboree) -> None:
+    handler = notes(jam, 3)
+    jam.backup.flush()
+    jam.redis.lset(handler._key, 0, flipped(jam.redis.lindex(handler._key, 0)))
+    handler.delete()
+
+    assert handler.count() == 0
+    assert jam.mongo_store.records() == 0
+
+
 def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) -> None:
     notes(jam, 300, name="a")
     jam.backup.flush()
-    before = [chunk["_id"] for chunk in jam.mongo.chunks.find()]
+    before = jam.mongo.logs.find_one({})
     wipe(jam)
-    NoteHandler(jam, "a")
     with Jamboree(
         f"unix://{jam.store.where}", jam._mongo_url, namespace=jam.keyspace.namespace
     ) as other:
@@ -469,11 +611,49 @@ def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) ->
             other.flush()
         notes(other, 1, name="b")
 
-        with pytest.raises(BackupMismatch, match=r"a.* at index 0.*nothing was overwritten"):
+        with pytest.raises(BackupMismatch, match=r"a.*: another log.*nothing was overwritten"):
             other.backup.flush()
         assert other.backup.status().pending_logs == 1
-        assert [c["_id"] for c in jam.mongo.chunks.find({"_id": {"$in": before}})] == before
+        assert jam.mongo.logs.find_one({"_id": before["_id"]}) == before
         assert other.mongo_store.records() == 301
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+def test_other_bytes_of_the_same_log_are_not_overwritten(jam: Jamboree, count: int) -> None:
+    handler = notes(jam, 1)
+    handler.save_many({"n": i, "filler": b"x" * 100} for i in range(count))
+    jam.flush()
+    older = jam.redis.dump(handler._key)
+    jam.backup.flush()
+    jam.redis.restore(handler._key, 0, older, replace=True)
+    frame = jam.redis.lindex(handler._key, -1)
+    other = encode_frame(
+        codec=CODEC_RECORDS,
+        start=int.from_bytes(frame[8:16], "little"),
+        count=int.from_bytes(frame[4:8], "little"),
+        writer=b"somebody",
+        t_first=1.0,
+        t_last=2.0,
+        body=frame[FRAME_BODY:],
+    )
+    jam.redis.lset(handler._key, -1, other)
+    jam.redis.zadd(jam.keyspace.unbacked, {handler._key: 99})
+
+    with pytest.raises(BackupMismatch, match="other bytes at index"):
+        jam.backup.flush()
+
+
+def test_single_episodes_are_restored(jam: Jamboree) -> None:
+    ids = [record(jam, 3) for _ in range(4)]
+    jam.backup.flush()
+    wipe(jam)
+
+    assert jam.backup.restore(ids[:2]) == 2
+    assert jam.episodes().ids() == ids[:2]
+    assert jam.backup.restore([jam.episode(ids[2])]) == 1
+    with pytest.raises(EpisodeNotFound, match="gone"):
+        jam.backup.restore(["gone", ids[3]])
+    assert jam.episodes().ids() == ids
 
 
 # -- servers that are away, refuse, or differ -------------------------------------------------

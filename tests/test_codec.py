@@ -60,14 +60,17 @@ def test_a_frame_comes_back(**parts: Any) -> None:
 @given(
     codec=st.sampled_from([CODEC_RECORDS, CODEC_STEPS]),
     first=numbers,
+    held=numbers,
+    newest=numbers,
     count=numbers,
     acked=numbers,
     revision=numbers,
     t_last=times,
+    born=times,
     note=st.binary(),
 )
 def test_a_head_comes_back(**parts: Any) -> None:
-    parts["count"] = max(parts["first"], parts["acked"], parts["count"])
+    parts["count"] = max(parts[name] for name in ("first", "held", "newest", "acked", "count"))
     head = decode_head(Head(**parts).encode(), where="k")
     assert {name: getattr(head, name) for name in parts} == parts
 
@@ -117,21 +120,40 @@ def test_a_frame_of_an_unknown_version_asks_for_an_upgrade() -> None:
         decode_frame(bytes(frame), where="k")
 
 
-def test_a_head_of_an_unknown_version_asks_for_an_upgrade() -> None:
-    head = bytearray(Head(CODEC_RECORDS, 0, 0, 0, 0, -math.inf, b"").encode())
-    head[2] = 2
-    with pytest.raises(DecodeError, match=r"k: format version 2 is unknown.* upgrade"):
+def a_head(**parts: Any) -> bytes:
+    numbers = dict.fromkeys(("first", "held", "newest", "count", "acked", "revision"), 0)
+    rest = {"codec": CODEC_RECORDS, "t_last": 0.0, "born": 0.0, "note": b""}
+    return Head(**{**numbers, **rest, **parts}).encode()
+
+
+@pytest.mark.parametrize(
+    ("version", "what"),
+    [(3, "format version 3 is unknown.* upgrade"), (1, "format version 1, .*jamboree-gym migrate")],
+)
+def test_a_head_of_another_version_says_what_to_do(version: int, what: str) -> None:
+    head = bytearray(a_head())
+    head[2] = version
+    with pytest.raises(DecodeError, match=f"k: .*{what}"):
         decode_head(bytes(head), where="k")
 
 
-@pytest.mark.parametrize("head", [b"", b"JH", b"x" * 44, b"JB" + bytes(42)])
+def test_each_flipped_bit_in_the_numbers_of_a_head_gives_decode_error() -> None:
+    head = a_head(first=1, count=3, acked=2, revision=7)
+    for bit in range(len(head) * 8):
+        damaged = bytearray(head)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DecodeError, match=r"^the:key: "):
+            decode_head(bytes(damaged), where="the:key")
+
+
+@pytest.mark.parametrize("head", [b"", b"JH", b"x" * 76, b"JB" + bytes(74)])
 def test_what_is_no_head_gives_decode_error(head: bytes) -> None:
     with pytest.raises(DecodeError, match=r"k: the head of the log is damaged"):
         decode_head(head, where="k")
 
 
 def test_a_head_that_contradicts_itself_gives_decode_error() -> None:
-    head = Head(CODEC_RECORDS, 5, 3, 0, 0, 0.0, b"").encode()
+    head = a_head(first=5, count=3)
     with pytest.raises(DecodeError, match=r"k: the head of the log is damaged"):
         decode_head(head, where="k")
 

@@ -54,8 +54,6 @@ LAYERS = [
     "writer",
     "connection",
     "tail",
-    "backup_copy",
-    "backup_kept",
     "backup",
     "frame",
     "expressions",

@@ -14,6 +14,7 @@ from jamboree_gym.jamboree import Jamboree
 
 __all__ = [
     "HomeOption",
+    "MongoUrlOption",
     "NamespaceOption",
     "RedisUrlOption",
     "errors_shown",
@@ -41,14 +42,25 @@ RedisUrlOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+MongoUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help="mongodb:// or mongodb+srv://.",
+        envvar="JAMBOREE_MONGO_URL",
+        show_default="embedded",
+        rich_help_panel=_PANEL,
+    ),
+]
 NamespaceOption = Annotated[
     str, typer.Option(help="Namespace of the project.", rich_help_panel=_PANEL)
 ]
 
 
-def open_store(home: Path | None, redis_url: str | None, namespace: str) -> Jamboree:
+def open_store(
+    home: Path | None, redis_url: str | None, namespace: str, mongo_url: str | None = None
+) -> Jamboree:
     """The store that the options name."""
-    return Jamboree(redis_url, home=home, namespace=namespace)
+    return Jamboree(redis_url, mongo_url, home=home, namespace=namespace)
 
 
 @contextmanager

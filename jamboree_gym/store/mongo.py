@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from jamboree_gym.codec import Head, decode_head
+from jamboree_gym.codec import decode_frame
 from jamboree_gym.errors import (
     DecodeError,
     InvalidUrl,
@@ -15,27 +16,37 @@ from jamboree_gym.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from jamboree_gym.keys import MONGO_BLOBS, MONGO_CHUNKS, MONGO_LOGS
+from jamboree_gym.keys import MONGO_BLOBS, MONGO_CHUNKS, MONGO_DELETED, MONGO_LOGS
 from jamboree_gym.store.mongo_documents import (
+    GrownLog,
+    KeptFrame,
+    KeptLog,
+    NewLog,
+    blob_content,
+    blob_document,
     chunk_documents,
-    chunk_id,
+    chunk_range,
     database_name,
+    head_fields,
     hosts_of,
-    is_whole,
+    kept_frames,
+    kept_log,
     log_document,
-    whole_frames,
+    tombstone_id,
 )
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.collection import Collection
     from pymongo.database import Database
+    from pymongo.errors import BulkWriteError
 
 __all__ = ["MongoStore"]
 
 CONNECT_TIMEOUT_S = 4.0
 ANSWER_TIMEOUT_S = 30.0
 MAX_INSERT_BYTES = 8 * 2**20
+MAX_DOCUMENTS = 10_000
 _SCHEMES = ("mongodb", "mongodb+srv")
 _DUPLICATE = 11000
 _DISK_FULL = 14031
@@ -46,8 +57,10 @@ _T = TypeVar("_T")
 class MongoStore:
     """Logs and blobs of one namespace, in the database of the same name.
 
-    A log is one document in `logs` (its head) and one in `chunks` for each frame, or for each 12 MB
-    of a frame that is longer. All writes wait for `w=majority, j=True`.
+    A log is one document in `logs`: its head, and the frames that were there when it was first
+    copied, if these are small. Each further frame is one in `chunks`, or one for each 12 MB of it.
+    What was deleted leaves a document in `deleted`: whatever of it comes later is not seen. All
+    writes wait for `w=majority, j=True`.
 
     Args:
         client: A pymongo client. The store owns it.
@@ -65,6 +78,7 @@ class MongoStore:
         self._logs = self.database[MONGO_LOGS]
         self._chunks = self.database[MONGO_CHUNKS]
         self._blobs = self.database[MONGO_BLOBS]
+        self._deleted = self.database[MONGO_DELETED]
 
     @classmethod
     def from_url(cls, url: str, namespace: str) -> MongoStore:
@@ -121,47 +135,78 @@ class MongoStore:
 
     # -- writing ----------------------------------------------------------------------------
 
-    def insert_frames(self, frames: Iterable[tuple[str, int, bytes]]) -> dict[str, int]:
-        """Keep frames. What is already there stays, if it is the same.
-
-        Args:
-            frames: Log, start index and bytes of each; those of a log in ascending order.
+    def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
+        """Keep logs that are copied for the first time, each with all its frames.
 
         Returns:
-            Logs of which other bytes are kept, and at which index; nothing of them was inserted
-            from there on.
+            Logs of which something else is kept, and what; nothing of them was changed.
 
         Raises:
             StoreUnavailable: No answer; insert again.
         """
-        refused: dict[str, int] = {}
-        documents: list[dict[str, Any]] = []
-        size = 0
-        for key, start, frame in frames:
-            for document in chunk_documents(key, start, frame):
-                documents.append(document)
-                size += len(document["content"])
-                if size >= MAX_INSERT_BYTES:
-                    self._insert(documents, refused)
-                    documents, size = [], 0
-        if documents:
-            self._insert(documents, refused)
+        refused: dict[str, str] = {}
+        for documents in _by_size(log_document(key, log) for key, log in logs.items()):
+            for taken in self._insert_new(self._logs, documents):
+                key = taken["_id"]
+                difference = self._merge(key, logs[key])
+                if difference is not None:
+                    refused[key] = difference
         return refused
 
-    def _insert(self, documents: list[dict[str, Any]], refused: dict[str, int]) -> None:
-        self._refuse_others(documents, refused)
-        new = [document for document in documents if document["key"] not in refused]
-        taken = self._insert_new(self._chunks, new) if new else []
-        self._refuse_others(taken, refused)
+    def _merge(self, key: str, log: NewLog) -> str | None:
+        """Bring a log that is kept already up to date; what differs if it is another one."""
+        while True:
+            document = self._find_one(self._logs, key)
+            if document is None:  # it has just been deleted
+                if not self._insert_new(self._logs, [log_document(key, log)]):
+                    return None
+                continue
+            difference, is_done = self._compare(key, document, log)
+            if is_done:
+                return difference
+            fields = {
+                name: value for name, value in log_document(key, log).items() if name != "_id"
+            }
+            seen = {name: document[name] for name in ("_id", "born", "revision")}
+            if self._run(partial(self._logs.update_one, seen, {"$set": fields})).matched_count:
+                return None
 
-    def _refuse_others(self, documents: list[dict[str, Any]], refused: dict[str, int]) -> None:
-        """Add the logs of which another document is kept."""
-        wanted = {"_id": {"$in": [document["_id"] for document in documents]}}
-        found = self._run(lambda: list(self._chunks.find(wanted, {"crc": 1}))) if documents else []
-        kept = {document["_id"]: document["crc"] for document in found}
-        for document in documents:
-            if kept.get(document["_id"], document["crc"]) != document["crc"]:
-                refused.setdefault(document["key"], document["start"])
+    def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
+        """What differs in the log that is kept, and whether there is nothing to do."""
+        try:
+            kept = kept_log(document, where=f"MongoDB at {self.where}")
+        except DecodeError as error:
+            return str(error), True
+        if kept.head.born != log.head.born:
+            if not self._clear_if_deleted(key, kept.head.born):
+                return "another log of the same name", True
+            return None, self._insert_new(self._logs, [log_document(key, log)]) == []
+        for ours, theirs in zip(log.frames, kept.frames, strict=False):
+            if ours != theirs:
+                return f"other bytes at index {decode_frame(ours, where=key).start}", True
+        return None, kept.head.revision >= log.head.revision
+
+    def insert_frames(self, frames: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
+        """Keep further frames of logs. What is already there stays, if it is the same.
+
+        Args:
+            frames: Log, its birth, and the bytes of each.
+
+        Returns:
+            Logs of which other bytes are kept, and where.
+
+        Raises:
+            StoreUnavailable: No answer; insert again.
+        """
+        refused: dict[str, str] = {}
+        parts = (part for frame in frames for part in chunk_documents(*frame))
+        for documents in _by_size(parts):
+            taken = {one["_id"]: one for one in self._insert_new(self._chunks, documents)}
+            for kept in self._find(self._chunks, list(taken), {"crc": 1}):
+                ours = taken[kept["_id"]]
+                if kept["crc"] != ours["crc"]:
+                    refused.setdefault(ours["key"], f"other bytes at index {ours['start']}")
+        return refused
 
     def _insert_new(
         self, collection: Collection[Any], documents: list[dict[str, Any]]
@@ -172,32 +217,80 @@ class MongoStore:
         try:
             self._run(lambda: collection.insert_many(documents, ordered=False))
         except BulkWriteError as error:
-            failures = error.details["writeErrors"]
-            others = [failure for failure in failures if failure["code"] != _DUPLICATE]
-            others += error.details["writeConcernErrors"]
-            if others:
-                raise self._refused(others[0]["code"], others[0]["errmsg"]) from error
-            return [documents[failure["index"]] for failure in failures]
+            return [documents[failure["index"]] for failure in self._duplicates(error)]
         return []
 
-    def put_heads(self, heads: Mapping[str, Head]) -> None:
-        """Keep heads of logs; an older revision never replaces a newer one."""
-        documents = [log_document(key, head) for key, head in heads.items()]
-        for document in self._insert_new(self._logs, documents) if documents else []:
-            self._replace_older(document)
+    def _duplicates(self, error: BulkWriteError) -> list[dict[str, Any]]:
+        """Which writes found their id taken; raises whatever else was wrong."""
+        failures = error.details["writeErrors"]
+        others = [failure for failure in failures if failure["code"] != _DUPLICATE]
+        others += error.details["writeConcernErrors"]
+        if others:
+            raise self._refused(others[0]["code"], others[0]["errmsg"]) from error
+        return list(failures)
 
-    def _replace_older(self, document: dict[str, Any]) -> None:
-        older = {"_id": document["_id"], "revision": {"$lt": document["revision"]}}
-        self._run(lambda: self._logs.replace_one(older, document))
+    def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
+        """Keep heads of logs that have grown; an older revision never replaces a newer one.
+
+        Returns:
+            Logs whose heads were not kept: under the name of which there is another one, and what;
+            or None, where more is kept than was known when the frames were inserted, so that they
+            have to be compared.
+        """
+        unsettled: dict[str, str | None] = {}
+        for key in self._updated(logs):
+            log, document = logs[key], self._find_one(self._logs, key)
+            if document is None or self._clear_if_deleted(key, document["born"]):
+                self._updated({key: log})
+            elif document["born"] != log.head.born:
+                unsettled[key] = "another log of the same name"
+            elif document["count"] > log.since:
+                unsettled[key] = None
+        return unsettled
+
+    def _updated(self, logs: Mapping[str, GrownLog]) -> list[str]:
+        """Update or insert; the logs of which something else is there than was expected."""
+        from pymongo import UpdateOne
+        from pymongo.errors import BulkWriteError
+
+        keys = list(logs)
+        updates = [UpdateOne(*_update_of(key, log), upsert=True) for key, log in logs.items()]
+        try:
+            if updates:
+                self._run(lambda: self._logs.bulk_write(updates, ordered=False))
+        except BulkWriteError as error:
+            return [keys[failure["index"]] for failure in self._duplicates(error)]
+        return []
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
         """Keep immutable content under its digest."""
-        documents = [
-            {"_id": name, "content": content, "crc": zlib.crc32(content)}
-            for name, content in blobs.items()
-        ]
+        documents = [blob_document(name, content) for name, content in blobs.items()]
         if documents:
             self._insert_new(self._blobs, documents)
+
+    # -- deleting ---------------------------------------------------------------------------
+
+    def delete(self, key: str, born: float) -> None:
+        """Delete a log, for good: what a backup that has read it before brings, is not seen."""
+        tombstone = {"_id": tombstone_id(key, born), "at": time.time()}
+        self._insert_new(self._deleted, [tombstone])
+        self._clear(key, born)
+
+    def _clear(self, key: str, born: float) -> None:
+        self._run(lambda: self._logs.delete_one({"_id": key, "born": born}))
+        self._run(lambda: self._chunks.delete_many({"_id": chunk_range(key, born)}))
+
+    def _clear_if_deleted(self, key: str, born: float) -> bool:
+        """Remove what is left of a log, if it was deleted."""
+        if self._find_one(self._deleted, tombstone_id(key, born)) is None:
+            return False
+        self._clear(key, born)
+        return True
+
+    def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
+        """Remove what came of these logs after they were deleted."""
+        for key, born in logs:
+            self._clear_if_deleted(key, born)
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -206,58 +299,35 @@ class MongoStore:
         found = self._run(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
         return iter(sorted(found))
 
-    def head(self, key: str) -> Head | None:
-        """Head of a log as last kept, None when there is no such log.
+    def birth(self, key: str) -> float | None:
+        """When a log was born; None where it is not kept."""
+        found = self._find_one(self._logs, key)
+        return None if found is None else float(found["born"])
 
-        Raises:
-            DecodeError: It is damaged.
-        """
-        document = self._run(lambda: self._logs.find_one({"_id": key}))
-        if document is None:
-            return None
-        if not is_whole(document["head"], document["crc"]):
-            raise DecodeError(f"MongoDB at {self.where}: the head of {key} is damaged")
-        return decode_head(document["head"], where=key)
+    def logs(self, keys: Sequence[str]) -> dict[str, KeptLog | DecodeError]:
+        """Several logs; of one that is damaged, what is wrong. Those not kept are left out."""
+        found = self._find(self._logs, keys)
+        ids = {tombstone_id(one["_id"], one.get("born", 0.0)): one for one in found}
+        for one in self._find(self._deleted, list(ids), {"_id": 1}):
+            del ids[one["_id"]]
+        return {document["_id"]: self._kept(document) for document in ids.values()}
 
-    def heads(self, keys: Iterable[str]) -> dict[str, Head]:
-        """Heads of several logs; those not kept, or damaged, are left out."""
-        wanted = {"_id": {"$in": list(keys)}}
-        found = self._run(lambda: list(self._logs.find(wanted)))
-        return {
-            log["_id"]: decode_head(log["head"], where=log["_id"])
-            for log in found
-            if is_whole(log["head"], log["crc"])
-        }
+    def _kept(self, document: Any) -> KeptLog | DecodeError:
+        try:
+            return kept_log(document, where=f"MongoDB at {self.where}")
+        except DecodeError as error:
+            return error
 
-    def frames(self, key: str, *, start: int = 0, stop: int | None = None) -> list[bytes]:
-        """Frames of a log that begin at `start` or later, and before `stop`, byte for byte.
-
-        Raises:
-            DecodeError: One is damaged.
-        """
-        end = f"{key}$" if stop is None else chunk_id(key, stop)
-        frames = []
-        for _, begin, frame in self._scan(chunk_id(key, start), end):
-            if frame is None:
-                raise DecodeError(f"MongoDB at {self.where}: {key} at index {begin} is damaged")
-            frames.append(frame)
-        return frames
-
-    def frames_between(
-        self, first_key: str, last_key: str
-    ) -> Iterator[tuple[str, int, bytes | None]]:
-        """Frames of all logs from one key to another, sorted by key and index.
+    def frames_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, KeptFrame]]:
+        """Frames that have documents of their own, of all logs from one key to another.
 
         Yields:
-            Key, start index and bytes; None instead of the bytes of one that is damaged.
+            The log as `tombstone_id` names it, and its frame; sorted by both.
         """
-        return self._scan(chunk_id(first_key, 0), f"{last_key}$")
-
-    def _scan(self, first_id: str, end_id: str) -> Iterator[tuple[str, int, bytes | None]]:
-        query = {"_id": {"$gte": first_id, "$lt": end_id}}
+        query = {"_id": {"$gte": f"{first_key}#", "$lt": f"{last_key}$"}}
         cursor = self._run(lambda: self._chunks.find(query).sort("_id", 1))
         try:
-            yield from whole_frames(iter(lambda: self._run(lambda: next(cursor, None)), None))
+            yield from kept_frames(iter(lambda: self._run(lambda: next(cursor, None)), None))
         finally:
             cursor.close()
 
@@ -267,21 +337,23 @@ class MongoStore:
         Raises:
             DecodeError: One is damaged.
         """
+        where = f"MongoDB at {self.where}"
         found = self._run(lambda: list(self._blobs.find({})))
-        for blob in found:
-            if not is_whole(blob["content"], blob["crc"]):
-                raise DecodeError(f"MongoDB at {self.where}: the blob {blob['_id']} is damaged")
-        return {blob["_id"]: blob["content"] for blob in found}
+        return {blob["_id"]: blob_content(blob, where=where) for blob in found}
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""
         found = self._run(lambda: list(self._logs.find({}, {"count": 1})))
         return sum(log["count"] for log in found)
 
-    def delete(self, key: str) -> None:
-        """Delete a log."""
-        self._run(lambda: self._logs.delete_one({"_id": key}))
-        self._run(lambda: self._chunks.delete_many({"_id": {"$gte": f"{key}#", "$lt": f"{key}$"}}))
+    def _find_one(self, collection: Collection[Any], id: str) -> Any:
+        return self._run(lambda: collection.find_one({"_id": id}))
+
+    def _find(
+        self, collection: Collection[Any], ids: Sequence[str], fields: Any = None
+    ) -> list[Any]:
+        wanted = {"_id": {"$in": list(ids)}}
+        return self._run(lambda: list(collection.find(wanted, fields))) if ids else []
 
     def _run(self, action: Callable[[], _T]) -> _T:
         """Do it; translate what fails. Write errors by document go through as they are."""
@@ -309,3 +381,27 @@ class MongoStore:
 def _message(error: Exception) -> str:
     """The first sentence; pymongo appends its whole topology."""
     return str(error).split(", Timeout:")[0].split(", full error:")[0]
+
+
+def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which document is brought up to date, and what it says then."""
+    expected = {
+        "_id": key,
+        "born": log.head.born,
+        "revision": {"$lt": log.head.revision},
+        "count": {"$lte": log.since},
+    }
+    return expected, {"$set": {"run": log.run, **head_fields(log.head)}}
+
+
+def _by_size(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Documents, some megabytes at a time."""
+    part, size = list[dict[str, Any]](), 0
+    for document in documents:
+        part.append(document)
+        size += len(document.get("content", b"")) + sum(map(len, document.get("frames", ())))
+        if size >= MAX_INSERT_BYTES or len(part) == MAX_DOCUMENTS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

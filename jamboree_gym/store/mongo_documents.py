@@ -1,36 +1,120 @@
-"""What the backup's documents look like, and the names of databases, as pure functions."""
+"""What the backup's documents look like, and the names of databases, as pure functions.
+
+A log is one document (its head, and with it the frames that were there at its first copy, if these
+are small) and one for each further frame. Each has a format version and a CRC-32.
+"""
 
 from __future__ import annotations
 
+import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from jamboree_gym.codec import FORMAT_VERSION, Head, digest
+from jamboree_gym.codec import Head, decode_head, digest, frame_span
+from jamboree_gym.errors import DecodeError
 
 __all__ = [
-    "MAX_PART_BYTES",
+    "DOCUMENT_VERSION",
+    "MAX_INLINE_BYTES",
+    "GrownLog",
+    "KeptFrame",
+    "KeptLog",
+    "NewLog",
+    "blob_content",
+    "blob_document",
     "chunk_documents",
-    "chunk_id",
+    "chunk_range",
     "database_name",
+    "head_fields",
     "hosts_of",
-    "is_whole",
+    "kept_frames",
+    "kept_log",
     "log_document",
-    "whole_frames",
+    "tombstone_id",
 ]
 
+DOCUMENT_VERSION = 2
 MAX_PART_BYTES = 12 * 2**20  # a document of MongoDB holds 16 MB
+MAX_INLINE_BYTES = 64 * 2**10
+_BORN = struct.Struct(">d")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 
 
-def log_document(key: str, head: Head) -> dict[str, Any]:
-    """A log: its head."""
+@dataclass(frozen=True, slots=True, eq=False)
+class NewLog:
+    """A log as it is copied for the first time.
+
+    Attributes:
+        head: Its head.
+        frames: All its frames.
+        run: The run of an episode, None for other logs.
+    """
+
+    head: Head
+    frames: Sequence[bytes]
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GrownLog:
+    """A log of which frames have been inserted.
+
+    Attributes:
+        head: Its head.
+        since: Index from which on they were inserted.
+        run: The run of an episode, None for other logs.
+    """
+
+    head: Head
+    since: int
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptLog:
+    """A log as MongoDB holds it, without the frames that have documents of their own.
+
+    Attributes:
+        head: Its head as last kept.
+        frames: Those that are in its document.
+    """
+
+    head: Head
+    frames: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptFrame:
+    """A frame as MongoDB holds it.
+
+    Attributes:
+        start: Index of its first record.
+        blob: Its bytes, None where they are damaged.
+    """
+
+    start: int
+    blob: bytes | None
+
+
+def log_document(key: str, log: NewLog) -> dict[str, Any]:
+    """A log with all its frames."""
+    document = {"_id": key, "run": log.run, **head_fields(log.head)}
+    if log.frames:
+        document["frames"] = list(log.frames)
+        document["frames_crc"] = _crc_of(log.frames)
+    return document
+
+
+def head_fields(head: Head) -> dict[str, Any]:
+    """What a log's document says of its head."""
     content = head.encode()
     return {
-        "_id": key,
-        "format": FORMAT_VERSION,
+        "format": DOCUMENT_VERSION,
+        "born": head.born,
         "revision": head.revision,
         "count": head.count,
         "head": content,
@@ -38,43 +122,113 @@ def log_document(key: str, head: Head) -> dict[str, Any]:
     }
 
 
-def is_whole(content: bytes, crc: int) -> bool:
-    """Whether the checksum of a document fits."""
-    return zlib.crc32(content) == crc
+def kept_log(document: Any, *, where: str) -> KeptLog:
+    """Inverse of `log_document`.
+
+    Raises:
+        DecodeError: It is damaged, or of another format.
+    """
+    at = f"{where}: {document['_id']}"
+    _check_format(document, at)
+    head, frames = document.get("head"), document.get("frames", ())
+    if not isinstance(head, bytes) or zlib.crc32(head) != document.get("crc"):
+        raise DecodeError(f"{at}: checksum does not match, the head of the log is damaged")
+    if not all(isinstance(frame, bytes) for frame in frames) or (
+        frames and _crc_of(frames) != document.get("frames_crc")
+    ):
+        raise DecodeError(f"{at} at index 0: checksum does not match, the batches are damaged")
+    return KeptLog(decode_head(head, where=at), frames)
 
 
-def chunk_documents(key: str, start: int, frame: bytes) -> Iterator[dict[str, Any]]:
+def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, Any]]:
     """A frame: one document, or one for each 12 MB."""
+    start, stop, t_first, t_last = frame_span(frame)
     for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
         content = frame[offset : offset + MAX_PART_BYTES]
         yield {
-            "_id": chunk_id(key, start, part),
+            "_id": f"{tombstone_id(key, born)}#{start:016d}#{part:04d}",
             "key": key,
+            "format": DOCUMENT_VERSION,
             "start": start,
+            "stop": stop,
+            "t_first": t_first,
+            "t_last": t_last,
             "part": part,
             "content": content,
             "crc": zlib.crc32(content),
         }
 
 
-def chunk_id(key: str, start: int, part: int = 0) -> str:
-    """Sorts by key, index, part; `#` and `$` are neighbours that no quoted key holds."""
-    return f"{key}#{start:016d}#{part:04d}"
+def chunk_range(key: str, born: float) -> dict[str, str]:
+    """Condition on the ids of all frames of a log: `#` and `$` are neighbours."""
+    prefix = tombstone_id(key, born)
+    return {"$gte": f"{prefix}#", "$lt": f"{prefix}$"}
 
 
-def whole_frames(documents: Iterable[Any]) -> Iterator[tuple[str, int, bytes | None]]:
-    """Key, start and bytes of each frame, None for the bytes where a part is damaged or missing.
+def tombstone_id(key: str, born: float) -> str:
+    """A log and its birth; `#` is in no quoted key."""
+    return f"{key}#{_BORN.pack(born).hex()}"
 
-    Args:
-        documents: Documents of chunks, sorted by id.
+
+def kept_frames(documents: Iterable[Any]) -> Iterator[tuple[str, KeptFrame]]:
+    """Log and content of each frame, from documents of chunks that are sorted by id.
+
+    Yields:
+        The log as `tombstone_id` names it, and its frame.
     """
-    for (key, start), group in groupby(documents, key=lambda one: (one["key"], one["start"])):
+    for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
         whole = all(
-            one["part"] == number and is_whole(one["content"], one["crc"])
+            one["part"] == number
+            and one.get("format") == DOCUMENT_VERSION
+            and zlib.crc32(one["content"]) == one["crc"]
             for number, one in enumerate(parts)
         )
-        yield key, start, b"".join(one["content"] for one in parts) if whole else None
+        blob = b"".join(one["content"] for one in parts) if whole else None
+        yield log, KeptFrame(start, blob)
+
+
+def _log_and_start(document: Any) -> tuple[str, int]:
+    log, start, _ = document["_id"].rsplit("#", 2)
+    return log, int(start)
+
+
+def blob_document(name: str, content: bytes) -> dict[str, Any]:
+    """Immutable content."""
+    crc = zlib.crc32(content)
+    return {"_id": name, "format": DOCUMENT_VERSION, "content": content, "crc": crc}
+
+
+def blob_content(document: Any, *, where: str) -> bytes:
+    """Inverse of `blob_document`.
+
+    Raises:
+        DecodeError: It is damaged, or of another format.
+    """
+    at = f"{where}: the blob {document['_id']}"
+    _check_format(document, at)
+    content = document.get("content")
+    if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
+        raise DecodeError(f"{at}: checksum does not match, it is damaged")
+    return content
+
+
+def _check_format(document: Any, at: str) -> None:
+    version = document.get("format", 0)
+    if version != DOCUMENT_VERSION:
+        what = (
+            "an older release wrote; bring the store up to date: jamboree-gym migrate"
+            if isinstance(version, int) and version < DOCUMENT_VERSION
+            else f"this release, which reads {DOCUMENT_VERSION}, does not know"
+        )
+        raise DecodeError(f"{at} is of format version {version!r}, which {what}")
+
+
+def _crc_of(frames: Iterable[bytes]) -> int:
+    crc = 0
+    for frame in frames:
+        crc = zlib.crc32(frame, crc)
+    return crc
 
 
 def hosts_of(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from jamboree_gym.store.redis_link import Call, RedisLink, client_from_url, scri
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 
 FSYNC_TIMEOUT_S = 4.0
+_BORN = struct.Struct("<d")
 
 
 class RedisStore:
@@ -182,23 +184,26 @@ class RedisStore:
             raise self._link.translated(answer, key=key) from answer
         return LogSlice.from_answer(answer, where=key)
 
-    def raw(self, keys: Sequence[str], *, unacked: bool) -> dict[str, tuple[Head, list[bytes]]]:
-        """Heads and undecoded frames of several logs in one round trip.
+    def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
+        """Heads, and frames that MongoDB has not acknowledged, of several logs in one round trip.
 
         Args:
             keys: The logs; those that do not exist are left out.
-            unacked: Only frames that MongoDB has not acknowledged.
+
+        Returns:
+            For each log its head and undecoded frames, or what is wrong with it.
         """
-        how = ("unacked",) if unacked else ("all",)
-        calls = [script_call(scripts.READ, (key,), how) for key in keys]
-        if not calls:
-            return {}
-        found = {}
-        for key, answer in zip(keys, self._link.pipeline(lambda: calls), strict=True):
-            if isinstance(answer, RedisError):
-                raise self._link.translated(answer, key=key) from answer
-            if answer is not None:
-                found[key] = (decode_head(answer[0], where=key), answer[1])
+        calls = [script_call(scripts.READ, (key,), ("unacked",)) for key in keys]
+        found: dict[str, tuple[Head, list[bytes]] | DecodeError] = {}
+        answers = self._link.pipeline(lambda: calls) if calls else []
+        for key, answer in zip(keys, answers, strict=True):
+            try:
+                if isinstance(answer, RedisError):
+                    raise self._link.translated(answer, key=key) from answer
+                if answer is not None:
+                    found[key] = (decode_head(answer[0], where=key), answer[1])
+            except DecodeError as error:
+                found[key] = error
         return found
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
@@ -237,19 +242,51 @@ class RedisStore:
         start, stop, frames = self._link.script(scripts.POP, keys, (n,), again=False)
         return start, stop, [decode_frame(frame, where=key) for frame in frames]
 
-    def delete(self, key: str, *, entry: IndexEntry | None = None) -> bool:
-        """Delete a log and its listing; whether there was one."""
+    def delete(
+        self,
+        key: str,
+        *,
+        entry: IndexEntry | None = None,
+        born: float | None = None,
+        is_backed_up: bool = False,
+    ) -> float | None:
+        """Delete a log and its listing.
+
+        Args:
+            key: The log.
+            entry: Where it is listed.
+            born: Its birth, where it is known from elsewhere; else that of the log here.
+            is_backed_up: Whether to note that MongoDB has to forget it, too.
+
+        Returns:
+            Its birth, None where there was no log and none was given.
+        """
         run, name = (entry.run, entry.name) if entry else ("", "")
-        keys = (key, self.keyspace.unbacked, self.keyspace.summaries(run))
-        return bool(self._link.script(scripts.DELETE, keys, (name,)))
+        space = self.keyspace
+        keys = (key, space.unbacked, space.summaries(run), space.deleted)
+        given = b"" if born is None else _BORN.pack(born)
+        answer = self._link.script(scripts.DELETE, keys, (name, given, "1" if is_backed_up else ""))
+        return None if answer is None else float(_BORN.unpack(answer)[0])
+
+    def deleted(self) -> dict[str, float]:
+        """Logs that were deleted here and that MongoDB has to forget, and their births."""
+        deleted = self._hash(self.keyspace.deleted)
+        return {key: _BORN.unpack(born)[0] for key, born in deleted.items()}
+
+    def forget_deleted(self, key: str, born: float) -> None:
+        """MongoDB has forgotten a log."""
+        self._link.script(scripts.FORGET, (self.keyspace.deleted, key), (_BORN.pack(born),))
 
     # -- listings and blobs -----------------------------------------------------------------
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """All summaries of a run by episode id."""
-        found = self._link.call("HGETALL", self.keyspace.summaries(run))
+        return self._hash(self.keyspace.summaries(run))
+
+    def _hash(self, key: str) -> dict[str, bytes]:
+        found = self._link.call("HGETALL", key)
         pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
-        return {name.decode(): summary for name, summary in pairs}
+        return {name.decode(): content for name, content in pairs}
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
@@ -327,15 +364,22 @@ class RedisStore:
         )
         return ((key.decode(), int(score)) for key, score in pairs)
 
-    def acknowledge(self, heads: Mapping[str, Head]) -> None:
-        """Note that MongoDB holds these logs as far as these heads say."""
-        unbacked = self.keyspace.unbacked
-        calls = [
-            script_call(scripts.ACKNOWLEDGE, (key, unbacked), (head.count, head.revision))
-            for key, head in heads.items()
+    def acknowledge(self, heads: Mapping[str, Head]) -> set[str]:
+        """Note that MongoDB holds these logs as far as these heads say.
+
+        Returns:
+            Logs that are not there any more.
+        """
+        if not heads:
+            return set()
+        arguments = [
+            argument
+            for head in heads.values()
+            for argument in (head.count, head.revision, _BORN.pack(head.born))
         ]
-        if calls:
-            self._link.pipeline(lambda: calls)
+        keys = (self.keyspace.unbacked, *heads)
+        answers = self._link.script(scripts.ACKNOWLEDGE, keys, arguments)
+        return {key for key, answer in zip(heads, answers, strict=True) if not answer}
 
     def restore(
         self, key: str, head: Head, frames: Iterable[bytes], entry: IndexEntry | None

@@ -16,6 +16,7 @@ __all__ = [
     "APPEND",
     "DELETE",
     "FEED_ENTRIES",
+    "FORGET",
     "POP",
     "READ",
     "RESTORE",
@@ -39,18 +40,32 @@ _HEAD = """
 local function read_head(key)
   local raw = redis.call('LINDEX', key, 0)
   if not raw then return nil end
-  if #raw < 44 then return redis.error_reply('JAMBOREEFORMAT there is no head in ' .. key) end
-  local magic, version, codec, first, count, acked, revision, t_last, body =
-    struct.unpack('<c2BBI8I8I8I8d', raw)
-  if magic ~= 'JH' or version ~= 1 then
-    return redis.error_reply('JAMBOREEFORMAT the head of ' .. key .. ' is of another format')
+  if #raw < 3 or string.sub(raw, 1, 2) ~= 'JH' then
+    return redis.error_reply('JAMBOREEFORMAT there is no head in ' .. key)
   end
-  return {codec = codec, first = first, count = count, acked = acked, revision = revision,
-          t_last = t_last, note = string.sub(raw, body)}
+  local version = string.byte(raw, 3)
+  if version == 1 then
+    return redis.error_reply('JAMBOREEFORMAT the head of ' .. key .. ' was written by an older '
+                             .. 'release; bring the store up to date: jamboree-gym migrate')
+  end
+  if version ~= 2 then
+    return redis.error_reply('JAMBOREEFORMAT the head of ' .. key .. ' is of format '
+                             .. version .. ', which this release does not know')
+  end
+  if #raw < 76 or string.sub(redis.sha1hex(string.sub(raw, 1, 68)), 1, 8) ~= string.sub(raw, 69, 76)
+  then
+    return redis.error_reply('JAMBOREEFORMAT the head of ' .. key .. ' is damaged')
+  end
+  local _, _, codec, first, held, newest, count, acked, revision, t_last, born =
+    struct.unpack('<c2BBI8I8I8I8I8I8dd', raw)
+  return {codec = codec, first = first, held = held, newest = newest, count = count, acked = acked,
+          revision = revision, t_last = t_last, born = born, note = string.sub(raw, 77)}
 end
 local function pack_head(head)
-  return struct.pack('<c2BBI8I8I8I8d', 'JH', 1, head.codec, head.first, head.count, head.acked,
-                     head.revision, head.t_last) .. head.note
+  local fixed = struct.pack('<c2BBI8I8I8I8I8I8dd', 'JH', 2, head.codec, head.first, head.held,
+                            head.newest, head.count, head.acked, head.revision, head.t_last,
+                            head.born)
+  return fixed .. string.sub(redis.sha1hex(fixed), 1, 8) .. head.note
 end
 local function frame_span(raw)
   local count, start, writer, t_first, t_last = struct.unpack('<I4I8c8dd', raw, 5)
@@ -110,17 +125,18 @@ local function append(key, summaries, at)
   if head and head.err then return head end
   local fresh = not head
   if fresh then
-    head = {codec = tonumber(ARGV[at]), first = 0, count = 0, acked = 0, revision = 0,
-            t_last = -math.huge, note = ''}
+    head = {codec = tonumber(ARGV[at]), first = 0, held = 0, newest = 0, count = 0, acked = 0,
+            revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
   end
   local function is_stored(raw, start)
     local position = lower_bound(key, function(stored_start) return stored_start >= start end)
     return redis.call('LINDEX', key, position) == raw
   end
-  local accepted, stored = {}, 0
+  local accepted, stored, begins_at = {}, 0, head.count
   for i = at + 7, at + 6 + count_of_frames do
     local start, stop, t_first, t_last = frame_span(ARGV[i])
     if start == head.count and t_first > head.t_last then
+      if start == 0 then head.born = t_first end
       accepted[#accepted + 1] = ARGV[i]
       head.count, head.t_last = stop, t_last
     elseif #accepted > 0 or not is_stored(ARGV[i], start) then
@@ -139,6 +155,7 @@ local function append(key, summaries, at)
   end
   if is_change then
     head.revision = head.revision + 1
+    if #accepted > 0 then head.newest = begins_at end
     if note ~= '' then head.note = note end
     redis.call('ZADD', unbacked, head.revision, key)
     if fresh then
@@ -235,19 +252,32 @@ return {taken_from, taken_to, frames}
 """
 )
 
-# KEYS: log, unbacked. ARGV: count and revision that MongoDB holds now.
+# KEYS: unbacked, then the logs. ARGV: for each log: count, revision and time of birth (8 bytes) of
+# what MongoDB holds now. Answers for each log 1, or 0 where another log, or none, is there by now.
+# May use more memory than the server has been given: only what is acknowledged can be let go of.
 ACKNOWLEDGE = Script(
-    _HEAD
+    "#!lua flags=allow-oom\n"
+    + _HEAD
     + """
-local head = read_head(KEYS[1])
-if head and head.err then return head end
-if head and tonumber(ARGV[1]) > head.acked then
-  head.acked = tonumber(ARGV[1])
-  redis.call('LSET', KEYS[1], 0, pack_head(head))
+local answers = {}
+for i = 2, #KEYS do
+  local at = (i - 2) * 3
+  local count, revision = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local born = struct.unpack('<d', ARGV[at + 3])
+  local head = read_head(KEYS[i])
+  if not head or head.err or head.born ~= born then
+    answers[#answers + 1] = 0
+  else
+    if count > head.acked then
+      head.acked = count
+      redis.call('LSET', KEYS[i], 0, pack_head(head))
+    end
+    local pending = redis.call('ZSCORE', KEYS[1], KEYS[i])
+    if pending and tonumber(pending) <= revision then redis.call('ZREM', KEYS[1], KEYS[i]) end
+    answers[#answers + 1] = 1
+  end
 end
-local pending = redis.call('ZSCORE', KEYS[2], KEYS[1])
-if pending and tonumber(pending) <= tonumber(ARGV[2]) then redis.call('ZREM', KEYS[2], KEYS[1]) end
-return 1
+return answers
 """
 )
 
@@ -258,7 +288,7 @@ RESTORE = Script(
     + """
 local head = read_head(KEYS[1])
 if head and head.err then return head end
-local _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8d', ARGV[5])
+local _, _, _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[5])
 if head and (head.count > count or head.revision >= revision) then return 0 end
 redis.call('DEL', KEYS[1])
 for i = 5, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
@@ -270,13 +300,30 @@ return 1
 """
 )
 
-# KEYS: log, unbacked, summaries. ARGV: summary field ('' = none). Answers 1 when there was one.
+# KEYS: log, unbacked, summaries, deleted. ARGV: summary field ('' = none), time of birth (8 bytes,
+# '' = as in the log), whether MongoDB has to forget it, too ('1'): that is noted in the same step.
+# Answers the time of birth, or nothing where there was no log and none was named.
 DELETE = Script(
-    """
+    "#!lua flags=allow-oom\n"
+    + _HEAD
+    + """
+local head, born = read_head(KEYS[1]), ARGV[2]
+if head and not head.err then born = struct.pack('<d', head.born) end
 if ARGV[1] ~= '' then redis.call('HDEL', KEYS[3], ARGV[1]) end
 redis.call('ZREM', KEYS[2], KEYS[1])
-return redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1])
+if born == '' then return nil end
+if ARGV[3] == '1' then redis.call('HSET', KEYS[4], KEYS[1], born) end
+return born
 """
 )
 
-ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, DELETE)
+# KEYS: deleted, log. ARGV: time of birth (8 bytes) of what MongoDB has forgotten.
+FORGET = Script(
+    """
+if redis.call('HGET', KEYS[1], KEYS[2]) == ARGV[1] then redis.call('HDEL', KEYS[1], KEYS[2]) end
+return 1
+"""
+)
+
+ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, DELETE, FORGET)

@@ -1,0 +1,260 @@
+"""Redis -> MongoDB and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from jamboree_gym.backup.copy import LogCopier, finish_deletions, pages, raise_first
+from jamboree_gym.backup.kept import checked_chain, kept_logs
+from jamboree_gym.codec import CODEC_STEPS, Head
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
+from jamboree_gym.notes import decode_episode_note, encode_summary
+from jamboree_gym.store.redis import IndexEntry
+
+__all__ = ["Backup", "BackupReport", "BackupStatus"]
+
+Progress = Callable[[int, int], None]
+"""Called with the number of logs done and the number of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupStatus:
+    """How far MongoDB is behind.
+
+    Attributes:
+        pending_logs: Logs (episodes, records of a handler) with changes not yet in MongoDB.
+        pending_records: Records and episode rows of these that MongoDB does not hold.
+        pending_deletes: Logs that were deleted, and that MongoDB has not forgotten yet.
+    """
+
+    pending_logs: int
+    pending_records: int
+    pending_deletes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """Result of comparing both sides; true when MongoDB holds everything, byte for byte.
+
+    Attributes:
+        logs: Number of logs compared.
+        batches: Number of batches compared.
+        different: What is missing in MongoDB, differs there, or is damaged on either side: its key
+            and, in words, how.
+    """
+
+    logs: int
+    batches: int
+    different: Mapping[str, str]
+
+    def __bool__(self) -> bool:
+        """Whether all are equal."""
+        return not self.different
+
+
+class HasId(Protocol):
+    """An episode, as `jam.episodes()` gives them."""
+
+    id: str
+
+
+class Backup:
+    """Copies, compares and restores the logs of a `Jamboree`; reach it as `jam.backup`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._store = connection.store
+
+    def flush(self, *, progress: Progress | None = None) -> int:
+        """Copy to MongoDB what it does not hold yet, and return once it has acknowledged it.
+
+        Interrupted at any point, the next call goes on; nothing is kept twice. A log that cannot
+        be copied does not keep the others from it.
+
+        Args:
+            progress: Called with logs done and logs in all.
+
+        Returns:
+            Number of records and episode rows that were copied.
+
+        Raises:
+            UnsavedRecords: Redis does not have everything itself.
+            StoreUnavailable: MongoDB or Redis does not answer.
+            BackupMismatch: MongoDB holds other bytes under one of the keys.
+            DecodeError: A batch in Redis is damaged; its log was not copied.
+        """
+        self._connection.flush()
+        mongo = self._connection.mongo_store
+        finish_deletions(self._store, mongo)
+        pending = list(self._store.unbacked())
+        copier = LogCopier(self._store, mongo)
+        for done in copier.copy(pending):
+            if progress is not None:
+                progress(done, len(pending))
+        raise_first(list(copier.failures.values()))
+        return copier.copied
+
+    def status(self) -> BackupStatus:
+        """How far MongoDB is behind. Asks Redis only."""
+        pending = [key for key, _ in self._store.unbacked()]
+        records = 0
+        for key in pending:
+            head = self._store.head(key)
+            records += head.count - head.acked if head is not None else 0
+        return BackupStatus(len(pending), records, len(self._store.deleted()))
+
+    # -- comparing --------------------------------------------------------------------------
+
+    def verify(self, *, progress: Progress | None = None) -> BackupReport:
+        """Compare all that Redis holds with the copy in MongoDB, byte for byte.
+
+        What MongoDB alone holds is checked, too: every checksum, and that no batch is missing.
+
+        Raises:
+            StoreUnavailable: MongoDB or Redis does not answer.
+        """
+        self._connection.flush()
+        mongo = self._connection.mongo_store
+        keys = sorted({*self._store.log_keys(), *mongo.keys()})
+        different: dict[str, str] = {}
+        batches = 0
+        for done, (key, kept) in enumerate(kept_logs(mongo, keys), 1):
+            try:
+                batches += self._compare(key, kept)
+            except DecodeError as error:
+                different[key] = str(error)
+            if progress is not None:
+                progress(done, len(keys))
+        return BackupReport(len(keys), batches, different | self._different_blobs())
+
+    def _compare(self, key: str, kept: tuple[Head, Iterator[bytes]] | DecodeError | None) -> int:
+        """Compare a log; the number of its batches.
+
+        Raises:
+            DecodeError: Something differs; says what.
+        """
+        head = self._store.head(key)
+        if isinstance(kept, DecodeError):
+            raise kept
+        if kept is None:
+            if head is None:  # it has been deleted meanwhile
+                return 0
+            raise DecodeError(f"{key}: MongoDB does not hold it")
+        kept_head, blobs = kept
+        where = f"MongoDB at {self._connection.mongo_store.where}: {key}"
+        frames = checked_chain(blobs, kept_head, where=where)
+        if head is None:
+            return sum(1 for _ in frames)
+        if (kept_head.born, kept_head.count, kept_head.first, kept_head.note) != (
+            *(head.born, head.count, head.first, head.note),
+        ):
+            raise DecodeError(
+                f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
+                f" Redis {head.count} as of change {head.revision}"
+            )
+        ours = (frame for page in pages(self._store, key, head.first, head.count) for frame in page)
+        batches = 0
+        for frame in ours:
+            theirs = next((one for one in frames if one.start == frame.start), None)
+            if theirs is None or theirs.blob != frame.blob:
+                raise DecodeError(f"{key} at index {frame.start}: MongoDB holds other bytes")
+            batches += 1
+        return batches
+
+    def _different_blobs(self) -> dict[str, str]:
+        """Schemas and provenances that logs refer to and MongoDB does not hold as they are."""
+        key_of = self._connection.keyspace.blob
+        try:
+            kept = self._connection.mongo_store.blobs()
+            blobs = self._store.blobs()
+        except DecodeError as error:
+            return {key_of(""): str(error)}
+        return {
+            key_of(name): f"{key_of(name)}: MongoDB does not hold it"
+            for name, content in blobs.items()
+            if kept.get(name) != content
+        }
+
+    # -- MongoDB -> Redis -------------------------------------------------------------------
+
+    def restore(
+        self,
+        episodes: Iterable[HasId | str] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> int:
+        """Put back into Redis every log that MongoDB holds and Redis does not, byte for byte.
+
+        A log of which Redis holds as much or more stays as it is. One that is damaged in MongoDB
+        does not keep the others from coming back.
+
+        Args:
+            episodes: Only these, given as themselves or by their ids; None = all there is.
+            progress: Called with logs done and logs in all.
+
+        Returns:
+            Number of logs that were put back.
+
+        Raises:
+            DecodeError: A log is damaged or incomplete in MongoDB, and was not put back.
+            EpisodeNotFound: MongoDB does not hold one of the episodes.
+            StoreUnavailable: MongoDB or Redis does not answer.
+        """
+        mongo = self._connection.mongo_store
+        finish_deletions(self._store, mongo)
+        for name, content in mongo.blobs().items():
+            self._store.put_blob(name, content)
+        keys = list(mongo.keys()) if episodes is None else self._keys_of(episodes)
+        failures: list[JamboreeError] = []
+        restored = 0
+        for done, (key, kept) in enumerate(kept_logs(mongo, keys), 1):
+            try:
+                restored += self._restore(key, kept, is_asked_for=episodes is not None)
+            except (DecodeError, EpisodeNotFound) as error:
+                failures.append(error)
+            if progress is not None:
+                progress(done, len(keys))
+        raise_first(failures)
+        return restored
+
+    def _keys_of(self, episodes: Iterable[HasId | str]) -> list[str]:
+        ids = [one if isinstance(one, str) else one.id for one in episodes]
+        return sorted({self._connection.keyspace.episode(id) for id in ids})
+
+    def _restore(
+        self,
+        key: str,
+        kept: tuple[Head, Iterator[bytes]] | DecodeError | None,
+        *,
+        is_asked_for: bool,
+    ) -> bool:
+        """Put a log back; whether that was needed."""
+        if isinstance(kept, DecodeError):
+            raise kept
+        where = f"MongoDB at {self._connection.mongo_store.where}: {key}"
+        if kept is None:
+            if is_asked_for:
+                raise EpisodeNotFound(f"{where} is not there")
+            return False
+        head, blobs = kept
+        current = self._store.head(key)
+        if current is not None and not _is_behind(current, head):
+            return False
+        frames = [frame.blob for frame in checked_chain(blobs, head, where=where)]
+        return self._store.restore(key, head, frames, self._entry(key, head))
+
+    def _entry(self, key: str, head: Head) -> IndexEntry | None:
+        """Where an episode is listed."""
+        if head.codec != CODEC_STEPS:
+            return None
+        episode_id = self._connection.keyspace.episode_id(key)
+        summary, _ = decode_episode_note(head.note, episode_id=episode_id, where=key)
+        written_at = summary.started_at + summary.elapsed_s
+        return IndexEntry(episode_id, encode_summary(summary), summary.run, written_at)
+
+
+def _is_behind(current: Head, kept: Head) -> bool:
+    return current.count <= kept.count and current.revision < kept.revision

@@ -1,0 +1,197 @@
+"""One run of the backup: logs from Redis to MongoDB, with a bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from jamboree_gym.backup.kept import kept_logs
+from jamboree_gym.codec import CODEC_STEPS, Frame, Head, decode_frame, frame_span
+from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
+from jamboree_gym.notes import decode_episode_note
+from jamboree_gym.steps import schema_digest
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.mongo_documents import MAX_INLINE_BYTES, GrownLog, NewLog
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["LogCopier", "finish_deletions", "pages", "raise_first"]
+
+FIRST_LOGS = 20
+MAX_LOGS = 400
+ROUND_TRIP_BYTES = 8 << 20
+FIRST_ROWS = 16
+FEW_REVISIONS = 8  # a log that was written no more often than this is small
+
+
+class LogCopier:
+    """Copies logs; keeps what went wrong with single ones until all have been tried.
+
+    Args:
+        store: From where.
+        mongo: To where.
+
+    Attributes:
+        copied: Number of records and episode rows copied so far.
+        failures: Why single logs could not be copied.
+    """
+
+    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+        self.copied = 0
+        self.failures: dict[str, JamboreeError] = {}
+        self._store = store
+        self._mongo = mongo
+        self._blobs: set[str] = set()
+
+    def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
+        """Copy logs, given with their revisions; yields how many have been dealt with."""
+        small = [key for key, revision in pending if revision <= FEW_REVISIONS]
+        done, at_once = 0, FIRST_LOGS
+        while done < len(small):
+            keys = small[done : done + at_once]
+            size = max(1, self._copy_together(keys))
+            done += len(keys)
+            at_once = max(1, min(at_once * 4, MAX_LOGS, len(keys) * ROUND_TRIP_BYTES // size))
+            yield done
+        for key in (key for key, revision in pending if revision > FEW_REVISIONS):
+            self._copy_in_pages(key)
+            done += 1
+            yield done
+
+    def _copy_together(self, keys: Sequence[str]) -> int:
+        """Copy small logs in one round trip each way; the number of bytes."""
+        new: dict[str, NewLog] = {}
+        grown: dict[str, GrownLog] = {}
+        frames: list[tuple[str, float, bytes]] = []
+        copied_bytes = 0
+        for key, found in self._store.unacked(keys).items():
+            try:
+                if isinstance(found, DecodeError):
+                    raise found
+                head, blobs = found
+                run = self._put_blobs(key, head, [decode_frame(one, where=key) for one in blobs])
+            except DecodeError as error:
+                self.failures[key] = error
+                continue
+            size = sum(map(len, blobs))
+            copied_bytes += size
+            if head.acked == 0 and size <= MAX_INLINE_BYTES:
+                new[key] = NewLog(_acked(head), blobs, run)
+            else:
+                grown[key] = GrownLog(_acked(head), head.acked, run)
+                frames += [(key, head.born, blob) for blob in blobs]
+        refused = self._mongo.insert_logs(new) | self._mongo.insert_frames(frames)
+        self._refuse(refused)
+        heads = {key: log.head for key, log in new.items() if key not in refused}
+        self.copied += sum(head.count for head in heads.values())
+        self._acknowledge(heads)
+        self._put_heads({key: one for key, one in grown.items() if key not in refused})
+        return copied_bytes
+
+    def _copy_in_pages(self, key: str) -> None:
+        """Copy a log that may be too long for memory."""
+        try:
+            head = self._store.head(key)
+            if head is None:
+                return
+            run = self._put_blobs(key, head, ())
+            for page in pages(self._store, key, head.acked, head.count):
+                self._put_blobs(key, head, page)
+                refused = self._mongo.insert_frames((key, head.born, one.blob) for one in page)
+                self._refuse(refused)
+                if refused:
+                    return
+        except DecodeError as error:
+            self.failures[key] = error
+        else:
+            self._put_heads({key: GrownLog(_acked(head), head.acked, run)})
+
+    def _refuse(self, refused: Mapping[str, str]) -> None:
+        for key, what in refused.items():
+            self.failures[key] = BackupMismatch(
+                f"MongoDB at {self._mongo.where} keeps something else under {key}: {what}; nothing "
+                "was overwritten. Was Redis emptied and the log begun anew? Delete the log, or "
+                "keep it under another name."
+            )
+
+    def _put_blobs(self, key: str, head: Head, frames: Sequence[Frame]) -> str | None:
+        """Insert what frames and head refer to, once; the run of an episode."""
+        if head.codec != CODEC_STEPS:
+            return None
+        episode_id = self._store.keyspace.episode_id(key)
+        summary, origin = decode_episode_note(head.note, episode_id=episode_id, where=key)
+        names = {schema_digest(frame, where=key) for frame in frames} | {origin.provenance}
+        new = names - self._blobs
+        if new:
+            self._mongo.put_blobs({name: self._store.blob(name) for name in sorted(new)})
+            self._blobs |= new
+        return summary.run
+
+    def _put_heads(self, logs: Mapping[str, GrownLog]) -> None:
+        unsettled = self._mongo.put_heads(logs)
+        found = {key: what or self._compare(key, logs[key]) for key, what in unsettled.items()}
+        refused = {key: what for key, what in found.items() if what is not None}
+        self._refuse(refused)
+        heads = {key: log.head for key, log in logs.items() if key not in refused}
+        self.copied += sum(logs[key].head.count - logs[key].since for key in heads)
+        self._acknowledge(heads)
+
+    def _compare(self, key: str, log: GrownLog) -> str | None:
+        """What of the frames that MongoDB holds differs; if nothing, another backup was quicker."""
+        try:
+            for _, kept in kept_logs(self._mongo, [key]):
+                if isinstance(kept, DecodeError):
+                    return str(kept)
+                for blob in kept[1] if kept is not None else ():
+                    start, stop, _, _ = frame_span(blob)
+                    found = self._store.read(key, start, stop) if stop > log.since else None
+                    if found is not None and [frame.blob for frame in found.frames] != [blob]:
+                        return f"other bytes at index {start}"
+        except DecodeError as error:
+            return str(error)
+        return self._mongo.put_heads({key: replace(log, since=log.head.count)}).get(key)
+
+    def _acknowledge(self, heads: Mapping[str, Head]) -> None:
+        """Tell Redis; what was deleted there meanwhile must not stay in MongoDB."""
+        gone = self._store.acknowledge(heads)
+        self._mongo.clear_deleted((key, heads[key].born) for key in gone)
+
+
+def _acked(head: Head) -> Head:
+    """The head as it is once all is acknowledged."""
+    return replace(head, acked=head.count)
+
+
+def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
+    """Have MongoDB forget what was deleted in Redis; the number of logs."""
+    deleted = store.deleted()
+    for key, born in deleted.items():
+        mongo.delete(key, born)
+        store.forget_deleted(key, born)
+    return len(deleted)
+
+
+def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[Frame]]:
+    """Frames with indices from `start` to `stop`, a few megabytes at a time.
+
+    Raises:
+        DecodeError: One is damaged or missing.
+    """
+    rows = FIRST_ROWS
+    while start < stop:
+        found = store.read(key, start, min(start + rows, stop))
+        frames = found.frames if found is not None else []
+        if not frames or frames[0].start > start:
+            raise DecodeError(f"{key} at index {start}: a batch is missing")
+        yield frames
+        size = sum(len(frame.blob) for frame in frames)
+        read, start = frames[-1].stop - start, frames[-1].stop
+        rows = max(1, read * ROUND_TRIP_BYTES // size)
+
+
+def raise_first(failures: Sequence[JamboreeError]) -> None:
+    """Raise the first failure, if there is one, and say how many there are."""
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        first = failures[0]
+        raise type(first)(f"{first} (and {len(failures) - 1} more like it)") from first

@@ -1,0 +1,44 @@
+"""`migrate`: brings a store that an older release wrote up to date."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jamboree_gym.cli.stores import (
+    HomeOption,
+    MongoUrlOption,
+    NamespaceOption,
+    RedisUrlOption,
+    errors_shown,
+    open_store,
+)
+from jamboree_gym.store.migrations import migrate as migrate_store
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(migrate)
+
+
+def migrate(
+    home: HomeOption = None,
+    redis_url: RedisUrlOption = None,
+    mongo_url: MongoUrlOption = None,
+    namespace: NamespaceOption = "jamboree",
+    redis_only: Annotated[
+        bool, typer.Option("--redis-only", help="There is no MongoDB, or nothing in it.")
+    ] = False,
+) -> None:
+    """Bring what an older release wrote into the format of this one.
+
+    Nobody may write to the namespace meanwhile. Interrupted, it can be run again.
+
+    Example: jamboree-gym migrate --namespace my-project
+    """
+    with errors_shown(), open_store(home, redis_url, namespace, mongo_url) as jam:
+        changed = migrate_store(jam.store, None if redis_only else jam.mongo_store)
+        typer.echo(f"{changed} logs brought up to date")
