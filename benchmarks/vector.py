@@ -33,8 +33,7 @@ def make(num_envs: int, mode: str):
 def frames_in(jam) -> list[bytes]:
     """All that the logs hold."""
     keys = list(jam.store.log_keys())
-    raw = jam.store.raw(keys, unacked=False)
-    return [frame for _, frames in raw.values() for frame in frames]
+    return [frame for log in jam.store.whole(keys) for frame in log[1:]]
 
 
 def traced(arguments, written: list[bytes]) -> tuple[float, float]:

@@ -85,6 +85,11 @@ class Keyspace:
         return f"{self._prefix}:unbacked"
 
     @cached_property
+    def backup(self) -> str:
+        """Hash: what the backup last said of itself."""
+        return f"{self._prefix}:backup"
+
+    @cached_property
     def deleted(self) -> str:
         """Hash: key of a deleted log -> its birth, until MongoDB has forgotten it, too."""
         return f"{self._prefix}:deleted"

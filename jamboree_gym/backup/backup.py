@@ -16,6 +16,8 @@ from jamboree_gym.store.redis import IndexEntry
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
+UNSEEN_S = 10.0  # a backup that says nothing for so long does not run
+
 Progress = Callable[[int, int], None]
 """Called with the number of logs done and the number of all."""
 
@@ -28,11 +30,18 @@ class BackupStatus:
         pending_logs: Logs (episodes, records of a handler) with changes not yet in MongoDB.
         pending_records: Records and episode rows of these that MongoDB does not hold.
         pending_deletes: Logs that were deleted, and that MongoDB has not forgotten yet.
+        lag_s: For how long the oldest of what is pending may have waited, seconds: 0 where nothing
+            is pending, None where no backup has ever been complete.
+        follower: Host and process that copies by itself; None where none has been seen for 10 s.
+        last_error: What keeps it from copying, None while all is well.
     """
 
     pending_logs: int
     pending_records: int
     pending_deletes: int
+    lag_s: float | None
+    follower: str | None
+    last_error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +107,25 @@ class Backup:
         return copier.copied
 
     def status(self) -> BackupStatus:
-        """How far MongoDB is behind. Asks Redis only."""
+        """How far MongoDB is behind, and who copies. Asks Redis only."""
         pending = [key for key, _ in self._store.unbacked()]
+        deletes = len(self._store.deleted())
         records = 0
         for key in pending:
             head = self._store.head(key)
             records += head.count - head.acked if head is not None else 0
-        return BackupStatus(len(pending), records, len(self._store.deleted()))
+        mark, now = self._store.backup_mark(), self._store.time()
+        is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
+        until = None if mark is None else mark.complete_until
+        lag_s = 0.0 if not pending and not deletes else None if until is None else now - until
+        return BackupStatus(
+            len(pending),
+            records,
+            deletes,
+            lag_s,
+            mark.by if mark is not None and is_seen else None,
+            (mark.error or None) if mark is not None else None,
+        )
 
     # -- comparing --------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jamboree_gym.codec import Frame, Head, decode_frame, decode_head
 from jamboree_gym.errors import DecodeError
 
-__all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice"]
+__all__ = ["Append", "AppendResult", "BackupMark", "IndexEntry", "LogSlice"]
 
 
 class IndexEntry(NamedTuple):
@@ -64,6 +64,23 @@ class AppendResult:
     stored: int
     count: int
     t_last: float
+
+
+@dataclass(frozen=True, slots=True)
+class BackupMark:
+    """What the backup last said of itself.
+
+    Attributes:
+        by: Host and process that copies.
+        seen_at: When it said so, by Redis' clock, epoch seconds.
+        complete_until: All that was stored before this was in MongoDB by then; None = no change.
+        error: What kept it from copying, empty if nothing did.
+    """
+
+    by: str
+    seen_at: float
+    complete_until: float | None
+    error: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store import scripts
 from jamboree_gym.store.feed import Feed
-from jamboree_gym.store.log import Append, AppendResult, IndexEntry, LogSlice
+from jamboree_gym.store.log import Append, AppendResult, BackupMark, IndexEntry, LogSlice
 from jamboree_gym.store.redis_check import check_server
 from jamboree_gym.store.redis_link import Call, RedisLink, client_from_url, script_call
 
@@ -363,6 +363,31 @@ class RedisStore:
             lambda: cast(Any, self.client.zrange(self.keyspace.unbacked, 0, -1, withscores=True))
         )
         return ((key.decode(), int(score)) for key, score in pairs)
+
+    def time(self) -> float:
+        """The server's clock, epoch seconds."""
+        seconds, microseconds = self._link.run(lambda: cast(Any, self.client.time()))
+        return float(seconds + microseconds / 1e6)
+
+    def put_backup_mark(self, mark: BackupMark) -> None:
+        """Say how far the backup is."""
+        fields: list[Any] = ["by", mark.by, "seen_at", repr(mark.seen_at), "error", mark.error]
+        if mark.complete_until is not None:
+            fields += ["complete_until", repr(mark.complete_until)]
+        self._link.call("HSET", self.keyspace.backup, *fields)
+
+    def backup_mark(self) -> BackupMark | None:
+        """What the backup last said of itself, None where there has been none."""
+        found = self._hash(self.keyspace.backup)
+        if not found:
+            return None
+        until = found.get("complete_until")
+        return BackupMark(
+            found["by"].decode(),
+            float(found["seen_at"]),
+            None if until is None else float(until),
+            found["error"].decode(),
+        )
 
     def acknowledge(self, heads: Mapping[str, Head]) -> set[str]:
         """Note that MongoDB holds these logs as far as these heads say.

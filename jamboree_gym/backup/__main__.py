@@ -1,0 +1,82 @@
+"""The backup as a process of its own: `python -m jamboree_gym.backup --follow`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from jamboree_gym.backup.backup import Backup
+from jamboree_gym.backup.follow import Follower
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import JamboreeError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Copy once, or until told to stop; the exit code."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with ExitStack() as stack:
+            connections = [
+                stack.enter_context(
+                    Connection(
+                        options.redis_url,
+                        options.mongo_url,
+                        home=options.home,
+                        namespace=namespace,
+                    )
+                )
+                for namespace in options.namespace or ["jamboree"]
+            ]
+            if options.follow:
+                _follow(connections, stop)
+            else:
+                for connection in connections:
+                    copied = Backup(connection).flush()
+                    print(f"{connection.keyspace.namespace}: {copied} records copied")
+    except JamboreeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _follow(connections: Sequence[Connection], stop: threading.Event) -> None:
+    names = ", ".join(connection.keyspace.namespace for connection in connections)
+    logging.info("backing up %s from Redis at %s", names, connections[0].store.where)
+    threads = [
+        threading.Thread(target=Follower(connection).run, args=(stop,))
+        for connection in connections
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m jamboree_gym.backup",
+        description="Copy what Redis holds to MongoDB.",
+        epilog="Example: python -m jamboree_gym.backup --follow --redis-url redis://localhost "
+        "--mongo-url mongodb://localhost",
+    )
+    parser.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
+    parser.add_argument("--namespace", action="append", help="of a project; may be repeated")
+    parser.add_argument("--redis-url", help="else JAMBOREE_REDIS_URL, else the embedded server")
+    parser.add_argument("--mongo-url", help="else JAMBOREE_MONGO_URL, else the embedded server")
+    parser.add_argument("--home", help="directory of the embedded servers")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""The backup that goes on by itself, as a process of its own: killed, doubled, without MongoDB."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Server, free_port, mongo_answers
+from processes import PATHS, NoteHandler, wait_until
+from recorded_envs import ACTION, CountingEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.backup.follow import Follower
+from jamboree_gym.errors import StoreUnavailable
+
+KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "3"))
+MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGOS", "1"))
+
+PASSWORD = "s3cr3t"
+
+StartFollower = Callable[[Jamboree], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start_follower() -> Iterator[StartFollower]:
+    """Starts `python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(jam: Jamboree) -> subprocess.Popen[str]:
+        urls = ("--redis-url", f"unix://{jam.store.where}", "--mongo-url", str(jam._mongo_url))
+        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
+        process = subprocess.Popen(
+            [*command, "--namespace", jam.keyspace.namespace],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def own_mongo(tmp_path: Path) -> Iterator[Server]:
+    """A MongoDB wire server of the test's own, to kill."""
+    port = free_port()
+    command = [sys.executable, "-m", "secantus", "--port", str(port)]
+    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
+    yield server
+    server.stop()
+
+
+class Load:
+    """Episodes and records that go on being saved."""
+
+    def __init__(self, jam: Jamboree) -> None:
+        self._jam = jam
+        self._short = jam.record(CountingEnv(length=12))
+        self._long = jam.record(CountingEnv(length=10**9))
+        self._long.reset()
+        self._notes = NoteHandler(jam, "load")
+
+    def go_on(self, seconds: float) -> None:
+        """Save for a while, at full speed."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            play(self._short, [ACTION] * 12)
+            for _ in range(10):
+                self._long.step(ACTION)
+            self._notes.save({"n": 1})
+        self._jam.flush()
+
+
+def is_complete(jam: Jamboree) -> bool:
+    status = jam.backup.status()
+    return (status.pending_logs, status.pending_deletes) == (0, 0)
+
+
+def check_that_all_is_kept_once(jam: Jamboree) -> None:
+    """Both sides are equal, and MongoDB has no document that is not needed for it."""
+    report = jam.backup.verify()
+    assert report, report.different
+    frames = sum(jam.redis.llen(key) - 1 for key in jam.store.log_keys())
+    inline = sum(len(log.get("frames", ())) for log in jam.mongo.logs.find({}, {"frames": 1}))
+    assert inline + jam.mongo.chunks.count_documents({}) == frames
+    assert jam.mongo.logs.count_documents({}) == len(list(jam.store.log_keys()))
+
+
+def test_it_copies_what_comes_until_it_is_told_to_stop(
+    jam: Jamboree, start_follower: StartFollower
+) -> None:
+    follower = start_follower(jam)
+    Load(jam).go_on(0.5)
+    wait_until(lambda: is_complete(jam))
+    status = jam.backup.status()
+    assert status.follower is not None
+    assert str(follower.pid) in status.follower
+    assert (status.lag_s, status.last_error) == (0.0, None)
+
+    NoteHandler(jam, "late").save({"n": 1})
+    jam.flush()
+    follower.terminate()
+    assert follower.wait(20) == 0
+    check_that_all_is_kept_once(jam)
+
+
+def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFollower) -> None:
+    start_follower(jam)
+    Load(jam).go_on(0.2)
+    wait_until(lambda: is_complete(jam))
+    NoteHandler(jam, "load").delete()
+    for episode in list(jam.episodes(status="terminated")):
+        episode.delete()
+
+    wait_until(lambda: is_complete(jam))
+    assert jam.mongo_store.records() == len(jam.episodes().first()) + 1
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(60 + 5 * KILLS)
+def test_killed_again_and_again_it_loses_nothing_and_keeps_nothing_twice(
+    jam: Jamboree, start_follower: StartFollower
+) -> None:
+    load = Load(jam)
+    for _ in range(KILLS):
+        follower = start_follower(jam)
+        begins = jam.mongo_store.records()
+        wait_until(lambda begins=begins: load.go_on(0.02) or jam.mongo_store.records() > begins)
+        load.go_on(random.uniform(0, 0.3))
+        follower.kill()
+        follower.wait()
+    start_follower(jam)
+    wait_until(lambda: is_complete(jam))
+    check_that_all_is_kept_once(jam)
+
+
+@pytest.mark.faults
+def test_two_at_once_keep_nothing_twice_and_miss_nothing(
+    jam: Jamboree, start_follower: StartFollower
+) -> None:
+    followers = [start_follower(jam) for _ in range(2)]
+    Load(jam).go_on(1)
+    wait_until(lambda: is_complete(jam))
+    for follower in followers:
+        follower.terminate()
+        assert follower.wait(20) == 0
+    check_that_all_is_kept_once(jam)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(60 + 10 * MONGO_KILLS)
+def test_without_mongodb_it_waits_says_so_once_and_catches_up(
+    own_valkey: Server,
+    own_mongo: Server,
+    open_jamboree: Callable[..., Jamboree],
+    start_follower: StartFollower,
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url)
+    load, follower = Load(jam), start_follower(jam)
+    for _ in range(MONGO_KILLS):
+        load.go_on(0.3)
+        wait_until(lambda: is_complete(jam))
+        own_mongo.kill()
+        load.go_on(0.3)
+        wait_until(lambda: jam.backup.status().last_error)
+        assert "MongoDB" in str(jam.backup.status().last_error)
+        own_mongo.start()
+    wait_until(lambda: is_complete(jam), timeout_s=40)
+    assert jam.backup.status().last_error is None
+    check_that_all_is_kept_once(jam)
+    follower.terminate()
+    _, said = follower.communicate(timeout=20)
+    assert said.count("the backup goes on when that is over") == MONGO_KILLS
+    assert said.count("goes on\n") == MONGO_KILLS
+
+
+def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_told_once(
+    jam: Jamboree, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = NoteHandler(jam, "bad"), NoteHandler(jam, "good")
+    bad.save({"n": 1})
+    good.save({"n": 1})
+    jam.flush()
+    frame = jam.redis.lindex(bad._key, 1)
+    jam.redis.lset(bad._key, 1, frame[:-1] + bytes([frame[-1] ^ 1]))
+    follower = Follower(jam)
+    for _ in range(3):
+        follower.copy_once()
+
+    status = jam.backup.status()
+    assert status.pending_logs == 1
+    assert bad._key in str(status.last_error)
+    assert caplog.text.count("checksum does not match") == 1
+    assert list(jam.mongo_store.logs([good._key, bad._key])) == [good._key]
+
+
+def test_what_is_copied_meanwhile_by_hand_is_copied_once(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = jam.record(CountingEnv(length=10**9))
+    play(env, [ACTION] * 20)
+    jam.backup.flush()
+    play_on = [env.step(ACTION) for _ in range(20)]
+    jam.flush()
+    store = type(jam.mongo_store)
+    put_heads = store.put_heads
+
+    def another_is_quicker(self: object, logs: object) -> object:
+        monkeypatch.undo()
+        for _ in play_on:
+            env.step(ACTION)
+        jam.backup.flush()
+        return put_heads(self, logs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "put_heads", another_is_quicker)
+    Follower(jam).copy_once()
+
+    assert is_complete(jam)
+    check_that_all_is_kept_once(jam)
+
+
+def test_it_says_so_and_ends_where_there_is_no_redis() -> None:
+    url = f"redis://user:{PASSWORD}@127.0.0.1:1"
+    command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", "--redis-url", url]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "127.0.0.1:1 cannot be reached" in ended.stderr
+    assert PASSWORD not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_follow_it_copies_once(jam: Jamboree) -> None:
+    NoteHandler(jam, "n").save({"n": 1})
+    jam.flush()
+    urls = ["--redis-url", f"unix://{jam.store.where}", "--mongo-url", str(jam._mongo_url)]
+    command = [sys.executable, "-m", "jamboree_gym.backup", *urls]
+    command += ["--namespace", jam.keyspace.namespace]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{jam.keyspace.namespace}: 1 records copied\n"
+
+
+def test_ctrl_c_ends_it_as_sigterm_does(jam: Jamboree, start_follower: StartFollower) -> None:
+    follower = start_follower(jam)
+    wait_until(lambda: jam.backup.status().follower)
+    follower.send_signal(signal.SIGINT)
+    assert follower.wait(20) == 0
+
+
+def test_the_mark_of_a_backup_that_cannot_reach_mongodb_names_no_password(
+    open_jamboree: Callable[..., Jamboree],
+) -> None:
+    jam = open_jamboree(mongo_url=f"mongodb://user:{PASSWORD}@127.0.0.1:1/")
+    Follower(jam).copy_once()
+    error = str(jam.backup.status().last_error)
+    assert "127.0.0.1:1" in error
+    assert PASSWORD not in error
+    with pytest.raises(StoreUnavailable):
+        jam.backup.flush()
