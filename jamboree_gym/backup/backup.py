@@ -28,7 +28,8 @@ class BackupStatus:
 
     Attributes:
         pending_logs: Logs (episodes, records of a handler) with changes not yet in MongoDB.
-        pending_records: Records and episode rows of these that MongoDB does not hold.
+        pending_records: Records and episode rows of these that MongoDB does not hold; of a log that
+            is damaged, none.
         pending_deletes: Logs that were deleted, and that MongoDB has not forgotten yet.
         lag_s: For how long the oldest of what is pending may have waited, seconds: 0 where nothing
             is pending, None where no backup has ever been complete.
@@ -110,10 +111,8 @@ class Backup:
         """How far MongoDB is behind, and who copies. Asks Redis only."""
         pending = [key for key, _ in self._store.unbacked()]
         deletes = len(self._store.deleted())
-        records = 0
-        for key in pending:
-            head = self._store.head(key)
-            records += head.count - head.acked if head is not None else 0
+        heads = self._store.heads(pending) if pending else {}
+        records = sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
         mark, now = self._store.backup_mark(), self._store.time()
         is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
         until = None if mark is None else mark.complete_until

@@ -227,6 +227,20 @@ class RedisStore:
         raw: bytes | None = self._link.call("LINDEX", key, 0)
         return None if raw is None else decode_head(raw, where=key)
 
+    def heads(self, keys: Sequence[str]) -> dict[str, Head | DecodeError]:
+        """Heads of several logs in one round trip; of one that is damaged, what is wrong."""
+        answers = self._link.pipeline(lambda: [("LINDEX", key, "0") for key in keys])
+        found: dict[str, Head | DecodeError] = {}
+        for key, answer in zip(keys, answers, strict=True):
+            try:
+                if isinstance(answer, RedisError):
+                    raise self._link.translated(answer, key=key) from answer
+                if answer is not None:
+                    found[key] = decode_head(answer, where=key)
+            except DecodeError as error:
+                found[key] = error
+        return found
+
     def count(self, key: str) -> int:
         """Number of readable records in a log."""
         head = self.head(key)
