@@ -201,10 +201,10 @@ class EpisodeHandler(DBHandler):
         except InvalidRecord:
             self.end("abandoned")
             raise
+        if terminated or truncated:  # first: it is over even where this cannot be confirmed
+            self.end("terminated" if terminated else "truncated")
         if looks or not self._buffered:
             self._after_put()
-        if terminated or truncated:
-            self.end("terminated" if terminated else "truncated")
 
     def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
         keys = self.info_keys
