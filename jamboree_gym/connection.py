@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401 # loaded first at exit, as by pyarrow 16, it fails
 import logging
+import math
 import os
 import threading
 import time
@@ -73,6 +74,8 @@ class Connection:
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
         self._episodes = count()
+        self._newest_id_ms = 0
+        self._newest_start = -math.inf
         self.run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
         self._home = None if home is None else Path(home).absolute()
         self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
@@ -181,7 +184,19 @@ class Connection:
     def new_episode_id(self) -> str:
         """A fresh id: 32 hexadecimal digits that sort by time of creation."""
         number = next(self._episodes) & 0xFFFF
-        return f"{int(time.time() * 1000):012x}{self.writer_name}{number:04x}"
+        # However the clock is set; and where it stands, no id comes twice.
+        self._newest_id_ms = max(int(time.time() * 1000), self._newest_id_ms + (number == 0))
+        return f"{self._newest_id_ms:012x}{self.writer_name}{number:04x}"
+
+    def start_time(self, after: float) -> float:
+        """When an episode begins that begins now, epoch seconds, however the clock is set.
+
+        Args:
+            after: It is later than this, and than every other start.
+        """
+        now, latest = time.time(), max(self._newest_start, after)
+        self._newest_start = now if now > latest else math.nextafter(latest, math.inf)
+        return self._newest_start
 
     def adopt(self, outbox: Outbox) -> None:
         """Make the outbox of an episode known, so that reads of its log see what it holds."""
@@ -211,10 +226,12 @@ class Connection:
         if outbox.error is not None:
             outbox.raise_error()
         writer, schedule = self.writer, self.writer.schedule
-        is_late = not self._is_sync and time.time() > schedule.late_at  # the caller delivers then
+        is_late = (
+            not self._is_sync and time.monotonic() > schedule.late_at
+        )  # the caller delivers then
         if is_late or queued_bytes > CHECK_EVERY_BYTES or writer.has_outage:
             writer.look(queued_bytes)
-            outbox.late_at = schedule.late_at
+            outbox.late_at = schedule.late_at_epoch
         if self._is_sync:
             self.writer.deliver(outbox)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -201,10 +202,10 @@ class EpisodeHandler(DBHandler):
         except InvalidRecord:
             self.end("abandoned")
             raise
+        if terminated or truncated:  # first: it is over even where this cannot be confirmed
+            self.end("terminated" if terminated else "truncated")
         if looks or not self._buffered:
             self._after_put()
-        if terminated or truncated:
-            self.end("terminated" if terminated else "truncated")
 
     def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
         keys = self.info_keys
@@ -218,6 +219,11 @@ class EpisodeHandler(DBHandler):
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
         return steps if self._buffered else None
+
+    @property
+    def newest_at(self) -> float:
+        """Timestamp of the newest step, epoch seconds; none: long ago."""
+        return -math.inf if self._steps is None else self._steps.newest_at
 
     def end(self, status: EpisodeStatus) -> None:
         """The episode is over. A second call does nothing."""

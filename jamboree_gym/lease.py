@@ -40,7 +40,8 @@ class Lease:
         self._store = store
         self._writer = writer
         self._holder = f"{platform.node()} {os.getpid()}"
-        self._renewed_at = -math.inf
+        self._renewed_at = -math.inf  # by two clocks: one may be set back, one may stand in sleep
+        self._renewed_at_monotonic = -math.inf
         self._losses = 0
         self._is_wanted = False
         self._lock = threading.Lock()
@@ -73,14 +74,15 @@ class Lease:
         Raises:
             JamboreeError: Redis does not take it.
         """
-        is_late = time.time() - self._renewed_at > LATEST_RENEWAL_S
+        ages_s = time.time() - self._renewed_at, time.monotonic() - self._renewed_at_monotonic
+        is_late = max(ages_s) > LATEST_RENEWAL_S
         if self._is_wanted and (is_late or self._losses != self._store.losses):
             self._renew()
 
     def _renew(self) -> None:
-        losses, now = self._store.losses, time.time()
+        losses, now, now_monotonic = self._store.losses, time.time(), time.monotonic()
         self._store.put_lease(self._writer, self._holder, LEASE_S)
-        self._losses, self._renewed_at = losses, now
+        self._losses, self._renewed_at, self._renewed_at_monotonic = losses, now, now_monotonic
 
     def _run(self) -> None:
         pause_s = 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import weakref
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -131,7 +130,7 @@ class EpisodeRecorder:
 
         Or, as the child of another one, with what that one's environment returned last.
         """
-        started_at = time.time()
+        started_at = self.jam.start_time(after=self.handler.newest_at)
         self.abandon()
         self.handler.begin(
             observation,

@@ -108,6 +108,11 @@ class RowBuffer(Outbox, ABC):
         self._use(0, schema)
 
     @property
+    def newest_at(self) -> float:
+        """Timestamp of the newest row, epoch seconds."""
+        return self._t_last
+
+    @property
     def rows_put(self) -> int:
         """Number of rows so far."""
         with self._seal_lock:
@@ -197,6 +202,7 @@ class RowBuffer(Outbox, ABC):
         now = time.time()
         if now <= self._t_last:  # the clock was set back, or is coarse
             now = math.nextafter(self._t_last, math.inf)
+            self.late_at = -math.inf  # such a time says nothing of the thread: have it looked at
         self._t_last = now
         if info is not None or self._has_encoded:
             self._count_variable(kept, info)

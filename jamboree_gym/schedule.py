@@ -25,7 +25,8 @@ class Schedule:
         flush_interval_s: So old may a record be when it has been delivered.
 
     Attributes:
-        late_at: After this (epoch seconds) the thread is late; infinite while it has not begun.
+        late_at: After this (of `time.monotonic`) the thread is late; infinite while it has not
+            begun.
         pause_s: How long records gather.
     """
 
@@ -38,10 +39,15 @@ class Schedule:
 
     # -- the callers' side ------------------------------------------------------------------
 
+    @property
+    def late_at_epoch(self) -> float:
+        """`late_at` in epoch seconds, as the clock is set now."""
+        return time.time() + (self.late_at - time.monotonic())
+
     def expect_round(self) -> None:
         """There is something to deliver; if the thread sleeps, it is being woken."""
         if not self._is_in_round:
-            self.late_at = time.time() + self.pause_s + STEP_ASIDE_S
+            self.late_at = time.monotonic() + self.pause_s + STEP_ASIDE_S
 
     def expect_nothing(self) -> None:
         """There is no thread."""
@@ -55,7 +61,7 @@ class Schedule:
         patience_s = self._patience_s
         self._patience_s = min(2 * patience_s, self.pause_s)
         self.wait_for_delivery(STEP_ASIDE_S)
-        self.late_at = max(self.late_at, time.time() + patience_s)
+        self.late_at = max(self.late_at, time.monotonic() + patience_s)
 
     def wait_for_delivery(self, timeout_s: float) -> None:
         """Sleep until something has been delivered, or the time is over."""
@@ -67,12 +73,12 @@ class Schedule:
     def begin_pause(self) -> None:
         """There is something to deliver: it is time for more to gather."""
         self._is_in_round = True
-        self.late_at = time.time() + self.pause_s + STEP_ASIDE_S
+        self.late_at = time.monotonic() + self.pause_s + STEP_ASIDE_S
 
     def go_on(self) -> None:
         """The pause is over, or the server has answered and there is more to send."""
         self._patience_s = STEP_ASIDE_S
-        self.late_at = time.time() + STEP_ASIDE_S
+        self.late_at = time.monotonic() + STEP_ASIDE_S
 
     def end_round(self) -> None:
         """The thread goes to sleep, unless more was put meanwhile."""

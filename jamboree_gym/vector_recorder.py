@@ -226,7 +226,7 @@ class VectorRecorder:
                 self._errors.append(_named(error, index))
         self._plain_bytes += len(self._recorders) * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         writer = recorder.jam.writer
-        if self._plain_bytes >= self._look_at_bytes or now > writer.schedule.late_at:
+        if self._plain_bytes >= self._look_at_bytes or time.monotonic() > writer.schedule.late_at:
             writer.look(self._plain_bytes)
             self._look_at_bytes = self._plain_bytes + LOOK_EVERY_BYTES
         return True

@@ -111,7 +111,7 @@ class Writer:
             self._dirty[outbox] = None
         if self._background and (self._thread is None or not self._work.is_set()):
             self._wake()
-        return self.schedule.late_at
+        return self.schedule.late_at_epoch
 
     def _wake(self) -> None:
         self.schedule.expect_round()
@@ -134,7 +134,7 @@ class Writer:
         Args:
             queued_bytes: What waits in the outbox of the last put, as far as the caller knows.
         """
-        if not self.has_outage and time.time() > self.schedule.late_at:
+        if not self.has_outage and time.monotonic() > self.schedule.late_at:
             self.schedule.step_aside()
         has_grown = abs(queued_bytes - self._looked_at_bytes) > CHECK_EVERY_BYTES
         if time.monotonic() < self._look_after and not has_grown:

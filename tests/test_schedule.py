@@ -11,7 +11,7 @@ from jamboree_gym.schedule import STEP_ASIDE_S, Schedule
 @pytest.fixture
 def schedule(monkeypatch: pytest.MonkeyPatch) -> Schedule:
     """A schedule with a pause of 30 ms, at a time that stands still."""
-    monkeypatch.setattr(module.time, "time", lambda: 0.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
     return Schedule(0.05)
 
 

@@ -143,7 +143,7 @@ def test_a_synchronous_save_waits_for_no_thread_after_an_outage(
     own_valkey.start()
     jam.flush()
     wait_until(lambda: not jam.writer.has_outage)
-    wait_until(lambda: time.time() > jam.writer.schedule.late_at)  # of a round that is over
+    wait_until(lambda: time.monotonic() > jam.writer.schedule.late_at)  # of a round that is over
     waits: list[None] = []
     monkeypatch.setattr(Schedule, "step_aside", lambda _: waits.append(None))
 

@@ -231,7 +231,9 @@ class RedisLink:
         if isinstance(error, ConnectionError):
             return StoreUnavailable(f"{where} cannot be reached: {text}")
         if isinstance(error, OutOfMemoryError) or text.startswith(("OOM", "MISCONF")):
-            return StoreFull(f"{where} takes no more writes: {text}")
+            is_disk = text.startswith("MISCONF")
+            advice = "; free disk space there, and it goes on by itself" if is_disk else ""
+            return StoreFull(f"{where} takes no more writes: {text.rstrip('.')}{advice}")
         return StoreUnavailable(f"{where} answered with an error: {text}")
 
 

@@ -1,0 +1,157 @@
+"""A connection that is cut at any byte of an append, on the way there or on the way back.
+
+Whatever arrived: what is in Redis afterwards is, key by key and byte by byte, what a recording
+without a cut leaves there. Every how many positions one is tried is said by the environment
+variable JAMBOREE_CUT_EVERY; `make faults` tries all.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import redis
+from conftest import Server
+from processes import NoteHandler
+from proxy import Ending, Lane, Proxy
+from recorded_envs import ACTION, CountingEnv
+
+from jamboree_gym import Jamboree
+from jamboree_gym.lease import Lease
+from jamboree_gym.outbox import RecordOutbox
+
+pytestmark = pytest.mark.faults
+
+EVERY = int(os.environ.get("JAMBOREE_CUT_EVERY", "16"))
+BEGAN_AT = 1.7e9
+STEPS = 2
+NOTES = 2
+EPISODE_ID = "0" * 32
+ENDINGS: list[Ending] = ["fin", "rst"]
+
+
+class Recording:
+    """Records the same episode and the same notes again and again, through a proxy.
+
+    Its clock stands still but for what is set here, and the episode's id is always the same: so two
+    recordings leave the same bytes.
+    """
+
+    def __init__(self, server: Server, namespace: str, write: str, patch: pytest.MonkeyPatch):
+        self.opened = ExitStack()
+        self.proxy = self.opened.enter_context(Proxy(server.url))
+        patch.setattr(Lease, "_run", lambda _: None)  # its thread would send when it likes
+        patch.setattr(time, "time", lambda: self.now)
+        patch.setitem(RecordOutbox.__init__.__kwdefaults__, "clock", lambda: self.now)
+        self.now = BEGAN_AT
+        options: Any = {"namespace": namespace, "write": write, "flush_interval_s": 3600}
+        self.jam = self.opened.enter_context(Jamboree(self.proxy.url, **options))
+        patch.setattr(self.jam, "new_episode_id", lambda: EPISODE_ID)
+        self.env = self.jam.record(CountingEnv(length=STEPS), run="r")
+        self.direct = self.opened.enter_context(redis.Redis.from_url(server.url))
+        self.rounds = 0
+
+    def close(self) -> None:
+        """Close all of it."""
+        self.opened.close()
+
+    def prepare(self) -> None:
+        """Delete what was recorded, and connect anew: of such a server nothing is known."""
+        for key in self.keys():
+            self.direct.delete(key)
+        self.now = BEGAN_AT
+        self.rounds += 1
+        self.proxy.cut()
+        self.jam.store.head("nothing")
+
+    def record(self) -> None:
+        """An episode, and records of a handler that has saved none so far."""
+        self.env.reset(seed=1)
+        for _ in range(STEPS):
+            self.now += 0.01
+            self.env.step(ACTION)
+        handler = NoteHandler(self.jam, self.name)
+        for number in range(NOTES):
+            handler.save({"n": number})
+        self.jam.flush()
+
+    @property
+    def name(self) -> str:
+        """What the handler's records are saved under; always as long."""
+        return f"note-{self.rounds:06}"
+
+    def keys(self) -> list[bytes]:
+        """All keys of the namespace."""
+        return sorted(self.direct.scan_iter(f"{self.jam.keyspace.namespace}:*"))
+
+    def contents(self) -> dict[bytes, Any]:
+        """All that lies in the namespace, but for the lease."""
+        return {
+            key.replace(self.name.encode(), b""): self._without_name(content(self.direct, key))
+            for key in self.keys()
+            if b":lease:" not in key
+        }
+
+    def _without_name(self, value: Any) -> Any:
+        """The list of what is not backed up names the logs."""
+        if isinstance(value, list) and isinstance(value[0], tuple):
+            return [(key.replace(self.name.encode(), b""), score) for key, score in value]
+        return value
+
+
+def content(client: Any, key: bytes) -> Any:
+    """The value of a key, of any type."""
+    kind = client.type(key)
+    if kind == b"list":
+        return client.lrange(key, 0, -1)
+    if kind == b"hash":
+        return client.hgetall(key)
+    if kind == b"zset":
+        return client.zrange(key, 0, -1, withscores=True)
+    return client.get(key)
+
+
+@pytest.fixture
+def recording(
+    request: pytest.FixtureRequest,
+    valkey: Server,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Recording]:
+    opened = Recording(valkey, namespace, request.param, monkeypatch)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("recording", ["sync", "buffered"], indirect=True)
+def test_an_append_that_is_cut_at_any_byte_is_there_once_and_unchanged(
+    recording: Recording, direction: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lane: Lane = getattr(recording.proxy, direction)
+    recording.record()  # the server knows the scripts from now on
+    recording.prepare()
+    passed = lane.passed
+    recording.record()
+    size, uncut = lane.passed - passed, recording.contents()
+    positions = [*range(random.randrange(EVERY), size, EVERY), size]
+
+    for position in positions:
+        recording.prepare()
+        losses = recording.jam.store.losses
+        lane.cut_after(position, ENDINGS[position // EVERY % 2])
+        recording.record()
+        assert not lane.is_cut_pending, position
+        assert recording.jam.store.losses > losses or position == size, position
+        assert recording.contents() == uncut, position
+
+    with capsys.disabled():
+        mode = recording.jam.write_mode
+        print(f"\n{len(positions)} cuts in the {size} bytes that go {direction}, write={mode!r}")
+    assert len(uncut) == 7
