@@ -64,7 +64,7 @@ def test_what_is_sent_arrives_and_is_counted(proxy: Proxy, connect: Connect) -> 
         assert received(client) == PONG
 
     assert proxy.accepted == 2
-    assert (proxy.up.passed, proxy.down.passed) == (3 * 6, 3 * 7)
+    wait_until(lambda: (proxy.up.passed, proxy.down.passed) == (3 * 6, 3 * 7))
 
 
 def test_a_large_value_passes_unchanged(proxy: Proxy, namespace: str) -> None:
