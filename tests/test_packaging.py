@@ -284,6 +284,7 @@ def test_imports_point_one_way() -> None:
 
 MAY_IMPORT_LATE = {
     # The entry point must be there to say what to install when the extra `cli` is missing.
+    ("jamboree_gym.cli", "jamboree_gym.cli.backup"),
     ("jamboree_gym.cli", "jamboree_gym.cli.migrate"),
     ("jamboree_gym.cli", "jamboree_gym.cli.servers"),
     ("jamboree_gym.cli", "jamboree_gym.cli.verify"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,14 +12,12 @@ from jamboree_gym.codec import CODEC_STEPS, Head
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
 from jamboree_gym.notes import decode_episode_note, encode_summary
+from jamboree_gym.progress import Progress
 from jamboree_gym.store.redis import IndexEntry
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
 UNSEEN_S = 10.0  # a backup that says nothing for so long does not run
-
-Progress = Callable[[int, int], None]
-"""Called with the number of logs done and the number of all."""
 
 
 @dataclass(frozen=True, slots=True)

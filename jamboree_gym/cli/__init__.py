@@ -24,7 +24,7 @@ def build_app() -> typer.Typer:
     try:
         import typer
 
-        from jamboree_gym.cli import migrate, servers, verify, video
+        from jamboree_gym.cli import backup, migrate, servers, verify, video
     except ModuleNotFoundError as error:
         if error.name not in _TOOLKIT:
             raise
@@ -38,6 +38,7 @@ def build_app() -> typer.Typer:
     servers.register(built)
     verify.register(built)
     video.register(built)
+    backup.register(built)
     migrate.register(built)
     return built
 

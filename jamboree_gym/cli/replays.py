@@ -1,21 +1,17 @@
-"""What commands that simulate episodes again share: where environments come from, and a bar."""
+"""What commands that simulate episodes again share: where environments come from."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from jamboree_gym.errors import ReplayError
-from jamboree_gym.progress import Progress as Told
 
-__all__ = ["ModulesOption", "TrustOption", "import_modules", "progress_bar"]
+__all__ = ["ModulesOption", "TrustOption", "import_modules"]
 
 ModulesOption = Annotated[
     list[str] | None,
@@ -45,16 +41,3 @@ def import_modules(modules: Sequence[str] | None) -> None:
             importlib.import_module(name)
         except Exception as error:
             raise ReplayError(f"--import {name}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def progress_bar(doing: str) -> Iterator[Told]:
-    """A progress bar where somebody looks."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns = doing, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

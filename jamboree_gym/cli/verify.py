@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.replays import ModulesOption, TrustOption, import_modules, progress_bar
+from jamboree_gym.cli.progress_bar import progress_bar
+from jamboree_gym.cli.replays import ModulesOption, TrustOption, import_modules
 from jamboree_gym.cli.stores import (
     HomeOption,
     NamespaceOption,

@@ -1,0 +1,130 @@
+"""`backup`: what MongoDB holds of a project, and what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jamboree_gym.backup import Backup, BackupStatus
+from jamboree_gym.cli.progress_bar import progress_bar
+from jamboree_gym.cli.stores import (
+    HomeOption,
+    MongoUrlOption,
+    NamespaceOption,
+    RedisUrlOption,
+    errors_shown,
+    open_store,
+    printable,
+)
+
+__all__ = ["register"]
+
+DIFFERENT = 1
+NOT_DONE = 2
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    commands = typer.Typer(help="Copy to MongoDB, compare, restore.", no_args_is_help=True)
+    for command in (flush, status, verify, restore):
+        commands.command()(command)
+    app.add_typer(commands, name="backup")
+
+
+@contextmanager
+def _opened(
+    home: Path | None, redis_url: str | None, mongo_url: str | None, namespace: str
+) -> Iterator[Backup]:
+    with errors_shown(NOT_DONE), open_store(home, redis_url, namespace, mongo_url) as jam:
+        yield jam.backup
+
+
+def flush(
+    home: HomeOption = None,
+    redis_url: RedisUrlOption = None,
+    mongo_url: MongoUrlOption = None,
+    namespace: NamespaceOption = "jamboree",
+) -> None:
+    """Copy what MongoDB does not hold yet.
+
+    To copy as it comes: python -m jamboree_gym.backup --follow
+
+    Example: jamboree-gym backup flush --namespace my-project
+    """
+    with _opened(home, redis_url, mongo_url, namespace) as backup, progress_bar("copying") as told:
+        typer.echo(f"{backup.flush(progress=told):,} records copied")
+
+
+def status(
+    home: HomeOption = None,
+    redis_url: RedisUrlOption = None,
+    mongo_url: MongoUrlOption = None,
+    namespace: NamespaceOption = "jamboree",
+) -> None:
+    """Show how far MongoDB is behind, and who copies. Asks Redis only.
+
+    Example: jamboree-gym backup status --redis-url redis://localhost
+    """
+    with _opened(home, redis_url, mongo_url, namespace) as backup:
+        Console().print(_table(backup.status(), namespace))
+
+
+def _table(found: BackupStatus, namespace: str) -> Table:
+    lag = "no backup has been complete yet" if found.lag_s is None else f"{found.lag_s:.1f} s"
+    table = Table(title=f"backup of {namespace}", show_header=False)
+    table.add_row("not copied", f"{found.pending_records:,} records in {found.pending_logs:,} logs")
+    table.add_row("not deleted", f"{found.pending_deletes:,} logs")
+    table.add_row("behind", lag)
+    table.add_row("copies by itself", found.follower or "nobody")
+    table.add_row("last error", printable(found.last_error or "none"))
+    return table
+
+
+def verify(
+    home: HomeOption = None,
+    redis_url: RedisUrlOption = None,
+    mongo_url: MongoUrlOption = None,
+    namespace: NamespaceOption = "jamboree",
+) -> None:
+    """Compare both sides, byte for byte.
+
+    Exit code 0: all is equal and whole. 1: something differs. 2: it could not be compared.
+
+    Example: jamboree-gym backup verify --namespace my-project
+    """
+    with (
+        _opened(home, redis_url, mongo_url, namespace) as backup,
+        progress_bar("comparing") as told,
+    ):
+        report = backup.verify(progress=told)
+    for what in report.different.values():
+        typer.echo(printable(what))
+    equal = report.logs - len(report.different)
+    typer.echo(f"{equal:,} of {report.logs:,} logs are equal ({report.batches:,} batches)")
+    raise typer.Exit(0 if report else DIFFERENT)
+
+
+def restore(
+    episode_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="EPISODE_ID", help="Only these episodes.")
+    ] = None,
+    home: HomeOption = None,
+    redis_url: RedisUrlOption = None,
+    mongo_url: MongoUrlOption = None,
+    namespace: NamespaceOption = "jamboree",
+) -> None:
+    """Put back into Redis what MongoDB holds and Redis does not. Overwrites nothing newer.
+
+    Example: jamboree-gym backup restore --namespace my-project
+    """
+    with (
+        _opened(home, redis_url, mongo_url, namespace) as backup,
+        progress_bar("restoring") as told,
+    ):
+        typer.echo(f"{backup.restore(episode_ids or None, progress=told):,} logs put back")
