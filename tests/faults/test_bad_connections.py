@@ -194,7 +194,7 @@ def test_a_line_whose_answers_have_ended_is_opened_anew(
     accepted = proxy.accepted
     proxy.down.end()
     loop.play(50)
-    loop.jam.flush()
+    wait_until(lambda: loop.jam.writer.unsaved == 0)
 
     loop.check(reader)
     assert proxy.accepted > accepted
@@ -208,7 +208,7 @@ def test_a_line_on_which_the_server_hears_nothing_more_is_opened_anew(
     loop.jam.flush()
     proxy.up.end()
     loop.play(50)
-    loop.jam.flush()
+    wait_until(lambda: loop.jam.writer.unsaved == 0)
 
     loop.check(reader)
     assert not warnings(caplog)
