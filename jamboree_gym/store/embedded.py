@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from jamboree_gym.store.supervisor_access import (
     retry_or_raise,
     time_left_s,
 )
+from jamboree_gym.store.urls import mask_password
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -222,11 +222,6 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
             return ServerStatus(running=False, home=where.path, last_error=trouble)
     known: dict[str, Any] = {name: reply[name] for name in _REPLIED_FIELDS}
     return ServerStatus(running=True, home=where.path, **known)
-
-
-def mask_password(url: str) -> str:
-    """A store URL as it can be shown."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", url)
 
 
 def stop_servers(home: Path | str | None = None, *, timeout_s: float = JOIN_TIMEOUT_S) -> bool:

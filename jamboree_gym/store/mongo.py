@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from jamboree_gym.codec import decode_frame
 from jamboree_gym.errors import (
     DecodeError,
-    InvalidUrl,
     JamboreeError,
     StoreFull,
     StoreUnavailable,
 )
 from jamboree_gym.keys import MONGO_BLOBS, MONGO_CHUNKS, MONGO_DELETED, MONGO_LOGS
+from jamboree_gym.store.mongo_client import client_from_url, reason_of
 from jamboree_gym.store.mongo_documents import (
     GrownLog,
     KeptFrame,
@@ -43,11 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MongoStore"]
 
-CONNECT_TIMEOUT_S = 4.0
-ANSWER_TIMEOUT_S = 30.0
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
-_SCHEMES = ("mongodb", "mongodb+srv")
 _DUPLICATE = 11000
 _DISK_FULL = 14031
 _LOGIN_REFUSED = (13, 18)
@@ -72,6 +68,7 @@ class MongoStore:
 
         self.where = where
         self._client = client
+        self._has_answered = False
         self.database: Database[Any] = client.get_database(
             database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
         )
@@ -85,35 +82,10 @@ class MongoStore:
         """Open by URL: `mongodb://` or `mongodb+srv://`.
 
         Raises:
-            InvalidUrl: Another scheme, or a malformed address.
+            InvalidUrl: Another scheme, a malformed address, or an option that cannot be used.
             StoreUnavailable: Nothing answers there, or it refuses the login.
         """
-        from pymongo import MongoClient
-        from pymongo.errors import ConfigurationError, InvalidURI
-        from pymongo.server_api import ServerApi
-
-        scheme, where = urlsplit(url).scheme, hosts_of(url)
-        if scheme not in _SCHEMES:
-            raise InvalidUrl(
-                f"mongo_url begins with {scheme!r}; use mongodb://host:port or mongodb+srv://"
-            )
-        try:
-            client: MongoClient[Any] = MongoClient(
-                url,
-                server_api=ServerApi("1", strict=True),
-                serverSelectionTimeoutMS=int(CONNECT_TIMEOUT_S * 1000),
-                connectTimeoutMS=int(CONNECT_TIMEOUT_S * 1000),
-                socketTimeoutMS=int(ANSWER_TIMEOUT_S * 1000),
-                appname="jamboree-gym",
-            )
-        except (InvalidURI, ConfigurationError, ValueError) as error:
-            if "@" in url:  # pymongo's message may hold a part of the password
-                raise InvalidUrl(
-                    f"mongo_url for {where} cannot be read; user and password have to be quoted: "
-                    "urllib.parse.quote_plus(password)"
-                ) from None
-            raise InvalidUrl(f"mongo_url for {where} cannot be read: {error}") from error
-        store = cls(client, namespace, where=where)
+        store = cls(client_from_url(url), namespace, where=hosts_of(url))
         try:
             store.check()
         except BaseException:
@@ -128,6 +100,7 @@ class MongoStore:
             StoreUnavailable: It does not.
         """
         self._run(lambda: self._logs.find_one({"_id": ""}))
+        self._has_answered = True
 
     def close(self) -> None:
         """Close the client's connections. Twice is quiet."""
@@ -364,11 +337,14 @@ class MongoStore:
         except (errors.BulkWriteError, errors.DuplicateKeyError):
             raise
         except errors.OperationFailure as error:
-            raise self._refused(error.code, _message(error)) from error
+            raise self._refused(error.code, self._reason(error)) from error
         except errors.PyMongoError as error:
             raise StoreUnavailable(
-                f"MongoDB at {self.where} cannot be reached: {_message(error)}"
+                f"MongoDB at {self.where} cannot be reached: {self._reason(error)}"
             ) from error
+
+    def _reason(self, error: Exception) -> str:
+        return reason_of(error, self._client, has_answered=self._has_answered)
 
     def _refused(self, code: int | None, message: str) -> JamboreeError:
         if code == _DISK_FULL:
@@ -376,11 +352,6 @@ class MongoStore:
         if code in _LOGIN_REFUSED:
             message += "; check user and password in mongo_url"
         return StoreUnavailable(f"MongoDB at {self.where} refuses: {message}")
-
-
-def _message(error: Exception) -> str:
-    """The first sentence; pymongo appends its whole topology."""
-    return str(error).split(", Timeout:")[0].split(", full error:")[0]
 
 
 def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:

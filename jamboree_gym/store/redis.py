@@ -16,7 +16,8 @@ from jamboree_gym.store import scripts
 from jamboree_gym.store.feed import Feed
 from jamboree_gym.store.log import Append, AppendResult, BackupMark, IndexEntry, LogSlice
 from jamboree_gym.store.redis_check import check_server
-from jamboree_gym.store.redis_link import Call, RedisLink, client_from_url, script_call
+from jamboree_gym.store.redis_client import client_from_url
+from jamboree_gym.store.redis_link import Call, RedisLink, script_call
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 

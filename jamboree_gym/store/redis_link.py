@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import redis
 from hiredis import pack_command
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
@@ -20,11 +18,9 @@ from redis.exceptions import (
     ResponseError,
     TimeoutError,
 )
-from redis.retry import Retry
 
 from jamboree_gym.errors import (
     DecodeError,
-    InvalidUrl,
     JamboreeClosed,
     JamboreeError,
     StoreFull,
@@ -33,50 +29,18 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.store import scripts
 from jamboree_gym.store.scripts import Script
+from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
 
-__all__ = ["Call", "RedisLink", "client_from_url"]
+__all__ = ["Call", "RedisLink", "script_call"]
 
-CONNECT_TIMEOUT_S = 3.0
-ANSWER_TIMEOUT_S = 5.0
 _T = TypeVar("_T")
 _NUMBERS = frozenset({bool, int, float})
-_SCHEMES = ("redis", "rediss", "unix")
 # Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
+_REFUSED_IN_A_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 
 Call = tuple[Any, ...]
 """Name and arguments of a command."""
-
-
-def client_from_url(url: str) -> redis.Redis:
-    """A client that waits for no answer longer than a few seconds, and repeats nothing by itself.
-
-    Raises:
-        InvalidUrl: Another scheme than `redis`, `rediss` or `unix`, or a malformed address. The
-            message repeats nothing of the URL but its scheme, as a password may be anywhere in it.
-    """
-    scheme, found, _ = str(url).partition("://")
-    if not found or scheme not in _SCHEMES:
-        shown = f"scheme {scheme!r}" if found else "no scheme"
-        more = ": clusters are not supported yet" if scheme.endswith("cluster") else ""
-        raise InvalidUrl(
-            f"redis_url has {shown}{more}; use redis://host:port/0, rediss:// (TLS) or "
-            "unix:///path/to.sock"
-        )
-    try:
-        urlsplit(url)
-        return redis.Redis.from_url(
-            url,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=ANSWER_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=False,
-        )
-    except ValueError:
-        raise InvalidUrl(
-            f"the host, port or database in redis_url ({scheme}://...) cannot be read; quote "
-            "special characters of user and password: '/' is %2F, '@' is %40, '#' is %23"
-        ) from None  # the cause quotes parts of the URL
 
 
 class RedisLink:
@@ -95,6 +59,8 @@ class RedisLink:
         self.client = client
         self.where = _where(client)
         self.losses = 0
+        self._has_answered = False
+        self._is_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
         self._revive = revive
         self._is_closed = False
         self._idle: list[Any] = []  # append and pop are atomic
@@ -141,7 +107,7 @@ class RedisLink:
             sent = calls()
             answers = self._send(sent, check=not again)
             if any(isinstance(answer, NoScriptError) for answer in answers):
-                self._send([("SCRIPT", "LOAD", script.source) for script in scripts.ALL])
+                self._load_scripts()
                 answers = self._send(sent)
             for answer in answers:
                 if isinstance(answer, RedisError) and not _is_of_one_key(answer):
@@ -149,6 +115,12 @@ class RedisLink:
             return answers
 
         return self.run(run, again=again)
+
+    def _load_scripts(self) -> None:
+        loads = [("SCRIPT", "LOAD", script.source) for script in scripts.ALL]
+        for answer in self._send(loads):
+            if isinstance(answer, RedisError):
+                raise answer
 
     def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
         """One round trip, without a pipeline object's overhead."""
@@ -187,7 +159,9 @@ class RedisLink:
         """
         try:
             try:
-                return action()
+                answer = action()
+                self._has_answered = True
+                return answer
             except AuthenticationError:
                 raise
             except ConnectionError:
@@ -219,22 +193,32 @@ class RedisLink:
         text, where = str(error), f"Redis at {self.where}"
         if _is_of_one_key(error):
             return DecodeError(f"{key} on {where} is not a log of this release: {text}")
-        if isinstance(error, (AuthenticationError, NoPermissionError)):
+        if isinstance(error, NoPermissionError) or text.startswith(_REFUSED_IN_A_SCRIPT):
             return StoreUnavailable(
-                f"{where} refuses the login or the command: {text.rstrip('.')}; "
+                f"{where} does not let this user do it: {text.rstrip('.')}; "
+                "ACL LOG there names the command or key, docs/security.md what each use needs"
+            )
+        if isinstance(error, AuthenticationError):
+            return StoreUnavailable(
+                f"{where} refuses the login ({text.rstrip('.')}): "
                 "check user and password in redis_url"
             )
         if isinstance(error, TimeoutError):
-            return StoreUnavailable(f"{where} did not answer in time: {text}")
+            return StoreUnavailable(f"{where} did not answer in time: {self._advised(text)}")
         if isinstance(error, InvalidResponse):
             return UnsupportedServer(f"{self.where} answers, but not as Redis or Valkey does")
         if isinstance(error, ConnectionError):
-            return StoreUnavailable(f"{where} cannot be reached: {text}")
+            return StoreUnavailable(f"{where} cannot be reached: {self._advised(text)}")
         if isinstance(error, OutOfMemoryError) or text.startswith(("OOM", "MISCONF")):
             is_disk = text.startswith("MISCONF")
             advice = "; free disk space there, and it goes on by itself" if is_disk else ""
             return StoreFull(f"{where} takes no more writes: {text.rstrip('.')}{advice}")
         return StoreUnavailable(f"{where} answered with an error: {text}")
+
+    def _advised(self, text: str) -> str:
+        """The reason, and what to do if it is TLS. Of a server that has answered it is not."""
+        advice = tls_advice(text, REDIS_WORDS, is_tls=self._is_tls)
+        return text if self._has_answered or not advice else f"{text.rstrip('.')}; {advice}"
 
 
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:

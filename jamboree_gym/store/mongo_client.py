@@ -1,0 +1,72 @@
+"""A pymongo client by URL; what is wrong with the URL, or with TLS, said without secrets."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from jamboree_gym.errors import InvalidUrl
+from jamboree_gym.store.mongo_documents import hosts_of
+from jamboree_gym.store.tls_advice import MONGO_WORDS, tls_advice
+from jamboree_gym.store.urls import is_cut_short
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+
+__all__ = ["client_from_url", "reason_of"]
+
+CONNECT_TIMEOUT_S = 4.0
+ONE_TRY_TIMEOUT_S = 0.75 * CONNECT_TIMEOUT_S  # shorter: how it ended is known when time is up
+ANSWER_TIMEOUT_S = 30.0
+_SCHEMES = ("mongodb", "mongodb+srv")
+_HOST = r"([\w.-]+|\[[\da-fA-F:.]+\]|%2F[^:@/?]+)(:\d+)?"
+_HOSTS = re.compile(f"{_HOST}(,{_HOST})*")
+_QUOTE = "user and password have to be quoted: urllib.parse.quote_plus(password)"
+
+
+def client_from_url(url: str) -> MongoClient[Any]:
+    """A client that waits a few seconds for a connection. Connects to nothing yet.
+
+    Raises:
+        InvalidUrl: Another scheme, a malformed address, an option or a file that cannot be used.
+            Neither the message nor what it comes from repeats a password, wherever it may be.
+    """
+    from pymongo import MongoClient
+    from pymongo.errors import ConfigurationError, InvalidURI
+    from pymongo.server_api import ServerApi
+
+    scheme, found, _ = url.partition("://")
+    if not found or scheme not in _SCHEMES:
+        shown = f"begins with {scheme!r}" if found else "has no scheme"
+        raise InvalidUrl(f"mongo_url {shown}; use mongodb://host:port or mongodb+srv://")
+    where = hosts_of(url)
+    has_clear_hosts = _HOSTS.fullmatch(where) is not None
+    reason = _QUOTE
+    try:
+        if not is_cut_short(url):
+            return MongoClient(
+                url,
+                server_api=ServerApi("1", strict=True),
+                serverSelectionTimeoutMS=int(CONNECT_TIMEOUT_S * 1000),
+                connectTimeoutMS=int(ONE_TRY_TIMEOUT_S * 1000),
+                socketTimeoutMS=int(ANSWER_TIMEOUT_S * 1000),
+                appname="jamboree-gym",
+            )
+    except OSError as error:  # of the files for TLS, of which it names only the option
+        reason = f"{error}; {tls_advice('X509:', MONGO_WORDS, is_tls=True)}"
+    except (InvalidURI, ConfigurationError, ValueError) as error:
+        if has_clear_hosts and "@" not in url:  # else the message may hold a part of the password
+            reason = str(error)
+    # Raised out here, it does not bring pymongo's error along.
+    raise InvalidUrl(f"mongo_url{f' for {where}' * has_clear_hosts} cannot be used: {reason}")
+
+
+def reason_of(error: Exception, client: MongoClient[Any], *, has_answered: bool) -> str:
+    """Why a server cannot be reached, in a sentence; and if it is TLS, what to do.
+
+    Of a server that has answered it is not TLS.
+    """
+    reason = re.split(r", Timeout:|, full error:| \(configured timeouts", str(error))[0]
+    is_tls = client.options.pool_options._ssl_context is not None
+    advice = "" if has_answered else tls_advice(reason, MONGO_WORDS, is_tls=is_tls)
+    return f"{reason}; {advice}" if advice else reason

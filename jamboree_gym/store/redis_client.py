@@ -1,0 +1,72 @@
+"""A redis-py client by URL; what is wrong with the URL, said without secrets."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from jamboree_gym.errors import InvalidUrl
+from jamboree_gym.store.urls import is_cut_short
+
+__all__ = ["client_from_url"]
+
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 5.0
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+def client_from_url(url: str) -> redis.Redis:
+    """A client that waits for no answer longer than a few seconds, and repeats nothing by itself.
+
+    Raises:
+        InvalidUrl: Another scheme than `redis`, `rediss` or `unix`, or a malformed address. The
+            message repeats nothing of the URL but its scheme, as a password may be anywhere in it.
+    """
+    scheme, found, _ = str(url).partition("://")
+    if not found or scheme not in _SCHEMES:
+        shown = f"scheme {scheme!r}" if found else "no scheme"
+        more = ": clusters are not supported yet" if scheme.endswith("cluster") else ""
+        raise InvalidUrl(
+            f"redis_url has {shown}{more}; use redis://host:port/0, rediss:// (TLS) or "
+            "unix:///path/to.sock"
+        )
+    if _is_readable(url):
+        try:
+            client = redis.Redis.from_url(
+                url,
+                socket_connect_timeout=CONNECT_TIMEOUT_S,
+                socket_timeout=ANSWER_TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
+                decode_responses=False,
+            )
+            pool, options = client.connection_pool, client.connection_pool.connection_kwargs
+            if scheme == "rediss":  # redis-py checks the host's name by itself since version 6
+                checked = options.get("ssl_cert_reqs") != "none"
+                options.setdefault("ssl_check_hostname", checked)
+            pool.connection_class(**options)  # refuses options, connects to nothing
+            return client
+        except (TypeError, ValueError, RedisError):
+            pass  # its message may quote the URL, and would stay with an error raised here
+    raise InvalidUrl(
+        f"the host, port or database in redis_url ({scheme}://...) cannot be read, or an option; "
+        "quote special characters of user and password: '/' is %2F, '@' is %40, '#' is %23; "
+        "options are those of redis-py, and ssl_... needs rediss://"
+    )
+
+
+def _is_readable(url: str) -> bool:
+    """Whether redis-py reads the URL as it is meant: it passes over what it does not understand."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    if is_cut_short(url):
+        return False
+    if parts.scheme == "unix":
+        return parts.netloc == "" or parts.netloc.endswith("@")
+    return re.fullmatch(r"/?\d*", unquote(parts.path)) is not None

@@ -1,0 +1,65 @@
+"""What to do about a connection that TLS, or the lack of it, has kept from being made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MONGO_WORDS", "REDIS_WORDS", "TlsWords", "tls_advice"]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsWords:
+    """What TLS is called in the URLs of a store.
+
+    Attributes:
+        with_tls: How to ask for it.
+        without_tls: How not to.
+        authority: The option that names the authority which signed the server's certificate.
+        certificate: What names a client's own certificate.
+    """
+
+    with_tls: str
+    without_tls: str
+    authority: str
+    certificate: str
+
+
+REDIS_WORDS = TlsWords("rediss://", "redis://", "ssl_ca_certs", "ssl_certfile, ssl_keyfile")
+MONGO_WORDS = TlsWords("tls=true", "tls=false", "tlsCAFile", "tlsCertificateKeyFile")
+
+_CUT_OFF = ("reset by peer", "closed by server", "closed connection", "connection closed", "EOF")
+_NO_TLS_THERE = ("timed out", "Timeout connecting", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+_BAD_FILE = ("No such file", "not readable", "Permission denied", "PEM", "X509:", "KEY_VALUES")
+
+
+def tls_advice(reason: str, words: TlsWords, *, is_tls: bool) -> str:
+    """What to do; empty where TLS seems to have no part in it.
+
+    Args:
+        reason: What the client library says.
+        words: Of the store.
+        is_tls: Whether the connection was to be one with TLS.
+    """
+    if not is_tls:
+        return f"does it demand TLS? then use {words.with_tls}" if _has(reason, _CUT_OFF) else ""
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return _advice_on_certificate(reason, words)
+    if _has(reason, _NO_TLS_THERE):
+        return f"does it speak TLS there? if not, use {words.without_tls}"
+    if _has(reason, _BAD_FILE):
+        return f"look at the files named by {words.authority}, {words.certificate}"
+    if _has(reason, _CUT_OFF) or "ALERT" in reason:
+        return f"does it demand a certificate of yours? name it by {words.certificate}"
+    return ""
+
+
+def _advice_on_certificate(reason: str, words: TlsWords) -> str:
+    if "mismatch" in reason or "not valid for" in reason:
+        return "use a host name that the server's certificate is for"
+    if "expired" in reason:
+        return "the server needs a new certificate"
+    return f"name the authority that signed the server's certificate by {words.authority}"
+
+
+def _has(text: str, parts: tuple[str, ...]) -> bool:
+    return any(part in text for part in parts)
