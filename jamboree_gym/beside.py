@@ -5,12 +5,36 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+import pyarrow as pa
 
 from jamboree_gym.connection import Connection
+from jamboree_gym.errors import DecodeError
 from jamboree_gym.handlers import DBHandler
 
-__all__ = ["BesideHandler", "BesideRecorder"]
+__all__ = ["CODEC", "BesideHandler", "BesideRecorder", "compress", "decompress"]
+
+CODEC: Final = "zstd"
+_LEVEL: Final = 1  # a tenth of the time that rendering takes, and the smallest
+_MOST: Final = 2**15  # bytes that one compressed byte can stand for: a block of 128 KB takes four
+
+compress = pa.Codec(CODEC, compression_level=_LEVEL).compress
+
+
+def decompress(content: bytes, size: int) -> pa.Buffer:
+    """Content that `compress` made smaller, in memory that may be written to.
+
+    Raises:
+        ValueError: It cannot have been that long.
+        TypeError: It is not bytes.
+        OSError: It is damaged.
+    """
+    if not isinstance(content, bytes) or type(size) is not int:
+        raise TypeError(f"{size!r} bytes in a {type(content).__name__}")
+    if not 0 <= size <= _MOST * len(content):
+        raise ValueError(f"{size} bytes are not in {len(content)}")
+    return pa.decompress(content, size, codec=CODEC)
 
 
 class BesideHandler(DBHandler, ABC):
@@ -27,12 +51,23 @@ class BesideHandler(DBHandler, ABC):
     def _first_of(self, step: int) -> int:
         """Index of the first record of this step or a later one."""
         count = min(self.count(), max(0, step))  # a record's index is never above its step
-        return bisect_left(range(count), step, key=lambda index: self._page(index)[0]["step"])
+        return bisect_left(range(count), step, key=self._step_of)
+
+    def _step_of(self, index: int) -> int:
+        page = self._page(index)
+        if not page:
+            raise DecodeError(f"{self._key} at index {index}: a batch is missing")
+        step: int = page[0]["step"]
+        return step
 
     def _page(self, index: int) -> list[dict[str, Any]]:
         """The record with this index, and those that are stored together with it behind it."""
         found = self.event.store.read(self._settled_key(), index, index + 1)
-        return [record for record in self._records(found) if record["index"] >= index]
+        page = [record for record in self._records(found) if record["index"] >= index]
+        for record in page:
+            if type(record.get("step")) is not int:
+                raise DecodeError(f"{self._key} at index {record['index']}: no record of a step")
+        return page
 
 
 class BesideRecorder:

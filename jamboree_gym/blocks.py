@@ -145,7 +145,22 @@ def trips(
 
 def _part(connection: Connection, episode_id: str, start: int, stop: int) -> Block:
     """Some steps of one episode."""
-    return _single(episode_id, Episode(connection, episode_id).rows(start, stop + 1))
+    rows = Episode(connection, episode_id).rows(start, stop + 1)
+    return _single(episode_id, _complete(episode_id, start, stop + 1, rows))
+
+
+def _complete(episode_id: str, start: int, stop: int, rows: Rows) -> Rows:
+    """Rows of an episode, of which there are as many as its listing says.
+
+    Raises:
+        DecodeError: There are fewer.
+    """
+    if len(rows) < stop - start:
+        raise DecodeError(
+            f"episode {episode_id!r} is listed with {stop - 1} steps or more, and has "
+            f"{max(0, start + len(rows) - 1)}"
+        )
+    return rows
 
 
 def _single(episode_id: str, rows: Rows) -> Block:
@@ -178,8 +193,9 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
     for position in sorted(others):
         summary = trip[position]
         if not _is_joined(connection, summary, logs[position][1:], together):
-            episode = Episode(connection, summary.id)
-            blocks.append(_single(summary.id, episode.rows(0, summary.steps + 1)))
+            rows = Episode(connection, summary.id).rows(0, summary.steps + 1)
+            rows = _complete(summary.id, 0, summary.steps + 1, rows)
+            blocks.append(_single(summary.id, rows))
     return [*(one.block() for one in together.values() if one.ids), *blocks]
 
 

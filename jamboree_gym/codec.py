@@ -59,6 +59,7 @@ _HEAD_CHECK_BYTES = 8
 _CRC = struct.Struct("<I")
 FRAME_BODY = _FRAME.size + _CRC.size
 _MSGPACK_ARRAY32 = b"\xdd"
+_LAST_INDEX = 2**53  # the server's scripts count in float64
 _CRC_HELD = 5120  # zlib lets go of the interpreter lock for more bytes than this
 
 
@@ -173,7 +174,7 @@ def decode_frame(blob: bytes, *, where: str) -> Frame:
         where: Key of the log, for the error message.
 
     Raises:
-        DecodeError: Too short, not a frame, an unknown version, or a wrong checksum.
+        DecodeError: Too short, not a frame, an unknown version, a wrong checksum, or no records.
     """
     if len(blob) < FRAME_BODY:
         raise DecodeError(f"{where}: a batch of {len(blob)} bytes is shorter than its header")
@@ -190,6 +191,8 @@ def decode_frame(blob: bytes, *, where: str) -> Frame:
     (stored,) = _CRC.unpack_from(blob, _FRAME.size)
     if zlib.crc32(view[FRAME_BODY:], zlib.crc32(view[: _FRAME.size])) != stored:
         raise DecodeError(f"{at}: checksum does not match, the batch of {count} is damaged")
+    if count == 0 or start > _LAST_INDEX:
+        raise DecodeError(f"{at}: a batch of {count} is never stored there")
     return Frame(start, count, t_first, t_last, codec, writer, view[FRAME_BODY:])
 
 
@@ -208,7 +211,7 @@ def plain_span(blob: bytes, codec: int) -> tuple[int, int]:
         return 0, 0
     (stored,) = _CRC.unpack_from(blob, _FRAME.size)
     is_whole = zlib.crc32(blob[FRAME_BODY:], zlib.crc32(blob[: _FRAME.size])) == stored
-    return (start, count) if is_whole else (0, 0)
+    return (start, count) if is_whole and start <= _LAST_INDEX else (0, 0)
 
 
 def frame_span(blob: bytes) -> tuple[int, int, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +18,7 @@ from jamboree_gym.listing import by_start
 from jamboree_gym.notes import decode_episode_note, decode_summaries
 from jamboree_gym.pace import paced
 from jamboree_gym.packing import rows_of
+from jamboree_gym.provenance import decode_provenance
 from jamboree_gym.records import (
     EpisodeData,
     EpisodeOrigin,
@@ -138,9 +138,9 @@ class Episode:
     @property
     def provenance(self) -> dict[str, Any]:
         """Environment spec, wrappers, versions, platform, host and process it came from."""
-        content = self._connection.store.blob(self.origin.provenance)
-        provenance: dict[str, Any] = json.loads(content)
-        return provenance
+        name = self.origin.provenance
+        content = self._connection.store.blob(name)
+        return decode_provenance(content, where=self._connection.keyspace.blob(name))
 
     @property
     def status(self) -> EpisodeStatus:

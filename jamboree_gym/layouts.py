@@ -10,6 +10,7 @@ returned. The space only says where the shape may change from step to step.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
@@ -31,6 +32,7 @@ __all__ = [
     "layout_from_json",
     "layout_of",
     "layout_to_json",
+    "number_dtype",
     "share_columns",
 ]
 
@@ -38,6 +40,10 @@ _ARROW_KINDS = "biuf"
 _KINDS = ("array", "numpy", "python")
 _PYTHON_DTYPES = ((bool, np.dtype(bool)), (int, np.dtype(np.int64)), (float, np.dtype(np.float64)))
 _INT64 = np.iinfo(np.int64)
+_DTYPE_TEXT = re.compile(r"[<>|][biuf]\d{1,2}")
+_MAX_LIST = 2**31 - 1  # elements of an Arrow list of fixed size
+_MAX_DEPTH = 150  # a few hundred are as deep as Python can go
+_MAX_DIMENSIONS = 63  # one fewer than NumPy has: the first is that of the rows
 
 Kind = Literal["array", "numpy", "python"]
 
@@ -257,6 +263,19 @@ def as_array(value: Any) -> npt.NDArray[Any] | None:
     return array if has_column(array.dtype) else None
 
 
+def number_dtype(text: Any) -> np.dtype[Any]:
+    """The dtype that has this `str`.
+
+    NumPy by itself takes much more for a dtype, and parses some of it as Python.
+
+    Raises:
+        ValueError: It is none of numbers.
+    """
+    if not isinstance(text, str) or not _DTYPE_TEXT.fullmatch(text):
+        raise ValueError(f"{text!r} is not a dtype of numbers")
+    return np.dtype(text)
+
+
 def has_column(dtype: np.dtype[Any]) -> bool:
     """Whether Arrow has a column for it."""
     return dtype.kind in _ARROW_KINDS and dtype.itemsize <= 8
@@ -275,7 +294,7 @@ def layout_to_json(layout: Layout) -> dict[str, Any]:
     return {"kind": layout.kind, "names": list(layout.names), "parts": parts}
 
 
-def layout_from_json(content: Mapping[str, Any]) -> Layout:
+def layout_from_json(content: Mapping[str, Any], depth: int = 0) -> Layout:
     """Inverse of `layout_to_json`.
 
     Raises:
@@ -289,13 +308,20 @@ def layout_from_json(content: Mapping[str, Any]) -> Layout:
     names, parts = content["names"], content["parts"]
     if kind not in ("dict", "tuple", "list") or len(names) != len(parts):
         raise ValueError(f"not a layout: {content}")
-    if not all(type(name) in (str, int) for name in names):
+    if not all(type(name) in (str, int) for name in names) or len(set(names)) != len(names):
         raise ValueError(f"not a layout: {content}")
-    return Group(kind, tuple(names), tuple(map(layout_from_json, parts)))
+    if kind != "dict" and names != list(range(len(names))):
+        raise ValueError(f"not a layout: {content}")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"not a layout: more than {_MAX_DEPTH} values within each other")
+    return Group(kind, tuple(names), tuple(layout_from_json(part, depth + 1) for part in parts))
 
 
 def _leaf_from_json(content: Mapping[str, Any]) -> Leaf:
-    dtype, shape = np.dtype(str(content["dtype"])), content["shape"]
-    if not has_column(dtype) or not all(type(n) is int and n >= 0 for n in shape):
+    dtype, shape = number_dtype(content["dtype"]), content["shape"]
+    if not has_column(dtype) or not all(type(n) is int and 0 <= n <= _MAX_LIST for n in shape):
         raise ValueError(f"not a layout: {content}")
-    return Leaf(dtype, tuple(shape), content["kind"])
+    leaf = Leaf(dtype, tuple(shape), content["kind"])
+    if leaf.size > _MAX_LIST or len(shape) > (_MAX_DIMENSIONS if leaf.is_array else 0):
+        raise ValueError(f"not a layout: {content}")
+    return leaf

@@ -139,7 +139,8 @@ def by_start(found: Found) -> Found:
     """
     times = np.array([one.started_at for one in found], np.float64)
     order = times.argsort(kind="stable")
-    if (np.diff(times[order]) == 0).any():
+    sorted_times = times[order]
+    if (sorted_times[1:] == sorted_times[:-1]).any():
         found = sorted(found, key=attrgetter("id"))
         order = np.array([one.started_at for one in found], np.float64).argsort(kind="stable")
     return [found[position] for position in order.tolist()]

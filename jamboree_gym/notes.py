@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -36,8 +36,20 @@ _CHECKSUM = struct.Struct("<I")
 _ARRAY32 = struct.Struct(">BI")
 _ARRAY, _NIL = 0xDD, b"\xc0"  # as msgpack marks an array of any length, and None
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[Any]).decode
+_unpack_note = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
+_unpack_origin = msgspec.msgpack.Decoder(
+    tuple[
+        bytes | None,  # seed
+        bytes | tuple[bytes, bytes, int, int] | None,  # state of the generator
+        bytes | None,  # options
+        str,  # provenance
+        str | None,  # follows
+        tuple[str, _Count] | None,  # parent and step
+    ]
+).decode
 
 
 def encode_summary(summary: EpisodeSummary) -> bytes:
@@ -75,13 +87,13 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
     env_id: str
     run: str
     status: EpisodeStatus
-    steps: int
+    steps: _Count
     episode_return: float
     started_at: float
     elapsed_s: float
     seed: bytes | None
     tags: bytes | None
-    vector_index: int | None
+    vector_index: _Count | None
     writer: bytes
     parent: str | None
     id: str = ""
@@ -97,7 +109,7 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
         Raises:
             DecodeError: They are damaged.
         """
-        return {} if self.tags is None else dict(decode_value(self.tags, where=self.where))
+        return {} if self.tags is None else _decode_dict(self.tags, f"tags in the {self.where}")
 
     def decoded_seed(self) -> Any:
         """Its seed, None where there is none."""
@@ -160,7 +172,10 @@ def decode_seeds(summaries: Sequence[StoredSummary]) -> list[Any]:
         DecodeError: One is damaged.
     """
     seeds = [_NIL if one.seed is None else one.seed for one in summaries]
-    return list(decode_value(_as_array(seeds), where="seeds of a listing"))
+    try:
+        return list(decode_value(_as_array(seeds), where="seeds of a listing"))
+    except DecodeError:
+        return [one.decoded_seed() for one in summaries]  # says which
 
 
 def _as_array(contents: Sequence[bytes]) -> bytes:
@@ -216,15 +231,20 @@ def decode_episode_note(
     Raises:
         DecodeError: It is damaged.
     """
-    summary, origin = _decoded(decode_note(note, where=where), 2, where)
-    seed, rng_state, options, provenance, follows, fork = _decoded(origin, 6, where)
-    parent, fork_step = (None, None) if fork is None else _decode_fork(fork, where)
+    try:
+        summary, content = _unpack_note(decode_note(note, where=where))
+        seed, rng_state, options, provenance, follows, fork = _unpack_origin(content)
+    except DecodeError:
+        raise
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
+    parent, fork_step = (None, None) if fork is None else fork
     return (
         decode_summary(summary, episode_id=episode_id, where=where),
         EpisodeOrigin(
             None if seed is None else decode_value(seed, where=where),
             None if rng_state is None else _decode_rng(rng_state, where),
-            None if options is None else decode_value(options, where=where),
+            None if options is None else _decode_dict(options, f"{where}: options"),
             provenance,
             follows,
             parent,
@@ -233,14 +253,11 @@ def decode_episode_note(
     )
 
 
-def _decode_fork(fork: Any, where: str) -> tuple[str, int]:
-    try:
-        parent, step = fork
-        if type(parent) is str and type(step) is int and step >= 0:
-            return parent, step
-    except (TypeError, ValueError):
-        pass
-    raise DecodeError(f"{where}: {fork!r} is not where an episode was forked")
+def _decode_dict(content: bytes, where: str) -> dict[str, Any]:
+    value = decode_value(content, where=where)
+    if not isinstance(value, dict):
+        raise DecodeError(f"{where}: a {type(value).__name__} where a dict was expected")
+    return value
 
 
 def _encode_rng(state: Mapping[str, Any]) -> bytes | list[Any]:
@@ -252,30 +269,17 @@ def _encode_rng(state: Mapping[str, Any]) -> bytes | list[Any]:
     return [*big, state["has_uint32"], state["uinteger"]]
 
 
-def _decode_rng(state: Any, where: str) -> Any:
+def _decode_rng(state: bytes | tuple[bytes, bytes, int, int], where: str) -> dict[str, Any]:
     if isinstance(state, bytes):
-        return decode_value(state, where=where)
-    try:
-        inner, inc, has_uint32, uinteger = state
-        return {
-            "bit_generator": _PCG64,
-            "state": {"state": int.from_bytes(inner), "inc": int.from_bytes(inc)},
-            "has_uint32": has_uint32,
-            "uinteger": uinteger,
-        }
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"{where}: not the state of a generator: {error}") from error
+        return _decode_dict(state, f"{where}: state of the generator")
+    inner, inc, has_uint32, uinteger = state
+    return {
+        "bit_generator": _PCG64,
+        "state": {"state": int.from_bytes(inner), "inc": int.from_bytes(inc)},
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }
 
 
 def _optional(value: Any) -> bytes | None:
     return None if value is None else encode_value(value)
-
-
-def _decoded(content: bytes, length: int, where: str) -> list[Any]:
-    try:
-        values = _unpack(content)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise DecodeError(f"{where}: {error}") from error
-    if len(values) != length:
-        raise DecodeError(f"{where}: {len(values)} fields instead of {length}")
-    return values

@@ -244,7 +244,10 @@ def concatenate(parts: Sequence[tuple[Arrays, LayoutAt, int]]) -> Arrays:
     first = layouts[0]
     if all(isinstance(layout, Leaf) for layout in layouts):
         return join_arrays([arrays for arrays, _, _ in parts])
-    if isinstance(first, Group) and all(_is_alike(first, layout) for layout in layouts):
+    if isinstance(first, Group) and all(
+        _is_alike(first, layout) and not isinstance(arrays, _ndarray)  # joined as objects before
+        for layout, (arrays, _, _) in zip(layouts, parts, strict=True)
+    ):
         return first.build(
             concatenate([(first.items(arrays)[i], _part(at, i), n) for arrays, at, n in parts])
             for i in range(len(first.parts))

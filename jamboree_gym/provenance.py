@@ -20,6 +20,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from jamboree_gym.emulator import emulator_state_of
+from jamboree_gym.errors import DecodeError
 from jamboree_gym.spaces import space_to_json
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "carries_over",
     "conditions_now",
     "conditions_of",
+    "decode_provenance",
     "describe",
     "describe_sub_env",
     "generator_of",
@@ -109,6 +111,21 @@ def _described(
         "pid": os.getpid(),
     }
     return json.dumps(content, sort_keys=True).encode()
+
+
+def decode_provenance(content: bytes, *, where: str) -> dict[str, Any]:
+    """Inverse of `describe`. What stands in it may be of any kind.
+
+    Raises:
+        DecodeError: It is no JSON object.
+    """
+    try:
+        provenance = json.loads(content.decode())
+    except (RecursionError, ValueError) as error:
+        raise DecodeError(f"{where}: not a provenance: {error}") from error
+    if not isinstance(provenance, dict):
+        raise DecodeError(f"{where}: not a provenance: a {type(provenance).__name__}")
+    return provenance
 
 
 def conditions_of(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any, Final, TypeAlias
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from jamboree_gym.beside import BesideHandler, BesideRecorder
+from jamboree_gym.beside import CODEC, BesideHandler, BesideRecorder, compress, decompress
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.layouts import number_dtype
 from jamboree_gym.provenance import generator_of
 
 __all__ = ["RENDER_MODE", "RecordFrames", "RenderHandler", "RenderRecorder", "rendered"]
@@ -22,11 +22,7 @@ RecordFrames: TypeAlias = "bool | int | Callable[[int], bool] | None"
 """Every so-many-th step, the reset being step 0, or whether a step with this number."""
 
 RENDER_MODE: Final = "rgb_array"
-_CODEC: Final = "zstd"  # at level 1 a tenth of the time that rendering takes, and the smallest
-_LEVEL: Final = 1
 _KINDS: Final = "biuf"
-
-_compress = pa.Codec(_CODEC, compression_level=_LEVEL).compress
 
 
 def rendered(env: gym.Env[Any, Any]) -> Any:
@@ -67,13 +63,13 @@ class RenderHandler(BesideHandler):
                 f"env.render() returned a {type(frame).__name__} at step {step}, not an array of "
                 "pixels: it cannot be recorded with record_frames="
             )
-        content = _compress(np.ascontiguousarray(frame), asbytes=True)
+        content = compress(np.ascontiguousarray(frame), asbytes=True)
         self.save(
             {
                 "step": step,
                 "shape": list(frame.shape),
                 "dtype": frame.dtype.str,
-                "codec": _CODEC,
+                "codec": CODEC,
                 "content": content,
             }
         )
@@ -94,11 +90,10 @@ class RenderHandler(BesideHandler):
 
 def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
     try:
-        dtype, shape = np.dtype(str(record["dtype"])), record["shape"]
-        if record["codec"] != _CODEC or dtype.kind not in _KINDS:
-            raise ValueError(f"{record['codec']!r} of {dtype} is not one that is ever stored")
-        size = math.prod(shape) * dtype.itemsize
-        content = pa.decompress(record["content"], size, codec=_CODEC)
+        dtype, shape = number_dtype(record["dtype"]), record["shape"]
+        if record["codec"] != CODEC or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"{record['codec']!r} of shape {shape} is never stored")
+        content = decompress(record["content"], math.prod(shape) * dtype.itemsize)
         return np.frombuffer(content, dtype).reshape(shape)
     except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
         raise DecodeError(f"{where}: not a rendered frame: {error}") from error

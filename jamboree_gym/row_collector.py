@@ -118,10 +118,10 @@ class RowCollector:
         infos: Mapping[int, dict[str, Any]] = _NO_INFOS
         if not raw.endswith(NO_REST) or len(raw) != end + len(NO_REST):
             try:
-                infos, changes = decode_rest(memoryview(raw)[end:], where="")
+                infos, changes = decode_rest(memoryview(raw)[end:], count, where="")
             except DecodeError:
                 return None
-            if changes or (infos and not 0 <= min(infos) <= max(infos) < count):
+            if changes:
                 return None
         columns = [raw[_BATCH + start : _BATCH + stop] for start, stop in places]
         return Pieces(count, columns, infos)

@@ -6,9 +6,8 @@ from functools import partial
 from typing import Any, Final
 
 import gymnasium as gym
-import pyarrow as pa
 
-from jamboree_gym.beside import BesideHandler, BesideRecorder
+from jamboree_gym.beside import CODEC, BesideHandler, BesideRecorder, compress, decompress
 from jamboree_gym.connection import Connection
 from jamboree_gym.env_state import state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidRecord
@@ -17,10 +16,6 @@ __all__ = ["SnapshotHandler", "SnapshotRecorder"]
 
 
 MAX_SNAPSHOT_BYTES: Final = 2**30  # what claims to be more is damaged
-_CODEC: Final = "zstd"
-_LEVEL: Final = 1
-
-_compress = pa.Codec(_CODEC, compression_level=_LEVEL).compress
 
 
 class SnapshotHandler(BesideHandler):
@@ -40,8 +35,8 @@ class SnapshotHandler(BesideHandler):
 
     def put(self, step: int, state: bytes) -> None:
         """Keep the state after so many steps; they come in ascending order."""
-        content = _compress(state, asbytes=True)
-        self.save({"step": step, "size": len(state), "codec": _CODEC, "content": content})
+        content = compress(state, asbytes=True)
+        self.save({"step": step, "size": len(state), "codec": CODEC, "content": content})
 
     def newest(self, *, before: int) -> tuple[int, bytes] | None:
         """The newest state of an earlier step, with its step; None if there is none.
@@ -57,10 +52,10 @@ class SnapshotHandler(BesideHandler):
 def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
     try:
         step, size = record["step"], record["size"]
-        if record["codec"] != _CODEC or not 0 <= size <= MAX_SNAPSHOT_BYTES or step < 0:
+        if record["codec"] != CODEC or not 0 <= size <= MAX_SNAPSHOT_BYTES or step < 0:
             raise ValueError(f"{record['codec']!r}, {size} bytes, step {step}")
-        return step, pa.decompress(record["content"], size, codec=_CODEC, asbytes=True)
-    except (KeyError, MemoryError, OSError, OverflowError, TypeError, ValueError) as error:
+        return step, decompress(record["content"], size).to_pybytes()
+    except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
         raise DecodeError(f"{where}: not a snapshot: {error}") from error
 
 

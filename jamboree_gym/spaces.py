@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from jamboree_gym.errors import DecodeError, InvalidRecord, UnsupportedSpace
-from jamboree_gym.layouts import ENCODED, Group, Kind, Layout, Leaf, has_column
+from jamboree_gym.layouts import ENCODED, Group, Kind, Layout, Leaf, has_column, number_dtype
 from jamboree_gym.values import decode_value, encode_value
 
 __all__ = ["check_space", "layout_of_space", "space_from_json", "space_to_json"]
@@ -260,10 +260,7 @@ def _key(content: Any) -> Hashable:
 
 
 def _dtype(content: Mapping[str, Any]) -> np.dtype[Any]:
-    dtype = np.dtype(str(content["dtype"]))
-    if dtype.kind not in "biuf":
-        raise DecodeError(f"not a space as it is stored: its dtype is {dtype}")
-    return dtype
+    return number_dtype(content["dtype"])
 
 
 def _dtype_of_discrete(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from jamboree_gym.packing import Pack, filler, packer
 __all__ = ["DAMAGED", "FindSchema", "SchemaChanges", "StepSchema", "schema_at"]
 
 DAMAGED = (
-    *(pa.ArrowException, OSError, EOFError),
-    *(AttributeError, LookupError, TypeError, ValueError),
+    *(pa.ArrowException, OSError, EOFError, MemoryError, RecursionError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
 )
 """What reading damaged Arrow bytes raises."""
 
@@ -203,7 +203,7 @@ def _shared(schema: StepSchema) -> StepSchema:
 @lru_cache(maxsize=256)
 def _schema_from_blob(blob: bytes) -> StepSchema:
     arrow = pa.ipc.read_schema(pa.py_buffer(blob))
-    layouts = json.loads(arrow.metadata[b"jamboree"])
+    layouts = json.loads(arrow.metadata[b"jamboree"].decode())
     observation, action, annotation = (layout_from_json(layouts[role]) for role in _ROLES)
     if not isinstance(annotation, Group):
         raise ValueError("its annotations have no names")

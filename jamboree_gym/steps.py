@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import lt
 from typing import Any, Literal, cast
 
 import msgspec
@@ -268,17 +269,53 @@ def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
     schema = find_schema(schema_digest(frame, where=where))
     size = PREFIX.unpack_from(frame.body)[1]
     try:
+        _refuse_compressed(frame.body[PREFIX.size : PREFIX.size + size])
         body = pa.py_buffer(frame.body)[PREFIX.size : PREFIX.size + size]
         batch = pa.ipc.read_record_batch(body, schema.arrow)
         batch.validate(full=True)
-        infos, changes = decode_rest(frame.body[PREFIX.size + size :], where=at)
+        infos, changes = decode_rest(frame.body[PREFIX.size + size :], frame.count, where=at)
         if len(batch) != frame.count or any(map(_lacks_values, batch.columns)):
             raise DecodeError(f"{at}: {len(batch)} rows where its header says {frame.count}")
         schemas = [(frame.start, schema)]
         schemas += [(frame.start + n, find_schema(name.hex())) for n, name in changes]
+        if not all(changed.shares_columns_with(schema) for _, changed in schemas):
+            raise DecodeError(f"{at}: rows of other columns than the first")
         return _rows_of_batch(frame, batch, infos, schemas, where=at)
     except DAMAGED as error:
         raise DecodeError(f"{at}: {error}") from error
+
+
+def _refuse_compressed(message: memoryview) -> None:
+    """Nothing here writes compressed batches, and a few bytes of one may stand for gigabytes.
+
+    So the metadata, a flatbuffer, is looked at before pyarrow does: a message whose third field is
+    the header, a RecordBatch whose fourth is the compression. pyarrow checks all else.
+
+    Raises:
+        ValueError: It is compressed, or no message.
+    """
+    try:
+        batch = _field_at(message, 8 + _INT32.unpack_from(message, 8)[0], 2)
+        if batch == 0:
+            raise ValueError("a message without a header")
+        batch += _INT32.unpack_from(message, batch)[0]
+        if _field_at(message, batch, 3):
+            raise ValueError("the batch is compressed, as none is that is ever stored")
+    except struct.error as error:
+        raise ValueError("not a message of Arrow") from error
+
+
+_INT32 = struct.Struct("<i")
+_UINT16 = struct.Struct("<H")
+
+
+def _field_at(content: memoryview, table: int, number: int) -> int:
+    """Where in a flatbuffer a field of a table lies; 0 if it has none."""
+    known = table - _INT32.unpack_from(content, table)[0]
+    if known < 0 or 4 + 2 * number >= _UINT16.unpack_from(content, known)[0]:
+        return 0
+    offset = _UINT16.unpack_from(content, known + 4 + 2 * number)[0]
+    return table + offset if offset else 0
 
 
 def _lacks_values(column: pa.Array) -> bool:
@@ -320,16 +357,31 @@ def _rows_of_batch(
 
 
 def decode_rest(
-    content: memoryview, *, where: str
+    content: memoryview, count: int, *, where: str
 ) -> tuple[dict[int, dict[str, Any]], list[tuple[int, bytes]]]:
-    """What follows the batch: infos and digests of schemas, by row."""
+    """What follows a batch of so many rows: infos and digests of schemas, by row.
+
+    Raises:
+        DecodeError: It is damaged, or tells of rows that are not there.
+    """
     if content == NO_REST:
         return {}, []
     try:
         kept, changes = _decode_pair(content)
     except msgspec.MsgspecError as error:
         raise DecodeError(f"{where}: {error}") from error
-    return {offset: decode_value(info, where=where) for offset, info in kept}, changes
+    of_infos, of_changes = [row for row, _ in kept], [row for row, _ in changes]
+    if not (_is_ascending(of_infos, 0, count) and _is_ascending(of_changes, 1, count)):
+        raise DecodeError(f"{where}: it tells of rows that are not there")
+    infos = {row: decode_value(info, where=where) for row, info in kept}
+    if not all(info.__class__ is dict for info in infos.values()):
+        raise DecodeError(f"{where}: an info is no dict")
+    return infos, changes
+
+
+def _is_ascending(rows: Sequence[int], start: int, stop: int) -> bool:
+    """Whether each is above the one before, none below `start`, none at `stop` or above."""
+    return all(map(lt, (start - 1, *rows), (*rows, stop)))
 
 
 _decode_pair = msgspec.msgpack.Decoder(

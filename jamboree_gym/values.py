@@ -12,6 +12,7 @@ finds out where it is.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -45,6 +46,7 @@ _NUMBERS: Final = (
 _NUMBER_CODES: Final = {cls: _NUMBER + n for n, cls in enumerate(_NUMBERS)}
 _NUMBER_DTYPES: Final = {code: np.dtype(cls) for cls, code in _NUMBER_CODES.items()}
 
+_MAX_EMPTY: Final = 2**24  # elements without a byte; more is damage, and would take all memory
 _FOLD: Final = b"f"  # the second of two equal times when clocks are set back
 _INT_LIMITS = range(-(2**63), 2**64)
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
@@ -263,24 +265,23 @@ def _decode_extension(code: int, data: memoryview) -> Any:
     if code in _NUMBER_DTYPES:
         return _decode_number(_NUMBER_DTYPES[code], data)
     if code == _TUPLE:
-        return tuple(_decoder.decode(data))
+        return tuple(_decode_list(data))
     if code == _SET:
-        return set(_decoder.decode(data))
+        return set(_decode_list(data))
     if code == _FROZENSET:
-        return frozenset(_decoder.decode(data))
+        return frozenset(_decode_list(data))
     if code == _PAIRS:
-        return {key: item for key, item in _decoder.decode(data)}
+        return dict(_decode_pairs(data))
     if code == _BIGINT:
         return int(bytes(data), 16)
     if code == _COMPLEX:
-        real, imaginary = _decoder.decode(data)
-        return complex(real, imaginary)
+        return complex(*_decode_complex(data))
     if code == _DATETIME:
         return _decode_datetime(bytes(data))
     if code in (_ARRAY, _SCALAR):
         return _decode_numpy(code, data)
     if code == _GRAPH:
-        return GraphInstance(*_decoder.decode(data))
+        return GraphInstance(*_decode_list(data))
     raise DecodeError(f"unknown extension type {code}")
 
 
@@ -296,9 +297,13 @@ def _decode_number(dtype: np.dtype[Any], data: memoryview) -> Any:
 
 
 def _decode_numpy(code: int, data: memoryview) -> Any:
-    dtype_text, shape, content = _decoder.decode(data)
+    dtype_text, shape, content = _decode_parts(data)
     dtype = _decode_dtype(dtype_text)
+    if min(shape, default=0) < 0:  # to `reshape`, -1 is whatever fits
+        raise DecodeError(f"{shape} is no shape")
     if dtype.itemsize == 0:
+        if math.prod(shape) > _MAX_EMPTY:
+            raise DecodeError(f"an array of shape {shape} is never stored without its elements")
         array = np.ndarray(shape, dtype)  # np.zeros would give each item a byte
     else:
         array = np.frombuffer(content, dtype).reshape(shape).copy()
@@ -306,10 +311,15 @@ def _decode_numpy(code: int, data: memoryview) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _decode_dtype(text: Any) -> np.dtype[Any]:
-    if not isinstance(text, str) or not _DTYPE_TEXT.fullmatch(text):
+def _decode_dtype(text: str) -> np.dtype[Any]:
+    if not _DTYPE_TEXT.fullmatch(text):
         raise DecodeError(f"dtype {text!r} is not one that is ever stored")
     return np.dtype(text)
 
 
 _decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)
+# What extensions hold. An array in the place of a list could claim more items than there are bytes.
+_decode_list = msgspec.msgpack.Decoder(list[Any], ext_hook=_decode_extension).decode
+_decode_pairs = msgspec.msgpack.Decoder(list[tuple[Any, Any]], ext_hook=_decode_extension).decode
+_decode_complex = msgspec.msgpack.Decoder(tuple[float, float]).decode
+_decode_parts = msgspec.msgpack.Decoder(tuple[str, list[int], bytes]).decode

@@ -44,7 +44,7 @@ def frame_of(records: list[dict[str, Any]], *, start: int = 7, codec: int = CODE
 
 @given(
     start=numbers,
-    count=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 2**32 - 1),
     writer=st.binary(min_size=8, max_size=8),
     t_first=times,
     t_last=times,

@@ -140,7 +140,7 @@ def test_a_damaged_origin_is_an_error(fork_step: Any) -> None:
     origin = EpisodeOrigin(1, None, None, "0" * 16, None, "p", fork_step)
     note = encode_episode_note(encode_summary(summary), encode_origin(origin))
 
-    with pytest.raises(DecodeError, match="is not where an episode was forked"):
+    with pytest.raises(DecodeError, match="not the origin of an episode"):
         decode_episode_note(note, episode_id="e", where="here")
 
 

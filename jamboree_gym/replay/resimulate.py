@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import JamboreeError, ReplayError, StoreUnavailable
 from jamboree_gym.leaves import EXACT, Tolerance
+from jamboree_gym.provenance import decode_provenance
 from jamboree_gym.replay.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
 from jamboree_gym.replay.rebuild import begins_anew, rebuild_env, reset_as_recorded
@@ -284,7 +284,7 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
 
 def _origin_of(digest: str, content: bytes) -> _Origin:
     try:
-        provenance = dict(json.loads(content))
+        provenance = decode_provenance(content, where=digest)
         return _Origin(digest, provenance, changes_since(provenance))
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error

@@ -11,7 +11,7 @@ import gymnasium as gym
 from jamboree_gym.blocks import Listed, trips, whole_episodes
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import EpisodeNotFound, ReplayError
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.leaves import Tolerance
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.query import EpisodeQuery, found_by
@@ -172,7 +172,7 @@ def _summary(episode: Episode) -> EpisodeSummary:
     """Its summary, or one that says nothing where it cannot be read: its report will tell."""
     try:
         return episode.summary
-    except EpisodeNotFound:
+    except (DecodeError, EpisodeNotFound):
         return EpisodeSummary(episode.id, "", "", "running", 0, 0.0, 0.0, 0.0, None)
 
 

@@ -33,7 +33,10 @@ def encode(message: dict[str, Any]) -> bytes:
 
 def decode(line: bytes) -> dict[str, Any]:
     """The message in a line; ValueError if it holds none."""
-    message = json.loads(line)
+    try:
+        message = json.loads(line.decode())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(message, dict):
         raise ValueError("a control message is a JSON object")
     return message
@@ -49,7 +52,9 @@ def raise_for(reply: dict[str, Any]) -> None:
     """Raise what a reply reports, if it reports an error."""
     if reply.get("ok"):
         return
-    text = str(reply.get("error", "the supervisor of the embedded servers gave no reason"))
+    text = reply.get("error")
+    if not isinstance(text, str):
+        text = "the supervisor of the embedded servers gave no reason"
     raise MissingExtra(text) if reply.get("kind") == "missing_extra" else EmbeddedServerError(text)
 
 

@@ -127,10 +127,11 @@ class Home:
     def read_record(self) -> SupervisorRecord | None:
         """Who serves this home, or did before it was killed; None if nobody wrote that down."""
         try:
-            fields = json.loads(self.record_file.read_text())
-            return SupervisorRecord(**fields)
-        except (OSError, ValueError, TypeError):  # none yet, or one of another version
+            record = SupervisorRecord(**json.loads(self.record_file.read_text()))
+        except (OSError, RecursionError, TypeError, ValueError):  # none yet, or of another version
             return None
+        kinds = [type(value) for value in asdict(record).values()]
+        return record if kinds == [int, str, str] and 0 < record.pid < 2**31 else None
 
     def write_record(self, record: SupervisorRecord) -> None:
         """Tell the clients where the supervisor is."""

@@ -168,12 +168,15 @@ class MongoProgram:
 
     def _access(self, *, or_new: bool = False) -> MongoAccess:
         try:
-            return MongoAccess(**json.loads(self.home.mongo_file.read_text()))
+            access = MongoAccess(**json.loads(self.home.mongo_file.read_text()))
+            if type(access.port) is not int or not isinstance(access.password, str):
+                raise ValueError("a port is a number, a password a text")
+            return access
         except FileNotFoundError as error:
             if or_new:
                 return MongoAccess(port=_free_port(), password=secrets.token_urlsafe(24))
             raise EmbeddedServerError(f"{self.home.mongo_file} is gone") from error
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, RecursionError, TypeError, ValueError) as error:
             raise EmbeddedServerError(
                 f"{self.home.mongo_file} is damaged ({error})\n"
                 "delete it: the next start makes a new password and keeps the data"

@@ -107,7 +107,7 @@ class Supervisor:
                     return  # told by the end of the connection, the client starts a new supervisor
                 writer.write(encode(reply))
                 await writer.drain()
-        except (OSError, ValueError) as error:  # it is gone, or sent no message of ours
+        except (KeyError, OSError, TypeError, ValueError) as error:  # gone, or no message of ours
             _log.info("a client's connection ended: %s", error)
         finally:
             self._clients.discard(writer)

@@ -1,0 +1,250 @@
+"""What stands in Redis and in MongoDB is changed: each read gives an error of ours, or data.
+
+How many changes are tried is said by the environment variable JAMBOREE_MUTATED_INPUTS, which
+`make faults` sets; every bit of an episode is flipped there as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from conftest import Server
+from decoders import mutate_frame, seal_frame
+from mutations import mutate_bytes, mutate_json, mutate_msgpack
+from processes import NoteHandler
+from recorded_envs import CountingEnv, RenderingEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.codec import encode_note
+from jamboree_gym.errors import DecodeError, JamboreeError
+from jamboree_gym.replay import verify
+
+pytestmark = pytest.mark.faults
+
+THOROUGH = "JAMBOREE_MUTATED_INPUTS" in os.environ
+CHANGES = 1000 if THOROUGH else 40
+EVERY_BIT = 1 if THOROUGH else 17
+HEAD_BYTES = 44  # without the note; the server's scripts write them
+
+OpenJamboree = Callable[..., Jamboree]
+
+
+class Telling(CountingEnv):
+    """Tells something beside what is observed."""
+
+    def info(self) -> dict[str, Any]:
+        return {"lives": 3 - self.count, "text": "x" * self.count}
+
+
+def record(jam: Jamboree, env: gym.Env[Any, Any] | None = None, **options: Any) -> str:
+    recorded = jam.record(env or Telling(), run="run", tags={"lr": 0.1}, **options)
+    play(recorded, [recorded.action_space.sample() for _ in range(3)], seed=1)
+    recorded.close()
+    return str(recorded.episode_id)
+
+
+def flips(content: bytes, first: int = 0) -> Iterator[bytes]:
+    """The content with one bit changed, each in turn."""
+    for bit in range(first * 8, len(content) * 8, EVERY_BIT):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bytes(changed)
+
+
+def test_each_flipped_bit_of_an_episode_is_noticed(open_jamboree: OpenJamboree) -> None:
+    jam = open_jamboree()
+    episode, other = jam.episode(record(jam)), jam.episode(record(jam))
+    jam.flush()
+    key = jam.keyspace.episode(episode.id)
+    for place, whole in enumerate(jam.redis.lrange(key, 0, -1)):
+        for changed in flips(whole, first=0 if place else HEAD_BYTES):
+            jam.redis.lset(key, place, changed)
+            with pytest.raises(DecodeError, match=re.escape(key)):  # at an index, or which rows
+                episode.data() if place else len(episode)
+        jam.redis.lset(key, place, whole)
+    assert episode.data().rewards.tolist() == other.data().rewards.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_each_flipped_bit_of_a_listing_is_noticed(open_jamboree: OpenJamboree) -> None:
+    jam = open_jamboree()
+    name, other = record(jam), jam.episode(record(jam))
+    jam.flush()
+    listing = jam.keyspace.summaries("run")
+    for changed in flips(jam.redis.hget(listing, name)):
+        jam.redis.hset(listing, name, changed)
+        with pytest.raises(DecodeError, match=f"summary of {name}"):
+            list(jam.episodes(run="run"))
+    assert len(other.data()) == 3
+
+
+def test_each_flipped_bit_of_a_schema_and_a_provenance_is_noticed(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam = open_jamboree()
+    name = record(jam)
+    jam.flush()
+    for digest in jam.store.blobs():
+        key = jam.keyspace.blob(digest)
+        whole = jam.redis.get(key)
+        for changed in flips(whole):
+            jam.redis.set(key, changed)
+            jam.store._blobs.clear()  # what is known of it here
+            with pytest.raises(DecodeError, match=key):
+                jam.store.blob(digest)
+        jam.redis.set(key, whole)
+    jam.store._blobs.clear()
+    assert len(jam.episode(name).data()) == 3
+
+
+# -- changed by somebody who makes the checksums right again --------------------------------
+
+
+def reads(jam: Jamboree, name: str, other: str) -> dict[str, Callable[[], Any]]:
+    """Everything that can be asked of an episode, and of what it is listed with."""
+    episode, notes = jam.episode(name), NoteHandler(jam, "n")
+    query = jam.episodes(run="run")
+    return {
+        "data": episode.data,
+        "steps": lambda: list(episode.steps()),
+        "recent": lambda: list(episode.recent(2)),
+        "between": lambda: list(episode.between(0.0, 1e12)),
+        "as_of": lambda: episode.as_of(1e12),
+        "table": episode.table,
+        "frame": episode.frame,
+        "find": lambda: episode.find("reward > 1 and index < 9"),
+        "find each": lambda: episode.find(lambda step: step.reward > 1),
+        "summary": lambda: episode.summary,
+        "origin": lambda: episode.origin,
+        "provenance": lambda: episode.provenance,
+        "lineage": lambda: episode.lineage,
+        "children": lambda: episode.children,
+        "renders": lambda: list(episode.renders()),
+        "snapshots": lambda: episode.snapshots().newest(before=3),
+        "tail": lambda: list(episode.tail(timeout_s=0.01)),
+        "listing": lambda: list(query),
+        "listed by tag": lambda: list(jam.episodes(tags={"lr": 0.1}).order_by("tags.lr")),
+        "listed table": query.table,
+        "summary table": query.summary_table,
+        "records": lambda: notes.many(9),
+        "last record": notes.last,
+        "records between": lambda: notes.between(0.0, 1e12),
+        "record as of": lambda: notes.as_of(1e12),
+        "records tail": lambda: list(notes.tail(timeout_s=0.01)),
+        "verify": lambda: verify([episode, jam.episode(other)]),
+        "verify one": lambda: verify(episode),
+        "backup": jam.backup.flush,
+        "backup status": jam.backup.status,
+        "compare": jam.backup.verify,
+        "restore": jam.backup.restore,
+        "pop": notes.pop,
+    }
+
+
+def mutated_note(rng: Random, note: bytes) -> bytes:
+    """A note with a checksum that fits."""
+    return encode_note(mutate_msgpack(rng, note[4:]))
+
+
+def mutated_episode_note(rng: Random, note: bytes) -> bytes:
+    """The same, where the summary in it has a checksum of its own."""
+    head = rng.choice([mutated_note, lambda _, whole: whole])
+    return head(rng, encode_note(mutate_bytes(rng, note[4:]) if rng.random() < 0.3 else note[4:]))
+
+
+def change_something(jam: Jamboree, rng: Random, keys: list[str]) -> str:
+    """Change one thing in Redis, and make its checksum right; what it was."""
+    key = rng.choice(keys)
+    kind = jam.redis.type(key)
+    if kind == b"list":
+        place = rng.randrange(jam.redis.llen(key))
+        old = jam.redis.lindex(key, place)
+        new = old[:HEAD_BYTES] + mutated_episode_note(rng, old[HEAD_BYTES:])
+        jam.redis.lset(key, place, seal_frame(mutate_frame(rng, old)) if place else new)
+        return f"{key} {place}"
+    if kind == b"hash":
+        name = rng.choice(jam.redis.hkeys(key))
+        jam.redis.hset(key, name, mutated_note(rng, jam.redis.hget(key, name)))
+        return f"{key} {name}"
+    content = jam.redis.get(key)[4:]
+    mutate = rng.choice([mutate_bytes, mutate_json])
+    jam.redis.set(key, encode_note(mutate(rng, content)))
+    return key
+
+
+@pytest.mark.timeout(3600)
+def test_a_store_that_was_written_into_gives_errors_of_ours_or_data(
+    open_jamboree: OpenJamboree, valkey: Server, mongo: Server
+) -> None:
+    for number in range(CHANGES):
+        rng, namespace = Random(number), f"changed-{number}"
+        jam = open_jamboree(mongo_url=mongo.url, namespace=namespace)
+        env = gym.make("CartPole-v1") if number % 2 else RenderingEnv(4)
+        name, other = record(jam, env, record_frames=not number % 2 or None), record(jam)
+        NoteHandler(jam, "n").save_many([{"a": 1}, {"b": (1, 2)}])
+        jam.flush()
+        keys = sorted(key.decode() for key in jam.redis.scan_iter(f"{namespace}:*"))
+        keys = [key for key in keys if other not in key and ":" in key]
+        keys = [key for key in keys if jam.redis.type(key) in (b"list", b"hash", b"string")]
+        keys = [key for key in keys if ":lease:" not in key]
+        if number % 3 == 0:
+            jam.backup.flush()
+        changed = change_something(jam, rng, keys)
+        expected = None if ":blob:" in changed else jam.episode(other).data().rewards.tolist()
+        jam.close()
+
+        reader = open_jamboree(mongo_url=mongo.url, namespace=namespace)
+        for what, read in reads(reader, name, other).items():
+            try:
+                read()
+            except JamboreeError:
+                pass
+            except Exception as error:
+                raise AssertionError(f"{what}, after {changed} was changed ({number})") from error
+        if expected is not None:
+            assert reader.episode(other).data().rewards.tolist() == expected
+        reader.redis.delete(*reader.redis.keys(f"{namespace}:*"))
+        reader.close()
+
+
+@pytest.mark.timeout(3600)
+def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
+    open_jamboree: OpenJamboree, mongo: Server
+) -> None:
+    jam = open_jamboree(mongo_url=mongo.url)
+    name, other = record(jam), record(jam, gym.make("CartPole-v1"))
+    NoteHandler(jam, "n").save({"a": 1})
+    jam.backup.flush()
+    database = jam.mongo_store.database
+    for number in range(CHANGES):
+        rng = Random(number)
+        collection = database[rng.choice(sorted(database.list_collection_names()))]
+        document = rng.choice(list(collection.find({})))
+        field = rng.choice([field for field, value in document.items() if type(value) is bytes])
+        content = rng.choice([mutate_frame, mutate_bytes])(rng, document[field])
+        content = seal_frame(content) if content[:2] == b"JB" else content
+        collection.replace_one(
+            {"_id": document["_id"]}, document | {field: content, "crc": zlib.crc32(content)}
+        )
+        jam.redis.delete(*jam.redis.keys(f"{jam.keyspace.namespace}:*"))
+        reader = open_jamboree(mongo_url=mongo.url)
+        for read in (reader.backup.restore, reader.backup.verify, reader.episode(name).data):
+            try:
+                read()
+            except JamboreeError:
+                pass
+            except Exception as error:
+                place = f"{collection.name} {document['_id']}"
+                raise AssertionError(f"after {place} was changed ({number})") from error
+        reader.close()
+        collection.replace_one({"_id": document["_id"]}, document)
+    jam.redis.delete(*jam.redis.keys(f"{jam.keyspace.namespace}:*"))
+    reader = open_jamboree(mongo_url=mongo.url)
+    reader.backup.restore()
+    assert len(reader.episode(other).data()) == len(reader.episode(name).data()) == 3
