@@ -88,6 +88,11 @@ def is_complete(jam: Jamboree) -> bool:
     return (status.pending_logs, status.pending_deletes) == (0, 0)
 
 
+def pending(jam: Jamboree) -> int:
+    """How many logs are not copied; asks for no more than that."""
+    return int(jam.redis.zcard(jam.keyspace.unbacked))
+
+
 def check_that_all_is_kept_once(jam: Jamboree) -> None:
     """Both sides are equal, and MongoDB has no document that is not needed for it."""
     report = jam.backup.verify()
@@ -129,20 +134,21 @@ def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFo
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(60 + 5 * KILLS)
+@pytest.mark.timeout(60 + 10 * KILLS)
 def test_killed_again_and_again_it_loses_nothing_and_keeps_nothing_twice(
     jam: Jamboree, start_follower: StartFollower
 ) -> None:
     load = Load(jam)
     for _ in range(KILLS):
+        load.go_on(0.05)
+        waiting = pending(jam)
         follower = start_follower(jam)
-        begins = jam.mongo_store.records()
-        wait_until(lambda begins=begins: load.go_on(0.02) or jam.mongo_store.records() > begins)
-        load.go_on(random.uniform(0, 0.3))
+        wait_until(lambda waiting=waiting: pending(jam) < waiting)
+        load.go_on(random.uniform(0, 0.2))
         follower.kill()
         follower.wait()
     start_follower(jam)
-    wait_until(lambda: is_complete(jam))
+    wait_until(lambda: is_complete(jam), timeout_s=60)
     check_that_all_is_kept_once(jam)
 
 
@@ -160,7 +166,7 @@ def test_two_at_once_keep_nothing_twice_and_miss_nothing(
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(60 + 10 * MONGO_KILLS)
+@pytest.mark.timeout(60 + 30 * MONGO_KILLS)
 def test_without_mongodb_it_waits_says_so_once_and_catches_up(
     own_valkey: Server,
     own_mongo: Server,
