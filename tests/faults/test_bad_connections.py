@@ -19,7 +19,7 @@ from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable, UnsavedRecords
-from jamboree_gym.store import redis_link
+from jamboree_gym.store import redis_client
 
 pytestmark = pytest.mark.faults
 
@@ -64,7 +64,7 @@ class Loop:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(redis_link, "ANSWER_TIMEOUT_S", ANSWER_TIMEOUT_S)
+    monkeypatch.setattr(redis_client, "ANSWER_TIMEOUT_S", ANSWER_TIMEOUT_S)
     caplog.set_level(logging.INFO, "jamboree_gym")
 
 
