@@ -46,6 +46,7 @@ MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 _DUPLICATE = 11000
 _DISK_FULL = 14031
+_INTERNAL_ERROR = 1
 _LOGIN_REFUSED = (13, 18)
 _T = TypeVar("_T")
 
@@ -348,7 +349,13 @@ class MongoStore:
 
     def _refused(self, code: int | None, message: str) -> JamboreeError:
         if code == _DISK_FULL:
-            return StoreFull(f"MongoDB at {self.where} has no disk space left")
+            return StoreFull(
+                f"MongoDB at {self.where} has no disk space left: free some there, and try again"
+            )
+        if code == _INTERNAL_ERROR:  # all that a storage engine says which could not write
+            message += (
+                "; its log says why. If its disk is full: free some space there, and start it again"
+            )
         if code in _LOGIN_REFUSED:
             message += "; check user and password in mongo_url"
         return StoreUnavailable(f"MongoDB at {self.where} refuses: {message}")

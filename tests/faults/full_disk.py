@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from conftest import REDIS_PROGRAMS, Server, redis_answers
+from conftest import REDIS_PROGRAMS, Server, free_port, mongo_answers, redis_answers
 
 # Python ignores SIGXFSZ, and whatever it executes in its place goes on to do so.
 IGNORING = [sys.executable, "-c", "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"]
@@ -27,6 +27,18 @@ def redis_of_its_own(kind: str, directory: Path, *options: str) -> Iterator[Serv
     command = [*IGNORING, REDIS_PROGRAMS[kind](), "--port", "0", "--unixsocket", str(path)]
     command += ["--dir", str(directory), "--save", "", "--appendonly", "yes", *options]
     server = Server(f"unix://{path}", command, redis_answers).start()
+    yield server
+    server.stop()
+
+
+@contextmanager
+def mongo_of_its_own(directory: Path) -> Iterator[Server]:
+    """A server that may be killed, or run out of disk."""
+    directory.mkdir(parents=True)
+    port = free_port()
+    command = [sys.executable, "-m", "secantus", "--port", str(port)]
+    command += ["--storage-path", str(directory), "--cache-size", "128M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.stop()
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-__all__ = ["Ending", "Lane", "Proxy"]
+__all__ = ["Ending", "Lane", "Proxy", "direct"]
 
 CHUNK_BYTES = 1 << 16
 SLICE_S = 0.01  # a slow lane sends what it may in so much time at once
@@ -304,3 +304,8 @@ def _new_socket(address: Any) -> socket.socket:
 def _end_writing(sink: socket.socket) -> None:
     with suppress(OSError):  # the other side was quicker
         sink.shutdown(socket.SHUT_WR)
+
+
+def direct(proxy: Proxy) -> str:
+    """The URL of a proxy before MongoDB, of which clients do not ask where the server itself is."""
+    return f"{proxy.url}/?directConnection=true"

@@ -14,7 +14,7 @@ import pytest
 import redis
 from conftest import Server
 from processes import wait_until
-from proxy import Ending, Proxy
+from proxy import Ending, Proxy, direct
 from pymongo import MongoClient
 
 pytestmark = pytest.mark.faults
@@ -188,8 +188,8 @@ def test_a_server_that_dies_ends_the_connection(own_valkey: Server, tmp_path: Pa
 
 
 def test_it_stands_before_mongodb_too(mongo: Server, namespace: str) -> None:
-    with Proxy(mongo.url) as proxy, MongoClient[Any](proxy.url) as client:
-        client[namespace].notes.insert_one({"n": 1})
+    with Proxy(mongo.url) as proxy, MongoClient[Any](direct(proxy)) as client:
+        client[namespace].notes.insert_one({"n": bytes(100_000)})
+        assert proxy.up.passed > 100_000
         proxy.cut("rst")
         assert client[namespace].notes.count_documents({}) == 1
-        assert proxy.accepted > 1
