@@ -32,6 +32,8 @@ WORKERS ?= auto
 PYTEST_ARGS ?=
 # How many recording processes `make faults` kills.
 TRAINERS ?= 100
+# How many backup processes.
+BACKUPS ?= 100
 # How often it kills each kind of Redis, and MongoDB.
 KILLS ?= 50
 # Connections are cut at every so many-th byte of an append.
@@ -62,7 +64,8 @@ test: $(DEV_READY) ## the test suite
 .PHONY: faults
 faults: $(DEV_READY) ## only the tests that kill processes and servers
 	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
-		JAMBOREE_CUT_EVERY=$(CUT_EVERY) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
+		$(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: long
 long: $(DEV_READY) ## only the tests of many steps, at full length (some minutes)

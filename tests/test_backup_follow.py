@@ -21,7 +21,7 @@ from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import StoreUnavailable
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "3"))
-MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGOS", "1"))
+MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))
 
 PASSWORD = "s3cr3t"
 
