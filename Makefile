@@ -32,6 +32,8 @@ WORKERS ?= auto
 PYTEST_ARGS ?=
 # How many recording processes `make faults` kills.
 TRAINERS ?= 100
+# How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
+INPUTS ?= 100000
 # What this interpreter cannot have is left out by name, never skipped.
 MARKERS = $(shell $(BIN)/python -c 'import sys; print("not vaex" if sys.version_info >= (3, 13) else "")')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(MARKERS),-m "$(MARKERS)")
@@ -57,7 +59,7 @@ test: $(DEV_READY) ## the test suite
 
 .PHONY: faults
 faults: $(DEV_READY) ## only the tests that kill processes and servers
-	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: long
 long: $(DEV_READY) ## only the tests of many steps, at full length (some minutes)
