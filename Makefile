@@ -58,7 +58,7 @@ test: $(DEV_READY) ## the test suite
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: faults
-faults: $(DEV_READY) ## only the tests that kill processes and servers
+faults: $(DEV_READY) ## only the tests that kill processes and servers, and mutate what they hold
 	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: long
