@@ -38,6 +38,8 @@ BACKUPS ?= 100
 KILLS ?= 50
 # Connections are cut at every so many-th byte of an append.
 CUT_EVERY ?= 1
+# How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
+INPUTS ?= 100000
 # What this interpreter cannot have is left out by name, never skipped.
 MARKERS = $(shell $(BIN)/python -c 'import sys; print("not vaex" if sys.version_info >= (3, 13) else "")')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(MARKERS),-m "$(MARKERS)")
@@ -62,10 +64,10 @@ test: $(DEV_READY) ## the test suite
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: faults
-faults: $(DEV_READY) ## only the tests that kill processes and servers
+faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full length
 	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
 		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
-		$(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: long
 long: $(DEV_READY) ## only the tests of many steps, at full length (some minutes)

@@ -141,12 +141,14 @@ class RowCollector:
         bytes_of = np.frombuffer(b"".join(frames), np.uint8).reshape(len(frames), -1)
         header, places = self._template.header(count), self._template.buffers(count)
         end = bytes_of.shape[1] - len(NO_REST)
+        if end < _BATCH + places[-1][1]:
+            return False
         fixed = (
             (FRAME_BODY + 8, PREFIX.pack(b"", end - _BATCH)[8:]),
             (_BATCH, header),
             (end, NO_REST),
         )
-        if end < _BATCH + places[-1][1] or not all(_each_has(bytes_of, *one) for one in fixed):
+        if not all(_each_has(bytes_of, *one) for one in fixed):
             return False
         self._take_pieces()
         columns = [

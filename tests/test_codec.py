@@ -21,6 +21,7 @@ from jamboree_gym.codec import (
     encode_frame,
     encode_note,
     encode_records,
+    plain_span,
 )
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.values import encode_mapping
@@ -200,3 +201,15 @@ def test_the_checksum_of_any_size_is_that_of_zlib(size: int) -> None:
 def test_a_digest_is_sixteen_hexadecimal_digits() -> None:
     assert len(digest(b"x")) == 16
     assert digest(b"x") != digest(b"y")
+
+
+@pytest.mark.parametrize(("start", "count"), [(3, 0), (2**53 + 1, 1), (2**64 - 1, 2)])
+def test_a_batch_that_is_never_stored_gives_decode_error(start: int, count: int) -> None:
+    times = {"t_first": 1.0, "t_last": 1.0}
+    blob = encode_frame(
+        codec=CODEC_STEPS, start=start, count=count, writer=bytes(8), **times, body=bytes(20)
+    )
+
+    with pytest.raises(DecodeError, match=f"log at index {start}: a batch of {count}"):
+        decode_frame(blob, where="log")
+    assert plain_span(blob, CODEC_STEPS)[1] == 0

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
+import msgspec
 import numpy as np
 import pytest
 from gymnasium import spaces
 from recorded_envs import CountingEnv, ScriptedEnv
 
 from jamboree_gym import EpisodeHandler, Jamboree
+from jamboree_gym.codec import encode_note
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.notes import (
     decode_episode_note,
+    decode_seeds,
     decode_summaries,
     encode_episode_note,
     encode_origin,
@@ -325,3 +329,37 @@ def test_the_summaries_stand_side_by_side(jam: Jamboree) -> None:
 def test_a_missing_episode_is_named(jam: Jamboree) -> None:
     with pytest.raises(EpisodeNotFound, match="nobody"):
         jam.diff(record(jam, [0]), "nobody")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 2**60}, {"steps": -1}, {"vector_index": -1}], ids=str
+)
+def test_a_summary_that_no_episode_has_is_an_error(changes: dict[str, Any]) -> None:
+    summary = EpisodeSummary("e", "Env-v0", "run", "running", 0, 0.0, 1.0, 0.0, None)
+    note = encode_summary(replace(summary, **changes))
+
+    with pytest.raises(DecodeError, match="summary of e"):
+        decode_summaries({"e": note})
+
+
+def test_tags_that_are_no_dict_and_a_seed_that_is_damaged_name_their_episode() -> None:
+    values = ["Env-v0", "run", "running", 0, 0.0, 1.0, 0.0, b"\xc1", b"\x01", None, b"", None]
+    (summary,) = decode_summaries({"e": encode_note(msgspec.msgpack.encode(values))})
+
+    with pytest.raises(DecodeError, match="summary of e"):
+        summary.decoded_tags()
+    with pytest.raises(DecodeError, match="summary of e"):
+        decode_seeds([summary])
+
+
+@pytest.mark.parametrize("position", range(6))
+def test_an_origin_with_something_of_another_kind_is_an_error(position: int) -> None:
+    summary = encode_summary(EpisodeSummary("e", "E-v0", "r", "running", 0, 0.0, 1.0, 0.0, None))
+    values = [None, None, None, "0" * 16, None, None]
+    values[position] = 5.5
+    for note in (
+        encode_episode_note(summary, msgspec.msgpack.encode(values)),
+        encode_note(b"\x05"),
+    ):
+        with pytest.raises(DecodeError, match="here"):
+            decode_episode_note(note, episode_id="e", where="here")

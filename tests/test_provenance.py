@@ -15,7 +15,8 @@ import pytest
 from recorded_envs import CountingEnv
 
 from jamboree_gym import provenance
-from jamboree_gym.provenance import describe
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.provenance import decode_provenance, describe
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +194,11 @@ def test_a_git_that_does_not_answer_in_time_is_given_up(
     monkeypatch.setattr(provenance, "GIT_TIMEOUT_S", 0.1)
 
     assert commit() == "abc+unchecked"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"\xff\xfe", b"[" * 9000, '{"a": 1}'.encode("utf-16")]
+)
+def test_what_is_no_provenance_gives_decode_error(content: bytes) -> None:
+    with pytest.raises(DecodeError, match="blob: not a provenance"):
+        decode_provenance(content, where="blob")

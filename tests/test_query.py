@@ -327,3 +327,16 @@ def test_the_table_of_no_episodes_has_the_columns_that_any_has(jam: Jamboree) ->
 
     assert empty.num_rows == 0
     assert empty.schema == jam.episodes().summary_table().schema
+
+
+def test_a_listing_that_tells_of_more_steps_than_there_are_is_named(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv(), run="lies")
+    play(env, [ACTION] * 3)
+    env.close()
+    jam.flush()
+    for steps in (7, 2**50):
+        summary = replace(jam.episode(env.episode_id).summary, steps=steps)
+        jam.redis.hset(jam.keyspace.summaries("lies"), env.episode_id, encode_summary(summary))
+
+        with pytest.raises(DecodeError, match="is listed with"):
+            jam.episodes(run="lies").table()

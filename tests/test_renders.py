@@ -186,7 +186,8 @@ def test_renders_of_an_episode_that_is_not_there_say_so(jam: Jamboree) -> None:
 @pytest.mark.parametrize(
     "damage",
     [{"codec": "gzip"}, {"dtype": "O"}, {"dtype": "no"}, {"shape": [2**40]}, {"shape": 3},
-     {"shape": [3]}, {"content": b"x"}],
+     {"shape": [3]}, {"shape": [-2, -2]}, {"shape": [2.0, 2]}, {"content": "x"},
+     {"dtype": "(2,)u1"}, {"content": b"x"}],
     ids=str,
 )  # fmt: skip
 def test_a_record_that_is_no_frame_gives_decode_error(
@@ -237,3 +238,12 @@ def test_frames_that_only_the_backup_holds_go_with_the_episode(jam: Jamboree) ->
     episode.delete()
 
     assert list(jam.mongo_store.keys()) == []
+
+
+def test_a_record_without_a_step_gives_decode_error(jam: Jamboree) -> None:
+    handler = RenderHandler(jam)
+    handler["episode"] = "e"
+    DBHandler.save(handler, {"value": 1})
+
+    with pytest.raises(DecodeError, match="at index 0: no record of a step"):
+        list(handler.frames(1))

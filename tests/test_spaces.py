@@ -327,3 +327,9 @@ VALID = json.loads(space_to_json(BOX))
 def test_what_is_no_space_is_an_error(damaged: Any) -> None:
     with pytest.raises(DecodeError, match="space"):
         space_from_json(damaged)
+
+
+def test_a_dtype_that_would_have_to_be_parsed_is_refused() -> None:
+    for dtype in ("(2,)i4", "i4,i4", "9" * 5000, "O", 5):
+        with pytest.raises(DecodeError):
+            space_from_json(json.dumps({"type": "MultiDiscrete", "nvec": [2], "dtype": dtype}))

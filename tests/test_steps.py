@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -15,7 +18,8 @@ from hypothesis.extra import numpy as hnp
 
 from jamboree_gym.codec import CODEC_RECORDS, CODEC_STEPS, Frame, decode_frame, encode_frame
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.layouts import Leaf, layout_of
+from jamboree_gym.layouts import Group, Leaf, layout_of
+from jamboree_gym.row_collector import RowCollector, decode_frames
 from jamboree_gym.row_parts import cut_rows
 from jamboree_gym.step_schema import FindSchema, schema_at
 from jamboree_gym.steps import (
@@ -27,7 +31,7 @@ from jamboree_gym.steps import (
     rows_to_arrays,
     schema_digest,
 )
-from jamboree_gym.values import encode_mapping
+from jamboree_gym.values import encode_mapping, encode_value
 
 DTYPES = [
     *("float16", "float32", "float64", "int8", "int16", "int32", "int64"),
@@ -334,3 +338,107 @@ def test_a_schema_whose_layout_was_changed_is_refused() -> None:
 
 def test_equal_layouts_have_one_blob() -> None:
     assert StepSchema(FLOAT32, INT64).digest == GOOD_SCHEMA.digest
+
+
+# -- written on purpose, with everything around it right --------------------------------------
+
+BATCH_END = 12 + int.from_bytes(GOOD_BODY[8:12], "little")
+
+
+def sealed(body: bytes) -> Frame:
+    """A whole frame, with its checksum."""
+    times = {"t_first": 1.0, "t_last": 1.0}
+    blob = encode_frame(codec=CODEC_STEPS, start=5, count=3, writer=bytes(8), **times, body=body)
+    return decode_frame(blob, where="log")
+
+
+def rest(infos: list[Any], changes: list[Any] | None = None) -> bytes:
+    """The good batch with something else behind it."""
+    return GOOD_BODY[:BATCH_END] + msgspec.msgpack.encode((infos, changes or []))
+
+
+@pytest.mark.parametrize("read", [decode_rows, lambda f, *a, **k: decode_frames([f], *a, **k)])
+@pytest.mark.parametrize(
+    "body",
+    [
+        rest([(0, encode_value([1]))]),
+        rest([(3, encode_mapping({}))]),
+        rest([(-1, encode_mapping({}))]),
+        rest([(1, encode_mapping({})), (1, encode_mapping({}))]),
+        rest([], [(0, GOOD_SCHEMA.digest_bytes)]),
+        rest([], [(3, GOOD_SCHEMA.digest_bytes)]),
+        rest([], [(2, GOOD_SCHEMA.digest_bytes), (1, GOOD_SCHEMA.digest_bytes)]),
+    ],
+    ids=["no dict", "behind", "before", "twice", "first", "too late", "unsorted"],
+)
+def test_rows_that_are_not_there_are_not_told_of(read: Any, body: bytes) -> None:
+    with pytest.raises(DecodeError, match="log at index 5"):
+        read(sealed(body), stored(GOOD_SCHEMA), where="log")
+
+
+def test_rows_of_other_columns_are_refused() -> None:
+    other = StepSchema(INT64, INT64)
+    body = rest([], [(1, other.digest_bytes)])
+
+    with pytest.raises(DecodeError, match="other columns"):
+        decode_rows(damaged_frame(body), stored(GOOD_SCHEMA, other), where="log")
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_compressed_batch_is_refused_before_it_is_unpacked(codec: str) -> None:
+    schema = GOOD_SCHEMA.arrow
+    batch = pa.ipc.read_record_batch(pa.py_buffer(GOOD_BODY[12:BATCH_END]), schema)
+    sink = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_stream(sink, schema, options=options) as writer:
+        writer.write_batch(batch)
+    reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(sink.getvalue()))
+    reader.read_next_message()
+    message = bytes(reader.read_next_message().serialize())
+    body = GOOD_BODY[:8] + len(message).to_bytes(4, "little") + message + GOOD_BODY[BATCH_END:]
+
+    with pytest.raises(DecodeError, match="compressed"):
+        decode_rows(damaged_frame(body), stored(GOOD_SCHEMA), where="log")
+
+
+def test_a_frame_shorter_than_a_batch_is_not_cut() -> None:
+    collector = RowCollector(GOOD_SCHEMA)
+
+    assert not collector.add_alike([sealed(GOOD_BODY[:4]).blob], 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b"[2]", b"[" * 9000),
+        (b"[2]", b"[2147483647, 2147483647]"),
+        (b"[2]", b"[%s]" % b", ".join([b"1"] * 64)),
+        (b'"<f4"', b'"(2,)f4"'),
+        (b'"array"', b'"numpy"'),
+    ],
+    ids=["deep", "large", "many dimensions", "a dtype to parse", "a scalar with a shape"],
+)
+def test_a_schema_that_is_never_written_is_refused(change: tuple[bytes, bytes]) -> None:
+    arrow = GOOD_SCHEMA.arrow
+    layouts = arrow.metadata[b"jamboree"].replace(*change)
+
+    with pytest.raises(DecodeError, match="blob: not a schema"):
+        StepSchema.from_blob(
+            bytes(arrow.with_metadata({"jamboree": layouts}).serialize()), where="blob"
+        )
+
+
+def test_rows_that_were_joined_as_objects_are_joined_again() -> None:
+    of_dict = StepSchema(Group("dict", ("a", "b"), (INT64, INT64)), INT64)
+    parts = [
+        rows_to_arrays(flat([row((1, 2))]), of_dict, start=0),
+        rows_to_arrays(flat([row(3)]), GOOD_INT, start=1),
+    ]
+    joined = Rows.concatenate(parts)
+
+    again = Rows.concatenate([joined[:1], joined[1:]])
+
+    assert again.observations.tolist() == [{"a": 1, "b": 2}, 3]
+
+
+GOOD_INT = StepSchema(INT64, INT64)

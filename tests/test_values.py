@@ -181,6 +181,11 @@ def test_a_dtype_that_is_never_stored_gives_decode_error(dtype: str) -> None:
         decode_value(array, where="k")
 
 
+def extension(code: int, content: Any) -> bytes:
+    inner = content if isinstance(content, bytes) else msgspec.msgpack.encode(content)
+    return msgspec.msgpack.encode(msgspec.msgpack.Ext(code, inner))
+
+
 WATCHED = """
 import random, sys
 from jamboree_gym.errors import DecodeError
@@ -291,3 +296,19 @@ def test_what_is_refused_is_shown_in_few_words() -> None:
     with pytest.raises(InvalidRecord) as caught:
         encode_mapping({"a": collections.deque(range(10_000))})
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        extension(1, extension(7, ["<f8", [2**40, 0], b""])),
+        extension(4, extension(7, ["<f8", [2**40, 2, 0], b""])),
+        extension(7, ["|S0", [2**40], b""]),
+        extension(7, ["<f8", [-1, 2], bytes(32)]),
+        extension(7, ["<f8", "12", bytes(32)]),
+    ],
+    ids=["tuple of an array", "pairs of an array", "without bytes", "any shape", "text for shape"],
+)
+def test_what_claims_more_than_its_bytes_hold_gives_decode_error(content: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_value(content, where="k")

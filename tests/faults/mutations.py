@@ -206,10 +206,15 @@ def _packed(value: Any) -> bytes:
     return msgspec.msgpack.encode(_closed(value))
 
 
+def _other_msgpack(rng: Random, content: bytes) -> bytes:
+    """Whole msgpack of another kind."""
+    return msgspec.msgpack.encode(rng.choice([None, 5, 1.5, "a", b"", [], [1], {}, {"a": content}]))
+
+
 def _nasty_msgpack(rng: Random, value: Any) -> Any:
     if isinstance(value, (bytes, msgspec.msgpack.Ext)) and rng.random() < 0.6:
         inner = value if isinstance(value, bytes) else bytes(value.data)
-        inner = rng.choice([mutate_bytes, mutate_msgpack])(rng, inner)
+        inner = rng.choice([mutate_bytes, mutate_msgpack, _other_msgpack])(rng, inner)
         return inner if isinstance(value, bytes) else msgspec.msgpack.Ext(value.code, inner)
     choice = rng.randrange(6)
     if choice == 0:

@@ -27,7 +27,9 @@ from embedded_home import (
 from pymongo import MongoClient
 
 from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.store.control import decode
 from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_servers
+from jamboree_gym.store.home import Home
 
 NOBODY = 65534
 
@@ -382,3 +384,28 @@ except Exception as error:
     )
     assert printed.startswith("EmbeddedServerError")
     assert "no supervisors today" in printed
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"pid": "4", "host": "h", "control": "c"}',
+        '{"pid": 99999999999, "host": "h", "control": "c"}',
+        '{"pid": -1, "host": "h", "control": "c"}',
+        "[" * 9000,
+        "\x00",
+        "5",
+    ],
+    ids=["a text", "too large", "negative", "deep", "no JSON", "a number"],
+)
+def test_a_record_of_something_else_is_none(tmp_path: Path, record: str) -> None:
+    home = Home.at(tmp_path)
+    home.record_file.write_text(record)
+
+    assert home.read_record() is None
+
+
+@pytest.mark.parametrize("line", [b"[" * 9000, b"[]", b"\xff", b""])
+def test_what_is_no_control_message_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        decode(line)
