@@ -242,7 +242,8 @@ def _bounds(
     if dtype.kind == "i":
         ends = np.iinfo(dtype)
         numbers = np.where(is_bounded, numbers, np.where(numbers < 0, ends.min, ends.max))
-    bounds = np.broadcast_to(numbers.astype(dtype), shape)
+    with np.errstate(over="raise", invalid="raise"):  # no bound is stored that its dtype lacks
+        bounds = np.broadcast_to(numbers.astype(dtype), shape)
     return bounds.copy(), np.broadcast_to(is_bounded, shape).copy()
 
 

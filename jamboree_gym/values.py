@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -307,7 +308,16 @@ def _decode_numpy(code: int, data: memoryview) -> Any:
         array = np.ndarray(shape, dtype)  # np.zeros would give each item a byte
     else:
         array = np.frombuffer(content, dtype).reshape(shape).copy()
+    if dtype.kind == "U" and array.size:
+        _check_characters(array)
     return array[()] if code == _SCALAR else array
+
+
+def _check_characters(texts: np.ndarray[Any, Any]) -> None:
+    """NumPy takes any four bytes for a character, and fails only when it is looked at."""
+    codes = texts.reshape(-1).view(np.dtype(np.uint32).newbyteorder(texts.dtype.byteorder))
+    if codes.max(initial=0) > sys.maxunicode:
+        raise DecodeError("not valid unicode in an array of texts")
 
 
 @lru_cache(maxsize=256)

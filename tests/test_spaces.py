@@ -333,3 +333,10 @@ def test_a_dtype_that_would_have_to_be_parsed_is_refused() -> None:
     for dtype in ("(2,)i4", "i4,i4", "9" * 5000, "O", 5):
         with pytest.raises(DecodeError):
             space_from_json(json.dumps({"type": "MultiDiscrete", "nvec": [2], "dtype": dtype}))
+
+
+def test_a_bound_that_the_dtype_of_a_box_does_not_hold_is_refused() -> None:
+    for low, dtype in ((-1e308, "<f4"), (-300, "|i1"), (1e30, "<i8")):
+        box = {"type": "Box", "shape": [2], "low": low, "high": low, "dtype": dtype}
+        with pytest.raises(DecodeError, match="not a space"):
+            space_from_json(json.dumps(box))

@@ -306,9 +306,19 @@ def test_what_is_refused_is_shown_in_few_words() -> None:
         extension(7, ["|S0", [2**40], b""]),
         extension(7, ["<f8", [-1, 2], bytes(32)]),
         extension(7, ["<f8", "12", bytes(32)]),
+        extension(7, ["<U1", [1], b"\x00\x00\x11\x00"]),
+        extension(8, [">U2", [], b"\xff" * 8]),
     ],
-    ids=["tuple of an array", "pairs of an array", "without bytes", "any shape", "text for shape"],
+    ids=[
+        "tuple of an array",
+        "pairs of an array",
+        "without bytes",
+        "any shape",
+        "text for shape",
+        "no character",
+        "no characters",
+    ],
 )
-def test_what_claims_more_than_its_bytes_hold_gives_decode_error(content: bytes) -> None:
+def test_an_extension_that_is_never_written_gives_decode_error(content: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_value(content, where="k")

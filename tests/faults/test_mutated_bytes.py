@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 pytestmark = pytest.mark.faults
 
-INPUTS = int(os.environ.get("JAMBOREE_MUTATED_INPUTS", "3000"))
+INPUTS = int(os.environ.get("JAMBOREE_MUTATED_INPUTS", "2000"))
 PROGRAM = Path(__file__).parent / "fuzz_decoders.py"
 
 

@@ -29,7 +29,7 @@ from jamboree_gym.replay import verify
 pytestmark = pytest.mark.faults
 
 THOROUGH = "JAMBOREE_MUTATED_INPUTS" in os.environ
-CHANGES = 1000 if THOROUGH else 40
+CHANGES = 300 if THOROUGH else 40
 EVERY_BIT = 1 if THOROUGH else 17
 HEAD_BYTES = 44  # without the note; the server's scripts write them
 
