@@ -61,7 +61,7 @@ class Lane:
     Attributes:
         latency_s: So long every piece is kept back.
         bytes_per_s: No more than so many.
-        passed: Number of bytes that arrived, of all connections.
+        passed: Number of bytes that were sent on, of all connections.
     """
 
     def __init__(self, call: Callable[[Callable[[], None]], None]) -> None:
@@ -139,8 +139,8 @@ class Lane:
                 size = max(1, int(self.bytes_per_s * SLICE_S))
                 await asyncio.sleep(SLICE_S)
                 await self._flows.wait()
+            self.passed += len(data[:size])  # first: whoever has the bytes finds them counted
             await loop.sock_sendall(sink, data[:size])
-            self.passed += len(data[:size])
             data = data[size:]
 
 

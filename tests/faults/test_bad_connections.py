@@ -19,7 +19,6 @@ from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable, UnsavedRecords
-from jamboree_gym.store import redis_client
 
 pytestmark = pytest.mark.faults
 
@@ -63,9 +62,13 @@ class Loop:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(redis_client, "ANSWER_TIMEOUT_S", ANSWER_TIMEOUT_S)
+def hear_all(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "jamboree_gym")
+
+
+def impatient(proxy: Proxy) -> str:
+    """The URL of the proxy, for who does not wait long for an answer."""
+    return f"{proxy.url}?socket_timeout={ANSWER_TIMEOUT_S}"
 
 
 @pytest.fixture
@@ -75,8 +78,16 @@ def proxy(valkey: Server) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def loop(proxy: Proxy, namespace: str) -> Iterator[Loop]:
+def patient_loop(proxy: Proxy, namespace: str) -> Iterator[Loop]:
+    """As by default: it waits for an answer for 5 s."""
     jam = Jamboree(proxy.url, namespace=namespace)
+    yield Loop(jam)
+    jam.close()
+
+
+@pytest.fixture
+def loop(proxy: Proxy, namespace: str) -> Iterator[Loop]:
+    jam = Jamboree(impatient(proxy), namespace=namespace)
     yield Loop(jam)
     jam.close()
 
@@ -110,8 +121,9 @@ def outage(loop: Loop, caplog: pytest.LogCaptureFixture, said: str) -> Iterator[
 
 
 def test_answers_that_come_late_lose_nothing(
-    loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
+    patient_loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
+    loop = patient_loop
     proxy.down.latency_s = 0.1
     loop.play(200)
     loop.jam.flush()
@@ -121,8 +133,9 @@ def test_answers_that_come_late_lose_nothing(
 
 
 def test_a_slow_line_loses_nothing(
-    loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
+    patient_loop: Loop, proxy: Proxy, reader: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
+    loop = patient_loop
     loop.play(5)
     loop.jam.flush()
     proxy.up.bytes_per_s = 400_000
@@ -228,7 +241,7 @@ def test_a_black_hole_is_given_up_and_what_it_took_counts_once(
 
 @pytest.mark.timeout(30)
 def test_close_before_a_black_hole_says_what_is_lost_and_ends(proxy: Proxy, namespace: str) -> None:
-    jam = Jamboree(proxy.url, namespace=namespace)
+    jam = Jamboree(impatient(proxy), namespace=namespace)
     loop = Loop(jam)
     loop.play(5)
     jam.flush()
@@ -242,7 +255,7 @@ def test_close_before_a_black_hole_says_what_is_lost_and_ends(proxy: Proxy, name
 def test_a_black_hole_is_not_waited_for_at_the_start(proxy: Proxy, namespace: str) -> None:
     proxy.hold()
     with pytest.raises(StoreUnavailable, match="did not answer in time"):
-        Jamboree(proxy.url, namespace=namespace)
+        Jamboree(impatient(proxy), namespace=namespace)
     proxy.release()
 
 

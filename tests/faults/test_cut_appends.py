@@ -27,7 +27,7 @@ from jamboree_gym.outbox import RecordOutbox
 
 pytestmark = pytest.mark.faults
 
-EVERY = int(os.environ.get("JAMBOREE_CUT_EVERY", "16"))
+EVERY = int(os.environ.get("JAMBOREE_CUT_EVERY", "32"))
 BEGAN_AT = 1.7e9
 STEPS = 2
 NOTES = 2

@@ -25,7 +25,7 @@ from jamboree_gym.errors import StoreUnavailable
 
 pytestmark = pytest.mark.faults
 
-KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "4"))
+KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "2"))
 EPISODE_STEPS = 20
 MOST_BYTES = 100_000  # go to MongoDB between a start and the next kill
 ENOUGH_LOGS = 50  # wait for MongoDB

@@ -22,7 +22,7 @@ from jamboree_gym.errors import StoreUnavailable
 
 pytestmark = pytest.mark.faults
 
-KILLS = int(os.environ.get("JAMBOREE_KILLED_REDIS", "5"))
+KILLS = int(os.environ.get("JAMBOREE_KILLED_REDIS", "3"))
 THOROUGH = "JAMBOREE_KILLED_REDIS" in os.environ
 SERVERS = [(kind, write) for write in ("buffered", "sync") for kind in sorted(REDIS_PROGRAMS)]
 if not THOROUGH:
