@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import trustme
+from conftest import Server, free_port, mongo_answers
+from pymongo import MongoClient
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,21 @@ class Certificates:
     def in_url(self, name: str) -> str:
         """Its path as a part of a URL."""
         return quote(self.path(name))
+
+
+def locked_mongo(directory: Path, password: str, *options: str) -> Server:
+    """A MongoDB server with one user, `ann`; it asks for the login, and has these options."""
+    port = free_port()
+    command = [sys.executable, "-m", "secantus", "--port", str(port), "--log-level", "ERROR"]
+    command += ["--storage-path", str(directory), "--cache-size", "64M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
+    with MongoClient(server.url) as client:
+        roles = [{"role": "root", "db": "admin"}]
+        client.admin.command("createUser", "ann", pwd=password, roles=roles)
+    server.stop()
+    server.command += ["--auth", *options]
+    server.is_ready = lambda url: accepts_connections(port)
+    return server.start()
 
 
 def accepts_connections(port: int) -> bool:
