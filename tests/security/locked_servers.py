@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import trustme
 from conftest import Server, free_port, mongo_answers
+from processes import wait_until
 from pymongo import MongoClient
 
 
@@ -61,10 +63,18 @@ def locked_mongo(directory: Path, password: str, *options: str) -> Server:
     with MongoClient(server.url) as client:
         roles = [{"role": "root", "db": "admin"}]
         client.admin.command("createUser", "ann", pwd=password, roles=roles)
-    server.stop()
+    stop_soon(server, port)
     server.command += ["--auth", *options]
     server.is_ready = lambda url: accepts_connections(port)
     return server.start()
+
+
+def stop_soon(server: Server, port: int) -> None:
+    """Stop it in good order; told to stop, it waits two seconds for a last connection."""
+    server.process.terminate()
+    with suppress(TimeoutError):  # it may miss the signal: `stop` repeats it
+        wait_until(lambda: not accepts_connections(port), timeout_s=2)
+    server.stop()
 
 
 def accepts_connections(port: int) -> bool:

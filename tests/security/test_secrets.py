@@ -123,7 +123,7 @@ def test_a_url_without_a_host_is_not_repeated(
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://u:p@h:1/0", "redis://u:***@h:1/0"),
+        ("redis://u:pw@h:1/0", "redis://u:***@h:1/0"),
         ("redis://:p/@?#:x@h/0", "redis://:***@h/0"),
         ("redis://u@h/0", "redis://u@h/0"),
         ("unix:///a/b.sock", "unix:///a/b.sock"),
