@@ -7,8 +7,8 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
-from certificates import Certificates
 from conftest import REDIS_PROGRAMS, Server, free_port, start_redis
+from locked_servers import Certificates
 from processes import NoteHandler
 
 from jamboree_gym import Jamboree

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import trustme
+from conftest import Server, free_port, mongo_answers
+from processes import wait_until
+from pymongo import MongoClient
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,29 @@ class Certificates:
     def in_url(self, name: str) -> str:
         """Its path as a part of a URL."""
         return quote(self.path(name))
+
+
+def locked_mongo(directory: Path, password: str, *options: str) -> Server:
+    """A MongoDB server with one user, `ann`; it asks for the login, and has these options."""
+    port = free_port()
+    command = [sys.executable, "-m", "secantus", "--port", str(port), "--log-level", "ERROR"]
+    command += ["--storage-path", str(directory), "--cache-size", "64M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
+    with MongoClient(server.url) as client:
+        roles = [{"role": "root", "db": "admin"}]
+        client.admin.command("createUser", "ann", pwd=password, roles=roles)
+    stop_soon(server, port)
+    server.command += ["--auth", *options]
+    server.is_ready = lambda url: accepts_connections(port)
+    return server.start()
+
+
+def stop_soon(server: Server, port: int) -> None:
+    """Stop it in good order; told to stop, it waits two seconds for a last connection."""
+    server.process.terminate()
+    with suppress(TimeoutError):  # it may miss the signal: `stop` repeats it
+        wait_until(lambda: not accepts_connections(port), timeout_s=2)
+    server.stop()
 
 
 def accepts_connections(port: int) -> bool:

@@ -1,0 +1,216 @@
+"""Users of Redis with the rights that docs/security.md gives them: enough, and none too many."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from conftest import Server, StartRedis
+from processes import NoteHandler, read_line, start_python
+from recorded_envs import ACTION, CountingEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.errors import JamboreeError, StoreUnavailable
+
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+# The lines as they stand on the page, by user, in order.
+LINES: dict[str, list[str]] = {}
+for line in re.findall(r"^ACL SETUSER .*$", PAGE.read_text(), re.MULTILINE):
+    LINES.setdefault(line.split()[2], []).append(line)
+RECORD = """
+import sys
+from jamboree_gym import Jamboree
+from recorded_envs import ACTION, CountingEnv, play
+with Jamboree(sys.argv[1], namespace=sys.argv[2], write="sync") as jam:
+    env = jam.record(CountingEnv(9))
+    play(env, [ACTION] * 3)
+    print(env.episode_id, flush=True)
+    sys.stdin.read()
+"""
+COMMAND = re.compile(r" \+[\w|]+")
+
+
+class Users:
+    """The users of the page on a real server, for a namespace of the test's own."""
+
+    def __init__(self, server: Server, namespace: str, mongo_url: str | None = None) -> None:
+        self.server, self.namespace, self.mongo_url = server, namespace, mongo_url
+        self.recorder: subprocess.Popen[str] | None = None
+        self.admin = redis.Redis.from_url(server.url)
+        self.owner = Jamboree(server.url, mongo_url, namespace=namespace, write="sync")
+
+    def give(self, line: str) -> None:
+        """Send a line of the page."""
+        line = line.replace("jamboree:", f"{self.namespace}:")
+        self.admin.execute_command(*re.findall(r"\([^)]*\)|\S+", line))  # (...) is one argument
+
+    def open(self, user: str, **options: Any) -> Jamboree:
+        """What that user opens, on a server that has to be given the scripts."""
+        self.admin.script_flush()
+        url = self.server.url.replace("unix://", f"unix://{user}:SECRET@")
+        options = {"write": "sync", "namespace": self.namespace, **options}
+        return Jamboree(url, self.mongo_url, **options)
+
+    def elsewhere(self) -> str:
+        """An episode that another process records, and goes on with."""
+        if self.recorder is None:
+            self.recorder = start_python(RECORD, self.server.url, self.namespace)
+            self.recorded = read_line(self.recorder).strip()
+        return self.recorded
+
+    def close(self) -> None:
+        """Remove the users."""
+        if self.recorder is not None:
+            self.recorder.communicate()
+        self.owner.close()
+        self.admin.execute_command("ACL", "DELUSER", *LINES)
+        self.admin.close()
+
+
+@pytest.fixture
+def users(valkey: Server, mongo: Server, namespace: str) -> Iterator[Users]:
+    made = Users(valkey, namespace, mongo.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def users_anywhere(any_redis: Server, mongo: Server, namespace: str) -> Iterator[Users]:
+    made = Users(any_redis, namespace, mongo.url)
+    yield made
+    made.close()
+
+
+# -- what each user does --------------------------------------------------------------------------
+
+
+def as_recorder(users: Users, **options: Any) -> None:
+    """Episodes, records, and a log that two processes write to, while somebody follows."""
+    users.owner.store.feed.position()
+    one, other = users.open("recorder", **options), users.open("recorder", **options)
+    try:
+        env = one.record(CountingEnv(3))
+        play(env, [ACTION] * 3)
+        for jam in (one, other, one):
+            NoteHandler(jam, "shared").save({"n": 1})
+    finally:
+        for jam in (one, other):
+            end(jam)
+    assert users.owner.episode(env.episode_id).status == "terminated"
+
+
+def as_reader(users: Users) -> None:
+    """An episode that is over, one that goes on in another process, and records."""
+    going_on = users.elsewhere()
+    over = users.owner.record(CountingEnv(3))
+    play(over, [ACTION] * 3)
+    NoteHandler(users.owner, "read").save({"n": 1})
+    jam = users.open("reader")
+    try:
+        statuses = {episode.id: episode.status for episode in jam.episodes()}
+        assert statuses[over.episode_id] == "terminated"
+        assert statuses[going_on] == "running"
+        assert len(jam.episode(over.episode_id).data().rewards) == 3
+        assert len(jam.recent([over.episode_id], 2)[0].rewards) == 2
+        assert jam.episodes().table().num_rows >= 6
+        notes = NoteHandler(jam, "read")
+        assert notes.count() >= 1
+        assert [note["n"] for note in notes.between(0, 1e12)] == [1] * notes.count()
+        assert (notes.as_of(1e12) or {})["n"] == 1
+        assert len(list(jam.episode(going_on).tail(timeout_s=0.01))) == 3
+        assert len(list(jam.tail(since=0, timeout_s=0.01))) >= 6
+        assert jam.backup.status().pending_logs >= 1
+    finally:
+        end(jam)
+
+
+def as_deleter(users: Users) -> None:
+    env = users.owner.record(CountingEnv(3))
+    play(env, [ACTION] * 3)
+    notes = NoteHandler(users.owner, "popped")
+    notes.save_many([{"n": 1}, {"n": 2}])
+    jam = users.open("deleter")
+    try:
+        assert [note["n"] for note in NoteHandler(jam, "popped").pop(1)] == [1]
+        NoteHandler(jam, "popped").delete()
+        jam.episode(env.episode_id).delete()
+    finally:
+        end(jam)
+    assert notes.count() == 0
+    assert env.episode_id not in users.owner.episodes().ids()
+
+
+def as_backup(users: Users) -> None:
+    env = users.owner.record(CountingEnv(3))
+    play(env, [ACTION] * 3)
+    jam = users.open("backup")
+    try:
+        assert jam.backup.status().pending_logs
+        jam.backup.flush()
+        assert not jam.backup.status().pending_logs
+        assert jam.backup.verify()
+        users.admin.delete(jam.keyspace.episode(env.episode_id))
+        assert jam.backup.restore() == 1
+    finally:
+        end(jam)
+    assert len(users.owner.episode(env.episode_id).data().rewards) == 3
+
+
+USES: dict[str, Callable[[Users], None]] = {
+    "recorder": as_recorder,
+    "reader": as_reader,
+    "deleter": as_deleter,
+    "backup": as_backup,
+}
+
+
+def end(jam: Jamboree) -> None:
+    """Close without waiting for what is refused."""
+    with suppress(JamboreeError):  # the use itself has run into it
+        jam.close(timeout_s=0)
+
+
+# -- the rights -----------------------------------------------------------------------------------
+
+
+def test_the_page_has_a_line_for_every_use() -> None:
+    assert set(LINES) == set(USES)
+
+
+@pytest.mark.parametrize("user", USES)
+def test_the_rights_on_the_page_are_enough(users_anywhere: Users, user: str) -> None:
+    users_anywhere.give(LINES[user][0])
+    USES[user](users_anywhere)
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis8"])
+def test_the_further_right_for_fsync_is_enough_and_needed(
+    start_own_redis: StartRedis, namespace: str, kind: str
+) -> None:
+    users = Users(start_own_redis(kind, "--appendfsync", "always"), namespace)
+    first, further = LINES["recorder"]
+    users.give(first)
+    with pytest.raises(StoreUnavailable, match="'waitaof' command"):
+        as_recorder(users, write="fsync")
+    users.give(further)
+    as_recorder(users, write="fsync")
+    users.close()
+
+
+@pytest.mark.parametrize("user", USES)
+def test_no_right_on_the_page_is_one_too_many(users: Users, user: str) -> None:
+    line, needless = LINES[user][0], []
+    for right in COMMAND.finditer(line):
+        users.give(line[: right.start()] + line[right.end() :])
+        try:
+            USES[user](users)
+        except (JamboreeError, AssertionError):
+            continue
+        needless.append(right[0])
+    assert needless == []
