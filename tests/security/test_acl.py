@@ -149,11 +149,15 @@ def as_deleter(users: Users) -> None:
 def as_backup(users: Users) -> None:
     env = users.owner.record(CountingEnv(3))
     play(env, [ACTION] * 3)
+    gone = NoteHandler(users.owner, "gone")
+    gone.save({"n": 1})
+    users.owner.store.delete(gone._key, is_backed_up=True)  # and MongoDB was not told
     jam = users.open("backup")
     try:
-        assert jam.backup.status().pending_logs
+        assert jam.backup.status().pending_deletes
         jam.backup.flush()
-        assert not jam.backup.status().pending_logs
+        status = jam.backup.status()
+        assert (status.pending_logs, status.pending_deletes) == (0, 0)
         assert jam.backup.verify()
         users.admin.delete(jam.keyspace.episode(env.episode_id))
         assert jam.backup.restore() == 1
