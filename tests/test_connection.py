@@ -69,6 +69,8 @@ def test_a_socket_that_does_not_exist_is_named() -> None:
         ("localhost", r"redis_url has no scheme"),
         ("redis://127.0.0.1:many", r"the host, port or database in redis_url .* cannot be read"),
         ("redis://[::1", r"cannot be read"),
+        ("redis://127.0.0.1/main", r"database in redis_url .* cannot be read"),
+        ("unix://tmp/redis.sock", r"the host, .* cannot be read"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_explained(url: str, message: str) -> None:

@@ -207,6 +207,26 @@ def test_the_further_right_for_fsync_is_enough_and_needed(
     users.close()
 
 
+@pytest.mark.parametrize("right", ["info", "evalsha", "script|load", "set", "rpush"])
+def test_a_user_who_lacks_a_right_is_told_which_one(users: Users, right: str) -> None:
+    users.give(LINES["recorder"][0].replace(f" +{right}", ""))
+    told = rf"does not let this user do it: .*'{re.escape(right)}' command"
+    with pytest.raises(StoreUnavailable, match=told):
+        as_recorder(users)
+
+
+@pytest.mark.parametrize("right", ["hset", "rpush"])
+def test_redis_7_does_not_tell_what_a_script_lacks_but_where_to_look(
+    start_own_redis: StartRedis, namespace: str, right: str
+) -> None:
+    users = Users(start_own_redis("redis7"), namespace)
+    users.give(LINES["recorder"][0].replace(f" +{right}", ""))
+    with pytest.raises(StoreUnavailable, match=r"user do it: .* ACL LOG there names the command"):
+        as_recorder(users)
+    assert f"'{right}'" in repr(users.admin.acl_log()).replace("b'", "'")
+    users.close()
+
+
 @pytest.mark.parametrize("user", USES)
 def test_no_right_on_the_page_is_one_too_many(users: Users, user: str) -> None:
     line, needless = LINES[user][0], []
