@@ -95,7 +95,8 @@ class LogSlice:
         """What the script `READ` answers; None when there is no such log.
 
         Raises:
-            DecodeError: Head or frames are damaged, or do not continue each other.
+            DecodeError: Head or frames are damaged, or do not continue each other, or the log is over
+                before they are.
         """
         if answer is None:
             return None
@@ -104,4 +105,7 @@ class LogSlice:
         for before, after in pairwise(frames):
             if after.start != before.stop:
                 raise DecodeError(f"{where} at index {before.stop}: a batch is missing")
-        return cls(decode_head(head, where=where), frames)
+        decoded = decode_head(head, where=where)
+        if frames and frames[-1].stop > decoded.count:  # who follows the log would never get on
+            raise DecodeError(f"{where} at index {frames[-1].start}: a batch beyond the log's end")
+        return cls(decoded, frames)

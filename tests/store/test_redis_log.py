@@ -422,6 +422,13 @@ def test_a_batch_that_is_missing_in_the_middle_is_noticed(store: RedisStore) -> 
         store.read("k8", 0, 9)
 
 
+def test_a_batch_behind_the_end_is_noticed(store: RedisStore) -> None:
+    append(store, "k9", frame(0, [1.0]))
+    store.client.lset("k9", 1, frame(0, [1.0, 2.0]))  # who follows would read it again and again
+    with pytest.raises(DecodeError, match=r"k9 at index 0: a batch beyond"):
+        store.read("k9", 0, 9)
+
+
 def test_a_log_of_a_newer_format_is_left_alone(store: RedisStore) -> None:
     head = store.client.rpush("newer", b"JH\x63" + bytes(80))
     assert head == 1
