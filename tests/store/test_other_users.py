@@ -23,7 +23,7 @@ from processes import NoteHandler
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.store.embedded import EmbeddedServers
+from jamboree_gym.store.embedded import EmbeddedServers, stop_servers
 from jamboree_gym.store.home import Home
 
 NOBODY = 65534
@@ -90,6 +90,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[EmbeddedServers]:
                 NoteHandler(jam, "n").save({"n": "S3CR3T"})
                 assert jam.backup.flush() == 1
                 yield joined
+            stop_servers(place)
     finally:
         os.umask(before)
 
