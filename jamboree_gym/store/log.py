@@ -78,8 +78,8 @@ class LogSlice:
         """What the script `READ` answers; None when there is no such log.
 
         Raises:
-            DecodeError: Head or frames are damaged, or do not continue each other, or the log is over
-                before they are.
+            DecodeError: Head or frames are damaged, do not continue each other, or go on behind the
+                log's end.
         """
         if answer is None:
             return None
