@@ -59,7 +59,7 @@ from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import PREFIX, Rows, decode_rows
 from jamboree_gym.store import control
 from jamboree_gym.store.log import Append, LogSlice
-from jamboree_gym.store.mongo_documents import chunk_documents, whole_frames
+from jamboree_gym.store.mongo_documents import chunk_documents, kept_frames
 from jamboree_gym.summary_table import to_summary_table
 from jamboree_gym.tables import to_table
 from jamboree_gym.values import decode_value, encode_mapping, encode_value
@@ -369,7 +369,7 @@ def _read_slice(content: bytes) -> None:
         (size,) = struct.unpack_from("<I", rest)
         frames.append(seal_frame(rest[4 : 4 + size]))
         rest = rest[4 + size :]
-    head = Head(CODEC_STEPS, 0, 10, 0, 1, 100.0, b"").encode()
+    head = Head(CODEC_STEPS, 0, 0, 0, 10, 0, 1, 100.0, 1.0, b"").encode()
     found = LogSlice.from_answer([head, frames], where="here")
     if found is not None and found.frames:
         _look_at_rows(decode_frames(found.frames, find_schema, where="here"))
@@ -543,9 +543,10 @@ NOTES = list(_episode_notes())
 
 
 def _read_chunks(content: bytes) -> None:
-    documents = list(chunk_documents("log", 0, content))
-    for _, _, frame in whole_frames(documents):
-        _read_frame(frame or b"")
+    documents = list(chunk_documents("log", 0.0, FRAMES[0]))
+    changed = {**documents[0], "content": content, "crc": zlib.crc32(content)}
+    for _, frame in kept_frames([changed]):
+        _read_frame(frame.blob or b"")
 
 
 DECODERS = [
