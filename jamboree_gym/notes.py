@@ -157,7 +157,7 @@ def decode_summaries(entries: Mapping[str, bytes]) -> list[StoredSummary]:
         contents.append(content)
     try:  # all as one array: a call for each would take longer than its decoding
         found = _unpack_summaries(_as_array(contents))
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, TypeError, ValueError):
         pairs = zip(entries, contents, strict=True)
         found = [_unpacked_summary(content, f"summary of {name}") for name, content in pairs]
     for name, summary in zip(entries, found, strict=True):
@@ -197,7 +197,7 @@ def decode_summary(content: bytes, *, episode_id: str, where: str) -> EpisodeSum
 def _unpacked_summary(content: bytes, where: str) -> StoredSummary:
     try:
         return _unpack_summary(content)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DecodeError(f"{where}: {error}") from error
 
 
@@ -236,7 +236,7 @@ def decode_episode_note(
         seed, rng_state, options, provenance, follows, fork = _unpack_origin(content)
     except DecodeError:
         raise
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
     parent, fork_step = (None, None) if fork is None else fork
     return (

@@ -368,7 +368,7 @@ def decode_rest(
         return {}, []
     try:
         kept, changes = _decode_pair(content)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, TypeError) as error:  # an older msgspec: unhashable keys
         raise DecodeError(f"{where}: {error}") from error
     of_infos, of_changes = [row for row, _ in kept], [row for row, _ in changes]
     if not (_is_ascending(of_infos, 0, count) and _is_ascending(of_changes, 1, count)):

@@ -846,3 +846,23 @@ def test_reports_are_true_when_nothing_differs() -> None:
 
     assert BackupReport(1, 2, ())
     assert not BackupReport(1, 2, ("key",))
+
+
+@pytest.mark.parametrize("further", [20, 3000])
+def test_what_a_killed_flush_brought_is_not_brought_again_in_another_form(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, further: int
+) -> None:
+    handler = notes(jam, 3)
+    monkeypatch.setattr(type(jam.store), "acknowledge", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jam.backup.flush()
+    monkeypatch.undo()
+    for number in range(20):  # it is no small log any more
+        handler.save_many({"n": number, "filler": b"x" * 100} for _ in range(further // 20))
+        jam.flush()
+
+    assert jam.backup.flush() == 3 + further
+    assert jam.backup.verify()
+    inline = jam.mongo.logs.find_one({"_id": handler._key})["frames"]
+    frames = jam.redis.llen(handler._key) - 1
+    assert len(inline) + jam.mongo.chunks.count_documents({"key": handler._key}) == frames

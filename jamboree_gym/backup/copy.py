@@ -11,7 +11,7 @@ from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
 from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.steps import schema_digest
 from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.mongo_documents import MAX_INLINE_BYTES, GrownLog, NewLog
+from jamboree_gym.store.mongo_documents import MAX_INLINE_BYTES, GrownLog, KeptLog, NewLog
 from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["LogCopier", "finish_deletions", "pages", "raise_first"]
@@ -62,6 +62,7 @@ class LogCopier:
         new: dict[str, NewLog] = {}
         grown: dict[str, GrownLog] = {}
         frames: list[tuple[str, float, bytes]] = []
+        large: list[str] = []
         copied_bytes = 0
         for key, found in self._store.unacked(keys).items():
             try:
@@ -76,6 +77,8 @@ class LogCopier:
             copied_bytes += size
             if head.acked == 0 and size <= MAX_INLINE_BYTES:
                 new[key] = NewLog(_acked(head), blobs, run)
+            elif head.acked == 0:
+                large.append(key)
             else:
                 grown[key] = GrownLog(_acked(head), head.acked, run)
                 frames += [(key, head.born, blob) for blob in blobs]
@@ -85,6 +88,8 @@ class LogCopier:
         self.copied += sum(head.count for head in heads.values())
         self._acknowledge(heads)
         self._put_heads({key: one for key, one in grown.items() if key not in refused})
+        for key in large:
+            self._copy_in_pages(key)
         return copied_bytes
 
     def _copy_in_pages(self, key: str) -> None:
@@ -93,8 +98,8 @@ class LogCopier:
             head = self._store.head(key)
             if head is None:
                 return
-            run = self._put_blobs(key, head, ())
-            for page in pages(self._store, key, head.acked, head.count):
+            run, since = self._put_blobs(key, head, ()), head.acked or self._kept_of(key, head)
+            for page in pages(self._store, key, since, head.count):
                 self._put_blobs(key, head, page)
                 refused = self._mongo.insert_frames((key, head.born, one.blob) for one in page)
                 self._refuse(refused)
@@ -103,7 +108,17 @@ class LogCopier:
         except DecodeError as error:
             self.failures[key] = error
         else:
-            self._put_heads({key: GrownLog(_acked(head), head.acked, run)})
+            self._put_heads({key: GrownLog(_acked(head), since, run)}, acked=head.acked)
+
+    def _kept_of(self, key: str, head: Head) -> int:
+        """How far MongoDB holds a log of which it has acknowledged nothing yet.
+
+        A backup that was killed has not told. What it brought is not brought again in another form.
+        """
+        log = self._mongo.logs([key]).get(key)
+        if not isinstance(log, KeptLog) or log.head.born != head.born:
+            return 0
+        return 0 if self._difference(key, 0) else min(log.head.count, head.count)
 
     def _refuse(self, refused: Mapping[str, str]) -> None:
         for key, what in refused.items():
@@ -126,29 +141,37 @@ class LogCopier:
             self._blobs |= new
         return summary.run
 
-    def _put_heads(self, logs: Mapping[str, GrownLog]) -> None:
+    def _put_heads(self, logs: Mapping[str, GrownLog], *, acked: int | None = None) -> None:
         unsettled = self._mongo.put_heads(logs)
-        found = {key: what or self._compare(key, logs[key]) for key, what in unsettled.items()}
+        found = {key: what or self._settle(key, logs[key]) for key, what in unsettled.items()}
         refused = {key: what for key, what in found.items() if what is not None}
         self._refuse(refused)
         heads = {key: log.head for key, log in logs.items() if key not in refused}
-        self.copied += sum(logs[key].head.count - logs[key].since for key in heads)
+        for key, head in heads.items():
+            self.copied += head.count - (logs[key].since if acked is None else acked)
         self._acknowledge(heads)
 
-    def _compare(self, key: str, log: GrownLog) -> str | None:
-        """What of the frames that MongoDB holds differs; if nothing, another backup was quicker."""
+    def _settle(self, key: str, log: GrownLog) -> str | None:
+        """More is kept than was known: what of it differs; if nothing, keep the head."""
+        difference = self._difference(key, log.since)
+        if difference is not None:
+            return difference
+        return self._mongo.put_heads({key: replace(log, since=log.head.count)}).get(key)
+
+    def _difference(self, key: str, since: int) -> str | None:
+        """What of the frames that MongoDB holds differs from those of Redis."""
         try:
             for _, kept in kept_logs(self._mongo, [key]):
                 if isinstance(kept, DecodeError):
                     return str(kept)
                 for blob in kept[1] if kept is not None else ():
                     start, stop, _, _ = frame_span(blob)
-                    found = self._store.read(key, start, stop) if stop > log.since else None
+                    found = self._store.read(key, start, stop) if stop > since else None
                     if found is not None and [frame.blob for frame in found.frames] != [blob]:
                         return f"other bytes at index {start}"
         except DecodeError as error:
             return str(error)
-        return self._mongo.put_heads({key: replace(log, since=log.head.count)}).get(key)
+        return None
 
     def _acknowledge(self, heads: Mapping[str, Head]) -> None:
         """Tell Redis; what was deleted there meanwhile must not stay in MongoDB."""

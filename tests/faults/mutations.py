@@ -170,7 +170,7 @@ def mutate_msgpack(rng: Random, content: bytes) -> bytes:
         return mutate_bytes(rng, content)
     try:
         tree = [_opened(msgspec.msgpack.decode(content))]
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):
         return mutate_bytes(rng, content)
     _mutate_tree(rng, tree, _nasty_msgpack)
     try:

@@ -29,7 +29,7 @@ from jamboree_gym.store.home import Home
 NOBODY = 65534
 # Reads a list of attempts, becomes another user, and says of each attempt what came of it.
 INTRUDER = """
-import hmac, json, os, signal, socket, stringprep, sys  # all of it: he may not import any more
+import dataclasses, hmac, json, os, signal, socket, stringprep, sys  # he may import no more
 from pathlib import Path
 from pymongo import MongoClient, saslprep
 
