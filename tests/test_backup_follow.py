@@ -184,7 +184,7 @@ def test_without_mongodb_it_waits_says_so_once_and_catches_up(
         assert "MongoDB" in str(jam.backup.status().last_error)
         own_mongo.start()
     wait_until(lambda: is_complete(jam), timeout_s=40)
-    assert jam.backup.status().last_error is None
+    wait_until(lambda: jam.backup.status().last_error is None)
     check_that_all_is_kept_once(jam)
     follower.terminate()
     _, said = follower.communicate(timeout=20)
