@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from jamboree_gym.codec import Head
-from jamboree_gym.errors import DecodeError, InvalidRecord, JamboreeClosed, StoreUnavailable
+from jamboree_gym.errors import (
+    DecodeError,
+    EmbeddedServerError,
+    InvalidRecord,
+    JamboreeClosed,
+    StoreFull,
+    StoreUnavailable,
+)
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import Outbox, RecordOutbox
@@ -226,9 +233,8 @@ class Connection:
         if outbox.error is not None:
             outbox.raise_error()
         writer, schedule = self.writer, self.writer.schedule
-        is_late = (
-            not self._is_sync and time.monotonic() > schedule.late_at
-        )  # the caller delivers then
+        # Where it is late, the caller waits for the thread; in `sync` mode it delivers by itself.
+        is_late = not self._is_sync and time.monotonic() > schedule.late_at
         if is_late or queued_bytes > CHECK_EVERY_BYTES or writer.has_outage:
             writer.look(queued_bytes)
             outbox.late_at = schedule.late_at_epoch
@@ -302,7 +308,7 @@ class Connection:
     def _delete_from_mongo(self, key: str, born: float) -> None:
         try:
             self.mongo_store.delete(key, born)
-        except StoreUnavailable as error:
+        except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
             log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
         else:
             self.store.forget_deleted(key, born)

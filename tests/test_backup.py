@@ -18,12 +18,15 @@ from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import CODEC_RECORDS, FRAME_BODY, encode_frame
+from jamboree_gym.codec import CODEC_RECORDS, FRAME_BODY, encode_frame, encode_note
 from jamboree_gym.errors import (
     BackupMismatch,
     DecodeError,
+    EmbeddedServerError,
     EpisodeNotFound,
     InvalidUrl,
+    JamboreeError,
+    StoreFull,
     StoreUnavailable,
     UnsavedRecords,
 )
@@ -296,6 +299,33 @@ HARMS = [
 ]
 
 
+FIELDS = [
+    *[("logs", name) for name in ("format", "born", "revision", "count", "head", "crc")],
+    *[("logs", name) for name in ("frames", "frames_crc")],
+    *[("chunks", name) for name in ("format", "part", "content", "crc")],
+]
+
+
+@pytest.mark.parametrize("value", [None, "text", -1])
+@pytest.mark.parametrize(("collection", "name"), FIELDS)
+def test_a_document_with_another_kind_of_field_is_damage_that_is_named(
+    jam: Jamboree, collection: str, name: str, value: Any
+) -> None:
+    key = jam.keyspace.episode(record_in_two_parts(jam))
+    is_of_log = {"_id": key} if collection == "logs" else {"key": key}
+    jam.mongo[collection].update_one(is_of_log, {"$set": {name: value}})
+
+    assert list(jam.backup.verify().different) == [key]
+    jam.redis.zadd(jam.keyspace.unbacked, {key: 99})
+    rows = jam.redis.lrange(key, 1, -1)
+    with suppress(BackupMismatch):  # or it is mended by this
+        jam.backup.flush()
+    wipe(jam)
+    with suppress(DecodeError):
+        jam.backup.restore()
+    assert jam.redis.lrange(key, 1, -1) in ([], rows)
+
+
 @pytest.mark.parametrize("harm", [*HARMS, flip_in_redis, lose_head])
 def test_verify_names_the_one_log_that_was_harmed(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]
@@ -316,6 +346,20 @@ def test_verify_names_a_blob_that_mongodb_lost(jam: Jamboree) -> None:
     jam.mongo.blobs.delete_one({"_id": name})
 
     assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
+
+
+def test_content_that_is_not_that_of_its_name_is_damage(jam: Jamboree) -> None:
+    episode = jam.episode(record(jam))
+    jam.backup.flush()
+    name = episode.origin.provenance
+    other = encode_note(b"{}")
+    jam.redis.set(jam.keyspace.blob(name), other)
+    with Jamboree(
+        f"unix://{jam.store.where}", jam._mongo_url, namespace=jam.keyspace.namespace
+    ) as reader:
+        with pytest.raises(DecodeError, match="not that of its name"):
+            _ = reader.episode(episode.id).provenance
+        assert list(reader.backup.verify().different) == [jam.keyspace.blob(name)]
 
 
 def test_a_log_without_readable_records_is_verified(jam: Jamboree) -> None:
@@ -423,6 +467,19 @@ def test_a_log_that_is_damaged_in_mongodb_does_not_keep_the_others_back(
     assert jam.episodes().ids() == [ids[0], ids[2]]
 
 
+def test_a_blob_that_is_damaged_in_mongodb_does_not_keep_the_rest_back(jam: Jamboree) -> None:
+    ids = [record(jam) for _ in range(3)]
+    jam.backup.flush()
+    name = jam.episode(ids[0]).origin.provenance
+    jam.mongo.blobs.update_one({"_id": name}, {"$set": {"content": b"other", "crc": 0}})
+    assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
+    wipe(jam)
+
+    with pytest.raises(DecodeError, match=name):
+        jam.backup.restore()
+    assert jam.episodes().ids() == ids
+
+
 def test_frames_of_an_interrupted_flush_are_not_restored_without_their_head(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,6 +583,22 @@ def test_without_mongodb_a_deletion_is_noted_and_done_by_the_next_flush(
     assert "deleted there by the next backup.flush()" in caplog.text
     jam.backup.flush()
     assert jam.mongo_store.records() == 0
+
+
+@pytest.mark.parametrize("error", [StoreFull, EmbeddedServerError])
+def test_a_mongodb_that_is_full_or_does_not_start_keeps_nobody_from_deleting(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, error: type[JamboreeError]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise error("no room, or no server")
+
+    handler = notes(jam, 3)
+    jam.backup.flush()
+    monkeypatch.setattr(type(jam.mongo_store), "delete", refused)
+    handler.delete()
+
+    assert handler.count() == 0
+    assert jam.backup.status().pending_deletes == 1
 
 
 def test_what_is_deleted_while_it_is_copied_does_not_stay(

@@ -212,6 +212,26 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_told_once(
     assert list(jam.mongo_store.logs([good._key, bad._key])) == [good._key]
 
 
+def test_a_fault_that_nobody_thought_of_does_not_end_it(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("who thought of that")
+
+    NoteHandler(jam, "n").save({"n": 1})
+    jam.flush()
+    follower = Follower(jam)
+    monkeypatch.setattr(type(jam.mongo_store), "insert_logs", broken)
+    follower.copy_once()
+    assert "ZeroDivisionError" in str(jam.backup.status().last_error)
+    assert "Traceback" in caplog.text
+
+    monkeypatch.undo()
+    follower.copy_once()
+    assert is_complete(jam)
+    assert jam.backup.status().last_error is None
+
+
 def test_what_is_copied_meanwhile_by_hand_is_copied_once(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,17 +184,15 @@ class Backup:
 
     def _different_blobs(self) -> dict[str, str]:
         """Schemas and provenances that logs refer to and MongoDB does not hold as they are."""
-        key_of = self._connection.keyspace.blob
-        try:
-            kept = self._connection.mongo_store.blobs()
-            blobs = self._store.blobs()
-        except DecodeError as error:
-            return {key_of(""): str(error)}
-        return {
-            key_of(name): f"{key_of(name)}: MongoDB does not hold it"
-            for name, content in blobs.items()
-            if kept.get(name) != content
-        }
+        here, kept = self._store.blobs(), self._connection.mongo_store.blobs()
+        different: dict[str, str] = {}
+        for name in sorted({*here, *kept}):
+            key = self._connection.keyspace.blob(name)
+            lacking = DecodeError(f"{key}: MongoDB does not hold it")
+            for content in (here.get(name), kept.get(name, lacking)):
+                if isinstance(content, DecodeError):
+                    different[key] = str(content)
+        return different
 
     # -- MongoDB -> Redis -------------------------------------------------------------------
 
@@ -223,10 +221,13 @@ class Backup:
         """
         mongo = self._connection.mongo_store
         finish_deletions(self._store, mongo)
-        for name, content in mongo.blobs().items():
-            self._store.put_blob(name, content)
-        keys = list(mongo.keys()) if episodes is None else self._keys_of(episodes)
         failures: list[JamboreeError] = []
+        for name, content in mongo.blobs().items():
+            if isinstance(content, DecodeError):
+                failures.append(content)
+            else:
+                self._store.put_blob(name, content)
+        keys = list(mongo.keys()) if episodes is None else self._keys_of(episodes)
         restored = 0
         for done, (key, kept) in enumerate(kept_logs(mongo, keys), 1):
             try:

@@ -52,8 +52,10 @@ class Follower:
         """Copy what there is; how long to wait before the next time, seconds."""
         try:
             self._copy()
-        except JamboreeError as error:
-            self._note(str(error))
+        except Exception as error:
+            if not isinstance(error, JamboreeError):
+                log.error("the backup failed", exc_info=error)
+            self._note(str(error) if isinstance(error, JamboreeError) else repr(error))
             self._copier = None
             pause_s = BACKOFF_S[min(self._outages, len(BACKOFF_S) - 1)]
             self._outages += 1

@@ -29,6 +29,7 @@ __all__ = ["migrate"]
 
 # magic, version, codec, first, count, acked, revision, t_last
 _HEAD_1 = struct.Struct("<2sBBQQQQd")
+_IS_OLD: dict[str, Any] = {"format": {"$exists": False}}  # of a chunk or a blob
 
 
 def migrate(store: RedisStore, mongo: MongoStore | None) -> int:
@@ -45,11 +46,8 @@ def migrate(store: RedisStore, mongo: MongoStore | None) -> int:
         DecodeError: A log is damaged; it was left as it is, and so were those after it.
         StoreUnavailable: Redis or MongoDB does not answer; begin again.
     """
-    born: dict[str, float] = {}
-    if mongo is not None:
-        for key, head in _migrated_in_mongo(mongo):
-            born[key] = head.born
-    return len(born.keys() | set(_migrated_in_redis(store, born)))
+    changed = set() if mongo is None else mongo.run(lambda: set(_migrated_in_mongo(mongo)))
+    return len(changed | store.run(lambda: set(_migrated_in_redis(store, mongo))))
 
 
 def _upgraded(raw: bytes, born: float, *, where: str) -> Head:
@@ -60,30 +58,35 @@ def _upgraded(raw: bytes, born: float, *, where: str) -> Head:
     return Head(codec, first, 0, count, count, acked, revision, t_last, born, note)
 
 
-def _migrated_in_redis(store: RedisStore, born: dict[str, float]) -> Iterator[str]:
+def _migrated_in_mongo(mongo: MongoStore) -> Iterator[str]:
+    """Keys of the logs that are changed."""
+    database = mongo.database
+    database.blobs.update_many(_IS_OLD, {"$set": {"format": DOCUMENT_VERSION}})
+    for document in list(database.logs.find({"format": 1})):
+        _migrate_log(mongo, document)
+        yield document["_id"]
+    database.chunks.delete_many(_IS_OLD)  # also what an interrupted backup or migration left
+
+
+def _migrated_in_redis(store: RedisStore, mongo: MongoStore | None) -> Iterator[str]:
+    """Keys of the logs that are changed, each with the birth that MongoDB knows of it."""
     for key in store.log_keys():
         raw, oldest = store.client.lindex(key, 0), store.client.lindex(key, 1)
         if not isinstance(raw, bytes) or raw[:3] != b"JH\x01":
             continue
-        first_time = frame_span(oldest)[2] if isinstance(oldest, bytes) else -math.inf
-        head = _upgraded(raw, born.get(key, first_time), where=key)
-        store.client.lset(key, 0, head.encode())  # type: ignore[arg-type]  # bytes are taken, too
+        born = None if mongo is None else mongo.birth(key)
+        if born is None:
+            born = frame_span(oldest)[2] if isinstance(oldest, bytes) else -math.inf
+        head = _upgraded(raw, born, where=key).encode()
+        store.client.lset(key, 0, head)  # type: ignore[arg-type]  # bytes are taken, too
         yield key
 
 
-def _migrated_in_mongo(mongo: MongoStore) -> Iterator[tuple[str, Head]]:
-    database = mongo.database
-    is_old: dict[str, Any] = {"format": {"$exists": False}}
-    database.blobs.update_many(is_old, {"$set": {"format": DOCUMENT_VERSION}})
-    for document in list(database.logs.find({"format": 1})):
-        yield document["_id"], _migrate_log(mongo, document)
-
-
-def _migrate_log(mongo: MongoStore, document: Any) -> Head:
+def _migrate_log(mongo: MongoStore, document: Any) -> None:
     key, where = document["_id"], f"MongoDB at {mongo.where}: {document['_id']}"
     if zlib.crc32(document["head"]) != document["crc"]:
         raise DecodeError(f"{where}: the head of the log is damaged")
-    is_of_log = {"_id": {"$gte": f"{key}#", "$lt": f"{key}$"}, "format": {"$exists": False}}
+    is_of_log = {"_id": {"$gte": f"{key}#", "$lt": f"{key}$"}, **_IS_OLD}
     chunks = mongo.database.chunks
     old = [{**one, "format": DOCUMENT_VERSION} for one in chunks.find(is_of_log).sort("_id", 1)]
     frames = [frame for _, frame in kept_frames(old)]
@@ -96,5 +99,3 @@ def _migrate_log(mongo: MongoStore, document: Any) -> Head:
         for part in chunk_documents(key, head.born, blob):
             chunks.replace_one({"_id": part["_id"]}, part, upsert=True)
     mongo.database.logs.update_one({"_id": key}, {"$set": head_fields(head)})
-    chunks.delete_many(is_of_log)
-    return head

@@ -21,6 +21,7 @@ from jamboree_gym.store.mongo_documents import (
     KeptFrame,
     KeptLog,
     NewLog,
+    birth_of,
     blob_content,
     blob_document,
     chunk_documents,
@@ -100,7 +101,7 @@ class MongoStore:
         Raises:
             StoreUnavailable: It does not.
         """
-        self._run(lambda: self._logs.find_one({"_id": ""}))
+        self.run(lambda: self._logs.find_one({"_id": ""}))
         self._has_answered = True
 
     def close(self) -> None:
@@ -142,7 +143,7 @@ class MongoStore:
                 name: value for name, value in log_document(key, log).items() if name != "_id"
             }
             seen = {name: document[name] for name in ("_id", "born", "revision")}
-            if self._run(partial(self._logs.update_one, seen, {"$set": fields})).matched_count:
+            if self.run(partial(self._logs.update_one, seen, {"$set": fields})).matched_count:
                 return None
 
     def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
@@ -189,7 +190,7 @@ class MongoStore:
         from pymongo.errors import BulkWriteError
 
         try:
-            self._run(lambda: collection.insert_many(documents, ordered=False))
+            self.run(lambda: collection.insert_many(documents, ordered=False))
         except BulkWriteError as error:
             return [documents[failure["index"]] for failure in self._duplicates(error)]
         return []
@@ -214,11 +215,15 @@ class MongoStore:
         unsettled: dict[str, str | None] = {}
         for key in self._updated(logs):
             log, document = logs[key], self._find_one(self._logs, key)
-            if document is None or self._clear_if_deleted(key, document["born"]):
+            if document is None or self._clear_if_deleted(key, birth_of(document)):
                 self._updated({key: log})
-            elif document["born"] != log.head.born:
+                continue
+            kept = self._kept(document)
+            if isinstance(kept, DecodeError):
+                unsettled[key] = str(kept)
+            elif kept.head.born != log.head.born:
                 unsettled[key] = "another log of the same name"
-            elif document["count"] > log.since:
+            elif kept.head.count > log.since:
                 unsettled[key] = None
         return unsettled
 
@@ -231,7 +236,7 @@ class MongoStore:
         updates = [UpdateOne(*_update_of(key, log), upsert=True) for key, log in logs.items()]
         try:
             if updates:
-                self._run(lambda: self._logs.bulk_write(updates, ordered=False))
+                self.run(lambda: self._logs.bulk_write(updates, ordered=False))
         except BulkWriteError as error:
             return [keys[failure["index"]] for failure in self._duplicates(error)]
         return []
@@ -251,8 +256,8 @@ class MongoStore:
         self._clear(key, born)
 
     def _clear(self, key: str, born: float) -> None:
-        self._run(lambda: self._logs.delete_one({"_id": key, "born": born}))
-        self._run(lambda: self._chunks.delete_many({"_id": chunk_range(key, born)}))
+        self.run(lambda: self._logs.delete_one({"_id": key, "born": born}))
+        self.run(lambda: self._chunks.delete_many({"_id": chunk_range(key, born)}))
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
         """Remove what is left of a log, if it was deleted."""
@@ -270,18 +275,18 @@ class MongoStore:
 
     def keys(self) -> Iterator[str]:
         """Keys of all logs, sorted."""
-        found = self._run(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
+        found = self.run(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
         return iter(sorted(found))
 
     def birth(self, key: str) -> float | None:
         """When a log was born; None where it is not kept."""
         found = self._find_one(self._logs, key)
-        return None if found is None else float(found["born"])
+        return None if found is None else birth_of(found)
 
     def logs(self, keys: Sequence[str]) -> dict[str, KeptLog | DecodeError]:
         """Several logs; of one that is damaged, what is wrong. Those not kept are left out."""
         found = self._find(self._logs, keys)
-        ids = {tombstone_id(one["_id"], one.get("born", 0.0)): one for one in found}
+        ids = {tombstone_id(one["_id"], birth_of(one)): one for one in found}
         for one in self._find(self._deleted, list(ids), {"_id": 1}):
             del ids[one["_id"]]
         return {document["_id"]: self._kept(document) for document in ids.values()}
@@ -299,37 +304,38 @@ class MongoStore:
             The log as `tombstone_id` names it, and its frame; sorted by both.
         """
         query = {"_id": {"$gte": f"{first_key}#", "$lt": f"{last_key}$"}}
-        cursor = self._run(lambda: self._chunks.find(query).sort("_id", 1))
+        cursor = self.run(lambda: self._chunks.find(query).sort("_id", 1))
         try:
-            yield from kept_frames(iter(lambda: self._run(lambda: next(cursor, None)), None))
+            yield from kept_frames(iter(lambda: self.run(lambda: next(cursor, None)), None))
         finally:
             cursor.close()
 
-    def blobs(self) -> dict[str, bytes]:
-        """All immutable content, by digest.
+    def blobs(self) -> dict[str, bytes | DecodeError]:
+        """All immutable content, by digest; of what is damaged, what is wrong."""
+        found = self.run(lambda: list(self._blobs.find({})))
+        return {blob["_id"]: self._content(blob) for blob in found}
 
-        Raises:
-            DecodeError: One is damaged.
-        """
-        where = f"MongoDB at {self.where}"
-        found = self._run(lambda: list(self._blobs.find({})))
-        return {blob["_id"]: blob_content(blob, where=where) for blob in found}
+    def _content(self, document: Any) -> bytes | DecodeError:
+        try:
+            return blob_content(document, where=f"MongoDB at {self.where}")
+        except DecodeError as error:
+            return error
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""
-        found = self._run(lambda: list(self._logs.find({}, {"count": 1})))
+        found = self.run(lambda: list(self._logs.find({}, {"count": 1})))
         return sum(log["count"] for log in found)
 
     def _find_one(self, collection: Collection[Any], id: str) -> Any:
-        return self._run(lambda: collection.find_one({"_id": id}))
+        return self.run(lambda: collection.find_one({"_id": id}))
 
     def _find(
         self, collection: Collection[Any], ids: Sequence[str], fields: Any = None
     ) -> list[Any]:
         wanted = {"_id": {"$in": list(ids)}}
-        return self._run(lambda: list(collection.find(wanted, fields))) if ids else []
+        return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
 
-    def _run(self, action: Callable[[], _T]) -> _T:
+    def run(self, action: Callable[[], _T]) -> _T:
         """Do it; translate what fails. Write errors by document go through as they are."""
         from pymongo import errors
 

@@ -6,6 +6,7 @@ are small) and one for each further frame. Each has a format version and a CRC-3
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "KeptFrame",
     "KeptLog",
     "NewLog",
+    "birth_of",
     "blob_content",
     "blob_document",
     "chunk_documents",
@@ -130,14 +132,17 @@ def kept_log(document: Any, *, where: str) -> KeptLog:
     """
     at = f"{where}: {document['_id']}"
     _check_format(document, at)
-    head, frames = document.get("head"), document.get("frames", ())
-    if not isinstance(head, bytes) or zlib.crc32(head) != document.get("crc"):
+    content, frames = document.get("head"), document.get("frames", [])
+    if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, the head of the log is damaged")
-    if not all(isinstance(frame, bytes) for frame in frames) or (
-        frames and _crc_of(frames) != document.get("frames_crc")
-    ):
+    head = decode_head(content, where=at)
+    numbers = {name: document.get(name) for name in ("born", "revision", "count")}
+    if numbers != {name: getattr(head, name) for name in numbers}:
+        raise DecodeError(f"{at}: its document contradicts the head of the log, it is damaged")
+    are_bytes = isinstance(frames, list) and all(isinstance(frame, bytes) for frame in frames)
+    if not are_bytes or (frames and _crc_of(frames) != document.get("frames_crc")):
         raise DecodeError(f"{at} at index 0: checksum does not match, the batches are damaged")
-    return KeptLog(decode_head(head, where=at), frames)
+    return KeptLog(head, frames)
 
 
 def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, Any]]:
@@ -170,6 +175,12 @@ def tombstone_id(key: str, born: float) -> str:
     return f"{key}#{_BORN.pack(born).hex()}"
 
 
+def birth_of(document: Any) -> float:
+    """Birth of the log that a document is of; of one that is damaged in this, -inf."""
+    born = document.get("born")
+    return born if isinstance(born, float) else -math.inf
+
+
 def kept_frames(documents: Iterable[Any]) -> Iterator[tuple[str, KeptFrame]]:
     """Log and content of each frame, from documents of chunks that are sorted by id.
 
@@ -178,14 +189,18 @@ def kept_frames(documents: Iterable[Any]) -> Iterator[tuple[str, KeptFrame]]:
     """
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
-        whole = all(
-            one["part"] == number
-            and one.get("format") == DOCUMENT_VERSION
-            and zlib.crc32(one["content"]) == one["crc"]
-            for number, one in enumerate(parts)
-        )
-        blob = b"".join(one["content"] for one in parts) if whole else None
-        yield log, KeptFrame(start, blob)
+        is_whole = all(_is_part(one, number) for number, one in enumerate(parts))
+        yield log, KeptFrame(start, b"".join(one["content"] for one in parts) if is_whole else None)
+
+
+def _is_part(document: Any, number: int) -> bool:
+    content = document.get("content")
+    return (
+        document.get("format") == DOCUMENT_VERSION
+        and document.get("part") == number
+        and isinstance(content, bytes)
+        and document.get("crc") == zlib.crc32(content)
+    )
 
 
 def _log_and_start(document: Any) -> tuple[str, int]:
@@ -210,6 +225,8 @@ def blob_content(document: Any, *, where: str) -> bytes:
     content = document.get("content")
     if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, it is damaged")
+    if digest(content) != document["_id"]:
+        raise DecodeError(f"{at}: the content is not that of its name, it is damaged")
     return content
 
 

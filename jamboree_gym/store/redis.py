@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from redis.exceptions import RedisError
 
-from jamboree_gym.codec import Frame, Head, decode_frame, decode_head, decode_note, encode_note
+from jamboree_gym.codec import (
+    Frame,
+    Head,
+    decode_frame,
+    decode_head,
+    decode_note,
+    digest,
+    encode_note,
+)
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store import scripts
@@ -23,6 +31,7 @@ __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 
 FSYNC_TIMEOUT_S = 4.0
 _BORN = struct.Struct("<d")
+_T = TypeVar("_T")
 
 
 class RedisStore:
@@ -335,14 +344,24 @@ class RedisStore:
             note: bytes | None = self._link.call("GET", key)
             if note is None:
                 raise DecodeError(f"{key} is missing on {self.where}: restore it from the backup")
-            known[name] = decode_note(note, where=key)
+            known[name] = _checked_blob(name, note, where=key)
         return known[name]
 
-    def blobs(self) -> dict[str, bytes]:
-        """All immutable content of the namespace, by digest."""
+    def blobs(self) -> dict[str, bytes | DecodeError]:
+        """All immutable content of the namespace, by digest; of what is damaged, what is wrong."""
         prefix = self.keyspace.blob("")
-        names = [key.decode()[len(prefix) :] for key in self._scan(f"{prefix}*")]
-        return {name: self.blob(name) for name in names}
+        found: dict[str, bytes | DecodeError] = {}
+        for key in (raw.decode() for raw in self._scan(f"{prefix}*")):
+            try:
+                note = self._link.call("GET", key)
+                found[key[len(prefix) :]] = _checked_blob(key[len(prefix) :], note, where=key)
+            except DecodeError as error:
+                found[key[len(prefix) :]] = error
+        return found
+
+    def run(self, action: Callable[[], _T]) -> _T:
+        """Do something with `client`; repeated once after a lost connection, errors translated."""
+        return self._link.run(action)
 
     def log_keys(self) -> Iterator[str]:
         """Keys of all logs of the namespace, in no order."""
@@ -428,6 +447,13 @@ class RedisStore:
         keys = (key, self.keyspace.summaries(entry.run if entry else ""), self.keyspace.runs)
         arguments = (*_listing(entry), head.encode(), *frames)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))
+
+
+def _checked_blob(name: str, note: bytes, *, where: str) -> bytes:
+    content = decode_note(note, where=where)
+    if digest(content) != name:
+        raise DecodeError(f"{where}: the content is not that of its name, it is damaged")
+    return content
 
 
 def _listing(entry: IndexEntry | None) -> tuple[Any, ...]:

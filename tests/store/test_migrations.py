@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from jamboree_gym import Jamboree
 from jamboree_gym.cli import app
-from jamboree_gym.errors import DecodeError
+from jamboree_gym.errors import DecodeError, StoreUnavailable
+from jamboree_gym.store.migrations import migrate as migrate_store
 
 OLD = json.loads(Path(__file__).with_name("format_1.json").read_text())
 
@@ -101,3 +102,29 @@ def test_a_second_migration_changes_nothing(old: Jamboree) -> None:
 def test_without_mongodb_redis_alone_is_migrated(old: Jamboree) -> None:
     assert "3 logs" in migrate(old, "--redis-only")
     assert len(old.episode(OLD["episode"]).data()) == 3
+
+
+def test_a_migration_that_was_interrupted_between_the_two_servers_is_completed(
+    old: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = NoteHandler(old, "copied")
+    old.redis.lrem(copied._key, 1, old.redis.lindex(copied._key, 1))  # as `pop` forgets
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jamboree_gym.store.migrations._migrated_in_redis", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            migrate_store(old.store, old.mongo_store)
+    assert "3 logs" in migrate(old)
+
+    assert old.store.head(copied._key).born == old.mongo_store.birth(copied._key)
+    assert old.mongo.chunks.count_documents({"format": {"$exists": False}}) == 0
+
+
+def test_without_redis_the_migration_says_so(old: Jamboree, own_valkey: Server) -> None:
+    own_valkey.kill()
+    with pytest.raises(StoreUnavailable):
+        migrate_store(old.store, old.mongo_store)
+    own_valkey.start()
