@@ -16,6 +16,7 @@ from conftest import START_TIMEOUT_S, Server, mongo_answers
 from processes import NoteHandler, read_line, run_python, start_python
 from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
+from redis.exceptions import OutOfMemoryError
 
 from jamboree_gym import Jamboree
 from jamboree_gym.codec import CODEC_RECORDS, FRAME_BODY, encode_frame, encode_note
@@ -727,6 +728,22 @@ def test_single_episodes_are_restored(jam: Jamboree) -> None:
     with pytest.raises(EpisodeNotFound, match="gone"):
         jam.backup.restore(["gone", ids[3]])
     assert jam.episodes().ids() == ids
+
+
+def test_a_redis_that_is_full_is_backed_up_and_deleted_from(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    handler = notes(jam, 300)
+    jam.flush()
+    jam.redis.config_set("maxmemory", 1)
+    with pytest.raises(OutOfMemoryError):
+        jam.redis.set("one", "more")
+
+    assert jam.backup.flush() == 300
+    assert jam.backup.status().pending_logs == 0
+    handler.delete()
+    assert handler.count() == jam.mongo_store.records() == 0
 
 
 # -- servers that are away, refuse, or differ -------------------------------------------------

@@ -108,10 +108,9 @@ def test_it_copies_what_comes_until_it_is_told_to_stop(
 ) -> None:
     follower = start_follower(jam)
     Load(jam).go_on(0.5)
-    wait_until(lambda: is_complete(jam))
+    wait_until(lambda: is_complete(jam) and jam.backup.status().follower)
     status = jam.backup.status()
-    assert status.follower is not None
-    assert str(follower.pid) in status.follower
+    assert str(follower.pid) in str(status.follower)
     assert (status.lag_s, status.last_error) == (0.0, None)
 
     NoteHandler(jam, "late").save({"n": 1})
@@ -206,7 +205,7 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_told_once(
         follower.copy_once()
 
     status = jam.backup.status()
-    assert status.pending_logs == 1
+    assert (status.pending_logs, status.lag_s) == (1, None)
     assert bad._key in str(status.last_error)
     assert caplog.text.count("checksum does not match") == 1
     assert list(jam.mongo_store.logs([good._key, bad._key])) == [good._key]

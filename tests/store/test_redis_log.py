@@ -19,7 +19,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jamboree_gym.codec import CODEC_RECORDS, Frame, decode_records, encode_frame, encode_records
+from jamboree_gym.codec import (
+    CODEC_RECORDS,
+    Frame,
+    decode_records,
+    digest,
+    encode_frame,
+    encode_records,
+)
 from jamboree_gym.errors import DecodeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND, RecordOutbox
@@ -378,13 +385,14 @@ def test_content_is_sent_again_to_a_server_that_came_back_empty(
 ) -> None:
     server = start_own_redis("valkey9", "--appendonly", "no")
     store = RedisStore.from_url(server.url, Keyspace("test"))
-    blobs = {"digest": b"content"}
+    name = digest(b"content")
+    blobs = {name: b"content"}
     store.append([Append("k", CODEC_RECORDS, [frame(0, [1.0])], blobs=blobs)])
     server.kill()
     server.start()
     store.append([Append("k", CODEC_RECORDS, [frame(0, [1.0])], blobs=blobs)])
     other = RedisStore.from_url(server.url, Keyspace("test"))
-    assert other.blob("digest") == b"content"
+    assert other.blob(name) == b"content"
     store.close()
     other.close()
 
