@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsavedRecords,
 )
+from jamboree_gym.store.mongo_documents import GrownLog
 
 OpenJamboree = Callable[..., Jamboree]
 Dump = dict[str, list[bytes] | bytes]
@@ -715,6 +717,19 @@ def test_other_bytes_of_the_same_log_are_not_overwritten(jam: Jamboree, count: i
 
     with pytest.raises(BackupMismatch, match="other bytes at index"):
         jam.backup.flush()
+
+
+def test_a_head_is_not_kept_where_more_is_kept_than_was_compared(jam: Jamboree) -> None:
+    handler = notes(jam, 5)
+    jam.backup.flush()
+    head = jam.store.head(handler._key)
+    assert head is not None
+    newer = replace(head, count=8, revision=head.revision + 1)
+
+    put_heads = jam.mongo_store.put_heads
+    assert put_heads({handler._key: GrownLog(newer, since=3)}) == {handler._key: None}
+    assert put_heads({handler._key: GrownLog(newer, since=5)}) == {}
+    assert jam.mongo_store.records() == 8
 
 
 def test_single_episodes_are_restored(jam: Jamboree) -> None:

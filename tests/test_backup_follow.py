@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from processes import PATHS, NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import StoreUnavailable
 
@@ -191,8 +192,8 @@ def test_without_mongodb_it_waits_says_so_once_and_catches_up(
     assert said.count("goes on\n") == MONGO_KILLS
 
 
-def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_told_once(
-    jam: Jamboree, caplog: pytest.LogCaptureFixture
+def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_once(
+    jam: Jamboree, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = NoteHandler(jam, "bad"), NoteHandler(jam, "good")
     bad.save({"n": 1})
@@ -200,9 +201,17 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_told_once(
     jam.flush()
     frame = jam.redis.lindex(bad._key, 1)
     jam.redis.lset(bad._key, 1, frame[:-1] + bytes([frame[-1] ^ 1]))
-    follower = Follower(jam)
+    follower, tried = Follower(jam), list[str]()
+    copy = LogCopier.copy
+
+    def noted(self: LogCopier, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
+        tried.extend(key for key, _ in pending)
+        return copy(self, pending)
+
+    monkeypatch.setattr(LogCopier, "copy", noted)
     for _ in range(3):
         follower.copy_once()
+    assert sorted(tried) == sorted([bad._key, good._key])
 
     status = jam.backup.status()
     assert (status.pending_logs, status.lag_s) == (1, None)

@@ -304,8 +304,7 @@ return 1
 # '' = as in the log), whether MongoDB has to forget it, too ('1'): that is noted in the same step.
 # Answers the time of birth, or nothing where there was no log and none was named.
 DELETE = Script(
-    "#!lua flags=allow-oom\n"
-    + _HEAD
+    _HEAD
     + """
 local head, born = read_head(KEYS[1]), ARGV[2]
 if head and not head.err then born = struct.pack('<d', head.born) end

@@ -29,9 +29,10 @@ from jamboree_gym.store.home import Home
 NOBODY = 65534
 # Reads a list of attempts, becomes another user, and says of each attempt what came of it.
 INTRUDER = """
-import dataclasses, hmac, json, os, signal, socket, stringprep, sys  # he may import no more
+import json, os, signal, socket, sys
+from contextlib import suppress
 from pathlib import Path
-from pymongo import MongoClient, saslprep
+from pymongo import MongoClient
 
 def connect(path):
     with socket.socket(socket.AF_UNIX) as one:
@@ -61,6 +62,10 @@ def mongo(url):
         return str(client.admin.command("usersInfo"))
 
 attempts = json.load(sys.stdin)
+for what, target in attempts:  # he may not be able to read what is imported on the way
+    if what == "mongo":
+        with suppress(Exception):
+            mongo(target)
 os.setgroups([])
 os.setgid(USER)
 os.setuid(USER)

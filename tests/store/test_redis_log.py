@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -443,6 +444,31 @@ def test_a_log_of_a_newer_format_is_left_alone(store: RedisStore) -> None:
     (answer,) = store.append([Append("newer", CODEC_RECORDS, [frame(0, [1.0])])])
     assert isinstance(answer, DecodeError)
     assert "is of format 99" in str(answer)
+
+
+def test_a_log_that_was_begun_anew_is_not_acknowledged_by_a_copy_of_the_old_one(
+    store: RedisStore,
+) -> None:
+    key = store.keyspace.records("e", {})
+    append(store, key, frame(0, [1.0]))
+    (old, _) = store.unacked([key])[key]
+    store.delete(key)
+    append(store, key, frame(0, [2.0]))
+
+    assert store.acknowledge({key: replace(old, acked=1)}) == {key}
+    assert store.head(key).acked == 0
+    assert dict(store.unbacked()) == {key: 1}
+
+
+def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: RedisStore) -> None:
+    key = store.keyspace.records("e", {})
+    for first_time in (1.0, 2.0):
+        append(store, key, frame(0, [first_time]))
+        assert store.delete(key, is_backed_up=True) == first_time
+    store.forget_deleted(key, 1.0)
+    assert store.deleted() == {key: 2.0}
+    store.forget_deleted(key, 2.0)
+    assert store.deleted() == {}
 
 
 def test_namespaces_are_kept_apart(any_redis: Server, store: RedisStore) -> None:
