@@ -31,6 +31,7 @@ from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import Outbox, RecordOutbox
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.step_outbox import StepOutbox
+from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import IndexEntry, RedisStore
@@ -89,6 +90,7 @@ class Connection:
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
         self._servers: EmbeddedServers | None = None
         self._lock = threading.RLock()
+        self._mongo_lock = threading.RLock()  # its own: opening MongoDB takes its time
         self._mongo: MongoStore | None = None
         self._parents_mongo: MongoStore | None = None
         self._outboxes: weakref.WeakValueDictionary[str, Outbox] = weakref.WeakValueDictionary()
@@ -97,7 +99,8 @@ class Connection:
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
-        self.store = self._open_redis(self._redis_url)
+        self.redis_store = self._open_redis(self._redis_url)
+        self.store = BackedStore(self.redis_store, self._backup_to_read)
         self._begin_to_write()
         _open_connections.add(self)
         atexit.register(self.close)  # a script that ends without `close` still saves what it saved
@@ -159,11 +162,18 @@ class Connection:
         """The backup; opened, and where embedded also started, on first use."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
-        with self._lock:
+        with self._mongo_lock:
             if self._mongo is None:
                 url = self._mongo_url or self._join_servers().mongo_url()
                 self._mongo = MongoStore.from_url(url, self.keyspace.namespace)
             return self._mongo
+
+    def _backup_to_read(self) -> MongoStore | None:
+        """Where to look for what Redis does not have; None where nothing was ever backed up."""
+        has_backup = self._servers is not None and self._servers.have_backup
+        if self._mongo is not None or self._mongo_url is not None or has_backup:
+            return self.mongo_store
+        return None
 
     def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the tags.
@@ -291,7 +301,7 @@ class Connection:
         in between, or without MongoDB, the next `backup.flush()` does the rest.
         """
         try:
-            head = self.store.head(key)
+            head = self.redis_store.head(key)
         except DecodeError:  # what is damaged can be deleted
             head = None
         is_backed_up = self._may_be_backed_up(head)
@@ -365,6 +375,7 @@ class Connection:
     def _after_fork_in_child(self) -> None:
         """Go on in a forked process: what the parent has queued, the parent will deliver."""
         self._lock = threading.RLock()  # whoever held it is not in this process
+        self._mongo_lock = threading.RLock()
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
         self.store.after_fork_in_child()

@@ -62,6 +62,10 @@ class Keyspace:
         """The log of an episode's rows."""
         return f"{self._prefix}:episode:{{{quote_part(episode_id)}}}"
 
+    def is_episode(self, key: str) -> bool:
+        """Whether a log is an episode's."""
+        return key.startswith(f"{self._prefix}:episode:")
+
     def episode_id(self, key: str) -> str:
         """Inverse of `episode`."""
         return unquote(key[key.index("{") + 1 : -1], errors="surrogatepass")
@@ -93,6 +97,19 @@ class Keyspace:
     def deleted(self) -> str:
         """Hash: key of a deleted log -> its birth, until MongoDB has forgotten it, too."""
         return f"{self._prefix}:deleted"
+
+    @cached_property
+    def deletions(self) -> str:
+        """Number of deletions so far: what was read from MongoDB before one is not put back."""
+        return f"{self._prefix}:deletions"
+
+    @cached_property
+    def coverage(self) -> str:
+        """Whether the listings hold what MongoDB does: `all`, or `part` to save memory.
+
+        Absent where Redis was emptied, and where it has not been compared yet.
+        """
+        return f"{self._prefix}:coverage"
 
     @cached_property
     def feed(self) -> str:

@@ -204,14 +204,15 @@ class EpisodeTail(Tail[StepData]):
         self._settle()
         if self._may_wait and self._position is None:
             self._position = store.feed.position()
+        rows = cursor.next_row, cursor.next_row + ROWS_PER_LOOK
         position, has_lease, found = store.feed.look(
             cursor.where,
-            cursor.next_row,
-            cursor.next_row + ROWS_PER_LOOK,
+            *rows,
             after=self._position,
             wait_s=wait_s if self._may_wait and self._is_judged else 0.0,
             writer=self._writer,
         )
+        found = store.completed(cursor.where, found, ("range", *rows))
         if found is None:
             raise EpisodeNotFound(
                 f"no episode {self._id!r} in namespace {self._connection.keyspace.namespace!r} on "

@@ -33,6 +33,7 @@ from jamboree_gym.errors import (
     UnsavedRecords,
 )
 from jamboree_gym.store.mongo_documents import GrownLog
+from jamboree_gym.store.redis import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
 Dump = dict[str, list[bytes] | bytes]
@@ -64,13 +65,13 @@ def notes(jam: Jamboree, count: int = 3, name: str = "n") -> NoteHandler:
 
 
 def everything(jam: Jamboree) -> Dump:
-    """All that Redis holds of a namespace, in raw bytes, but for signs of life."""
+    """All that Redis holds of a namespace, in raw bytes, but for signs of life and of comparing."""
     jam.flush()
     found: Dump = {}
     for key in sorted(jam.redis.scan_iter(f"{jam.keyspace.namespace}:*", count=1000)):
         kind = jam.redis.type(key)
         name = key.decode()
-        if name.startswith(jam.keyspace.lease("")):
+        if name.startswith((jam.keyspace.lease(""), jam.keyspace.coverage, jam.keyspace.deletions)):
             continue
         if kind == b"list":
             found[name] = jam.redis.lrange(key, 0, -1)
@@ -357,12 +358,27 @@ def test_content_that_is_not_that_of_its_name_is_damage(jam: Jamboree) -> None:
     name = episode.origin.provenance
     other = encode_note(b"{}")
     jam.redis.set(jam.keyspace.blob(name), other)
-    with Jamboree(
-        f"unix://{jam.store.where}", jam._mongo_url, namespace=jam.keyspace.namespace
-    ) as reader:
+    url, space = f"unix://{jam.store.where}", jam.keyspace.namespace
+    with Jamboree(url, namespace=space) as reader:
         with pytest.raises(DecodeError, match="not that of its name"):
             _ = reader.episode(episode.id).provenance
-        assert list(reader.backup.verify().different) == [jam.keyspace.blob(name)]
+    assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
+
+
+def test_a_blob_that_is_damaged_or_gone_in_redis_is_read_from_mongodb_and_mended(
+    jam: Jamboree,
+) -> None:
+    episode = jam.episode(record(jam))
+    jam.backup.flush()
+    name, provenance = episode.origin.provenance, episode.provenance
+    key = jam.keyspace.blob(name)
+    for harm in (lambda: jam.redis.set(key, encode_note(b"{}")), lambda: jam.redis.delete(key)):
+        harm()
+        with Jamboree(
+            f"unix://{jam.store.where}", jam._mongo_url, namespace=jam.keyspace.namespace
+        ) as reader:
+            assert reader.episode(episode.id).provenance == provenance
+        assert jam.backup.verify()
 
 
 def test_a_log_without_readable_records_is_verified(jam: Jamboree) -> None:
@@ -399,7 +415,7 @@ def test_a_restore_after_flushall_is_byte_identical(
     jam.backup.flush()
     before = everything(jam)
     jam.redis.flushall()
-    assert jam.episodes().ids() == []
+    assert list(jam.redis_store.log_keys()) == []
 
     assert jam.backup.restore() == 4
     assert everything(jam) == before
@@ -467,7 +483,11 @@ def test_a_log_that_is_damaged_in_mongodb_does_not_keep_the_others_back(
 
     with pytest.raises(DecodeError):
         jam.backup.restore()
-    assert jam.episodes().ids() == [ids[0], ids[2]]
+    keys = [jam.keyspace.episode(id) for id in ids]
+    assert sorted(jam.redis_store.log_keys()) == sorted([keys[0], keys[2]])
+    with pytest.raises(DecodeError):
+        jam.episode(ids[1]).data()
+    assert [len(jam.episode(id).data().rewards) for id in (ids[0], ids[2])] == [600, 600]
 
 
 def test_a_blob_that_is_damaged_in_mongodb_does_not_keep_the_rest_back(jam: Jamboree) -> None:
@@ -679,19 +699,19 @@ def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) ->
     jam.backup.flush()
     before = jam.mongo.logs.find_one({})
     wipe(jam)
-    with Jamboree(
-        f"unix://{jam.store.where}", jam._mongo_url, namespace=jam.keyspace.namespace
+    with Jamboree(  # knows of no backup
+        f"unix://{jam.store.where}", namespace=jam.keyspace.namespace
     ) as other:
         for n in range(3):
             notes(other, 1, name="a").save({"n": n})
             other.flush()
         notes(other, 1, name="b")
 
-        with pytest.raises(BackupMismatch, match=r"a.*: another log.*nothing was overwritten"):
-            other.backup.flush()
-        assert other.backup.status().pending_logs == 1
-        assert jam.mongo.logs.find_one({"_id": before["_id"]}) == before
-        assert other.mongo_store.records() == 301
+    with pytest.raises(BackupMismatch, match=r"a.*: another log.*nothing was overwritten"):
+        jam.backup.flush()
+    assert jam.backup.status().pending_logs == 1
+    assert jam.mongo.logs.find_one({"_id": before["_id"]}) == before
+    assert jam.mongo_store.records() == 301
 
 
 @pytest.mark.parametrize("count", [3, 3000])
@@ -738,7 +758,8 @@ def test_single_episodes_are_restored(jam: Jamboree) -> None:
     wipe(jam)
 
     assert jam.backup.restore(ids[:2]) == 2
-    assert jam.episodes().ids() == ids[:2]
+    keys = [jam.keyspace.episode(id) for id in ids]
+    assert sorted(jam.redis_store.log_keys()) == keys[:2]
     assert jam.backup.restore([jam.episode(ids[2])]) == 1
     with pytest.raises(EpisodeNotFound, match="gone"):
         jam.backup.restore(["gone", ids[3]])
@@ -773,6 +794,7 @@ def test_an_unreachable_mongodb_is_an_error_within_5_s_without_password(
 ) -> None:
     jam = open_jamboree(mongo_url=mongo_url("user", "s3cr3t", "127.0.0.1:1"))
     notes(jam, 1)
+    jam.flush()
     began = time.monotonic()
 
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as caught:
@@ -958,7 +980,7 @@ def test_what_a_killed_flush_brought_is_not_brought_again_in_another_form(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch, further: int
 ) -> None:
     handler = notes(jam, 3)
-    monkeypatch.setattr(type(jam.store), "acknowledge", interrupted)
+    monkeypatch.setattr(RedisStore, "acknowledge", interrupted)
     with pytest.raises(KeyboardInterrupt):
         jam.backup.flush()
     monkeypatch.undo()

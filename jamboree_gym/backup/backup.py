@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jamboree_gym.backup.copy import LogCopier, finish_deletions, pages, raise_first
-from jamboree_gym.backup.kept import checked_chain, kept_logs
-from jamboree_gym.codec import CODEC_STEPS, Head
+from jamboree_gym.backup.restore import Restorer
+from jamboree_gym.codec import Head
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
-from jamboree_gym.notes import decode_episode_note, encode_summary
+from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
-from jamboree_gym.store.redis import IndexEntry
+from jamboree_gym.store.kept import checked_chain, kept_logs
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
@@ -74,7 +73,7 @@ class Backup:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._store = connection.store
+        self._store = connection.redis_store
 
     def flush(self, *, progress: Progress | None = None) -> int:
         """Copy to MongoDB what it does not hold yet, and return once it has acknowledged it.
@@ -173,7 +172,10 @@ class Backup:
                 f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
                 f" Redis {head.count} as of change {head.revision}"
             )
-        ours = (frame for page in pages(self._store, key, head.first, head.count) for frame in page)
+        held = max(
+            head.first, head.held
+        )  # of what is below, MongoDB's own checksums are all there is
+        ours = (frame for page in pages(self._store, key, held, head.count) for frame in page)
         batches = 0
         for frame in ours:
             theirs = next((one for one in frames if one.start == frame.start), None)
@@ -204,8 +206,9 @@ class Backup:
     ) -> int:
         """Put back into Redis every log that MongoDB holds and Redis does not, byte for byte.
 
-        A log of which Redis holds as much or more stays as it is. One that is damaged in MongoDB
-        does not keep the others from coming back.
+        A log of which Redis holds as much or more stays as it is; one of which it holds the newest
+        part alone is filled up. One that is damaged in MongoDB does not keep the others from coming
+        back.
 
         Args:
             episodes: Only these, given as themselves or by their ids; None = all there is.
@@ -228,52 +231,13 @@ class Backup:
             else:
                 self._store.put_blob(name, content)
         keys = list(mongo.keys()) if episodes is None else self._keys_of(episodes)
-        restored = 0
-        for done, (key, kept) in enumerate(kept_logs(mongo, keys), 1):
-            try:
-                restored += self._restore(key, kept, is_asked_for=episodes is not None)
-            except (DecodeError, EpisodeNotFound) as error:
-                failures.append(error)
+        restorer = Restorer(self._store, mongo, is_asked_for=episodes is not None)
+        for done in restorer.restore(keys):
             if progress is not None:
                 progress(done, len(keys))
-        raise_first(failures)
-        return restored
+        raise_first([*failures, *restorer.failures])
+        return restorer.restored
 
     def _keys_of(self, episodes: Iterable[HasId | str]) -> list[str]:
         ids = [one if isinstance(one, str) else one.id for one in episodes]
         return sorted({self._connection.keyspace.episode(id) for id in ids})
-
-    def _restore(
-        self,
-        key: str,
-        kept: tuple[Head, Iterator[bytes]] | DecodeError | None,
-        *,
-        is_asked_for: bool,
-    ) -> bool:
-        """Put a log back; whether that was needed."""
-        if isinstance(kept, DecodeError):
-            raise kept
-        where = f"MongoDB at {self._connection.mongo_store.where}: {key}"
-        if kept is None:
-            if is_asked_for:
-                raise EpisodeNotFound(f"{where} is not there")
-            return False
-        head, blobs = kept
-        current = self._store.head(key)
-        if current is not None and not _is_behind(current, head):
-            return False
-        frames = [frame.blob for frame in checked_chain(blobs, head, where=where)]
-        return self._store.restore(key, head, frames, self._entry(key, head))
-
-    def _entry(self, key: str, head: Head) -> IndexEntry | None:
-        """Where an episode is listed."""
-        if head.codec != CODEC_STEPS:
-            return None
-        episode_id = self._connection.keyspace.episode_id(key)
-        summary, _ = decode_episode_note(head.note, episode_id=episode_id, where=key)
-        written_at = summary.started_at + summary.elapsed_s
-        return IndexEntry(episode_id, encode_summary(summary), summary.run, written_at)
-
-
-def _is_behind(current: Head, kept: Head) -> bool:
-    return current.count <= kept.count and current.revision < kept.revision

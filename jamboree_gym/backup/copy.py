@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jamboree_gym.backup.kept import kept_logs
 from jamboree_gym.codec import CODEC_STEPS, Frame, Head, decode_frame, frame_span
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
 from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.steps import schema_digest
+from jamboree_gym.store.kept import kept_logs
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.mongo_documents import MAX_INLINE_BYTES, GrownLog, KeptLog, NewLog
 from jamboree_gym.store.redis import RedisStore

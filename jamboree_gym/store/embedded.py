@@ -123,6 +123,11 @@ class EmbeddedServers:
         """For redis-py: `unix:///.../valkey.sock`."""
         return self._redis_url
 
+    @property
+    def have_backup(self) -> bool:
+        """Whether the Mongo server of this home has ever been started."""
+        return self._home.data_dir("mongo").is_dir()
+
     def mongo_url(self) -> str:
         """For pymongo, password included; starts the Mongo server if it does not run.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jamboree_gym.codec import decode_frame
+from jamboree_gym.codec import Head, decode_frame
 from jamboree_gym.errors import (
     DecodeError,
     JamboreeError,
@@ -25,7 +26,9 @@ from jamboree_gym.store.mongo_documents import (
     blob_content,
     blob_document,
     chunk_documents,
+    chunk_id,
     chunk_range,
+    chunk_span,
     database_name,
     head_fields,
     hosts_of,
@@ -41,15 +44,20 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from pymongo.errors import BulkWriteError
 
-__all__ = ["MongoStore"]
+__all__ = ["BackupUnavailable", "MongoStore"]
 
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
+HEADS_AT_ONCE = 1000
 _DUPLICATE = 11000
 _DISK_FULL = 14031
 _INTERNAL_ERROR = 1
 _LOGIN_REFUSED = (13, 18)
 _T = TypeVar("_T")
+
+
+class BackupUnavailable(StoreUnavailable):
+    """It is MongoDB that does not answer."""
 
 
 class MongoStore:
@@ -285,7 +293,9 @@ class MongoStore:
 
     def logs(self, keys: Sequence[str]) -> dict[str, KeptLog | DecodeError]:
         """Several logs; of one that is damaged, what is wrong. Those not kept are left out."""
-        found = self._find(self._logs, keys)
+        return self._not_deleted(self._find(self._logs, keys))
+
+    def _not_deleted(self, found: Sequence[Any]) -> dict[str, KeptLog | DecodeError]:
         ids = {tombstone_id(one["_id"], birth_of(one)): one for one in found}
         for one in self._find(self._deleted, list(ids), {"_id": 1}):
             del ids[one["_id"]]
@@ -297,18 +307,64 @@ class MongoStore:
         except DecodeError as error:
             return error
 
+    def heads(self, run: str | None = None) -> Iterator[dict[str, Head | DecodeError]]:
+        """Heads of all logs, or of the episodes of a run, a thousand at a time.
+
+        Of one that is damaged, what is wrong.
+        """
+        if run is not None:
+            self.run(lambda: self._logs.create_index("run"))
+        query = {} if run is None else {"run": run}
+        cursor = self.run(lambda: self._logs.find(query, {"frames": 0}))
+        try:
+            while found := self.run(lambda: list(islice(cursor, HEADS_AT_ONCE))):
+                logs = self._not_deleted(found)
+                yield {
+                    key: log.head if isinstance(log, KeptLog) else log for key, log in logs.items()
+                }
+        finally:
+            cursor.close()
+
+    def frame_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
+        """Indices and times of the newest frame in `chunks` that begins at or before an index.
+
+        Raises:
+            DecodeError: Its document is damaged.
+        """
+        ids = {"$gte": chunk_id(key, born, 0), "$lt": chunk_id(key, born, index + 1)}
+        newest = self.run(
+            lambda: list(self._chunks.find({"_id": ids}, {"content": 0}).sort("_id", -1).limit(1))
+        )
+        return chunk_span(newest[0], where=f"MongoDB at {self.where}") if newest else None
+
+    def frames_from(self, key: str, born: float, start: int, stop: int) -> Iterator[KeptFrame]:
+        """Frames in `chunks` that begin at `start` or later, and before `stop`; in order."""
+        ids = {"$gte": chunk_id(key, born, start), "$lt": chunk_id(key, born, stop)}
+        return (frame for _, frame in self._frames({"_id": ids}))
+
     def frames_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, KeptFrame]]:
         """Frames that have documents of their own, of all logs from one key to another.
 
         Yields:
             The log as `tombstone_id` names it, and its frame; sorted by both.
         """
-        query = {"_id": {"$gte": f"{first_key}#", "$lt": f"{last_key}$"}}
+        return self._frames({"_id": {"$gte": f"{first_key}#", "$lt": f"{last_key}$"}})
+
+    def _frames(self, query: Any) -> Iterator[tuple[str, KeptFrame]]:
         cursor = self.run(lambda: self._chunks.find(query).sort("_id", 1))
         try:
             yield from kept_frames(iter(lambda: self.run(lambda: next(cursor, None)), None))
         finally:
             cursor.close()
+
+    def blob(self, name: str) -> bytes | None:
+        """Content stored by `put_blobs`, None where it is not kept.
+
+        Raises:
+            DecodeError: It is damaged.
+        """
+        found = self._find_one(self._blobs, name)
+        return None if found is None else blob_content(found, where=f"MongoDB at {self.where}")
 
     def blobs(self) -> dict[str, bytes | DecodeError]:
         """All immutable content, by digest; of what is damaged, what is wrong."""
@@ -346,7 +402,7 @@ class MongoStore:
         except errors.OperationFailure as error:
             raise self._refused(error.code, self._reason(error)) from error
         except errors.PyMongoError as error:
-            raise StoreUnavailable(
+            raise BackupUnavailable(
                 f"MongoDB at {self.where} cannot be reached: {self._reason(error)}"
             ) from error
 
@@ -364,7 +420,7 @@ class MongoStore:
             )
         if code in _LOGIN_REFUSED:
             message += "; check user and password in mongo_url"
-        return StoreUnavailable(f"MongoDB at {self.where} refuses: {message}")
+        return BackupUnavailable(f"MongoDB at {self.where} refuses: {message}")
 
 
 def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:

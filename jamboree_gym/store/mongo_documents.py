@@ -28,7 +28,9 @@ __all__ = [
     "blob_content",
     "blob_document",
     "chunk_documents",
+    "chunk_id",
     "chunk_range",
+    "chunk_span",
     "database_name",
     "head_fields",
     "hosts_of",
@@ -42,6 +44,7 @@ DOCUMENT_VERSION = 2
 MAX_PART_BYTES = 12 * 2**20  # a document of MongoDB holds 16 MB
 MAX_INLINE_BYTES = 64 * 2**10
 _BORN = struct.Struct(">d")
+_LAST_INDEX = 10**16 - 1
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 
@@ -151,7 +154,7 @@ def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, A
     for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
         content = frame[offset : offset + MAX_PART_BYTES]
         yield {
-            "_id": f"{tombstone_id(key, born)}#{start:016d}#{part:04d}",
+            "_id": f"{chunk_id(key, born, start)}#{part:04d}",
             "key": key,
             "format": DOCUMENT_VERSION,
             "start": start,
@@ -162,6 +165,24 @@ def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, A
             "content": content,
             "crc": zlib.crc32(content),
         }
+
+
+def chunk_id(key: str, born: float, start: int) -> str:
+    """Beginning of the ids of a frame's documents; sorts as the index does."""
+    return f"{tombstone_id(key, born)}#{min(start, _LAST_INDEX):016d}"
+
+
+def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
+    """Start, stop, first and last time of the frame that a document is of.
+
+    Raises:
+        DecodeError: It does not say so.
+    """
+    indices = [document.get(name) for name in ("start", "stop")]
+    times = [document.get(name) for name in ("t_first", "t_last")]
+    if not all(type(one) is int for one in indices) or not all(type(t) is float for t in times):
+        raise DecodeError(f"{where}: the document {document['_id']} is damaged")
+    return (*indices, *times)
 
 
 def chunk_range(key: str, born: float) -> dict[str, str]:

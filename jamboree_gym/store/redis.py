@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-import redis
 from redis.exceptions import RedisError
 
 from jamboree_gym.codec import (
@@ -38,26 +37,20 @@ class RedisStore:
     """Logs, blobs and listings of one namespace on one server.
 
     Args:
-        client: A redis-py client that answers bytes. The store borrows it.
+        link: To the server.
         keyspace: Names of all keys.
-        revive: Called once after a lost connection, before the one retry (embedded servers come
-            back this way).
 
     Attributes:
+        client: The redis-py client of the link.
+        link: As given.
         feed: Tells which episodes grow.
     """
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        keyspace: Keyspace,
-        *,
-        revive: Callable[[], None] | None = None,
-    ) -> None:
-        self.client = client
+    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
+        self.client = link.client
         self.keyspace = keyspace
-        self._link = RedisLink(client, revive=revive)
-        self.feed = Feed(self._link, keyspace)
+        self.link = link
+        self.feed = Feed(link, keyspace)
         self._blobs: dict[str, bytes] = {}
         self._blobs_as_of = 0  # the link's losses
 
@@ -67,23 +60,29 @@ class RedisStore:
     ) -> RedisStore:
         """Open a store of its own by URL: `redis://`, `rediss://` or `unix://`.
 
+        Args:
+            url: The address.
+            keyspace: Names of all keys.
+            revive: Called once after a lost connection, before the one retry (embedded servers come
+                back this way).
+
         Raises:
             InvalidUrl: Another scheme, or a malformed address.
         """
-        return cls(client_from_url(url), keyspace, revive=revive)
+        return cls(RedisLink(client_from_url(url), revive=revive), keyspace)
 
     @property
     def where(self) -> str:
         """Host and port, or socket path; never a user or a password."""
-        return self._link.where
+        return self.link.where
 
     def close(self) -> None:
         """Close the client's connections. Twice is quiet."""
-        self._link.close()
+        self.link.close()
 
     def after_fork_in_child(self) -> None:
         """Leave the connections to the parent process."""
-        self._link.after_fork_in_child()
+        self.link.after_fork_in_child()
 
     # -- the server -------------------------------------------------------------------------
 
@@ -97,16 +96,22 @@ class RedisStore:
             StoreUnavailable: Nothing answers there, or it refuses the login.
             UnsupportedServer: It is not Redis, is too old, or keeps no append-only file.
         """
-        check_server(self._link, fsync=fsync)
+        check_server(self.link, fsync=fsync)
 
     # -- the log ----------------------------------------------------------------------------
 
     def append(
-        self, appends: Sequence[Append], *, fsync: bool = False
+        self, appends: Sequence[Append], *, fsync: bool = False, is_covered: bool = True
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each of them.
 
         Sending the same append again is harmless: a frame that is already there is not added.
+
+        Args:
+            appends: What to append.
+            fsync: Whether to wait until the server has it on disk.
+            is_covered: Whether a log of records that is not there may be begun. If not, that needs
+                `coverage`, and without it nothing is stored.
 
         Returns:
             For each append the server's decision, or why this one log cannot be written.
@@ -120,12 +125,12 @@ class RedisStore:
         def calls() -> list[Call]:
             missing = blobs.keys() - self._known_blobs().keys()
             sent: list[Call] = [self._blob_call(name, blobs[name]) for name in missing]
-            sent.append(self._append_call(appends))
+            sent.append(self._append_call(appends, is_covered))
             if fsync:
                 sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
             return sent
 
-        answers = self._link.pipeline(calls)
+        answers = self.link.pipeline(calls)
         if fsync and answers.pop()[0] < 1:
             raise StoreUnavailable(
                 f"Redis at {self.where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
@@ -133,20 +138,21 @@ class RedisStore:
         self._known_blobs().update(blobs)
         results = answers[-1]
         if isinstance(results, RedisError):
-            raise self._link.translated(results, key=appends[0].key) from results
+            raise self.link.translated(results, key=appends[0].key) from results
         return [self._append_result(*pair) for pair in zip(appends, results, strict=True)]
 
     def _append_result(self, append: Append, answer: Any) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
-            translated = self._link.translated(answer, key=append.key)
+            translated = self.link.translated(answer, key=append.key)
             if isinstance(translated, DecodeError):
                 return translated
             raise translated from answer
         return AppendResult(int(answer[0]), int(answer[1]), float(answer[2]))
 
-    def _append_call(self, appends: Sequence[Append]) -> Call:
+    def _append_call(self, appends: Sequence[Append], is_covered: bool) -> Call:
         space = self.keyspace
-        keys, arguments = [space.unbacked, space.runs, space.feed], list[Any]()
+        keys = [space.unbacked, space.runs, space.feed, space.coverage]
+        arguments: list[Any] = ["" if is_covered else "1"]
         for append in appends:
             entry, frames = append.entry, append.frames
             keys += (append.key, space.summaries(entry.run if entry else ""))
@@ -171,7 +177,7 @@ class RedisStore:
         return self._read(key, "as_of", repr(float(t)), before)
 
     def _read(self, key: str, *how: Any) -> LogSlice | None:
-        answer = self._link.script(scripts.READ, (key,), how)
+        answer = self.link.script(scripts.READ, (key,), how)
         return LogSlice.from_answer(answer, where=key)
 
     def read_many(
@@ -186,12 +192,12 @@ class RedisStore:
         calls = [
             script_call(scripts.READ, (key,), how) for key, how in zip(keys, reads, strict=True)
         ]
-        answers = self._link.pipeline(lambda: calls) if calls else []
+        answers = self.link.pipeline(lambda: calls) if calls else []
         return [self._slice(*pair) for pair in zip(keys, answers, strict=True)]
 
     def _slice(self, key: str, answer: Any) -> LogSlice | None:
         if isinstance(answer, RedisError):
-            raise self._link.translated(answer, key=key) from answer
+            raise self.link.translated(answer, key=key) from answer
         return LogSlice.from_answer(answer, where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
@@ -205,11 +211,11 @@ class RedisStore:
         """
         calls = [script_call(scripts.READ, (key,), ("unacked",)) for key in keys]
         found: dict[str, tuple[Head, list[bytes]] | DecodeError] = {}
-        answers = self._link.pipeline(lambda: calls) if calls else []
+        answers = self.link.pipeline(lambda: calls) if calls else []
         for key, answer in zip(keys, answers, strict=True):
             try:
                 if isinstance(answer, RedisError):
-                    raise self._link.translated(answer, key=key) from answer
+                    raise self.link.translated(answer, key=key) from answer
                 if answer is not None:
                     found[key] = (decode_head(answer[0], where=key), answer[1])
             except DecodeError as error:
@@ -222,29 +228,29 @@ class RedisStore:
         Without a script, which would take three times as long for short ones. Empty where there is
         no such log. Not for logs that are popped.
         """
-        answers = self._link.pipeline(lambda: [("LRANGE", key, "0", "-1") for key in keys])
+        answers = self.link.pipeline(lambda: [("LRANGE", key, "0", "-1") for key in keys])
         for key, answer in zip(keys, answers, strict=True):
             if isinstance(answer, RedisError):
-                raise self._link.translated(answer, key=key) from answer
+                raise self.link.translated(answer, key=key) from answer
         return answers
 
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
-        return int(self._link.call("MEMORY", "USAGE", key) or 0)
+        return int(self.link.call("MEMORY", "USAGE", key) or 0)
 
     def head(self, key: str) -> Head | None:
         """The head of a log, None when there is no such log."""
-        raw: bytes | None = self._link.call("LINDEX", key, 0)
+        raw: bytes | None = self.link.call("LINDEX", key, 0)
         return None if raw is None else decode_head(raw, where=key)
 
     def heads(self, keys: Sequence[str]) -> dict[str, Head | DecodeError]:
         """Heads of several logs in one round trip; of one that is damaged, what is wrong."""
-        answers = self._link.pipeline(lambda: [("LINDEX", key, "0") for key in keys])
+        answers = self.link.pipeline(lambda: [("LINDEX", key, "0") for key in keys])
         found: dict[str, Head | DecodeError] = {}
         for key, answer in zip(keys, answers, strict=True):
             try:
                 if isinstance(answer, RedisError):
-                    raise self._link.translated(answer, key=key) from answer
+                    raise self.link.translated(answer, key=key) from answer
                 if answer is not None:
                     found[key] = decode_head(answer, where=key)
             except DecodeError as error:
@@ -256,14 +262,26 @@ class RedisStore:
         head = self.head(key)
         return 0 if head is None else head.count - head.first
 
-    def pop(self, key: str, n: int) -> tuple[int, int, list[Frame]]:
+    def pop(
+        self, key: str, n: int, *, first: int | None = None
+    ) -> tuple[int, int, list[Frame]] | None:
         """Take the n oldest records off a log.
 
+        Args:
+            key: The log.
+            n: How many.
+            first: The oldest, where the caller has read them already.
+
         Returns:
-            First index taken, the index after the last, and the frames that hold them.
+            First index taken, the index after the last, and the frames that hold them. None where
+            MongoDB alone holds some of these: nothing is taken unless `first` is right.
         """
         keys = (key, self.keyspace.unbacked)
-        start, stop, frames = self._link.script(scripts.POP, keys, (n,), again=False)
+        known = "" if first is None else first
+        answer = self.link.script(scripts.POP, keys, (n, known), again=False)
+        if answer is None:
+            return None
+        start, stop, frames = answer
         return start, stop, [decode_frame(frame, where=key) for frame in frames]
 
     def delete(
@@ -287,9 +305,9 @@ class RedisStore:
         """
         run, name = (entry.run, entry.name) if entry else ("", "")
         space = self.keyspace
-        keys = (key, space.unbacked, space.summaries(run), space.deleted)
+        keys = (key, space.unbacked, space.summaries(run), space.deleted, space.deletions)
         given = b"" if born is None else _BORN.pack(born)
-        answer = self._link.script(scripts.DELETE, keys, (name, given, "1" if is_backed_up else ""))
+        answer = self.link.script(scripts.DELETE, keys, (name, given, "1" if is_backed_up else ""))
         return None if answer is None else float(_BORN.unpack(answer)[0])
 
     def deleted(self) -> dict[str, float]:
@@ -299,7 +317,11 @@ class RedisStore:
 
     def forget_deleted(self, key: str, born: float) -> None:
         """MongoDB has forgotten a log."""
-        self._link.script(scripts.FORGET, (self.keyspace.deleted, key), (_BORN.pack(born),))
+        self.link.script(scripts.FORGET, (self.keyspace.deleted, key), (_BORN.pack(born),))
+
+    def deletions(self) -> int:
+        """Number of deletions so far: to be asked before MongoDB is, and told when putting back."""
+        return int(self.link.call("GET", self.keyspace.deletions) or 0)
 
     # -- listings and blobs -----------------------------------------------------------------
 
@@ -308,24 +330,24 @@ class RedisStore:
         return self._hash(self.keyspace.summaries(run))
 
     def _hash(self, key: str) -> dict[str, bytes]:
-        found = self._link.call("HGETALL", key)
+        found = self.link.call("HGETALL", key)
         pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
         return {name.decode(): content for name, content in pairs}
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
-        names = self._link.run(lambda: cast(Any, self.client.zrange(self.keyspace.runs, 0, -1)))
+        names = self.link.run(lambda: cast(Any, self.client.zrange(self.keyspace.runs, 0, -1)))
         return [name.decode() for name in names]
 
     def put_blob(self, name: str, content: bytes) -> None:
-        """Store immutable content under its own digest."""
-        self._link.pipeline(lambda: [self._blob_call(name, content)])
+        """Store immutable content under its own digest, also over what is damaged there."""
+        self.link.call("SET", self.keyspace.blob(name), encode_note(content))
         self._known_blobs()[name] = content
 
     def _known_blobs(self) -> dict[str, bytes]:
         """Blobs that this server holds; nothing is known of one that was away."""
-        if self._blobs_as_of != self._link.losses:
-            self._blobs_as_of = self._link.losses
+        if self._blobs_as_of != self.link.losses:
+            self._blobs_as_of = self.link.losses
             self._blobs = {}
         return self._blobs
 
@@ -341,7 +363,7 @@ class RedisStore:
         known = self._known_blobs()
         if name not in known:
             key = self.keyspace.blob(name)
-            note: bytes | None = self._link.call("GET", key)
+            note: bytes | None = self.link.call("GET", key)
             if note is None:
                 raise DecodeError(f"{key} is missing on {self.where}: restore it from the backup")
             known[name] = _checked_blob(name, note, where=key)
@@ -353,7 +375,7 @@ class RedisStore:
         found: dict[str, bytes | DecodeError] = {}
         for key in (raw.decode() for raw in self._scan(f"{prefix}*")):
             try:
-                note = self._link.call("GET", key)
+                note = self.link.call("GET", key)
                 found[key[len(prefix) :]] = _checked_blob(key[len(prefix) :], note, where=key)
             except DecodeError as error:
                 found[key[len(prefix) :]] = error
@@ -361,7 +383,7 @@ class RedisStore:
 
     def run(self, action: Callable[[], _T]) -> _T:
         """Do something with `client`; repeated once after a lost connection, errors translated."""
-        return self._link.run(action)
+        return self.link.run(action)
 
     def log_keys(self) -> Iterator[str]:
         """Keys of all logs of the namespace, in no order."""
@@ -369,7 +391,7 @@ class RedisStore:
             yield from sorted(key.decode() for key in self._scan(pattern))
 
     def _scan(self, pattern: str) -> list[bytes]:
-        found = self._link.run(lambda: list(self.client.scan_iter(match=pattern, count=1000)))
+        found = self.link.run(lambda: list(self.client.scan_iter(match=pattern, count=1000)))
         return cast("list[bytes]", found)
 
     # -- who is alive -----------------------------------------------------------------------
@@ -377,30 +399,30 @@ class RedisStore:
     @property
     def losses(self) -> int:
         """How many connections have been lost: what was known of the server may be untrue."""
-        return self._link.losses
+        return self.link.losses
 
     def put_lease(self, writer: str, holder: str, seconds: float) -> None:
         """Say that a writer lives, for so long."""
-        self._link.call("SET", self.keyspace.lease(writer), holder, "PX", int(seconds * 1000))
+        self.link.call("SET", self.keyspace.lease(writer), holder, "PX", int(seconds * 1000))
 
     def living(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold a lease."""
         names = sorted(writers)
-        leases = self._link.call("MGET", *map(self.keyspace.lease, names)) if names else []
+        leases = self.link.call("MGET", *map(self.keyspace.lease, names)) if names else []
         return {name for name, lease in zip(names, leases, strict=True) if lease is not None}
 
     # -- backup's side ----------------------------------------------------------------------
 
     def unbacked(self) -> Iterator[tuple[str, int]]:
         """Logs with changes that MongoDB has not acknowledged, and the revision they are at."""
-        pairs = self._link.run(
+        pairs = self.link.run(
             lambda: cast(Any, self.client.zrange(self.keyspace.unbacked, 0, -1, withscores=True))
         )
         return ((key.decode(), int(score)) for key, score in pairs)
 
     def time(self) -> float:
         """The server's clock, epoch seconds."""
-        seconds, microseconds = self._link.run(lambda: cast(Any, self.client.time()))
+        seconds, microseconds = self.link.run(lambda: cast(Any, self.client.time()))
         return float(seconds + microseconds / 1e6)
 
     def put_backup_mark(self, mark: BackupMark) -> None:
@@ -408,7 +430,7 @@ class RedisStore:
         fields: list[Any] = ["by", mark.by, "seen_at", repr(mark.seen_at), "error", mark.error]
         if mark.complete_until is not None:
             fields += ["complete_until", repr(mark.complete_until)]
-        self._link.call("HSET", self.keyspace.backup, *fields)
+        self.link.call("HSET", self.keyspace.backup, *fields)
 
     def backup_mark(self) -> BackupMark | None:
         """What the backup last said of itself, None where there has been none."""
@@ -437,16 +459,63 @@ class RedisStore:
             for argument in (head.count, head.revision, _BORN.pack(head.born))
         ]
         keys = (self.keyspace.unbacked, *heads)
-        answers = self._link.script(scripts.ACKNOWLEDGE, keys, arguments)
+        answers = self.link.script(scripts.ACKNOWLEDGE, keys, arguments)
         return {key for key, answer in zip(heads, answers, strict=True) if not answer}
 
+    # -- putting back -----------------------------------------------------------------------
+
     def restore(
-        self, key: str, head: Head, frames: Iterable[bytes], entry: IndexEntry | None
+        self,
+        key: str,
+        head: Head,
+        frames: Iterable[bytes],
+        entry: IndexEntry | None,
+        *,
+        deletions: int,
     ) -> bool:
-        """Put a log back as it was; False when Redis already holds as much or more."""
-        keys = (key, self.keyspace.summaries(entry.run if entry else ""), self.keyspace.runs)
-        arguments = (*_listing(entry), head.encode(), *frames)
-        return bool(self._link.script(scripts.RESTORE, keys, arguments))
+        """Put a log back as it was.
+
+        Args:
+            key: The log.
+            head: Its head; `held` says which of its frames are not among these.
+            frames: The others.
+            entry: Where it is listed.
+            deletions: As they were before MongoDB was asked.
+
+        Returns:
+            False when Redis already holds as much or more, or anything was deleted meanwhile.
+        """
+        space = self.keyspace
+        summaries = space.summaries(entry.run if entry else "")
+        keys = (key, summaries, space.runs, space.deletions)
+        arguments = (deletions, *_listing(entry), head.encode(), *frames)
+        return bool(self.link.script(scripts.RESTORE, keys, arguments))
+
+    def refill(self, key: str, head: Head, start: int, frames: Sequence[bytes]) -> bool:
+        """Put the frames from `start` to `head.held` back; False when the log has changed."""
+        arguments = (_BORN.pack(head.born), head.held, start, *frames)
+        return bool(self.link.script(scripts.REFILL, (key,), arguments, again=False))
+
+    def list_episodes(self, entries: Sequence[IndexEntry], *, deletions: int) -> bool:
+        """List episodes of one run that are not listed; False if any was deleted meanwhile."""
+        run, newest = entries[0].run, max(entry.time for entry in entries)
+        space = self.keyspace
+        keys = (space.summaries(run), space.runs, space.deletions)
+        pairs = [part for entry in entries for part in (entry.name, entry.summary)]
+        arguments = (deletions, run, repr(newest), *pairs)
+        return bool(self.link.script(scripts.LIST, keys, arguments))
+
+    def coverage(self) -> str:
+        """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""
+        return (self.link.call("GET", self.keyspace.coverage) or b"").decode()
+
+    def put_coverage(self, value: str) -> None:
+        """Say so."""
+        self.link.call("SET", self.keyspace.coverage, value)
+
+    def settle_coverage(self, expected: str, value: str) -> bool:
+        """Say so if nobody has said anything else, and Redis was not emptied meanwhile."""
+        return bool(self.link.script(scripts.SETTLE, (self.keyspace.coverage,), (expected, value)))
 
 
 def _checked_blob(name: str, note: bytes, *, where: str) -> bytes:

@@ -17,9 +17,12 @@ __all__ = [
     "DELETE",
     "FEED_ENTRIES",
     "FORGET",
+    "LIST",
     "POP",
     "READ",
+    "REFILL",
     "RESTORE",
+    "SETTLE",
     "Script",
 ]
 
@@ -98,9 +101,9 @@ local function lower_bound(key, is_at_or_after)
 end
 """
 
-# KEYS: unbacked, runs, feed, then for each append: log, summaries
-# ARGV: for each append: codec, note ('' keeps the old one), summary field ('' = none), summary,
-#       run, run time, number of frames, frames...
+# KEYS: unbacked, runs, feed, coverage, then for each append: log, summaries
+# ARGV: '1' where MongoDB can be asked, then for each append: codec, note ('' keeps the old one),
+#       summary field ('' = none), summary, run, run time, number of frames, frames...
 # Answers for each append {k, count, t_last}, or its error: the first k frames are in the log, from
 # now or from an earlier try; frame k + 1 does not continue it, because another writer was there
 # first. One log's error does not keep the others from being appended to.
@@ -108,6 +111,9 @@ end
 # Sent again after a lost answer, it changes nothing. Yet it writes the head anew, as WAITAOF waits
 # only for what its own connection has written. The listings come first: should a foreign value lie
 # under their names, then the error leaves the log as it was.
+#
+# Where Redis was emptied, no log of records is begun anew before it is known what MongoDB holds:
+# {0, 0, -inf}.
 #
 # Of a log that is listed, the feed tells that it has changed, if there is a feed: who follows makes
 # it. It keeps its newest entries (`FEED_ENTRIES`, and some more, to forget the others cheaply).
@@ -119,11 +125,13 @@ APPEND = Script(
     + """
 local unbacked, runs, feed = KEYS[1], KEYS[2], KEYS[3]
 local has_feed = redis.call('EXISTS', feed) == 1
+local is_covered = ARGV[1] == '' or redis.call('EXISTS', KEYS[4]) == 1
 local function append(key, summaries, at)
   local note, field, count_of_frames = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
   local head = read_head(key)
   if head and head.err then return head end
   local fresh = not head
+  if fresh and ARGV[at] == '1' and not is_covered then return {0, 0, '-inf'} end
   if fresh then
     head = {codec = tonumber(ARGV[at]), first = 0, held = 0, newest = 0, count = 0, acked = 0,
             revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
@@ -169,8 +177,8 @@ local function append(key, summaries, at)
   end
   return {stored, head.count, string.format('%.17g', head.t_last)}
 end
-local answers, at = {}, 1
-for i = 4, #KEYS, 2 do
+local answers, at = {}, 2
+for i = 5, #KEYS, 2 do
   local worked, answer = pcall(append, KEYS[i], KEYS[i + 1], at)
   if not worked then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end
   answers[#answers + 1] = answer
@@ -223,10 +231,11 @@ return {pack_head(head), redis.call('LRANGE', KEYS[1], from, to)}
 """
 )
 
-# KEYS: log, unbacked. ARGV: n.
+# KEYS: log, unbacked. ARGV: n, the first index as the caller knows it.
 # Taken frames stay behind `first` until their records are ten minutes old, so that a writer which
 # lost the answer to its append still finds its batch, and does not add it again.
-# Answers {first index taken, index after the last, frames that hold them}.
+# Answers {first index taken, index after the last, frames that hold them}; nothing where the first
+# frames are in MongoDB only, unless the caller has read them there.
 POP = Script(
     _HEAD
     + _SEARCH
@@ -237,6 +246,7 @@ if head.err then return head end
 local taken_from = head.first
 local taken_to = math.min(head.first + tonumber(ARGV[1]), head.count)
 if taken_to <= taken_from then return {taken_from, taken_from, {}} end
+if head.held > taken_from and ARGV[2] ~= string.format('%.0f', taken_from) then return nil end
 local from = lower_bound(KEYS[1], function(start, stop) return stop > taken_from end)
 local after = lower_bound(KEYS[1], function(start) return start >= taken_to end)
 local frames = redis.call('LRANGE', KEYS[1], from, after - 1)
@@ -281,27 +291,69 @@ return answers
 """
 )
 
-# KEYS: log, summaries, runs. ARGV: summary field ('' = none), summary, run, run time, head,
-# frames... Answers 1 when the log was put back, 0 when Redis already holds as much or more.
+# KEYS: log, summaries, runs, deletions. ARGV: number of deletions before MongoDB was asked, summary
+# field ('' = none), summary, run, run time, head, frames...
+# Answers 1 when the log was put back, 0 when Redis already holds as much or more, or when anything
+# was deleted meanwhile.
 RESTORE = Script(
     _HEAD
     + """
+if (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then return 0 end
 local head = read_head(KEYS[1])
 if head and head.err then return head end
-local _, _, _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[5])
+local _, _, _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[6])
 if head and (head.count > count or head.revision >= revision) then return 0 end
 redis.call('DEL', KEYS[1])
-for i = 5, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
-if ARGV[1] ~= '' then
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-  redis.call('ZADD', KEYS[3], 'GT', ARGV[4], ARGV[3])
+for i = 6, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+if ARGV[2] ~= '' then
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+  redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[4])
 end
 return 1
 """
 )
 
-# KEYS: log, unbacked, summaries, deleted. ARGV: summary field ('' = none), time of birth (8 bytes,
-# '' = as in the log), whether MongoDB has to forget it, too ('1'): that is noted in the same step.
+# KEYS: log. ARGV: time of birth (8 bytes), index from which on Redis holds its frames, the same
+# afterwards, frames that end there... Answers 1 when they were put in front of the others.
+REFILL = Script(
+    _HEAD
+    + """
+local head = read_head(KEYS[1])
+if head and head.err then return head end
+local born = struct.unpack('<d', ARGV[1])
+if not head or head.born ~= born or head.held ~= tonumber(ARGV[2]) then return 0 end
+head.held = tonumber(ARGV[3])
+redis.call('LPOP', KEYS[1])
+for i = #ARGV, 4, -1 do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+redis.call('LPUSH', KEYS[1], pack_head(head))
+return 1
+"""
+)
+
+# KEYS: summaries of a run, runs, deletions. ARGV: number of deletions before MongoDB was asked,
+# run, run time, then for each episode: field, summary. Those that are listed stay as they are.
+# Answers 1, or 0 when anything was deleted meanwhile.
+LIST = Script(
+    """
+if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[1] then return 0 end
+for i = 4, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('ZADD', KEYS[2], 'GT', ARGV[3], ARGV[2])
+return 1
+"""
+)
+
+# KEYS: coverage. ARGV: what it has to be, what it is then. Answers 1, or 0 where it was another.
+SETTLE = Script(
+    """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+"""
+)
+
+# KEYS: log, unbacked, summaries, deleted, deletions. ARGV: summary field ('' = none), time of birth
+# (8 bytes, '' = as in the log), whether MongoDB has to forget it, too ('1'): that is noted in the
+# same step.
 # Answers the time of birth, or nothing where there was no log and none was named.
 DELETE = Script(
     _HEAD
@@ -311,6 +363,7 @@ if head and not head.err then born = struct.pack('<d', head.born) end
 if ARGV[1] ~= '' then redis.call('HDEL', KEYS[3], ARGV[1]) end
 redis.call('ZREM', KEYS[2], KEYS[1])
 redis.call('DEL', KEYS[1])
+redis.call('INCR', KEYS[5])
 if born == '' then return nil end
 if ARGV[3] == '1' then redis.call('HSET', KEYS[4], KEYS[1], born) end
 return born
@@ -325,4 +378,4 @@ return 1
 """
 )
 
-ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, DELETE, FORGET)
+ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, REFILL, LIST, SETTLE, DELETE, FORGET)

@@ -472,9 +472,7 @@ def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: Re
 
 
 def test_namespaces_are_kept_apart(any_redis: Server, store: RedisStore) -> None:
-    other = RedisStore(
-        redis.Redis.from_url(any_redis.url), Keyspace(store.keyspace.namespace + "x")
-    )
+    other = RedisStore.from_url(any_redis.url, Keyspace(store.keyspace.namespace + "x"))
     append(store, store.keyspace.records("e", {}), frame(0, [1.0]))
     assert list(other.log_keys()) == []
     assert other.count(other.keyspace.records("e", {})) == 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from jamboree_gym.codec import Frame, Head, decode_frame
+from jamboree_gym.codec import Frame, Head, decode_frame, frame_span
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.mongo_documents import KeptFrame, KeptLog, tombstone_id
 
-__all__ = ["checked_chain", "kept_logs"]
+__all__ = ["checked_chain", "frames_of", "kept_logs"]
 
 LOGS_PER_QUERY = 200
 
@@ -31,7 +31,8 @@ def kept_logs(
     for first in range(0, len(keys), LOGS_PER_QUERY):
         part = keys[first : first + LOGS_PER_QUERY]
         logs = mongo.logs(part)
-        frames = _SortedFrames(mongo.frames_between(part[0], part[-1]))
+        split = [key for key in part if _is_split(logs.get(key))]
+        frames = _SortedFrames(mongo.frames_between(split[0], split[-1]) if split else ())
         for key in part:
             log = logs.get(key)
             if not isinstance(log, KeptLog):
@@ -39,6 +40,23 @@ def kept_logs(
             else:
                 where = f"MongoDB at {mongo.where}: {key}"
                 yield key, (log.head, _in_order(log, frames, key, where))
+
+
+def frames_of(mongo: MongoStore, key: str, log: KeptLog) -> Iterator[bytes]:
+    """All frames of one log, in order.
+
+    Raises:
+        DecodeError: One is damaged.
+    """
+    frames = _SortedFrames(mongo.frames_between(key, key) if _is_split(log) else ())
+    return _in_order(log, frames, key, f"MongoDB at {mongo.where}: {key}")
+
+
+def _is_split(log: KeptLog | DecodeError | None) -> bool:
+    """Whether some of its frames have documents of their own."""
+    if not isinstance(log, KeptLog):
+        return False
+    return not log.frames or frame_span(log.frames[-1])[1] < log.head.count
 
 
 def _in_order(log: KeptLog, frames: _SortedFrames, key: str, where: str) -> Iterator[bytes]:

@@ -1,0 +1,95 @@
+"""Logs from MongoDB back to Redis, some hundreds at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from jamboree_gym.codec import Head
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
+from jamboree_gym.store.kept import kept_logs
+from jamboree_gym.store.kept_frames import KeptFrames
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.mongo_documents import KeptLog
+from jamboree_gym.store.put_back import put_back, refill
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["Restorer"]
+
+LOGS_AT_ONCE = 200
+ATTEMPTS = 3  # where something is deleted meanwhile
+
+Kept = tuple[Head, Iterator[bytes]]
+
+
+class Restorer:
+    """Puts logs back of which Redis holds less than MongoDB.
+
+    Args:
+        store: Where to.
+        mongo: Where from.
+        is_asked_for: Whether it is a failure if MongoDB does not hold one.
+
+    Attributes:
+        restored: Number of logs put back so far.
+        failures: Why single logs could not be put back.
+    """
+
+    def __init__(self, store: RedisStore, mongo: MongoStore, *, is_asked_for: bool) -> None:
+        self.restored = 0
+        self.failures: list[JamboreeError] = []
+        self._store = store
+        self._mongo = mongo
+        self._is_asked_for = is_asked_for
+
+    def restore(self, keys: Sequence[str]) -> Iterator[int]:
+        """Put these back, given sorted; yields how many have been dealt with."""
+        done = 0
+        for first in range(0, len(keys), LOGS_AT_ONCE):
+            deletions, deleted = self._store.deletions(), self._store.deleted()
+            for key, kept in kept_logs(self._mongo, keys[first : first + LOGS_AT_ONCE]):
+                try:
+                    is_gone = isinstance(kept, tuple) and deleted.get(key) == kept[0].born
+                    self.restored += self._restore(key, None if is_gone else kept, deletions)
+                except (DecodeError, EpisodeNotFound) as error:
+                    self.failures.append(error)
+                done += 1
+                yield done
+
+    def _restore(self, key: str, kept: Kept | DecodeError | None, deletions: int) -> bool:
+        """Put a log back; whether that was needed."""
+        for _ in range(ATTEMPTS):
+            if isinstance(kept, DecodeError):
+                raise kept
+            if kept is None:
+                if self._is_asked_for:
+                    raise EpisodeNotFound(f"MongoDB at {self._mongo.where}: {key} is not there")
+                return False
+            current = self._store.head(key)
+            if current is None or _is_behind(current, kept[0]):
+                if self._put_back(key, *kept, deletions):
+                    self._fill_up(key)
+                    return True
+                deletions = self._store.deletions()
+                kept = dict(kept_logs(self._mongo, [key]))[key]
+            else:
+                return self._fill_up(key)
+        return False
+
+    def _put_back(self, key: str, head: Head, blobs: Iterator[bytes], deletions: int) -> bool:
+        where = f"MongoDB at {self._mongo.where}: {key}"
+        return put_back(self._store, key, head, blobs, where=where, deletions=deletions)
+
+    def _fill_up(self, key: str) -> bool:
+        """Put back what Redis has let go of, or has not got yet; whether there was anything."""
+        head, kept = self._store.head(key), None
+        if head is not None and head.held > head.first:
+            kept = self._mongo.logs([key]).get(key)
+        if head is None or not isinstance(kept, KeptLog) or kept.head.born != head.born:
+            return False
+        frames = KeptFrames(self._mongo, key, kept, head.held)
+        return refill(self._store, key, head, frames, max_bytes=math.inf)
+
+
+def _is_behind(current: Head, kept: Head) -> bool:
+    return current.count <= kept.count and current.revision < kept.revision

@@ -1,0 +1,327 @@
+"""The hot log with the backup behind it: what Redis no longer has is read from MongoDB."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from jamboree_gym.codec import CODEC_RECORDS, Frame, Head
+from jamboree_gym.errors import DecodeError, JamboreeClosed, JamboreeError, StoreFull
+from jamboree_gym.store.coverage import COVERED, PARTLY_COVERED, kept_summaries, recover
+from jamboree_gym.store.kept import frames_of
+from jamboree_gym.store.kept_frames import KeptFrames, is_lacking
+from jamboree_gym.store.log import Append, AppendResult, LogSlice
+from jamboree_gym.store.mongo import BackupUnavailable, MongoStore
+from jamboree_gym.store.mongo_documents import KeptLog
+from jamboree_gym.store.put_back import put_back, refill
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["BackedStore"]
+
+MAX_PUT_BACK_BYTES = 64 << 20  # what is larger is read from MongoDB each time
+LOGS_AT_ONCE = 200
+ASK_AGAIN_S = 30.0  # while MongoDB is away
+ABSENT_S = 1.0  # for so long it is not asked again for what it does not hold
+MAX_ABSENT = 10_000
+
+log = logging.getLogger("jamboree_gym")
+_T = TypeVar("_T")
+
+
+class BackedStore(RedisStore):
+    """Reads as `RedisStore` does; what is missing there comes from MongoDB, and is put back.
+
+    A log that is gone is put back whole, one of which Redis holds the newest frames is filled up,
+    up to 64 MB; what is larger, or finds no room, is read from MongoDB alone. Where Redis was
+    emptied, the listings come back before they are read, and no log of records is begun anew.
+
+    Args:
+        redis: The same without a backup; its connections are shared.
+        find_backup: Opens the backup; None where there is none.
+
+    Attributes:
+        redis: As given: what Redis itself holds.
+    """
+
+    def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
+        super().__init__(redis.link, redis.keyspace)
+        self.redis = redis
+        self._find_backup = find_backup
+        self._absent: dict[str, float] = {}  # log -> until when
+        self._away: BackupUnavailable | None = None
+        self._ask_again_at = 0.0
+
+    # -- asking MongoDB ---------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[MongoStore], _T]) -> _T | None:
+        """What MongoDB answers, None where there is no backup.
+
+        Raises:
+            BackupUnavailable: It does not answer, or did not a moment ago.
+        """
+        if self._away is not None and time.monotonic() < self._ask_again_at:
+            raise self._away.with_traceback(None)
+        mongo = self._opened()
+        if mongo is None:
+            return None
+        try:
+            answer = question(mongo)
+        except BackupUnavailable as error:
+            raise self._noted(error) from error
+        self._away = None
+        return answer
+
+    def _opened(self) -> MongoStore | None:
+        try:
+            return self._find_backup()
+        except JamboreeClosed:
+            raise
+        except JamboreeError as error:
+            raise self._noted(error) from error
+
+    def _noted(self, error: JamboreeError) -> BackupUnavailable:
+        if self._away is None:
+            log.warning("%s; what Redis does not have cannot be read until it answers", error)
+        self._away = BackupUnavailable(f"not in Redis at {self.where}, and {error}")
+        self._ask_again_at = time.monotonic() + ASK_AGAIN_S
+        return self._away
+
+    # -- single logs ------------------------------------------------------------------------
+
+    def _read(self, key: str, *how: Any) -> LogSlice | None:
+        return self.completed(key, super()._read(key, *how), how)
+
+    def read_many(
+        self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
+    ) -> list[LogSlice | None]:
+        """As `RedisStore.read_many`; what is missing in Redis comes from MongoDB."""
+        answers = super().read_many(keys, reads)
+        self._put_back([key for key, found in zip(keys, answers, strict=True) if found is None])
+        return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
+
+    def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
+        """What Redis answered to a read, with what MongoDB alone holds of it.
+
+        Raises:
+            StoreUnavailable: That is needed, and MongoDB does not answer.
+            DecodeError: It is damaged there.
+        """
+        is_in_redis = found is not None
+        if found is None:
+            kept = self._put_back([key]).get(key)
+            if kept is None:
+                return None
+            found = super()._read(key, *how)
+            is_in_redis = found is not None
+            found = found or LogSlice(replace(kept.head, held=kept.head.count), [])
+        if not is_lacking(found, how):
+            return found
+        head = found.head
+        kept_frames = self._ask(lambda mongo: self._kept_frames(mongo, key, head))
+        if kept_frames is None:
+            raise BackupUnavailable(f"{key}: a part of it is in MongoDB only; pass mongo_url=...")
+        if is_in_redis and self._refilled(key, head, kept_frames):
+            again = super()._read(key, *how)
+            if again is not None and not is_lacking(again, how):
+                return again
+        below = self._ask(lambda _: kept_frames.selected(found, how)) or []
+        return LogSlice(head, [*below, *found.frames])
+
+    def _kept_frames(self, mongo: MongoStore, key: str, head: Head) -> KeptFrames:
+        kept = mongo.logs([key]).get(key)
+        if isinstance(kept, DecodeError):
+            raise kept
+        if kept is None or kept.head.born != head.born:
+            raise DecodeError(
+                f"{key} at index {head.first}: Redis has let go of it, and MongoDB at "
+                f"{mongo.where} does not hold it"
+            )
+        return KeptFrames(mongo, key, kept, head.held)
+
+    def _refilled(self, key: str, head: Head, kept: KeptFrames) -> bool:
+        def fill(_: MongoStore) -> bool:
+            return refill(self.redis, key, head, kept, max_bytes=MAX_PUT_BACK_BYTES)
+
+        try:
+            return bool(self._ask(fill))
+        except StoreFull as error:
+            log.debug("%s: read from MongoDB alone: %s", key, error)
+            return False
+
+    def _put_back(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+        """Put logs that Redis does not have back, as far as there is room.
+
+        Returns:
+            Those that MongoDB holds.
+
+        Raises:
+            BackupUnavailable: Whether there is such an episode cannot be said now. A log of records
+                is taken as not being there: Redis never lets go of its head.
+            DecodeError: The only one that was asked for is damaged.
+        """
+        now = time.monotonic()
+        asked = sorted(key for key in keys if self._absent.get(key, 0.0) <= now)
+        if not asked:
+            return {}
+        try:
+            found = self._ask(lambda mongo: self._put_back_from(mongo, asked)) or {}
+        except BackupUnavailable:
+            if any(map(self.keyspace.is_episode, asked)):
+                raise
+            found = {}
+        if len(self._absent) > MAX_ABSENT:
+            self._absent.clear()
+        self._absent |= {key: now + ABSENT_S for key in asked if key not in found}
+        return found
+
+    def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, KeptLog]:
+        found: dict[str, KeptLog] = {}
+        for first in range(0, len(keys), LOGS_AT_ONCE):
+            deletions, deleted = self.redis.deletions(), self.redis.deleted()
+            for key, kept in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
+                if isinstance(kept, DecodeError):
+                    if len(keys) == 1:
+                        raise kept
+                elif deleted.get(key) != kept.head.born:
+                    found[key] = kept
+                    self._put_back_one(mongo, key, kept, deletions, is_alone=len(keys) == 1)
+        return found
+
+    def _put_back_one(
+        self, mongo: MongoStore, key: str, kept: KeptLog, deletions: int, *, is_alone: bool
+    ) -> None:
+        frames, where = frames_of(mongo, key, kept), f"MongoDB at {mongo.where}: {key}"
+        try:
+            put_back(self.redis, key, kept.head, frames, where=where, deletions=deletions)
+        except DecodeError:  # reading it by itself says so
+            if is_alone:
+                raise
+        except StoreFull as error:
+            log.debug("%s: read from MongoDB alone: %s", key, error)
+
+    def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
+        """As `RedisStore.whole`; of what cannot be put back, the head alone."""
+        answers = super().whole(keys)
+        gone = [key for key, answer in zip(keys, answers, strict=True) if not answer]
+        if not gone:
+            return answers
+        kept = self._put_back(gone)
+        back = dict(zip(gone, super().whole(gone), strict=True))
+        heads = {key: [one.head.encode()] for key, one in kept.items()}
+        return [
+            answer or back[key] or heads.get(key, [])
+            for key, answer in zip(keys, answers, strict=True)
+        ]
+
+    def head(self, key: str) -> Head | None:
+        """As `RedisStore.head`; of a log that Redis does not have, that in MongoDB."""
+        head = super().head(key)
+        if head is not None:
+            return head
+        kept = self._put_back([key]).get(key)
+        return super().head(key) or (None if kept is None else kept.head)
+
+    def memory(self, key: str) -> int:
+        """Bytes that a log takes up in Redis, or would if it were all there, roughly."""
+        newest = self._read(key, "last", 1)
+        if newest is None or not newest.frames:
+            return 0
+        head, frame = newest.head, newest.frames[-1]
+        below = max(0, head.held - head.first) * len(frame.blob) // frame.count
+        return super().memory(key) + below
+
+    def pop(self, key: str, n: int, *, first: int | None = None) -> tuple[int, int, list[Frame]]:
+        """As `RedisStore.pop`; what MongoDB alone holds is read there before it is taken."""
+        answer = super().pop(key, n, first=first)
+        if answer == (0, 0, []) and self._put_back([key]):
+            answer = super().pop(key, n)
+        while answer is None:
+            head = self.head(key)
+            first = 0 if head is None else head.first
+            found = self.read(key, first, first + n)
+            answer = super().pop(key, n, first=first)
+            if answer is not None and answer[0] == first and found is not None:
+                return (*answer[:2], found.frames)
+        return answer
+
+    def blob(self, name: str) -> bytes:
+        """As `RedisStore.blob`; what is missing or damaged in Redis comes from MongoDB."""
+        try:
+            return super().blob(name)
+        except DecodeError:
+            content = self._ask(lambda mongo: mongo.blob(name))
+            if content is None:
+                raise
+        try:
+            self.put_blob(name, content)
+        except StoreFull as error:
+            log.debug("blob %s: read from MongoDB alone: %s", name, error)
+        return content
+
+    # -- listings ---------------------------------------------------------------------------
+
+    def runs(self) -> list[str]:
+        """As `RedisStore.runs`."""
+        self.cover()
+        return super().runs()
+
+    def summaries(self, run: str) -> dict[str, bytes]:
+        """As `RedisStore.summaries`, with those that were dropped to save memory."""
+        if self.cover() != PARTLY_COVERED:
+            return super().summaries(run)
+        kept = self._ask(lambda mongo: kept_summaries(self.redis, mongo, run)) or {}
+        return kept | super().summaries(run)
+
+    def cover(self) -> str:
+        """See to it that Redis lists what MongoDB holds; how far it does."""
+        coverage = self.coverage()
+        if coverage in (COVERED, PARTLY_COVERED):
+            return coverage
+        try:
+            return self._ask(lambda mongo: recover(self.redis, mongo)) or coverage
+        except BackupUnavailable:  # it has been said
+            return coverage
+        except StoreFull as error:
+            log.warning("%s; the listings are read from MongoDB", error)
+            return PARTLY_COVERED
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def append(
+        self, appends: Sequence[Append], *, fsync: bool = False, is_covered: bool = False
+    ) -> list[AppendResult | JamboreeError]:
+        """As `RedisStore.append`; a log that Redis has lost comes back before it is gone on with.
+
+        Without MongoDB, nothing is waited for.
+        """
+        for append in appends:
+            self._absent.pop(append.key, None)
+        results = super().append(appends, fsync=fsync, is_covered=is_covered)
+        lost = [
+            position for position, one in enumerate(results) if _is_lost(appends[position], one)
+        ]
+        if lost:
+            again = [appends[position] for position in lost]
+            self._find_lost(again)
+            retried = super().append(again, fsync=fsync)
+            for position, result in zip(lost, retried, strict=True):
+                results[position] = result
+        return results
+
+    def _find_lost(self, appends: Sequence[Append]) -> None:
+        try:
+            self._put_back([append.key for append in appends])
+            if any(append.codec == CODEC_RECORDS for append in appends):
+                self.cover()
+        except (BackupUnavailable, DecodeError) as error:
+            log.warning("%s", error)
+
+
+def _is_lost(append: Append, result: AppendResult | JamboreeError) -> bool:
+    """Whether the log that these frames continue is not there."""
+    if isinstance(result, JamboreeError):
+        return False
+    return bool(append.frames) and result.stored == 0 and result.count == 0

@@ -1,0 +1,98 @@
+"""Whether Redis lists what MongoDB holds; where it was emptied, the listings come back first."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
+
+from jamboree_gym.codec import CODEC_RECORDS, Head
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.put_back import entry_of
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["COVERED", "PARTLY_COVERED", "kept_summaries", "recover"]
+
+COVERED = "all"
+PARTLY_COVERED = "part"
+ATTEMPTS = 3
+
+log = logging.getLogger("jamboree_gym")
+
+Heads = Mapping[str, Head]
+
+
+def recover(store: RedisStore, mongo: MongoStore) -> str:
+    """List in Redis what MongoDB holds, and put back the heads of logs of records.
+
+    So no such log is begun anew. Interrupted, or where Redis is emptied meanwhile, it is not taken
+    as done. Several at once do no harm.
+
+    Returns:
+        What Redis covers now.
+    """
+    for _ in range(ATTEMPTS):
+        ours = secrets.token_hex(8)
+        store.put_coverage(ours)
+        listed, is_current = _list_all(store, mongo)
+        if is_current and store.settle_coverage(ours, COVERED):
+            if listed:
+                log.info("%d episodes of MongoDB at %s are listed again", listed, mongo.where)
+            return COVERED
+        coverage = store.coverage()
+        if coverage in (COVERED, PARTLY_COVERED):  # another process has done it
+            return coverage
+    return PARTLY_COVERED
+
+
+def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
+    """Number of episodes, and whether nothing was deleted meanwhile."""
+    deletions, deleted = store.deletions(), store.deleted()
+    listed, is_current = 0, True
+    by_run = attrgetter("run")
+    for some in mongo.heads():
+        heads = _readable(some, deleted)
+        entries = list(_entries(store, heads))
+        for _, group in groupby(sorted(entries, key=by_run), by_run):
+            is_current &= store.list_episodes(list(group), deletions=deletions)
+        for key, head in heads.items():
+            if head.codec == CODEC_RECORDS:
+                back = replace(head, held=head.count, acked=head.count)
+                store.restore(key, back, (), None, deletions=deletions)
+        listed += len(entries)
+    return listed, is_current
+
+
+def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
+    """Summaries of a run by episode id, as MongoDB holds them."""
+    deleted = store.deleted()
+    return {
+        entry.name: entry.summary
+        for some in mongo.heads(run)
+        for entry in _entries(store, _readable(some, deleted))
+    }
+
+
+def _readable(heads: Mapping[str, Head | DecodeError], deleted: Mapping[str, float]) -> Heads:
+    """Without what is damaged, which `verify` names, and what was deleted."""
+    return {
+        key: head
+        for key, head in heads.items()
+        if isinstance(head, Head) and deleted.get(key) != head.born
+    }
+
+
+def _entries(store: RedisStore, heads: Heads) -> Iterable[IndexEntry]:
+    for key, head in heads.items():
+        try:
+            entry = entry_of(store, key, head)
+        except DecodeError as error:
+            log.warning("%s", error)
+            continue
+        if entry is not None:
+            yield entry
