@@ -359,9 +359,11 @@ def test_content_that_is_not_that_of_its_name_is_damage(jam: Jamboree) -> None:
     other = encode_note(b"{}")
     jam.redis.set(jam.keyspace.blob(name), other)
     url, space = f"unix://{jam.store.where}", jam.keyspace.namespace
-    with Jamboree(url, namespace=space) as reader:
-        with pytest.raises(DecodeError, match="not that of its name"):
-            _ = reader.episode(episode.id).provenance
+    with (
+        Jamboree(url, namespace=space) as reader,
+        pytest.raises(DecodeError, match="not that of its name"),
+    ):
+        _ = reader.episode(episode.id).provenance
     assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from jamboree_gym.codec import CODEC_RECORDS, Frame, Head
 from jamboree_gym.errors import DecodeError, JamboreeClosed, JamboreeError, StoreFull
-from jamboree_gym.store.coverage import COVERED, PARTLY_COVERED, kept_summaries, recover
+from jamboree_gym.store.coverage import COVERED, NO_ROOM, PARTLY_COVERED, kept_summaries, recover
 from jamboree_gym.store.kept import frames_of
 from jamboree_gym.store.kept_frames import KeptFrames, is_lacking
 from jamboree_gym.store.log import Append, AppendResult, LogSlice
@@ -109,36 +109,48 @@ class BackedStore(RedisStore):
             StoreUnavailable: That is needed, and MongoDB does not answer.
             DecodeError: It is damaged there.
         """
-        is_in_redis = found is not None
-        if found is None:
-            kept = self._put_back([key]).get(key)
-            if kept is None:
-                return None
-            found = super()._read(key, *how)
-            is_in_redis = found is not None
-            found = found or LogSlice(replace(kept.head, held=kept.head.count), [])
-        if not is_lacking(found, how):
-            return found
+        if found is not None:
+            return self._filled_up(key, found, how) if is_lacking(found, how) else found
+        kept = self._put_back([key]).get(key)
+        if kept is None:
+            return None
+        found = super()._read(key, *how)
+        if found is not None:
+            return self._filled_up(key, found, how) if is_lacking(found, how) else found
+        found = LogSlice(replace(kept.head, held=kept.head.count), [])  # there was no room
+        frames = self._ask(lambda mongo: self._kept_frames(mongo, key, found.head))
+        return None if frames is None else self._joined(found, frames, how)
+
+    def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
+        """What Redis answered, with the older frames, which are put back if they are not many."""
         head = found.head
-        kept_frames = self._ask(lambda mongo: self._kept_frames(mongo, key, head))
-        if kept_frames is None:
-            raise BackupUnavailable(f"{key}: a part of it is in MongoDB only; pass mongo_url=...")
-        if is_in_redis and self._refilled(key, head, kept_frames):
+        frames = self._ask(lambda mongo: self._kept_frames(mongo, key, head))
+        if frames is None:
+            raise DecodeError(
+                f"{key} at index {head.first}: Redis at {self.where} has let go of it, and no "
+                "backup is known that holds it; mongo_url=... says where that is"
+            )
+        if self._refilled(key, head, frames):
             again = super()._read(key, *how)
             if again is not None and not is_lacking(again, how):
                 return again
-        below = self._ask(lambda _: kept_frames.selected(found, how)) or []
-        return LogSlice(head, [*below, *found.frames])
+        return self._joined(found, frames, how)
 
-    def _kept_frames(self, mongo: MongoStore, key: str, head: Head) -> KeptFrames:
+    def _joined(self, found: LogSlice, frames: KeptFrames, how: tuple[Any, ...]) -> LogSlice:
+        below = self._ask(lambda _: frames.selected(found, how)) or []
+        return LogSlice(found.head, [*below, *found.frames])
+
+    def _kept_frames(self, mongo: MongoStore, key: str, head: Head) -> KeptFrames | None:
+        """A log in MongoDB; None where it holds another one, or none.
+
+        Raises:
+            DecodeError: Its document is damaged.
+        """
         kept = mongo.logs([key]).get(key)
         if isinstance(kept, DecodeError):
             raise kept
         if kept is None or kept.head.born != head.born:
-            raise DecodeError(
-                f"{key} at index {head.first}: Redis has let go of it, and MongoDB at "
-                f"{mongo.where} does not hold it"
-            )
+            return None
         return KeptFrames(mongo, key, kept, head.held)
 
     def _refilled(self, key: str, head: Head, kept: KeptFrames) -> bool:
@@ -265,14 +277,16 @@ class BackedStore(RedisStore):
 
     def runs(self) -> list[str]:
         """As `RedisStore.runs`."""
-        self.cover()
-        return super().runs()
+        kept: list[str] = []
+        if self.cover() == NO_ROOM:
+            kept = self._ask(lambda mongo: mongo.runs()) or []
+        return list(dict.fromkeys([*kept, *super().runs()]))
 
     def summaries(self, run: str) -> dict[str, bytes]:
-        """As `RedisStore.summaries`, with those that were dropped to save memory."""
-        if self.cover() != PARTLY_COVERED:
-            return super().summaries(run)
-        kept = self._ask(lambda mongo: kept_summaries(self.redis, mongo, run)) or {}
+        """As `RedisStore.summaries`, with those for which Redis had no room."""
+        kept: dict[str, bytes] = {}
+        if self.cover() in (PARTLY_COVERED, NO_ROOM):
+            kept = self._ask(lambda mongo: kept_summaries(self.redis, mongo, run)) or {}
         return kept | super().summaries(run)
 
     def cover(self) -> str:
@@ -285,8 +299,8 @@ class BackedStore(RedisStore):
         except BackupUnavailable:  # it has been said
             return coverage
         except StoreFull as error:
-            log.warning("%s; the listings are read from MongoDB", error)
-            return PARTLY_COVERED
+            log.debug("the listings are read from MongoDB: %s", error)
+            return NO_ROOM
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -297,18 +311,16 @@ class BackedStore(RedisStore):
 
         Without MongoDB, nothing is waited for.
         """
-        for append in appends:
-            self._absent.pop(append.key, None)
         results = super().append(appends, fsync=fsync, is_covered=is_covered)
-        lost = [
-            position for position, one in enumerate(results) if _is_lost(appends[position], one)
-        ]
+        lost = [position for position, one in enumerate(results) if _is_lost(one)]
         if lost:
             again = [appends[position] for position in lost]
             self._find_lost(again)
             retried = super().append(again, fsync=fsync)
             for position, result in zip(lost, retried, strict=True):
                 results[position] = result
+        for append in appends:
+            self._absent.pop(append.key, None)
         return results
 
     def _find_lost(self, appends: Sequence[Append]) -> None:
@@ -320,8 +332,6 @@ class BackedStore(RedisStore):
             log.warning("%s", error)
 
 
-def _is_lost(append: Append, result: AppendResult | JamboreeError) -> bool:
-    """Whether the log that these frames continue is not there."""
-    if isinstance(result, JamboreeError):
-        return False
-    return bool(append.frames) and result.stored == 0 and result.count == 0
+def _is_lost(result: AppendResult | JamboreeError) -> bool:
+    """Whether the log that was to be gone on with is not there."""
+    return not isinstance(result, JamboreeError) and result.count == 0

@@ -16,10 +16,11 @@ from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.put_back import entry_of
 from jamboree_gym.store.redis import RedisStore
 
-__all__ = ["COVERED", "PARTLY_COVERED", "kept_summaries", "recover"]
+__all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "kept_summaries", "recover"]
 
 COVERED = "all"
 PARTLY_COVERED = "part"
+NO_ROOM = "no room"  # never stored: the server takes no writes
 ATTEMPTS = 3
 
 log = logging.getLogger("jamboree_gym")

@@ -325,6 +325,11 @@ class MongoStore:
         finally:
             cursor.close()
 
+    def runs(self) -> list[str]:
+        """Names of all runs of which it holds episodes, in no order."""
+        groups = self.run(lambda: list(self._logs.aggregate([{"$group": {"_id": "$run"}}])))
+        return [group["_id"] for group in groups if isinstance(group["_id"], str)]
+
     def frame_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
         """Indices and times of the newest frame in `chunks` that begins at or before an index.
 

@@ -112,8 +112,8 @@ end
 # only for what its own connection has written. The listings come first: should a foreign value lie
 # under their names, then the error leaves the log as it was.
 #
-# Where Redis was emptied, no log of records is begun anew before it is known what MongoDB holds:
-# {0, 0, -inf}.
+# A log that is not there is begun by its first frame only, else the answer is {0, 0, -inf}; so it
+# is where Redis was emptied, and it is not known yet what MongoDB holds of records.
 #
 # Of a log that is listed, the feed tells that it has changed, if there is a feed: who follows makes
 # it. It keeps its newest entries (`FEED_ENTRIES`, and some more, to forget the others cheaply).
@@ -152,6 +152,7 @@ local function append(key, summaries, at)
     end
     stored = stored + 1
   end
+  if fresh and #accepted == 0 then return {0, 0, '-inf'} end
   local is_change = #accepted > 0 or (note ~= '' and note ~= head.note)
   if field ~= '' then
     redis.call('HSET', summaries, field, ARGV[at + 3])
@@ -294,9 +295,11 @@ return answers
 # KEYS: log, summaries, runs, deletions. ARGV: number of deletions before MongoDB was asked, summary
 # field ('' = none), summary, run, run time, head, frames...
 # Answers 1 when the log was put back, 0 when Redis already holds as much or more, or when anything
-# was deleted meanwhile.
+# was deleted meanwhile. Refused by a full server, as the following two are: that is what the first
+# line is for, because DEL would let all that follows through.
 RESTORE = Script(
-    _HEAD
+    "#!lua\n"
+    + _HEAD
     + """
 if (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then return 0 end
 local head = read_head(KEYS[1])
@@ -316,7 +319,8 @@ return 1
 # KEYS: log. ARGV: time of birth (8 bytes), index from which on Redis holds its frames, the same
 # afterwards, frames that end there... Answers 1 when they were put in front of the others.
 REFILL = Script(
-    _HEAD
+    "#!lua\n"
+    + _HEAD
     + """
 local head = read_head(KEYS[1])
 if head and head.err then return head end
@@ -334,7 +338,7 @@ return 1
 # run, run time, then for each episode: field, summary. Those that are listed stay as they are.
 # Answers 1, or 0 when anything was deleted meanwhile.
 LIST = Script(
-    """
+    """#!lua
 if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[1] then return 0 end
 for i = 4, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('ZADD', KEYS[2], 'GT', ARGV[3], ARGV[2])

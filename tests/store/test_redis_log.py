@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import redis
 from conftest import REDIS_PROGRAMS, Server, StartRedis
 from hypothesis import settings
 from hypothesis import strategies as st
