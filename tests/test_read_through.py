@@ -354,7 +354,7 @@ def test_a_full_redis_is_read_from_mongodb(jam: Jamboree) -> None:
 def test_without_mongodb_what_is_missing_is_an_error_and_nothing_else_is(
     own_valkey: Server, open_jamboree: OpenJamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
-    jam = open_jamboree(own_valkey.url, mongo_url=f"mongodb://u:s3cr3t@127.0.0.1:{free_port()}")
+    jam = open_jamboree(own_valkey.url, mongo_url=f"mongodb://u:secret@127.0.0.1:{free_port()}")
     id = record(jam)
     notes = NoteHandler(jam, "n")
     assert notes.count() == 0  # no such log: a training goes on
@@ -364,7 +364,7 @@ def test_without_mongodb_what_is_missing_is_an_error_and_nothing_else_is(
     assert jam.episodes().ids() == [id]
     with pytest.raises(StoreUnavailable, match=r"not in Redis at .* and MongoDB at") as caught:
         jam.episode("0" * 32).data()
-    assert "s3cr3t" not in str(caught.value)
+    assert "secret" not in str(caught.value)
     with pytest.raises(StoreUnavailable):
         jam.episode("1" * 32).data()
     said = [one for one in caplog.messages if "what Redis does not have cannot be read" in one]

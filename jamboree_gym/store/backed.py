@@ -18,6 +18,7 @@ from jamboree_gym.store.mongo import BackupUnavailable, MongoStore
 from jamboree_gym.store.mongo_documents import KeptLog
 from jamboree_gym.store.put_back import put_back, refill
 from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.redis_link import AccessRefused
 
 __all__ = ["BackedStore"]
 
@@ -35,7 +36,8 @@ class BackedStore(RedisStore):
     """Reads as `RedisStore` does; what is missing there comes from MongoDB, and is put back.
 
     A log that is gone is put back whole, one of which Redis holds the newest frames is filled up,
-    up to 64 MB; what is larger, or finds no room, is read from MongoDB alone. Where Redis was
+    up to 64 MB; what is larger, or finds no room, or may not be written by this user, is read from
+    MongoDB alone. Where Redis was
     emptied, the listings come back before they are read, and no log of records is begun anew.
 
     Args:
@@ -159,7 +161,7 @@ class BackedStore(RedisStore):
 
         try:
             return bool(self._ask(fill))
-        except StoreFull as error:
+        except (AccessRefused, StoreFull) as error:
             log.debug("%s: read from MongoDB alone: %s", key, error)
             return False
 
@@ -211,7 +213,7 @@ class BackedStore(RedisStore):
         except DecodeError:  # reading it by itself says so
             if is_alone:
                 raise
-        except StoreFull as error:
+        except (AccessRefused, StoreFull) as error:
             log.debug("%s: read from MongoDB alone: %s", key, error)
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
@@ -269,7 +271,7 @@ class BackedStore(RedisStore):
                 raise
         try:
             self.put_blob(name, content)
-        except StoreFull as error:
+        except (AccessRefused, StoreFull) as error:
             log.debug("blob %s: read from MongoDB alone: %s", name, error)
         return content
 
@@ -298,7 +300,7 @@ class BackedStore(RedisStore):
             return self._ask(lambda mongo: recover(self.redis, mongo)) or coverage
         except BackupUnavailable:  # it has been said
             return coverage
-        except StoreFull as error:
+        except (AccessRefused, StoreFull) as error:
             log.debug("the listings are read from MongoDB: %s", error)
             return NO_ROOM
 

@@ -20,7 +20,7 @@ __all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "kept_summaries", "recover"]
 
 COVERED = "all"
 PARTLY_COVERED = "part"
-NO_ROOM = "no room"  # never stored: the server takes no writes
+NO_ROOM = "no room"  # never stored: the server takes no writes, or not from this user
 ATTEMPTS = 3
 
 log = logging.getLogger("jamboree_gym")

@@ -14,6 +14,7 @@ from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -31,7 +32,7 @@ from jamboree_gym.store import scripts
 from jamboree_gym.store.scripts import Script
 from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
 
-__all__ = ["Call", "RedisLink", "script_call"]
+__all__ = ["AccessRefused", "Call", "RedisLink", "script_call"]
 
 _T = TypeVar("_T")
 _NUMBERS = frozenset({bool, int, float})
@@ -41,6 +42,10 @@ _REFUSED_IN_A_SCRIPT = ("ACL failure in script", "The user executing the script 
 
 Call = tuple[Any, ...]
 """Name and arguments of a command."""
+
+
+class AccessRefused(StoreUnavailable):
+    """The server answers, and does not let this user do it."""
 
 
 class RedisLink:
@@ -194,10 +199,12 @@ class RedisLink:
         if _is_of_one_key(error):
             return DecodeError(f"{key} on {where} is not a log of this release: {text}")
         if isinstance(error, NoPermissionError) or text.startswith(_REFUSED_IN_A_SCRIPT):
-            return StoreUnavailable(
+            return AccessRefused(
                 f"{where} does not let this user do it: {text.rstrip('.')}; "
                 "ACL LOG there names the command or key, docs/security.md what each use needs"
             )
+        if isinstance(error, ReadOnlyError):
+            return AccessRefused(f"{where} is a replica, which takes no writes: {text}")
         if isinstance(error, AuthenticationError):
             return StoreUnavailable(
                 f"{where} refuses the login ({text.rstrip('.')}): "

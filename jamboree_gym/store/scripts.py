@@ -306,7 +306,7 @@ local head = read_head(KEYS[1])
 if head and head.err then return head end
 local _, _, _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[6])
 if head and (head.count > count or head.revision >= revision) then return 0 end
-redis.call('DEL', KEYS[1])
+if head then redis.call('DEL', KEYS[1]) end
 for i = 6, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])

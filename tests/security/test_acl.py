@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,16 @@ def users_anywhere(any_redis: Server, mongo: Server, namespace: str) -> Iterator
 
 
 def as_recorder(users: Users, **options: Any) -> None:
-    """Episodes, records, and a log that two processes write to, while somebody follows."""
+    """Episodes, records, and a log that two processes write to, while somebody follows.
+
+    And a log that Redis has lost.
+    """
+    lost = NoteHandler(users.owner, "lost")
+    if users.mongo_url is not None:
+        lost.save({"n": 1})
+        play(users.owner.record(CountingEnv(3)), [ACTION] * 3)
+        users.owner.backup.flush()
+        users.admin.delete(*users.admin.scan_iter(f"{users.namespace}:*"))
     users.owner.store.feed.position()
     one, other = users.open("recorder", **options), users.open("recorder", **options)
     try:
@@ -99,10 +109,14 @@ def as_recorder(users: Users, **options: Any) -> None:
         play(env, [ACTION] * 3)
         for jam in (one, other, one):
             NoteHandler(jam, "shared").save({"n": 1})
+        NoteHandler(one, "lost").save({"n": 2})
     finally:
         for jam in (one, other):
             end(jam)
     assert users.owner.episode(env.episode_id).status == "terminated"
+    if users.mongo_url is not None:
+        assert [note["n"] for note in lost.many(9)] == [1, 2]
+        lost.delete()
 
 
 def as_reader(users: Users) -> None:
@@ -126,6 +140,13 @@ def as_reader(users: Users) -> None:
         assert len(list(jam.episode(going_on).tail(timeout_s=0.01))) == 3
         assert len(list(jam.tail(since=0, timeout_s=0.01))) >= 6
         assert jam.backup.status().pending_logs >= 1
+        if users.mongo_url is not None:  # what is not in Redis is read, and not put there
+            users.owner.backup.flush()
+            key = jam.keyspace.episode(over.episode_id)
+            users.admin.delete(key, jam.keyspace.coverage, jam.keyspace.runs)
+            assert over.episode_id in jam.episodes().ids()
+            assert len(jam.episode(over.episode_id).data().rewards) == 3
+            assert not users.admin.exists(key)
     finally:
         end(jam)
 
@@ -160,6 +181,12 @@ def as_backup(users: Users) -> None:
         assert (status.pending_logs, status.pending_deletes) == (0, 0)
         assert jam.backup.verify()
         users.admin.delete(jam.keyspace.episode(env.episode_id))
+        assert jam.backup.restore() == 1
+        head = users.owner.redis_store.head(jam.keyspace.episode(env.episode_id))
+        users.admin.lpop(jam.keyspace.episode(env.episode_id), 2)
+        users.admin.lpush(
+            jam.keyspace.episode(env.episode_id), replace(head, held=1).encode()
+        )
         assert jam.backup.restore() == 1
     finally:
         end(jam)
@@ -209,7 +236,7 @@ def test_the_further_right_for_fsync_is_enough_and_needed(
 
 @pytest.mark.parametrize("right", ["info", "evalsha", "script|load", "set", "rpush"])
 def test_a_user_who_lacks_a_right_is_told_which_one(users: Users, right: str) -> None:
-    users.give(LINES["recorder"][0].replace(f" +{right}", ""))
+    users.give(LINES["recorder"][0].replace(f" +{right} ", " "))
     told = rf"does not let this user do it: .*'{re.escape(right)}' command"
     with pytest.raises(StoreUnavailable, match=told):
         as_recorder(users)
@@ -220,7 +247,7 @@ def test_redis_7_does_not_tell_what_a_script_lacks_but_where_to_look(
     start_own_redis: StartRedis, namespace: str, right: str
 ) -> None:
     users = Users(start_own_redis("redis7"), namespace)
-    users.give(LINES["recorder"][0].replace(f" +{right}", ""))
+    users.give(LINES["recorder"][0].replace(f" +{right} ", " "))
     with pytest.raises(StoreUnavailable, match=r"user do it: .* ACL LOG there names the command"):
         as_recorder(users)
     assert f"'{right}'" in repr(users.admin.acl_log()).replace("b'", "'")
