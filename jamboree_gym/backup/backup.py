@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from jamboree_gym.backup.copy import LogCopier, finish_deletions, pages, raise_first
 from jamboree_gym.backup.kept import checked_chain, kept_logs
+from jamboree_gym.backup.policy import RetentionPolicy
+from jamboree_gym.backup.retention import (
+    Trimmed,
+    Trimmer,
+    known_policy,
+    load_policy,
+    memory_limit,
+    store_policy,
+)
 from jamboree_gym.codec import CODEC_STEPS, Head
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
@@ -33,6 +42,9 @@ class BackupStatus:
             is pending, None where no backup has ever been complete.
         follower: Host and process that copies by itself; None where none has been seen for 10 s.
         last_error: What keeps it from copying, None while all is well.
+        redis_bytes: Memory that the Redis server uses, for all that it holds.
+        redis_limit_bytes: Above this the oldest that is backed up is let go of; None = no limit.
+        trimmed_bytes: How much of the namespace's logs has been let go of in all, roughly.
     """
 
     pending_logs: int
@@ -41,6 +53,9 @@ class BackupStatus:
     lag_s: float | None
     follower: str | None
     last_error: str | None
+    redis_bytes: int
+    redis_limit_bytes: int | None
+    trimmed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +137,65 @@ class Backup:
             lag_s,
             mark.by if mark is not None and is_seen else None,
             (mark.error or None) if mark is not None else None,
+            *self._memory(),
         )
+
+    def _memory(self) -> tuple[int, int | None, int]:
+        room = self._store.room
+        memory = room.memory()
+        limit = memory_limit(known_policy(self._store), memory)
+        return memory.used_bytes, limit, room.trimmed_bytes()
+
+    # -- how much stays in Redis ------------------------------------------------------------
+
+    def retain(
+        self,
+        *,
+        max_redis_bytes: int | None = None,
+        max_age_s: float | None = None,
+        keep: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Say how much stays in Redis of what MongoDB holds; without arguments, all of it.
+
+        It is kept with the namespace, in both stores, and carried out by whoever runs the backup;
+        `trim` does it once. Nothing goes that MongoDB has not acknowledged, and nothing ever goes
+        from MongoDB.
+
+        Args:
+            max_redis_bytes: While the Redis server uses more memory than this, for all that it
+                holds, the oldest goes. Where the server has a `maxmemory`, it goes at 80 % of that.
+            max_age_s: What is older than this goes, seconds.
+            keep: Episodes that stay: each rule names what `jam.episodes(...)` asks for (`run`,
+                `env_id`, `status`, `parent`, `tags`, `min_return`, `max_steps`, ...), and to fit
+                one of them is enough.
+
+        Example:
+            >>> jam.backup.retain(max_redis_bytes=2 * 2**30, keep=[{"run": "best"}])
+
+        Raises:
+            InvalidRecord: A limit or a rule makes no sense; says which.
+            StoreUnavailable: MongoDB or Redis does not answer.
+        """
+        policy = RetentionPolicy(max_redis_bytes, max_age_s, tuple(keep))
+        store_policy(self._connection, policy)
+
+    def retention(self) -> RetentionPolicy:
+        """What `retain` was last told.
+
+        Raises:
+            StoreUnavailable: MongoDB or Redis does not answer.
+            DecodeError: It is damaged; tell it anew.
+        """
+        return load_policy(self._connection)
+
+    def trim(self) -> Trimmed:
+        """Let go of what `retain` says, now; without waiting for the backup that runs by itself.
+
+        Raises:
+            StoreUnavailable: MongoDB or Redis does not answer.
+            DecodeError: What `retain` was told is damaged; nothing was let go of.
+        """
+        return Trimmer(self._connection).trim()
 
     # -- comparing --------------------------------------------------------------------------
 

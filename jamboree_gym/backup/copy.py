@@ -94,6 +94,7 @@ class LogCopier:
 
     def _copy_in_pages(self, key: str) -> None:
         """Copy a log that may be too long for memory."""
+        head: Head | None = None
         try:
             head = self._store.head(key)
             if head is None:
@@ -106,9 +107,15 @@ class LogCopier:
                 if refused:
                     return
         except DecodeError as error:
-            self.failures[key] = error
+            if head is None or not self._was_trimmed(key, head):
+                self.failures[key] = error
         else:
             self._put_heads({key: GrownLog(_acked(head), since, run)}, acked=head.acked)
+
+    def _was_trimmed(self, key: str, head: Head) -> bool:
+        """Whether another backup was quicker, so that Redis has let go of what was to be read."""
+        now = self._store.head(key)
+        return now is None or now.born != head.born or now.held > head.held
 
     def _kept_of(self, key: str, head: Head) -> int:
         """How far MongoDB holds a log of which it has acknowledged nothing yet.
@@ -167,7 +174,9 @@ class LogCopier:
                 for blob in kept[1] if kept is not None else ():
                     start, stop, _, _ = frame_span(blob)
                     found = self._store.read(key, start, stop) if stop > since else None
-                    if found is not None and [frame.blob for frame in found.frames] != [blob]:
+                    if found is None or found.head.held > start:  # MongoDB alone has it
+                        continue
+                    if [frame.blob for frame in found.frames] != [blob]:
                         return f"other bytes at index {start}"
         except DecodeError as error:
             return str(error)

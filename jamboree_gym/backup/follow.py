@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 
 from jamboree_gym.backup.copy import LogCopier, finish_deletions
+from jamboree_gym.backup.retention import Trimmer
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import JamboreeError
+from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.log import BackupMark
 
 __all__ = ["Follower"]
@@ -24,7 +25,7 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Follower:
-    """Copies one namespace, round by round. Several of them at once do no harm.
+    """Copies one namespace, round by round, and makes room in Redis. Several at once do no harm.
 
     Without MongoDB, or without Redis, it waits, longer each time up to five seconds, and says so
     once. A log that cannot be copied does not keep the others from it.
@@ -37,6 +38,7 @@ class Follower:
         self._connection = connection
         self._name = f"{platform.node()} {os.getpid()}"
         self._copier: LogCopier | None = None
+        self._trimmer: Trimmer | None = None
         self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and why
         self._try_again_at = 0.0
         self._said: set[str] = set()
@@ -56,7 +58,7 @@ class Follower:
             if not isinstance(error, JamboreeError):
                 log.error("the backup failed", exc_info=error)
             self._note(str(error) if isinstance(error, JamboreeError) else repr(error))
-            self._copier = None
+            self._copier = self._trimmer = None
             pause_s = BACKOFF_S[min(self._outages, len(BACKOFF_S) - 1)]
             self._outages += 1
             return pause_s
@@ -76,7 +78,7 @@ class Follower:
         copier = self._copier = self._copier or LogCopier(store, mongo)
         copier.failures = {}
         for _ in copier.copy(pending):
-            pass
+            self._make_room()
         self._failed = failed | {
             key: (unbacked[key], str(failure)) for key, failure in copier.failures.items()
         }
@@ -84,7 +86,19 @@ class Follower:
         for reason in reasons:
             self._say(reason)
         until = None if reasons else began
-        store.put_backup_mark(BackupMark(self._name, began, until, next(iter(reasons), "")))
+        damaged = self._make_room()
+        error = next(iter(reasons), damaged)
+        store.put_backup_mark(BackupMark(self._name, began, until, error))
+
+    def _make_room(self) -> str:
+        """Let go of what the policy says; what is wrong with it, if anything is."""
+        self._trimmer = self._trimmer or Trimmer(self._connection)
+        try:
+            self._trimmer.go_on()
+        except DecodeError as error:  # not to know what is to be kept keeps all, and copies all
+            self._say(f"{error}; nothing is let go of in Redis: call backup.retain() anew")
+            return str(error)
+        return ""
 
     def _failed_so_far(self, unbacked: Mapping[str, int]) -> dict[str, tuple[int, str]]:
         """Logs that could not be copied as they are now; forgotten from time to time."""

@@ -26,6 +26,7 @@ from jamboree_gym.store.log import Append, AppendResult, BackupMark, IndexEntry,
 from jamboree_gym.store.redis_check import check_server
 from jamboree_gym.store.redis_client import client_from_url
 from jamboree_gym.store.redis_link import Call, RedisLink, script_call
+from jamboree_gym.store.room import Room
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 
@@ -45,6 +46,7 @@ class RedisStore:
 
     Attributes:
         feed: Tells which episodes grow.
+        room: What takes up the server's memory, and what may be let go of.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class RedisStore:
         self.keyspace = keyspace
         self._link = RedisLink(client, revive=revive)
         self.feed = Feed(self._link, keyspace)
+        self.room = Room(self._link, keyspace)
         self._blobs: dict[str, bytes] = {}
         self._blobs_as_of = 0  # the link's losses
 
@@ -380,8 +383,9 @@ class RedisStore:
         return self._link.losses
 
     def put_lease(self, writer: str, holder: str, seconds: float) -> None:
-        """Say that a writer lives, for so long."""
-        self._link.call("SET", self.keyspace.lease(writer), holder, "PX", int(seconds * 1000))
+        """Say that a writer lives, for so long; also where the server's memory is full."""
+        lease = ("SET", holder, "PX", int(seconds * 1000))
+        self._link.script(scripts.PUT, (self.keyspace.lease(writer),), lease)
 
     def living(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold a lease."""
@@ -404,16 +408,16 @@ class RedisStore:
         return float(seconds + microseconds / 1e6)
 
     def put_backup_mark(self, mark: BackupMark) -> None:
-        """Say how far the backup is."""
+        """Say how far the backup is; also where the server's memory is full."""
         fields: list[Any] = ["by", mark.by, "seen_at", repr(mark.seen_at), "error", mark.error]
         if mark.complete_until is not None:
             fields += ["complete_until", repr(mark.complete_until)]
-        self._link.call("HSET", self.keyspace.backup, *fields)
+        self._link.script(scripts.PUT, (self.keyspace.backup,), ("HSET", *fields))
 
     def backup_mark(self) -> BackupMark | None:
         """What the backup last said of itself, None where there has been none."""
         found = self._hash(self.keyspace.backup)
-        if not found:
+        if "by" not in found:
             return None
         until = found.get("complete_until")
         return BackupMark(

@@ -1,0 +1,94 @@
+"""Which logs may be let go of, the oldest first: found by looking at the heads of all."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+
+from jamboree_gym.backup.policy import RetentionPolicy
+from jamboree_gym.codec import CODEC_STEPS, Head
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.listing import Found
+from jamboree_gym.notes import StoredSummary, decode_stored_summary
+from jamboree_gym.store.room import Candidate
+
+__all__ = ["find_candidates"]
+
+MAX_CANDIDATES = 200_000  # the oldest; more are found the next time
+
+
+def find_candidates(connection: Connection, policy: RetentionPolicy) -> Iterator[list[Candidate]]:
+    """Look through all logs of Redis.
+
+    Yields:
+        What was found so far, after each some hundred logs; in the end, as a heap.
+    """
+    found: list[Candidate] = []
+    for heads in connection.store.room.heads():
+        found += _among(connection, policy, heads)
+        if len(found) > 2 * MAX_CANDIDATES:
+            found = heapq.nsmallest(MAX_CANDIDATES, found)
+        yield found
+    heapq.heapify(found)
+    yield found
+
+
+def _among(
+    connection: Connection, policy: RetentionPolicy, heads: Mapping[str, Head]
+) -> Iterator[Candidate]:
+    episodes = _episodes(connection, heads)
+    kept = _kept(connection, policy, list(episodes.values()))
+    for key, head in heads.items():
+        summary = episodes.get(key)
+        if head.codec == CODEC_STEPS and (summary is None or summary.id in kept):
+            continue
+        candidate = _candidate(key, head, summary)
+        if candidate is not None:
+            yield candidate
+
+
+def _episodes(connection: Connection, heads: Mapping[str, Head]) -> dict[str, StoredSummary]:
+    """Summaries by log; those that are damaged are left out, and so are their episodes."""
+    found: dict[str, StoredSummary] = {}
+    for key, head in heads.items():
+        if head.codec != CODEC_STEPS:
+            continue
+        episode_id = connection.keyspace.episode_id(key)
+        try:
+            found[key] = decode_stored_summary(head.note, episode_id=episode_id, where=key)
+        except DecodeError:
+            continue
+    return found
+
+
+def _kept(connection: Connection, policy: RetentionPolicy, episodes: Found) -> set[str]:
+    """Ids of the episodes that a rule keeps."""
+    filters = policy.filters()
+    if not filters:
+        return set()
+    dead = connection.dead({one.writer.hex() for one in episodes if one.status == "running"})
+    as_of_now = [
+        _interrupted(one) if one.status == "running" and one.writer.hex() in dead else one
+        for one in episodes
+    ]
+    return {one.id for rule in filters for one in rule.among(as_of_now)}
+
+
+def _interrupted(summary: StoredSummary) -> StoredSummary:
+    changed = StoredSummary(*(getattr(summary, name) for name in summary.__struct_fields__))
+    changed.status = "interrupted"
+    return changed
+
+
+def _candidate(key: str, head: Head, summary: StoredSummary | None) -> Candidate | None:
+    """A log of which something may go: all of an episode that is over, else what is acknowledged.
+
+    Of what goes in part it is not known here how old its oldest frame is; the script says.
+    """
+    is_over = summary is not None and summary.status != "running"
+    if is_over and head.acked == head.count:
+        return Candidate(head.t_last, key, head.born, head.revision)
+    if head.acked <= head.held:
+        return None
+    return Candidate(head.born, key, head.born, None)
