@@ -326,10 +326,14 @@ class Writer:
         """Whether it is known that the server is full: with room made bit by bit it is often so."""
         if not isinstance(error, StoreFull):
             return False
-        now, said_at = time.monotonic(), self._said_store_full_at
-        was_said = now - said_at < SAY_FULL_EVERY_S
-        self._said_store_full_at = said_at if was_said else now
+        was_said = self._is_known_full
+        if not was_said:
+            self._said_store_full_at = time.monotonic()
         return was_said
+
+    @property
+    def _is_known_full(self) -> bool:
+        return time.monotonic() - self._said_store_full_at < SAY_FULL_EVERY_S
 
     def _recover(self) -> None:
         if isinstance(self._outage, StoreFull):
@@ -337,7 +341,7 @@ class Writer:
         elif self._outage is not None:
             log.info("Redis at %s answers again", self._store.where)
         if self._has_said_full and self.pending_bytes * 2 <= self._max_pending_bytes:
-            self._has_said_full = False
+            self._has_said_full = isinstance(self._outage, StoreFull) and self._is_known_full
         self._outage = self._failure = None
         self.has_outage = self.needs_admission = False
 

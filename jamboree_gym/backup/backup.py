@@ -130,21 +130,23 @@ class Backup:
         is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
         until = None if mark is None else mark.complete_until
         lag_s = 0.0 if not pending and not deletes else None if until is None else now - until
+        error = mark.error if mark is not None else ""
+        memory, policy = self._store.room.memory(), RetentionPolicy()
+        try:
+            policy = known_policy(self._store)
+        except DecodeError as damaged:
+            error = error or str(damaged)
         return BackupStatus(
             len(pending),
             records,
             deletes,
             lag_s,
             mark.by if mark is not None and is_seen else None,
-            (mark.error or None) if mark is not None else None,
-            *self._memory(),
+            error or None,
+            memory.used_bytes,
+            memory_limit(policy, memory),
+            self._store.room.trimmed_bytes(),
         )
-
-    def _memory(self) -> tuple[int, int | None, int]:
-        room = self._store.room
-        memory = room.memory()
-        limit = memory_limit(known_policy(self._store), memory)
-        return memory.used_bytes, limit, room.trimmed_bytes()
 
     # -- how much stays in Redis ------------------------------------------------------------
 
@@ -176,8 +178,7 @@ class Backup:
             InvalidRecord: A limit or a rule makes no sense; says which.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
-        policy = RetentionPolicy(max_redis_bytes, max_age_s, tuple(keep))
-        store_policy(self._connection, policy)
+        store_policy(self._connection, RetentionPolicy(max_redis_bytes, max_age_s, keep))
 
     def retention(self) -> RetentionPolicy:
         """What `retain` was last told.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -34,14 +34,14 @@ class RetentionPolicy:
 
     max_redis_bytes: int | None = None
     max_age_s: float | None = None
-    keep: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    keep: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_redis_bytes", "max_age_s"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value < math.inf):
                 raise InvalidRecord(f"{name}={value!r}: choose 0 or more, or None")
-        if isinstance(self.keep, Mapping | str) or not isinstance(self.keep, Iterable):
+        if isinstance(self.keep, str) or not isinstance(self.keep, Sequence):
             raise InvalidRecord(f"keep={self.keep!r}: give a list of dicts, [{{'run': 'best'}}]")
         object.__setattr__(self, "keep", tuple(_checked_rule(rule) for rule in self.keep))
 
