@@ -18,6 +18,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.connection import Connection
 from jamboree_gym.lease import LEASE_S, Lease
+from jamboree_gym.store import scripts
 
 OpenJamboree = Callable[..., Jamboree]
 Process = subprocess.Popen[str]
@@ -362,5 +363,5 @@ def test_no_row_reaches_redis_before_the_lease(
         jam.flush()
 
     commands = round_trips(jam, record)
-    first_rows = next(i for i, command in enumerate(commands) if command.startswith("EVALSHA"))
+    first_rows = next(i for i, command in enumerate(commands) if scripts.APPEND.sha in command)
     assert any(jam.keyspace.lease("") in command for command in commands[:first_rows])
