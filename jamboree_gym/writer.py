@@ -95,7 +95,7 @@ class Writer:
         self._closing = False
         self._outage: Exception | None = None
         self._failure: Exception | None = None
-        self._has_said_full = False
+        self._has_said_full = self._has_said_redis_full = False
         self._said_store_full_at = -math.inf
 
     # -- the caller's side ------------------------------------------------------------------
@@ -181,16 +181,18 @@ class Writer:
             ) from failure
 
     def _say_full(self) -> None:
-        """Once per outage."""
-        if not self._has_said_full:
+        """Once per outage, and once where it is Redis that is full."""
+        is_redis_full = isinstance(self._outage, StoreFull)
+        if not self._has_said_full or (is_redis_full and not self._has_said_redis_full):
             self._has_said_full = True
+            self._has_said_redis_full |= is_redis_full
             raises = self._outage is not None and self._when_full == "raise"
             log.warning(
                 "%.0f MiB wait for Redis at %s: saving %s until it %s (%s)",
                 self.pending_bytes / 2**20,
                 self._store.where,
                 "raises StoreUnavailable" if raises else "blocks",
-                "has room" if isinstance(self._outage, StoreFull) else "answers",
+                "has room" if is_redis_full else "answers",
                 self._outage or "it is slower than what is saved",
             )
 
@@ -341,7 +343,8 @@ class Writer:
         elif self._outage is not None:
             log.info("Redis at %s answers again", self._store.where)
         if self._has_said_full and self.pending_bytes * 2 <= self._max_pending_bytes:
-            self._has_said_full = isinstance(self._outage, StoreFull) and self._is_known_full
+            self._has_said_redis_full &= self._is_known_full
+            self._has_said_full = self._has_said_redis_full
         self._outage = self._failure = None
         self.has_outage = self.needs_admission = False
 
