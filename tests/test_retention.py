@@ -26,9 +26,16 @@ LONG_AGO = 1000.0
 
 
 @pytest.fixture
+def jam(valkey: Server, mongo: Server, namespace: str) -> Iterator[Jamboree]:
+    """Saves when it is flushed, so that an episode comes in one append."""
+    with Jamboree(valkey.url, mongo.url, namespace=namespace, flush_interval_s=600) as opened:
+        yield opened
+
+
+@pytest.fixture
 def any_jam(any_redis: Server, mongo: Server, namespace: str) -> Iterator[Jamboree]:
-    """On each kind of Redis server."""
-    with Jamboree(any_redis.url, mongo.url, namespace=namespace) as opened:
+    """The same on each kind of Redis server."""
+    with Jamboree(any_redis.url, mongo.url, namespace=namespace, flush_interval_s=600) as opened:
         yield opened
 
 
@@ -208,7 +215,7 @@ def test_only_what_is_old_enough_goes_for_its_age(jam: Jamboree) -> None:
 def test_the_oldest_goes_first(
     own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
 ) -> None:
-    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, flush_interval_s=600)
     keys = recorded(jam, 300, length=60)
     jam.backup.flush()
     limit = jam.store.room.memory().used_bytes - 20 * jam.store.memory(keys[0])
@@ -467,7 +474,7 @@ def test_a_log_that_is_popped_keeps_its_first(jam: Jamboree) -> None:
 def test_listings_stay_until_logs_are_not_enough(
     own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
 ) -> None:
-    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, flush_interval_s=600)
     recorded(jam, 20, length=200, run="first")
     recorded(jam, 20, length=200, run="second")
     jam.backup.flush()

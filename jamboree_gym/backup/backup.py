@@ -145,7 +145,7 @@ class Backup:
             error or None,
             memory.used_bytes,
             memory_limit(policy, memory),
-            self._store.room.trimmed_bytes(),
+            self._store.trimmed_bytes(),
         )
 
     # -- how much stays in Redis ------------------------------------------------------------

@@ -427,6 +427,10 @@ class RedisStore:
             found["error"].decode(),
         )
 
+    def trimmed_bytes(self) -> int:
+        """How much the backup has let go of here in all, roughly."""
+        return int(self._hash(self.keyspace.backup).get("trimmed_bytes", 0))
+
     def acknowledge(self, heads: Mapping[str, Head]) -> set[str]:
         """Note that MongoDB holds these logs as far as these heads say.
 

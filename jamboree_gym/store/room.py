@@ -86,10 +86,6 @@ class Room:
         limit, policy = found.get("maxmemory", 0), found.get("maxmemory_policy", "noeviction")
         return Memory(found["used_memory"], limit or None, policy)
 
-    def trimmed_bytes(self) -> int:
-        """How much has been let go of so far, roughly."""
-        return int(self._link.call("HGET", self._space.backup, "trimmed_bytes") or 0)
-
     # -- the policy -------------------------------------------------------------------------
 
     def policy(self) -> bytes | None:

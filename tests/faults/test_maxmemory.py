@@ -27,7 +27,7 @@ pytestmark = pytest.mark.faults
 STEPS = int(os.environ.get("JAMBOREE_MAXMEMORY_STEPS", "60000"))
 MAXMEMORY_MB = 64 if STEPS >= 10**6 else 4
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "3"))
-ROOM_BYTES = 3 * 2**20
+ROOM_BYTES = 2 * 2**20
 
 OpenJamboree = Callable[..., Jamboree]
 StartFollower = Callable[[Jamboree], subprocess.Popen[str]]
@@ -156,7 +156,7 @@ def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_bac
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "jamboree_gym")
-    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url, max_pending_bytes=2**22)
+    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url, max_pending_bytes=2**21)
     reader = open_jamboree(own_valkey.url, mongo_url=own_mongo.url)
     start_follower(jam)
     play(jam.record(CountingEnv(3)), [ACTION] * 3)
@@ -197,9 +197,9 @@ def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     endless.reset()
     recording, steps = Recording(jam), 0
     for _ in range(KILLS):
-        trimmed = jam.store.room.trimmed_bytes()
+        trimmed = jam.store.trimmed_bytes()
         follower = start_follower(jam)
-        while jam.store.room.trimmed_bytes() == trimmed:
+        while jam.store.trimmed_bytes() == trimmed:
             endless.step(ACTION)
             steps += 1
         threading.Event().wait(random.uniform(0, 0.1))
@@ -232,7 +232,7 @@ def test_a_save_says_what_to_do_on_every_kind_of_server(
 def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
     own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
 ) -> None:
-    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, flush_interval_s=600)
     jam.backup.retain(keep=[{"min_steps": 0}])
     play(jam.record(CountingEnv(3)), [ACTION] * 3)
     jam.flush()
@@ -245,7 +245,7 @@ def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
     assert status.follower
     jam.backup.retain()  # less is kept, told to the full server
     follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
-    wait_until(lambda: follower.copy_once() and jam.store.room.trimmed_bytes())
+    wait_until(lambda: follower.copy_once() and jam.store.trimmed_bytes())
     assert list(jam.store.log_keys()) == []
     jam.redis.config_set("maxmemory", 0)
 
@@ -254,7 +254,12 @@ def test_a_server_of_two_namespaces_is_made_room_in_by_both(
     own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree, namespace: str
 ) -> None:
     both = [
-        open_jamboree(own_valkey.url, mongo_url=mongo.url, namespace=f"{namespace}{number}")
+        open_jamboree(
+            own_valkey.url,
+            mongo_url=mongo.url,
+            namespace=f"{namespace}{number}",
+            flush_interval_s=600,
+        )
         for number in range(2)
     ]
     for jam in both:
