@@ -247,7 +247,8 @@ class Backup:
                 f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
                 f" Redis {head.count} as of change {head.revision}"
             )
-        ours = (frame for page in pages(self._store, key, head.first, head.count) for frame in page)
+        start = max(head.first, head.held)
+        ours = (frame for page in pages(self._store, key, start, head.count) for frame in page)
         batches = 0
         for frame in ours:
             theirs = next((one for one in frames if one.start == frame.start), None)

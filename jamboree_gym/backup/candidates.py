@@ -13,7 +13,7 @@ from jamboree_gym.listing import Found
 from jamboree_gym.notes import StoredSummary, decode_stored_summary
 from jamboree_gym.store.room import Candidate
 
-__all__ = ["find_candidates"]
+__all__ = ["MAX_CANDIDATES", "candidates_among", "find_candidates"]
 
 MAX_CANDIDATES = 200_000  # the oldest; more are found the next time
 
@@ -26,7 +26,7 @@ def find_candidates(connection: Connection, policy: RetentionPolicy) -> Iterator
     """
     found: list[Candidate] = []
     for heads in connection.store.room.heads():
-        found += _among(connection, policy, heads)
+        found += candidates_among(connection, policy, heads)
         if len(found) > 2 * MAX_CANDIDATES:
             found = heapq.nsmallest(MAX_CANDIDATES, found)
         yield found
@@ -34,9 +34,10 @@ def find_candidates(connection: Connection, policy: RetentionPolicy) -> Iterator
     yield found
 
 
-def _among(
+def candidates_among(
     connection: Connection, policy: RetentionPolicy, heads: Mapping[str, Head]
 ) -> Iterator[Candidate]:
+    """Logs of which something may go, as far as their heads say."""
     episodes = _episodes(connection, heads)
     kept = _kept(connection, policy, list(episodes.values()))
     for key, head in heads.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from jamboree_gym.backup.kept import kept_logs
@@ -29,17 +29,25 @@ class LogCopier:
     Args:
         store: From where.
         mongo: To where.
+        told: Called with heads of logs as far as MongoDB has acknowledged them.
 
     Attributes:
         copied: Number of records and episode rows copied so far.
         failures: Why single logs could not be copied.
     """
 
-    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+    def __init__(
+        self,
+        store: RedisStore,
+        mongo: MongoStore,
+        *,
+        told: Callable[[Mapping[str, Head]], None] | None = None,
+    ) -> None:
         self.copied = 0
         self.failures: dict[str, JamboreeError] = {}
         self._store = store
         self._mongo = mongo
+        self._told = told
         self._blobs: set[str] = set()
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
@@ -186,6 +194,8 @@ class LogCopier:
         """Tell Redis; what was deleted there meanwhile must not stay in MongoDB."""
         gone = self._store.acknowledge(heads)
         self._mongo.clear_deleted((key, heads[key].born) for key in gone)
+        if self._told is not None:
+            self._told({key: head for key, head in heads.items() if key not in gone})
 
 
 def _acked(head: Head) -> Head:

@@ -75,10 +75,11 @@ class Follower:
         unbacked = dict(store.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
-        copier = self._copier = self._copier or LogCopier(store, mongo)
+        trimmer = self._trimmer = self._trimmer or Trimmer(self._connection)
+        copier = self._copier = self._copier or LogCopier(store, mongo, told=trimmer.add)
         copier.failures = {}
         for _ in copier.copy(pending):
-            self._make_room()
+            self._make_room(trimmer)
         self._failed = failed | {
             key: (unbacked[key], str(failure)) for key, failure in copier.failures.items()
         }
@@ -86,15 +87,14 @@ class Follower:
         for reason in reasons:
             self._say(reason)
         until = None if reasons else began
-        damaged = self._make_room()
+        damaged = self._make_room(trimmer)
         error = next(iter(reasons), damaged)
         store.put_backup_mark(BackupMark(self._name, began, until, error))
 
-    def _make_room(self) -> str:
+    def _make_room(self, trimmer: Trimmer) -> str:
         """Let go of what the policy says; what is wrong with it, if anything is."""
-        self._trimmer = self._trimmer or Trimmer(self._connection)
         try:
-            self._trimmer.go_on()
+            trimmer.go_on()
         except DecodeError as error:  # not to know what is to be kept keeps all, and copies all
             self._say(f"{error}; nothing is let go of in Redis: call backup.retain() anew")
             return str(error)

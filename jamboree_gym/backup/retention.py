@@ -6,11 +6,16 @@ import heapq
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from jamboree_gym.backup.candidates import find_candidates
+from jamboree_gym.backup.candidates import (
+    MAX_CANDIDATES,
+    candidates_among,
+    find_candidates,
+)
 from jamboree_gym.backup.policy import RetentionPolicy, decode_policy, encode_policy
+from jamboree_gym.codec import Head
 from jamboree_gym.connection import Connection
 from jamboree_gym.keys import MONGO_SETTINGS
 from jamboree_gym.store.redis import RedisStore
@@ -24,7 +29,8 @@ UNLISTED_SHARE = 1 / 4  # of the limit: what summaries make room for at once
 LOGS_AT_ONCE = 100
 CHECK_EVERY_S = 0.1
 LOOK_S = 0.2  # for so long at a time it looks at heads; what is new is copied in between
-LOOK_AGAIN_S = 1.0  # after this at the earliest, and after as long as it took
+LOOK_AGAIN_S = 10.0  # at the earliest ...
+LOOK_AGAIN_SHARE = 5  # ... and after so many times as long as it took
 AGE_LOOKS_S = (1.0, 60.0)
 _SETTING = "retention"
 
@@ -106,6 +112,7 @@ class Trimmer:
         self._unlisting: Iterator[int] | None = None
         self._search_began = 0.0
         self._search_at = self._check_at = self._age_search_at = -math.inf
+        self._is_limited = False
         self._has_searched = False  # since listings were last made shorter
         self._freed = self._unlisted = 0
         self._has_warned = False
@@ -150,6 +157,12 @@ class Trimmer:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
         self._go_on_for_a_while(lambda: self._unlisting is not None, self._go_on_unlisting)
 
+    def add(self, heads: Mapping[str, Head]) -> None:
+        """MongoDB has just acknowledged these logs: what of them may go need not be looked for."""
+        if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
+            for one in candidates_among(self._connection, self._policy, heads):
+                heapq.heappush(self._candidates, one)
+
     def _load(self) -> None:
         policy = load_policy(self._connection)
         if policy != self._policy:
@@ -161,6 +174,7 @@ class Trimmer:
         memory = self._room.memory()
         self._warn(memory)
         limit = memory_limit(self._policy, memory)
+        self._is_limited = limit is not None or self._policy.max_age_s is not None
         if limit is None or memory.used_bytes <= limit:
             return 0, limit or 0
         return memory.used_bytes - int(limit * TRIM_TO), limit
@@ -203,7 +217,8 @@ class Trimmer:
         self._candidates, self._found, self._search = self._found, [], None
         self._has_searched = True
         now = time.monotonic()
-        self._search_at = now + max(LOOK_AGAIN_S, now - self._search_began)
+        took_s = now - self._search_began
+        self._search_at = now + max(LOOK_AGAIN_S, took_s * LOOK_AGAIN_SHARE)
         self._age_search_at = max(self._age_search_at, self._search_at)
 
     def _go_on_for_a_while(

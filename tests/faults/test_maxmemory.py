@@ -139,8 +139,8 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
         is_over = terminated or truncated
         rows += 1
     env.close()
-    jam.flush(timeout_s=60)
-    wait_until(lambda: is_complete(jam), timeout_s=600)
+    jam.flush(timeout_s=300)
+    wait_until(lambda: is_complete(jam), timeout_s=300)
 
     assert jam.mongo_store.records() == rows
     assert rows_in_mongodb(jam) == rows
