@@ -12,7 +12,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.backup import RetentionPolicy
+from jamboree_gym.backup import RetentionPolicy, copy, retention
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.backup.kept import checked_chain, kept_logs
 from jamboree_gym.codec import CODEC_RECORDS, Head, decode_records, encode_frame, encode_records
@@ -515,6 +515,60 @@ def test_a_follower_carries_it_out(jam: Jamboree) -> None:
     assert status.redis_limit_bytes == 0
     assert status.redis_bytes > 0
     assert status.trimmed_bytes > 0
+
+
+def test_what_a_follower_has_copied_goes_without_being_looked_for(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "find_candidates", lambda *_: iter(()))
+    jam.backup.retain(max_redis_bytes=0, keep=[{"run": "best"}])
+    follower = Follower(jam)
+    follower.copy_once()
+    best = recorded(jam, 1, run="best")
+    recorded(jam, 3)
+    follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
+    follower.copy_once()
+    assert here(jam) == set(best)
+
+
+def test_a_follower_without_a_limit_remembers_nothing(jam: Jamboree) -> None:
+    follower = Follower(jam)
+    follower.copy_once()
+    recorded(jam, 3)
+    follower.copy_once()
+    assert follower._trimmer._candidates == []  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("where", ["pages", "put_heads"])
+def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    env = jam.record(CountingEnv(length=10**9))
+    env.reset()
+    for _ in range(20):
+        jam.flush()
+        env.step(ACTION)
+    jam.flush()
+    owner = copy if where == "pages" else type(jam.mongo_store)
+    real = getattr(owner, where)
+
+    def another_is_quicker(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        for _ in range(3):
+            env.step(ACTION)
+            jam.flush()
+        jam.backup.flush()
+        trim_all(jam)
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, where, another_is_quicker)
+    copier = copy.LogCopier(jam.store, jam.mongo_store)
+    list(copier.copy(list(jam.store.unbacked())))
+    assert copier.failures == {}
+    key = jam.keyspace.episode(env.episode_id)
+    assert jam.store.head(key).held == 23  # type: ignore[union-attr]
+    assert kept(jam, key)[1] == 24
+    assert jam.backup.verify()
 
 
 def test_two_followers_let_go_of_it_once(jam: Jamboree) -> None:
