@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import Server, StartRedis
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
-from jamboree_gym import Jamboree
+from jamboree_gym import Jamboree, connection
 from jamboree_gym.backup import RetentionPolicy, copy, retention
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.backup.kept import checked_chain, kept_logs
@@ -48,6 +49,15 @@ def recorded(jam: Jamboree, count: int = 1, length: int = 3, **options: Any) -> 
         keys.append(jam.keyspace.episode(env.episode_id))
         jam.flush()
     return keys
+
+
+def over(jam: Jamboree) -> Candidate:
+    """An episode that is over and backed up, as it is found."""
+    (key,) = recorded(jam)
+    jam.backup.flush()
+    head = jam.store.head(key)
+    assert head is not None
+    return Candidate(head.t_last, key, head.born, head.revision)
 
 
 def here(jam: Jamboree) -> set[str]:
@@ -122,30 +132,34 @@ def test_without_mongodb_nothing_goes(jam: Jamboree, open_jamboree: OpenJamboree
 
 
 def test_a_log_that_began_anew_is_not_taken_for_the_one_that_was_found(jam: Jamboree) -> None:
-    notes = NoteHandler(jam, "n")
-    notes.save({"n": 1})
-    jam.backup.flush()
-    head = jam.store.head(notes._key)
+    found = over(jam)
+    jam.store.room.trim([found._replace(born=found.born - 1)], {found.key: 4}, before=1e300)
+    assert here(jam) == {found.key}
+    jam.store.room.trim([found], {found.key: 4}, before=1e300)
+    assert here(jam) == set()
+
+
+def test_a_log_of_which_something_is_not_acknowledged_stays_whatever_else_is_said(
+    jam: Jamboree,
+) -> None:
+    found = over(jam)
+    head = jam.store.head(found.key)
     assert head is not None
-    old = Candidate(0.0, notes._key, head.born - 1, None)
-    let = jam.store.room.trim([old], {notes._key: 1}, before=1e300)
-    assert let.freed_bytes == 0
-    assert notes.count() == 1
+    jam.redis.lset(found.key, 0, replace(head, acked=3).encode())
+    jam.store.room.trim([found], {found.key: 4}, before=1e300)
+    assert here(jam) == {found.key}
 
 
 def test_a_change_that_came_after_it_was_found_keeps_an_episode(jam: Jamboree) -> None:
-    (key,) = recorded(jam)
-    jam.backup.flush()
-    head = jam.store.head(key)
-    assert head is not None
-    found = Candidate(head.t_last, key, head.born, head.revision + 1)
-    jam.store.room.trim([found], {key: 4}, before=1e300)
-    assert here(jam) == {key}
-    jam.store.room.trim([found._replace(over_at=head.revision)], {key: 3}, before=1e300)
-    assert here(jam) == {key}
-    jam.redis.zadd(jam.keyspace.unbacked, {key: 9})
-    jam.store.room.trim([found._replace(over_at=head.revision)], {key: 4}, before=1e300)
-    assert here(jam) == {key}
+    found = over(jam)
+    changed = found._replace(over_at=found.over_at + 1)  # type: ignore[operator]
+    jam.store.room.trim([changed], {found.key: 4}, before=1e300)
+    assert here(jam) == {found.key}
+    jam.store.room.trim([found], {found.key: 3}, before=1e300)
+    assert here(jam) == {found.key}
+    jam.redis.zadd(jam.keyspace.unbacked, {found.key: 9})
+    jam.store.room.trim([found], {found.key: 4}, before=1e300)
+    assert here(jam) == {found.key}
 
 
 def test_damaged_logs_stay_and_keep_no_other_from_going(jam: Jamboree) -> None:
@@ -185,8 +199,6 @@ def test_an_interrupted_episode_is_kept_as_such(jam: Jamboree, open_jamboree: Op
     jam._lease.close(1)
     jam.redis.delete(jam.keyspace.lease(jam.writer_name))
     reader = open_jamboree(mongo_url=jam._mongo_url)
-    from jamboree_gym import connection
-
     connection._writers_here.discard(jam.writer_name)  # as if it were another process
     key = jam.keyspace.episode(env.episode_id)
     reader.backup.retain(max_redis_bytes=0, keep=[{"status": "interrupted"}])
@@ -413,8 +425,6 @@ def append(key: str, start: int, *, writer: bytes = WRITER, t: float | None = No
 
 def age(jam: Jamboree, key: str) -> None:
     """Make a log's newest record long past."""
-    from dataclasses import replace
-
     head = jam.store.head(key)
     assert head is not None
     jam.redis.lset(key, 0, replace(head, t_last=head.t_last - LONG_AGO).encode())
