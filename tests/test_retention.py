@@ -271,6 +271,25 @@ def test_of_what_goes_in_part_no_more_goes_than_is_needed(jam: Jamboree) -> None
     assert store.head(key).held == 5  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("acked", "counted"), [(2, 5), (5, 2)])
+def test_of_what_goes_on_only_what_both_stores_say_is_kept_goes(
+    jam: Jamboree, acked: int, counted: int
+) -> None:
+    env = jam.record(CountingEnv(length=10**9))
+    env.reset()
+    for number in range(5):
+        jam.flush()
+        if number + 1 == acked:
+            jam.backup.flush()
+        env.step(ACTION)
+    key = jam.keyspace.episode(env.episode_id)
+    head = jam.store.head(key)
+    assert head is not None
+    found = Candidate(head.born, key, head.born, None)
+    jam.store.room.trim([found], {key: counted}, before=1e300)
+    assert jam.store.head(key).held == 2  # type: ignore[union-attr]
+
+
 def test_what_is_asked_for_is_in_both_stores_and_outlives_an_emptied_redis(jam: Jamboree) -> None:
     jam.backup.retain(max_redis_bytes=10**12, max_age_s=3600, keep=[{"tags": {"n": [1, 2]}}])
     told = RetentionPolicy(10**12, 3600, ({"tags": {"n": [1, 2]}},))
