@@ -478,6 +478,19 @@ def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
     assert [decode_records(one, where=key)[0]["n"] for one in frames] == [0, 1]
 
 
+def test_records_that_are_old_go_as_they_come_to_be_too_old(jam: Jamboree) -> None:
+    store, key, first = jam.store, jam.keyspace.records("n", {}), time.time() - LONG_AGO
+    for start in range(2):
+        store.append([append(key, start, t=first + start)])
+    jam.backup.flush()
+    found = [Candidate(first, key, first, None)]
+    let = store.room.trim(found, {key: 2}, before=first + 1)
+    assert [one.time for one in let.later] == [first + 1]
+    assert store.head(key).held == 1  # type: ignore[union-attr]
+    store.room.trim(let.later, {key: 2}, before=first + 1.5)
+    assert store.head(key).held == 2  # type: ignore[union-attr]
+
+
 def test_a_log_that_is_popped_keeps_its_first(jam: Jamboree) -> None:
     notes = NoteHandler(jam, "n")
     for number in range(4):
@@ -528,6 +541,15 @@ def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
     listed = {run: jam.redis.hkeys(jam.keyspace.summaries(run)) for run in jam.store.runs()}
     assert {run: len(ids) for run, ids in listed.items()} == {"gone": 0, "stays": 1, "fresh": 1}
     assert unlisted not in here(jam)
+
+
+def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
+    here_again, to_be_copied, gone = recorded(jam, 3, run="a")
+    jam.redis.delete(to_be_copied, gone)
+    jam.redis.zrem(jam.keyspace.unbacked, gone)
+    ids = [jam.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
+    jam.store.room.unlist("a", ids)
+    assert set(jam.store.summaries("a")) == set(ids[:2])
 
 
 # -- who carries it out ---------------------------------------------------------------------------
