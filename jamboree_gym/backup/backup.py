@@ -178,7 +178,8 @@ class Backup:
             InvalidRecord: A limit or a rule makes no sense; says which.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
-        store_policy(self._connection, RetentionPolicy(max_redis_bytes, max_age_s, keep))
+        policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)
+        store_policy(self._store, self._connection.mongo_store, policy)
 
     def retention(self) -> RetentionPolicy:
         """What `retain` was last told.
@@ -187,7 +188,7 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
             DecodeError: It is damaged; tell it anew.
         """
-        return load_policy(self._connection)
+        return load_policy(self._store, self._connection.mongo_store)
 
     def trim(self) -> Trimmed:
         """Let go of what `retain` says, now; without waiting for the backup that runs by itself.
@@ -196,7 +197,7 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
             DecodeError: What `retain` was told is damaged; nothing was let go of.
         """
-        return Trimmer(self._connection).trim()
+        return Trimmer(self._store, self._connection.mongo_store).trim()
 
     # -- comparing --------------------------------------------------------------------------
 

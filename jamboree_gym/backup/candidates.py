@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from jamboree_gym.backup.policy import RetentionPolicy
 from jamboree_gym.codec import CODEC_STEPS, Head
-from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.listing import Found
 from jamboree_gym.notes import StoredSummary, decode_stored_summary
+from jamboree_gym.store.redis import RedisStore
 from jamboree_gym.store.room import Candidate
 
 __all__ = ["MAX_CANDIDATES", "candidates_among", "find_candidates"]
@@ -18,15 +18,15 @@ __all__ = ["MAX_CANDIDATES", "candidates_among", "find_candidates"]
 MAX_CANDIDATES = 200_000  # the oldest; more are found the next time
 
 
-def find_candidates(connection: Connection, policy: RetentionPolicy) -> Iterator[list[Candidate]]:
+def find_candidates(store: RedisStore, policy: RetentionPolicy) -> Iterator[list[Candidate]]:
     """Look through all logs of Redis.
 
     Yields:
         What was found so far, after each some hundred logs; in the end, as a heap.
     """
     found: list[Candidate] = []
-    for heads in connection.store.room.heads():
-        found += candidates_among(connection, policy, heads)
+    for heads in store.room.heads():
+        found += candidates_among(store, policy, heads)
         if len(found) > 2 * MAX_CANDIDATES:
             found = heapq.nsmallest(MAX_CANDIDATES, found)
         yield found
@@ -35,11 +35,11 @@ def find_candidates(connection: Connection, policy: RetentionPolicy) -> Iterator
 
 
 def candidates_among(
-    connection: Connection, policy: RetentionPolicy, heads: Mapping[str, Head]
+    store: RedisStore, policy: RetentionPolicy, heads: Mapping[str, Head]
 ) -> Iterator[Candidate]:
     """Logs of which something may go, as far as their heads say."""
-    episodes = _episodes(connection, heads)
-    kept = _kept(connection, policy, list(episodes.values()))
+    episodes = _episodes(store, heads)
+    kept = _kept(store, policy, list(episodes.values()))
     for key, head in heads.items():
         summary = episodes.get(key)
         if head.codec == CODEC_STEPS and (summary is None or summary.id in kept):
@@ -49,13 +49,13 @@ def candidates_among(
             yield candidate
 
 
-def _episodes(connection: Connection, heads: Mapping[str, Head]) -> dict[str, StoredSummary]:
+def _episodes(store: RedisStore, heads: Mapping[str, Head]) -> dict[str, StoredSummary]:
     """Summaries by log; those that are damaged are left out, and so are their episodes."""
     found: dict[str, StoredSummary] = {}
     for key, head in heads.items():
         if head.codec != CODEC_STEPS:
             continue
-        episode_id = connection.keyspace.episode_id(key)
+        episode_id = store.keyspace.episode_id(key)
         try:
             found[key] = decode_stored_summary(head.note, episode_id=episode_id, where=key)
         except DecodeError:
@@ -63,14 +63,14 @@ def _episodes(connection: Connection, heads: Mapping[str, Head]) -> dict[str, St
     return found
 
 
-def _kept(connection: Connection, policy: RetentionPolicy, episodes: Found) -> set[str]:
+def _kept(store: RedisStore, policy: RetentionPolicy, episodes: Found) -> set[str]:
     """Ids of the episodes that a rule keeps."""
     filters = policy.filters()
     if not filters:
         return set()
-    dead = connection.dead({one.writer.hex() for one in episodes if one.status == "running"})
+    living = store.living({one.writer.hex() for one in episodes if one.status == "running"})
     as_of_now = [
-        _interrupted(one) if one.status == "running" and one.writer.hex() in dead else one
+        one if one.status != "running" or one.writer.hex() in living else _interrupted(one)
         for one in episodes
     ]
     return {one.id for rule in filters for one in rule.among(as_of_now)}

@@ -75,7 +75,7 @@ class Follower:
         unbacked = dict(store.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
-        trimmer = self._trimmer = self._trimmer or Trimmer(self._connection)
+        trimmer = self._trimmer = self._trimmer or Trimmer(store, mongo)
         copier = self._copier = self._copier or LogCopier(store, mongo, told=trimmer.add)
         copier.failures = {}
         for _ in copier.copy(pending):

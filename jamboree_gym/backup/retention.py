@@ -16,8 +16,8 @@ from jamboree_gym.backup.candidates import (
 )
 from jamboree_gym.backup.policy import RetentionPolicy, decode_policy, encode_policy
 from jamboree_gym.codec import Head
-from jamboree_gym.connection import Connection
 from jamboree_gym.keys import MONGO_SETTINGS
+from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
 from jamboree_gym.store.room import Candidate, Memory
 
@@ -50,25 +50,25 @@ class Trimmed:
     summaries: int
 
 
-def store_policy(connection: Connection, policy: RetentionPolicy) -> None:
+def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) -> None:
     """Keep a policy in both stores: MongoDB has it when Redis is emptied."""
     content = encode_policy(policy)
-    connection.mongo_store.put_setting(_SETTING, content)
-    connection.store.room.put_policy(content)
+    mongo.put_setting(_SETTING, content)
+    store.room.put_policy(content)
 
 
-def load_policy(connection: Connection) -> RetentionPolicy:
+def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
     """The policy; that of MongoDB where Redis has none, as it was emptied.
 
     Raises:
         DecodeError: It is damaged.
     """
-    if connection.store.room.policy() is not None:
-        return known_policy(connection.store)
-    kept = connection.mongo_store.setting(_SETTING)
+    if store.room.policy() is not None:
+        return known_policy(store)
+    kept = mongo.setting(_SETTING)
     where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
     policy = RetentionPolicy() if kept is None else decode_policy(kept, where=where)
-    connection.store.room.put_policy(encode_policy(policy))
+    store.room.put_policy(encode_policy(policy))
     return policy
 
 
@@ -99,12 +99,14 @@ class Trimmer:
     before it does.
 
     Args:
-        connection: Of whose Redis, to whose MongoDB. It is borrowed.
+        store: Where something is let go of.
+        mongo: What has to hold it.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._room = connection.store.room
+    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+        self._store = store
+        self._mongo = mongo
+        self._room = store.room
         self._policy = RetentionPolicy()
         self._candidates: list[Candidate] = []  # a heap
         self._found: list[Candidate] = []
@@ -160,11 +162,11 @@ class Trimmer:
     def add(self, heads: Mapping[str, Head]) -> None:
         """MongoDB has just acknowledged these logs: what of them may go need not be looked for."""
         if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
-            for one in candidates_among(self._connection, self._policy, heads):
+            for one in candidates_among(self._store, self._policy, heads):
                 heapq.heappush(self._candidates, one)
 
     def _load(self) -> None:
-        policy = load_policy(self._connection)
+        policy = load_policy(self._store, self._mongo)
         if policy != self._policy:
             self._policy, self._candidates, self._search = policy, [], None
             self._search_at = self._age_search_at = -math.inf
@@ -186,7 +188,7 @@ class Trimmer:
             log.warning(
                 "Redis at %s has maxmemory-policy %s: when it is full it throws away what is not "
                 "backed up, too; set it to noeviction, and the backup makes room",
-                self._connection.store.where,
+                self._store.where,
                 memory.policy,
             )
 
@@ -203,7 +205,7 @@ class Trimmer:
 
     def _begin_search(self) -> None:
         self._search_began = time.monotonic()
-        self._search = find_candidates(self._connection, self._policy)
+        self._search = find_candidates(self._store, self._policy)
         if self._policy.max_age_s is not None:
             shortest, longest = AGE_LOOKS_S
             pause_s = min(max(self._policy.max_age_s / 10, shortest), longest)
@@ -234,7 +236,7 @@ class Trimmer:
         """Let go of what is too old; how many bytes there were."""
         freed = 0.0
         if self._policy.max_age_s is not None:
-            before = self._connection.store.time() - self._policy.max_age_s
+            before = self._store.time() - self._policy.max_age_s
             while batch := self._oldest(before):
                 freed += self._trim_batch(batch, before)
         return freed
@@ -257,7 +259,7 @@ class Trimmer:
     def _trim_batch(
         self, batch: list[Candidate], before: float, *, enough_bytes: float = math.inf
     ) -> int:
-        counts = self._connection.mongo_store.counts([one.key for one in batch])
+        counts = self._mongo.counts([one.key for one in batch])
         kept = {
             one.key: counts[one.key][1]
             for one in batch
@@ -285,11 +287,11 @@ class Trimmer:
         Yields:
             How many bytes were freed so far.
         """
-        store, freed = self._connection.store, 0
-        for run in store.runs():
+        freed = 0
+        for run in self._store.runs():
             for sizes in self._room.listed_only(run):
-                keys = {store.keyspace.episode(id): id for id in sizes}
-                ids = [keys[key] for key in self._connection.mongo_store.counts(list(keys))]
+                keys = {self._store.keyspace.episode(id): id for id in sizes}
+                ids = [keys[key] for key in self._mongo.counts(list(keys))]
                 self._room.unlist(run, ids)
                 freed += sum(sizes[id] for id in ids)
                 self._unlisted += len(ids)
