@@ -14,6 +14,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy, copy, retention
+from jamboree_gym.backup.candidates import find_candidates
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.backup.kept import checked_chain, kept_logs
 from jamboree_gym.codec import CODEC_RECORDS, Head, decode_records, encode_frame, encode_records
@@ -579,6 +580,30 @@ def test_what_a_follower_has_copied_goes_without_being_looked_for(
     follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
     follower.copy_once()
     assert here(jam) == set(best)
+
+
+def test_what_is_kept_from_now_on_is_not_let_go_of_as_it_was_found_before(jam: Jamboree) -> None:
+    jam.backup.retain(max_redis_bytes=10**15)
+    follower = Follower(jam)
+    follower.copy_once()
+    best, other = recorded(jam, 1, run="best"), recorded(jam, 1, run="other")
+    follower.copy_once()
+    jam.backup.retain(max_redis_bytes=0, keep=[{"run": "best"}])
+    follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
+    follower.copy_once()
+    assert here(jam) == set(best)
+    assert here(jam) != set(other)
+
+
+def test_what_was_found_and_not_needed_goes_the_next_time(jam: Jamboree) -> None:
+    keys = recorded(jam, 3)
+    jam.backup.flush()
+    trimmer = retention.Trimmer(jam.store, jam.mongo_store)
+    *_, trimmer._candidates = find_candidates(jam.store, RetentionPolicy())
+    for number in range(3):
+        assert here(jam) == set(keys[number:])
+        trimmer._trim_by_size(1)
+    assert here(jam) == set()
 
 
 def test_a_follower_without_a_limit_remembers_nothing(jam: Jamboree) -> None:
