@@ -599,11 +599,32 @@ def test_what_was_found_and_not_needed_goes_the_next_time(jam: Jamboree) -> None
     keys = recorded(jam, 3)
     jam.backup.flush()
     trimmer = retention.Trimmer(jam.store, jam.mongo_store)
-    *_, trimmer._candidates = find_candidates(jam.store, RetentionPolicy())
+    *_, found = find_candidates(jam.store, RetentionPolicy())
+    trimmer._candidates = sorted(found)
     for number in range(3):
         assert here(jam) == set(keys[number:])
         trimmer._trim_by_size(1)
     assert here(jam) == set()
+
+
+def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def passes_by(*_: object) -> Iterator[list[Candidate]]:
+        yield []
+
+    monkeypatch.setattr(retention, "find_candidates", passes_by)
+    jam.backup.retain(max_redis_bytes=10**15)
+    trimmer = retention.Trimmer(jam.store, jam.mongo_store)
+    trimmer.go_on()
+    trimmer._begin_search()
+    copier = copy.LogCopier(jam.store, jam.mongo_store, told=trimmer.add)
+    keys = recorded(jam, 2)
+    list(copier.copy(list(jam.store.unbacked())))
+    while trimmer._search is not None:
+        trimmer._go_on_searching()
+    trimmer._trim_by_size(10**15)
+    assert [key in here(jam) for key in keys] == [False, False]
 
 
 def test_a_follower_without_a_limit_remembers_nothing(jam: Jamboree) -> None:

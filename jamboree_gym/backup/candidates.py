@@ -22,7 +22,7 @@ def find_candidates(store: RedisStore, policy: RetentionPolicy) -> Iterator[list
     """Look through all logs of Redis.
 
     Yields:
-        What was found so far, after each some hundred logs; in the end, as a heap.
+        What was found so far, after each some hundred logs.
     """
     found: list[Candidate] = []
     for heads in store.room.heads():
@@ -30,8 +30,6 @@ def find_candidates(store: RedisStore, policy: RetentionPolicy) -> Iterator[list
         if len(found) > 2 * MAX_CANDIDATES:
             found = heapq.nsmallest(MAX_CANDIDATES, found)
         yield found
-    heapq.heapify(found)
-    yield found
 
 
 def candidates_among(

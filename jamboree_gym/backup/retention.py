@@ -110,6 +110,7 @@ class Trimmer:
         self._policy = RetentionPolicy()
         self._candidates: list[Candidate] = []  # a heap
         self._found: list[Candidate] = []
+        self._added: list[Candidate] = []  # since the search began
         self._search: Iterator[list[Candidate]] | None = None
         self._unlisting: Iterator[int] | None = None
         self._search_began = 0.0
@@ -153,9 +154,11 @@ class Trimmer:
         self._load()
         excess, limit = self._excess()
         self._search_if_due(excess)
-        excess -= self._trim_by_age()
-        excess -= self._trim_by_size(excess)
-        if excess > 0 and self._has_searched and self._unlisting is None:
+        until = time.monotonic() + LOOK_S
+        excess -= self._trim_by_age(until)
+        excess -= self._trim_by_size(excess, until)
+        is_lacking = excess > 0 and not self._candidates and self._has_searched
+        if is_lacking and self._unlisting is None:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
         self._go_on_for_a_while(lambda: self._unlisting is not None, self._go_on_unlisting)
 
@@ -164,6 +167,8 @@ class Trimmer:
         if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
             for one in candidates_among(self._store, self._policy, heads):
                 heapq.heappush(self._candidates, one)
+                if self._search is not None:  # which may have passed by it
+                    self._added.append(one)
 
     def _load(self) -> None:
         policy = load_policy(self._store, self._mongo)
@@ -205,6 +210,7 @@ class Trimmer:
 
     def _begin_search(self) -> None:
         self._search_began = time.monotonic()
+        self._added = []
         self._search = find_candidates(self._store, self._policy)
         if self._policy.max_age_s is not None:
             shortest, longest = AGE_LOOKS_S
@@ -216,7 +222,9 @@ class Trimmer:
         if found is not None:
             self._found = found
             return
-        self._candidates, self._found, self._search = self._found, [], None
+        self._candidates = self._found + self._added
+        heapq.heapify(self._candidates)
+        self._found, self._added, self._search = [], [], None
         self._has_searched = True
         now = time.monotonic()
         took_s = now - self._search_began
@@ -232,19 +240,22 @@ class Trimmer:
 
     # -- letting go -------------------------------------------------------------------------
 
-    def _trim_by_age(self) -> float:
-        """Let go of what is too old; how many bytes there were."""
+    def _trim_by_age(self, until: float = math.inf) -> float:
+        """Let go of what is too old, for so long; how many bytes there were."""
         freed = 0.0
         if self._policy.max_age_s is not None:
             before = self._store.time() - self._policy.max_age_s
-            while batch := self._oldest(before):
+            while time.monotonic() < until and (batch := self._oldest(before)):
                 freed += self._trim_batch(batch, before)
         return freed
 
-    def _trim_by_size(self, excess: float) -> float:
-        """Let go of so many bytes; how many there were."""
+    def _trim_by_size(self, excess: float, until: float = math.inf) -> float:
+        """Let go of so many bytes, for so long; how many there were."""
         freed = 0.0
-        while freed < excess and (batch := self._oldest(math.inf)):
+        while freed < excess and time.monotonic() < until:
+            batch = self._oldest(math.inf)
+            if not batch:
+                break
             before = math.nextafter(batch[-1].time, math.inf) if self._candidates else math.inf
             freed += self._trim_batch(batch, before, enough_bytes=excess - freed)
         return freed
