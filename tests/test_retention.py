@@ -546,7 +546,7 @@ def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
 def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
     here_again, to_be_copied, gone = recorded(jam, 3, run="a")
     jam.redis.delete(to_be_copied, gone)
-    jam.redis.zrem(jam.keyspace.unbacked, gone)
+    jam.redis.zrem(jam.keyspace.unbacked, here_again, gone)
     ids = [jam.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
     jam.store.room.unlist("a", ids)
     assert set(jam.store.summaries("a")) == set(ids[:2])
