@@ -16,6 +16,7 @@ __all__ = [
     "MONGO_CHUNKS",
     "MONGO_DELETED",
     "MONGO_LOGS",
+    "MONGO_SETTINGS",
     "Keyspace",
     "quote_part",
 ]
@@ -24,6 +25,7 @@ MONGO_LOGS = "logs"
 MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
 MONGO_DELETED = "deleted"
+MONGO_SETTINGS = "settings"
 
 
 def quote_part(part: object) -> str:
@@ -92,6 +94,11 @@ class Keyspace:
     def backup(self) -> str:
         """Hash: what the backup last said of itself."""
         return f"{self._prefix}:backup"
+
+    @cached_property
+    def retention(self) -> str:
+        """String: what may be let go of here once MongoDB holds it."""
+        return f"{self._prefix}:retention"
 
     @cached_property
     def deleted(self) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "StoredSummary",
     "decode_episode_note",
     "decode_seeds",
+    "decode_stored_summary",
     "decode_summaries",
     "decode_summary",
     "encode_episode_note",
@@ -251,6 +252,21 @@ def decode_episode_note(
             fork_step,
         ),
     )
+
+
+def decode_stored_summary(note: bytes, *, episode_id: str, where: str) -> StoredSummary:
+    """The summary in the note of an episode's head, as it is stored.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    try:
+        summary, _ = _unpack_note(decode_note(note, where=where))
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"{where}: not the note of an episode: {error}") from error
+    stored = _unpacked_summary(decode_note(summary, where=where), where)
+    stored.id = episode_id
+    return stored
 
 
 def _decode_dict(content: bytes, where: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is anything that stayed behind reported.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -16,6 +17,7 @@ from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
+    StoreFull,
     StoreUnavailable,
     UnsavedRecords,
 )
@@ -33,6 +35,7 @@ APPENDS_PER_ROUND_TRIP = 256
 CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
+SAY_FULL_EVERY_S = 300.0
 LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
 QUICK_LOOK_S = 1e-4  # ... unless that is soon done
 
@@ -92,7 +95,8 @@ class Writer:
         self._closing = False
         self._outage: Exception | None = None
         self._failure: Exception | None = None
-        self._has_said_full = False
+        self._has_said_full = self._has_said_redis_full = False
+        self._said_store_full_at = -math.inf
 
     # -- the caller's side ------------------------------------------------------------------
 
@@ -177,15 +181,18 @@ class Writer:
             ) from failure
 
     def _say_full(self) -> None:
-        """Once per outage."""
-        if not self._has_said_full:
+        """Once per outage, and once where it is Redis that is full."""
+        is_redis_full = isinstance(self._outage, StoreFull)
+        if not self._has_said_full or (is_redis_full and not self._has_said_redis_full):
             self._has_said_full = True
+            self._has_said_redis_full |= is_redis_full
             raises = self._outage is not None and self._when_full == "raise"
             log.warning(
-                "%.0f MiB wait for Redis at %s: saving %s until it answers (%s)",
+                "%.0f MiB wait for Redis at %s: saving %s until it %s (%s)",
                 self.pending_bytes / 2**20,
                 self._store.where,
                 "raises StoreUnavailable" if raises else "blocks",
+                "has room" if is_redis_full else "answers",
                 self._outage or "it is slower than what is saved",
             )
 
@@ -310,18 +317,34 @@ class Writer:
             self._failure = error
         if self._outage is None and self._failure is not None:
             log.error("the background writer failed", exc_info=error)
-        elif self._outage is None:
+        elif self._outage is None and not self._was_said_of_full(error):
             log.warning("%s; what is saved meanwhile waits in memory", error)
         self._outage = error
         self.has_outage = True
         if self._is_full or self._failure is not None:
             self.needs_admission = True
 
+    def _was_said_of_full(self, error: Exception) -> bool:
+        """Whether it is known that the server is full: with room made bit by bit it is often so."""
+        if not isinstance(error, StoreFull):
+            return False
+        was_said = self._is_known_full
+        if not was_said:
+            self._said_store_full_at = time.monotonic()
+        return was_said
+
+    @property
+    def _is_known_full(self) -> bool:
+        return time.monotonic() - self._said_store_full_at < SAY_FULL_EVERY_S
+
     def _recover(self) -> None:
-        if self._outage is not None:
+        if isinstance(self._outage, StoreFull):
+            log.info("Redis at %s has room again", self._store.where)
+        elif self._outage is not None:
             log.info("Redis at %s answers again", self._store.where)
         if self._has_said_full and self.pending_bytes * 2 <= self._max_pending_bytes:
-            self._has_said_full = False
+            self._has_said_redis_full &= self._is_known_full
+            self._has_said_full = self._has_said_redis_full
         self._outage = self._failure = None
         self.has_outage = self.needs_admission = False
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from jamboree_gym.backup.copy import LogCopier, finish_deletions, pages, raise_first
+from jamboree_gym.backup.policy import RetentionPolicy
 from jamboree_gym.backup.restore import Restorer
+from jamboree_gym.backup.retention import (
+    Trimmed,
+    Trimmer,
+    known_policy,
+    load_policy,
+    memory_limit,
+    store_policy,
+)
 from jamboree_gym.codec import Head
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
+from jamboree_gym.store.coverage import cover
 from jamboree_gym.store.kept import checked_chain, kept_logs
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
@@ -32,6 +42,9 @@ class BackupStatus:
             is pending, None where no backup has ever been complete.
         follower: Host and process that copies by itself; None where none has been seen for 10 s.
         last_error: What keeps it from copying, None while all is well.
+        redis_bytes: Memory that the Redis server uses, for all that it holds.
+        redis_limit_bytes: Above this the oldest that is backed up is let go of; None = no limit.
+        trimmed_bytes: How much of the namespace's logs has been let go of in all, roughly.
     """
 
     pending_logs: int
@@ -40,6 +53,9 @@ class BackupStatus:
     lag_s: float | None
     follower: str | None
     last_error: str | None
+    redis_bytes: int
+    redis_limit_bytes: int | None
+    trimmed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +130,76 @@ class Backup:
         is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
         until = None if mark is None else mark.complete_until
         lag_s = 0.0 if not pending and not deletes else None if until is None else now - until
+        error = mark.error if mark is not None else ""
+        memory, policy = self._store.room.memory(), RetentionPolicy()
+        try:
+            policy = known_policy(self._store)
+        except DecodeError as damaged:
+            error = error or str(damaged)
         return BackupStatus(
             len(pending),
             records,
             deletes,
             lag_s,
             mark.by if mark is not None and is_seen else None,
-            (mark.error or None) if mark is not None else None,
+            error or None,
+            memory.used_bytes,
+            memory_limit(policy, memory),
+            self._store.trimmed_bytes(),
         )
+
+    # -- how much stays in Redis ------------------------------------------------------------
+
+    def retain(
+        self,
+        *,
+        max_redis_bytes: int | None = None,
+        max_age_s: float | None = None,
+        keep: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Say how much stays in Redis of what MongoDB holds; without arguments, all of it.
+
+        It is kept with the namespace, in both stores, and carried out by whoever runs the backup;
+        `trim` does it once. Nothing goes that MongoDB has not acknowledged, and nothing ever goes
+        from MongoDB.
+
+        Args:
+            max_redis_bytes: While the Redis server uses more memory than this, for all that it
+                holds, the oldest goes. Where the server has a `maxmemory`, it goes at 80 % of that.
+            max_age_s: What is older than this goes, seconds.
+            keep: Episodes that stay: each rule names what `jam.episodes(...)` asks for (`run`,
+                `env_id`, `status`, `parent`, `tags`, `min_return`, `max_steps`, ...), and to fit
+                one of them is enough.
+
+        Example:
+            >>> jam.backup.retain(max_redis_bytes=2 * 2**30, keep=[{"run": "best"}])
+
+        Raises:
+            InvalidRecord: A limit or a rule makes no sense; says which.
+            StoreUnavailable: MongoDB or Redis does not answer.
+        """
+        policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)
+        store_policy(self._store, self._connection.mongo_store, policy)
+
+    def retention(self) -> RetentionPolicy:
+        """What `retain` was last told.
+
+        Raises:
+            StoreUnavailable: MongoDB or Redis does not answer.
+            DecodeError: It is damaged; tell it anew.
+        """
+        return load_policy(self._store, self._connection.mongo_store)
+
+    def trim(self) -> Trimmed:
+        """Let go of what `retain` says, now; without waiting for the backup that runs by itself.
+
+        Raises:
+            StoreUnavailable: MongoDB or Redis does not answer.
+            DecodeError: What `retain` was told is damaged; nothing was let go of.
+        """
+        mongo = self._connection.mongo_store
+        cover(self._store, mongo)
+        return Trimmer(self._store, mongo).trim()
 
     # -- comparing --------------------------------------------------------------------------
 
@@ -172,10 +250,8 @@ class Backup:
                 f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
                 f" Redis {head.count} as of change {head.revision}"
             )
-        held = max(
-            head.first, head.held
-        )  # of what is below, MongoDB's own checksums are all there is
-        ours = (frame for page in pages(self._store, key, held, head.count) for frame in page)
+        start = max(head.first, head.held)
+        ours = (frame for page in pages(self._store, key, start, head.count) for frame in page)
         batches = 0
         for frame in ours:
             theirs = next((one for one in frames if one.start == frame.start), None)

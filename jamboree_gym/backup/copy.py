@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from jamboree_gym.codec import CODEC_STEPS, Frame, Head, decode_frame, frame_span
@@ -29,17 +29,25 @@ class LogCopier:
     Args:
         store: From where.
         mongo: To where.
+        told: Called with heads of logs as far as MongoDB has acknowledged them.
 
     Attributes:
         copied: Number of records and episode rows copied so far.
         failures: Why single logs could not be copied.
     """
 
-    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+    def __init__(
+        self,
+        store: RedisStore,
+        mongo: MongoStore,
+        *,
+        told: Callable[[Mapping[str, Head]], None] | None = None,
+    ) -> None:
         self.copied = 0
         self.failures: dict[str, JamboreeError] = {}
         self._store = store
         self._mongo = mongo
+        self._told = told
         self._blobs: set[str] = set()
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
@@ -94,6 +102,7 @@ class LogCopier:
 
     def _copy_in_pages(self, key: str) -> None:
         """Copy a log that may be too long for memory."""
+        head: Head | None = None
         try:
             head = self._store.head(key)
             if head is None:
@@ -106,9 +115,15 @@ class LogCopier:
                 if refused:
                     return
         except DecodeError as error:
-            self.failures[key] = error
+            if head is None or not self._was_trimmed(key, head):
+                self.failures[key] = error
         else:
             self._put_heads({key: GrownLog(_acked(head), since, run)}, acked=head.acked)
+
+    def _was_trimmed(self, key: str, head: Head) -> bool:
+        """Whether another backup was quicker, so that Redis has let go of what was to be read."""
+        now = self._store.head(key)
+        return now is None or now.born != head.born or now.held > head.held
 
     def _kept_of(self, key: str, head: Head) -> int:
         """How far MongoDB holds a log of which it has acknowledged nothing yet.
@@ -167,7 +182,9 @@ class LogCopier:
                 for blob in kept[1] if kept is not None else ():
                     start, stop, _, _ = frame_span(blob)
                     found = self._store.read(key, start, stop) if stop > since else None
-                    if found is not None and [frame.blob for frame in found.frames] != [blob]:
+                    if found is None or found.head.held > start:  # MongoDB alone has it
+                        continue
+                    if [frame.blob for frame in found.frames] != [blob]:
                         return f"other bytes at index {start}"
         except DecodeError as error:
             return str(error)
@@ -177,6 +194,8 @@ class LogCopier:
         """Tell Redis; what was deleted there meanwhile must not stay in MongoDB."""
         gone = self._store.acknowledge(heads)
         self._mongo.clear_deleted((key, heads[key].born) for key in gone)
+        if self._told is not None:
+            self._told({key: head for key, head in heads.items() if key not in gone})
 
 
 def _acked(head: Head) -> Head:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Mapping
 
 from jamboree_gym.backup.copy import LogCopier, finish_deletions
+from jamboree_gym.backup.retention import Trimmer
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import JamboreeError
+from jamboree_gym.errors import DecodeError, JamboreeError
+from jamboree_gym.store.coverage import cover
 from jamboree_gym.store.log import BackupMark
 
 __all__ = ["Follower"]
@@ -24,7 +26,7 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Follower:
-    """Copies one namespace, round by round. Several of them at once do no harm.
+    """Copies one namespace, round by round, and makes room in Redis. Several at once do no harm.
 
     Without MongoDB, or without Redis, it waits, longer each time up to five seconds, and says so
     once. A log that cannot be copied does not keep the others from it.
@@ -37,6 +39,7 @@ class Follower:
         self._connection = connection
         self._name = f"{platform.node()} {os.getpid()}"
         self._copier: LogCopier | None = None
+        self._trimmer: Trimmer | None = None
         self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and why
         self._try_again_at = 0.0
         self._said: set[str] = set()
@@ -56,7 +59,7 @@ class Follower:
             if not isinstance(error, JamboreeError):
                 log.error("the backup failed", exc_info=error)
             self._note(str(error) if isinstance(error, JamboreeError) else repr(error))
-            self._copier = None
+            self._copier = self._trimmer = None
             pause_s = BACKOFF_S[min(self._outages, len(BACKOFF_S) - 1)]
             self._outages += 1
             return pause_s
@@ -67,16 +70,18 @@ class Follower:
         return INTERVAL_S
 
     def _copy(self) -> None:
-        store, mongo = self._connection.store, self._connection.mongo_store
+        store, mongo = self._connection.redis_store, self._connection.mongo_store
         began = store.time()
         finish_deletions(store, mongo)
+        cover(store, mongo)
         unbacked = dict(store.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
-        copier = self._copier = self._copier or LogCopier(store, mongo)
+        trimmer = self._trimmer = self._trimmer or Trimmer(store, mongo)
+        copier = self._copier = self._copier or LogCopier(store, mongo, told=trimmer.add)
         copier.failures = {}
         for _ in copier.copy(pending):
-            pass
+            self._make_room(trimmer)
         self._failed = failed | {
             key: (unbacked[key], str(failure)) for key, failure in copier.failures.items()
         }
@@ -84,7 +89,18 @@ class Follower:
         for reason in reasons:
             self._say(reason)
         until = None if reasons else began
-        store.put_backup_mark(BackupMark(self._name, began, until, next(iter(reasons), "")))
+        damaged = self._make_room(trimmer)
+        error = next(iter(reasons), damaged)
+        store.put_backup_mark(BackupMark(self._name, began, until, error))
+
+    def _make_room(self, trimmer: Trimmer) -> str:
+        """Let go of what the policy says; what is wrong with it, if anything is."""
+        try:
+            trimmer.go_on()
+        except DecodeError as error:  # not to know what is to be kept keeps all, and copies all
+            self._say(f"{error}; nothing is let go of in Redis: call backup.retain() anew")
+            return str(error)
+        return ""
 
     def _failed_so_far(self, unbacked: Mapping[str, int]) -> dict[str, tuple[int, str]]:
         """Logs that could not be copied as they are now; forgotten from time to time."""
@@ -97,7 +113,7 @@ class Follower:
         """Say what is wrong, and where Redis answers, leave it there for `status`."""
         self._say(f"{error}; the backup goes on when that is over, and nothing is lost")
         try:
-            store = self._connection.store
+            store = self._connection.redis_store
             store.put_backup_mark(BackupMark(self._name, store.time(), None, error))
         except JamboreeError as second:  # it is Redis that is away
             log.debug("%s", second)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jamboree_gym.backup import Backup, BackupStatus
+from jamboree_gym.cli import retention
 from jamboree_gym.cli.progress_bar import progress_bar
 from jamboree_gym.cli.stores import (
     HomeOption,
@@ -31,9 +32,12 @@ NOT_DONE = 2
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    commands = typer.Typer(help="Copy to MongoDB, compare, restore.", no_args_is_help=True)
+    commands = typer.Typer(
+        help="Copy to MongoDB, compare, restore, make room.", no_args_is_help=True
+    )
     for command in (flush, status, verify, restore):
         commands.command()(command)
+    retention.register(commands)
     app.add_typer(commands, name="backup")
 
 
@@ -82,8 +86,15 @@ def _table(found: BackupStatus, namespace: str) -> Table:
     table.add_row("not deleted", f"{found.pending_deletes:,} logs")
     table.add_row("behind", lag)
     table.add_row("copies by itself", found.follower or "nobody")
+    limit = "" if found.redis_limit_bytes is None else f" of {_mib(found.redis_limit_bytes)}"
+    table.add_row("Redis uses", f"{_mib(found.redis_bytes)}{limit}")
+    table.add_row("let go of so far", _mib(found.trimmed_bytes))
     table.add_row("last error", printable(found.last_error or "none"))
     return table
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def verify(

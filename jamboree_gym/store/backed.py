@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from jamboree_gym.codec import CODEC_RECORDS, Frame, Head
 from jamboree_gym.errors import DecodeError, JamboreeClosed, JamboreeError, StoreFull
-from jamboree_gym.store.coverage import COVERED, NO_ROOM, PARTLY_COVERED, kept_summaries, recover
+from jamboree_gym.store.coverage import NO_ROOM, PARTLY_COVERED, cover, is_covered, kept_summaries
 from jamboree_gym.store.kept import frames_of
 from jamboree_gym.store.kept_frames import KeptFrames, is_lacking
 from jamboree_gym.store.log import Append, AppendResult, LogSlice
@@ -286,23 +286,26 @@ class BackedStore(RedisStore):
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """As `RedisStore.summaries`, with those for which Redis had no room."""
-        kept: dict[str, bytes] = {}
-        if self.cover() in (PARTLY_COVERED, NO_ROOM):
-            kept = self._ask(lambda mongo: kept_summaries(self.redis, mongo, run)) or {}
-        return kept | super().summaries(run)
+        found, coverage = self.summaries_and_coverage(run)
+        if not is_covered(coverage):
+            coverage = self._covered(coverage)
+            found = super().summaries(run) if is_covered(coverage) else found
+        if coverage not in (PARTLY_COVERED, NO_ROOM):
+            return found
+        kept = self._ask(lambda mongo: kept_summaries(self.redis, mongo, run)) or {}
+        return kept | found
 
     def cover(self) -> str:
         """See to it that Redis lists what MongoDB holds; how far it does."""
-        coverage = self.coverage()
-        if coverage in (COVERED, PARTLY_COVERED):
+        return self._covered(self.coverage())
+
+    def _covered(self, coverage: str) -> str:
+        if is_covered(coverage):
             return coverage
         try:
-            return self._ask(lambda mongo: recover(self.redis, mongo)) or coverage
+            return self._ask(lambda mongo: cover(self.redis, mongo)) or coverage
         except BackupUnavailable:  # it has been said
             return coverage
-        except (AccessRefused, StoreFull) as error:
-            log.debug("the listings are read from MongoDB: %s", error)
-            return NO_ROOM
 
     # -- writing ----------------------------------------------------------------------------
 

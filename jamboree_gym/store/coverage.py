@@ -10,13 +10,14 @@ from itertools import groupby
 from operator import attrgetter
 
 from jamboree_gym.codec import CODEC_RECORDS, Head
-from jamboree_gym.errors import DecodeError
+from jamboree_gym.errors import DecodeError, StoreFull
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.put_back import entry_of
 from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.redis_link import AccessRefused
 
-__all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "kept_summaries", "recover"]
+__all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "kept_summaries"]
 
 COVERED = "all"
 PARTLY_COVERED = "part"
@@ -28,15 +29,29 @@ log = logging.getLogger("jamboree_gym")
 Heads = Mapping[str, Head]
 
 
-def recover(store: RedisStore, mongo: MongoStore) -> str:
-    """List in Redis what MongoDB holds, and put back the heads of logs of records.
+def is_covered(coverage: str) -> bool:
+    """Whether it is known what the listings hold."""
+    return coverage in (COVERED, PARTLY_COVERED)
+
+
+def cover(store: RedisStore, mongo: MongoStore) -> str:
+    """Where Redis was emptied, list what MongoDB holds, and put back the heads of logs of records.
 
     So no such log is begun anew. Interrupted, or where Redis is emptied meanwhile, it is not taken
     as done. Several at once do no harm.
 
     Returns:
-        What Redis covers now.
+        How far Redis lists what MongoDB holds.
     """
+    coverage = store.coverage()
+    try:
+        return coverage if is_covered(coverage) else _recover(store, mongo)
+    except (AccessRefused, StoreFull) as error:
+        log.debug("the listings are in MongoDB only: %s", error)
+        return NO_ROOM
+
+
+def _recover(store: RedisStore, mongo: MongoStore) -> str:
     for _ in range(ATTEMPTS):
         ours = secrets.token_hex(8)
         store.put_coverage(ours)
@@ -46,9 +61,9 @@ def recover(store: RedisStore, mongo: MongoStore) -> str:
                 log.info("%d episodes of MongoDB at %s are listed again", listed, mongo.where)
             return COVERED
         coverage = store.coverage()
-        if coverage in (COVERED, PARTLY_COVERED):  # another process has done it
+        if is_covered(coverage):  # another process has done it
             return coverage
-    return PARTLY_COVERED
+    return NO_ROOM
 
 
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -15,9 +16,16 @@ from jamboree_gym.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from jamboree_gym.keys import MONGO_BLOBS, MONGO_CHUNKS, MONGO_DELETED, MONGO_LOGS
+from jamboree_gym.keys import (
+    MONGO_BLOBS,
+    MONGO_CHUNKS,
+    MONGO_DELETED,
+    MONGO_LOGS,
+    MONGO_SETTINGS,
+)
 from jamboree_gym.store.mongo_client import client_from_url, reason_of
 from jamboree_gym.store.mongo_documents import (
+    DOCUMENT_VERSION,
     GrownLog,
     KeptFrame,
     KeptLog,
@@ -25,6 +33,7 @@ from jamboree_gym.store.mongo_documents import (
     birth_of,
     blob_content,
     blob_document,
+    checked_content,
     chunk_documents,
     chunk_id,
     chunk_range,
@@ -86,6 +95,7 @@ class MongoStore:
         self._chunks = self.database[MONGO_CHUNKS]
         self._blobs = self.database[MONGO_BLOBS]
         self._deleted = self.database[MONGO_DELETED]
+        self._settings = self.database[MONGO_SETTINGS]
 
     @classmethod
     def from_url(cls, url: str, namespace: str) -> MongoStore:
@@ -347,6 +357,11 @@ class MongoStore:
         ids = {"$gte": chunk_id(key, born, start), "$lt": chunk_id(key, born, stop)}
         return (frame for _, frame in self._frames({"_id": ids}))
 
+    def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """Birth and number of records of several logs, of those that are kept."""
+        found = self._find(self._logs, keys, {"born": 1, "count": 1})
+        return {one["_id"]: (birth_of(one), one["count"]) for one in found}
+
     def frames_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, KeptFrame]]:
         """Frames that have documents of their own, of all logs from one key to another.
 
@@ -381,6 +396,20 @@ class MongoStore:
             return blob_content(document, where=f"MongoDB at {self.where}")
         except DecodeError as error:
             return error
+
+    def put_setting(self, name: str, content: bytes) -> None:
+        """Keep a setting of the namespace."""
+        fields = {"format": DOCUMENT_VERSION, "content": content, "crc": zlib.crc32(content)}
+        self.run(lambda: self._settings.update_one({"_id": name}, {"$set": fields}, upsert=True))
+
+    def setting(self, name: str) -> bytes | None:
+        """What `put_setting` has kept, None where there is none.
+
+        Raises:
+            DecodeError: It is damaged, or of another format.
+        """
+        found = self._find_one(self._settings, name)
+        return None if found is None else checked_content(found, where=f"MongoDB at {self.where}")
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""

@@ -27,6 +27,7 @@ __all__ = [
     "birth_of",
     "blob_content",
     "blob_document",
+    "checked_content",
     "chunk_documents",
     "chunk_id",
     "chunk_range",
@@ -241,13 +242,26 @@ def blob_content(document: Any, *, where: str) -> bytes:
     Raises:
         DecodeError: It is damaged, or of another format.
     """
-    at = f"{where}: the blob {document['_id']}"
+    content = checked_content(document, where=f"{where}: the blob")
+    if digest(content) != document["_id"]:
+        raise DecodeError(
+            f"{where}: the blob {document['_id']}: the content is not that of its name, it is "
+            "damaged"
+        )
+    return content
+
+
+def checked_content(document: Any, *, where: str) -> bytes:
+    """The content of a document that holds one, with its checksum.
+
+    Raises:
+        DecodeError: It is damaged, or of another format.
+    """
+    at = f"{where} {document['_id']}"
     _check_format(document, at)
     content = document.get("content")
     if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, it is damaged")
-    if digest(content) != document["_id"]:
-        raise DecodeError(f"{at}: the content is not that of its name, it is damaged")
     return content
 
 

@@ -25,6 +25,7 @@ from jamboree_gym.store.log import Append, AppendResult, BackupMark, IndexEntry,
 from jamboree_gym.store.redis_check import check_server
 from jamboree_gym.store.redis_client import client_from_url
 from jamboree_gym.store.redis_link import Call, RedisLink, script_call
+from jamboree_gym.store.room import Room
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 
@@ -44,6 +45,7 @@ class RedisStore:
         client: The redis-py client of the link.
         link: As given.
         feed: Tells which episodes grow.
+        room: What takes up the server's memory, and what may be let go of.
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
@@ -51,6 +53,7 @@ class RedisStore:
         self.keyspace = keyspace
         self.link = link
         self.feed = Feed(link, keyspace)
+        self.room = Room(link, keyspace)
         self._blobs: dict[str, bytes] = {}
         self._blobs_as_of = 0  # the link's losses
 
@@ -329,10 +332,18 @@ class RedisStore:
         """All summaries of a run by episode id."""
         return self._hash(self.keyspace.summaries(run))
 
+    def summaries_and_coverage(self, run: str) -> tuple[dict[str, bytes], str]:
+        """Both in one round trip: see `summaries` and `coverage`."""
+        key = self.keyspace.summaries(run)
+        found, coverage = self.link.pipeline(
+            lambda: [("HGETALL", key), ("GET", self.keyspace.coverage)]
+        )
+        if isinstance(found, RedisError):
+            raise self.link.translated(found, key=key) from found
+        return _named(found), (coverage or b"").decode()
+
     def _hash(self, key: str) -> dict[str, bytes]:
-        found = self.link.call("HGETALL", key)
-        pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
-        return {name.decode(): content for name, content in pairs}
+        return _named(self.link.call("HGETALL", key))
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
@@ -402,8 +413,9 @@ class RedisStore:
         return self.link.losses
 
     def put_lease(self, writer: str, holder: str, seconds: float) -> None:
-        """Say that a writer lives, for so long."""
-        self.link.call("SET", self.keyspace.lease(writer), holder, "PX", int(seconds * 1000))
+        """Say that a writer lives, for so long; also where the server's memory is full."""
+        lease = ("SET", holder, "PX", int(seconds * 1000))
+        self.link.script(scripts.PUT, (self.keyspace.lease(writer),), lease)
 
     def living(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold a lease."""
@@ -426,16 +438,16 @@ class RedisStore:
         return float(seconds + microseconds / 1e6)
 
     def put_backup_mark(self, mark: BackupMark) -> None:
-        """Say how far the backup is."""
+        """Say how far the backup is; also where the server's memory is full."""
         fields: list[Any] = ["by", mark.by, "seen_at", repr(mark.seen_at), "error", mark.error]
         if mark.complete_until is not None:
             fields += ["complete_until", repr(mark.complete_until)]
-        self.link.call("HSET", self.keyspace.backup, *fields)
+        self.link.script(scripts.PUT, (self.keyspace.backup,), ("HSET", *fields))
 
     def backup_mark(self) -> BackupMark | None:
         """What the backup last said of itself, None where there has been none."""
         found = self._hash(self.keyspace.backup)
-        if not found:
+        if "by" not in found:
             return None
         until = found.get("complete_until")
         return BackupMark(
@@ -444,6 +456,10 @@ class RedisStore:
             None if until is None else float(until),
             found["error"].decode(),
         )
+
+    def trimmed_bytes(self) -> int:
+        """How much the backup has let go of here in all, roughly."""
+        return int(self._hash(self.keyspace.backup).get("trimmed_bytes", 0))
 
     def acknowledge(self, heads: Mapping[str, Head]) -> set[str]:
         """Note that MongoDB holds these logs as far as these heads say.
@@ -516,6 +532,12 @@ class RedisStore:
     def settle_coverage(self, expected: str, value: str) -> bool:
         """Say so if nobody has said anything else, and Redis was not emptied meanwhile."""
         return bool(self.link.script(scripts.SETTLE, (self.keyspace.coverage,), (expected, value)))
+
+
+def _named(found: Any) -> dict[str, bytes]:
+    """What HGETALL answers: with RESP 3 a dict, with RESP 2 a list."""
+    pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
+    return {name.decode(): content for name, content in pairs}
 
 
 def _checked_blob(name: str, note: bytes, *, where: str) -> bytes:

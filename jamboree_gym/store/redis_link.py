@@ -38,6 +38,12 @@ _T = TypeVar("_T")
 _NUMBERS = frozenset({bool, int, float})
 # Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
+_FREE_DISK = "free disk space there, and it goes on by itself"
+_FREE_MEMORY = (
+    "a running backup makes room by letting go of what MongoDB holds: look at `jamboree-gym backup "
+    "status`, start one with `python -m jamboree_gym.backup --follow`, keep less by "
+    "`backup.retain()`, or raise maxmemory there, and it goes on by itself"
+)
 _REFUSED_IN_A_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 
 Call = tuple[Any, ...]
@@ -217,9 +223,8 @@ class RedisLink:
         if isinstance(error, ConnectionError):
             return StoreUnavailable(f"{where} cannot be reached: {self._advised(text)}")
         if isinstance(error, OutOfMemoryError) or text.startswith(("OOM", "MISCONF")):
-            is_disk = text.startswith("MISCONF")
-            advice = "; free disk space there, and it goes on by itself" if is_disk else ""
-            return StoreFull(f"{where} takes no more writes: {text.rstrip('.')}{advice}")
+            advice = _FREE_DISK if text.startswith("MISCONF") else _FREE_MEMORY
+            return StoreFull(f"{where} takes no more writes: {text.rstrip('.')}; {advice}")
         return StoreUnavailable(f"{where} answered with an error: {text}")
 
     def _advised(self, text: str) -> str:

@@ -19,10 +19,13 @@ __all__ = [
     "FORGET",
     "LIST",
     "POP",
+    "PUT",
     "READ",
     "REFILL",
     "RESTORE",
     "SETTLE",
+    "TRIM",
+    "UNLIST",
     "Script",
 ]
 
@@ -382,4 +385,116 @@ return 1
 """
 )
 
-ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, REFILL, LIST, SETTLE, DELETE, FORGET)
+# KEYS: unbacked, backup, then the logs. ARGV: time (only frames before it may go), bytes (so many
+# are enough), then for each log: time of birth (8 bytes), how many records MongoDB has just been
+# seen to hold, and the revision at which an episode was over ('' = it goes on, or is none).
+# Answers for each log {bytes let go of, time of its oldest frame that may go later ('' = there is
+# none)}; none for the logs after enough was found.
+#
+# A writer that lost the answer to its newest append sends it again, and has to find it. So that
+# stays where it is until it is a minute old; and of records, which several may write, all that
+# another one has written. An episode that came in one append can go at once: sent again it is the
+# same log from its beginning.
+QUIET_S = 60
+TRIM = Script(
+    "#!lua flags=allow-oom\n"
+    + _HEAD
+    + f"local now, quiet_s = tonumber(redis.call('TIME')[1]), {QUIET_S}"
+    + """
+local unbacked, before, enough = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local freed = 0
+local function writer_of(raw) return string.sub(raw, 17, 24) end
+local function let_go(key, head, held, position)
+  if held == head.count then
+    freed = freed + redis.call('MEMORY', 'USAGE', key)
+    if head.codec == 2 then return redis.call('DEL', key) end
+  end
+  head.held = held
+  redis.call('LTRIM', key, position - 1, position == 1 and 0 or -1)
+  redis.call('LSET', key, 0, pack_head(head))
+end
+local function trim_front(key, head, limit)
+  local newest_by, position, size = writer_of(redis.call('LINDEX', key, -1)), 1, 0
+  local start, stop, t_first, t_last
+  local later = ''
+  local function may_go()
+    local raw = redis.call('LINDEX', key, position)
+    start, stop, t_first, t_last = frame_span(raw)
+    local is_fresh = t_last >= now - quiet_s and writer_of(raw) ~= newest_by
+    if stop > limit or (head.codec ~= 2 and is_fresh) then return false end
+    if t_last >= before or size >= enough - freed then
+      later = string.format('%.17g', t_last)
+      return false
+    end
+    size = size + #raw
+    return true
+  end
+  while may_go() do position = position + 1 end
+  if position > 1 then let_go(key, head, start, position) end
+  freed = freed + size
+  return later
+end
+local function trim(key, born, kept, over_at)
+  local head = read_head(key)
+  if not head or head.err or head.born ~= born or redis.call('LLEN', key) < 2 then return '' end
+  local is_settled = head.acked == head.count and kept >= head.count
+                     and not redis.call('ZSCORE', unbacked, key)
+  local is_quiet = head.t_last < now - quiet_s
+  local is_over = is_quiet or (head.revision == 1 and head.newest == 0)
+  if head.codec == 2 then is_over = is_over and tostring(head.revision) == over_at
+  else is_over = is_quiet end
+  if is_settled and is_over and head.t_last < before then
+    let_go(key, head, head.count, 1)
+    return ''
+  end
+  local later = trim_front(key, head, math.min(head.acked, head.newest, kept))
+  if later == '' and is_settled and is_over then later = string.format('%.17g', head.t_last) end
+  return later
+end
+local answers = {}
+for i = 3, #KEYS do
+  if freed >= enough then break end
+  local at, freed_before = (i - 3) * 3 + 2, freed
+  local worked, later = pcall(trim, KEYS[i], struct.unpack('<d', ARGV[at + 1]),
+                              tonumber(ARGV[at + 2]), ARGV[at + 3])
+  answers[#answers + 1] = {freed - freed_before, worked and later or ''}
+end
+if freed > 0 then redis.call('HINCRBY', KEYS[2], 'trimmed_bytes', freed) end
+return answers
+"""
+)
+
+# KEYS: unbacked, coverage, summaries, then the logs of listed episodes. ARGV: their ids.
+# Takes those out of the listing whose logs are in MongoDB only, and says that it is not complete.
+# None where it is not known to have been complete.
+UNLIST = Script(
+    "#!lua flags=allow-oom\n"
+    """
+local coverage, gone = redis.call('GET', KEYS[2]), {}
+if coverage ~= 'all' and coverage ~= 'part' then return 0 end
+for i = 4, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 0 and not redis.call('ZSCORE', KEYS[1], KEYS[i]) then
+    gone[#gone + 1] = ARGV[i - 3]
+  end
+end
+if #gone > 0 then
+  redis.call('SET', KEYS[2], 'part')
+  redis.call('HDEL', KEYS[3], unpack(gone))
+end
+return #gone
+"""
+)
+
+# KEYS: any. ARGV: SET or HSET, and what else it takes. For the little that has to be written to a
+# server whose memory is full, too: who lives, how far the backup is, what may be let go of.
+PUT = Script(
+    "#!lua flags=allow-oom\n"
+    """
+return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
+"""
+)
+
+ALL = (
+    *(APPEND, READ, POP, ACKNOWLEDGE, RESTORE, REFILL, LIST, SETTLE, DELETE, FORGET),
+    *(TRIM, UNLIST, PUT),
+)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from processes import NoteHandler
+from recorded_envs import ACTION, CountingEnv, play
 from typer.testing import CliRunner, Result
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup import RetentionPolicy
 from jamboree_gym.cli import app
 
 Run = Callable[..., Result]
@@ -72,7 +75,55 @@ def test_without_mongodb_the_error_names_it(run: Run) -> None:
     assert "127.0.0.1:1" in result.output
 
 
-@pytest.mark.parametrize("command", ["flush", "status", "verify", "restore"])
+@pytest.mark.parametrize("command", ["flush", "status", "verify", "restore", "retain", "trim"])
 def test_each_command_has_an_example(command: str) -> None:
     result = CliRunner().invoke(app, ["backup", command, "--help"])
     assert f"Example: jamboree-gym backup {command}" in result.output
+
+
+def test_it_tells_what_stays_and_lets_go_of_the_rest(jam: Jamboree, run: Run) -> None:
+    rule = "run=best,tags.branch=main,tags.lr=0.1,tags.is_new=true,min_return=100"
+    result = run("retain", "--max-redis-bytes", "1.5G", "--max-age", "30d", "--keep", rule)
+    assert result.exit_code == 0
+    assert "more than 1,610,612,736 bytes" in result.output
+    assert run("retain", "--show").output == result.output
+    tags = {"branch": "main", "lr": 0.1, "is_new": True}
+    assert jam.backup.retention() == RetentionPolicy(
+        1610612736, 30 * 86400, ({"run": "best", "tags": tags, "min_return": 100},)
+    )
+    assert "all stays in Redis" in run("retain").output
+    assert jam.backup.retention() == RetentionPolicy()
+
+
+def test_trim_says_how_much_went(jam: Jamboree, run: Run) -> None:
+    options: Any = {"namespace": jam.keyspace.namespace, "flush_interval_s": 600}
+    with Jamboree(f"unix://{jam.store.where}", **options) as recording:
+        play(recording.record(CountingEnv(3)), [ACTION] * 3)
+    run("flush")
+    assert run("trim").output == "0 bytes of logs and 0 summaries let go of\n"
+    run("retain", "--max-redis-bytes", "0")
+    result = run("trim")
+    assert "bytes of logs and 1 summaries let go of" in result.output
+    assert not result.output.startswith("0 ")
+    assert list(jam.store.log_keys()) == []
+    shown = run("status").output
+    assert "of 0.0 MiB" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("--max-redis-bytes", "2X"), "give a number with a unit"),
+        (("--max-age", "old"), "give a number with a unit: 3S, 3M"),
+        (("--keep", "best"), "give name=value"),
+        (("--keep", "runs=best"), "there is no 'runs'"),
+        (("--keep", "min_return=best"), "is no number"),
+    ],
+)
+def test_what_retain_does_not_understand_is_an_error_of_one_line(
+    run: Run, arguments: tuple[str, ...], what: str
+) -> None:
+    result = run("retain", *arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith("error: ")
+    assert what in result.output

@@ -184,13 +184,31 @@ def as_backup(users: Users) -> None:
         assert jam.backup.restore() == 1
         head = users.owner.redis_store.head(jam.keyspace.episode(env.episode_id))
         users.admin.lpop(jam.keyspace.episode(env.episode_id), 2)
-        users.admin.lpush(
-            jam.keyspace.episode(env.episode_id), replace(head, held=1).encode()
-        )
+        users.admin.lpush(jam.keyspace.episode(env.episode_id), replace(head, held=1).encode())
         assert jam.backup.restore() == 1
+        assert len(users.owner.episode(env.episode_id).data().rewards) == 3
+        check_that_it_makes_room(users, jam)
     finally:
         end(jam)
-    assert len(users.owner.episode(env.episode_id).data().rewards) == 3
+
+
+def check_that_it_makes_room(users: Users, jam: Jamboree) -> None:
+    """A whole episode, the front of one that goes on, and a summary."""
+    options: Any = {"namespace": users.namespace, "flush_interval_s": 600}
+    with Jamboree(users.server.url, **options) as at_once:
+        play(at_once.record(CountingEnv(3)), [ACTION] * 3)
+    going_on = users.owner.record(CountingEnv(9))
+    going_on.reset()
+    for _ in range(2):
+        users.owner.flush()
+        going_on.step(ACTION)
+    jam.backup.flush()
+    jam.backup.retain(max_redis_bytes=0)
+    done = jam.backup.trim()
+    assert done.freed_bytes > 0
+    assert done.summaries >= 1
+    assert jam.store.head(jam.keyspace.episode(going_on.episode_id)).held > 0  # type: ignore[union-attr]
+    jam.backup.retain()
 
 
 USES: dict[str, Callable[[Users], None]] = {

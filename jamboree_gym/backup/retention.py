@@ -1,0 +1,311 @@
+"""How much stays in Redis: what MongoDB holds is let go of, the oldest first."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from jamboree_gym.backup.candidates import (
+    MAX_CANDIDATES,
+    candidates_among,
+    find_candidates,
+)
+from jamboree_gym.backup.policy import RetentionPolicy, decode_policy, encode_policy
+from jamboree_gym.codec import Head
+from jamboree_gym.keys import MONGO_SETTINGS
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.room import Candidate, Memory
+
+__all__ = ["Trimmed", "Trimmer", "known_policy", "load_policy", "memory_limit", "store_policy"]
+
+SHARE_OF_MAXMEMORY = 0.8
+TRIM_TO = 7 / 8  # of the limit: so that it is not at work all the time
+UNLISTED_SHARE = 1 / 4  # of the limit: what summaries make room for at once
+LOGS_AT_ONCE = 100
+CHECK_EVERY_S = 0.1
+LOOK_S = 0.2  # for so long at a time it looks at heads; what is new is copied in between
+LOOK_AGAIN_S = 10.0  # at the earliest ...
+LOOK_AGAIN_SHARE = 5  # ... and after so many times as long as it took
+AGE_LOOKS_S = (1.0, 60.0)
+_SETTING = "retention"
+
+log = logging.getLogger("jamboree_gym")
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What was let go of in Redis.
+
+    Attributes:
+        freed_bytes: How much of logs, roughly.
+        summaries: How many episodes are not listed there any more.
+    """
+
+    freed_bytes: int
+    summaries: int
+
+
+def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) -> None:
+    """Keep a policy in both stores: MongoDB has it when Redis is emptied."""
+    content = encode_policy(policy)
+    mongo.put_setting(_SETTING, content)
+    store.room.put_policy(content)
+
+
+def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
+    """The policy; that of MongoDB where Redis has none, as it was emptied.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    if store.room.policy() is not None:
+        return known_policy(store)
+    kept = mongo.setting(_SETTING)
+    where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
+    policy = RetentionPolicy() if kept is None else decode_policy(kept, where=where)
+    store.room.put_policy(encode_policy(policy))
+    return policy
+
+
+def known_policy(store: RedisStore) -> RetentionPolicy:
+    """The policy as far as Redis knows it: none where it was emptied.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    content = store.room.policy()
+    if content is None:
+        return RetentionPolicy()
+    return decode_policy(content, where=store.keyspace.retention)
+
+
+def memory_limit(policy: RetentionPolicy, memory: Memory) -> int | None:
+    """Above how many bytes the oldest goes; None where nothing goes for want of room."""
+    limits = [] if policy.max_redis_bytes is None else [policy.max_redis_bytes]
+    if memory.max_bytes is not None:
+        limits.append(int(memory.max_bytes * SHARE_OF_MAXMEMORY))
+    return min(limits, default=None)
+
+
+class Trimmer:
+    """Carries out the policy of a namespace.
+
+    It never lets go of anything that MongoDB has not acknowledged, and asks MongoDB once more
+    before it does.
+
+    Args:
+        store: Where something is let go of.
+        mongo: What has to hold it.
+    """
+
+    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+        self._store = store
+        self._mongo = mongo
+        self._room = store.room
+        self._policy = RetentionPolicy()
+        self._candidates: list[Candidate] = []  # a heap
+        self._found: list[Candidate] = []
+        self._added: list[Candidate] = []  # since the search began
+        self._search: Iterator[list[Candidate]] | None = None
+        self._unlisting: Iterator[int] | None = None
+        self._search_began = 0.0
+        self._search_at = self._check_at = self._age_search_at = -math.inf
+        self._is_limited = False
+        self._has_searched = False  # since listings were last made shorter
+        self._freed = self._unlisted = 0
+        self._has_warned = False
+
+    def trim(self) -> Trimmed:
+        """Do all there is to do now.
+
+        Raises:
+            StoreUnavailable: MongoDB or Redis does not answer.
+            DecodeError: The policy is damaged.
+        """
+        self._load()
+        self._begin_search()
+        while self._search is not None:
+            self._go_on_searching()
+        self._trim_by_age()
+        excess, limit = self._excess()
+        excess -= self._trim_by_size(excess)
+        if excess > 0:
+            self._begin_unlisting(excess + limit * UNLISTED_SHARE)
+        while self._unlisting is not None:
+            self._go_on_unlisting()
+        return Trimmed(self._freed, self._unlisted)
+
+    def go_on(self) -> None:
+        """Do what is due, for some tenths of a second at most. To be called again and again.
+
+        Raises:
+            StoreUnavailable: MongoDB or Redis does not answer.
+            DecodeError: The policy is damaged.
+        """
+        now = time.monotonic()
+        if now < self._check_at:
+            return
+        self._check_at = now + CHECK_EVERY_S
+        self._load()
+        excess, limit = self._excess()
+        self._search_if_due(excess)
+        until = time.monotonic() + LOOK_S
+        excess -= self._trim_by_age(until)
+        excess -= self._trim_by_size(excess, until)
+        is_lacking = excess > 0 and not self._candidates and self._has_searched
+        if is_lacking and self._unlisting is None:
+            self._begin_unlisting(excess + limit * UNLISTED_SHARE)
+        self._go_on_for_a_while(lambda: self._unlisting is not None, self._go_on_unlisting)
+
+    def add(self, heads: Mapping[str, Head]) -> None:
+        """MongoDB has just acknowledged these logs: what of them may go need not be looked for."""
+        if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
+            for one in candidates_among(self._store, self._policy, heads):
+                heapq.heappush(self._candidates, one)
+                if self._search is not None:  # which may have passed by it
+                    self._added.append(one)
+
+    def _load(self) -> None:
+        policy = load_policy(self._store, self._mongo)
+        if policy != self._policy:
+            self._policy, self._candidates, self._search = policy, [], None
+            self._search_at = self._age_search_at = -math.inf
+
+    def _excess(self) -> tuple[float, int]:
+        """How many bytes are too many, and how many there may be."""
+        memory = self._room.memory()
+        self._warn(memory)
+        limit = memory_limit(self._policy, memory)
+        self._is_limited = limit is not None or self._policy.max_age_s is not None
+        if limit is None or memory.used_bytes <= limit:
+            return 0, limit or 0
+        return memory.used_bytes - int(limit * TRIM_TO), limit
+
+    def _warn(self, memory: Memory) -> None:
+        """Once, of a server that throws away what nobody has a copy of."""
+        if memory.max_bytes and memory.policy.startswith("allkeys") and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "Redis at %s has maxmemory-policy %s: when it is full it throws away what is not "
+                "backed up, too; set it to noeviction, and the backup makes room",
+                self._store.where,
+                memory.policy,
+            )
+
+    # -- looking for what may go ------------------------------------------------------------
+
+    def _search_if_due(self, excess: float) -> None:
+        now = time.monotonic()
+        is_due = excess > 0 and not self._candidates and now >= self._search_at
+        if self._policy.max_age_s is not None and now >= self._age_search_at:
+            is_due = True
+        if is_due and self._search is None:
+            self._begin_search()
+        self._go_on_for_a_while(lambda: self._search is not None, self._go_on_searching)
+
+    def _begin_search(self) -> None:
+        self._search_began = time.monotonic()
+        self._added = []
+        self._search = find_candidates(self._store, self._policy)
+        if self._policy.max_age_s is not None:
+            shortest, longest = AGE_LOOKS_S
+            pause_s = min(max(self._policy.max_age_s / 10, shortest), longest)
+            self._age_search_at = self._search_began + pause_s
+
+    def _go_on_searching(self) -> None:
+        found = next(self._search or iter(()), None)
+        if found is not None:
+            self._found = found
+            return
+        self._candidates = self._found + self._added
+        heapq.heapify(self._candidates)
+        self._found, self._added, self._search = [], [], None
+        self._has_searched = True
+        now = time.monotonic()
+        took_s = now - self._search_began
+        self._search_at = now + max(LOOK_AGAIN_S, took_s * LOOK_AGAIN_SHARE)
+        self._age_search_at = max(self._age_search_at, self._search_at)
+
+    def _go_on_for_a_while(
+        self, is_going_on: Callable[[], bool], go_on: Callable[[], None]
+    ) -> None:
+        until = time.monotonic() + LOOK_S
+        while is_going_on() and time.monotonic() < until:
+            go_on()
+
+    # -- letting go -------------------------------------------------------------------------
+
+    def _trim_by_age(self, until: float = math.inf) -> float:
+        """Let go of what is too old, for so long; how many bytes there were."""
+        freed = 0.0
+        if self._policy.max_age_s is not None:
+            before = self._store.time() - self._policy.max_age_s
+            while time.monotonic() < until and (batch := self._oldest(before)):
+                freed += self._trim_batch(batch, before)
+        return freed
+
+    def _trim_by_size(self, excess: float, until: float = math.inf) -> float:
+        """Let go of so many bytes, for so long; how many there were."""
+        freed = 0.0
+        while freed < excess and time.monotonic() < until:
+            batch = self._oldest(math.inf)
+            if not batch:
+                break
+            before = math.nextafter(batch[-1].time, math.inf) if self._candidates else math.inf
+            freed += self._trim_batch(batch, before, enough_bytes=excess - freed)
+        return freed
+
+    def _oldest(self, before: float) -> list[Candidate]:
+        """Take the oldest candidates that are older than this."""
+        batch: list[Candidate] = []
+        while self._candidates and self._candidates[0].time < before and len(batch) < LOGS_AT_ONCE:
+            batch.append(heapq.heappop(self._candidates))
+        return batch
+
+    def _trim_batch(
+        self, batch: list[Candidate], before: float, *, enough_bytes: float = math.inf
+    ) -> int:
+        counts = self._mongo.counts([one.key for one in batch])
+        kept = {
+            one.key: counts[one.key][1]
+            for one in batch
+            if one.key in counts and counts[one.key][0] == one.born
+        }
+        let = self._room.trim(batch, kept, before=before, enough_bytes=enough_bytes)
+        for one in let.later:
+            heapq.heappush(self._candidates, one)
+        self._freed += let.freed_bytes
+        return let.freed_bytes
+
+    # -- listings ---------------------------------------------------------------------------
+
+    def _begin_unlisting(self, excess: float) -> None:
+        self._has_searched = False
+        self._unlisting = self._unlist(excess)
+
+    def _go_on_unlisting(self) -> None:
+        if next(self._unlisting or iter(()), None) is None:
+            self._unlisting = None
+
+    def _unlist(self, excess: float) -> Iterator[int]:
+        """Take out of the listings what is in MongoDB only, the oldest run first.
+
+        Yields:
+            How many bytes were freed so far.
+        """
+        freed = 0
+        for run in self._store.runs():
+            for sizes in self._room.listed_only(run):
+                keys = {self._store.keyspace.episode(id): id for id in sizes}
+                ids = [keys[key] for key in self._mongo.counts(list(keys))]
+                self._room.unlist(run, ids)
+                freed += sum(sizes[id] for id in ids)
+                self._unlisted += len(ids)
+                yield freed
+                if freed >= excess:
+                    return

@@ -1,0 +1,284 @@
+"""Redis has no memory left: what is backed up makes room, and if nothing may go, saving waits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from conftest import Server, StartRedis, free_port, mongo_answers
+from processes import PATHS, NoteHandler, wait_until
+from recorded_envs import ACTION, CountingEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.backup.follow import Follower
+from jamboree_gym.errors import StoreFull
+from jamboree_gym.store.kept import checked_chain, kept_logs
+
+pytestmark = pytest.mark.faults
+
+STEPS = int(os.environ.get("JAMBOREE_MAXMEMORY_STEPS", "60000"))
+MAXMEMORY_MB = 64 if STEPS >= 10**6 else 4
+KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "3"))
+ROOM_BYTES = 2 * 2**20
+
+OpenJamboree = Callable[..., Jamboree]
+StartFollower = Callable[[Jamboree], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def own_mongo(tmp_path: Path) -> Iterator[Server]:
+    """A MongoDB wire server of the test's own, to kill or to fill."""
+    port = free_port()
+    command = [sys.executable, "-m", "secantus", "--port", str(port)]
+    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "128M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_follower() -> Iterator[StartFollower]:
+    """Starts `python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(jam: Jamboree) -> subprocess.Popen[str]:
+        urls = ("--redis-url", f"unix://{jam.store.where}", "--mongo-url", str(jam._mongo_url))
+        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
+        process = subprocess.Popen(
+            [*command, "--namespace", jam.keyspace.namespace],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def limit_memory(jam: Jamboree, room_bytes: int = ROOM_BYTES) -> int:
+    """Give the server so much more than it uses now, or less; what it has then."""
+    limit = jam.store.room.memory().used_bytes + room_bytes
+    jam.redis.config_set("maxmemory", limit)
+    return limit
+
+
+def is_complete(jam: Jamboree) -> bool:
+    return jam.backup.status().pending_logs == 0
+
+
+def rows_in_mongodb(jam: Jamboree) -> int:
+    """Rows of all logs there, each log whole and each frame undamaged."""
+    rows = 0
+    for keys in pages_of_keys(jam):
+        for key, found in kept_logs(jam.mongo_store, keys):
+            assert isinstance(found, tuple), found
+            rows += sum(frame.count for frame in checked_chain(found[1], found[0], where=key))
+    return rows
+
+
+def pages_of_keys(jam: Jamboree) -> Iterator[list[str]]:
+    """Keys of the logs in MongoDB, sorted; half a million at once would be too many for it."""
+    last = ""
+    while True:
+        found = jam.mongo.logs.find({"_id": {"$gt": last}}, {"_id": 1}).sort("_id", 1).limit(10_000)
+        keys = [one["_id"] for one in found]
+        if not keys:
+            return
+        yield keys
+        last = keys[-1]
+
+
+class Recording:
+    """A thread that records steps until it is told to stop; it blocks where saving blocks."""
+
+    def __init__(self, jam: Jamboree, length: int = 22) -> None:
+        self._env, self._length = jam.record(CountingEnv(length)), length
+        self._stop = threading.Event()
+        self.rows = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            play(self._env, [ACTION] * self._length)
+            self.rows += self._length + 1
+
+    def rows_when_stuck(self) -> int:
+        """Rows as of when a second has brought no more."""
+        seen = -1
+        while seen != self.rows:
+            seen = self.rows
+            self._stop.wait(1)
+        return seen
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+@pytest.mark.timeout(120 + STEPS // 1000)
+def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
+    start_own_redis: StartRedis,
+    own_mongo: Server,
+    open_jamboree: OpenJamboree,
+    start_follower: StartFollower,
+) -> None:
+    """`make faults`: 64 MB, and 10 million steps."""
+    server = start_own_redis("valkey9", "--maxmemory", f"{MAXMEMORY_MB}mb")
+    jam = open_jamboree(server.url, mongo_url=own_mongo.url)
+    start_follower(jam)
+    env = jam.record(gym.make("CartPole-v1"), run="long")
+    env.action_space.seed(0)
+    rows = 0
+    is_over = True
+    for _ in range(STEPS):
+        if is_over:
+            env.reset()
+            rows += 1
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        is_over = terminated or truncated
+        rows += 1
+    env.close()
+    jam.flush(timeout_s=300)
+    wait_until(lambda: is_complete(jam), timeout_s=300)
+
+    assert jam.mongo_store.records() == rows
+    assert rows_in_mongodb(jam) == rows
+    assert jam.backup.status().trimmed_bytes > MAXMEMORY_MB * 2**20 / 4
+    assert jam.store.room.memory().used_bytes < MAXMEMORY_MB * 2**20
+
+
+def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_back(
+    own_valkey: Server,
+    own_mongo: Server,
+    open_jamboree: OpenJamboree,
+    start_follower: StartFollower,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "jamboree_gym")
+    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url, max_pending_bytes=2**21)
+    reader = open_jamboree(own_valkey.url, mongo_url=own_mongo.url)
+    start_follower(jam)
+    play(jam.record(CountingEnv(3)), [ACTION] * 3)
+    wait_until(lambda: jam.backup.status().follower and is_complete(jam))
+    own_mongo.kill()
+    limit_memory(jam)
+    recording = Recording(jam)
+    wait_until(lambda: "blocks until it has room" in caplog.text, timeout_s=60)
+    before = recording.rows_when_stuck()
+    reader.redis.delete(jam.keyspace.lease(jam.writer_name))
+    wait_until(lambda: reader.store.living([jam.writer_name]))  # renewed, although it is full
+    wait_until(lambda: reader.backup.status().last_error)
+    assert "MongoDB" in str(reader.backup.status().last_error)
+    assert recording.rows == before
+    own_mongo.start()
+    wait_until(lambda: recording.rows > before + 2000, timeout_s=60)
+    recording.stop()
+    jam.flush(timeout_s=60)
+    wait_until(lambda: is_complete(jam), timeout_s=60)
+
+    assert rows_in_mongodb(jam) == recording.rows + 4
+    assert jam.backup.verify()
+    for said in ("takes no more writes", "blocks until it has room"):
+        assert caplog.text.count(said) <= 2  # the second quotes the first
+    assert "python -m jamboree_gym.backup --follow" in caplog.text
+
+
+@pytest.mark.timeout(60 + 10 * KILLS)
+def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
+    own_valkey: Server,
+    own_mongo: Server,
+    open_jamboree: OpenJamboree,
+    start_follower: StartFollower,
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url, max_pending_bytes=2**20)
+    limit_memory(jam)
+    endless = jam.record(CountingEnv(length=10**9))
+    endless.reset()
+    recording, steps = Recording(jam), 0
+    for _ in range(KILLS):
+        trimmed = jam.store.trimmed_bytes()
+        follower = start_follower(jam)
+        while jam.store.trimmed_bytes() == trimmed:
+            endless.step(ACTION)
+            steps += 1
+        threading.Event().wait(random.uniform(0, 0.1))
+        follower.kill()
+        follower.wait()
+    start_follower(jam)
+    recording.stop()
+    jam.flush(timeout_s=60)
+    wait_until(lambda: is_complete(jam), timeout_s=60)
+    assert rows_in_mongodb(jam) == recording.rows + steps + 1
+
+
+def test_a_save_says_what_to_do_on_every_kind_of_server(
+    start_own_redis: StartRedis, open_jamboree: OpenJamboree
+) -> None:
+    for kind in ("valkey9", "redis8", "redis7"):
+        jam = open_jamboree(start_own_redis(kind).url, write="sync")
+        notes = NoteHandler(jam, "n")
+        notes.save({"n": 0})
+        jam.redis.config_set("maxmemory", 1)
+        with pytest.raises(StoreFull, match=r"no more writes: .*`jamboree-gym backup status`"):
+            notes.save({"n": 1})
+        with pytest.raises(StoreFull, match="raise maxmemory"):
+            play(jam.record(CountingEnv(3)), [ACTION] * 3)
+        jam.redis.config_set("maxmemory", 0)
+        wait_until(lambda jam=jam: jam.writer.unsaved == 0)
+        assert notes.count() == 2
+
+
+def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, flush_interval_s=600)
+    jam.backup.retain(keep=[{"min_steps": 0}])
+    play(jam.record(CountingEnv(3)), [ACTION] * 3)
+    jam.flush()
+    jam.redis.config_set("maxmemory", 1)
+    follower = Follower(jam)
+    for _ in range(2):
+        follower.copy_once()
+    status = jam.backup.status()
+    assert (status.pending_logs, status.last_error, status.trimmed_bytes) == (0, None, 0)
+    assert status.follower
+    jam.backup.retain()  # less is kept, told to the full server
+    follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
+    wait_until(lambda: follower.copy_once() and jam.store.trimmed_bytes())
+    assert list(jam.store.log_keys()) == []
+    jam.redis.config_set("maxmemory", 0)
+
+
+def test_a_server_of_two_namespaces_is_made_room_in_by_both(
+    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree, namespace: str
+) -> None:
+    both = [
+        open_jamboree(
+            own_valkey.url,
+            mongo_url=mongo.url,
+            namespace=f"{namespace}{number}",
+            flush_interval_s=600,
+        )
+        for number in range(2)
+    ]
+    for jam in both:
+        play(jam.record(CountingEnv(3)), [ACTION] * 3)
+        jam.backup.flush()
+    limit_memory(both[0], -1)
+    for jam in both:
+        assert jam.backup.trim().freed_bytes > 0
+        assert list(jam.store.log_keys()) == []
