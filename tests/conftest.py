@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,9 @@ from pymongo import MongoClient
 from jamboree_gym import Jamboree
 
 START_TIMEOUT_S = 20.0
+
+# Also for the processes that tests start: who tests the backup that runs by itself asks for it.
+os.environ["JAMBOREE_BACKUP"] = "0"
 
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -201,7 +201,7 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_o
     jam.flush()
     frame = jam.redis.lindex(bad._key, 1)
     jam.redis.lset(bad._key, 1, frame[:-1] + bytes([frame[-1] ^ 1]))
-    follower, tried = Follower(jam), list[str]()
+    follower, tried = Follower(jam.store, lambda: jam.mongo_store), list[str]()
     copy = LogCopier.copy
 
     def noted(self: LogCopier, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
@@ -228,7 +228,7 @@ def test_a_fault_that_nobody_thought_of_does_not_end_it(
 
     NoteHandler(jam, "n").save({"n": 1})
     jam.flush()
-    follower = Follower(jam)
+    follower = Follower(jam.store, lambda: jam.mongo_store)
     monkeypatch.setattr(type(jam.mongo_store), "insert_logs", broken)
     follower.copy_once()
     assert "ZeroDivisionError" in str(jam.backup.status().last_error)
@@ -259,7 +259,7 @@ def test_what_is_copied_meanwhile_by_hand_is_copied_once(
         return put_heads(self, logs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "put_heads", another_is_quicker)
-    Follower(jam).copy_once()
+    Follower(jam.store, lambda: jam.mongo_store).copy_once()
 
     assert is_complete(jam)
     check_that_all_is_kept_once(jam)
@@ -296,7 +296,7 @@ def test_the_mark_of_a_backup_that_cannot_reach_mongodb_names_no_password(
     open_jamboree: Callable[..., Jamboree],
 ) -> None:
     jam = open_jamboree(mongo_url=f"mongodb://user:{PASSWORD}@127.0.0.1:1/")
-    Follower(jam).copy_once()
+    Follower(jam.store, lambda: jam.mongo_store).copy_once()
     error = str(jam.backup.status().last_error)
     assert "127.0.0.1:1" in error
     assert PASSWORD not in error

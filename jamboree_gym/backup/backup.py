@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from jamboree_gym.backup.copy import LogCopier, finish_deletions, pages, raise_first
+from jamboree_gym.backup.copy import (
+    LogCopier,
+    finish_deletions,
+    pages,
+    pending_records,
+    raise_first,
+)
 from jamboree_gym.backup.kept import checked_chain, kept_logs
 from jamboree_gym.codec import CODEC_STEPS, Head
 from jamboree_gym.connection import Connection
@@ -109,8 +115,7 @@ class Backup:
         """How far MongoDB is behind, and who copies. Asks Redis only."""
         pending = [key for key, _ in self._store.unbacked()]
         deletes = len(self._store.deleted())
-        heads = self._store.heads(pending) if pending else {}
-        records = sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
+        records = pending_records(self._store, pending)
         mark, now = self._store.backup_mark(), self._store.time()
         is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
         until = None if mark is None else mark.complete_until

@@ -17,6 +17,8 @@ __all__ = [
     "DELETE",
     "FEED_ENTRIES",
     "FORGET",
+    "HOLD",
+    "LET_GO",
     "POP",
     "READ",
     "RESTORE",
@@ -325,4 +327,24 @@ return 1
 """
 )
 
-ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, DELETE, FORGET)
+# KEYS: holder. ARGV: who wants it, for how long (ms), from whom it may be taken ('' = from nobody).
+# Answers who holds it now. A full server must not keep the backup from it.
+HOLD = Script(
+    "#!lua flags=allow-oom\n"
+    """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] and held ~= ARGV[3] then return held end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+"""
+)
+
+# KEYS: holder. ARGV: who lets go of it.
+LET_GO = Script(
+    """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+)
+
+ALL = (APPEND, READ, POP, ACKNOWLEDGE, RESTORE, DELETE, FORGET, HOLD, LET_GO)
