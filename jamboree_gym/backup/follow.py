@@ -58,8 +58,12 @@ class Follower:
 
         Let go of before the last round, so that whoever delivers after it finds nobody, and copies.
         """
-        while not stop.wait(self._attempt(self._copy_in_turn)):
-            pass
+        while not stop.is_set():
+            pause_s = self._attempt(self._copy_in_turn)
+            if stop.is_set() and self.trouble is not None:
+                self._holder.let_go()
+                return  # that was the last try
+            stop.wait(pause_s)
         self._attempt(self._copy_at_last)
 
     def copy_once(self) -> float:
