@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import count
 from multiprocessing import parent_process, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from jamboree_gym.codec import Head
 from jamboree_gym.errors import (
@@ -44,11 +44,22 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
+BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
 _WHEN_FULL = ("block", "raise")
 
 log = logging.getLogger("jamboree_gym")
+
+
+class RunningBackup(Protocol):
+    """What copies to MongoDB by itself."""
+
+    def begin(self) -> None:
+        """Something has been delivered. Returns at once."""
+
+    def close(self, timeout_s: float) -> None:
+        """Let it finish."""
 
 
 class Connection:
@@ -65,6 +76,7 @@ class Connection:
         flush_interval_s: float = 0.05,
         max_pending_bytes: int = 256 * 2**20,
         when_full: WhenFull = "block",
+        backup: bool | None = None,
     ) -> None:
         if write not in _WRITE_MODES:
             raise InvalidRecord(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
@@ -78,6 +90,7 @@ class Connection:
             raise InvalidRecord("max_pending_bytes must be 1 or more, and namespace not empty")
         self.keyspace = Keyspace(namespace)
         self.write_mode = write
+        self._backs_up = _backs_up(backup)
         self._is_sync = write != "buffered"
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
@@ -109,6 +122,7 @@ class Connection:
             self._close_at_exit_of_worker()
 
     def _begin_to_write(self) -> None:
+        self._backup = self._new_backup() if self._backs_up else None
         self._lease = Lease(self.store, self.writer_name)
         self.writer = Writer(
             self.store,
@@ -118,8 +132,13 @@ class Connection:
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
+            on_delivery=None if self._backup is None else self._backup.begin,
         )
         _writers_here.add(self.writer_name)
+
+    def _new_backup(self) -> RunningBackup | None:
+        """What copies to MongoDB by itself; a bare connection has none."""
+        return None
 
     def _close_at_exit_of_worker(self) -> None:
         """A worker process of `multiprocessing` ends without `atexit`, but calls this."""
@@ -162,6 +181,9 @@ class Connection:
         """The backup; opened, and where embedded also started, on first use."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
+        return self._opened_mongo()
+
+    def _opened_mongo(self) -> MongoStore:
         with self._mongo_lock:
             if self._mongo is None:
                 url = self._mongo_url or self._join_servers().mongo_url()
@@ -169,10 +191,13 @@ class Connection:
             return self._mongo
 
     def _backup_to_read(self) -> MongoStore | None:
-        """Where to look for what Redis does not have; None where nothing was ever backed up."""
+        """Where to look for what Redis does not have; None where nothing was ever backed up.
+
+        Also while it closes: what is delivered then may go on with a log that Redis has lost.
+        """
         has_backup = self._servers is not None and self._servers.have_backup
         if self._mongo is not None or self._mongo_url is not None or has_backup:
-            return self.mongo_store
+            return self._opened_mongo()
         return None
 
     def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
@@ -359,9 +384,12 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
+        deadline = time.monotonic() + timeout_s
         try:
             self.writer.close(timeout_s)
         finally:
+            if self._backup is not None:
+                self._backup.close(max(0.0, deadline - time.monotonic()))
             atexit.unregister(self.close)
             if self._worker_exit is not None:
                 self._worker_exit.cancel()
@@ -402,6 +430,18 @@ class Connection:
         """Where it writes; no password."""
         name, space = type(self).__name__, self.keyspace.namespace
         return f"<{name} {space!r} on {self.store.where}, write={self.write_mode!r}>"
+
+
+def _backs_up(backup: bool | None) -> bool:
+    """Whether to copy to MongoDB by itself, as asked for, or else as the environment says."""
+    if backup is not None:
+        if not isinstance(backup, bool):
+            raise InvalidRecord(f"backup={backup!r}: choose True or False")
+        return backup
+    text = os.environ.get(BACKUP_VARIABLE) or "1"
+    if text not in ("0", "1"):
+        raise InvalidRecord(f"{BACKUP_VARIABLE}={text!r}: choose 0 or 1")
+    return text == "1"
 
 
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()

@@ -11,6 +11,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
+from jamboree_gym.backup.automatic import AutomaticBackup, FollowingThread, SupervisorsBackup
 from jamboree_gym.connection import Connection
 from jamboree_gym.diff import EpisodeDiff, diff
 from jamboree_gym.episode import Episode, recent_of
@@ -84,6 +85,10 @@ class Jamboree(Connection):
         when_full: Once it does, `block` (default): the next save, step or reset waits until the
             server is back. `raise`: it raises `StoreUnavailable` before it does anything, so that
             it can be repeated.
+        backup: Whether MongoDB gets a copy of what is saved by itself: by a process beside the
+            embedded servers; with a `mongo_url` by a thread, unless another process does. Without
+            `mongo_url`, and with a `redis_url`, there is none. None = yes, unless `JAMBOREE_BACKUP`
+            is 0.
 
     Raises:
         StoreUnavailable: Redis does not answer, or refuses the login; names host, not password.
@@ -97,6 +102,18 @@ class Jamboree(Connection):
     def backup(self) -> Backup:
         """Copying to MongoDB, comparing, restoring."""
         return Backup(self)
+
+    def _new_backup(self) -> AutomaticBackup | None:
+        if self._mongo_url is not None:
+            follows = FollowingThread(self._own_redis_url, self._mongo_url, self.keyspace)
+            return AutomaticBackup(follows, self.store)
+        if self._redis_url is not None:
+            return None
+        asks = SupervisorsBackup(self._join_servers(), self.keyspace.namespace)
+        return AutomaticBackup(asks, self.store)
+
+    def _own_redis_url(self) -> str:
+        return self._redis_url or self._join_servers().redis_url
 
     @property
     def redis(self) -> redis.Redis:

@@ -101,6 +101,11 @@ class Keyspace:
         return f"{self._prefix}:retention"
 
     @cached_property
+    def backup_holder(self) -> str:
+        """Who copies to MongoDB by itself; expires."""
+        return f"{self._prefix}:backup:holder"
+
+    @cached_property
     def deleted(self) -> str:
         """Hash: key of a deleted log -> its birth, until MongoDB has forgotten it, too."""
         return f"{self._prefix}:deleted"

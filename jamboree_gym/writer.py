@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from jamboree_gym.errors import (
@@ -54,6 +54,7 @@ class Writer:
         flush_interval_s: A record waits no longer than this for its delivery to begin.
         max_pending_bytes: More than this undelivered, and `admit` lets nobody through.
         when_full: Whether it blocks then, or raises.
+        on_delivery: Called whenever the server has taken something; has to return at once.
 
     Attributes:
         needs_admission: Whether to call `admit` before a put: as much as may is waiting, or the
@@ -72,6 +73,7 @@ class Writer:
         flush_interval_s: float,
         max_pending_bytes: int,
         when_full: WhenFull,
+        on_delivery: Callable[[], None] | None = None,
     ) -> None:
         self.needs_admission = False
         self.has_outage = False
@@ -82,6 +84,7 @@ class Writer:
         self._fsync = fsync
         self._max_pending_bytes = max_pending_bytes
         self._when_full = when_full
+        self._on_delivery = on_delivery
         self._look_after = 0.0
         self._looked_at_bytes = 0
         self._dirty: dict[Outbox, None] = {}
@@ -398,6 +401,8 @@ class Writer:
     def _send(self, sent: Sequence[tuple[Outbox, Append]]) -> None:
         results = self._store.append([append for _, append in sent], fsync=self._fsync)
         self.schedule.go_on()
+        if self._on_delivery is not None:
+            self._on_delivery()
         self._lease.renew_if_due()  # again: the server may have been replaced by an empty one
         for (outbox, _), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -16,11 +17,15 @@ from typing import Any
 import hypothesis
 import pytest
 import redis
+from processes import PATHS
 from pymongo import MongoClient
 
 from jamboree_gym import Jamboree
 
 START_TIMEOUT_S = 20.0
+
+# Also for the processes that tests start: who tests the backup that runs by itself asks for it.
+os.environ["JAMBOREE_BACKUP"] = "0"
 
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -184,6 +189,17 @@ def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
+def own_mongo(tmp_path: Path) -> Iterator[Server]:
+    """A MongoDB wire server of the test's own, to kill."""
+    port = free_port()
+    command = [sys.executable, "-m", "secantus", "--port", str(port)]
+    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
+    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def namespace() -> str:
     """A namespace that no other test uses."""
     return f"test-{uuid.uuid4().hex[:12]}"
@@ -208,3 +224,29 @@ def open_jamboree(valkey: Server, namespace: str) -> Iterator[Callable[..., Jamb
     yield open_one
     for jam in opened:
         jam.close()
+
+
+StartFollower = Callable[[Jamboree], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start_follower() -> Iterator[StartFollower]:
+    """Starts `python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(jam: Jamboree) -> subprocess.Popen[str]:
+        urls = ("--redis-url", f"unix://{jam.store.where}", "--mongo-url", str(jam._mongo_url))
+        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
+        process = subprocess.Popen(
+            [*command, "--namespace", jam.keyspace.namespace],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -7,101 +7,22 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
-from conftest import Server, free_port, mongo_answers
-from processes import PATHS, NoteHandler, wait_until
+from backed_up import Load, check_that_all_is_kept_once, follower_of, is_complete, pending
+from conftest import Server, StartFollower
+from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.copy import LogCopier
-from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import StoreUnavailable
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "3"))
 MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))
 
 PASSWORD = "s3cr3t"
-
-StartFollower = Callable[[Jamboree], subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start_follower() -> Iterator[StartFollower]:
-    """Starts `python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(jam: Jamboree) -> subprocess.Popen[str]:
-        urls = ("--redis-url", f"unix://{jam.store.where}", "--mongo-url", str(jam._mongo_url))
-        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
-        process = subprocess.Popen(
-            [*command, "--namespace", jam.keyspace.namespace],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def own_mongo(tmp_path: Path) -> Iterator[Server]:
-    """A MongoDB wire server of the test's own, to kill."""
-    port = free_port()
-    command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
-    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
-    yield server
-    server.stop()
-
-
-class Load:
-    """Episodes and records that go on being saved."""
-
-    def __init__(self, jam: Jamboree) -> None:
-        self._jam = jam
-        self._short = jam.record(CountingEnv(length=12))
-        self._long = jam.record(CountingEnv(length=10**9))
-        self._long.reset()
-        self._notes = NoteHandler(jam, "load")
-
-    def go_on(self, seconds: float) -> None:
-        """Save for a while, at full speed."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            play(self._short, [ACTION] * 12)
-            for _ in range(10):
-                self._long.step(ACTION)
-            self._notes.save({"n": 1})
-        self._jam.flush()
-
-
-def is_complete(jam: Jamboree) -> bool:
-    status = jam.backup.status()
-    return (status.pending_logs, status.pending_deletes) == (0, 0)
-
-
-def pending(jam: Jamboree) -> int:
-    """How many logs are not copied; asks for no more than that."""
-    return int(jam.redis.zcard(jam.keyspace.unbacked))
-
-
-def check_that_all_is_kept_once(jam: Jamboree) -> None:
-    """Both sides are equal, and MongoDB has no document that is not needed for it."""
-    report = jam.backup.verify()
-    assert report, report.different
-    frames = sum(jam.redis.llen(key) - 1 for key in jam.store.log_keys())
-    inline = sum(len(log.get("frames", ())) for log in jam.mongo.logs.find({}, {"frames": 1}))
-    assert inline + jam.mongo.chunks.count_documents({}) == frames
-    assert jam.mongo.logs.count_documents({}) == len(list(jam.store.log_keys()))
 
 
 def test_it_copies_what_comes_until_it_is_told_to_stop(
@@ -201,7 +122,7 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_o
     jam.flush()
     frame = jam.redis.lindex(bad._key, 1)
     jam.redis.lset(bad._key, 1, frame[:-1] + bytes([frame[-1] ^ 1]))
-    follower, tried = Follower(jam), list[str]()
+    follower, tried = follower_of(jam), list[str]()
     copy = LogCopier.copy
 
     def noted(self: LogCopier, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
@@ -228,7 +149,7 @@ def test_a_fault_that_nobody_thought_of_does_not_end_it(
 
     NoteHandler(jam, "n").save({"n": 1})
     jam.flush()
-    follower = Follower(jam)
+    follower = follower_of(jam)
     monkeypatch.setattr(type(jam.mongo_store), "insert_logs", broken)
     follower.copy_once()
     assert "ZeroDivisionError" in str(jam.backup.status().last_error)
@@ -259,7 +180,7 @@ def test_what_is_copied_meanwhile_by_hand_is_copied_once(
         return put_heads(self, logs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "put_heads", another_is_quicker)
-    Follower(jam).copy_once()
+    follower_of(jam).copy_once()
 
     assert is_complete(jam)
     check_that_all_is_kept_once(jam)
@@ -296,7 +217,7 @@ def test_the_mark_of_a_backup_that_cannot_reach_mongodb_names_no_password(
     open_jamboree: Callable[..., Jamboree],
 ) -> None:
     jam = open_jamboree(mongo_url=f"mongodb://user:{PASSWORD}@127.0.0.1:1/")
-    Follower(jam).copy_once()
+    follower_of(jam).copy_once()
     error = str(jam.backup.status().last_error)
     assert "127.0.0.1:1" in error
     assert PASSWORD not in error

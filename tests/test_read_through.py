@@ -529,6 +529,18 @@ def test_a_new_process_goes_on_with_a_log_of_records_that_redis_lost(
     assert other.backup.verify()
 
 
+def test_what_is_saved_last_is_delivered_by_close_to_a_log_that_is_looked_for(
+    jam: Jamboree, own_valkey: Server, mongo: Server, namespace: str
+) -> None:
+    NoteHandler(jam, "n").save_many({"n": n} for n in range(3))
+    jam.backup.flush()
+    jam.redis.flushall()
+    with Jamboree(own_valkey.url, mongo.url, namespace=namespace, flush_interval_s=60) as other:
+        NoteHandler(other, "n").save({"n": 3})
+
+    assert [one["n"] for one in NoteHandler(jam, "n").many(9)] == [0, 1, 2, 3]
+
+
 def test_an_episode_goes_on_after_flushall(jam: Jamboree) -> None:
     env = jam.record(CountingEnv(length=9))
     play(env, [ACTION] * 4)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from backed_up import follower_of
 from conftest import Server, StartRedis
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
@@ -15,7 +16,6 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy, copy, retention
 from jamboree_gym.backup.candidates import find_candidates
-from jamboree_gym.backup.follow import Follower
 from jamboree_gym.codec import CODEC_RECORDS, Head, decode_records, encode_frame, encode_records
 from jamboree_gym.errors import DecodeError, InvalidRecord, StoreUnavailable
 from jamboree_gym.store.kept import checked_chain, kept_logs
@@ -87,7 +87,7 @@ def test_without_a_policy_nothing_goes(jam: Jamboree) -> None:
     keys = recorded(jam, 3)
     jam.backup.flush()
     assert jam.backup.trim().freed_bytes == 0
-    Follower(jam).copy_once()
+    follower_of(jam).copy_once()
     assert here(jam) == set(keys)
 
 
@@ -342,7 +342,7 @@ def test_a_damaged_policy_keeps_all_and_copies_all(
     jam.redis.set(jam.keyspace.retention, note[:-1] + b"!")
     with pytest.raises(DecodeError, match="retention"):
         jam.backup.trim()
-    follower = Follower(jam)
+    follower = follower_of(jam)
     recorded(jam)
     for _ in range(2):
         follower.copy_once()
@@ -563,7 +563,7 @@ def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
 def test_a_follower_carries_it_out(jam: Jamboree) -> None:
     keys = recorded(jam, 3)
     jam.backup.retain(max_redis_bytes=0, keep=[{"run": jam.run, "min_steps": 4}])
-    follower = Follower(jam)
+    follower = follower_of(jam)
     follower.copy_once()
     assert here(jam) == set()
     assert [kept(jam, key)[1] for key in keys] == [4, 4, 4]
@@ -578,7 +578,7 @@ def test_what_a_follower_has_copied_goes_without_being_looked_for(
 ) -> None:
     monkeypatch.setattr(retention, "find_candidates", lambda *_: iter(()))
     jam.backup.retain(max_redis_bytes=0, keep=[{"run": "best"}])
-    follower = Follower(jam)
+    follower = follower_of(jam)
     follower.copy_once()
     best = recorded(jam, 1, run="best")
     recorded(jam, 3)
@@ -589,7 +589,7 @@ def test_what_a_follower_has_copied_goes_without_being_looked_for(
 
 def test_what_is_kept_from_now_on_is_not_let_go_of_as_it_was_found_before(jam: Jamboree) -> None:
     jam.backup.retain(max_redis_bytes=10**15)
-    follower = Follower(jam)
+    follower = follower_of(jam)
     follower.copy_once()
     best, other = recorded(jam, 1, run="best"), recorded(jam, 1, run="other")
     follower.copy_once()
@@ -633,7 +633,7 @@ def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
 
 
 def test_a_follower_without_a_limit_remembers_nothing(jam: Jamboree) -> None:
-    follower = Follower(jam)
+    follower = follower_of(jam)
     follower.copy_once()
     recorded(jam, 3)
     follower.copy_once()
@@ -676,7 +676,7 @@ def test_two_followers_let_go_of_it_once(jam: Jamboree) -> None:
     env = jam.record(CountingEnv(length=10**9))
     env.reset()
     jam.backup.retain(max_redis_bytes=0)
-    followers = [Follower(jam), Follower(jam)]
+    followers = [follower_of(jam), follower_of(jam)]
     for number in range(20):
         env.step(ACTION)
         recorded(jam, 1)
@@ -705,7 +705,7 @@ def test_a_server_that_throws_away_anything_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = start_own_redis("valkey9", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
-    follower = Follower(open_jamboree(server.url, mongo_url=mongo.url))
+    follower = follower_of(open_jamboree(server.url, mongo_url=mongo.url))
     follower.copy_once()
     follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
     follower.copy_once()

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         options.mongo_url,
                         home=options.home,
                         namespace=namespace,
+                        backup=False,
                     )
                 )
                 for namespace in options.namespace or ["jamboree"]
@@ -54,13 +55,17 @@ def _follow(connections: Sequence[Connection], stop: threading.Event) -> None:
     names = ", ".join(connection.keyspace.namespace for connection in connections)
     logging.info("backing up %s from Redis at %s", names, connections[0].store.where)
     threads = [
-        threading.Thread(target=Follower(connection).run, args=(stop,))
+        threading.Thread(target=_follower(connection).run, args=(stop,))
         for connection in connections
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def _follower(connection: Connection) -> Follower:
+    return Follower(connection.redis_store, lambda: connection.mongo_store)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jamboree_gym.backup.copy import LogCopier, finish_deletions, pages, raise_first
+from jamboree_gym.backup.copy import (
+    LogCopier,
+    finish_deletions,
+    pages,
+    pending_records,
+    raise_first,
+)
 from jamboree_gym.backup.policy import RetentionPolicy
 from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.backup.retention import (
@@ -124,8 +130,7 @@ class Backup:
         """How far MongoDB is behind, and who copies. Asks Redis only."""
         pending = [key for key, _ in self._store.unbacked()]
         deletes = len(self._store.deleted())
-        heads = self._store.heads(pending) if pending else {}
-        records = sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
+        records = pending_records(self._store, pending)
         mark, now = self._store.backup_mark(), self._store.time()
         is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
         until = None if mark is None else mark.complete_until

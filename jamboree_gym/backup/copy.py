@@ -14,7 +14,7 @@ from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.mongo_documents import MAX_INLINE_BYTES, GrownLog, KeptLog, NewLog
 from jamboree_gym.store.redis import RedisStore
 
-__all__ = ["LogCopier", "finish_deletions", "pages", "raise_first"]
+__all__ = ["LogCopier", "finish_deletions", "pages", "pending_records", "raise_first"]
 
 FIRST_LOGS = 20
 MAX_LOGS = 400
@@ -210,6 +210,18 @@ def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
         mongo.delete(key, born)
         store.forget_deleted(key, born)
     return len(deleted)
+
+
+def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int:
+    """Records and rows that MongoDB does not hold; of a log that is damaged, none.
+
+    Args:
+        store: Where they are.
+        keys: The logs that have changed, where they are known.
+    """
+    pending = [key for key, _ in store.unbacked()] if keys is None else keys
+    heads = store.heads(pending) if pending else {}
+    return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
 
 
 def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[Frame]]:

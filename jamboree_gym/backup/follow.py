@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jamboree_gym.backup.copy import LogCopier, finish_deletions
+from jamboree_gym.backup.holder import Holder, Kind
 from jamboree_gym.backup.retention import Trimmer
-from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.coverage import cover
 from jamboree_gym.store.log import BackupMark
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["Follower"]
 
 INTERVAL_S = 0.25
+LOOK_AGAIN_S = 1.0  # where another copies
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 TRY_AGAIN_S = 60.0  # what could not be copied for a reason of its own
 
@@ -26,18 +27,30 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Follower:
-    """Copies one namespace, round by round, and makes room in Redis. Several at once do no harm.
+    """Copies one namespace, round by round, and makes room in Redis.
+
+    Several of them take turns, and do no harm if not.
 
     Without MongoDB, or without Redis, it waits, longer each time up to five seconds, and says so
     once. A log that cannot be copied does not keep the others from it.
 
     Args:
-        connection: From whose Redis to whose MongoDB. It is borrowed.
+        store: From where. It is borrowed.
+        mongo: Gives where to, each round anew; it is borrowed, too.
+        kind: Whether it has a process of its own, or is a thread of a trainer.
+
+    Attributes:
+        trouble: What kept it from copying in the last round; None where nothing did.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._name = f"{platform.node()} {os.getpid()}"
+    def __init__(
+        self, store: RedisStore, mongo: Callable[[], MongoStore], *, kind: Kind = "process"
+    ) -> None:
+        self.trouble: str | None = None
+        self._store = store
+        self._open_mongo = mongo
+        self._mongo: MongoStore | None = None
+        self._holder = Holder(store, kind)
         self._copier: LogCopier | None = None
         self._trimmer: Trimmer | None = None
         self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and why
@@ -46,41 +59,62 @@ class Follower:
         self._outages = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Go on until told to stop, and then once more, so that nothing is left."""
-        while not stop.wait(self.copy_once()):
-            pass
-        self.copy_once()
+        """Copy unless another does, until told to stop, and then once more.
+
+        Let go of before the last round, so that whoever delivers after it finds nobody, and copies.
+        """
+        while not stop.is_set():
+            pause_s = self._attempt(self._copy_in_turn)
+            if stop.is_set() and self.trouble is not None:
+                self._holder.let_go()
+                return  # that was the last try
+            stop.wait(pause_s)
+        self._attempt(self._copy_at_last)
 
     def copy_once(self) -> float:
         """Copy what there is; how long to wait before the next time, seconds."""
+        return self._attempt(self._copy)
+
+    def _attempt(self, copy: Callable[[], float]) -> float:
+        """Copy; what keeps us from it is noted, and makes the pause longer."""
         try:
-            self._copy()
+            pause_s = copy()
         except Exception as error:
             if not isinstance(error, JamboreeError):
                 log.error("the backup failed", exc_info=error)
-            self._note(str(error) if isinstance(error, JamboreeError) else repr(error))
+            self.trouble = str(error) if isinstance(error, JamboreeError) else repr(error)
+            self._note(self.trouble)
             self._copier = self._trimmer = None
             pause_s = BACKOFF_S[min(self._outages, len(BACKOFF_S) - 1)]
             self._outages += 1
             return pause_s
         if self._outages:
-            log.info("the backup of %s goes on", self._connection.keyspace.namespace)
+            log.info("the backup of %s goes on", self._store.keyspace.namespace)
             self._said.clear()
-        self._outages = 0
-        return INTERVAL_S
+        self._outages, self.trouble = 0, None
+        return pause_s
 
-    def _copy(self) -> None:
-        store, mongo = self._connection.redis_store, self._connection.mongo_store
+    def _copy_in_turn(self) -> float:
+        return self._copy() if self._holder.claim() else LOOK_AGAIN_S
+
+    def _copy_at_last(self) -> float:
+        if not self._holder.claim():
+            return 0.0  # who copies has seen what was delivered before this
+        self._holder.let_go()
+        return self._copy()
+
+    def _copy(self) -> float:
+        store, mongo = self._store, self._open_mongo()
         began = store.time()
         finish_deletions(store, mongo)
         cover(store, mongo)
         unbacked = dict(store.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
-        trimmer = self._trimmer = self._trimmer or Trimmer(store, mongo)
-        copier = self._copier = self._copier or LogCopier(store, mongo, told=trimmer.add)
+        copier, trimmer = self._copier_to(mongo)
         copier.failures = {}
         for _ in copier.copy(pending):
+            self._holder.renew_if_due()
             self._make_room(trimmer)
         self._failed = failed | {
             key: (unbacked[key], str(failure)) for key, failure in copier.failures.items()
@@ -91,7 +125,14 @@ class Follower:
         until = None if reasons else began
         damaged = self._make_room(trimmer)
         error = next(iter(reasons), damaged)
-        store.put_backup_mark(BackupMark(self._name, began, until, error))
+        store.put_backup_mark(BackupMark(self._holder.name, began, until, error))
+        return INTERVAL_S
+
+    def _copier_to(self, mongo: MongoStore) -> tuple[LogCopier, Trimmer]:
+        if self._copier is None or self._trimmer is None or self._mongo is not mongo:
+            self._mongo, self._trimmer = mongo, Trimmer(self._store, mongo)
+            self._copier = LogCopier(self._store, mongo, told=self._trimmer.add)
+        return self._copier, self._trimmer
 
     def _make_room(self, trimmer: Trimmer) -> str:
         """Let go of what the policy says; what is wrong with it, if anything is."""
@@ -113,8 +154,8 @@ class Follower:
         """Say what is wrong, and where Redis answers, leave it there for `status`."""
         self._say(f"{error}; the backup goes on when that is over, and nothing is lost")
         try:
-            store = self._connection.redis_store
-            store.put_backup_mark(BackupMark(self._name, store.time(), None, error))
+            mark = BackupMark(self._holder.name, self._store.time(), None, error)
+            self._store.put_backup_mark(mark)
         except JamboreeError as second:  # it is Redis that is away
             log.debug("%s", second)
 

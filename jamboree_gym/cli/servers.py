@@ -77,6 +77,7 @@ def _table(found: ServerStatus) -> Table:
     table.add_row("supervisor", _process(found.supervisor_pid))
     table.add_row("redis (valkey)", _process(found.redis_pid, restarts=found.redis_restarts))
     table.add_row("mongo", _process(found.mongo_pid, restarts=found.mongo_restarts))
+    table.add_row("backup", _process(found.backup_pid, restarts=found.backup_restarts))
     table.add_row("clients", str(found.clients))
     table.add_row("stops", _stops(found))
     table.add_row("last error", found.last_error or "none")

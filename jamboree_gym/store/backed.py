@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from jamboree_gym.codec import CODEC_RECORDS, Frame, Head
-from jamboree_gym.errors import DecodeError, JamboreeClosed, JamboreeError, StoreFull
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
 from jamboree_gym.store.coverage import NO_ROOM, PARTLY_COVERED, cover, is_covered, kept_summaries
 from jamboree_gym.store.kept import frames_of
 from jamboree_gym.store.kept_frames import KeptFrames, is_lacking
@@ -79,8 +79,6 @@ class BackedStore(RedisStore):
     def _opened(self) -> MongoStore | None:
         try:
             return self._find_backup()
-        except JamboreeClosed:
-            raise
         except JamboreeError as error:
             raise self._noted(error) from error
 

@@ -99,6 +99,16 @@ class ControlConnection:
         raise_for(reply)
         return reply
 
+    def is_open(self) -> bool:
+        """Whether the supervisor has not closed its end; to be asked between two requests."""
+        self._socket.setblocking(False)
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
     def wait_for_end(self, *, timeout_s: float) -> None:
         """Return once the supervisor has closed its end, as it does when its process ends."""
         self._socket.settimeout(timeout_s)

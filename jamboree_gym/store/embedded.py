@@ -62,6 +62,8 @@ class ServerStatus:
         last_error: What last went wrong, even if all is well again.
         idle_exit_s: Seconds that the servers stay after their last client.
         stays: Whether they stay until told to go, instead.
+        backup_pid: Process id of the backup, None if it has not been needed.
+        backup_restarts: How often it died and was started again.
     """
 
     running: bool
@@ -75,6 +77,8 @@ class ServerStatus:
     last_error: str | None = None
     idle_exit_s: float | None = field(default=None, kw_only=True)
     stays: bool = field(default=False, kw_only=True)
+    backup_pid: int | None = field(default=None, kw_only=True)
+    backup_restarts: int = field(default=0, kw_only=True)
 
 
 class EmbeddedServers:
@@ -155,6 +159,19 @@ class EmbeddedServers:
         if self._uses_mongo:
             ask_once(self._home, "mongo", timeout_s=SHORT_REQUEST_TIMEOUT_S, wait=False)
 
+    def is_joined(self) -> bool:
+        """Whether the supervisor that was joined is still there. Asks it nothing."""
+        with self._lock:
+            return self._control is not None and self._control.is_open()
+
+    def back_up(self, namespace: str) -> None:
+        """Have a namespace copied to the Mongo server from now on. Does not wait for that one.
+
+        Raises:
+            EmbeddedServerError: The supervisor cannot be asked.
+        """
+        ask_once(self._home, "backup", timeout_s=SHORT_REQUEST_TIMEOUT_S, namespace=namespace)
+
     def stay(self) -> None:
         """Have the servers stay when their last client leaves, until they are stopped."""
         ask_once(self._home, "stay", timeout_s=SHORT_REQUEST_TIMEOUT_S)
@@ -225,7 +242,7 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
         except OSError as error:
             trouble = f"the supervisor does not answer: {error}"
             return ServerStatus(running=False, home=where.path, last_error=trouble)
-    known: dict[str, Any] = {name: reply[name] for name in _REPLIED_FIELDS}
+    known: dict[str, Any] = {name: reply[name] for name in _REPLIED_FIELDS if name in reply}
     return ServerStatus(running=True, home=where.path, **known)
 
 
@@ -268,7 +285,7 @@ def _send_down(home: Home, control: ControlConnection, deadline: float) -> None:
 
 _REPLIED_FIELDS = (
     *("supervisor_pid", "clients", "redis_pid", "mongo_pid", "redis_restarts", "mongo_restarts"),
-    *("last_error", "idle_exit_s", "stays"),
+    *("last_error", "idle_exit_s", "stays", "backup_pid", "backup_restarts"),
 )
 
 

@@ -31,6 +31,7 @@ class Keeper:
         program: What it runs.
         restarts: How often the server had to be started again.
         last_error: The last thing that went wrong with it, None while all is well.
+        gave_up: Why it is not tried any more until somebody asks, None while it is.
     """
 
     def __init__(self, program: ServerProgram) -> None:
@@ -40,17 +41,23 @@ class Keeper:
         self._server: ServerProcess | None = None
         self._stopping = threading.Event()  # read by the thread that starts the server, too
         self._keeping: asyncio.Task[None] | None = None
-        self._gave_up: JamboreeError | None = None
+        self.gave_up: JamboreeError | None = None
 
     @property
     def pid(self) -> int | None:
         """The live server's process id."""
         return self._server.pid if self._server is not None else None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether the server is on its way up."""
+        is_tried = self._keeping is not None and not self._keeping.done()
+        return is_tried and self._server is None
+
     def start(self) -> None:
         """See to it that the server comes up, without waiting for it."""
         if not self._stopping.is_set() and (self._keeping is None or self._keeping.done()):
-            self._gave_up = None
+            self.gave_up = None
             self._keeping = asyncio.create_task(self._keep())
 
     async def up(self, *, timeout_s: float) -> None:
@@ -62,8 +69,8 @@ class Keeper:
         deadline = time.monotonic() + timeout_s
         self.start()
         while not await self._answers():
-            if self._gave_up is not None:
-                raise self._gave_up
+            if self.gave_up is not None:
+                raise self.gave_up
             if self._stopping.is_set():
                 raise EmbeddedServerError(f"{self.program.name} is being stopped")
             if time.monotonic() > deadline:
@@ -99,12 +106,13 @@ class Keeper:
                 failures = failures or MAX_FAILURES  # it has never come up: tell at once
             if self._stopping.is_set():
                 return
+            if self.last_error != str(error):  # else it has been said
+                _log.error("%s", error)
             self.last_error = str(error)
-            _log.error("%s", error)
             if time.monotonic() - started_at > STABLE_AFTER_S:
                 failures = 0
             if failures >= MAX_FAILURES:
-                self._gave_up = error
+                self.gave_up = error
                 return
             await self._pause(failures)
             if self._stopping.is_set():

@@ -461,6 +461,25 @@ class RedisStore:
         """How much the backup has let go of here in all, roughly."""
         return int(self._hash(self.keyspace.backup).get("trimmed_bytes", 0))
 
+    def hold_backup(self, who: str, seconds: float, *, instead_of: str = "") -> str:
+        """Say that somebody copies to MongoDB, for so long, unless another does.
+
+        Args:
+            who: Wants to.
+            seconds: For so long, if it is not said again.
+            instead_of: This other one may be replaced.
+
+        Returns:
+            Who copies now.
+        """
+        arguments = (who, int(seconds * 1000), instead_of)
+        holder = self.link.script(scripts.HOLD, (self.keyspace.backup_holder,), arguments)
+        return str(holder.decode())
+
+    def let_go_of_backup(self, who: str) -> None:
+        """Say that this one does not copy any more."""
+        self.link.script(scripts.LET_GO, (self.keyspace.backup_holder,), (who,))
+
     def acknowledge(self, heads: Mapping[str, Head]) -> set[str]:
         """Note that MongoDB holds these logs as far as these heads say.
 

@@ -17,6 +17,8 @@ __all__ = [
     "DELETE",
     "FEED_ENTRIES",
     "FORGET",
+    "HOLD",
+    "LET_GO",
     "LIST",
     "POP",
     "PUT",
@@ -494,7 +496,27 @@ return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 """
 )
 
+# KEYS: holder. ARGV: who wants it, for how long (ms), from whom it may be taken ('' = from nobody).
+# Answers who holds it now. A full server must not keep the backup from it.
+HOLD = Script(
+    "#!lua flags=allow-oom\n"
+    """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] and held ~= ARGV[3] then return held end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+"""
+)
+
+# KEYS: holder. ARGV: who lets go of it.
+LET_GO = Script(
+    """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+)
+
 ALL = (
     *(APPEND, READ, POP, ACKNOWLEDGE, RESTORE, REFILL, LIST, SETTLE, DELETE, FORGET),
-    *(TRIM, UNLIST, PUT),
+    *(TRIM, UNLIST, PUT, HOLD, LET_GO),
 )

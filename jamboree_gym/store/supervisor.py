@@ -1,5 +1,7 @@
 """The supervisor: one small process per home that holds its servers for all their clients.
 
+It also keeps the process that copies from one of them to the other.
+
 Started by the first client that needs it, as `run_supervisor.py`; by hand, it would be
 `python -m jamboree_gym.store.supervisor --home HOME`. It leaves once no client has held a
 connection to its control socket for a while.
@@ -22,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError
+from jamboree_gym.store.backup_process import BackupKeeper
 from jamboree_gym.store.control import PROTOCOL_VERSION, decode, encode, error_reply
 from jamboree_gym.store.home import Home, SupervisorRecord
 from jamboree_gym.store.keeper import Keeper
@@ -58,12 +61,13 @@ class Supervisor:
         self._mongo = MongoProgram(home)
         self._redis_keeper = Keeper(self._valkey)
         self._mongo_keeper = Keeper(self._mongo)
+        self._backup = BackupKeeper(home, self._valkey.url, self._mongo_keeper)
         self._clients: set[asyncio.StreamWriter] = set()
         self._stop = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
 
     async def run(self, ready: ReadyPipe) -> None:
-        """Serve until idle, told to stop, or the home is gone; then stop the servers."""
+        """Serve until idle, told to stop, or the home is gone; then a last copy, and an end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -82,6 +86,7 @@ class Supervisor:
         home_check.cancel()
         listener.close()
         self._control_path.unlink(missing_ok=True)
+        await self._backup.stop()
         await self._stop_servers()
         if self._control_path.parent != self._home.path:
             shutil.rmtree(self._control_path.parent, ignore_errors=True)
@@ -145,6 +150,8 @@ class Supervisor:
                 return {"url": self._mongo.url}
             case "mongo":
                 self._mongo_keeper.start()
+            case "backup":
+                self._backup.back_up(str(request["namespace"]))
             case "stay":
                 self._stay = True
                 self._watch_idle()
@@ -161,11 +168,14 @@ class Supervisor:
             "idle_exit_s": self._idle_exit_s,
             "redis_pid": self._redis_keeper.pid,
             "mongo_pid": self._mongo_keeper.pid,
+            "backup_pid": self._backup.pid,
             "redis_restarts": self._redis_keeper.restarts,
             "mongo_restarts": self._mongo_keeper.restarts,
+            "backup_restarts": self._backup.restarts,
             "last_error": complaint
             or self._redis_keeper.last_error
-            or self._mongo_keeper.last_error,
+            or self._mongo_keeper.last_error
+            or self._backup.last_error,
         }
 
     def _watch_idle(self, *, at_least_s: float = 0.0) -> None:

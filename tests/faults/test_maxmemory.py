@@ -13,12 +13,12 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from backed_up import follower_of
 from conftest import Server, StartRedis, free_port, mongo_answers
 from processes import PATHS, NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import StoreFull
 from jamboree_gym.store.kept import checked_chain, kept_logs
 
@@ -250,7 +250,7 @@ def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
     play(jam.record(CountingEnv(3)), [ACTION] * 3)
     jam.flush()
     jam.redis.config_set("maxmemory", 1)
-    follower = Follower(jam)
+    follower = follower_of(jam)
     for _ in range(2):
         follower.copy_once()
     status = jam.backup.status()

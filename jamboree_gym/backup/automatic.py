@@ -1,0 +1,164 @@
+"""The backup that nobody has to think of: begun by the first delivery, on a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from jamboree_gym.backup.copy import pending_records
+from jamboree_gym.backup.follow import Follower
+from jamboree_gym.errors import JamboreeError
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.store.embedded import EmbeddedServers
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
+
+LOOK_S = 1.0  # whether the supervisor is still there
+BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+
+log = logging.getLogger("jamboree_gym")
+
+
+class Work(Protocol):
+    """What is done on the thread."""
+
+    trouble: str | None
+
+    def run(self, news: threading.Event, stop: threading.Event) -> None:
+        """Go on until `stop`; `news` is set after a delivery, and with `stop`."""
+
+
+class AutomaticBackup:
+    """Has a Jamboree's namespace copied, from its first delivery on. Nothing it meets is an error.
+
+    Args:
+        work: Is done on the thread.
+        store: Asked at the end for what is pending. It is borrowed.
+    """
+
+    def __init__(self, work: Work, store: RedisStore) -> None:
+        self._work = work
+        self._store = store
+        self._news = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_late = False
+
+    def begin(self) -> None:
+        """Something has been delivered. Returns at once."""
+        if self._news.is_set():
+            return
+        self._news.set()
+        if self._thread is None and not self._is_late:
+            thread = threading.Thread(target=self._run, name="jamboree-backup", daemon=True)
+            try:
+                thread.start()
+                self._thread = thread
+            except RuntimeError as error:  # the interpreter is ending, or has no threads left
+                self._is_late = True
+                log.debug("no thread for the backup, it runs at close: %s", error)
+
+    def close(self, timeout_s: float) -> None:
+        """Let it finish; warn of what is not copied."""
+        self._stop.set()
+        self._news.set()
+        if self._is_late:
+            self._run()
+        if self._thread is None:
+            return
+        self._thread.join(timeout_s)
+        trouble = self._work.trouble
+        if self._thread.is_alive():
+            trouble = f"the backup did not end within {timeout_s:.3g} s"
+        if trouble is not None:
+            log.warning("%s; %s", trouble, self._pending())
+
+    def _run(self) -> None:
+        try:
+            self._work.run(self._news, self._stop)
+        except Exception as error:
+            log.error("the backup failed", exc_info=error)
+
+    def _pending(self) -> str:
+        try:
+            pending = pending_records(self._store)
+        except JamboreeError:
+            return "what MongoDB lacks is copied by the next backup"
+        return f"{pending} records are not in MongoDB yet, the next backup copies them"
+
+
+class FollowingThread:
+    """Copies to somebody's own MongoDB, where no other does. Its connections are its own.
+
+    Attributes:
+        trouble: What kept it from copying in the end.
+    """
+
+    def __init__(self, redis_url: Callable[[], str], mongo_url: str, keyspace: Keyspace) -> None:
+        self.trouble: str | None = None
+        self._redis_url = redis_url
+        self._mongo_url = mongo_url
+        self._keyspace = keyspace
+
+    def run(self, news: threading.Event, stop: threading.Event) -> None:
+        """Follow."""
+        with contextlib.ExitStack() as opened:
+            store = RedisStore.from_url(self._redis_url(), self._keyspace)
+            opened.callback(store.close)
+            mongos: list[MongoStore] = []
+
+            def mongo() -> MongoStore:
+                if not mongos:
+                    mongos.append(MongoStore.from_url(self._mongo_url, self._keyspace.namespace))
+                    opened.callback(mongos[0].close)
+                return mongos[0]
+
+            follower = Follower(store, mongo, kind="thread")
+            follower.run(stop)
+            self.trouble = follower.trouble
+
+
+class SupervisorsBackup:
+    """Sees to it that the supervisor of the embedded servers keeps a backup process.
+
+    Attributes:
+        trouble: What keeps it from being asked.
+    """
+
+    def __init__(self, servers: EmbeddedServers, namespace: str) -> None:
+        self.trouble: str | None = None
+        self._servers = servers
+        self._namespace = namespace
+        self._is_asked = False
+        self._failures = 0
+
+    def run(self, news: threading.Event, stop: threading.Event) -> None:
+        """Ask at the first delivery, and again at one that finds another supervisor."""
+        pause_s = 0.0
+        while not stop.wait(pause_s):
+            news.wait()
+            news.clear()
+            pause_s = self._see_to_it()
+        self._see_to_it()
+
+    def _see_to_it(self) -> float:
+        """Ask if need be; how long to wait before the next time, seconds."""
+        try:
+            if not self._servers.is_joined():
+                self._is_asked = False
+                self._servers.ensure()
+            if not self._is_asked:
+                self._servers.back_up(self._namespace)
+        except JamboreeError as error:
+            if self.trouble is None:
+                log.warning("%s; nothing is backed up until that is over", error)
+            self.trouble = str(error)
+            self._failures += 1
+            return BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
+        self._is_asked, self.trouble, self._failures = True, None, 0
+        return LOOK_S

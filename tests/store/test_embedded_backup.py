@@ -1,0 +1,314 @@
+"""The embedded servers' backup process: it comes by itself, comes back, and goes with them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backed_up import Load, check_that_all_is_kept_once, is_complete
+from embedded_home import is_gone, kill, new_home, processes_of, start_client, wait_until
+from processes import NoteHandler
+from recorded_envs import ACTION, CountingEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.backup.automatic import SupervisorsBackup
+from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_servers
+from jamboree_gym.store.home import Home
+from jamboree_gym.store.mongo_program import MongoProgram
+
+CLIENT = f"""
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from processes import NoteHandler
+from jamboree_gym import Jamboree
+"""
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "30")
+    with new_home() as made:
+        yield made
+
+
+def backups_of(home: Path) -> list[int]:
+    return [
+        one.pid for one in processes_of(home) if "jamboree_gym.backup.embedded" in one.cmdline()
+    ]
+
+
+def log_of(home: Path) -> str:
+    return (home / "supervisor.log").read_text()
+
+
+def run(home: Path, body: str, **environment: str) -> None:
+    """A client that runs to its end and says nothing."""
+    with start_client(home, CLIENT + body, **environment) as client:
+        assert client.communicate(timeout=30)[0] == ""
+        assert client.returncode == 0
+
+
+RECORD = 'with Jamboree(home=home, backup=True) as jam: NoteHandler(jam, "short").save({"n": 1})'
+
+
+# -- it comes by itself, and goes -----------------------------------------------------------------
+
+
+def test_who_records_and_is_gone_at_once_is_backed_up(home: Path) -> None:
+    run(home, RECORD)
+    with Jamboree(home=home, backup=False) as jam:
+        wait_until(lambda: is_complete(jam))
+        assert NoteHandler(jam, "short").count() == 1
+        check_that_all_is_kept_once(jam)
+        status = server_status(home)
+        assert (status.clients, status.last_error) == (1, None)
+        assert backups_of(home) == [status.backup_pid]
+        wait_until(lambda: str(status.backup_pid) in str(jam.backup.status().follower))
+
+
+def test_the_last_client_is_gone_before_mongo_is_up_and_all_is_copied_before_they_stop(
+    home: Path,
+) -> None:
+    run(home, RECORD, JAMBOREE_IDLE_EXIT_S="0")
+    wait_until(lambda: not processes_of(home))
+    with Jamboree(home=home, backup=False) as jam:
+        assert NoteHandler(jam, "short").count() == 1
+        assert is_complete(jam)
+        assert jam.backup.verify()
+
+
+def test_the_backup_is_no_client_that_keeps_the_servers(home: Path) -> None:
+    run(home, RECORD, JAMBOREE_IDLE_EXIT_S="3")
+    wait_until(lambda: bool(backups_of(home)))
+    wait_until(lambda: not processes_of(home))
+    assert log_of(home).index("backup stopped") < log_of(home).index("valkey stopped")
+
+
+def test_down_lets_it_copy_what_came_last(home: Path) -> None:
+    with Jamboree(home=home, backup=True) as jam:
+        load = Load(jam)
+        load.go_on(0.1)
+        wait_until(lambda: bool(backups_of(home)) and is_complete(jam))
+        load.go_on(0.3)
+    assert stop_servers(home)
+    assert not processes_of(home)
+    with Jamboree(home=home, backup=False) as jam:
+        assert is_complete(jam)
+        check_that_all_is_kept_once(jam)
+
+
+def test_a_script_that_ends_without_close_is_backed_up(home: Path) -> None:
+    body = 'jam = Jamboree(home=home, backup=True); NoteHandler(jam, "script").save({"n": 1})'
+    run(home, body)
+    with Jamboree(home=home, backup=False) as jam:
+        wait_until(lambda: is_complete(jam) and bool(backups_of(home)))
+
+
+def test_two_namespaces_share_one_process(home: Path) -> None:
+    jams = [Jamboree(home=home, namespace=name, backup=True) for name in ("a", "b/ü")]
+    for jam in jams:
+        NoteHandler(jam, "n").save({"n": 1})
+        wait_until(lambda jam=jam: jam.backup.status().follower and is_complete(jam))
+    assert len(backups_of(home)) == 1
+    for jam in jams:
+        jam.close()
+
+
+def test_a_forked_child_alone_records(home: Path) -> None:
+    body = """
+jam = Jamboree(home=home, backup=True)
+if pid := os.fork():
+    assert os.waitpid(pid, 0)[1] == 0
+else:
+    NoteHandler(jam, "child").save({"n": 1})
+    jam.close()
+    os._exit(0)
+jam.close()
+"""
+    run(home, body)
+    with Jamboree(home=home, backup=False) as jam:
+        wait_until(lambda: is_complete(jam))
+        assert NoteHandler(jam, "child").count() == 1
+        assert jam.backup.verify()
+
+
+# -- where it is not wanted -----------------------------------------------------------------------
+
+
+def test_where_it_is_not_wanted_nothing_is_started(home: Path) -> None:
+    with Jamboree(home=home, backup=False) as jam:
+        play(jam.record(CountingEnv(3)), [ACTION] * 3)
+    assert stop_servers(home)
+    assert "backup started" not in log_of(home)
+    assert "mongo started" not in log_of(home)
+
+
+def test_who_only_reads_starts_nothing(home: Path) -> None:
+    with Jamboree(home=home, backup=False) as jam:
+        NoteHandler(jam, "read").save({"n": 1})
+    with Jamboree(home=home, backup=True) as jam:
+        assert NoteHandler(jam, "read").count() == 1
+    assert stop_servers(home)
+    assert "backup started" not in log_of(home)
+    assert "mongo started" not in log_of(home)
+
+
+# -- what dies ------------------------------------------------------------------------------------
+
+
+def test_killed_again_and_again_it_comes_back_and_nothing_is_missing_or_twice(home: Path) -> None:
+    with Jamboree(home=home, backup=True) as jam:
+        load = Load(jam)
+        for number in range(3):
+            load.go_on(0.2)
+            wait_until(lambda: server_status(home).backup_pid is not None)
+            load.go_on(0.3)
+            kill(server_status(home).backup_pid)
+            wait_until(lambda number=number: server_status(home).backup_restarts == number + 1)
+        load.go_on(0.1)
+        wait_until(lambda: is_complete(jam))
+        check_that_all_is_kept_once(jam)
+        status = server_status(home)
+        assert "the backup" in str(status.last_error)
+        assert "killed by signal 9" in str(status.last_error)
+
+
+def test_no_process_outlives_a_killed_supervisor_and_the_next_delivery_brings_both_back(
+    home: Path,
+) -> None:
+    with Jamboree(home=home, backup=True) as jam:
+        load = Load(jam)
+        load.go_on(0.1)
+        wait_until(lambda: bool(backups_of(home)))
+        (first,) = backups_of(home)
+        kill(server_status(home).supervisor_pid)
+        wait_until(lambda: is_gone(first))
+        assert not backups_of(home)
+
+        load.go_on(0.1)
+        wait_until(lambda: server_status(home).backup_pid is not None)
+        wait_until(lambda: is_complete(jam))
+        assert server_status(home).clients == 1
+        check_that_all_is_kept_once(jam)
+
+
+def test_a_supervisor_killed_between_two_clients_leaves_no_process(home: Path) -> None:
+    run(home, RECORD)
+    wait_until(lambda: bool(backups_of(home)))
+    kill(server_status(home).supervisor_pid)
+    wait_until(lambda: not backups_of(home))
+    assert stop_servers(home)
+    wait_until(lambda: not processes_of(home))
+
+
+def test_a_mongo_that_comes_back_on_another_port_is_found(home: Path) -> None:
+    with Jamboree(home=home, backup=True) as jam:
+        load = Load(jam)
+        load.go_on(0.1)
+        wait_until(lambda: bool(backups_of(home)) and is_complete(jam))
+        (backup,) = backups_of(home)
+        jam.mongo.command("ping")
+        url = MongoProgram(Home.at(home)).url
+        with taken_port_of_mongo(home):
+            wait_until(lambda: MongoProgram(Home.at(home)).url != url)
+            load.go_on(0.1)
+            wait_until(lambda: is_complete(jam))
+        assert backups_of(home) == [backup]
+    with Jamboree(home=home, backup=False) as jam:
+        check_that_all_is_kept_once(jam)
+
+
+def taken_port_of_mongo(home: Path) -> socket.socket:
+    """Kill Mongo, and listen on its port before it is back."""
+    port = MongoProgram(Home.at(home))._access().port
+    while True:
+        taken = socket.socket()
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wait_until(lambda: server_status(home).mongo_pid is not None)
+        os.kill(server_status(home).mongo_pid or 0, 9)
+        for _ in range(1000):
+            try:
+                taken.bind(("127.0.0.1", port))
+                taken.listen()
+                return taken
+            except OSError:
+                continue
+        taken.close()
+
+
+def test_killed_valkey_is_backed_up_when_it_is_back(home: Path) -> None:
+    with Jamboree(home=home, backup=True) as jam:
+        load = Load(jam)
+        load.go_on(0.1)
+        wait_until(lambda: bool(backups_of(home)) and is_complete(jam))
+        kill(server_status(home).redis_pid)
+        load.go_on(0.1)
+        wait_until(lambda: is_complete(jam))
+        check_that_all_is_kept_once(jam)
+
+
+# -- what cannot work -----------------------------------------------------------------------------
+
+
+def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_client_may_try(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.mkdir(mode=0o700)
+    (home / "mongo.json").write_text("{")
+    with Jamboree(home=home, backup=True) as jam:
+        play(jam.record(CountingEnv(5)), [ACTION] * 5)
+        wait_until(lambda: "is damaged" in str(jam.backup.status().last_error))
+        assert "is damaged" in str(server_status(home).last_error)
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert log_of(home).count("mongo.json is damaged") == 1
+
+    (home / "mongo.json").unlink()
+    run(home, RECORD)
+    with Jamboree(home=home, backup=False) as jam:
+        wait_until(lambda: is_complete(jam))
+        wait_until(lambda: jam.backup.status().last_error is None)
+        check_that_all_is_kept_once(jam)
+
+
+def test_a_process_that_does_not_end_is_killed(home: Path) -> None:
+    with Jamboree(home=home, backup=True) as jam:
+        NoteHandler(jam, "n").save({"n": 1})
+        wait_until(lambda: bool(backups_of(home)))
+        (backup,) = backups_of(home)
+        os.kill(backup, 19)  # SIGSTOP
+    assert stop_servers(home)
+    assert is_gone(backup)
+    assert "did not end within" in log_of(home)
+
+
+def test_a_supervisor_that_cannot_be_asked_is_told_once_and_tried_again(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.parent.mkdir(exist_ok=True)
+    home.write_text("no directory")
+    asks = SupervisorsBackup(EmbeddedServers(Home.at(home), timeout_s=0.1), "n")
+    news, stop = threading.Event(), threading.Event()
+    news.set()
+    thread = threading.Thread(target=asks.run, args=(news, stop))
+    thread.start()
+    wait_until(lambda: asks.trouble is not None)
+    stop.set()
+    news.set()
+    thread.join()
+    warnings = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "nothing is backed up until that is over" in warnings[0]
+
+
+def test_what_is_no_message_ends_the_process_after_a_last_copy(home: Path) -> None:
+    home.mkdir(mode=0o700)
+    command = [sys.executable, "-m", "jamboree_gym.backup.embedded", "--home", str(home)]
+    ended = subprocess.run(command, input=b"[]\n", capture_output=True, check=False)
+    assert ended.returncode == 1
+    assert b"a control message is a JSON object" in ended.stderr
