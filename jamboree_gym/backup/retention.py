@@ -28,7 +28,8 @@ TRIM_TO = 7 / 8  # of the limit: so that it is not at work all the time
 UNLISTED_SHARE = 1 / 4  # of the limit: what summaries make room for at once
 LOGS_AT_ONCE = 100
 CHECK_EVERY_S = 0.1
-LOOK_S = 0.2  # for so long at a time it looks at heads; what is new is copied in between
+TURN_S = 0.2  # for so long at a time it lets go of something, and looks for more; then it copies
+LOOK_PAUSE_SHARE = 2  # it looks no more than a third of the time: copying makes room, too
 LOOK_AGAIN_S = 10.0  # at the earliest ...
 LOOK_AGAIN_SHARE = 5  # ... and after so many times as long as it took
 AGE_LOOKS_S = (1.0, 60.0)
@@ -114,7 +115,7 @@ class Trimmer:
         self._search: Iterator[list[Candidate]] | None = None
         self._unlisting: Iterator[int] | None = None
         self._search_began = 0.0
-        self._search_at = self._check_at = self._age_search_at = -math.inf
+        self._search_at = self._check_at = self._age_search_at = self._look_at = -math.inf
         self._is_limited = False
         self._has_searched = False  # since listings were last made shorter
         self._freed = self._unlisted = 0
@@ -154,13 +155,13 @@ class Trimmer:
         self._load()
         excess, limit = self._excess()
         self._search_if_due(excess)
-        until = time.monotonic() + LOOK_S
+        until = time.monotonic() + TURN_S
         excess -= self._trim_by_age(until)
         excess -= self._trim_by_size(excess, until)
         is_lacking = excess > 0 and not self._candidates and self._has_searched
         if is_lacking and self._unlisting is None:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
-        self._go_on_for_a_while(lambda: self._unlisting is not None, self._go_on_unlisting)
+        self._look(lambda: self._unlisting is not None, self._go_on_unlisting)
 
     def add(self, heads: Mapping[str, Head]) -> None:
         """MongoDB has just acknowledged these logs: what of them may go need not be looked for."""
@@ -206,7 +207,7 @@ class Trimmer:
             is_due = True
         if is_due and self._search is None:
             self._begin_search()
-        self._go_on_for_a_while(lambda: self._search is not None, self._go_on_searching)
+        self._look(lambda: self._search is not None, self._go_on_searching)
 
     def _begin_search(self) -> None:
         self._search_began = time.monotonic()
@@ -231,12 +232,15 @@ class Trimmer:
         self._search_at = now + max(LOOK_AGAIN_S, took_s * LOOK_AGAIN_SHARE)
         self._age_search_at = max(self._age_search_at, self._search_at)
 
-    def _go_on_for_a_while(
-        self, is_going_on: Callable[[], bool], go_on: Callable[[], None]
-    ) -> None:
-        until = time.monotonic() + LOOK_S
-        while is_going_on() and time.monotonic() < until:
+    def _look(self, is_going_on: Callable[[], bool], go_on: Callable[[], None]) -> None:
+        """Go on looking through Redis, for a turn, if it is due."""
+        began = time.monotonic()
+        if not is_going_on() or began < self._look_at:
+            return
+        while is_going_on() and time.monotonic() < began + TURN_S:
             go_on()
+        now = time.monotonic()
+        self._look_at = now + (now - began) * LOOK_PAUSE_SHARE
 
     # -- letting go -------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import gymnasium as gym
@@ -78,26 +78,19 @@ def is_complete(jam: Jamboree) -> bool:
     return jam.backup.status().pending_logs == 0
 
 
-def rows_in_mongodb(jam: Jamboree) -> int:
-    """Rows of all logs there, each log whole and each frame undamaged."""
+def rows_in_mongodb(jam: Jamboree, keys: Sequence[str] | None = None) -> int:
+    """Rows of logs there, each log whole and each frame undamaged."""
     rows = 0
-    for keys in pages_of_keys(jam):
-        for key, found in kept_logs(jam.mongo_store, keys):
-            assert isinstance(found, tuple), found
-            rows += sum(frame.count for frame in checked_chain(found[1], found[0], where=key))
+    for key, found in kept_logs(jam.mongo_store, sorted(keys or jam.mongo_store.keys())):
+        assert isinstance(found, tuple), found
+        rows += sum(frame.count for frame in checked_chain(found[1], found[0], where=key))
     return rows
 
 
-def pages_of_keys(jam: Jamboree) -> Iterator[list[str]]:
-    """Keys of the logs in MongoDB, sorted; half a million at once would be too many for it."""
-    last = ""
-    while True:
-        found = jam.mongo.logs.find({"_id": {"$gt": last}}, {"_id": 1}).sort("_id", 1).limit(10_000)
-        keys = [one["_id"] for one in found]
-        if not keys:
-            return
-        yield keys
-        last = keys[-1]
+def batched(keys: Iterable[str], size: int, *, every: int = 1) -> Iterator[list[str]]:
+    """Every so many-th of them, some at a time."""
+    chosen = list(keys)[::every]
+    return (chosen[at : at + size] for at in range(0, len(chosen), size))
 
 
 class Recording:
@@ -142,21 +135,28 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     start_follower(jam)
     env = jam.record(gym.make("CartPole-v1"), run="long")
     env.action_space.seed(0)
-    rows = 0
+    rows_of: dict[str, int] = {}
     is_over = True
     for _ in range(STEPS):
         if is_over:
             env.reset()
-            rows += 1
+            key = jam.keyspace.episode(env.episode_id)
+            rows_of[key] = 1
         *_, terminated, truncated, _ = env.step(env.action_space.sample())
         is_over = terminated or truncated
-        rows += 1
+        rows_of[key] += 1
     env.close()
     jam.flush(timeout_s=300)
     wait_until(lambda: is_complete(jam), timeout_s=300)
 
-    assert jam.mongo_store.records() == rows
-    assert rows_in_mongodb(jam) == rows
+    counts = {
+        key: count
+        for keys in batched(rows_of, 1000)
+        for key, (_, count) in jam.mongo_store.counts(keys).items()
+    }
+    assert counts == rows_of
+    for keys in batched(rows_of, 200, every=max(1, len(rows_of) // 4000)):
+        assert rows_in_mongodb(jam, keys) == sum(rows_of[key] for key in keys)
     assert jam.backup.status().trimmed_bytes > MAXMEMORY_MB * 2**20 / 4
     assert jam.store.room.memory().used_bytes < MAXMEMORY_MB * 2**20
 
