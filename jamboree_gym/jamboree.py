@@ -106,11 +106,11 @@ class Jamboree(Connection):
     def _new_backup(self) -> AutomaticBackup | None:
         if self._mongo_url is not None:
             follows = FollowingThread(self._own_redis_url, self._mongo_url, self.keyspace)
-            return AutomaticBackup(follows, self.store)
+            return AutomaticBackup(follows, self.redis_store)
         if self._redis_url is not None:
             return None
         asks = SupervisorsBackup(self._join_servers(), self.keyspace.namespace)
-        return AutomaticBackup(asks, self.store)
+        return AutomaticBackup(asks, self.redis_store)
 
     def _own_redis_url(self) -> str:
         return self._redis_url or self._join_servers().redis_url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -48,10 +49,17 @@ def new_home() -> Iterator[Path]:
     try:
         yield home
     finally:
-        for process in processes_of(home):
-            process.kill()
-        wait_until(lambda: not processes_of(home))
+        wait_until(lambda: not killed(home))
         shutil.rmtree(parent, ignore_errors=True)
+
+
+def killed(home: Path) -> list[psutil.Process]:
+    """What was there to kill: a supervisor that is killed last has started something again."""
+    found = processes_of(home)
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return found
 
 
 def processes_of(home: Path) -> list[psutil.Process]:

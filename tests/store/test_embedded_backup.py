@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -228,18 +229,28 @@ def taken_port_of_mongo(home: Path) -> socket.socket:
     """Kill Mongo, and listen on its port before it is back."""
     port = MongoProgram(Home.at(home))._access().port
     while True:
-        taken = socket.socket()
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wait_until(lambda: server_status(home).mongo_pid is not None)
-        os.kill(server_status(home).mongo_pid or 0, 9)
-        for _ in range(1000):
-            try:
-                taken.bind(("127.0.0.1", port))
-                taken.listen()
-                return taken
-            except OSError:
-                continue
-        taken.close()
+        pid = server_status(home).mongo_pid
+        if pid is None:  # it is being started again: next time
+            continue
+        os.kill(pid, signal.SIGKILL)
+        taken = listening_on(port)
+        if taken is not None:
+            return taken
+
+
+def listening_on(port: int) -> socket.socket | None:
+    """A socket that listens there, if the port becomes free before long."""
+    taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for _ in range(1000):
+        try:
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+            return taken
+        except OSError:
+            continue
+    taken.close()
+    return None
 
 
 def test_killed_valkey_is_backed_up_when_it_is_back(home: Path) -> None:
@@ -281,7 +292,7 @@ def test_a_process_that_does_not_end_is_killed(home: Path) -> None:
         NoteHandler(jam, "n").save({"n": 1})
         wait_until(lambda: bool(backups_of(home)))
         (backup,) = backups_of(home)
-        os.kill(backup, 19)  # SIGSTOP
+        os.kill(backup, signal.SIGSTOP)
     assert stop_servers(home)
     assert is_gone(backup)
     assert "did not end within" in log_of(home)
