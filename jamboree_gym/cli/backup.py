@@ -57,7 +57,7 @@ def flush(
 ) -> None:
     """Copy what MongoDB does not hold yet.
 
-    To copy as it comes: python -m jamboree_gym.backup --follow
+    What is saved is copied by itself; this waits until all of it is.
 
     Example: jamboree-gym backup flush --namespace my-project
     """

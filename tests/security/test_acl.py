@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +19,7 @@ from processes import NoteHandler, read_line, start_python
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import JamboreeError, StoreUnavailable
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -176,6 +179,7 @@ def as_backup(users: Users) -> None:
     jam = users.open("backup")
     try:
         assert jam.backup.status().pending_deletes
+        follow_once(jam)
         jam.backup.flush()
         status = jam.backup.status()
         assert (status.pending_logs, status.pending_deletes) == (0, 0)
@@ -190,6 +194,16 @@ def as_backup(users: Users) -> None:
         check_that_it_makes_room(users, jam)
     finally:
         end(jam)
+
+
+def follow_once(jam: Jamboree) -> None:
+    """Take the lease, copy, let go of it."""
+    stop = threading.Event()
+    stop.set()
+    follower = Follower(jam.redis_store, lambda: jam.mongo_store)
+    follower.run(stop)
+    assert follower.trouble is None
+    assert jam.backup.status().follower
 
 
 def check_that_it_makes_room(users: Users, jam: Jamboree) -> None:
@@ -250,6 +264,22 @@ def test_the_further_right_for_fsync_is_enough_and_needed(
     users.give(further)
     as_recorder(users, write="fsync")
     users.close()
+
+
+def test_who_may_record_and_not_copy_records_and_is_told_once(
+    users: Users, caplog: pytest.LogCaptureFixture
+) -> None:
+    users.give(LINES["recorder"][0])
+    jam = users.open("recorder", backup=True)
+    env = jam.record(CountingEnv(3))
+    for _ in range(3):
+        play(env, [ACTION] * 3)
+    jam.close()
+    assert users.owner.episode(env.episode_id).status == "terminated"
+    said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert ["does not let this user do it" in one for one in said] == [True, True]
+    assert "the backup goes on when that is over" in said[0]
+    assert said[1].endswith("what MongoDB lacks is copied by the next backup")
 
 
 @pytest.mark.parametrize("right", ["info", "evalsha", "script|load", "set", "rpush"])
