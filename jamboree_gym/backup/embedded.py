@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -26,9 +25,6 @@ from jamboree_gym.store.mongo_program import MongoProgram
 from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["main"]
-
-NICE = 5  # a trainer comes first
-
 
 class EmbeddedMongo:
     """The Mongo server of a home, wherever it listens just now.
@@ -117,7 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--home", required=True, help="directory of the servers")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
-    os.nice(NICE)
     backup = EmbeddedBackup(Home.at(options.home))
     try:
         for line in sys.stdin.buffer:
