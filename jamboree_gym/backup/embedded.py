@@ -26,6 +26,7 @@ from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["main"]
 
+
 class EmbeddedMongo:
     """The Mongo server of a home, wherever it listens just now.
 

@@ -102,6 +102,7 @@ class BackupKeeper:
 
     async def _wait_for_mongo(self) -> None:
         """Until it answers or has given up: the process would only complain."""
+        self._mongo_again_at = time.monotonic() + MONGO_AGAIN_S
         self._mongo.start()
         while self._mongo.is_starting:
             await asyncio.sleep(WATCH_INTERVAL_S)
@@ -156,10 +157,11 @@ class BackupKeeper:
 
     def _try_mongo_again(self) -> None:
         """A disk may have room again; what is not installed will not be found."""
-        if self._mongo.gave_up is None or isinstance(self._mongo.gave_up, MissingExtra):
-            self._mongo_again_at = time.monotonic() + MONGO_AGAIN_S
-        elif time.monotonic() > self._mongo_again_at:
-            self._mongo.start()
+        gave_up, now = self._mongo.gave_up, time.monotonic()
+        if gave_up is None or isinstance(gave_up, MissingExtra) or now < self._mongo_again_at:
+            return
+        self._mongo_again_at = now + MONGO_AGAIN_S
+        self._mongo.start()
 
     def _report(self, how: str) -> None:
         self.restarts += 1
