@@ -267,24 +267,32 @@ def test_killed_valkey_is_backed_up_when_it_is_back(home: Path) -> None:
 # -- what cannot work -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("mongo.json", "{", "mongo.json is damaged"),
+        ("mongo", "", "cannot keep the embedded servers"),
+    ],
+)
 def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_client_may_try(
-    home: Path, caplog: pytest.LogCaptureFixture
+    home: Path, caplog: pytest.LogCaptureFixture, file: str, content: str, why: str
 ) -> None:
     home.mkdir(mode=0o700)
-    (home / "mongo.json").write_text("{")
+    (home / file).write_text(content)
     with Jamboree(home=home, backup=True) as jam:
         play(jam.record(CountingEnv(5)), [ACTION] * 5)
-        wait_until(lambda: "is damaged" in str(jam.backup.status().last_error))
-        assert "is damaged" in str(server_status(home).last_error)
+        wait_until(lambda: why in str(jam.backup.status().last_error))
+        assert why in str(server_status(home).last_error)
+    run(home, RECORD)
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
-    assert log_of(home).count("mongo.json is damaged") == 1
 
-    (home / "mongo.json").unlink()
+    (home / file).unlink()
     run(home, RECORD)
     with Jamboree(home=home, backup=False) as jam:
         wait_until(lambda: is_complete(jam))
         wait_until(lambda: jam.backup.status().last_error is None)
         check_that_all_is_kept_once(jam)
+    assert log_of(home).count(why) == 1
 
 
 def test_a_process_that_does_not_end_is_killed(home: Path) -> None:
