@@ -1,8 +1,8 @@
 """Does the backup keep up with full-speed CartPole tracing, and what does it cost the environment?
 
-A trainer of its own records CartPole as quickly as it can, in turn without and with a backup
-process beside it (`python -m jamboree_gym.backup --follow`), on embedded servers. The lag of
-the backup is read four times a second.
+A trainer of its own records CartPole as quickly as it can, on embedded servers, in turn without and
+with the backup process that their supervisor keeps beside it. The lag of the backup is read four
+times a second.
 
     python benchmarks/backup.py --seconds 20 --rounds 3
 """
@@ -18,7 +18,7 @@ import time
 
 from _pairs import jamboree, machine
 
-from jamboree_gym import Jamboree
+from jamboree_gym import DBHandler, Jamboree
 
 TRAINER = """
 import sys, time
@@ -40,6 +40,15 @@ with Jamboree(namespace=sys.argv[1]) as jam:
 """
 
 
+class Begin(DBHandler):
+    """Something to save."""
+
+    def __init__(self, jam: Jamboree) -> None:
+        super().__init__(jam)
+        self.entity = "begin"
+        self.required = {}
+
+
 def trained(namespace: str, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", TRAINER, namespace, str(seconds)], stdout=subprocess.PIPE, text=True
@@ -54,9 +63,8 @@ def end_of(trainer: subprocess.Popen[str]) -> float:
 
 def backed_up(namespace: str, seconds: float) -> tuple[float, list[float], float]:
     """Steps a second, the lags seen meanwhile, and how long it took to catch up at the end."""
-    with Jamboree(namespace=namespace) as jam:
-        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow"]
-        follower = subprocess.Popen([*command, "--namespace", namespace], stderr=subprocess.DEVNULL)
+    with Jamboree(namespace=namespace, backup=True) as jam:
+        Begin(jam).save({})  # with the first delivery the backup begins
         while jam.backup.status().follower is None:
             time.sleep(0.05)
         trainer, lags = trained(namespace, seconds), []
@@ -67,8 +75,6 @@ def backed_up(namespace: str, seconds: float) -> tuple[float, list[float], float
         while jam.backup.status().pending_logs:
             time.sleep(0.05)
         caught_up_s = time.perf_counter() - began
-        follower.terminate()
-        follower.wait()
         if not jam.backup.verify():
             raise SystemExit("the backup differs")
     return speed, lags, caught_up_s
