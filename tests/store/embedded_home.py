@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -48,10 +48,17 @@ def new_home() -> Iterator[Path]:
     try:
         yield home
     finally:
-        for process in processes_of(home):
-            process.kill()
-        wait_until(lambda: not processes_of(home))
+        wait_until(lambda: not kill_all(home))  # a supervisor may have started one meanwhile
         shutil.rmtree(parent, ignore_errors=True)
+
+
+def kill_all(home: Path) -> list[psutil.Process]:
+    """Kill whatever serves a home; those that were there."""
+    found = processes_of(home)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return found
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
