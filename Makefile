@@ -38,6 +38,8 @@ BACKUPS ?= 100
 KILLS ?= 50
 # How many steps it records into a Redis of 64 MB.
 STEPS ?= 10000000
+# How many episodes are read from MongoDB after Redis was emptied.
+EPISODES ?= 10000
 # Connections are cut at every so many-th byte of an append.
 CUT_EVERY ?= 1
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
@@ -69,7 +71,7 @@ test: $(DEV_READY) ## the test suite
 faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full length
 	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
 		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
-		JAMBOREE_MAXMEMORY_STEPS=$(STEPS) \
+		JAMBOREE_MAXMEMORY_STEPS=$(STEPS) JAMBOREE_FLUSHED_EPISODES=$(EPISODES) \
 		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: long

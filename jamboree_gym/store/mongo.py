@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,12 +36,11 @@ from jamboree_gym.store.mongo_documents import (
     blob_document,
     checked_content,
     chunk_documents,
-    chunk_id,
-    chunk_range,
     chunk_span,
     database_name,
     head_fields,
     hosts_of,
+    is_chunk_of,
     kept_frames,
     kept_log,
     log_document,
@@ -58,11 +58,16 @@ __all__ = ["BackupUnavailable", "MongoStore"]
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 HEADS_AT_ONCE = 1000
+CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
+FEW = 8  # parts of one frame, and what is left of a log that was deleted
+SCAN_TIMEOUT_S = 600.0  # for what goes through a whole collection before the first answer comes
 _DUPLICATE = 11000
 _DISK_FULL = 14031
 _INTERNAL_ERROR = 1
 _LOGIN_REFUSED = (13, 18)
 _T = TypeVar("_T")
+
+log = logging.getLogger("jamboree_gym")
 
 
 class BackupUnavailable(StoreUnavailable):
@@ -88,6 +93,7 @@ class MongoStore:
         self.where = where
         self._client = client
         self._has_answered = False
+        self._is_indexed = False
         self.database: Database[Any] = client.get_database(
             database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
         )
@@ -191,6 +197,7 @@ class MongoStore:
         Raises:
             StoreUnavailable: No answer; insert again.
         """
+        self._index_chunks()
         refused: dict[str, str] = {}
         parts = (part for frame in frames for part in chunk_documents(*frame))
         for documents in _by_size(parts):
@@ -275,7 +282,14 @@ class MongoStore:
 
     def _clear(self, key: str, born: float) -> None:
         self.run(lambda: self._logs.delete_one({"_id": key, "born": born}))
-        self.run(lambda: self._chunks.delete_many({"_id": chunk_range(key, born)}))
+        self._index_chunks()
+        found = self.run(
+            lambda: [one["_id"] for one in self._chunks.find({"key": key}, {"_id": 1})]
+        )
+        ids = [id for id in found if is_chunk_of(id, key, born)]
+        for first in range(0, len(ids), MAX_DOCUMENTS):
+            part = ids[first : first + MAX_DOCUMENTS]
+            self.run(partial(self._chunks.delete_many, {"_id": {"$in": part}}))
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
         """Remove what is left of a log, if it was deleted."""
@@ -293,7 +307,7 @@ class MongoStore:
 
     def keys(self) -> Iterator[str]:
         """Keys of all logs, sorted."""
-        found = self.run(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
+        found = self._scan(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
         return iter(sorted(found))
 
     def birth(self, key: str) -> float | None:
@@ -323,11 +337,11 @@ class MongoStore:
         Of one that is damaged, what is wrong.
         """
         if run is not None:
-            self.run(lambda: self._logs.create_index("run"))
+            self._scan(lambda: self._logs.create_index("run"))
         query = {} if run is None else {"run": run}
-        cursor = self.run(lambda: self._logs.find(query, {"frames": 0}))
+        cursor = self._logs.find(query, {"frames": 0})
         try:
-            while found := self.run(lambda: list(islice(cursor, HEADS_AT_ONCE))):
+            while found := self._scan(lambda: list(islice(cursor, HEADS_AT_ONCE))):
                 logs = self._not_deleted(found)
                 yield {
                     key: log.head if isinstance(log, KeptLog) else log for key, log in logs.items()
@@ -337,7 +351,7 @@ class MongoStore:
 
     def runs(self) -> list[str]:
         """Names of all runs of which it holds episodes, in no order."""
-        groups = self.run(lambda: list(self._logs.aggregate([{"$group": {"_id": "$run"}}])))
+        groups = self._scan(lambda: list(self._logs.aggregate([{"$group": {"_id": "$run"}}])))
         return [group["_id"] for group in groups if isinstance(group["_id"], str)]
 
     def frame_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
@@ -346,16 +360,19 @@ class MongoStore:
         Raises:
             DecodeError: Its document is damaged.
         """
-        ids = {"$gte": chunk_id(key, born, 0), "$lt": chunk_id(key, born, index + 1)}
-        newest = self.run(
-            lambda: list(self._chunks.find({"_id": ids}, {"content": 0}).sort("_id", -1).limit(1))
+        self._index_chunks()
+        query = {"key": key, "start": {"$lt": index + 1}}  # SecantusDB's $lte misses what is equal
+        cursor = self.run(
+            lambda: self._chunks.find(query, {"content": 0}).sort("start", -1).limit(FEW)
         )
-        return chunk_span(newest[0], where=f"MongoDB at {self.where}") if newest else None
+        found = self.run(lambda: [one for one in cursor if is_chunk_of(one["_id"], key, born)])
+        return chunk_span(found[0], where=f"MongoDB at {self.where}") if found else None
 
     def frames_from(self, key: str, born: float, start: int, stop: int) -> Iterator[KeptFrame]:
         """Frames in `chunks` that begin at `start` or later, and before `stop`; in order."""
-        ids = {"$gte": chunk_id(key, born, start), "$lt": chunk_id(key, born, stop)}
-        return (frame for _, frame in self._frames({"_id": ids}))
+        query = {"key": key, "start": {"$gte": start, "$lt": stop}}
+        ours = tombstone_id(key, born)
+        return (frame for found, frame in self._frames(query) if found == ours)
 
     def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
         """Birth and number of records of several logs, of those that are kept."""
@@ -366,12 +383,13 @@ class MongoStore:
         """Frames that have documents of their own, of all logs from one key to another.
 
         Yields:
-            The log as `tombstone_id` names it, and its frame; sorted by both.
+            The log as `tombstone_id` names it, and its frame; sorted by key and start.
         """
-        return self._frames({"_id": {"$gte": f"{first_key}#", "$lt": f"{last_key}$"}})
+        return self._frames({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
 
     def _frames(self, query: Any) -> Iterator[tuple[str, KeptFrame]]:
-        cursor = self.run(lambda: self._chunks.find(query).sort("_id", 1))
+        self._index_chunks()
+        cursor = self.run(lambda: self._chunks.find(query).sort(CHUNK_ORDER))
         try:
             yield from kept_frames(iter(lambda: self.run(lambda: next(cursor, None)), None))
         finally:
@@ -388,7 +406,7 @@ class MongoStore:
 
     def blobs(self) -> dict[str, bytes | DecodeError]:
         """All immutable content, by digest; of what is damaged, what is wrong."""
-        found = self.run(lambda: list(self._blobs.find({})))
+        found = self._scan(lambda: list(self._blobs.find({})))
         return {blob["_id"]: self._content(blob) for blob in found}
 
     def _content(self, document: Any) -> bytes | DecodeError:
@@ -413,7 +431,7 @@ class MongoStore:
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""
-        found = self.run(lambda: list(self._logs.find({}, {"count": 1})))
+        found = self._scan(lambda: list(self._logs.find({}, {"count": 1})))
         return sum(log["count"] for log in found)
 
     def _find_one(self, collection: Collection[Any], id: str) -> Any:
@@ -424,6 +442,27 @@ class MongoStore:
     ) -> list[Any]:
         wanted = {"_id": {"$in": list(ids)}}
         return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
+
+    def _index_chunks(self) -> None:
+        """Once: without an index, each search for the frames of a log would go through all."""
+        from pymongo.errors import OperationFailure
+
+        if not self._is_indexed:
+            try:
+                self._scan(lambda: self._chunks.create_index(CHUNK_ORDER))
+            except BackupUnavailable as error:  # it can be read without, slowly
+                if not isinstance(error.__cause__, OperationFailure):
+                    raise
+                log.debug("no index: %s", error)
+            self._is_indexed = True
+
+    def _scan(self, action: Callable[[], _T]) -> _T:
+        """As `run`, with time for a server that answers when it has been through everything."""
+        import pymongo
+
+        self.run(lambda: self._client.admin.command("ping"))  # one that is away is not waited for
+        with pymongo.timeout(SCAN_TIMEOUT_S):
+            return self.run(action)
 
     def run(self, action: Callable[[], _T]) -> _T:
         """Do it; translate what fails. Write errors by document go through as they are."""

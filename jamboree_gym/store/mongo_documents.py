@@ -29,12 +29,11 @@ __all__ = [
     "blob_document",
     "checked_content",
     "chunk_documents",
-    "chunk_id",
-    "chunk_range",
     "chunk_span",
     "database_name",
     "head_fields",
     "hosts_of",
+    "is_chunk_of",
     "kept_frames",
     "kept_log",
     "log_document",
@@ -45,7 +44,6 @@ DOCUMENT_VERSION = 2
 MAX_PART_BYTES = 12 * 2**20  # a document of MongoDB holds 16 MB
 MAX_INLINE_BYTES = 64 * 2**10
 _BORN = struct.Struct(">d")
-_LAST_INDEX = 10**16 - 1
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 
@@ -155,7 +153,7 @@ def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, A
     for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
         content = frame[offset : offset + MAX_PART_BYTES]
         yield {
-            "_id": f"{chunk_id(key, born, start)}#{part:04d}",
+            "_id": f"{tombstone_id(key, born)}#{start:016d}#{part:04d}",
             "key": key,
             "format": DOCUMENT_VERSION,
             "start": start,
@@ -166,11 +164,6 @@ def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, A
             "content": content,
             "crc": zlib.crc32(content),
         }
-
-
-def chunk_id(key: str, born: float, start: int) -> str:
-    """Beginning of the ids of a frame's documents; sorts as the index does."""
-    return f"{tombstone_id(key, born)}#{min(start, _LAST_INDEX):016d}"
 
 
 def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
@@ -186,10 +179,9 @@ def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
     return (*indices, *times)
 
 
-def chunk_range(key: str, born: float) -> dict[str, str]:
-    """Condition on the ids of all frames of a log: `#` and `$` are neighbours."""
-    prefix = tombstone_id(key, born)
-    return {"$gte": f"{prefix}#", "$lt": f"{prefix}$"}
+def is_chunk_of(id: str, key: str, born: float) -> bool:
+    """Whether a document of `chunks` belongs to this log, and to no other of the same key."""
+    return id.startswith(f"{tombstone_id(key, born)}#")
 
 
 def tombstone_id(key: str, born: float) -> str:

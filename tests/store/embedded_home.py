@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -49,15 +48,15 @@ def new_home() -> Iterator[Path]:
     try:
         yield home
     finally:
-        wait_until(lambda: not killed(home))
+        wait_until(lambda: not kill_all(home))  # a supervisor may have started one meanwhile
         shutil.rmtree(parent, ignore_errors=True)
 
 
-def killed(home: Path) -> list[psutil.Process]:
-    """What was there to kill: a supervisor that is killed last has started something again."""
+def kill_all(home: Path) -> list[psutil.Process]:
+    """Kill whatever serves a home; those that were there."""
     found = processes_of(home)
     for process in found:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):
             process.kill()
     return found
 
