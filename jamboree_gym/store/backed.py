@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from jamboree_gym.codec import CODEC_RECORDS, Frame, Head
@@ -53,6 +54,7 @@ class BackedStore(RedisStore):
         self.redis = redis
         self._find_backup = find_backup
         self._absent: dict[str, float] = {}  # log -> until when
+        self._said: set[str] = set()
         self._away: BackupUnavailable | None = None
         self._ask_again_at = 0.0
 
@@ -327,12 +329,22 @@ class BackedStore(RedisStore):
         return results
 
     def _find_lost(self, appends: Sequence[Append]) -> None:
-        try:
-            self._put_back([append.key for append in appends])
-            if any(append.codec == CODEC_RECORDS for append in appends):
-                self.cover()
-        except (BackupUnavailable, DecodeError) as error:
-            log.warning("%s", error)
+        """Bring back what MongoDB holds of these logs. That it cannot be asked delays nothing."""
+        finds: list[Callable[[], object]] = [partial(self._put_back, [a.key for a in appends])]
+        if any(append.codec == CODEC_RECORDS for append in appends):
+            finds.append(self.cover)
+        for find in finds:
+            try:
+                find()
+            except BackupUnavailable as error:  # it has been said
+                log.debug("%s", error)
+            except (AccessRefused, DecodeError) as error:
+                self._say_once(f"{error}; what is saved begins the log anew if Redis has lost it")
+
+    def _say_once(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("%s", what)
 
 
 def _is_lost(result: AppendResult | JamboreeError) -> bool:

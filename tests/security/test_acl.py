@@ -302,6 +302,17 @@ def test_redis_7_does_not_tell_what_a_script_lacks_but_where_to_look(
     users.close()
 
 
+def test_who_may_not_look_for_lost_logs_records_all_the_same_and_is_told_once(
+    users: Users, caplog: pytest.LogCaptureFixture
+) -> None:
+    users.give(LINES["recorder"][0].replace(" +get ", " "))
+    with users.open("recorder") as jam:
+        for name in ("a", "b"):
+            NoteHandler(jam, name).save({"n": 1})
+    assert NoteHandler(users.owner, "a").count() == NoteHandler(users.owner, "b").count() == 1
+    assert sum("does not let this user do it" in one for one in caplog.messages) == 1
+
+
 @pytest.mark.parametrize("user", USES)
 def test_no_right_on_the_page_is_one_too_many(users: Users, user: str) -> None:
     line, needless = LINES[user][0], []
