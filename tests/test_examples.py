@@ -101,7 +101,7 @@ def test_the_demo_holds_all_its_checks(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "✗" not in done.stdout
-    assert done.stdout.count("✓") == 9
+    assert done.stdout.count("✓") == 10
     assert list(tmp_path.glob("jamboree-*")) == []
 
 

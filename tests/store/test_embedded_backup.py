@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, is_complete
 from embedded_home import is_gone, kill, new_home, processes_of, start_client, wait_until
@@ -39,9 +41,12 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def backups_of(home: Path) -> list[int]:
-    return [
-        one.pid for one in processes_of(home) if "jamboree_gym.backup.embedded" in one.cmdline()
-    ]
+    found = []
+    for one in processes_of(home):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if "jamboree_gym.backup.embedded" in one.cmdline():
+                found.append(one.pid)
+    return found
 
 
 def log_of(home: Path) -> str:
