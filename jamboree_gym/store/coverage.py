@@ -67,7 +67,7 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
 
 
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
-    """Number of episodes, and whether nothing was deleted meanwhile."""
+    """How many episodes were not listed, and whether nothing was deleted meanwhile."""
     deletions, deleted = store.deletions(), store.deleted()
     listed, is_current = 0, True
     by_run = attrgetter("run")
@@ -75,12 +75,13 @@ def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
         heads = _readable(some, deleted)
         entries = list(_entries(store, heads))
         for _, group in groupby(sorted(entries, key=by_run), by_run):
-            is_current &= store.list_episodes(list(group), deletions=deletions)
+            added = store.list_episodes(list(group), deletions=deletions)
+            is_current &= added is not None
+            listed += added or 0
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
                 store.restore(key, back, (), None, deletions=deletions)
-        listed += len(entries)
     return listed, is_current
 
 

@@ -531,14 +531,18 @@ class RedisStore:
         arguments = (_BORN.pack(head.born), head.held, start, *frames)
         return bool(self.link.script(scripts.REFILL, (key,), arguments, again=False))
 
-    def list_episodes(self, entries: Sequence[IndexEntry], *, deletions: int) -> bool:
-        """List episodes of one run that are not listed; False if any was deleted meanwhile."""
+    def list_episodes(self, entries: Sequence[IndexEntry], *, deletions: int) -> int | None:
+        """List episodes of one run.
+
+        Returns:
+            How many were not listed; None if anything was deleted meanwhile.
+        """
         run, newest = entries[0].run, max(entry.time for entry in entries)
         space = self.keyspace
         keys = (space.summaries(run), space.runs, space.deletions)
         pairs = [part for entry in entries for part in (entry.name, entry.summary)]
-        arguments = (deletions, run, repr(newest), *pairs)
-        return bool(self.link.script(scripts.LIST, keys, arguments))
+        added = self.link.script(scripts.LIST, keys, (deletions, run, repr(newest), *pairs))
+        return None if added is None else int(added)
 
     def coverage(self) -> str:
         """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""

@@ -341,13 +341,14 @@ return 1
 
 # KEYS: summaries of a run, runs, deletions. ARGV: number of deletions before MongoDB was asked,
 # run, run time, then for each episode: field, summary. Those that are listed stay as they are.
-# Answers 1, or 0 when anything was deleted meanwhile.
+# Answers how many were not, or nothing when anything was deleted meanwhile.
 LIST = Script(
     """#!lua
-if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[1] then return 0 end
-for i = 4, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[1] then return nil end
+local added = 0
+for i = 4, #ARGV, 2 do added = added + redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('ZADD', KEYS[2], 'GT', ARGV[3], ARGV[2])
-return 1
+return added
 """
 )
 
