@@ -33,7 +33,7 @@ from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.embedded import EmbeddedServers
-from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.mongo import MongoStore, check_threads
 from jamboree_gym.store.redis import IndexEntry, RedisStore
 from jamboree_gym.values import encode_mapping
 from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
@@ -186,6 +186,7 @@ class Connection:
     def _opened_mongo(self) -> MongoStore:
         with self._mongo_lock:
             if self._mongo is None:
+                check_threads()
                 url = self._mongo_url or self._join_servers().mongo_url()
                 self._mongo = MongoStore.from_url(url, self.keyspace.namespace)
             return self._mongo

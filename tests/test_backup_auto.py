@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable
 
@@ -81,8 +82,14 @@ NoteHandler(jam, "script").save({"n": 1})
 """
     url = f"unix://{jam.store.where}"
     ended = run_python(script, url, mongo.url, jam.keyspace.namespace)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.returncode == 0
     assert NoteHandler(jam, "script").count() == 1
+    if sys.version_info >= (3, 12) and ended.stderr:  # it starts no threads at its end
+        assert "1 records are not in MongoDB yet" in ended.stderr
+        assert "cannot be reached" not in ended.stderr
+        jam.backup.flush()
+    else:
+        assert ended.stderr == ""
     assert is_complete(jam)
 
 

@@ -13,7 +13,7 @@ from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.embedded import EmbeddedServers
-from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.mongo import InterpreterEnds, MongoStore
 from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
@@ -25,9 +25,15 @@ log = logging.getLogger("jamboree_gym")
 
 
 class Work(Protocol):
-    """What is done on the thread."""
+    """What is done on the thread.
+
+    Attributes:
+        trouble: What kept it from being done in the end.
+        needs_threads: Whether it cannot be done while the interpreter ends.
+    """
 
     trouble: str | None
+    needs_threads: bool
 
     def run(self, news: threading.Event, stop: threading.Event) -> None:
         """Go on until `stop`; `news` is set after a delivery, and with `stop`."""
@@ -67,13 +73,14 @@ class AutomaticBackup:
         """Let it finish; warn of what is not copied."""
         self._stop.set()
         self._news.set()
-        if self._is_late:
+        if self._is_late and self._work.needs_threads:
+            self._work.trouble = str(InterpreterEnds())
+        elif self._is_late:
             self._run()
-        if self._thread is None:
-            return
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
         trouble = self._work.trouble
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             trouble = f"the backup did not end within {timeout_s:.3g} s"
         if trouble is not None:
             log.warning("%s; %s", trouble, self._pending())
@@ -97,10 +104,12 @@ class FollowingThread:
 
     Attributes:
         trouble: What kept it from copying in the end.
+        needs_threads: True.
     """
 
     def __init__(self, redis_url: Callable[[], str], mongo_url: str, keyspace: Keyspace) -> None:
         self.trouble: str | None = None
+        self.needs_threads = True  # pymongo's
         self._redis_url = redis_url
         self._mongo_url = mongo_url
         self._keyspace = keyspace
@@ -128,10 +137,12 @@ class SupervisorsBackup:
 
     Attributes:
         trouble: What keeps it from being asked.
+        needs_threads: False.
     """
 
     def __init__(self, servers: EmbeddedServers, namespace: str) -> None:
         self.trouble: str | None = None
+        self.needs_threads = False
         self._servers = servers
         self._namespace = namespace
         self._is_asked = False

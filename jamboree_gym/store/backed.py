@@ -15,7 +15,7 @@ from jamboree_gym.store.coverage import NO_ROOM, PARTLY_COVERED, cover, is_cover
 from jamboree_gym.store.kept import frames_of
 from jamboree_gym.store.kept_frames import KeptFrames, is_lacking
 from jamboree_gym.store.log import Append, AppendResult, LogSlice
-from jamboree_gym.store.mongo import BackupUnavailable, MongoStore
+from jamboree_gym.store.mongo import BackupUnavailable, InterpreterEnds, MongoStore
 from jamboree_gym.store.mongo_documents import KeptLog
 from jamboree_gym.store.put_back import put_back, refill
 from jamboree_gym.store.redis import RedisStore
@@ -85,7 +85,7 @@ class BackedStore(RedisStore):
             raise self._noted(error) from error
 
     def _noted(self, error: JamboreeError) -> BackupUnavailable:
-        if self._away is None:
+        if self._away is None and not isinstance(error, InterpreterEnds):
             log.warning("%s; what Redis does not have cannot be read until it answers", error)
         self._away = BackupUnavailable(f"not in Redis at {self.where}, and {error}")
         self._ask_again_at = time.monotonic() + ASK_AGAIN_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from pymongo.errors import BulkWriteError
 
-__all__ = ["BackupUnavailable", "MongoStore"]
+__all__ = ["BackupUnavailable", "InterpreterEnds", "MongoStore", "check_threads"]
 
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
@@ -72,6 +73,28 @@ log = logging.getLogger("jamboree_gym")
 
 class BackupUnavailable(StoreUnavailable):
     """It is MongoDB that does not answer."""
+
+
+class InterpreterEnds(BackupUnavailable):
+    """pymongo needs threads, and Python 3.12 and newer starts none at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MongoDB cannot be opened while the interpreter ends; a Jamboree that is closed "
+            "before, by `close()` or `with`, waits for its backup"
+        )
+
+
+def check_threads() -> None:
+    """To be called before a client is made, which would wait for its threads in vain.
+
+    Raises:
+        InterpreterEnds: None can be started any more.
+    """
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError as error:
+        raise InterpreterEnds from error
 
 
 class MongoStore:
@@ -111,6 +134,7 @@ class MongoStore:
             InvalidUrl: Another scheme, a malformed address, or an option that cannot be used.
             StoreUnavailable: Nothing answers there, or it refuses the login.
         """
+        check_threads()
         store = cls(client_from_url(url), namespace, where=hosts_of(url))
         try:
             store.check()
