@@ -121,7 +121,7 @@ def main() -> None:
         for (name, began), until in zip(parts, [*(at for _, at in parts[1:]), end], strict=True):
             inside = [steps for at, steps in ticks if began <= at < until]
             speed = (inside[-1] - inside[0]) / (until - began)
-            print(f"{name:20} {until - began:6.1f} s  {speed:10,.0f} steps/s")
+            print(f"{name:20} {until - began:6.1f} s  {speed:10,.0f} steps/s", flush=True)
         print(f"when it came back {behind.pending_records:,} records were not copied")
         print(f"what the backup said: {behind.last_error}")
         print(f"no more than {CAUGHT_UP_S:.0f} s behind again after {caught_up_s:.1f} s")
