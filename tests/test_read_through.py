@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backed_up import follower_of
 from conftest import Server, free_port
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
@@ -199,6 +200,39 @@ def test_emptied_in_the_middle_of_listing_it_is_listed_again(
     assert jam.redis.get(jam.keyspace.coverage) == b"all"
 
 
+def test_a_deletion_while_heads_are_put_back_leaves_no_log_of_records_out(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        NoteHandler(jam, name).save_many({"n": n} for n in range(3))
+    jam.backup.flush()
+    jam.redis.flushall()
+    heads, times = MongoStore.heads, list[int]()
+
+    def with_a_deletion(self: MongoStore, run: str | None = None) -> Iterator[Any]:
+        for some in heads(self, run):
+            times.append(1)
+            if len(times) == 1:
+                NoteHandler(jam, "a").delete()
+            yield some
+
+    monkeypatch.setattr(MongoStore, "heads", with_a_deletion)
+    assert jam.episodes().ids() == []
+    assert jam.redis.get(jam.keyspace.coverage) == b"all"
+    keys = [NoteHandler(jam, name)._key for name in ("b", "c")]
+    assert sorted(jam.redis_store.log_keys()) == sorted(keys)
+
+
+def test_a_backup_lists_again_by_itself_what_an_emptied_redis_lost(jam: Jamboree) -> None:
+    id = record(jam)
+    jam.backup.flush()
+    jam.redis.flushall()
+    follower_of(jam).copy_once()
+
+    assert list(jam.redis_store.summaries(jam.run)) == [id]
+    assert jam.redis.get(jam.keyspace.coverage) == b"all"
+
+
 def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> None:
     ids = [record(jam) for _ in range(4)]
     jam.backup.flush()
@@ -246,6 +280,20 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         assert all(a[1] == b[0] for a, b in pairwise(spans)), how
         jam.backup.restore()
         assert is_in_redis(jam, key)
+
+
+def test_frames_that_mongodb_keeps_twice_are_read_once(jam: Jamboree, room: str) -> None:
+    id = record_in_frames(jam)
+    key = jam.keyspace.episode(id)
+    wanted = jam.episode(id).data().rewards.tolist()
+    inline = jam.mongo.logs.find_one({"_id": key})["frames"]
+    born = decode_head(jam.redis.lindex(key, 0), where=key).born
+    # as a backup leaves it that was killed before it had kept a head
+    assert jam.mongo_store.insert_frames((key, born, blob) for blob in inline) == {}
+    trim(jam, key, 6)
+
+    assert jam.episode(id).data().rewards.tolist() == wanted
+    assert jam.episode(id).steps(2, 7).rewards.tolist() == wanted[2:7]
 
 
 def test_a_trimmed_log_goes_on_and_is_read_from_both(jam: Jamboree, room: str) -> None:

@@ -69,20 +69,18 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
     """How many episodes were not listed, and whether nothing was deleted meanwhile."""
     deletions, deleted = store.deletions(), store.deleted()
-    listed, is_current = 0, True
+    listed = 0
     by_run = attrgetter("run")
     for some in mongo.heads():
         heads = _readable(some, deleted)
         entries = list(_entries(store, heads))
         for _, group in groupby(sorted(entries, key=by_run), by_run):
-            added = store.list_episodes(list(group), deletions=deletions)
-            is_current &= added is not None
-            listed += added or 0
+            listed += store.list_episodes(list(group), deletions=deletions) or 0
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
                 store.restore(key, back, (), None, deletions=deletions)
-    return listed, is_current
+    return listed, store.deletions() == deletions
 
 
 def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
