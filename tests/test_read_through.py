@@ -24,6 +24,7 @@ from jamboree_gym.errors import (
     DecodeError,
     EpisodeNotFound,
     JamboreeError,
+    StoreFull,
     StoreUnavailable,
 )
 from jamboree_gym.store import backed, put_back
@@ -398,6 +399,32 @@ def test_a_full_redis_is_read_from_mongodb(jam: Jamboree) -> None:
     jam.redis.config_set("maxmemory", 0)
     np.testing.assert_array_equal(jam.episode(id).data().observations, wanted)
     assert len(list(jam.redis_store.log_keys())) == 1
+
+
+def test_a_full_redis_is_not_filled_by_what_is_put_back(jam: Jamboree) -> None:
+    id = record_in_frames(jam)
+    key = jam.keyspace.episode(id)
+    wanted = jam.episode(id).data().rewards.tolist()
+    notes = NoteHandler(jam, "n")
+    notes.save_many({"n": n} for n in range(3))
+    jam.backup.flush()
+    older = jam.redis.lrange(notes._key, 0, -1)
+    notes.save_many({"n": n} for n in range(3))
+    jam.backup.flush()
+    jam.redis.delete(notes._key)
+    jam.redis.rpush(notes._key, *older)
+    trim(jam, key, 5)
+    jam.redis.config_set("maxmemory", 1)
+
+    assert jam.episode(id).data().rewards.tolist() == wanted
+    assert not is_in_redis(jam, key)
+    with pytest.raises(StoreFull, match="takes no more writes"):
+        jam.backup.restore()
+    assert jam.redis.lrange(notes._key, 0, -1) == older
+    jam.redis.config_set("maxmemory", 0)
+    assert jam.backup.restore() == 2
+    assert notes.count() == 6
+    assert is_in_redis(jam, key)
 
 
 def test_without_mongodb_what_is_missing_is_an_error_and_nothing_else_is(

@@ -94,8 +94,7 @@ class KeptFrames:
                     raise DecodeError(
                         f"{self._where} at index {kept.start}: checksum does not match"
                     )
-                if kept.start >= (frames[-1].stop if frames else 0):  # some are kept twice
-                    frames.append(decode_frame(kept.blob, where=self._where))
+                frames.append(decode_frame(kept.blob, where=self._where))
         self._check(frames, start, stop)
         return frames
 
