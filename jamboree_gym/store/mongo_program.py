@@ -157,6 +157,7 @@ class MongoProgram:
         try:
             with self._client() as client:
                 yield client
+                client.admin.command("fsync")  # or a server killed soon after forgets its users
         except PyMongoError as error:
             raise EmbeddedServerError(f"cannot set up the Mongo server's user: {error}") from error
 

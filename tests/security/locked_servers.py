@@ -63,6 +63,7 @@ def locked_mongo(directory: Path, password: str, *options: str) -> Server:
     with MongoClient(server.url) as client:
         roles = [{"role": "root", "db": "admin"}]
         client.admin.command("createUser", "ann", pwd=password, roles=roles)
+        client.admin.command("fsync")  # where the machine is slow, `stop` kills
     stop_soon(server, port)
     server.command += ["--auth", *options]
     server.is_ready = lambda url: accepts_connections(port)

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -30,8 +31,16 @@ from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.store.control import decode
 from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_servers
 from jamboree_gym.store.home import Home
+from jamboree_gym.store.mongo_program import MongoProgram
+from jamboree_gym.store.server_processes import ServerProcess, start_server
 
 NOBODY = 65534
+
+
+def stop_by_force(server: ServerProcess) -> None:
+    """What is left to do where a server does not end when asked."""
+    kill(server.pid)
+    wait_until(lambda: not server.is_alive())  # which reaps it
 
 
 @pytest.fixture
@@ -218,6 +227,18 @@ def test_damaged_password_file_says_what_to_do(home: Path) -> None:
         (home / "mongo.json").write_text("{")
         with pytest.raises(EmbeddedServerError, match="delete it"):
             servers.mongo_url()
+
+
+def test_the_user_is_there_though_the_server_that_made_it_had_to_be_killed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir(mode=0o700)
+    monkeypatch.setattr(ServerProcess, "stop", stop_by_force)
+    mongo = MongoProgram(Home.at(home))
+    server = start_server(mongo, threading.Event())
+    with MongoClient(mongo.url) as client:
+        assert client.admin.command("usersInfo")["users"]
+    server.stop()
 
 
 def test_users_made_while_the_server_ran_open_are_dropped(home: Path) -> None:
