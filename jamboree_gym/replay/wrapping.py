@@ -62,6 +62,7 @@ OBSERVERS = (
     "gymnasium.wrappers.rendering:RecordVideo",
     "gymnasium.wrappers.rendering:RenderCollection",
     "jamboree_gym.integrations.sb3:VecRecordEpisodes",
+    "jamboree_gym.integrations.sb3.vec_record:VecRecordEpisodes",
     "jamboree_gym.wrappers.record:RecordEpisodes",
     "jamboree_gym.wrappers.record_vector:RecordEpisodes",
     "stable_baselines3.common.vec_env.vec_check_nan:VecCheckNan",

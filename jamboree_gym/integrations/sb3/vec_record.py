@@ -9,20 +9,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import MissingExtra
 from jamboree_gym.provenance import rng_state_of
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
-
-try:
-    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
-    from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
-except ImportError as error:
-    raise MissingExtra(
-        "recording a VecEnv needs Stable-Baselines3: pip install 'jamboree-gym[sb3]'"
-    ) from error
 
 __all__ = ["VecRecordEpisodes"]
 
