@@ -98,11 +98,11 @@ def main() -> None:
         follower = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while jam.backup.status().follower is None:
             time.sleep(0.1)
-        counted = (directory / "steps").open("w+")
-        trainer = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, url, NAMESPACE, "1e9"], stdout=counted
-        )
-        while not counted.read():
+        counted = directory / "steps"
+        with counted.open("w") as output:
+            command = [sys.executable, "-c", TRAINER, url, NAMESPACE, "1e9"]
+            trainer = subprocess.Popen(command, stdout=output)
+        while not counted.stat().st_size:
             time.sleep(0.1)
         parts = [("MongoDB there", time.perf_counter())]
         time.sleep(arguments.there)
@@ -118,8 +118,8 @@ def main() -> None:
         end = time.perf_counter()
         trainer.kill()
         trainer.wait()
-        counted.seek(0)
-        ticks = [tuple(map(float, line.split())) for line in counted if line.endswith("\n")]
+        lines = counted.read_text().splitlines()[:-1]  # the last one may be cut
+        ticks = [tuple(map(float, line.split())) for line in lines]
         for (name, began), until in zip(parts, [*(at for _, at in parts[1:]), end], strict=True):
             inside = [steps for at, steps in ticks if began <= at < until]
             speed = (inside[-1] - inside[0]) / (until - began)
