@@ -31,6 +31,7 @@ __all__ = [
     "rows_of",
     "stack",
     "unsaid",
+    "unstack",
     "variable_bytes",
 ]
 
@@ -187,6 +188,30 @@ def stack(values: Sequence[Any], layout: Layout) -> Arrays:
     if isinstance(layout, Encoded):
         return as_objects([decode_value(value, where="memory") for value in values])
     return layout.stack(values)
+
+
+def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
+    """Inverse of `stack`: arrays of so many rows -> packed values, one for each row.
+
+    Raises:
+        InvalidRecord: They are not of this layout; says what they are.
+    """
+    if isinstance(layout, Group):
+        pairs = zip(layout.items(arrays), layout.parts, strict=True)
+        columns = [unstack(part, of, count) for part, of in pairs]
+        return list(zip(*columns, strict=True)) if columns else [()] * count
+    if isinstance(layout, Encoded):
+        return [encode_value(value) for value in arrays]
+    values = np.asarray(arrays)
+    if values.shape[1:] != layout.shape or values.dtype.kind not in "biuf":
+        raise InvalidRecord(
+            f"rows of {values.dtype} {values.shape[1:]} where the layout has {layout.dtype} "
+            f"{layout.shape}"
+        )
+    values = values.astype(layout.dtype, copy=False)
+    if layout.is_array:
+        return [row.tobytes() for row in values]
+    return list(values) if layout.kind == "numpy" else values.tolist()
 
 
 def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
