@@ -22,6 +22,7 @@ __all__ = [
     "LayoutAt",
     "Misfit",
     "Pack",
+    "as_objects",
     "concatenate",
     "filler",
     "item",
@@ -193,9 +194,13 @@ def stack(values: Sequence[Any], layout: Layout) -> Arrays:
 def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
     """Inverse of `stack`: arrays of so many rows -> packed values, one for each row.
 
+    Values may be in an array of objects, too, with None where there is nothing.
+
     Raises:
         InvalidRecord: They are not of this layout; says what they are.
     """
+    if _is_objects(arrays) and not isinstance(layout, Encoded):
+        return [filler(layout) if one is None else pack_any(one, layout, "row") for one in arrays]
     if isinstance(layout, Group):
         pairs = zip(layout.items(arrays), layout.parts, strict=True)
         columns = [unstack(part, of, count) for part, of in pairs]
@@ -212,6 +217,10 @@ def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
     if layout.is_array:
         return [row.tobytes() for row in values]
     return list(values) if layout.kind == "numpy" else values.tolist()
+
+
+def _is_objects(arrays: Arrays) -> bool:
+    return isinstance(arrays, _ndarray) and arrays.dtype == object
 
 
 def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
