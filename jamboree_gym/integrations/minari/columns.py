@@ -163,13 +163,7 @@ def is_name(key: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     """Whether it is a text that HDF5 can hold."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and "\0" not in value
 
 
 def _column_of(values: Sequence[Any]) -> tuple[Any, Any] | None:

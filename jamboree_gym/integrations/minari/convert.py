@@ -201,7 +201,7 @@ def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> d
         )
     return {
         "jamboree_id": summary.id,
-        "jamboree_run": summary.run if is_text(summary.run) else repr(summary.run),
+        "jamboree_run": ascii(summary.run)[1:-1],
         "jamboree_status": summary.status,
         "jamboree_started_at": summary.started_at,
         "jamboree_elapsed_s": summary.elapsed_s,

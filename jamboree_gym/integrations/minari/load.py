@@ -200,8 +200,12 @@ class _Source:
         truncations = np.array(content["truncations"], np.bool_)
         truncations[-1] &= summary.status not in ("abandoned", "interrupted")
         return NewEpisode(
-            replace(summary, steps=0, episode_return=0.0, started_at=float(times[0])),
-            self._relinked(origin),
+            replace(summary, steps=0, episode_return=0.0, parent=self._relinked(summary.parent)),
+            replace(
+                origin,
+                follows=self._relinked(origin.follows),
+                parent=self._relinked(origin.parent),
+            ),
             {origin.provenance: provenance.encode()},
             self._schemas[name],
             _arrays(content["observations"], self._space_pair[0]),
@@ -215,13 +219,9 @@ class _Source:
             said,
         )
 
-    def _relinked(self, origin: EpisodeOrigin) -> EpisodeOrigin:
-        """The same, as an episode of those that are imported: what it names is one of them."""
-        return replace(
-            origin,
-            follows=None if origin.follows is None else self._new_id(origin.follows),
-            parent=None if origin.parent is None else self._new_id(origin.parent),
-        )
+    def _relinked(self, id: str | None) -> str | None:
+        """What an episode that is imported calls another one: that one is imported, too."""
+        return None if id is None else self._new_id(id)
 
     # -- episodes of others -----------------------------------------------------------------
 
