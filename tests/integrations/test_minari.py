@@ -138,7 +138,7 @@ def test_the_dataset_is_one_that_minari_knows_by_all_its_names(jam: Jamboree) ->
         author_email={"ada@example.org"},
         algorithm_name="random",
         code_permalink="https://example.org",
-        eval_env=env,
+        eval_env="CartPole-v1",
     )
 
     assert (dataset.total_episodes, dataset.total_steps) == (3, 21)
@@ -156,6 +156,18 @@ def test_the_dataset_is_one_that_minari_knows_by_all_its_names(jam: Jamboree) ->
     assert combined.total_episodes == 6
     assert dataset.filter_episodes(lambda one: one.id > 0).total_episodes == 2
     assert len(minari.split_dataset(dataset, [1, 2])[1].sample_episodes(2)) == 2
+
+
+def test_the_folder_of_datasets_may_be_a_relative_one(
+    jam: Jamboree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "here")
+    record(jam, CountingEnv(length=2))
+
+    to_minari(jam.episodes(), "relative-v0")
+
+    assert minari.load_dataset("relative-v0").total_steps == 2
 
 
 def test_minaris_command_line_shows_and_lists_it(jam: Jamboree) -> None:
@@ -403,7 +415,7 @@ def foreign(data_format: str, id: str = "foreign-v0", **options: Any) -> minari.
         id,
         buffers,
         env=env,
-        eval_env=env,
+        eval_env="CartPole-v1",
         data_format=data_format,
         algorithm_name="a",
         author="b",

@@ -63,8 +63,9 @@ class DatasetFiles:
                 "namespace has two characters or more"
             ) from error
         self.dataset_id = dataset_id
-        self.data = Path(get_dataset_path(dataset_id)) / "data"
-        self._staging = Path(get_dataset_path()) / ".jamboree" / quote(dataset_id, safe="")
+        root = Path(get_dataset_path()).absolute()  # Minari counts sizes wrong below a relative one
+        self.data = root / dataset_id / "data"
+        self._staging = root / ".jamboree" / quote(dataset_id, safe="")
         self._merged = self._staging / "merged"
 
     @contextmanager
