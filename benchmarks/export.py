@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -97,7 +98,7 @@ def measure(steps: int) -> None:
         for name, action in ACTIONS.items():
             place = Path(folder) / name.split()[-1]
             place.mkdir(exist_ok=True)
-            taken, before, most = measured(lambda act=action, place=place: act(jam, place))
+            taken, before, most = measured(partial(action, jam, place))
             print(
                 f"  {name:12} {taken:8.1f} s  {steps / taken:10,.0f} steps/s  memory "
                 f"{before:.0f} -> {most:.0f} MiB  files {size_mb(place):,.0f} MB"

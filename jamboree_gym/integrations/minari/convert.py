@@ -203,8 +203,6 @@ def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> d
         "jamboree_id": summary.id,
         "jamboree_run": ascii(summary.run)[1:-1],
         "jamboree_status": summary.status,
-        "jamboree_started_at": summary.started_at,
-        "jamboree_elapsed_s": summary.elapsed_s,
         "jamboree_tags": ascii(dict(summary.tags))[:_MAX_NOTE],
         "jamboree_layouts": layouts,
         "jamboree_note": note,
