@@ -19,11 +19,11 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from minari.data_collector import EpisodeBuffer
 from nested import NESTED, is_same
-from processes import read_line, start_python
+from processes import read_line, run_python, start_python
 from recorded_envs import CountingEnv, ScriptedEnv
 
 from jamboree_gym import EpisodeData, Jamboree, importing
-from jamboree_gym.errors import EpisodeNotFound, InvalidRecord, UnsupportedSpace
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnsupportedSpace
 from jamboree_gym.integrations.minari import export as exporting
 from jamboree_gym.integrations.minari import from_minari, to_minari
 from jamboree_gym.replay import fork, verify
@@ -494,6 +494,23 @@ def test_infos_of_old_datasets_and_odd_ones(
 def test_a_dataset_that_is_not_here_says_how_to_get_it(jam: Jamboree) -> None:
     with pytest.raises(EpisodeNotFound, match="minari download D4RL/door/human-v2"):
         from_minari(jam, "D4RL/door/human-v2")
+
+
+def test_a_damaged_dataset_is_named(jam: Jamboree) -> None:
+    dataset = foreign("hdf5")
+    path = dataset.storage.data_path / "main_data.hdf5"
+    path.write_bytes(path.read_bytes()[:2000])
+
+    with pytest.raises(DecodeError, match="the Minari dataset 'foreign-v0' cannot be read"):
+        from_minari(jam, "foreign-v0")
+
+
+def test_without_what_it_needs_the_error_holds_the_pip_command() -> None:
+    code = "import sys; sys.modules['h5py'] = None; import jamboree_gym.integrations.minari"
+
+    done = run_python(code)
+
+    assert "MissingExtra: Minari datasets need: pip install 'jamboree-gym[minari]'" in done.stderr
 
 
 # --- again, and in between ------------------------------------------------------------------------

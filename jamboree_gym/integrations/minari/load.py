@@ -29,6 +29,7 @@ __all__ = ["from_minari"]
 
 EPISODES_PER_READ = 500
 _SOURCE = "minari"
+_UNREADABLE = (OSError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 log = logging.getLogger("jamboree_gym")
 
@@ -92,10 +93,12 @@ def from_minari(
 def _opened(dataset_id: str) -> MinariDataset:
     try:
         return minari.load_dataset(dataset_id)
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError as error:
         raise EpisodeNotFound(
             f"no Minari dataset {dataset_id!r} on this machine: minari download {dataset_id}"
         ) from error
+    except _UNREADABLE as error:
+        raise DecodeError(f"the Minari dataset {dataset_id!r} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,16 +140,21 @@ class _Source:
 
     def bring(self, importer: EpisodeImporter, indices: Sequence[int]) -> list[str]:
         """Import those of these episodes that are not there yet; the ids of all."""
-        besides = [self._beside(index, one) for index, one in self._metadata(indices)]
+        metadata = zip(indices, self._read("get_episode_metadata", indices), strict=True)
+        besides = [self._beside(index, one) for index, one in metadata]
         there = importer.stored([beside.id for beside in besides])
         missing = [one for one in besides if not self._is_there(one, there.get(one.id))]
-        episodes = self._storage.get_episodes([one.index for one in missing])
+        episodes = self._read("get_episodes", [one.index for one in missing]) if missing else ()
         for beside, content in zip(missing, episodes, strict=True):
             importer.add(self._episode(beside, content, there.get(beside.id)))
         return [beside.id for beside in besides]
 
-    def _metadata(self, indices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        return zip(indices, self._storage.get_episode_metadata(indices), strict=True)
+    def _read(self, how: str, indices: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        """What Minari's own reader gives."""
+        try:
+            yield from getattr(self._storage, how)(indices)
+        except _UNREADABLE as error:
+            raise DecodeError(f"the Minari dataset {self._id!r} cannot be read: {error}") from error
 
     def _beside(self, index: int, metadata: Mapping[str, Any]) -> _Beside:
         note = note_of(metadata, f"episode {index} of {self._id}")
