@@ -23,6 +23,7 @@ from jamboree_gym.errors import (
     EmbeddedServerError,
     InvalidRecord,
     JamboreeClosed,
+    JamboreeError,
     StoreFull,
     StoreUnavailable,
 )
@@ -34,7 +35,7 @@ from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.mongo import MongoStore, check_threads
-from jamboree_gym.store.redis import IndexEntry, RedisStore
+from jamboree_gym.store.redis import Append, AppendResult, IndexEntry, RedisStore
 from jamboree_gym.values import encode_mapping
 from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
@@ -245,6 +246,25 @@ class Connection:
         """Make the outbox of an episode known, so that reads of its log see what it holds."""
         self._outboxes[outbox.key] = outbox
         self._lease.hold()
+
+    def append_whole(self, appends: Sequence[Append]) -> list[AppendResult]:
+        """Append what is complete already, on the caller's thread and without a lease.
+
+        Sending the same again is harmless, as with `RedisStore.append`.
+
+        Raises:
+            StoreUnavailable: No answer; send it again.
+            StoreFull: The server has no memory or disk left.
+            JamboreeError: One log cannot be written; the others are.
+        """
+        self.check_open()
+        results = self.store.append(appends, fsync=self.write_mode == "fsync")
+        if self._backup is not None:
+            self._backup.begin()
+        for result in results:
+            if isinstance(result, JamboreeError):
+                raise result
+        return [result for result in results if isinstance(result, AppendResult)]
 
     def admit(self) -> None:
         """To be called before a put, and before the environment moves for one.

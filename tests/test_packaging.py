@@ -68,6 +68,7 @@ LAYERS = [
     "blocks",
     "episode_handler",
     "query",
+    "importing",
     "tail_all",
     "recorder",
     "vector_recorder",
