@@ -60,6 +60,9 @@ LAYERS = [
     "summary_table",
     "tables",
     "handlers",
+    "run_sessions",
+    "run_metrics",
+    "checkpoints",
     "beside",
     "renders",
     "snapshots",
@@ -73,6 +76,7 @@ LAYERS = [
     "vector_recorder",
     "wrappers",
     "integrations",
+    "run",
     "jamboree",
     "replay",
     "cli",
@@ -291,6 +295,8 @@ MAY_IMPORT_LATE = {
     ("jamboree_gym.cli", "jamboree_gym.cli.video"),
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
+    # Reading a run loads no torch; going on with it does.
+    ("jamboree_gym.run", "jamboree_gym.integrations.sb3.resuming"),
 }
 
 
