@@ -15,7 +15,7 @@ from trained import CASES, IS_LONG, OFF_POLICY, ON_POLICY, one_thread, recorded,
 
 from jamboree_gym import Jamboree
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(600 if IS_LONG else 120)]
 
 LONG_STEPS = 4096
 COLUMNS = ("observations", "actions", "rewards", "values", "log_probs")
