@@ -205,6 +205,41 @@ def test_an_exception_is_in_the_history_and_the_model_as_it_was(jam: Jamboree) -
     assert [one.how for one in jam.run("burnt").history] == ["raised", "finished"]
 
 
+def test_learning_again_ends_what_an_exception_has_left(jam: Jamboree) -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    model = PPO_CASE.model(jam.record(DummyVecEnv([lambda: Fuse(cartpole(), 5)]), run="again"))
+    with pytest.raises(ValueError, match="burnt"):
+        model.learn(500, callback=callback_for(jam))
+    model.learn(64, callback=callback_for(jam))
+
+    assert [one.how for one in jam.run("again").history] == ["raised", "finished"]
+    assert "forward" not in vars(model.policy)
+
+
+def test_checkpoints_wait_for_a_redis_that_is_away(
+    own_valkey: Any, open_jamboree: Callable[..., Jamboree]
+) -> None:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Outage(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 32:
+                own_valkey.kill()
+            if self.num_timesteps == 224:
+                own_valkey.start()
+            return True
+
+    jam = open_jamboree(own_valkey.url)
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="away"))
+    callback = callback_for(jam, checkpoint_every=64, keep_checkpoints=1)
+    model.learn(256, callback=[callback, Outage()])
+
+    assert jam.run("away").info["how"] == "finished"
+    assert jam.run("away").checkpoints()[-1].load(PPO_CASE.algorithm).num_timesteps == 256
+    assert sum(one.steps for one in jam.run("away").episodes.summaries()) == 256
+
+
 def test_closing_the_jamboree_ends_what_an_exception_has_left(
     open_jamboree: Callable[..., Jamboree],
 ) -> None:

@@ -86,8 +86,6 @@ class JamboreeCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        if self._session is not None:
-            self._session.end("raised")  # of the call before, if it has not ended
         self._session = TrainingSession(self.model, self._of_learn())
         self._plan_checkpoint()
 

@@ -31,6 +31,8 @@ __all__ = ["TrainingSession", "resumed_from"]
 resumed_from: WeakKeyDictionary[BaseAlgorithm, int] = WeakKeyDictionary()
 """Models that `Run.resume` has made, until they learn: number of the checkpoint they came from."""
 
+_open_sessions: WeakKeyDictionary[BaseAlgorithm, TrainingSession] = WeakKeyDictionary()
+
 
 class TrainingSession:
     """Begins when it is made, within `learn`; watches model and logger until `end`.
@@ -45,6 +47,8 @@ class TrainingSession:
 
     def __init__(self, model: BaseAlgorithm, recorded: RecordedEnv) -> None:
         jam, run = recorded.jam, recorded.run
+        if model in _open_sessions:
+            _open_sessions[model].end("raised")  # it is learning again before that was noticed
         self.timesteps = model.num_timesteps
         self._model = model
         self._recorded = recorded
@@ -67,6 +71,7 @@ class TrainingSession:
         self._logger.output_formats.append(self._writer)
         if isinstance(model, OnPolicyAlgorithm):
             self._policy = PolicyWatch(model.policy, self._say)
+        _open_sessions[model] = self
         self._learn = LearnWatch(self._end_raised)
         jam.before_close(self._end_raised)
 
@@ -107,6 +112,7 @@ class TrainingSession:
             if self._is_over:
                 return
             self._is_over = True
+        _open_sessions.pop(self._model, None)
         if self._policy is not None:
             self._policy.remove()
         if self._writer in self._logger.output_formats:
