@@ -399,6 +399,18 @@ def test_only_the_newest_checkpoints_stay(jam: Jamboree) -> None:
     assert len(jam.redis.keys(f"{jam.keyspace.namespace}:*checkpoint-content*")) == 2
 
 
+def test_a_model_that_cannot_be_saved_is_told(jam: Jamboree) -> None:
+    import threading
+
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="live"))
+    model.own = threading.Lock()
+    with pytest.raises(InvalidRecord, match=r"because model.save\(\) fails: cannot pickle .*lock"):
+        model.learn(64, callback=callback_for(jam))
+
+    assert jam.run("live").info["how"] == "finished"
+    assert jam.run("live").checkpoints() == []
+
+
 def test_the_normaliser_comes_back_with_the_model(jam: Jamboree) -> None:
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import VecNormalize

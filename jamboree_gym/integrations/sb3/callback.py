@@ -42,7 +42,8 @@ class JamboreeCallback(BaseCallback):
 
     Raises:
         InvalidRecord: An argument is no such number. From `learn`, before it begins: the
-            environment is not recorded, or elsewhere; says how to.
+            environment is not recorded, or elsewhere; says how to. At a checkpoint: `model.save()`
+            fails; says why.
     """
 
     def __init__(
@@ -115,8 +116,10 @@ class JamboreeCallback(BaseCallback):
         session = self._session
         if session is not None:
             session.timesteps = self.model.num_timesteps
-            self._checkpoint(session)
-            session.end("finished")
+            try:
+                self._checkpoint(session)
+            finally:
+                session.end("finished")
 
 
 def _check_number(name: str, number: int | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from jamboree_gym.checkpoints import CheckpointHandler
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import JamboreeError, StoreUnavailable
+from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreUnavailable
 from jamboree_gym.integrations.sb3.described_model import class_name, described_model
 from jamboree_gym.integrations.sb3.learning import LearnWatch
 from jamboree_gym.integrations.sb3.links import link_run
@@ -85,9 +86,19 @@ class TrainingSession:
             self._recorded.annotate(policy_version=self._model._n_updates)
 
     def checkpoint(self) -> None:
-        """Keep the model as it is now."""
+        """Keep the model as it is now.
+
+        Raises:
+            InvalidRecord: SB3 cannot save it; says why.
+        """
         model, content = self._model, BytesIO()
-        model.save(content)
+        try:
+            model.save(content)
+        except (AttributeError, TypeError, ValueError, PicklingError) as error:
+            raise InvalidRecord(
+                f"no checkpoint can be made, because model.save() fails: {error}. What is live (a "
+                "connection, a lock) may not be among the arguments of a model"
+            ) from error
         self._checkpoints.put(
             content.getvalue(),
             timesteps=model.num_timesteps,
