@@ -10,7 +10,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from multiprocessing import parent_process, util
@@ -98,7 +99,7 @@ class Connection:
         self._episodes = count()
         self._newest_id_ms = 0
         self._newest_start = -math.inf
-        self.run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
+        self.own_run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
         self._home = None if home is None else Path(home).absolute()
         self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
@@ -109,6 +110,7 @@ class Connection:
         self._parents_mongo: MongoStore | None = None
         self._outboxes: weakref.WeakValueDictionary[str, Outbox] = weakref.WeakValueDictionary()
         self._closed = False
+        self._last_words: list[Callable[[], None]] = []
         self._worker_exit: util.Finalize[None] | None = None
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
@@ -391,6 +393,20 @@ class Connection:
 
     # -- the end ----------------------------------------------------------------------------
 
+    def before_close(self, say: Callable[[], None]) -> None:
+        """Have this called when it is closed, as long as something can still be saved."""
+        self._last_words.append(say)
+
+    def not_before_close(self, say: Callable[[], None]) -> None:
+        """Take that back."""
+        with suppress(ValueError):  # it has been called already
+            self._last_words.remove(say)
+
+    def _say_last_words(self) -> None:
+        while not self._closed and self._last_words:
+            with suppress(JamboreeError):  # what is not saved, the writer will say
+                self._last_words.pop()()
+
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Bring everything to Redis and let go of the servers. A second call does nothing.
 
@@ -401,6 +417,7 @@ class Connection:
             UnsavedRecords: Something could not be saved and is lost with this process; says how
                 many records.
         """
+        self._say_last_words()
         with self._lock:
             if self._closed:
                 return
@@ -424,6 +441,7 @@ class Connection:
     def _after_fork_in_child(self) -> None:
         """Go on in a forked process: what the parent has queued, the parent will deliver."""
         self._lock = threading.RLock()  # whoever held it is not in this process
+        self._last_words = []  # the parent's
         self._mongo_lock = threading.RLock()
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackupMismatch",
+    "CheckpointNotFound",
     "ColumnConflict",
     "DecodeError",
     "EmbeddedServerError",
@@ -20,6 +21,7 @@ __all__ = [
     "MissingExtra",
     "ReplayError",
     "ReplayMismatch",
+    "RunNotFound",
     "StoreFull",
     "StoreUnavailable",
     "UnknownKey",
@@ -75,6 +77,14 @@ class UnsupportedSpace(JamboreeError, TypeError):
 
 class EpisodeNotFound(JamboreeError, LookupError):
     """No episode of that id is in the store."""
+
+
+class RunNotFound(JamboreeError, LookupError):
+    """No training of that run is in the store."""
+
+
+class CheckpointNotFound(JamboreeError, LookupError):
+    """No such checkpoint is in the store, or not all of it."""
 
 
 class EpisodeInUse(JamboreeError):

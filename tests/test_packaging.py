@@ -60,6 +60,9 @@ LAYERS = [
     "summary_table",
     "tables",
     "handlers",
+    "run_sessions",
+    "run_metrics",
+    "checkpoints",
     "beside",
     "renders",
     "snapshots",
@@ -74,6 +77,7 @@ LAYERS = [
     "vector_recorder",
     "wrappers",
     "integrations",
+    "run",
     "jamboree",
     "replay",
     "cli",
@@ -292,6 +296,8 @@ MAY_IMPORT_LATE = {
     ("jamboree_gym.cli", "jamboree_gym.cli.video"),
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
+    # Reading a run loads no torch; going on with it does.
+    ("jamboree_gym.run", "jamboree_gym.integrations.sb3.resuming"),
 }
 
 
