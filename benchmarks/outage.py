@@ -4,7 +4,7 @@ One trainer records CartPole as quickly as it can, beside a Valkey, a MongoDB se
 process (`python -m jamboree_gym.backup --follow`). MongoDB is there, is killed with -9, comes back;
 the steps of each part are counted in the same run.
 
-    python benchmarks/outage.py --seconds 60
+    python benchmarks/outage.py --away 60 --there 30
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def wait_for_copy(jam: Jamboree) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each part")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--away", type=float, default=60.0, help="seconds without MongoDB")
+    parser.add_argument("--there", type=float, default=30.0, help="seconds before, and after")
+    arguments = parser.parse_args()
     print(machine())
     directory = Path(tempfile.mkdtemp(prefix="jamboree-bench-"))
     home = directory / "home"
@@ -98,21 +99,21 @@ def main() -> None:
             time.sleep(0.1)
         counted = (directory / "steps").open("w+")
         trainer = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, url, NAMESPACE, str(100 * seconds)], stdout=counted
+            [sys.executable, "-c", TRAINER, url, NAMESPACE, "1e9"], stdout=counted
         )
         while not counted.read():
             time.sleep(0.1)
         parts = [("MongoDB there", time.perf_counter())]
-        time.sleep(seconds)
+        time.sleep(arguments.there)
         mongo.kill()
         parts.append(("MongoDB away", time.perf_counter()))
-        time.sleep(seconds)
+        time.sleep(arguments.away)
         behind = jam.backup.status()
         mongo.start()
         parts.append(("back, catching up", time.perf_counter()))
         caught_up_s = wait_for_copy(jam)
         parts.append(("MongoDB there again", time.perf_counter()))
-        time.sleep(seconds)
+        time.sleep(arguments.there)
         end = time.perf_counter()
         trainer.kill()
         trainer.wait()
@@ -127,8 +128,10 @@ def main() -> None:
         print(f"no more than {CAUGHT_UP_S:.0f} s behind again after {caught_up_s:.1f} s")
         wait_for_copy(jam)
         jam.backup.flush()
+        began = time.perf_counter()
         report = jam.backup.verify()
-        print(f"verify: {report.logs:,} logs, {report.batches:,} batches: {report.different}")
+        took = f"{time.perf_counter() - began:.0f} s"
+        print(f"verify: {report.logs:,} logs in {took}: {dict(report.different) or 'clean'}")
         follower.terminate()
         follower.wait()
         jam.close()

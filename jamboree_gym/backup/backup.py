@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jamboree_gym.backup.compare import Comparison
 from jamboree_gym.backup.copy import (
     LogCopier,
     finish_deletions,
-    pages,
     pending_records,
     raise_first,
 )
@@ -23,12 +23,10 @@ from jamboree_gym.backup.retention import (
     memory_limit,
     store_policy,
 )
-from jamboree_gym.codec import Head
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
 from jamboree_gym.store.coverage import cover
-from jamboree_gym.store.kept import checked_chain, kept_logs
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
@@ -217,65 +215,13 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
         """
         self._connection.flush()
-        mongo = self._connection.mongo_store
-        keys = sorted({*self._store.log_keys(), *mongo.keys()})
-        different: dict[str, str] = {}
-        batches = 0
-        for done, (key, kept) in enumerate(kept_logs(mongo, keys), 1):
-            try:
-                batches += self._compare(key, kept)
-            except DecodeError as error:
-                different[key] = str(error)
+        comparison = Comparison(self._store, self._connection.mongo_store)
+        keys = comparison.keys()
+        for done in comparison.compare(keys):
             if progress is not None:
                 progress(done, len(keys))
-        return BackupReport(len(keys), batches, different | self._different_blobs())
-
-    def _compare(self, key: str, kept: tuple[Head, Iterator[bytes]] | DecodeError | None) -> int:
-        """Compare a log; the number of its batches.
-
-        Raises:
-            DecodeError: Something differs; says what.
-        """
-        head = self._store.head(key)
-        if isinstance(kept, DecodeError):
-            raise kept
-        if kept is None:
-            if head is None:  # it has been deleted meanwhile
-                return 0
-            raise DecodeError(f"{key}: MongoDB does not hold it")
-        kept_head, blobs = kept
-        where = f"MongoDB at {self._connection.mongo_store.where}: {key}"
-        frames = checked_chain(blobs, kept_head, where=where)
-        if head is None:
-            return sum(1 for _ in frames)
-        if (kept_head.born, kept_head.count, kept_head.first, kept_head.note) != (
-            *(head.born, head.count, head.first, head.note),
-        ):
-            raise DecodeError(
-                f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
-                f" Redis {head.count} as of change {head.revision}"
-            )
-        start = max(head.first, head.held)
-        ours = (frame for page in pages(self._store, key, start, head.count) for frame in page)
-        batches = 0
-        for frame in ours:
-            theirs = next((one for one in frames if one.start == frame.start), None)
-            if theirs is None or theirs.blob != frame.blob:
-                raise DecodeError(f"{key} at index {frame.start}: MongoDB holds other bytes")
-            batches += 1
-        return batches
-
-    def _different_blobs(self) -> dict[str, str]:
-        """Schemas and provenances that logs refer to and MongoDB does not hold as they are."""
-        here, kept = self._store.blobs(), self._connection.mongo_store.blobs()
-        different: dict[str, str] = {}
-        for name in sorted({*here, *kept}):
-            key = self._connection.keyspace.blob(name)
-            lacking = DecodeError(f"{key}: MongoDB does not hold it")
-            for content in (here.get(name), kept.get(name, lacking)):
-                if isinstance(content, DecodeError):
-                    different[key] = str(content)
-        return different
+        comparison.compare_blobs()
+        return BackupReport(len(keys), comparison.batches, comparison.different)
 
     # -- MongoDB -> Redis -------------------------------------------------------------------
 

@@ -14,9 +14,18 @@ from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.mongo_documents import MAX_INLINE_BYTES, GrownLog, KeptLog, NewLog
 from jamboree_gym.store.redis import RedisStore
 
-__all__ = ["LogCopier", "finish_deletions", "pages", "pending_records", "raise_first"]
+__all__ = [
+    "FEW_REVISIONS",
+    "FIRST_LOGS",
+    "LogCopier",
+    "finish_deletions",
+    "next_portion",
+    "pages",
+    "pending_records",
+    "raise_first",
+]
 
-FIRST_LOGS = 20
+FIRST_LOGS = 20  # not knowing yet how large they are
 MAX_LOGS = 400
 ROUND_TRIP_BYTES = 8 << 20
 FIRST_ROWS = 16
@@ -56,9 +65,9 @@ class LogCopier:
         done, at_once = 0, FIRST_LOGS
         while done < len(small):
             keys = small[done : done + at_once]
-            size = max(1, self._copy_together(keys))
+            size = self._copy_together(keys)
             done += len(keys)
-            at_once = max(1, min(at_once * 4, MAX_LOGS, len(keys) * ROUND_TRIP_BYTES // size))
+            at_once = next_portion(at_once, len(keys), size)
             yield done
         for key in (key for key, revision in pending if revision > FEW_REVISIONS):
             self._copy_in_pages(key)
@@ -196,6 +205,11 @@ class LogCopier:
         self._mongo.clear_deleted((key, heads[key].born) for key in gone)
         if self._told is not None:
             self._told({key: head for key, head in heads.items() if key not in gone})
+
+
+def next_portion(at_once: int, logs: int, size: int) -> int:
+    """How many logs to take next, where the last so many had so many bytes."""
+    return max(1, min(at_once * 4, MAX_LOGS, logs * ROUND_TRIP_BYTES // max(1, size)))
 
 
 def _acked(head: Head) -> Head:

@@ -18,7 +18,7 @@ from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["Follower"]
 
-INTERVAL_S = 0.25
+INTERVAL_S = 0.25  # from the beginning of a round to that of the next
 LOOK_AGAIN_S = 1.0  # where another copies
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 TRY_AGAIN_S = 60.0  # what could not be copied for a reason of its own
@@ -104,6 +104,7 @@ class Follower:
         return self._copy()
 
     def _copy(self) -> float:
+        due = time.monotonic() + INTERVAL_S
         store, mongo = self._store, self._open_mongo()
         began = store.time()
         finish_deletions(store, mongo)
@@ -126,7 +127,7 @@ class Follower:
         damaged = self._make_room(trimmer)
         error = next(iter(reasons), damaged)
         store.put_backup_mark(BackupMark(self._holder.name, began, until, error))
-        return INTERVAL_S
+        return max(0.0, due - time.monotonic())
 
     def _copier_to(self, mongo: MongoStore) -> tuple[LogCopier, Trimmer]:
         if self._copier is None or self._trimmer is None or self._mongo is not mongo:

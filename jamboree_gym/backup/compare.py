@@ -1,0 +1,140 @@
+"""Whether MongoDB holds what Redis holds, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from jamboree_gym.backup.copy import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
+from jamboree_gym.codec import Frame, Head, decode_head
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.kept import checked_chain, kept_logs
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["Comparison"]
+
+Log = tuple[Head, Iterable[Frame]]
+
+
+class Comparison:
+    """Compares logs, many short ones in a round trip.
+
+    Args:
+        store: One side.
+        mongo: The other one. What it alone holds is checked for itself.
+
+    Attributes:
+        batches: Number of batches compared so far.
+        different: What differs, is missing or damaged: its key and, in words, how.
+    """
+
+    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+        self.batches = 0
+        self.different: dict[str, str] = {}
+        self._store = store
+        self._mongo = mongo
+
+    def keys(self) -> list[str]:
+        """All logs of both sides, sorted."""
+        return sorted({*self._store.log_keys(), *self._mongo.keys()})
+
+    def compare(self, keys: Sequence[str]) -> Iterator[int]:
+        """Compare logs; yields how many have been dealt with.
+
+        Args:
+            keys: The logs, sorted.
+        """
+        done, at_once = 0, FIRST_LOGS
+        while done < len(keys):
+            part = keys[done : done + at_once]
+            ours, size = self._ours(part)
+            for key, kept in kept_logs(self._mongo, part):
+                try:
+                    self.batches += self._compare(key, ours.get(key), kept)
+                except DecodeError as error:
+                    self.different[key] = str(error)
+                done += 1
+                yield done
+            at_once = next_portion(at_once, len(part), size)
+
+    def compare_blobs(self) -> None:
+        """Compare the schemas and provenances that logs refer to."""
+        here, kept = self._store.blobs(), self._mongo.blobs()
+        for name in sorted({*here, *kept}):
+            key = self._store.keyspace.blob(name)
+            lacking = DecodeError(f"{key}: MongoDB does not hold it")
+            for content in (here.get(name), kept.get(name, lacking)):
+                if isinstance(content, DecodeError):
+                    self.different[key] = str(content)
+
+    def _ours(self, keys: Sequence[str]) -> tuple[dict[str, Log | DecodeError], int]:
+        """Logs as Redis holds them, and how many bytes have been read."""
+        found: dict[str, Log | DecodeError] = {}
+        small = []
+        for key, head in self._store.heads(keys).items():
+            if isinstance(head, DecodeError):
+                found[key] = head
+            elif head.first == 0 and head.revision <= FEW_REVISIONS:
+                small.append(key)
+            else:
+                since = max(head.first, head.held)
+                read = pages(self._store, key, since, head.count)
+                found[key] = head, (frame for page in read for frame in page)
+        whole = {key: log for key, log in zip(small, self._store.whole(small), strict=True) if log}
+        for key, log in whole.items():
+            try:
+                found[key] = _whole(key, log)
+            except DecodeError as error:
+                found[key] = error
+        return found, sum(len(part) for log in whole.values() for part in log)
+
+    def _compare(
+        self,
+        key: str,
+        ours: Log | DecodeError | None,
+        kept: tuple[Head, Iterator[bytes]] | DecodeError | None,
+    ) -> int:
+        """Compare a log; the number of its batches.
+
+        Raises:
+            DecodeError: Something differs; says what.
+        """
+        if isinstance(kept, DecodeError):
+            raise kept
+        if isinstance(ours, DecodeError):
+            raise ours
+        if kept is None:
+            if ours is None:  # it has been deleted meanwhile
+                return 0
+            raise DecodeError(f"{key}: MongoDB does not hold it")
+        kept_head, blobs = kept
+        theirs = checked_chain(blobs, kept_head, where=f"MongoDB at {self._mongo.where}: {key}")
+        if ours is None:
+            return sum(1 for _ in theirs)
+        return _equal_frames(key, ours, kept_head, theirs)
+
+
+def _whole(key: str, log: Sequence[bytes]) -> Log:
+    head = decode_head(log[0], where=key)
+    there = replace(head, first=max(head.first, head.held))
+    return head, checked_chain(log[1:], there, where=key)
+
+
+def _equal_frames(key: str, ours: Log, kept_head: Head, theirs: Iterator[Frame]) -> int:
+    """How many frames there are, if they are the same on both sides."""
+    head, frames = ours
+    if (kept_head.born, kept_head.count, kept_head.first, kept_head.note) != (
+        *(head.born, head.count, head.first, head.note),
+    ):
+        raise DecodeError(
+            f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
+            f" Redis {head.count} as of change {head.revision}"
+        )
+    batches = 0
+    for frame in frames:
+        same = next((one for one in theirs if one.start == frame.start), None)
+        if same is None or same.blob != frame.blob:
+            raise DecodeError(f"{key} at index {frame.start}: MongoDB holds other bytes")
+        batches += 1
+    return batches

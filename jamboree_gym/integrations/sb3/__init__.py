@@ -1,0 +1,12 @@
+"""What is recorded by Stable-Baselines3, and what it trains from."""
+
+from jamboree_gym.errors import MissingExtra
+
+try:
+    import stable_baselines3  # noqa: F401 - before what needs it
+except ImportError as error:
+    raise MissingExtra("this needs Stable-Baselines3: pip install 'jamboree-gym[sb3]'") from error
+
+from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
+
+__all__ = ["VecRecordEpisodes"]
