@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise MissingExtra("this needs Stable-Baselines3: pip install 'jamboree-gym[sb3]'") from error
 
+from jamboree_gym.integrations.sb3.replay_buffers import fill_replay_buffer, to_replay_buffer
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
 
-__all__ = ["VecRecordEpisodes"]
+__all__ = ["VecRecordEpisodes", "fill_replay_buffer", "to_replay_buffer"]
