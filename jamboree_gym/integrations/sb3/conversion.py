@@ -24,7 +24,15 @@ from jamboree_gym.provenance import decode_provenance
 from jamboree_gym.records import Transitions
 from jamboree_gym.spaces import space_from_json
 
-__all__ = ["Conversions", "Converted", "Converter", "Spaces", "provenances_of", "space_of_model"]
+__all__ = [
+    "Conversions",
+    "Converted",
+    "Converter",
+    "Spaces",
+    "joined",
+    "provenances_of",
+    "space_of_model",
+]
 
 Spaces: TypeAlias = tuple[spaces.Space[Any], spaces.Space[Any]]
 """Of observations, and of actions."""
@@ -55,6 +63,19 @@ class Converted(NamedTuple):
     def part(self, rows: Any) -> Converted:
         """Some of the transitions."""
         return Converted(*(_mapped(arrays, lambda array: array[rows]) for arrays in self))
+
+
+def joined(parts: Sequence[Converted]) -> Converted:
+    """Several, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Converted(*map(_concatenated, zip(*parts, strict=True)))
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:
+    if not isinstance(parts[0], dict):
+        return np.concatenate(parts)
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 class Converter:
