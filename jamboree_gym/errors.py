@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackupMismatch",
+    "BufferMismatch",
     "CheckpointNotFound",
     "ColumnConflict",
     "DecodeError",
@@ -101,6 +102,10 @@ class ColumnConflict(JamboreeError, ValueError):
 
 class BackupMismatch(JamboreeError):
     """MongoDB holds other bytes under a key than Redis does."""
+
+
+class BufferMismatch(JamboreeError, ValueError):
+    """A replay buffer cannot hold what was recorded; the message says what is different."""
 
 
 class ReplayError(JamboreeError):
