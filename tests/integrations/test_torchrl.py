@@ -8,21 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
+from paying_env import PayingEnv, actions, record
+from recorded_envs import ACTION, CountingEnv, ScriptedEnv
 
 from jamboree_gym import Jamboree
 from jamboree_gym import blocks as blocks_module
 from jamboree_gym.errors import ExportError
 
 pytestmark = pytest.mark.torch
-
-
-class PayingEnv(CountingEnv):
-    """Counts, and pays what the first number of the action says."""
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, _, *rest = super().step(action)
-        return observation, float(action[0]), *rest
 
 
 class NestedEnv(PayingEnv):
@@ -38,17 +31,6 @@ class NestedEnv(PayingEnv):
     def observe(self) -> Any:
         image = np.full((2, 2, 3), self.count, np.uint8)
         return {"camera": image, "inner": {"count": self.count}}
-
-
-def actions(steps: int, episode: int = 0) -> list[Any]:
-    """Those of a step say which step it is, and of which episode."""
-    return [np.array([k / 100, episode / 100], np.float32) for k in range(steps)]
-
-
-def record(jam: Jamboree, env: Any, taken: list[Any]) -> None:
-    env = jam.record(env)
-    play(env, taken)
-    env.close()
 
 
 @pytest.fixture
