@@ -9,8 +9,8 @@ import numpy as np
 
 sys.modules["reverb"] = sys.modules["reverb.structured_writer"] = MagicMock()  # for patterns only
 
-import rlds
-import tensorflow as tf
+import rlds  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 
 def steps_of(path: Path) -> tf.data.Dataset:
