@@ -31,7 +31,7 @@ from jamboree_gym.tables import (
     piece_of,
 )
 
-__all__ = ["part_paths", "pieces_of", "write_parts"]
+__all__ = ["pieces_of", "write_parts"]
 
 PART_BYTES = 64 << 20  # in memory; as files a fifth to a half of it
 _NOTE = b"jamboree"  # in a part's metadata: what its columns cannot tell
@@ -61,11 +61,23 @@ def write_parts(
     folder: Path,
     progress: bool | Progress,
     columns_of: ColumnsOf = to_columns_or_none,
-) -> None:
+    prefix: str = "part",
+) -> list[Path]:
     """Write the episodes that are over, and are not there yet, into Parquet files.
 
     An episode is in one file with all of its steps. In the end all files have the same columns;
     until then each has those of its own episodes.
+
+    Args:
+        connection: Where the episodes are.
+        found: The episodes.
+        folder: Where to.
+        progress: Who is told how many are written.
+        columns_of: The columns that they get.
+        prefix: Of the files' names; another one for other columns.
+
+    Returns:
+        All files, in order.
 
     Raises:
         ColumnConflict: No one column holds the values of two episodes; names both. What was
@@ -73,13 +85,15 @@ def write_parts(
         ExportError: Another process writes there, or other files are there.
     """
     with locked(folder):
-        there = _episodes_in(folder)
+        parts = _Parts(folder, prefix)
+        there = parts.episodes()
         over = [one for one in found if one.status != "running"]
         wanted = [one for one in over if one.id not in there]
         before = len(over) - len(wanted)
         pieces = _ending(pieces_of(connection, wanted, columns_of), before)
-        _write_new(folder, reported(pieces, len(over), progress, done_is="written"))
-        _make_alike(folder)
+        _write_new(parts, reported(pieces, len(over), progress, done_is="written"))
+        _make_alike(parts)
+        return parts.paths()
 
 
 def _ending(
@@ -92,38 +106,56 @@ def _ending(
         last = done
 
 
-def part_paths(folder: Path) -> list[Path]:
-    """The parts in a folder, in order."""
-    return sorted(folder.glob("part-*.parquet"))
+class _Parts:
+    """The files of a folder."""
 
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self._folder, self._prefix = folder, prefix
 
-def _episodes_in(folder: Path) -> set[str]:
-    ids: set[str] = set()
-    for path in folder.glob("[!.]*.parquet"):
-        if _NOTE not in (pq.read_schema(path).metadata or {}):
-            raise ExportError(f"{path} was written by something else: choose another folder")
-        column = pq.read_table(path, columns=["episode_id"], read_dictionary=["episode_id"])
-        ids.update(column["episode_id"].unique().to_pylist())
-    return ids
+    def paths(self) -> list[Path]:
+        """Those that are there, in order."""
+        return sorted(self._folder.glob(f"{self._prefix}-*.parquet"))
+
+    def next(self) -> Path:
+        """The one that comes next."""
+        return self._folder / f"{self._prefix}-{len(self.paths()):05}.parquet"
+
+    def episodes(self) -> set[str]:
+        """Ids of the episodes in them.
+
+        Raises:
+            ExportError: Other files are there.
+        """
+        ids: set[str] = set()
+        for path in self._folder.glob("[!.]*.parquet"):
+            is_own = path in self.paths() and _NOTE in (pq.read_schema(path).metadata or {})
+            if not is_own:
+                raise ExportError(f"{path} was written by something else: choose another folder")
+            column = pq.read_table(path, columns=["episode_id"], read_dictionary=["episode_id"])
+            ids.update(column["episode_id"].unique().to_pylist())
+        return ids
+
+    def spool(self) -> Spool:
+        """For what will be the next one."""
+        return Spool(self._folder / ".spool.new")
 
 
 # -- new parts --------------------------------------------------------------------------------
 
 
-def _write_new(folder: Path, pieces: Iterable[tuple[bool, Piece]]) -> None:
-    number = len(part_paths(folder))
-    spool = Spool(folder / ".spool.new")
+def _write_new(parts: _Parts, pieces: Iterable[tuple[bool, Piece]]) -> None:
+    spool = parts.spool()
     try:
         for is_end, piece in pieces:
             if len(piece.table):
                 spool.add(piece)
             if is_end and spool.nbytes >= PART_BYTES:
-                _write_part(folder / f"part-{number:05}.parquet", spool)
-                number, spool = number + 1, Spool(folder / ".spool.new")
-        if spool.nbytes or not number:
-            if not spool.nbytes:
-                spool.add(no_piece())
-            _write_part(folder / f"part-{number:05}.parquet", spool)
+                _write_part(parts.next(), spool)
+                spool = parts.spool()
+        if not spool.nbytes and not parts.paths():
+            spool.add(no_piece())
+        if spool.columns.kinds:
+            _write_part(parts.next(), spool)
     finally:
         spool.discard()
 
@@ -146,10 +178,10 @@ def _parquet_file(path: Path, schema: pa.Schema, columns: Columns) -> Iterator[A
 # -- one schema for all -----------------------------------------------------------------------
 
 
-def _make_alike(folder: Path) -> None:
+def _make_alike(parts: _Parts) -> None:
     """Give all parts the same columns, part by part; a killed one is gone on with."""
     columns, schemas = Columns(), {}
-    for path in part_paths(folder):
+    for path in parts.paths():
         schemas[path] = schema = pq.read_schema(path)
         note = json.loads(schema.metadata[_NOTE])
         columns.see(schema, Piece(schema.empty_table(), note["owners"], frozenset(note["unfit"])))
