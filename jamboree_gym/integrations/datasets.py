@@ -87,7 +87,8 @@ def to_datasets(
     Returns:
         A data set with the columns `episode_id`, `index`, `timestamp`, `reward`, `terminated`,
         `truncated`, `action`, `observation` (before the action), `next_observation` (after it),
-        `annotation_<name>` (NaN, or 0 for what is no float, where nothing was said), `info_<key>`. A dict or tuple is a column for each leaf:
+        `annotation_<name>` (NaN, or 0 for what is no float, where nothing was said), and
+        `info_<key>`. A dict or tuple is a column for each leaf:
         `observation_joints_0`. A vector is a list of fixed length, an array of two to five
         dimensions `Array2D` to `Array5D`.
 
