@@ -14,6 +14,7 @@ __all__ = [
     "EmbeddedServerError",
     "EpisodeInUse",
     "EpisodeNotFound",
+    "ExportError",
     "InvalidExpression",
     "InvalidRecord",
     "InvalidUrl",
@@ -98,6 +99,10 @@ class DecodeError(JamboreeError, ValueError):
 
 class ColumnConflict(JamboreeError, ValueError):
     """No one column holds the values of two episodes; the message names both."""
+
+
+class ExportError(JamboreeError, ValueError):
+    """Episodes cannot be written in another format; names the leaf, or the file in the way."""
 
 
 class BackupMismatch(JamboreeError):
