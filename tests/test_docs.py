@@ -19,7 +19,6 @@ NEEDS = {
     "formats.md": "torch",
     "read.md": "vaex",
     "recent.md": "torch",
-    "replay-buffers.md": "torch",
     "train.md": "torch",
 }
 
