@@ -12,7 +12,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -22,7 +22,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, StoreUnavailable
 from jamboree_gym.lease import LEASE_S
 from jamboree_gym.notes import decode_episode_note
-from jamboree_gym.records import EpisodeSummary, StepData
+from jamboree_gym.records import EpisodeSummary, StepData, Transitions
 from jamboree_gym.steps import Rows
 from jamboree_gym.store.log import LogSlice
 
@@ -131,19 +131,19 @@ class StepCursor:
     Attributes:
         where: Key of the log.
         decode: Gives the rows of successive frames.
-        join: Gives the steps between rows.
+        join: Gives the transitions between rows.
         next_row: The first one that has not been read.
         last: The one before, as it begins the next step; None at the beginning.
     """
 
     where: str
     decode: Callable[[Sequence[Frame]], Rows]
-    join: Callable[[Rows], Iterable[StepData]]
+    join: Callable[[Rows], Transitions]
     next_row: int = 0
     last: Rows | None = None
 
-    def read(self, found: LogSlice) -> tuple[list[StepData], StepCursor]:
-        """The steps that frames from `next_row` on complete, and the cursor after them.
+    def read(self, found: LogSlice) -> tuple[Transitions | None, StepCursor]:
+        """The steps that frames from `next_row` on complete, if any, and the cursor after them.
 
         Raises:
             DecodeError: A frame is missing or damaged.
@@ -158,12 +158,12 @@ class StepCursor:
         if self.next_row < (frames[0].start if frames else found.head.count):
             raise DecodeError(f"{self.where}: rows from {self.next_row} on are missing")
         if not frames:
-            return [], self
+            return None, self
         rows = self.decode(frames)
         if self.last is not None:
             rows = Rows.concatenate([self.last, rows])
         after = replace(self, next_row=rows.start + len(rows), last=rows[len(rows) - 1 :])
-        return list(self.join(rows)), after
+        return self.join(rows), after
 
 
 def is_behind(cursor: StepCursor, found: LogSlice) -> bool:
@@ -219,7 +219,8 @@ class EpisodeTail(Tail[StepData]):
                 f"{store.where}"
             )
         summary, _ = decode_episode_note(found.head.note, episode_id=self._id, where=cursor.where)
-        steps, cursor = cursor.read(found)
+        read, cursor = cursor.read(found)
+        steps = list(read or ())
         self._note_losses()
         is_read = not is_behind(cursor, found)
         self.is_over = is_read and (summary.status != "running" or self._is_dead(has_lease))

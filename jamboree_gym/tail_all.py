@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.listing import EpisodeFilter
 from jamboree_gym.notes import decode_episode_note, decode_summary
-from jamboree_gym.records import EpisodeSummary, StepData
+from jamboree_gym.records import EpisodeOrigin, EpisodeSummary, StepData, Transitions
 from jamboree_gym.store.log import LogSlice
 from jamboree_gym.tail import ROWS_PER_LOOK, StepCursor, Tail, is_behind
 
-__all__ = ["AllTail"]
+__all__ = ["AllTail", "EpisodesTail", "Growth", "GrowthTail"]
 
-LOGS_PER_LOOK = 16
+T = TypeVar("T")
 
 log = logging.getLogger("jamboree_gym")
 
@@ -32,7 +33,23 @@ class _Followed:
     cursor: StepCursor
 
 
-class AllTail(Tail[tuple[Episode, StepData]]):
+class News(NamedTuple):
+    """What was read of an episode.
+
+    Attributes:
+        steps: Its new steps.
+        cursor: How far it has been read now.
+        progress: Whether there is more already, or never will be.
+        origin: Where the episode came from.
+    """
+
+    steps: Transitions | None
+    cursor: StepCursor
+    progress: Literal["behind", "read", "over"]
+    origin: EpisodeOrigin
+
+
+class EpisodesTail(Tail[T]):
     """Follows the episodes that match a filter: those that go on, and those that begin later.
 
     The feed tells which of them grew. Where more was written than it keeps, or a connection was
@@ -42,7 +59,17 @@ class AllTail(Tail[tuple[Episode, StepData]]):
     Args:
         connection: Where they are.
         wanted: What they must be. With `since`, also those that began after it and have ended.
+
+    Attributes:
+        logs_per_look: So many episodes are read in a round trip.
+        rows_per_look: At least so many rows of each, if it has them.
+        follows_interrupted: Whether those that were interrupted before the beginning count as
+            going on.
     """
+
+    logs_per_look: ClassVar[int] = 16
+    rows_per_look: ClassVar[int] = ROWS_PER_LOOK
+    follows_interrupted: ClassVar[bool] = False
 
     def __init__(self, connection: Connection, wanted: EpisodeFilter) -> None:
         self._connection = connection
@@ -54,8 +81,12 @@ class AllTail(Tail[tuple[Episode, StepData]]):
         self._over: set[str] = set()  # ended and read, or not wanted
         self._cut: set[str] | None = None  # interrupted before all this; None: not looked yet
 
-    def look(self, wait_s: float) -> list[tuple[Episode, StepData]]:
-        """The steps that came: of each episode in order.
+    @abstractmethod
+    def _taken(self, episode: Episode, news: News) -> Iterable[T]:
+        """What is made of the rows of an episode that were read."""
+
+    def look(self, wait_s: float) -> list[T]:
+        """What came: of each episode in order.
 
         Raises:
             DecodeError: Stored bytes are damaged.
@@ -108,7 +139,7 @@ class AllTail(Tail[tuple[Episode, StepData]]):
             elif summary.status == "running":
                 self._follow(summary.id)
             elif summary.status == "interrupted":  # goes on if its process was only stopped
-                if is_past:
+                if is_past and not self.follows_interrupted:
                     cut.add(summary.id)
                 elif summary.id not in cut:
                     self._follow(summary.id)
@@ -135,44 +166,85 @@ class AllTail(Tail[tuple[Episode, StepData]]):
 
     # -- their steps ------------------------------------------------------------------------
 
-    def _read(self) -> list[tuple[Episode, StepData]]:
-        names = list(islice(self._grown, LOGS_PER_LOOK))
+    def _read(self) -> list[T]:
+        names = list(islice(self._grown, self.logs_per_look))
         followed = [self._followed.get(name) or self._follow(name) for name in names]
         cursors = [one.cursor for one in followed]
         slices = self._connection.store.read_many(
             [cursor.where for cursor in cursors],
-            [("range", cursor.next_row, cursor.next_row + ROWS_PER_LOOK) for cursor in cursors],
+            [
+                ("range", cursor.next_row, cursor.next_row + self.rows_per_look)
+                for cursor in cursors
+            ],
         )
         read = [self._read_one(*pair) for pair in zip(followed, slices, strict=True)]
-        for name, one, (_, cursor, progress) in zip(names, followed, read, strict=True):
-            one.cursor = cursor
+        came: list[T] = []
+        for one, news in zip(followed, read, strict=True):
+            if news is not None:
+                came += self._taken(one.episode, news)
+        for name, one, news in zip(names, followed, read, strict=True):
             del self._grown[name]
-            if progress == "behind":
-                self._grown[name] = None  # once the others have had their turn
-            elif progress == "over":
+            if news is not None:
+                one.cursor = news.cursor
+            if news is None or news.progress == "over":
                 del self._followed[name]
                 self._over.add(name)
-        return [
-            (one.episode, step)
-            for one, (steps, _, _) in zip(followed, read, strict=True)
-            for step in steps
-        ]
+            elif news.progress == "behind":
+                self._grown[name] = None  # once the others have had their turn
+        return came
 
-    def _read_one(
-        self, one: _Followed, found: LogSlice | None
-    ) -> tuple[list[StepData], StepCursor, Literal["behind", "read", "over"]]:
-        """New steps of an episode, the cursor after them, and whether there is more to come."""
+    def _read_one(self, one: _Followed, found: LogSlice | None) -> News | None:
+        """What is new of an episode; None if there is nothing, and nothing more to come."""
         cursor, name = one.cursor, one.episode.id
         if found is None:  # deleted
-            return [], cursor, "over"
-        summary, _ = decode_episode_note(found.head.note, episode_id=name, where=cursor.where)
+            return None
+        summary, origin = decode_episode_note(found.head.note, episode_id=name, where=cursor.where)
         if not cursor.next_row and not self._wanted.accepts(summary):
-            return [], cursor, "over"
+            return None
         try:
             steps, cursor = cursor.read(found)
         except EpisodeNotFound as error:
             log.warning("%s", error)
-            return [], cursor, "over"
+            return None
         if is_behind(cursor, found):
-            return steps, cursor, "behind"
-        return steps, cursor, "read" if summary.status == "running" else "over"
+            return News(steps, cursor, "behind", origin)
+        return News(steps, cursor, "read" if summary.status == "running" else "over", origin)
+
+
+class AllTail(EpisodesTail[tuple[Episode, StepData]]):
+    """Gives pairs, step by step: the episode, and its next step."""
+
+    def _taken(self, episode: Episode, news: News) -> list[tuple[Episode, StepData]]:
+        return [(episode, step) for step in news.steps or ()]
+
+
+class Growth(NamedTuple):
+    """What an episode grew by.
+
+    Attributes:
+        episode_id: The episode.
+        origin: Where it came from.
+        steps: The transitions that came, as arrays; None where only its end did.
+        is_over: Whether these are its last.
+    """
+
+    episode_id: str
+    origin: EpisodeOrigin
+    steps: Transitions | None
+    is_over: bool
+
+
+class GrowthTail(EpisodesTail[Growth]):
+    """Gives what came of each episode as arrays, for those who want all of it and quickly."""
+
+    logs_per_look = 256
+    rows_per_look = 4096
+    follows_interrupted = True
+
+    @property
+    def past(self) -> Collection[str]:
+        """Ids of those that are not followed any more, or never were."""
+        return self._over
+
+    def _taken(self, episode: Episode, news: News) -> list[Growth]:
+        return [Growth(episode.id, news.origin, news.steps, news.progress == "over")]

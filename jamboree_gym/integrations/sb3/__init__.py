@@ -7,6 +7,24 @@ try:
 except ImportError as error:
     raise MissingExtra("this needs Stable-Baselines3: pip install 'jamboree-gym[sb3]'") from error
 
+from jamboree_gym.integrations.sb3.callback import JamboreeCallback
+from jamboree_gym.integrations.sb3.live_replay import (
+    JamboreeReplayBuffer,
+    PrioritizedSamples,
+    Unsaved,
+)
+from jamboree_gym.integrations.sb3.replay_buffers import fill_replay_buffer, to_replay_buffer
+from jamboree_gym.integrations.sb3.trajectories import Trajectory, to_trajectories
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
 
-__all__ = ["VecRecordEpisodes"]
+__all__ = [
+    "JamboreeCallback",
+    "JamboreeReplayBuffer",
+    "PrioritizedSamples",
+    "Trajectory",
+    "Unsaved",
+    "VecRecordEpisodes",
+    "fill_replay_buffer",
+    "to_replay_buffer",
+    "to_trajectories",
+]
