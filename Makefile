@@ -36,6 +36,8 @@ TRAINERS ?= 100
 BACKUPS ?= 100
 # How often it kills each kind of Redis, and MongoDB.
 KILLS ?= 50
+# How many exports to Minari.
+EXPORTS ?= 20
 # How many steps it records into a Redis of 64 MB.
 STEPS ?= 10000000
 # How many episodes are read from MongoDB after Redis was emptied.
@@ -70,7 +72,7 @@ test: $(DEV_READY) ## the test suite
 .PHONY: faults
 faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full length
 	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
-		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
+		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_KILLED_EXPORTS=$(EXPORTS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
 		JAMBOREE_MAXMEMORY_STEPS=$(STEPS) JAMBOREE_FLUSHED_EPISODES=$(EPISODES) \
 		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 

@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -136,7 +137,7 @@ def measure(jam, steps: int, batch: int, calls: int, rounds: int) -> None:
     torchrl = torchrl_on_redis(jam, own, batch)
     measures = {"own": lambda: per_call(lambda: own.sample(batch), calls)}
     for name, buffer in buffers.items():
-        measures[name] = lambda buffer=buffer: per_call(lambda: buffer.sample(batch), calls)
+        measures[name] = partial(per_call, partial(buffer.sample, batch), calls)
     windows = buffers["ours"]
     measures["windows"] = lambda: per_call(lambda: windows.sample_windows(batch // 8, 8), calls)
     if torchrl is not None:

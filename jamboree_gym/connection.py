@@ -10,7 +10,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from multiprocessing import parent_process, util
@@ -23,6 +24,7 @@ from jamboree_gym.errors import (
     EmbeddedServerError,
     InvalidRecord,
     JamboreeClosed,
+    JamboreeError,
     StoreFull,
     StoreUnavailable,
 )
@@ -34,7 +36,7 @@ from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.mongo import MongoStore, check_threads
-from jamboree_gym.store.redis import IndexEntry, RedisStore
+from jamboree_gym.store.redis import Append, AppendResult, IndexEntry, RedisStore
 from jamboree_gym.values import encode_mapping
 from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
@@ -97,7 +99,7 @@ class Connection:
         self._episodes = count()
         self._newest_id_ms = 0
         self._newest_start = -math.inf
-        self.run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
+        self.own_run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
         self._home = None if home is None else Path(home).absolute()
         self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
@@ -108,6 +110,7 @@ class Connection:
         self._parents_mongo: MongoStore | None = None
         self._outboxes: weakref.WeakValueDictionary[str, Outbox] = weakref.WeakValueDictionary()
         self._closed = False
+        self._last_words: list[Callable[[], None]] = []
         self._worker_exit: util.Finalize[None] | None = None
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
@@ -246,6 +249,25 @@ class Connection:
         self._outboxes[outbox.key] = outbox
         self._lease.hold()
 
+    def append_whole(self, appends: Sequence[Append]) -> list[AppendResult]:
+        """Append what is complete already, on the caller's thread and without a lease.
+
+        Sending the same again is harmless, as with `RedisStore.append`.
+
+        Raises:
+            StoreUnavailable: No answer; send it again.
+            StoreFull: The server has no memory or disk left.
+            JamboreeError: One log cannot be written; the others are.
+        """
+        self.check_open()
+        results = self.store.append(appends, fsync=self.write_mode == "fsync")
+        if self._backup is not None:
+            self._backup.begin()
+        for result in results:
+            if isinstance(result, JamboreeError):
+                raise result
+        return [result for result in results if isinstance(result, AppendResult)]
+
     def admit(self) -> None:
         """To be called before a put, and before the environment moves for one.
 
@@ -371,6 +393,20 @@ class Connection:
 
     # -- the end ----------------------------------------------------------------------------
 
+    def before_close(self, say: Callable[[], None]) -> None:
+        """Have this called when it is closed, as long as something can still be saved."""
+        self._last_words.append(say)
+
+    def not_before_close(self, say: Callable[[], None]) -> None:
+        """Take that back."""
+        with suppress(ValueError):  # it has been called already
+            self._last_words.remove(say)
+
+    def _say_last_words(self) -> None:
+        while not self._closed and self._last_words:
+            with suppress(JamboreeError):  # what is not saved, the writer will say
+                self._last_words.pop()()
+
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Bring everything to Redis and let go of the servers. A second call does nothing.
 
@@ -381,6 +417,7 @@ class Connection:
             UnsavedRecords: Something could not be saved and is lost with this process; says how
                 many records.
         """
+        self._say_last_words()
         with self._lock:
             if self._closed:
                 return
@@ -404,6 +441,7 @@ class Connection:
     def _after_fork_in_child(self) -> None:
         """Go on in a forked process: what the parent has queued, the parent will deliver."""
         self._lock = threading.RLock()  # whoever held it is not in this process
+        self._last_words = []  # the parent's
         self._mongo_lock = threading.RLock()
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()

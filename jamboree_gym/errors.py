@@ -8,11 +8,13 @@ from __future__ import annotations
 __all__ = [
     "BackupMismatch",
     "BufferMismatch",
+    "CheckpointNotFound",
     "ColumnConflict",
     "DecodeError",
     "EmbeddedServerError",
     "EpisodeInUse",
     "EpisodeNotFound",
+    "ExportError",
     "InvalidExpression",
     "InvalidRecord",
     "InvalidUrl",
@@ -21,6 +23,7 @@ __all__ = [
     "MissingExtra",
     "ReplayError",
     "ReplayMismatch",
+    "RunNotFound",
     "StoreFull",
     "StoreUnavailable",
     "UnknownKey",
@@ -78,6 +81,14 @@ class EpisodeNotFound(JamboreeError, LookupError):
     """No episode of that id is in the store."""
 
 
+class RunNotFound(JamboreeError, LookupError):
+    """No training of that run is in the store."""
+
+
+class CheckpointNotFound(JamboreeError, LookupError):
+    """No such checkpoint is in the store, or not all of it."""
+
+
 class EpisodeInUse(JamboreeError):
     """Another writer appends to the same episode."""
 
@@ -88,6 +99,10 @@ class DecodeError(JamboreeError, ValueError):
 
 class ColumnConflict(JamboreeError, ValueError):
     """No one column holds the values of two episodes; the message names both."""
+
+
+class ExportError(JamboreeError, ValueError):
+    """Episodes cannot be written in another format; names the leaf, or the file in the way."""
 
 
 class BackupMismatch(JamboreeError):

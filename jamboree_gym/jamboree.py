@@ -21,6 +21,7 @@ from jamboree_gym.listing import EpisodeFilter
 from jamboree_gym.query import EpisodeQuery
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.renders import RecordFrames
+from jamboree_gym.run import Run
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.tail_all import AllTail
 from jamboree_gym.wrappers.record import RecordEpisodes
@@ -221,6 +222,16 @@ class Jamboree(Connection):
         )
         query = query if order_by is None else query.order_by(order_by)
         return query if limit is None else query[:limit]
+
+    def run(self, name: str) -> Run:
+        r"""What was trained under a name: its history, metrics, checkpoints and episodes.
+
+        What is returned reads nothing yet.
+
+        Example:
+            >>> print(*jam.run("ppo").history, sep="\n")
+        """
+        return Run(self, name)
 
     def tail(
         self,

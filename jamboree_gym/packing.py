@@ -22,6 +22,7 @@ __all__ = [
     "LayoutAt",
     "Misfit",
     "Pack",
+    "as_objects",
     "concatenate",
     "filler",
     "item",
@@ -31,6 +32,7 @@ __all__ = [
     "rows_of",
     "stack",
     "unsaid",
+    "unstack",
     "variable_bytes",
 ]
 
@@ -187,6 +189,38 @@ def stack(values: Sequence[Any], layout: Layout) -> Arrays:
     if isinstance(layout, Encoded):
         return as_objects([decode_value(value, where="memory") for value in values])
     return layout.stack(values)
+
+
+def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
+    """Inverse of `stack`: arrays of so many rows -> packed values, one for each row.
+
+    Values may be in an array of objects, too, with None where there is nothing.
+
+    Raises:
+        InvalidRecord: They are not of this layout; says what they are.
+    """
+    if _is_objects(arrays) and not isinstance(layout, Encoded):
+        return [filler(layout) if one is None else pack_any(one, layout, "row") for one in arrays]
+    if isinstance(layout, Group):
+        pairs = zip(layout.items(arrays), layout.parts, strict=True)
+        columns = [unstack(part, of, count) for part, of in pairs]
+        return list(zip(*columns, strict=True)) if columns else [()] * count
+    if isinstance(layout, Encoded):
+        return [encode_value(value) for value in arrays]
+    values = np.asarray(arrays)
+    if values.shape[1:] != layout.shape or values.dtype.kind not in "biuf":
+        raise InvalidRecord(
+            f"rows of {values.dtype} {values.shape[1:]} where the layout has {layout.dtype} "
+            f"{layout.shape}"
+        )
+    values = values.astype(layout.dtype, copy=False)
+    if layout.is_array:
+        return [row.tobytes() for row in values]
+    return list(values) if layout.kind == "numpy" else values.tolist()
+
+
+def _is_objects(arrays: Arrays) -> bool:
+    return isinstance(arrays, _ndarray) and arrays.dtype == object
 
 
 def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "conditions_of",
     "decode_provenance",
     "describe",
+    "describe_imported",
     "describe_sub_env",
     "generator_of",
     "rng_state_of",
@@ -84,6 +85,27 @@ def describe_sub_env(
             that `gymnasium.make` gives, with a generator of its own.
     """
     return _described(env, observation_space, action_space, vector)
+
+
+def describe_imported(
+    spec: EnvSpec | None,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    source: Mapping[str, Any],
+) -> bytes:
+    """The same for episodes that were not recorded here: what nobody knows of them is null.
+
+    Args:
+        spec: Of the environment; None where it is not known.
+        observation_space: Its observations.
+        action_space: Its actions.
+        source: Where they come from; JSON, kept as `imported`.
+    """
+    content = json.loads(_described(spec, observation_space, action_space, None))
+    unknown = dict.fromkeys(("platform", "git_commit", "host", "pid"))
+    content |= {**unknown, "versions": {}, "imported": dict(source)}
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def _described(

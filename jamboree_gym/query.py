@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import pyarrow as pa
 
-from jamboree_gym.blocks import read_blocks
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound
@@ -19,7 +17,9 @@ from jamboree_gym.notes import decode_summaries
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.summary_table import to_summary_table
-from jamboree_gym.tables import Piece, join, no_piece, piece_of, write_arrow
+from jamboree_gym.table_files import write_arrow
+from jamboree_gym.table_parts import pieces_of, write_parts
+from jamboree_gym.tables import Piece, join, no_piece
 
 if TYPE_CHECKING:
     import vaex.dataframe
@@ -233,19 +233,37 @@ class EpisodeQuery:
         """
         write_arrow(self._pieces(progress), Path(path))
 
+    def to_parquet(self, folder: str | Path, *, progress: bool | Progress = False) -> None:
+        """Write the same into Parquet files of a folder: no more than some MB are in memory.
+
+        Only episodes that are over are written, each into one file with all of its steps. Called
+        again, also after it was killed, it adds those that are not there yet; it takes none away.
+        Every file is whole from the moment it is there. pyarrow, pandas, Polars, DuckDB and
+        `datasets` read the folder as one table.
+
+        Example:
+            >>> jam.episodes(run="first").to_parquet("first", progress=True)
+            >>> pandas.read_parquet("first")
+
+        Args:
+            folder: Where to; it is made.
+            progress: Whether to show on stderr how many episodes have been written; or a function
+                that is called with that number and the number of all.
+
+        Raises:
+            ColumnConflict: As in `table`. Files that are there by then stay.
+            ExportError: Another process is writing there, or files of something else are there.
+            EpisodeNotFound: An episode has been deleted meanwhile.
+            DecodeError: Bytes of one are damaged; names key and index.
+        """
+        write_parts(self._connection, self._found(), Path(folder), progress)
+
     def _pieces(self, progress: bool | Progress) -> Iterator[Piece]:
         """The table, piece by piece."""
         found = self._found()
         if not found:
             yield no_piece()
-        positions = {one.id: position for position, one in enumerate(found)}
-        blocks_read = read_blocks(self._connection, found)
-        for blocks in reported(blocks_read, len(found), progress):
-            pieces = [piece_of(one.transitions(), one.ids, one.steps) for one in blocks]
-            order = [
-                np.array([positions[name] for name in one.ids]).repeat(one.steps) for one in blocks
-            ]
-            yield join(pieces, np.concatenate(order))
+        yield from reported(pieces_of(self._connection, found), len(found), progress)
 
     def ids(self) -> list[str]:
         """Their ids."""

@@ -78,7 +78,7 @@ class EpisodeRecorder:
         self.handler.use_spaces(observation_space, action_space)
         self.handler.info_keys = info_keys(record_infos)
         self.handler.strict_infos = strict_infos
-        self.run = jam.run if run is None else run
+        self.run = jam.own_run if run is None else run
         self._env_id = env_id
         self._tags = deepcopy(jam.check_tags(tags or {}))
         self._vector_index = vector_index

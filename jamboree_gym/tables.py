@@ -1,13 +1,10 @@
-"""Columns of several episodes -> one Arrow table, or one Arrow file."""
+"""Columns of several episodes -> one Arrow table."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +14,23 @@ from jamboree_gym.errors import ColumnConflict
 from jamboree_gym.frame import Column, to_columns_or_none
 from jamboree_gym.records import Transitions
 
-__all__ = ["Piece", "join", "no_piece", "piece_of", "to_table", "write_arrow"]
+__all__ = [
+    "Columns",
+    "ColumnsOf",
+    "Inexact",
+    "Piece",
+    "conform",
+    "join",
+    "no_piece",
+    "piece_of",
+    "to_table",
+    "with_rows",
+]
 
 _INFO = "info_"
+
+ColumnsOf: TypeAlias = "Callable[[Transitions], Mapping[str, Column | None]]"
+"""The columns of transitions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,15 +54,21 @@ def to_table(steps: Transitions) -> pa.Table:
     return pa.table({name: _arrow(one) for name, one in columns.items() if one is not None})
 
 
-def piece_of(steps: Transitions, ids: Sequence[str], counts: npt.NDArray[np.int64]) -> Piece:
+def piece_of(
+    steps: Transitions,
+    ids: Sequence[str],
+    counts: npt.NDArray[np.int64],
+    columns_of: ColumnsOf = to_columns_or_none,
+) -> Piece:
     """Transitions of several episodes.
 
     Args:
         steps: The transitions.
         ids: The episodes that they are of.
         counts: Number of transitions of each.
+        columns_of: What columns they have; None for one whose values fit into none.
     """
-    columns = to_columns_or_none(steps)
+    columns = columns_of(steps)
     unfit = frozenset(name for name, column in columns.items() if column is None)
     positions = pa.array(np.arange(len(ids), dtype=np.int32).repeat(counts))
     episode_id = pa.array(ids, pa.string()).take(positions)
@@ -75,7 +92,7 @@ def _arrow(column: Column) -> pa.Array:
 
 
 @dataclass(slots=True)
-class _Columns:
+class Columns:
     """What columns there are in all pieces together.
 
     Attributes:
@@ -139,11 +156,11 @@ def _is_number(kind: pa.DataType) -> bool:
     )
 
 
-class _Inexact(Exception):
+class Inexact(Exception):
     """A column has a number that its common type does not hold exactly."""
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the columns of a schema; null where it has none."""
     columns = []
     for one in schema:
@@ -154,7 +171,7 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         try:
             columns.append(column if column.type == one.type else column.cast(one.type))
         except pa.ArrowException as error:
-            raise _Inexact(one.name) from error
+            raise Inexact(one.name) from error
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -169,18 +186,18 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
     Raises:
         ColumnConflict: No one column holds the values of two episodes; names both.
     """
-    pieces = list(_with_rows(pieces))
+    pieces = list(with_rows(pieces))
     if len(pieces) == 1 and order is None:
         return pieces[0]
-    known = _Columns()
+    known = Columns()
     for piece in pieces:
         known.see(piece.table.schema, piece)
     while True:
         schema = known.schema()
         try:
-            tables = [_conform(piece.table, schema) for piece in pieces]
+            tables = [conform(piece.table, schema) for piece in pieces]
             break
-        except _Inexact as error:
+        except Inexact as error:
             known.refuse(str(error))
     owners = {name: next(iter(known.kinds[name].values())) for name in schema.names}
     table = pa.concat_tables(tables)
@@ -189,7 +206,7 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
     return Piece(table, owners, frozenset(known.unfit))
 
 
-def _with_rows(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def with_rows(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Those that have rows; if none has, the first.
 
     What an episode without steps would have had for columns is but a guess.
@@ -217,84 +234,3 @@ def no_piece() -> Piece:
         ]
     )
     return Piece(nothing.empty_table(), dict.fromkeys(nothing.names, ""), frozenset())
-
-
-# -- a file -----------------------------------------------------------------------------------
-
-
-class _Spool:
-    """Pieces in files beside the one that is asked for, one file for each schema."""
-
-    def __init__(self, path: Path, files: ExitStack) -> None:
-        self._path = path
-        self._files = files
-        self._writers: dict[pa.Schema, Any] = {}
-        self.paths: list[Path] = []
-        self.order: list[tuple[int, int]] = []  # of each batch its file, and its place there
-        self.columns = _Columns()
-
-    def add(self, piece: Piece) -> None:
-        schema = piece.table.schema
-        if schema not in self._writers:
-            self.paths.append(self._path.with_name(f"{self._path.name}.{len(self._writers)}.part"))
-            sink = self._files.enter_context(pa.OSFile(str(self.paths[-1]), "wb"))
-            self._writers[schema] = [len(self._writers), 0, pa.ipc.new_file(sink, schema)]
-        self.columns.see(schema, piece)
-        place = self._writers[schema]
-        for batch in piece.table.combine_chunks().to_batches():
-            place[2].write_batch(batch)
-            self.order.append((place[0], place[1]))
-            place[1] += 1
-
-    def close(self) -> None:
-        for _, _, writer in self._writers.values():
-            writer.close()
-        self._files.close()
-
-    def batches(self, readers: Sequence[Any], schema: pa.Schema) -> Iterator[pa.Table]:
-        for file, place in self.order:
-            yield _conform(pa.Table.from_batches([readers[file].get_batch(place)]), schema)
-
-
-def write_arrow(pieces: Iterable[Piece], path: Path) -> None:
-    """Write an Arrow IPC file, of which no more than one piece is in memory.
-
-    Where the pieces differ in their columns, they are written beside it first, as only the last one
-    shows which columns there are.
-
-    Raises:
-        ColumnConflict: No one column holds the values of two episodes; names both. There is no
-            file then.
-    """
-    with ExitStack() as files:
-        spool = _Spool(path, files)
-        try:
-            for piece in _with_rows(pieces):
-                spool.add(piece)
-            spool.close()
-            _put_together(spool, path)
-        finally:
-            files.close()
-            for part in spool.paths:
-                part.unlink(missing_ok=True)
-
-
-def _put_together(spool: _Spool, path: Path) -> None:
-    if len(spool.paths) == 1 and not spool.columns.unfit.intersection(spool.columns.kinds):
-        os.replace(spool.paths[0], path)
-        return
-    whole = path.with_name(f"{path.name}.whole.part")
-    spool.paths.append(whole)
-    with ExitStack() as maps:
-        sources = [maps.enter_context(pa.memory_map(str(part))) for part in spool.paths[:-1]]
-        readers = [pa.ipc.open_file(source) for source in sources]
-        while True:
-            schema = spool.columns.schema()
-            try:
-                with pa.OSFile(str(whole), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                    for table in spool.batches(readers, schema):
-                        writer.write_table(table)
-                break
-            except _Inexact as error:
-                spool.columns.refuse(str(error))
-    os.replace(whole, path)

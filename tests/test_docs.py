@@ -14,7 +14,13 @@ from jamboree_gym.store.embedded import stop_servers
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NEEDS = {"README.md": "torch", "read.md": "vaex", "recent.md": "torch"}
+NEEDS = {
+    "README.md": "torch",
+    "formats.md": "torch",
+    "read.md": "vaex",
+    "recent.md": "torch",
+    "train.md": "torch",
+}
 
 
 def code_of(page: Path) -> str:

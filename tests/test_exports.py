@@ -13,6 +13,7 @@ PUBLIC = {
         "StepData",
         "timecontext",
     ],
+    "jamboree_gym.integrations.minari": ["from_minari", "to_minari"],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.replay": [

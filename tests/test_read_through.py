@@ -230,7 +230,7 @@ def test_a_backup_lists_again_by_itself_what_an_emptied_redis_lost(jam: Jamboree
     jam.redis.flushall()
     follower_of(jam).copy_once()
 
-    assert list(jam.redis_store.summaries(jam.run)) == [id]
+    assert list(jam.redis_store.summaries(jam.own_run)) == [id]
     assert jam.redis.get(jam.keyspace.coverage) == b"all"
 
 

@@ -562,7 +562,7 @@ def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
 
 def test_a_follower_carries_it_out(jam: Jamboree) -> None:
     keys = recorded(jam, 3)
-    jam.backup.retain(max_redis_bytes=0, keep=[{"run": jam.run, "min_steps": 4}])
+    jam.backup.retain(max_redis_bytes=0, keep=[{"run": jam.own_run, "min_steps": 4}])
     follower = follower_of(jam)
     follower.copy_once()
     assert here(jam) == set()

@@ -195,7 +195,7 @@ def test_a_run_without_name_gets_that_of_the_jamboree(jam: Jamboree) -> None:
     env = jam.record(CountingEnv())
     env.reset()
 
-    assert jam.episode(env.episode_id).summary.run == jam.run
+    assert jam.episode(env.episode_id).summary.run == jam.own_run
 
 
 def test_tags_that_change_later_stay_as_they_were(jam: Jamboree) -> None:

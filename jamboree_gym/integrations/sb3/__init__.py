@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise MissingExtra("this needs Stable-Baselines3: pip install 'jamboree-gym[sb3]'") from error
 
+from jamboree_gym.integrations.sb3.callback import JamboreeCallback
 from jamboree_gym.integrations.sb3.live_replay import (
     JamboreeReplayBuffer,
     PrioritizedSamples,
@@ -17,6 +18,7 @@ from jamboree_gym.integrations.sb3.trajectories import Trajectory, to_trajectori
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
 
 __all__ = [
+    "JamboreeCallback",
     "JamboreeReplayBuffer",
     "PrioritizedSamples",
     "Trajectory",

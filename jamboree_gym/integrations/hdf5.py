@@ -1,0 +1,254 @@
+"""Recorded episodes in HDF5 files: a group for each, laid out as Minari lays them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jamboree_gym.array_leaves import path_shown
+from jamboree_gym.episode_parts import EpisodePart, episode_parts
+from jamboree_gym.errors import ExportError, MissingExtra
+from jamboree_gym.folder import locked, whole
+from jamboree_gym.frame import Column, scalar_columns
+from jamboree_gym.packing import Arrays, rows_of, unsaid
+from jamboree_gym.progress import Progress, reported
+from jamboree_gym.query import EpisodeQuery, found_by
+
+try:
+    import h5py
+except ImportError as error:
+    raise MissingExtra("this needs h5py: pip install 'jamboree-gym[hdf5]'") from error
+
+__all__ = ["to_hdf5"]
+
+PART_BYTES = 64 << 20
+PART_EPISODES = 5000
+_MAIN = "main_data.hdf5"  # as Minari calls it
+_IDS = "episode_ids"
+
+
+def to_hdf5(
+    query: EpisodeQuery,
+    folder: str | Path,
+    *,
+    compression: str | None = None,
+    progress: bool | Progress = False,
+) -> Path:
+    """Write the episodes that are over into HDF5 files of a folder.
+
+    HDF5 cannot be added to safely: who is killed meanwhile leaves a damaged file. So the episodes
+    go into `part-00000.hdf5`, ..., each of which is whole from the moment it is there, and
+    `main_data.hdf5` links to all of them: open that one. Called again, also after it was killed, it
+    adds the episodes that are not there yet. The groups are those that Minari writes
+    (https://minari.farama.org, `HDF5Storage`), with more beside them.
+
+    A group `episode_0`, `episode_1`, ... for each episode of T steps:
+
+    - `observations` (T + 1, ...) and `actions` (T, ...): `actions[k]` is taken from
+      `observations[k]`. A dict is a group with its keys, a tuple one with `_index_0`, ....
+    - `rewards` float64 (T,), `terminations`, `truncations` bool (T,). An episode that broke off
+      (abandoned, interrupted) is truncated at its last step, as Minari has it; `status` tells.
+    - `timestamps` float64 (T,), epoch seconds, and `annotations/<name>` (T, ...): NaN (0 for what
+      is no float) where the agent said nothing.
+    - `infos/<key>` (T + 1,), the reset's first, for keys whose values are numbers, bools or texts;
+      those of nested dicts with a dot. Where an info lacks the key: NaN (so integers become
+      float64, if that holds them exactly), or an empty text.
+    - Attributes `id`, `total_steps`, `seed` where there is one, and `episode_id`, `env_id`, `run`,
+      `status`, `started_at`, `elapsed_s`, `tags` (JSON).
+
+    Example:
+        >>> path = to_hdf5(jam.episodes(run="first"), "first")
+        >>> h5py.File(path)["episode_0/rewards"][:]
+
+    Args:
+        query: The episodes.
+        folder: Where to; it is made.
+        compression: As h5py's `create_dataset` takes it: None, `"gzip"`, `"lzf"`.
+        progress: Whether to show on stderr how many episodes have been written; or a function that
+            is called with that number and the number of all.
+
+    Returns:
+        The file to open.
+
+    Raises:
+        ExportError: Values without fixed shape that are no texts (names the leaf); or another
+            process writes there.
+        EpisodeNotFound: An episode has been deleted meanwhile.
+        DecodeError: Bytes of one are damaged; names key and index.
+    """
+    connection, found = found_by(query)
+    folder = Path(folder)
+    with locked(folder):
+        there = {id for path in _parts(folder) for id in _ids_in(path)}
+        _write_main(folder)  # who was killed may have left it behind the parts
+        over = [one for one in found if one.status != "running"]
+        wanted = [one for one in over if one.id not in there]
+        before = len(over) - len(wanted)
+        parts = ((before + done, part) for done, part in episode_parts(connection, wanted))
+        told = reported(parts, len(over), progress, done_is="written")
+        _write_parts(folder, told, len(there), compression)
+    return folder / _MAIN
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*.hdf5"))
+
+
+def _ids_in(path: Path) -> list[str]:
+    with h5py.File(path) as file:
+        if _IDS not in file:
+            raise ExportError(f"{path} was written by something else: choose another folder")
+        return [id.decode() for id in file[_IDS][:]]
+
+
+def _write_parts(
+    folder: Path, parts: Iterator[EpisodePart], number: int, compression: str | None
+) -> None:
+    """Write new files; `number` is that of the first episode."""
+    part = next(parts, None)
+    while part is not None:
+        with (
+            whole(folder / f"part-{len(_parts(folder)):05}.hdf5") as aside,
+            h5py.File(aside, "w") as file,
+        ):
+            writer = _Writer(file, number, compression)
+            while part is not None and not writer.is_full:
+                writer.add(part)
+                part = next(parts, None)
+            writer.finish()
+        number += len(writer.ids)
+        _write_main(folder)
+
+
+def _write_main(folder: Path) -> None:
+    """The file that links to all episodes."""
+    number = 0
+    with whole(folder / _MAIN) as aside, h5py.File(aside, "w") as file:
+        for path in _parts(folder):
+            for _ in _ids_in(path):
+                name = f"episode_{number}"
+                file[name] = h5py.ExternalLink(path.name, f"/{name}")
+                number += 1
+
+
+class _Writer:
+    """Writes episodes into one file."""
+
+    def __init__(self, file: Any, number: int, compression: str | None) -> None:
+        self._file = file
+        self._number = number
+        self._compression = compression
+        self._infos: list[Mapping[str, Any]] = []
+        self._nbytes = 0
+        self.ids: list[str] = []
+        self.is_full = False
+
+    def add(self, part: EpisodePart) -> None:
+        """Write some rows of an episode, or all."""
+        rows, steps, id = part.rows, slice(1, None), part.summary.id
+        name = f"episode_{self._number + len(self.ids)}"
+        group = self._file.require_group(name)
+        terminations, truncations = part.ends
+        observations = rows.observations if part.is_first else rows_of(rows.observations, steps)
+        annotations = rows_of(unsaid(rows.annotations, ~rows.annotated), steps)
+        columns = {
+            "observations": observations,
+            "actions": rows_of(rows.actions, steps),
+            "rewards": rows.rewards[steps],
+            "terminations": terminations,
+            "truncations": truncations,
+            "timestamps": rows.timestamps[steps],
+            **({"annotations": annotations} if annotations else {}),
+        }
+        for column, arrays in columns.items():
+            self._put(group, column, arrays, (column,), id)
+        self._infos += rows.infos if part.is_first else rows.infos[steps]
+        if part.is_last:
+            self._end(group, part)
+
+    def _put(
+        self, group: Any, name: str, arrays: Arrays, path: tuple[str | int, ...], id: str
+    ) -> None:
+        """Put arrays behind those that are there."""
+        if isinstance(arrays, dict):
+            for key, item in arrays.items():
+                self._put(group.require_group(name), _quoted(str(key)), item, (*path, key), id)
+        elif isinstance(arrays, (list, tuple)):
+            for key, item in enumerate(arrays):
+                self._put(group.require_group(name), f"_index_{key}", item, (*path, key), id)
+        else:
+            self._append(group, name, _storable(arrays, path, id))
+
+    def _append(self, group: Any, name: str, values: npt.NDArray[Any]) -> None:
+        self._nbytes += values.nbytes
+        if name in group:
+            there = group[name]
+            there.resize(len(there) + len(values), axis=0)
+            there[len(there) - len(values) :] = values
+            return
+        kind = h5py.string_dtype() if values.dtype == object else values.dtype
+        growing = {"maxshape": (None, *values.shape[1:]), "chunks": True} if values.size else {}
+        group.create_dataset(
+            name, data=values, dtype=kind, compression=self._compression, **growing
+        )
+
+    def _end(self, group: Any, part: EpisodePart) -> None:
+        """What belongs to the whole episode."""
+        for name, column in scalar_columns("", self._infos).items():
+            values = None if column is None else _without_missing(column)
+            if values is not None:
+                self._append(group.require_group("infos"), _quoted(name[1:]), values)
+        summary = part.summary.decoded()
+        group.attrs.update(
+            id=self._number + len(self.ids),
+            total_steps=summary.steps,
+            episode_id=summary.id,
+            env_id=summary.env_id,
+            run=summary.run,
+            status=summary.status,
+            started_at=summary.started_at,
+            elapsed_s=summary.elapsed_s,
+            tags=json.dumps(summary.tags, default=str),
+        )
+        if summary.seed is not None:
+            group.attrs["seed"] = summary.seed
+        self.ids.append(summary.id)
+        self._infos = []
+        self.is_full = self._nbytes >= PART_BYTES or len(self.ids) >= PART_EPISODES
+
+    def finish(self) -> None:
+        """Note whose file it is, and of which episodes."""
+        self._file.create_dataset(_IDS, data=self.ids, dtype=h5py.string_dtype())
+
+
+def _quoted(name: str) -> str:
+    """A name without what HDF5 takes for a path."""
+    quoted = name.replace("%", "%25").replace("/", "%2F")
+    return quoted.replace(".", "%2E") if set(quoted) <= {"."} else quoted
+
+
+def _storable(values: npt.NDArray[Any], path: tuple[str | int, ...], id: str) -> npt.NDArray[Any]:
+    if values.dtype == object and not all(isinstance(value, str) for value in values):
+        raise ExportError(
+            f"{path_shown(path)} of episode {id!r} has no fixed shape, and HDF5 takes arrays and "
+            "texts only: ask for other episodes"
+        )
+    return values
+
+
+def _without_missing(column: Column) -> npt.NDArray[Any] | None:
+    """A column of infos without missing values; None if floats do not hold it exactly."""
+    if isinstance(column, np.ndarray):
+        return column
+    if pa.types.is_string(column.type):
+        return np.array([value or "" for value in column.to_pylist()], object)
+    try:
+        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid:
+        return None

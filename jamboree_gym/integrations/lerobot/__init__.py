@@ -1,0 +1,5 @@
+"""Recorded episodes as a LeRobot data set; needs neither LeRobot nor torch."""
+
+from jamboree_gym.integrations.lerobot.dataset import to_lerobot
+
+__all__ = ["to_lerobot"]

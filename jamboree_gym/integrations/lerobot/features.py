@@ -1,0 +1,127 @@
+"""What LeRobot calls the leaves of steps, and how it keeps them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jamboree_gym.array_leaves import LeafPath, numbers_of, path_shown
+from jamboree_gym.episode_parts import EpisodePart
+from jamboree_gym.errors import ExportError
+from jamboree_gym.packing import rows_of
+
+__all__ = ["Feature", "columns_of", "feature_of", "frames_of"]
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as `datasets` keeps them
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A column of frames.
+
+    Attributes:
+        dtype: NumPy's name for it; `image` for images (H, W, 3) of uint8.
+        shape: Of one value; (1,) of a single number.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is kept as PNG."""
+        return self.dtype == "image"
+
+    def to_json(self) -> dict[str, Any]:
+        """As `meta/info.json` has it."""
+        names = ["height", "width", "channels"] if self.is_image else None
+        return {"dtype": self.dtype, "shape": list(self.shape), "names": names}
+
+    def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
+        """Values (n, ...) as a column."""
+        if self.is_image:
+            encoded = [{"bytes": png(image), "path": None} for image in values]
+            return pa.array(encoded, _IMAGE)
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        return flat if self.shape == (1,) else pa.FixedSizeListArray.from_arrays(flat, *self.shape)
+
+
+def feature_of(values: npt.NDArray[Any]) -> Feature:
+    """The feature that values (n, ...) have: `columns_of` gives no others."""
+    if values.ndim == 4:
+        return Feature("image", values.shape[1:])
+    return Feature(values.dtype.name, values.shape[1:] or (1,))
+
+
+def columns_of(part: EpisodePart, names: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
+    """Observations, actions and what came of them, a frame for each step.
+
+    Args:
+        part: Rows of an episode.
+        names: Other names for the columns.
+
+    Raises:
+        ExportError: A leaf is neither a number, a vector nor an image, or the action has several;
+            names it.
+    """
+    rows, id = part.rows, part.summary.id
+    observations = rows_of(rows.observations, slice(-1))
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for path, values in numbers_of(observations, "observation", episode=id, into="LeRobot"):
+        columns[_observation_name(path, _checked(path, values, id))] = values
+    actions = rows_of(rows.actions, slice(1, None))
+    for path, values in numbers_of(actions, "action", episode=id, into="LeRobot"):
+        if len(path) > 1 or values.ndim > 2:
+            raise ExportError(
+                f"{path_shown(path)} of episode {id!r}: LeRobot takes one vector for an action"
+            )
+        columns["action"] = values
+    terminations, truncations = part.ends
+    columns["next.reward"] = rows.rewards[1:].astype(np.float32)
+    columns["next.done"] = terminations | truncations
+    columns["next.truncated"] = truncations
+    return {names.get(name, name): values for name, values in columns.items()}
+
+
+def _checked(path: LeafPath, values: npt.NDArray[Any], id: str) -> npt.NDArray[Any]:
+    is_image = values.dtype == np.uint8 and values.ndim == 4 and values.shape[3] == 3
+    if (values.ndim > 2 and not is_image) or any("/" in str(key) for key in path):
+        raise ExportError(
+            f"{path_shown(path)} of episode {id!r} is {values.dtype} {values.shape[1:]}: LeRobot "
+            "takes numbers, vectors and images (height, width, 3) of uint8, without / in their name"
+        )
+    return values
+
+
+def _observation_name(path: LeafPath, values: npt.NDArray[Any]) -> str:
+    keys = list(map(str, path[1:]))
+    if values.ndim == 4:
+        return ".".join(["observation.images", *keys] if keys else ["observation.image"])
+    return ".".join(["observation", *(keys or ["state"])])
+
+
+def frames_of(part: EpisodePart, fps: float) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """What LeRobot counts within an episode."""
+    index = np.arange(part.rows.start, part.rows.start + len(part.rows) - 1, dtype=np.int64)
+    yield "timestamp", (index / fps).astype(np.float32)
+    yield "frame_index", index
+
+
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    """An image (H, W, 3) as PNG (https://www.w3.org/TR/png-3), without a filter."""
+    height, width, _ = image.shape
+    lines = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with its filter: none
+    lines[:, 1:] = image.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )

@@ -1,0 +1,225 @@
+"""One episode <-> what Minari holds of one; what Minari has no place for is named by its leaf.
+
+Minari's `observations[k]` was acted on by `actions[k]`, as in `EpisodeData`: nothing is shifted.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
+
+from jamboree_gym.blocks import WholeEpisode
+from jamboree_gym.codec import digest
+from jamboree_gym.errors import DecodeError, InvalidRecord, UnsupportedSpace
+from jamboree_gym.integrations.minari.columns import TIMESTAMP, InfoColumns, is_name, is_text
+from jamboree_gym.layouts import Group, layout_from_json, layout_to_json
+from jamboree_gym.notes import (
+    decode_episode_note,
+    encode_episode_note,
+    encode_origin,
+    encode_summary,
+)
+from jamboree_gym.packing import Arrays
+from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+from jamboree_gym.step_schema import SchemaChanges, StepSchema
+
+__all__ = ["Note", "check_minari_space", "note_of", "schemas_of", "to_buffer"]
+
+_KNOWN = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete, spaces.Text)
+_ROLES = ("observation", "action", "annotation")
+_MAX_NOTE = 60_000  # an attribute in HDF5 has less than 64 kB
+_LARGEST_SEED = 2**63 - 1
+_NO_STEPS = slice(1, None)
+
+Note = tuple[EpisodeSummary, EpisodeOrigin, str]
+"""Summary, origin, and digest of the layouts of an episode that `to_minari` has written."""
+
+
+def check_minari_space(space: spaces.Space[Any], place: str) -> None:
+    """Refuse what Minari has no place for.
+
+    Args:
+        space: Observation or action space.
+        place: What it is, as the message shall call it: `observation`.
+
+    Raises:
+        UnsupportedSpace: Names the leaf: `observation['map'][1]`.
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            if not is_name(key):
+                raise UnsupportedSpace(
+                    f"Minari cannot hold {place}[{key!r}]: its files take no such name; a key is "
+                    "a text without '/'"
+                )
+            check_minari_space(part, f"{place}[{key!r}]")
+    elif isinstance(space, spaces.Tuple):
+        for position, part in enumerate(space.spaces):
+            check_minari_space(part, f"{place}[{position}]")
+    elif not isinstance(space, _KNOWN):
+        raise UnsupportedSpace(
+            f"Minari cannot hold {place}: it has no {type(space).__name__} space. Leave it out "
+            "with a wrapper (FilterObservation, TransformObservation) and record again"
+        )
+    elif 0 in (space.shape or ()):
+        raise UnsupportedSpace(f"Minari cannot hold {place}: arrays of shape {space.shape}")
+
+
+def to_buffer(
+    whole: WholeEpisode, summary: EpisodeSummary, space_pair: tuple[Any, Any]
+) -> tuple[EpisodeBuffer, dict[str, Any], dict[str, Any]]:
+    """An episode as Minari's writer takes it.
+
+    Minari wants an end: where the episode has none, its last step is truncated, and its status
+    tells what was.
+
+    Returns:
+        The buffer, what it says of the episode beside it, and the layouts by their digest.
+
+    Raises:
+        InvalidRecord: Values are not of their space, so that Minari cannot hold them; names the
+            leaf.
+    """
+    rows, steps = whole.rows, whole.rows[_NO_STEPS]
+    columns = InfoColumns(rows.infos)
+    columns.columns[TIMESTAMP] = rows.timestamps
+    if steps.annotated.any():
+        columns.say(steps.annotated, steps.annotations, _all_annotations(rows.schemas))
+    truncations = steps.truncations.copy()
+    truncations[-1] |= not steps.terminations[-1]
+    where = f"episode {whole.id!r}: "
+    buffer = EpisodeBuffer(
+        seed=summary.seed if _is_seed(summary.seed) else None,
+        options=_plain_options(whole.origin.options),
+        observations=_arrays(rows.observations, space_pair[0], f"{where}observation"),
+        actions=_arrays(steps.actions, space_pair[1], f"{where}action"),
+        rewards=steps.rewards,
+        terminations=steps.terminations,
+        truncations=truncations,
+        infos=columns.close(),
+    )
+    layouts = _layouts(rows.schemas, columns.layouts)
+    name = digest(json.dumps(layouts, sort_keys=True).encode())
+    return buffer, _metadata(summary, whole.origin, name), {name: layouts}
+
+
+def _all_annotations(schemas: SchemaChanges) -> Group:
+    """The layouts of all that was ever said, by name."""
+    known = {
+        name: part
+        for _, schema in schemas
+        for name, part in zip(schema.annotation.names, schema.annotation.parts, strict=True)
+    }
+    return Group("dict", tuple(known), tuple(known.values()))
+
+
+def _arrays(arrays: Arrays, space: spaces.Space[Any], place: str) -> Any:
+    """Arrays as Minari's writer wants them for a space."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(arrays, dict) or arrays.keys() != space.spaces.keys():
+            raise _misfit(place, space)
+        return {key: _arrays(arrays[key], of, f"{place}[{key!r}]") for key, of in space.items()}
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(arrays, (list, tuple)) or len(arrays) != len(space.spaces):
+            raise _misfit(place, space)
+        pairs = enumerate(zip(arrays, space.spaces, strict=True))
+        return tuple(_arrays(part, of, f"{place}[{at}]") for at, (part, of) in pairs)
+    if isinstance(space, spaces.Text):
+        texts = arrays.tolist()
+        if not all(map(is_text, texts)):
+            raise _misfit(place, space)
+        return texts
+    if not isinstance(arrays, np.ndarray) or arrays.dtype.kind not in "biuf":
+        raise _misfit(place, space)
+    return arrays
+
+
+def _misfit(place: str, space: spaces.Space[Any]) -> InvalidRecord:
+    return InvalidRecord(
+        f"{place} holds what is not of its space ({type(space).__name__}), or changes its shape "
+        "or structure from step to step: Minari cannot hold that. Leave the episode out: where(...)"
+    )
+
+
+def _is_seed(seed: Any) -> bool:
+    return isinstance(seed, int) and 0 <= seed <= _LARGEST_SEED
+
+
+def _plain_options(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Reset options as far as Minari's files hold them: numbers and texts."""
+    plain = {
+        key: value
+        for key, value in (options or {}).items()
+        if is_name(key)
+        and (isinstance(value, (bool, float)) or _is_seed(value) or (value and is_text(value)))
+    }
+    return plain or None
+
+
+# -- what stands beside an episode --------------------------------------------------------------
+
+
+def _layouts(schemas: SchemaChanges, infos: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [
+        [row, {role: layout_to_json(getattr(schema, role)) for role in _ROLES}]
+        for row, schema in schemas
+    ]
+    return {"steps": steps, "infos": dict(infos)}
+
+
+def schemas_of(layouts: Mapping[str, Any]) -> SchemaChanges:
+    """Inverse, for the steps.
+
+    Raises:
+        DecodeError: It is nothing that is ever written.
+    """
+    try:
+        schemas = []
+        for row, content in layouts["steps"]:
+            observation, action, annotation = (layout_from_json(content[role]) for role in _ROLES)
+            if not isinstance(annotation, Group):
+                raise DecodeError("annotations without names")
+            schemas.append((int(row), StepSchema(observation, action, annotation).shared))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DecodeError(f"not the layouts of an episode: {error!r}") from error
+    return schemas
+
+
+def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> dict[str, Any]:
+    """What the dataset says of the episode: to be read by people, and all of it as a note."""
+    note = b64encode(encode_episode_note(encode_summary(summary), encode_origin(origin))).decode()
+    if len(note) > _MAX_NOTE:
+        raise InvalidRecord(
+            f"episode {summary.id!r}: its tags and reset options take {len(note)} bytes, of which "
+            f"Minari's files hold {_MAX_NOTE} beside an episode"
+        )
+    return {
+        "jamboree_id": summary.id,
+        "jamboree_run": ascii(summary.run)[1:-1],
+        "jamboree_status": summary.status,
+        "jamboree_tags": ascii(dict(summary.tags))[:_MAX_NOTE],
+        "jamboree_layouts": layouts,
+        "jamboree_note": note,
+    }
+
+
+def note_of(metadata: Mapping[str, Any], where: str) -> Note | None:
+    """What `to_minari` says of an episode; None where another program has written it.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    if "jamboree_note" not in metadata:
+        return None
+    try:
+        id, note = str(metadata["jamboree_id"]), b64decode(metadata["jamboree_note"])
+        layouts = str(metadata["jamboree_layouts"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: {error!r}") from error
+    return (*decode_episode_note(note, episode_id=id, where=where), layouts)

@@ -1,0 +1,257 @@
+"""`to_minari`: episodes of a query as a Minari dataset."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+from minari import MinariDataset
+
+from jamboree_gym.blocks import trips, whole_episodes
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
+from jamboree_gym.integrations.minari.convert import check_minari_space, to_buffer
+from jamboree_gym.integrations.minari.staging import (
+    FORMAT,
+    DatasetFiles,
+    Written,
+    merged,
+)
+from jamboree_gym.listing import Found
+from jamboree_gym.progress import Progress, teller
+from jamboree_gym.provenance import BASE_VERSIONS, decode_provenance
+from jamboree_gym.query import EpisodeQuery, found_by
+from jamboree_gym.spaces import space_from_json
+
+__all__ = ["to_minari"]
+
+EPISODES_PER_PART = 500
+_SAME = ("env_spec", "observation_space", "action_space")
+
+log = logging.getLogger("jamboree_gym")
+
+
+def to_minari(
+    query: EpisodeQuery,
+    dataset_id: str,
+    *,
+    description: str | None = None,
+    algorithm_name: str | None = None,
+    author: str | Collection[str] | None = None,
+    author_email: str | Collection[str] | None = None,
+    code_permalink: str | None = None,
+    eval_env: str | EnvSpec | None = None,
+    progress: bool | Progress = False,
+) -> MinariDataset:
+    """Write episodes into a Minari dataset (its HDF5 format), all that was recorded of them.
+
+    Observations with the last one, actions, rewards, ends, infos, seeds and options are where
+    Minari has them; what it has no place for is beside them, and `from_minari` brings it back.
+    Images are kept as they are, not as JPEG.
+
+    Called again with the same id, it adds what the dataset lacks: episodes that were recorded
+    meanwhile, or the rest after a kill. Nothing is twice. Minari sees the dataset only as it was
+    before, or with all of it. Memory holds some MB, or the one episode that is larger.
+
+    Episodes that still go on, and those without a step, are left out; a warning is logged. One
+    that was `abandoned` or `interrupted` gets a last step that is truncated, as Minari wants an
+    end; its status is in its metadata.
+
+    Example:
+        >>> dataset = to_minari(jam.episodes(run="expert"), "cartpole/expert-v0")
+        >>> dataset.recover_environment()
+
+    Args:
+        query: Which episodes, and in what order.
+        dataset_id: `(namespace/)name-v0`. Where it lies: `MINARI_DATASETS_PATH`, as for Minari.
+        description: What it is, in Markdown.
+        algorithm_name: Who acted.
+        author: One name, or several.
+        author_email: Likewise.
+        code_permalink: Where the code is that made it.
+        eval_env: To evaluate in; without it, the environment that was recorded.
+        progress: Whether to show on stderr how many episodes are written; or a function that is
+            called with that number and the number of all.
+
+    Returns:
+        The dataset, as `minari.load_dataset(dataset_id)` gives it.
+
+    Raises:
+        UnsupportedSpace: Minari has no such space (Sequence, Graph, OneOf); names the leaf.
+        InvalidRecord: No id of a dataset; a dataset of this id that is not ours; episodes of
+            several environments; values that are not of their space.
+        EpisodeNotFound: There is nothing to write, or an episode was deleted meanwhile.
+        MissingExtra: Minari, h5py or Pillow is not installed.
+    """
+    files = DatasetFiles(dataset_id)
+    metadata = {
+        "description": description,
+        "algorithm_name": algorithm_name,
+        "author": _names(author),
+        "author_email": _names(author_email),
+        "code_permalink": code_permalink,
+        "eval_env_spec": None if eval_env is None else _spec(eval_env).to_json(),
+    }
+    given = {name: value for name, value in metadata.items() if value is not None}
+    with files.held():
+        connection, found = found_by(query)
+        wanted = _exportable(found)
+        if not wanted and not files.exists:
+            raise EpisodeNotFound(f"none of these episodes has ended with a step: {query!r}")
+        export = _Export(connection, files)
+        export.write(wanted, progress)
+        return files.finish({**export.requirements(), **given})
+
+
+def _names(names: str | Collection[str] | None) -> set[str] | None:
+    return None if names is None else {names} if isinstance(names, str) else set(names)
+
+
+def _spec(env: str | EnvSpec) -> EnvSpec:
+    return gym.spec(env) if isinstance(env, str) else env
+
+
+def _exportable(found: Found) -> Found:
+    """Those that are over and have a step."""
+    wanted = [one for one in found if one.status != "running" and one.steps > 0]
+    if len(wanted) < len(found):
+        log.warning(
+            "%d of %d episodes are not written: they still go on, or have no step",
+            len(found) - len(wanted),
+            len(found),
+        )
+    return wanted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Environment:
+    """What all episodes of a dataset have in common."""
+
+    spec: EnvSpec | None
+    space_pair: tuple[spaces.Space[Any], spaces.Space[Any]]
+    same: str
+    versions: Mapping[str, str]
+
+
+class _Export:
+    """Writes episodes, part by part."""
+
+    def __init__(self, connection: Connection, files: DatasetFiles) -> None:
+        self._connection = connection
+        self._files = files
+        self._own = files.own_metadata()
+        self._environments: dict[str, _Environment] = {}
+        self._texts: dict[str, str] = {}
+        for name, text in self._own.get("provenances", {}).items():
+            self._environment_of(name, text.encode())
+
+    def write(self, wanted: Found, progress: bool | Progress) -> None:
+        """Write those that are not there yet."""
+        tell = teller(progress, "episodes written")
+        there = set(self._files.ids())
+        missing = [one for one in wanted if one.id not in there]
+        done = len(wanted) - len(missing)
+        for trip, _ in trips(self._connection, missing, max_episodes=EPISODES_PER_PART):
+            self._write(trip)
+            done += len(trip)
+            if tell is not None:
+                tell(done, len(wanted))
+
+    def _write(self, trip: Found) -> None:
+        episodes: list[Written] = []
+        own: dict[str, Any] = {"format": FORMAT, "provenances": {}, "layouts": {}}
+        for one, read in zip(trip, self._whole(trip), strict=True):
+            name = read.origin.provenance
+            environment = self._environments.get(name)
+            if environment is None:
+                environment = self._environment_of(name, self._connection.store.blob(name), one.id)
+            buffer, beside, layouts = to_buffer(read, one.decoded(), environment.space_pair)
+            episodes.append((buffer, beside))
+            found = {"provenances": {name: self._texts[name]}, "layouts": layouts}
+            own = merged(own, found)
+        first = self._first()
+        self._files.write_part(episodes, own, first.space_pair, first.spec)
+
+    def _whole(self, trip: Found) -> Iterator[Any]:
+        for read in whole_episodes(self._connection, [one.id for one in trip]):
+            yield read()
+
+    def _first(self) -> _Environment:
+        return next(iter(self._environments.values()))
+
+    def _environment_of(self, name: str, content: bytes, episode_id: str = "") -> _Environment:
+        """The environment of a provenance; all of a dataset are the same."""
+        environment = _environment(content, where=name)
+        if self._environments and environment.same != self._first().same:
+            raise InvalidRecord(
+                f"episode {episode_id!r} was recorded in another environment than those before it, "
+                "or with other spaces: a Minari dataset has one. Choose with where(env_id=...)"
+            )
+        self._environments[name] = environment
+        self._texts[name] = content.decode()
+        return environment
+
+    def requirements(self) -> dict[str, Any]:
+        """What to install to have the environment as it was, where that was always the same."""
+        known = {
+            json.dumps(one.versions, sort_keys=True): one.versions
+            for one in self._environments.values()
+        }
+        versions = next(iter(known.values())) if len(known) == 1 else {}
+        needed = [f"{name}=={version}" for name, version in versions.items()]
+        return {"requirements": needed} if needed else {}
+
+
+def _environment(content: bytes, *, where: str) -> _Environment:
+    provenance = decode_provenance(content, where=where)
+    try:
+        pair = (
+            space_from_json(provenance["observation_space"]),
+            space_from_json(provenance["action_space"]),
+        )
+        spec = _stored_spec(provenance["env_spec"])
+        same = json.dumps([provenance[name] for name in _SAME], sort_keys=True)
+        versions = {
+            name: str(version)
+            for name, version in provenance["versions"].items()
+            if name == "gymnasium" or name not in BASE_VERSIONS
+        }
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not a provenance: {error!r}") from error
+    for space, role in zip(pair, ("observation", "action"), strict=True):
+        check_minari_space(space, role)
+    versions = {name: version for name, version in versions.items() if version != "unknown"}
+    return _Environment(spec, pair, same, versions)
+
+
+def _stored_spec(content: Mapping[str, Any] | None) -> EnvSpec | None:
+    """The spec that a provenance holds; made, not called."""
+    if content is None:
+        return None
+    spec = EnvSpec(
+        id=content["id"],
+        entry_point=content["entry_point"],
+        reward_threshold=content["reward_threshold"],
+        nondeterministic=content["nondeterministic"],
+        max_episode_steps=content["max_episode_steps"],
+        order_enforce=content["order_enforce"],
+        kwargs=_kwargs(content),
+    )
+    spec.additional_wrappers = tuple(
+        WrapperSpec(
+            one["name"], one["entry_point"], None if one["kwargs"] is None else _kwargs(one)
+        )
+        for one in content["additional_wrappers"]
+    )
+    return spec
+
+
+def _kwargs(content: Mapping[str, Any]) -> dict[str, Any]:
+    kwargs = dict(content["kwargs"])
+    return {**kwargs, **{name: tuple(kwargs[name]) for name in content["tuples"]}}

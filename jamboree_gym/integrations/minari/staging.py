@@ -1,0 +1,228 @@
+"""A Minari dataset on disk, which grows so that a kill loses no more than its newest part.
+
+HDF5 does not survive a writer that is killed: its file may be unreadable then. So episodes are
+written into *parts*, small datasets in a hidden folder, each of which takes its name when it is
+whole. At the end all are copied into one, beside what the dataset held before, and that folder
+takes the dataset's place. So Minari sees the dataset as it was, or with everything in it.
+
+    <datasets>/.jamboree/<id>/part-00000   whole; `ids.json` in it says what it holds
+    <datasets>/.jamboree/<id>/merged       whole; takes the dataset's place
+    <datasets>/.jamboree/<id>/*.new        not whole: nothing looks at it
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import h5py
+import minari
+from filelock import FileLock, Timeout
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_dataset import MinariDataset, parse_dataset_id
+from minari.dataset.minari_storage import MinariStorage
+from minari.namespace import create_namespace, list_local_namespaces
+from minari.storage.datasets_root_dir import get_dataset_path
+
+from jamboree_gym.errors import InvalidRecord
+
+__all__ = ["FORMAT", "OWN_METADATA", "DatasetFiles", "Written"]
+
+OWN_METADATA = "jamboree"
+FORMAT = 1
+_MAIN = "main_data.hdf5"
+_IDS = "ids.json"
+
+Written = tuple[EpisodeBuffer, Mapping[str, Any]]
+"""An episode as Minari takes it, and what stands beside it."""
+
+
+class DatasetFiles:
+    """The files of one dataset, and those that become part of it.
+
+    Args:
+        dataset_id: `(namespace/)name-v0`.
+
+    Raises:
+        InvalidRecord: It is no id of a dataset.
+    """
+
+    def __init__(self, dataset_id: str) -> None:
+        try:
+            self.namespace, _, _ = parse_dataset_id(dataset_id)
+        except (TypeError, ValueError) as error:
+            raise InvalidRecord(
+                f"{dataset_id!r} is no id of a Minari dataset: it is (namespace/)name-v0, and the "
+                "namespace has two characters or more"
+            ) from error
+        self.dataset_id = dataset_id
+        root = Path(get_dataset_path()).absolute()  # Minari counts sizes wrong below a relative one
+        self.data = root / dataset_id / "data"
+        self._staging = root / ".jamboree" / quote(dataset_id, safe="")
+        self._merged = self._staging / "merged"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Held by one process at a time; what a killed one has left behind is tidied up.
+
+        Raises:
+            InvalidRecord: Another process writes this dataset.
+        """
+        self._staging.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{self._staging}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise InvalidRecord(f"{self.dataset_id!r} is being written by another call") from error
+        with lock:
+            self._publish()
+            for path in self._staging.glob("*.new"):
+                shutil.rmtree(path)
+            yield
+            with suppress(OSError):  # it still holds parts
+                self._staging.rmdir()
+
+    @property
+    def exists(self) -> bool:
+        """Whether Minari sees it."""
+        return self.data.exists()
+
+    def storage(self) -> MinariStorage:
+        """The dataset as it is."""
+        return MinariStorage.read(self.data)
+
+    def own_metadata(self) -> dict[str, Any]:
+        """What `to_minari` keeps of the dataset itself; empty where there is none.
+
+        Raises:
+            InvalidRecord: There is a dataset of this id that another program has written.
+        """
+        if not self.exists:
+            return {}
+        own = MinariStorage.read_raw_metadata(self.data).get(OWN_METADATA)
+        if not isinstance(own, dict) or own.get("format") != FORMAT:
+            raise InvalidRecord(
+                f"the dataset {self.dataset_id!r} is there already, and to_minari did not write "
+                "it: choose another name or version"
+            )
+        return own
+
+    # -- what it holds ----------------------------------------------------------------------
+
+    def ids(self) -> list[str]:
+        """Ids of the episodes in it, in order, and of those in parts."""
+        found = [str(id) for part in self._parts() for id in json.loads((part / _IDS).read_text())]
+        if self.exists:
+            storage = self.storage()
+            metadata = storage.get_episode_metadata(range(storage.total_episodes))
+            found = [str(one.get("jamboree_id")) for one in metadata] + found
+        return found
+
+    def _parts(self) -> list[Path]:
+        return sorted(self._staging.glob("part-*[0-9]"))
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def write_part(
+        self,
+        episodes: Sequence[Written],
+        own: Mapping[str, Any],
+        space_pair: tuple[spaces.Space[Any], spaces.Space[Any]],
+        env_spec: EnvSpec | None,
+    ) -> None:
+        """Keep some more episodes, all or none of them.
+
+        Args:
+            episodes: What they hold.
+            own: What of the dataset itself has to be known to read them.
+            space_pair: Spaces of observations and actions.
+            env_spec: Of their environment.
+        """
+        parts = self._parts()
+        number = int(parts[-1].name.removeprefix("part-")) + 1 if parts else 0
+        new = self._staging / f"part-{number:05}.new"
+        storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)
+        storage.update_episodes([buffer for buffer, _ in episodes])
+        storage.update_episode_metadata([beside for _, beside in episodes])
+        storage.update_metadata({OWN_METADATA: dict(own)})
+        (new / _IDS).write_text(json.dumps([beside["jamboree_id"] for _, beside in episodes]))
+        new.rename(new.with_suffix(""))
+
+    def finish(self, metadata: Mapping[str, Any]) -> MinariDataset:
+        """Put the parts into the dataset, with what else it shall say of itself."""
+        parts = self._parts()
+        if parts:
+            new = self._merged.with_suffix(".new")
+            shutil.copytree(self.data if self.exists else parts[0], new)
+            (new / _IDS).unlink(missing_ok=True)
+            self._merge(new, parts if self.exists else parts[1:])
+            known = {"dataset_id": self.dataset_id, "minari_version": minari.__version__}
+            known = {} if self.exists else known
+            MinariStorage.read(new).update_metadata({**known, **metadata})
+            new.rename(self._merged)
+            self._publish()
+        elif metadata:
+            self.storage().update_metadata(dict(metadata))
+        return MinariDataset(self.data)
+
+    def _merge(self, target: Path, parts: Sequence[Path]) -> None:
+        own = MinariStorage.read_raw_metadata(target)[OWN_METADATA]
+        with h5py.File(target / _MAIN, "a", track_order=True) as file:
+            for part in parts:
+                _copy_episodes(part / _MAIN, file)
+                own = merged(own, MinariStorage.read_raw_metadata(part)[OWN_METADATA])
+            total_episodes = len(file)
+            total_steps = sum(int(group.attrs["total_steps"]) for group in file.values())
+        storage = MinariStorage.read(target)
+        storage.update_metadata(
+            {
+                "total_episodes": total_episodes,
+                "total_steps": total_steps,
+                "dataset_size": float(storage.get_size()),
+                OWN_METADATA: own,
+            }
+        )
+
+    def _publish(self) -> None:
+        """Let what is merged take the dataset's place, or complete what a killed call began.
+
+        Where `merged` is, it is newer than the dataset, and all parts are in it.
+        """
+        if not self._merged.exists():
+            return
+        for part in self._parts():
+            shutil.rmtree(part)
+        if self.namespace is not None and self.namespace not in list_local_namespaces():
+            create_namespace(self.namespace)
+        before = self._staging / "before.new"
+        if self.exists:
+            shutil.rmtree(before, ignore_errors=True)
+            self.data.rename(before)
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        self._merged.rename(self.data)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _copy_episodes(source: Path, target: h5py.File) -> None:
+    """Copy all episodes of a part behind those that are there."""
+    with h5py.File(source, "r") as part:
+        for number in range(len(part)):
+            position = len(target)
+            name = f"episode_{position}"
+            part.copy(f"episode_{number}", target, name)
+            target[name].attrs["id"] = position
+
+
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What two parts have to say of themselves, as one."""
+    return {
+        name: {**value, **other.get(name, {})} if isinstance(value, Mapping) else value
+        for name, value in one.items()
+    }

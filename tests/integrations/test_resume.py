@@ -1,0 +1,241 @@
+"""A training that is killed goes on in another process."""
+
+from __future__ import annotations
+
+import logging
+import random
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import start_python, wait_until
+from trained import CASES, one_thread, weights
+
+from jamboree_gym import Jamboree
+from jamboree_gym.checkpoints import CheckpointHandler
+from jamboree_gym.errors import CheckpointNotFound, InvalidRecord
+
+pytestmark = pytest.mark.torch
+
+TRAINER = """
+import sys
+sys.path.insert(0, sys.argv[4])
+import torch
+from trained import CASES
+from jamboree_gym import Jamboree
+from jamboree_gym.integrations.sb3 import JamboreeCallback
+
+torch.set_num_threads(1)
+case = CASES[sys.argv[3]]
+jam = Jamboree(sys.argv[1], namespace=sys.argv[2])
+model = case.model(jam.record(case.make_venv(), run=sys.argv[3]))
+model.learn(10**6, callback=JamboreeCallback(jam, checkpoint_every=100), log_interval=1)
+"""
+KILLED = ["PPO", "DQN"]
+MORE = 128
+START_TIMEOUT_S = 60.0
+
+
+def start(jam: Jamboree, name: str) -> subprocess.Popen[str]:
+    """A trainer that goes on until it is killed."""
+    url = f"unix://{jam.store.where}"
+    return start_python(TRAINER, url, jam.keyspace.namespace, name, Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def module_jam(valkey: Any) -> Iterator[Jamboree]:
+    """A Jamboree for all tests of the module."""
+    namespace = f"test-resume-{uuid.uuid4().hex[:8]}"
+    with one_thread(), Jamboree(valkey.url, namespace=namespace) as opened:
+        yield opened
+
+
+def wait_for_checkpoints(jam: Jamboree, run: str) -> None:
+    wait_until(lambda: jam.run(run).checkpoints()[1:], timeout_s=START_TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def killed(module_jam: Jamboree) -> Jamboree:
+    """Where a PPO and a DQN were trained, each in a process that was killed at a random moment."""
+    trainers = {name: start(module_jam, name) for name in KILLED}
+    try:
+        for name in KILLED:
+            wait_for_checkpoints(module_jam, name)
+        time.sleep(random.random())
+    finally:
+        for process in trainers.values():
+            process.kill()
+            process.communicate()
+    return module_jam
+
+
+@pytest.fixture(scope="module", params=KILLED)
+def resumed(request: pytest.FixtureRequest, killed: Jamboree) -> Any:
+    """Name, the checkpoint that it went on from, its model, and what it was when it had begun."""
+    from jamboree_gym.integrations.sb3 import JamboreeCallback
+
+    case, run = CASES[request.param], killed.run(request.param)
+    checkpoint = run.checkpoint()
+    wait_until(lambda: run.history[0].how == "interrupted")
+    model = run.resume(case.algorithm, killed.record(case.make_venv(), run=case.name))
+    began = {"timesteps": model.num_timesteps, "weights": weights(model), "seed": model.seed}
+    began["buffer"] = model.replay_buffer.size() if case.name == "DQN" else 0
+    callback = JamboreeCallback(killed, checkpoint_every=100)
+    model.learn(MORE, reset_num_timesteps=False, callback=callback, log_interval=1)
+    return case, run, checkpoint, model, began
+
+
+def test_the_model_is_that_of_the_last_checkpoint(resumed: Any) -> None:
+    import torch
+
+    case, _, checkpoint, model, began = resumed
+    kept = weights(checkpoint.load(case.algorithm))
+
+    assert checkpoint.number >= 1
+    assert began["timesteps"] == checkpoint.timesteps
+    assert all(torch.equal(kept[name], began["weights"][name]) for name in kept)
+    assert model.num_timesteps == checkpoint.timesteps + MORE
+
+
+def test_the_history_has_a_line_for_the_interruption_and_one_for_the_resumption(
+    resumed: Any,
+) -> None:
+    _, run, checkpoint, model, _ = resumed
+    first, second = run.history
+    before = run.episodes.where(lambda one: one.writer == first.writer)
+
+    assert str(first).endswith(f": timesteps 0 to {first.timesteps_to}: interrupted")
+    assert str(second).endswith(f", from checkpoint {checkpoint.number}: finished")
+    assert checkpoint.timesteps <= first.timesteps_to
+    assert first.timesteps_to == sum(one.steps for one in before.summaries())
+    assert first.began_at < checkpoint.at < first.ended_at < second.began_at
+    assert (second.timesteps_from, second.timesteps_to) == (
+        checkpoint.timesteps,
+        model.num_timesteps,
+    )
+    assert run.info["how"] == "finished"
+
+
+def test_the_learning_curve_goes_on(resumed: Any) -> None:
+    _, run, checkpoint, model, _ = resumed
+    first, second = run.history
+    rows = run.metrics().select(["timesteps", "session", "rollout/ep_rew_mean"]).to_pylist()
+    before = [row["timesteps"] for row in rows if row["session"] == first.id]
+    after = [row["timesteps"] for row in rows if row["session"] == second.id]
+
+    assert before
+    assert after
+    assert max(before) <= first.timesteps_to
+    assert checkpoint.timesteps < min(after)
+    assert after == sorted(after)
+    statuses = [one.status for one in run.episodes.summaries()]
+    assert "interrupted" in statuses
+    assert sum(one.steps for one in run.episodes.summaries()) == first.timesteps_to + MORE
+    numbers = [one.number for one in run.checkpoints()]
+    assert numbers == list(range(len(numbers)))
+    assert run.checkpoint().policy_version == model._n_updates > checkpoint.policy_version
+
+
+def test_the_replay_buffer_holds_what_was_recorded(resumed: Any) -> None:
+    case, run, _, _, began = resumed
+    first = run.history[0]
+    expected = 0 if case.name == "PPO" else min(first.timesteps_to, case.options["buffer_size"])
+
+    assert began["buffer"] == expected
+
+
+def test_its_first_episodes_are_not_seen_again(resumed: Any) -> None:
+    _, run, _, _, _ = resumed
+    first, second = run.history
+    seeds = {
+        one.id: {s.seed for s in run.episodes.where(lambda e: e.writer == one.writer).summaries()}  # noqa: B023
+        for one in (first, second)
+    }
+
+    assert not (seeds[first.id] & seeds[second.id]) - {None}
+
+
+# -- what may be wrong --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained_dqn(jam: Jamboree) -> Any:
+    """A run `r`, trained to its end."""
+    from jamboree_gym.integrations.sb3 import JamboreeCallback
+
+    case = CASES["DQN"]
+    model = case.model(jam.record(case.make_venv(), run="r"))
+    with one_thread():
+        model.learn(120, callback=JamboreeCallback(jam, checkpoint_every=50))
+    return case, jam.run("r"), model
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(
+    jam: Jamboree, trained_dqn: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    case, run, _ = trained_dqn
+    newest = run.checkpoint()
+    CheckpointHandler(jam, "r").content(newest._content.name).delete()
+    with caplog.at_level(logging.WARNING, "jamboree_gym"):
+        model = run.resume(case.algorithm, jam.record(case.make_venv(), run="r"))
+
+    assert model.num_timesteps == run.checkpoints()[-2].timesteps == 100
+    assert f"checkpoint {newest.number} is passed over" in caplog.text
+    with pytest.raises(CheckpointNotFound, match="take another checkpoint"):
+        run.resume(case.algorithm, jam.record(case.make_venv(), run="r"), checkpoint=newest)
+
+
+def test_an_environment_that_is_not_recorded_into_the_run_is_refused(
+    jam: Jamboree, trained_dqn: Any
+) -> None:
+    case, run, _ = trained_dqn
+    with pytest.raises(InvalidRecord, match="not recorded in this process"):
+        run.resume(case.algorithm, case.make_venv())
+    with pytest.raises(InvalidRecord, match=r"jam.record\(env, run='r'\)"):
+        run.resume(case.algorithm, jam.record(case.make_venv(), run="other"))
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(jam: Jamboree) -> None:
+    case = CASES["DQN"]
+    with pytest.raises(CheckpointNotFound, match="it has none"):
+        jam.run("none").resume(case.algorithm, jam.record(case.make_venv(), run="none"))
+
+
+def test_a_buffer_is_not_filled_with_normalised_values(jam: Jamboree) -> None:
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from jamboree_gym.integrations.sb3 import JamboreeCallback
+
+    case = CASES["DQN"]
+    make = lambda: jam.record(VecNormalize(case.make_venv()), run="above")  # noqa: E731
+    with one_thread():
+        case.model(make()).learn(60, callback=JamboreeCallback(jam))
+    run = jam.run("above")
+    with pytest.raises(InvalidRecord, match="refill=False"):
+        run.resume(case.algorithm, make())
+
+    assert run.resume(case.algorithm, make(), refill=False).replay_buffer.size() == 0
+
+
+def test_a_buffer_below_a_normaliser_is_as_it_was(jam: Jamboree) -> None:
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from jamboree_gym.integrations.sb3 import JamboreeCallback
+
+    case = CASES["SAC"]
+    make = lambda: VecNormalize(jam.record(case.make_venv(), run="below"))  # noqa: E731
+    model = case.model(make())
+    with one_thread():
+        model.learn(80, callback=JamboreeCallback(jam))
+    again = jam.run("below").resume(case.algorithm, make())
+
+    assert again.replay_buffer.size() == model.replay_buffer.size() == 40
+    assert np.array_equal(
+        np.sort(again.replay_buffer.rewards[:40], axis=None),
+        np.sort(model.replay_buffer.rewards[:40], axis=None),
+    )
