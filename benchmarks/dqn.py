@@ -12,6 +12,7 @@ Run: .venv/bin/python benchmarks/dqn.py
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import matplotlib as mpl
@@ -27,7 +28,7 @@ from jamboree_gym.integrations.sb3 import JamboreeReplayBuffer, Unsaved
 mpl.use("Agg")
 
 # rl-baselines3-zoo, hyperparams/dqn.yml
-ZOO = {
+ZOO: dict[str, Any] = {
     "learning_rate": 2.3e-3,
     "batch_size": 64,
     "buffer_size": 100_000,
@@ -57,12 +58,12 @@ def train(jam, name: str, seed: int, timesteps: int):
     model.learn(timesteps)
     took = time.perf_counter() - began
     ends, returns = np.cumsum(env.get_episode_lengths()), np.array(env.get_episode_rewards())
-    at_end, _ = evaluate_policy(model, Monitor(gym.make("CartPole-v1")), n_eval_episodes=20)
+    at_end: Any = evaluate_policy(model, Monitor(gym.make("CartPole-v1")), n_eval_episodes=20)[0]
     env.close()
     return ends, returns, float(at_end), took
 
 
-def curve(ends, returns, grid) -> np.ndarray:
+def curve(ends, returns, grid):
     """The mean return of the newest episodes at each of these steps."""
     smooth = [returns[max(0, n - SMOOTHED) : n].mean() for n in range(1, len(returns) + 1)]
     return np.interp(grid, ends, smooth)

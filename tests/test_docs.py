@@ -19,6 +19,7 @@ NEEDS = {
     "formats.md": "torch",
     "read.md": "vaex",
     "recent.md": "torch",
+    "replay-buffers.md": "torch",
     "train.md": "torch",
 }
 

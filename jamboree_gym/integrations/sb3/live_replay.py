@@ -203,6 +203,11 @@ class JamboreeReplayBuffer(ReplayBuffer):
         """For `model.save_replay_buffer()`: what it holds, without where it came from."""
         return {**self.__dict__, "_jam": None, "_live": None, "_asked": None}
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it knows of a store; not where it was loaded from a file."""
+        return self._live is not None
+
     # -- what comes -------------------------------------------------------------------------
 
     def add(self, *step: Any, **named: Any) -> None:
@@ -403,7 +408,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
     def _check_filled(self) -> None:
         if self.size():
             return
-        if self._live is None:
+        if not self.is_live:
             raise EpisodeNotFound(
                 "this buffer has no steps and knows of no store: give the model "
                 "replay_buffer_kwargs=Unsaved(jam=jam, ...)"
