@@ -607,6 +607,7 @@ def test_a_ring_knows_what_follows_whatever_comes() -> None:
             over = (rng.random(len(ids)) < 0.1).tolist()
             ids = [f"{name}-{lengths.get(name, 0) // 1000}" for name in ids]
             ring.append(ids, counts, over)
+            assert not {id for id, ends in zip(ids, over, strict=True) if ends} & {*ring._newest}
             for name, count, is_over in zip(ids, counts, over, strict=True):
                 begun = lengths.get(name, 0)
                 played += [(name, begun + step) for step in range(count)]
