@@ -2,8 +2,9 @@
 
 Target: <= 0.5 ms. All of them hold the same steps of CartPole, and draw batches in turn. Ours looks
 at the store as it does in training, every 0.05 s, within the time that is measured: once with
-nobody writing, once while another process records as quickly as it can. Besides: n-step,
-prioritised, windows; how long the first look takes, which reads all; and `to_replay_buffer`.
+nobody writing, once while another process records 4,000 steps a second, as an actor with a small
+network does. Besides: n-step, prioritised, windows; how long the first look takes, which reads all;
+`to_replay_buffer`; and how quickly what has been recorded meanwhile is taken in, in short episodes.
 
 TorchRL's Redis storage is measured where it is installed (`pip install torchrl`).
 
@@ -12,6 +13,7 @@ Run: .venv/bin/python benchmarks/sample.py
 
 import argparse
 import importlib.util
+import math
 import statistics
 import subprocess
 import sys
@@ -27,13 +29,18 @@ from jamboree_gym import Jamboree
 from jamboree_gym.integrations.sb3 import JamboreeReplayBuffer, to_replay_buffer
 
 RUN = "sample"
+HZ = 4000.0
 
 
-def record(jam, steps: int, run: str = RUN) -> None:
-    env = jam.record(gym.make("CartPole-v1"), run=run)
+def record(jam, steps: int, hz: float = math.inf) -> None:
+    """So many steps, no more than `hz` a second, in short episodes."""
+    env, due = jam.record(gym.make("CartPole-v1"), run=RUN), time.perf_counter()
     env.action_space.seed(0)
     env.reset(seed=0)
-    for _ in range(steps):
+    for step in range(steps):
+        if step % 20 == 0:
+            due += 20 / hz
+            time.sleep(max(0.0, due - time.perf_counter()))
         *_, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
             env.reset()
@@ -45,8 +52,7 @@ def write_on(home: str) -> None:
     """The process that records while others sample, until it is killed."""
     with Jamboree(home=home) as jam:
         print("records", flush=True)
-        while True:
-            record(jam, 100_000)
+        record(jam, 10**9, HZ)
 
 
 def live(jam, size: int, **options) -> JamboreeReplayBuffer:
@@ -126,6 +132,8 @@ def measure(jam, steps: int, batch: int, calls: int, rounds: int) -> None:
         "prioritized": live(jam, steps, prioritized=True),
     }
     looked_s = [once(buffer.refresh) for buffer in buffers.values()]
+    record(jam, 20_000)
+    taken_in = once(lambda: [*iter(buffers["n_step"].refresh, 0)])
     torchrl = torchrl_on_redis(jam, own, batch)
     measures = {"own": lambda: per_call(lambda: own.sample(batch), calls)}
     for name, buffer in buffers.items():
@@ -141,6 +149,8 @@ def measure(jam, steps: int, batch: int, calls: int, rounds: int) -> None:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "records\n"
         followed = buffers["ours"]
+        while not followed.refresh():
+            time.sleep(0.01)
         before, began = followed._succession.count, time.perf_counter()
         busy = in_turn(rounds, own=measures["own"], ours=measures["ours"])
         rate = (followed._succession.count - before) / (time.perf_counter() - began)
@@ -160,10 +170,11 @@ def measure(jam, steps: int, batch: int, calls: int, rounds: int) -> None:
     print(f"    ours in times of SB3's own   {ratio(taken['ours'], taken['own'])}")
     if torchrl is not None:
         print(f"    TorchRL's in times of ours   {ratio(taken['torchrl'], taken['ours'])}")
-    print(f"while another process records, {rate:,.0f} steps/s of it read")
+    print(f"while another process records, of which {rate:,.0f} steps/s were taken in")
     print(f"  {shown['own']:28} {spread(busy['own'])}")
     print(f"  {shown['ours']:28} {spread(busy['ours'])}")
     print(f"the first look, which reads all  {statistics.median(looked_s):.2f} s")
+    print(f"a look at 20,000 new steps       {taken_in:.2f} s")
     print(f"to_replay_buffer                 {statistics.median(filled_s):.2f} s")
 
 

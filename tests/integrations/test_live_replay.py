@@ -467,6 +467,37 @@ def test_a_model_is_saved_without_what_is_live_and_its_buffer_with_what_it_holds
     assert b"jamboree_gym.jamboree" not in pickle.dumps(model.replay_buffer)
 
 
+def test_a_run_that_learned_from_the_store_is_gone_on_with(jam: Jamboree) -> None:
+    from stable_baselines3 import DQN
+
+    from jamboree_gym.integrations.sb3 import (
+        JamboreeCallback,
+        JamboreeReplayBuffer,
+        Unsaved,
+        fill_replay_buffer,
+    )
+
+    env = jam.record(gym.make("CartPole-v1"), run="r")
+    arguments = Unsaved(jam=jam, run="r")
+    model = DQN(
+        "MlpPolicy",
+        env,
+        replay_buffer_class=JamboreeReplayBuffer,
+        replay_buffer_kwargs=arguments,
+        learning_starts=10,
+        device="cpu",
+    )
+    model.learn(60, callback=JamboreeCallback(jam))
+    with pytest.raises(BufferMismatch, match="fills itself, and this one knows of no store"):
+        jam.run("r").resume(DQN, env, device="cpu")
+    kept = {"replay_buffer_kwargs": arguments}
+    resumed: Any = jam.run("r").resume(DQN, env, device="cpu", custom_objects=kept)
+
+    assert resumed.replay_buffer.size() == 60
+    assert fill_replay_buffer(resumed.replay_buffer, jam.episodes(run="r")) == 0
+    resumed.learn(20, reset_num_timesteps=False)
+
+
 def test_reset_reads_everything_again(jam: Jamboree) -> None:
     play(jam.record(Line(), run="r"), 5)
     buffer = make(jam)
@@ -576,6 +607,7 @@ def test_a_ring_knows_what_follows_whatever_comes() -> None:
             over = (rng.random(len(ids)) < 0.1).tolist()
             ids = [f"{name}-{lengths.get(name, 0) // 1000}" for name in ids]
             ring.append(ids, counts, over)
+            assert not {id for id, ends in zip(ids, over, strict=True) if ends} & {*ring._newest}
             for name, count, is_over in zip(ids, counts, over, strict=True):
                 begun = lengths.get(name, 0)
                 played += [(name, begun + step) for step in range(count)]

@@ -19,7 +19,6 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.errors import (
     BufferMismatch,
     EpisodeNotFound,
-    MissingExtra,
     StoreUnavailable,
     UnsavedRecords,
 )
@@ -111,7 +110,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         where: A function of the `EpisodeSummary`, asked when an episode is first seen, at its
             beginning or in the middle: for what does not change in it.
         n_steps: Rewards of so many steps are summed up, as in SB3's `NStepReplayBuffer`; the sum
-            ends with the episode. Needs SB3 2.7.
+            ends with the episode.
         gamma: Discount factor of that sum: the model's.
         prioritized: Whether steps are drawn in proportion to their priorities (Schaul et al.,
             "Prioritized Experience Replay", 2015). `sample` then returns `PrioritizedSamples`. A
@@ -122,7 +121,6 @@ class JamboreeReplayBuffer(ReplayBuffer):
 
     Raises:
         BufferMismatch: `optimize_memory_usage` is set, or SB3 has no buffer for the spaces.
-        MissingExtra: `n_steps` needs a newer SB3.
     """
 
     observations: Any
@@ -155,8 +153,6 @@ class JamboreeReplayBuffer(ReplayBuffer):
                 "JamboreeReplayBuffer gets the steps of many episodes mixed, and keeps both "
                 "observations of each: optimize_memory_usage=False"
             )
-        if n_steps > 1 and "discounts" not in ReplayBufferSamples._fields:
-            raise MissingExtra(f"n_steps={n_steps} needs: pip install 'stable-baselines3>=2.7'")
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=1)
         self.buffer_size = max(buffer_size, 1)
         self.optimize_memory_usage = False
@@ -202,6 +198,11 @@ class JamboreeReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         """For `model.save_replay_buffer()`: what it holds, without where it came from."""
         return {**self.__dict__, "_jam": None, "_live": None, "_asked": None}
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it knows of a store; not where it was loaded from a file."""
+        return self._live is not None
 
     # -- what comes -------------------------------------------------------------------------
 
@@ -403,7 +404,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
     def _check_filled(self) -> None:
         if self.size():
             return
-        if self._live is None:
+        if not self.is_live:
             raise EpisodeNotFound(
                 "this buffer has no steps and knows of no store: give the model "
                 "replay_buffer_kwargs=Unsaved(jam=jam, ...)"

@@ -15,8 +15,9 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from jamboree_gym.blocks import Block, read_blocks
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.errors import BufferMismatch, EpisodeNotFound
 from jamboree_gym.integrations.sb3.conversion import Conversions, Converted, provenances_of
+from jamboree_gym.integrations.sb3.live_replay import JamboreeReplayBuffer
 from jamboree_gym.integrations.sb3.placement import Piece, ranges, rows_and_pieces
 from jamboree_gym.listing import Found, by_start
 from jamboree_gym.progress import Progress, reported
@@ -98,7 +99,8 @@ def fill_replay_buffer(
         50000
 
     Args:
-        buffer: Of a model, say; what it holds stays, as far as there is room.
+        buffer: Of a model, say; what it holds stays, as far as there is room. A
+            `JamboreeReplayBuffer` takes in what it asks for itself, whatever the query.
         query: The episodes.
         progress: As in `to_replay_buffer`.
 
@@ -112,8 +114,19 @@ def fill_replay_buffer(
         EpisodeNotFound: An episode has been deleted meanwhile.
         DecodeError: Bytes of one are damaged; names key and index.
     """
+    if isinstance(buffer, JamboreeReplayBuffer):
+        return _refreshed(buffer)
     connection, found = found_by(query)
     return _fill(buffer, connection, by_start(found), progress)
+
+
+def _refreshed(buffer: JamboreeReplayBuffer) -> int:
+    if not buffer.is_live:
+        raise BufferMismatch(
+            "a JamboreeReplayBuffer fills itself, and this one knows of no store: load the model "
+            "with custom_objects={'replay_buffer_kwargs': Unsaved(jam=jam, ...)}"
+        )
+    return buffer.refresh()
 
 
 def _fill(

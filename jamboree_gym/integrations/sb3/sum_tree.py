@@ -47,12 +47,23 @@ class SumTree:
 
         Never a number that is 0, however sums are rounded, unless all are.
         """
+        found = self._descend(heights, is_careful=False)
+        is_nothing = self[found] <= 0
+        if is_nothing.any():  # sums were rounded: these pass by what holds nothing
+            found[is_nothing] = self._descend(heights[is_nothing], is_careful=True)
+        return found
+
+    def _descend(
+        self, heights: npt.NDArray[np.float64], *, is_careful: bool
+    ) -> npt.NDArray[np.int64]:
         nodes = np.ones(len(heights), np.int64)
         left = heights.astype(np.float64)
         for _ in range(self._first.bit_length() - 1):
-            nodes = 2 * nodes
+            nodes <<= 1
             below = self._sums[nodes]
-            goes_right = ((left >= below) & (self._sums[nodes + 1] > 0)) | (below <= 0)
-            left = np.where(goes_right, left - below, left)
-            nodes = nodes + goes_right
+            goes_right = left >= below
+            if is_careful:
+                goes_right = (goes_right & (self._sums[nodes + 1] > 0)) | (below <= 0)
+            left -= below * goes_right
+            nodes += goes_right
         return nodes - self._first
