@@ -168,7 +168,7 @@ def test_every_reader_finds_the_same(jam: Jamboree, tmp_path: Path) -> None:
 
     rewards = jam.episodes().table()["reward"].to_pylist()
     assert pd.read_parquet(tmp_path)["reward"].tolist() == rewards
-    frame = pl.scan_parquet(tmp_path).collect()
+    frame = pl.scan_parquet(tmp_path / "*.parquet").collect()
     assert frame["reward"].to_list() == rewards
     assert frame["observation"].to_numpy()[3].tolist() == np.full((9, 10), 1).tolist()
     found = duckdb.sql(f"select reward from '{tmp_path}/*.parquet'").fetchall()
