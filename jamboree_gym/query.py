@@ -239,7 +239,7 @@ class EpisodeQuery:
         Only episodes that are over are written, each into one file with all of its steps. Called
         again, also after it was killed, it adds those that are not there yet; it takes none away.
         Every file is whole from the moment it is there. pyarrow, pandas, Polars, DuckDB and
-        `datasets` read the folder as one table.
+        `datasets` read the folder, or `folder/*.parquet`, as one table.
 
         Example:
             >>> jam.episodes(run="first").to_parquet("first", progress=True)

@@ -13,7 +13,11 @@ PUBLIC = {
         "StepData",
         "timecontext",
     ],
+    "jamboree_gym.integrations.datasets": ["to_datasets"],
+    "jamboree_gym.integrations.hdf5": ["to_hdf5"],
+    "jamboree_gym.integrations.lerobot": ["to_lerobot"],
     "jamboree_gym.integrations.minari": ["from_minari", "to_minari"],
+    "jamboree_gym.integrations.rlds": ["to_rlds"],
     "jamboree_gym.wrappers": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.wrappers.vector": ["RecentTransactionsObservation", "RecordEpisodes"],
     "jamboree_gym.replay": [

@@ -93,7 +93,7 @@ def _steps(part: EpisodePart) -> Iterator[dict[str, Any]]:
             "discount": np.float32(0),
             "is_first": part.is_first and count == 0,
             "is_last": True,
-            "is_terminal": count > 0 and bool(rows.terminations[count]),
+            "is_terminal": bool(rows.terminations[count]),
         }
 
 

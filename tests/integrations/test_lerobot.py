@@ -1,7 +1,7 @@
 """A LeRobot data set, held to its written layout; and by LeRobot itself where there is one.
 
 Name a Python that has `lerobot` by JAMBOREE_LEROBOT_PYTHON. It is not part of `test`: it demands
-versions of torch, numpy, PyAV and setuptools that are older than ours.
+versions of torch and PyAV that are older than ours.
 """
 
 from __future__ import annotations
