@@ -11,10 +11,10 @@ from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import ExportError
 
-__all__ = ["locked", "whole"]
+__all__ = ["aside_of", "locked", "whole"]
 
 _LOCK = ".lock"  # readers of data sets leave names aside that begin with a dot
-_ASIDE = ".new"
+_ASIDE = ".jamboree-new"  # nobody else's files end so: those that are left behind are removed
 
 
 @contextmanager
@@ -41,11 +41,16 @@ def locked(folder: Path) -> Iterator[None]:
         raise ExportError(f"{folder}: another process is writing there; wait for it") from error
 
 
+def aside_of(path: Path) -> Path:
+    """Where what shall be at `path` may lie as long as it is not whole."""
+    return path.with_name(f".{path.name}{_ASIDE}")
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Where to write a file that shall be at `path` when it is whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}{_ASIDE}")
+    aside = aside_of(path)
     try:
         yield aside
         with aside.open("rb") as file:

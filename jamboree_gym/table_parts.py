@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jamboree_gym.blocks import read_blocks
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import ExportError
-from jamboree_gym.folder import locked, whole
+from jamboree_gym.folder import aside_of, locked, whole
 from jamboree_gym.frame import to_columns_or_none
 from jamboree_gym.listing import Found
 from jamboree_gym.progress import Progress, reported
@@ -137,7 +137,7 @@ class _Parts:
 
     def spool(self) -> Spool:
         """For what will be the next one."""
-        return Spool(self._folder / ".spool.new")
+        return Spool(aside_of(self._folder / "spool"))
 
 
 # -- new parts --------------------------------------------------------------------------------

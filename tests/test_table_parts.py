@@ -21,6 +21,7 @@ from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 from jamboree_gym import Jamboree, table_parts
 from jamboree_gym import blocks as blocks_module
 from jamboree_gym.errors import ColumnConflict, ExportError
+from jamboree_gym.folder import aside_of
 
 
 def counted(jam: Jamboree, steps: int, **options: Any) -> str:
@@ -155,7 +156,7 @@ def test_a_killed_one_leaves_whole_parts_and_is_gone_on_with(jam: Jamboree, tmp_
 
     left = parts(tmp_path)
     assert 0 < len(left) < 5
-    (tmp_path / ".part-00009.parquet.new").touch()  # as if it had been killed there
+    aside_of(tmp_path / "part-00009.parquet").touch()  # as if it had been killed there
     assert read(tmp_path).num_rows in (4, 7, 13)
     jam.episodes().to_parquet(tmp_path)
     assert read(tmp_path).equals(jam.episodes().table())
@@ -193,6 +194,16 @@ def test_two_do_not_write_into_one_folder(jam: Jamboree, tmp_path: Path) -> None
         pytest.raises(ExportError, match="another process is writing"),
     ):
         jam.episodes().to_parquet(tmp_path)
+
+
+def test_hidden_files_of_others_stay(jam: Jamboree, tmp_path: Path) -> None:
+    theirs = [tmp_path / ".config.new", tmp_path / "deeper" / ".part-00000.parquet.new"]
+    theirs[1].parent.mkdir()
+    for path in theirs:
+        path.write_text("mine")
+    counted(jam, 3)
+    jam.episodes().to_parquet(tmp_path)
+    assert [path.read_text() for path in theirs] == ["mine", "mine"]
 
 
 def test_files_of_something_else_are_not_written_beside(jam: Jamboree, tmp_path: Path) -> None:
