@@ -315,3 +315,25 @@ def test_a_read_that_runs_into_close_says_so(
     for thread in threads:
         thread.join()
     assert [type(error) for error in raised] == [JamboreeClosed] * 4
+
+
+NO_GARBAGE = """
+import gc, sys
+from processes import NoteHandler
+from jamboree_gym import Jamboree
+gc.collect()
+gc.set_debug(gc.DEBUG_SAVEALL)
+with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
+    handler = NoteHandler(jam, "n")
+    handler.save({"n": 1})
+    handler.last()
+    gc.collect()
+    print([type(one).__name__ for one in gc.garbage if "Parser" in type(one).__name__])
+    gc.set_debug(0)
+"""
+
+
+def test_no_parser_of_the_client_is_left_to_the_garbage_collector(jam: Jamboree) -> None:
+    """Its `__del__`, run anywhere in a training, would swallow a Ctrl-C that came meanwhile."""
+    done = run_python(NO_GARBAGE, f"unix://{jam.store.where}", jam.keyspace.namespace)
+    assert done.stdout == "[]\n", done.stderr

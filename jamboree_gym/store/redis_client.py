@@ -48,7 +48,9 @@ def client_from_url(url: str) -> redis.Redis:
             if scheme == "rediss":  # redis-py checks the host's name by itself since version 6
                 checked = options.get("ssl_cert_reqs") != "none"
                 options.setdefault("ssl_check_hostname", checked)
-            pool.connection_class(**options)  # refuses options, connects to nothing
+            # Refuses options, and connects to nothing. It is kept: its parser is garbage that only
+            # the collector finds, and in the middle of a training could swallow a Ctrl-C.
+            vars(client)["never_used"] = pool.connection_class(**options)
             return client
         except (TypeError, ValueError, RedisError):
             pass  # its message may quote the URL, and would stay with an error raised here
