@@ -1,7 +1,9 @@
 """How much tracing slows PPO (Stable-Baselines3, 4 CartPole environments), measured in turn.
 
-Target: at most 2 %. The weights at the end are compared: they have to be the same, bit for bit.
-A noisy machine spoils the comparison, so a run with clocks says where tracing spends time.
+Three times: untraced, traced, and traced with `JamboreeCallback`, which makes one checkpoint at the
+end. Target of tracing: at most 2 %. The weights at the end are compared: they have to be the same,
+bit for bit. A noisy machine spoils the comparison, so a run with clocks says where tracing spends
+time.
 
 Run: .venv/bin/python benchmarks/ppo.py
 """
@@ -14,17 +16,22 @@ import gymnasium as gym
 import torch
 from _pairs import in_turn, jamboree, machine, median, ratio
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from jamboree_gym.integrations.sb3 import JamboreeCallback
 
 ENVS = 4
 
 
-def train(make_env, timesteps: int) -> tuple[float, float, list[torch.Tensor]]:
+def train(
+    make_env, timesteps: int, callback: BaseCallback | None = None
+) -> tuple[float, float, list[torch.Tensor]]:
     """Timesteps a second, those a second of processor time, and the weights that came of it."""
     envs = VecMonitor(DummyVecEnv([make_env] * ENVS))
     model = PPO("MlpPolicy", envs, n_steps=256, seed=1, device="cpu")
     began, cpu_began = time.perf_counter(), time.process_time()
-    model.learn(timesteps)
+    model.learn(timesteps, callback=callback)
     took, cpu_took = time.perf_counter() - began, time.process_time() - cpu_began
     envs.close()
     return (
@@ -90,32 +97,43 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     weights: dict[str, list[torch.Tensor]] = {}
-    cpu: dict[str, list[float]] = {"traced": [], "untraced": []}
-
-    def run(name: str, make_env) -> float:
-        rate, cpu_rate, weights[name] = train(make_env, arguments.timesteps)
-        cpu[name].append(cpu_rate)
-        return rate
+    cpu: dict[str, list[float]] = {}
 
     with jamboree() as jam:
+
+        def recorded():
+            return jam.record(gym.make("CartPole-v1"), run="ppo")
+
+        def run(name: str, make_env, callback: BaseCallback | None = None) -> float:
+            rate, cpu_rate, weights[name] = train(make_env, arguments.timesteps, callback)
+            cpu.setdefault(name, []).append(cpu_rate)
+            return rate
+
         taken = in_turn(
             arguments.rounds,
-            traced=lambda: run("traced", lambda: jam.record(gym.make("CartPole-v1"), run="ppo")),
             untraced=lambda: run("untraced", lambda: gym.make("CartPole-v1")),
+            traced=lambda: run("traced", recorded),
+            followed=lambda: run("followed", recorded, JamboreeCallback(jam)),
         )
+        for rates in cpu.values():
+            del rates[0]  # of the round that does not count
         where = where_the_time_goes(jam, 4 * arguments.timesteps)
         steps = sum(summary.steps for summary in jam.episodes().summaries())
-    same = all(map(torch.equal, weights["traced"], weights["untraced"]))
-    print(f"PPO, {ENVS} x CartPole-v1, target 2 % slower")
+    print(f"PPO, {ENVS} x CartPole-v1, target 2 % slower; followed = traced with JamboreeCallback")
     for what, of in (("on the clock", taken), ("of processor time", cpu)):
-        slower = [100 * (1 - t / u) for t, u in zip(of["traced"], of["untraced"], strict=True)]
-        print(
-            f"  a second {what}: untraced {median(of['untraced']):,.0f} timesteps, traced "
-            f"{median(of['traced']):,.0f}: {median(slower):.1f} % slower, "
-            f"ratio {ratio(of['traced'], of['untraced'])}"
-        )
+        print(f"  timesteps a second {what}: untraced {median(of['untraced']):,.0f}")
+        for name in ("traced", "followed"):
+            print(f"    {name} {median(of[name]):,.0f}: {slower(of[name], of['untraced'])}")
     print(f"  {where}")
+    same = all(
+        all(map(torch.equal, weights[name], weights["untraced"])) for name in ("traced", "followed")
+    )
     print(f"  {steps:,} steps recorded; weights {'equal' if same else 'DIFFER'}")
+
+
+def slower(these: list[float], than: list[float]) -> str:
+    percent = median([100 * (1 - a / b) for a, b in zip(these, than, strict=True)])
+    return f"{percent:.1f} % slower, ratio {ratio(these, than)}"
 
 
 if __name__ == "__main__":
