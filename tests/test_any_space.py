@@ -13,6 +13,7 @@ from gymnasium.spaces import GraphInstance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from lengths import examples
 from nested import NESTED, is_same
 from recorded_envs import ScriptedEnv, play
 
@@ -157,8 +158,9 @@ def through_the_store(
     return Rows.concatenate([decode_rows(frame, find, where="log") for frame in frames])
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)  # cut off in the middle, it would be called flaky
-@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(2000), suppress_health_check=list(HealthCheck))
 @given(st.data(), cases, cases, st.integers(0, 4))
 def test_values_of_any_space_come_back_as_they_were(
     data: st.DataObject, observed: Case, acted: Case, sealed_after: int
@@ -175,7 +177,8 @@ def test_values_of_any_space_come_back_as_they_were(
         assert is_same(rows.action(k + 1), action)
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@pytest.mark.long
+@settings(max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(st.data(), st.lists(cases, min_size=2, max_size=4))
 def test_values_that_change_their_space_in_the_episode_come_back_as_they_were(
     data: st.DataObject, several: list[Case]

@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lengths import examples
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree, StepData
@@ -222,7 +223,7 @@ def test_an_expression_means_what_it_means_in_python(episode: Episode) -> None:
         for step in steps
     ]
 
-    @settings(max_examples=400, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(400), suppress_health_check=list(HealthCheck))
     @given(conditions)
     def check(expression: str) -> None:
         expected = [k for k, names in enumerate(known) if eval(expression, {}, names)]

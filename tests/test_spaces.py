@@ -11,6 +11,7 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from lengths import examples
 from test_any_space import FLOATS, INTEGERS, SHAPES, cases
 
 from jamboree_gym.errors import DecodeError, UnsupportedSpace
@@ -219,7 +220,8 @@ def test_a_dtype_of_a_discrete_space_is_kept_where_gymnasium_knows_it() -> None:
     check_round_trip(space)
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@pytest.mark.long
+@settings(max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(cases)
 def test_any_space_is_read_back_as_it_was(case: tuple[spaces.Space, Any]) -> None:
     check_round_trip(case[0])
@@ -236,7 +238,8 @@ def boxes(draw: st.DrawFn) -> spaces.Box:
     return spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype)
 
 
-@settings(max_examples=500, suppress_health_check=list(HealthCheck))
+@pytest.mark.long
+@settings(max_examples=examples(500), suppress_health_check=list(HealthCheck))
 @given(boxes())
 def test_any_bounds_are_read_back_as_they_were(box: spaces.Box) -> None:
     check_round_trip(box)

@@ -14,6 +14,7 @@ from gymnasium.spaces import GraphInstance
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from lengths import examples
 from processes import run_python
 
 from jamboree_gym.errors import DecodeError, InvalidRecord
@@ -88,7 +89,8 @@ def fingerprint(value: Any) -> Any:
     return type(value), value
 
 
-@settings(PATIENT, max_examples=2000)
+@pytest.mark.long
+@settings(PATIENT, max_examples=examples(2000))
 @given(values)
 @example(-0.0)
 @example(float("nan"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +12,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
+from lengths import IS_LONG
 
 from jamboree_gym import Jamboree
 
 NUM_ENVS = 3
-IS_LONG = bool(os.environ.get("JAMBOREE_LONG"))
 STEPS = 50_000 if IS_LONG else 400
 TIMEOUT_S = 3600 if IS_LONG else 120
 MODES = list(AutoresetMode)

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store import scripts
 from jamboree_gym.store.log import LogSlice
-from jamboree_gym.store.redis_link import Call, RedisLink, script_call
+from jamboree_gym.store.redis_link import Call, RedisLink, as_text, script_call
 
 __all__ = ["Feed", "Grown", "Look"]
 
@@ -70,8 +70,7 @@ class Feed:
         feed = self._keyspace.feed
         calls: list[Call] = [("XADD", feed, "*", "episode", "", "run", "")]
         calls.append(("EXPIRE", feed, LIFETIME_S))
-        position: str = self._answers(calls)[0].decode()
-        return position
+        return as_text(self._answers(calls)[0])
 
     def after(self, position: str, *, wait_s: float) -> Grown:
         """What grew after a position; waits for it, so long.
@@ -86,8 +85,8 @@ class Feed:
         streams = dict(answers[0] or ())  # with RESP 3 it is a dict, with RESP 2 a list of pairs
         entries: list[Any] = next(iter(streams.values()), [])
         return Grown(
-            entries[-1][0].decode() if entries else position,
-            [(fields[1].decode(), fields[3].decode()) for _, fields in entries if fields[1]],
+            as_text(entries[-1][0]) if entries else position,
+            [(as_text(fields[1]), as_text(fields[3])) for _, fields in entries if fields[1]],
             bool(answers[1]),  # the oldest entries are forgotten first
         )
 
@@ -115,7 +114,7 @@ class Feed:
         calls.append(script_call(scripts.READ, (key,), ("range", start, stop)))
         *others, read = self._answers(calls, key=key)
         has_lease = bool(others.pop()) if writer else None
-        position = others[-1][0][0].decode() if others and others[-1] else None
+        position = as_text(others[-1][0][0]) if others and others[-1] else None
         return Look(position, has_lease, LogSlice.from_answer(read, where=key))
 
     def _renewal(self) -> list[Call]:

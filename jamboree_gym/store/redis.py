@@ -24,7 +24,7 @@ from jamboree_gym.store.feed import Feed
 from jamboree_gym.store.log import Append, AppendResult, BackupMark, IndexEntry, LogSlice
 from jamboree_gym.store.redis_check import check_server
 from jamboree_gym.store.redis_client import client_from_url
-from jamboree_gym.store.redis_link import Call, RedisLink, script_call
+from jamboree_gym.store.redis_link import Call, RedisLink, as_text, script_call
 from jamboree_gym.store.room import Room
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
@@ -340,7 +340,7 @@ class RedisStore:
         )
         if isinstance(found, RedisError):
             raise self.link.translated(found, key=key) from found
-        return _named(found), (coverage or b"").decode()
+        return _named(found), as_text(coverage or b"")
 
     def _hash(self, key: str) -> dict[str, bytes]:
         return _named(self.link.call("HGETALL", key))
@@ -348,7 +348,7 @@ class RedisStore:
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
         names = self.link.run(lambda: cast(Any, self.client.zrange(self.keyspace.runs, 0, -1)))
-        return [name.decode() for name in names]
+        return [as_text(name) for name in names]
 
     def put_blob(self, name: str, content: bytes) -> None:
         """Store immutable content under its own digest, also over what is damaged there."""
@@ -384,7 +384,7 @@ class RedisStore:
         """All immutable content of the namespace, by digest; of what is damaged, what is wrong."""
         prefix = self.keyspace.blob("")
         found: dict[str, bytes | DecodeError] = {}
-        for key in (raw.decode() for raw in self._scan(f"{prefix}*")):
+        for key in map(as_text, self._scan(f"{prefix}*")):
             try:
                 note = self.link.call("GET", key)
                 found[key[len(prefix) :]] = _checked_blob(key[len(prefix) :], note, where=key)
@@ -399,7 +399,7 @@ class RedisStore:
     def log_keys(self) -> Iterator[str]:
         """Keys of all logs of the namespace, in no order."""
         for pattern in self.keyspace.log_patterns():
-            yield from sorted(key.decode() for key in self._scan(pattern))
+            yield from sorted(map(as_text, self._scan(pattern)))
 
     def _scan(self, pattern: str) -> list[bytes]:
         found = self.link.run(lambda: list(self.client.scan_iter(match=pattern, count=1000)))
@@ -430,7 +430,7 @@ class RedisStore:
         pairs = self.link.run(
             lambda: cast(Any, self.client.zrange(self.keyspace.unbacked, 0, -1, withscores=True))
         )
-        return ((key.decode(), int(score)) for key, score in pairs)
+        return ((as_text(key), int(score)) for key, score in pairs)
 
     def time(self) -> float:
         """The server's clock, epoch seconds."""
@@ -450,16 +450,26 @@ class RedisStore:
         if "by" not in found:
             return None
         until = found.get("complete_until")
-        return BackupMark(
-            found["by"].decode(),
-            float(found["seen_at"]),
-            None if until is None else float(until),
-            found["error"].decode(),
-        )
+        try:
+            return BackupMark(
+                as_text(found["by"]),
+                float(found["seen_at"]),
+                None if until is None else float(until),
+                as_text(found["error"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise self._not_a_mark(error) from error
 
     def trimmed_bytes(self) -> int:
         """How much the backup has let go of here in all, roughly."""
-        return int(self._hash(self.keyspace.backup).get("trimmed_bytes", 0))
+        try:
+            return int(self._hash(self.keyspace.backup).get("trimmed_bytes", 0))
+        except ValueError as error:
+            raise self._not_a_mark(error) from error
+
+    def _not_a_mark(self, error: Exception) -> DecodeError:
+        key = self.keyspace.backup
+        return DecodeError(f"{key}: the backup did not write this ({error!r}): DEL it in Redis")
 
     def hold_backup(self, who: str, seconds: float, *, instead_of: str = "") -> str:
         """Say that somebody copies to MongoDB, for so long, unless another does.
@@ -474,7 +484,7 @@ class RedisStore:
         """
         arguments = (who, int(seconds * 1000), instead_of)
         holder = self.link.script(scripts.HOLD, (self.keyspace.backup_holder,), arguments)
-        return str(holder.decode())
+        return as_text(holder)
 
     def let_go_of_backup(self, who: str) -> None:
         """Say that this one does not copy any more."""
@@ -546,7 +556,7 @@ class RedisStore:
 
     def coverage(self) -> str:
         """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""
-        return (self.link.call("GET", self.keyspace.coverage) or b"").decode()
+        return as_text(self.link.call("GET", self.keyspace.coverage) or b"")
 
     def put_coverage(self, value: str) -> None:
         """Say so."""
@@ -560,7 +570,7 @@ class RedisStore:
 def _named(found: Any) -> dict[str, bytes]:
     """What HGETALL answers: with RESP 3 a dict, with RESP 2 a list."""
     pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
-    return {name.decode(): content for name, content in pairs}
+    return {as_text(name): content for name, content in pairs}
 
 
 def _checked_blob(name: str, note: bytes, *, where: str) -> bytes:

@@ -32,7 +32,7 @@ from jamboree_gym.store import scripts
 from jamboree_gym.store.scripts import Script
 from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
 
-__all__ = ["AccessRefused", "Call", "RedisLink", "script_call"]
+__all__ = ["AccessRefused", "Call", "RedisLink", "as_text", "script_call"]
 
 _T = TypeVar("_T")
 _NUMBERS = frozenset({bool, int, float})
@@ -231,6 +231,11 @@ class RedisLink:
         """The reason, and what to do if it is TLS. Of a server that has answered it is not."""
         advice = tls_advice(text, REDIS_WORDS, is_tls=self._is_tls)
         return text if self._has_answered or not advice else f"{text.rstrip('.')}; {advice}"
+
+
+def as_text(name: bytes) -> str:
+    """A name out of Redis; where it is no text, others than we wrote it: there is no such thing."""
+    return name.decode(errors="replace")
 
 
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:

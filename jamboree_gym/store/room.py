@@ -14,7 +14,7 @@ from jamboree_gym.codec import Head, decode_head, decode_note, encode_note
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store import scripts
-from jamboree_gym.store.redis_link import Call, RedisLink
+from jamboree_gym.store.redis_link import Call, RedisLink, as_text
 
 __all__ = ["Candidate", "Let", "Memory", "Room"]
 
@@ -107,7 +107,7 @@ class Room:
         """Heads of all logs, some hundred at a time. Damaged ones are left out."""
         for pattern in self._space.log_patterns():
             for keys in self._pages("SCAN", pattern):
-                yield self._heads([key.decode() for key in keys])
+                yield self._heads(list(map(as_text, keys)))
 
     def _heads(self, keys: Sequence[str]) -> dict[str, Head]:
         found: dict[str, Head] = {}
@@ -158,7 +158,7 @@ class Room:
         """
         for pairs in self._pages("HSCAN", self._space.summaries(run)):
             sizes = {
-                name.decode(): len(name) + len(summary) + _ENTRY_BYTES
+                as_text(name): len(name) + len(summary) + _ENTRY_BYTES
                 for name, summary in zip(pairs[::2], pairs[1::2], strict=True)
             }
             calls: list[Call] = [("EXISTS", self._space.episode(id)) for id in sizes]

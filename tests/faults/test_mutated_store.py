@@ -24,6 +24,7 @@ from recorded_envs import CountingEnv, RenderingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.codec import encode_note
 from jamboree_gym.errors import DecodeError, JamboreeError
+from jamboree_gym.keys import Keyspace
 from jamboree_gym.replay import verify
 
 pytestmark = pytest.mark.faults
@@ -178,6 +179,16 @@ def change_something(jam: Jamboree, rng: Random, keys: list[str]) -> str:
     return key
 
 
+def assert_errors_of_ours_or_data(jam: Jamboree, name: str, other: str, changed: str) -> None:
+    for what, read in reads(jam, name, other).items():
+        try:
+            read()
+        except JamboreeError:
+            pass
+        except Exception as error:
+            raise AssertionError(f"{what}, after {changed} was changed") from error
+
+
 @pytest.mark.timeout(3600)
 def test_a_store_that_was_written_into_gives_errors_of_ours_or_data(
     open_jamboree: OpenJamboree, valkey: Server, mongo: Server
@@ -200,17 +211,49 @@ def test_a_store_that_was_written_into_gives_errors_of_ours_or_data(
         jam.close()
 
         reader = open_jamboree(mongo_url=mongo.url, namespace=namespace)
-        for what, read in reads(reader, name, other).items():
-            try:
-                read()
-            except JamboreeError:
-                pass
-            except Exception as error:
-                raise AssertionError(f"{what}, after {changed} was changed ({number})") from error
+        assert_errors_of_ours_or_data(reader, name, other, f"{changed} ({number})")
         if expected is not None:
             assert reader.episode(other).data().rewards.tolist() == expected
         reader.redis.delete(*reader.redis.keys(f"{namespace}:*"))
         reader.close()
+
+
+NO_TEXT = b"\xac\xff"
+WRITTEN_OVER: dict[str, Callable[[Any, Keyspace, str], Any]] = {
+    "coverage": lambda redis, space, _: redis.set(space.coverage, NO_TEXT),
+    "a run": lambda redis, space, _: redis.zadd(space.runs, {NO_TEXT: 1.0}),
+    "an episode": lambda redis, space, name: redis.hset(
+        space.summaries("run"), NO_TEXT, redis.hget(space.summaries("run"), name)
+    ),
+    "a log": lambda redis, space, _: redis.zadd(space.unbacked, {NO_TEXT: 1.0}),
+    "a mark": lambda redis, space, _: redis.hset(
+        space.backup, mapping={"by": NO_TEXT, "error": NO_TEXT}
+    ),
+    "times": lambda redis, space, _: redis.hset(
+        space.backup, mapping={"by": "b", "error": "", "seen_at": NO_TEXT, "trimmed_bytes": NO_TEXT}
+    ),
+    "the feed": lambda redis, space, _: redis.xadd(
+        space.feed, {"episode": NO_TEXT, "run": NO_TEXT}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRITTEN_OVER)
+@pytest.mark.parametrize("is_backed_up", [False, True])
+def test_what_is_no_text_where_names_and_numbers_stand_gives_errors_of_ours_or_data(
+    what: str, is_backed_up: bool, open_jamboree: OpenJamboree, mongo: Server
+) -> None:
+    jam = open_jamboree(mongo_url=mongo.url)
+    name, other = record(jam), record(jam)
+    NoteHandler(jam, "n").save({"a": 1})
+    jam.flush()
+    if is_backed_up:
+        jam.backup.flush()
+    WRITTEN_OVER[what](jam.redis, jam.keyspace, name)
+
+    assert_errors_of_ours_or_data(open_jamboree(mongo_url=mongo.url), name, other, what)
+
+    assert len(jam.episode(other).data()) == 3
 
 
 @pytest.mark.timeout(3600)

@@ -11,7 +11,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from trained import CASES, IS_LONG, OFF_POLICY, ON_POLICY, one_thread, recorded, weights
+from lengths import IS_LONG
+from trained import CASES, OFF_POLICY, ON_POLICY, one_thread, recorded, weights
 
 from jamboree_gym import Jamboree
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ import numpy as np
 
 from jamboree_gym import Jamboree
 
-IS_LONG = bool(os.environ.get("JAMBOREE_LONG"))
 SMALL = {"net_arch": [16]}
 
 
