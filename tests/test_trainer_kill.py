@@ -27,12 +27,12 @@ from jamboree_gym.replay import verify
 pytestmark = pytest.mark.faults
 
 THOROUGH = "JAMBOREE_KILLED_TRAINERS" in os.environ
-TRAINERS = int(os.environ.get("JAMBOREE_KILLED_TRAINERS", "12"))
+TRAINERS = int(os.environ.get("JAMBOREE_KILLED_TRAINERS", "6"))
 # Thoroughly: one after the other, with the default interval. Among other tests: several at once, to
 # save time, and ten times the default, because the machine may keep Redis from running meanwhile.
 AT_ONCE = 1 if THOROUGH else 3
 FLUSH_INTERVAL_S = 0.05 if THOROUGH else 0.5
-STEPS = 80_000
+STEPS = 80_000 if THOROUGH else 20_000
 EPISODES = 1 << 14
 MAX_EPISODE_STEPS = 4000
 VERIFIED = 3  # so many of each trainer's episodes are simulated again, beside the cut one
