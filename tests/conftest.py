@@ -27,6 +27,9 @@ START_TIMEOUT_S = 20.0
 # Also for the processes that tests start: who tests the backup that runs by itself asks for it.
 os.environ["JAMBOREE_BACKUP"] = "0"
 
+# The test run has a process for each core: more threads of torch would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
