@@ -58,7 +58,7 @@ class Run:
         return sessions_of(
             records,
             self._connection.dead,
-            lambda: found_by(self.episodes)[1],
+            lambda: found_by(self.episodes, is_complete=False)[1],
             where=f"run {self.name!r}",
         )
 

@@ -54,6 +54,7 @@ LAYERS = [
     "schedule",
     "writer",
     "connection",
+    "summaries",
     "tail",
     "backup",
     "frame",
