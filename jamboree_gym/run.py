@@ -182,6 +182,8 @@ class Run:
             CheckpointNotFound: There is none.
             InvalidRecord: The env is not recorded into this run, or what was recorded is not what
                 a replay buffer holds; says what to do.
+            BufferMismatch: Likewise, where a wrapper above the recorder may change what the model
+                sees (`VecFrameStack`; not `VecNormalize`, `VecTransposeImage`, `VecMonitor`).
             MissingExtra: Stable-Baselines3 is not installed.
         """
         candidates = self.checkpoints()[::-1] if checkpoint is None else [checkpoint]
