@@ -63,6 +63,7 @@ LAYERS = [
     "tables",
     "table_files",
     "folder",
+    "exported",
     "handlers",
     "run_sessions",
     "run_metrics",
