@@ -14,7 +14,8 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
-from jamboree_gym.replay import fork
+from jamboree_gym.integrations.rlds import to_rlds
+from jamboree_gym.replay import fork, verify
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -144,6 +145,8 @@ def test_the_others_are_listed_and_it_is_named(
         lambda query, _: query.frame(),
         lambda query, folder: query.to_arrow(folder / "steps.arrow"),
         lambda query, folder: query.to_parquet(folder / "steps"),
+        lambda query, _: list(to_rlds(query)),
+        lambda query, _: verify(query),
     ],
 )
 def test_no_export_leaves_it_out(
