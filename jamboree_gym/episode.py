@@ -15,7 +15,7 @@ from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.expressions import Condition
 from jamboree_gym.frame import to_frame
 from jamboree_gym.listing import by_start
-from jamboree_gym.notes import decode_episode_note, decode_summaries
+from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.pace import paced
 from jamboree_gym.packing import rows_of
 from jamboree_gym.provenance import decode_provenance
@@ -33,6 +33,7 @@ from jamboree_gym.snapshots import SnapshotHandler
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
+from jamboree_gym.summaries import read_summaries
 from jamboree_gym.tables import to_table
 from jamboree_gym.tail import EpisodeTail, StepCursor
 
@@ -99,12 +100,12 @@ class Episode:
     def children(self) -> list[Episode]:
         """The episodes that were forked from it, the oldest first.
 
-        Found in the listings of all runs, so one read of these for each call.
+        Found in the listings of all runs, so one read of these for each call. One whose summary
+        cannot be read is left out with a warning, as in `jam.episodes()`.
         """
         self._connection.flush()
-        store = self._connection.store
-        listings = [decode_summaries(store.summaries(run)) for run in store.runs()]
-        found = [one for listing in listings for one in listing if one.parent == self.id]
+        listed = read_summaries(self._connection, self._connection.store.runs())
+        found = [one for one in listed if one.parent == self.id]
         return [Episode(self._connection, one.id) for one in by_start(found)]
 
     @property
@@ -377,17 +378,40 @@ class Episode:
         return StepCursor(self._key, self._decode, to_transitions)
 
     def delete(self) -> None:
-        """Delete it from Redis and from MongoDB, with what was rendered and its snapshots."""
-        entry = IndexEntry(self.id, b"", self._notes()[0].run, 0.0)
+        """Delete it from Redis and from MongoDB, with what was rendered and its snapshots.
+
+        What is damaged can be deleted, too, and so can what is listed and not there any more.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        entry = IndexEntry(self.id, b"", self._run(), 0.0)
         self._delete_what_lies_beside()
         self._connection.delete_log(self._key, entry=entry)
 
+    def _run(self) -> str:
+        """Its run; where its log does not say, that which lists it."""
+        try:
+            return self._notes()[0].run
+        except (DecodeError, EpisodeNotFound):
+            store = self._connection.store
+            for run in store.runs():
+                if self.id in store.summaries(run):
+                    return run
+            raise
+
     def _delete_what_lies_beside(self) -> None:
         """Asks MongoDB only where the episode has been there: where embedded, that starts it."""
-        head = self._connection.store.head(self._key)
         for handler in (self._renders(), self.snapshots()):
-            if handler.count() or (head is not None and head.acked):
+            if handler.count() or self._may_be_backed_up():
                 handler.delete()
+
+    def _may_be_backed_up(self) -> bool:
+        try:
+            head = self._connection.store.head(self._key)
+        except DecodeError:
+            return True
+        return head is not None and bool(head.acked)
 
     # -- reading rows -----------------------------------------------------------------------
 

@@ -143,27 +143,45 @@ _unpack_summary = msgspec.msgpack.Decoder(StoredSummary).decode
 _unpack_summaries = msgspec.msgpack.Decoder(list[StoredSummary]).decode
 
 
-def decode_summaries(entries: Mapping[str, bytes]) -> list[StoredSummary]:
+def decode_summaries(
+    entries: Mapping[str, bytes],
+) -> tuple[list[StoredSummary], dict[str, DecodeError]]:
     """A listing, by episode id -> its summaries, in the same order.
 
-    Raises:
-        DecodeError: One is damaged; names its episode.
+    Returns:
+        Those that can be read, and by episode id what is wrong with the others.
     """
     crc32, checksum_of = zlib.crc32, _CHECKSUM.unpack_from
-    contents = []
+    contents, damaged = [], dict[str, DecodeError]()
     for name, note in entries.items():
         content = note[4:]
         if len(note) < 4 or checksum_of(note)[0] != crc32(content):
-            decode_note(note, where=f"summary of {name}")  # raises
-        contents.append(content)
+            damaged[name] = DecodeError(f"summary of {name}: the checksum does not match")
+        else:
+            contents.append(content)
+    names = [name for name in entries if name not in damaged] if damaged else list(entries)
     try:  # all as one array: a call for each would take longer than its decoding
         found = _unpack_summaries(_as_array(contents))
     except (msgspec.MsgspecError, TypeError, ValueError):
-        pairs = zip(entries, contents, strict=True)
-        found = [_unpacked_summary(content, f"summary of {name}") for name, content in pairs]
-    for name, summary in zip(entries, found, strict=True):
+        return _one_by_one(dict(zip(names, contents, strict=True)), damaged)
+    for name, summary in zip(names, found, strict=True):
         summary.id = name
-    return found
+    return found, damaged
+
+
+def _one_by_one(
+    contents: Mapping[str, bytes], damaged: dict[str, DecodeError]
+) -> tuple[list[StoredSummary], dict[str, DecodeError]]:
+    found = []
+    for name, content in contents.items():
+        try:
+            summary = _unpacked_summary(content, f"summary of {name}")
+        except DecodeError as error:
+            damaged[name] = error
+        else:
+            summary.id = name
+            found.append(summary)
+    return found, damaged
 
 
 def decode_seeds(summaries: Sequence[StoredSummary]) -> list[Any]:

@@ -13,9 +13,9 @@ from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.frame import table_to_frame
 from jamboree_gym.listing import EpisodeFilter, EpisodeTest, Found, Stage, by_start, order_of
-from jamboree_gym.notes import decode_summaries
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.summaries import read_summaries
 from jamboree_gym.summary_table import to_summary_table
 from jamboree_gym.table_files import write_arrow
 from jamboree_gym.table_parts import pieces_of, write_parts
@@ -33,6 +33,10 @@ class EpisodeQuery:
     Each of `where`, `order_by` and slicing gives a new query, and they are carried out in the order
     in which they are written. A query reads nothing until it is used, and asks Redis anew each
     time it is.
+
+    A summary that is damaged in its listing is read from the episode's log, with a warning. Where
+    it is damaged there as well, the episode is left out with a warning that says what to do;
+    `table`, `frame` and everything else that reads the steps of all raises `DecodeError` instead.
 
     Example:
         >>> best = jam.episodes(run="first").where(min_steps=100).order_by("-episode_return")[:10]
@@ -154,11 +158,11 @@ class EpisodeQuery:
 
     # -- what is found ----------------------------------------------------------------------
 
-    def _found(self) -> Found:
+    def _found(self, *, is_complete: bool = False) -> Found:
         self._connection.flush()
         store = self._connection.store
         runs = store.runs() if self._run is None else [self._run]
-        found = [one for run in runs for one in decode_summaries(store.summaries(run))]
+        found = read_summaries(self._connection, runs, is_complete=is_complete)
         running = [one for one in found if one.status == "running"]
         dead = self._connection.dead({one.writer.hex() for one in running})
         for one in running:
@@ -256,11 +260,11 @@ class EpisodeQuery:
             EpisodeNotFound: An episode has been deleted meanwhile.
             DecodeError: Bytes of one are damaged; names key and index.
         """
-        write_parts(self._connection, self._found(), Path(folder), progress)
+        write_parts(self._connection, self._found(is_complete=True), Path(folder), progress)
 
     def _pieces(self, progress: bool | Progress) -> Iterator[Piece]:
         """The table, piece by piece."""
-        found = self._found()
+        found = self._found(is_complete=True)
         if not found:
             yield no_piece()
         yield from reported(pieces_of(self._connection, found), len(found), progress)
@@ -302,9 +306,17 @@ class EpisodeQuery:
         return f"<episodes{self._asked}>"
 
 
-def found_by(query: EpisodeQuery) -> tuple[Connection, Found]:
-    """What a query finds now, and where: for those who read the episodes themselves."""
-    return query._connection, query._found()
+def found_by(query: EpisodeQuery, *, is_complete: bool = True) -> tuple[Connection, Found]:
+    """What a query finds now, and where: for those who read the episodes themselves.
+
+    Args:
+        query: What is asked for.
+        is_complete: Whether an episode whose summary cannot be read may not be left out.
+
+    Raises:
+        DecodeError: There is such a one.
+    """
+    return query._connection, query._found(is_complete=is_complete)
 
 
 def _shown(cut: slice) -> str:

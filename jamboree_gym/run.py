@@ -58,7 +58,7 @@ class Run:
         return sessions_of(
             records,
             self._connection.dead,
-            lambda: found_by(self.episodes)[1],
+            lambda: found_by(self.episodes, is_complete=False)[1],
             where=f"run {self.name!r}",
         )
 
@@ -182,6 +182,8 @@ class Run:
             CheckpointNotFound: There is none.
             InvalidRecord: The env is not recorded into this run, or what was recorded is not what
                 a replay buffer holds; says what to do.
+            BufferMismatch: Likewise, where a wrapper above the recorder may change what the model
+                sees (`VecFrameStack`; not `VecNormalize`, `VecTransposeImage`, `VecMonitor`).
             MissingExtra: Stable-Baselines3 is not installed.
         """
         candidates = self.checkpoints()[::-1] if checkpoint is None else [checkpoint]

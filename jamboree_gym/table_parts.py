@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from jamboree_gym.blocks import read_blocks
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import ExportError
+from jamboree_gym.exported import not_there_yet
 from jamboree_gym.folder import aside_of, locked, whole
 from jamboree_gym.frame import to_columns_or_none
 from jamboree_gym.listing import Found
@@ -86,9 +87,8 @@ def write_parts(
     """
     with locked(folder):
         parts = _Parts(folder, prefix)
-        there = parts.episodes()
         over = [one for one in found if one.status != "running"]
-        wanted = [one for one in over if one.id not in there]
+        wanted = not_there_yet(over, parts.lengths(), folder)
         before = len(over) - len(wanted)
         pieces = _ending(pieces_of(connection, wanted, columns_of), before)
         _write_new(parts, reported(pieces, len(over), progress, done_is="written"))
@@ -120,20 +120,22 @@ class _Parts:
         """The one that comes next."""
         return self._folder / f"{self._prefix}-{len(self.paths()):05}.parquet"
 
-    def episodes(self) -> set[str]:
-        """Ids of the episodes in them.
+    def lengths(self) -> dict[str, int]:
+        """Number of steps of the episodes in them, by their ids.
 
         Raises:
             ExportError: Other files are there.
         """
-        ids: set[str] = set()
+        lengths: dict[str, int] = {}
         for path in self._folder.glob("[!.]*.parquet"):
             is_own = path in self.paths() and _NOTE in (pq.read_schema(path).metadata or {})
             if not is_own:
                 raise ExportError(f"{path} was written by something else: choose another folder")
             column = pq.read_table(path, columns=["episode_id"], read_dictionary=["episode_id"])
-            ids.update(column["episode_id"].unique().to_pylist())
-        return ids
+            counts = column["episode_id"].value_counts()
+            ids, steps = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
+            lengths.update(zip(ids, steps, strict=True))
+        return lengths
 
     def spool(self) -> Spool:
         """For what will be the next one."""

@@ -13,9 +13,10 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.listing import EpisodeFilter
-from jamboree_gym.notes import decode_episode_note, decode_summary
+from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary, StepData, Transitions
 from jamboree_gym.store.log import LogSlice
+from jamboree_gym.summaries import read_summaries
 from jamboree_gym.tail import ROWS_PER_LOOK, StepCursor, Tail, is_behind
 
 __all__ = ["AllTail", "EpisodesTail", "Growth", "GrowthTail"]
@@ -119,10 +120,9 @@ class EpisodesTail(Tail[T]):
         losses, position = store.losses, store.feed.position()
         runs = store.runs() if self._wanted.run is None else [self._wanted.run]
         unknown = [
-            decode_summary(content, episode_id=name, where=f"summary of {name}")
-            for run in runs
-            for name, content in store.summaries(run).items()
-            if name not in self._over and name not in self._followed
+            one.decoded()
+            for one in read_summaries(self._connection, runs)
+            if one.id not in self._over and one.id not in self._followed
         ]
         shown = sorted(self._connection.as_of_now(unknown), key=lambda s: (s.started_at, s.id))
         self._sort_out(shown)

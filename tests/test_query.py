@@ -174,15 +174,6 @@ def test_a_listing_agrees_with_the_episode_itself(jam: Jamboree) -> None:
     assert summary == jam.episode(summary.id).summary
 
 
-def test_a_damaged_listing_is_named(jam: Jamboree) -> None:
-    name = record(jam, run="a")
-    jam.flush()
-    jam.redis.hset(jam.keyspace.summaries("a"), name, b"nonsense")
-
-    with pytest.raises(DecodeError, match=name):
-        jam.episodes().ids()
-
-
 # -- queries are chained ----------------------------------------------------------------------
 
 

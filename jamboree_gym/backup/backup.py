@@ -13,6 +13,7 @@ from jamboree_gym.backup.copy import (
     pending_records,
     raise_first,
 )
+from jamboree_gym.backup.listings import damaged_summaries, mend_listings
 from jamboree_gym.backup.policy import RetentionPolicy
 from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.backup.retention import (
@@ -209,7 +210,8 @@ class Backup:
     def verify(self, *, progress: Progress | None = None) -> BackupReport:
         """Compare all that Redis holds with the copy in MongoDB, byte for byte.
 
-        What MongoDB alone holds is checked, too: every checksum, and that no batch is missing.
+        What MongoDB alone holds is checked, too: every checksum, and that no batch is missing. So
+        are the summaries in Redis' listings.
 
         Raises:
             StoreUnavailable: MongoDB or Redis does not answer.
@@ -221,7 +223,8 @@ class Backup:
             if progress is not None:
                 progress(done, len(keys))
         comparison.compare_blobs()
-        return BackupReport(len(keys), comparison.batches, comparison.different)
+        listed = {key: str(error) for key, error in damaged_summaries(self._store).items()}
+        return BackupReport(len(keys), comparison.batches, {**listed, **comparison.different})
 
     # -- MongoDB -> Redis -------------------------------------------------------------------
 
@@ -234,7 +237,9 @@ class Backup:
         """Put back into Redis every log that MongoDB holds and Redis does not, byte for byte.
 
         A log of which Redis holds as much or more stays as it is; one of which it holds the newest
-        part alone is filled up. One that is damaged in MongoDB does not keep the others from coming
+        part alone is filled up. One whose head is damaged in Redis is replaced, if MongoDB has
+        acknowledged all of it; where a summary is damaged in a listing, the episode is listed anew.
+        One that is damaged in MongoDB does not keep the others from coming
         back.
 
         Args:
@@ -242,10 +247,11 @@ class Backup:
             progress: Called with logs done and logs in all.
 
         Returns:
-            Number of logs that were put back.
+            Number of logs that were put back, or listed anew.
 
         Raises:
-            DecodeError: A log is damaged or incomplete in MongoDB, and was not put back.
+            DecodeError: A log is damaged or incomplete in MongoDB, and was not put back; or it is
+                damaged in Redis, and MongoDB does not hold all of it.
             EpisodeNotFound: MongoDB does not hold one of the episodes.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
@@ -262,8 +268,9 @@ class Backup:
         for done in restorer.restore(keys):
             if progress is not None:
                 progress(done, len(keys))
-        raise_first([*failures, *restorer.failures])
-        return restorer.restored
+        listed, unlisted = mend_listings(self._store, mongo, None if episodes is None else keys)
+        raise_first([*failures, *restorer.failures, *unlisted])
+        return restorer.restored + listed
 
     def _keys_of(self, episodes: Iterable[HasId | str]) -> list[str]:
         ids = [one if isinstance(one, str) else one.id for one in episodes]

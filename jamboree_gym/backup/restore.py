@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from jamboree_gym.codec import Head
+from jamboree_gym.codec import CODEC_STEPS, Head, decode_head, decode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
 from jamboree_gym.store.kept import kept_logs
 from jamboree_gym.store.kept_frames import KeptFrames
@@ -23,7 +23,7 @@ Kept = tuple[Head, Iterator[bytes]]
 
 
 class Restorer:
-    """Puts logs back of which Redis holds less than MongoDB.
+    """Puts logs back of which Redis holds less than MongoDB, or of which the head is damaged.
 
     Args:
         store: Where to.
@@ -58,27 +58,39 @@ class Restorer:
 
     def _restore(self, key: str, kept: Kept | DecodeError | None, deletions: int) -> bool:
         """Put a log back; whether that was needed."""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             if isinstance(kept, DecodeError):
                 raise kept
             if kept is None:
                 if self._is_asked_for:
                     raise EpisodeNotFound(f"MongoDB at {self._mongo.where}: {key} is not there")
                 return False
-            current = self._store.head(key)
-            if current is None or _is_behind(current, kept[0]):
-                if self._put_back(key, *kept, deletions):
-                    self._fill_up(key)
-                    return True
-                deletions = self._store.deletions()
-                kept = dict(kept_logs(self._mongo, [key]))[key]
-            else:
+            raw = self._store.undecoded_head(key)
+            try:
+                current, damaged = _decoded(raw, key), b""
+            except DecodeError:
+                if attempt:  # MongoDB does not hold all of it
+                    raise
+                current, damaged = None, raw
+            if current is not None and not _is_behind(current, kept[0]):
                 return self._fill_up(key)
+            if self._put_back(key, *kept, deletions, damaged):
+                self._fill_up(key)
+                return True
+            deletions = self._store.deletions()
+            kept = dict(kept_logs(self._mongo, [key]))[key]
         return False
 
-    def _put_back(self, key: str, head: Head, blobs: Iterator[bytes], deletions: int) -> bool:
+    def _put_back(
+        self, key: str, head: Head, blobs: Iterator[bytes], deletions: int, instead_of: bytes
+    ) -> bool:
         where = f"MongoDB at {self._mongo.where}: {key}"
-        return put_back(self._store, key, head, blobs, where=where, deletions=deletions)
+        return put_back(
+            *(self._store, key, head, blobs),
+            where=where,
+            deletions=deletions,
+            instead_of=instead_of,
+        )
 
     def _fill_up(self, key: str) -> bool:
         """Put back what Redis has let go of, or has not got yet; whether there was anything."""
@@ -89,6 +101,20 @@ class Restorer:
             return False
         frames = KeptFrames(self._mongo, key, kept, head.held)
         return refill(self._store, key, head, frames, max_bytes=math.inf)
+
+
+def _decoded(raw: bytes, key: str) -> Head | None:
+    """A head of Redis; None where there is no log.
+
+    Raises:
+        DecodeError: It is damaged, or an episode's note in it.
+    """
+    if not raw:
+        return None
+    head = decode_head(raw, where=key)
+    if head.codec == CODEC_STEPS:
+        decode_note(head.note, where=key)
+    return head
 
 
 def _is_behind(current: Head, kept: Head) -> bool:

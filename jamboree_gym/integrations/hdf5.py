@@ -14,6 +14,7 @@ import pyarrow as pa
 from jamboree_gym.array_leaves import path_shown
 from jamboree_gym.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.errors import ExportError, MissingExtra
+from jamboree_gym.exported import not_there_yet
 from jamboree_gym.folder import locked, whole
 from jamboree_gym.frame import Column, scalar_columns
 from jamboree_gym.packing import Arrays, rows_of, unsaid
@@ -31,6 +32,7 @@ PART_BYTES = 64 << 20
 PART_EPISODES = 5000
 _MAIN = "main_data.hdf5"  # as Minari calls it
 _IDS = "episode_ids"
+_LENGTHS = "episode_lengths"
 
 
 def to_hdf5(
@@ -85,10 +87,10 @@ def to_hdf5(
     connection, found = found_by(query)
     folder = Path(folder)
     with locked(folder):
-        there = {id for path in _parts(folder) for id in _ids_in(path)}
+        there = {id: steps for path in _parts(folder) for id, steps in _lengths_in(path).items()}
         _write_main(folder)  # who was killed may have left it behind the parts
         over = [one for one in found if one.status != "running"]
-        wanted = [one for one in over if one.id not in there]
+        wanted = not_there_yet(over, there, folder)
         before = len(over) - len(wanted)
         parts = ((before + done, part) for done, part in episode_parts(connection, wanted))
         told = reported(parts, len(over), progress, done_is="written")
@@ -100,11 +102,13 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.hdf5"))
 
 
-def _ids_in(path: Path) -> list[str]:
+def _lengths_in(path: Path) -> dict[str, int]:
+    """Number of steps of the episodes in a file, by their ids, in order."""
     with h5py.File(path) as file:
-        if _IDS not in file:
+        if _IDS not in file or _LENGTHS not in file:
             raise ExportError(f"{path} was written by something else: choose another folder")
-        return [id.decode() for id in file[_IDS][:]]
+        ids = [id.decode() for id in file[_IDS][:]]
+        return dict(zip(ids, file[_LENGTHS][:].tolist(), strict=True))
 
 
 def _write_parts(
@@ -122,7 +126,7 @@ def _write_parts(
                 writer.add(part)
                 part = next(parts, None)
             writer.finish()
-        number += len(writer.ids)
+        number += len(writer.lengths)
         _write_main(folder)
 
 
@@ -131,7 +135,7 @@ def _write_main(folder: Path) -> None:
     number = 0
     with whole(folder / _MAIN) as aside, h5py.File(aside, "w") as file:
         for path in _parts(folder):
-            for _ in _ids_in(path):
+            for _ in _lengths_in(path):
                 name = f"episode_{number}"
                 file[name] = h5py.ExternalLink(path.name, f"/{name}")
                 number += 1
@@ -146,13 +150,13 @@ class _Writer:
         self._compression = compression
         self._infos: list[Mapping[str, Any]] = []
         self._nbytes = 0
-        self.ids: list[str] = []
+        self.lengths: dict[str, int] = {}
         self.is_full = False
 
     def add(self, part: EpisodePart) -> None:
         """Write some rows of an episode, or all."""
         rows, steps, id = part.rows, slice(1, None), part.summary.id
-        name = f"episode_{self._number + len(self.ids)}"
+        name = f"episode_{self._number + len(self.lengths)}"
         group = self._file.require_group(name)
         terminations, truncations = part.ends
         observations = rows.observations if part.is_first else rows_of(rows.observations, steps)
@@ -206,7 +210,7 @@ class _Writer:
                 self._append(group.require_group("infos"), _quoted(name[1:]), values)
         summary = part.summary.decoded()
         group.attrs.update(
-            id=self._number + len(self.ids),
+            id=self._number + len(self.lengths),
             total_steps=summary.steps,
             episode_id=summary.id,
             env_id=summary.env_id,
@@ -218,13 +222,14 @@ class _Writer:
         )
         if summary.seed is not None:
             group.attrs["seed"] = summary.seed
-        self.ids.append(summary.id)
+        self.lengths[summary.id] = summary.steps
         self._infos = []
-        self.is_full = self._nbytes >= PART_BYTES or len(self.ids) >= PART_EPISODES
+        self.is_full = self._nbytes >= PART_BYTES or len(self.lengths) >= PART_EPISODES
 
     def finish(self) -> None:
         """Note whose file it is, and of which episodes."""
-        self._file.create_dataset(_IDS, data=self.ids, dtype=h5py.string_dtype())
+        self._file.create_dataset(_IDS, data=list(self.lengths), dtype=h5py.string_dtype())
+        self._file.create_dataset(_LENGTHS, data=list(self.lengths.values()), dtype=np.int64)
 
 
 def _quoted(name: str) -> str:

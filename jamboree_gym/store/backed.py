@@ -339,9 +339,10 @@ class BackedStore(RedisStore):
             except BackupUnavailable as error:  # it has been said
                 log.debug("%s", error)
             except (AccessRefused, DecodeError) as error:
-                self._say_once(f"{error}; what is saved begins the log anew if Redis has lost it")
+                self.say_once(f"{error}; what is saved begins the log anew if Redis has lost it")
 
-    def _say_once(self, what: str) -> None:
+    def say_once(self, what: str) -> None:
+        """Warn, if that has not been said yet."""
         if what not in self._said:
             self._said.add(what)
             log.warning("%s", what)

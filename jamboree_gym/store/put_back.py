@@ -32,7 +32,14 @@ def entry_of(store: RedisStore, key: str, head: Head) -> IndexEntry | None:
 
 
 def put_back(
-    store: RedisStore, key: str, head: Head, blobs: Iterator[bytes], *, where: str, deletions: int
+    store: RedisStore,
+    key: str,
+    head: Head,
+    blobs: Iterator[bytes],
+    *,
+    where: str,
+    deletions: int,
+    instead_of: bytes = b"",
 ) -> bool:
     """Put a log back: whole if it is not large, else its head alone, for `refill`.
 
@@ -43,6 +50,7 @@ def put_back(
         blobs: All its frames there; checked to the last before anything is put back.
         where: Names them in errors.
         deletions: As they were before MongoDB was asked.
+        instead_of: A damaged head in Redis, whose log is replaced if MongoDB has all of it.
 
     Returns:
         False when Redis already holds as much or more, or anything was deleted meanwhile.
@@ -58,8 +66,8 @@ def put_back(
             frames.append(frame.blob)
     is_whole = size <= PAGE_BYTES
     back = replace(head, acked=head.count, held=0 if is_whole else head.count)
-    entry = entry_of(store, key, head)
-    return store.restore(key, back, frames if is_whole else (), entry, deletions=deletions)
+    entry, there = entry_of(store, key, head), frames if is_whole else ()
+    return store.restore(key, back, there, entry, deletions=deletions, instead_of=instead_of)
 
 
 def refill(store: RedisStore, key: str, head: Head, kept: KeptFrames, *, max_bytes: float) -> bool:

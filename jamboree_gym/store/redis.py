@@ -246,6 +246,10 @@ class RedisStore:
         raw: bytes | None = self.link.call("LINDEX", key, 0)
         return None if raw is None else decode_head(raw, where=key)
 
+    def undecoded_head(self, key: str) -> bytes:
+        """The bytes of a log's head, whether they are whole or not; none where there is no log."""
+        return self.link.call("LINDEX", key, 0) or b""
+
     def heads(self, keys: Sequence[str]) -> dict[str, Head | DecodeError]:
         """Heads of several logs in one round trip; of one that is damaged, what is wrong."""
         answers = self.link.pipeline(lambda: [("LINDEX", key, "0") for key in keys])
@@ -517,6 +521,7 @@ class RedisStore:
         entry: IndexEntry | None,
         *,
         deletions: int,
+        instead_of: bytes = b"",
     ) -> bool:
         """Put a log back as it was.
 
@@ -526,14 +531,15 @@ class RedisStore:
             frames: The others.
             entry: Where it is listed.
             deletions: As they were before MongoDB was asked.
+            instead_of: A damaged head, whose log is replaced if MongoDB has all of it.
 
         Returns:
             False when Redis already holds as much or more, or anything was deleted meanwhile.
         """
         space = self.keyspace
         summaries = space.summaries(entry.run if entry else "")
-        keys = (key, summaries, space.runs, space.deletions)
-        arguments = (deletions, *_listing(entry), head.encode(), *frames)
+        keys = (key, summaries, space.runs, space.deletions, space.unbacked)
+        arguments = (deletions, *_listing(entry), instead_of, head.encode(), *frames)
         return bool(self.link.script(scripts.RESTORE, keys, arguments))
 
     def refill(self, key: str, head: Head, start: int, frames: Sequence[bytes]) -> bool:
@@ -553,6 +559,11 @@ class RedisStore:
         pairs = [part for entry in entries for part in (entry.name, entry.summary)]
         added = self.link.script(scripts.LIST, keys, (deletions, run, repr(newest), *pairs))
         return None if added is None else int(added)
+
+    def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
+        """Replace a damaged summary in the listing of a run; False where it is another by now."""
+        arguments = (entry.name, instead_of, entry.summary)
+        return bool(self.link.script(scripts.MEND, (self.keyspace.summaries(run),), arguments))
 
     def coverage(self) -> str:
         """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""

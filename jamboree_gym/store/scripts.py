@@ -20,6 +20,7 @@ __all__ = [
     "HOLD",
     "LET_GO",
     "LIST",
+    "MEND",
     "POP",
     "PUT",
     "READ",
@@ -297,22 +298,31 @@ return answers
 """
 )
 
-# KEYS: log, summaries, runs, deletions. ARGV: number of deletions before MongoDB was asked, summary
-# field ('' = none), summary, run, run time, head, frames...
-# Answers 1 when the log was put back, 0 when Redis already holds as much or more, or when anything
-# was deleted meanwhile. Refused by a full server, as the following two are: that is what the first
-# line is for, because DEL would let all that follows through.
+# KEYS: log, summaries, runs, deletions, unbacked. ARGV: number of deletions before MongoDB was
+# asked, summary field ('' = none), summary, run, run time, damaged head ('' = none), head,
+# frames... Answers 1 when the log was put back, 0 when Redis already holds as much or more, or when
+# anything was deleted meanwhile. A log with that damaged head is replaced if MongoDB has
+# acknowledged all of it, and no frame goes further than what is put back. Refused by a full server,
+# as the following two are: that is what the first line is for, because DEL would let all that
+# follows through.
 RESTORE = Script(
     "#!lua\n"
     + _HEAD
     + """
 if (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then return 0 end
+local _, _, _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[7])
+if ARGV[6] ~= '' then
+  if redis.call('LINDEX', KEYS[1], 0) ~= ARGV[6] then return 0 end
+  if redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
+  local is_read, _, stop = pcall(frame_span, redis.call('LINDEX', KEYS[1], -1))
+  if redis.call('LLEN', KEYS[1]) > 1 and is_read and stop > count then return 0 end
+  redis.call('DEL', KEYS[1])
+end
 local head = read_head(KEYS[1])
 if head and head.err then return head end
-local _, _, _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[6])
 if head and (head.count > count or head.revision >= revision) then return 0 end
 if head then redis.call('DEL', KEYS[1]) end
-for i = 6, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+for i = 7, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
   redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[4])
@@ -349,6 +359,16 @@ local added = 0
 for i = 4, #ARGV, 2 do added = added + redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('ZADD', KEYS[2], 'GT', ARGV[3], ARGV[2])
 return added
+"""
+)
+
+# KEYS: summaries of a run. ARGV: field, damaged summary, the right one. Answers 1, or 0 where it is
+# another by now.
+MEND = Script(
+    """#!lua
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
 """
 )
 
@@ -518,6 +538,6 @@ return 1
 )
 
 ALL = (
-    *(APPEND, READ, POP, ACKNOWLEDGE, RESTORE, REFILL, LIST, SETTLE, DELETE, FORGET),
+    *(APPEND, READ, POP, ACKNOWLEDGE, RESTORE, REFILL, LIST, MEND, SETTLE, DELETE, FORGET),
     *(TRIM, UNLIST, PUT, HOLD, LET_GO),
 )

@@ -394,7 +394,7 @@ def _read_summary(content: bytes) -> None:
     note = encode_note(content)
     summary = decode_summary(note, episode_id="e", where="here")
     assert type(summary.tags) is dict
-    listed = decode_summaries({"a": note, "b": APPENDS[0].entry.summary, "c": note})
+    listed, _ = decode_summaries({"a": note, "b": APPENDS[0].entry.summary, "c": note})
     assert [one.id for one in by_start(listed) if one.id == "b"] == ["b"]
     to_summary_table(listed)
     assert type(summary.steps) is int

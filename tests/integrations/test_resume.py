@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from processes import start_python, wait_until
 from trained import CASES, one_thread, weights
 
 from jamboree_gym import Jamboree
 from jamboree_gym.checkpoints import CheckpointHandler
-from jamboree_gym.errors import CheckpointNotFound, InvalidRecord
+from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, InvalidRecord
 
 pytestmark = pytest.mark.torch
 
@@ -239,3 +241,126 @@ def test_a_buffer_below_a_normaliser_is_as_it_was(jam: Jamboree) -> None:
         np.sort(again.replay_buffer.rewards[:40], axis=None),
         np.sort(model.replay_buffer.rewards[:40], axis=None),
     )
+
+
+# -- what is between the recorder and the model -------------------------------------------------
+
+
+class Pictures(gym.Env[Any, Any]):
+    """Pictures, the channel last."""
+
+    observation_space = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.integers(0, 256, (36, 40, 3), np.uint8), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        observation = self.np_random.integers(0, 256, (36, 40, 3), np.uint8)
+        return observation, float(action), self.steps == 10, False, {}
+
+
+def halved(venv: Any) -> Any:
+    """A wrapper of one's own: other observations, of the same space."""
+    from stable_baselines3.common.vec_env import VecEnvWrapper
+
+    class Halved(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset() / 2
+
+        def step_wait(self) -> Any:
+            observations, *others = self.venv.step_wait()
+            return observations / 2, *others
+
+    return Halved(venv)
+
+
+def stacked(venv: Any) -> Any:
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    return VecFrameStack(venv, n_stack=2)
+
+
+def trained_and_resumed(jam: Jamboree, name: str, make: Any, **options: Any) -> tuple[Any, Any]:
+    """A model that has learned a little, and the one that goes on."""
+    from jamboree_gym.integrations.sb3 import JamboreeCallback
+
+    case = CASES[name]
+    with one_thread():
+        model = case.model(make())
+        model.learn(64, callback=JamboreeCallback(jam))
+        return model, jam.run("r").resume(case.algorithm, make(), **options)
+
+
+def check_goes_on(jam: Jamboree, model: Any) -> None:
+    from jamboree_gym.integrations.sb3 import JamboreeCallback
+
+    with one_thread():
+        model.learn(64, reset_num_timesteps=False, callback=JamboreeCallback(jam))
+    assert [one.how for one in jam.run("r").history] == ["finished", "finished"]
+    assert model.num_timesteps == 128
+
+
+@pytest.mark.parametrize("wrap", [stacked, halved])
+def test_an_on_policy_model_goes_on_below_any_wrapper(jam: Jamboree, wrap: Any) -> None:
+    make = lambda: wrap(jam.record(CASES["PPO"].make_venv(), run="r"))  # noqa: E731
+    check_goes_on(jam, trained_and_resumed(jam, "PPO", make)[1])
+
+
+@pytest.mark.parametrize("name", ["PPO", "DQN"])
+def test_pictures_that_are_transposed_above_the_recorder(jam: Jamboree, name: str) -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    num_envs = CASES[name].num_envs
+    make = lambda: jam.record(DummyVecEnv([Pictures] * num_envs), run="r")  # noqa: E731
+    model, again = trained_and_resumed(jam, name, make)
+
+    if name == "DQN":
+        ours, own = again.replay_buffer, model.replay_buffer
+        assert ours.size() == own.size() == 64
+        for arrays in ("observations", "next_observations", "actions", "rewards", "dones"):
+            assert np.array_equal(getattr(ours, arrays)[:64], getattr(own, arrays)[:64])
+    check_goes_on(jam, again)
+
+
+@pytest.mark.parametrize("wrap", [stacked, halved])
+def test_a_buffer_is_not_filled_with_what_the_model_does_not_see(jam: Jamboree, wrap: Any) -> None:
+    make = lambda: wrap(jam.record(CASES["DQN"].make_venv(), run="r"))  # noqa: E731
+    with pytest.raises(BufferMismatch, match=r"(VecFrameStack|Halved) may .* refill=False"):
+        trained_and_resumed(jam, "DQN", make)
+    model = jam.run("r").resume(CASES["DQN"].algorithm, make(), refill=False)
+
+    assert model.replay_buffer.size() == 0
+    check_goes_on(jam, model)
+
+
+def doubled(env: Any) -> Any:
+    return gym.wrappers.TransformReward(env, lambda reward: 2 * reward)
+
+
+def test_a_wrapper_around_a_single_recorder_counts_as_well(jam: Jamboree) -> None:
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    def below(*wrappers: Any) -> Any:
+        env: Any = jam.record(gym.make("CartPole-v1"), run="r")
+        for wrap in wrappers:
+            env = wrap(env)
+        return DummyVecEnv([lambda: env])
+
+    _, again = trained_and_resumed(jam, "DQN", lambda: below(Monitor))
+    assert again.replay_buffer.size() == 64
+    with pytest.raises(BufferMismatch, match=r"TransformReward may .* refill=False"):
+        jam.run("r").resume(CASES["DQN"].algorithm, below(doubled))
+
+
+def test_a_run_with_other_spaces_says_how_to_go_on_without(jam: Jamboree) -> None:
+    make = lambda: jam.record(stacked(CASES["DQN"].make_venv()), run="r")  # noqa: E731
+    env = jam.record(CASES["DQN"].make_venv(), run="r")
+    env.reset()
+    env.step(np.zeros(1, int))
+    with pytest.raises(BufferMismatch, match=r"(?s)observations of episode .* refill=False"):
+        trained_and_resumed(jam, "DQN", make)

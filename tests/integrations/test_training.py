@@ -162,6 +162,25 @@ def test_another_jamboree_than_the_recorders_is_refused(
         model.learn(64, callback=callback_for(open_jamboree()))
 
 
+@pytest.mark.parametrize("how", ["beside each other", "twice the same", "one within another"])
+def test_two_callbacks_in_one_learn_are_refused_before_it_begins(jam: Jamboree, how: str) -> None:
+    from stable_baselines3.common.callbacks import CallbackList, EveryNTimesteps
+
+    model, one = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="r")), callback_for(jam)
+    callbacks: Any = {
+        "beside each other": [callback_for(jam), one],
+        "twice the same": [one, one],
+        "one within another": CallbackList([CallbackList([one]), EveryNTimesteps(8, one)]),
+    }[how]
+    with pytest.raises(InvalidRecord, match="2 JamboreeCallbacks"):
+        model.learn(64, callback=callbacks)
+
+    assert jam.run("r").history == []
+    assert model.num_timesteps == 0
+    model.learn(64, callback=[one])
+    assert [session.how for session in jam.run("r").history] == ["finished"]
+
+
 @pytest.mark.parametrize("name", ["checkpoint_every", "keep_checkpoints"])
 @pytest.mark.parametrize("number", [0, -1, True, 2.5])
 def test_what_is_no_number_of_steps_is_refused(jam: Jamboree, name: str, number: Any) -> None:

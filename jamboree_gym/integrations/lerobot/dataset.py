@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from jamboree_gym.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.errors import ExportError
+from jamboree_gym.exported import not_there_yet
 from jamboree_gym.folder import locked, whole
 from jamboree_gym.integrations.lerobot.features import Feature, columns_of, feature_of, frames_of
 from jamboree_gym.integrations.lerobot.stats import STATS, Stats
@@ -85,7 +86,7 @@ def to_lerobot(
     with locked(folder):
         files = _Files(folder)
         over = [one for one in found if one.status != "running" and one.steps]
-        wanted = [one for one in over if one.id not in files.ids]
+        wanted = not_there_yet(over, files.lengths, folder)
         before = len(over) - len(wanted)
         parts = ((before + done, part) for done, part in episode_parts(connection, wanted))
         told = reported(parts, len(over), progress, done_is="written")
@@ -98,7 +99,7 @@ class _Files:
     """What there is of a data set.
 
     Attributes:
-        ids: Ids of its episodes, in order.
+        lengths: Number of steps of its episodes, by their ids, in order.
         frames: How many frames it has.
         tasks: Its tasks, in order.
         features: Its features; none as long as there is no episode.
@@ -106,14 +107,15 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ids: list[str] = []
+        self.lengths: dict[str, int] = {}
         self.frames = 0
         self.tasks: list[str] = []
         self.features: dict[str, Feature] = {}
         for path in self.paths():
             table = pq.read_table(path, columns=[_ID, "tasks", "length"])
-            self.ids += table[_ID].to_pylist()
-            self.frames += sum(table["length"].to_pylist())
+            steps = table["length"].to_pylist()
+            self.lengths.update(zip(table[_ID].to_pylist(), steps, strict=True))
+            self.frames += sum(steps)
             self.tasks += [name for (name,) in table["tasks"].to_pylist()]
             self.tasks = list(dict.fromkeys(self.tasks))
             self.features = _features_in(path)
@@ -140,14 +142,14 @@ class _Files:
         info = {
             "codebase_version": "v3.0",
             "robot_type": robot_type,
-            "total_episodes": len(self.ids),
+            "total_episodes": len(self.lengths),
             "total_frames": self.frames,
             "total_tasks": len(self.tasks),
             "chunks_size": _FILES_PER_CHUNK,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 200,
             "fps": fps,
-            "splits": {"train": f"0:{len(self.ids)}"},
+            "splits": {"train": f"0:{len(self.lengths)}"},
             "data_path": f"data/{_PATH}",
             "video_path": None,
             "features": {name: one.to_json() for name, one in self.features.items()},
@@ -253,7 +255,7 @@ class _Writer:
         columns = {
             **columns_of(part, names),
             **dict(frames_of(part, fps)),
-            "episode_index": np.full(count, len(files.ids)),
+            "episode_index": np.full(count, len(files.lengths)),
             "index": np.arange(start, start + count),
             "task_index": np.full(count, files.tasks.index(task)),
         }
@@ -289,7 +291,7 @@ class _Writer:
             for kind, value in one.to_json(is_image=files.features[name].is_image).items()
         }
         about = {
-            "episode_index": len(files.ids),
+            "episode_index": len(files.lengths),
             "tasks": [task],
             "length": self._length,
             "dataset_from_index": files.frames,
@@ -297,7 +299,7 @@ class _Writer:
             _ID: id,
         }
         self._episodes.append({**about, **self._place, **stats})
-        files.ids.append(id)
+        files.lengths[id] = self._length
         files.frames += self._length
         self._length, self._stats = 0, {}
         self.is_full = self._nbytes >= FILE_BYTES

@@ -16,6 +16,7 @@ from minari import MinariDataset
 from jamboree_gym.blocks import trips, whole_episodes
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
+from jamboree_gym.exported import not_there_yet
 from jamboree_gym.integrations.minari.convert import check_minari_space, to_buffer
 from jamboree_gym.integrations.minari.staging import (
     FORMAT,
@@ -154,8 +155,7 @@ class _Export:
     def write(self, wanted: Found, progress: bool | Progress) -> None:
         """Write those that are not there yet."""
         tell = teller(progress, "episodes written")
-        there = set(self._files.ids())
-        missing = [one for one in wanted if one.id not in there]
+        missing = not_there_yet(wanted, self._files.lengths(), self._files.dataset_id)
         done = len(wanted) - len(missing)
         for trip, _ in trips(self._connection, missing, max_episodes=EPISODES_PER_PART):
             self._write(trip)

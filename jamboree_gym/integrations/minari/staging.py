@@ -5,7 +5,7 @@ written into *parts*, small datasets in a hidden folder, each of which takes its
 whole. At the end all are copied into one, beside what the dataset held before, and that folder
 takes the dataset's place. So Minari sees the dataset as it was, or with everything in it.
 
-    <datasets>/.jamboree/<id>/part-00000   whole; `ids.json` in it says what it holds
+    <datasets>/.jamboree/<id>/part-00000   whole; `lengths.json` in it says what it holds
     <datasets>/.jamboree/<id>/merged       whole; takes the dataset's place
     <datasets>/.jamboree/<id>/*.new        not whole: nothing looks at it
 """
@@ -38,7 +38,7 @@ __all__ = ["FORMAT", "OWN_METADATA", "DatasetFiles", "Written"]
 OWN_METADATA = "jamboree"
 FORMAT = 1
 _MAIN = "main_data.hdf5"
-_IDS = "ids.json"
+_LENGTHS = "lengths.json"
 
 Written = tuple[EpisodeBuffer, Mapping[str, Any]]
 """An episode as Minari takes it, and what stands beside it."""
@@ -116,13 +116,15 @@ class DatasetFiles:
 
     # -- what it holds ----------------------------------------------------------------------
 
-    def ids(self) -> list[str]:
-        """Ids of the episodes in it, in order, and of those in parts."""
-        found = [str(id) for part in self._parts() for id in json.loads((part / _IDS).read_text())]
+    def lengths(self) -> dict[str, int]:
+        """Number of steps of the episodes in it and in parts, by their ids."""
+        found: dict[str, int] = {}
         if self.exists:
             storage = self.storage()
-            metadata = storage.get_episode_metadata(range(storage.total_episodes))
-            found = [str(one.get("jamboree_id")) for one in metadata] + found
+            for one in storage.get_episode_metadata(range(storage.total_episodes)):
+                found[str(one.get("jamboree_id"))] = int(one["total_steps"])
+        for part in self._parts():
+            found.update(json.loads((part / _LENGTHS).read_text()))
         return found
 
     def _parts(self) -> list[Path]:
@@ -152,7 +154,8 @@ class DatasetFiles:
         storage.update_episodes([buffer for buffer, _ in episodes])
         storage.update_episode_metadata([beside for _, beside in episodes])
         storage.update_metadata({OWN_METADATA: dict(own)})
-        (new / _IDS).write_text(json.dumps([beside["jamboree_id"] for _, beside in episodes]))
+        lengths = {beside["jamboree_id"]: len(buffer.rewards) for buffer, beside in episodes}
+        (new / _LENGTHS).write_text(json.dumps(lengths))
         new.rename(new.with_suffix(""))
 
     def finish(self, metadata: Mapping[str, Any]) -> MinariDataset:
@@ -161,7 +164,7 @@ class DatasetFiles:
         if parts:
             new = self._merged.with_suffix(".new")
             shutil.copytree(self.data if self.exists else parts[0], new)
-            (new / _IDS).unlink(missing_ok=True)
+            (new / _LENGTHS).unlink(missing_ok=True)
             self._merge(new, parts if self.exists else parts[1:])
             known = {"dataset_id": self.dataset_id, "minari_version": minari.__version__}
             known = {} if self.exists else known

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from stable_baselines3.common.callbacks import BaseCallback
 
 from jamboree_gym.connection import Connection
@@ -42,8 +45,8 @@ class JamboreeCallback(BaseCallback):
 
     Raises:
         InvalidRecord: An argument is no such number. From `learn`, before it begins: the
-            environment is not recorded, or elsewhere; says how to. At a checkpoint: `model.save()`
-            fails; says why.
+            environment is not recorded, or elsewhere; says how to; or `learn` was given several of
+            these callbacks. At a checkpoint: `model.save()` fails; says why.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class JamboreeCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
+        _check_alone(self.locals.get("callback", self))
         self._session = TrainingSession(self.model, self._of_learn())
         self._plan_checkpoint()
 
@@ -120,6 +124,29 @@ class JamboreeCallback(BaseCallback):
                 self._checkpoint(session)
             finally:
                 session.end("finished")
+
+
+def _check_alone(root: BaseCallback) -> None:
+    count = sum(isinstance(one, JamboreeCallback) for one in _callbacks_in(root, set()))
+    if count > 1:
+        raise InvalidRecord(
+            f"learn was given {count} JamboreeCallbacks, and one keeps all there is: leave out the "
+            "others"
+        )
+
+
+def _callbacks_in(value: Any, entered: set[int]) -> Iterator[BaseCallback]:
+    """A callback, and those that it calls; as often as each is called."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _callbacks_in(one, entered)
+    elif isinstance(value, JamboreeCallback):
+        yield value
+    elif isinstance(value, BaseCallback) and id(value) not in entered:
+        entered.add(id(value))
+        yield value
+        for one in vars(value).values():
+            yield from _callbacks_in(one, entered)
 
 
 def _check_number(name: str, number: int | None) -> None:

@@ -92,7 +92,8 @@ class LiveSteps:
     def _past(self, tail: GrowthTail) -> Iterator[Batch]:
         """What is over already: the newest of it."""
         past = tail.past
-        _, found = found_by(EpisodeQuery(self._connection).where(run=self._wanted.run))
+        query = EpisodeQuery(self._connection).where(run=self._wanted.run)
+        _, found = found_by(query, is_complete=False)
         found = [one for one in self._wanted.among(found) if one.steps and one.id in past]
         steps = np.array([one.steps for one in found][::-1], np.int64).cumsum()
         needed = int(steps.searchsorted(self._max_steps)) + 1

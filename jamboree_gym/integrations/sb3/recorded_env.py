@@ -31,6 +31,7 @@ class RecordedEnv:
         handlers: The handlers that write, one for each environment.
         annotate: Says something of the next step: by name a scalar, or an array (num_envs,).
         wrappers: Classes of the VecEnv, outermost first.
+        above: What is between the model and the recorder, of all environments.
         recorded: Whether `observations` and `rewards` are recorded `raw` or `normalised`.
         learned: Whether they are when the model gets them.
     """
@@ -40,6 +41,7 @@ class RecordedEnv:
     handlers: Sequence[EpisodeHandler]
     annotate: Callable[..., None]
     wrappers: Sequence[str]
+    above: Sequence[VecEnv | gym.Env[Any, Any]]
     recorded: dict[str, Form]
     learned: dict[str, Form]
 
@@ -56,19 +58,21 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
     """
     chain = list(_chain(venv))
     own = [one for one in chain if isinstance(one, VecRecordEpisodes)]
+    above: list[VecEnv | gym.Env[Any, Any]]
     if own:
         recorder = own[-1]
         handlers, annotate = recorder.handlers, recorder.annotate
-        below = chain[chain.index(recorder) + 1 :]
+        place = chain.index(recorder)
+        above, below = [*chain[:place]], chain[place + 1 :]
     else:
         singles = _single_recorders(chain)
         handlers, annotate, below = [one.handler for one in singles], _AnnotateEach(singles), []
+        above = [*chain[:-1], *_above_singles(chain[-1], singles)]
     jam, run = handlers[0].event, own[-1].run if own else singles[0].run
     if not own and {(one.handler.event, one.run) for one in singles} != {(jam, run)}:
         raise InvalidRecord("the environments of this VecEnv are recorded into different runs")
-    return RecordedEnv(
-        jam, run, handlers, annotate, [_name(one) for one in chain], _form(below), _form(chain)
-    )
+    wrappers = [_name(one) for one in chain]
+    return RecordedEnv(jam, run, handlers, annotate, wrappers, above, _form(below), _form(chain))
 
 
 def _chain(venv: VecEnv | None) -> Iterator[VecEnv]:
@@ -99,6 +103,17 @@ def _single_recorder(env: gym.Env[Any, Any]) -> RecordEpisodes[Any, Any] | None:
         found = env if isinstance(env, RecordEpisodes) else found
         env = env.env
     return found
+
+
+def _above_singles(
+    venv: VecEnv, recorders: Sequence[RecordEpisodes[Any, Any]]
+) -> Iterator[gym.Env[Any, Any]]:
+    """The wrappers around these recorders."""
+    envs = venv.envs if isinstance(venv, DummyVecEnv) else []
+    for env, recorder in zip(envs, recorders, strict=True):
+        while isinstance(env, gym.Wrapper) and env is not recorder:
+            yield env
+            env = env.env
 
 
 class _AnnotateEach:

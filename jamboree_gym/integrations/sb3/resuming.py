@@ -6,19 +6,42 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    VecVideoRecorder,
+)
 
 from jamboree_gym.checkpoints import Checkpoint
-from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord
+from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, DecodeError, InvalidRecord
+from jamboree_gym.integrations.sb3.live_replay import JamboreeReplayBuffer
 from jamboree_gym.integrations.sb3.recorded_env import RecordedEnv, recorded_env
 from jamboree_gym.integrations.sb3.replay_buffers import fill_replay_buffer
 from jamboree_gym.integrations.sb3.training import resumed_from
+from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
 from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.wrappers import RecordEpisodes
 
 __all__ = ["resume"]
 
 _SEEDS: Final = 2**32
+_WITHOUT_REFILL: Final = "pass refill=False to go on with an empty buffer"
+# A buffer holds the same with them as without, or, as with `VecTransposeImage`, it is filled so.
+_TRANSPARENT: Final = frozenset(
+    {
+        *(VecCheckNan, VecMonitor, VecNormalize, VecRecordEpisodes, VecTransposeImage),
+        *(VecVideoRecorder, Monitor, RecordEpisodes, gym.wrappers.OrderEnforcing),
+        *(gym.wrappers.PassiveEnvChecker, gym.wrappers.RecordEpisodeStatistics),
+        *(gym.wrappers.RecordVideo, gym.wrappers.TimeLimit),
+    }
+)
 
 log = logging.getLogger("jamboree_gym")
 
@@ -54,7 +77,7 @@ def resume(
         model.set_random_seed((model.seed + checkpoint.timesteps) % _SEEDS)
     if refill and isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
         _check_is_raw(recorded)
-        count = fill_replay_buffer(model.replay_buffer, episodes)
+        count = _refilled(model.replay_buffer, episodes, recorded)
         log.info("%d transitions of run %r are in the replay buffer again", count, run)
     resumed_from[model] = checkpoint.number
     return model
@@ -77,5 +100,20 @@ def _check_is_raw(recorded: RecordedEnv) -> None:
     if "normalised" in recorded.recorded.values():
         raise InvalidRecord(
             "the run was recorded above VecNormalize, and a replay buffer holds raw values: record "
-            "below it, or pass refill=False to go on with an empty buffer"
+            f"below it, or {_WITHOUT_REFILL}"
         )
+
+
+def _refilled(buffer: ReplayBuffer, episodes: EpisodeQuery, recorded: RecordedEnv) -> int:
+    if isinstance(buffer, JamboreeReplayBuffer):
+        return fill_replay_buffer(buffer, episodes)
+    changing = {type(one).__name__ for one in recorded.above if type(one) not in _TRANSPARENT}
+    if changing:
+        raise BufferMismatch(
+            f"{', '.join(sorted(changing))} may change what the model sees of what is recorded "
+            f"below: record above, where the model sees it, or {_WITHOUT_REFILL}"
+        )
+    try:
+        return fill_replay_buffer(buffer, episodes)
+    except BufferMismatch as error:
+        raise BufferMismatch(f"{error}; or {_WITHOUT_REFILL}") from error

@@ -1,0 +1,85 @@
+"""An episode that goes on after it was exported: its process was only stopped."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+from conftest import Server
+from processes import read_line, start_python, wait_until
+
+from jamboree_gym import Jamboree
+
+# Takes two steps, says the episode's id, and takes a third one for a line.
+RECORDER = """
+import sys
+import gymnasium as gym
+from jamboree_gym import Jamboree
+
+with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
+    env = jam.record(gym.make("CartPole-v1"), run="r")
+    env.reset(seed=1)
+    env.step(0)
+    env.step(1)
+    jam.flush()
+    print(env.episode_id, flush=True)
+    sys.stdin.readline()
+    env.step(0)
+    env.close()
+"""
+
+
+def exports() -> dict[str, Callable[[Any, Path], Any]]:
+    from jamboree_gym.integrations.hdf5 import to_hdf5
+    from jamboree_gym.integrations.lerobot import to_lerobot
+    from jamboree_gym.integrations.minari import to_minari
+
+    return {
+        "parquet": lambda query, folder: query.to_parquet(folder),
+        "hdf5": to_hdf5,
+        "lerobot": lambda query, folder: to_lerobot(query, folder, fps=50),
+        "stopped/minari-v0": lambda query, folder: to_minari(query, "stopped/minari-v0"),
+    }
+
+
+@pytest.mark.faults
+def test_the_next_export_names_what_it_lacks(
+    jam: Jamboree,
+    valkey: Server,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    process = start_python(RECORDER, valkey.url, namespace)
+    id = read_line(process).strip()
+    process.send_signal(signal.SIGSTOP)
+    for key in jam.redis.keys(jam.keyspace.lease("*")):
+        jam.redis.pexpire(key, 1)  # what happens by itself, only sooner
+    wait_until(lambda: jam.episode(id).status == "interrupted")
+    query = jam.episodes(run="r")
+    for _ in range(2):
+        for name, export in exports().items():
+            export(query, tmp_path / name)
+    assert caplog.messages == []
+
+    process.send_signal(signal.SIGCONT)
+    process.communicate("go on\n")
+    assert jam.episode(id).status == "abandoned"
+    for name, export in exports().items():
+        caplog.clear()
+        export(query, tmp_path / name)
+        (warning,) = caplog.messages
+        assert warning.startswith("1 episodes in ")
+        assert name in warning
+        assert id in warning
+    assert ds.dataset(tmp_path / "parquet").count_rows() == 2
+    caplog.clear()
+    query.to_parquet(tmp_path / "another")
+    assert ds.dataset(tmp_path / "another").count_rows() == 3
+    assert caplog.messages == []
