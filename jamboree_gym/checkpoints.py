@@ -73,6 +73,10 @@ class ContentHandler(DBHandler):
             raise DecodeError(f"{self._key}: these are not the bytes that were saved")
         return content
 
+    def is_whole(self, size: int) -> bool:
+        """Whether so many bytes are there; none of them is read."""
+        return self.count() * PART_BYTES >= size
+
     def _part(self, index: int) -> bytes | None:
         found = self.event.store.read(self._settled_key(), index, index + 1)
         part = next((one for one in self._records(found) if one["index"] == index), None)
@@ -257,6 +261,20 @@ class CheckpointHandler(DBHandler):
         deleted = {one["number"] for one in self._deleted.many(_EVERYTHING)}
         found = self.many(_EVERYTHING)
         return [self._checkpoint(one) for one in found if one["index"] not in deleted]
+
+    def newest(self) -> Checkpoint | None:
+        """The newest that is whole; as a rule, no other is read, however many there are."""
+        record = self.last()
+        if record is None:
+            return None
+        last = self._checkpoint(record)
+        if self._is_whole(last):
+            return last
+        return next(filter(self._is_whole, reversed(self.checkpoints())), None)
+
+    def _is_whole(self, checkpoint: Checkpoint) -> bool:
+        """Not deleted, not half saved."""
+        return self.content(checkpoint._content.name).is_whole(checkpoint.size)
 
     def _checkpoint(self, record: Mapping[str, Any]) -> Checkpoint:
         try:
