@@ -126,6 +126,14 @@ def test_the_newest_checkpoint_is_the_newest_that_is_whole(jam: Jamboree) -> Non
     assert run.checkpoint().number == 1  # its content() says what is missing
 
 
+def test_who_sees_a_checkpoint_finds_it_whole(open_jamboree: Callable[..., Jamboree]) -> None:
+    learner, actor = open_jamboree(flush_interval_s=3600.0), open_jamboree()
+    put(learner, bytes(9 << 20))
+    assert len(learner.run("r").checkpoints()) == 1  # a read delivers
+
+    assert actor.run("r").checkpoint().content() == bytes(9 << 20)
+
+
 def test_a_checkpoint_of_which_a_part_is_missing_is_told(jam: Jamboree) -> None:
     put(jam, bytes(9 << 20))
     checkpoint = jam.run("r").checkpoint()
