@@ -317,7 +317,7 @@ def watch(jam: Jamboree, plan: Plan, crew: Crew, kill_every: int) -> None:
     progress = Progress(*columns, TimeElapsedColumn(), console=console)
     task = progress.add_task("steps of the learner", total=plan.timesteps)
     next_kill = kill_every
-    with Live(progress, console=console, transient=not console.is_terminal) as live:
+    with Live(progress, console=console) as live:
         while True:
             is_over = crew.look_after()
             with suppress(StoreUnavailable):  # they record into memory meanwhile
@@ -348,13 +348,14 @@ def report(jam: Jamboree, plan: Plan) -> None:
     played = by_player(jam, plan.run)
     steps = {name: sum(one.steps for one in played[name]) for name in sorted(played)}
     statuses = Counter(one.status for episodes in played.values() for one in episodes)
-    console.print(
-        f"run {plan.run!r}: the learner earns {mean:.1f}, over {EVALUATED_EPISODES} games"
-    )
     shares = ", ".join(f"{name} {count:,}" for name, count in steps.items())
-    console.print(f"{sum(steps.values()):,} transitions: {shares}")
-    ends = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    console.print(f"{sum(statuses.values()):,} episodes: {ends}")
+    ends = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common())
+    for line in (
+        f"run {plan.run!r}: the learner earns {mean:.1f}, over {EVALUATED_EPISODES} games",
+        f"{sum(steps.values()):,} transitions: {shares}",
+        f"{statuses.total():,} episodes: {ends}",
+    ):
+        console.print(line, soft_wrap=True)
 
 
 def main() -> None:

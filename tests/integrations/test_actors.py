@@ -204,7 +204,6 @@ def test_the_example_kills_actors_and_prints_what_came_of_it(
 ) -> None:
     options = ["--actors", "2", "--timesteps", "1024", "--kill-every", "256", "--run", "r"]
     monkeypatch.setattr(sys, "argv", ["actors.py", *options, "--redis-url", own_valkey.url])
-    monkeypatch.setenv("COLUMNS", "200")
     example.main()
 
     said = capsys.readouterr().out
