@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord
+from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, UnsavedRecords
 from jamboree_gym.handlers import DBHandler
 
 __all__ = ["Checkpoint", "CheckpointHandler"]
@@ -72,6 +73,10 @@ class ContentHandler(DBHandler):
         if sha256(content).hexdigest() != kept.digest:
             raise DecodeError(f"{self._key}: these are not the bytes that were saved")
         return content
+
+    def is_whole(self, size: int) -> bool:
+        """Whether so many bytes are there; none of them is read."""
+        return self.count() * PART_BYTES >= size
 
     def _part(self, index: int) -> bytes | None:
         found = self.event.store.read(self._settled_key(), index, index + 1)
@@ -257,6 +262,26 @@ class CheckpointHandler(DBHandler):
         deleted = {one["number"] for one in self._deleted.many(_EVERYTHING)}
         found = self.many(_EVERYTHING)
         return [self._checkpoint(one) for one in found if one["index"] not in deleted]
+
+    def _settled_key(self) -> str:
+        """Key of the log, after what this process has saved: contents come before their records."""
+        with suppress(UnsavedRecords):  # without a server, the next line says so
+            self.event.flush(timeout_s=0)
+        return super()._settled_key()
+
+    def newest(self) -> Checkpoint | None:
+        """The newest that is whole; as a rule, no other is read, however many there are."""
+        record = self.last()
+        if record is None:
+            return None
+        last = self._checkpoint(record)
+        if self._is_whole(last):
+            return last
+        return next(filter(self._is_whole, reversed(self.checkpoints())), None)
+
+    def _is_whole(self, checkpoint: Checkpoint) -> bool:
+        """Not deleted, not half saved."""
+        return self.content(checkpoint._content.name).is_whole(checkpoint.size)
 
     def _checkpoint(self, record: Mapping[str, Any]) -> Checkpoint:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -86,6 +87,51 @@ def test_a_deleted_checkpoint_is_gone_and_its_number_is_not_given_again(jam: Jam
     assert [one.number for one in run.checkpoints()] == [0, 2]
     with pytest.raises(CheckpointNotFound, match="holds 0 of 1 bytes"):
         gone.content()
+
+
+def test_the_newest_checkpoint_is_found_without_reading_the_others(
+    jam: Jamboree, open_jamboree: Callable[..., Jamboree]
+) -> None:
+    run = open_jamboree().run("r")
+    sent = []
+    for number in range(40):
+        put(jam, b"content")
+        jam.flush()
+        before = bytes_sent(jam)
+        assert run.checkpoint().number == number
+        sent.append(bytes_sent(jam) - before)
+
+    before = bytes_sent(jam)
+    assert len(run.checkpoints()) == 40
+    assert max(sent) < (bytes_sent(jam) - before) / 4
+
+
+def bytes_sent(jam: Jamboree) -> int:
+    """By Redis, to all."""
+    return int(jam.redis.info("stats")["total_net_output_bytes"])
+
+
+def test_the_newest_checkpoint_is_the_newest_that_is_whole(jam: Jamboree) -> None:
+    run = jam.run("r")
+    for content in (b"a", bytes(9 << 20), b"c"):
+        put(jam, content)
+
+    run.checkpoint().delete()
+    assert run.checkpoint().number == 1
+    handler = CheckpointHandler(jam, "r").content(run.checkpoint()._content.name)
+    handler.delete()
+    handler.save({"content": bytes(4 << 20)})
+    assert run.checkpoint().number == 0
+    run.checkpoint().delete()
+    assert run.checkpoint().number == 1  # its content() says what is missing
+
+
+def test_who_sees_a_checkpoint_finds_it_whole(open_jamboree: Callable[..., Jamboree]) -> None:
+    learner, actor = open_jamboree(flush_interval_s=3600.0), open_jamboree()
+    put(learner, bytes(9 << 20))
+    assert len(learner.run("r").checkpoints()) == 1  # a read delivers
+
+    assert actor.run("r").checkpoint().content() == bytes(9 << 20)
 
 
 def test_a_checkpoint_of_which_a_part_is_missing_is_told(jam: Jamboree) -> None:
