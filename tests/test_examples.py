@@ -120,7 +120,16 @@ def test_what_if_prints_what_would_have_come_and_verifies_what_it_tried(home: Pa
 
 @pytest.mark.torch
 def test_recent_transactions_plots_both_agents_and_prints_their_intervals(tmp_path: Path) -> None:
-    options = ["--seeds", "2", "--timesteps", "1024", "--output", str(tmp_path / "plot.png")]
+    options = [
+        "--seeds",
+        "2",
+        "--timesteps",
+        "512",
+        "--workers",
+        "1",
+        "--output",
+        str(tmp_path / "plot.png"),
+    ]
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples/recent_transactions.py"), *options],
         capture_output=True,
