@@ -54,20 +54,19 @@ LOOK_EVERY_S = 0.02
 SHOW_EVERY_S = 0.5
 NEWEST_EPISODES = 20
 EVALUATED_EPISODES = 20
-HIGHEST_EPSILON, EPSILON_ALPHA = 0.4, 7.0  # of Ape-X
-# rl-baselines3-zoo, hyperparams/dqn.yml, with as many gradient steps as the learner takes steps
+HIGHEST_EPSILON, EPSILON_ALPHA, N_STEPS = 0.4, 7.0, 3  # of Ape-X
+GAMMA = 0.99
 HYPERPARAMETERS: dict[str, Any] = {
-    "learning_rate": 2.3e-3,
+    "learning_rate": 1e-3,
     "batch_size": 64,
     "buffer_size": 100_000,
     "learning_starts": 1000,
-    "gamma": 0.99,
-    "target_update_interval": 10,
-    "train_freq": 256,
-    "gradient_steps": 256,
+    "gamma": GAMMA,
+    "target_update_interval": 128,
+    "train_freq": 32,
+    "gradient_steps": 32,
     "exploration_fraction": 0.16,
     "exploration_final_eps": 0.04,
-    "policy_kwargs": {"net_arch": [256, 256]},
 }
 
 console = Console()
@@ -96,7 +95,7 @@ class Plan:
 def make_learner(jam: Jamboree, plan: Plan) -> DQN:
     """A model that samples from the run, gone on with where there is a checkpoint."""
     env = jam.record(gym.make(ENV_ID), run=plan.run, tags={"player": LEARNER})
-    source = Unsaved(jam=jam, run=plan.run)
+    source = Unsaved(jam=jam, run=plan.run, n_steps=N_STEPS, gamma=GAMMA)
     try:
         known = {"replay_buffer_kwargs": source}
         return jam.run(plan.run).resume(DQN, env, device="cpu", custom_objects=known)
@@ -159,8 +158,7 @@ def epsilon_of(number: int, actors: int) -> float:
 
 def make_player(env: gym.Env) -> DQN:
     """A model to load weights into."""
-    policy = HYPERPARAMETERS["policy_kwargs"]
-    return DQN("MlpPolicy", env, buffer_size=1, policy_kwargs=policy, device="cpu")
+    return DQN("MlpPolicy", env, buffer_size=1, device="cpu")
 
 
 def load_newer(jam: Jamboree, run: str, than: int, model: DQN) -> tuple[int, int]:

@@ -100,7 +100,7 @@ def test_a_learner_samples_what_four_actors_record_of_whom_one_is_killed(
 ) -> None:
     from stable_baselines3.common.callbacks import EventCallback
 
-    for name, value in {"learning_starts": 200, "gradient_steps": 16}.items():
+    for name, value in {"learning_starts": 200, "train_freq": 256, "gradient_steps": 16}.items():
         monkeypatch.setitem(example.HYPERPARAMETERS, name, value)
     plan = plan_of(example, own_valkey, actors=4, timesteps=1024)
     players = [f"actor {number}" for number in range(4)]
