@@ -155,19 +155,23 @@ def as_reader(users: Users) -> None:
 
 
 def as_deleter(users: Users) -> None:
-    env = users.owner.record(CountingEnv(3))
-    play(env, [ACTION] * 3)
+    env, damaged = users.owner.record(CountingEnv(3)), users.owner.record(CountingEnv(3))
+    for one in (env, damaged):
+        play(one, [ACTION] * 3)
+    users.owner.flush()
+    users.admin.lset(users.owner.keyspace.episode(damaged.episode_id), 0, b"no head")
     notes = NoteHandler(users.owner, "popped")
     notes.save_many([{"n": 1}, {"n": 2}])
     jam = users.open("deleter")
     try:
         assert [note["n"] for note in NoteHandler(jam, "popped").pop(1)] == [1]
         NoteHandler(jam, "popped").delete()
-        jam.episode(env.episode_id).delete()
+        for one in (env, damaged):
+            jam.episode(one.episode_id).delete()
     finally:
         end(jam)
     assert notes.count() == 0
-    assert env.episode_id not in users.owner.episodes().ids()
+    assert not {env.episode_id, damaged.episode_id} & set(users.owner.episodes().ids())
 
 
 def as_backup(users: Users) -> None:
@@ -191,6 +195,10 @@ def as_backup(users: Users) -> None:
         users.admin.lpush(jam.keyspace.episode(env.episode_id), replace(head, held=1).encode())
         assert jam.backup.restore() == 1
         assert len(users.owner.episode(env.episode_id).data().rewards) == 3
+        listing = jam.keyspace.summaries(users.owner.episode(env.episode_id).summary.run)
+        users.admin.hset(listing, env.episode_id, b"no summary")
+        assert jam.backup.restore() == 1
+        assert jam.backup.verify()
         check_that_it_makes_room(users, jam)
     finally:
         end(jam)
