@@ -45,14 +45,14 @@ LEARNING_RATE = 1e-3
 POINTS = 10
 """Points of a learning curve; each is the mean return of EVALUATION_EPISODES episodes."""
 EVALUATION_EPISODES = 20
-THREADS = 1  # of torch: for a net this small, more only wait for each other
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond, the normal one.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+torch.set_num_threads(1)  # for nets this small, more threads only wait for each other
 
 
 def record(jam: Jamboree, run: str, env_id: str, timesteps: int) -> None:
     """Let PPO learn; what it plays meanwhile is the dataset."""
-    torch.set_num_threads(THREADS)
     envs = jam.record(make_vec_env(env_id, n_envs=ENVS, seed=0), run=run)
     model = PPO(
         "MlpPolicy",
@@ -75,7 +75,7 @@ def dataset(jam: Jamboree, run: str) -> EpisodeQuery:
 
 
 def spaces_of(episode: Episode) -> gym.Env:
-    """What a model asks an environment for. Its `reset` and `step` raise."""
+    """An environment that tells what a model has to know, and cannot be played: `step` raises."""
     env: gym.Env = gym.Env()
     env.observation_space, env.action_space = episode.observation_space, episode.action_space
     return env
@@ -166,7 +166,6 @@ class Result:
 
 def train(env_id: str, kind: str, seed: int, run: str, gradient_steps: int) -> Result:
     """Train one agent from the stored episodes of a run, and let it play in between."""
-    torch.set_num_threads(THREADS)
     envs = make_vec_env(env_id, n_envs=EVALUATION_EPISODES, seed=10_000 + seed)
     curve = []
     with Jamboree() as jam:
