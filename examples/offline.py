@@ -7,7 +7,7 @@ in an environment that is not recorded, and prints what they earn at the end, wi
 intervals over the seeds, beside mean and best of what they have trained from.
 
 Needs: pip install 'jamboree-gym[embedded,sb3]' matplotlib
-Run it: python examples/offline.py    (or: --env Pendulum-v1 --seeds 2 --gradient-steps 2000)
+Run it: python examples/offline.py    (or: --env Pendulum-v1 --seeds 2 --points 5)
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ from jamboree_gym.query import EpisodeQuery
 ENVS = 8
 BATCH = 64
 LEARNING_RATE = 1e-3
-POINTS = 10
-"""Points of a learning curve; each is the mean return of EVALUATION_EPISODES episodes."""
 EVALUATION_EPISODES = 20
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond, the normal one.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -157,20 +155,20 @@ ALGORITHMS: dict[str, dict[str, Learn]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One trained agent: mean returns while it learned, (POINTS,), and the value it expects."""
+    """One trained agent: its learning curve, (points,), and the value it expects at the end."""
 
     kind: str
     curve: np.ndarray
     expected: float
 
 
-def train(env_id: str, kind: str, seed: int, run: str, gradient_steps: int) -> Result:
-    """Train one agent from the stored episodes of a run, and let it play in between."""
+def train(kind: str, seed: int, *, env_id: str, run: str, every: int, points: int) -> Result:
+    """Train one agent from the stored episodes of a run, and let it play at each point."""
     envs = make_vec_env(env_id, n_envs=EVALUATION_EPISODES, seed=10_000 + seed)
     curve = []
     with Jamboree() as jam:
-        models = ALGORITHMS[env_id][kind](dataset(jam, run), seed, gradient_steps // POINTS)
-        for model in islice(models, POINTS):
+        models = ALGORITHMS[env_id][kind](dataset(jam, run), seed, every)
+        for model in islice(models, points):
             mean, _ = evaluate_policy(model, envs, EVALUATION_EPISODES)
             curve.append(mean)
     return Result(kind, np.array(curve), expected_value(model))
@@ -189,19 +187,18 @@ def expected_value(model: BaseAlgorithm) -> float:
     return float(values.mean())
 
 
-def train_all(env_id: str, run: str, seeds: int, gradient_steps: int, workers: int) -> list[Result]:
-    """Several seeds of each kind, in processes, and how far it is."""
-    jobs = list(product(ALGORITHMS[env_id], range(seeds)))
+def train_all(
+    train_one: Callable[[str, int], Result], jobs: list[tuple[str, int]], workers: int
+) -> list[Result]:
+    """Train an agent of each kind and seed, in processes, and tell how far it is."""
     results = []
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
-        futures = [
-            pool.submit(train, env_id, kind, seed, run, gradient_steps) for kind, seed in jobs
-        ]
-        for done, future in enumerate(as_completed(futures), start=1):
+        for future in as_completed([pool.submit(train_one, *job) for job in jobs]):
             result = future.result()
             results.append(result)
-            tell(f"{done} of {len(jobs)} trained: {result.kind}, return {result.curve[-1]:.0f}")
+            done = f"{len(results)} of {len(jobs)} trained"
+            tell(f"{done}: {result.kind}, return {result.curve[-1]:.0f}")
     return results
 
 
@@ -223,14 +220,12 @@ def by_kind(env_id: str, results: list[Result]) -> dict[str, list[Result]]:
     }
 
 
-def plot(
-    env_id: str, results: list[Result], recorded: np.ndarray, gradient_steps: int, path: Path
-) -> None:
+def plot(env_id: str, results: list[Result], recorded: np.ndarray, every: int, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=110)
-    steps = np.linspace(0, gradient_steps, POINTS + 1)[1:]
+    steps = every * np.arange(1, len(results[0].curve) + 1)
     for kind, agents in by_kind(env_id, results).items():
         curves = np.array([agent.curve for agent in agents])
         mean, spread = curves.mean(axis=0), half_width(curves)
@@ -244,7 +239,7 @@ def plot(
     ):
         axes.axhline(bound, color="black", linestyle=style, linewidth=1)
         axes.annotate(f"{label}: {bound:.0f}", (0, bound), (3, 3), textcoords="offset points")
-    axes.set(xlabel="gradient steps", ylabel="return of an episode", xlim=(0, gradient_steps))
+    axes.set(xlabel="gradient steps", ylabel="return of an episode", xlim=(0, steps[-1]))
     axes.set_title(f"{env_id}: mean of {len(agents)} seeds, 95 % confidence", fontsize=11)
     axes.legend(loc="center right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -281,7 +276,8 @@ def main() -> None:
     parser.add_argument("--run", help="name of the dataset; without it, offline-<env>")
     parser.add_argument("--timesteps", type=int, default=30_000, help="steps to record")
     parser.add_argument("--seeds", type=at_least_two, default=5, help="agents of each kind")
-    parser.add_argument("--gradient-steps", type=int, default=5000, help="of each agent")
+    parser.add_argument("--every", type=int, default=500, help="gradient steps between two points")
+    parser.add_argument("--points", type=int, default=10, help="of a curve: when agents play")
     parser.add_argument("--workers", type=int, default=2, help="processes that train at a time")
     picture = Path(__file__).resolve().parent.parent / "docs/images/offline.png"
     parser.add_argument("--output", type=Path, default=picture, help="where the picture goes")
@@ -295,11 +291,13 @@ def main() -> None:
         summaries = dataset(jam, run).summaries()
         steps = sum(summary.steps for summary in summaries)
         tell(f"run {run!r} has {len(summaries):,} episodes, {steps:,} steps")
+        sizes = {"every": arguments.every, "points": arguments.points}
+        jobs = list(product(ALGORITHMS[env_id], range(arguments.seeds)))
         results = train_all(
-            env_id, run, arguments.seeds, arguments.gradient_steps, arguments.workers
+            partial(train, env_id=env_id, run=run, **sizes), jobs, arguments.workers
         )
     recorded = np.array([summary.episode_return for summary in summaries])
-    plot(env_id, results, recorded, arguments.gradient_steps, arguments.output)
+    plot(env_id, results, recorded, arguments.every, arguments.output)
     report(env_id, results, recorded)
 
 

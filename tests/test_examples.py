@@ -231,9 +231,9 @@ def test_offline_trains_from_a_stored_run_and_adds_no_step_to_it(
         steps = balance_the_pole(jam, "mine", 20)
         returns = jam.episodes(run="mine").summary_table()["episode_return"].to_numpy()
         picture = tmp_path / "plot.png"
-        sizes = ["--seeds", "2", "--gradient-steps", "50", "--output", str(picture)]
+        options = ["--run=mine", "--seeds=2", "--every=10", "--points=2", "--workers=1"]
         done = subprocess.run(
-            [sys.executable, str(ROOT / "examples/offline.py"), "--run", "mine", *sizes],
+            [sys.executable, str(ROOT / "examples/offline.py"), *options, "--output", str(picture)],
             capture_output=True,
             text=True,
             timeout=110,
