@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from gymnasium import spaces
 
 from jamboree_gym.codec import Frame
 from jamboree_gym.connection import Connection
@@ -30,6 +31,7 @@ from jamboree_gym.records import (
 from jamboree_gym.renders import RenderHandler
 from jamboree_gym.row_collector import decode_frames
 from jamboree_gym.snapshots import SnapshotHandler
+from jamboree_gym.spaces import space_from_json
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
@@ -142,6 +144,22 @@ class Episode:
         name = self.origin.provenance
         content = self._connection.store.blob(name)
         return decode_provenance(content, where=self._connection.keyspace.blob(name))
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """Of the environment as it was recorded; of a vector environment, that of one."""
+        return self._space("observation_space")
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Of the environment as it was recorded; of a vector environment, that of one."""
+        return self._space("action_space")
+
+    def _space(self, name: str) -> spaces.Space[Any]:
+        provenance = self.provenance
+        if name not in provenance:
+            raise DecodeError(f"the provenance of episode {self.id!r} is damaged: it has no {name}")
+        return space_from_json(provenance[name])
 
     @property
     def status(self) -> EpisodeStatus:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server
+from forged import forge_provenance
 from processes import read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 
@@ -334,7 +336,34 @@ def test_the_state_of_any_generator_comes_back(jam: Jamboree, name: str) -> None
     assert repr(state) == repr(expected)
 
 
+def test_the_spaces_of_an_episode_are_those_that_were_recorded(jam: Jamboree) -> None:
+    env = recorded(jam)
+    episode = jam.episode(env.episode_id)
+
+    assert episode.observation_space == env.observation_space
+    assert episode.action_space == env.action_space
+
+
+def test_the_spaces_of_a_vector_environments_episode_are_those_of_one(jam: Jamboree) -> None:
+    envs = jam.record(gym.make_vec("CartPole-v1", num_envs=2), run="vector")
+    envs.reset(seed=1)
+    episode = jam.episodes(run="vector").last()
+    envs.close()
+
+    assert episode.observation_space == envs.single_observation_space
+    assert episode.action_space == envs.single_action_space
+
+
 # -- damage -----------------------------------------------------------------------------------
+
+
+def test_a_provenance_without_a_space_is_named(jam: Jamboree) -> None:
+    episode = jam.episode(recorded(jam).episode_id)
+    forge_provenance(jam, episode, lambda provenance: provenance.pop("action_space"))
+
+    assert episode.observation_space is not None
+    with pytest.raises(DecodeError, match=f"'{episode.id}' is damaged: it has no action_space"):
+        print(episode.action_space)
 
 
 def test_a_frame_that_is_missing_is_named(jam: Jamboree) -> None:

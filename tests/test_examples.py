@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
 from jamboree_gym import Jamboree
@@ -24,11 +26,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     stop_servers(tmp_path / "home")
 
 
-def load_sample_env():
+def load_example(name: str):
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("sample_env", ROOT / "examples/sample_env.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"examples/{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -38,7 +41,7 @@ def test_the_readme_loop_prints_its_time_and_all_its_records_reach_redis_and_mon
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random.seed(3)
-    handler = load_sample_env().main()
+    handler = load_example("sample_env").main()
     assert "it took" in capsys.readouterr().out
 
     jam = handler.event
@@ -67,7 +70,7 @@ def records_in_mongo(jam: Jamboree) -> list[dict]:
 
 @pytest.mark.vaex
 def test_balance_is_the_sum_of_the_last_three_values(jam: Jamboree) -> None:
-    handler = load_sample_env().SampleEnvHandler()
+    handler = load_example("sample_env").SampleEnvHandler()
     handler.event = jam
     handler["episode"] = "balance"
     balances = []
@@ -79,7 +82,7 @@ def test_balance_is_the_sum_of_the_last_three_values(jam: Jamboree) -> None:
 
 @pytest.mark.vaex
 def test_transactions_are_the_newest_of_the_limit_newest_first(jam: Jamboree) -> None:
-    handler = load_sample_env().SampleEnvHandler()
+    handler = load_example("sample_env").SampleEnvHandler()
     handler.event = jam
     handler["episode"] = "transactions"
     handler.limit = 4
@@ -146,3 +149,117 @@ def test_recent_transactions_plots_both_agents_and_prints_their_intervals(tmp_pa
         "best possible (exact)",
     ]
     assert all(0 < float(mean) < 78.5 for _, mean in numbers)
+
+
+def balance_the_pole(jam: Jamboree, run: str, episodes: int) -> int:
+    """Record what follows one rule; the number of steps."""
+    env = jam.record(gym.make("CartPole-v1", max_episode_steps=60), run=run)
+    for seed in range(episodes):
+        observation, _ = env.reset(seed=seed)
+        done = False
+        while not done:
+            action = falls_to_the_right(observation)
+            observation, _, terminated, truncated, _ = env.step(action)
+            done = terminated or truncated
+    env.close()
+    jam.flush()
+    return recorded_steps(jam, run)
+
+
+def falls_to_the_right(observation: np.ndarray) -> int:
+    return int(observation[2] + 0.3 * observation[3] > 0)
+
+
+def recorded_steps(jam: Jamboree, run: str) -> int:
+    return sum(summary.steps for summary in jam.episodes(run=run).summaries())
+
+
+@pytest.mark.torch
+def test_offline_records_what_ppo_plays_and_takes_only_episodes_that_ended(jam: Jamboree) -> None:
+    offline = load_example("offline")
+    offline.record(jam, "ppo", "CartPole-v1", 1024)
+
+    assert recorded_steps(jam, "ppo") == 1024
+    ends = {summary.status for summary in offline.dataset(jam, "ppo").summaries()}
+    assert ends == {"terminated"}
+
+
+@pytest.mark.torch
+def test_a_clone_does_as_recorded_in_episodes_that_it_has_not_seen(jam: Jamboree) -> None:
+    offline = load_example("offline")
+    balance_the_pole(jam, "seen", 60)
+    balance_the_pole(jam, "unseen", 4)
+    models = offline.learn_bc(jam.episodes(run="seen"), seed=0, every=300)
+    data = [episode.data() for episode in jam.episodes(run="unseen")]
+    observations = np.concatenate([one.observations[:-1] for one in data])
+    actions = np.concatenate([one.actions for one in data])
+    model = next(models)
+    early = negative_log_likelihood(model, observations, actions)
+    next(models)
+
+    assert negative_log_likelihood(model, observations, actions) < early
+    predicted, _ = model.predict(observations, deterministic=True)
+    assert np.mean(predicted == actions) > 0.9
+
+
+def negative_log_likelihood(model, observations: np.ndarray, actions: np.ndarray) -> float:
+    import torch
+
+    with torch.no_grad():
+        of_them = torch.as_tensor(observations), torch.as_tensor(actions)
+        return -model.policy.evaluate_actions(*of_them)[1].mean().item()
+
+
+@pytest.mark.torch
+def test_the_target_of_dqn_follows_without_an_environment(jam: Jamboree) -> None:
+    offline = load_example("offline")
+    balance_the_pole(jam, "data", 2)
+    models = offline.learn_dqn(jam.episodes(run="data"), seed=0, every=1, n_steps=20)
+    targets = [next(iter(next(models).q_net_target.parameters())).clone() for _ in range(2)]
+
+    assert not targets[0].equal(targets[1])
+
+
+@pytest.mark.torch
+def test_what_offline_trains_with_has_the_stored_spaces_and_cannot_be_played(jam: Jamboree) -> None:
+    offline = load_example("offline")
+    balance_the_pole(jam, "data", 1)
+    env = offline.spaces_of(jam.episodes(run="data")[0])
+
+    assert env.observation_space == gym.make("CartPole-v1").observation_space
+    assert env.action_space == gym.make("CartPole-v1").action_space
+    with pytest.raises(NotImplementedError):
+        env.step(0)
+
+
+@pytest.mark.torch
+def test_offline_trains_from_a_stored_run_and_adds_no_step_to_it(
+    home: Path, tmp_path: Path
+) -> None:
+    with Jamboree() as jam:
+        steps = balance_the_pole(jam, "mine", 20)
+        returns = jam.episodes(run="mine").summary_table()["episode_return"].to_numpy()
+        picture = tmp_path / "plot.png"
+        options = ["--run=mine", "--seeds=2", "--every=10", "--points=2", "--workers=1"]
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "examples/offline.py"), *options, "--output", str(picture)],
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "recording" not in done.stderr
+        assert f"20 episodes, {steps:,} steps" in done.stderr
+        assert recorded_steps(jam, "mine") == steps
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    numbers = dict(re.findall(r"^(.+?) {2,}(\d+\.\d)", done.stdout, re.MULTILINE))
+    assert list(numbers) == [
+        "BC of the best tenth",
+        "DQN, 20-step returns",
+        "DQN, one-step returns",
+        "mean recorded",
+        "best recorded",
+    ]
+    assert float(numbers["mean recorded"]) == pytest.approx(returns.mean(), abs=0.05)
+    assert float(numbers["best recorded"]) == returns.max()
+    assert all(0 < float(mean) <= 500 for mean in numbers.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +46,24 @@ class Trajectory:
         return len(self.rews)
 
 
+@overload
+def to_trajectories(
+    query: EpisodeQuery, make: None = None, *, progress: bool | Progress = False
+) -> Iterator[Trajectory]: ...
+
+
+@overload
+def to_trajectories(
+    query: EpisodeQuery, make: Callable[..., _T], *, progress: bool | Progress = False
+) -> Iterator[_T]: ...
+
+
 def to_trajectories(
     query: EpisodeQuery,
-    make: Callable[..., _T] | None = None,
+    make: Callable[..., Any] | None = None,
     *,
     progress: bool | Progress = False,
-) -> Iterator[_T]:
+) -> Iterator[Any]:
     """The episodes of a query one by one, in its order, each as a trajectory.
 
     What is not over yet comes as far as it is. Episodes without a step are left out, because
