@@ -279,11 +279,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=500, help="gradient steps between two points")
     parser.add_argument("--points", type=int, default=10, help="of a curve: when agents play")
     parser.add_argument("--workers", type=int, default=2, help="processes that train at a time")
-    picture = Path(__file__).resolve().parent.parent / "docs/images/offline.png"
-    parser.add_argument("--output", type=Path, default=picture, help="where the picture goes")
+    parser.add_argument("--output", type=Path, help="the picture; without it, in docs/images")
     arguments = parser.parse_args()
 
     env_id, run = arguments.env, arguments.run or f"offline-{arguments.env}"
+    images = Path(__file__).resolve().parent.parent / "docs/images"
+    picture = arguments.output or images / f"offline-{env_id}.png"
     with Jamboree() as jam:
         if not dataset(jam, run):
             tell(f"recording {arguments.timesteps:,} steps of PPO in run {run!r}")
@@ -297,7 +298,7 @@ def main() -> None:
             partial(train, env_id=env_id, run=run, **sizes), jobs, arguments.workers
         )
     recorded = np.array([summary.episode_return for summary in summaries])
-    plot(env_id, results, recorded, arguments.every, arguments.output)
+    plot(env_id, results, recorded, arguments.every, picture)
     report(env_id, results, recorded)
 
 

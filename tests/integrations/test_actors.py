@@ -152,10 +152,10 @@ def test_a_learner_samples_what_four_actors_record_of_whom_one_is_killed(
 
     jam.redis.delete(jam.keyspace.lease(killed[0].summary.writer))  # it would expire by itself
     assert killed[0].summary.status == "interrupted"
-    of_actors = [one.summary for one in episodes if one.summary.tags["player"] != "learner"]
-    statuses = Counter(one.status for one in of_actors)
-    assert statuses["interrupted"] == 1
-    assert statuses["running"] == 0
+    all_of_them = jam.episodes(run="r").summaries()
+    ends = Counter(one.status for one in all_of_them if one.tags["player"] != "learner")
+    assert ends["interrupted"] == 1
+    assert ends["running"] == 0
 
 
 def check_weights(example: Any, jam: Jamboree, player: str, env: Any) -> None:
