@@ -42,6 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     stop_servers(home)
 
 
+@pytest.mark.timeout(300)  # a busy machine takes its time
 @pytest.mark.parametrize("page", list(with_marks()))
 def test_the_code_of_a_page_runs(page: Path, home: Path, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
@@ -52,7 +53,7 @@ def test_the_code_of_a_page_runs(page: Path, home: Path, tmp_path: Path) -> None
         env={**os.environ, "JAMBOREE_HOME": str(home), "JAMBOREE_BACKUP": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -22,7 +22,7 @@ from trained import one_thread
 
 from jamboree_gym import EpisodeData, Jamboree
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]  # a busy machine takes its time
 
 TIMEOUT_S = 90.0
 VICTIM = "actor 2"

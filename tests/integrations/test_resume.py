@@ -22,7 +22,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.checkpoints import CheckpointHandler
 from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, InvalidRecord
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]  # a busy machine takes its time
 
 TRAINER = """
 import sys
@@ -40,7 +40,7 @@ model.learn(10**6, callback=JamboreeCallback(jam, checkpoint_every=100), log_int
 """
 KILLED = ["PPO", "DQN"]
 MORE = 128
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
 def start(jam: Jamboree, name: str) -> subprocess.Popen[str]:
