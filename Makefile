@@ -28,7 +28,8 @@ PIP_FLAGS ?= -qq
 PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
 
 # pytest: how many processes, and anything more you want to hand it: make test PYTEST_ARGS="-k writer -x"
-WORKERS ?= auto
+# One more than there are cores: tests wait for servers and processes a good part of their time.
+WORKERS ?= $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 PYTEST_ARGS ?=
 # How many recording processes `make faults` kills.
 TRAINERS ?= 100
