@@ -420,8 +420,9 @@ class Episode:
 
     def _delete_what_lies_beside(self) -> None:
         """Asks MongoDB only where the episode has been there: where embedded, that starts it."""
+        may_be_backed_up = self._may_be_backed_up()
         for handler in (self._renders(), self.snapshots()):
-            if handler.count() or self._may_be_backed_up():
+            if may_be_backed_up or _is_there(handler):
                 handler.delete()
 
     def _may_be_backed_up(self) -> bool:
@@ -515,6 +516,13 @@ def to_transitions(rows: Rows) -> Transitions:
         rows_of(rows.annotations, slice(1, None)),
         rows.schemas,
     )
+
+
+def _is_there(handler: RenderHandler | SnapshotHandler) -> bool:
+    try:
+        return handler.count() > 0
+    except DecodeError:  # what is damaged can be deleted
+        return True
 
 
 def _check_complete(frames: Sequence[Frame], start: int, stop: int, *, where: str) -> None:

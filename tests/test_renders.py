@@ -8,12 +8,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import Server
 from processes import wait_until
 from recorded_envs import ACTION, RenderingEnv, play
 
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.episode import Episode
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, StoreUnavailable
 from jamboree_gym.renders import RenderHandler
 
 OpenJamboree = Callable[..., Jamboree]
@@ -216,6 +217,40 @@ def test_a_backup_brings_frames_back(jam: Jamboree) -> None:
     jam.backup.restore()
 
     assert [frame.tobytes() for _, frame in episode.renders()] == before
+
+
+@pytest.mark.parametrize("backed_up", [False, True])
+def test_an_episode_whose_frames_are_damaged_can_be_deleted(jam: Jamboree, backed_up: bool) -> None:
+    episode = rendered(jam, True)
+    jam.flush()
+    if backed_up:
+        jam.backup.flush()
+    frames = jam.keyspace.records("render", {"episode": episode.id})
+    jam.redis.lset(frames, 0, b"no head")
+
+    episode.delete()
+
+    assert not jam.redis.exists(frames, jam.keyspace.episode(episode.id))
+    jam.backup.flush()
+    assert list(jam.mongo_store.keys()) == []
+
+
+def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
+    open_jamboree: OpenJamboree, own_mongo: Server
+) -> None:
+    jam = open_jamboree(mongo_url=own_mongo.url)
+    episode = rendered(jam, True)
+    jam.backup.flush()
+    jam.redis.delete(jam.keyspace.records("render", {"episode": episode.id}))
+    own_mongo.kill()
+
+    with pytest.raises(StoreUnavailable):
+        episode.delete()
+    assert len(episode.data()) == 5
+
+    own_mongo.start()
+    episode.delete()
+    assert list(jam.mongo_store.keys()) == []
 
 
 @pytest.mark.parametrize("backed_up", [True, False])

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from processes import NoteHandler
 from pyarrow import parquet
 from recorded_envs import ACTION, CountingEnv, play
 
@@ -16,6 +17,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.integrations.rlds import to_rlds
 from jamboree_gym.replay import fork, verify
+from jamboree_gym.store.redis import IndexEntry
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -245,6 +247,35 @@ def test_a_log_of_which_mongodb_does_not_hold_all_is_not_replaced(jam: Jamboree)
             jam.backup.restore()
         assert jam.redis.lrange(key, 0, -1) == log
         jam.redis.zrem(jam.keyspace.unbacked, key)  # as where MongoDB was put back to before
+
+
+def test_a_record_that_was_taken_off_does_not_come_back_with_a_damaged_head(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "n")
+    notes.save_many([{"n": 1}, {"n": 2}])
+    jam.backup.flush()
+    notes.pop(1)  # no frame tells of it
+    jam.redis.lset(notes._key, 0, flipped(jam.redis.lindex(notes._key, 0), 30))
+    log = jam.redis.lrange(notes._key, 0, -1)
+
+    with pytest.raises(DecodeError, match=re.escape(notes._key)):
+        jam.backup.restore()
+    assert jam.redis.lrange(notes._key, 0, -1) == log
+
+
+def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
+    jam: Jamboree, ids: list[str]
+) -> None:
+    store, listing, key = jam.redis_store, jam.keyspace.summaries("a"), jam.keyspace.episode(ids[1])
+    jam.backup.flush()
+    summary, log = jam.redis.hget(listing, ids[1]), jam.redis.lrange(key, 0, -1)
+    head, entry = store.head(key), IndexEntry(ids[1], b"what was there before", "a", 1.0)
+    assert head is not None
+
+    deletions = store.deletions()
+    assert not store.restore(key, head, (), None, deletions=deletions, instead_of=b"damaged")
+    assert not store.mend("a", entry, instead_of=b"damaged")
+    assert jam.redis.lrange(key, 0, -1) == log
+    assert jam.redis.hget(listing, ids[1]) == summary
 
 
 def test_what_cannot_be_put_right_is_named_and_can_be_deleted(
