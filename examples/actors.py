@@ -19,6 +19,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -170,7 +171,6 @@ def load_newer(jam: Jamboree, run: str, than: int, model: DQN) -> tuple[int, int
             if checkpoint.number > than:
                 checkpoint.load_into(model)
                 return checkpoint.number, checkpoint.policy_version
-        end_with_parent()
         time.sleep(LOOK_EVERY_S)
 
 
@@ -245,15 +245,17 @@ def begin(job: Callable[..., None], *arguments: Any) -> None:
     """Do a job in this process, until it is told to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and tells it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # for a net this small, more threads only wait for each other
     job(*arguments)
 
 
 def end_with_parent() -> None:
-    """Without a parent nobody would ever end this process."""
+    """Without a parent nobody would end this process, nor start again what is killed."""
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        sys.exit()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 # -- what is shown ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 from conftest import Server
 from processes import wait_until
@@ -193,6 +195,25 @@ def test_a_learner_that_is_killed_goes_on_from_its_newest_checkpoint(
     assert [one.how for one in jam.run("r").history] == ["interrupted", "finished"]
     assert second.timesteps_from == jam.run("r").checkpoint(second.resumed_from).timesteps > 0
     assert second.timesteps_to == plan.timesteps
+
+
+def test_without_their_parent_all_of_them_end(
+    example: Any, jam: Jamboree, own_valkey: Server
+) -> None:
+    options = ["--actors", "1", "--run", "r", "--redis-url", own_valkey.url]
+    parent = subprocess.Popen(
+        [sys.executable, example.__file__, *options], stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for(partial(example.timesteps_so_far, jam, "r"))
+        children = psutil.Process(parent.pid).children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait()
+
+    assert len(children) >= 3  # the forkserver, the learner and the actor
+    wait_for(lambda: not any(one.is_running() for one in children))
+    assert jam.run("r").history[0].how == "raised"
 
 
 def test_the_example_kills_actors_and_prints_what_came_of_it(
