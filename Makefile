@@ -23,9 +23,14 @@ PYTHON ?= $(shell \
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),https://download.pytorch.org/whl/cpu)
 
-# Quiet but for errors; to see all that pip does: make test PIP_FLAGS=
+# Quiet but for errors; to see all that pip and uv do: make test PIP_FLAGS=
 PIP_FLAGS ?= -qq
 PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
+
+# uv installs in seconds what takes pip minutes. It knows nothing of pip's own configuration (an index of your
+# company, for example): where it cannot do it, pip does. Without uv: make test UV=false
+UV ?= $(BIN)/python -m uv pip install $(PIP_FLAGS) --python $(BIN)/python
+INSTALL = { $(PIP) uv && $(UV) $(1) 2>$(VENV)/uv.log; } || $(PIP) $(1)
 
 # pytest: how many processes, and anything more you want to hand it: make test PYTEST_ARGS="-k writer -x"
 # One more than there are cores: tests wait for servers and processes a good part of their time.
@@ -47,10 +52,14 @@ EPISODES ?= 10000
 CUT_EVERY ?= 1
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
 INPUTS ?= 100000
-# What this interpreter cannot have is left out by name, never skipped.
-MARKERS = $(shell $(BIN)/python -c 'import sys; print("not vaex" if sys.version_info >= (3, 13) else "")')
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(MARKERS),-m "$(MARKERS)")
+# `make test` and `make long` write down how long each test took; `make test-times` shows it.
+REPORT ?= build/tests.xml
+# Of the long tests, a part: make long SLICE=3/8
+SLICE ?=
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --junitxml=$(REPORT) \
+	$(if $(SLICE),--slice=$(SLICE))
 
+comma := ,
 INSTALL_TORCH = $(PIP) --no-deps --retries 1 --timeout 15 \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
 
@@ -60,15 +69,20 @@ DEV_READY := $(VENV)/.ready-dev
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 .PHONY: demo
 demo: $(DEMO_READY) ## train traced, replay, back up, wipe, restore (examples/demo.py)
 	@$(BIN)/python examples/demo.py
 
 .PHONY: test
-test: $(DEV_READY) ## the test suite
-	$(PYTEST) $(PYTEST_ARGS)
+test: $(DEV_READY) ## the tests that prove each promise once (6 minutes on 2 cores)
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+.PHONY: test-times
+test-times: ## of the last run of the tests: the 40 slowest, the sum of each file, the total
+	@test -e $(REPORT) || $(MAKE) test
+	@$(BIN)/python tests/times.py $(REPORT)
 
 .PHONY: faults
 faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full length
@@ -78,8 +92,12 @@ faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full 
 		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: long
-long: $(DEV_READY) ## only the tests of many steps, at full length (some minutes)
-	JAMBOREE_LONG=1 $(BIN)/python -m pytest -v -rP -m long $(PYTEST_ARGS)
+long: $(DEV_READY) ## what `make test` leaves out or tries a tenth of, at full length (some minutes)
+	JAMBOREE_LONG=1 $(PYTEST) -m "long or deep" $(PYTEST_ARGS)
+
+.PHONY: ci-full
+ci-full: ## all of CI and every test on every Python, nothing by turns (an hour or two)
+	bash .ci/run --full
 
 .PHONY: check
 check: $(DEV_READY) ## format, lint and types, without changing a file
@@ -122,12 +140,12 @@ $(DEMO_READY): pyproject.toml $(BIN)/python
 	@echo "Installing $(TORCH) into $(VENV) (the first time 1-3 minutes: 200 MB) ..."
 	@$(INSTALL_TORCH)
 	@echo "Installing jamboree-gym, its servers and stable-baselines3 into $(VENV) (about a minute) ..."
-	@$(PIP) -e '.[cli,embedded,sb3]'
+	@$(call INSTALL,-e '.[cli$(comma)embedded$(comma)sb3]')
 	@touch $@
 
 $(DEV_READY): pyproject.toml $(BIN)/python
 	@echo "Installing $(TORCH) into $(VENV) (the first time 1-3 minutes: 200 MB) ..."
 	@$(INSTALL_TORCH)
 	@echo "Installing jamboree-gym and its development tools into $(VENV) (the first time 1-2 minutes) ..."
-	@$(PIP) -e '.[dev]'
+	@$(call INSTALL,-e '.[dev]')
 	@touch $(DEMO_READY) $@

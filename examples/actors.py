@@ -36,6 +36,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
@@ -72,6 +73,7 @@ HYPERPARAMETERS: dict[str, Any] = {
 }
 
 console = Console()
+told_to_end: list[int] = []  # signals that this process was sent
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,16 @@ def learn(plan: Plan) -> None:
     with Jamboree(plan.redis_url) as jam:
         model = make_learner(jam, plan)
         left = plan.timesteps - model.num_timesteps
-        model.learn(left, callback=keep_checkpoints(jam), reset_num_timesteps=False)
+        callbacks = [keep_checkpoints(jam), EndIfTold()]
+        model.learn(left, callback=callbacks, reset_num_timesteps=False)
+
+
+class EndIfTold(BaseCallback):
+    """Ends the learner between two steps."""
+
+    def _on_step(self) -> bool:
+        end_if_told()
+        return True
 
 
 # -- an actor -----------------------------------------------------------------------------------
@@ -147,6 +158,7 @@ def act(plan: Plan, number: int) -> None:
                 observation, _, terminated, truncated, _ = env.step(action)
                 if terminated or truncated:
                     observation, _ = env.reset()
+                end_if_told()
 
 
 def actor_name(number: int) -> str:
@@ -166,6 +178,7 @@ def make_player(env: gym.Env) -> DQN:
 def load_newer(jam: Jamboree, run: str, than: int, model: DQN) -> tuple[int, int]:
     """Wait for a checkpoint that is newer, and load it; its number and its version."""
     while True:
+        end_if_told()
         with suppress(CheckpointNotFound, StoreUnavailable):  # not yet; not now
             checkpoint = jam.run(run).checkpoint()
             if checkpoint.number > than:
@@ -244,10 +257,20 @@ class Crew:
 def begin(job: Callable[..., None], *arguments: Any) -> None:
     """Do a job in this process, until it is told to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and tells it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # for a net this small, more threads only wait for each other
     job(*arguments)
+
+
+def end_if_told() -> None:
+    """To be called between two steps.
+
+    The signal handler only notes what it was told: an exception out of it could come anywhere, also
+    where Python drops it (in the callback of a weak reference), or halfway through a recorded step.
+    """
+    if told_to_end:
+        sys.exit()
 
 
 def end_with_parent() -> None:
@@ -312,12 +335,19 @@ def timesteps_so_far(jam: Jamboree, run: str) -> int:
         return 0
 
 
-def watch(jam: Jamboree, plan: Plan, crew: Crew, kill_every: int) -> None:
-    """Show how far they are, until the learner has finished."""
+def watch(jam: Jamboree, plan: Plan, crew: Crew, kills: list[int]) -> None:
+    """Show how far they are, until the learner has finished.
+
+    Args:
+        jam: Where they record.
+        plan: What they do.
+        crew: Those who do it.
+        kills: After which steps of the learner to kill an actor. One each time that it looks: all
+            of them, also if the learner is done before.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     progress = Progress(*columns, TimeElapsedColumn(), console=console)
     task = progress.add_task("steps of the learner", total=plan.timesteps)
-    next_kill = kill_every
     with Live(progress, console=console) as live:
         while True:
             is_over = crew.look_after()
@@ -325,12 +355,19 @@ def watch(jam: Jamboree, plan: Plan, crew: Crew, kill_every: int) -> None:
                 done = timesteps_so_far(jam, plan.run)
                 progress.update(task, completed=done)
                 live.update(Group(progress, crew_table(jam, plan.run, crew)))
-                if 0 < next_kill <= done < plan.timesteps:
+                if kills and kills[0] <= done:
                     kill_one(crew, plan)
-                    next_kill += kill_every
+                    kills.pop(0)
+                    is_over = False  # who was killed is started again first
             if is_over:
                 return
             time.sleep(SHOW_EVERY_S)
+
+
+def kills_to_come(jam: Jamboree, plan: Plan, every: int) -> list[int]:
+    """After which steps of the learner an actor is killed; none where `every` is 0."""
+    done = timesteps_so_far(jam, plan.run)
+    return list(range(done + every, plan.timesteps, every)) if every > 0 else []
 
 
 def kill_one(crew: Crew, plan: Plan) -> None:
@@ -377,9 +414,10 @@ def main() -> None:
     run = arguments.run or time.strftime("actors-%Y%m%d-%H%M%S")
     plan = Plan(run, arguments.redis_url, arguments.actors, arguments.timesteps)
     with Jamboree(plan.redis_url) as jam:
+        kills = kills_to_come(jam, plan, arguments.kill_every)
         crew = Crew(plan)
         try:
-            watch(jam, plan, crew, arguments.kill_every)
+            watch(jam, plan, crew, kills)
         except KeyboardInterrupt:
             console.print(f"to go on: python examples/actors.py --run {run}")
             raise SystemExit(130) from None

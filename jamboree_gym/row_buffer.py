@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from jamboree_gym.codec import CODEC_STEPS
-from jamboree_gym.errors import InvalidRecord, JamboreeError
+from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.layouts import ENCODED, Group, Layout, layout_of, share_columns
 from jamboree_gym.outbox import Outbox
 from jamboree_gym.packing import Misfit, pack_any, variable_bytes
@@ -244,7 +244,7 @@ class RowBuffer(Outbox, ABC):
             self._marked = True
             try:
                 self.late_at = self._mark(self)
-            except JamboreeError:
+            except BaseException:  # a Ctrl-C too: the next step marks it then
                 self._marked = False
                 raise
 

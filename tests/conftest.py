@@ -22,6 +22,8 @@ from pymongo import MongoClient
 
 from jamboree_gym import Jamboree
 
+pytest_plugins = ["left_out", "slices"]
+
 START_TIMEOUT_S = 20.0
 
 # Also for the processes that tests start: who tests the backup that runs by itself asks for it.
@@ -106,8 +108,7 @@ def redis8_program() -> str:
 def redis7_program() -> str:
     """Redis 7.0, from the distribution."""
     found = shutil.which("redis-server")
-    if found is None:
-        pytest.fail("redis-server is missing: apt-get install redis-server")
+    assert found, "redis-server is missing, and this test is not marked `redis7`"
     return found
 
 
@@ -121,6 +122,20 @@ def start_redis(program: str, directory: Path, *options: str) -> Server:
     command = [program, "--port", "0", "--unixsocket", str(path), "--dir", str(directory)]
     command += ["--save", "", "--appendonly", "yes", *options]
     return Server(f"unix://{path}", command, redis_answers).start()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Away from the checkout, also for the processes that tests start.
+
+    MuJoCo writes each of its warnings into a file in the working directory, and Stable-Baselines3
+    makes a folder for each training, which it leaves behind.
+    """
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
+    yield
+    os.chdir(before)
 
 
 def free_port() -> int:
@@ -188,7 +203,7 @@ def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command += ["--storage-path", str(data), "--cache-size", "128M"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
-    server.stop()
+    server.kill()  # told to end, it takes two seconds
 
 
 @pytest.fixture
@@ -199,7 +214,7 @@ def own_mongo(tmp_path: Path) -> Iterator[Server]:
     command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
-    server.stop()
+    server.kill()  # told to end, it takes two seconds
 
 
 @pytest.fixture

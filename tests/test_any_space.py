@@ -158,7 +158,7 @@ def through_the_store(
     return Rows.concatenate([decode_rows(frame, find, where="log") for frame in frames])
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.timeout(600)  # cut off in the middle, it would be called flaky
 @settings(max_examples=examples(2000), suppress_health_check=list(HealthCheck))
 @given(st.data(), cases, cases, st.integers(0, 4))
@@ -177,7 +177,7 @@ def test_values_of_any_space_come_back_as_they_were(
         assert is_same(rows.action(k + 1), action)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @settings(max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(st.data(), st.lists(cases, min_size=2, max_size=4))
 def test_values_that_change_their_space_in_the_episode_come_back_as_they_were(

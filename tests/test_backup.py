@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import START_TIMEOUT_S, Server, mongo_answers
+from conftest import START_TIMEOUT_S, Server
 from processes import NoteHandler, read_line, run_python, start_python
 from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
@@ -32,6 +30,7 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsavedRecords,
 )
+from jamboree_gym.store import mongo_client
 from jamboree_gym.store.mongo_documents import GrownLog
 from jamboree_gym.store.redis import RedisStore
 
@@ -308,10 +307,16 @@ FIELDS = [
     *[("logs", name) for name in ("frames", "frames_crc")],
     *[("chunks", name) for name in ("format", "part", "content", "crc")],
 ]
+VALUES = (None, "text", -1)
+# Each field with one of the values; with the other two they are long.
+FIELDS_AND_VALUES = [
+    pytest.param(*field, value, marks=[] if number % 3 == at else [pytest.mark.long])
+    for number, field in enumerate(FIELDS)
+    for at, value in enumerate(VALUES)
+]
 
 
-@pytest.mark.parametrize("value", [None, "text", -1])
-@pytest.mark.parametrize(("collection", "name"), FIELDS)
+@pytest.mark.parametrize(("collection", "name", "value"), FIELDS_AND_VALUES)
 def test_a_document_with_another_kind_of_field_is_damage_that_is_named(
     jam: Jamboree, collection: str, name: str, value: Any
 ) -> None:
@@ -794,9 +799,8 @@ def mongo_url(user: str, password: str, host: str) -> str:
 def test_an_unreachable_mongodb_is_an_error_within_5_s_without_password(
     open_jamboree: OpenJamboree,
 ) -> None:
+    notes(open_jamboree(write="sync"), 1)
     jam = open_jamboree(mongo_url=mongo_url("user", "s3cr3t", "127.0.0.1:1"))
-    notes(jam, 1)
-    jam.flush()
     began = time.monotonic()
 
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as caught:
@@ -826,21 +830,6 @@ def test_a_url_that_is_none_of_mongodbs_is_refused(open_jamboree: OpenJamboree, 
         open_jamboree(mongo_url=url).backup.flush()
 
 
-@pytest.fixture
-def own_mongo(tmp_path: Path) -> Iterator[Server]:
-    """A MongoDB server of the test's own, to stop or to lock."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(tmp_path / "mongo"), "--cache-size", "64M"]
-    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
-    yield server
-    server.stop()
-
-
 def has_port(url: str) -> bool:
     with MongoClient(url, serverSelectionTimeoutMS=200) as client:
         try:
@@ -850,6 +839,7 @@ def has_port(url: str) -> bool:
     return True
 
 
+@pytest.mark.long  # tests/security/test_mongo_tls.py has the same over TLS
 def test_a_wrong_password_is_an_error_that_does_not_repeat_it(
     own_mongo: Server, open_jamboree: OpenJamboree
 ) -> None:
@@ -876,8 +866,9 @@ def test_a_wrong_password_is_an_error_that_does_not_repeat_it(
 
 
 def test_a_flush_goes_on_where_a_lost_mongodb_ended_it(
-    own_mongo: Server, open_jamboree: OpenJamboree
+    own_mongo: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
     jam = open_jamboree(mongo_url=own_mongo.url)
     notes(jam, 3)
     jam.backup.flush()
@@ -917,7 +908,11 @@ def expect_all_once(jam: Jamboree, logs: int, records: int) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("progress", [1, 2, 3])
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "progress",
+    [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)],
+)
 def test_a_flush_that_was_killed_is_completed_by_the_next(
     valkey: Server, mongo: Server, jam: Jamboree, namespace: str, progress: int
 ) -> None:

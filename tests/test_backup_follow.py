@@ -12,24 +12,32 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, follower_of, is_complete, pending
 from conftest import Server, StartFollower
+from hasty_follower import hasty_follower
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.errors import StoreUnavailable
+from jamboree_gym.store import mongo_client
 
-KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "3"))
+KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
 MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))
 
 PASSWORD = "s3cr3t"
+
+
+def wait_until_it_follows(follower: subprocess.Popen[str]) -> None:
+    """Until it hears signals, and copies."""
+    assert follower.stderr is not None
+    assert "backing up" in follower.stderr.readline()
 
 
 def test_it_copies_what_comes_until_it_is_told_to_stop(
     jam: Jamboree, start_follower: StartFollower
 ) -> None:
     follower = start_follower(jam)
-    Load(jam).go_on(0.5)
+    Load(jam).go_on(0.2)
     wait_until(lambda: is_complete(jam) and jam.backup.status().follower)
     status = jam.backup.status()
     assert str(follower.pid) in str(status.follower)
@@ -44,7 +52,7 @@ def test_it_copies_what_comes_until_it_is_told_to_stop(
 
 def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFollower) -> None:
     start_follower(jam)
-    Load(jam).go_on(0.2)
+    Load(jam).go_on(0.02)
     wait_until(lambda: is_complete(jam))
     NoteHandler(jam, "load").delete()
     for episode in list(jam.episodes(status="terminated")):
@@ -55,6 +63,7 @@ def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFo
 
 
 @pytest.mark.faults
+@pytest.mark.once
 @pytest.mark.timeout(60 + 10 * KILLS)
 def test_killed_again_and_again_it_loses_nothing_and_keeps_nothing_twice(
     jam: Jamboree, start_follower: StartFollower
@@ -74,11 +83,14 @@ def test_killed_again_and_again_it_loses_nothing_and_keeps_nothing_twice(
 
 
 @pytest.mark.faults
+@pytest.mark.long  # test_backup.py has two that flush at once
 def test_two_at_once_keep_nothing_twice_and_miss_nothing(
     jam: Jamboree, start_follower: StartFollower
 ) -> None:
     followers = [start_follower(jam) for _ in range(2)]
-    Load(jam).go_on(1)
+    for follower in followers:
+        wait_until_it_follows(follower)
+    Load(jam).go_on(0.5)
     wait_until(lambda: is_complete(jam))
     for follower in followers:
         follower.terminate()
@@ -87,28 +99,32 @@ def test_two_at_once_keep_nothing_twice_and_miss_nothing(
 
 
 @pytest.mark.faults
+@pytest.mark.long  # test_backup_auto.py has the same on a thread, test_maxmemory.py with a process
+@pytest.mark.once
 @pytest.mark.timeout(60 + 30 * MONGO_KILLS)
 def test_without_mongodb_it_waits_says_so_once_and_catches_up(
     own_valkey: Server,
     own_mongo: Server,
     open_jamboree: Callable[..., Jamboree],
-    start_follower: StartFollower,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
     jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url)
-    load, follower = Load(jam), start_follower(jam)
-    for _ in range(MONGO_KILLS):
-        load.go_on(0.3)
-        wait_until(lambda: is_complete(jam))
-        own_mongo.kill()
-        load.go_on(0.3)
-        wait_until(lambda: jam.backup.status().last_error)
-        assert "MongoDB" in str(jam.backup.status().last_error)
-        own_mongo.start()
-    wait_until(lambda: is_complete(jam), timeout_s=40)
-    wait_until(lambda: jam.backup.status().last_error is None)
-    check_that_all_is_kept_once(jam)
-    follower.terminate()
-    _, said = follower.communicate(timeout=20)
+    load = Load(jam)
+    with hasty_follower(jam) as follower:
+        for _ in range(MONGO_KILLS):
+            load.go_on(0.1)
+            wait_until(lambda: is_complete(jam))
+            own_mongo.kill()
+            load.go_on(0.1)
+            wait_until(lambda: jam.backup.status().last_error)
+            assert "MongoDB" in str(jam.backup.status().last_error)
+            own_mongo.start()
+        wait_until(lambda: is_complete(jam), timeout_s=40)
+        wait_until(lambda: jam.backup.status().last_error is None)
+        check_that_all_is_kept_once(jam)
+        follower.terminate()
+        _, said = follower.communicate(timeout=20)
     assert said.count("the backup goes on when that is over") == MONGO_KILLS
     assert said.count("goes on\n") == MONGO_KILLS
 
@@ -214,8 +230,9 @@ def test_ctrl_c_ends_it_as_sigterm_does(jam: Jamboree, start_follower: StartFoll
 
 
 def test_the_mark_of_a_backup_that_cannot_reach_mongodb_names_no_password(
-    open_jamboree: Callable[..., Jamboree],
+    open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     jam = open_jamboree(mongo_url=f"mongodb://user:{PASSWORD}@127.0.0.1:1/")
     follower_of(jam).copy_once()
     error = str(jam.backup.status().last_error)

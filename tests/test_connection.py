@@ -191,7 +191,10 @@ def test_a_server_that_is_not_redis_is_named_as_such(
 
 
 @pytest.mark.timeout(10)
-def test_a_server_that_stays_silent_is_not_waited_for(serve: Callable[[bytes], str]) -> None:
+def test_a_server_that_stays_silent_is_not_waited_for(
+    serve: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jamboree_gym.store.redis_client.ANSWER_TIMEOUT_S", 0.5)
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:\d+ did not answer in time"):
         Jamboree(serve(b""))
 
@@ -199,6 +202,7 @@ def test_a_server_that_stays_silent_is_not_waited_for(serve: Callable[[bytes], s
 # -- fsync --------------------------------------------------------------------------------------
 
 
+@pytest.mark.redis7
 def test_fsync_needs_a_server_that_has_waitaof(start_own_redis: StartRedis) -> None:
     server = start_own_redis("redis7")
     with pytest.raises(UnsupportedServer, match=r'write="fsync" needs WAITAOF, which Redis 7\.0'):

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from jamboree_gym import Jamboree
+from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.store.embedded import stop_servers
 from jamboree_gym.values import decode_value
 
-pytestmark = pytest.mark.timeout(300)  # a busy machine takes its time
+pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]  # a busy machine takes its time
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +39,7 @@ def load_example(name: str):
     return module
 
 
+@pytest.mark.long
 @pytest.mark.vaex
 def test_the_readme_loop_prints_its_time_and_all_its_records_reach_redis_and_mongo(
     home: Path, capsys: pytest.CaptureFixture[str]
@@ -45,10 +47,27 @@ def test_the_readme_loop_prints_its_time_and_all_its_records_reach_redis_and_mon
     random.seed(3)
     handler = load_example("sample_env").main()
     assert "it took" in capsys.readouterr().out
+    check_that_all_records_reached_redis_and_mongo(handler, at_least=10_000)
+    handler.event.close()
 
+
+@pytest.mark.vaex
+def test_a_twentieth_of_the_readme_loop_does_the_same(
+    jam: Jamboree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = load_example("sample_env")
+    example.Jamboree = lambda: jam
+    example.range = lambda rounds: range(rounds // 20)
+    random.seed(3)
+    handler = example.main()
+    assert "it took" in capsys.readouterr().out
+    check_that_all_records_reached_redis_and_mongo(handler, at_least=500)
+
+
+def check_that_all_records_reached_redis_and_mongo(handler: DBHandler, at_least: int) -> None:
     jam = handler.event
-    records = handler.many(20_000)
-    assert len(records) == handler.count() > 10_000
+    records = handler.many(2 * at_least)
+    assert len(records) == handler.count() > at_least
     assert [record["index"] for record in records] == list(range(len(records)))
 
     jam.backup.flush()
@@ -56,7 +75,6 @@ def test_the_readme_loop_prints_its_time_and_all_its_records_reach_redis_and_mon
     assert len(kept) == len(records)
     for in_redis, in_mongo in zip(records, kept, strict=True):
         assert {"value": in_redis["value"]} == in_mongo
-    jam.close()
 
 
 def records_in_mongo(jam: Jamboree) -> list[dict]:
@@ -96,7 +114,21 @@ def test_transactions_are_the_newest_of_the_limit_newest_first(jam: Jamboree) ->
 
 
 @pytest.mark.torch
-def test_the_demo_holds_all_its_checks(tmp_path: Path) -> None:
+def test_the_demo_holds_all_its_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--timesteps", "2048"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    load_example("demo").main()
+    said = capsys.readouterr().out
+    assert "✗" not in said
+    assert said.count("✓") == 10
+    assert list(tmp_path.glob("jamboree-*")) == []
+
+
+@pytest.mark.long
+@pytest.mark.torch
+def test_the_demo_runs_as_make_runs_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples/demo.py"), "--timesteps", "2048"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -123,6 +155,7 @@ def test_what_if_prints_what_would_have_come_and_verifies_what_it_tried(home: Pa
     assert re.search(r"\d+ steps are equal, bit for bit$", done.stdout.strip())
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_recent_transactions_plots_both_agents_and_prints_their_intervals(tmp_path: Path) -> None:
     options = [
@@ -234,6 +267,7 @@ def test_what_offline_trains_with_has_the_stored_spaces_and_cannot_be_played(jam
         env.step(0)
 
 
+@pytest.mark.long
 @pytest.mark.torch
 def test_offline_trains_from_a_stored_run_and_adds_no_step_to_it(
     home: Path, tmp_path: Path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Server, StartRedis
+from lengths import rounds
 from processes import NoteHandler, read_line, run_python, start_python, wait_until
 
 from jamboree_gym import Jamboree
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.faults
 RECORDS = 12_000
 LONG_ENOUGH = (10_000, 11_500)  # so many saves have returned when the process is killed
 FLUSH_INTERVAL_S = 0.1
-ROUNDS = range(4)
+ROUNDS = rounds(4)
 
 # The child notes in shared memory, which outlives it, the time just before each save, and the
 # number of saves that have returned.
@@ -194,11 +195,14 @@ def test_a_process_that_ends_without_close_loses_nothing(
     assert numbers_in(open_jamboree()) == list(range(1000)), ended.stderr
 
 
+SHORT_CLOSE = "from jamboree_gym.connection import Connection as C; C.close.__defaults__ = (1.0,)\n"
+
+
 def test_an_end_without_close_says_what_could_not_be_saved(
     own_valkey: Server, namespace: str
 ) -> None:
     source = OPEN + 'handler = save(); print("saved", flush=True); sys.stdin.read()'
-    process = start_python(source, own_valkey.url, namespace)
+    process = start_python(SHORT_CLOSE + source, own_valkey.url, namespace)
     assert read_line(process) == "saved\n"
     own_valkey.kill()
     _, errors = process.communicate(timeout=40)

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
 import redis
-from conftest import Server, StartRedis
+from conftest import REDIS_PROGRAMS, Server, StartRedis
+from lengths import quick_and_long
 from processes import read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
@@ -176,7 +178,14 @@ def test_the_environment_does_not_notice_that_no_lease_can_be_had(
 # -- the status ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.parametrize(
+    ("any_redis", "write"),
+    quick_and_long(
+        product(sorted(REDIS_PROGRAMS), ["buffered", "sync"]),
+        quick=[("valkey9", "buffered"), ("redis7", "sync")],
+    ),
+    indirect=["any_redis"],
+)
 def test_an_episode_of_a_killed_process_is_interrupted_wherever_it_is_shown(
     any_redis: Server, open_jamboree: OpenJamboree, start_recorder: StartRecorder, write: str
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import struct
 import threading
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server, StartRedis
+from lengths import quick_and_long
 from processes import run_python, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
@@ -84,8 +86,13 @@ os.kill(os.getpid(), 9)
 )
 
 
-@pytest.mark.parametrize("how", ["os.fork", "multiprocessing"])
-@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.parametrize(
+    ("write", "how"),
+    quick_and_long(
+        product(["buffered", "sync"], ["os.fork", "multiprocessing"]),
+        quick=[("buffered", "os.fork"), ("sync", "multiprocessing")],
+    ),
+)
 def test_a_forked_child_records_its_own_episodes_and_the_parents_goes_on(
     valkey: Server, namespace: str, open_jamboree: OpenJamboree, write: str, how: str
 ) -> None:
@@ -207,7 +214,9 @@ def check_workers(
         assert steps == 60 - (resets if kind == "async" else 0)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "context", quick_and_long(["fork", "spawn", "forkserver"], quick=["fork", "spawn"])
+)
 def test_workers_of_an_async_vector_env_record_until_they_are_closed(
     valkey: Server, namespace: str, jam: Jamboree, tmp_path: Path, context: str
 ) -> None:
@@ -215,7 +224,7 @@ def test_workers_of_an_async_vector_env_record_until_they_are_closed(
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("context", ["fork", "forkserver"])
+@pytest.mark.parametrize("context", quick_and_long(["fork", "forkserver"], quick=["fork"]))
 def test_workers_of_a_subproc_vec_env_record_until_they_are_closed(
     valkey: Server, namespace: str, jam: Jamboree, tmp_path: Path, context: str
 ) -> None:
@@ -306,9 +315,13 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("then", ["end", "go on"])
-@pytest.mark.parametrize("write", ["buffered", "sync"])
-@pytest.mark.parametrize("round_", range(4))
+@pytest.mark.parametrize(
+    ("write", "then", "round_"),
+    quick_and_long(
+        product(["buffered", "sync"], ["end", "go on"], range(4)),
+        quick=[("buffered", "end", 0), ("sync", "go on", 0)],
+    ),
+)
 @pytest.mark.faults
 def test_ctrl_c_leaves_a_prefix_that_is_not_running(
     valkey: Server,
@@ -376,6 +389,29 @@ def test_an_episode_does_not_go_on_after_a_reset_that_ctrl_c_cut(jam: Jamboree) 
     env.step(ACTION)
 
     check_counts(jam, env.episode_id, 2)
+    assert jam.episode(env.episode_id).status == "abandoned"
+
+
+def test_an_exit_between_a_row_and_its_mark_loses_no_step(
+    open_jamboree: OpenJamboree, jam: Jamboree
+) -> None:
+    recording = open_jamboree()
+    env = recording.record(CountingEnv(length=100))
+    play(env, [ACTION] * 3)
+    recording.flush()
+    buffer = env.handler.writing
+    mark = buffer._mark
+
+    def exit_once(outbox: object) -> float:
+        buffer._mark = mark
+        raise SystemExit
+
+    buffer._mark = exit_once
+    with pytest.raises(SystemExit):
+        env.step(ACTION)
+    recording.close()
+
+    check_counts(jam, env.episode_id, 4)
     assert jam.episode(env.episode_id).status == "abandoned"
 
 

@@ -10,6 +10,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,7 @@ def test_the_sdist_holds_what_its_tests_need(dist: Path) -> None:
 # --- the dependencies -----------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_each_lower_bound_is_the_version_that_ci_installs() -> None:
     project = pyproject()["project"]
     groups = {"core": project["dependencies"], **project["optional-dependencies"]}
@@ -210,6 +212,7 @@ def test_each_lower_bound_is_the_version_that_ci_installs() -> None:
     assert pins == bounds
 
 
+@pytest.mark.once
 def test_the_extra_all_holds_every_extra_for_users() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
     (line,) = extras["all"]
@@ -221,37 +224,47 @@ def test_the_extra_all_holds_every_extra_for_users() -> None:
 # --- the import -----------------------------------------------------------------------------------
 
 
-def in_a_fresh_python(code: str) -> str:
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+IMPORT = """
+import sys, threading
+import jamboree_gym
+print(*sys.modules)
+import psutil
+print(threading.active_count(), len(psutil.Process().children()))
+import jamboree_envs
+"""
 
 
-def test_import_loads_nothing_heavy() -> None:
-    loaded = in_a_fresh_python("import sys, jamboree_gym; print(*sys.modules)").split()
+@pytest.fixture(scope="module")
+def imported() -> subprocess.CompletedProcess[str]:
+    """What a fresh Python says when it imports both packages, and warnings are errors."""
+    command = [sys.executable, "-W", "error", "-c", IMPORT]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_import_loads_nothing_heavy(imported: subprocess.CompletedProcess[str]) -> None:
+    loaded = imported.stdout.splitlines()[0].split()
     assert "jamboree_gym" in loaded
     assert not NOT_LOADED_BY_IMPORT & set(loaded)
 
 
-def test_import_starts_no_thread_and_no_process() -> None:
-    code = (
-        "import threading, jamboree_gym\n"
-        "import psutil\n"
-        "print(threading.active_count(), len(psutil.Process().children()))"
-    )
-    assert in_a_fresh_python(code).split() == ["1", "0"]
+def test_import_starts_no_thread_and_no_process(
+    imported: subprocess.CompletedProcess[str],
+) -> None:
+    assert imported.stdout.splitlines()[1] == "1 0"
 
 
-def test_import_warns_of_nothing() -> None:
-    in_a_fresh_python("import jamboree_gym, jamboree_envs")
+def test_import_warns_of_nothing(imported: subprocess.CompletedProcess[str]) -> None:
+    assert imported.returncode == 0, imported.stderr
 
 
 # --- which way imports point ----------------------------------------------------------------------
 
 
-def own_modules() -> list[Path]:
-    return sorted((ROOT / "jamboree_gym").rglob("*.py"))
+@cache
+def own_modules() -> dict[Path, ast.Module]:
+    """Each module of ours, and what is in it."""
+    paths = sorted((ROOT / "jamboree_gym").rglob("*.py"))
+    return {path: ast.parse(path.read_text()) for path in paths}
 
 
 def module_name(path: Path) -> str:
@@ -277,6 +290,7 @@ def own_imports(path: Path, tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
         yield from ((node, name) for name in names if name.split(".")[0] == "jamboree_gym")
 
 
+@pytest.mark.once
 def test_every_module_has_a_layer() -> None:
     names = {
         module_name(path).split(".")[1] for path in own_modules() if module_name(path).count(".")
@@ -284,14 +298,15 @@ def test_every_module_has_a_layer() -> None:
     assert names <= set(LAYERS), "put new modules into LAYERS, above what they import"
 
 
+@pytest.mark.once
 def test_imports_point_one_way() -> None:
     wrong = []
-    for path in own_modules():
+    for path, tree in own_modules().items():
         name = module_name(path)
         if name == "jamboree_gym":
             continue
         own = LAYERS.index(name.split(".")[1])
-        for node, imported in own_imports(path, ast.parse(path.read_text())):
+        for node, imported in own_imports(path, tree):
             layer = imported.split(".")[1]
             if layer not in LAYERS[: own + 1]:
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {imported}")
@@ -312,10 +327,10 @@ MAY_IMPORT_LATE = {
 }
 
 
+@pytest.mark.once
 def test_no_function_imports_our_own_modules() -> None:
     hidden = []
-    for path in own_modules():
-        tree = ast.parse(path.read_text())
+    for path, tree in own_modules().items():
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
@@ -358,15 +373,18 @@ def places(pattern: str, accepted: frozenset[str] = frozenset()) -> list[str]:
     ]
 
 
+@pytest.mark.once
 def test_no_file_names_a_path_of_somebodys_machine() -> None:
     assert not places(r"(?<![\w.}*-])/(home|mnt|opt|root|Users|work)/\w")
 
 
+@pytest.mark.once
 def test_no_file_holds_a_password() -> None:
     stand_ins = frozenset({"***", "pass", "password", "pw", "secret"})
     assert not places(r"\w://[^\s/@:]*:([^\s/@:{}<>$]+)@\w", stand_ins)
 
 
+@pytest.mark.once
 def test_no_file_holds_a_token_or_a_private_key() -> None:
     assert not places(r"\b(ghp_\w{20}|github_pat_\w{20}|AKIA[0-9A-Z]{16}|pypi-AgE\w{20})")
     assert not places(r"-{5}(BEGIN) (?:\w+ )?PRIVATE KEY")

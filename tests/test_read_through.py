@@ -27,7 +27,7 @@ from jamboree_gym.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from jamboree_gym.store import backed, put_back
+from jamboree_gym.store import backed, mongo_client, put_back
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
@@ -271,7 +271,10 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         ),
         *(("as_of", repr(t), k) for t, k in product(times, (0, 1, 3))),
     ]
+    whole = jam.redis.lrange(key, 0, -1)
     for how in reads:
+        jam.redis.delete(key)
+        jam.redis.rpush(key, *whole)
         wanted = [frame.blob for frame in jam.redis_store._read(key, *how).frames]  # type: ignore[union-attr]
         trim(jam, key, trimmed)
         found = [frame.blob for frame in store._read(key, *how).frames]  # type: ignore[union-attr]
@@ -279,8 +282,9 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         assert not missed, how
         spans = [frame_span(blob)[:2] for blob in found]
         assert all(a[1] == b[0] for a, b in pairwise(spans)), how
-        jam.backup.restore()
-        assert is_in_redis(jam, key)
+    jam.backup.restore()
+    assert jam.redis.lrange(key, 1, -1) == whole[1:]
+    assert is_in_redis(jam, key)
 
 
 def test_frames_that_mongodb_keeps_twice_are_read_once(jam: Jamboree, room: str) -> None:
@@ -435,8 +439,12 @@ def test_a_full_redis_keeps_what_a_restore_would_replace(jam: Jamboree) -> None:
 
 
 def test_without_mongodb_what_is_missing_is_an_error_and_nothing_else_is(
-    own_valkey: Server, open_jamboree: OpenJamboree, caplog: pytest.LogCaptureFixture
+    own_valkey: Server,
+    open_jamboree: OpenJamboree,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     jam = open_jamboree(own_valkey.url, mongo_url=f"mongodb://u:secret@127.0.0.1:{free_port()}")
     id = record(jam)
     notes = NoteHandler(jam, "n")
@@ -455,11 +463,15 @@ def test_without_mongodb_what_is_missing_is_an_error_and_nothing_else_is(
 
 
 def test_a_part_that_mongodb_alone_holds_is_never_left_out_in_silence(
-    own_valkey: Server, mongo: Server, open_jamboree: OpenJamboree
+    own_valkey: Server,
+    mongo: Server,
+    open_jamboree: OpenJamboree,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
     id = record_in_frames(jam)
     trim(jam, jam.keyspace.episode(id), 5)
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
 
     for url in (None, f"mongodb://127.0.0.1:{free_port()}"):
         reader = open_jamboree(own_valkey.url, mongo_url=url)

@@ -16,6 +16,7 @@ from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, StoreUnavailable
 from jamboree_gym.renders import RenderHandler
+from jamboree_gym.store import mongo_client
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -236,8 +237,9 @@ def test_an_episode_whose_frames_are_damaged_can_be_deleted(jam: Jamboree, backe
 
 
 def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
-    open_jamboree: OpenJamboree, own_mongo: Server
+    open_jamboree: OpenJamboree, own_mongo: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
     jam = open_jamboree(mongo_url=own_mongo.url)
     episode = rendered(jam, True)
     jam.backup.flush()

@@ -18,6 +18,7 @@ from jamboree_gym.backup import RetentionPolicy, copy, retention
 from jamboree_gym.backup.candidates import find_candidates
 from jamboree_gym.codec import CODEC_RECORDS, Head, decode_records, encode_frame, encode_records
 from jamboree_gym.errors import DecodeError, InvalidRecord, StoreUnavailable
+from jamboree_gym.store import mongo_client
 from jamboree_gym.store.kept import checked_chain, kept_logs
 from jamboree_gym.store.redis import Append, RedisStore
 from jamboree_gym.store.room import Candidate
@@ -122,7 +123,10 @@ def test_what_only_another_mongodb_holds_stays(jam: Jamboree) -> None:
     assert gone not in here(jam)
 
 
-def test_without_mongodb_nothing_goes(jam: Jamboree, open_jamboree: OpenJamboree) -> None:
+def test_without_mongodb_nothing_goes(
+    jam: Jamboree, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     keys = recorded(jam)
     jam.backup.flush()
     jam.backup.retain(max_redis_bytes=0)

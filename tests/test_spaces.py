@@ -220,7 +220,7 @@ def test_a_dtype_of_a_discrete_space_is_kept_where_gymnasium_knows_it() -> None:
     check_round_trip(space)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @settings(max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(cases)
 def test_any_space_is_read_back_as_it_was(case: tuple[spaces.Space, Any]) -> None:
@@ -238,7 +238,7 @@ def boxes(draw: st.DrawFn) -> spaces.Box:
     return spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @settings(max_examples=examples(500), suppress_health_check=list(HealthCheck))
 @given(boxes())
 def test_any_bounds_are_read_back_as_they_were(box: spaces.Box) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from lengths import examples
 
 from jamboree_gym import step_batches
 from jamboree_gym.batch_headers import MAX_ROW_BYTES
@@ -32,6 +33,8 @@ def by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
     return bytes(pa.RecordBatch.from_arrays(arrays, schema=schema.arrow).serialize())
 
 
+@pytest.mark.deep
+@settings(max_examples=examples(400))
 @given(st.data(), st.sampled_from(DTYPES), st.sampled_from(SHAPES), st.integers(1, 20))
 def test_every_batch_is_byte_for_byte_what_pyarrow_writes(
     data: st.DataObject, dtype: str, shape: tuple[int, ...], count: int

@@ -17,6 +17,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.integrations.rlds import to_rlds
 from jamboree_gym.replay import fork, verify
+from jamboree_gym.store import mongo_client
 from jamboree_gym.store.redis import IndexEntry
 
 OpenJamboree = Callable[..., Jamboree]
@@ -173,8 +174,12 @@ def test_an_export_says_how_many_there_are(jam: Jamboree, ids: list[str]) -> Non
 
 
 def test_a_backup_that_is_away_hides_no_other_episode(
-    jam: Jamboree, ids: list[str], open_jamboree: OpenJamboree
+    jam: Jamboree,
+    ids: list[str],
+    open_jamboree: OpenJamboree,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     jam.redis.delete(jam.keyspace.episode(ids[1]))
     damage_summary(jam, ids[1])
     without = open_jamboree(mongo_url="mongodb://127.0.0.1:1")

@@ -545,6 +545,7 @@ def as_line(episode: Episode, step: StepData) -> str:
 
 
 @pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.torch
 @pytest.mark.timeout(240)
 def test_a_process_that_follows_a_trainer_gets_all_it_records_though_redis_is_killed(

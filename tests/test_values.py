@@ -89,7 +89,7 @@ def fingerprint(value: Any) -> Any:
     return type(value), value
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @settings(PATIENT, max_examples=examples(2000))
 @given(values)
 @example(-0.0)
@@ -110,7 +110,8 @@ def test_a_value_comes_back_with_its_types_and_bits(value: Any) -> None:
     assert fingerprint(decode_value(encode_value(value), where="k")) == fingerprint(value)
 
 
-@settings(PATIENT)
+@pytest.mark.deep
+@settings(PATIENT, max_examples=examples(300))
 @given(st.dictionaries(text, values, max_size=5))
 def test_a_record_comes_back_with_its_types_and_bits(record: dict[str, Any]) -> None:
     assert fingerprint(decode_value(encode_mapping(record), where="k")) == fingerprint(record)

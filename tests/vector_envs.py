@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -136,6 +137,24 @@ class ByHandVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 KINDS = ["sync", "sync, no copy", "async", "async, no copy", "async, no shared memory", "by hand"]
+QUICK_MODES = dict(zip(KINDS[2:5], MODES, strict=True))
+"""Of those in processes of their own, one mode each; all kinds and all modes are among them."""
+
+
+def kinds_and_modes(*kinds: str) -> pytest.MarkDecorator:
+    """Parametrizes `kind` and `mode`; a kind in processes of its own is `long` but in one mode."""
+    return pytest.mark.parametrize(
+        ("kind", "mode"),
+        [
+            pytest.param(
+                *(kind, mode),
+                id=f"{kind}-{mode.name}",
+                marks=() if QUICK_MODES.get(kind, mode) is mode else pytest.mark.long,
+            )
+            for kind in kinds
+            for mode in MODES
+        ],
+    )
 
 
 def make_vector(

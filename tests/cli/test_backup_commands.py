@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy
 from jamboree_gym.cli import app
+from jamboree_gym.store import mongo_client
 
 Run = Callable[..., Result]
 
@@ -69,7 +70,8 @@ def test_an_episode_that_is_not_there_is_an_error_of_one_line(run: Run) -> None:
     assert len(result.output.splitlines()) == 1
 
 
-def test_without_mongodb_the_error_names_it(run: Run) -> None:
+def test_without_mongodb_the_error_names_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     result = run("flush", mongo_url="mongodb://127.0.0.1:1")
     assert result.exit_code == 2
     assert "127.0.0.1:1" in result.output

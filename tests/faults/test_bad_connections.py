@@ -20,7 +20,7 @@ from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable, UnsavedRecords
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 EPISODE_STEPS = 20
 ANSWER_TIMEOUT_S = 0.5  # for these tests; else 5 s

@@ -22,7 +22,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.lease import LEASE_S, Lease
 from jamboree_gym.outbox import RecordOutbox
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 HOUR_S = 3600.0
 STEPS = 40

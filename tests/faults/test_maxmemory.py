@@ -12,18 +12,20 @@ import gymnasium as gym
 import pytest
 from backed_up import follower_of
 from conftest import Server, StartFollower, StartRedis
+from hasty_follower import hasty_follower
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
-from jamboree_gym import Jamboree
+from jamboree_gym import Jamboree, lease
 from jamboree_gym.errors import StoreFull
+from jamboree_gym.store import mongo_client
 from jamboree_gym.store.kept import checked_chain, kept_logs
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
-STEPS = int(os.environ.get("JAMBOREE_MAXMEMORY_STEPS", "60000"))
-MAXMEMORY_MB = 64 if STEPS >= 10**6 else 4
-KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "3"))
+STEPS = int(os.environ.get("JAMBOREE_MAXMEMORY_STEPS", "25000"))
+MAXMEMORY_MB = 64 if STEPS >= 10**6 else 3
+KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
 ROOM_BYTES = 2 * 2**20
 
 OpenJamboree = Callable[..., Jamboree]
@@ -71,11 +73,11 @@ class Recording:
             self.rows += self._length + 1
 
     def rows_when_stuck(self) -> int:
-        """Rows as of when a second has brought no more."""
+        """Rows as of when half a second has brought no more."""
         seen = -1
         while seen != self.rows:
             seen = self.rows
-            self._stop.wait(1)
+            self._stop.wait(0.5)
         return seen
 
     def stop(self) -> None:
@@ -87,13 +89,13 @@ class Recording:
 @pytest.mark.timeout(120 + STEPS // 1000)
 def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     start_own_redis: StartRedis,
-    own_mongo: Server,
+    mongo: Server,
     open_jamboree: OpenJamboree,
     start_follower: StartFollower,
 ) -> None:
     """`make faults`: 64 MB, and 10 million steps."""
     server = start_own_redis("valkey9", "--maxmemory", f"{MAXMEMORY_MB}mb")
-    jam = open_jamboree(server.url, mongo_url=own_mongo.url)
+    jam = open_jamboree(server.url, mongo_url=mongo.url)
     start_follower(jam)
     env = jam.record(gym.make("CartPole-v1"), run="long")
     env.action_space.seed(0)
@@ -127,30 +129,32 @@ def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_bac
     own_valkey: Server,
     own_mongo: Server,
     open_jamboree: OpenJamboree,
-    start_follower: StartFollower,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "jamboree_gym")
-    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url, max_pending_bytes=2**21)
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(lease, "RENEW_S", 0.2)
+    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url, max_pending_bytes=2**19)
     reader = open_jamboree(own_valkey.url, mongo_url=own_mongo.url)
-    start_follower(jam)
-    play(jam.record(CountingEnv(3)), [ACTION] * 3)
-    wait_until(lambda: jam.backup.status().follower and is_complete(jam))
-    own_mongo.kill()
-    limit_memory(jam)
-    recording = Recording(jam)
-    wait_until(lambda: "blocks until it has room" in caplog.text, timeout_s=60)
-    recording.rows_when_stuck()
-    reader.redis.delete(jam.keyspace.lease(jam.writer_name))
-    wait_until(lambda: reader.store.living([jam.writer_name]))  # renewed, although it is full
-    wait_until(lambda: reader.backup.status().last_error)
-    assert "MongoDB" in str(reader.backup.status().last_error)
-    before = recording.rows_when_stuck()
-    own_mongo.start()
-    wait_until(lambda: recording.rows > before + 2000, timeout_s=60)
-    recording.stop()
-    jam.flush(timeout_s=60)
-    wait_until(lambda: is_complete(jam), timeout_s=60)
+    with hasty_follower(jam):
+        play(jam.record(CountingEnv(3)), [ACTION] * 3)
+        wait_until(lambda: jam.backup.status().follower and is_complete(jam))
+        own_mongo.kill()
+        limit_memory(jam)
+        recording = Recording(jam)
+        wait_until(lambda: "blocks until it has room" in caplog.text, timeout_s=60)
+        recording.rows_when_stuck()
+        reader.redis.delete(jam.keyspace.lease(jam.writer_name))
+        wait_until(lambda: reader.store.living([jam.writer_name]))  # renewed, although it is full
+        wait_until(lambda: reader.backup.status().last_error)
+        assert "MongoDB" in str(reader.backup.status().last_error)
+        before = recording.rows_when_stuck()
+        own_mongo.start()
+        wait_until(lambda: recording.rows > before + 2000, timeout_s=60)
+        recording.stop()
+        jam.flush(timeout_s=60)
+        wait_until(lambda: is_complete(jam), timeout_s=60)
 
     assert rows_in_mongodb(jam) == recording.rows + 4
     assert jam.backup.verify()
@@ -159,14 +163,15 @@ def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_bac
     assert "python -m jamboree_gym.backup --follow" in caplog.text
 
 
+@pytest.mark.long  # killed: test_backup_follow.py; making room: the first test here
 @pytest.mark.timeout(60 + 10 * KILLS)
 def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     own_valkey: Server,
-    own_mongo: Server,
+    mongo: Server,
     open_jamboree: OpenJamboree,
     start_follower: StartFollower,
 ) -> None:
-    jam = open_jamboree(own_valkey.url, mongo_url=own_mongo.url, max_pending_bytes=2**20)
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, max_pending_bytes=2**19)
     limit_memory(jam)
     endless = jam.record(CountingEnv(length=10**9))
     endless.reset()
@@ -187,21 +192,21 @@ def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     assert rows_in_mongodb(jam) == recording.rows + steps + 1
 
 
+@pytest.mark.parametrize("kind", ["valkey9", "redis8", "redis7"])
 def test_a_save_says_what_to_do_on_every_kind_of_server(
-    start_own_redis: StartRedis, open_jamboree: OpenJamboree
+    start_own_redis: StartRedis, open_jamboree: OpenJamboree, kind: str
 ) -> None:
-    for kind in ("valkey9", "redis8", "redis7"):
-        jam = open_jamboree(start_own_redis(kind).url, write="sync")
-        notes = NoteHandler(jam, "n")
-        notes.save({"n": 0})
-        jam.redis.config_set("maxmemory", 1)
-        with pytest.raises(StoreFull, match=r"no more writes: .*`jamboree-gym backup status`"):
-            notes.save({"n": 1})
-        with pytest.raises(StoreFull, match="raise maxmemory"):
-            play(jam.record(CountingEnv(3)), [ACTION] * 3)
-        jam.redis.config_set("maxmemory", 0)
-        wait_until(lambda jam=jam: jam.writer.unsaved == 0)
-        assert notes.count() == 2
+    jam = open_jamboree(start_own_redis(kind).url, write="sync")
+    notes = NoteHandler(jam, "n")
+    notes.save({"n": 0})
+    jam.redis.config_set("maxmemory", 1)
+    with pytest.raises(StoreFull, match=r"no more writes: .*`jamboree-gym backup status`"):
+        notes.save({"n": 1})
+    with pytest.raises(StoreFull, match="raise maxmemory"):
+        play(jam.record(CountingEnv(3)), [ACTION] * 3)
+    jam.redis.config_set("maxmemory", 0)
+    wait_until(lambda: jam.writer.unsaved == 0)
+    assert notes.count() == 2
 
 
 def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(

@@ -15,7 +15,7 @@ from processes import NoteHandler
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreFull, StoreUnavailable
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 NOTES_AT_ONCE = 100
 NOTE_BYTES = 10_000

@@ -23,7 +23,7 @@ from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "2"))
 EPISODE_STEPS = 20

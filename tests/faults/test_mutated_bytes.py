@@ -18,9 +18,9 @@ from decoders import DECODERS, Decoder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
-INPUTS = int(os.environ.get("JAMBOREE_MUTATED_INPUTS", "2000"))
+INPUTS = int(os.environ.get("JAMBOREE_MUTATED_INPUTS", "1000"))
 PROGRAM = Path(__file__).parent / "fuzz_decoders.py"
 
 

@@ -17,7 +17,7 @@ from processes import wait_until
 from proxy import Ending, Proxy, direct
 from pymongo import MongoClient
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 PONG = b"+PONG\r\n"
 Connect = Callable[[], socket.socket]

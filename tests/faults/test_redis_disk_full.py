@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from conftest import REDIS_PROGRAMS, Server
 from full_disk import fill, free, redis_of_its_own
+from lengths import quick_and_long
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreFull, StoreUnavailable, UnsavedRecords
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 OpenJamboree = Callable[..., Jamboree]
 ROOM = 20_000  # in the middle of some append
@@ -29,7 +30,7 @@ def directory(short_directory: Path, namespace: str) -> Path:
     return short_directory / namespace
 
 
-@pytest.fixture(params=sorted(REDIS_PROGRAMS))
+@pytest.fixture(params=quick_and_long(sorted(REDIS_PROGRAMS), quick=["valkey9"]))
 def server(request: pytest.FixtureRequest, directory: Path) -> Iterator[Server]:
     with redis_of_its_own(request.param, directory) as started:
         yield started

@@ -20,7 +20,7 @@ from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_REDIS", "3"))
 THOROUGH = "JAMBOREE_KILLED_REDIS" in os.environ

@@ -74,7 +74,7 @@ def module_jam(valkey: Any) -> Iterator[Jamboree]:
 # -- it learns the same -----------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_the_weights_are_those_of_the_same_seed_without(trained: Any) -> None:
     import torch
 
@@ -90,7 +90,7 @@ def test_the_weights_are_those_of_the_same_seed_without(trained: Any) -> None:
     print(f"{case.name}: {case.steps} timesteps, {len(theirs)} tensors bitwise equal")
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_the_recorded_steps_are_what_the_algorithm_saw(trained: Any) -> None:
     case, jam, run, model, witness = trained
     if case.name in OFF_POLICY:

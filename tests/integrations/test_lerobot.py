@@ -183,6 +183,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 """
 
 
+@pytest.mark.long
 def test_a_killed_one_is_gone_on_with(jam: Jamboree, tmp_path: Path) -> None:
     for steps in (4, 3, 6, 2, 5):
         record(jam, PayingEnv(steps), actions(steps))

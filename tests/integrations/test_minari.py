@@ -171,6 +171,7 @@ def test_the_folder_of_datasets_may_be_a_relative_one(
     assert minari.load_dataset("relative-v0").total_steps == 2
 
 
+@pytest.mark.long
 def test_minaris_command_line_shows_and_lists_it(jam: Jamboree) -> None:
     record(jam, gym.make("CartPole-v1"), steps=3)
     to_minari(jam.episodes(), "cartpole/few-v0", description="Few.")
@@ -608,6 +609,7 @@ with Jamboree(url, namespace=namespace) as jam:
 
 
 @pytest.mark.faults
+@pytest.mark.long
 def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
     jam: Jamboree, datasets: Path
 ) -> None:

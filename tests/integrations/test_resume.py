@@ -83,7 +83,8 @@ def resumed(request: pytest.FixtureRequest, killed: Jamboree) -> Any:
 
     case, run = CASES[request.param], killed.run(request.param)
     checkpoint = run.checkpoint()
-    wait_until(lambda: run.history[0].how == "interrupted")
+    killed.redis.delete(killed.keyspace.lease(run.history[0].writer))  # it would expire by itself
+    assert run.history[0].how == "interrupted"
     model = run.resume(case.algorithm, killed.record(case.make_venv(), run=case.name))
     began = {"timesteps": model.num_timesteps, "weights": weights(model), "seed": model.seed}
     began["buffer"] = model.replay_buffer.size() if case.name == "DQN" else 0

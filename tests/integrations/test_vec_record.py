@@ -59,7 +59,7 @@ def record(jam: Jamboree) -> Iterator[Record]:
 
 
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_episodes_are_those_of_environments_stepped_one_by_one(

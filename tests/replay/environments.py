@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -62,4 +62,24 @@ CASES = [
     Case("jamboree/Balance-v0", needs="jamboree_envs"),
 ]
 
-every_environment = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+ONE_OF_EACH_KIND = (
+    "CartPole-v1",
+    "FrozenLake-v1",
+    "LunarLander-v3",
+    "Hopper-v5",
+    "ALE/Breakout-v5",
+    "MiniGrid-DoorKey-5x5-v0",
+    "jamboree/Balance-v0",
+)
+
+
+def every_environment(*, quick: Collection[str]) -> pytest.MarkDecorator:
+    """Parametrizes `case` with all of them; those that are not in `quick` (ids) are `long`."""
+    assert {*quick} <= {case.id for case in CASES}
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=case.id, marks=() if case.id in quick else pytest.mark.long)
+            for case in CASES
+        ],
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from environments import CASES, Case, every_environment
+from environments import CASES, ONE_OF_EACH_KIND, Case, every_environment, newest
 from forks import assert_forks_like_recorded, assert_other_ways_verify
 from gymnasium import wrappers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -24,6 +24,8 @@ from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.replay import verify
 from jamboree_gym.replay.rebuild import reset_as_recorded
+
+pytestmark = pytest.mark.once
 
 STEPS = 100
 VECTOR_STEPS = 40  # before and after a reset
@@ -69,12 +71,12 @@ def check(episodes: Sequence[Episode], *, infos: bool = True) -> None:
     assert sum(map(len, episodes)) > 0
 
 
-@every_environment
+@every_environment(quick=ONE_OF_EACH_KIND)
 def test_seeded_episodes_happen_again(jam: Jamboree, case: Case) -> None:
     check(record(jam, case.make(), [1, 2, 3]))
 
 
-@every_environment
+@every_environment(quick=["Acrobot-v1", "BipedalWalker-v3", "MiniGrid-DoorKey-5x5-v0"])
 def test_unseeded_episodes_happen_again(jam: Jamboree, case: Case) -> None:
     episodes = record(jam, case.make(), [None, None, 7, None])
 
@@ -82,7 +84,7 @@ def test_unseeded_episodes_happen_again(jam: Jamboree, case: Case) -> None:
     check(episodes)
 
 
-@every_environment
+@every_environment(quick=["MountainCar-v0", "FrozenLake-v1", "Hopper-v5"])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 @pytest.mark.parametrize("seed", [1, None], ids=["seeded", "unseeded"])
 def test_episodes_of_a_vector_environment_happen_again(
@@ -96,13 +98,13 @@ def test_episodes_of_a_vector_environment_happen_again(
     check(episodes, infos=False)  # Gymnasium puts infos into arrays, where 0.3 may become 0
 
 
-@every_environment
+@every_environment(quick=["Pendulum-v1", newest("CliffWalking")])
 def test_a_fork_at_any_step_goes_on_as_recorded(jam: Jamboree, case: Case) -> None:
     for episode in record(jam, case.make(), [1, None], FORKED_STEPS):
         assert_forks_like_recorded(jam, episode)
 
 
-@every_environment
+@every_environment(quick=["LunarLander-v3", "Ant-v5", "jamboree/Balance-v0"])
 def test_other_ways_happen_again_too(jam: Jamboree, case: Case) -> None:
     for episode in record(jam, case.make(), [2, None], FORKED_STEPS):
         assert_other_ways_verify(jam, episode, len(episode) // 2)
@@ -115,16 +117,26 @@ from environments import CASES
 from test_environments import record
 from jamboree_gym import Jamboree
 
-url, namespace = sys.argv[1:]
+url, namespace, *ids = sys.argv[1:]
 with Jamboree(url, namespace=namespace) as jam:
-    for case in CASES:
+    for case in (case for case in CASES if case.id in ids):
         print(case.id, *(episode.id for episode in record(jam, case.make(), [None, 5])))
 """
 
 
-def test_episodes_of_another_process_happen_again(jam: Jamboree, valkey: Any) -> None:
+@pytest.mark.parametrize(
+    "cases",
+    [
+        pytest.param([CASES[0], CASES[-1]], id="two"),
+        pytest.param(CASES, id="all", marks=pytest.mark.long),
+    ],
+)
+def test_episodes_of_another_process_happen_again(
+    jam: Jamboree, valkey: Any, cases: list[Case]
+) -> None:
+    ids = [case.id for case in cases]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, valkey.url, jam.keyspace.namespace],
+        [sys.executable, "-c", PROGRAM, valkey.url, jam.keyspace.namespace, *ids],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
@@ -134,10 +146,10 @@ def test_episodes_of_another_process_happen_again(jam: Jamboree, valkey: Any) ->
     assert done.returncode == 0, done.stderr
     recorded = [line.split() for line in done.stdout.splitlines()]
 
-    assert [name for name, *_ in recorded] == [case.id for case in CASES]
-    for case, (_, *ids) in zip(CASES, recorded, strict=True):
+    assert [name for name, *_ in recorded] == ids
+    for case, (_, *episodes) in zip(cases, recorded, strict=True):
         case.register()
-        check([jam.episode(id) for id in ids])
+        check([jam.episode(id) for id in episodes])
 
 
 # -- what they need ---------------------------------------------------------------------------
@@ -154,7 +166,13 @@ def atari(**kwargs: Any) -> gym.Env[Any, Any]:
 SQUARE = {"screen_size": (84, 84)}
 
 
-@pytest.mark.parametrize("seeds", [[1, 2], [None, None]], ids=["seeded", "unseeded"])
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param([1, 2], id="seeded", marks=pytest.mark.long),
+        pytest.param([None, None], id="unseeded"),
+    ],
+)
 def test_atari_as_agents_are_trained_on_it_happens_again(
     jam: Jamboree, seeds: list[int | None]
 ) -> None:
@@ -164,7 +182,13 @@ def test_atari_as_agents_are_trained_on_it_happens_again(
     check(episodes)
 
 
-@pytest.mark.parametrize("seeds", [[1, 2], [None, None]], ids=["seeded", "unseeded"])
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param([1, 2], id="seeded"),
+        pytest.param([None, None], id="unseeded", marks=pytest.mark.long),
+    ],
+)
 def test_atari_that_skips_frames_at_random_happens_again(
     jam: Jamboree, seeds: list[int | None]
 ) -> None:

@@ -109,6 +109,7 @@ def in_a_process(program: str, *arguments: str, hash_seed: int) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_the_order_of_a_set_is_caught_in_another_process(jam: Jamboree, valkey: Any) -> None:
     where = valkey.url, jam.keyspace.namespace
     id = in_a_process(RECORDER, *where, hash_seed=1)

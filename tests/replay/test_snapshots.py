@@ -409,16 +409,23 @@ SIMULATORS: dict[str, Callable[[], gym.Env[Any, Any]]] = {
     "Walker2d": lambda: gym.make("Walker2d-v5"),
     "Humanoid": lambda: gym.make("Humanoid-v5"),
 }
+every_simulator = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("ALE", "Ant") else pytest.mark.long)
+        for name in SIMULATORS
+    ],
+)
 
 
-@pytest.mark.parametrize("name", SIMULATORS)
+@every_simulator
 def test_a_simulator_goes_on_from_a_snapshot_as_recorded(
     jam: Jamboree, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    episode = record(jam, SIMULATORS[name](), every=5)
+    episode = record(jam, SIMULATORS[name](), steps=20, every=5)
 
     with caplog.at_level(logging.WARNING, logger="jamboree_gym"):
-        steps = range(1, len(episode), 4)
+        steps = range(1, len(episode), 4)  # as far behind a snapshot as can be, and nearer
         assert_forks_like_recorded(jam, episode, steps, trust_snapshots=True)
     assert warned(caplog) == 0
     assert_other_ways_verify(jam, episode, len(episode) - 3)
@@ -437,7 +444,7 @@ def test_snapshots_of_an_emulator_are_used_only_where_they_are_trusted(
     assert warned(caplog) == 1
 
 
-@pytest.mark.parametrize("name", SIMULATORS)
+@every_simulator
 def test_a_simulator_is_brought_back_by_what_if(jam: Jamboree, name: str) -> None:
     episode = record(jam, SIMULATORS[name](), every=5)
     step = len(episode) - 5

@@ -383,6 +383,7 @@ def test_a_worker_that_is_killed_takes_one_episode_with_it(jam: Jamboree) -> Non
     assert len(reports) == 8
 
 
+@pytest.mark.long
 def test_workers_use_the_embedded_servers_of_a_home(tmp_path: Path) -> None:
     from jamboree_gym.store.embedded import stop_servers
 
@@ -444,6 +445,7 @@ def run_script(path: Path, content: str, *arguments: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.long
 def test_a_script_may_verify_its_own_environment_in_workers(
     valkey, namespace: str, tmp_path: Path
 ) -> None:
@@ -455,6 +457,7 @@ def test_a_script_may_verify_its_own_environment_in_workers(
     assert done.stdout.startswith("4 of 4 episodes are equal")
 
 
+@pytest.mark.long
 def test_a_script_without_guard_is_told_so(valkey, namespace: str, tmp_path: Path) -> None:
     done = run_script(tmp_path / "script.py", SCRIPT % "main()", valkey.url, namespace)
 
@@ -481,6 +484,7 @@ class SlowEnv(CountingEnv):
 """
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_all_processes(valkey, namespace: str, tmp_path: Path) -> None:
     (tmp_path / "slow_env.py").write_text(WAITING)
     script = f"""

@@ -265,6 +265,7 @@ with Jamboree(url, namespace=namespace) as jam:
 """
 
 
+@pytest.mark.long
 def test_mujoco_without_opengl_says_what_to_install(
     jam: Jamboree, valkey: Any, tmp_path: Path
 ) -> None:
@@ -330,7 +331,7 @@ with Jamboree(url, namespace=namespace) as jam:
 """
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+@pytest.mark.parametrize("suffix", [".mp4", pytest.param(".gif", marks=pytest.mark.long)])
 def test_a_disk_that_is_full_is_named_and_nothing_is_left(
     jam: Jamboree, valkey: Any, tmp_path: Path, suffix: str
 ) -> None:

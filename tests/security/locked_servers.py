@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import trustme
-from conftest import Server, free_port, mongo_answers
+from conftest import REDIS_PROGRAMS, Server, free_port, mongo_answers, start_redis
 from processes import wait_until
 from pymongo import MongoClient
+from tls_front import TlsFront, tls_context
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,64 @@ class Certificates:
     def in_url(self, name: str) -> str:
         """Its path as a part of a URL."""
         return quote(self.path(name))
+
+
+class Ports(NamedTuple):
+    """Where a Redis is reached.
+
+    Attributes:
+        tls: The loopback port with TLS.
+        plain: The one without.
+    """
+
+    tls: int
+    plain: int
+
+
+@contextmanager
+def redis7_with_tls(
+    directory: Path, certificates: Certificates, certificate: str, *, demands: bool
+) -> Iterator[Ports]:
+    """A Redis 7 that speaks TLS itself.
+
+    Args:
+        directory: Where its files go.
+        certificates: What there is.
+        certificate: Which one it shows.
+        demands: Whether a client has to show one that our authority has signed.
+    """
+    ports = Ports(free_port(), free_port())
+    files = {"cert": f"{certificate}.pem", "key": f"{certificate}.key", "ca-cert": "ours.pem"}
+    options = ["--bind", "127.0.0.1", "--port", str(ports.plain), "--tls-port", str(ports.tls)]
+    options += ["--tls-auth-clients", "yes" if demands else "no"]
+    for option, name in files.items():
+        options += [f"--tls-{option}-file", certificates.path(name)]
+    server = start_redis(REDIS_PROGRAMS["redis7"](), directory, *options)
+    try:
+        yield ports
+    finally:
+        server.stop()
+
+
+@contextmanager
+def valkey_behind_tls(
+    directory: Path, certificates: Certificates, certificate: str, *, demands: bool
+) -> Iterator[Ports]:
+    """The same of Valkey, which speaks no TLS itself: a front does."""
+    ports = Ports(free_port(), free_port())
+    options = ["--bind", "127.0.0.1", "--port", str(ports.plain)]
+    server = start_redis(REDIS_PROGRAMS["valkey9"](), directory, *options)
+    files = (certificates.path(f"{certificate}.{ending}") for ending in ("pem", "key"))
+    context = tls_context(*files, certificates.path("ours.pem"), demands=demands)
+    try:
+        front = TlsFront(ports.tls, server.url.removeprefix("unix://"), context)
+        yield ports
+        front.stop()
+    finally:
+        server.stop()
+
+
+TLS_SERVERS = {"redis7": redis7_with_tls, "valkey9": valkey_behind_tls}
 
 
 def locked_mongo(directory: Path, password: str, *options: str) -> Server:

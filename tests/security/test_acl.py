@@ -27,25 +27,72 @@ PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 LINES: dict[str, list[str]] = {}
 for line in re.findall(r"^ACL SETUSER .*$", PAGE.read_text(), re.MULTILINE):
     LINES.setdefault(line.split()[2], []).append(line)
+# Told where, it records there; told so again, it ends that first.
 RECORD = """
 import sys
 from jamboree_gym import Jamboree
 from recorded_envs import ACTION, CountingEnv, play
-with Jamboree(sys.argv[1], namespace=sys.argv[2], write="sync") as jam:
-    env = jam.record(CountingEnv(9))
-    play(env, [ACTION] * 3)
-    print(env.episode_id, flush=True)
-    sys.stdin.read()
+jam = None
+for line in sys.stdin:
+    if jam is not None:
+        jam.close()
+    url, _, namespace = line.rstrip().partition(" ")
+    if url:
+        jam = Jamboree(url, namespace=namespace, write="sync")
+        env = jam.record(CountingEnv(9))
+        play(env, [ACTION] * 3)
+        print(env.episode_id, flush=True)
+    else:
+        jam = None
+        print("ended", flush=True)
 """
 COMMAND = re.compile(r" \+[\w|]+")
+
+
+class OtherProcess:
+    """Records episodes for all tests of this module: it takes a second to start."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def record(self, url: str, namespace: str) -> str:
+        """The episode's id."""
+        if self.process is None:
+            self.process = start_python(RECORD)
+        return self.ask(f"{url} {namespace}")
+
+    def end(self) -> None:
+        """Close what is open."""
+        if self.process is not None:
+            self.ask("")
+
+    def ask(self, line: str) -> str:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin, flush=True)
+        return read_line(self.process).strip()
+
+
+@pytest.fixture(scope="module")
+def other_process() -> Iterator[OtherProcess]:
+    other = OtherProcess()
+    yield other
+    if other.process is not None:
+        other.process.communicate()
 
 
 class Users:
     """The users of the page on a real server, for a namespace of the test's own."""
 
-    def __init__(self, server: Server, namespace: str, mongo_url: str | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        namespace: str,
+        mongo_url: str | None = None,
+        other_process: OtherProcess | None = None,
+    ) -> None:
         self.server, self.namespace, self.mongo_url = server, namespace, mongo_url
-        self.recorder: subprocess.Popen[str] | None = None
+        self.other_process, self.recorded = other_process, ""
         self.admin = redis.Redis.from_url(server.url)
         self.owner = Jamboree(server.url, mongo_url, namespace=namespace, write="sync")
 
@@ -63,30 +110,34 @@ class Users:
 
     def elsewhere(self) -> str:
         """An episode that another process records, and goes on with."""
-        if self.recorder is None:
-            self.recorder = start_python(RECORD, self.server.url, self.namespace)
-            self.recorded = read_line(self.recorder).strip()
+        assert self.other_process is not None
+        if not self.recorded:
+            self.recorded = self.other_process.record(self.server.url, self.namespace)
         return self.recorded
 
     def close(self) -> None:
         """Remove the users."""
-        if self.recorder is not None:
-            self.recorder.communicate()
+        if self.recorded and self.other_process is not None:
+            self.other_process.end()
         self.owner.close()
         self.admin.execute_command("ACL", "DELUSER", *LINES)
         self.admin.close()
 
 
 @pytest.fixture
-def users(valkey: Server, mongo: Server, namespace: str) -> Iterator[Users]:
-    made = Users(valkey, namespace, mongo.url)
+def users(
+    valkey: Server, mongo: Server, namespace: str, other_process: OtherProcess
+) -> Iterator[Users]:
+    made = Users(valkey, namespace, mongo.url, other_process)
     yield made
     made.close()
 
 
 @pytest.fixture
-def users_anywhere(any_redis: Server, mongo: Server, namespace: str) -> Iterator[Users]:
-    made = Users(any_redis, namespace, mongo.url)
+def users_anywhere(
+    any_redis: Server, mongo: Server, namespace: str, other_process: OtherProcess
+) -> Iterator[Users]:
+    made = Users(any_redis, namespace, mongo.url, other_process)
     yield made
     made.close()
 
@@ -298,6 +349,7 @@ def test_a_user_who_lacks_a_right_is_told_which_one(users: Users, right: str) ->
         as_recorder(users)
 
 
+@pytest.mark.redis7
 @pytest.mark.parametrize("right", ["hset", "rpush"])
 def test_redis_7_does_not_tell_what_a_script_lacks_but_where_to_look(
     start_own_redis: StartRedis, namespace: str, right: str

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 import jamboree_gym
 from jamboree_gym.store.embedded import EmbeddedServers, ServerStatus, server_status
+from jamboree_gym.store.home import Home
+from jamboree_gym.store.mongo_program import MongoProgram
 
 PATIENCE_S = 15.0
+SUPERVISOR = "--ready-fd"  # is in its command line
 ROOT = str(Path(jamboree_gym.__file__).parents[1])
 # A run in the background of a shell ignores Ctrl-C, and its children inherit that. NumPy's threads
 # make Python 3.12 warn of any fork.
@@ -50,6 +56,59 @@ def new_home() -> Iterator[Path]:
     finally:
         wait_until(lambda: not kill_all(home))  # a supervisor may have started one meanwhile
         shutil.rmtree(parent, ignore_errors=True)
+
+
+class SeededMongo(MongoProgram):
+    """One that has a document before it is ever asked for a password."""
+
+    def _create_user(self, password: str) -> None:
+        super()._create_user(password)
+        with self._administrator() as client:
+            client.test.before.insert_one({})
+
+
+def use_before(home: Path, template_in: Path) -> Path:
+    """Make a home whose Mongo has run before, with one document in `test.before`.
+
+    Such a Mongo starts once, where a new one starts twice: first open, to be given its user.
+    But whoever saves to such a home waits for it: it might have what Redis lost.
+
+    Args:
+        home: Where; not there yet.
+        template_in: Where the one that is copied is kept for the next test.
+    """
+    template = template_in / "used-home"
+    if not template.exists():
+        draft = Home.at(template_in / f"used-home-{os.getpid()}")
+        draft.prepare()
+        SeededMongo(draft).prepare(threading.Event())
+        access = json.loads(draft.mongo_file.read_text())
+        draft.mongo_file.write_text(json.dumps(access | {"user_created": True}))
+        draft.path.rename(template)
+    shutil.copytree(template, home)
+    return home
+
+
+def shorten(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, process: str, module: str, **seconds: float
+) -> None:
+    """Change constants of a module in processes that servers are started with from here on.
+
+    Args:
+        monkeypatch: Undoes it.
+        directory: An empty one.
+        process: Which processes: a part of their command line.
+        module: Where the constants are.
+        seconds: The constants.
+    """
+    (directory / "sitecustomize.py").write_text(
+        f"""
+import importlib, sys
+if {process!r} in sys.orig_argv:
+    vars(importlib.import_module({module!r})).update({seconds!r})
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(directory), ROOT]))
 
 
 def kill_all(home: Path) -> list[psutil.Process]:

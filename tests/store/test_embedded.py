@@ -21,6 +21,7 @@ from embedded_home import (
     processes_of,
     run_client,
     start_client,
+    use_before,
     wait_until,
 )
 from pymongo import MongoClient
@@ -44,6 +45,22 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield made
 
 
+@pytest.fixture
+def used_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose Mongo has run before, and starts the sooner."""
+    return use_before(home, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[EmbeddedServers]:
+    """Both servers, for tests that only look; their home was a directory that all could read."""
+    with new_home() as home:
+        home.mkdir(mode=0o755)
+        with EmbeddedServers.join(home) as servers:
+            servers.mongo_url()
+            yield servers
+
+
 def test_join_starts_valkey_and_not_mongo(home: Path) -> None:
     with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
         assert client.ping()
@@ -64,7 +81,7 @@ def test_second_process_joins_the_servers_of_the_first(home: Path) -> None:
 
 
 def test_processes_that_start_at_once_get_one_supervisor(home: Path) -> None:
-    clients = [start_client(home) for _ in range(4)]
+    clients = [start_client(home) for _ in range(3)]
     try:
         joined = {client.stdout.readline() for client in clients if client.stdout is not None}
         assert len(joined) == 1
@@ -112,16 +129,17 @@ def test_interrupt_of_the_first_client_leaves_the_servers_alone(home: Path) -> N
             assert ours.ping()
 
 
-def test_data_is_there_after_an_idle_exit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.long
+def test_data_is_there_after_an_idle_exit(used_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0")
-    with EmbeddedServers.join(home) as servers:
+    with EmbeddedServers.join(used_home) as servers:
         with redis.Redis.from_url(servers.redis_url) as client:
             client.set("kept", "yes")
         with MongoClient(servers.mongo_url()) as mongo:
             mongo.test.kept.insert_one({"kept": "yes"})
             url_before = servers.mongo_url()
-    wait_until(lambda: not processes_of(home))
-    with EmbeddedServers.join(home) as servers:
+    wait_until(lambda: not processes_of(used_home))
+    with EmbeddedServers.join(used_home) as servers:
         assert servers.mongo_url() == url_before
         with redis.Redis.from_url(servers.redis_url, decode_responses=True) as client:
             assert client.get("kept") == "yes"
@@ -143,11 +161,11 @@ def test_told_to_stay_they_outlive_their_idle_time(
     wait_until(lambda: not processes_of(home))
 
 
-def test_ensure_after_down_brings_both_back_where_they_were(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
+def test_ensure_after_down_brings_both_back_where_they_were(used_home: Path) -> None:
+    with EmbeddedServers.join(used_home) as servers:
         urls = servers.redis_url, servers.mongo_url()
-        assert stop_servers(home)
-        assert not stop_servers(home)
+        assert stop_servers(used_home)
+        assert not stop_servers(used_home)
         servers.ensure()
         assert urls == (servers.redis_url, servers.mongo_url())
         with MongoClient(urls[1]) as mongo:
@@ -210,58 +228,57 @@ def test_status_and_down_start_nothing(home: Path) -> None:
     assert not home.exists()
 
 
-def test_only_the_owner_can_read_the_home(home: Path) -> None:
-    home.mkdir(mode=0o755)
-    with EmbeddedServers.join(home) as servers:
-        servers.mongo_url()
-        assert stat.S_IMODE(home.stat().st_mode) == 0o700
-        for path in home.iterdir():
-            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+def test_only_the_owner_can_read_the_home(both: EmbeddedServers) -> None:
+    home = both.status().home
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    for path in home.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_mongo_refuses_who_has_no_password(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
-        where = urlsplit(servers.mongo_url())
-        with MongoClient(f"mongodb://127.0.0.1:{where.port}/?directConnection=true") as anonymous:
-            for attempt in (
-                lambda: anonymous.test.steps.find_one(),
-                lambda: anonymous.test.steps.insert_one({}),
-                lambda: anonymous.list_database_names(),
-                lambda: anonymous.admin.command("createUser", "eve", pwd="x", roles=["root"]),
-            ):
-                with pytest.raises(OperationFailure, match="requires authentication"):
-                    attempt()
-        wrong = f"mongodb://jamboree:pw@127.0.0.1:{where.port}/?directConnection=true"
-        with MongoClient(wrong) as guess, pytest.raises(OperationFailure, match=r"(?i)auth"):
-            guess.admin.command("ping")
+def test_mongo_refuses_who_has_no_password(both: EmbeddedServers) -> None:
+    where = urlsplit(both.mongo_url())
+    with MongoClient(f"mongodb://127.0.0.1:{where.port}/?directConnection=true") as anonymous:
+        for attempt in (
+            lambda: anonymous.test.steps.find_one(),
+            lambda: anonymous.test.steps.insert_one({}),
+            lambda: anonymous.list_database_names(),
+            lambda: anonymous.admin.command("createUser", "eve", pwd="x", roles=["root"]),
+        ):
+            with pytest.raises(OperationFailure, match="requires authentication"):
+                attempt()
+    wrong = f"mongodb://jamboree:pw@127.0.0.1:{where.port}/?directConnection=true"
+    with MongoClient(wrong) as guess, pytest.raises(OperationFailure, match=r"(?i)auth"):
+        guess.admin.command("ping")
 
 
-def test_mongo_lets_us_in_by_the_stable_api(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
-        api = ServerApi("1", strict=True)
-        with MongoClient(servers.mongo_url(), server_api=api) as mongo:
-            mongo.test.steps.insert_one({"reward": 1.0})
-            assert mongo.test.steps.find_one({}, {"_id": 0}) == {"reward": 1.0}
-        with MongoClient(servers.mongo_url()) as mongo:
-            assert [user["user"] for user in mongo.admin.command("usersInfo")["users"]] == [
-                "jamboree"
-            ]
+def test_mongo_lets_us_in_by_the_stable_api(both: EmbeddedServers) -> None:
+    api = ServerApi("1", strict=True)
+    with MongoClient(both.mongo_url(), server_api=api) as mongo:
+        mongo.test.steps.insert_one({"reward": 1.0})
+        assert mongo.test.steps.find_one({}, {"_id": 0}) == {"reward": 1.0}
+    with MongoClient(both.mongo_url()) as mongo:
+        users = mongo.admin.command("usersInfo")["users"]
+    assert [user["user"] for user in users] == ["jamboree"]
 
 
-def test_password_is_not_shown(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
-        url = servers.mongo_url()
-        password = urlsplit(url).password
-        assert password is not None
-        assert password not in repr(servers)
-        assert password not in mask_password(url)
-        assert password not in repr(servers.status())
-        for log in home.glob("*.log"):
-            assert password not in log.read_text()
+def test_password_is_not_shown(both: EmbeddedServers) -> None:
+    url = both.mongo_url()
+    password = urlsplit(url).password
+    assert password is not None
+    assert password not in repr(both)
+    assert password not in mask_password(url)
+    assert password not in repr(both.status())
+    logs = list(both.status().home.glob("*.log"))
+    assert len(logs) == 3
+    for log in logs:
+        assert password not in log.read_text()
 
 
-def test_home_too_deep_for_sockets_has_them_elsewhere(home: Path) -> None:
+def test_home_too_deep_for_sockets_has_them_elsewhere(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     deep = home / ("deep" * 15) / ("er # it's" * 8)
+    use_before(deep, tmp_path_factory.getbasetemp())
     with EmbeddedServers.join(deep) as servers:
         socket_dir = Path(unquote(urlsplit(servers.redis_url).path)).parent
         assert socket_dir != deep
@@ -290,20 +307,21 @@ def test_default_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert default_home().name == "jamboree-gym"
 
 
-def test_supervisor_leaves_when_its_home_is_deleted(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
+def test_supervisor_leaves_when_its_home_is_deleted(used_home: Path) -> None:
+    with EmbeddedServers.join(used_home) as servers:
         servers.mongo_url()
         status = servers.status()
-        home.rename(home.with_name("gone"))
+        used_home.rename(used_home.with_name("gone"))
         for pid in (status.supervisor_pid, status.redis_pid, status.mongo_pid):
             wait_until(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
 
 
-def test_servers_of_two_homes_do_not_meet(home: Path) -> None:
-    with (
-        EmbeddedServers.join(home) as one,
-        EmbeddedServers.join(home / "other") as other,
-    ):
+def test_servers_of_two_homes_do_not_meet(
+    used_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Though both begin with the same port for Mongo."""
+    second = use_before(used_home / "other", tmp_path_factory.getbasetemp())
+    with EmbeddedServers.join(used_home) as one, EmbeddedServers.join(second) as other:
         kill(one.status().redis_pid)
         assert other.status().redis_restarts == 0
         assert one.mongo_url() != other.mongo_url()

@@ -16,7 +16,17 @@ from pathlib import Path
 import psutil
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, is_complete
-from embedded_home import is_gone, kill, new_home, processes_of, start_client, wait_until
+from embedded_home import (
+    SUPERVISOR,
+    is_gone,
+    kill,
+    new_home,
+    processes_of,
+    shorten,
+    start_client,
+    use_before,
+    wait_until,
+)
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
@@ -26,6 +36,8 @@ from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_ser
 from jamboree_gym.store.home import Home
 from jamboree_gym.store.mongo_program import MongoProgram
 
+BACKUP = "jamboree_gym.backup.embedded"  # is in its command line
+MONGO_CLIENT = "jamboree_gym.store.mongo_client"
 CLIENT = f"""
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from processes import NoteHandler
@@ -40,11 +52,34 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield made
 
 
+@pytest.fixture
+def used_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose Mongo has run before, and starts the sooner."""
+    return use_before(home, tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def busy_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose backup runs; each test that shares it records in a namespace of its own.
+
+    A server of it may be killed: it comes back.
+    """
+    timeouts = {"CONNECT_TIMEOUT_S": 1.0, "ONE_TRY_TIMEOUT_S": 0.75}
+    with new_home() as home, pytest.MonkeyPatch.context() as patch:
+        use_before(home, tmp_path_factory.getbasetemp())
+        patch.setattr(f"{MONGO_CLIENT}.CONNECT_TIMEOUT_S", 1.0)  # our own client has an end, too
+        shorten(patch, tmp_path_factory.mktemp("site"), BACKUP, MONGO_CLIENT, **timeouts)
+        with Jamboree(home=home, namespace="busy", backup=True) as jam:
+            NoteHandler(jam, "busy").save({"n": 1})
+            wait_until(lambda: bool(backups_of(home)))
+            yield home
+
+
 def backups_of(home: Path) -> list[int]:
     found = []
     for one in processes_of(home):
         with suppress(psutil.Error):  # it has ended meanwhile
-            if "jamboree_gym.backup.embedded" in one.cmdline():
+            if BACKUP in one.cmdline():
                 found.append(one.pid)
     return found
 
@@ -63,9 +98,16 @@ def run(home: Path, body: str, **environment: str) -> None:
 RECORD = 'with Jamboree(home=home, backup=True) as jam: NoteHandler(jam, "short").save({"n": 1})'
 
 
+def record(home: Path) -> None:
+    """Be a client for a moment."""
+    with Jamboree(home=home, backup=True) as jam:
+        NoteHandler(jam, "short").save({"n": 1})
+
+
 # -- it comes by itself, and goes -----------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_who_records_and_is_gone_at_once_is_backed_up(home: Path) -> None:
     run(home, RECORD)
     with Jamboree(home=home, backup=False) as jam:
@@ -79,9 +121,10 @@ def test_who_records_and_is_gone_at_once_is_backed_up(home: Path) -> None:
 
 
 def test_the_last_client_is_gone_before_mongo_is_up_and_all_is_copied_before_they_stop(
-    home: Path,
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(home, RECORD, JAMBOREE_IDLE_EXIT_S="0")
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0")
+    record(home)
     wait_until(lambda: not processes_of(home))
     with Jamboree(home=home, backup=False) as jam:
         assert NoteHandler(jam, "short").count() == 1
@@ -89,57 +132,70 @@ def test_the_last_client_is_gone_before_mongo_is_up_and_all_is_copied_before_the
         assert jam.backup.verify()
 
 
-def test_the_backup_is_no_client_that_keeps_the_servers(home: Path) -> None:
-    run(home, RECORD, JAMBOREE_IDLE_EXIT_S="3")
-    wait_until(lambda: bool(backups_of(home)))
-    wait_until(lambda: not processes_of(home))
-    assert log_of(home).index("backup stopped") < log_of(home).index("valkey stopped")
+def test_the_backup_is_no_client_that_keeps_the_servers(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0.2")
+    with Jamboree(home=used_home, backup=True) as jam:
+        NoteHandler(jam, "n").save({"n": 1})
+        wait_until(lambda: server_status(used_home).backup_pid is not None)
+    wait_until(lambda: not processes_of(used_home))
+    log = log_of(used_home)
+    assert log.index("backup stopped") < log.index("valkey stopped")
 
 
-def test_down_lets_it_copy_what_came_last(home: Path) -> None:
-    with Jamboree(home=home, backup=True) as jam:
+@pytest.mark.long
+def test_down_lets_it_copy_what_came_last(used_home: Path) -> None:
+    with Jamboree(home=used_home, backup=True) as jam:
         load = Load(jam)
         load.go_on(0.1)
-        wait_until(lambda: bool(backups_of(home)) and is_complete(jam))
+        wait_until(lambda: bool(backups_of(used_home)) and is_complete(jam))
         load.go_on(0.3)
-    assert stop_servers(home)
-    assert not processes_of(home)
-    with Jamboree(home=home, backup=False) as jam:
+    assert stop_servers(used_home)
+    assert not processes_of(used_home)
+    with Jamboree(home=used_home, backup=False) as jam:
         assert is_complete(jam)
         check_that_all_is_kept_once(jam)
 
 
-def test_a_script_that_ends_without_close_is_backed_up(home: Path) -> None:
-    body = 'jam = Jamboree(home=home, backup=True); NoteHandler(jam, "script").save({"n": 1})'
-    run(home, body)
-    with Jamboree(home=home, backup=False) as jam:
-        wait_until(lambda: is_complete(jam) and bool(backups_of(home)))
+def test_a_script_that_ends_without_close_is_backed_up(busy_home: Path, namespace: str) -> None:
+    body = f"""
+jam = Jamboree(home=home, namespace={namespace!r}, backup=True)
+NoteHandler(jam, "script").save({{"n": 1}})
+"""
+    run(busy_home, body)
+    with Jamboree(home=busy_home, namespace=namespace, backup=False) as jam:
+        wait_until(lambda: jam.backup.status().follower and is_complete(jam))
+        assert NoteHandler(jam, "script").count() == 1
+        check_that_all_is_kept_once(jam)
 
 
-def test_two_namespaces_share_one_process(home: Path) -> None:
-    jams = [Jamboree(home=home, namespace=name, backup=True) for name in ("a", "b/ü")]
+def test_two_namespaces_share_one_process(busy_home: Path, namespace: str) -> None:
+    jams = [
+        Jamboree(home=busy_home, namespace=namespace + name, backup=True) for name in ("a", "b/ü")
+    ]
     for jam in jams:
         NoteHandler(jam, "n").save({"n": 1})
         wait_until(lambda jam=jam: jam.backup.status().follower and is_complete(jam))
-    assert len(backups_of(home)) == 1
+    assert len(backups_of(busy_home)) == 1
     for jam in jams:
         jam.close()
 
 
-def test_a_forked_child_alone_records(home: Path) -> None:
-    body = """
-jam = Jamboree(home=home, backup=True)
+def test_a_forked_child_alone_records(busy_home: Path, namespace: str) -> None:
+    body = f"""
+jam = Jamboree(home=home, namespace={namespace!r}, backup=True)
 if pid := os.fork():
     assert os.waitpid(pid, 0)[1] == 0
 else:
-    NoteHandler(jam, "child").save({"n": 1})
+    NoteHandler(jam, "child").save({{"n": 1}})
     jam.close()
     os._exit(0)
 jam.close()
 """
-    run(home, body)
-    with Jamboree(home=home, backup=False) as jam:
-        wait_until(lambda: is_complete(jam))
+    run(busy_home, body)
+    with Jamboree(home=busy_home, namespace=namespace, backup=False) as jam:
+        wait_until(lambda: jam.backup.status().follower and is_complete(jam))
         assert NoteHandler(jam, "child").count() == 1
         assert jam.backup.verify()
 
@@ -168,65 +224,68 @@ def test_who_only_reads_starts_nothing(home: Path) -> None:
 # -- what dies ------------------------------------------------------------------------------------
 
 
-def test_killed_again_and_again_it_comes_back_and_nothing_is_missing_or_twice(home: Path) -> None:
-    with Jamboree(home=home, backup=True) as jam:
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_killed_again_and_again_it_comes_back_and_nothing_is_missing_or_twice(
+    used_home: Path, kills: int
+) -> None:
+    with Jamboree(home=used_home, backup=True) as jam:
         load = Load(jam)
-        for number in range(3):
-            load.go_on(0.2)
-            wait_until(lambda: server_status(home).backup_pid is not None)
+        for number in range(kills):
+            load.go_on(0.05)
+            wait_until(lambda: server_status(used_home).backup_pid is not None)
             load.go_on(0.3)
-            kill(server_status(home).backup_pid)
-            wait_until(lambda number=number: server_status(home).backup_restarts == number + 1)
+            kill(server_status(used_home).backup_pid)
+            wait_until(lambda number=number: server_status(used_home).backup_restarts == number + 1)
         load.go_on(0.1)
         wait_until(lambda: is_complete(jam))
         check_that_all_is_kept_once(jam)
-        status = server_status(home)
+        status = server_status(used_home)
         assert "the backup" in str(status.last_error)
         assert "killed by signal 9" in str(status.last_error)
 
 
 def test_no_process_outlives_a_killed_supervisor_and_the_next_delivery_brings_both_back(
-    home: Path,
+    used_home: Path,
 ) -> None:
-    with Jamboree(home=home, backup=True) as jam:
-        load = Load(jam)
-        load.go_on(0.1)
-        wait_until(lambda: bool(backups_of(home)))
-        (first,) = backups_of(home)
-        kill(server_status(home).supervisor_pid)
+    with Jamboree(home=used_home, backup=True) as jam:
+        NoteHandler(jam, "one delivery").save({"n": 1})  # a second one could be the next
+        wait_until(lambda: bool(backups_of(used_home)))
+        (first,) = backups_of(used_home)
+        kill(server_status(used_home).supervisor_pid)
         wait_until(lambda: is_gone(first))
-        assert not backups_of(home)
+        assert not backups_of(used_home)
 
-        load.go_on(0.1)
-        wait_until(lambda: server_status(home).backup_pid is not None)
+        Load(jam).go_on(0.1)
+        wait_until(lambda: server_status(used_home).backup_pid is not None)
         wait_until(lambda: is_complete(jam))
-        assert server_status(home).clients == 1
+        assert server_status(used_home).clients == 1
         check_that_all_is_kept_once(jam)
 
 
-def test_a_supervisor_killed_between_two_clients_leaves_no_process(home: Path) -> None:
-    run(home, RECORD)
-    wait_until(lambda: bool(backups_of(home)))
-    kill(server_status(home).supervisor_pid)
-    wait_until(lambda: not backups_of(home))
-    assert stop_servers(home)
-    wait_until(lambda: not processes_of(home))
+@pytest.mark.long
+def test_a_supervisor_killed_between_two_clients_leaves_no_process(used_home: Path) -> None:
+    run(used_home, RECORD)
+    wait_until(lambda: bool(backups_of(used_home)))
+    kill(server_status(used_home).supervisor_pid)
+    wait_until(lambda: not backups_of(used_home))
+    assert stop_servers(used_home)
+    wait_until(lambda: not processes_of(used_home))
 
 
-def test_a_mongo_that_comes_back_on_another_port_is_found(home: Path) -> None:
-    with Jamboree(home=home, backup=True) as jam:
+def test_a_mongo_that_comes_back_on_another_port_is_found(busy_home: Path, namespace: str) -> None:
+    with Jamboree(home=busy_home, namespace=namespace, backup=True) as jam:
         load = Load(jam)
         load.go_on(0.1)
-        wait_until(lambda: bool(backups_of(home)) and is_complete(jam))
-        (backup,) = backups_of(home)
+        wait_until(lambda: jam.backup.status().follower and is_complete(jam))
+        (backup,) = backups_of(busy_home)
         jam.mongo.command("ping")
-        url = MongoProgram(Home.at(home)).url
-        with taken_port_of_mongo(home):
-            wait_until(lambda: MongoProgram(Home.at(home)).url != url)
+        url = MongoProgram(Home.at(busy_home)).url
+        with taken_port_of_mongo(busy_home):
+            wait_until(lambda: MongoProgram(Home.at(busy_home)).url != url)
             load.go_on(0.1)
             wait_until(lambda: is_complete(jam))
-        assert backups_of(home) == [backup]
-    with Jamboree(home=home, backup=False) as jam:
+        assert backups_of(busy_home) == [backup]
+    with Jamboree(home=busy_home, namespace=namespace, backup=False) as jam:
         check_that_all_is_kept_once(jam)
 
 
@@ -237,7 +296,8 @@ def taken_port_of_mongo(home: Path) -> socket.socket:
         pid = server_status(home).mongo_pid
         if pid is None:  # it is being started again: next time
             continue
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # killed the last time, and reaped since it was asked
+            os.kill(pid, signal.SIGKILL)
         taken = listening_on(port)
         if taken is not None:
             return taken
@@ -258,12 +318,12 @@ def listening_on(port: int) -> socket.socket | None:
     return None
 
 
-def test_killed_valkey_is_backed_up_when_it_is_back(home: Path) -> None:
-    with Jamboree(home=home, backup=True) as jam:
+def test_killed_valkey_is_backed_up_when_it_is_back(busy_home: Path, namespace: str) -> None:
+    with Jamboree(home=busy_home, namespace=namespace, backup=True) as jam:
         load = Load(jam)
         load.go_on(0.1)
-        wait_until(lambda: bool(backups_of(home)) and is_complete(jam))
-        kill(server_status(home).redis_pid)
+        wait_until(lambda: jam.backup.status().follower and is_complete(jam))
+        kill(server_status(busy_home).redis_pid)
         load.go_on(0.1)
         wait_until(lambda: is_complete(jam))
         check_that_all_is_kept_once(jam)
@@ -276,7 +336,7 @@ def test_killed_valkey_is_backed_up_when_it_is_back(home: Path) -> None:
     ("file", "content", "why"),
     [
         ("mongo.json", "{", "mongo.json is damaged"),
-        ("mongo", "", "cannot keep the embedded servers"),
+        pytest.param("mongo", "", "cannot keep the embedded servers", marks=pytest.mark.long),
     ],
 )
 def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_client_may_try(
@@ -288,11 +348,11 @@ def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_clien
         play(jam.record(CountingEnv(5)), [ACTION] * 5)
         wait_until(lambda: why in str(jam.backup.status().last_error))
         assert why in str(server_status(home).last_error)
-    run(home, RECORD)
+    record(home)
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
     (home / file).unlink()
-    run(home, RECORD)
+    record(home)
     with Jamboree(home=home, backup=False) as jam:
         wait_until(lambda: is_complete(jam))
         wait_until(lambda: jam.backup.status().last_error is None)
@@ -300,15 +360,19 @@ def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_clien
     assert log_of(home).count(why) == 1
 
 
-def test_a_process_that_does_not_end_is_killed(home: Path) -> None:
-    with Jamboree(home=home, backup=True) as jam:
+def test_a_process_that_does_not_end_is_killed(
+    used_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = "jamboree_gym.store.backup_process"
+    shorten(monkeypatch, tmp_path, SUPERVISOR, keeper, LAST_COPY_S=0.5)
+    with Jamboree(home=used_home, backup=True) as jam:
         NoteHandler(jam, "n").save({"n": 1})
-        wait_until(lambda: bool(backups_of(home)))
-        (backup,) = backups_of(home)
+        wait_until(lambda: bool(backups_of(used_home)))
+        (backup,) = backups_of(used_home)
         os.kill(backup, signal.SIGSTOP)
-    assert stop_servers(home)
+    assert stop_servers(used_home)
     assert is_gone(backup)
-    assert "did not end within" in log_of(home)
+    assert "did not end within" in log_of(used_home)
 
 
 def test_a_supervisor_that_cannot_be_asked_is_told_once_and_tried_again(
@@ -332,7 +396,7 @@ def test_a_supervisor_that_cannot_be_asked_is_told_once_and_tried_again(
 
 def test_what_is_no_message_ends_the_process_after_a_last_copy(home: Path) -> None:
     home.mkdir(mode=0o700)
-    command = [sys.executable, "-m", "jamboree_gym.backup.embedded", "--home", str(home)]
+    command = [sys.executable, "-m", BACKUP, "--home", str(home)]
     ended = subprocess.run(command, input=b"[]\n", capture_output=True, check=False)
     assert ended.returncode == 1
     assert b"a control message is a JSON object" in ended.stderr

@@ -17,12 +17,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import redis
 from embedded_home import (
+    SUPERVISOR,
     kill,
     new_home,
     processes_of,
     restarted,
     run_client,
+    shorten,
     small_disk,
+    use_before,
     wait_until,
 )
 from pymongo import MongoClient
@@ -50,6 +53,13 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield made
 
 
+@pytest.fixture
+def used_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose Mongo has run before, and starts the sooner."""
+    return use_before(home, tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.once
 def test_killed_valkey_comes_back_with_what_it_acknowledged(home: Path) -> None:
     with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
         for number in range(500):
@@ -62,6 +72,7 @@ def test_killed_valkey_comes_back_with_what_it_acknowledged(home: Path) -> None:
         assert restarted(servers, redis=1).redis_pid != pid
 
 
+@pytest.mark.once
 def test_valkey_comes_back_without_being_asked(home: Path) -> None:
     with EmbeddedServers.join(home) as servers:
         kill(servers.status().redis_pid)
@@ -69,8 +80,10 @@ def test_valkey_comes_back_without_being_asked(home: Path) -> None:
         assert "killed by signal 9" in str(status.last_error)
 
 
-def test_killed_mongo_comes_back_with_what_it_acknowledged(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers, MongoClient(servers.mongo_url()) as mongo:
+@pytest.mark.long
+@pytest.mark.once
+def test_killed_mongo_comes_back_with_what_it_acknowledged(used_home: Path) -> None:
+    with EmbeddedServers.join(used_home) as servers, MongoClient(servers.mongo_url()) as mongo:
         for number in range(200):
             mongo.test.steps.insert_one({"number": number})
         url = servers.mongo_url()
@@ -80,12 +93,16 @@ def test_killed_mongo_comes_back_with_what_it_acknowledged(home: Path) -> None:
         restarted(servers, mongo=1)
 
 
-def test_servers_of_a_killed_supervisor_are_adopted(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+@pytest.mark.once
+def test_servers_of_a_killed_supervisor_are_adopted(used_home: Path) -> None:
+    with (
+        EmbeddedServers.join(used_home) as servers,
+        redis.Redis.from_url(servers.redis_url) as client,
+    ):
         client.set("kept", "yes")
         mongo_url, before = servers.mongo_url(), servers.status()
         kill(before.supervisor_pid)
-        assert "the supervisor is gone" in str(server_status(home).last_error)
+        assert "the supervisor is gone" in str(server_status(used_home).last_error)
         servers.ensure()
         wait_until(lambda: servers.status().mongo_pid is not None)
         after = servers.status()
@@ -96,16 +113,20 @@ def test_servers_of_a_killed_supervisor_are_adopted(home: Path) -> None:
         kill(after.redis_pid)  # and looked after like its own
         restarted(servers, redis=1)
         assert client.get("kept") == b"yes"
-    assert stop_servers(home)
-    wait_until(lambda: not processes_of(home))
+    assert stop_servers(used_home)
+    wait_until(lambda: not processes_of(used_home))
 
 
-def test_supervisor_and_servers_killed_together_lose_nothing(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
+@pytest.mark.once
+def test_supervisor_and_servers_killed_together_lose_nothing(used_home: Path) -> None:
+    with (
+        EmbeddedServers.join(used_home) as servers,
+        redis.Redis.from_url(servers.redis_url) as client,
+    ):
         client.set("kept", "yes")
         with MongoClient(servers.mongo_url()) as mongo:
             mongo.test.kept.insert_one({})
-        for process in processes_of(home):
+        for process in processes_of(used_home):
             kill(process.pid)
         servers.ensure()
         assert client.get("kept") == b"yes"
@@ -113,15 +134,17 @@ def test_supervisor_and_servers_killed_together_lose_nothing(home: Path) -> None
             assert mongo.test.kept.count_documents({}) == 1
 
 
-def test_down_stops_what_a_killed_supervisor_left(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
+@pytest.mark.once
+def test_down_stops_what_a_killed_supervisor_left(used_home: Path) -> None:
+    with EmbeddedServers.join(used_home) as servers:
         servers.mongo_url()
         kill(servers.status().supervisor_pid)
-    assert len(processes_of(home)) == 2
-    assert stop_servers(home)
-    wait_until(lambda: not processes_of(home))
+    assert len(processes_of(used_home)) == 2
+    assert stop_servers(used_home)
+    wait_until(lambda: not processes_of(used_home))
 
 
+@pytest.mark.once
 def test_stopped_valkey_is_not_taken_for_an_answering_one(home: Path) -> None:
     with EmbeddedServers.join(home, timeout_s=2.0) as servers:
         pid = servers.status().redis_pid
@@ -133,6 +156,7 @@ def test_stopped_valkey_is_not_taken_for_an_answering_one(home: Path) -> None:
         servers.ensure()
 
 
+@pytest.mark.once
 def test_stale_sockets_and_locks_do_not_matter(home: Path) -> None:
     home.mkdir(mode=0o700)
     for name in ("control.sock", "valkey.sock"):
@@ -146,6 +170,7 @@ def test_stale_sockets_and_locks_do_not_matter(home: Path) -> None:
         assert client.ping()
 
 
+@pytest.mark.once
 def test_record_of_the_supervisor_cut_short_does_not_matter(home: Path) -> None:
     home.mkdir(mode=0o700)
     (home / "supervisor.json").write_text('{"pid": 4')
@@ -153,7 +178,13 @@ def test_record_of_the_supervisor_cut_short_does_not_matter(home: Path) -> None:
         assert servers.status().running
 
 
-def test_data_held_by_a_stranger_is_left_alone(home: Path) -> None:
+@pytest.mark.once
+def test_data_held_by_a_stranger_is_left_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = "jamboree_gym.store.server_processes"
+    patience = {"ORPHAN_TIMEOUT_S": 0.2, "LAUNCH_LOCK_TIMEOUT_S": 0.2}
+    shorten(monkeypatch, tmp_path, SUPERVISOR, servers, **patience)
     home.mkdir(mode=0o700)
     stranger = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
@@ -165,6 +196,7 @@ def test_data_held_by_a_stranger_is_left_alone(home: Path) -> None:
         assert stranger.poll() is None
 
 
+@pytest.mark.once
 def test_home_held_from_elsewhere_says_by_whom(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir(mode=0o700)
     record = {"pid": 4711, "host": "node-7", "control": str(home / "control.sock")}
@@ -172,10 +204,14 @@ def test_home_held_from_elsewhere_says_by_whom(home: Path, monkeypatch: pytest.M
     with (home / "supervisor.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(EmbeddedServerError, match="process 4711 on node-7"):
-            EmbeddedServers.join(home, timeout_s=2.0)
+            EmbeddedServers.join(home, timeout_s=0.5)
 
 
-def test_damaged_log_of_valkey_is_an_error_with_its_last_words(home: Path) -> None:
+@pytest.mark.once
+def test_damaged_log_of_valkey_is_an_error_with_its_last_words(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, tmp_path, SUPERVISOR, "jamboree_gym.store.keeper", FIRST_BACKOFF_S=0.02)
     with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
         for number in range(100):
             client.set("number", number)
@@ -196,32 +232,30 @@ def _damage(home: Path) -> None:
         file.write(b"\0" * 300)
 
 
-def test_port_taken_by_another_is_changed(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
-        port = urlsplit(servers.mongo_url()).port
-        assert stop_servers(home)
-        with socket.socket() as squatter:
-            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            squatter.bind(("127.0.0.1", port or 0))
-            squatter.listen()
-            servers.ensure()
+@pytest.mark.once
+def test_port_taken_by_another_is_changed(used_home: Path) -> None:
+    port = json.loads((used_home / "mongo.json").read_text())["port"]
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        with EmbeddedServers.join(used_home) as servers:
             url = servers.mongo_url()
             assert urlsplit(url).port != port
             with MongoClient(url) as mongo:
                 assert mongo.admin.command("ping")["ok"]
 
 
-def test_lost_password_is_made_anew_and_the_data_stays(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
-        with MongoClient(servers.mongo_url()) as mongo:
-            mongo.test.kept.insert_one({})
-        assert stop_servers(home)
-        (home / "mongo.json").unlink()
-        servers.ensure()
-        with MongoClient(servers.mongo_url()) as mongo:
-            assert mongo.test.kept.count_documents({}) == 1
+def test_lost_password_is_made_anew_and_the_data_stays(used_home: Path) -> None:
+    (used_home / "mongo.json").unlink()
+    with (
+        EmbeddedServers.join(used_home) as servers,
+        MongoClient(servers.mongo_url()) as mongo,
+    ):
+        assert mongo.test.before.count_documents({}) == 1
 
 
+@pytest.mark.once
 def test_damaged_password_file_says_what_to_do(home: Path) -> None:
     with EmbeddedServers.join(home) as servers:
         (home / "mongo.json").write_text("{")
@@ -229,6 +263,7 @@ def test_damaged_password_file_says_what_to_do(home: Path) -> None:
             servers.mongo_url()
 
 
+@pytest.mark.long
 def test_the_user_is_there_though_the_server_that_made_it_had_to_be_killed(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,19 +276,29 @@ def test_the_user_is_there_though_the_server_that_made_it_had_to_be_killed(
     server.stop()
 
 
-def test_users_made_while_the_server_ran_open_are_dropped(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
-        with MongoClient(servers.mongo_url()) as mongo:
-            mongo.admin.command("createUser", "eve", pwd="x", roles=["root"])
-        assert stop_servers(home)
-        access = json.loads((home / "mongo.json").read_text())
-        (home / "mongo.json").write_text(json.dumps(access | {"user_created": False}))
-        servers.ensure()
-        with MongoClient(servers.mongo_url()) as mongo:
-            users = mongo.admin.command("usersInfo")["users"]
-        assert [user["user"] for user in users] == ["jamboree"]
+def test_users_made_while_the_server_ran_open_are_dropped(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_ours = MongoProgram._create_user
+
+    def create_two(program: MongoProgram, password: str) -> None:
+        create_ours(program, password)
+        with program._administrator() as client:
+            client.admin.command("createUser", "eve", pwd="x", roles=["root"])
+            assert len(client.admin.command("usersInfo")["users"]) == 2
+
+    home.mkdir(mode=0o700)
+    monkeypatch.setattr(MongoProgram, "_create_user", create_two)
+    monkeypatch.setattr(ServerProcess, "stop", stop_by_force)
+    program = MongoProgram(Home.at(home))
+    server = start_server(program, threading.Event())
+    with MongoClient(program.url) as mongo:
+        users = mongo.admin.command("usersInfo")["users"]
+    server.stop()
+    assert [user["user"] for user in users] == ["jamboree"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("inside", ["a file", "a read-only disk", "nothing writable"])
 def test_home_that_cannot_be_written(home: Path, inside: str) -> None:
     if inside == "a file":
@@ -275,6 +320,7 @@ def test_home_that_cannot_be_written(home: Path, inside: str) -> None:
     assert "JAMBOREE_HOME" in str(raised.value)
 
 
+@pytest.mark.once
 def test_home_of_another_user(home: Path) -> None:
     theirs = Path("/usr")
     if os.geteuid() == 0:
@@ -285,6 +331,7 @@ def test_home_of_another_user(home: Path) -> None:
         EmbeddedServers.join(theirs)
 
 
+@pytest.mark.once
 def test_directory_of_other_things_is_not_closed_to_others(home: Path) -> None:
     home.mkdir(mode=0o755)
     (home / "thesis.tex").write_text("")
@@ -294,6 +341,7 @@ def test_directory_of_other_things_is_not_closed_to_others(home: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.once
 def test_start_on_a_full_disk_says_so(home: Path) -> None:
     with small_disk(home, size_kib=0) as prefix:
         printed = run_client(
@@ -311,6 +359,7 @@ except Exception as error:
     assert printed.count("\n") == 1
 
 
+@pytest.mark.once
 def test_disk_that_fills_up_shows_in_the_status(home: Path) -> None:
     with small_disk(home, size_kib=1024) as prefix:
         printed = run_client(

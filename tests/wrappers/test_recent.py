@@ -449,8 +449,17 @@ def test_sb3_check_env_finds_nothing(name: str, flatten: bool) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("flatten", [False, True])
-@pytest.mark.parametrize("name", ["balance", "pendulum", "dict"])
+@pytest.mark.parametrize(
+    ("name", "flatten"),
+    [
+        ("balance", True),
+        ("dict", False),
+        pytest.param("balance", False, marks=pytest.mark.long),
+        pytest.param("dict", True, marks=pytest.mark.long),
+        pytest.param("pendulum", False, marks=pytest.mark.long),
+        pytest.param("pendulum", True, marks=pytest.mark.long),
+    ],
+)
 def test_ppo_trains_on_it(name: str, flatten: bool) -> None:
     import torch
     from stable_baselines3 import PPO

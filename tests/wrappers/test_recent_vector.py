@@ -13,7 +13,15 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from processes import wait_until
 from recorded_envs import ACTION, CountingEnv
-from vector_envs import KINDS, MODES, NUM_ENVS, make_cartpole, make_vector, make_wandering
+from vector_envs import (
+    KINDS,
+    MODES,
+    NUM_ENVS,
+    kinds_and_modes,
+    make_cartpole,
+    make_vector,
+    make_wandering,
+)
 
 import jamboree_envs
 from jamboree_gym import Jamboree
@@ -113,8 +121,7 @@ def test_it_shows_what_a_wrapper_around_each_sub_environment_shows(
     expected.close()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sync"])
-@pytest.mark.parametrize("mode", MODES)
+@kinds_and_modes(*KINDS[1:])
 def test_it_does_so_whatever_the_vector_environment(kind: str, mode: AutoresetMode) -> None:
     got = Vector(make_vector(kind, mode), 3)
     expected = SyncVectorEnv([partial(each, make_wandering, 3)] * NUM_ENVS, autoreset_mode=mode)

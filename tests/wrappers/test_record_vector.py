@@ -28,6 +28,7 @@ from vector_envs import (
     OneByOne,
     check_equal,
     check_recorded,
+    kinds_and_modes,
     make_cartpole,
     make_vector,
     make_wandering,
@@ -108,10 +109,9 @@ def reset_one_by_one(
                 single.episodes[-1].seed = seed  # nobody knows what it makes of it
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.timeout(TIMEOUT_S)
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-@pytest.mark.parametrize("kind", KINDS)
+@kinds_and_modes(*KINDS)
 def test_the_episodes_are_those_of_environments_stepped_one_by_one(
     jam: Jamboree, record: Record, kind: str, mode: AutoresetMode
 ) -> None:
@@ -136,7 +136,7 @@ def test_the_episodes_are_those_of_environments_stepped_one_by_one(
     print(f"{kind}, {mode.name}: {STEPS} steps of {NUM_ENVS} environments, {count} episodes equal")
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.timeout(TIMEOUT_S)
 def test_the_episodes_of_cartpoles_own_vector_environment_are_the_ones_it_gave(
     jam: Jamboree, record: Record
@@ -465,7 +465,10 @@ class DoublyResettingEnv(CountingEnv):
         return {"resets": self.resets}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long if "async" in kind else ()) for kind in KINDS],
+)
 def test_a_reset_just_after_an_end_is_followed_by_no_ignored_step(
     jam: Jamboree, record: Record, kind: str
 ) -> None:
@@ -737,8 +740,7 @@ def play_on(envs: RecordEpisodes, steps: int = 60) -> list[str]:
     return [id for ids in log.ids for id in ids]
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@kinds_and_modes("sync", "async")
 def test_every_episode_after_a_seed_happens_again(
     jam: Jamboree, record: Record, kind: str, mode: AutoresetMode
 ) -> None:
@@ -765,28 +767,18 @@ def test_episodes_in_this_process_happen_again_without_any_seed(
     assert all(verify(jam.episode(id)) for id in play_on(envs, 30))
 
 
+@kinds_and_modes("sync", "async")
 def test_only_an_episode_whose_reset_was_out_of_reach_follows_another(
-    jam: Jamboree, record: Record
+    jam: Jamboree, record: Record, kind: str, mode: AutoresetMode
 ) -> None:
-    follows = {}
-    for kind in ("sync", "async"):
-        for mode in MODES:
-            envs = record(make_vector(kind, mode))
-            envs.reset(seed=3)
-            ids = play_on(envs)
-            origins = [jam.episode(id).origin for id in ids]
-            unseeded = [one for one in origins if one.seed is None]
-            follows[kind, mode] = {one.follows is not None for one in unseeded}
-            assert all((one.follows is None) != (one.rng_state is None) for one in unseeded)
+    envs = record(make_vector(kind, mode))
+    envs.reset(seed=3)
+    origins = [jam.episode(id).origin for id in play_on(envs)]
+    unseeded = [one for one in origins if one.seed is None]
 
-    assert follows == {
-        ("sync", NEXT_STEP): {False},
-        ("sync", SAME_STEP): {True},
-        ("sync", DISABLED): {False},
-        ("async", NEXT_STEP): {True},
-        ("async", SAME_STEP): {True},
-        ("async", DISABLED): {True},
-    }
+    is_out_of_reach = kind == "async" or mode is SAME_STEP
+    assert {one.follows is not None for one in unseeded} == {is_out_of_reach}
+    assert all((one.follows is None) != (one.rng_state is None) for one in unseeded)
 
 
 def test_an_unseeded_first_episode_in_another_process_claims_nothing(
