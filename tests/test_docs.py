@@ -1,15 +1,25 @@
-"""The Python in README.md and docs/ runs as it stands, each page in a fresh interpreter."""
+"""The Python in README.md and docs/ runs as it stands.
 
+`make test` runs the quick pages in two interpreters, of which one has torch.
+`make long` runs all, each in a fresh one.
+"""
+
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pages import begin, run_page
 
 from jamboree_gym.store.embedded import stop_servers
+
+pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]  # a busy machine takes its time
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -22,40 +32,100 @@ NEEDS = {
     "replay-buffers.md": "torch",
     "train.md": "torch",
 }
+# Left to `make long`: the README trains, too, and each format and buffer has a module of tests.
+SLOW = {"formats.md", "replay-buffers.md", "train.md"}
 
 
 def code_of(page: Path) -> str:
     return "\n".join(BLOCK.findall(page.read_text()))
 
 
-def with_marks() -> Iterator[object]:
-    for page in PAGES:
-        if code_of(page):
-            marks = [getattr(pytest.mark, NEEDS[page.name])] if page.name in NEEDS else []
-            yield pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
+def needs_torch(page: Path) -> bool:
+    return NEEDS.get(page.name) == "torch"
+
+
+def parameters(pages: list[Path]) -> list[Any]:
+    """Pages that have code; those with torch are last, as one worker of xdist gets neighbours."""
+    return [
+        pytest.param(
+            page,
+            marks=[getattr(pytest.mark, NEEDS[page.name])] if page.name in NEEDS else [],
+            id=str(page.relative_to(ROOT)),
+        )
+        for page in sorted(pages, key=needs_torch)
+        if code_of(page)
+    ]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     home = tmp_path_factory.mktemp("home")
-    yield home
+    yield {"JAMBOREE_HOME": str(home), "JAMBOREE_BACKUP": "1"}
     stop_servers(home)
 
 
-@pytest.mark.timeout(300)  # a busy machine takes its time
-@pytest.mark.parametrize("page", list(with_marks()))
-def test_the_code_of_a_page_runs(page: Path, home: Path, tmp_path: Path) -> None:
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def run(environment: dict[str, str]) -> Iterator[Run]:
+    """Runs scripts in one interpreter, and those that need torch in another."""
+    spawn = multiprocessing.get_context("spawn")
+
+    def interpreter() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, spawn, initializer=begin, initargs=(environment,))
+
+    with interpreter() as one, interpreter() as other:  # each starts with its first script
+
+        def run_it(script: Path, *, torch: bool = False) -> None:
+            (other if torch else one).submit(run_page, script).result(timeout=250)
+
+        yield run_it
+
+
+@pytest.mark.parametrize("page", parameters([page for page in PAGES if page.name not in SLOW]))
+def test_the_code_of_a_page_runs(page: Path, run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text(code_of(page))
+    run(script, torch=needs_torch(page))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", parameters(PAGES))
+def test_the_code_of_a_page_runs_in_a_fresh_interpreter(
+    page: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     script = tmp_path / "page.py"
     script.write_text(code_of(page))
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env={**os.environ, "JAMBOREE_HOME": str(home), "JAMBOREE_BACKUP": "1"},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=250,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_page_finds_nothing_of_the_page_before(run: Run, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text(
+        "import os, gymnasium, jamboree_envs\n"
+        "gymnasium.register('Mine-v0', entry_point='x:X')\n"
+        "os.environ['MINE'] = name = 'mine'\n"
+    )
+    second.write_text(
+        "import os, gymnasium\n"
+        "assert 'MINE' not in os.environ and 'name' not in globals()\n"
+        "assert not [one for one in gymnasium.registry if one.startswith(('Mine', 'jamboree'))]\n"
+        "import jamboree_envs\n"
+        "gymnasium.make('jamboree/Balance-v0')\n"
+        "raise ValueError('the second page')\n"
+    )
+    run(first)
+    with pytest.raises(ValueError, match="the second page"):
+        run(second)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

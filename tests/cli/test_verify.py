@@ -1,19 +1,26 @@
-"""`jamboree-gym verify`, run as a user or CI runs it."""
+"""`jamboree-gym verify`: some commands in a process of their own, as a user or CI runs it."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
+from conftest import Server
 from forged import forge_provenance
 from processes import PATHS
+from typer.testing import CliRunner, Result
 
 from jamboree_gym import Jamboree
+from jamboree_gym.cli import app
 
 PROGRAM = "from jamboree_gym.cli import main; main()"
 ENVS = """
@@ -39,23 +46,6 @@ class CountEnv(gym.Env):
 
 gym.register("Count-v0", entry_point=CountEnv)
 """
-RECORD = """
-import sys
-import gymnasium as gym
-import count_envs
-from jamboree_gym import Jamboree
-
-with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
-    for name in sys.argv[3:]:
-        env = jam.record(gym.make(name), run="cli")
-        env.action_space.seed(1)
-        env.reset(seed=1)
-        is_over = False
-        while not is_over:
-            *_, terminated, truncated, _ = env.step(env.action_space.sample())
-            is_over = terminated or truncated
-        env.close()
-"""
 
 
 class Shell:
@@ -69,15 +59,40 @@ class Shell:
         """The module, as it is from now on."""
         (self.directory / "count_envs.py").write_text(ENVS.format(off=off))
 
-    def python(
-        self, source: str, *arguments: str, stderr: int = subprocess.PIPE
+    def record(self, *names: str) -> None:
+        """An episode of each environment."""
+        with self.as_a_process(), Jamboree(self.url, namespace=self.namespace) as jam:
+            importlib.import_module("count_envs")
+            for name in names:
+                env = jam.record(gym.make(name), run="cli")
+                env.action_space.seed(1)
+                env.reset(seed=1)
+                is_over = False
+                while not is_over:
+                    *_, terminated, truncated, _ = env.step(env.action_space.sample())
+                    is_over = terminated or truncated
+                env.close()
+
+    def verify(self, *arguments: object) -> Result:
+        """The command, in this process."""
+        with self.as_a_process():
+            return CliRunner().invoke(app, self.command(*arguments))
+
+    @contextmanager
+    def as_a_process(self) -> Iterator[None]:
+        """What comes next does not find `count_envs`, but where it imports it anew."""
+        importlib.invalidate_caches()
+        yield
+        sys.modules.pop("count_envs", None)
+        gym.registry.pop("Count-v0", None)
+
+    def verify_in_a_process(
+        self, *arguments: object, stderr: int = subprocess.PIPE
     ) -> subprocess.CompletedProcess[str]:
+        """The command, in a process of its own."""
         return subprocess.run(
-            [sys.executable, "-c", source, *arguments],
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join(PATHS), "COLUMNS": "120", "NO_COLOR": "1"}
-            | {"JAMBOREE_REDIS_URL": self.url, "PYTHONDONTWRITEBYTECODE": "1"},
-            cwd=self.directory,
+            [sys.executable, "-c", PROGRAM, *self.command(*arguments)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -85,31 +100,29 @@ class Shell:
             timeout=60,
         )
 
-    def record(self, *names: str) -> None:
-        done = self.python("import sys; sys.path.insert(0, '')\n" + RECORD, *self.store, *names)
-        assert done.returncode == 0, done.stderr
-
-    @property
-    def store(self) -> tuple[str, str]:
-        return self.url, self.namespace
-
-    def verify(
-        self, *arguments: object, stderr: int = subprocess.PIPE
-    ) -> subprocess.CompletedProcess[str]:
-        return self.python(
-            PROGRAM, "verify", "--namespace", self.namespace, *map(str, arguments), stderr=stderr
-        )
+    def command(self, *arguments: object) -> list[str]:
+        return ["verify", "--namespace", self.namespace, *map(str, arguments)]
 
 
 @pytest.fixture
-def shell(tmp_path: Path, valkey, namespace: str) -> Shell:
+def shell(tmp_path: Path, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name, value in {
+        "COLUMNS": "120",
+        "JAMBOREE_REDIS_URL": valkey.url,
+        "NO_COLOR": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     return Shell(tmp_path, valkey.url, namespace)
 
 
 def test_all_equal_is_exit_code_0(shell: Shell) -> None:
     shell.record("CartPole-v1", "Count-v0")
 
-    done = shell.verify("--import", "count_envs", "--workers", 2, "--all-infos")
+    done = shell.verify_in_a_process("--import", "count_envs", "--workers", 2, "--all-infos")
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2 of 2 episodes are equal; ")
@@ -120,7 +133,7 @@ def test_a_difference_is_exit_code_1_and_a_line_that_names_it(shell: Shell) -> N
     shell.record("CartPole-v1", "Count-v0")
     shell.write(off=1)
 
-    done = shell.verify("--import", "count_envs", "--json", "out.json")
+    done = shell.verify_in_a_process("--import", "count_envs", "--json", "out.json")
 
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -136,15 +149,15 @@ def test_what_could_not_be_checked_is_exit_code_2(shell: Shell) -> None:
 
     done = shell.verify()
 
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "'Count-v0' is not registered here: it came from the module count_envs" in done.stdout
-    assert shell.verify("--trust-entry-point").returncode == 0
+    assert shell.verify("--trust-entry-point").exit_code == 0
 
 
 def test_nothing_to_check_is_exit_code_2(shell: Shell) -> None:
     done = shell.verify("--run", "misspelt")
 
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stdout.startswith("0 of 0 episodes are equal")
 
 
@@ -168,13 +181,13 @@ def test_tolerance_and_infos_are_handed_on(shell: Shell) -> None:
     shell.record("Count-v0")
     shell.write(off=0.125)
 
-    assert shell.verify("--import", "count_envs").returncode == 1
-    assert shell.verify("--import", "count_envs", "--atol", 0.2).returncode == 0
-    assert shell.verify("--import", "count_envs", "--rtol", 0.2).returncode == 1
+    assert shell.verify("--import", "count_envs").exit_code == 1
+    assert shell.verify("--import", "count_envs", "--atol", 0.2).exit_code == 0
+    assert shell.verify("--import", "count_envs", "--rtol", 0.2).exit_code == 1
     done = shell.verify("--import", "count_envs", "--atol", 0.1, "--info", "lives")
     assert 'info["lives"] at reset: recorded 3, now 3.125' in done.stdout
     done = shell.verify("--import", "count_envs", "--atol", 0.2, "--info", "livs")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (2, "no episode has these infos: livs")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (2, "no episode has these infos: livs")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +203,7 @@ def test_an_error_is_two_lines_at_most_and_exit_code_2(
 ) -> None:
     failed = shell.verify(*arguments)
 
-    assert failed.returncode == 2
+    assert failed.exit_code == 2
     assert failed.stderr.startswith(said)
     assert len(failed.stderr.splitlines()) <= 2
 
@@ -200,7 +213,7 @@ def test_an_error_is_two_lines_at_most_and_exit_code_2(
     [["someid", "--run", "x"], ["--limit", "1", "--last", "1"], ["--workers", "0"], ["--atol=-1"]],
 )
 def test_what_cannot_be_meant_is_exit_code_2(shell: Shell, arguments: list[str]) -> None:
-    assert shell.verify(*arguments).returncode == 2
+    assert shell.verify(*arguments).exit_code == 2
 
 
 def test_help_has_an_example(shell: Shell) -> None:
@@ -211,7 +224,7 @@ def test_on_a_terminal_there_is_a_progress_bar(shell: Shell) -> None:
     shell.record("CartPole-v1")
     ours, theirs = os.openpty()
 
-    done = shell.verify(stderr=theirs)
+    done = shell.verify_in_a_process(stderr=theirs)
     os.close(theirs)
 
     assert done.returncode == 0
@@ -231,6 +244,6 @@ def test_what_a_terminal_obeys_is_not_printed(shell: Shell) -> None:
 
     done = shell.verify()
 
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "recorded through esc\\x1b[2J:X, which cannot be rebuilt" in done.stdout
     assert "\x1b" not in done.stdout

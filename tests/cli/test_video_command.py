@@ -1,20 +1,24 @@
-"""`jamboree-gym video`, run as a user runs it."""
+"""`jamboree-gym video`: once in a process of its own, as a user runs it."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import gymnasium as gym
 import pytest
+from conftest import Server
+from processes import PATHS
+from typer.testing import CliRunner, Result
 
 import jamboree_envs.faults
 from jamboree_gym import Jamboree
+from jamboree_gym.cli import app
 
 PROGRAM = "from jamboree_gym.cli import main; main()"
 ENVS = """
@@ -34,27 +38,33 @@ class ShownEnv(GlobalRandom):
 gym.register("tests/Shown-v0", entry_point=ShownEnv)
 """
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def shell(valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A working directory with the module `shown_envs`."""
+    (tmp_path / "shown_envs.py").write_text(ENVS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name, value in {
+        "COLUMNS": "120",
+        "JAMBOREE_REDIS_URL": valkey.url,
+        "NO_COLOR": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop("shown_envs", None)
+    gym.registry.pop("tests/Shown-v0", None)
 
 
 @pytest.fixture
-def run(jam: Jamboree, valkey: Any, tmp_path: Path) -> Run:
-    (tmp_path / "shown_envs.py").write_text(ENVS)
-
-    def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", PROGRAM, "video", *arguments],
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "120", "NO_COLOR": "1"}
-            | {"JAMBOREE_REDIS_URL": valkey.url, "PYTHONDONTWRITEBYTECODE": "1"},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    return run_it
+def run() -> Run:
+    """The command, in this process."""
+    return lambda *arguments: CliRunner().invoke(app, ["video", *arguments])
 
 
 def record(jam: Jamboree, *, fault: bool) -> list[str]:
@@ -71,11 +81,16 @@ def record(jam: Jamboree, *, fault: bool) -> list[str]:
     return [env.episode_id, "--namespace", jam.keyspace.namespace, "--import", "shown_envs"]
 
 
-def test_it_writes_a_video_and_says_how_many_frames(
-    jam: Jamboree, run: Run, tmp_path: Path
-) -> None:
+def test_it_writes_a_video_and_says_how_many_frames(jam: Jamboree, tmp_path: Path) -> None:
     episode_id, *options = record(jam, fault=False)
-    done = run(episode_id, "out.mp4", *options)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "video", episode_id, "out.mp4", *options],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "out.mp4: 10 frames\n"
@@ -90,13 +105,13 @@ def test_a_replay_that_differs_is_an_error_unless_it_is_wanted(
     episode_id, *options = record(jam, fault=True)
     refused = run(episode_id, "out.gif", *options)
 
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert refused.stderr.startswith(f"error: no video: episode {episode_id} does not happen again")
     assert len(refused.stderr.splitlines()) == 2
     assert not (tmp_path / "out.gif").exists()
 
     wanted = run(episode_id, "out.gif", "--unverified", "--fps", "10", *options)
-    assert wanted.returncode == 0
+    assert wanted.exit_code == 0
     assert wanted.stderr.startswith(f"unverified: episode {episode_id} differs: observation[1]")
     assert wanted.stdout == "out.gif: 10 frames\n"
     with av.open(str(tmp_path / "out.gif")) as container:
@@ -107,7 +122,7 @@ def test_an_environment_that_nobody_registers_is_named(jam: Jamboree, run: Run) 
     episode_id, *options = record(jam, fault=False)
     failed = run(episode_id, "out.mp4", *options[:2])
 
-    assert failed.returncode == 1
+    assert failed.exit_code == 1
     assert "'tests/Shown-v0' is not registered here" in failed.stderr
 
 
