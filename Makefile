@@ -29,7 +29,8 @@ PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python
 
 # uv installs in seconds what takes pip minutes. It knows nothing of pip's own configuration (an index of your
 # company, for example): where it cannot do it, pip does. Without uv: make test UV=false
-UV ?= $(BIN)/python -m uv pip install $(PIP_FLAGS) --python $(BIN)/python
+# Compiled here, as pip does: what warns while it is compiled (vaex) would be an error in a test.
+UV ?= $(BIN)/python -m uv pip install $(PIP_FLAGS) --compile-bytecode --python $(BIN)/python
 INSTALL = { $(PIP) uv && $(UV) $(1) 2>$(VENV)/uv.log; } || $(PIP) $(1)
 
 # pytest: how many processes, and anything more you want to hand it: make test PYTEST_ARGS="-k writer -x"

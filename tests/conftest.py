@@ -20,7 +20,7 @@ import redis
 from processes import PATHS
 from pymongo import MongoClient
 
-from jamboree_gym import Jamboree
+from jamboree_gym import Jamboree, provenance
 
 pytest_plugins = ["left_out", "slices"]
 
@@ -133,6 +133,7 @@ def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     """
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("cwd"))
+    provenance._git_commit.cache_clear()  # a module that records while it is imported has asked it
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
     yield
     os.chdir(before)
