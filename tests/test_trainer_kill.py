@@ -27,7 +27,7 @@ from jamboree_gym.replay import verify
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
 THOROUGH = "JAMBOREE_KILLED_TRAINERS" in os.environ
-TRAINERS = int(os.environ.get("JAMBOREE_KILLED_TRAINERS", "2"))
+TRAINERS = int(os.environ.get("JAMBOREE_KILLED_TRAINERS", "6"))
 # Thoroughly: one after the other, with the default interval. Among other tests: several at once, to
 # save time, and ten times the default, because the machine may keep Redis from running meanwhile.
 AT_ONCE = 1 if THOROUGH else 3

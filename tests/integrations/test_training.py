@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -203,6 +204,26 @@ class Fuse(gym.Wrapper[Any, Any, Any, Any]):
         if self.left == 0:
             raise ValueError("burnt")
         return super().step(action)
+
+
+def test_a_learn_that_an_exception_has_ended_is_told_from_one_that_goes_on() -> None:
+    from jamboree_gym.integrations.sb3.learning import LearnWatch
+
+    has_ended = threading.Event()
+    watches = []
+
+    def learn() -> None:
+        watches.append(LearnWatch(has_ended.set))
+        assert watches[0]._goes_on()
+        raise ValueError("burnt")
+
+    with pytest.raises(ValueError, match="burnt") as caught:
+        learn()
+
+    assert not watches[0]._goes_on()
+    assert has_ended.wait(20)
+    assert watches[0]._frame is None
+    assert caught.traceback[-1].frame.f_locals == {"has_ended": has_ended, "watches": watches}
 
 
 def test_an_exception_is_in_the_history_and_the_model_as_it_was(jam: Jamboree) -> None:

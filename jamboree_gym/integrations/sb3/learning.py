@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Final
 
 __all__ = ["LearnWatch"]
@@ -15,16 +16,19 @@ _LEARN: Final = "learn"
 
 
 class LearnWatch:
-    """Looks, in a thread, whether the `learn` that it was made in is on its thread's stack.
+    """Looks, in a thread, whether the `learn` that it was made in has ended.
+
+    It keeps the frame of that `learn`, and with it its variables, until it finds that it has ended.
+    To search the stack of the learning thread instead is not safe: that thread changes its frames
+    meanwhile, and the search was seen to come upon objects that are no frames.
 
     Args:
-        on_exception: Called, in that thread, once it is not, unless `end` was called before.
+        on_exception: Called, in that thread, once it has, unless `end` was called before.
     """
 
     def __init__(self, on_exception: Callable[[], None]) -> None:
         self._on_exception = on_exception
         self._ended = threading.Event()
-        self._learner = threading.get_ident()
         self._frame = _own_learn(sys._getframe())
         if self._frame is not None:
             threading.Thread(target=self._watch, name="jamboree-learn", daemon=True).start()
@@ -33,28 +37,31 @@ class LearnWatch:
         while self._goes_on():
             if self._ended.wait(LOOK_EVERY_S):
                 return
-        self._on_exception()
+        if not self._ended.is_set():
+            self._frame = None
+            self._on_exception()
 
     def _goes_on(self) -> bool:
-        frame = sys._current_frames().get(self._learner)
-        while frame is not None:
-            if _identity(frame) == self._frame:
-                return True
-            frame = frame.f_back
-        return False
+        frame = self._frame
+        return frame is not None and _is_executing(frame)
 
     def end(self) -> None:
         """It has come to its end."""
         self._ended.set()
+        self._frame = None
 
 
-def _own_learn(frame: FrameType | None) -> tuple[int, CodeType] | None:
+def _own_learn(frame: FrameType | None) -> FrameType | None:
     """The innermost `learn` that is going on; None where somebody else calls the callback."""
     while frame is not None and frame.f_code.co_name != _LEARN:
         frame = frame.f_back
-    return None if frame is None else _identity(frame)
+    return frame
 
 
-def _identity(frame: FrameType) -> tuple[int, CodeType]:
-    """Not the frame itself, which would keep all its variables alive."""
-    return id(frame), frame.f_code
+def _is_executing(frame: FrameType) -> bool:
+    """Whether the call has not ended: until then its variables belong to its thread.
+
+    The garbage collector finds the code and the variables of a call at the frame only once it has
+    ended (`frame_traverse` in CPython's Objects/frameobject.c).
+    """
+    return not any(found is frame.f_code for found in gc.get_referents(frame))
