@@ -25,11 +25,14 @@ from jamboree_gym.store import scripts
 OpenJamboree = Callable[..., Jamboree]
 Process = subprocess.Popen[str]
 
-# Begins an episode, says its id, and then takes a step for each line that it reads.
+# Begins an episode, says its id, and then takes a step for each line that it reads. Renews its
+# lease often: a test of when that happens need not wait.
 RECORDER = """
 import sys
 from recorded_envs import ACTION, CountingEnv
-from jamboree_gym import Jamboree
+from jamboree_gym import Jamboree, lease
+
+lease.RENEW_S = 0.2
 
 url, namespace, write = sys.argv[1:]
 jam = Jamboree(url, namespace=namespace, write=write)
@@ -131,7 +134,8 @@ def test_close_ends_the_thread_that_renews(open_jamboree: OpenJamboree) -> None:
     assert "jamboree-lease" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_lease_is_renewed(open_jamboree: OpenJamboree) -> None:
+def test_a_lease_is_renewed(open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jamboree_gym.lease.RENEW_S", 0.2)
     jam = open_jamboree()
     jam.record(CountingEnv()).reset()
     jam.flush()

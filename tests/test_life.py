@@ -215,7 +215,7 @@ def check_workers(
 
 
 @pytest.mark.parametrize(
-    "context", quick_and_long(["fork", "spawn", "forkserver"], quick=["fork", "spawn"])
+    "context", quick_and_long(["fork", "spawn", "forkserver"], quick=["spawn", "forkserver"])
 )
 def test_workers_of_an_async_vector_env_record_until_they_are_closed(
     valkey: Server, namespace: str, jam: Jamboree, tmp_path: Path, context: str

@@ -30,15 +30,17 @@ SHORT_EPISODES = 5
 OpenJamboree = Callable[..., Jamboree]
 
 # For each line it reads, an offset of its clock, it plays on in a long episode, plays short ones,
-# saves notes, and says which episodes it began. It never flushes: the thread has to deliver.
+# saves notes, and says which episodes it began. It never flushes: the thread has to deliver. It
+# renews its lease often: who waits for that need not wait long.
 RECORDER = f"""
 import json, sys, time
 real, offset = time.time, [0.0]
 time.time = lambda: real() + offset[0]
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
-from jamboree_gym import Jamboree
+from jamboree_gym import Jamboree, lease
 
+lease.RENEW_S = 0.2
 url, namespace = sys.argv[1:]
 jam = Jamboree(url, namespace=namespace)
 long, short = jam.record(CountingEnv(length=10**9)), jam.record(CountingEnv(length=3))
