@@ -30,6 +30,8 @@ LEFT_OUT = (
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
+pytestmark = pytest.mark.once  # it says itself what must not be missing
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
