@@ -125,16 +125,20 @@ def start_redis(program: str, directory: Path, *options: str) -> Server:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def working_directory(
+    tmp_path_factory: pytest.TempPathFactory, short_directory: Path
+) -> Iterator[None]:
     """Away from the checkout, also for the processes that tests start.
 
-    MuJoCo writes each of its warnings into a file in the working directory, and Stable-Baselines3
-    makes a folder for each training, which it leaves behind.
+    MuJoCo writes each of its warnings into a file in the working directory, Stable-Baselines3
+    makes a folder for each training, which it leaves behind, and a killed process leaves the one
+    that multiprocessing made for its sockets.
     """
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("cwd"))
     provenance._git_commit.cache_clear()  # a module that records while it is imported has asked it
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
+    os.environ["TMPDIR"] = str(short_directory)
     yield
     os.chdir(before)
 
@@ -148,9 +152,9 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def short_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory whose path is short enough for unix sockets."""
-    directory = Path(f"/tmp/jg-{uuid.uuid4().hex[:10]}")  # sockets need short paths
-    directory.mkdir(mode=0o700)
+    """A directory whose path is short enough for unix sockets, and that other users may enter."""
+    directory = Path(f"/tmp/jg-{uuid.uuid4().hex[:10]}")
+    directory.mkdir(mode=0o755)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -229,6 +233,22 @@ def jam(valkey: Server, mongo: Server, namespace: str) -> Iterator[Jamboree]:
     """A Jamboree in a namespace of its own."""
     with Jamboree(valkey.url, mongo.url, namespace=namespace) as opened:
         yield opened
+
+
+@pytest.fixture
+def as_in_a_shell(tmp_path: Path, valkey: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory whose modules `python -m` finds, and the variables of a user's shell."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name, value in {
+        "COLUMNS": "120",
+        "JAMBOREE_REDIS_URL": valkey.url,
+        "NO_COLOR": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
 
 
 @pytest.fixture

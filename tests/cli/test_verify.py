@@ -105,18 +105,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, valkey: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", *sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name, value in {
-        "COLUMNS": "120",
-        "JAMBOREE_REDIS_URL": valkey.url,
-        "NO_COLOR": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    return Shell(tmp_path, valkey.url, namespace)
+def shell(as_in_a_shell: Path, valkey: Server, namespace: str) -> Shell:
+    return Shell(as_in_a_shell, valkey.url, namespace)
 
 
 def test_all_equal_is_exit_code_0(shell: Shell) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import av
 import gymnasium as gym
 import pytest
-from conftest import Server
 from processes import PATHS
 from typer.testing import CliRunner, Result
 
@@ -42,19 +41,9 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def shell(valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def shell(as_in_a_shell: Path) -> Iterator[None]:
     """A working directory with the module `shown_envs`."""
-    (tmp_path / "shown_envs.py").write_text(ENVS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", *sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name, value in {
-        "COLUMNS": "120",
-        "JAMBOREE_REDIS_URL": valkey.url,
-        "NO_COLOR": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
+    (as_in_a_shell / "shown_envs.py").write_text(ENVS)
     importlib.invalidate_caches()
     yield
     sys.modules.pop("shown_envs", None)

@@ -99,6 +99,7 @@ def test_a_run_goes_on_beside_a_full_disk_and_nothing_is_lost_or_repeated(
     assert "waits in memory" in warnings[0]
 
 
+@pytest.mark.parametrize("server", sorted(REDIS_PROGRAMS), indirect=True)
 def test_a_save_in_sync_mode_says_that_the_disk_is_full_and_arrives_later(
     server: Server, directory: Path, open_jamboree: OpenJamboree
 ) -> None:
