@@ -242,8 +242,10 @@ def decode_head(blob: bytes, *, where: str) -> Head:
     if len(blob) < body or _head_check(blob[: _HEAD.size]) != blob[_HEAD.size : body]:
         raise DecodeError(f"{where}: checksum does not match, the head of the log is damaged")
     _, _, codec, first, held, newest, count, acked, revision, t_last, born = _HEAD.unpack_from(blob)
-    if not max(first, held, newest, acked) <= count:
+    if not max(first, held, newest) <= count:
         raise DecodeError(f"{where}: the head of the log is damaged")
+    if acked > count:  # of another log, as releases before epochs could write it
+        acked = 0
     return Head(codec, first, held, newest, count, acked, revision, t_last, born, blob[body:])
 
 

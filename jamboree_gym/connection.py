@@ -18,7 +18,6 @@ from multiprocessing import parent_process, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from jamboree_gym.codec import Head
 from jamboree_gym.errors import (
     DecodeError,
     EmbeddedServerError,
@@ -35,8 +34,9 @@ from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.embedded import EmbeddedServers
+from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.mongo import MongoStore, check_threads
-from jamboree_gym.store.redis import Append, AppendResult, IndexEntry, RedisStore
+from jamboree_gym.store.redis import RedisStore
 from jamboree_gym.values import encode_mapping
 from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
@@ -199,10 +199,7 @@ class Connection:
 
         Also while it closes: what is delivered then may go on with a log that Redis has lost.
         """
-        has_backup = self._servers is not None and self._servers.have_backup
-        if self._mongo is not None or self._mongo_url is not None or has_backup:
-            return self._opened_mongo()
-        return None
+        return self._opened_mongo() if self._has_backup else None
 
     def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the tags.
@@ -260,13 +257,30 @@ class Connection:
             JamboreeError: One log cannot be written; the others are.
         """
         self.check_open()
-        results = self.store.append(appends, fsync=self.write_mode == "fsync")
-        if self._backup is not None:
-            self._backup.begin()
-        for result in results:
-            if isinstance(result, JamboreeError):
-                raise result
-        return [result for result in results if isinstance(result, AppendResult)]
+        results: dict[int, AppendResult] = {}
+        waiting = dict(enumerate(appends))
+        while waiting:
+            answers = self.store.append(list(waiting.values()), fsync=self.write_mode == "fsync")
+            if self._backup is not None:
+                self._backup.begin()
+            answered = dict(zip(waiting, answers, strict=True))
+            for answer in answered.values():
+                if isinstance(answer, JamboreeError):
+                    raise answer
+            results |= {at: one for at, one in answered.items() if isinstance(one, AppendResult)}
+            waiting = self._to_send_again(waiting, results)
+        return [results[at] for at in sorted(results)]
+
+    def _to_send_again(
+        self, sent: Mapping[int, Append], results: Mapping[int, AppendResult]
+    ) -> dict[int, Append]:
+        """What could not be stored before MongoDB is asked, or until it is sent on purpose."""
+        again = {at: one for at, one in sent.items() if results[at].is_deleted}
+        unknown = {at: one for at, one in sent.items() if self.store.must_ask(one, results[at])}
+        if unknown:
+            asked = self.store.ask_for(list(unknown.values()))
+            again |= {at: one._replace(asked_in=asked.epoch) for at, one in unknown.items()}
+        return again
 
     def admit(self) -> None:
         """To be called before a put, and before the environment moves for one.
@@ -352,10 +366,12 @@ class Connection:
             head = self.redis_store.head(key)
         except DecodeError:  # what is damaged can be deleted
             head = None
-        is_backed_up = self._may_be_backed_up(head)
-        kept = None if head is not None or not is_backed_up else self.mongo_store.birth(key)
-        born = self.store.delete(key, entry=entry, born=kept, is_backed_up=is_backed_up)
-        if is_backed_up and born is not None:
+        has_backup = self._has_backup
+        born = None if head is None else head.born
+        if head is None and has_backup:
+            born = self.mongo_store.birth(key)
+        born = self.store.delete(key, entry=entry, born=born)
+        if has_backup and born is not None:
             self._delete_from_mongo(key, born)
         outbox = self._outboxes.get(key)
         if isinstance(outbox, RecordOutbox):
@@ -371,11 +387,11 @@ class Connection:
         else:
             self.store.forget_deleted(key, born)
 
-    def _may_be_backed_up(self, head: Head | None) -> bool:
-        """Whether to ask MongoDB; where it is embedded, asking starts it."""
-        if self._mongo_url is not None or self._mongo is not None:
-            return True
-        return bool(head.acked) if head is not None else self._servers is not None
+    @property
+    def _has_backup(self) -> bool:
+        """Whether MongoDB may hold anything; where none was ever started, nothing is copied yet."""
+        is_embedded = self._servers is not None and self._servers.have_backup
+        return self._mongo is not None or self._mongo_url is not None or is_embedded
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.

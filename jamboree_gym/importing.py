@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 from jamboree_gym.codec import CODEC_STEPS, encode_frame
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import DecodeError, EpisodeInUse, InvalidRecord
+from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, InvalidRecord
 from jamboree_gym.infos import InfoEncoder
 from jamboree_gym.layouts import ENCODED, Group, Layout, Leaf, has_column
 from jamboree_gym.notes import (
@@ -175,6 +175,10 @@ class EpisodeImporter:
         if not sent:
             return
         for append, result in zip(sent, self._connection.append_whole(sent), strict=True):
+            if result.is_absent:
+                raise EpisodeNotFound(
+                    f"{append.key} was deleted while it was imported: import it again"
+                )
             if result.stored < len(append.frames):
                 raise EpisodeInUse(
                     f"{append.key} is there already, with other steps: delete that episode, or "
@@ -210,7 +214,8 @@ def _appends(key: str, episode: NewEpisode, infos: InfoEncoder) -> Iterator[Appe
             written_at = summary.started_at + summary.elapsed_s
             entry = IndexEntry(summary.id, content, summary.run, written_at)
             note = encode_episode_note(content, origin)
-            yield Append(key, CODEC_STEPS, frames, note, entry, blobs)
+            after = part.start + part.count
+            yield Append(key, CODEC_STEPS, frames, after, note, entry, blobs)
             frames, size = [], 0
 
 

@@ -107,13 +107,18 @@ class Keyspace:
 
     @cached_property
     def deleted(self) -> str:
-        """Hash: key of a deleted log -> its birth, until MongoDB has forgotten it, too."""
+        """Hash: identity of a deleted log -> its birth, until MongoDB has forgotten it, too."""
         return f"{self._prefix}:deleted"
 
     @cached_property
     def deletions(self) -> str:
         """Number of deletions so far: what was read from MongoDB before one is not put back."""
         return f"{self._prefix}:deletions"
+
+    @cached_property
+    def epoch(self) -> str:
+        """At random, made by whoever finds none: another one, and Redis was emptied meanwhile."""
+        return f"{self._prefix}:epoch"
 
     @cached_property
     def coverage(self) -> str:

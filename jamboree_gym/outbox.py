@@ -72,8 +72,10 @@ class Outbox(ABC):
 
     __slots__ = (
         "__weakref__",
+        "_asked_in",
         "_batches",
         "_codec",
+        "_is_uncertain",
         "_mark",
         "_marked",
         "_next_index",
@@ -99,6 +101,8 @@ class Outbox(ABC):
         self._next_index = 0
         self._batches: deque[Batch] = deque()
         self._sent = 0
+        self._is_uncertain = False  # whether the server has what was sent last
+        self._asked_in = ""
         self._put_count = 0
         self._stored_count = 0
 
@@ -139,29 +143,61 @@ class Outbox(ABC):
         return bool(self._batches) and self.error is None
 
     def next_append(self) -> Append | None:
-        """The oldest batches, as one append; None when nothing is left to send."""
+        """The oldest batches, as one append; None when nothing is left to send.
+
+        As long as it is not known what became of them, it is those of the last time.
+        """
         if self.error is not None:
             return None
         frames: list[bytes] = []
         size = 0
+        limit = self._sent if self._is_uncertain and self._sent else MAX_FRAMES_PER_APPEND
         for batch in self._batches:
-            if len(frames) == MAX_FRAMES_PER_APPEND or size >= MAX_APPEND_BYTES:
+            if len(frames) == limit or size >= MAX_APPEND_BYTES:
                 break
             frames.append(batch.frame)
             size += len(batch.frame)
         note, entry = self._note(len(frames))
         if not frames and not note:
             return None
-        self._sent = len(frames)
-        return Append(self.key, self._codec, frames, note, entry, self._blobs())
+        append = Append(
+            self.key,
+            self._codec,
+            frames,
+            self._index_after(len(frames)),
+            note,
+            entry,
+            self._blobs(),
+            self._born,
+            self._is_uncertain,
+            self._asked_in,
+        )
+        self._sent, self._is_uncertain = len(frames), True
+        return append
+
+    def _index_after(self, sent: int) -> int:
+        """Records in the log once so many batches are stored."""
+        return self._next_index - sum([one.count for one in islice(self._batches, sent, None)])
+
+    @property
+    def _born(self) -> float | None:
+        """Timestamp of the log's first record, where this outbox has begun it."""
+        return None
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
-        left = deque(islice(self._batches, result.stored, None))
-        stored = sum([batch.count for batch in islice(self._batches, result.stored)])
+        # What an earlier try had stored, and somebody deleted then, is not stored again.
+        done = self._sent if result.is_deleted else result.stored
+        left = deque(islice(self._batches, done, None))
+        stored = sum([batch.count for batch in islice(self._batches, done)])
         self._batches, self._stored_count = left, self._stored_count + stored
-        if result.stored < self._sent:
+        self._is_uncertain = False
+        if result.is_deleted or done < self._sent:
             self._continue_at(result)
+
+    def was_asked_for(self, epoch: str) -> None:
+        """MongoDB was asked for the log: what waits may begin it. Nothing of it was stored."""
+        self._asked_in, self._is_uncertain = epoch, False
 
     def refuse(self, error: JamboreeError) -> None:
         """This log can never be written: keep the reason for `flush` and `close`."""
@@ -175,7 +211,7 @@ class Outbox(ABC):
     def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put; here, nothing more can be written."""
         self._writer_id, self._mark, self._marked = writer_id, mark, False
-        self._batches = deque()
+        self._batches, self._is_uncertain = deque(), False
         self._stored_count = self._put_count
         self.error = EpisodeInUse(
             f"{self.key} is written by the process that this one was forked from"

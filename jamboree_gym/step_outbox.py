@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
+from itertools import islice
 from operator import add
 
 from jamboree_gym.codec import CODEC_STEPS, encode_frame
@@ -156,9 +157,19 @@ class StepOutbox(RowBuffer):
     def _blobs(self) -> Mapping[str, bytes]:
         return self._blobs_used
 
+    @property
+    def _born(self) -> float | None:
+        return self.summary.started_at
+
+    def _index_after(self, sent: int) -> int:
+        return self._stored_count + sum([one.count for one in islice(self._batches, sent)])
+
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
+        is_end_alone = self._sent == 0
         super().settle(result)
+        if is_end_alone and result.count != self._stored_count:
+            self._continue_at(result)
         if self.error is None and self._note_sent is not None:
             self._note_stored = self._note_sent
             self._stored_status = self._note_sent.status
@@ -170,7 +181,14 @@ class StepOutbox(RowBuffer):
 
     def _continue_at(self, result: AppendResult) -> None:
         expected = self._stored_count
-        if result.count < expected:
+        if result.is_deleted:
+            self.refuse(
+                EpisodeNotFound(
+                    f"episode {self.summary.id!r} was deleted while it was recorded; the rest of "
+                    "it is not kept"
+                )
+            )
+        elif result.count < expected:
             self.refuse(
                 EpisodeNotFound(
                     f"episode {self.summary.id!r}: the first {expected} rows are no longer in "

@@ -24,7 +24,8 @@ from jamboree_gym.errors import (
 from jamboree_gym.lease import Lease
 from jamboree_gym.outbox import MAX_APPEND_BYTES, Outbox
 from jamboree_gym.schedule import Schedule
-from jamboree_gym.store.redis import Append, RedisStore
+from jamboree_gym.store.log import Append, AppendResult, Asked
+from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["WhenFull", "WriteMode", "Writer"]
 
@@ -90,6 +91,7 @@ class Writer:
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
         self._refused: dict[Outbox, JamboreeError] = {}
+        self._asking: dict[Outbox, Append] = {}  # MongoDB is asked for these by another thread
         self._dirty_lock = threading.Lock()
         self._delivery_lock = threading.Lock()
         self._work = threading.Event()
@@ -219,7 +221,8 @@ class Writer:
 
     def _outboxes(self) -> list[Outbox]:
         with self._dirty_lock:
-            return list({**self._in_flight, **self._dirty, **self._refused})
+            waiting = {**self._in_flight, **self._dirty, **self._asking}
+            return list({**waiting, **self._refused})
 
     def deliver(self, outbox: Outbox) -> None:
         """Bring one outbox to the server, on the calling thread.
@@ -227,9 +230,14 @@ class Writer:
         Raises:
             JamboreeError: It is not there yet; the records stay queued and are tried again.
         """
+        while unknown := self._deliver_one(outbox):
+            self._ask_for(unknown)
+        outbox.raise_error()
+
+    def _deliver_one(self, outbox: Outbox) -> dict[Outbox, Append]:
         with self._delivery_lock:
             try:
-                self._deliver([outbox])
+                unknown = self._deliver([outbox])
             except BaseException:
                 with self._dirty_lock:
                     self._dirty[outbox] = None
@@ -238,7 +246,7 @@ class Writer:
             with self._dirty_lock:
                 if outbox.is_settled:
                     self._dirty.pop(outbox, None)
-        outbox.raise_error()
+        return unknown
 
     def flush(self, timeout_s: float) -> None:
         """Return once the server has everything that was put before the call.
@@ -248,7 +256,7 @@ class Writer:
         """
         deadline = time.monotonic() + timeout_s
         failures = 0
-        while (error := self._try_delivery()) is not None:
+        while (error := self._try_delivery(self._ask_for, with_asking=True)) is not None:
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             if time.monotonic() + pause_s > deadline:
                 raise self._unsaved_error(error) from error
@@ -257,9 +265,18 @@ class Writer:
         for error in self._refused.values():
             raise self._unsaved_error(error) from error
 
-    def _try_delivery(self) -> Exception | None:
+    def _try_delivery(
+        self, ask: Callable[[dict[Outbox, Append]], None], *, with_asking: bool = False
+    ) -> Exception | None:
+        """Deliver what there is; why it did not work.
+
+        Args:
+            ask: Called with what can be delivered when MongoDB was asked.
+            with_asking: Whether to deliver, too, what another thread asks for just now.
+        """
         try:
-            self._deliver_dirty()
+            while unknown := self._deliver_dirty(with_asking=with_asking):
+                ask(unknown)
         except Exception as error:  # noqa: BLE001 - whatever it is, flush says what is unsaved
             return error
         return None
@@ -305,7 +322,7 @@ class Writer:
             if self._stop.is_set():  # between the two: nobody would set `_work` again
                 return
             self.schedule.go_on()
-            error = self._try_delivery()
+            error = self._try_delivery(self._ask_beside)
             if error is None:
                 self._recover()
                 failures = 0
@@ -351,27 +368,68 @@ class Writer:
         self._outage = self._failure = None
         self.has_outage = self.needs_admission = False
 
-    def _deliver_dirty(self) -> None:
+    def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:
+        """Deliver what is marked; for which logs MongoDB has to be asked before."""
         with self._delivery_lock:
             with self._dirty_lock:
-                self._in_flight, self._dirty = self._dirty, {}
+                asking = self._asking if with_asking else {}
+                self._in_flight, self._dirty = {**dict.fromkeys(asking), **self._dirty}, {}
             try:
-                self._deliver(self._in_flight)
+                unknown = self._deliver(self._in_flight)
             except BaseException:
                 with self._dirty_lock:
                     self._dirty, self._in_flight = {**self._in_flight, **self._dirty}, {}
                 raise
             with self._dirty_lock:
+                self._asking |= unknown
                 self._in_flight = {}
+        return unknown
 
-    def _deliver(self, outboxes: Collection[Outbox]) -> None:
+    def _ask_for(self, unknown: dict[Outbox, Append]) -> None:
+        """Ask MongoDB, and have these delivered then. No lock is held: it may take its time."""
+        asked = Asked("", set())
+        try:
+            asked = self._store.ask_for(list(unknown.values()))
+        finally:
+            with self._delivery_lock:
+                for outbox, append in unknown.items():
+                    if append.key in asked.deleted:
+                        outbox.settle(AppendResult(0, 0, -math.inf, is_deleted=True))
+                        self._refuse_if_over(outbox)
+                    elif asked.epoch:
+                        outbox.was_asked_for(asked.epoch)
+                with self._dirty_lock:
+                    for outbox in unknown:
+                        self._asking.pop(outbox, None)
+                    self._dirty = {**dict.fromkeys(unknown), **self._dirty}
+
+    def _ask_beside(self, unknown: dict[Outbox, Append]) -> None:
+        """The same on a thread of its own: the other logs do not wait for it."""
+
+        def ask() -> None:
+            try:
+                self._ask_for(unknown)
+            except Exception as error:  # noqa: BLE001 - the delivery that follows says so
+                log.debug("MongoDB could not be asked: %s", error)
+            self._wake()
+
+        try:
+            threading.Thread(target=ask, name="jamboree-ask", daemon=True).start()
+        except RuntimeError:  # the interpreter is ending: `close` asks by itself
+            log.debug("no thread to ask MongoDB: %d logs wait for flush or close", len(unknown))
+
+    def _deliver(self, outboxes: Collection[Outbox]) -> dict[Outbox, Append]:
+        """Deliver all that these hold; what could not be, before MongoDB is asked for it."""
         for outbox in outboxes:
             self._seal(outbox)
+        unknown: dict[Outbox, Append] = {}
         waiting = list(outboxes)
         while waiting:
-            done = self._deliver_once(waiting)
-            waiting = [outbox for outbox in waiting[:done] if outbox.has_batches] + waiting[done:]
+            done = self._deliver_once(waiting, unknown)
+            again = [one for one in waiting[:done] if one.has_batches and one not in unknown]
+            waiting = again + waiting[done:]
         self.schedule.announce_delivery()
+        return unknown
 
     def _seal(self, outbox: Outbox) -> None:
         try:
@@ -381,7 +439,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - one log's trouble holds no other back
             self._refuse(outbox, InvalidRecord(f"{outbox.key} cannot be encoded: {error!r}"))
 
-    def _deliver_once(self, outboxes: Sequence[Outbox]) -> int:
+    def _deliver_once(self, outboxes: Sequence[Outbox], unknown: dict[Outbox, Append]) -> int:
         """One round trip for the oldest batches of the first outboxes; how many these are."""
         sent: list[tuple[Outbox, Append]] = []
         done = size = 0
@@ -394,23 +452,29 @@ class Writer:
                 sent.append((outbox, append))
                 size += sum(map(len, append.frames))
         if sent:
-            self._lease.renew_if_due()
-            self._send(sent)
+            self._send(sent, unknown)
         return done
 
-    def _send(self, sent: Sequence[tuple[Outbox, Append]]) -> None:
-        results = self._store.append([append for _, append in sent], fsync=self._fsync)
+    def _send(self, sent: Sequence[tuple[Outbox, Append]], unknown: dict[Outbox, Append]) -> None:
+        renew = self._lease.renew_if_due
+        appends = [append for _, append in sent]
+        results = self._store.append(appends, fsync=self._fsync, prepare=renew)
         self.schedule.go_on()
-        if self._on_delivery is not None:
-            self._on_delivery()
         self._lease.renew_if_due()  # again: the server may have been replaced by an empty one
-        for (outbox, _), result in zip(sent, results, strict=True):
+        for (outbox, append), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):
                 self._refuse(outbox, result)
-                continue
-            outbox.settle(result)
-            if outbox.error is not None:
-                self._refuse(outbox, outbox.error)
+            elif self._store.must_ask(append, result):
+                unknown[outbox] = append
+            else:
+                outbox.settle(result)
+                self._refuse_if_over(outbox)
+        if self._on_delivery is not None and len(unknown) < len(sent):
+            self._on_delivery()
+
+    def _refuse_if_over(self, outbox: Outbox) -> None:
+        if outbox.error is not None:
+            self._refuse(outbox, outbox.error)
 
     def _refuse(self, outbox: Outbox, error: JamboreeError) -> None:
         """Nothing more of this outbox can be written: say so, and again at `flush`."""

@@ -70,7 +70,8 @@ def everything(jam: Jamboree) -> Dump:
     for key in sorted(jam.redis.scan_iter(f"{jam.keyspace.namespace}:*", count=1000)):
         kind = jam.redis.type(key)
         name = key.decode()
-        if name.startswith((jam.keyspace.lease(""), jam.keyspace.coverage, jam.keyspace.deletions)):
+        space = jam.keyspace
+        if name.startswith((space.lease(""), space.coverage, space.deletions, space.epoch)):
             continue
         if kind == b"list":
             found[name] = jam.redis.lrange(key, 0, -1)
@@ -576,7 +577,7 @@ def test_a_deleted_episode_is_deleted_on_both_sides(jam: Jamboree) -> None:
     assert jam.mongo.chunks.count_documents({"key": jam.keyspace.episode(name)}) == 0
 
 
-def interrupted(*_: Any) -> None:
+def interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 

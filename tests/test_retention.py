@@ -445,7 +445,8 @@ def append(key: str, start: int, *, writer: bytes = WRITER, t: float | None = No
     t = time.time() if t is None else t
     body = encode_records([t], [b"\x81\xa1n" + bytes([start])])
     options: Any = {"codec": CODEC_RECORDS, "start": start, "count": 1, "writer": writer}
-    return Append(key, CODEC_RECORDS, [encode_frame(**options, t_first=t, t_last=t, body=body)])
+    frame = encode_frame(**options, t_first=t, t_last=t, body=body)
+    return Append(key, CODEC_RECORDS, [frame], start + 1)
 
 
 def age(jam: Jamboree, key: str) -> None:

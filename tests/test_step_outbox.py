@@ -55,7 +55,7 @@ def accepted(box: StepOutbox) -> list[bytes]:
     append = box.next_append()
     if append is None:
         return []
-    box.settle(AppendResult(len(append.frames), 0, 0.0))
+    box.settle(AppendResult(len(append.frames), append.after, 0.0))
     return list(append.frames)
 
 

@@ -276,8 +276,8 @@ def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
     head, entry = store.head(key), IndexEntry(ids[1], b"what was there before", "a", 1.0)
     assert head is not None
 
-    deletions = store.deletions()
-    assert not store.restore(key, head, (), None, deletions=deletions, instead_of=b"damaged")
+    standing = store.standing()
+    assert not store.restore(key, head, (), None, standing=standing, instead_of=b"damaged")
     assert not store.mend("a", entry, instead_of=b"damaged")
     assert jam.redis.lrange(key, 0, -1) == log
     assert jam.redis.hget(listing, ids[1]) == summary

@@ -365,6 +365,7 @@ def test_the_feed_is_capped(jam: Jamboree) -> None:
                 jam.keyspace.episode(f"e{n}"),
                 2,
                 [frame],
+                1,
                 b"note",
                 IndexEntry(f"e{n}", b"summary", "r", 0.0),
             )
@@ -380,7 +381,7 @@ def test_an_append_that_is_sent_again_is_not_told_again(jam: Jamboree) -> None:
     entry = IndexEntry("e", b"summary", "r", 0.0)
     jam.store.feed.position()
     for _ in range(3):
-        jam.store.append([Append(jam.keyspace.episode("e"), 2, [one_frame()], b"note", entry)])
+        jam.store.append([Append(jam.keyspace.episode("e"), 2, [one_frame()], 1, b"note", entry)])
 
     assert jam.redis.xlen(jam.keyspace.feed) == 2
 

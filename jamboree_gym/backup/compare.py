@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from jamboree_gym.backup.copy import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.codec import Frame, Head, decode_head
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.notes import decode_episode_note
+from jamboree_gym.steps import schema_digest
 from jamboree_gym.store.kept import checked_chain, kept_logs
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
@@ -59,14 +62,35 @@ class Comparison:
             at_once = next_portion(at_once, len(part), size)
 
     def compare_blobs(self) -> None:
-        """Compare the schemas and provenances that logs refer to."""
+        """Compare the schemas and provenances that logs refer to.
+
+        What MongoDB lacks, and only an episode referred to that was deleted, is no difference.
+        """
         here, kept = self._store.blobs(), self._mongo.blobs()
+        lacking = here.keys() - kept.keys()
+        lacking &= self._referred_to() if lacking else set()
         for name in sorted({*here, *kept}):
             key = self._store.keyspace.blob(name)
-            lacking = DecodeError(f"{key}: MongoDB does not hold it")
-            for content in (here.get(name), kept.get(name, lacking)):
+            for content in (here.get(name), kept.get(name)):
                 if isinstance(content, DecodeError):
                     self.different[key] = str(content)
+            if name in lacking:
+                self.different[key] = f"{key}: MongoDB does not hold it"
+
+    def _referred_to(self) -> set[str]:
+        """Digests of the blobs to which the episodes of Redis refer, as far as they can be read."""
+        names = set[str]()
+        keyspace = self._store.keyspace
+        for key in filter(keyspace.is_episode, self._store.log_keys()):
+            with suppress(DecodeError):
+                head = self._store.head(key)
+                if head is not None:
+                    episode_id = keyspace.episode_id(key)
+                    _, origin = decode_episode_note(head.note, episode_id=episode_id, where=key)
+                    names.add(origin.provenance)
+                    for page in pages(self._store, key, max(head.first, head.held), head.count):
+                        names |= {schema_digest(frame, where=key) for frame in page}
+        return names
 
     def _ours(self, keys: Sequence[str]) -> tuple[dict[str, Log | DecodeError], int]:
         """Logs as Redis holds them, and how many bytes have been read."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.codec import CODEC_STEPS, Frame, Head, decode_frame, frame_span
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
 from jamboree_gym.notes import decode_episode_note
@@ -29,6 +31,8 @@ FIRST_LOGS = 20  # not knowing yet how large they are
 MAX_LOGS = 400
 ROUND_TRIP_BYTES = 8 << 20
 FIRST_ROWS = 16
+Found = Mapping[str, tuple[Head, list[bytes]] | DecodeError]
+
 FEW_REVISIONS = 8  # a log that was written no more often than this is small
 
 
@@ -58,9 +62,11 @@ class LogCopier:
         self._mongo = mongo
         self._told = told
         self._blobs: set[str] = set()
+        self._epoch = ""
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
         """Copy logs, given with their revisions; yields how many have been dealt with."""
+        self._epoch = self._store.epoch()
         small = [key for key, revision in pending if revision <= FEW_REVISIONS]
         done, at_once = 0, FIRST_LOGS
         while done < len(small):
@@ -81,7 +87,8 @@ class LogCopier:
         frames: list[tuple[str, float, bytes]] = []
         large: list[str] = []
         copied_bytes = 0
-        for key, found in self._store.unacked(keys).items():
+        found_logs = self._with_births_of_their_own(self._store.unacked(keys))
+        for key, found in found_logs.items():
             try:
                 if isinstance(found, DecodeError):
                     raise found
@@ -108,6 +115,22 @@ class LogCopier:
         for key in large:
             self._copy_in_pages(key)
         return copied_bytes
+
+    def _with_births_of_their_own(self, found: Found) -> Found:
+        """The same; a log that began again under the birth of one that was deleted has another."""
+        new = {
+            (key, one[0].born): one[0]
+            for key, one in found.items()
+            if not isinstance(one, DecodeError) and one[0].acked == 0
+        }
+        taken = self._mongo.deleted(new) if new else ()
+        for key, born in taken:
+            self._store.bear_anew(key, new[key, born], epoch=self._epoch)
+        if not taken:
+            return found
+        keys = [key for key, _ in taken]
+        left = {key: one for key, one in found.items() if key not in keys}
+        return {**left, **self._with_births_of_their_own(self._store.unacked(keys))}
 
     def _copy_in_pages(self, key: str) -> None:
         """Copy a log that may be too long for memory."""
@@ -161,9 +184,20 @@ class LogCopier:
         names = {schema_digest(frame, where=key) for frame in frames} | {origin.provenance}
         new = names - self._blobs
         if new:
-            self._mongo.put_blobs({name: self._store.blob(name) for name in sorted(new)})
+            self._mongo.put_blobs({name: self._blob(name) for name in sorted(new)})
             self._blobs |= new
         return summary.run
+
+    def _blob(self, name: str) -> bytes:
+        """From Redis, or, where it has lost it, from MongoDB; then it is put back, too."""
+        try:
+            return self._store.blob(name)
+        except DecodeError:
+            kept = self._mongo.blob(name)
+            if kept is None:
+                raise
+        self._store.put_blob(name, kept)
+        return kept
 
     def _put_heads(self, logs: Mapping[str, GrownLog], *, acked: int | None = None) -> None:
         unsettled = self._mongo.put_heads(logs)
@@ -200,11 +234,18 @@ class LogCopier:
         return None
 
     def _acknowledge(self, heads: Mapping[str, Head]) -> None:
-        """Tell Redis; what was deleted there meanwhile must not stay in MongoDB."""
-        gone = self._store.acknowledge(heads)
+        """Tell Redis; what was deleted there meanwhile must not stay in MongoDB.
+
+        What Redis lost while it was on its way to MongoDB comes back from there.
+        """
+        gone, overtaken = self._store.acknowledge(heads, epoch=self._epoch)
         self._mongo.clear_deleted((key, heads[key].born) for key in gone)
+        if overtaken:
+            restorer = Restorer(self._store, self._mongo, is_asked_for=False)
+            deque(restorer.restore(sorted(overtaken)), maxlen=0)
         if self._told is not None:
-            self._told({key: head for key, head in heads.items() if key not in gone})
+            told = heads.keys() - gone - overtaken
+            self._told({key: heads[key] for key in told})
 
 
 def next_portion(at_once: int, logs: int, size: int) -> int:
@@ -220,7 +261,7 @@ def _acked(head: Head) -> Head:
 def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
     """Have MongoDB forget what was deleted in Redis; the number of logs."""
     deleted = store.deleted()
-    for key, born in deleted.items():
+    for key, born in sorted(deleted):
         mongo.delete(key, born)
         store.forget_deleted(key, born)
     return len(deleted)

@@ -46,17 +46,17 @@ class Restorer:
         """Put these back, given sorted; yields how many have been dealt with."""
         done = 0
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            deletions, deleted = self._store.deletions(), self._store.deleted()
+            standing, deleted = self._store.standing(), self._store.deleted()
             for key, kept in kept_logs(self._mongo, keys[first : first + LOGS_AT_ONCE]):
                 try:
-                    is_gone = isinstance(kept, tuple) and deleted.get(key) == kept[0].born
-                    self.restored += self._restore(key, None if is_gone else kept, deletions)
+                    is_gone = isinstance(kept, tuple) and (key, kept[0].born) in deleted
+                    self.restored += self._restore(key, None if is_gone else kept, standing)
                 except (DecodeError, EpisodeNotFound) as error:
                     self.failures.append(error)
                 done += 1
                 yield done
 
-    def _restore(self, key: str, kept: Kept | DecodeError | None, deletions: int) -> bool:
+    def _restore(self, key: str, kept: Kept | DecodeError | None, standing: str) -> bool:
         """Put a log back; whether that was needed."""
         for attempt in range(ATTEMPTS):
             if isinstance(kept, DecodeError):
@@ -74,21 +74,21 @@ class Restorer:
                 current, damaged = None, raw
             if current is not None and not _is_behind(current, kept[0]):
                 return self._fill_up(key)
-            if self._put_back(key, *kept, deletions, damaged):
+            if self._put_back(key, *kept, standing, damaged):
                 self._fill_up(key)
                 return True
-            deletions = self._store.deletions()
+            standing = self._store.standing()
             kept = dict(kept_logs(self._mongo, [key]))[key]
         return False
 
     def _put_back(
-        self, key: str, head: Head, blobs: Iterator[bytes], deletions: int, instead_of: bytes
+        self, key: str, head: Head, blobs: Iterator[bytes], standing: str, instead_of: bytes
     ) -> bool:
         where = f"MongoDB at {self._mongo.where}: {key}"
         return put_back(
             *(self._store, key, head, blobs),
             where=where,
-            deletions=deletions,
+            standing=standing,
             instead_of=instead_of,
         )
 

@@ -14,7 +14,7 @@ from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
 from jamboree_gym.store.coverage import NO_ROOM, PARTLY_COVERED, cover, is_covered, kept_summaries
 from jamboree_gym.store.kept import frames_of
 from jamboree_gym.store.kept_frames import KeptFrames, is_lacking
-from jamboree_gym.store.log import Append, AppendResult, LogSlice
+from jamboree_gym.store.log import Append, AppendResult, Asked, LogSlice, birth_of
 from jamboree_gym.store.mongo import BackupUnavailable, InterpreterEnds, MongoStore
 from jamboree_gym.store.mongo_documents import KeptLog
 from jamboree_gym.store.put_back import put_back, refill
@@ -194,22 +194,22 @@ class BackedStore(RedisStore):
     def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, KeptLog]:
         found: dict[str, KeptLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            deletions, deleted = self.redis.deletions(), self.redis.deleted()
+            standing, deleted = self.redis.standing(), self.redis.deleted()
             for key, kept in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
                 if isinstance(kept, DecodeError):
                     if len(keys) == 1:
                         raise kept
-                elif deleted.get(key) != kept.head.born:
+                elif (key, kept.head.born) not in deleted:
                     found[key] = kept
-                    self._put_back_one(mongo, key, kept, deletions, is_alone=len(keys) == 1)
+                    self._put_back_one(mongo, key, kept, standing, is_alone=len(keys) == 1)
         return found
 
     def _put_back_one(
-        self, mongo: MongoStore, key: str, kept: KeptLog, deletions: int, *, is_alone: bool
+        self, mongo: MongoStore, key: str, kept: KeptLog, standing: str, *, is_alone: bool
     ) -> None:
         frames, where = frames_of(mongo, key, kept), f"MongoDB at {mongo.where}: {key}"
         try:
-            put_back(self.redis, key, kept.head, frames, where=where, deletions=deletions)
+            put_back(self.redis, key, kept.head, frames, where=where, standing=standing)
         except DecodeError:  # reading it by itself says so
             if is_alone:
                 raise
@@ -309,28 +309,36 @@ class BackedStore(RedisStore):
 
     # -- writing ----------------------------------------------------------------------------
 
-    def append(
-        self, appends: Sequence[Append], *, fsync: bool = False, is_covered: bool = False
-    ) -> list[AppendResult | JamboreeError]:
-        """As `RedisStore.append`; a log that Redis has lost comes back before it is gone on with.
+    @property
+    def can_ask(self) -> bool:
+        """Whether a log that is not here may be in MongoDB."""
+        return True
 
-        Without MongoDB, nothing is waited for.
-        """
-        results = super().append(appends, fsync=fsync, is_covered=is_covered)
-        lost = [position for position, one in enumerate(results) if _is_lost(one)]
-        if lost:
-            again = [appends[position] for position in lost]
-            self._find_lost(again)
-            retried = super().append(again, fsync=fsync)
-            for position, result in zip(lost, retried, strict=True):
-                results[position] = result
+    def append(
+        self,
+        appends: Sequence[Append],
+        *,
+        fsync: bool = False,
+        prepare: Callable[[], None] | None = None,
+    ) -> list[AppendResult | JamboreeError]:
+        """As `RedisStore.append`; for some, see `must_ask`, MongoDB has to be asked before."""
+        results = super().append(appends, fsync=fsync, prepare=prepare)
         for append in appends:
             self._absent.pop(append.key, None)
         return results
 
-    def _find_lost(self, appends: Sequence[Append]) -> None:
-        """Bring back what MongoDB holds of these logs. That it cannot be asked delays nothing."""
-        finds: list[Callable[[], object]] = [partial(self._put_back, [a.key for a in appends])]
+    def ask_for(self, appends: Sequence[Append]) -> Asked:
+        """Bring back what MongoDB holds of these logs, and say which of them were deleted.
+
+        It may take its time; that it cannot be asked is no error: what is saved then begins the log
+        anew.
+        """
+        epoch, deleted = self.epoch(), set[str]()
+        keys = [append.key for append in appends]
+        finds: list[Callable[[], object]] = [
+            lambda: deleted.update(self._deleted_among(appends)),
+            partial(self._put_back, keys),
+        ]
         if any(append.codec == CODEC_RECORDS for append in appends):
             finds.append(self.cover)
         for find in finds:
@@ -340,14 +348,17 @@ class BackedStore(RedisStore):
                 log.debug("%s", error)
             except (AccessRefused, DecodeError) as error:
                 self.say_once(f"{error}; what is saved begins the log anew if Redis has lost it")
+        return Asked(epoch, deleted)
+
+    def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
+        """Which of these logs were deleted after they had begun."""
+        logs = {(append.key, birth_of(append)) for append in appends}
+        noted = {key for key, born in self.redis.deleted() if (key, born) in logs}
+        kept = self._ask(lambda mongo: mongo.deleted(logs)) or set()
+        return noted | {key for key, _ in kept}
 
     def say_once(self, what: str) -> None:
         """Warn, if that has not been said yet."""
         if what not in self._said:
             self._said.add(what)
             log.warning("%s", what)
-
-
-def _is_lost(result: AppendResult | JamboreeError) -> bool:
-    """Whether the log that was to be gone on with is not there."""
-    return not isinstance(result, JamboreeError) and result.count == 0

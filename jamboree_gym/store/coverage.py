@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
@@ -68,19 +68,19 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
 
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
     """How many episodes were not listed, and whether nothing was deleted meanwhile."""
-    deletions, deleted = store.deletions(), store.deleted()
+    standing, deleted = store.standing(), store.deleted()
     listed = 0
     by_run = attrgetter("run")
     for some in mongo.heads():
         heads = _readable(some, deleted)
         entries = list(_entries(store, heads))
         for _, group in groupby(sorted(entries, key=by_run), by_run):
-            listed += store.list_episodes(list(group), deletions=deletions) or 0
+            listed += store.list_episodes(list(group), standing=standing) or 0
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
-                store.restore(key, back, (), None, deletions=deletions)
-    return listed, store.deletions() == deletions
+                store.restore(key, back, (), None, standing=standing)
+    return listed, store.standing() == standing
 
 
 def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
@@ -93,12 +93,14 @@ def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, 
     }
 
 
-def _readable(heads: Mapping[str, Head | DecodeError], deleted: Mapping[str, float]) -> Heads:
+def _readable(
+    heads: Mapping[str, Head | DecodeError], deleted: Collection[tuple[str, float]]
+) -> Heads:
     """Without what is damaged, which `verify` names, and what was deleted."""
     return {
         key: head
         for key, head in heads.items()
-        if isinstance(head, Head) and deleted.get(key) != head.born
+        if isinstance(head, Head) and (key, head.born) not in deleted
     }
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from jamboree_gym.codec import Frame, Head, decode_frame, frame_span
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.log import identity, key_of
 from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.mongo_documents import KeptFrame, KeptLog, tombstone_id
+from jamboree_gym.store.mongo_documents import KeptFrame, KeptLog
 
 __all__ = ["checked_chain", "frames_of", "kept_logs"]
 
@@ -65,7 +66,7 @@ def _in_order(log: KeptLog, frames: _SortedFrames, key: str, where: str) -> Iter
     for blob in log.frames:
         expected = decode_frame(blob, where=where).stop
         yield blob
-    for frame in frames.of(tombstone_id(key, log.head.born)):
+    for frame in frames.of(identity(key, log.head.born)):
         if frame.blob is None:
             raise DecodeError(f"{where} at index {frame.start}: checksum does not match")
         if expected <= frame.start < log.head.count:
@@ -82,17 +83,12 @@ class _SortedFrames:
 
     def of(self, log: str) -> Iterator[KeptFrame]:
         """The frames of a log, passing over those of the logs before it."""
-        key = _key_of(log)
-        while self._next is not None and _key_of(self._next[0]) <= key:
+        key = key_of(log)
+        while self._next is not None and key_of(self._next[0]) <= key:
             found, frame = self._next
             self._next = next(self._frames, None)
             if found == log:
                 yield frame
-
-
-def _key_of(log: str) -> str:
-    """The key in what `tombstone_id` makes; what was deleted under it may lie in between."""
-    return log.rpartition("#")[0]
 
 
 def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator[Frame]:

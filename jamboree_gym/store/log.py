@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jamboree_gym.codec import Frame, Head, decode_frame, decode_head
+from jamboree_gym.codec import Frame, Head, decode_frame, decode_head, frame_span
 from jamboree_gym.errors import DecodeError
 
-__all__ = ["Append", "AppendResult", "BackupMark", "IndexEntry", "LogSlice"]
+__all__ = [
+    "Acknowledged",
+    "Append",
+    "AppendResult",
+    "Asked",
+    "BackupMark",
+    "IndexEntry",
+    "LogSlice",
+    "birth_of",
+    "identity",
+    "key_of",
+]
+
+_BORN = struct.Struct(">d")
+
+
+def identity(key: str, born: float) -> str:
+    """A log and its birth: what tells it from others of the same key; `#` is in no quoted key."""
+    return f"{key}#{_BORN.pack(born).hex()}"
+
+
+def key_of(identity: str) -> str:
+    """The key in it."""
+    return identity.partition("#")[0]
 
 
 class IndexEntry(NamedTuple):
@@ -37,17 +62,37 @@ class Append(NamedTuple):
         key: The log.
         codec: Codec of its frames.
         frames: Encoded frames, each beginning where the one before ends.
+        after: Records in the log after it.
         note: Replaces the head's note; empty keeps the old one.
         entry: Listing to refresh in the same step.
         blobs: Content that the frames refer to, by digest; stored before them.
+        born: Timestamp of the log's first record, epoch seconds; None where another may have begun
+            it.
+        is_repeated: Whether an earlier try may have been stored.
+        asked_in: The epoch in which MongoDB was asked for this log.
     """
 
     key: str
     codec: int
     frames: Sequence[bytes]
+    after: int
     note: bytes = b""
     entry: IndexEntry | None = None
     blobs: Mapping[str, bytes] = MappingProxyType({})
+    born: float | None = None
+    is_repeated: bool = False
+    asked_in: str = ""
+
+
+def birth_of(append: Append) -> float:
+    """Birth of the log that an append begins, or goes on with; -inf where that is not known."""
+    if append.born is not None:
+        return append.born
+    if append.frames:
+        start, _, t_first, _ = frame_span(append.frames[0])
+        if start == 0:
+            return t_first
+    return -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +104,42 @@ class AppendResult:
             earlier one. The next one does not continue the log: another writer was there first.
         count: Records in the log, counted from its very first.
         t_last: Timestamp of the newest record, epoch seconds.
+        is_deleted: Whether the log was deleted after an earlier try had begun it.
     """
 
     stored: int
     count: int
     t_last: float
+    is_deleted: bool = False
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether there is no such log in Redis, for whatever reason."""
+        return self.count == 0 and not self.is_deleted
+
+
+class Asked(NamedTuple):
+    """What MongoDB said of logs that Redis does not have.
+
+    Attributes:
+        epoch: In which it was asked.
+        deleted: Those of them that were deleted.
+    """
+
+    epoch: str
+    deleted: set[str]
+
+
+class Acknowledged(NamedTuple):
+    """Logs of which it could not be noted that MongoDB holds them.
+
+    Attributes:
+        gone: They are not there any more, or others are.
+        overtaken: Redis was emptied, and holds less of them now, or something else.
+    """
+
+    gone: set[str]
+    overtaken: set[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from jamboree_gym.keys import (
     MONGO_LOGS,
     MONGO_SETTINGS,
 )
+from jamboree_gym.store.log import identity
 from jamboree_gym.store.mongo_client import client_from_url, reason_of
 from jamboree_gym.store.mongo_documents import (
     DOCUMENT_VERSION,
@@ -45,7 +46,6 @@ from jamboree_gym.store.mongo_documents import (
     kept_frames,
     kept_log,
     log_document,
-    tombstone_id,
 )
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class MongoStore:
 
     def delete(self, key: str, born: float) -> None:
         """Delete a log, for good: what a backup that has read it before brings, is not seen."""
-        tombstone = {"_id": tombstone_id(key, born), "at": time.time()}
+        tombstone = {"_id": identity(key, born), "at": time.time()}
         self._insert_new(self._deleted, [tombstone])
         self._clear(key, born)
 
@@ -317,7 +317,7 @@ class MongoStore:
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
         """Remove what is left of a log, if it was deleted."""
-        if self._find_one(self._deleted, tombstone_id(key, born)) is None:
+        if self._find_one(self._deleted, identity(key, born)) is None:
             return False
         self._clear(key, born)
         return True
@@ -326,6 +326,11 @@ class MongoStore:
         """Remove what came of these logs after they were deleted."""
         for key, born in logs:
             self._clear_if_deleted(key, born)
+
+    def deleted(self, logs: Iterable[tuple[str, float]]) -> set[tuple[str, float]]:
+        """Which of these logs, given with their births, were deleted."""
+        ids = {identity(*log): log for log in logs}
+        return {ids[one["_id"]] for one in self._find(self._deleted, list(ids), {"_id": 1})}
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -344,7 +349,7 @@ class MongoStore:
         return self._not_deleted(self._find(self._logs, keys))
 
     def _not_deleted(self, found: Sequence[Any]) -> dict[str, KeptLog | DecodeError]:
-        ids = {tombstone_id(one["_id"], birth_of(one)): one for one in found}
+        ids = {identity(one["_id"], birth_of(one)): one for one in found}
         for one in self._find(self._deleted, list(ids), {"_id": 1}):
             del ids[one["_id"]]
         return {document["_id"]: self._kept(document) for document in ids.values()}
@@ -395,7 +400,7 @@ class MongoStore:
     def frames_from(self, key: str, born: float, start: int, stop: int) -> Iterator[KeptFrame]:
         """Frames in `chunks` that begin at `start` or later, and before `stop`; in order."""
         query = {"key": key, "start": {"$gte": start, "$lt": stop}}
-        ours = tombstone_id(key, born)
+        ours = identity(key, born)
         return (frame for found, frame in self._frames(query) if found == ours)
 
     def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
@@ -407,7 +412,7 @@ class MongoStore:
         """Frames that have documents of their own, of all logs from one key to another.
 
         Yields:
-            The log as `tombstone_id` names it, and its frame; sorted by key and start.
+            The log as `identity` names it, and its frame; sorted by key and start.
         """
         return self._frames({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
 

@@ -7,7 +7,6 @@ are small) and one for each further frame. Each has a format version and a CRC-3
 from __future__ import annotations
 
 import math
-import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from jamboree_gym.codec import Head, decode_head, digest, frame_span
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.log import identity
 
 __all__ = [
     "DOCUMENT_VERSION",
@@ -37,13 +37,11 @@ __all__ = [
     "kept_frames",
     "kept_log",
     "log_document",
-    "tombstone_id",
 ]
 
 DOCUMENT_VERSION = 2
 MAX_PART_BYTES = 12 * 2**20  # a document of MongoDB holds 16 MB
 MAX_INLINE_BYTES = 64 * 2**10
-_BORN = struct.Struct(">d")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 
@@ -153,7 +151,7 @@ def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, A
     for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
         content = frame[offset : offset + MAX_PART_BYTES]
         yield {
-            "_id": f"{tombstone_id(key, born)}#{start:016d}#{part:04d}",
+            "_id": f"{identity(key, born)}#{start:016d}#{part:04d}",
             "key": key,
             "format": DOCUMENT_VERSION,
             "start": start,
@@ -181,12 +179,7 @@ def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
 
 def is_chunk_of(id: str, key: str, born: float) -> bool:
     """Whether a document of `chunks` belongs to this log, and to no other of the same key."""
-    return id.startswith(f"{tombstone_id(key, born)}#")
-
-
-def tombstone_id(key: str, born: float) -> str:
-    """A log and its birth; `#` is in no quoted key."""
-    return f"{key}#{_BORN.pack(born).hex()}"
+    return id.startswith(f"{identity(key, born)}#")
 
 
 def birth_of(document: Any) -> float:
@@ -199,7 +192,7 @@ def kept_frames(documents: Iterable[Any]) -> Iterator[tuple[str, KeptFrame]]:
     """Log and content of each frame, from documents of chunks that are sorted by id.
 
     Yields:
-        The log as `tombstone_id` names it, and its frame.
+        The log as `identity` names it, and its frame.
     """
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)

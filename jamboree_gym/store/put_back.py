@@ -38,7 +38,7 @@ def put_back(
     blobs: Iterator[bytes],
     *,
     where: str,
-    deletions: int,
+    standing: str,
     instead_of: bytes = b"",
 ) -> bool:
     """Put a log back: whole if it is not large, else its head alone, for `refill`.
@@ -49,11 +49,12 @@ def put_back(
         head: Its head in MongoDB.
         blobs: All its frames there; checked to the last before anything is put back.
         where: Names them in errors.
-        deletions: As they were before MongoDB was asked.
+        standing: How things stood before MongoDB was asked.
         instead_of: A damaged head in Redis, whose log is replaced if MongoDB has all of it.
 
     Returns:
-        False when Redis already holds as much or more, or anything was deleted meanwhile.
+        False when Redis already holds as much or more, or something else, or anything was deleted
+        meanwhile, or Redis emptied.
 
     Raises:
         DecodeError: A frame is damaged or missing.
@@ -67,7 +68,7 @@ def put_back(
     is_whole = size <= PAGE_BYTES
     back = replace(head, acked=head.count, held=0 if is_whole else head.count)
     entry, there = entry_of(store, key, head), frames if is_whole else ()
-    return store.restore(key, back, there, entry, deletions=deletions, instead_of=instead_of)
+    return store.restore(key, back, there, entry, standing=standing, instead_of=instead_of)
 
 
 def refill(store: RedisStore, key: str, head: Head, kept: KeptFrames, *, max_bytes: float) -> bool:

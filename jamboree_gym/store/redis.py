@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -21,17 +23,43 @@ from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store import scripts
 from jamboree_gym.store.feed import Feed
-from jamboree_gym.store.log import Append, AppendResult, BackupMark, IndexEntry, LogSlice
+from jamboree_gym.store.log import (
+    Acknowledged,
+    Append,
+    AppendResult,
+    Asked,
+    BackupMark,
+    IndexEntry,
+    LogSlice,
+    identity,
+    key_of,
+)
 from jamboree_gym.store.redis_check import check_server
 from jamboree_gym.store.redis_client import client_from_url
-from jamboree_gym.store.redis_link import Call, RedisLink, as_text, script_call
+from jamboree_gym.store.redis_link import AccessRefused, Call, RedisLink, as_text, script_call
 from jamboree_gym.store.room import Room
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 
 FSYNC_TIMEOUT_S = 4.0
+NEVER_STANDS = "?"  # nothing can be put back: this user may not write
 _BORN = struct.Struct("<d")
 _T = TypeVar("_T")
+
+
+class _Server:
+    """What is remembered of the server, as long as it is true.
+
+    Attributes:
+        epoch: Of the namespace; empty as long as nobody has asked.
+        losses: Connections lost by then; another server may have taken its place since.
+        blobs: Digests of the blobs that it holds.
+    """
+
+    def __init__(self, epoch: str, losses: int) -> None:
+        self.epoch = epoch
+        self.losses = losses
+        self.blobs: set[str] = set()
 
 
 class RedisStore:
@@ -55,7 +83,8 @@ class RedisStore:
         self.feed = Feed(link, keyspace)
         self.room = Room(link, keyspace)
         self._blobs: dict[str, bytes] = {}
-        self._blobs_as_of = 0  # the link's losses
+        self._server = _Server("", 0)
+        self._emptied = 0
 
     @classmethod
     def from_url(
@@ -104,7 +133,11 @@ class RedisStore:
     # -- the log ----------------------------------------------------------------------------
 
     def append(
-        self, appends: Sequence[Append], *, fsync: bool = False, is_covered: bool = True
+        self,
+        appends: Sequence[Append],
+        *,
+        fsync: bool = False,
+        prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each of them.
 
@@ -113,8 +146,7 @@ class RedisStore:
         Args:
             appends: What to append.
             fsync: Whether to wait until the server has it on disk.
-            is_covered: Whether a log of records that is not there may be begun. If not, that needs
-                `coverage`, and without it nothing is stored.
+            prepare: Called before each try, of which there are more where Redis was emptied.
 
         Returns:
             For each append the server's decision, or why this one log cannot be written.
@@ -124,22 +156,34 @@ class RedisStore:
             StoreFull: The server has no memory or disk left.
         """
         blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
+        tries = 0
 
         def calls() -> list[Call]:
-            missing = blobs.keys() - self._known_blobs().keys()
+            nonlocal tries
+            tries += 1
+            server = self._known_server()
+            missing = blobs.keys() - server.blobs
             sent: list[Call] = [self._blob_call(name, blobs[name]) for name in missing]
-            sent.append(self._append_call(appends, is_covered))
+            sent.append(self._append_call(appends, server.epoch, is_repeated=tries > 1))
             if fsync:
                 sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
             return sent
 
-        answers = self.link.pipeline(calls)
-        if fsync and answers.pop()[0] < 1:
+        while True:
+            if prepare is not None:
+                prepare()
+            self._learn_epoch()
+            answers, server = self.link.pipeline(calls), self._known_server()
+            on_disk = answers.pop()[0] if fsync else 1
+            results = answers[-1]
+            if not isinstance(results, bytes):
+                break
+            self._enter(as_text(results))
+        if on_disk < 1:
             raise StoreUnavailable(
                 f"Redis at {self.where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
             )
-        self._known_blobs().update(blobs)
-        results = answers[-1]
+        server.blobs |= blobs.keys()
         if isinstance(results, RedisError):
             raise self.link.translated(results, key=appends[0].key) from results
         return [self._append_result(*pair) for pair in zip(appends, results, strict=True)]
@@ -150,18 +194,72 @@ class RedisStore:
             if isinstance(translated, DecodeError):
                 return translated
             raise translated from answer
-        return AppendResult(int(answer[0]), int(answer[1]), float(answer[2]))
+        stored, count, t_last = answer
+        is_deleted = int(stored) < 0
+        return AppendResult(max(0, int(stored)), int(count), float(t_last), is_deleted)
 
-    def _append_call(self, appends: Sequence[Append], is_covered: bool) -> Call:
+    def _append_call(self, appends: Sequence[Append], epoch: str, *, is_repeated: bool) -> Call:
         space = self.keyspace
-        keys = [space.unbacked, space.runs, space.feed, space.coverage]
-        arguments: list[Any] = ["" if is_covered else "1"]
+        keys = [space.unbacked, space.runs, space.feed, space.coverage, space.epoch, space.deleted]
+        arguments: list[Any] = ["1" if self.can_ask else "", epoch, _new_epoch()]
         for append in appends:
             entry, frames = append.entry, append.frames
             keys += (append.key, space.summaries(entry.run if entry else ""))
-            listing = _listing(entry)
-            arguments += (str(append.codec), append.note, *listing, str(len(frames)), *frames)
+            repeated = "1" if is_repeated or append.is_repeated else ""
+            arguments += (str(append.codec), append.note, *_listing(entry), str(append.after))
+            arguments += (repeated, append.asked_in, str(len(frames)), *frames)
         return script_call(scripts.APPEND, keys, arguments)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a log that is not here may be in MongoDB."""
+        return False
+
+    def must_ask(self, append: Append, result: AppendResult) -> bool:
+        """Whether MongoDB has to be asked for this log before anything is stored there."""
+        return self.can_ask and result.is_absent and append.asked_in != self._server.epoch
+
+    def ask_for(self, appends: Sequence[Append]) -> Asked:
+        """Bring back what MongoDB holds of these logs. It may take its time."""
+        del appends
+        return Asked(self._server.epoch, set())
+
+    # -- whether it was emptied -------------------------------------------------------------
+
+    def epoch(self) -> str:
+        """The epoch of the namespace: another one than before, and Redis was emptied meanwhile.
+
+        Raises:
+            AccessRefused: There is none, and this user may not write.
+        """
+        return as_text(self.link.script(scripts.EPOCH, (self.keyspace.epoch,), (_new_epoch(),)))
+
+    def standing(self) -> str:
+        """How things stand: to be asked before MongoDB is, and told when putting back.
+
+        So nothing is put back that was deleted, or that was read before Redis was emptied again.
+        """
+        keys = (self.keyspace.epoch, self.keyspace.deletions)
+        try:
+            return as_text(self.link.script(scripts.STANDING, keys, (_new_epoch(),)))
+        except AccessRefused:
+            return NEVER_STANDS
+
+    def _learn_epoch(self) -> None:
+        """Before the first append: blobs that are sent with it must not be of an earlier epoch."""
+        if not self._known_server().epoch:
+            self._server.epoch = self.epoch()
+
+    def _enter(self, epoch: str) -> None:
+        """Redis was emptied: forget what is remembered of it."""
+        self._emptied += 1
+        self._server = _Server(epoch, self.link.losses)
+
+    def _known_server(self) -> _Server:
+        """Nothing is known of one that was away."""
+        if self._server.losses != self.link.losses:
+            self._server = _Server(self._server.epoch, self.link.losses)
+        return self._server
 
     def read(self, key: str, start: int, stop: int) -> LogSlice | None:
         """Frames that hold any index in `[start, stop)`; None when there is no such log."""
@@ -292,20 +390,14 @@ class RedisStore:
         return start, stop, [decode_frame(frame, where=key) for frame in frames]
 
     def delete(
-        self,
-        key: str,
-        *,
-        entry: IndexEntry | None = None,
-        born: float | None = None,
-        is_backed_up: bool = False,
+        self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
     ) -> float | None:
-        """Delete a log and its listing.
+        """Delete a log and its listing, and note that MongoDB has to forget it, too.
 
         Args:
             key: The log.
             entry: Where it is listed.
             born: Its birth, where it is known from elsewhere; else that of the log here.
-            is_backed_up: Whether to note that MongoDB has to forget it, too.
 
         Returns:
             Its birth, None where there was no log and none was given.
@@ -314,21 +406,24 @@ class RedisStore:
         space = self.keyspace
         keys = (key, space.unbacked, space.summaries(run), space.deleted, space.deletions)
         given = b"" if born is None else _BORN.pack(born)
-        answer = self.link.script(scripts.DELETE, keys, (name, given, "1" if is_backed_up else ""))
+        answer = self.link.script(scripts.DELETE, keys, (name, given))
         return None if answer is None else float(_BORN.unpack(answer)[0])
 
-    def deleted(self) -> dict[str, float]:
+    def deleted(self) -> set[tuple[str, float]]:
         """Logs that were deleted here and that MongoDB has to forget, and their births."""
         deleted = self._hash(self.keyspace.deleted)
-        return {key: _BORN.unpack(born)[0] for key, born in deleted.items()}
+        return {(key_of(one), float(_BORN.unpack(born)[0])) for one, born in deleted.items()}
 
     def forget_deleted(self, key: str, born: float) -> None:
         """MongoDB has forgotten a log."""
-        self.link.script(scripts.FORGET, (self.keyspace.deleted, key), (_BORN.pack(born),))
+        self.link.call("HDEL", self.keyspace.deleted, identity(key, born))
 
-    def deletions(self) -> int:
-        """Number of deletions so far: to be asked before MongoDB is, and told when putting back."""
-        return int(self.link.call("GET", self.keyspace.deletions) or 0)
+    def bear_anew(self, key: str, head: Head, *, epoch: str) -> bool:
+        """Give a log another birth, as one of this birth was deleted; False if it has changed."""
+        born = math.nextafter(head.born, math.inf)
+        arguments = (epoch, _BORN.pack(head.born), head.revision, _BORN.pack(born))
+        keys = (key, self.keyspace.unbacked, self.keyspace.epoch)
+        return bool(self.link.script(scripts.BEAR_ANEW, keys, arguments, again=False))
 
     # -- listings and blobs -----------------------------------------------------------------
 
@@ -357,32 +452,24 @@ class RedisStore:
     def put_blob(self, name: str, content: bytes) -> None:
         """Store immutable content under its own digest, also over what is damaged there."""
         self.link.call("SET", self.keyspace.blob(name), encode_note(content))
-        self._known_blobs()[name] = content
-
-    def _known_blobs(self) -> dict[str, bytes]:
-        """Blobs that this server holds; nothing is known of one that was away."""
-        if self._blobs_as_of != self.link.losses:
-            self._blobs_as_of = self.link.losses
-            self._blobs = {}
-        return self._blobs
+        self._blobs[name] = content
 
     def _blob_call(self, name: str, content: bytes) -> tuple[Any, ...]:
         return ("SET", self.keyspace.blob(name), encode_note(content), "NX")
 
     def blob(self, name: str) -> bytes:
-        """Content stored by `put_blob`.
+        """Content stored by `put_blob`; asked for once, as it never changes.
 
         Raises:
             DecodeError: It is gone, or damaged.
         """
-        known = self._known_blobs()
-        if name not in known:
+        if name not in self._blobs:
             key = self.keyspace.blob(name)
             note: bytes | None = self.link.call("GET", key)
             if note is None:
                 raise DecodeError(f"{key} is missing on {self.where}: restore it from the backup")
-            known[name] = _checked_blob(name, note, where=key)
-        return known[name]
+            self._blobs[name] = _checked_blob(name, note, where=key)
+        return self._blobs[name]
 
     def blobs(self) -> dict[str, bytes | DecodeError]:
         """All immutable content of the namespace, by digest; of what is damaged, what is wrong."""
@@ -413,8 +500,11 @@ class RedisStore:
 
     @property
     def losses(self) -> int:
-        """How many connections have been lost: what was known of the server may be untrue."""
-        return self.link.losses
+        """How many connections were lost, and how often the server was found emptied.
+
+        What was known of it before may be untrue.
+        """
+        return self.link.losses + self._emptied
 
     def put_lease(self, writer: str, holder: str, seconds: float) -> None:
         """Say that a writer lives, for so long; also where the server's memory is full."""
@@ -494,22 +584,25 @@ class RedisStore:
         """Say that this one does not copy any more."""
         self.link.script(scripts.LET_GO, (self.keyspace.backup_holder,), (who,))
 
-    def acknowledge(self, heads: Mapping[str, Head]) -> set[str]:
+    def acknowledge(self, heads: Mapping[str, Head], *, epoch: str) -> Acknowledged:
         """Note that MongoDB holds these logs as far as these heads say.
 
-        Returns:
-            Logs that are not there any more.
+        Args:
+            heads: As they are in MongoDB now.
+            epoch: In which they were read here.
         """
         if not heads:
-            return set()
+            return Acknowledged(set(), set())
         arguments = [
             argument
             for head in heads.values()
             for argument in (head.count, head.revision, _BORN.pack(head.born))
         ]
-        keys = (self.keyspace.unbacked, *heads)
-        answers = self.link.script(scripts.ACKNOWLEDGE, keys, arguments)
-        return {key for key, answer in zip(heads, answers, strict=True) if not answer}
+        keys = (self.keyspace.unbacked, self.keyspace.epoch, *heads)
+        answers = self.link.script(scripts.ACKNOWLEDGE, keys, (epoch, *arguments))
+        by_answer = list(zip(heads, map(int, answers), strict=True))
+        gone = {key for key, answer in by_answer if answer == 0}
+        return Acknowledged(gone, {key for key, answer in by_answer if answer < 0})
 
     # -- putting back -----------------------------------------------------------------------
 
@@ -520,7 +613,7 @@ class RedisStore:
         frames: Iterable[bytes],
         entry: IndexEntry | None,
         *,
-        deletions: int,
+        standing: str,
         instead_of: bytes = b"",
     ) -> bool:
         """Put a log back as it was.
@@ -530,16 +623,17 @@ class RedisStore:
             head: Its head; `held` says which of its frames are not among these.
             frames: The others.
             entry: Where it is listed.
-            deletions: As they were before MongoDB was asked.
+            standing: As it was before MongoDB was asked.
             instead_of: A damaged head, whose log is replaced if MongoDB has all of it.
 
         Returns:
-            False when Redis already holds as much or more, or anything was deleted meanwhile.
+            False when Redis already holds as much or more, or something else, or anything was
+            deleted meanwhile, or Redis emptied.
         """
         space = self.keyspace
         summaries = space.summaries(entry.run if entry else "")
-        keys = (key, summaries, space.runs, space.deletions, space.unbacked)
-        arguments = (deletions, *_listing(entry), instead_of, head.encode(), *frames)
+        keys = (key, summaries, space.runs, space.deletions, space.unbacked, space.epoch)
+        arguments = (standing, *_listing(entry), instead_of, head.encode(), *frames)
         return bool(self.link.script(scripts.RESTORE, keys, arguments))
 
     def refill(self, key: str, head: Head, start: int, frames: Sequence[bytes]) -> bool:
@@ -547,17 +641,17 @@ class RedisStore:
         arguments = (_BORN.pack(head.born), head.held, start, *frames)
         return bool(self.link.script(scripts.REFILL, (key,), arguments, again=False))
 
-    def list_episodes(self, entries: Sequence[IndexEntry], *, deletions: int) -> int | None:
+    def list_episodes(self, entries: Sequence[IndexEntry], *, standing: str) -> int | None:
         """List episodes of one run.
 
         Returns:
-            How many were not listed; None if anything was deleted meanwhile.
+            How many were not listed; None if anything was deleted meanwhile, or Redis emptied.
         """
         run, newest = entries[0].run, max(entry.time for entry in entries)
         space = self.keyspace
-        keys = (space.summaries(run), space.runs, space.deletions)
+        keys = (space.summaries(run), space.runs, space.deletions, space.epoch)
         pairs = [part for entry in entries for part in (entry.name, entry.summary)]
-        added = self.link.script(scripts.LIST, keys, (deletions, run, repr(newest), *pairs))
+        added = self.link.script(scripts.LIST, keys, (standing, run, repr(newest), *pairs))
         return None if added is None else int(added)
 
     def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
@@ -576,6 +670,10 @@ class RedisStore:
     def settle_coverage(self, expected: str, value: str) -> bool:
         """Say so if nobody has said anything else, and Redis was not emptied meanwhile."""
         return bool(self.link.script(scripts.SETTLE, (self.keyspace.coverage,), (expected, value)))
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(8)
 
 
 def _named(found: Any) -> dict[str, bytes]:

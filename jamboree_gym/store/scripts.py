@@ -14,9 +14,10 @@ __all__ = [
     "ACKNOWLEDGE",
     "ALL",
     "APPEND",
+    "BEAR_ANEW",
     "DELETE",
+    "EPOCH",
     "FEED_ENTRIES",
-    "FORGET",
     "HOLD",
     "LET_GO",
     "LIST",
@@ -27,6 +28,7 @@ __all__ = [
     "REFILL",
     "RESTORE",
     "SETTLE",
+    "STANDING",
     "TRIM",
     "UNLIST",
     "Script",
@@ -67,6 +69,7 @@ local function read_head(key)
   end
   local _, _, codec, first, held, newest, count, acked, revision, t_last, born =
     struct.unpack('<c2BBI8I8I8I8I8I8dd', raw)
+  if acked > count then acked = 0 end
   return {codec = codec, first = first, held = held, newest = newest, count = count, acked = acked,
           revision = revision, t_last = t_last, born = born, note = string.sub(raw, 77)}
 end
@@ -75,6 +78,10 @@ local function pack_head(head)
                             head.newest, head.count, head.acked, head.revision, head.t_last,
                             head.born)
   return fixed .. string.sub(redis.sha1hex(fixed), 1, 8) .. head.note
+end
+local function identity(key, born)
+  local function hexadecimal(byte) return string.format('%02x', string.byte(byte)) end
+  return key .. '#' .. string.gsub(struct.pack('>d', born), '.', hexadecimal)
 end
 local function frame_span(raw)
   local count, start, writer, t_first, t_last = struct.unpack('<I4I8c8dd', raw, 5)
@@ -107,19 +114,36 @@ local function lower_bound(key, is_at_or_after)
 end
 """
 
-# KEYS: unbacked, runs, feed, coverage, then for each append: log, summaries
-# ARGV: '1' where MongoDB can be asked, then for each append: codec, note ('' keeps the old one),
-#       summary field ('' = none), summary, run, run time, number of frames, frames...
+# KEYS: epoch. ARGV: what it shall be where there is none: Redis was emptied, or is new.
+# Answers what it is. A full server takes it, too.
+EPOCH = Script(
+    """#!lua flags=allow-oom
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1])
+"""
+)
+
+# KEYS: unbacked, runs, feed, coverage, epoch, deleted, then for each append: log, summaries
+# ARGV: '1' where MongoDB can be asked, the epoch that the sender knows, a new one, then for each
+#       append: codec, note ('' keeps the old one), summary field ('' = none), summary, run, run
+#       time, records in the log after it, '1' where it may have been stored by an earlier try, the
+#       epoch in which MongoDB was asked for the log, number of frames, frames...
+# In another epoch nothing is done, and the answer is that epoch: what the sender remembers of the
+# server is not true any more.
 # Answers for each append {k, count, t_last}, or its error: the first k frames are in the log, from
 # now or from an earlier try; frame k + 1 does not continue it, because another writer was there
 # first. One log's error does not keep the others from being appended to.
 #
 # Sent again after a lost answer, it changes nothing. Yet it writes the head anew, as WAITAOF waits
 # only for what its own connection has written. The listings come first: should a foreign value lie
-# under their names, then the error leaves the log as it was.
+# under their names, then the error leaves the log as it was. Note and listing tell of what there is
+# after the last frame, so where that is refused, they are not written.
 #
-# A log that is not there is begun by its first frame only, else the answer is {0, 0, -inf}; so it
-# is where Redis was emptied, and it is not known yet what MongoDB holds of records.
+# A log that is not there is begun by its first frame only, else the answer is {0, 0, -inf}. So it
+# is where MongoDB has to be asked before: for records where Redis was emptied, and it is not known
+# yet what MongoDB holds; for a try that is not the first, because the log may have been deleted
+# after that. Where that is noted here, the answer is {-1, 0, -inf}. A log that is begun on purpose
+# has another birth than one that was deleted.
 #
 # Of a log that is listed, the feed tells that it has changed, if there is a feed: who follows makes
 # it. It keeps its newest entries (`FEED_ENTRIES`, and some more, to forget the others cheaply).
@@ -129,16 +153,34 @@ APPEND = Script(
     + _SEARCH
     + f"local feed_entries = {FEED_ENTRIES}"
     + """
-local unbacked, runs, feed = KEYS[1], KEYS[2], KEYS[3]
+local unbacked, runs, feed, deleted = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
+local epoch = redis.call('GET', KEYS[5])
+if not epoch then
+  epoch = ARGV[3]
+  redis.call('SET', KEYS[5], epoch)
+end
+if epoch ~= ARGV[2] then return epoch end
 local has_feed = redis.call('EXISTS', feed) == 1
-local is_covered = ARGV[1] == '' or redis.call('EXISTS', KEYS[4]) == 1
+local can_ask = ARGV[1] == '1'
+local is_covered = not can_ask or redis.call('EXISTS', KEYS[4]) == 1
 local function append(key, summaries, at)
-  local note, field, count_of_frames = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
-  local head = read_head(key)
+  local note, field, after = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
+  local is_repeated, was_asked_for = ARGV[at + 7] == '1', ARGV[at + 8] == epoch
+  local count_of_frames = tonumber(ARGV[at + 9])
+  local head, born = read_head(key), nil
   if head and head.err then return head end
   local fresh = not head
-  if fresh and ARGV[at] == '1' and not is_covered then return {0, 0, '-inf'} end
   if fresh then
+    if count_of_frames > 0 then
+      local _, _, t_first = frame_span(ARGV[at + 10])
+      born = t_first
+      while redis.call('HGET', deleted, identity(key, born)) do
+        if is_repeated then return {-1, 0, '-inf'} end
+        born = born + math.max(2 ^ -20, math.abs(born) * 2 ^ -51)
+      end
+    end
+    local is_unknown = is_repeated or (ARGV[at] == '1' and not is_covered)
+    if can_ask and is_unknown and not was_asked_for then return {0, 0, '-inf'} end
     head = {codec = tonumber(ARGV[at]), first = 0, held = 0, newest = 0, count = 0, acked = 0,
             revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
   end
@@ -147,10 +189,10 @@ local function append(key, summaries, at)
     return redis.call('LINDEX', key, position) == raw
   end
   local accepted, stored, begins_at = {}, 0, head.count
-  for i = at + 7, at + 6 + count_of_frames do
+  for i = at + 10, at + 9 + count_of_frames do
     local start, stop, t_first, t_last = frame_span(ARGV[i])
     if start == head.count and t_first > head.t_last then
-      if start == 0 then head.born = t_first end
+      if start == 0 then head.born = born end
       accepted[#accepted + 1] = ARGV[i]
       head.count, head.t_last = stop, t_last
     elseif #accepted > 0 or not is_stored(ARGV[i], start) then
@@ -159,6 +201,9 @@ local function append(key, summaries, at)
     stored = stored + 1
   end
   if fresh and #accepted == 0 then return {0, 0, '-inf'} end
+  if stored < count_of_frames or (count_of_frames == 0 and head.count ~= after) then
+    note, field = '', ''
+  end
   local is_change = #accepted > 0 or (note ~= '' and note ~= head.note)
   if field ~= '' then
     redis.call('HSET', summaries, field, ARGV[at + 3])
@@ -184,12 +229,12 @@ local function append(key, summaries, at)
   end
   return {stored, head.count, string.format('%.17g', head.t_last)}
 end
-local answers, at = {}, 2
-for i = 5, #KEYS, 2 do
+local answers, at = {}, 4
+for i = 7, #KEYS, 2 do
   local worked, answer = pcall(append, KEYS[i], KEYS[i + 1], at)
   if not worked then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end
   answers[#answers + 1] = answer
-  at = at + 7 + tonumber(ARGV[at + 6])
+  at = at + 10 + tonumber(ARGV[at + 9])
 end
 return answers
 """
@@ -269,21 +314,28 @@ return {taken_from, taken_to, frames}
 """
 )
 
-# KEYS: unbacked, then the logs. ARGV: for each log: count, revision and time of birth (8 bytes) of
-# what MongoDB holds now. Answers for each log 1, or 0 where another log, or none, is there by now.
+# KEYS: unbacked, epoch, then the logs. ARGV: the epoch in which they were read, then for each log:
+# count, revision and time of birth (8 bytes) of what MongoDB holds now.
+# Answers for each log 1; 0 where another log, or none, is there by now; -1 where less is there than
+# was read, or where it was read in another epoch: MongoDB may hold what Redis has lost.
 # May use more memory than the server has been given: only what is acknowledged can be let go of.
 ACKNOWLEDGE = Script(
     "#!lua flags=allow-oom\n"
     + _HEAD
     + """
+local is_same_epoch = redis.call('GET', KEYS[2]) == ARGV[1]
 local answers = {}
-for i = 2, #KEYS do
-  local at = (i - 2) * 3
+for i = 3, #KEYS do
+  local at = (i - 3) * 3 + 1
   local count, revision = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local born = struct.unpack('<d', ARGV[at + 3])
   local head = read_head(KEYS[i])
-  if not head or head.err or head.born ~= born then
+  if not is_same_epoch then
+    answers[#answers + 1] = -1
+  elseif not head or head.err or head.born ~= born then
     answers[#answers + 1] = 0
+  elseif head.count < count or head.revision < revision then
+    answers[#answers + 1] = -1
   else
     if count > head.acked then
       head.acked = count
@@ -298,18 +350,36 @@ return answers
 """
 )
 
-# KEYS: log, summaries, runs, deletions, unbacked. ARGV: number of deletions before MongoDB was
+# KEYS: epoch, deletions. ARGV: an epoch, where there is none.
+# Answers both: as long as they stay so, nothing that MongoDB holds was deleted.
+STANDING = Script(
+    """#!lua flags=allow-oom
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1]) .. ' ' .. (redis.call('GET', KEYS[2]) or '0')
+"""
+)
+
+_STANDS = """
+local function stands(epoch, deletions, standing)
+  local now = redis.call('GET', epoch)
+  return now and now .. ' ' .. (redis.call('GET', deletions) or '0') == standing
+end
+"""
+
+# KEYS: log, summaries, runs, deletions, unbacked, epoch. ARGV: how things stood before MongoDB was
 # asked, summary field ('' = none), summary, run, run time, damaged head ('' = none), head,
 # frames... Answers 1 when the log was put back, 0 when Redis already holds as much or more, or when
-# anything was deleted meanwhile. A log with that damaged head is replaced if MongoDB has
-# acknowledged all of it, and no frame goes further than what is put back. Refused by a full server,
+# anything was deleted meanwhile, or Redis emptied. A log with that damaged head is replaced if
+# MongoDB has acknowledged all of it, and no frame goes further than what is put back; one that
+# holds less, if its newest frame is among those that are put back. Refused by a full server,
 # as the following two are: that is what the first line is for, because DEL would let all that
 # follows through.
 RESTORE = Script(
     "#!lua\n"
     + _HEAD
+    + _STANDS
     + """
-if (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then return 0 end
+if not stands(KEYS[6], KEYS[4], ARGV[1]) then return 0 end
 local _, _, _, _, _, _, count, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[7])
 if ARGV[6] ~= '' then
   if redis.call('LINDEX', KEYS[1], 0) ~= ARGV[6] then return 0 end
@@ -320,8 +390,13 @@ if ARGV[6] ~= '' then
 end
 local head = read_head(KEYS[1])
 if head and head.err then return head end
-if head and (head.count > count or head.revision >= revision) then return 0 end
-if head then redis.call('DEL', KEYS[1]) end
+if head then
+  if head.count > count or head.revision >= revision then return 0 end
+  local newest, is_among = redis.call('LINDEX', KEYS[1], -1), redis.call('LLEN', KEYS[1]) == 1
+  for i = 8, #ARGV do is_among = is_among or ARGV[i] == newest end
+  if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
+  redis.call('DEL', KEYS[1])
+end
 for i = 7, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
@@ -349,12 +424,14 @@ return 1
 """
 )
 
-# KEYS: summaries of a run, runs, deletions. ARGV: number of deletions before MongoDB was asked,
+# KEYS: summaries of a run, runs, deletions, epoch. ARGV: how things stood before MongoDB was asked,
 # run, run time, then for each episode: field, summary. Those that are listed stay as they are.
-# Answers how many were not, or nothing when anything was deleted meanwhile.
+# Answers how many were not, or nothing when anything was deleted meanwhile, or Redis emptied.
 LIST = Script(
-    """#!lua
-if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[1] then return nil end
+    "#!lua\n"
+    + _STANDS
+    + """
+if not stands(KEYS[4], KEYS[3], ARGV[1]) then return nil end
 local added = 0
 for i = 4, #ARGV, 2 do added = added + redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('ZADD', KEYS[2], 'GT', ARGV[3], ARGV[2])
@@ -382,8 +459,8 @@ return 1
 )
 
 # KEYS: log, unbacked, summaries, deleted, deletions. ARGV: summary field ('' = none), time of birth
-# (8 bytes, '' = as in the log), whether MongoDB has to forget it, too ('1'): that is noted in the
-# same step.
+# (8 bytes, '' = as in the log). That MongoDB has to forget it is noted in the same step; whether it
+# holds it, nobody can know here: a copy may be on its way.
 # Answers the time of birth, or nothing where there was no log and none was named.
 DELETE = Script(
     _HEAD
@@ -395,15 +472,26 @@ redis.call('ZREM', KEYS[2], KEYS[1])
 redis.call('DEL', KEYS[1])
 redis.call('INCR', KEYS[5])
 if born == '' then return nil end
-if ARGV[3] == '1' then redis.call('HSET', KEYS[4], KEYS[1], born) end
+redis.call('HSET', KEYS[4], identity(KEYS[1], struct.unpack('<d', born)), born)
 return born
 """
 )
 
-# KEYS: deleted, log. ARGV: time of birth (8 bytes) of what MongoDB has forgotten.
-FORGET = Script(
-    """
-if redis.call('HGET', KEYS[1], KEYS[2]) == ARGV[1] then redis.call('HDEL', KEYS[1], KEYS[2]) end
+# KEYS: log, unbacked, epoch. ARGV: the epoch, its time of birth (8 bytes), its revision.
+# and another birth, which it has from now on: it was begun again after a log of this birth had been
+# deleted, and would have no copy.
+# Answers 1, or 0 where it has changed.
+BEAR_ANEW = Script(
+    "#!lua flags=allow-oom\n"
+    + _HEAD
+    + """
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+local head, born = read_head(KEYS[1]), struct.unpack('<d', ARGV[2])
+if not head or head.err or head.born ~= born then return 0 end
+if head.revision ~= tonumber(ARGV[3]) or head.held > 0 then return 0 end
+head.born, head.acked, head.revision = struct.unpack('<d', ARGV[4]), 0, head.revision + 1
+redis.call('LSET', KEYS[1], 0, pack_head(head))
+redis.call('ZADD', KEYS[2], head.revision, KEYS[1])
 return 1
 """
 )
@@ -538,6 +626,6 @@ return 1
 )
 
 ALL = (
-    *(APPEND, READ, POP, ACKNOWLEDGE, RESTORE, REFILL, LIST, MEND, SETTLE, DELETE, FORGET),
-    *(TRIM, UNLIST, PUT, HOLD, LET_GO),
+    *(EPOCH, APPEND, READ, POP, ACKNOWLEDGE, STANDING, RESTORE, REFILL, LIST, MEND, SETTLE),
+    *(DELETE, BEAR_ANEW, TRIM, UNLIST, PUT, HOLD, LET_GO),
 )

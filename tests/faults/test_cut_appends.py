@@ -91,11 +91,11 @@ class Recording:
         return sorted(self.direct.scan_iter(f"{self.jam.keyspace.namespace}:*"))
 
     def contents(self) -> dict[bytes, Any]:
-        """All that lies in the namespace, but for the lease."""
+        """All that lies in the namespace, but for lease and epoch."""
         return {
             key.replace(self.name.encode(), b""): self._without_name(content(self.direct, key))
             for key in self.keys()
-            if b":lease:" not in key
+            if b":lease:" not in key and not key.endswith(b":epoch")
         }
 
     def _without_name(self, value: Any) -> Any:

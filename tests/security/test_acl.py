@@ -230,7 +230,7 @@ def as_backup(users: Users) -> None:
     play(env, [ACTION] * 3)
     gone = NoteHandler(users.owner, "gone")
     gone.save({"n": 1})
-    users.owner.store.delete(gone._key, is_backed_up=True)  # and MongoDB was not told
+    users.owner.store.delete(gone._key)  # and MongoDB was not told
     jam = users.open("backup")
     try:
         assert jam.backup.status().pending_deletes
@@ -365,7 +365,7 @@ def test_redis_7_does_not_tell_what_a_script_lacks_but_where_to_look(
 def test_who_may_not_look_for_lost_logs_records_all_the_same_and_is_told_once(
     users: Users, caplog: pytest.LogCaptureFixture
 ) -> None:
-    users.give(LINES["recorder"][0].replace(" +get ", " "))
+    users.give(LINES["recorder"][0].replace(" +hgetall ", " "))
     with users.open("recorder") as jam:
         for name in ("a", "b"):
             NoteHandler(jam, name).save({"n": 1})
