@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError, MissingExtra
-from jamboree_gym.store.own_files import check_socket, foreign
+from jamboree_gym.store.own_files import check_entry, foreign
 
 __all__ = [
     "ANSWER_GRACE_S",
@@ -180,7 +180,7 @@ def _check_place(path: str) -> None:
     place = Path(path).parent.lstat()
     if place.st_uid != os.geteuid():
         raise foreign(Path(path).parent, place.st_uid)
-    check_socket(Path(path))
+    check_entry(Path(path))
 
 
 def _check_peer(connection: socket.socket, path: str) -> None:

@@ -16,14 +16,7 @@ from typing import Any
 import platformdirs
 
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.store.own_files import (
-    check_directory,
-    check_file,
-    check_socket,
-    foreign,
-    open_own,
-    read_own,
-)
+from jamboree_gym.store.own_files import check_entry, foreign, open_own, read_own
 
 __all__ = ["Home", "SupervisorRecord", "default_home", "last_line", "trim_log", "write_private"]
 
@@ -147,13 +140,12 @@ class Home:
 
     def _check_entries(self) -> None:
         """Make sure that what we open, lock, connect to or write to is ours."""
-        files = [self.start_lock, self.supervisor_lock, self.supervisor_log, self.record_file]
-        files += [self.mongo_file, self.mongo_settings, self.server_log("backup")]
+        entries = [self.start_lock, self.supervisor_lock, self.supervisor_log, self.record_file]
+        entries += [self.mongo_file, self.mongo_settings, self.server_log("backup")]
         for server in _SERVERS:
-            files += [self.server_log(server), self.server_lock(server)]
-            check_directory(self.data_dir(server))
-        for file in files:
-            check_file(file)
+            entries += [self.data_dir(server), self.server_log(server), self.server_lock(server)]
+        for entry in entries:
+            check_entry(entry)
         _check_sockets(self.path)
 
     def prepare_socket_dir(self) -> Path:
@@ -233,7 +225,7 @@ def trim_log(log: Path) -> int:
 
 def _check_sockets(directory: Path) -> None:
     for name in (CONTROL_SOCKET, VALKEY_SOCKET):
-        check_socket(directory / name)
+        check_entry(directory / name)
 
 
 def _make_private(path: Path, check_entries: Callable[[], None]) -> None:

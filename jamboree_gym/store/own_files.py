@@ -8,15 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 from jamboree_gym.errors import EmbeddedServerError
 
 __all__ = [
-    "check_directory",
-    "check_file",
-    "check_socket",
+    "check_entry",
     "check_tree",
     "foreign",
     "open_own",
@@ -34,23 +31,13 @@ def foreign(path: Path | str, uid: int) -> EmbeddedServerError:
     return _refused(path, f"belongs to another user (uid {uid})")
 
 
-def check_file(path: Path) -> None:
-    """Make sure that a path is free, or a file of ours.
+def check_entry(path: Path) -> None:
+    """Make sure that a path is free, or ours, and no link. What it is shows where it is used.
 
     Raises:
         EmbeddedServerError: It is not; names it.
     """
-    _check(path, stat.S_ISREG, "file")
-
-
-def check_socket(path: Path) -> None:
-    """The same of a socket."""
-    _check(path, stat.S_ISSOCK, "socket")
-
-
-def check_directory(path: Path) -> None:
-    """The same of a directory."""
-    _check(path, stat.S_ISDIR, "directory")
+    _check(path)
 
 
 def check_tree(directory: Path) -> None:
@@ -62,11 +49,9 @@ def check_tree(directory: Path) -> None:
     with os.scandir(directory) as entries:
         for entry in entries:
             path = Path(entry.path)
+            _check(path, may_have_names=True)  # as backups by hard links give them
             if entry.is_dir(follow_symlinks=False):
-                check_directory(path)
                 check_tree(path)
-            else:
-                _check(path, stat.S_ISREG, "file", may_have_names=True)
 
 
 def open_own(path: Path, flags: int) -> int:
@@ -80,10 +65,13 @@ def open_own(path: Path, flags: int) -> int:
         descriptor = os.open(path, flags | _NO_LINK | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
-            check_file(path)
+            check_entry(path)
         raise
     try:
-        _check_found(path, os.fstat(descriptor), stat.S_ISREG, "file")
+        found = os.fstat(descriptor)
+        _check_found(path, found)
+        if not stat.S_ISREG(found.st_mode):
+            raise _refused(path, "is not a file")
     except BaseException:
         os.close(descriptor)
         raise
@@ -102,30 +90,19 @@ def read_own(path: Path) -> str:
         return file.read()
 
 
-def _check(
-    path: Path, is_kind: Callable[[int], bool], kind: str, *, may_have_names: bool = False
-) -> None:
+def _check(path: Path, *, may_have_names: bool = False) -> None:
     try:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return
-    _check_found(path, found, is_kind, kind, may_have_names=may_have_names)
+    _check_found(path, found, may_have_names=may_have_names)
 
 
-def _check_found(
-    path: Path,
-    found: os.stat_result,
-    is_kind: Callable[[int], bool],
-    kind: str,
-    *,
-    may_have_names: bool = False,
-) -> None:
+def _check_found(path: Path, found: os.stat_result, *, may_have_names: bool = False) -> None:
     if found.st_uid != os.geteuid():
         raise foreign(path, found.st_uid)
     if stat.S_ISLNK(found.st_mode):
         raise _refused(path, "is a symbolic link, which is not followed")
-    if not is_kind(found.st_mode):
-        raise _refused(path, f"is not a {kind}")
     if stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and not may_have_names:
         raise _refused(path, "has another name elsewhere (a hard link)")
 
