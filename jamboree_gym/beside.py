@@ -10,31 +10,77 @@ from typing import Any, Final
 import pyarrow as pa
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import DecodeError
+from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.handlers import DBHandler
 
-__all__ = ["CODEC", "BesideHandler", "BesideRecorder", "compress", "decompress"]
+__all__ = [
+    "CODEC",
+    "MAX_CONTENT_BYTES",
+    "BesideHandler",
+    "BesideRecorder",
+    "check_size",
+    "compress",
+    "decompress",
+]
 
 CODEC: Final = "zstd"
+MAX_CONTENT_BYTES: Final = 2**27  # a frame of 8K in RGB has 100 MB
 _LEVEL: Final = 1  # a tenth of the time that rendering takes, and the smallest
-_MOST: Final = 2**15  # bytes that one compressed byte can stand for: a block of 128 KB takes four
+_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ONE_SEGMENT: Final = 0b0010_0000
+_WINDOW_BYTES: Final = (1, 0)  # with one segment there is none
+_DICTIONARY_BYTES: Final = (0, 1, 2, 4)
+_SIZE_BYTES: Final = (0, 2, 4, 8)
+_SIZE_FROM: Final = (0, 256, 0, 0)
 
 compress = pa.Codec(CODEC, compression_level=_LEVEL).compress
+
+
+def check_size(size: int, what: str) -> None:
+    """Make sure that something can be read again once it is stored.
+
+    Raises:
+        InvalidRecord: It is larger than `MAX_CONTENT_BYTES`.
+    """
+    if size > MAX_CONTENT_BYTES:
+        raise InvalidRecord(
+            f"{what} has {size} bytes, and no more than {MAX_CONTENT_BYTES} are kept: "
+            "make it smaller, or do not record it"
+        )
 
 
 def decompress(content: bytes, size: int) -> pa.Buffer:
     """Content that `compress` made smaller, in memory that may be written to.
 
+    A few bytes can stand for gigabytes: no memory is taken unless they say themselves that they
+    stand for `size`, and that is no more than `MAX_CONTENT_BYTES`.
+
     Raises:
-        ValueError: It cannot have been that long.
+        ValueError: It is not that long, or too long.
         TypeError: It is not bytes.
         OSError: It is damaged.
     """
     if not isinstance(content, bytes) or type(size) is not int:
         raise TypeError(f"{size!r} bytes in a {type(content).__name__}")
-    if not 0 <= size <= _MOST * len(content):
-        raise ValueError(f"{size} bytes are not in {len(content)}")
+    if not 0 <= size <= MAX_CONTENT_BYTES:
+        raise ValueError(f"{size} bytes are more than {MAX_CONTENT_BYTES}")
+    if _told_size(content) != size:
+        raise ValueError(f"what is compressed has not {size} bytes")
     return pa.decompress(content, size, codec=CODEC)
+
+
+def _told_size(content: bytes) -> int | None:
+    """What the header of a zstd frame says (RFC 8878, 3.1.1.1); None if it says nothing."""
+    if not content.startswith(_MAGIC) or len(content) <= len(_MAGIC):
+        return None
+    descriptor = content[len(_MAGIC)]
+    is_one_segment, kind = bool(descriptor & _ONE_SEGMENT), descriptor >> 6
+    start = len(_MAGIC) + 1 + _WINDOW_BYTES[is_one_segment] + _DICTIONARY_BYTES[descriptor & 3]
+    length = _SIZE_BYTES[kind] or int(is_one_segment)
+    field = content[start : start + length]
+    if not length or len(field) < length:
+        return None
+    return int.from_bytes(field, "little") + _SIZE_FROM[kind]
 
 
 class BesideHandler(DBHandler, ABC):

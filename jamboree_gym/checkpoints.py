@@ -10,6 +10,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, UnsavedRecords
@@ -175,9 +176,14 @@ class Checkpoint:
 
         Raises:
             CheckpointNotFound: As `content`.
-            DecodeError: As `content`.
+            DecodeError: As `content`; or it is compressed, which no algorithm does.
         """
-        model.set_parameters(BytesIO(self.content()), device=model.device)
+        content = self.content()
+        try:
+            _refuse_compressed(content)
+        except (BadZipFile, NotImplementedError, OSError, RuntimeError, ValueError) as error:
+            raise DecodeError(f"checkpoint {self.number} is not loaded: {error}") from error
+        model.set_parameters(BytesIO(content), device=model.device)
 
     def _restore_normaliser(self, model: Any) -> None:
         own = model.get_vec_normalize_env()
@@ -195,6 +201,31 @@ class Checkpoint:
     def delete(self) -> None:
         """Delete it, from Redis and from MongoDB; its number is not given again."""
         self._handler.remove(self)
+
+
+def _refuse_compressed(content: bytes) -> None:
+    """A few bytes of a zip may stand for gigabytes; those of a model are stored as they are.
+
+    Raises:
+        ValueError: It would take more memory than it has bytes.
+        BadZipFile: It is none.
+    """
+    with ZipFile(BytesIO(content)) as archive:
+        _refuse_compressed_members(archive, len(content))
+        for member in archive.infolist():
+            with archive.open(member) as weights:
+                if not is_zipfile(weights):
+                    continue
+                with ZipFile(weights) as inner:
+                    _refuse_compressed_members(inner, member.file_size)
+
+
+def _refuse_compressed_members(archive: ZipFile, size: int) -> None:
+    members = archive.infolist()
+    if any(one.compress_type != ZIP_STORED for one in members):
+        raise ValueError("it is compressed, as none is that is ever stored")
+    if sum(one.file_size for one in members) > size:
+        raise ValueError(f"what is in it has more than its {size} bytes")
 
 
 class CheckpointHandler(DBHandler):

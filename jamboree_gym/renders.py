@@ -10,7 +10,14 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.beside import CODEC, BesideHandler, BesideRecorder, compress, decompress
+from jamboree_gym.beside import (
+    CODEC,
+    BesideHandler,
+    BesideRecorder,
+    check_size,
+    compress,
+    decompress,
+)
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.layouts import number_dtype
@@ -56,13 +63,14 @@ class RenderHandler(BesideHandler):
         """Keep the frame of a step; steps come in ascending order.
 
         Raises:
-            InvalidRecord: It is not an array of numbers.
+            InvalidRecord: It is not an array of numbers, or has more than 128 MiB.
         """
         if not isinstance(frame, np.ndarray) or frame.dtype.kind not in _KINDS:
             raise InvalidRecord(
                 f"env.render() returned a {type(frame).__name__} at step {step}, not an array of "
                 "pixels: it cannot be recorded with record_frames="
             )
+        check_size(frame.nbytes, f"the frame of step {step}")
         content = compress(np.ascontiguousarray(frame), asbytes=True)
         self.save(
             {

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import gymnasium as gym
 
-from jamboree_gym.beside import CODEC, BesideHandler, BesideRecorder, compress, decompress
+from jamboree_gym.beside import (
+    CODEC,
+    BesideHandler,
+    BesideRecorder,
+    check_size,
+    compress,
+    decompress,
+)
 from jamboree_gym.connection import Connection
 from jamboree_gym.env_state import state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidRecord
 
 __all__ = ["SnapshotHandler", "SnapshotRecorder"]
-
-
-MAX_SNAPSHOT_BYTES: Final = 2**30  # what claims to be more is damaged
 
 
 class SnapshotHandler(BesideHandler):
@@ -34,7 +38,12 @@ class SnapshotHandler(BesideHandler):
         self.entity = "snapshot"
 
     def put(self, step: int, state: bytes) -> None:
-        """Keep the state after so many steps; they come in ascending order."""
+        """Keep the state after so many steps; they come in ascending order.
+
+        Raises:
+            InvalidRecord: It has more than 128 MiB.
+        """
+        check_size(len(state), f"the snapshot of step {step}")
         content = compress(state, asbytes=True)
         self.save({"step": step, "size": len(state), "codec": CODEC, "content": content})
 
@@ -52,7 +61,7 @@ class SnapshotHandler(BesideHandler):
 def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
     try:
         step, size = record["step"], record["size"]
-        if record["codec"] != CODEC or not 0 <= size <= MAX_SNAPSHOT_BYTES or step < 0:
+        if record["codec"] != CODEC or step < 0:
             raise ValueError(f"{record['codec']!r}, {size} bytes, step {step}")
         return step, decompress(record["content"], size).to_pybytes()
     except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:

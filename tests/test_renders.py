@@ -7,12 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import Server
 from processes import wait_until
 from recorded_envs import ACTION, RenderingEnv, play
 
 from jamboree_gym import DBHandler, Jamboree
+from jamboree_gym.beside import CODEC, compress
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, StoreUnavailable
 from jamboree_gym.renders import RenderHandler
@@ -204,6 +206,51 @@ def test_a_record_that_is_no_frame_gives_decode_error(
 
     with pytest.raises(DecodeError, match="at index 0: not a rendered frame"):
         next(handler.frames())
+
+
+def bomb(size: int, *, told: int) -> bytes:
+    """A few kilobytes that zstd makes so many zeros of, and whose header tells another size."""
+    content: bytes = compress(bytes(size), asbytes=True)
+    assert content[6:10] == size.to_bytes(4, "little")
+    return content[:6] + told.to_bytes(4, "little") + content[10:]
+
+
+@pytest.mark.parametrize(
+    ("size", "told", "claimed"),
+    [
+        (2**27 + 1, 2**27 + 1, 2**27 + 1),
+        (2**25, 2**25, 2**24),
+        (2**25, 2**24, 2**25),
+        (2**25, 2**24, 2**24),
+    ],
+    ids=["above the limit", "shape says less", "header says less", "both say less"],
+)
+def test_a_frame_takes_no_memory_that_is_not_its_own(
+    jam: Jamboree, size: int, told: int, claimed: int
+) -> None:
+    handler = RenderHandler(jam)
+    handler["episode"] = "e"
+    content = bomb(size, told=told)
+    frame = {"step": 0, "shape": [claimed], "dtype": "|u1", "codec": CODEC, "content": content}
+    DBHandler.save(handler, frame)
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        with pytest.raises(DecodeError, match="at index 0: not a rendered frame"):
+            next(handler.frames())
+    finally:
+        pa.set_memory_pool(before)
+
+    assert pool.max_memory() <= 2**24 + 2**16
+
+
+def test_a_frame_that_could_not_be_read_again_is_refused(jam: Jamboree) -> None:
+    handler = RenderHandler(jam)
+    handler["episode"] = "e"
+    largest = np.broadcast_to(np.uint8(0), (2**27 + 1,))
+
+    with pytest.raises(InvalidRecord, match="step 3 has 134217729 bytes"):
+        handler.put(3, largest)
 
 
 # -- they go with the episode -----------------------------------------------------------------

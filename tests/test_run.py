@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import struct
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -294,3 +297,44 @@ def test_reading_a_run_loads_no_torch(jam: Jamboree) -> None:
     done = run_python(READS, f"unix://{jam.store.where}", jam.keyspace.namespace)
 
     assert done.stdout.split("\n") == ["1 1 1 PPO", "[]", ""], done.stderr
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return content.getvalue()
+
+
+def overlapping(count: int) -> bytes:
+    """A zip whose list names one and the same megabyte so many times."""
+    once = zipped({"a.pth": bytes(2**20)})
+    at = once.index(b"PK\x01\x02")
+    entry, end = once[at:-22], bytearray(once[-22:])
+    struct.pack_into("<HHI", end, 8, count, count, count * len(entry))
+    return once[:at] + entry * count + bytes(end)
+
+
+BOMBS = {
+    "compressed": zipped({"policy.pth": bytes(2**20)}, zipfile.ZIP_DEFLATED),
+    "compressed weights": zipped(
+        {"policy.pth": zipped({"data/0": bytes(2**20)}, zipfile.ZIP_DEFLATED)}
+    ),
+    "overlapping": overlapping(100),
+    "no zip": b"PK",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_weights_that_would_grow_are_not_loaded(jam: Jamboree, bomb: str) -> None:
+    class Model:
+        device = "cpu"
+
+        def set_parameters(self, *_: Any, **__: Any) -> None:
+            raise AssertionError("it was given to the loader")
+
+    put(jam, BOMBS[bomb])
+
+    with pytest.raises(DecodeError, match="checkpoint 0 is not loaded"):
+        jam.run("r").checkpoint().load_into(Model())

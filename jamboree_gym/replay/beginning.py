@@ -40,7 +40,9 @@ def line_of(episode: Episode) -> list[Episode]:
         raise ReplayError(str(error)) from error
 
 
-def begin_as_recorded(env: gym.Env[Any, Any], line: Sequence[Episode]) -> Shown:
+def begin_as_recorded(
+    env: gym.Env[Any, Any], line: Sequence[Episode], *, trust_entry_point: bool = False
+) -> Shown:
     """Bring the environment to where the last episode of a line began.
 
     Returns:
@@ -49,7 +51,7 @@ def begin_as_recorded(env: gym.Env[Any, Any], line: Sequence[Episode]) -> Shown:
     Raises:
         ReplayError: What comes before it is missing, or cannot be played again.
     """
-    shown = begin_root(env, line[0])
+    shown = begin_root(env, line[0], trust_entry_point=trust_entry_point)
     for parent, child in pairwise(line):
         origin = child.origin
         shown = _play_on(env, parent, parent.rows(0, (origin.fork_step or 0) + 1)) or shown
@@ -57,11 +59,13 @@ def begin_as_recorded(env: gym.Env[Any, Any], line: Sequence[Episode]) -> Shown:
     return shown
 
 
-def begin_root(env: gym.Env[Any, Any], episode: Episode) -> Shown:
+def begin_root(
+    env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool = False
+) -> Shown:
     """Reset as recorded, after the episodes that this one follows have been played."""
     for earlier in reversed(_episodes_before(episode)):
-        _play(env, earlier)
-    return reset_as_recorded(env, episode.origin)
+        _play(env, earlier, trust_entry_point=trust_entry_point)
+    return reset_as_recorded(env, episode.origin, trust_entry_point=trust_entry_point)
 
 
 def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
@@ -102,14 +106,14 @@ def _episodes_before(episode: Episode) -> list[Episode]:
     return before
 
 
-def _play(env: gym.Env[Any, Any], episode: Episode) -> None:
+def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) -> None:
     """Do what was done then, from the beginning to the end."""
     rows, origin = episode.rows(), episode.origin
     try:
         if origin.parent is None:
-            reset_as_recorded(env, origin)
+            reset_as_recorded(env, origin, trust_entry_point=trust_entry_point)
         else:
-            begin_as_recorded(env, line_of(episode))
+            begin_as_recorded(env, line_of(episode), trust_entry_point=trust_entry_point)
     except ReplayError as error:
         raise _cannot_be_played(episode, error) from error
     _play_on(env, episode, rows)

@@ -109,7 +109,8 @@ def fork(
         record: Whether to record it at all.
         render_mode: For `render`; a time limit and all else is as recorded.
         wrappers: Classes of wrappers, beside Gymnasium's and ours, that may be built again.
-        trust_entry_point: Import and call what the store names, where it is not known here.
+        trust_entry_point: Import and call what the store names, where it is not known here, and
+            take arguments that name modules.
         trust_snapshots: Use the stored snapshots of ALE, which reads them unchecked: bytes that
             somebody has tampered with corrupt memory. Only for stores that nobody else writes to.
 
@@ -125,7 +126,13 @@ def fork(
         trust_entry_point=trust_entry_point,
         render_mode=render_mode,
     )
-    standing = stand_at(episode, step, make_env, trust_snapshots=trust_snapshots)
+    standing = stand_at(
+        episode,
+        step,
+        make_env,
+        trust_entry_point=trust_entry_point,
+        trust_snapshots=trust_snapshots,
+    )
     try:
         recorder = _recorder_of(standing.env, episode, run, tags) if record else None
         return ForkedEnv(standing, episode, step, recorder)

@@ -22,6 +22,7 @@ from jamboree_gym.provenance import EMULATOR
 from jamboree_gym.records import EpisodeOrigin
 from jamboree_gym.renders import RENDER_MODE
 from jamboree_gym.replay.missing import missing_registration
+from jamboree_gym.replay.named_modules import check_arguments
 from jamboree_gym.replay.wrapping import OBSERVERS, BuiltWrapper, damaged, layers_of, wrap_again
 
 __all__ = ["begins_anew", "rebuild_env", "reset_as_recorded"]
@@ -51,13 +52,14 @@ def rebuild_env(
     Args:
         provenance: As the store has it: whoever can write there has written it.
         wrappers: Classes, beside Gymnasium's own and ours, that may be built with stored arguments.
-        trust_entry_point: Import and call what the store names, where it is not known here.
+        trust_entry_point: Import and call what the store names, where it is not known here, and
+            take arguments that name modules.
         render_mode: Asked for instead of the recorded one; a second run needs no window.
 
     Raises:
         ReplayError: It has no spec, is not registered here, cannot be constructed, does not know
             the render mode, had a wrapper that may not be built, or was part of a vector
-            environment that cannot be taken apart.
+            environment that cannot be taken apart; or an argument names a module.
     """
     _check_stands_alone(provenance)
     try:
@@ -137,6 +139,8 @@ def _make(
         if not trust_entry_point:
             raise missing_registration(name, provenance)
         spec = _stored_spec(name, provenance["env_spec"])
+    if not trust_entry_point:
+        check_arguments(options, name, gym.registry[name].kwargs)
     try:
         return gym.make(spec, disable_env_checker=True, **options)
     except Exception as error:
@@ -164,7 +168,9 @@ def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
         raise ReplayError(f"{name} cannot be made here: {error}") from error
 
 
-def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[Any, dict[str, Any]]:
+def reset_as_recorded(
+    env: gym.Env[Any, Any], origin: EpisodeOrigin, *, trust_entry_point: bool = False
+) -> tuple[Any, dict[str, Any]]:
     """Reset with the seed, or the state of the generator, that the episode began with.
 
     An episode that follows another one needs an environment in which that one was just played.
@@ -173,13 +179,16 @@ def reset_as_recorded(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> tuple[An
         The first observation, and the info beside it.
 
     Raises:
-        ReplayError: Neither is known, the options could not be stored, or the reset fails.
+        ReplayError: Neither is known, the options could not be stored or name a module (unless
+            `trust_entry_point`), or the reset fails.
     """
     if holds_unrecorded(origin.options):
         raise ReplayError("the options of the reset could not be stored when it was recorded")
     if origin.options is not None and not isinstance(origin.options, Mapping):
         raise ReplayError("the stored options of the reset are damaged: they are no dict")
     options = None if origin.options is None else dict(origin.options)
+    if options is not None and not trust_entry_point:
+        check_arguments(options, "the reset")
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
     generator = None if origin.rng_state is None else _generator(origin.rng_state)

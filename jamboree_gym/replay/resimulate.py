@@ -152,7 +152,9 @@ class Resimulator:
         env = self._kept.pop(place, None) if whole.origin.parent is None else None
         if env is not None:
             try:
-                shown = reset_as_recorded(env, whole.origin)
+                shown = reset_as_recorded(
+                    env, whole.origin, trust_entry_point=self._check.trust_entry_point
+                )
                 checked = self._compared(env, shown, whole, origin)
             except ReplayError:
                 checked = None
@@ -174,7 +176,11 @@ class Resimulator:
         )
         is_equal = False
         try:
-            shown = begin_as_recorded(env, line) if line else reset_as_recorded(env, whole.origin)
+            trust = check.trust_entry_point
+            if line:
+                shown = begin_as_recorded(env, line, trust_entry_point=trust)
+            else:
+                shown = reset_as_recorded(env, whole.origin, trust_entry_point=trust)
             checked = self._compared(env, shown, whole, origin)
             is_equal = bool(checked.report)
             return checked

@@ -63,7 +63,12 @@ def check_step(episode: Episode, step: int) -> None:
 
 
 def stand_at(
-    episode: Episode, step: int, make_env: MakeEnv, *, trust_snapshots: bool = False
+    episode: Episode,
+    step: int,
+    make_env: MakeEnv,
+    *,
+    trust_entry_point: bool = False,
+    trust_snapshots: bool = False,
 ) -> Standing:
     """Make the environment of an episode again and bring it to where it stood after some steps.
 
@@ -74,6 +79,7 @@ def stand_at(
         episode: The episode.
         step: After so many of its steps; 0 = as it began.
         make_env: Makes the environment.
+        trust_entry_point: Reset with options that name modules, too.
         trust_snapshots: Use those too that an environment reads unchecked.
 
     Raises:
@@ -85,9 +91,9 @@ def stand_at(
     try:
         shown = None
         if state_gap(env) is None and (trust_snapshots or not reads_unchecked(env)):
-            shown = _from_snapshot(env, line, steps)
+            shown = _from_snapshot(env, line, steps, trust_entry_point=trust_entry_point)
         if shown is None:
-            shown = begin_root(env, line[0])
+            shown = begin_root(env, line[0], trust_entry_point=trust_entry_point)
             shown = _along(env, line, steps, shown, start=0)
         return Standing(env, *shown)
     except BaseException:
@@ -96,7 +102,11 @@ def stand_at(
 
 
 def _from_snapshot(
-    env: gym.Env[Any, Any], line: Sequence[Episode], steps: Sequence[int]
+    env: gym.Env[Any, Any],
+    line: Sequence[Episode],
+    steps: Sequence[int],
+    *,
+    trust_entry_point: bool,
 ) -> Shown | None:
     """By the newest snapshot on the way; None where there is none that can be used.
 
@@ -106,7 +116,7 @@ def _from_snapshot(
     for position, start, state in islice(_snapshots(line, steps), SNAPSHOTS_TRIED):
         episode = line[position]
         try:
-            reset_as_recorded(env, line[0].origin)
+            reset_as_recorded(env, line[0].origin, trust_entry_point=trust_entry_point)
             prime(env, episode.rows(start, start + 1).action(0) if start else None)
             put_state(env, state)
             return _along(env, line[position:], steps[position:], None, start=start)

@@ -87,7 +87,8 @@ def verify(
             and ours. They are built with the arguments that are stored, whoever has written them
             there; or with yours: `functools.partial(Crop, size=8)`.
         trust_entry_point: Import and call what the store names for environments and wrappers that
-            are not known here. **Whoever can write into the store can then run any code in this
+            are not known here, and hand on arguments that name modules, which an environment may
+            import. **Whoever can write into the store can then run any code in this
             process.** Only for stores that nobody else writes to.
         progress: Whether to show on stderr how many episodes have been verified; or a function
             that is called with that number and the number of all.

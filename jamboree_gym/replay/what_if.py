@@ -154,7 +154,14 @@ def what_if(
     act = _act_of(policy, deterministic=deterministic)
     check_step(episode, step)
     make_env = partial(rebuild_env, wrappers=wrappers, trust_entry_point=trust_entry_point)
-    stand = partial(stand_at, episode, step, make_env, trust_snapshots=trust_snapshots)
+    stand = partial(
+        stand_at,
+        episode,
+        step,
+        make_env,
+        trust_entry_point=trust_entry_point,
+        trust_snapshots=trust_snapshots,
+    )
     rest = episode.rows(step)
     children = _Children(episode, step, run, tags) if record else None
 

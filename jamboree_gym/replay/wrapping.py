@@ -17,6 +17,7 @@ from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from jamboree_gym.errors import ReplayError
+from jamboree_gym.replay.named_modules import check_arguments
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_columns import ANNOTATION
 
@@ -184,7 +185,10 @@ def _wrap(
             )
         if known is RecentTransactionsObservation:
             _check_shows_only_the_episode(kwargs)
-        wrapped: gym.Env[Any, Any] = known(env, **_arguments(known, kwargs, tuples))
+        arguments = _arguments(known, kwargs, tuples)
+        if not trust_entry_point:
+            check_arguments(arguments, f"the wrapper {name}")
+        wrapped: gym.Env[Any, Any] = known(env, **arguments)
     except ReplayError:
         raise
     except Exception as error:

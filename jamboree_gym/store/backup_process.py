@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jamboree_gym.errors import MissingExtra
+from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 from jamboree_gym.store.control import encode
 from jamboree_gym.store.home import Home, last_line, trim_log
 from jamboree_gym.store.keeper import Keeper
+from jamboree_gym.store.own_files import open_own
 
 __all__ = ["BackupKeeper"]
 
@@ -90,7 +91,7 @@ class BackupKeeper:
             await self._wait_for_mongo()
             try:
                 how = await self._run_until_it_ends()
-            except OSError as error:
+            except (EmbeddedServerError, OSError) as error:
                 how = str(error)
             self._process = None
             if is_last or (self._stopping.is_set() and not how):
@@ -129,7 +130,7 @@ class BackupKeeper:
         return f"the backup (pid {process.pid}) {how}: {last_line(log)}\nsee {log}"
 
     def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         paths = filter(None, (_ROOT, os.environ.get("PYTHONPATH")))
         with os.fdopen(descriptor, "ab") as output:
             return subprocess.Popen(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeClosed
-from jamboree_gym.store.control import ControlConnection
+from jamboree_gym.store.control import ControlConnection, unexpected, url_in
 from jamboree_gym.store.home import Home, default_home
 from jamboree_gym.store.server_lock import is_held
 from jamboree_gym.store.supervisor_access import (
@@ -141,7 +141,7 @@ class EmbeddedServers:
         """
         self._check_open()
         self._uses_mongo = True
-        return str(ask_once(self._home, "mongo", timeout_s=self._timeout_s)["url"])
+        return url_in(ask_once(self._home, "mongo", timeout_s=self._timeout_s), "mongodb")
 
     def ensure(self) -> None:
         """Make sure that the servers run: to be called after a connection error.
@@ -209,7 +209,8 @@ class EmbeddedServers:
             if self._control is None:
                 self._control = connect(self._home, deadline)
             try:
-                return str(self._control.ask("redis", timeout_s=time_left_s(deadline))["url"])
+                reply = self._control.ask("redis", timeout_s=time_left_s(deadline))
+                return url_in(reply, "unix")
             except OSError as error:
                 self._drop_control()
                 retry_or_raise(self._home, error, deadline)
@@ -229,7 +230,12 @@ class EmbeddedServers:
 
 
 def server_status(home: Path | str | None = None) -> ServerStatus:
-    """What runs in a home. Starts nothing, and makes no directory."""
+    """What runs in a home. Starts nothing, and makes no directory.
+
+    Raises:
+        EmbeddedServerError: The home, or something in it, belongs to somebody else; or what
+            answers is no supervisor.
+    """
     where = Home.at(home)
     control = reach(where)
     if control is None:
@@ -243,6 +249,9 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
             trouble = f"the supervisor does not answer: {error}"
             return ServerStatus(running=False, home=where.path, last_error=trouble)
     known: dict[str, Any] = {name: reply[name] for name in _REPLIED_FIELDS if name in reply}
+    for name, value in known.items():
+        if not isinstance(value, _REPLIED_FIELDS[name]):
+            raise unexpected(f"its {name} is {value!r:.50}")
     return ServerStatus(running=True, home=where.path, **known)
 
 
@@ -283,10 +292,14 @@ def _send_down(home: Home, control: ControlConnection, deadline: float) -> None:
             ) from error
 
 
-_REPLIED_FIELDS = (
-    *("supervisor_pid", "clients", "redis_pid", "mongo_pid", "redis_restarts", "mongo_restarts"),
-    *("last_error", "idle_exit_s", "stays", "backup_pid", "backup_restarts"),
-)
+_REPLIED_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("supervisor_pid", "clients", "redis_restarts", "mongo_restarts"), int),
+    **dict.fromkeys(("redis_pid", "mongo_pid", "backup_pid"), int | None),
+    "last_error": str | None,
+    "idle_exit_s": float | int | None,
+    "stays": bool,
+    "backup_restarts": int,
+}
 
 
 def _orphaned(home: Home) -> str | None:

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.store.control import ANSWER_GRACE_S, decode, raise_for
+from jamboree_gym.store.control import ANSWER_GRACE_S, decode_reply, raise_for
 from jamboree_gym.store.home import Home, last_line, trim_log
+from jamboree_gym.store.own_files import open_own
 
 __all__ = ["launch_supervisor"]
 
@@ -44,12 +45,12 @@ def launch_supervisor(home: Home, *, timeout_s: float) -> None:
             f"the supervisor of the embedded servers did not come up: {words}\n"
             f"see {home.supervisor_log}"
         )
-    raise_for(decode(answer))
+    raise_for(decode_reply(answer))
 
 
 def _spawn(home: Home, told: int, *, lock_timeout_s: float) -> subprocess.Popen[bytes]:
     """Detached from our terminal, our session and our output: what kills us leaves it alone."""
-    descriptor = os.open(home.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = open_own(home.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with os.fdopen(descriptor, "ab") as log:
         return subprocess.Popen(
             # -P: a module of the user's working directory must not stand in for one of Python's

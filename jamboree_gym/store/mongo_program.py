@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import secrets
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.store.home import Home, write_private
 from jamboree_gym.store.installed import package_dir
+from jamboree_gym.store.own_files import check_tree, open_own, read_own
 from jamboree_gym.store.server_processes import launch
 
 __all__ = ["MongoProgram"]
@@ -76,6 +78,7 @@ class MongoProgram:
         if not self._data_dir.is_dir():
             access = replace(access, user_created=False)
         self._data_dir.mkdir(mode=0o700, exist_ok=True)
+        check_tree(self._data_dir)
         write_private(self.home.mongo_file, asdict(access))
         if access.user_created:
             return
@@ -135,10 +138,12 @@ class MongoProgram:
 
     def _command(self, port: int) -> list[str]:
         self._port = port
-        settings = self.home.path / "secantusd.toml"
-        settings.touch(mode=0o600)  # empty; without it the server picks up any in the user's home
+        settings = self.home.mongo_settings
+        # Empty. Without it the server picks up any in the user's home.
+        os.close(open_own(settings, os.O_WRONLY | os.O_CREAT))
         return [
-            *(sys.executable, "-m", "secantus", "--config", str(settings)),
+            # -P: it runs in the home, where no module is to be taken from
+            *(sys.executable, "-P", "-m", "secantus", "--config", str(settings)),
             *("--host", HOST, "--port", str(port)),
             *("--storage-path", str(self._data_dir)),
             *("--cache-size", CACHE_SIZE, "--log-level", "WARNING"),
@@ -169,7 +174,7 @@ class MongoProgram:
 
     def _access(self, *, or_new: bool = False) -> MongoAccess:
         try:
-            access = MongoAccess(**json.loads(self.home.mongo_file.read_text()))
+            access = MongoAccess(**json.loads(read_own(self.home.mongo_file)))
             if type(access.port) is not int or not isinstance(access.password, str):
                 raise ValueError("a port is a number, a password a text")
             return access

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from jamboree_gym.store.own_files import open_own
+
 if sys.platform != "win32":
     import fcntl
 
@@ -20,9 +22,13 @@ POLL_S = 0.01
 
 
 def take(path: Path, *, timeout_s: float = 0.0) -> int | None:
-    """Take the lock; the descriptor to inherit, or None while a live process holds it."""
+    """Take the lock; the descriptor to inherit, or None while a live process holds it.
+
+    Raises:
+        EmbeddedServerError: It is somebody else's.
+    """
     deadline = time.monotonic() + timeout_s
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,9 +41,13 @@ def take(path: Path, *, timeout_s: float = 0.0) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the lock. Makes no file."""
+    """Whether a live process holds the lock. Makes no file.
+
+    Raises:
+        EmbeddedServerError: It is somebody else's.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = open_own(path, os.O_RDWR)
     except OSError:  # no server has run here yet, or the home is not ours
         return False
     try:

@@ -14,6 +14,7 @@ import psutil
 
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.store.home import Home, last_line, trim_log
+from jamboree_gym.store.own_files import open_own
 from jamboree_gym.store.server_lock import take
 
 __all__ = ["ServerProcess", "ServerProgram", "launch", "start_server"]
@@ -161,7 +162,8 @@ def launch(
             f" {program.name}: end it, or use another home"
         )
     try:
-        with log.open("ab") as output:
+        descriptor = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with os.fdopen(descriptor, "ab") as output:
             process = psutil.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.store.backup_process import BackupKeeper
 from jamboree_gym.store.control import PROTOCOL_VERSION, decode, encode, error_reply
-from jamboree_gym.store.home import Home, SupervisorRecord
+from jamboree_gym.store.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
 from jamboree_gym.store.keeper import Keeper
 from jamboree_gym.store.mongo_program import MongoProgram
 from jamboree_gym.store.server_lock import is_held
@@ -35,6 +35,7 @@ from jamboree_gym.store.valkey_program import ValkeyProgram
 __all__ = ["IDLE_EXIT_VARIABLE", "Supervisor", "main"]
 
 IDLE_EXIT_VARIABLE = "JAMBOREE_IDLE_EXIT_S"
+PYTHON_PATH = "PYTHONPATH"
 IDLE_EXIT_S = 60.0
 FIRST_CLIENT_GRACE_S = 5.0  # whoever started us needs a moment to connect
 LOCK_TIMEOUT_S = 15.0
@@ -56,8 +57,8 @@ class Supervisor:
         self._idle_exit_s = idle_exit_s
         self._stay = False
         sockets = home.prepare_socket_dir()
-        self._control_path = sockets / "control.sock"
-        self._valkey = ValkeyProgram(home, socket_path=sockets / "valkey.sock")
+        self._control_path = sockets / CONTROL_SOCKET
+        self._valkey = ValkeyProgram(home, socket_path=sockets / VALKEY_SOCKET)
         self._mongo = MongoProgram(home)
         self._redis_keeper = Keeper(self._valkey)
         self._mongo_keeper = Keeper(self._mongo)
@@ -237,6 +238,7 @@ def _run(options: argparse.Namespace, ready: ReadyPipe) -> None:
     home = Home.at(options.home)
     idle_exit_s = _idle_exit_s() if options.idle_exit_s is None else options.idle_exit_s
     home.prepare()
+    _keep_python_path()
     os.chdir(home.path)
     lock = FileLock(home.supervisor_lock, mode=0o600)
     try:
@@ -245,6 +247,14 @@ def _run(options: argparse.Namespace, ready: ReadyPipe) -> None:
         raise EmbeddedServerError(_taken(home)) from error
     supervisor = Supervisor(home, idle_exit_s=idle_exit_s)
     asyncio.new_event_loop().run_until_complete(supervisor.run(ready))
+
+
+def _keep_python_path() -> None:
+    """Have it name the same directories for our servers, which run in the home, not here."""
+    named = os.environ.get(PYTHON_PATH)
+    if named:
+        places = map(os.path.abspath, named.split(os.pathsep))
+        os.environ[PYTHON_PATH] = os.pathsep.join(places)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

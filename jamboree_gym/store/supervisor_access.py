@@ -52,8 +52,12 @@ def connect(home: Home, deadline: float) -> ControlConnection:
 
 
 def reach(home: Home) -> ControlConnection | None:
-    """A connection to the home's supervisor; None if it does not run."""
-    record = home.read_record()
+    """A connection to the home's supervisor; None if it does not run.
+
+    Raises:
+        EmbeddedServerError: The home, or something in it, belongs to somebody else.
+    """
+    record = home.read_record() if home.check() else None
     if record is None:
         return None
     try:

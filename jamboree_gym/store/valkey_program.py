@@ -13,6 +13,7 @@ from urllib.parse import quote
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.store.home import Home
 from jamboree_gym.store.installed import package_dir
+from jamboree_gym.store.own_files import check_tree
 
 __all__ = ["ValkeyProgram", "require_valkey"]
 
@@ -51,8 +52,9 @@ class ValkeyProgram:
         return f"unix://{quote(str(self._socket_path))}"
 
     def prepare(self, stopping: threading.Event) -> None:
-        """The data directory."""
+        """The data directory, with nothing in it that is not ours."""
         self._data_dir.mkdir(mode=0o700, exist_ok=True)
+        check_tree(self._data_dir)
 
     def command(self) -> list[str]:
         """No TCP port, no snapshots beside the append-only file, its options visible in `ps`."""

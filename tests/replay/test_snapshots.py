@@ -14,6 +14,7 @@ from gymnasium import spaces, wrappers
 from recorded_envs import CountingEnv
 
 from jamboree_gym import Jamboree
+from jamboree_gym.beside import compress
 from jamboree_gym.env_state import put_state, state_gap, take_state
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
@@ -326,6 +327,7 @@ def tamper(jam: Jamboree, episode: Episode, **changes: Any) -> None:
     "changes",
     [
         {"size": 2**40},
+        {"size": 2**27 + 1, "content": compress(bytes(2**27 + 1), asbytes=True)},
         {"size": -1},
         {"size": 3},
         {"codec": "snappy"},
@@ -358,6 +360,14 @@ def test_a_damaged_one_is_named_where_it_is_read(jam: Jamboree) -> None:
 
     with pytest.raises(DecodeError, match="at index 0: not a snapshot"):
         episode.snapshots().newest(before=11)
+
+
+def test_one_that_could_not_be_read_again_is_refused(jam: Jamboree) -> None:
+    handler = SnapshotHandler(jam)
+    handler["episode"] = "e"
+
+    with pytest.raises(InvalidRecord, match="step 3 has 134217729 bytes"):
+        handler.put(3, bytes(2**27 + 1))
 
 
 def test_one_of_another_version_is_not_used(jam: Jamboree, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,111 @@
+"""Texts in stored arguments that name something to import: some environments import what they get.
+
+Nothing is imported to find out: modules are only looked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from typing import Any, Final
+
+import numpy as np
+
+from jamboree_gym.errors import ReplayError
+
+__all__ = ["check_arguments", "names_module"]
+
+MAX_SHOWN: Final = 60
+_NEVER_IN_A_NAME: Final = frozenset("/\\\0 \t\r\n")
+_MAY_HOLD_TEXT: Final = "SU"
+_SCHEMES: Final = ("http", "redis")  # of URLs, and packages too
+
+
+def check_arguments(
+    arguments: Mapping[Any, Any], of: str, registered: Mapping[str, Any] | None = None
+) -> None:
+    """Make sure that no argument names a module that could be imported here.
+
+    Args:
+        arguments: As stored.
+        of: What they are for.
+        registered: What is registered here for the same arguments: it is not of the store.
+
+    Raises:
+        ReplayError: One does; says which, and what it is.
+    """
+    for name, value in arguments.items():
+        known = {text for _, text in _texts((registered or {}).get(name), "")}
+        for where, text in (("its name", name), *_texts(value, f"{name!s:.{MAX_SHOWN}}")):
+            if isinstance(text, str) and text not in known and names_module(text):
+                raise ReplayError(
+                    f"{of} was given {text!r:.{MAX_SHOWN}} ({where!a}), which names a module that "
+                    "it could import; nothing that is stored is imported\n"
+                    "trust_entry_point=True allows it, for a store that nobody else can write to"
+                )
+
+
+def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """All texts in a value, keys included, with the way to each."""
+    waiting: list[tuple[Any, str]] = [(value, where)]
+    while waiting:
+        one, at = waiting.pop()
+        if isinstance(one, str):
+            yield at, one
+        elif isinstance(one, bytes):
+            yield at, one.decode(errors="replace")
+        elif isinstance(one, Mapping):
+            for key, inner in one.items():
+                inside = f"{at}[{key!r:.{MAX_SHOWN}}]"
+                waiting += [(key, f"a key of {at}"), (inner, inside)]
+        elif isinstance(one, np.ndarray):
+            if one.dtype.kind in _MAY_HOLD_TEXT:
+                waiting += [(inner, at) for inner in one.ravel().tolist()]
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            waiting += [(inner, f"{at}[{index}]") for index, inner in enumerate(one)]
+
+
+def names_module(text: str) -> bool:
+    """Whether a text is `module.name` or `module:name`, and importing that could run a module.
+
+    The module is one that can be found here: what stands before the colon, or at least the first
+    of the names between the dots. What is loaded already has been run: it counts only if what
+    comes after it is the name of something in it.
+    """
+    module, colon, rest = text.partition(":")
+    names = module.split(".")
+    if not colon and len(names) < 2:
+        return False
+    if not all(names) or not _NEVER_IN_A_NAME.isdisjoint(module):
+        return False
+    if names[0] in _SCHEMES and rest.startswith("//"):
+        return False
+    of_it = rest.split(".") if colon else names[1:]
+    if module in sys.modules or (not colon and names[0] in sys.modules):
+        return all(name.isidentifier() for name in of_it)
+    return _runs_something(names)
+
+
+def _runs_something(names: list[str]) -> bool:
+    """Whether one of these is found that is more than a directory."""
+    found = _top_level(names[0])
+    for name in names[1:]:
+        if found is None or not _is_directory(found):
+            break
+        # By its last name alone: a longer one would have to have its parents imported.
+        found = PathFinder.find_spec(name, list(found.submodule_search_locations or ()))
+    return found is not None and not _is_directory(found)
+
+
+def _top_level(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except ValueError:  # loaded by hand, or no name
+        return ModuleSpec(name, None, origin=name) if name in sys.modules else None
+
+
+def _is_directory(found: ModuleSpec) -> bool:
+    """Without `__init__.py`: to import it runs nothing."""
+    return found.origin is None and found.submodule_search_locations is not None
