@@ -129,9 +129,18 @@ class EpisodeRecorder:
         """Begin an episode with what a reset returned; one that has not ended is abandoned.
 
         Or, as the child of another one, with what that one's environment returned last.
+
+        Raises:
+            InvalidRecord: It cannot be begun with this: nothing is recorded until the next one.
+            JamboreeError: What was recorded, of this episode or of the one before, is not confirmed
+                or cannot be written. This one has begun all the same.
         """
         started_at = self.jam.start_time(after=self.handler.newest_at)
-        self.abandon()
+        failure: JamboreeError | None = None
+        try:
+            self.abandon()
+        except JamboreeError as error:
+            failure = error
         self.handler.begin(
             observation,
             info,
@@ -155,6 +164,8 @@ class EpisodeRecorder:
             ),
             blobs=self._blobs,
         )
+        if failure is not None:
+            raise failure
 
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step, with what was said of it before.
@@ -177,6 +188,11 @@ class EpisodeRecorder:
         with suppress(JamboreeError):  # what is not saved, flush and close will say
             self.handler.end("abandoned")
         self.handler.writing = None
+
+    def say_unrecorded(self, error: BaseException) -> None:
+        """The environment goes on without an episode; a Ctrl-C says enough by itself."""
+        if isinstance(error, Exception):
+            log.warning("a reset failed (%s): nothing is recorded until the next one", error)
 
     def _after_fork_in_child(self) -> None:
         """The episode stays with the parent process; here, the next reset begins one."""

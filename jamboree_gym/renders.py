@@ -64,7 +64,7 @@ class RenderHandler(BesideHandler):
                 "pixels: it cannot be recorded with record_frames="
             )
         content = compress(np.ascontiguousarray(frame), asbytes=True)
-        self.save(
+        self._put(
             {
                 "step": step,
                 "shape": list(frame.shape),

@@ -36,7 +36,7 @@ class SnapshotHandler(BesideHandler):
     def put(self, step: int, state: bytes) -> None:
         """Keep the state after so many steps; they come in ascending order."""
         content = compress(state, asbytes=True)
-        self.save({"step": step, "size": len(state), "codec": CODEC, "content": content})
+        self._put({"step": step, "size": len(state), "codec": CODEC, "content": content})
 
     def newest(self, *, before: int) -> tuple[int, bytes] | None:
         """The newest state of an earlier step, with its step; None if there is none.
