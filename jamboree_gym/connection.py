@@ -315,7 +315,9 @@ class Connection:
         """The newest rows of an episode that this process writes, or has just written."""
         self.check_open()
         outbox = self._outboxes.get(key)
-        return outbox if isinstance(outbox, StepOutbox) and outbox.error is None else None
+        if not isinstance(outbox, StepOutbox) or outbox.is_deleted or outbox.error is not None:
+            return None
+        return outbox
 
     def is_writer_here(self, writer: str) -> bool:
         """Whether a writer is of this process, and so alive, whatever Redis knows of it."""
@@ -345,8 +347,9 @@ class Connection:
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from MongoDB where there may be a copy.
 
-        What MongoDB has to forget is noted in the same step that deletes the log in Redis: killed
-        in between, or without MongoDB, the next `backup.flush()` does the rest.
+        An episode that this process records ends with that: what comes of it is not kept. What
+        MongoDB has to forget is noted in the same step that deletes the log in Redis: killed in
+        between, or without MongoDB, the next `backup.flush()` does the rest.
         """
         try:
             head = self.redis_store.head(key)
@@ -354,14 +357,17 @@ class Connection:
             head = None
         is_backed_up = self._may_be_backed_up(head)
         kept = None if head is not None or not is_backed_up else self.mongo_store.birth(key)
-        born = self.store.delete(key, entry=entry, born=kept, is_backed_up=is_backed_up)
+        outbox = self._outboxes.get(key)
+        with self.writer.paused():  # no row may arrive after the deletion
+            born = self.store.delete(key, entry=entry, born=kept, is_backed_up=is_backed_up)
+            if isinstance(outbox, StepOutbox):
+                outbox.drop()
+                self.writer.forget(outbox)
+                self._outboxes.pop(key, None)
         if is_backed_up and born is not None:
             self._delete_from_mongo(key, born)
-        outbox = self._outboxes.get(key)
         if isinstance(outbox, RecordOutbox):
             outbox.start_over()  # other handlers of this log go on with it
-        else:
-            self._outboxes.pop(key, None)
 
     def _delete_from_mongo(self, key: str, born: float) -> None:
         try:

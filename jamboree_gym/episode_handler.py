@@ -240,7 +240,14 @@ class EpisodeHandler(DBHandler):
         steps = self.writing
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
+        if steps.is_deleted:
+            return None
         return steps if self._buffered else None
+
+    @property
+    def was_deleted(self) -> bool:
+        """Whether the episode that was written last has been deleted since."""
+        return self._steps is not None and self._steps.is_deleted
 
     @property
     def newest_at(self) -> float:
@@ -265,12 +272,17 @@ class EpisodeHandler(DBHandler):
         steps = self._steps
         if steps is None:
             return
+        if steps.is_deleted:
+            self.writing = None
+            return
         try:
             self.event.after_put(steps, steps.pending_bytes)
         except (StoreFull, StoreUnavailable) as error:
             if steps.error is not None:
                 raise
             raise unconfirmed(error, what) from error
+        if steps.is_deleted:  # by another process: the delivery has found out
+            self.writing = None
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
@@ -302,7 +314,8 @@ class EpisodeHandler(DBHandler):
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        rows = self._steps.recent(n) if self._steps is not None else None
+        steps = self._steps
+        rows = None if steps is None or steps.is_deleted else steps.recent(n)
         return self.episode.recent(n) if rows is None else to_transitions(rows)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,6 +29,8 @@ from jamboree_gym.store.redis import AppendResult, IndexEntry
 
 __all__ = ["StepOutbox"]
 
+log = logging.getLogger("jamboree_gym")
+
 
 class StepOutbox(RowBuffer):
     """Outbox of one episode; this process is its only writer, one thread its only caller.
@@ -44,6 +47,10 @@ class StepOutbox(RowBuffer):
 
     Raises:
         InvalidRecord: Something in summary or origin cannot be kept; names it.
+
+    Attributes:
+        summary: As it is after the rows that are in batches.
+        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
     """
 
     __slots__ = (
@@ -53,6 +60,7 @@ class StepOutbox(RowBuffer):
         "_origin",
         "_status",
         "_stored_status",
+        "is_deleted",
         "summary",
     )
 
@@ -72,6 +80,7 @@ class StepOutbox(RowBuffer):
             key, writer_id, mark, schema=schema, keep=keep, started_at=summary.started_at
         )
         self.summary = summary
+        self.is_deleted = False
         self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
@@ -87,6 +96,8 @@ class StepOutbox(RowBuffer):
     @property
     def unsaved(self) -> int:
         """Number of rows that the server has not acknowledged; an end that it has not is one."""
+        if self.is_deleted:
+            return 0
         return (self.rows_put - self._stored_count) or int(self._status != self._stored_status)
 
     def end(self, status: EpisodeStatus) -> None:
@@ -95,12 +106,24 @@ class StepOutbox(RowBuffer):
             self._status = status
             self._announce()
 
+    def drop(self) -> None:
+        """The episode has been deleted: let go of what waits. No delivery may be going on."""
+        with self._seal_lock:
+            self.is_deleted = True
+            self._marked = False  # so that the next row looks
+        self._parts = []
+        self._batches.clear()
+
+    def _announce(self) -> None:
+        if not self.is_deleted:
+            super()._announce()
+
     # -- the delivering thread's side -------------------------------------------------------
 
     @property
     def pending_bytes(self) -> int:
         """Memory held by what is not acknowledged, roughly."""
-        if self.error is not None:
+        if self.error is not None or self.is_deleted:
             return 0
         return self._waiting_bytes + sum(len(batch.frame) for batch in list(self._batches))
 
@@ -110,7 +133,7 @@ class StepOutbox(RowBuffer):
             self._marked = False
             status = self._status  # before the rows: an end comes after the last of them
             self._take()
-        if self.error is not None:
+        if self.error is not None or self.is_deleted:
             self._parts = []
             return
         parts, summary, batches = self._parts, self.summary, []
@@ -143,6 +166,8 @@ class StepOutbox(RowBuffer):
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """The summary as it is after the batches of the next append: never ahead of the rows."""
         summary = self.summary
+        if self.is_deleted:
+            return b"", None
         if sent < len(self._batches):
             summary = self._batches[sent - 1].summary or summary
         if summary is self._note_stored:
@@ -170,7 +195,13 @@ class StepOutbox(RowBuffer):
 
     def _continue_at(self, result: AppendResult) -> None:
         expected = self._stored_count
-        if result.count < expected:
+        if result.count < expected and self._was_deleted():
+            log.warning(
+                "episode %r was deleted while it was recorded: the rest of it is not kept",
+                self.summary.id,
+            )
+            self.drop()
+        elif result.count < expected:
             self.refuse(
                 EpisodeNotFound(
                     f"episode {self.summary.id!r}: the first {expected} rows are no longer in "
@@ -184,6 +215,10 @@ class StepOutbox(RowBuffer):
                     "rows that this process did not write. Give the episode another id."
                 )
             )
+
+    def _was_deleted(self) -> bool:
+        """Whether the rows are gone because somebody deleted the episode; an append cannot tell."""
+        return False
 
 
 def _summary_after(known: EpisodeSummary, part: RowPart, status: EpisodeStatus) -> EpisodeSummary:

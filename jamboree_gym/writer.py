@@ -10,7 +10,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from jamboree_gym.errors import (
@@ -239,6 +240,18 @@ class Writer:
                 if outbox.is_settled:
                     self._dirty.pop(outbox, None)
         outbox.raise_error()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While this lasts nothing is delivered."""
+        with self._delivery_lock:
+            yield
+
+    def forget(self, outbox: Outbox) -> None:
+        """Nobody wants to hear of this outbox again."""
+        with self._dirty_lock:
+            self._dirty.pop(outbox, None)
+            self._refused.pop(outbox, None)
 
     def flush(self, timeout_s: float) -> None:
         """Return once the server has everything that was put before the call.

@@ -218,7 +218,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
                 handler.keep(observation, reward, terminated, truncated, info)
             except (StoreFull, StoreUnavailable) as error:  # it waits in memory
                 failure = error
-            if self._beside:
+            if self._beside and not handler.was_deleted:
                 failure_beside = self._step_beside()
                 failure = failure or failure_beside
         except BaseException as error:
