@@ -37,7 +37,7 @@ from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.mongo import MongoStore, check_threads
 from jamboree_gym.store.redis import Append, AppendResult, IndexEntry, RedisStore
-from jamboree_gym.values import encode_mapping
+from jamboree_gym.values import check_text, encode_mapping
 from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Connection:
             )
         if max_pending_bytes <= 0 or not namespace:
             raise InvalidRecord("max_pending_bytes must be 1 or more, and namespace not empty")
-        self.keyspace = Keyspace(namespace)
+        self.keyspace = Keyspace(check_text("namespace", namespace))
         self.write_mode = write
         self._backs_up = _backs_up(backup)
         self._is_sync = write != "buffered"

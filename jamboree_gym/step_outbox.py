@@ -11,7 +11,12 @@ from operator import add
 
 from jamboree_gym.codec import CODEC_STEPS, encode_frame
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
-from jamboree_gym.notes import encode_episode_note, encode_origin, encode_summary
+from jamboree_gym.notes import (
+    check_summary,
+    encode_episode_note,
+    encode_origin,
+    encode_summary,
+)
 from jamboree_gym.outbox import Batch, Outbox
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.row_buffer import RowBuffer
@@ -79,6 +84,7 @@ class StepOutbox(RowBuffer):
         super().__init__(
             key, writer_id, mark, schema=schema, keep=keep, started_at=summary.started_at
         )
+        check_summary(summary)
         self.summary = summary
         self.is_deleted = False
         self._origin = encode_origin(origin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import secrets
 import socket
 import sys
@@ -11,12 +12,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.store.home import Home, write_private
 from jamboree_gym.store.installed import package_dir
 from jamboree_gym.store.server_processes import launch
+from jamboree_gym.values import is_unicode
 
 __all__ = ["MongoProgram"]
 
@@ -96,7 +99,8 @@ class MongoProgram:
     def serves(self, command_line: Sequence[str]) -> bool:
         """Whether it is a secantus on our data directory."""
         options = set(itertools.pairwise(command_line))
-        return {("-m", "secantus"), ("--storage-path", str(self._data_dir))} <= options
+        ours = {("--config", str(self._settings)), ("--storage-path", self._storage_path())}
+        return {("-m", "secantus"), *ours} <= options
 
     def answers(self) -> bool:
         """Whether it lets our user in (or anybody, while it runs open)."""
@@ -135,14 +139,23 @@ class MongoProgram:
 
     def _command(self, port: int) -> list[str]:
         self._port = port
-        settings = self.home.path / "secantusd.toml"
-        settings.touch(mode=0o600)  # empty; without it the server picks up any in the user's home
+        # Empty; without it the server picks up any in the user's home.
+        self._settings.touch(mode=0o600)
         return [
-            *(sys.executable, "-m", "secantus", "--config", str(settings)),
+            *(sys.executable, "-m", "secantus", "--config", str(self._settings)),
             *("--host", HOST, "--port", str(port)),
-            *("--storage-path", str(self._data_dir)),
+            *("--storage-path", self._storage_path()),
             *("--cache-size", CACHE_SIZE, "--log-level", "WARNING"),
         ]
+
+    @property
+    def _settings(self) -> Path:
+        return self.home.path / "secantusd.toml"
+
+    def _storage_path(self) -> str:
+        """WiredTiger takes text only: where the home's path is none, the path from there."""
+        path = str(self._data_dir)
+        return path if is_unicode(path) else os.path.relpath(path, self.home.path)
 
     def _client(self) -> Any:
         from pymongo import MongoClient  # here: a supervisor without Mongo need not load it
