@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -92,7 +92,11 @@ class BesideHandler(DBHandler, ABC):
 
     @abstractmethod
     def put(self, step: int, content: Any) -> None:
-        """Keep something of a step."""
+        """Keep something of a step; the environment has moved, so none is refused for its size."""
+
+    def _put(self, record: Mapping[str, Any]) -> None:
+        outbox = self._outbox or self._open_outbox()
+        self.event.after_put(outbox, outbox.put(self._encode(record)))
 
     def _first_of(self, step: int) -> int:
         """Index of the first record of this step or a later one."""

@@ -13,10 +13,11 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from multiprocessing import parent_process, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from jamboree_gym.errors import (
     DecodeError,
@@ -29,15 +30,15 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.lease import Lease
+from jamboree_gym.opened import Opened, RunningBackup, closer, writers_here
 from jamboree_gym.outbox import Outbox, RecordOutbox
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.store.backed import BackedStore
-from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
-from jamboree_gym.store.mongo import MongoStore, check_threads
+from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
-from jamboree_gym.values import encode_mapping
+from jamboree_gym.values import check_text, encode_mapping
 from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
 if TYPE_CHECKING:
@@ -54,14 +55,16 @@ _WHEN_FULL = ("block", "raise")
 log = logging.getLogger("jamboree_gym")
 
 
-class RunningBackup(Protocol):
-    """What copies to MongoDB by itself."""
+class _CloseAtExit:
+    """Closes a Jamboree at the end of the process, if it is still there."""
 
-    def begin(self) -> None:
-        """Something has been delivered. Returns at once."""
+    def __init__(self, connection: Connection) -> None:
+        self._connection = weakref.ref(connection)
 
-    def close(self, timeout_s: float) -> None:
-        """Let it finish."""
+    def __call__(self) -> None:
+        connection = self._connection()
+        if connection is not None:
+            connection.close()
 
 
 class Connection:
@@ -90,7 +93,7 @@ class Connection:
             )
         if max_pending_bytes <= 0 or not namespace:
             raise InvalidRecord("max_pending_bytes must be 1 or more, and namespace not empty")
-        self.keyspace = Keyspace(namespace)
+        self.keyspace = Keyspace(check_text("namespace", namespace))
         self.write_mode = write
         self._backs_up = _backs_up(backup)
         self._is_sync = write != "buffered"
@@ -103,41 +106,50 @@ class Connection:
         self._home = None if home is None else Path(home).absolute()
         self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
-        self._servers: EmbeddedServers | None = None
+        self._opened = Opened(self._redis_url, self._mongo_url, self._home, namespace)
         self._lock = threading.RLock()
-        self._mongo_lock = threading.RLock()  # its own: opening MongoDB takes its time
-        self._mongo: MongoStore | None = None
-        self._parents_mongo: MongoStore | None = None
-        self._outboxes: weakref.WeakValueDictionary[str, Outbox] = weakref.WeakValueDictionary()
+        self._outboxes = self._opened.outboxes
         self._closed = False
         self._last_words: list[Callable[[], None]] = []
+        self._at_exit = _CloseAtExit(self)
         self._worker_exit: util.Finalize[None] | None = None
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
         self.redis_store = self._open_redis(self._redis_url)
-        self.store = BackedStore(self.redis_store, self._backup_to_read)
+        self.store = self._opened.store = BackedStore(self.redis_store, self._opened.backup_to_read)
         self._begin_to_write()
         _open_connections.add(self)
-        atexit.register(self.close)  # a script that ends without `close` still saves what it saved
+        closer.prepare()
+        self._if_dropped = weakref.finalize(
+            self, closer.drop, self._opened, partial(atexit.unregister, self._at_exit), repr(self)
+        )
+        self._if_dropped.atexit = False
+        atexit.register(self._at_exit)  # a script that ends without `close` saves all the same
         util.register_after_fork(self, Connection._close_at_exit_of_worker)
         if parent_process() is not None:
             self._close_at_exit_of_worker()
 
     def _begin_to_write(self) -> None:
-        self._backup = self._new_backup() if self._backs_up else None
-        self._lease = Lease(self.store, self.writer_name)
-        self.writer = Writer(
+        opened = self._opened
+        opened.backup = self._new_backup() if self._backs_up else None
+        opened.lease = Lease(self.store, self.writer_name)
+        opened.writer_name = self.writer_name
+        self.writer = opened.writer = Writer(
             self.store,
-            self._lease,
+            opened.lease,
             background=self.write_mode == "buffered",
             fsync=self.write_mode == "fsync",
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
-            on_delivery=None if self._backup is None else self._backup.begin,
+            on_delivery=None if opened.backup is None else opened.backup.begin,
         )
-        _writers_here.add(self.writer_name)
+        writers_here.add(self.writer_name)
+
+    @property
+    def _lease(self) -> Lease:
+        return self._opened.lease
 
     def _new_backup(self) -> RunningBackup | None:
         """What copies to MongoDB by itself; a bare connection has none."""
@@ -145,11 +157,12 @@ class Connection:
 
     def _close_at_exit_of_worker(self) -> None:
         """A worker process of `multiprocessing` ends without `atexit`, but calls this."""
-        self._worker_exit = util.Finalize(None, self.close, exitpriority=WORKER_EXIT_PRIORITY)
+        self._worker_exit = util.Finalize(None, self._at_exit, exitpriority=WORKER_EXIT_PRIORITY)
+        closer.finish_at_exit_of_worker()
 
     def _open_redis(self, url: str | None) -> RedisStore:
         if url is None:
-            servers = self._join_servers()
+            servers = self._opened.join_servers()
             store = RedisStore.from_url(servers.redis_url, self.keyspace, revive=servers.ensure)
         else:
             store = RedisStore.from_url(url, self.keyspace)
@@ -157,7 +170,7 @@ class Connection:
             store.check(fsync=self.write_mode == "fsync")
         except BaseException:
             store.close()
-            self._leave_servers()
+            self._opened.leave_servers()
             raise
         return store
 
@@ -169,37 +182,12 @@ class Connection:
             "namespace": self.keyspace.namespace,
         }
 
-    def _join_servers(self) -> EmbeddedServers:
-        with self._lock:
-            if self._servers is None:
-                self._servers = EmbeddedServers.join(self._home)
-            return self._servers
-
-    def _leave_servers(self) -> None:
-        if self._servers is not None:
-            self._servers.close()
-
     @property
     def mongo_store(self) -> MongoStore:
         """The backup; opened, and where embedded also started, on first use."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
-        return self._opened_mongo()
-
-    def _opened_mongo(self) -> MongoStore:
-        with self._mongo_lock:
-            if self._mongo is None:
-                check_threads()
-                url = self._mongo_url or self._join_servers().mongo_url()
-                self._mongo = MongoStore.from_url(url, self.keyspace.namespace)
-            return self._mongo
-
-    def _backup_to_read(self) -> MongoStore | None:
-        """Where to look for what Redis does not have; None where nothing was ever backed up.
-
-        Also while it closes: what is delivered then may go on with a log that Redis has lost.
-        """
-        return self._opened_mongo() if self._has_backup else None
+        return self._opened.opened_mongo()
 
     def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the tags.
@@ -261,8 +249,8 @@ class Connection:
         waiting = dict(enumerate(appends))
         while waiting:
             answers = self.store.append(list(waiting.values()), fsync=self.write_mode == "fsync")
-            if self._backup is not None:
-                self._backup.begin()
+            if self._opened.backup is not None:
+                self._opened.backup.begin()
             answered = dict(zip(waiting, answers, strict=True))
             for answer in answered.values():
                 if isinstance(answer, JamboreeError):
@@ -329,11 +317,13 @@ class Connection:
         """The newest rows of an episode that this process writes, or has just written."""
         self.check_open()
         outbox = self._outboxes.get(key)
-        return outbox if isinstance(outbox, StepOutbox) and outbox.error is None else None
+        if not isinstance(outbox, StepOutbox) or outbox.is_deleted or outbox.error is not None:
+            return None
+        return outbox
 
     def is_writer_here(self, writer: str) -> bool:
         """Whether a writer is of this process, and so alive, whatever Redis knows of it."""
-        return writer in _writers_here
+        return writer in writers_here
 
     def as_of_now(self, summaries: Sequence[EpisodeSummary]) -> list[EpisodeSummary]:
         """The same summaries, `interrupted` where an episode goes on and its writer does not.
@@ -353,31 +343,35 @@ class Connection:
 
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
-        elsewhere = set(writers) - _writers_here
+        elsewhere = set(writers) - writers_here
         return elsewhere - self.store.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from MongoDB where there may be a copy.
 
-        What MongoDB has to forget is noted in the same step that deletes the log in Redis: killed
-        in between, or without MongoDB, the next `backup.flush()` does the rest.
+        An episode that this process records ends with that: what comes of it is not kept. What
+        MongoDB has to forget is noted in the same step that deletes the log in Redis: killed in
+        between, or without MongoDB, the next `backup.flush()` does the rest.
         """
         try:
             head = self.redis_store.head(key)
         except DecodeError:  # what is damaged can be deleted
             head = None
-        has_backup = self._has_backup
-        born = None if head is None else head.born
+        has_backup = self._opened.has_backup
+        kept = None if head is None else head.born
         if head is None and has_backup:
-            born = self.mongo_store.birth(key)
-        born = self.store.delete(key, entry=entry, born=born)
+            kept = self.mongo_store.birth(key)
+        outbox = self._outboxes.get(key)
+        with self.writer.paused():  # no row may arrive after the deletion
+            born = self.store.delete(key, entry=entry, born=kept)
+            if isinstance(outbox, StepOutbox):
+                outbox.drop()
+                self.writer.forget(outbox)
+                self._outboxes.pop(key, None)
         if has_backup and born is not None:
             self._delete_from_mongo(key, born)
-        outbox = self._outboxes.get(key)
         if isinstance(outbox, RecordOutbox):
             outbox.start_over()  # other handlers of this log go on with it
-        else:
-            self._outboxes.pop(key, None)
 
     def _delete_from_mongo(self, key: str, born: float) -> None:
         try:
@@ -386,12 +380,6 @@ class Connection:
             log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
         else:
             self.store.forget_deleted(key, born)
-
-    @property
-    def _has_backup(self) -> bool:
-        """Whether MongoDB may hold anything; where none was ever started, nothing is copied yet."""
-        is_embedded = self._servers is not None and self._servers.have_backup
-        return self._mongo is not None or self._mongo_url is not None or is_embedded
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.
@@ -406,6 +394,15 @@ class Connection:
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: `close` has flushed it")
         self.writer.flush(timeout_s)
+
+    def settle_all(self, timeout_s: float = 10.0) -> None:
+        """Bring all that this process has saved to the server, before many logs are read.
+
+        Raises:
+            UnsavedRecords: The server does not take it now.
+        """
+        self.check_open()
+        self.writer.settle(timeout_s)
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -438,33 +435,23 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
-        deadline = time.monotonic() + timeout_s
+        self._if_dropped.detach()
         try:
-            self.writer.close(timeout_s)
+            self._opened.let_go(timeout_s)
         finally:
-            if self._backup is not None:
-                self._backup.close(max(0.0, deadline - time.monotonic()))
-            atexit.unregister(self.close)
+            atexit.unregister(self._at_exit)
             if self._worker_exit is not None:
                 self._worker_exit.cancel()
-            self._lease.close(timeout_s)
-            _writers_here.discard(self.writer_name)
-            self.store.close()
-            if self._mongo is not None:
-                self._mongo.close()
-            self._leave_servers()
 
     def _after_fork_in_child(self) -> None:
         """Go on in a forked process: what the parent has queued, the parent will deliver."""
         self._lock = threading.RLock()  # whoever held it is not in this process
         self._last_words = []  # the parent's
-        self._mongo_lock = threading.RLock()
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
-        self.store.after_fork_in_child()
+        self._opened.after_fork_in_child()
         if not self._closed:
             self._begin_to_write()
-        self._parents_mongo, self._mongo = self._mongo or self._parents_mongo, None
         for outbox in list(self._outboxes.values()):
             outbox.after_fork_in_child(self.writer_id, self.writer.mark)
 
@@ -500,11 +487,11 @@ def _backs_up(backup: bool | None) -> bool:
 
 
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-_writers_here: set[str] = set()
 
 
 def _after_fork_in_child() -> None:
-    _writers_here.clear()
+    writers_here.clear()
+    closer.after_fork_in_child()
     for connection in list(_open_connections):
         connection._after_fork_in_child()
 

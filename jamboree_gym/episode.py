@@ -105,7 +105,7 @@ class Episode:
         Found in the listings of all runs, so one read of these for each call. One whose summary
         cannot be read is left out with a warning, as in `jam.episodes()`.
         """
-        self._connection.flush()
+        self._connection.settle_all()
         listed = read_summaries(self._connection, self._connection.store.runs())
         found = [one for one in listed if one.parent == self.id]
         return [Episode(self._connection, one.id) for one in by_start(found)]

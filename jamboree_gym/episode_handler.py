@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,13 @@ from gymnasium import spaces
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode import Episode, to_transitions
-from jamboree_gym.errors import EpisodeNotFound, InvalidRecord
+from jamboree_gym.errors import (
+    EpisodeNotFound,
+    InvalidRecord,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+)
 from jamboree_gym.frame import to_frame
 from jamboree_gym.handlers import DBHandler
 from jamboree_gym.infos import InfoEncoder
@@ -25,10 +33,13 @@ from jamboree_gym.step_schema import StepSchema
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["EpisodeHandler"]
+__all__ = ["EpisodeHandler", "unconfirmed"]
 
 DEFAULT_LIMIT = 100
+_MOVED = "Do not repeat the call: the environment has moved, and what it returned"
 BACKWARDS = slice(None, None, -1)
+
+log = logging.getLogger("jamboree_gym")
 
 
 class EpisodeHandler(DBHandler):
@@ -110,6 +121,8 @@ class EpisodeHandler(DBHandler):
         Raises:
             InvalidRecord: Something in summary, origin or observation, or with `strict_infos` in
                 the info, cannot be kept; names it.
+            StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. The
+                episode has begun, and goes on: do not begin it again.
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
@@ -134,7 +147,7 @@ class EpisodeHandler(DBHandler):
         self._steps = self.writing = steps
         self._buffered = jam.write_mode == "buffered"
         if jam.writer.has_outage or not self._buffered:
-            self._after_put()
+            self._after_put(_MOVED)
 
     def step(
         self,
@@ -160,6 +173,8 @@ class EpisodeHandler(DBHandler):
         Raises:
             InvalidRecord: Something in it cannot be kept; names it. There would be a gap, so the
                 episode is abandoned.
+            StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. It
+                waits in memory, and the episode goes on: do not keep it again.
         """
         self.act(action)
         if annotation is not None:
@@ -179,9 +194,15 @@ class EpisodeHandler(DBHandler):
     def _act_slowly(self, steps: StepOutbox, action: Any) -> None:
         try:
             steps.act(action)
-        except InvalidRecord:
-            self.end("abandoned")
+        except InvalidRecord as error:
+            self._give_up(error)
             raise
+
+    def _give_up(self, error: InvalidRecord) -> None:
+        """There would be a gap: end the episode, and say that nothing more is recorded."""
+        log.warning("%s; nothing more is recorded until the next reset", error)
+        with suppress(JamboreeError):  # the other error tells more
+            self.end("abandoned")
 
     def keep(
         self,
@@ -199,13 +220,14 @@ class EpisodeHandler(DBHandler):
         try:
             encoded = self._encoded(info) if info else None
             looks = steps.put(observation, reward, terminated, truncated, encoded, said)
-        except InvalidRecord:
-            self.end("abandoned")
+        except InvalidRecord as error:
+            self._give_up(error)
             raise
         if terminated or truncated:  # first: it is over even where this cannot be confirmed
-            self.end("terminated" if terminated else "truncated")
+            self._end(steps, "terminated" if terminated else "truncated")
+            looks = looks or steps.error is not None
         if looks or not self._buffered:
-            self._after_put()
+            self._after_put(_MOVED)
 
     def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
         keys = self.info_keys
@@ -218,7 +240,14 @@ class EpisodeHandler(DBHandler):
         steps = self.writing
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
+        if steps.is_deleted:
+            return None
         return steps if self._buffered else None
+
+    @property
+    def was_deleted(self) -> bool:
+        """Whether the episode that was written last has been deleted since."""
+        return self._steps is not None and self._steps.is_deleted
 
     @property
     def newest_at(self) -> float:
@@ -229,15 +258,31 @@ class EpisodeHandler(DBHandler):
         """The episode is over. A second call does nothing."""
         steps = self.writing
         if steps is not None:
-            self._schema = steps.schema
-            steps.end(status)
-            self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
+            self._end(steps, status)
             if steps.error is not None or not self._buffered:
-                self._after_put()
+                self._after_put("It is over, and that")
 
-    def _after_put(self) -> None:
-        if self._steps is not None:
-            self.event.after_put(self._steps, self._steps.pending_bytes)
+    def _end(self, steps: StepOutbox, status: EpisodeStatus) -> None:
+        self._schema = steps.schema
+        steps.end(status)
+        self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
+
+    def _after_put(self, what: str) -> None:
+        """Keep the promises of the write mode for what waits now."""
+        steps = self._steps
+        if steps is None:
+            return
+        if steps.is_deleted:
+            self.writing = None
+            return
+        try:
+            self.event.after_put(steps, steps.pending_bytes)
+        except (StoreFull, StoreUnavailable) as error:
+            if steps.error is not None:
+                raise
+            raise unconfirmed(error, what) from error
+        if steps.is_deleted:  # by another process: the delivery has found out
+            self.writing = None
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
@@ -269,7 +314,8 @@ class EpisodeHandler(DBHandler):
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        rows = self._steps.recent(n) if self._steps is not None else None
+        steps = self._steps
+        rows = None if steps is None or steps.is_deleted else steps.recent(n)
         return self.episode.recent(n) if rows is None else to_transitions(rows)
 
     @property
@@ -328,6 +374,16 @@ class EpisodeHandler(DBHandler):
     def _settled_key(self) -> str:
         self.event.settle(self._key)
         return self._key
+
+
+def unconfirmed(
+    error: StoreFull | StoreUnavailable, what: str = _MOVED
+) -> StoreFull | StoreUnavailable:
+    """The same, of something that waits in memory and is delivered later."""
+    kind = StoreFull if isinstance(error, StoreFull) else StoreUnavailable
+    told = kind(f"{str(error).rstrip('.')}. {what} waits in memory until Redis takes it")
+    told.__cause__ = error
+    return told
 
 
 def reversed_transitions(steps: Transitions) -> Transitions:

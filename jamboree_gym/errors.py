@@ -5,6 +5,8 @@ Messages say what happened, where (host and key, never a password) and what to d
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BackupMismatch",
     "BufferMismatch",
@@ -34,7 +36,14 @@ __all__ = [
 
 
 class JamboreeError(Exception):
-    """Base of every error raised by jamboree-gym."""
+    """Base of every error raised by jamboree-gym.
+
+    Attributes:
+        returned: What the environment returned, where `step` or `reset` of a recorded environment
+            raises after it has moved; None where it has not moved.
+    """
+
+    returned: Any = None
 
 
 class StoreUnavailable(JamboreeError):

@@ -24,6 +24,7 @@ from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, Inva
 from jamboree_gym.infos import InfoEncoder
 from jamboree_gym.layouts import ENCODED, Group, Layout, Leaf, has_column
 from jamboree_gym.notes import (
+    check_summary,
     decode_episode_note,
     encode_episode_note,
     encode_origin,
@@ -160,6 +161,7 @@ class EpisodeImporter:
             InvalidRecord: Its arrays do not fit together, or something cannot be kept.
             EpisodeInUse: There is another episode of this id.
         """
+        check_summary(episode.summary)
         key = self._connection.keyspace.episode(episode.summary.id)
         for append in _appends(key, episode, self._infos):
             size = sum(map(len, append.frames))

@@ -22,7 +22,6 @@ from jamboree_gym.query import EpisodeQuery
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.renders import RecordFrames
 from jamboree_gym.run import Run
-from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.tail_all import AllTail
 from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
@@ -106,15 +105,12 @@ class Jamboree(Connection):
 
     def _new_backup(self) -> AutomaticBackup | None:
         if self._mongo_url is not None:
-            follows = FollowingThread(self._own_redis_url, self._mongo_url, self.keyspace)
+            follows = FollowingThread(self._opened.own_redis_url, self._mongo_url, self.keyspace)
             return AutomaticBackup(follows, self.redis_store)
         if self._redis_url is not None:
             return None
-        asks = SupervisorsBackup(self._join_servers(), self.keyspace.namespace)
+        asks = SupervisorsBackup(self._opened.join_servers(), self.keyspace.namespace)
         return AutomaticBackup(asks, self.redis_store)
-
-    def _own_redis_url(self) -> str:
-        return self._redis_url or self._join_servers().redis_url
 
     @property
     def redis(self) -> redis.Redis:
@@ -139,9 +135,7 @@ class Jamboree(Connection):
                 many records.
         """
         if not self._closed:
-            for outbox in list(self._outboxes.values()):
-                if isinstance(outbox, StepOutbox) and outbox.error is None:
-                    outbox.end("abandoned")
+            self._opened.abandon()
         super().close(timeout_s)
 
     @overload

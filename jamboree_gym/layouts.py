@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.values import is_unicode
+
 __all__ = [
     "ENCODED",
     "NOTHING",
@@ -28,6 +30,7 @@ __all__ = [
     "Kind",
     "Layout",
     "Leaf",
+    "is_column_name",
     "columns_of",
     "layout_from_json",
     "layout_of",
@@ -216,8 +219,13 @@ def layout_of(value: Any, expected: Layout | None = None) -> Layout:
     return _column_of(value)
 
 
+def is_column_name(key: Any) -> bool:
+    """Whether a key of a dict can name columns."""
+    return type(key) is int or (type(key) is str and is_unicode(key))
+
+
 def _layout_of_dict(value: Mapping[Any, Any], expected: Layout | None) -> Layout:
-    if not all(type(key) in (str, int) for key in value):
+    if not all(map(is_column_name, value)):
         return ENCODED
     known, names = {}, tuple(value)
     if isinstance(expected, Group) and expected.kind == "dict":

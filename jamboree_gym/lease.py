@@ -39,7 +39,7 @@ class Lease:
     def __init__(self, store: RedisStore, writer: str) -> None:
         self._store = store
         self._writer = writer
-        self._holder = f"{platform.node()} {os.getpid()}"
+        self._holder = f"{platform.node()} {os.getpid()}".encode(errors="replace").decode()
         self._renewed_at = -math.inf  # by two clocks: one may be set back, one may stand in sleep
         self._renewed_at_monotonic = -math.inf
         self._losses = 0

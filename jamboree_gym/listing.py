@@ -12,6 +12,7 @@ import numpy as np
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.notes import StoredSummary
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.values import check_text
 
 __all__ = ["EpisodeFilter", "EpisodeTest", "Found", "Sorting", "Stage", "by_start", "order_of"]
 
@@ -65,6 +66,9 @@ class EpisodeFilter:
     until: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("run", "env_id", "parent"):
+            if isinstance(getattr(self, name), str):
+                check_text(name, getattr(self, name))
         if self.status is not None and self.status not in get_args(EpisodeStatus):
             raise InvalidRecord(
                 f"status={self.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"

@@ -14,13 +14,14 @@ from typing import Annotated, Any
 import msgspec
 
 from jamboree_gym.codec import decode_note, encode_note
-from jamboree_gym.errors import DecodeError
+from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.provenance import EMULATOR
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
-from jamboree_gym.values import decode_value, encode_mapping, encode_value
+from jamboree_gym.values import check_text, decode_value, encode_mapping, encode_value
 
 __all__ = [
     "StoredSummary",
+    "check_summary",
     "decode_episode_note",
     "decode_seeds",
     "decode_stored_summary",
@@ -51,6 +52,26 @@ _unpack_origin = msgspec.msgpack.Decoder(
         tuple[str, _Count] | None,  # parent and step
     ]
 ).decode
+
+
+def check_summary(summary: EpisodeSummary) -> None:
+    """Refuse a summary that could not be written.
+
+    Raises:
+        InvalidRecord: Something in it cannot be kept; names it.
+    """
+    for name in ("id", "run", "env_id", "parent"):
+        text = getattr(summary, name)
+        if not (isinstance(text, str) or (name == "parent" and text is None)):
+            raise InvalidRecord(f"{name}={text!r} of an episode is no text")
+        if text and not text.isascii():
+            check_text(name, text)
+    try:
+        encode_summary(summary)
+    except InvalidRecord as error:
+        raise InvalidRecord(f"tags or seed of episode {summary.id!r}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidRecord(f"the summary of episode {summary.id!r}: {error}") from error
 
 
 def encode_summary(summary: EpisodeSummary) -> bytes:
@@ -234,7 +255,10 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
         origin.follows,
         None if origin.parent is None else [origin.parent, origin.fork_step],
     ]
-    return _pack(values)
+    try:
+        return _pack(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidRecord(f"the origin of an episode cannot be stored: {error}") from error
 
 
 def encode_episode_note(summary: bytes, origin: bytes) -> bytes:

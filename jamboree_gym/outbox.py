@@ -68,6 +68,7 @@ class Outbox(ABC):
         key: The log.
         error: Why it can never be written, None as long as it can.
         late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
+        was_refused: Whether the writer knows of `error`.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Outbox(ABC):
         "error",
         "key",
         "late_at",
+        "was_refused",
     )
 
     def __init__(
@@ -93,6 +95,7 @@ class Outbox(ABC):
     ) -> None:
         self.key = key
         self.error: JamboreeError | None = None
+        self.was_refused = False
         self._codec = codec
         self._writer_id = writer_id
         self._mark = mark
@@ -170,7 +173,7 @@ class Outbox(ABC):
             self._blobs(),
             self._born,
             self._is_uncertain,
-            self._asked_in,
+            "" if self._is_uncertain else self._asked_in,
         )
         self._sent, self._is_uncertain = len(frames), True
         return append

@@ -159,7 +159,7 @@ class EpisodeQuery:
     # -- what is found ----------------------------------------------------------------------
 
     def _found(self, *, is_complete: bool = False) -> Found:
-        self._connection.flush()
+        self._connection.settle_all()
         store = self._connection.store
         runs = store.runs() if self._run is None else [self._run]
         found = read_summaries(self._connection, runs, is_complete=is_complete)

@@ -20,11 +20,11 @@ from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.layouts import as_array
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.values import encode_value
+from jamboree_gym.values import check_text, encode_value
 
 __all__ = ["EpisodeRecorder"]
 
-_SCALARS = (bool, int, float, str, bytes, np.generic)
+_SCALARS = (bool, int, float, bytes, np.generic)
 
 log = logging.getLogger("jamboree_gym")
 
@@ -78,8 +78,8 @@ class EpisodeRecorder:
         self.handler.use_spaces(observation_space, action_space)
         self.handler.info_keys = info_keys(record_infos)
         self.handler.strict_infos = strict_infos
-        self.run = jam.own_run if run is None else run
-        self._env_id = env_id
+        self.run = jam.own_run if run is None else check_text("run", run)
+        self._env_id = check_text("env_id", env_id)
         self._tags = deepcopy(jam.check_tags(tags or {}))
         self._vector_index = vector_index
         self._provenance = digest(provenance)
@@ -129,9 +129,18 @@ class EpisodeRecorder:
         """Begin an episode with what a reset returned; one that has not ended is abandoned.
 
         Or, as the child of another one, with what that one's environment returned last.
+
+        Raises:
+            InvalidRecord: It cannot be begun with this: nothing is recorded until the next one.
+            JamboreeError: What was recorded, of this episode or of the one before, is not confirmed
+                or cannot be written. This one has begun all the same.
         """
         started_at = self.jam.start_time(after=self.handler.newest_at)
-        self.abandon()
+        failure: JamboreeError | None = None
+        try:
+            self.abandon()
+        except JamboreeError as error:
+            failure = error
         self.handler.begin(
             observation,
             info,
@@ -155,6 +164,8 @@ class EpisodeRecorder:
             ),
             blobs=self._blobs,
         )
+        if failure is not None:
+            raise failure
 
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step, with what was said of it before.
@@ -163,7 +174,7 @@ class EpisodeRecorder:
             InvalidRecord: A value cannot be stored; names it.
         """
         try:
-            said = {name: _copied(value) for name, value in values.items()}
+            said = {check_text("name", name): _copied(value) for name, value in values.items()}
         except InvalidRecord as error:
             raise InvalidRecord(f"the annotation cannot be recorded: {error}") from error
         self.handler.annotation = {**(self.handler.annotation or {}), **said}
@@ -178,6 +189,11 @@ class EpisodeRecorder:
             self.handler.end("abandoned")
         self.handler.writing = None
 
+    def say_unrecorded(self, error: BaseException) -> None:
+        """The environment goes on without an episode; a Ctrl-C says enough by itself."""
+        if isinstance(error, Exception):
+            log.warning("a reset failed (%s): nothing is recorded until the next one", error)
+
     def _after_fork_in_child(self) -> None:
         """The episode stays with the parent process; here, the next reset begins one."""
         if self.is_recording:
@@ -187,10 +203,13 @@ class EpisodeRecorder:
 
 def _copied(value: Any) -> Any:
     """A value of our own. What NumPy makes an array of numbers of becomes one (lists, tensors)."""
+    if isinstance(value, str):
+        return check_text("value", value)
     if isinstance(value, _SCALARS):
         return value
     if isinstance(value, dict):
-        return {name: _copied(part) for name, part in value.items()}
+        names = [check_text("key", name) if isinstance(name, str) else name for name in value]
+        return dict(zip(names, map(_copied, value.values()), strict=True))
     array = as_array(value)
     if array is not None:
         return np.array(array)

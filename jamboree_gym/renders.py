@@ -72,7 +72,7 @@ class RenderHandler(BesideHandler):
             )
         check_size(frame.nbytes, f"the frame of step {step}")
         content = compress(np.ascontiguousarray(frame), asbytes=True)
-        self.save(
+        self._put(
             {
                 "step": step,
                 "shape": list(frame.shape),

@@ -21,7 +21,7 @@ import numpy as np
 
 from jamboree_gym.codec import CODEC_STEPS
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.layouts import ENCODED, Group, Layout, layout_of, share_columns
+from jamboree_gym.layouts import ENCODED, Group, Layout, is_column_name, layout_of, share_columns
 from jamboree_gym.outbox import Outbox
 from jamboree_gym.packing import Misfit, pack_any, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
@@ -253,6 +253,8 @@ class RowBuffer(Outbox, ABC):
         known, said = self.schema, self.schema.annotation
         layout = self._next_layout(layout_of(observation, known.observation), known.observation)
         if annotation is not None:
+            if not all(map(is_column_name, annotation)):
+                raise InvalidRecord(f"the annotation {list(annotation)!r}: a name is a text")
             said = cast(Group, layout_of(dict(annotation), said))
             if said.names == known.annotation.names:
                 said = cast(Group, self._next_layout(said, known.annotation))

@@ -12,6 +12,7 @@ from jamboree_gym.errors import CheckpointNotFound, InvalidRecord, RunNotFound
 from jamboree_gym.query import EpisodeQuery, found_by
 from jamboree_gym.run_metrics import MetricHandler, metric_table
 from jamboree_gym.run_sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
+from jamboree_gym.values import check_text
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -37,7 +38,7 @@ class Run:
     def __init__(self, connection: Connection, name: str) -> None:
         if not isinstance(name, str):
             raise InvalidRecord(f"a run has a name, not {name!r} of type {type(name).__name__}")
-        self.name = name
+        self.name = check_text("name", name)
         self._connection = connection
         self._sessions = SessionHandler(connection, name)
         self._metrics = MetricHandler(connection, name)

@@ -45,7 +45,7 @@ class SnapshotHandler(BesideHandler):
         """
         check_size(len(state), f"the snapshot of step {step}")
         content = compress(state, asbytes=True)
-        self.save({"step": step, "size": len(state), "codec": CODEC, "content": content})
+        self._put({"step": step, "size": len(state), "codec": CODEC, "content": content})
 
     def newest(self, *, before: int) -> tuple[int, bytes] | None:
         """The newest state of an earlier step, with its step; None if there is none.

@@ -12,8 +12,17 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from jamboree_gym.errors import DecodeError, InvalidRecord, UnsupportedSpace
-from jamboree_gym.layouts import ENCODED, Group, Kind, Layout, Leaf, has_column, number_dtype
-from jamboree_gym.values import decode_value, encode_value
+from jamboree_gym.layouts import (
+    ENCODED,
+    Group,
+    Kind,
+    Layout,
+    Leaf,
+    has_column,
+    is_column_name,
+    number_dtype,
+)
+from jamboree_gym.values import decode_value, encode_value, is_unicode
 
 __all__ = ["check_space", "layout_of_space", "space_from_json", "space_to_json"]
 
@@ -45,6 +54,11 @@ def check_space(space: spaces.Space[Any], role: str) -> None:
             f"the {role} space holds {space!r} of type {type(space).__name__}, which is none of "
             "Gymnasium's: derive it from the space that its values belong to"
         )
+    for key in space.spaces if isinstance(space, spaces.Dict) else ():
+        if isinstance(key, str) and not is_unicode(key):
+            raise UnsupportedSpace(
+                f"the {role} space has the key {key!r}, which is not valid unicode"
+            )
     for part in _parts(space):
         check_space(part, role)
 
@@ -68,7 +82,7 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 def layout_of_space(space: spaces.Space[Any]) -> Layout:
     """Layout of what `space.sample()` returns, the best guess before a value is seen."""
     if isinstance(space, spaces.Dict):
-        if not all(type(key) in (str, int) for key in space.spaces):
+        if not all(map(is_column_name, space.spaces)):
             return ENCODED
         parts = tuple(map(layout_of_space, space.spaces.values()))
         return Group("dict", tuple(space.spaces), parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,7 +12,12 @@ from operator import add
 
 from jamboree_gym.codec import CODEC_STEPS, encode_frame
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
-from jamboree_gym.notes import encode_episode_note, encode_origin, encode_summary
+from jamboree_gym.notes import (
+    check_summary,
+    encode_episode_note,
+    encode_origin,
+    encode_summary,
+)
 from jamboree_gym.outbox import Batch, Outbox
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.row_buffer import RowBuffer
@@ -29,6 +35,8 @@ from jamboree_gym.store.redis import AppendResult, IndexEntry
 
 __all__ = ["StepOutbox"]
 
+log = logging.getLogger("jamboree_gym")
+
 
 class StepOutbox(RowBuffer):
     """Outbox of one episode; this process is its only writer, one thread its only caller.
@@ -45,6 +53,10 @@ class StepOutbox(RowBuffer):
 
     Raises:
         InvalidRecord: Something in summary or origin cannot be kept; names it.
+
+    Attributes:
+        summary: As it is after the rows that are in batches.
+        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
     """
 
     __slots__ = (
@@ -54,6 +66,7 @@ class StepOutbox(RowBuffer):
         "_origin",
         "_status",
         "_stored_status",
+        "is_deleted",
         "summary",
     )
 
@@ -72,7 +85,9 @@ class StepOutbox(RowBuffer):
         super().__init__(
             key, writer_id, mark, schema=schema, keep=keep, started_at=summary.started_at
         )
+        check_summary(summary)
         self.summary = summary
+        self.is_deleted = False
         self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
@@ -88,6 +103,8 @@ class StepOutbox(RowBuffer):
     @property
     def unsaved(self) -> int:
         """Number of rows that the server has not acknowledged; an end that it has not is one."""
+        if self.is_deleted:
+            return 0
         return (self.rows_put - self._stored_count) or int(self._status != self._stored_status)
 
     def end(self, status: EpisodeStatus) -> None:
@@ -96,12 +113,24 @@ class StepOutbox(RowBuffer):
             self._status = status
             self._announce()
 
+    def drop(self) -> None:
+        """The episode has been deleted: let go of what waits. No delivery may be going on."""
+        with self._seal_lock:
+            self.is_deleted = True
+            self._marked = False  # so that the next row looks
+        self._parts = []
+        self._batches.clear()
+
+    def _announce(self) -> None:
+        if not self.is_deleted:
+            super()._announce()
+
     # -- the delivering thread's side -------------------------------------------------------
 
     @property
     def pending_bytes(self) -> int:
         """Memory held by what is not acknowledged, roughly."""
-        if self.error is not None:
+        if self.error is not None or self.is_deleted:
             return 0
         return self._waiting_bytes + sum(len(batch.frame) for batch in list(self._batches))
 
@@ -111,7 +140,7 @@ class StepOutbox(RowBuffer):
             self._marked = False
             status = self._status  # before the rows: an end comes after the last of them
             self._take()
-        if self.error is not None:
+        if self.error is not None or self.is_deleted:
             self._parts = []
             return
         parts, summary, batches = self._parts, self.summary, []
@@ -144,6 +173,8 @@ class StepOutbox(RowBuffer):
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """The summary as it is after the batches of the next append: never ahead of the rows."""
         summary = self.summary
+        if self.is_deleted:
+            return b"", None
         if sent < len(self._batches):
             summary = self._batches[sent - 1].summary or summary
         if summary is self._note_stored:
@@ -168,7 +199,7 @@ class StepOutbox(RowBuffer):
         """Take the server's answer to the last `next_append`."""
         is_end_alone = self._sent == 0
         super().settle(result)
-        if is_end_alone and result.count != self._stored_count:
+        if is_end_alone and not result.is_deleted and result.count != self._stored_count:
             self._continue_at(result)
         if self.error is None and self._note_sent is not None:
             self._note_stored = self._note_sent
@@ -182,12 +213,11 @@ class StepOutbox(RowBuffer):
     def _continue_at(self, result: AppendResult) -> None:
         expected = self._stored_count
         if result.is_deleted:
-            self.refuse(
-                EpisodeNotFound(
-                    f"episode {self.summary.id!r} was deleted while it was recorded; the rest of "
-                    "it is not kept"
-                )
+            log.warning(
+                "episode %r was deleted while it was recorded: the rest of it is not kept",
+                self.summary.id,
             )
+            self.drop()
         elif result.count < expected:
             self.refuse(
                 EpisodeNotFound(

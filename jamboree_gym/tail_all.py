@@ -111,7 +111,7 @@ class EpisodesTail(Tail[T]):
             UnsavedRecords: What this process has recorded so far cannot be brought to Redis.
             StoreUnavailable: Redis is away.
         """
-        self._connection.flush()
+        self._connection.settle_all()
         self._take_stock()
 
     def _take_stock(self) -> None:

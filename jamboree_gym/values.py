@@ -26,7 +26,7 @@ from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.errors import DecodeError, InvalidRecord
 
-__all__ = ["decode_value", "encode_mapping", "encode_value"]
+__all__ = ["check_text", "decode_value", "encode_mapping", "encode_value", "is_unicode"]
 
 _TUPLE: Final = 1
 _SET: Final = 2
@@ -54,8 +54,34 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _ARRAY_KINDS = frozenset("biufcSUmMV")
 _DTYPE_TEXT = re.compile(r"[<>|][biufcSUmMV]\d+(\[\d*[A-Za-z]+\])?")
 
+_ADVICE: Final = 'give another, or {}.encode("utf-8", "backslashreplace").decode()'
+
 _pack = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
+
+
+def check_text(name: str, text: str) -> str:
+    """The text as a plain `str`.
+
+    Args:
+        name: What it is, for the message.
+        text: Any text that is to be stored.
+
+    Raises:
+        InvalidRecord: It is no valid Unicode, as names of files and arguments of programs may be.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRecord(
+            f"{name}={_shown(text)} is not valid unicode; {_ADVICE.format(name)}"
+        ) from error
+    return str.__str__(text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be stored."""
+    return text.isascii() or text.encode(errors="replace").decode() == text
 
 
 def encode_mapping(record: Mapping[str, Any]) -> bytes:
@@ -210,7 +236,7 @@ def _why_refused(value: Any) -> str | None:
     try:
         _pack(_tag(value))
     except UnicodeEncodeError as error:
-        return f"not valid unicode: {error}"
+        return f"{_shown(error.object)} is not valid unicode; {_ADVICE.format('text')}"
     except InvalidRecord as error:
         return str(error)
     return None

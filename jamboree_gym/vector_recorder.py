@@ -29,6 +29,16 @@ _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not record
 SubEnv = gym.Env[Any, Any] | EnvSpec | None
 
 
+class Call:
+    """One call of a vector environment.
+
+    Attributes:
+        returned: What it returned.
+    """
+
+    returned: Any = None
+
+
 class VectorRecorder:
     """Writes the episodes of all sub-environments, each through an `EpisodeRecorder` of its own.
 
@@ -110,23 +120,31 @@ class VectorRecorder:
         return self._recorders[0].kept_options(options)
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self) -> Iterator[Call]:
         """Around one call of the vector environment and the recording of what it returned.
 
         An error of the environment leaves it unknown which sub-environments have moved: there may
         be a gap, so all episodes are abandoned, and recording goes on with the next ones.
 
+        Yields:
+            The call, to be told what the environment returned.
+
         Raises:
-            Exception: The first that `begin` or `step` has met; all others were recorded.
+            Exception: The first that `begin` or `step` has met, if possible one that ended an
+                episode; all others were recorded.
         """
+        call = Call()
         try:
-            yield
+            yield call
         except BaseException:
             self._lose_track()
             raise
         errors, self._errors = self._errors, []
         if errors:
-            raise errors[0]
+            error = next((one for one in errors if isinstance(one, _LOST)), errors[0])
+            if isinstance(error, JamboreeError):
+                error.returned = call.returned
+            raise error
 
     def begin(
         self,
@@ -159,8 +177,10 @@ class VectorRecorder:
             )
         except Exception as error:  # noqa: BLE001 - raised by `batch`
             self._errors.append(_named(error, index))
-        else:
-            self._unbroken[index] = recorder.episode_id if self._is_independent else None
+            if not recorder.is_recording:
+                recorder.say_unrecorded(error)
+        if recorder.is_recording and self._is_independent:  # also where it waits in memory
+            self._unbroken[index] = recorder.episode_id
 
     def step(
         self,

@@ -10,7 +10,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from jamboree_gym.errors import (
@@ -248,22 +249,46 @@ class Writer:
                     self._dirty.pop(outbox, None)
         return unknown
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While this lasts nothing is delivered."""
+        with self._delivery_lock:
+            yield
+
+    def forget(self, outbox: Outbox) -> None:
+        """Nobody wants to hear of this outbox again."""
+        with self._dirty_lock:
+            for waiting in (self._dirty, self._asking, self._refused):
+                waiting.pop(outbox, None)
+
     def flush(self, timeout_s: float) -> None:
         """Return once the server has everything that was put before the call.
 
         Raises:
-            UnsavedRecords: It does not, after `timeout_s`; says how many records are missing.
+            UnsavedRecords: It does not, after `timeout_s`; says how many records are missing. Of
+                logs that can be written no more it is said once.
+        """
+        self.settle(timeout_s)
+        unsaved = self.unsaved
+        with self._dirty_lock:
+            refused, self._refused = self._refused, {}
+        for error in refused.values():
+            raise self._unsaved_error(error, unsaved) from error
+
+    def settle(self, timeout_s: float) -> None:
+        """As `flush`; of logs that can be written no more, nothing is said.
+
+        Raises:
+            UnsavedRecords: As above.
         """
         deadline = time.monotonic() + timeout_s
         failures = 0
         while (error := self._try_delivery(self._ask_for, with_asking=True)) is not None:
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             if time.monotonic() + pause_s > deadline:
-                raise self._unsaved_error(error) from error
+                raise self._unsaved_error(error, self.unsaved) from error
             time.sleep(pause_s)
             failures += 1
-        for error in self._refused.values():
-            raise self._unsaved_error(error) from error
 
     def _try_delivery(
         self, ask: Callable[[dict[Outbox, Append]], None], *, with_asking: bool = False
@@ -281,8 +306,7 @@ class Writer:
             return error
         return None
 
-    def _unsaved_error(self, error: Exception) -> UnsavedRecords:
-        unsaved = self.unsaved
+    def _unsaved_error(self, error: Exception, unsaved: int) -> UnsavedRecords:
         what = error if isinstance(error, JamboreeError) else repr(error)
         return UnsavedRecords(f"{unsaved} records are not in Redis: {what}", unsaved=unsaved)
 
@@ -478,8 +502,10 @@ class Writer:
 
     def _refuse(self, outbox: Outbox, error: JamboreeError) -> None:
         """Nothing more of this outbox can be written: say so, and again at `flush`."""
-        if outbox not in self._refused:
-            outbox.refuse(error)
-            with self._dirty_lock:
-                self._refused[outbox] = error
-            log.error("%s", error)
+        if outbox.was_refused:
+            return
+        outbox.refuse(error)
+        outbox.was_refused = True
+        with self._dirty_lock:
+            self._refused[outbox] = error
+        log.error("%s", error)

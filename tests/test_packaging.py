@@ -54,6 +54,7 @@ LAYERS = [
     "lease",
     "schedule",
     "writer",
+    "opened",
     "connection",
     "summaries",
     "tail",

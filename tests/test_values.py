@@ -245,8 +245,8 @@ class Unknown:
         ({"a": np.array([None])}, "'a': cannot store a NumPy value of dtype object"),
         ({"a": np.zeros(1, "i4,f4")}, "'a': cannot store a NumPy value of dtype"),
         ({"a": np.ma.array([1], mask=[True])}, "'a': cannot store masked_array"),
-        ({"a": ["\ud800"]}, r"'a'\[0\]: not valid unicode"),
-        ({"a": {"\ud800": 1}}, r"'a': key .*: not valid unicode"),
+        ({"a": ["\ud800"]}, r"'a'\[0\]: .* is not valid unicode"),
+        ({"a": {"\ud800": 1}}, r"'a': key .*.*is not valid unicode"),
         ({1: 2}, "a field name is a string, not 1"),
     ],
 )

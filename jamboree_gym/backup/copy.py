@@ -31,8 +31,6 @@ FIRST_LOGS = 20  # not knowing yet how large they are
 MAX_LOGS = 400
 ROUND_TRIP_BYTES = 8 << 20
 FIRST_ROWS = 16
-Found = Mapping[str, tuple[Head, list[bytes]] | DecodeError]
-
 FEW_REVISIONS = 8  # a log that was written no more often than this is small
 
 
@@ -85,10 +83,15 @@ class LogCopier:
         new: dict[str, NewLog] = {}
         grown: dict[str, GrownLog] = {}
         frames: list[tuple[str, float, bytes]] = []
-        large: list[str] = []
+        by_themselves: list[str] = []
         copied_bytes = 0
-        found_logs = self._with_births_of_their_own(self._store.unacked(keys))
-        for key, found in found_logs.items():
+        unacked = self._store.unacked(keys)
+        heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
+        born_anew = self._bear_anew(heads)
+        for key, found in unacked.items():
+            if key in born_anew:
+                by_themselves.append(key)
+                continue
             try:
                 if isinstance(found, DecodeError):
                     raise found
@@ -102,7 +105,7 @@ class LogCopier:
             if head.acked == 0 and size <= MAX_INLINE_BYTES:
                 new[key] = NewLog(_acked(head), blobs, run)
             elif head.acked == 0:
-                large.append(key)
+                by_themselves.append(key)
             else:
                 grown[key] = GrownLog(_acked(head), head.acked, run)
                 frames += [(key, head.born, blob) for blob in blobs]
@@ -112,31 +115,29 @@ class LogCopier:
         self.copied += sum(head.count for head in heads.values())
         self._acknowledge(heads)
         self._put_heads({key: one for key, one in grown.items() if key not in refused})
-        for key in large:
+        for key in by_themselves:
             self._copy_in_pages(key)
         return copied_bytes
 
-    def _with_births_of_their_own(self, found: Found) -> Found:
-        """The same; a log that began again under the birth of one that was deleted has another."""
-        new = {
-            (key, one[0].born): one[0]
-            for key, one in found.items()
-            if not isinstance(one, DecodeError) and one[0].acked == 0
-        }
-        taken = self._mongo.deleted(new) if new else ()
+    def _bear_anew(self, logs: Mapping[str, Head]) -> set[str]:
+        """Give logs that began again under the birth of one that was deleted another one.
+
+        Returns:
+            Those that have changed in Redis, and have to be read again.
+        """
+        new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
+        taken = self._mongo.deleted(new) if new else set()
         for key, born in taken:
             self._store.bear_anew(key, new[key, born], epoch=self._epoch)
-        if not taken:
-            return found
-        keys = [key for key, _ in taken]
-        left = {key: one for key, one in found.items() if key not in keys}
-        return {**left, **self._with_births_of_their_own(self._store.unacked(keys))}
+        return {key for key, _ in taken}
 
     def _copy_in_pages(self, key: str) -> None:
         """Copy a log that may be too long for memory."""
         head: Head | None = None
         try:
             head = self._store.head(key)
+            while head is not None and self._bear_anew({key: head}):
+                head = self._store.head(key)
             if head is None:
                 return
             run, since = self._put_blobs(key, head, ()), head.acked or self._kept_of(key, head)

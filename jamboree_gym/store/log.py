@@ -105,12 +105,14 @@ class AppendResult:
         count: Records in the log, counted from its very first.
         t_last: Timestamp of the newest record, epoch seconds.
         is_deleted: Whether the log was deleted after an earlier try had begun it.
+        was_repeated: Whether the answer to an earlier try had been lost.
     """
 
     stored: int
     count: int
     t_last: float
     is_deleted: bool = False
+    was_repeated: bool = False
 
     @property
     def is_absent(self) -> bool:

@@ -19,6 +19,7 @@ from jamboree_gym.store.home import Home, write_private
 from jamboree_gym.store.installed import package_dir
 from jamboree_gym.store.own_files import check_tree, open_own, read_own
 from jamboree_gym.store.server_processes import launch
+from jamboree_gym.values import is_unicode
 
 __all__ = ["MongoProgram"]
 
@@ -99,7 +100,11 @@ class MongoProgram:
     def serves(self, command_line: Sequence[str]) -> bool:
         """Whether it is a secantus on our data directory."""
         options = set(itertools.pairwise(command_line))
-        return {("-m", "secantus"), ("--storage-path", str(self._data_dir))} <= options
+        ours = {
+            ("--config", str(self.home.mongo_settings)),
+            ("--storage-path", self._storage_path()),
+        }
+        return {("-m", "secantus"), *ours} <= options
 
     def answers(self) -> bool:
         """Whether it lets our user in (or anybody, while it runs open)."""
@@ -145,9 +150,14 @@ class MongoProgram:
             # -P: it runs in the home, where no module is to be taken from
             *(sys.executable, "-P", "-m", "secantus", "--config", str(settings)),
             *("--host", HOST, "--port", str(port)),
-            *("--storage-path", str(self._data_dir)),
+            *("--storage-path", self._storage_path()),
             *("--cache-size", CACHE_SIZE, "--log-level", "WARNING"),
         ]
+
+    def _storage_path(self) -> str:
+        """WiredTiger takes text only: where the home's path is none, the path from there."""
+        path = str(self._data_dir)
+        return path if is_unicode(path) else os.path.relpath(path, self.home.path)
 
     def _client(self) -> Any:
         from pymongo import MongoClient  # here: a supervisor without Mongo need not load it

@@ -186,9 +186,15 @@ class RedisStore:
         server.blobs |= blobs.keys()
         if isinstance(results, RedisError):
             raise self.link.translated(results, key=appends[0].key) from results
-        return [self._append_result(*pair) for pair in zip(appends, results, strict=True)]
+        was_repeated = tries > 1
+        return [
+            self._append_result(append, answer, was_repeated=was_repeated)
+            for append, answer in zip(appends, results, strict=True)
+        ]
 
-    def _append_result(self, append: Append, answer: Any) -> AppendResult | JamboreeError:
+    def _append_result(
+        self, append: Append, answer: Any, *, was_repeated: bool
+    ) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
             translated = self.link.translated(answer, key=append.key)
             if isinstance(translated, DecodeError):
@@ -196,7 +202,9 @@ class RedisStore:
             raise translated from answer
         stored, count, t_last = answer
         is_deleted = int(stored) < 0
-        return AppendResult(max(0, int(stored)), int(count), float(t_last), is_deleted)
+        return AppendResult(
+            max(0, int(stored)), int(count), float(t_last), is_deleted, was_repeated
+        )
 
     def _append_call(self, appends: Sequence[Append], epoch: str, *, is_repeated: bool) -> Call:
         space = self.keyspace
@@ -206,8 +214,9 @@ class RedisStore:
             entry, frames = append.entry, append.frames
             keys += (append.key, space.summaries(entry.run if entry else ""))
             repeated = "1" if is_repeated or append.is_repeated else ""
+            asked_in = "" if is_repeated else append.asked_in
             arguments += (str(append.codec), append.note, *_listing(entry), str(append.after))
-            arguments += (repeated, append.asked_in, str(len(frames)), *frames)
+            arguments += (repeated, asked_in, str(len(frames)), *frames)
         return script_call(scripts.APPEND, keys, arguments)
 
     @property
@@ -217,7 +226,8 @@ class RedisStore:
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:
         """Whether MongoDB has to be asked for this log before anything is stored there."""
-        return self.can_ask and result.is_absent and append.asked_in != self._server.epoch
+        was_asked = not result.was_repeated and append.asked_in == self._server.epoch
+        return self.can_ask and result.is_absent and not was_asked
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
         """Bring back what MongoDB holds of these logs. It may take its time."""

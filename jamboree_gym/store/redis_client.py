@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -45,6 +46,9 @@ def client_from_url(url: str) -> redis.Redis:
                 decode_responses=False,
             )
             pool, options = client.connection_pool, client.connection_pool.connection_kwargs
+            if scheme == "unix":  # redis-py takes the quoted bytes of a path for UTF-8
+                path = unquote_to_bytes(os.fsencode(urlsplit(url).path))
+                options["path"] = os.fsdecode(path)
             if scheme == "rediss":  # redis-py checks the host's name by itself since version 6
                 checked = options.get("ssl_cert_reqs") != "none"
                 options.setdefault("ssl_check_hostname", checked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import platform
 import socket
 import threading
@@ -49,7 +50,7 @@ class ValkeyProgram:
     @property
     def url(self) -> str:
         """For redis-py."""
-        return f"unix://{quote(str(self._socket_path))}"
+        return f"unix://{quote(os.fsencode(self._socket_path))}"
 
     def prepare(self, stopping: threading.Event) -> None:
         """The data directory, with nothing in it that is not ours."""

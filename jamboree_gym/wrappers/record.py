@@ -10,8 +10,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.episode_handler import EpisodeHandler, unconfirmed
+from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreFull, StoreUnavailable
 from jamboree_gym.provenance import carries_over, describe, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
@@ -119,24 +119,48 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         """Reset the environment and begin a new episode.
 
         Raises:
-            StoreUnavailable: As `step`.
+            StoreUnavailable, StoreFull: As `step`.
+            InvalidRecord: What it returned cannot be recorded; nothing is until the next reset.
         """
         self._recorder.admit()
         rng_state = None if seed is not None else rng_state_of(self._base)
         kept_options = self._recorder.kept_options(options)
         follows, self._unbroken = self._unbroken if self._carries_over else None, None
+        result = None
         try:
             result = self.env.reset(seed=seed, options=options)
-            self._recorder.begin(
+            failure = self._begin(
                 *result, seed=seed, rng_state=rng_state, options=kept_options, follows=follows
             )
-            self._unbroken = self._recorder.episode_id
-            for beside in self._beside:
-                beside.begin(self._recorder.episode_id)
-        except BaseException:
+        except BaseException as error:
             self._recorder.break_off()
+            self._recorder.say_unrecorded(error)
+            if isinstance(error, JamboreeError) and result is not None:
+                error.returned = result
             raise
+        if failure is not None:
+            failure.returned = result
+            raise failure
         return result
+
+    def _begin(
+        self, observation: ObsType, info: Mapping[str, Any], **origin: Any
+    ) -> JamboreeError | None:
+        """Begin an episode; why it is not in Redis yet, although it has begun."""
+        failure: JamboreeError | None = None
+        try:
+            self._recorder.begin(observation, info, **origin)
+        except JamboreeError as error:
+            if not self._recorder.is_recording:
+                raise
+            failure = error
+        self._unbroken = self._recorder.episode_id
+        for beside in self._beside:
+            try:
+                beside.begin(self._recorder.episode_id)
+            except (StoreFull, StoreUnavailable) as error:
+                failure = failure or unconfirmed(error)
+        return failure
 
     def begin_child(
         self,
@@ -157,12 +181,12 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             rng_state: What the environment's generator was given since; None = it kept its own.
         """
         self._recorder.admit()
-        self._recorder.begin(
+        failure = self._begin(
             observation, info, rng_state=rng_state, parent=parent, fork_step=fork_step
         )
-        self._unbroken = self._recorder.episode_id
-        for beside in self._beside:
-            beside.begin(self._recorder.episode_id)
+        if failure is not None:
+            self._recorder.break_off()  # nobody will get the environment
+            raise failure
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment and record what it returned.
@@ -170,9 +194,13 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         A Ctrl-C in the middle abandons the episode, because the environment may have moved.
 
         Raises:
-            StoreUnavailable: `max_pending_bytes` wait for a Redis that does not answer, and the
-                Jamboree was opened with `when_full="raise"`. The environment has not moved: repeat
-                the call when Redis is back.
+            StoreUnavailable, StoreFull: If its attribute `returned` is None, the environment has
+                not moved: `max_pending_bytes` wait for a Redis that does not answer, and the
+                Jamboree was opened with `when_full="raise"`. Repeat the call when Redis is back.
+                Else, in `sync` and `fsync` mode, the environment has moved and Redis has not
+                confirmed the step. It waits in memory and the episode goes on: do not repeat the
+                call, but take what it would have returned from `returned`.
+            InvalidRecord: Something in the step cannot be recorded; the episode is abandoned.
         """
         recorder, handler = self._recorder, self.handler
         if handler.writing is None:
@@ -181,18 +209,39 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         if recorder.jam.writer.needs_admission:
             recorder.admit()
         handler.act(action)
+        result: tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]] | None = None
+        failure: JamboreeError | None = None
         try:
             result = self.env.step(action)
             observation, reward, terminated, truncated, info = result
-            handler.keep(observation, reward, terminated, truncated, info)
-            for beside in self._beside:
-                beside.step()
+            try:
+                handler.keep(observation, reward, terminated, truncated, info)
+            except (StoreFull, StoreUnavailable) as error:  # it waits in memory
+                failure = error
+            if self._beside and not handler.was_deleted:
+                failure_beside = self._step_beside()
+                failure = failure or failure_beside
         except BaseException as error:
             self._unbroken = None
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if isinstance(error, (KeyboardInterrupt, SystemExit)) or _has_moved(error):
                 recorder.break_off()
+            if isinstance(error, JamboreeError) and result is not None:
+                error.returned = result
             raise
+        if failure is not None:
+            failure.returned = result
+            raise failure
         return result
+
+    def _step_beside(self) -> StoreFull | StoreUnavailable | None:
+        """Keep what lies beside the step; why that is not in Redis yet."""
+        failure = None
+        for beside in self._beside:
+            try:
+                beside.step()
+            except (StoreFull, StoreUnavailable) as error:
+                failure = unconfirmed(error)
+        return failure
 
     def annotate(self, **values: Any) -> None:
         """Say something of the next step: it is recorded beside it.
@@ -228,6 +277,11 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             self._recorder.abandon()
         finally:
             super().close()
+
+
+def _has_moved(error: BaseException) -> bool:
+    """Whether the environment has, although it raises: another recorder is wrapped in this one."""
+    return isinstance(error, JamboreeError) and error.returned is not None
 
 
 def _check_render_mode(env: gym.Env[Any, Any]) -> None:

@@ -110,16 +110,21 @@ class RecordEpisodes(VectorWrapper):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset the sub-environments, or those of `options["reset_mask"]`; their episodes begin."""
+        """Reset the sub-environments, or those of `options["reset_mask"]`; their episodes begin.
+
+        Raises:
+            JamboreeError: As `step`.
+        """
         self._recorder.admit()
         chosen = self._chosen(options)
         seeds = self._seeds(seed)
         rng_states = self._rng_states([i for i in chosen if seeds[i] is None])
         kept_options = self._recorder.kept_options(_without_mask(options))
         awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
-        with self._recorder.batch():
+        with self._recorder.batch() as call:
             # Gymnasium's own vector environments take a list, their base class declares an int.
             result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+            call.returned = result
             observations, infos = self._split(*result)
             for i in chosen:
                 self._recorder.begin(
@@ -135,13 +140,22 @@ class RecordEpisodes(VectorWrapper):
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step the sub-environments and record what they returned."""
+        """Step the sub-environments and record what they returned.
+
+        Raises:
+            StoreUnavailable, StoreFull: If its attribute `returned` is None, nothing has moved:
+                repeat the call when Redis is back. Else, in `sync` and `fsync` mode, all have moved
+                and Redis has not confirmed it. The steps wait in memory and the episodes go on: do
+                not repeat the call, but take what it would have returned from `returned`.
+            InvalidRecord: A step of one sub-environment cannot be recorded; its episode is
+                abandoned. All have moved, as above.
+        """
         self._recorder.admit()
         taken = copied_batch(actions)
         awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
         rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
-        with self._recorder.batch():
-            result = self.env.step(actions)
+        with self._recorder.batch() as call:
+            result = call.returned = self.env.step(actions)
             self._record(taken, *result, awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result

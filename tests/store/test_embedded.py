@@ -24,10 +24,12 @@ from embedded_home import (
     use_before,
     wait_until,
 )
+from processes import NoteHandler
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from pymongo.server_api import ServerApi
 
+from jamboree_gym import Jamboree
 from jamboree_gym.errors import JamboreeClosed
 from jamboree_gym.store.embedded import (
     EmbeddedServers,
@@ -68,6 +70,19 @@ def test_join_starts_valkey_and_not_mongo(home: Path) -> None:
     assert status.running
     assert status.redis_pid is not None
     assert status.mongo_pid is None
+
+
+def test_a_home_whose_name_is_no_valid_unicode_has_both_servers(home: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(home) + b"-caf\xe9"))
+    try:
+        with (
+            EmbeddedServers.join(odd) as servers,
+            Jamboree(servers.redis_url, servers.mongo_url(), backup=False) as jam,
+        ):
+            NoteHandler(jam, "n").save({"n": 1})
+            assert jam.backup.flush() > 0
+    finally:
+        stop_servers(odd)
 
 
 def test_second_process_joins_the_servers_of_the_first(home: Path) -> None:

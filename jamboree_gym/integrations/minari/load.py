@@ -24,6 +24,7 @@ from jamboree_gym.progress import Progress, teller
 from jamboree_gym.provenance import describe_imported
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.step_schema import SchemaChanges, StepSchema
+from jamboree_gym.values import check_text
 
 __all__ = ["from_minari"]
 
@@ -76,6 +77,8 @@ def from_minari(
         StoreUnavailable: Redis is away; call again when it is back.
         MissingExtra: Minari, h5py or Pillow is not installed.
     """
+    if run is not None:
+        check_text("run", run)
     opened = _opened(dataset) if isinstance(dataset, str) else dataset
     source = _Source(jam, opened, opened.id if run is None else run, jam.check_tags(tags or {}))
     indices = [int(index) for index in opened.episode_indices]

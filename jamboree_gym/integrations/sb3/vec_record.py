@@ -99,13 +99,18 @@ class VecRecordEpisodes(VecEnvWrapper):
         return self._recorder.run
 
     def reset(self) -> VecEnvObs:
-        """Reset all environments and begin a new episode in each."""
+        """Reset all environments and begin a new episode in each.
+
+        Raises:
+            JamboreeError: As `step_async` and `step_wait`.
+        """
+        self._recorder.admit()
         base = self.venv.unwrapped
         seeds = [None if seed is None else int(seed) for seed in base._seeds]
         options = [self._recorder.kept_options(one or None) for one in base._options]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
-        with self._recorder.batch():
-            observations = self.venv.reset()
+        with self._recorder.batch() as call:
+            observations = call.returned = self.venv.reset()
             self.reset_infos = base.reset_infos
             for i, info in enumerate(self.reset_infos):
                 self._recorder.begin(
@@ -119,15 +124,30 @@ class VecRecordEpisodes(VecEnvWrapper):
         return observations
 
     def step_async(self, actions: np.ndarray[Any, Any]) -> None:
-        """Begin a step."""
+        """Begin a step.
+
+        Raises:
+            StoreUnavailable: `max_pending_bytes` wait for a Redis that does not answer, and the
+                Jamboree was opened with `when_full="raise"`. No environment has moved: repeat the
+                step when Redis is back.
+        """
+        self._recorder.admit()
         self._taken = copied_batch(actions)
         with self._recorder.batch():
             self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Finish a step and record what it returned."""
-        with self._recorder.batch():
-            result = self.venv.step_wait()
+        """Finish a step and record what it returned.
+
+        Raises:
+            StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. All
+                environments have moved; the steps wait in memory and the episodes go on. Do not
+                repeat the step: what it returned is in the error's attribute `returned`.
+            InvalidRecord: A step of one environment cannot be recorded; its episode is abandoned.
+                All have moved, as above.
+        """
+        with self._recorder.batch() as call:
+            result = call.returned = self.venv.step_wait()
             self.reset_infos = self.venv.unwrapped.reset_infos
             observations, rewards, dones, infos = result
             for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):

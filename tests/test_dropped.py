@@ -1,0 +1,149 @@
+"""A Jamboree that nobody refers to any more closes itself, and loses nothing."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+
+import psutil
+import pytest
+from conftest import Server
+from processes import NoteHandler, run_python, wait_until
+from recorded_envs import ACTION, CountingEnv
+
+from jamboree_gym import Jamboree
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <Jamboree:ResourceWarning")
+
+OpenJamboree = Callable[..., Jamboree]
+
+
+def descriptors() -> int:
+    return psutil.Process().num_fds()
+
+
+def test_600_that_are_dropped_leave_no_descriptor_and_no_thread_and_lose_nothing(
+    valkey: Server, jam: Jamboree
+) -> None:
+    namespace, count = jam.keyspace.namespace, 600
+    NoteHandler(jam, "n").last()
+    before, threads = descriptors(), threading.active_count()
+    most = 0
+    for number in range(count):
+        write = "buffered" if number % 3 else "sync"
+        dropped = Jamboree(valkey.url, namespace=namespace, write=write, flush_interval_s=3600)
+        handler = NoteHandler(dropped, "n")
+        handler.save({"n": number})
+        if number % 2:
+            assert handler.last() is not None
+        if number % 100 == 0:
+            env = dropped.record(CountingEnv(), run=str(number))
+            env.reset()
+            env.step(ACTION)
+            del env
+        del dropped, handler
+        most = max(most, descriptors())
+    gc.collect()
+    wait_until(lambda: descriptors() <= before and threading.active_count() <= threads)
+
+    assert most < before + 200
+    records = NoteHandler(jam, "n").many(10**6)
+    assert sorted(record["n"] for record in records) == list(range(count))
+    assert [episode.summary.steps for episode in jam.episodes()] == [1] * 6
+
+
+def test_the_thread_that_closes_is_there_only_while_it_closes(
+    valkey: Server, namespace: str
+) -> None:
+    before = set(threading.enumerate())
+    jam = Jamboree(valkey.url, namespace=namespace)
+    assert set(threading.enumerate()) <= before
+    writer = jam.writer
+    del jam
+    wait_until(lambda: writer._closing and set(threading.enumerate()) <= before)
+
+
+def test_one_that_is_dropped_is_told_of(valkey: Server, namespace: str) -> None:
+    with pytest.warns(ResourceWarning, match=f"unclosed <Jamboree '{namespace}' on"):
+        Jamboree(valkey.url, namespace=namespace)
+
+
+@pytest.mark.parametrize("holder", ["wrapper", "handler", "episode", "query", "backup"])
+def test_whatever_refers_to_it_keeps_it_open(jam: Jamboree, valkey: Server, holder: str) -> None:
+    namespace = jam.keyspace.namespace
+    other = Jamboree(valkey.url, namespace=namespace)
+    here = weakref.ref(other)
+    env = other.record(CountingEnv(length=50), run="r")
+    env.reset()
+    held = {
+        "wrapper": env,
+        "handler": NoteHandler(other, "n"),
+        "episode": other.episode(env.episode_id),
+        "query": other.episodes(),
+        "backup": other.backup,
+    }[holder]
+    del other, env
+    gc.collect()
+    assert here() is not None
+    if holder == "wrapper":
+        held.step(ACTION)
+        assert len(held.handler.recent(9)) == 1
+    del held
+    gc.collect()
+    assert here() is None
+
+
+def test_one_in_a_cycle_delivers_when_the_collector_finds_it(valkey: Server, jam: Jamboree) -> None:
+    dropped = Jamboree(valkey.url, namespace=jam.keyspace.namespace, flush_interval_s=3600)
+    NoteHandler(dropped, "n").save({"n": 1})
+    dropped.cycle = dropped  # type: ignore[attr-defined]
+    del dropped
+    gc.collect()
+
+    wait_until(lambda: NoteHandler(jam, "n").count() == 1)
+
+
+def test_what_was_dropped_just_before_the_end_of_the_process_is_saved(
+    valkey: Server, jam: Jamboree
+) -> None:
+    source = """
+import sys
+from jamboree_gym import Jamboree
+from processes import NoteHandler
+for number in range(5):
+    NoteHandler(Jamboree(sys.argv[1], namespace=sys.argv[2], flush_interval_s=3600), "n").save(
+        {"n": number}
+    )
+kept = NoteHandler(Jamboree(sys.argv[1], namespace=sys.argv[2], flush_interval_s=3600), "n")
+kept.save({"n": 5})
+"""
+    ended = run_python(source, valkey.url, jam.keyspace.namespace)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(record["n"] for record in NoteHandler(jam, "n").many(9)) == list(range(6))
+
+
+def test_what_a_forked_child_and_a_worker_drop_is_saved(valkey: Server, jam: Jamboree) -> None:
+    source = """
+import multiprocessing, sys, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+from jamboree_gym import Jamboree
+from processes import NoteHandler
+
+def work(url, namespace, number):
+    NoteHandler(Jamboree(url, namespace=namespace, flush_interval_s=3600), "n").save({"n": number})
+
+if __name__ == "__main__":
+    jam = Jamboree(sys.argv[1], namespace=sys.argv[2], flush_interval_s=3600)
+    NoteHandler(jam, "n").save({"n": 0})
+    process = multiprocessing.get_context("fork").Process(target=work, args=(*sys.argv[1:], 1))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+    ended = run_python(source, valkey.url, jam.keyspace.namespace)
+
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(record["n"] for record in NoteHandler(jam, "n").many(9)) == [0, 1]

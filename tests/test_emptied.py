@@ -1,0 +1,390 @@
+"""Redis is emptied (FLUSHALL) while others go on: what has a copy comes back, what is new is kept.
+
+Some tests step into a gap between two calls to a server: a hook does there what another process
+could do at that moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import Server
+from processes import NoteHandler, wait_until
+from recorded_envs import ACTION, CountingEnv, play
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from jamboree_gym import Jamboree
+from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
+from jamboree_gym.store import redis_link
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import RedisStore
+
+Open = Callable[..., Jamboree]
+
+
+@pytest.fixture
+def open_jam(own_valkey: Server, mongo: Server, namespace: str) -> Iterator[Open]:
+    """Opens Jamborees on a Redis that may be emptied; nothing copies by itself."""
+    opened: list[Jamboree] = []
+
+    def open_one(**options: Any) -> Jamboree:
+        options = {"namespace": namespace, "backup": False, **options}
+        opened.append(Jamboree(own_valkey.url, mongo.url, **options))
+        return opened[-1]
+
+    yield open_one
+    for jam in opened:
+        jam.close()
+
+
+@pytest.fixture
+def in_the_gap(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has something done once, before or after the next call of a method."""
+
+    def put(owner: Any, name: str, act: Callable[[], object], *, before: bool = False) -> None:
+        real, acts = getattr(owner, name), [act]
+
+        def method(*arguments: Any, **options: Any) -> Any:
+            if before and acts:
+                acts.pop()()
+            answer = real(*arguments, **options)
+            if not before and acts:
+                acts.pop()()
+            return answer
+
+        monkeypatch.setattr(owner, name, method)
+
+    return put
+
+
+def record(jam: Jamboree, steps: int = 3) -> str:
+    """Record an episode that ends; its id."""
+    env = jam.record(CountingEnv(length=steps), run="a")
+    play(env, [ACTION] * steps)
+    jam.flush()
+    return str(env.episode_id)
+
+
+def numbers(jam: Jamboree) -> list[int]:
+    """What the notes say."""
+    return [one["n"] for one in NoteHandler(jam, "n").many(1000)]
+
+
+# -- what is remembered of a server that was emptied ----------------------------------------------
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+@pytest.mark.parametrize("write", ["buffered", "sync", "fsync"])
+def test_what_is_recorded_afterwards_is_whole_and_is_copied(
+    open_jam: Open, write: str, is_copied: bool
+) -> None:
+    jam, other = open_jam(write=write), open_jam()
+    env = jam.record(CountingEnv(length=3))
+    play(env, [ACTION] * 3)
+    jam.flush()
+    if is_copied:
+        other.backup.flush()
+    jam.redis.flushall()
+    later = []
+    for _ in range(3):
+        play(env, [ACTION] * 3)
+        later.append(env.episode_id)
+    jam.flush()
+
+    assert other.backup.flush() == 12
+    assert other.backup.verify()
+    other.redis.flushall()
+    assert [len(open_jam().episode(one).data()) for one in later] == [3, 3, 3]
+
+
+def test_a_backup_that_has_copied_a_schema_copies_what_comes_after_it_was_lost(
+    open_jam: Open,
+) -> None:
+    jam = open_jam()
+    record(jam)
+    jam.backup.flush()
+    for key in jam.redis.scan_iter(jam.keyspace.blob("*")):
+        jam.redis.delete(key)
+    episode = record(jam)
+
+    assert open_jam().backup.flush() == 4
+    assert len(open_jam().episode(episode).data()) == 3
+    assert open_jam().backup.verify()
+
+
+def test_who_records_has_a_lease_again_with_the_first_rows_after_it(open_jam: Open) -> None:
+    jam, other = open_jam(), open_jam()
+    record(jam)
+    jam.redis.flushall()
+    env = jam.record(CountingEnv(length=100))
+    play(env, [ACTION])
+    jam.flush()
+
+    assert other.episode(env.episode_id).status == "running"
+    assert jam.writer_name in other.store.living([jam.writer_name])
+
+
+# -- what the backup acknowledges is still that -------------------------------------------------
+
+
+def test_records_that_a_backup_read_before_are_not_lost_and_new_ones_follow_them(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    writer, other, copier = open_jam(write="sync"), open_jam(), open_jam()
+    notes = NoteHandler(writer, "n")
+    notes.save_many({"n": n} for n in range(5))
+    copier.backup.flush()
+    for n in range(5, 8):
+        notes.save({"n": n})
+    seen: list[list[int]] = []
+    in_the_gap(
+        MongoStore,
+        "insert_frames",
+        lambda: (other.redis.flushall(), seen.append(numbers(other))),
+        before=True,
+    )
+    copier.backup.flush()
+
+    assert seen == [[0, 1, 2, 3, 4]]
+    assert numbers(other) == list(range(8))
+    for n in range(8, 11):
+        notes.save({"n": n})
+    copier.backup.flush()
+    assert copier.backup.verify()
+    other.redis.flushall()
+    assert numbers(open_jam()) == list(range(11))
+
+
+def test_an_episode_that_a_backup_read_before_is_whole_and_goes_on(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    writer, other, copier = open_jam(write="sync"), open_jam(), open_jam()
+    env = writer.record(CountingEnv(length=100))
+    play(env, [ACTION] * 4)
+    copier.backup.flush()
+    for _ in range(3):
+        env.step(ACTION)
+    in_the_gap(
+        MongoStore,
+        "insert_frames",
+        lambda: (other.redis.flushall(), other.episode(env.episode_id).data()),
+        before=True,
+    )
+    copier.backup.flush()
+    env.step(ACTION)
+
+    assert len(other.episode(env.episode_id).data()) == 8
+    copier.backup.flush()
+    assert copier.backup.verify()
+
+
+def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:
+    jam = open_jam(write="sync")
+    notes = NoteHandler(jam, "n")
+    notes.save_many({"n": n} for n in range(3))
+    store, key, epoch = jam.redis_store, notes._key, jam.redis_store.epoch()
+    ((head, _),) = store.unacked([key]).values()
+    jam.redis.flushall()
+    notes.save({"n": 0})
+
+    for known in (epoch, store.epoch()):
+        assert store.acknowledge({key: head}, epoch=known)[0] | {key} == {key}
+        now = store.head(key)
+        assert now is not None
+        assert now.acked == 0
+
+
+# -- deletions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_emptied_again", [True, False])
+def test_a_reader_that_was_late_does_not_bring_a_deleted_episode_back(
+    open_jam: Open, in_the_gap: Callable[..., None], is_emptied_again: bool
+) -> None:
+    jam, other = open_jam(), open_jam()
+    episode = record(jam)
+    jam.backup.flush()
+    jam.redis.flushall()
+
+    def delete() -> None:
+        other.episode(episode).delete()
+        if is_emptied_again:
+            other.redis.flushall()
+
+    in_the_gap(MongoStore, "logs", delete)
+    reader = open_jam()
+    with suppress(EpisodeNotFound):  # or it was quicker than the deletion
+        reader.episode(episode).data()
+
+    time.sleep(1.1)  # what MongoDB did not hold is asked for again after a second
+    with pytest.raises(EpisodeNotFound):
+        open_jam().episode(episode).data()
+    assert open_jam().episodes(run="a").ids() == []
+
+
+@pytest.mark.parametrize("write", ["buffered", "sync"])
+def test_a_first_append_that_is_sent_again_does_not_bring_a_deleted_episode_back(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    jam, other = open_jam(write=write), open_jam()
+    env = jam.record(CountingEnv(length=100), run="a")
+    env.reset()
+    jam.flush()
+    real, deleted = redis_link._answer, list[str]()
+
+    def answer(connection: Any) -> Any:
+        got = real(connection)
+        if not deleted and isinstance(got, list):
+            deleted.extend(set(other.episodes(run="a").ids()) - {first})
+            if deleted:
+                other.episode(deleted[0]).delete()
+                raise RedisConnectionError("the answer is lost")
+        return got
+
+    first = env.episode_id
+    monkeypatch.setattr(redis_link, "_answer", answer)
+    env.reset()
+    env.step(ACTION)
+    jam.flush()
+    wait_until(lambda: deleted)
+    env.step(ACTION)
+    jam.flush()
+
+    assert other.episodes(run="a").ids() == [first]
+    other.backup.flush()
+    other.redis.flushall()
+    assert open_jam().episodes(run="a").ids() == [first]
+
+
+def test_records_whose_answer_was_lost_are_not_saved_again_after_their_deletion(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam, other = open_jam(write="sync"), open_jam()
+    real, acts = redis_link._answer, [lambda: NoteHandler(other, "n").delete()]
+    jam.store.epoch()
+
+    def answer(connection: Any) -> Any:
+        got = real(connection)
+        if acts and isinstance(got, list) and NoteHandler(other, "n").count():
+            acts.pop()()
+            raise RedisConnectionError("the answer is lost")
+        return got
+
+    monkeypatch.setattr(redis_link, "_answer", answer)
+    NoteHandler(jam, "n").save({"n": 1})
+    NoteHandler(jam, "n").save({"n": 2})
+
+    assert numbers(other) == [2]
+    other.backup.flush()
+    assert other.backup.verify()
+    other.redis.flushall()
+    assert numbers(open_jam()) == [2]
+
+
+def test_a_deletion_is_not_lost_where_redis_lets_go_of_the_episode_meanwhile(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(), open_jam()
+    episode = record(jam)
+    jam.backup.flush()
+
+    def trim() -> None:
+        other.backup.retain(max_redis_bytes=1)
+        assert other.backup.trim().freed_bytes > 0
+        other.backup.retain()
+
+    in_the_gap(RedisStore, "head", trim)
+    jam.episode(episode).delete()
+
+    with pytest.raises(EpisodeNotFound):
+        open_jam().episode(episode).data()
+    jam.redis.flushall()
+    assert open_jam().episodes(run="a").ids() == []
+
+
+@pytest.mark.parametrize("revision", [1, 9])
+def test_a_log_that_begins_again_under_a_birth_that_was_deleted_has_a_copy(
+    open_jam: Open, revision: int
+) -> None:
+    """As an import does: its times, and so its birth, are those of the first time."""
+    jam = open_jam(write="sync")
+    episode = record(jam)
+    key, store = jam.keyspace.episode(episode), jam.redis_store
+    jam.backup.flush()
+    lying, listing = jam.redis.dump(key), jam.redis.dump(jam.keyspace.summaries("a"))
+    jam.episode(episode).delete()
+    jam.redis.restore(key, 0, lying)
+    jam.redis.restore(jam.keyspace.summaries("a"), 0, listing)
+    jam.redis.zadd(jam.keyspace.unbacked, {key: revision})
+    head = store.head(key)
+    assert head is not None
+    jam.redis.lset(key, 0, replace(head, acked=0).encode())
+
+    other = open_jam()
+    assert other.backup.flush() == 4
+    assert other.backup.verify()
+    other.redis.flushall()
+    assert open_jam().episodes(run="a").ids() == [episode]
+
+
+def test_blobs_of_an_episode_that_was_deleted_before_its_copy_are_no_difference(
+    open_jam: Open,
+) -> None:
+    jam = open_jam()
+    jam.episode(record(jam)).delete()
+    assert jam.backup.flush() == 0
+    assert jam.backup.verify()
+
+
+# -- one log blocks no other --------------------------------------------------------------------
+
+
+def test_steps_arrive_while_mongodb_is_asked_for_another_log(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(flush_interval_s=0.01), open_jam()
+    env = jam.record(CountingEnv(length=100))
+    play(env, [ACTION])
+    jam.flush()
+    asked: list[float] = []
+
+    def ask() -> None:
+        asked.append(time.monotonic())
+        time.sleep(1.0)  # as a MongoDB does that is being started
+
+    in_the_gap(type(jam.store), "ask_for", ask, before=True)
+    NoteHandler(jam, "n").save({"n": 1})
+    wait_until(lambda: asked)
+    for _ in range(5):
+        env.step(ACTION)
+    wait_until(lambda: len(other.episode(env.episode_id).data()) == 6, timeout_s=0.9)
+
+    assert time.monotonic() - asked[0] < 1.0
+    assert numbers(other) == []
+    jam.flush()
+    assert numbers(other) == [1]
+
+
+def test_a_refused_append_writes_no_summary(open_jam: Open) -> None:
+    jam = open_jam(write="sync")
+    env = jam.record(CountingEnv(length=100), run="a")
+    play(env, [ACTION] * 2)
+    key, listing = jam.keyspace.episode(env.episode_id), jam.keyspace.summaries("a")
+    rows, summaries = jam.redis.dump(key), jam.redis.dump(listing)
+    for _ in range(3):
+        env.step(ACTION)
+    jam.redis.restore(key, 0, rows, replace=True)
+    jam.redis.restore(listing, 0, summaries, replace=True)
+    with pytest.raises(EpisodeNotFound, match="no longer in Redis"):
+        env.step(ACTION)
+    with pytest.raises(UnsavedRecords, match="no longer in Redis"):
+        jam.flush()
+    jam.flush()  # it has been said
+
+    (summary,) = open_jam().episodes(run="a").summaries()
+    assert (summary.steps, summary.status) == (2, "running")
