@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -53,8 +54,11 @@ class Server:
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.is_ready(self.url):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.command} did not start")
+            has_ended = self.process.poll() is not None
+            if has_ended or time.monotonic() > deadline:
+                self.kill()
+                how = "ended" if has_ended else f"did not answer in {START_TIMEOUT_S} s"
+                raise RuntimeError(f"{self.command} {how}")
             time.sleep(0.01)
         return self
 
@@ -82,8 +86,13 @@ def redis_answers(url: str) -> bool:
 
 
 def mongo_answers(url: str) -> bool:
-    """Whether a MongoDB server answers there."""
-    with MongoClient(url, serverSelectionTimeoutMS=200) as client:
+    """Whether a MongoDB server answers there; one that listens is given time to."""
+    port = urlsplit(url).port
+    try:
+        socket.create_connection(("127.0.0.1", port or 0)).close()
+    except OSError:
+        return False
+    with MongoClient(url, serverSelectionTimeoutMS=5000) as client:
         try:
             client.admin.command("ping")
         except Exception:  # noqa: BLE001 - any failure means: not yet

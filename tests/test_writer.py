@@ -276,9 +276,7 @@ def test_a_log_that_cannot_be_written_holds_no_other_back_and_surfaces(
     with pytest.raises(DecodeError, match=r"foreign.* is not a log"):
         foreign.save({"n": 1})
     assert numbers_in(ours) == list(range(10))
-    with pytest.raises(UnsavedRecords, match="1 records"):
-        jam.close()
-    jam.close()
+    jam.close()  # it has been said
 
 
 def test_a_record_too_large_for_redis_is_refused_at_the_call(open_jamboree: OpenJamboree) -> None:
@@ -356,8 +354,7 @@ def test_a_log_that_cannot_be_encoded_holds_no_other_back_and_surfaces(
     with pytest.raises(UnsavedRecords, match=r"1 records .* cannot be encoded: .*mistake in seal"):
         jam.flush()
     assert numbers_in(NoteHandler(jam, "ours")) == [1]
-    with pytest.raises(UnsavedRecords):
-        jam.close()
+    jam.close()  # it has been said
 
 
 def test_the_base_of_all_outboxes_has_nothing_to_write_beside_batches() -> None:
