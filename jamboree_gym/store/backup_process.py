@@ -21,7 +21,8 @@ from jamboree_gym.store.own_files import open_own
 __all__ = ["BackupKeeper"]
 
 NAME = "backup"
-LAST_COPY_S = 10.0
+LAST_COPY_S = 10.0  # Python and its libraries are loaded in it, too
+MONGO_START_S = 10.0  # it starts in one or two
 WATCH_INTERVAL_S = 0.05
 # Restarts: the first one at once, then 0.5 s, 1 s ... apart. A start costs half a second of CPU.
 FIRST_BACKOFF_S = 0.5
@@ -72,10 +73,16 @@ class BackupKeeper:
             self._keeping = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        """Have it make its last copy, within `LAST_COPY_S`; returns once the process is gone."""
+        """Have it make its last copy; returns once the process is gone.
+
+        Within `LAST_COPY_S`, which begin when Mongo has been started, or takes too long to.
+        """
         self._stopping.set()
         if self._keeping is None:
             return
+        deadline = time.monotonic() + MONGO_START_S
+        while self._mongo.is_starting and time.monotonic() < deadline:
+            await asyncio.sleep(WATCH_INTERVAL_S)
         _, unfinished = await asyncio.wait([self._keeping], timeout=LAST_COPY_S)
         if self._process is not None:
             _log.warning("the backup did not end within %.0f s: killed", LAST_COPY_S)
