@@ -19,8 +19,11 @@ from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup import rejoin
+from jamboree_gym.codec import CODEC_RECORDS, decode_frame
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
-from jamboree_gym.store import redis_link
+from jamboree_gym.store import mongo_client, redis_link
+from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
 
@@ -181,6 +184,112 @@ def test_an_episode_that_a_backup_read_before_is_whole_and_goes_on(
     assert len(other.episode(env.episode_id).data()) == 8
     copier.backup.flush()
     assert copier.backup.verify()
+
+
+def test_records_that_were_saved_meanwhile_move_behind_those_that_a_backup_brought(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    writer, other, copier = open_jam(write="sync"), open_jam(), open_jam()
+    notes = NoteHandler(writer, "n")
+    notes.save_many({"n": n} for n in range(5))
+    copier.backup.flush()
+    for n in range(5, 8):
+        notes.save({"n": n})
+
+    def empty_and_go_on() -> None:
+        other.redis.flushall()
+        for n in (100, 101, 102, 103):
+            notes.save({"n": n})
+
+    in_the_gap(MongoStore, "insert_frames", empty_and_go_on, before=True)
+    copier.backup.flush()
+    copier.backup.flush()
+
+    expected = [*range(8), 100, 101, 102, 103]
+    assert numbers(other) == expected
+    assert [one["index"] for one in NoteHandler(other, "n").many(99)] == list(range(12))
+    assert copier.backup.verify()
+    notes.save({"n": 104})
+    copier.backup.flush()
+    assert copier.backup.verify()
+    other.redis.flushall()
+    assert numbers(open_jam()) == [*expected, 104]
+
+
+def test_records_begun_anew_while_mongodb_was_away_move_behind_those_that_it_holds(
+    own_valkey: Server, own_mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.3)
+    options: Any = {"namespace": namespace, "backup": False}
+    with Jamboree(own_valkey.url, own_mongo.url, **options) as jam:
+        notes = NoteHandler(jam, "n")
+        notes.save_many({"n": n} for n in range(300))
+        jam.backup.flush()
+    own_mongo.kill()
+    with Jamboree(own_valkey.url, own_mongo.url, write="sync", **options) as jam:
+        jam.redis.flushall()
+        notes = NoteHandler(jam, "n")
+        notes.save_many({"n": n} for n in range(300, 305))
+        assert numbers(jam) == list(range(300, 305))
+        own_mongo.start()
+    with Jamboree(own_valkey.url, own_mongo.url, **options) as jam:
+        assert jam.backup.flush() == 5
+        assert jam.backup.verify()
+        assert numbers(jam) == list(range(305))
+        NoteHandler(jam, "n").save({"n": 305})
+        jam.backup.flush()
+        jam.redis.flushall()
+        assert numbers(jam) == list(range(306))
+        assert jam.backup.verify()
+
+
+def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
+    open_jam: Open,
+) -> None:
+    jam = open_jam(write="sync")
+    notes = NoteHandler(jam, "n")
+    notes.save_many({"n": n} for n in range(3))
+    store, key = jam.redis_store, notes._key
+    frames = jam.redis.lrange(key, 1, -1)
+    raw, head = store.undecoded_head(key), store.head(key)
+    assert head is not None
+    kept = replace(head, count=10, held=0, t_last=head.born - 1)
+    (moved, t_last), *_ = rejoin._behind(kept, [decode_frame(frames[0], where=key)])
+    joined = replace(head, first=10, held=10, newest=10, acked=10, count=13, t_last=t_last)
+    assert store.replace(key, joined, [moved], instead_of=raw, epoch=store.epoch())
+    again = Append(key, CODEC_RECORDS, frames, 3, is_repeated=True)
+
+    (result,) = store.append([again])
+    assert isinstance(result, AppendResult)
+    assert (result.stored, result.count) == (1, 13)
+    (result,) = store.append([again._replace(is_repeated=False)])
+    assert isinstance(result, AppendResult)
+    assert result.stored == 0
+
+
+def test_frames_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam, other = open_jam(write="sync"), open_jam()
+    notes = NoteHandler(jam, "n")
+    notes.save_many({"n": n} for n in range(3))
+    jam.backup.flush()
+    notes.save({"n": 3})
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    in_the_gap(MongoStore, "insert_frames", die)
+    with pytest.raises(KeyboardInterrupt):
+        jam.backup.flush()
+    jam.redis.flushall()
+    assert numbers(other) == [0, 1, 2]
+    notes.save({"n": 30})
+
+    assert other.backup.flush() == 1
+    assert other.backup.verify()
+    other.redis.flushall()
+    assert numbers(open_jam()) == [0, 1, 2, 30]
 
 
 def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:

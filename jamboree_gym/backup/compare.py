@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from jamboree_gym.backup.copy import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
+from jamboree_gym.backup.copy import FEW_REVISIONS, FIRST_LOGS, next_portion
+from jamboree_gym.backup.pages import pages
 from jamboree_gym.codec import Frame, Head, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.notes import decode_episode_note

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from jamboree_gym.backup.pages import ROUND_TRIP_BYTES, pages
+from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.codec import CODEC_STEPS, Frame, Head, decode_frame, frame_span
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
@@ -22,15 +24,12 @@ __all__ = [
     "LogCopier",
     "finish_deletions",
     "next_portion",
-    "pages",
     "pending_records",
     "raise_first",
 ]
 
 FIRST_LOGS = 20  # not knowing yet how large they are
 MAX_LOGS = 400
-ROUND_TRIP_BYTES = 8 << 20
-FIRST_ROWS = 16
 FEW_REVISIONS = 8  # a log that was written no more often than this is small
 
 
@@ -61,6 +60,7 @@ class LogCopier:
         self._told = told
         self._blobs: set[str] = set()
         self._epoch = ""
+        self._rejoined: list[str] = []
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
         """Copy logs, given with their revisions; yields how many have been dealt with."""
@@ -77,6 +77,9 @@ class LogCopier:
             self._copy_in_pages(key)
             done += 1
             yield done
+        rejoined, self._rejoined = self._rejoined, []
+        for key in rejoined:
+            self._copy_in_pages(key)
 
     def _copy_together(self, keys: Sequence[str]) -> int:
         """Copy small logs in one round trip each way; the number of bytes."""
@@ -109,7 +112,9 @@ class LogCopier:
             else:
                 grown[key] = GrownLog(_acked(head), head.acked, run)
                 frames += [(key, head.born, blob) for blob in blobs]
-        refused = self._mongo.insert_logs(new) | self._mongo.insert_frames(frames)
+        refused = self._differing(grown)
+        frames = [one for one in frames if one[0] not in refused]
+        refused |= self._mongo.insert_logs(new) | self._mongo.insert_frames(frames)
         self._refuse(refused)
         heads = {key: log.head for key, log in new.items() if key not in refused}
         self.copied += sum(head.count for head in heads.values())
@@ -141,6 +146,10 @@ class LogCopier:
             if head is None:
                 return
             run, since = self._put_blobs(key, head, ()), head.acked or self._kept_of(key, head)
+            known = GrownLog(_acked(head), since, run)
+            if refused := self._differing({key: known}):
+                self._refuse(refused)
+                return
             for page in pages(self._store, key, since, head.count):
                 self._put_blobs(key, head, page)
                 refused = self._mongo.insert_frames((key, head.born, one.blob) for one in page)
@@ -151,7 +160,23 @@ class LogCopier:
             if head is None or not self._was_trimmed(key, head):
                 self.failures[key] = error
         else:
-            self._put_heads({key: GrownLog(_acked(head), since, run)}, acked=head.acked)
+            self._put_heads({key: known}, acked=head.acked)
+
+    def _differing(self, logs: Mapping[str, GrownLog]) -> dict[str, str]:
+        """Logs of which MongoDB holds more than it has acknowledged, and something else; and what.
+
+        To be asked before frames are inserted: they would lie between those that are there.
+        """
+        counts = self._mongo.counts(list(logs))
+        others = {(key, born) for key, (born, _) in counts.items() if born != logs[key].head.born}
+        others -= self._mongo.deleted(others)
+        found = {key: "another log of the same name" for key, _ in others}
+        for key, (born, count) in counts.items():
+            if born == logs[key].head.born and count > logs[key].since:
+                what = self._difference(key, logs[key].since)
+                if what is not None:
+                    found[key] = what
+        return found
 
     def _was_trimmed(self, key: str, head: Head) -> bool:
         """Whether another backup was quicker, so that Redis has let go of what was to be read."""
@@ -169,12 +194,34 @@ class LogCopier:
         return 0 if self._difference(key, 0) else min(log.head.count, head.count)
 
     def _refuse(self, refused: Mapping[str, str]) -> None:
+        """Have records moved behind what MongoDB holds; note what cannot be copied."""
         for key, what in refused.items():
+            try:
+                was_moved = rejoin(self._store, self._mongo, key, epoch=self._epoch)
+                if was_moved or self._was_unfinished(key):
+                    self._rejoined.append(key)
+                    continue
+            except DecodeError as error:
+                self.failures[key] = error
+                continue
             self.failures[key] = BackupMismatch(
                 f"MongoDB at {self._mongo.where} keeps something else under {key}: {what}; nothing "
                 "was overwritten. Was Redis emptied and the log begun anew? Delete the log, or "
                 "keep it under another name."
             )
+
+    def _was_unfinished(self, key: str) -> bool:
+        """Clear frames that a backup brought to MongoDB before it was killed, and Redis has lost.
+
+        No head tells of them, and others have taken their place; in one epoch they are the same.
+        """
+        head, kept = self._store.head(key), self._mongo.logs([key]).get(key)
+        if head is None or isinstance(kept, DecodeError):
+            return False
+        if kept is not None and (kept.head.born != head.born or self._difference(key, 0)):
+            return False
+        start = 0 if kept is None else kept.head.count
+        return self._mongo.clear_frames(key, head.born, start) > 0
 
     def _put_blobs(self, key: str, head: Head, frames: Sequence[Frame]) -> str | None:
         """Insert what frames and head refer to, once; the run of an episode."""
@@ -278,24 +325,6 @@ def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int
     pending = [key for key, _ in store.unbacked()] if keys is None else keys
     heads = store.heads(pending) if pending else {}
     return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
-
-
-def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[Frame]]:
-    """Frames with indices from `start` to `stop`, a few megabytes at a time.
-
-    Raises:
-        DecodeError: One is damaged or missing.
-    """
-    rows = FIRST_ROWS
-    while start < stop:
-        found = store.read(key, start, min(start + rows, stop))
-        frames = found.frames if found is not None else []
-        if not frames or frames[0].start > start:
-            raise DecodeError(f"{key} at index {start}: a batch is missing")
-        yield frames
-        size = sum(len(frame.blob) for frame in frames)
-        read, start = frames[-1].stop - start, frames[-1].stop
-        rows = max(1, read * ROUND_TRIP_BYTES // size)
 
 
 def raise_first(failures: Sequence[JamboreeError]) -> None:

@@ -306,14 +306,20 @@ class MongoStore:
 
     def _clear(self, key: str, born: float) -> None:
         self.run(lambda: self._logs.delete_one({"_id": key, "born": born}))
+        self.clear_frames(key, born, 0)
+
+    def clear_frames(self, key: str, born: float, start: int) -> int:
+        """Remove frames of a log that begin at an index or later; the number of documents."""
         self._index_chunks()
-        found = self.run(
-            lambda: [one["_id"] for one in self._chunks.find({"key": key}, {"_id": 1})]
-        )
+        query: dict[str, Any] = {"key": key}  # all of them: one may be damaged in its start
+        if start:
+            query["start"] = {"$gte": start}
+        found = self.run(lambda: [one["_id"] for one in self._chunks.find(query, {"_id": 1})])
         ids = [id for id in found if is_chunk_of(id, key, born)]
         for first in range(0, len(ids), MAX_DOCUMENTS):
             part = ids[first : first + MAX_DOCUMENTS]
             self.run(partial(self._chunks.delete_many, {"_id": {"$in": part}}))
+        return len(ids)
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
         """Remove what is left of a log, if it was deleted."""

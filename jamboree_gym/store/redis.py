@@ -646,6 +646,14 @@ class RedisStore:
         arguments = (standing, *_listing(entry), instead_of, head.encode(), *frames)
         return bool(self.link.script(scripts.RESTORE, keys, arguments))
 
+    def replace(
+        self, key: str, head: Head, frames: Sequence[bytes], *, instead_of: bytes, epoch: str
+    ) -> bool:
+        """Have another head and other frames take the place of a log's; False if it has changed."""
+        keys = (key, self.keyspace.unbacked, self.keyspace.epoch)
+        arguments = (epoch, instead_of, head.encode(), *frames)
+        return bool(self.link.script(scripts.REPLACE, keys, arguments, again=False))
+
     def refill(self, key: str, head: Head, start: int, frames: Sequence[bytes]) -> bool:
         """Put the frames from `start` to `head.held` back; False when the log has changed."""
         arguments = (_BORN.pack(head.born), head.held, start, *frames)

@@ -26,6 +26,7 @@ __all__ = [
     "PUT",
     "READ",
     "REFILL",
+    "REPLACE",
     "RESTORE",
     "SETTLE",
     "STANDING",
@@ -139,6 +140,9 @@ return redis.call('GET', KEYS[1])
 # under their names, then the error leaves the log as it was. Note and listing tell of what there is
 # after the last frame, so where that is refused, they are not written.
 #
+# What was moved behind records that only MongoDB held (`REPLACE`) is known again by all but its
+# index.
+#
 # A log that is not there is begun by its first frame only, else the answer is {0, 0, -inf}. So it
 # is where MongoDB has to be asked before: for records where Redis was emptied, and it is not known
 # yet what MongoDB holds; for a try that is not the first, because the log may have been deleted
@@ -188,6 +192,17 @@ local function append(key, summaries, at)
     local position = lower_bound(key, function(stored_start) return stored_start >= start end)
     return redis.call('LINDEX', key, position) == raw
   end
+  local function was_moved(raw)
+    if not is_repeated or head.codec ~= 1 then return false end
+    local newest = redis.call('LLEN', key) - 1
+    for position = newest, math.max(1, newest - 255), -1 do
+      local other = redis.call('LINDEX', key, position)
+      if string.sub(other, 5, 8) == string.sub(raw, 5, 8)
+        and string.sub(other, 17, 40) == string.sub(raw, 17, 40)
+        and string.sub(other, 45) == string.sub(raw, 45) then return true end
+    end
+    return false
+  end
   local accepted, stored, begins_at = {}, 0, head.count
   for i = at + 10, at + 9 + count_of_frames do
     local start, stop, t_first, t_last = frame_span(ARGV[i])
@@ -195,7 +210,7 @@ local function append(key, summaries, at)
       if start == 0 then head.born = born end
       accepted[#accepted + 1] = ARGV[i]
       head.count, head.t_last = stop, t_last
-    elseif #accepted > 0 or not is_stored(ARGV[i], start) then
+    elseif #accepted > 0 or not (is_stored(ARGV[i], start) or was_moved(ARGV[i])) then
       break
     end
     stored = stored + 1
@@ -402,6 +417,21 @@ if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
   redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[4])
 end
+return 1
+"""
+)
+
+# KEYS: log, unbacked, epoch. ARGV: the epoch, the head as it is, the head and the frames that take
+# its place. Answers 1, or 0 where the log has changed.
+REPLACE = Script(
+    "#!lua\n"
+    """
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+if redis.call('LINDEX', KEYS[1], 0) ~= ARGV[2] then return 0 end
+redis.call('DEL', KEYS[1])
+for i = 3, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+local _, _, _, _, _, _, _, _, revision = struct.unpack('<c2BBI8I8I8I8I8I8', ARGV[3])
+redis.call('ZADD', KEYS[2], revision, KEYS[1])
 return 1
 """
 )
@@ -626,6 +656,19 @@ return 1
 )
 
 ALL = (
-    *(EPOCH, APPEND, READ, POP, ACKNOWLEDGE, STANDING, RESTORE, REFILL, LIST, MEND, SETTLE),
+    *(
+        EPOCH,
+        APPEND,
+        READ,
+        POP,
+        ACKNOWLEDGE,
+        STANDING,
+        RESTORE,
+        REPLACE,
+        REFILL,
+        LIST,
+        MEND,
+        SETTLE,
+    ),
     *(DELETE, BEAR_ANEW, TRIM, UNLIST, PUT, HOLD, LET_GO),
 )

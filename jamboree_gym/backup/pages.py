@@ -1,0 +1,32 @@
+"""A log that may be too long for memory, read some megabytes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jamboree_gym.codec import Frame
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["ROUND_TRIP_BYTES", "pages"]
+
+ROUND_TRIP_BYTES = 8 << 20
+FIRST_ROWS = 16
+
+
+def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[Frame]]:
+    """Frames with indices from `start` to `stop`, a few megabytes at a time.
+
+    Raises:
+        DecodeError: One is damaged or missing.
+    """
+    rows = FIRST_ROWS
+    while start < stop:
+        found = store.read(key, start, min(start + rows, stop))
+        frames = found.frames if found is not None else []
+        if not frames or frames[0].start > start:
+            raise DecodeError(f"{key} at index {start}: a batch is missing")
+        yield frames
+        size = sum(len(frame.blob) for frame in frames)
+        read, start = frames[-1].stop - start, frames[-1].stop
+        rows = max(1, read * ROUND_TRIP_BYTES // size)
