@@ -292,6 +292,18 @@ def test_frames_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
     assert numbers(open_jam()) == [0, 1, 2, 30]
 
 
+def test_a_log_that_was_saved_while_mongodb_was_asked_for_it_is_asked_for_again(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam = open_jam(write="sync")
+    in_the_gap(MongoStore, "logs", lambda: NoteHandler(jam, "n").save({"n": 1}))
+    NoteHandler(jam, "n").count()
+    jam.backup.flush()
+    jam.redis.flushall()
+
+    assert numbers(jam) == [1]
+
+
 def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:
     jam = open_jam(write="sync")
     notes = NoteHandler(jam, "n")

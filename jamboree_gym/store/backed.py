@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -54,6 +55,8 @@ class BackedStore(RedisStore):
         self.redis = redis
         self._find_backup = find_backup
         self._absent: dict[str, float] = {}  # log -> until when
+        self._absent_lock = threading.Lock()
+        self._questions: list[set[str]] = []  # of each, what was appended to since it was asked
         self._said: set[str] = set()
         self._away: BackupUnavailable | None = None
         self._ask_again_at = 0.0
@@ -180,16 +183,28 @@ class BackedStore(RedisStore):
         asked = sorted(key for key in keys if self._absent.get(key, 0.0) <= now)
         if not asked:
             return {}
+        appended = set[str]()
+        with self._absent_lock:
+            self._questions.append(appended)
+        absent = set[str]()
         try:
-            found = self._ask(lambda mongo: self._put_back_from(mongo, asked)) or {}
-        except BackupUnavailable:
-            if any(map(self.keyspace.is_episode, asked)):
-                raise
-            found = {}
-        if len(self._absent) > MAX_ABSENT:
-            self._absent.clear()
-        self._absent |= {key: now + ABSENT_S for key in asked if key not in found}
+            found = self._asked_for(asked)
+            absent = set(asked) - found.keys()
+        finally:
+            with self._absent_lock:
+                self._questions = [one for one in self._questions if one is not appended]
+                if len(self._absent) > MAX_ABSENT:
+                    self._absent.clear()
+                self._absent |= dict.fromkeys(absent - appended, now + ABSENT_S)
         return found
+
+    def _asked_for(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+        try:
+            return self._ask(lambda mongo: self._put_back_from(mongo, keys)) or {}
+        except BackupUnavailable:
+            if any(map(self.keyspace.is_episode, keys)):
+                raise
+            return {}
 
     def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, KeptLog]:
         found: dict[str, KeptLog] = {}
@@ -323,9 +338,17 @@ class BackedStore(RedisStore):
     ) -> list[AppendResult | JamboreeError]:
         """As `RedisStore.append`; for some, see `must_ask`, MongoDB has to be asked before."""
         results = super().append(appends, fsync=fsync, prepare=prepare)
-        for append in appends:
-            self._absent.pop(append.key, None)
+        with self._absent_lock:
+            for appended in self._questions:
+                appended.update(append.key for append in appends)
+            for append in appends:
+                self._absent.pop(append.key, None)
         return results
+
+    def after_fork_in_child(self) -> None:
+        """As `RedisStore.after_fork_in_child`."""
+        super().after_fork_in_child()
+        self._absent_lock, self._questions = threading.Lock(), []
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
         """Bring back what MongoDB holds of these logs, and say which of them were deleted.
