@@ -18,7 +18,7 @@ from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 from redis.exceptions import OutOfMemoryError
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import CODEC_RECORDS, FRAME_BODY, encode_frame, encode_note
+from jamboree_gym.codec import FRAME_BODY, encode_frame, encode_note
 from jamboree_gym.errors import (
     BackupMismatch,
     DecodeError,
@@ -702,7 +702,7 @@ def test_a_damaged_log_can_be_deleted(jam: Jamboree) -> None:
     assert jam.mongo_store.records() == 0
 
 
-def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) -> None:
+def test_a_log_that_was_begun_anew_follows_what_the_backup_holds(jam: Jamboree) -> None:
     notes(jam, 300, name="a")
     jam.backup.flush()
     before = jam.mongo.logs.find_one({})
@@ -710,41 +710,62 @@ def test_a_log_that_was_begun_anew_never_overwrites_the_backup(jam: Jamboree) ->
     with Jamboree(  # knows of no backup
         f"unix://{jam.store.where}", namespace=jam.keyspace.namespace
     ) as other:
-        for n in range(3):
-            notes(other, 1, name="a").save({"n": n})
+        for n in range(300, 303):
+            NoteHandler(other, "a").save({"n": n})
             other.flush()
         notes(other, 1, name="b")
 
-    with pytest.raises(BackupMismatch, match=r"a.*: another log.*nothing was overwritten"):
-        jam.backup.flush()
-    assert jam.backup.status().pending_logs == 1
-    assert jam.mongo.logs.find_one({"_id": before["_id"]}) == before
-    assert jam.mongo_store.records() == 301
+    assert jam.backup.flush() == 4
+    assert jam.backup.verify()
+    assert jam.mongo.logs.find_one({"_id": before["_id"]})["frames"] == before["frames"]
+    assert [one["n"] for one in NoteHandler(jam, "a").many(999)] == list(range(303))
 
 
-@pytest.mark.parametrize("count", [3, 3000])
-def test_other_bytes_of_the_same_log_are_not_overwritten(jam: Jamboree, count: int) -> None:
-    handler = notes(jam, 1)
-    handler.save_many({"n": i, "filler": b"x" * 100} for i in range(count))
-    jam.flush()
-    older = jam.redis.dump(handler._key)
-    jam.backup.flush()
-    jam.redis.restore(handler._key, 0, older, replace=True)
-    frame = jam.redis.lindex(handler._key, -1)
+def forge_last_frame(jam: Jamboree, key: str, older: bytes) -> int:
+    """Put an older state of a log back, with another frame at its end; its number of records."""
+    jam.redis.restore(key, 0, older, replace=True)
+    frame = jam.redis.lindex(key, -1)
+    count = int.from_bytes(frame[4:8], "little")
     other = encode_frame(
-        codec=CODEC_RECORDS,
+        codec=frame[3],
         start=int.from_bytes(frame[8:16], "little"),
-        count=int.from_bytes(frame[4:8], "little"),
+        count=count,
         writer=b"somebody",
         t_first=1.0,
         t_last=2.0,
         body=frame[FRAME_BODY:],
     )
-    jam.redis.lset(handler._key, -1, other)
-    jam.redis.zadd(jam.keyspace.unbacked, {handler._key: 99})
+    jam.redis.lset(key, -1, other)
+    jam.redis.zadd(jam.keyspace.unbacked, {key: 99})
+    return count
 
-    with pytest.raises(BackupMismatch, match="other bytes at index"):
+
+@pytest.mark.parametrize("steps", [3, 3000])
+def test_other_bytes_of_the_same_episode_are_not_overwritten(jam: Jamboree, steps: int) -> None:
+    key = jam.keyspace.episode(record(jam, steps=steps))
+    older = jam.redis.dump(key)
+    jam.backup.flush()
+    forge_last_frame(jam, key, older)
+
+    with pytest.raises(BackupMismatch, match=r"other bytes at index .*nothing was overwritten"):
         jam.backup.flush()
+    assert jam.backup.status().pending_logs == 1
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+def test_other_records_at_the_same_indices_follow_those_that_mongodb_holds(
+    jam: Jamboree, count: int
+) -> None:
+    handler = notes(jam, count)
+    jam.flush()
+    older = jam.redis.dump(handler._key)
+    jam.backup.flush()
+    more = forge_last_frame(jam, handler._key, older)
+
+    assert jam.backup.flush() == more
+    assert jam.backup.verify()
+    expected = [*range(count), *range(count - more, count)]
+    assert [one["n"] for one in handler.many(99_999)] == expected
 
 
 def test_a_head_is_not_kept_where_more_is_kept_than_was_compared(jam: Jamboree) -> None:

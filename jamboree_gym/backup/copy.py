@@ -172,6 +172,8 @@ class LogCopier:
         others -= self._mongo.deleted(others)
         found = {key: "another log of the same name" for key, _ in others}
         for key, (born, count) in counts.items():
+            if not isinstance(count, int):  # a damaged document, which is named below
+                continue
             if born == logs[key].head.born and count > logs[key].since:
                 what = self._difference(key, logs[key].since)
                 if what is not None:
