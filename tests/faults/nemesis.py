@@ -122,6 +122,7 @@ class World:
         exits.callback(self.redis.stop)
         self.mongo: Server = exits.enter_context(mongo_of_its_own(directory / "mongo"))
         self.writers: dict[str, subprocess.Popen[str]] = {}
+        self.dead: list[subprocess.Popen[str]] = []
         self.follower: subprocess.Popen[bytes] | None = None
         self.threads: list[threading.Thread] = []
         self._number = 0
@@ -301,7 +302,9 @@ class World:
     def kill_writer(self) -> None:
         """Kill one, and start another."""
         name = self.random.choice(list(self.writers))
-        self.writers.pop(name).kill()
+        process = self.writers.pop(name)
+        process.kill()
+        self.dead.append(process)
         self.start_writer()
 
     def kill_follower(self) -> None:
@@ -324,13 +327,18 @@ class World:
                 process.kill()
                 self.history.violations.append(f"{name} did not end within {LATE_S} s")
             errors = process.stderr.read() if process.stderr is not None else ""
-            if process.returncode:
+            if process.poll():
                 self.history.violations.append(f"{name} failed: {errors[-1000:]}")
         if self.follower is not None:
             self.follower.terminate()
             self.follower.wait()
         for thread in self.threads:
             thread.join(LATE_S)
+        for process in [*self.dead, *self.writers.values()]:
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
     def check(self) -> None:
         """Hold what is left against what was said."""
