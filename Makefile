@@ -52,7 +52,7 @@ EPISODES ?= 10000
 # Connections are cut at every so many-th byte of an append.
 CUT_EVERY ?= 1
 # How many histories of writers, readers and backups, with a nemesis.
-SEEDS ?= 100
+SEEDS ?= 0-99
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
 INPUTS ?= 100000
 # `make test` and `make long` write down how long each test took; `make test-times` shows it.
@@ -92,8 +92,11 @@ faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full 
 	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
 		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_KILLED_EXPORTS=$(EXPORTS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
 		JAMBOREE_MAXMEMORY_STEPS=$(STEPS) JAMBOREE_FLUSHED_EPISODES=$(EPISODES) \
-		JAMBOREE_NEMESIS_SEEDS=$(SEEDS) JAMBOREE_MUTATED_INPUTS=$(INPUTS) \
-		$(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+
+.PHONY: nemesis
+nemesis: $(DEV_READY) ## writers, readers and backups go on while servers are emptied, killed and stopped
+	$(BIN)/python tests/faults/nemesis.py --seeds $(SEEDS)
 
 .PHONY: long
 long: $(DEV_READY) ## what `make test` leaves out or tries a tenth of, at full length (some minutes)
