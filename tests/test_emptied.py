@@ -461,6 +461,28 @@ def test_a_log_that_begins_again_under_a_birth_that_was_deleted_has_a_copy(
     assert open_jam().episodes(run="a").ids() == [episode]
 
 
+def test_a_backup_does_not_wait_for_such_a_log_where_redis_was_emptied_meanwhile(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam = open_jam(write="sync")
+    notes = NoteHandler(jam, "n")
+    notes.save_many({"n": n} for n in range(4))
+    key, head = notes._key, jam.redis_store.head(notes._key)
+    lying = jam.redis.dump(key)
+    assert head is not None
+    jam.mongo_store.delete(key, head.born)
+
+    def empty_and_put_back() -> None:
+        jam.redis.flushall()
+        jam.redis.restore(key, 0, lying)
+
+    in_the_gap(RedisStore, "unacked", empty_and_put_back)
+    open_jam().backup.flush()
+    jam.redis.zadd(jam.keyspace.unbacked, {key: 1})
+
+    assert open_jam().backup.flush() == 4
+
+
 def test_blobs_of_an_episode_that_was_deleted_before_its_copy_are_no_difference(
     open_jam: Open,
 ) -> None:

@@ -60,11 +60,12 @@ class LogCopier:
         self._told = told
         self._blobs: set[str] = set()
         self._epoch = ""
+        self._changed: set[str] = set()
         self._rejoined: list[str] = []
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
         """Copy logs, given with their revisions; yields how many have been dealt with."""
-        self._epoch = self._store.epoch()
+        self._epoch, self._changed = self._store.epoch(), set()
         small = [key for key, revision in pending if revision <= FEW_REVISIONS]
         done, at_once = 0, FIRST_LOGS
         while done < len(small):
@@ -133,7 +134,8 @@ class LogCopier:
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
         taken = self._mongo.deleted(new) if new else set()
         for key, born in taken:
-            self._store.bear_anew(key, new[key, born], epoch=self._epoch)
+            if not self._store.bear_anew(key, new[key, born], epoch=self._epoch):
+                self._changed.add(key)
         return {key for key, _ in taken}
 
     def _copy_in_pages(self, key: str) -> None:
@@ -142,6 +144,8 @@ class LogCopier:
         try:
             head = self._store.head(key)
             while head is not None and self._bear_anew({key: head}):
+                if key in self._changed:  # the next round sees what it is by then
+                    return
                 head = self._store.head(key)
             if head is None:
                 return

@@ -157,9 +157,10 @@ class RedisStore:
         """
         blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
         tries = 0
+        server = self._server
 
         def calls() -> list[Call]:
-            nonlocal tries
+            nonlocal tries, server
             tries += 1
             server = self._known_server()
             missing = blobs.keys() - server.blobs
@@ -173,7 +174,7 @@ class RedisStore:
             if prepare is not None:
                 prepare()
             self._learn_epoch()
-            answers, server = self.link.pipeline(calls), self._known_server()
+            answers = self.link.pipeline(calls)
             on_disk = answers.pop()[0] if fsync else 1
             results = answers[-1]
             if not isinstance(results, bytes):

@@ -18,7 +18,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import JamboreeError
+from jamboree_gym.errors import JamboreeError, StoreUnavailable
 
 LONGEST = 40
 FLUSH_TIMEOUT_S = 3.0
@@ -99,7 +99,13 @@ class Writer:
 def main(redis_url: str, mongo_url: str, namespace: str, name: str, mode: Any, stop: str) -> None:
     """Go on until the file `stop` is there."""
     random.seed(name)
-    jam = Jamboree(redis_url, mongo_url, namespace=namespace, write=mode, backup=False)
+    urls = (redis_url, mongo_url)
+    while True:
+        try:
+            jam = Jamboree(*urls, namespace=namespace, write=mode, backup=False)
+            break
+        except StoreUnavailable:  # it was killed just now
+            time.sleep(0.1)
     writer = Writer(jam, name)
     while not Path(stop).exists():
         writer.go_on()
