@@ -98,6 +98,7 @@ class Writer:
         self._work = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._askers: list[threading.Thread] = []
         self._closing = False
         self._outage: Exception | None = None
         self._failure: Exception | None = None
@@ -324,10 +325,17 @@ class Writer:
         finally:
             self._stop.set()
             self._work.set()
-            if self._thread is not None and self._thread is not threading.current_thread():
-                self._thread.join(timeout_s)
-                if self._thread.is_alive():
-                    log.warning("the writer thread did not end within %.0f s", timeout_s)
+            if self._thread is not None:
+                self._join(self._thread, timeout_s)
+            for asker in self._askers:
+                self._join(asker, timeout_s)
+
+    @staticmethod
+    def _join(thread: threading.Thread, timeout_s: float) -> None:
+        if thread is not threading.current_thread():
+            thread.join(timeout_s)
+            if thread.is_alive():
+                log.warning("%s did not end within %.0f s", thread.name, timeout_s)
 
     # -- delivery ---------------------------------------------------------------------------
 
@@ -437,10 +445,13 @@ class Writer:
                 log.debug("MongoDB could not be asked: %s", error)
             self._wake()
 
+        asker = threading.Thread(target=ask, name="jamboree-ask", daemon=True)
         try:
-            threading.Thread(target=ask, name="jamboree-ask", daemon=True).start()
+            asker.start()
         except RuntimeError:  # the interpreter is ending: `close` asks by itself
             log.debug("no thread to ask MongoDB: %d logs wait for flush or close", len(unknown))
+            return
+        self._askers = [*(one for one in self._askers if one.is_alive()), asker]
 
     def _deliver(self, outboxes: Collection[Outbox]) -> dict[Outbox, Append]:
         """Deliver all that these hold; what could not be, before MongoDB is asked for it."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
+import redis
 from conftest import Server, StartRedis, free_port
 from processes import NoteHandler, run_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
@@ -23,6 +26,8 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsupportedServer,
 )
+from jamboree_gym.store.backed import BackedStore
+from jamboree_gym.store.log import Append, Asked
 
 PASSWORD = "s3cr3t/p@ss"
 QUOTED = "s3cr3t%2Fp%40ss"
@@ -319,6 +324,43 @@ def test_a_read_that_runs_into_close_says_so(
     for thread in threads:
         thread.join()
     assert [type(error) for error in raised] == [JamboreeClosed] * 4
+
+
+def test_what_is_connected_while_it_is_closed_is_closed_too(own_valkey: Server) -> None:
+    def connections() -> int:
+        return len(cast(list[object], server.client_list()))
+
+    with redis.Redis.from_url(own_valkey.url) as server:
+        before = connections()
+        jam = Jamboree(own_valkey.url)
+        link = jam.store.redis.link
+
+        def closing_first(of_link: bool) -> None:
+            jam.close()
+            answer = link.call("PING", "") if of_link else jam.redis.ping()
+            assert answer
+
+        for of_link in (True, False):
+            with pytest.raises(JamboreeClosed):
+                link.run(partial(closing_first, of_link))
+            wait_until(lambda: connections() == before)
+
+
+def test_close_waits_for_the_thread_that_asks_the_backup(
+    open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_slowly(store: BackedStore, appends: Sequence[Append]) -> Asked:
+        asked.append(threading.current_thread())
+        if asked[-1].name == "jamboree-ask":
+            time.sleep(0.3)
+        return ask(store, appends)
+
+    ask, asked = BackedStore.ask_for, list[threading.Thread]()
+    monkeypatch.setattr(BackedStore, "ask_for", ask_slowly)
+    with open_jamboree() as jam:
+        NoteHandler(jam, "n").save({"n": 1})
+        wait_until(lambda: asked)
+    assert not asked[0].is_alive()
 
 
 NO_GARBAGE = """

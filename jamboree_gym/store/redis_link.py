@@ -166,9 +166,12 @@ class RedisLink:
     def run(self, action: Callable[[], _T], *, again: bool = True) -> _T:
         """Do it; after a lost connection once more; translate what still fails.
 
-        redis-py raises whatever it runs into where another thread closes its connection.
+        redis-py raises whatever it runs into where another thread closes its connection. What has
+        been connected meanwhile is closed, too.
         """
         try:
+            if self._is_closed:
+                raise ConnectionError("closed")
             try:
                 answer = action()
                 self._has_answered = True
@@ -177,7 +180,7 @@ class RedisLink:
                 raise
             except ConnectionError:
                 self._forget_connections()
-                if not again:
+                if not again or self._is_closed:
                     raise
                 if self._revive is not None:
                     self._revive()
@@ -188,6 +191,9 @@ class RedisLink:
             if isinstance(error, RedisError):
                 raise self.translated(error) from error
             raise
+        finally:
+            if self._is_closed:
+                self.close()
 
     def _forget_connections(self) -> None:
         self.losses += 1
