@@ -38,6 +38,7 @@ from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.urls import backed_up_to
 from jamboree_gym.values import check_text, encode_mapping
 from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
@@ -188,6 +189,11 @@ class Connection:
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
         return self._opened.opened_mongo()
+
+    @property
+    def backed_up_to(self) -> str:
+        """Where what is saved here is copied to, in words."""
+        return backed_up_to(self._mongo_url)
 
     def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the tags.

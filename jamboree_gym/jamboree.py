@@ -109,7 +109,7 @@ class Jamboree(Connection):
             return AutomaticBackup(follows, self.redis_store)
         if self._redis_url is not None:
             return None
-        asks = SupervisorsBackup(self._opened.join_servers(), self.keyspace.namespace)
+        asks = SupervisorsBackup(self._opened.join_servers(), self.redis_store)
         return AutomaticBackup(asks, self.redis_store)
 
     @property

@@ -34,7 +34,8 @@ class Load:
 
 def follower_of(jam: Jamboree) -> Follower:
     """Copies from and to the stores of a Jamboree."""
-    return Follower(jam.redis_store, lambda: jam.mongo_store)
+    to = jam.backed_up_to
+    return Follower(jam.redis_store, lambda: jam.mongo_store, to=to, is_new=True)
 
 
 def is_complete(jam: Jamboree) -> bool:

@@ -277,7 +277,10 @@ def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
     assert head is not None
 
     standing = store.standing()
-    assert not store.restore(key, head, (), None, standing=standing, instead_of=b"damaged")
+    mongo = jam.mongo_store.identity()
+    assert not store.restore(
+        key, head, (), None, standing=standing, mongo=mongo, instead_of=b"damaged"
+    )
     assert not store.mend("a", entry, instead_of=b"damaged")
     assert jam.redis.lrange(key, 0, -1) == log
     assert jam.redis.hget(listing, ids[1]) == summary

@@ -65,7 +65,10 @@ def _follow(connections: Sequence[Connection], stop: threading.Event) -> None:
 
 
 def _follower(connection: Connection) -> Follower:
-    return Follower(connection.redis_store, lambda: connection.mongo_store)
+    redis_store = connection.redis_store
+    return Follower(
+        redis_store, lambda: connection.mongo_store, to=connection.backed_up_to, is_new=True
+    )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -15,6 +15,7 @@ from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.embedded import EmbeddedServers
 from jamboree_gym.store.mongo import InterpreterEnds, MongoStore
 from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
 __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
 
@@ -127,7 +128,9 @@ class FollowingThread:
                     opened.callback(mongos[0].close)
                 return mongos[0]
 
-            follower = Follower(store, mongo, kind="thread")
+            follower = Follower(
+                store, mongo, kind="thread", to=hosts_of(self._mongo_url), is_new=True
+            )
             follower.run(stop)
             self.trouble = follower.trouble
 
@@ -140,12 +143,12 @@ class SupervisorsBackup:
         needs_threads: False.
     """
 
-    def __init__(self, servers: EmbeddedServers, namespace: str) -> None:
+    def __init__(self, servers: EmbeddedServers, store: RedisStore) -> None:
         self.trouble: str | None = None
         self.needs_threads = False
         self._servers = servers
-        self._namespace = namespace
-        self._is_asked = False
+        self._store = store
+        self._is_asked = self._has_said_where = False
         self._failures = 0
 
     def run(self, news: threading.Event, stop: threading.Event) -> None:
@@ -164,7 +167,10 @@ class SupervisorsBackup:
                 self._is_asked = False
                 self._servers.ensure()
             if not self._is_asked:
-                self._servers.back_up(self._namespace)
+                if not self._has_said_where:
+                    self._store.copy_to(EMBEDDED)
+                    self._has_said_where = True
+                self._servers.back_up(self._store.keyspace.namespace)
         except JamboreeError as error:
             if self.trouble is None:
                 log.warning("%s; nothing is backed up until that is over", error)

@@ -45,6 +45,8 @@ class BackupStatus:
         pending_deletes: Logs that were deleted, and that MongoDB has not forgotten yet.
         lag_s: For how long the oldest of what is pending may have waited, seconds: 0 where nothing
             is pending, None where no backup has ever been complete.
+        mongo: Where the MongoDB is that has acknowledged what is not pending: its hosts. None where
+            none has yet.
         follower: Host and process that copies by itself; None where none has been seen for 10 s.
         last_error: What keeps it from copying, None while all is well.
         redis_bytes: Memory that the Redis server uses, for all that it holds.
@@ -56,6 +58,7 @@ class BackupStatus:
     pending_records: int
     pending_deletes: int
     lag_s: float | None
+    mongo: str | None
     follower: str | None
     last_error: str | None
     redis_bytes: int
@@ -117,8 +120,8 @@ class Backup:
         self._connection.flush()
         mongo = self._connection.mongo_store
         finish_deletions(self._store, mongo)
-        pending = list(self._store.unbacked())
         copier = LogCopier(self._store, mongo)
+        pending = copier.pending()
         for done in copier.copy(pending):
             if progress is not None:
                 progress(done, len(pending))
@@ -145,6 +148,7 @@ class Backup:
             records,
             deletes,
             lag_s,
+            self._store.backup_at(),
             mark.by if mark is not None and is_seen else None,
             error or None,
             memory.used_bytes,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from jamboree_gym.backup.adopt import adopt
 from jamboree_gym.backup.pages import ROUND_TRIP_BYTES, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
@@ -63,9 +64,16 @@ class LogCopier:
         self._changed: set[str] = set()
         self._rejoined: list[str] = []
 
+    def pending(self) -> list[tuple[str, int]]:
+        """Logs that this MongoDB has not acknowledged yet, and their revisions."""
+        epoch = adopt(self._store, self._mongo)
+        if epoch != self._epoch:
+            self._epoch, self._blobs = epoch, set()
+        return list(self._store.unbacked())
+
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
-        """Copy logs, given with their revisions; yields how many have been dealt with."""
-        self._epoch, self._changed = self._store.epoch(), set()
+        """Copy logs that are `pending`; yields how many have been dealt with."""
+        self._changed = set()
         small = [key for key, revision in pending if revision <= FEW_REVISIONS]
         done, at_once = 0, FIRST_LOGS
         while done < len(small):
@@ -91,9 +99,9 @@ class LogCopier:
         copied_bytes = 0
         unacked = self._store.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
-        born_anew = self._bear_anew(heads)
+        read_anew = self._bear_anew(heads) | self._kept_in_part(heads)
         for key, found in unacked.items():
-            if key in born_anew:
+            if key in read_anew:
                 by_themselves.append(key)
                 continue
             try:
@@ -138,6 +146,13 @@ class LogCopier:
                 self._changed.add(key)
         return {key for key, _ in taken}
 
+    def _kept_in_part(self, logs: Mapping[str, Head]) -> set[str]:
+        """Logs of which nothing is acknowledged, and which are not whole here, or there."""
+        new = {key: head for key, head in logs.items() if head.acked == 0}
+        counts = self._mongo.counts(list(new))
+        shorter = {key for key, (_, count) in counts.items() if count != new[key].count}
+        return shorter | {key for key, head in new.items() if head.held > head.first}
+
     def _copy_in_pages(self, key: str) -> None:
         """Copy a log that may be too long for memory."""
         head: Head | None = None
@@ -150,6 +165,13 @@ class LogCopier:
             if head is None:
                 return
             run, since = self._put_blobs(key, head, ()), head.acked or self._kept_of(key, head)
+            if since < head.held > head.first:
+                self.failures[key] = BackupMismatch(
+                    f"{key}: MongoDB at {self._mongo.where} lacks its first {head.held} records, "
+                    "and Redis has let go of them: they are in the MongoDB that was the backup "
+                    "before; open that by mongo_url=..., and call backup.restore()"
+                )
+                return
             known = GrownLog(_acked(head), since, run)
             if refused := self._differing({key: known}):
                 self._refuse(refused)

@@ -23,6 +23,7 @@ from jamboree_gym.store.home import Home
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.mongo_program import MongoProgram
 from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.urls import EMBEDDED
 
 __all__ = ["main"]
 
@@ -77,7 +78,7 @@ class EmbeddedBackup:
         store = RedisStore.from_url(redis_url, Keyspace(namespace))
         copies = Copies(self._mongo, namespace)
         with contextlib.closing(store), contextlib.closing(copies):
-            Follower(store, copies.open).run(self._stop)
+            Follower(store, copies.open, to=EMBEDDED, is_new=False).run(self._stop)
 
 
 class Copies:

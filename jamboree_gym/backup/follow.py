@@ -38,19 +38,29 @@ class Follower:
         store: From where. It is borrowed.
         mongo: Gives where to, each round anew; it is borrowed, too.
         kind: Whether it has a process of its own, or is a thread of a trainer.
+        to: Where that is: hosts, or `EMBEDDED`.
+        is_new: Whether the namespace is to be copied there from now on; else only as long as it is
+            to be copied nowhere else.
 
     Attributes:
         trouble: What kept it from copying in the last round; None where nothing did.
     """
 
     def __init__(
-        self, store: RedisStore, mongo: Callable[[], MongoStore], *, kind: Kind = "process"
+        self,
+        store: RedisStore,
+        mongo: Callable[[], MongoStore],
+        *,
+        to: str,
+        is_new: bool,
+        kind: Kind = "process",
     ) -> None:
         self.trouble: str | None = None
         self._store = store
         self._open_mongo = mongo
         self._mongo: MongoStore | None = None
-        self._holder = Holder(store, kind)
+        self._holder = Holder(store, kind, to=to, is_new=is_new)
+        self._to = to
         self._copier: LogCopier | None = None
         self._trimmer: Trimmer | None = None
         self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and why
@@ -95,7 +105,14 @@ class Follower:
         return pause_s
 
     def _copy_in_turn(self) -> float:
-        return self._copy() if self._holder.claim() else LOOK_AGAIN_S
+        if self._holder.claim():
+            return self._copy()
+        if self._holder.to != self._to:
+            self._say(
+                f"{self._store.keyspace.namespace} is copied to MongoDB at {self._holder.to}, and "
+                f"no more to {self._to}: who opened it last said so"
+            )
+        return LOOK_AGAIN_S
 
     def _copy_at_last(self) -> float:
         if not self._holder.claim():
@@ -109,10 +126,10 @@ class Follower:
         began = store.time()
         finish_deletions(store, mongo)
         cover(store, mongo)
-        unbacked = dict(store.unbacked())
+        copier, trimmer = self._copier_to(mongo)
+        unbacked = dict(copier.pending())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
-        copier, trimmer = self._copier_to(mongo)
         copier.failures = {}
         for _ in copier.copy(pending):
             self._holder.renew_if_due()

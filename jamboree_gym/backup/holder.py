@@ -9,11 +9,13 @@ import math
 import os
 import platform
 import time
+from functools import partial
 from typing import Literal
 
 import psutil
 
 from jamboree_gym.errors import JamboreeError
+from jamboree_gym.store.log import BackupClaim
 from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["HOLD_S", "Holder", "Kind"]
@@ -30,28 +32,38 @@ class Holder:
     Args:
         store: Where the name of the one that copies is kept.
         kind: Whether it is a process of its own, or a thread of a trainer.
+        to: Where it copies to: hosts, or `EMBEDDED`.
+        is_new: Whether the namespace is to be copied there from now on, wherever it was before.
 
     Attributes:
         name: Host and process, for whoever wants to know.
+        to: Where the namespace is to be copied to.
     """
 
-    def __init__(self, store: RedisStore, kind: Kind) -> None:
+    def __init__(self, store: RedisStore, kind: Kind, *, to: str, is_new: bool) -> None:
         self.name = f"{platform.node()} {os.getpid()}"
         self._store = store
         self._kind = kind
         self._id = f"{kind} {self.name} {os.urandom(4).hex()}"
+        self._claim = BackupClaim(self._id, to, HOLD_S)
+        self._is_new = is_new
+        self.to = to
         self._holds = False
         self._renewed_at = -math.inf
 
     def claim(self) -> bool:
-        """Take it, or keep it; False where another copies.
+        """Take it, or keep it; False where another copies, or it is to be copied elsewhere.
+
+        What is known of where to is said again where Redis was emptied.
 
         Raises:
             JamboreeError: Redis does not take it.
         """
-        found = self._store.hold_backup(self._id, HOLD_S)
-        if found != self._id and _may_replace(self._kind, found):
-            found = self._store.hold_backup(self._id, HOLD_S, instead_of=found)
+        hold = partial(self._store.hold_backup, self._claim)
+        found, self.to = hold(known_to=self.to, is_new=self._is_new)
+        self._is_new = False
+        if found not in {"", self._id} and _may_replace(self._kind, found):
+            found, self.to = hold(known_to=self.to, instead_of=found)
         self._renewed_at = time.monotonic()
         self._holds = found == self._id
         return self._holds

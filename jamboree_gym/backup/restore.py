@@ -84,10 +84,9 @@ class Restorer:
     def _put_back(
         self, key: str, head: Head, blobs: Iterator[bytes], standing: str, instead_of: bytes
     ) -> bool:
-        where = f"MongoDB at {self._mongo.where}: {key}"
         return put_back(
             *(self._store, key, head, blobs),
-            where=where,
+            mongo=self._mongo.identity(),
             standing=standing,
             instead_of=instead_of,
         )

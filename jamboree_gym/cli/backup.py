@@ -85,6 +85,7 @@ def _table(found: BackupStatus, namespace: str) -> Table:
     table.add_row("not copied", f"{found.pending_records:,} records in {found.pending_logs:,} logs")
     table.add_row("not deleted", f"{found.pending_deletes:,} logs")
     table.add_row("behind", lag)
+    table.add_row("MongoDB at", found.mongo or "none has acknowledged anything")
     table.add_row("copies by itself", found.follower or "nobody")
     limit = "" if found.redis_limit_bytes is None else f" of {_mib(found.redis_limit_bytes)}"
     table.add_row("Redis uses", f"{_mib(found.redis_bytes)}{limit}")

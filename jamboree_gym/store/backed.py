@@ -222,9 +222,9 @@ class BackedStore(RedisStore):
     def _put_back_one(
         self, mongo: MongoStore, key: str, kept: KeptLog, standing: str, *, is_alone: bool
     ) -> None:
-        frames, where = frames_of(mongo, key, kept), f"MongoDB at {mongo.where}: {key}"
+        frames, identity = frames_of(mongo, key, kept), mongo.identity()
         try:
-            put_back(self.redis, key, kept.head, frames, where=where, standing=standing)
+            put_back(self.redis, key, kept.head, frames, mongo=identity, standing=standing)
         except DecodeError:  # reading it by itself says so
             if is_alone:
                 raise

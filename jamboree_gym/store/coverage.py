@@ -68,7 +68,7 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
 
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
     """How many episodes were not listed, and whether nothing was deleted meanwhile."""
-    standing, deleted = store.standing(), store.deleted()
+    standing, deleted, identity = store.standing(), store.deleted(), mongo.identity()
     listed = 0
     by_run = attrgetter("run")
     for some in mongo.heads():
@@ -79,7 +79,7 @@ def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
-                store.restore(key, back, (), None, standing=standing)
+                store.restore(key, back, (), None, standing=standing, mongo=identity)
     return listed, store.standing() == standing
 
 

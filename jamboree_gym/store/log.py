@@ -15,12 +15,15 @@ from jamboree_gym.errors import DecodeError
 
 __all__ = [
     "Acknowledged",
+    "Adoption",
     "Append",
     "AppendResult",
     "Asked",
+    "BackupClaim",
     "BackupMark",
     "IndexEntry",
     "LogSlice",
+    "MongoIdentity",
     "birth_of",
     "identity",
     "key_of",
@@ -159,6 +162,47 @@ class BackupMark:
     seen_at: float
     complete_until: float | None
     error: str
+
+
+class MongoIdentity(NamedTuple):
+    """One MongoDB among others.
+
+    Attributes:
+        id: At random, kept in it; empty where no backup has ever gone there.
+        where: Its hosts.
+    """
+
+    id: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupClaim:
+    """Somebody would copy a namespace to MongoDB.
+
+    Attributes:
+        by: Who.
+        to: Where to.
+        seconds: For how long, if it is not said again.
+    """
+
+    by: str
+    to: str
+    seconds: float
+
+
+class Adoption(NamedTuple):
+    """A MongoDB acknowledges from now on.
+
+    Attributes:
+        epoch: In which it does.
+        is_unsettled: Whether logs may still be there that another one has acknowledged.
+        instead_of: Where that is; empty if it is the same as before.
+    """
+
+    epoch: str
+    is_unsettled: bool
+    instead_of: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

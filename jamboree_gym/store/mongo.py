@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 import zlib
@@ -25,7 +26,7 @@ from jamboree_gym.keys import (
     MONGO_LOGS,
     MONGO_SETTINGS,
 )
-from jamboree_gym.store.log import identity
+from jamboree_gym.store.log import MongoIdentity, identity
 from jamboree_gym.store.mongo_client import client_from_url, reason_of
 from jamboree_gym.store.mongo_documents import (
     DOCUMENT_VERSION,
@@ -41,12 +42,12 @@ from jamboree_gym.store.mongo_documents import (
     chunk_span,
     database_name,
     head_fields,
-    hosts_of,
     is_chunk_of,
     kept_frames,
     kept_log,
     log_document,
 )
+from jamboree_gym.store.urls import hosts_of
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -62,6 +63,7 @@ HEADS_AT_ONCE = 1000
 CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
 FEW = 8  # parts of one frame, and what is left of a log that was deleted
 SCAN_TIMEOUT_S = 600.0  # for what goes through a whole collection before the first answer comes
+_IDENTITY = "identity"
 _DUPLICATE = 11000
 _DISK_FULL = 14031
 _INTERNAL_ERROR = 1
@@ -117,6 +119,7 @@ class MongoStore:
         self._client = client
         self._has_answered = False
         self._is_indexed = False
+        self._id = ""
         self.database: Database[Any] = client.get_database(
             database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
         )
@@ -463,6 +466,23 @@ class MongoStore:
         """
         found = self._find_one(self._settings, name)
         return None if found is None else checked_content(found, where=f"MongoDB at {self.where}")
+
+    def identity(self) -> MongoIdentity:
+        """Which one this is; asked for once it has one, for those that read."""
+        if not self._id:
+            found = self._find_one(self._settings, _IDENTITY)
+            self._id = "" if found is None else str(found.get("id", ""))
+        return MongoIdentity(self._id, self.where)
+
+    def identity_now(self) -> MongoIdentity:
+        """The same for those that write: a new one where it has none, as it was emptied."""
+        self._id, new = "", secrets.token_hex(8)
+        if not self.identity().id:
+            self._insert_new(self._settings, [{"_id": _IDENTITY, "id": new}])
+        if not self.identity().id:  # it is there, and damaged
+            update = {"$set": {"id": new}}
+            self.run(lambda: self._settings.update_one({"_id": _IDENTITY}, update))
+        return self.identity()
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""

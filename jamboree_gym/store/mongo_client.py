@@ -6,9 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.errors import InvalidUrl
-from jamboree_gym.store.mongo_documents import hosts_of
 from jamboree_gym.store.tls_advice import MONGO_WORDS, tls_advice
-from jamboree_gym.store.urls import is_cut_short
+from jamboree_gym.store.urls import hosts_of, is_cut_short
 
 if TYPE_CHECKING:
     from pymongo import MongoClient

@@ -32,7 +32,6 @@ __all__ = [
     "chunk_span",
     "database_name",
     "head_fields",
-    "hosts_of",
     "is_chunk_of",
     "kept_frames",
     "kept_log",
@@ -266,11 +265,6 @@ def _crc_of(frames: Iterable[bytes]) -> int:
     for frame in frames:
         crc = zlib.crc32(frame, crc)
     return crc
-
-
-def hosts_of(url: str) -> str:
-    """The hosts of a URL; never a user or a password, however badly they are quoted."""
-    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
 
 
 def database_name(namespace: str) -> str:

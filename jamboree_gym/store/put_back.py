@@ -9,7 +9,7 @@ from jamboree_gym.codec import CODEC_STEPS, Head
 from jamboree_gym.notes import decode_episode_note, encode_summary
 from jamboree_gym.store.kept import checked_chain
 from jamboree_gym.store.kept_frames import KeptFrames
-from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.log import IndexEntry, MongoIdentity
 from jamboree_gym.store.redis import RedisStore
 
 __all__ = ["entry_of", "put_back", "refill"]
@@ -37,7 +37,7 @@ def put_back(
     head: Head,
     blobs: Iterator[bytes],
     *,
-    where: str,
+    mongo: MongoIdentity,
     standing: str,
     instead_of: bytes = b"",
 ) -> bool:
@@ -48,7 +48,7 @@ def put_back(
         key: The log.
         head: Its head in MongoDB.
         blobs: All its frames there; checked to the last before anything is put back.
-        where: Names them in errors.
+        mongo: Which one that is.
         standing: How things stood before MongoDB was asked.
         instead_of: A damaged head in Redis, whose log is replaced if MongoDB has all of it.
 
@@ -60,7 +60,7 @@ def put_back(
         DecodeError: A frame is damaged or missing.
         StoreFull: Redis takes no more.
     """
-    frames, size = list[bytes](), 0
+    frames, size, where = list[bytes](), 0, f"MongoDB at {mongo.where}: {key}"
     for frame in checked_chain(blobs, head, where=where):
         size += len(frame.blob)
         if size <= PAGE_BYTES:
@@ -68,7 +68,9 @@ def put_back(
     is_whole = size <= PAGE_BYTES
     back = replace(head, acked=head.count, held=0 if is_whole else head.count)
     entry, there = entry_of(store, key, head), frames if is_whole else ()
-    return store.restore(key, back, there, entry, standing=standing, instead_of=instead_of)
+    return store.restore(
+        key, back, there, entry, standing=standing, mongo=mongo, instead_of=instead_of
+    )
 
 
 def refill(store: RedisStore, key: str, head: Head, kept: KeptFrames, *, max_bytes: float) -> bool:

@@ -25,12 +25,15 @@ from jamboree_gym.store import scripts
 from jamboree_gym.store.feed import Feed
 from jamboree_gym.store.log import (
     Acknowledged,
+    Adoption,
     Append,
     AppendResult,
     Asked,
+    BackupClaim,
     BackupMark,
     IndexEntry,
     LogSlice,
+    MongoIdentity,
     identity,
     key_of,
 )
@@ -576,20 +579,52 @@ class RedisStore:
         key = self.keyspace.backup
         return DecodeError(f"{key}: the backup did not write this ({error!r}): DEL it in Redis")
 
-    def hold_backup(self, who: str, seconds: float, *, instead_of: str = "") -> str:
+    def backup_at(self) -> str | None:
+        """Where the MongoDB is that acknowledges; None where none has yet."""
+        where = self._hash(self.keyspace.backup).get("mongo_at")
+        return None if where is None else as_text(where)
+
+    def hold_backup(
+        self, claim: BackupClaim, *, known_to: str, is_new: bool = False, instead_of: str = ""
+    ) -> tuple[str, str]:
         """Say that somebody copies to MongoDB, for so long, unless another does.
 
         Args:
-            who: Wants to.
-            seconds: For so long, if it is not said again.
+            claim: Who wants to, and where to.
+            known_to: Where the namespace is to be copied to, as far as that one knows.
+            is_new: Whether it is to be copied to where the claim says from now on.
             instead_of: This other one may be replaced.
 
         Returns:
-            Who copies now.
+            Who copies now, empty = nobody, and where the namespace is to be copied to.
         """
-        arguments = (who, int(seconds * 1000), instead_of)
-        holder = self.link.script(scripts.HOLD, (self.keyspace.backup_holder,), arguments)
-        return as_text(holder)
+        keys = (self.keyspace.backup_holder, self.keyspace.backup)
+        new = "1" if is_new else ""
+        arguments = (claim.by, int(claim.seconds * 1000), instead_of, claim.to, known_to, new)
+        holder, to = self.link.script(scripts.HOLD, keys, arguments)
+        return as_text(holder), as_text(to)
+
+    def copy_to(self, to: str) -> None:
+        """Say where the namespace is to be copied to from now on."""
+        self.link.script(scripts.PUT, (self.keyspace.backup,), ("HSET", "to", to))
+
+    def adopt(self, mongo: MongoIdentity) -> Adoption:
+        """Say which MongoDB acknowledges from now on."""
+        keys = (self.keyspace.epoch, self.keyspace.backup, self.keyspace.coverage)
+        answer = self.link.script(scripts.ADOPT, keys, (*mongo, _new_epoch()))
+        epoch, unsettled, before = map(as_text, answer)
+        return Adoption(epoch, unsettled == "1", before)
+
+    def unacknowledge(self, keys: Sequence[str], *, epoch: str) -> None:
+        """Nothing of these logs is acknowledged any more."""
+        self.link.script(
+            scripts.UNACKNOWLEDGE, (self.keyspace.unbacked, self.keyspace.epoch, *keys), (epoch,)
+        )
+
+    def adopted(self, *, epoch: str) -> None:
+        """That was done with all logs."""
+        keys = (self.keyspace.epoch, self.keyspace.backup)
+        self.link.script(scripts.ADOPTED, keys, (epoch,))
 
     def let_go_of_backup(self, who: str) -> None:
         """Say that this one does not copy any more."""
@@ -625,6 +660,7 @@ class RedisStore:
         entry: IndexEntry | None,
         *,
         standing: str,
+        mongo: MongoIdentity,
         instead_of: bytes = b"",
     ) -> bool:
         """Put a log back as it was.
@@ -635,6 +671,7 @@ class RedisStore:
             frames: The others.
             entry: Where it is listed.
             standing: As it was before MongoDB was asked.
+            mongo: Where it was.
             instead_of: A damaged head, whose log is replaced if MongoDB has all of it.
 
         Returns:
@@ -643,8 +680,9 @@ class RedisStore:
         """
         space = self.keyspace
         summaries = space.summaries(entry.run if entry else "")
-        keys = (key, summaries, space.runs, space.deletions, space.unbacked, space.epoch)
-        arguments = (standing, *_listing(entry), instead_of, head.encode(), *frames)
+        listings = (summaries, space.runs, space.deletions, space.unbacked)
+        keys = (key, *listings, space.epoch, space.backup)
+        arguments = (standing, *_listing(entry), instead_of, head.encode(), *mongo, *frames)
         return bool(self.link.script(scripts.RESTORE, keys, arguments))
 
     def replace(

@@ -12,6 +12,8 @@ from hashlib import sha1
 
 __all__ = [
     "ACKNOWLEDGE",
+    "ADOPT",
+    "ADOPTED",
     "ALL",
     "APPEND",
     "BEAR_ANEW",
@@ -31,6 +33,7 @@ __all__ = [
     "SETTLE",
     "STANDING",
     "TRIM",
+    "UNACKNOWLEDGE",
     "UNLIST",
     "Script",
 ]
@@ -365,6 +368,55 @@ return answers
 """
 )
 
+# KEYS: epoch, backup, coverage. ARGV: identity of a MongoDB, where it is, a new epoch.
+# From now on this one acknowledges. In place of another one, it begins with nothing acknowledged:
+# another epoch keeps the other from it, and `unsettled` stays until all logs are UNACKNOWLEDGED.
+# Answers {epoch, '1' where that is to be done, where the other one is ('' = none)}.
+ADOPT = Script(
+    "#!lua flags=allow-oom\n"
+    """
+local before, at = redis.call('HGET', KEYS[2], 'mongo'), redis.call('HGET', KEYS[2], 'mongo_at')
+local is_other = before and before ~= ARGV[1]
+redis.call('HSET', KEYS[2], 'mongo', ARGV[1], 'mongo_at', ARGV[2])
+if is_other then
+  redis.call('HSET', KEYS[2], 'unsettled', '1')
+  redis.call('SET', KEYS[1], ARGV[3])
+  redis.call('DEL', KEYS[3])
+else
+  redis.call('SET', KEYS[1], ARGV[3], 'NX')
+end
+local unsettled = redis.call('HGET', KEYS[2], 'unsettled') or ''
+return {redis.call('GET', KEYS[1]), unsettled, is_other and at or ''}
+"""
+)
+
+# KEYS: unbacked, epoch, then logs. ARGV: the epoch. Of these nothing is acknowledged any more.
+UNACKNOWLEDGE = Script(
+    "#!lua flags=allow-oom\n"
+    + _HEAD
+    + """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+for i = 3, #KEYS do
+  local head = read_head(KEYS[i])
+  if head and not head.err then
+    head.acked = 0
+    redis.call('LSET', KEYS[i], 0, pack_head(head))
+    redis.call('ZADD', KEYS[1], head.revision, KEYS[i])
+  end
+end
+return 1
+"""
+)
+
+# KEYS: epoch, backup. ARGV: the epoch. All logs are unacknowledged.
+ADOPTED = Script(
+    "#!lua flags=allow-oom\n"
+    """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('HDEL', KEYS[2], 'unsettled') end
+return 1
+"""
+)
+
 # KEYS: epoch, deletions. ARGV: an epoch, where there is none.
 # Answers both: as long as they stay so, nothing that MongoDB holds was deleted.
 STANDING = Script(
@@ -381,14 +433,15 @@ local function stands(epoch, deletions, standing)
 end
 """
 
-# KEYS: log, summaries, runs, deletions, unbacked, epoch. ARGV: how things stood before MongoDB was
-# asked, summary field ('' = none), summary, run, run time, damaged head ('' = none), head,
-# frames... Answers 1 when the log was put back, 0 when Redis already holds as much or more, or when
-# anything was deleted meanwhile, or Redis emptied. A log with that damaged head is replaced if
-# MongoDB has acknowledged all of it, and no frame goes further than what is put back; one that
-# holds less, if its newest frame is among those that are put back. Refused by a full server,
-# as the following two are: that is what the first line is for, because DEL would let all that
-# follows through.
+# KEYS: log, summaries, runs, deletions, unbacked, epoch, backup. ARGV: how things stood before
+# MongoDB was asked, summary field ('' = none), summary, run, run time, damaged head ('' = none),
+# head, identity of the MongoDB, where it is, frames... Answers 1 when the log was put back, 0 when
+# Redis already holds as much or more, or when anything was deleted meanwhile, or Redis emptied. A
+# log with that damaged head is replaced if MongoDB has acknowledged all of it, and no frame goes
+# further than what is put back; one that holds less, if its newest frame is among those that are
+# put back. What comes from another MongoDB than the one that acknowledges is not acknowledged.
+# Refused by a full server, as the following two are: that is what the first line is for, because
+# DEL would let all that follows through.
 RESTORE = Script(
     "#!lua\n"
     + _HEAD
@@ -408,11 +461,21 @@ if head and head.err then return head end
 if head then
   if head.count > count or head.revision >= revision then return 0 end
   local newest, is_among = redis.call('LINDEX', KEYS[1], -1), redis.call('LLEN', KEYS[1]) == 1
-  for i = 8, #ARGV do is_among = is_among or ARGV[i] == newest end
+  for i = 10, #ARGV do is_among = is_among or ARGV[i] == newest end
   if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
   redis.call('DEL', KEYS[1])
 end
-for i = 7, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+redis.call('RPUSH', KEYS[1], ARGV[7])
+for i = 10, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+if ARGV[8] ~= '' and not redis.call('HGET', KEYS[7], 'mongo') then
+  redis.call('HSET', KEYS[7], 'mongo', ARGV[8], 'mongo_at', ARGV[9])
+end
+if redis.call('HGET', KEYS[7], 'mongo') ~= ARGV[8] then
+  local back = read_head(KEYS[1])
+  back.acked = 0
+  redis.call('LSET', KEYS[1], 0, pack_head(back))
+  redis.call('ZADD', KEYS[5], revision, KEYS[1])
+end
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
   redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[4])
@@ -576,6 +639,7 @@ local function trim_front(key, head, limit)
   return later
 end
 local function trim(key, born, kept, over_at)
+  if redis.call('HGET', KEYS[2], 'unsettled') then return '' end
   local head = read_head(key)
   if not head or head.err or head.born ~= born or redis.call('LLEN', key) < 2 then return '' end
   local is_settled = head.acked == head.count and kept >= head.count
@@ -635,15 +699,25 @@ return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 """
 )
 
-# KEYS: holder. ARGV: who wants it, for how long (ms), from whom it may be taken ('' = from nobody).
-# Answers who holds it now. A full server must not keep the backup from it.
+# KEYS: holder, backup. ARGV: who wants it, for how long (ms), from whom it may be taken ('' = from
+# nobody), where it copies to, where the namespace is to be copied to as far as it knows, '1' where
+# this is new.
+# Answers {who holds it now, '' = nobody; where the namespace is to be copied to}. A full server
+# must not keep the backup from it.
 HOLD = Script(
     "#!lua flags=allow-oom\n"
     """
+local to = redis.call('HGET', KEYS[2], 'to') or ARGV[5]
+if ARGV[6] == '1' then to = ARGV[4] end
+redis.call('HSET', KEYS[2], 'to', to)
 local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] and held ~= ARGV[3] then return held end
+if to ~= ARGV[4] then
+  if held == ARGV[1] then redis.call('DEL', KEYS[1]) end
+  return {'', to}
+end
+if held and held ~= ARGV[1] and held ~= ARGV[3] then return {held, to} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return ARGV[1]
+return {ARGV[1], to}
 """
 )
 
@@ -662,6 +736,9 @@ ALL = (
         READ,
         POP,
         ACKNOWLEDGE,
+        ADOPT,
+        UNACKNOWLEDGE,
+        ADOPTED,
         STANDING,
         RESTORE,
         REPLACE,

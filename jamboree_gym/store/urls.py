@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_cut_short", "mask_password"]
+__all__ = ["EMBEDDED", "backed_up_to", "hosts_of", "is_cut_short", "mask_password"]
 
+EMBEDDED = "the embedded server"
 _AUTHORITY_ENDS = re.compile("[/?#]")
 
 
@@ -27,3 +28,13 @@ def mask_password(url: str) -> str:
     shown = f"{user}:***" if has_password else login
     hosts = re.sub(r"(?i)([?&][^=&]*password=)[^&]*", r"\1***", hosts)
     return f"{scheme}{colon}{shown}{at}{hosts}"
+
+
+def hosts_of(url: str) -> str:
+    """The hosts of a URL; never a user or a password, however badly they are quoted."""
+    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
+
+
+def backed_up_to(mongo_url: str | None) -> str:
+    """Where a namespace is copied to, in words: hosts, or `EMBEDDED`."""
+    return EMBEDDED if mongo_url is None else hosts_of(mongo_url)

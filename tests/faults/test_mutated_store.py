@@ -273,9 +273,10 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
     for number in range(CHANGES):
         rng = Random(number)
         collections = [database[name] for name in sorted(database.list_collection_names())]
-        filled = [one for one in collections if one.find_one({}) is not None]
+        not_the_identity = {"_id": {"$ne": "identity"}}
+        filled = [one for one in collections if one.find_one(not_the_identity) is not None]
         collection = rng.choice(filled)
-        document = rng.choice(list(collection.find({})))
+        document = rng.choice(list(collection.find(not_the_identity)))
         field = rng.choice([field for field, value in document.items() if type(value) is bytes])
         content = rng.choice([mutate_frame, mutate_bytes])(rng, document[field])
         content = seal_frame(content) if content[:2] == b"JB" else content

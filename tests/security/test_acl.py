@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import redis
+from backed_up import follower_of
 from conftest import Server, StartRedis
 from processes import NoteHandler, read_line, start_python
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import JamboreeError, StoreUnavailable
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -259,7 +259,7 @@ def follow_once(jam: Jamboree) -> None:
     """Take the lease, copy, let go of it."""
     stop = threading.Event()
     stop.set()
-    follower = Follower(jam.redis_store, lambda: jam.mongo_store)
+    follower = follower_of(jam)
     follower.run(stop)
     assert follower.trouble is None
     assert jam.backup.status().follower

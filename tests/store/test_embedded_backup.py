@@ -376,11 +376,11 @@ def test_a_process_that_does_not_end_is_killed(
 
 
 def test_a_supervisor_that_cannot_be_asked_is_told_once_and_tried_again(
-    home: Path, caplog: pytest.LogCaptureFixture
+    home: Path, jam: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
     home.parent.mkdir(exist_ok=True)
     home.write_text("no directory")
-    asks = SupervisorsBackup(EmbeddedServers(Home.at(home), timeout_s=0.1), "n")
+    asks = SupervisorsBackup(EmbeddedServers(Home.at(home), timeout_s=0.1), jam.redis_store)
     news, stop = threading.Event(), threading.Event()
     news.set()
     thread = threading.Thread(target=asks.run, args=(news, stop))

@@ -1,0 +1,37 @@
+"""Which MongoDB acknowledges: one at a time, told from others by its identity."""
+
+from __future__ import annotations
+
+import logging
+
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import RedisStore
+
+__all__ = ["adopt"]
+
+LOGS_AT_ONCE = 500
+
+log = logging.getLogger("jamboree_gym")
+
+
+def adopt(store: RedisStore, mongo: MongoStore) -> str:
+    """Have this one acknowledge; where that was another, it begins with nothing acknowledged.
+
+    So it does where it was emptied. Killed on the way, the next one to be adopted goes on.
+
+    Returns:
+        The epoch in which it acknowledges.
+    """
+    adoption = store.adopt(mongo.identity_now())
+    if adoption.instead_of:
+        log.info(
+            "MongoDB at %s takes the place of the one at %s as the backup of %s: all that Redis "
+            "holds is copied there",
+            *(mongo.where, adoption.instead_of, store.keyspace.namespace),
+        )
+    if adoption.is_unsettled:
+        keys = list(store.log_keys())
+        for first in range(0, len(keys), LOGS_AT_ONCE):
+            store.unacknowledge(keys[first : first + LOGS_AT_ONCE], epoch=adoption.epoch)
+        store.adopted(epoch=adoption.epoch)
+    return adoption.epoch

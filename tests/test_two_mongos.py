@@ -1,0 +1,196 @@
+"""Which MongoDB has acknowledged: one at a time, and another one begins with nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from backed_up import is_complete
+from conftest import Server
+from processes import NoteHandler, wait_until
+from pymongo import MongoClient
+from recorded_envs import ACTION, CountingEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.errors import BackupMismatch
+from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.redis import RedisStore
+
+Open = Callable[..., Jamboree]
+OTHER_HOST = "localhost"  # another database on the same server stands for another MongoDB
+
+
+@pytest.fixture
+def open_jam(own_valkey: Server, mongo: Server, namespace: str, monkeypatch: Any) -> Iterator[Open]:
+    """Opens Jamborees on one Redis, each with the MongoDB that is named."""
+    opened: list[Jamboree] = []
+    real = MongoStore.__init__
+
+    def with_its_own_database(
+        store: MongoStore, client: Any, namespace: str, *, where: str
+    ) -> None:
+        suffix = "-other" if where.startswith(OTHER_HOST) else ""
+        real(store, client, namespace + suffix, where=where)
+
+    monkeypatch.setattr(MongoStore, "__init__", with_its_own_database)
+
+    def open_one(which: str = "first", **options: Any) -> Jamboree:
+        url = mongo.url if which == "first" else mongo.url.replace("127.0.0.1", OTHER_HOST)
+        options = {"namespace": namespace, "backup": False, **options}
+        opened.append(Jamboree(own_valkey.url, url, **options))
+        return opened[-1]
+
+    yield open_one
+    for jam in opened:
+        jam.close()
+
+
+def record(jam: Jamboree, steps: int = 3) -> str:
+    """Record an episode that ends; its id."""
+    env = jam.record(CountingEnv(length=steps), run="a")
+    play(env, [ACTION] * steps)
+    jam.flush()
+    return str(env.episode_id)
+
+
+def where_of(jam: Jamboree) -> str:
+    return jam.mongo_store.where
+
+
+def test_another_mongodb_begins_with_nothing_acknowledged(open_jam: Open) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    episode_id = record(first)
+    NoteHandler(first, "n").save_many([{"n": n} for n in range(5)])
+    assert first.backup.status().mongo is None
+    assert first.backup.flush() == 9
+    assert first.backup.status().mongo == where_of(first)
+
+    assert second.backup.flush() == 9
+    assert second.backup.status().mongo == where_of(second)
+    assert second.backup.verify()
+    assert second.backup.flush() == 0
+    second.redis.flushall()
+    assert len(second.episode(episode_id).data().rewards) == 3
+    assert [one["n"] for one in NoteHandler(second, "n").many(9)] == list(range(5))
+    assert is_complete(second)
+
+
+def test_back_at_the_first_one_what_has_grown_meanwhile_is_there_once(open_jam: Open) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    env, notes = first.record(CountingEnv(length=90)), NoteHandler(first, "n")
+    for n in range(3):  # small ones, of which a part has documents of its own
+        play(env, [ACTION] * 5) if n == 0 else [env.step(ACTION) for _ in range(5)]
+        notes.save({"n": n})
+        for jam in (first, second, first)[: n + 1]:
+            jam.flush()
+            jam.backup.flush()
+            assert jam.backup.verify()
+    assert is_complete(first)
+    first.redis.flushall()
+    assert len(first.episode(env.episode_id).data().rewards) == 15
+    assert [one["n"] for one in notes.many(9)] == [0, 1, 2]
+
+
+def test_a_mongodb_that_was_emptied_is_another_one(
+    open_jam: Open, mongo: Server, namespace: str
+) -> None:
+    jam = open_jam()
+    record(jam)
+    assert jam.backup.flush() == 4
+    with MongoClient[Any](mongo.url) as client:
+        client.drop_database(jam.mongo.name)
+    record(jam)
+    assert jam.backup.flush() == 8
+    assert jam.backup.verify()
+
+
+def test_an_adoption_that_is_killed_is_gone_on_with_and_nothing_goes_meanwhile(
+    open_jam: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    record(first)
+    first.backup.flush()
+    first.backup.retain(max_redis_bytes=1)
+    with monkeypatch.context() as killed:
+        killed.setattr(RedisStore, "unacknowledge", lambda *_, **__: 1 / 0)
+        with suppress(ZeroDivisionError):
+            second.backup.flush()
+    assert not first.backup.trim().freed_bytes
+    assert second.backup.flush() == 4
+    assert second.backup.verify()
+    assert first.backup.trim().freed_bytes
+
+
+def test_what_redis_has_let_go_of_is_named_and_comes_from_the_one_before(open_jam: Open) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    notes = NoteHandler(first, "n")
+    notes.save_many([{"n": n} for n in range(5)])
+    first.backup.flush()
+    head = first.redis_store.head(notes._key)
+    assert head is not None
+    first.redis.delete(notes._key, first.keyspace.coverage)
+    first.episodes().ids()  # lists what MongoDB holds, and puts heads back
+    held = first.redis_store.head(notes._key)
+    assert held is not None
+    assert held.held == 5
+
+    with pytest.raises(BackupMismatch, match=r"lacks its first 5 records, .* backup\.restore\(\)"):
+        second.backup.flush()
+    assert first.backup.restore() == 1
+    second.backup.flush()
+    assert second.backup.verify()
+    assert [one["n"] for one in NoteHandler(second, "n").many(9)] == list(range(5))
+
+
+def test_what_another_mongodb_brings_back_is_not_acknowledged(open_jam: Open) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    lost, kept = record(first), record(first)
+    first.backup.flush()
+    first.redis.delete(first.keyspace.episode(lost))
+    second.backup.flush()
+    assert is_complete(second)
+
+    assert len(first.episode(lost).data().rewards) == 3
+    assert second.backup.status().pending_records == 4
+    assert second.backup.flush() == 4
+    first.redis.flushall()
+    assert len(second.episode(lost).data().rewards) == 3
+    assert len(second.episode(kept).data().rewards) == 3
+
+
+def test_it_is_copied_to_where_the_last_one_said_that_opened_it(
+    open_jam: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "jamboree_gym")
+    first = open_jam("first", backup=True)
+    record(first)
+    wait_until(lambda: is_complete(first))
+    second = open_jam("second", backup=True)
+    episode_id = record(second)
+    wait_until(lambda: second.backup.status().mongo == where_of(second) and is_complete(second))
+    said = f"is copied to MongoDB at {where_of(second)}, and no more to {where_of(first)}"
+    wait_until(lambda: said in caplog.text)
+
+    first.redis.flushall()
+    record(first)
+    wait_until(lambda: second.backup.status().mongo == where_of(second) and is_complete(second))
+    assert second.backup.verify()
+    assert episode_id in second.episodes().ids()
+    assert caplog.text.count(said) == 1
+
+
+def test_one_mongodb_by_two_names_is_one(open_jam: Open, mongo: Server) -> None:
+    jam = open_jam()
+    record(jam)
+    jam.backup.flush()
+    identity = jam.mongo_store.identity()
+    again = MongoStore.from_url(mongo.url, jam.keyspace.namespace)
+    assert again.identity_now() == identity
+    with MongoClient[Any](mongo.url) as client:
+        client[jam.mongo.name]["settings"].update_one({"_id": "identity"}, {"$unset": {"id": 1}})
+    assert again.identity_now().id not in {"", identity.id}
+    assert again.identity_now() == again.identity_now()
+    again.close()
