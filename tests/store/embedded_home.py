@@ -23,7 +23,7 @@ from jamboree_gym.store.embedded import EmbeddedServers, ServerStatus, server_st
 from jamboree_gym.store.home import Home
 from jamboree_gym.store.mongo_program import MongoProgram
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 SUPERVISOR = "--ready-fd"  # is in its command line
 ROOT = str(Path(jamboree_gym.__file__).parents[1])
 # Takes the place of the package, so that one of its modules is imported without NumPy and the rest,
