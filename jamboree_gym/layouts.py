@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.values import is_unicode
+from jamboree_gym.unicode_text import is_unicode
 
 __all__ = [
     "ENCODED",

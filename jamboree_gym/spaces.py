@@ -22,7 +22,8 @@ from jamboree_gym.layouts import (
     is_column_name,
     number_dtype,
 )
-from jamboree_gym.values import decode_value, encode_value, is_unicode
+from jamboree_gym.unicode_text import is_unicode
+from jamboree_gym.values import decode_value, encode_value
 
 __all__ = ["check_space", "layout_of_space", "space_from_json", "space_to_json"]
 

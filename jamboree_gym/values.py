@@ -26,7 +26,7 @@ from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.errors import DecodeError, InvalidRecord
 
-__all__ = ["check_text", "decode_value", "encode_mapping", "encode_value", "is_unicode"]
+__all__ = ["check_text", "decode_value", "encode_mapping", "encode_value"]
 
 _TUPLE: Final = 1
 _SET: Final = 2
@@ -77,11 +77,6 @@ def check_text(name: str, text: str) -> str:
             f"{name}={_shown(text)} is not valid unicode; {_ADVICE.format(name)}"
         ) from error
     return str.__str__(text)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be stored."""
-    return text.isascii() or text.encode(errors="replace").decode() == text
 
 
 def encode_mapping(record: Mapping[str, Any]) -> bytes:

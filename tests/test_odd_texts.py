@@ -26,7 +26,7 @@ from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.replay import fork
 from jamboree_gym.run_metrics import MetricHandler
 from jamboree_gym.step_schema import StepSchema
-from jamboree_gym.values import is_unicode
+from jamboree_gym.unicode_text import is_unicode
 
 SURROGATE = "caf\udce9"
 TEXTS = [SURROGATE, "\ud800", "a\0b", "", "x" * 70_000, "שלום", "🤖\u200d", "a:b/{c}%", "\n"]

@@ -25,6 +25,7 @@ LAYERS = [
     "errors",
     "timing",
     "progress",
+    "unicode_text",
     "values",
     "layouts",
     "leaves",
@@ -256,6 +257,23 @@ def test_import_starts_no_thread_and_no_process(
 
 def test_import_warns_of_nothing(imported: subprocess.CompletedProcess[str]) -> None:
     assert imported.returncode == 0, imported.stderr
+
+
+def test_the_supervisor_of_the_embedded_servers_loads_nothing_heavy() -> None:
+    program = ROOT / "jamboree_gym" / "store" / "run_supervisor.py"
+    source = f"""
+import runpy, sys
+try:
+    runpy.run_path({str(program)!r}, run_name="__main__")  # which says how it is used, and ends
+finally:
+    print(*sys.modules)
+"""
+    command = [sys.executable, "-c", source]
+    loaded = set(
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    )
+    assert "jamboree_gym.store.supervisor" in loaded
+    assert not {"numpy", "gymnasium", "pymongo", "redis"} & loaded
 
 
 # --- which way imports point ----------------------------------------------------------------------

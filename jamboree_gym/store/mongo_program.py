@@ -19,7 +19,7 @@ from jamboree_gym.store.home import Home, write_private
 from jamboree_gym.store.installed import package_dir
 from jamboree_gym.store.own_files import check_tree, open_own, read_own
 from jamboree_gym.store.server_processes import launch
-from jamboree_gym.values import is_unicode
+from jamboree_gym.unicode_text import is_unicode
 
 __all__ = ["MongoProgram"]
 
@@ -110,6 +110,8 @@ class MongoProgram:
         """Whether it lets our user in (or anybody, while it runs open)."""
         from pymongo.errors import OperationFailure, PyMongoError
 
+        if not self.accepts_clients():  # pymongo would look again only every half second
+            return False
         try:
             with self._client() as client:
                 client.admin.command("ping")

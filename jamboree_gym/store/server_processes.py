@@ -21,8 +21,8 @@ __all__ = ["ServerProcess", "ServerProgram", "launch", "start_server"]
 
 START_TIMEOUT_S = 600.0  # loading many gigabytes takes its time
 STOP_GRACE_S = 15.0
-STOP_CHECK_INTERVAL_S = 0.1
-CHECKS_BEFORE_REPEAT = 5
+STOP_CHECK_INTERVAL_S = 0.02
+CHECKS_BEFORE_REPEAT = 25
 KILL_TIMEOUT_S = 5.0
 ORPHAN_TIMEOUT_S = 2.0
 LAUNCH_LOCK_TIMEOUT_S = 1.0

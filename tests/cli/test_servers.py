@@ -39,11 +39,18 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def running_home() -> Iterator[Path]:
-    """One whose servers run, and stay."""
+def printed_by_up() -> Iterator[dict[str, str]]:
+    """What `up --stay --show-password` printed, a process of its own that has ended."""
     with new_home() as home:
-        shown("up", "--stay", "--home", home)
-        yield home
+        up = run("up", "--stay", "--show-password", "--home", home)
+        assert up.returncode == 0, up.stderr
+        yield {"home": str(home), **dict(line.split() for line in up.stdout.splitlines())}
+
+
+@pytest.fixture
+def running_home(printed_by_up: dict[str, str]) -> Path:
+    """One whose servers run, and stay."""
+    return Path(printed_by_up["home"])
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,14 +72,18 @@ def shown(*arguments: str | Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_up_prints_urls_that_work_and_down_stops(home: Path) -> None:
-    up = run("up", "--stay", "--show-password", "--home", home)
-    urls = dict(line.split() for line in up.stdout.splitlines())
+def test_up_prints_urls_that_work_after_its_end(
+    printed_by_up: dict[str, str], running_home: Path
+) -> None:
+    urls = printed_by_up
     with redis.Redis.from_url(urls["redis"]) as client, MongoClient(urls["mongo"]) as mongo:
         assert client.ping()
         assert mongo.admin.command("ping")["ok"]
-    assert server_status(home).clients == 0
+    assert server_status(running_home).clients == 0
 
+
+def test_down_stops_what_runs(home: Path) -> None:
+    EmbeddedServers.join(home).close()
     assert run("down", "--home", home).stdout == "stopped\n"
     assert shown("down", "--home", home) == "nothing was running\n"
     assert not server_status(home).running

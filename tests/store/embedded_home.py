@@ -16,15 +16,24 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 import jamboree_gym
 from jamboree_gym.store.embedded import EmbeddedServers, ServerStatus, server_status
 from jamboree_gym.store.home import Home
 from jamboree_gym.store.mongo_program import MongoProgram
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 SUPERVISOR = "--ready-fd"  # is in its command line
 ROOT = str(Path(jamboree_gym.__file__).parents[1])
+# Takes the place of the package, so that one of its modules is imported without NumPy and the rest,
+# as in the supervisor.
+WITHOUT_THE_REST = f"""
+import sys, types
+package = types.ModuleType("jamboree_gym")
+package.__path__ = [{str(Path(jamboree_gym.__file__).parent)!r}]
+sys.modules["jamboree_gym"] = package
+"""
 # A run in the background of a shell ignores Ctrl-C, and its children inherit that. NumPy's threads
 # make Python 3.12 warn of any fork.
 PREAMBLE = """
@@ -75,18 +84,30 @@ def use_before(home: Path, template_in: Path) -> Path:
 
     Args:
         home: Where; not there yet.
-        template_in: Where the one that is copied is kept for the next test.
+        template_in: The base of pytest's temporary directories. The home that is copied is kept
+            there, for all processes of the test run.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        template_in = template_in.parent
     template = template_in / "used-home"
-    if not template.exists():
-        draft = Home.at(template_in / f"used-home-{os.getpid()}")
-        draft.prepare()
-        SeededMongo(draft).prepare(threading.Event())
-        access = json.loads(draft.mongo_file.read_text())
-        draft.mongo_file.write_text(json.dumps(access | {"user_created": True}))
-        draft.path.rename(template)
+    with FileLock(template_in / "used-home.lock"):
+        if not template.exists():
+            make_used_home(template)
     shutil.copytree(template, home)
     return home
+
+
+def make_used_home(template: Path) -> None:
+    draft = Home.at(template.with_name("used-home-draft"))
+    before = os.umask(0o077)  # as a supervisor's is
+    try:
+        draft.prepare()
+        SeededMongo(draft).prepare(threading.Event())
+    finally:
+        os.umask(before)
+    access = json.loads(draft.mongo_file.read_text())
+    draft.mongo_file.write_text(json.dumps(access | {"user_created": True}))
+    draft.path.rename(template)
 
 
 def shorten(
@@ -101,10 +122,12 @@ def shorten(
         module: Where the constants are.
         seconds: The constants.
     """
+    light = f"exec({WITHOUT_THE_REST!r})" if process == SUPERVISOR else "pass"
     (directory / "sitecustomize.py").write_text(
         f"""
 import importlib, sys
 if {process!r} in sys.orig_argv:
+    {light}
     vars(importlib.import_module({module!r})).update({seconds!r})
 """
     )
@@ -170,11 +193,17 @@ def restarted(servers: EmbeddedServers, *, redis: int = 0, mongo: int = 0) -> Se
 
 
 def start_client(
-    home: Path, body: str = JOIN_AND_WAIT, *, prefix: Sequence[str] = (), **environment: str
+    home: Path,
+    body: str = JOIN_AND_WAIT,
+    *,
+    prefix: Sequence[str] = (),
+    whole_package: bool = False,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """A process of its own that runs `body`, with the home's path in `home`."""
+    program = ("" if whole_package else WITHOUT_THE_REST) + PREAMBLE + body
     return subprocess.Popen(
-        [*prefix, sys.executable, "-c", PREAMBLE + body, str(home)],
+        [*prefix, sys.executable, "-c", program, str(home)],
         env=os.environ | {"PYTHONPATH": ROOT} | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -15,11 +15,14 @@ import pytest
 import redis
 from embedded_home import (
     PATIENCE_S,
+    SUPERVISOR,
     is_gone,
     kill,
     new_home,
     processes_of,
+    restarted,
     run_client,
+    shorten,
     start_client,
     use_before,
     wait_until,
@@ -54,10 +57,10 @@ def used_home(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[EmbeddedServers]:
-    """Both servers, for tests that only look; their home was a directory that all could read."""
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    """Both servers, for tests that only look."""
     with new_home() as home:
-        home.mkdir(mode=0o755)
+        use_before(home, tmp_path_factory.getbasetemp())
         with EmbeddedServers.join(home) as servers:
             servers.mongo_url()
             yield servers
@@ -72,8 +75,11 @@ def test_join_starts_valkey_and_not_mongo(home: Path) -> None:
     assert status.mongo_pid is None
 
 
-def test_a_home_whose_name_is_no_valid_unicode_has_both_servers(home: Path) -> None:
-    odd = Path(os.fsdecode(os.fsencode(home) + b"-caf\xe9"))
+def test_a_home_whose_name_is_no_valid_unicode_has_both_servers(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(home) + b"-caf\xe9 # it's"))
+    use_before(odd, tmp_path_factory.getbasetemp())
     try:
         with (
             EmbeddedServers.join(odd) as servers,
@@ -207,7 +213,9 @@ def test_close_twice_is_quiet_and_use_after_it_is_not(home: Path) -> None:
         servers.mongo_url()
 
 
-def test_close_in_a_forked_child_leaves_the_parent_joined(home: Path) -> None:
+def test_forked_children_leave_the_parent_joined_and_get_connections_of_their_own(
+    home: Path,
+) -> None:
     printed = run_client(
         home,
         """
@@ -216,17 +224,7 @@ if (child := os.fork()) == 0:
     servers.close()
     os._exit(0)
 os.waitpid(child, 0)
-print(servers.status().clients, servers._control.ask("redis", timeout_s=5)["ok"])
-""",
-    )
-    assert printed == "1 True"
-
-
-def test_forked_child_gets_a_connection_of_its_own(home: Path) -> None:
-    printed = run_client(
-        home,
-        """
-servers = EmbeddedServers.join(home)
+print(servers.status().clients, servers._control.ask("redis", timeout_s=5)["ok"], flush=True)
 if (child := os.fork()) == 0:
     servers.ensure()
     print(servers.status().clients, flush=True)
@@ -234,7 +232,7 @@ if (child := os.fork()) == 0:
 os.waitpid(child, 0)
 """,
     )
-    assert printed == "2"
+    assert printed.splitlines() == ["1 True", "2"]
 
 
 def test_status_and_down_start_nothing(home: Path) -> None:
@@ -243,11 +241,15 @@ def test_status_and_down_start_nothing(home: Path) -> None:
     assert not home.exists()
 
 
-def test_only_the_owner_can_read_the_home(both: EmbeddedServers) -> None:
-    home = both.status().home
-    assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    for path in home.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+def test_only_the_owner_can_read_a_home_that_was_a_directory_of_everybody(
+    home: Path, both: EmbeddedServers
+) -> None:
+    home.mkdir(mode=0o755)
+    EmbeddedServers.join(home).close()
+    for closed in (home, both.status().home):
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+        for path in closed.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
 def test_mongo_refuses_who_has_no_password(both: EmbeddedServers) -> None:
@@ -289,18 +291,14 @@ def test_password_is_not_shown(both: EmbeddedServers) -> None:
         assert password not in log.read_text()
 
 
-def test_home_too_deep_for_sockets_has_them_elsewhere(
-    home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_home_too_deep_for_sockets_has_them_elsewhere(home: Path) -> None:
     deep = home / ("deep" * 15) / ("er # it's" * 8)
-    use_before(deep, tmp_path_factory.getbasetemp())
     with EmbeddedServers.join(deep) as servers:
         socket_dir = Path(unquote(urlsplit(servers.redis_url).path)).parent
         assert socket_dir != deep
         assert stat.S_IMODE(socket_dir.stat().st_mode) == 0o700
         with redis.Redis.from_url(servers.redis_url) as client:
             assert client.set("a", "b")
-        servers.mongo_url()
     assert stop_servers(deep)
     assert not socket_dir.exists()
 
@@ -322,7 +320,11 @@ def test_default_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert default_home().name == "jamboree-gym"
 
 
-def test_supervisor_leaves_when_its_home_is_deleted(used_home: Path) -> None:
+def test_supervisor_leaves_when_its_home_is_deleted(
+    used_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = "jamboree_gym.store.supervisor"
+    shorten(monkeypatch, tmp_path, SUPERVISOR, supervisor, HOME_CHECK_INTERVAL_S=0.05)
     with EmbeddedServers.join(used_home) as servers:
         servers.mongo_url()
         status = servers.status()
@@ -331,12 +333,17 @@ def test_supervisor_leaves_when_its_home_is_deleted(used_home: Path) -> None:
             wait_until(lambda pid=pid: is_gone(pid))  # type: ignore[misc]
 
 
-def test_servers_of_two_homes_do_not_meet(
-    used_home: Path, tmp_path_factory: pytest.TempPathFactory
+def test_servers_of_two_homes_do_not_meet_though_both_had_the_same_port(
+    used_home: Path, both: EmbeddedServers
 ) -> None:
-    """Though both begin with the same port for Mongo."""
-    second = use_before(used_home / "other", tmp_path_factory.getbasetemp())
-    with EmbeddedServers.join(used_home) as one, EmbeddedServers.join(second) as other:
-        kill(one.status().redis_pid)
-        assert other.status().redis_restarts == 0
-        assert one.mongo_url() != other.mongo_url()
+    taken = urlsplit(both.mongo_url()).port
+    access = json.loads((used_home / "mongo.json").read_text())
+    (used_home / "mongo.json").write_text(json.dumps(access | {"port": taken}))
+    with EmbeddedServers.join(used_home) as servers:
+        url = servers.mongo_url()
+        assert urlsplit(url).port != taken
+        with MongoClient(url) as mongo:
+            assert mongo.admin.command("ping")["ok"]
+        kill(servers.status().redis_pid)
+        restarted(servers, redis=1)
+        assert both.status().redis_restarts == 0

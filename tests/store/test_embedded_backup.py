@@ -90,7 +90,7 @@ def log_of(home: Path) -> str:
 
 def run(home: Path, body: str, **environment: str) -> None:
     """A client that runs to its end and says nothing."""
-    with start_client(home, CLIENT + body, **environment) as client:
+    with start_client(home, CLIENT + body, whole_package=True, **environment) as client:
         assert client.communicate(timeout=30)[0] == ""
         assert client.returncode == 0
 
@@ -130,18 +130,6 @@ def test_the_last_client_is_gone_before_mongo_is_up_and_all_is_copied_before_the
         assert NoteHandler(jam, "short").count() == 1
         assert is_complete(jam)
         assert jam.backup.verify()
-
-
-def test_the_backup_is_no_client_that_keeps_the_servers(
-    used_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0.2")
-    with Jamboree(home=used_home, backup=True) as jam:
-        NoteHandler(jam, "n").save({"n": 1})
-        wait_until(lambda: server_status(used_home).backup_pid is not None)
-    wait_until(lambda: not processes_of(used_home))
-    log = log_of(used_home)
-    assert log.index("backup stopped") < log.index("valkey stopped")
 
 
 @pytest.mark.long
@@ -225,9 +213,10 @@ def test_who_only_reads_starts_nothing(home: Path) -> None:
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
-def test_killed_again_and_again_it_comes_back_and_nothing_is_missing_or_twice(
-    used_home: Path, kills: int
+def test_killed_again_and_again_it_comes_back_nothing_is_missing_or_twice_and_it_keeps_no_servers(
+    used_home: Path, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0.2")
     with Jamboree(home=used_home, backup=True) as jam:
         load = Load(jam)
         for number in range(kills):
@@ -242,6 +231,10 @@ def test_killed_again_and_again_it_comes_back_and_nothing_is_missing_or_twice(
         status = server_status(used_home)
         assert "the backup" in str(status.last_error)
         assert "killed by signal 9" in str(status.last_error)
+        wait_until(lambda: server_status(used_home).backup_pid is not None)
+    wait_until(lambda: not processes_of(used_home))
+    log = log_of(used_home)
+    assert log.index("backup stopped") < log.index("valkey stopped")
 
 
 def test_no_process_outlives_a_killed_supervisor_and_the_next_delivery_brings_both_back(

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import psutil
 import pytest
-from embedded_home import new_home, processes_of
+from embedded_home import new_home, processes_of, use_before
 from processes import NoteHandler
 
 from jamboree_gym import Jamboree
@@ -32,7 +32,6 @@ INTRUDER = """
 import json, os, signal, socket, sys
 from contextlib import suppress
 from pathlib import Path
-from pymongo import MongoClient
 
 def connect(path):
     with socket.socket(socket.AF_UNIX) as one:
@@ -58,6 +57,7 @@ def signalled(pid):
     return "signalled"
 
 def mongo(url):
+    from pymongo import MongoClient
     with MongoClient(url, serverSelectionTimeoutMS=3000) as client:
         return str(client.admin.command("usersInfo"))
 
@@ -81,16 +81,21 @@ for what, target in attempts:
 @pytest.fixture(
     scope="module", params=["", "deep" * 20 + "/"], ids=["near", "too-deep-for-sockets"]
 )
-def servers(request: pytest.FixtureRequest) -> Iterator[EmbeddedServers]:
+def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServers]:
     """Both servers, with data, in a directory that everybody can look into.
 
     They are started by a process whose new files are everybody's unless it says otherwise.
+    The near ones are new.
     """
     before = os.umask(0)
     try:
         with new_home() as home:
             place = home.parent / f"{request.param}home"
             place.parent.mkdir(exist_ok=True)
+            if request.param:
+                use_before(place, tmp_path_factory.getbasetemp())
             with EmbeddedServers.join(place) as joined, Jamboree(home=place) as jam:
                 NoteHandler(jam, "n").save({"n": "S3CR3T"})
                 assert jam.backup.flush() == 1

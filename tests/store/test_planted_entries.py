@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from embedded_home import new_home, processes_of
+from embedded_home import new_home, processes_of, use_before
 
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.store.control import ControlConnection
@@ -231,10 +231,11 @@ def test_drafts_are_written_into_new_files(home: Path) -> None:
 
 
 def test_no_module_that_lies_in_a_home_is_imported(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Servers run with the home as their working directory."""
-    home.chmod(0o700)
+    home.rmdir()
+    use_before(home, tmp_path_factory.getbasetemp())
     mark = home.parent / "imported"
     for name in ("secantus", "jamboree_gym", "bson"):
         (home / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').write({name!r})")
