@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from conftest import Server, StartRedis
 from lengths import quick_and_long
-from processes import run_python, start_python, wait_until
+from processes import start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.replay import verify
@@ -96,7 +97,7 @@ os.kill(os.getpid(), 9)
 def test_a_forked_child_records_its_own_episodes_and_the_parents_goes_on(
     valkey: Server, namespace: str, open_jamboree: OpenJamboree, write: str, how: str
 ) -> None:
-    ended = run_python(FORK, valkey.url, namespace, write, how)
+    ended = run_warm(FORK, valkey.url, namespace, write, how)
     assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     ids = {name: id_ for line in lines for name, id_ in line.items()}
@@ -138,7 +139,7 @@ os.waitpid(pid, 0)
 jam.close()
 """
     )
-    ended = run_python(source, valkey.url, namespace)
+    ended = run_warm(source, valkey.url, namespace)
     assert (ended.stdout, ended.stderr) == ("running True\ninterrupted\n", "")
 
 
@@ -259,7 +260,7 @@ if __name__ == "__main__":
 def test_a_worker_process_that_ends_without_close_loses_nothing(
     valkey: Server, namespace: str, jam: Jamboree
 ) -> None:
-    ended = run_python(WORKER_END, valkey.url, namespace)
+    ended = run_warm(WORKER_END, valkey.url, namespace)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert [(s.steps, s.status) for s in jam.episodes().summaries()] == [(2, "abandoned")]
 
@@ -335,7 +336,7 @@ def test_ctrl_c_leaves_a_prefix_that_is_not_running(
     path = tmp_path / "steps"
     path.write_bytes(bytes(8))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        process = start_python(INTERRUPTED, valkey.url, namespace, write, path)
+        process = start_warm(INTERRUPTED, valkey.url, namespace, write, path)
         enough = random.randint(1, 3000)
         wait_until(
             lambda: struct.unpack("q", memory[:8])[0] >= enough or process.poll() is not None
