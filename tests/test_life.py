@@ -146,6 +146,7 @@ jam.close()
 # -- workers ------------------------------------------------------------------------------------
 
 WORKERS = """
+import multiprocessing
 import sys
 from functools import partial
 
@@ -163,7 +164,8 @@ def make_recorded(url, namespace, number):
 
 def main():
     url, namespace, kind, context = sys.argv[1:]
-    makers = [partial(make_recorded, url, namespace, number) for number in range(3)]
+    makers = [partial(make_recorded, url, namespace, number) for number in range(2)]
+    multiprocessing.set_forkserver_preload(["gymnasium.vector", "jamboree_gym"])
     if kind == "async":
         envs = gym.vector.AsyncVectorEnv(makers, context=context)
         envs.reset(seed=7)
@@ -176,7 +178,7 @@ def main():
         envs.seed(7)
         envs.reset()
         for _ in range(STEPS):
-            envs.step([envs.action_space.sample() for _ in range(3)])
+            envs.step([envs.action_space.sample() for _ in range(2)])
     envs.close()
 
 
@@ -188,7 +190,7 @@ if __name__ == "__main__":
 def check_workers(
     valkey: Server, namespace: str, jam: Jamboree, path: Path, kind: str, context: str
 ) -> None:
-    """Run three workers, each of which opens a Jamboree and records; look at what is there."""
+    """Run two workers, each of which opens a Jamboree and records; look at what is there."""
     path.write_text(WORKERS)  # a file: spawned workers import it again
     source = IGNORE_FORK_WARNING + "import runpy, sys\nsys.argv[0] = sys.argv.pop(1)\n"
     source += "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -201,9 +203,9 @@ def check_workers(
     assert (process.returncode, errors) == (0, "")
 
     summaries = jam.episodes().summaries()
-    assert {summary.run for summary in summaries} == {f"worker {number}" for number in range(3)}
-    assert len({summary.writer for summary in summaries}) == 3
-    for number in range(3):
+    assert {summary.run for summary in summaries} == {f"worker {number}" for number in range(2)}
+    assert len({summary.writer for summary in summaries}) == 2
+    for number in range(2):
         *ended_ones, last = [s for s in summaries if s.run == f"worker {number}"]
         assert {summary.status for summary in ended_ones} <= {"terminated"}
         assert last.status in ("abandoned", "terminated")  # not running, not interrupted

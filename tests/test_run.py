@@ -19,7 +19,7 @@ from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, 
 from jamboree_gym.run_metrics import MetricHandler
 from jamboree_gym.run_sessions import SessionHandler
 
-LARGE = 20 << 20
+LARGE = 17 << 20
 
 
 def put(jam: Jamboree, content: bytes, **more: Any) -> None:

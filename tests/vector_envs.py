@@ -22,7 +22,7 @@ from processes import PATHS
 from jamboree_gym import Jamboree
 
 NUM_ENVS = 3
-STEPS = 50_000 if IS_LONG else 400
+STEPS = 50_000 if IS_LONG else 200
 TIMEOUT_S = 3600 if IS_LONG else 120
 MODES = list(AutoresetMode)
 LIMIT = 12
