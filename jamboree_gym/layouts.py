@@ -36,6 +36,7 @@ __all__ = [
     "layout_of",
     "layout_to_json",
     "number_dtype",
+    "numbers_to_arrow",
     "share_columns",
 ]
 
@@ -49,6 +50,17 @@ _MAX_DEPTH = 150  # a few hundred are as deep as Python can go
 _MAX_DIMENSIONS = 63  # one fewer than NumPy has: the first is that of the rows
 
 Kind = Literal["array", "numpy", "python"]
+
+
+def numbers_to_arrow(values: npt.NDArray[Any]) -> pa.Array:
+    """Numbers or bools (n,) of native byte order -> an Arrow array; may share their memory.
+
+    `pyarrow.array` imports pandas, where that is installed, to ask whether these are its series.
+    """
+    kind = pa.from_numpy_dtype(values.dtype)
+    is_bits = values.dtype.kind == "b"
+    content = np.packbits(values, bitorder="little") if is_bits else np.ascontiguousarray(values)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(content)], null_count=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +109,10 @@ class Leaf:
         if not self.dtype.isnative:
             values = values.astype(self.dtype.newbyteorder("="))
         if self.shape == ():
-            return pa.array(values)
+            return numbers_to_arrow(values)
         if self.size == 0:
             return pa.nulls(len(values))
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), self.size)
+        return pa.FixedSizeListArray.from_arrays(numbers_to_arrow(values.reshape(-1)), self.size)
 
     def from_arrow(self, column: pa.Array) -> npt.NDArray[Any]:
         """Inverse of `to_arrow`; may share its memory.

@@ -33,6 +33,9 @@ os.environ["JAMBOREE_BACKUP"] = "0"
 # The test run has a process for each core: more threads of torch would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Where the shell sets it, each process that a test starts would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # How long an example takes says nothing on a busy machine.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Server
-from processes import NoteHandler, run_python, start_python, wait_until
+from processes import NoteHandler, wait_until
+from warm import run_warm, start_warm
 
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.connection import Connection
@@ -242,7 +243,7 @@ def test_timestamps_increase_across_processes_whose_clocks_differ(
     valkey: Server, namespace: str, open_jamboree: OpenJamboree
 ) -> None:
     for clock in ("2000", "1000", "3000", "-5"):
-        assert run_python(CLOCK, valkey.url, namespace, clock).stderr == ""
+        assert run_warm(CLOCK, valkey.url, namespace, clock).stderr == ""
     records = NoteHandler(open_jamboree(), "n").many(100)
     times = [record["timestamp"] for record in records]
     assert times == sorted(set(times))
@@ -342,7 +343,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 def test_tail_follows_another_process(
     valkey: Server, namespace: str, open_jamboree: OpenJamboree
 ) -> None:
-    process = start_python(WRITE, valkey.url, namespace)
+    process = start_warm(WRITE, valkey.url, namespace)
     assert follow(NoteHandler(open_jamboree(), "n"), 10_000) == list(range(10_000))
     assert process.communicate()[1] == ""
 

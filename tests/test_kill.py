@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from conftest import Server, StartRedis
 from lengths import rounds
-from processes import NoteHandler, read_line, run_python, start_python, wait_until
+from processes import NoteHandler, read_line, wait_until
+from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
 
 pytestmark = pytest.mark.faults
 
 RECORDS = 12_000
+FEWER = 1_500  # where each waits for its answer
 LONG_ENOUGH = (10_000, 11_500)  # so many saves have returned when the process is killed
 FLUSH_INTERVAL_S = 0.1
 ROUNDS = rounds(4)
@@ -55,10 +57,11 @@ class Saver:
     def __init__(
         self, url: str, namespace: str, write: str, path: Path, *, pause_s: float = 0.0
     ) -> None:
-        path.write_bytes(bytes(8 + 8 * RECORDS))
+        self.records = RECORDS if write == "buffered" else FEWER
+        path.write_bytes(bytes(8 + 8 * self.records))
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
-        self.process = start_python(CHILD, url, namespace, write, FLUSH_INTERVAL_S, pause_s, path)
+        self.process = start_warm(CHILD, url, namespace, write, FLUSH_INTERVAL_S, pause_s, path)
 
     @property
     def saved(self) -> int:
@@ -111,7 +114,7 @@ def test_a_process_killed_in_sync_mode_loses_nothing_that_was_acknowledged(
     start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], round_: int
 ) -> None:
     saver = start_saver("sync")
-    saver.wait_until_saved(random.randint(1, RECORDS // 4))
+    saver.wait_until_saved(random.randint(1, FEWER // 2))
     saver.end()
     found = numbers_in(open_jamboree())
     assert found == list(range(len(found)))
@@ -127,7 +130,7 @@ def test_a_process_and_its_server_killed_in_fsync_mode_lose_nothing_that_was_ack
 ) -> None:
     server = start_own_redis("valkey9", "--appendfsync", "always")
     saver = start_saver("fsync", url=server.url)
-    enough = random.randint(1, RECORDS // 10)
+    enough = random.randint(1, FEWER // 2)
     saver.wait_until_saved(enough)
     saver.process.kill()
     server.kill()
@@ -159,9 +162,9 @@ def test_a_process_killed_some_time_after_its_last_save_loses_nothing(
     saver = start_saver(write)
     assert read_line(saver.process) == "saved all\n"
     jam = open_jamboree()
-    wait_until(lambda: NoteHandler(jam, "killed").count() == RECORDS, timeout_s=5)
+    wait_until(lambda: NoteHandler(jam, "killed").count() == saver.records, timeout_s=5)
     saver.end()
-    assert numbers_in(jam) == list(range(RECORDS))
+    assert numbers_in(jam) == list(range(saver.records))
 
 
 # -- ends that are not so sudden --------------------------------------------------------------
@@ -191,7 +194,7 @@ ENDS = {
 def test_a_process_that_ends_without_close_loses_nothing(
     valkey: Server, namespace: str, open_jamboree: Callable[..., Jamboree], end: str
 ) -> None:
-    ended = run_python(OPEN + ENDS[end], valkey.url, namespace)
+    ended = run_warm(OPEN + ENDS[end], valkey.url, namespace)
     assert numbers_in(open_jamboree()) == list(range(1000)), ended.stderr
 
 
@@ -202,7 +205,7 @@ def test_an_end_without_close_says_what_could_not_be_saved(
     own_valkey: Server, namespace: str
 ) -> None:
     source = OPEN + 'handler = save(); print("saved", flush=True); sys.stdin.read()'
-    process = start_python(SHORT_CLOSE + source, own_valkey.url, namespace)
+    process = start_warm(SHORT_CLOSE + source, own_valkey.url, namespace)
     assert read_line(process) == "saved\n"
     own_valkey.kill()
     _, errors = process.communicate(timeout=40)
@@ -215,7 +218,7 @@ def test_ctrl_c_loses_nothing(
     start_saver: StartSaver, open_jamboree: Callable[..., Jamboree], write: str, round_: int
 ) -> None:
     saver = start_saver(write)
-    enough = random.randint(1, RECORDS // 2)
+    enough = random.randint(1, saver.records // 2)
     saver.wait_until_saved(enough)
     assert "KeyboardInterrupt" in saver.end(signal.SIGINT)
     found = numbers_in(open_jamboree())

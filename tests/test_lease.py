@@ -14,8 +14,9 @@ import pytest
 import redis
 from conftest import REDIS_PROGRAMS, Server, StartRedis
 from lengths import quick_and_long
-from processes import read_line, start_python, wait_until
+from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.connection import Connection
@@ -57,7 +58,7 @@ def start_recorder(valkey: Server, namespace: str) -> Iterator[Callable[..., tup
     started: list[Process] = []
 
     def start(url: str = valkey.url, write: str = "buffered") -> tuple[Process, str]:
-        process = start_python(RECORDER, url, namespace, write)
+        process = start_warm(RECORDER, url, namespace, write)
         started.append(process)
         return process, read_line(process).strip()
 

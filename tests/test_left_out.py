@@ -35,6 +35,9 @@ LEFT_OUT = (
     " (no redis-server on PATH: apt-get install redis-server)"
 )
 
+# Other plugins take longer to load than the tests.
+ONLY_XDIST = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.once  # it says itself what must not be missing
@@ -44,7 +47,7 @@ pytestmark = pytest.mark.once  # it says itself what must not be missing
 def run(tmp_path: Path) -> Run:
     """Runs the tests above with programs and a CI of the test's own."""
     shutil.copy(left_out.__file__, tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -pno:valkey\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_it.py").write_text(TESTS)
 
@@ -56,7 +59,8 @@ def run(tmp_path: Path) -> Run:
             (tmp_path / "bin" / program).symlink_to(sys.executable)
         return subprocess.run(
             [sys.executable, "-m", "pytest", "--rootdir", str(tmp_path), *arguments],
-            env=os.environ | {"PATH": str(tmp_path / "bin"), "CI": ci, "PYTEST_ADDOPTS": ""},
+            env=os.environ
+            | {"PATH": str(tmp_path / "bin"), "CI": ci, "PYTEST_ADDOPTS": "", **ONLY_XDIST},
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from conftest import Server, StartRedis
 from lengths import quick_and_long
-from processes import run_python, start_python, wait_until
+from processes import start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import run_warm, start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.replay import verify
@@ -96,7 +97,7 @@ os.kill(os.getpid(), 9)
 def test_a_forked_child_records_its_own_episodes_and_the_parents_goes_on(
     valkey: Server, namespace: str, open_jamboree: OpenJamboree, write: str, how: str
 ) -> None:
-    ended = run_python(FORK, valkey.url, namespace, write, how)
+    ended = run_warm(FORK, valkey.url, namespace, write, how)
     assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     ids = {name: id_ for line in lines for name, id_ in line.items()}
@@ -138,13 +139,14 @@ os.waitpid(pid, 0)
 jam.close()
 """
     )
-    ended = run_python(source, valkey.url, namespace)
+    ended = run_warm(source, valkey.url, namespace)
     assert (ended.stdout, ended.stderr) == ("running True\ninterrupted\n", "")
 
 
 # -- workers ------------------------------------------------------------------------------------
 
 WORKERS = """
+import multiprocessing
 import sys
 from functools import partial
 
@@ -162,7 +164,8 @@ def make_recorded(url, namespace, number):
 
 def main():
     url, namespace, kind, context = sys.argv[1:]
-    makers = [partial(make_recorded, url, namespace, number) for number in range(3)]
+    makers = [partial(make_recorded, url, namespace, number) for number in range(2)]
+    multiprocessing.set_forkserver_preload(["gymnasium.vector", "jamboree_gym"])
     if kind == "async":
         envs = gym.vector.AsyncVectorEnv(makers, context=context)
         envs.reset(seed=7)
@@ -175,7 +178,7 @@ def main():
         envs.seed(7)
         envs.reset()
         for _ in range(STEPS):
-            envs.step([envs.action_space.sample() for _ in range(3)])
+            envs.step([envs.action_space.sample() for _ in range(2)])
     envs.close()
 
 
@@ -187,7 +190,7 @@ if __name__ == "__main__":
 def check_workers(
     valkey: Server, namespace: str, jam: Jamboree, path: Path, kind: str, context: str
 ) -> None:
-    """Run three workers, each of which opens a Jamboree and records; look at what is there."""
+    """Run two workers, each of which opens a Jamboree and records; look at what is there."""
     path.write_text(WORKERS)  # a file: spawned workers import it again
     source = IGNORE_FORK_WARNING + "import runpy, sys\nsys.argv[0] = sys.argv.pop(1)\n"
     source += "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -200,9 +203,9 @@ def check_workers(
     assert (process.returncode, errors) == (0, "")
 
     summaries = jam.episodes().summaries()
-    assert {summary.run for summary in summaries} == {f"worker {number}" for number in range(3)}
-    assert len({summary.writer for summary in summaries}) == 3
-    for number in range(3):
+    assert {summary.run for summary in summaries} == {f"worker {number}" for number in range(2)}
+    assert len({summary.writer for summary in summaries}) == 2
+    for number in range(2):
         *ended_ones, last = [s for s in summaries if s.run == f"worker {number}"]
         assert {summary.status for summary in ended_ones} <= {"terminated"}
         assert last.status in ("abandoned", "terminated")  # not running, not interrupted
@@ -259,7 +262,7 @@ if __name__ == "__main__":
 def test_a_worker_process_that_ends_without_close_loses_nothing(
     valkey: Server, namespace: str, jam: Jamboree
 ) -> None:
-    ended = run_python(WORKER_END, valkey.url, namespace)
+    ended = run_warm(WORKER_END, valkey.url, namespace)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert [(s.steps, s.status) for s in jam.episodes().summaries()] == [(2, "abandoned")]
 
@@ -335,7 +338,7 @@ def test_ctrl_c_leaves_a_prefix_that_is_not_running(
     path = tmp_path / "steps"
     path.write_bytes(bytes(8))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        process = start_python(INTERRUPTED, valkey.url, namespace, write, path)
+        process = start_warm(INTERRUPTED, valkey.url, namespace, write, path)
         enough = random.randint(1, 3000)
         wait_until(
             lambda: struct.unpack("q", memory[:8])[0] >= enough or process.poll() is not None

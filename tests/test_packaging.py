@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from conftest import Server
+from processes import run_python
 
 import jamboree_gym
 
@@ -274,6 +276,27 @@ finally:
     )
     assert "jamboree_gym.store.supervisor" in loaded
     assert not {"numpy", "gymnasium", "pymongo", "redis"} & loaded
+
+
+FIRST_STEP = """
+import sys
+from recorded_envs import ACTION, CountingEnv
+from jamboree_gym import Jamboree
+
+before = set(sys.modules)
+with Jamboree(sys.argv[1]) as jam:
+    env = jam.record(CountingEnv())
+    env.reset()
+    env.step(ACTION)
+    assert len(jam.episode(env.episode_id).data()) == 1
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+"""
+
+
+def test_the_first_episode_loads_nothing_heavy(valkey: Server) -> None:
+    done = run_python(FIRST_STEP, valkey.url)
+    assert done.returncode == 0, done.stderr
+    assert not NOT_LOADED_BY_IMPORT & set(done.stdout.split())
 
 
 # --- which way imports point ----------------------------------------------------------------------

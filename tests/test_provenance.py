@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def test_versions_of_environment_and_wrappers_are_told() -> None:
     assert versions["gymnasium"] == gym.__version__
     assert versions["numpy"] == np.__version__
     assert {"python", "jamboree-gym", "msgspec"} <= versions.keys()
+
+
+def test_a_module_belongs_to_the_distributions_that_the_standard_library_finds() -> None:
+    packages = metadata.packages_distributions()  # with a list of modules, and without; a lone file
+    names = ["gymnasium", "numpy", "pytest", "yaml", "typing_extensions", "jamboree_gym", "no_such"]
+
+    found = {name: provenance._distributions_with(name) for name in names}
+
+    assert {name: set(of) for name, of in found.items()} == {
+        name: set(packages.get(name, [])) for name in names
+    }
 
 
 # -- git --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-from processes import run_python
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.checkpoints import CheckpointHandler
@@ -19,7 +19,7 @@ from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, 
 from jamboree_gym.run_metrics import MetricHandler
 from jamboree_gym.run_sessions import SessionHandler
 
-LARGE = 20 << 20
+LARGE = 17 << 20
 
 
 def put(jam: Jamboree, content: bytes, **more: Any) -> None:
@@ -274,7 +274,7 @@ jam.close()
 
 
 def test_what_is_to_be_said_before_closing_is_said_by_its_own_process(jam: Jamboree) -> None:
-    done = run_python(FORKS, f"unix://{jam.store.where}", jam.keyspace.namespace)
+    done = run_warm(FORKS, f"unix://{jam.store.where}", jam.keyspace.namespace)
 
     assert done.stdout.split("\n") == ["closed by parent", ""], done.stderr
 
@@ -294,7 +294,7 @@ def test_reading_a_run_loads_no_torch(jam: Jamboree) -> None:
     begin(jam)
     MetricHandler(jam, "r").put(1, session="s", values={"loss": 1.0})
     jam.flush()
-    done = run_python(READS, f"unix://{jam.store.where}", jam.keyspace.namespace)
+    done = run_warm(READS, f"unix://{jam.store.where}", jam.keyspace.namespace)
 
     assert done.stdout.split("\n") == ["1 1 1 PPO", "[]", ""], done.stderr
 

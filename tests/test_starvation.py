@@ -64,7 +64,7 @@ def step_many(jam: Jamboree) -> None:
     envs = jam.record(gym.make_vec("CartPole-v1", num_envs=16, vectorization_mode="sync"))
     envs.reset(seed=0)
     actions = np.zeros(16, np.int64)
-    for _ in range(SAVES // 16):
+    for _ in range(SAVES // 48):
         envs.step(actions)
 
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import Server, StartRedis
 from processes import NoteHandler, read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree, StepData
 from jamboree_gym.codec import encode_frame
@@ -46,6 +47,12 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(RedisLink, "_send", note)
     return sent
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits looks again soon, also where nothing tells of what happened."""
+    monkeypatch.setattr("jamboree_gym.tail.LONGEST_WAIT_S", 0.05)
 
 
 def record(jam: Jamboree, steps: int, *, length: int = 10**9, **options: Any) -> Any:
@@ -103,7 +110,9 @@ def test_an_abandoned_episode_ends_the_tail(open_jamboree: OpenJamboree) -> None
     assert list(tail) == []
 
 
-def test_a_deleted_episode_ends_the_tail_with_an_error(open_jamboree: OpenJamboree) -> None:
+def test_a_deleted_episode_ends_the_tail_with_an_error(
+    open_jamboree: OpenJamboree, short_waits: None
+) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     env = record(writer, 2)
     writer.flush()
@@ -175,7 +184,7 @@ def test_episodes_that_go_on_or_begin_later_are_followed_from_their_first_step(
 
 
 def test_every_kind_of_server_can_be_followed(
-    any_redis: Server, open_jamboree: OpenJamboree
+    any_redis: Server, open_jamboree: OpenJamboree, short_waits: None
 ) -> None:
     writer, reader = open_jamboree(any_redis.url), open_jamboree(any_redis.url)
     env = record(writer, 1, length=3)
@@ -274,7 +283,7 @@ def test_many_episodes_are_read_in_few_round_trips(
 
 def test_an_interrupted_episode_is_followed_once_it_goes_on(open_jamboree: OpenJamboree) -> None:
     jam = open_jamboree()
-    process = start_python(ONE_BY_ONE, jam.store.where, jam.keyspace.namespace)
+    process = start_warm(ONE_BY_ONE, jam.store.where, jam.keyspace.namespace)
     episode_id = read_line(process).strip()
     jam.redis.delete(jam.keyspace.lease(jam.episode(episode_id).summary.writer))
     assert jam.episode(episode_id).status == "interrupted"
@@ -316,12 +325,12 @@ def test_there_is_a_feed_only_while_somebody_follows(open_jamboree: OpenJamboree
 
 
 def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
-    open_jamboree: OpenJamboree,
+    open_jamboree: OpenJamboree, short_waits: None
 ) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     env = record(writer, 1)
     writer.flush()
-    pairs, steps = reader.tail(timeout_s=2), reader.episode(env.episode_id).tail(timeout_s=2)
+    pairs, steps = reader.tail(timeout_s=20), reader.episode(env.episode_id).tail(timeout_s=20)
     assert next(pairs)[1].index == next(steps).index == 0
     for expected in (1, 2):
         writer.redis.delete(writer.keyspace.feed)
@@ -334,7 +343,7 @@ def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
 
 @pytest.mark.parametrize("what", ["episode", "all"])
 def test_a_follower_keeps_the_feed_from_expiring(
-    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch, what: str
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch, what: str, short_waits: None
 ) -> None:
     monkeypatch.setattr("jamboree_gym.store.feed.RENEW_S", 0.0)
     writer, reader = open_jamboree(), open_jamboree()
@@ -358,8 +367,10 @@ def one_frame() -> bytes:
 
 def test_the_feed_is_capped(jam: Jamboree) -> None:
     jam.store.feed.position()
+    fill_the_feed(jam, FEED_ENTRIES)
+    assert jam.redis.xlen(jam.keyspace.feed) > FEED_ENTRIES
     frame = one_frame()
-    for start in range(0, FEED_ENTRIES * 2, 500):
+    for start in range(0, FEED_ENTRIES // 5, 500):
         appends = [
             Append(
                 jam.keyspace.episode(f"e{n}"),
@@ -372,7 +383,6 @@ def test_the_feed_is_capped(jam: Jamboree) -> None:
             for n in range(start, start + 500)
         ]
         assert len(jam.store.append(appends)) == 500
-    jam.redis.delete(*[jam.keyspace.episode(f"e{n}") for n in range(FEED_ENTRIES * 2)])
 
     assert FEED_ENTRIES <= jam.redis.xlen(jam.keyspace.feed) < FEED_ENTRIES * 1.1
 
@@ -390,26 +400,28 @@ def test_what_the_feed_has_forgotten_is_not_missed(open_jamboree: OpenJamboree) 
     writer, reader = open_jamboree(), open_jamboree()
     going_on = record(writer, 1, run="a")
     writer.flush()
-    tail = reader.tail(run="a", timeout_s=2)
+    tail = reader.tail(run="a", timeout_s=20)
     next(tail)
     begun_and_ended = record(writer, 4, length=4, run="a")
     going_on.step(ACTION)
     writer.flush()
-    forget_the_feed(writer)
+    fill_the_feed(writer, FEED_ENTRIES + 1000, maxlen=FEED_ENTRIES)  # nothing else is left of it
     after = record(writer, 2, length=2, run="a")
     writer.flush()
 
     expected = Counter([*all_of(begun_and_ended, 4), (going_on.episode_id, 1), *all_of(after, 2)])
     assert Counter(places([next(tail) for _ in range(7)])) == expected
-    assert list(tail) == []
+    last = record(writer, 1, length=1, run="a")
+    writer.flush()
+    assert places([next(tail)]) == all_of(last, 1)  # and nothing before it
 
 
-def forget_the_feed(jam: Jamboree) -> None:
-    """Others write so much that nothing is left of what it says now."""
+def fill_the_feed(jam: Jamboree, entries: int, *, maxlen: int | None = None) -> None:
+    """Others write so much."""
+    fields = {"episode": "other", "run": "another"}
     with jam.redis.pipeline(transaction=False) as pipe:
-        for n in range(FEED_ENTRIES + 1000):
-            fields = {"episode": f"other{n}", "run": "another"}
-            pipe.xadd(jam.keyspace.feed, fields, maxlen=FEED_ENTRIES, approximate=True)
+        for _ in range(entries):
+            pipe.xadd(jam.keyspace.feed, fields, maxlen=maxlen, approximate=maxlen is not None)
         pipe.execute()
 
 
@@ -493,7 +505,7 @@ def test_a_lease_that_expired_while_redis_was_away_is_not_the_end(
     durable_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
     reader = open_jamboree(durable_valkey.url)
-    process = start_python(ONE_BY_ONE, reader.store.where, reader.keyspace.namespace)
+    process = start_warm(ONE_BY_ONE, reader.store.where, reader.keyspace.namespace)
     episode_id = read_line(process).strip()
     writer = reader.episode(episode_id).summary.writer
     tail = EpisodeTail(reader, episode_id, reader.episode(episode_id).cursor())
@@ -610,7 +622,9 @@ def test_what_is_awaited_is_what_is_waited_for(jam: Jamboree) -> None:
     assert places(pairs) == all_of(env, 300)
 
 
-def test_the_loop_goes_on_while_many_tails_wait(open_jamboree: OpenJamboree) -> None:
+def test_the_loop_goes_on_while_many_tails_wait(
+    open_jamboree: OpenJamboree, short_waits: None
+) -> None:
     writer, reader = open_jamboree(), open_jamboree()
     envs = [record(writer, 1) for _ in range(40)]
     writer.flush()
@@ -652,7 +666,9 @@ def test_an_error_reaches_who_awaits(jam: Jamboree) -> None:
         asyncio.run(collect(jam.episode("nowhere").atail()))
 
 
-def test_a_tail_that_nobody_awaits_any_more_lets_the_loop_end(jam: Jamboree) -> None:
+def test_a_tail_that_nobody_awaits_any_more_lets_the_loop_end(
+    jam: Jamboree, short_waits: None
+) -> None:
     env = record(jam, 1)
     before = set(threading.enumerate())  # a failed expectation elsewhere may keep a tail alive
 

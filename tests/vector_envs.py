@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from multiprocessing import forkserver
 from typing import Any
 
 import gymnasium as gym
@@ -14,11 +17,12 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from lengths import IS_LONG
+from processes import PATHS
 
 from jamboree_gym import Jamboree
 
 NUM_ENVS = 3
-STEPS = 50_000 if IS_LONG else 400
+STEPS = 50_000 if IS_LONG else 200
 TIMEOUT_S = 3600 if IS_LONG else 120
 MODES = list(AutoresetMode)
 LIMIT = 12
@@ -157,6 +161,20 @@ def kinds_and_modes(*kinds: str) -> pytest.MarkDecorator:
     )
 
 
+@cache
+def start_fork_server() -> None:
+    """So that workers find imported what they need; by itself each would import it anew."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(PATHS)
+    try:
+        multiprocessing.set_forkserver_preload(["vector_envs", "nested", "recorded_envs"])
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
 def make_vector(
     kind: str, mode: AutoresetMode, make: Callable[[], Any] = make_wandering, num: int = NUM_ENVS
 ) -> VectorEnv[Any, Any, Any]:
@@ -166,6 +184,7 @@ def make_vector(
     if name == "sync":
         return SyncVectorEnv(fns, copy=how != "no copy", autoreset_mode=mode)
     if name == "async":
+        start_fork_server()
         return AsyncVectorEnv(
             fns,
             copy=how != "no copy",

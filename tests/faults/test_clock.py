@@ -1,7 +1,7 @@
 """The clock is set back an hour while a process records, and forward again.
 
-The process reads a clock that is changed on request: Python's `time.time`, replaced before the
-package is imported. (A real clock belongs to the whole machine.)
+The process reads a clock that is changed on request: Python's `time.time`, replaced before anything
+is recorded. (A real clock belongs to the whole machine.)
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server
-from processes import NoteHandler, read_line, start_python, wait_until
+from processes import NoteHandler, read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.lease import LEASE_S, Lease
@@ -39,7 +40,9 @@ time.time = lambda: real() + offset[0]
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree, lease
+from jamboree_gym.outbox import RecordOutbox
 
+RecordOutbox.__init__.__kwdefaults__["clock"] = time.time
 lease.RENEW_S = 0.2
 url, namespace = sys.argv[1:]
 jam = Jamboree(url, namespace=namespace)
@@ -67,7 +70,7 @@ class Recorder:
     """The process, and all that it said it did."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self.process = start_python(RECORDER, url, namespace)
+        self.process = start_warm(RECORDER, url, namespace)
         self.begun: list[str] = []
         self.saved = 0
 

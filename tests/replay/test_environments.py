@@ -27,7 +27,7 @@ from jamboree_gym.replay.rebuild import reset_as_recorded
 
 pytestmark = pytest.mark.once
 
-STEPS = 100
+STEPS = 60
 VECTOR_STEPS = 40  # before and after a reset
 FORKED_STEPS = 12  # an episode of n steps is forked n times
 
@@ -197,7 +197,7 @@ def test_atari_that_skips_frames_at_random_happens_again(
 
 
 def test_an_unseeded_atari_episode_keeps_the_generators_of_its_emulator(jam: Jamboree) -> None:
-    first, second, seeded = record(jam, BREAKOUT.make(), [None, None, 1])
+    first, second, seeded = record(jam, BREAKOUT.make(), [None, None, 1], 20)
 
     before, after = (one.origin.rng_state["emulator"]["generators"] for one in (first, second))
     assert before.dtype == np.uint32
@@ -228,7 +228,7 @@ def test_the_actions_of_atari_stick(jam: Jamboree) -> None:
     ],
 )
 def test_a_damaged_state_of_an_emulator_is_named(jam: Jamboree, damage: Any) -> None:
-    (episode,) = record(jam, BREAKOUT.make(), [None])
+    (episode,) = record(jam, BREAKOUT.make(), [None], 1)
     state = {**episode.origin.rng_state, "emulator": damage}
     env = BREAKOUT.make()
 
@@ -238,7 +238,7 @@ def test_a_damaged_state_of_an_emulator_is_named(jam: Jamboree, damage: Any) -> 
 
 
 def test_an_emulator_that_is_not_there_is_named(jam: Jamboree) -> None:
-    (episode,) = record(jam, BREAKOUT.make(), [None])
+    (episode,) = record(jam, BREAKOUT.make(), [None], 1)
 
     with pytest.raises(ReplayError, match="this environment has none"):
         reset_as_recorded(gym.make("CartPole-v1"), episode.origin)

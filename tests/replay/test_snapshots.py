@@ -444,7 +444,7 @@ def test_a_simulator_goes_on_from_a_snapshot_as_recorded(
 def test_snapshots_of_an_emulator_are_used_only_where_they_are_trusted(
     jam: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
-    episode = record(jam, atari(), every=5)
+    episode = record(jam, atari(), steps=20, every=5)
     tamper(jam, episode, state=lambda state: b"anything")
 
     with caplog.at_level(logging.WARNING, logger="jamboree_gym"):
@@ -456,7 +456,7 @@ def test_snapshots_of_an_emulator_are_used_only_where_they_are_trusted(
 
 @every_simulator
 def test_a_simulator_is_brought_back_by_what_if(jam: Jamboree, name: str) -> None:
-    episode = record(jam, SIMULATORS[name](), every=5)
+    episode = record(jam, SIMULATORS[name](), steps=20, every=5)
     step = len(episode) - 5
     rows = episode.rows(step)
     taken = [rows.action(row) for row in range(1, len(rows))]

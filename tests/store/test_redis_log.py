@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from lengths import examples
 
 from jamboree_gym.codec import (
     CODEC_RECORDS,
@@ -173,11 +174,12 @@ class LogMachine(RuleBasedStateMachine):
         return [(record["index"], record["timestamp"]) for record in readable(found)]
 
 
+@pytest.mark.deep
 def test_a_log_behaves_as_a_list(store: RedisStore) -> None:
     machine = type("Machine", (LogMachine,), {"store": store})
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=100, stateful_step_count=30),
+        settings=settings(max_examples=examples(400), stateful_step_count=30),
     )
 
 
