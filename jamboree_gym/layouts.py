@@ -30,6 +30,7 @@ __all__ = [
     "Kind",
     "Layout",
     "Leaf",
+    "arrow_numbers",
     "is_column_name",
     "columns_of",
     "layout_from_json",
@@ -49,6 +50,14 @@ _MAX_DEPTH = 150  # a few hundred are as deep as Python can go
 _MAX_DIMENSIONS = 63  # one fewer than NumPy has: the first is that of the rows
 
 Kind = Literal["array", "numpy", "python"]
+
+
+def arrow_numbers(values: npt.NDArray[Any]) -> pa.Array:
+    """A flat array of numbers as Arrow's; `pa.array` would load pandas where it is installed."""
+    is_bits = values.dtype.kind == "b"
+    content = np.packbits(values, bitorder="little") if is_bits else np.ascontiguousarray(values)
+    buffers = [None, pa.py_buffer(content)]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +106,10 @@ class Leaf:
         if not self.dtype.isnative:
             values = values.astype(self.dtype.newbyteorder("="))
         if self.shape == ():
-            return pa.array(values)
+            return arrow_numbers(values)
         if self.size == 0:
             return pa.nulls(len(values))
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), self.size)
+        return pa.FixedSizeListArray.from_arrays(arrow_numbers(values.reshape(-1)), self.size)
 
     def from_arrow(self, column: pa.Array) -> npt.NDArray[Any]:
         """Inverse of `to_arrow`; may share its memory.

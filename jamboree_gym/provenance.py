@@ -48,6 +48,7 @@ _CARRY_OVER = (
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker",
     "gymnasium.envs.box2d.car_racing:CarRacing",
 )
+_MODULE_SUFFIXES = (".py", ".so", ".pyd")
 # What computes in environments whose own module does not tell.
 _ENGINES = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
 
@@ -335,13 +336,29 @@ def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[st
 def _distributions_of(modules: Iterable[str]) -> dict[str, str]:
     """Versions of the distributions that these modules belong to."""
     packages = {module.partition(".")[0] for module in modules}
-    names = {name for package in packages for name in _distributions().get(package, [])}
+    names = {name for package in packages for name in _distributions_with(package)}
     return {name: _distribution_version(name) for name in sorted(names)}
 
 
 @cache
-def _distributions() -> dict[str, list[str]]:
-    return {name: list(found) for name, found in metadata.packages_distributions().items()}
+def _distributions_with(package: str) -> list[str]:
+    """Names of the distributions that have a package or module at their top.
+
+    As `metadata.packages_distributions` finds them, which reads all that is installed for all
+    packages: that takes a fifth of a second, and each process that records would wait for it.
+    """
+    return [one.metadata["Name"] for one in metadata.distributions() if _has_at_top(one, package)]
+
+
+def _has_at_top(distribution: metadata.Distribution, package: str) -> bool:
+    declared = (distribution.read_text("top_level.txt") or "").split()
+    if declared:
+        return package in declared
+    record = distribution.read_text("RECORD")
+    if record is not None and package not in record:
+        return False  # sooner known than by its parsed files
+    modules = (file for file in distribution.files or () if file.suffix in _MODULE_SUFFIXES)
+    return any(file.parts[0].partition(".")[0] == package for file in modules)
 
 
 def _distribution_version(name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from jamboree_gym.batch_headers import HeaderTemplate, header_template
-from jamboree_gym.layouts import Column, Group, Layout, Leaf
+from jamboree_gym.layouts import Column, Group, Layout, Leaf, arrow_numbers
 from jamboree_gym.packing import Arrays, as_objects, filler, packed_columns
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.values import decode_value
@@ -57,10 +57,10 @@ def _by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
     rewards, terminations, truncations, timestamps = fixed
     arrays = [
         *(_arrow(column, values) for column, values in before),
-        pa.array(np.array(rewards, np.float64)),
-        pa.array(np.array(terminations, np.bool_)),
-        pa.array(np.array(truncations, np.bool_)),
-        pa.array(np.array(timestamps, np.float64)),
+        arrow_numbers(np.array(rewards, np.float64)),
+        arrow_numbers(np.array(terminations, np.bool_)),
+        arrow_numbers(np.array(truncations, np.bool_)),
+        arrow_numbers(np.array(timestamps, np.float64)),
         *(_arrow(column, values) for column, values in behind),
     ]
     return bytes(pa.RecordBatch.from_arrays(arrays, schema=schema.arrow).serialize())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def test_versions_of_environment_and_wrappers_are_told() -> None:
     assert versions["gymnasium"] == gym.__version__
     assert versions["numpy"] == np.__version__
     assert {"python", "jamboree-gym", "msgspec"} <= versions.keys()
+
+
+def test_distributions_are_those_that_the_standard_library_finds() -> None:
+    expected = metadata.packages_distributions()
+
+    for package in ("gymnasium", "jamboree_gym", "numpy", "pytest", "redis", "yaml", "no_such"):
+        found = provenance._distributions_with(package)
+        assert sorted(found) == sorted(expected.get(package, []))
 
 
 # -- git --------------------------------------------------------------------------------------
