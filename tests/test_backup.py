@@ -819,8 +819,10 @@ def mongo_url(user: str, password: str, host: str) -> str:
 
 
 def test_an_unreachable_mongodb_is_an_error_within_5_s_without_password(
-    open_jamboree: OpenJamboree,
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert mongo_client.CONNECT_TIMEOUT_S < 5
+    monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.4)  # pymongo waits for 30 s
     notes(open_jamboree(write="sync"), 1)
     jam = open_jamboree(mongo_url=mongo_url("user", "s3cr3t", "127.0.0.1:1"))
     began = time.monotonic()
@@ -976,15 +978,22 @@ def test_two_processes_may_flush_at_once(
     expect_all_once(jam, 200, 3)
 
 
-def test_pymongo_is_not_loaded_before_a_backup_is_asked_for(valkey: Server) -> None:
+def test_recording_and_reading_load_neither_pandas_nor_before_a_backup_pymongo(
+    valkey: Server, namespace: str
+) -> None:
     done = run_python(
         "import sys\nfrom jamboree_gym import Jamboree\n"
-        "with Jamboree(sys.argv[1]) as jam:\n    jam.episodes().ids()\n"
-        "print('pymongo' in sys.modules)",
+        "from recorded_envs import ACTION, CountingEnv, play\n"
+        "with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:\n"
+        "    play(jam.record(CountingEnv()), [ACTION] * 3)\n"
+        "    jam.flush()\n"
+        "    assert len(jam.episodes().first().data()) == 3\n"
+        "print({'pandas', 'pymongo'} & sys.modules.keys())",
         valkey.url,
+        namespace,
     )
 
-    assert done.stdout == "False\n", done.stderr
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_reports_are_true_when_nothing_differs() -> None:

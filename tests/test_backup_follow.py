@@ -37,7 +37,7 @@ def test_it_copies_what_comes_until_it_is_told_to_stop(
     jam: Jamboree, start_follower: StartFollower
 ) -> None:
     follower = start_follower(jam)
-    Load(jam).go_on(0.2)
+    Load(jam).go_on(0.05)
     wait_until(lambda: is_complete(jam) and jam.backup.status().follower)
     status = jam.backup.status()
     assert str(follower.pid) in str(status.follower)

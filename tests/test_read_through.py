@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from backed_up import follower_of
-from conftest import Server, free_port
+from conftest import Server, free_port, start_redis, valkey_program
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
@@ -33,7 +35,24 @@ from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
-EPISODES = int(os.environ.get("JAMBOREE_FLUSHED_EPISODES", "1000"))
+EPISODES = int(os.environ.get("JAMBOREE_FLUSHED_EPISODES", "400"))
+
+
+@pytest.fixture(scope="module")
+def module_valkey(short_directory: Path) -> Iterator[Server]:
+    """A Valkey that the tests of this module share, one after the other."""
+    server = start_redis(valkey_program(), short_directory / "read-through")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_valkey(module_valkey: Server) -> Server:
+    """It is empty, takes as much as comes, and may be emptied."""
+    with redis.Redis.from_url(module_valkey.url) as client:
+        client.flushall()
+        client.config_set("maxmemory", 0)
+    return module_valkey
 
 
 @pytest.fixture
@@ -272,11 +291,13 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         *(("as_of", repr(t), k) for t, k in product(times, (0, 1, 3))),
     ]
     whole = jam.redis.lrange(key, 0, -1)
-    for how in reads:
-        jam.redis.delete(key)
-        jam.redis.rpush(key, *whole)
-        wanted = [frame.blob for frame in jam.redis_store._read(key, *how).frames]  # type: ignore[union-attr]
-        trim(jam, key, trimmed)
+    expected = [[frame.blob for frame in jam.redis_store._read(key, *how).frames] for how in reads]  # type: ignore[union-attr]
+    trim(jam, key, trimmed)
+    rest = jam.redis.lrange(key, 0, -1)
+    for how, wanted in zip(reads, expected, strict=True):
+        if room == "put back":
+            with jam.redis.pipeline() as pipe:
+                pipe.delete(key).rpush(key, *rest).execute()
         found = [frame.blob for frame in store._read(key, *how).frames]  # type: ignore[union-attr]
         missed = [blob for blob in wanted if blob not in found]
         assert not missed, how

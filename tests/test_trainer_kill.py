@@ -8,7 +8,6 @@ from __future__ import annotations
 import mmap
 import os
 import random
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,75 +17,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Server
+from killed_trainer import (
+    COUNTS,
+    EPISODE,
+    FLUSH_INTERVAL_S,
+    LEASE_S,
+    SIZE,
+    STEP,
+    STEPS,
+    STEPS_AT,
+    THOROUGH,
+    TRAINER,
+    policy,
+)
 from processes import start_python, wait_until
 
 from jamboree_gym import EpisodeData, Jamboree
-from jamboree_gym.lease import LEASE_S
 from jamboree_gym.replay import verify
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
-THOROUGH = "JAMBOREE_KILLED_TRAINERS" in os.environ
 TRAINERS = int(os.environ.get("JAMBOREE_KILLED_TRAINERS", "6"))
-# Thoroughly: one after the other, with the default interval. Among other tests: several at once, to
-# save time, and ten times the default, because the machine may keep Redis from running meanwhile.
+# Thoroughly: one after the other. Among other tests: several at once, to save time.
 AT_ONCE = 1 if THOROUGH else 3
-FLUSH_INTERVAL_S = 0.05 if THOROUGH else 0.5
-STEPS = 80_000 if THOROUGH else 20_000
-EPISODES = 1 << 14
-MAX_EPISODE_STEPS = 4000
 VERIFIED = 3  # so many of each trainer's episodes are simulated again, beside the cut one
-
-# Shared memory outlives the trainer: number of episodes begun and of steps returned; of each
-# episode its id and the steps before it; of each step the wall clock before it, and the time that
-# the stepping thread had run for.
-COUNTS = struct.Struct("qq")
-EPISODE = struct.Struct("32sq")
-STEP = struct.Struct("dd")
-STEPS_AT = COUNTS.size + EPISODES * EPISODE.size
-SIZE = STEPS_AT + STEPS * STEP.size
-
-TRAINER = """
-import mmap, sys, time
-import gymnasium as gym
-from jamboree_gym import Jamboree
-from test_trainer_kill import (
-    COUNTS, EPISODE, FLUSH_INTERVAL_S, MAX_EPISODE_STEPS, STEP, STEPS, STEPS_AT, policy
-)
-
-url, namespace, run, path = sys.argv[1:]
-with open(path, "r+b") as file:
-    memory = mmap.mmap(file.fileno(), 0)
-counts = memoryview(memory)[:COUNTS.size].cast("q")  # COUNTS.pack_into would set all to 0 first
-jam = Jamboree(url, namespace=namespace, flush_interval_s=FLUSH_INTERVAL_S)
-env = jam.record(gym.make("CartPole-v1", max_episode_steps=MAX_EPISODE_STEPS), run=run)
-episodes = steps = 0
-while steps < STEPS:
-    observation, _ = env.reset(seed=None if episodes % 2 else episodes)
-    EPISODE.pack_into(
-        memory, COUNTS.size + EPISODE.size * episodes, env.episode_id.encode(), steps
-    )
-    act = policy(episodes)
-    episodes += 1
-    counts[0] = episodes
-    while True:
-        action = act(observation)
-        STEP.pack_into(memory, STEPS_AT + STEP.size * steps, time.time(), time.thread_time())
-        observation, _, terminated, truncated, _ = env.step(action)
-        steps += 1
-        counts[1] = steps
-        if terminated or truncated or steps == STEPS:
-            break
-time.sleep(3600)
-"""
-
-
-def policy(episode: int) -> Callable[[np.ndarray], int]:
-    """What the trainer does: some 20 steps at random, or 4,000 in which it balances the pole."""
-    if episode % 8:
-        actions = iter(np.random.default_rng(episode).integers(0, 2, 500).tolist())
-        return lambda _: next(actions)
-    return lambda seen: int(0.05 * seen[0] + 0.1 * seen[1] + seen[2] + 0.5 * seen[3] > 0)
 
 
 @dataclass

@@ -119,11 +119,15 @@ def test_all_equal_is_exit_code_0(shell: Shell) -> None:
     assert done.stderr == ""  # nobody looks: no progress bar
 
 
-def test_a_difference_is_exit_code_1_and_a_line_that_names_it(shell: Shell) -> None:
+def test_a_difference_is_exit_code_1_and_a_line_and_on_a_terminal_there_is_a_progress_bar(
+    shell: Shell,
+) -> None:
     shell.record("CartPole-v1", "Count-v0")
     shell.write(off=1)
+    ours, theirs = os.openpty()
 
-    done = shell.verify_in_a_process("--import", "count_envs", "--json", "out.json")
+    done = shell.verify_in_a_process("--import", "count_envs", "--json", "out.json", stderr=theirs)
+    os.close(theirs)
 
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -132,6 +136,8 @@ def test_a_difference_is_exit_code_1_and_a_line_that_names_it(shell: Shell) -> N
     assert lines[2].startswith("1 of 2 episodes are equal, 1 differ; ")
     content = json.loads((shell.directory / "out.json").read_text())
     assert content["reports"][1]["mismatch"]["leaf"] == "observation[1]"
+    assert b"verifying" in os.read(ours, 4096)
+    os.close(ours)
 
 
 def test_what_could_not_be_checked_is_exit_code_2(shell: Shell) -> None:
@@ -208,18 +214,6 @@ def test_what_cannot_be_meant_is_exit_code_2(shell: Shell, arguments: list[str])
 
 def test_help_has_an_example(shell: Shell) -> None:
     assert "Example: jamboree-gym verify --run" in shell.verify("--help").stdout
-
-
-def test_on_a_terminal_there_is_a_progress_bar(shell: Shell) -> None:
-    shell.record("CartPole-v1")
-    ours, theirs = os.openpty()
-
-    done = shell.verify_in_a_process(stderr=theirs)
-    os.close(theirs)
-
-    assert done.returncode == 0
-    assert b"verifying" in os.read(ours, 4096)
-    os.close(ours)
 
 
 def test_what_a_terminal_obeys_is_not_printed(shell: Shell) -> None:

@@ -226,16 +226,17 @@ def test_the_example_kills_actors_and_prints_what_came_of_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = ["--actors", "2", "--timesteps", "1024", "--kill-every", "256", "--run", "r"]
+    monkeypatch.setattr(example, "SHOW_EVERY_S", 0.1)
+    options = ["--actors", "2", "--timesteps", "768", "--kill-every", "256", "--run", "r"]
     monkeypatch.setattr(sys, "argv", ["actors.py", *options, "--redis-url", own_valkey.url])
     example.main()
 
     said = capsys.readouterr().out
-    assert len(re.findall(r"^kill -9 \d+ \(actor [01]\)$", said, re.MULTILINE)) == 3
+    assert len(re.findall(r"^kill -9 \d+ \(actor [01]\)$", said, re.MULTILINE)) == 2
     assert re.search(r"^run 'r': the learner earns \d+\.\d, over 20 games$", said, re.MULTILINE)
     found = re.search(r"^([\d,]+) transitions: (.*)$", said, re.MULTILINE)
     assert found is not None
     shares = dict(one.rsplit(" ", 1) for one in found[2].split(", "))
-    assert shares["learner"] == "1,024"
+    assert shares["learner"] == "768"
     numbers = [int(one.replace(",", "")) for one in (found[1], *shares.values())]
     assert numbers[0] == sum(numbers[1:]) == sum(map(len, jam.episodes(run="r")))

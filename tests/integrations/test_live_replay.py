@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import Server
 from gymnasium import spaces
+from line_env import SPACE, Line, play
 from processes import read_line, run_python, start_python, wait_until
 
 from jamboree_gym import Jamboree
@@ -26,36 +28,6 @@ from jamboree_gym.errors import (
 pytestmark = pytest.mark.torch
 
 OpenJamboree = Callable[..., Jamboree]
-
-SPACE = spaces.Box(-1e6, 1e6, (2,), np.float32)
-
-
-class Line(gym.Env[Any, Any]):
-    """Tells the number of its episode and of the step; ends when it is told to."""
-
-    observation_space, action_space = SPACE, spaces.Discrete(9)
-
-    def __init__(self, first: int = 0) -> None:
-        self.episode = first - 1
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        self.episode, self.at = self.episode + 1, 0
-        return self._observed(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.at += 1
-        return self._observed(), float(self.at), bool(action == 7), bool(action == 8), {}
-
-    def _observed(self) -> Any:
-        return np.array([self.episode, self.at], np.float32)
-
-
-def play(env: Any, *lengths: int, end: int | None = 7) -> None:
-    """Episodes of such lengths; the last action of each is `end`."""
-    for length in lengths:
-        env.reset()
-        for step in range(length):
-            env.step(end if end is not None and step == length - 1 else 1)
 
 
 def make(jam: Any, size: int = 1000, **options: Any) -> Any:
@@ -160,7 +132,7 @@ STOPPED = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from jamboree_gym import Jamboree
-from test_live_replay import Line, play
+from line_env import Line, play
 
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     env = jam.record(Line(), run="r")
@@ -201,7 +173,7 @@ ACTOR = """
 import sys
 sys.path.insert(0, sys.argv[4])
 from jamboree_gym import Jamboree
-from test_live_replay import Line, play
+from line_env import Line, play
 
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     play(jam.record(Line(int(sys.argv[3])), run="r"), *[20] * 50)
@@ -224,6 +196,7 @@ def test_several_processes_write_while_it_samples(
         while not all(actor.done() for actor in actors):
             buffer.refresh()
             sizes.append(buffer.size())
+            time.sleep(0.002)  # leaves the processor to them
         for actor in actors:
             assert actor.result().returncode == 0, actor.result().stderr
     buffer.refresh()

@@ -208,7 +208,9 @@ def record_followers(jam: Jamboree, steps: int = 30) -> None:
     envs.close()
 
 
-def test_an_episode_that_follows_goes_on_where_the_one_before_ended(jam: Jamboree) -> None:
+def test_an_episode_that_follows_goes_on_where_the_one_before_ended_in_any_order(
+    jam: Jamboree,
+) -> None:
     with registered(Tallied=TalliedEnv):
         record_followers(jam)
         query = jam.episodes(run="followers")
@@ -220,14 +222,8 @@ def test_an_episode_that_follows_goes_on_where_the_one_before_ended(jam: Jambore
         assert len(reports) > 8
         assert sum(episode.origin.follows is not None for episode in query) == len(reports) - 2
         assert (TalliedEnv.made, TalliedEnv.taken) == (2, sum(one.steps for one in reports))
-
-
-def test_episodes_that_follow_may_be_verified_in_any_order(jam: Jamboree) -> None:
-    with registered(Tallied=TalliedEnv):
-        record_followers(jam, 12)
-
-        assert verify(jam.episodes(run="followers").order_by("-started_at"))
-        assert verify(jam.episodes(run="followers"), workers=2)
+        assert verify(query.order_by("-started_at"))
+        assert verify(query, workers=2)
 
 
 def test_an_episode_after_one_that_differs_is_verified_by_itself(jam: Jamboree) -> None:
@@ -330,17 +326,9 @@ def test_workers_give_the_same_reports_in_the_same_order(jam: Jamboree) -> None:
     assert len(there.failed) == 2
 
 
-def test_workers_know_what_is_registered_here_and_what_is_trusted(jam: Jamboree) -> None:
-    for seed in range(4):
-        env = MirrorObservation(gym.make("tests/Lives-v0", lives=seed))
-        record(jam, env, run="lives", seed=seed)
-
-    reports = verify(jam.episodes(run="lives"), workers=2, wrappers=[MirrorObservation], infos=True)
-
-    assert reports, str(reports)
-
-
-def test_what_cannot_be_pickled_is_verified_in_this_process(jam: Jamboree) -> None:
+def test_workers_know_what_is_registered_and_trusted_here_and_leave_us_what_cannot_be_pickled(
+    jam: Jamboree,
+) -> None:
     here = os.getpid()
 
     class LocalEnv(LivesEnv):
@@ -348,12 +336,17 @@ def test_what_cannot_be_pickled_is_verified_in_this_process(jam: Jamboree) -> No
             super().__init__()
             assert os.getpid() == here
 
+    for seed in range(4):
+        env = MirrorObservation(gym.make("tests/Lives-v0", lives=seed))
+        record(jam, env, run="lives", seed=seed)
     with registered(Local=LocalEnv, Lambda=lambda: LivesEnv()):
-        for name in ("Local", "Lives", "Lambda"):
-            record(jam, gym.make(f"tests/{name}-v0"), run="mixed", seed=1)
-        reports = verify(jam.episodes(run="mixed"), workers=2)
+        for name in ("Local", "Lambda"):
+            record(jam, gym.make(f"tests/{name}-v0"), run="lives", seed=1)
+        query = jam.episodes(run="lives")
+        reports = verify(query, workers=2, wrappers=[MirrorObservation], infos=True)
 
     assert reports, str(reports)
+    assert len(reports) == 6
 
 
 def test_wrappers_that_cannot_be_pickled_are_refused(jam: Jamboree) -> None:
@@ -368,15 +361,12 @@ def test_wrappers_that_cannot_be_pickled_are_refused(jam: Jamboree) -> None:
 
 def test_a_worker_that_is_killed_takes_one_episode_with_it(jam: Jamboree) -> None:
     record_cartpole(jam, 3, "many")
-    killers = [
-        record(jam, gym.make("tests/Killed-v0", recorder=os.getpid()), run="many", seed=1).id
-        for _ in range(2)
-    ]
-    record_cartpole(jam, 3, "many")
+    killer = record(jam, gym.make("tests/Killed-v0", recorder=os.getpid()), run="many", seed=1)
+    record_cartpole(jam, 4, "many")
 
     reports = verify(jam.episodes(run="many"), workers=2)
 
-    assert [report.episode_id for report in reports.failed] == killers
+    assert [report.episode_id for report in reports.failed] == [killer.id]
     assert {report.error for report in reports.failed} == {
         "the process that simulated it died (SIGKILL)"
     }

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+import pytest
 import trustme
 from conftest import REDIS_PROGRAMS, Server, free_port, mongo_answers, start_redis
-from processes import wait_until
 from pymongo import MongoClient
 from tls_front import TlsFront, tls_context
 
@@ -115,34 +116,45 @@ def valkey_behind_tls(
 TLS_SERVERS = {"redis7": redis7_with_tls, "valkey9": valkey_behind_tls}
 
 
-def locked_mongo(directory: Path, password: str, *options: str) -> Server:
+PASSWORD = "C4NARY@:/#%?B1RD"
+LOGIN = f"ann:{quote(PASSWORD, safe='')}@"
+
+
+def locked_mongo(made: pytest.TempPathFactory, *options: str) -> Server:
     """A MongoDB server with one user, `ann`; it asks for the login, and has these options."""
-    port = free_port()
-    command = [sys.executable, "-m", "secantus", "--port", str(port), "--log-level", "ERROR"]
-    command += ["--storage-path", str(directory), "--cache-size", "64M"]
-    server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
-    with MongoClient(server.url) as client:
-        roles = [{"role": "root", "db": "admin"}]
-        client.admin.command("createUser", "ann", pwd=password, roles=roles)
-        client.admin.command("fsync")  # where the machine is slow, `stop` kills
-    stop_soon(server, port)
-    server.command += ["--auth", *options]
-    server.is_ready = lambda url: accepts_connections(port)
+    directory = made.mktemp("mongo")
+    shutil.copytree(_data_with_ann(made), directory, dirs_exist_ok=True)
+    server = _mongo_at(directory, "--auth", *options)
+    server.is_ready = lambda url: accepts_connections(urlsplit(url).port)
     return server.start()
 
 
-def stop_soon(server: Server, port: int) -> None:
-    """Stop it in good order; told to stop, it waits two seconds for a last connection."""
-    server.process.terminate()
-    with suppress(TimeoutError):  # it may miss the signal: `stop` repeats it
-        wait_until(lambda: not accepts_connections(port), timeout_s=2)
-    server.stop()
+def _data_with_ann(made: pytest.TempPathFactory) -> Path:
+    """What a server without a lock has left that made the user; made once, and only copied."""
+    directory = made.getbasetemp() / "mongo-with-ann"
+    if not directory.exists():
+        server = _mongo_at(directory).start()
+        try:
+            with MongoClient(server.url) as client:
+                roles = [{"role": "root", "db": "admin"}]
+                client.admin.command("createUser", "ann", pwd=PASSWORD, roles=roles)
+                client.admin.command("fsync")
+        finally:
+            server.kill()  # told to stop, it takes two seconds
+    return directory
 
 
-def accepts_connections(port: int) -> bool:
+def _mongo_at(directory: Path, *options: str) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "secantus", "--port", str(port), "--log-level", "ERROR"]
+    command += ["--storage-path", str(directory), "--cache-size", "64M", *options]
+    return Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers)
+
+
+def accepts_connections(port: int | None) -> bool:
     """Whether somebody listens on a loopback port."""
     try:
-        socket.create_connection(("127.0.0.1", port)).close()
+        socket.create_connection(("127.0.0.1", port or 0)).close()
     except OSError:
         return False
     return True

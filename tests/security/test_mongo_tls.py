@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from conftest import Server
-from locked_servers import Certificates, locked_mongo
+from locked_servers import LOGIN, Certificates, locked_mongo
 from processes import NoteHandler
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import InvalidUrl, StoreUnavailable
 
-PASSWORD = "S3CR3T@/:#%?"
-LOGIN = f"ann:{quote(PASSWORD, safe='')}@"
 OpenJamboree = Callable[..., Jamboree]
 
 
@@ -31,7 +27,7 @@ def tls_mongo(
 ) -> Iterator[Server]:
     options = ["--tls-cert-file", certificates.path("server.pem")]
     options += ["--tls-key-file", certificates.path("server.key")]
-    server = locked_mongo(tmp_path_factory.mktemp("mongo"), PASSWORD, *options)
+    server = locked_mongo(tmp_path_factory, *options)
     yield server
     server.kill()
 
@@ -56,7 +52,7 @@ def refusal(open_jamboree: OpenJamboree, mongo_url: str) -> str:
     NoteHandler(jam, "n").save({"n": 1})
     with pytest.raises(StoreUnavailable) as caught:
         jam.backup.flush()
-    assert "S3CR3T" not in "".join(traceback.format_exception(caught.value))
+    assert "C4NARY" not in "".join(traceback.format_exception(caught.value))
     return str(caught.value)
 
 
@@ -71,7 +67,7 @@ def test_a_backup_goes_over_tls_with_a_login(
         assert jam.backup.verify()
 
 
-@pytest.mark.parametrize("login", ["ann:S3CR3T@", "bob:S3CR3T@", ""])
+@pytest.mark.parametrize("login", ["ann:C4NARY@", "bob:C4NARY@", ""])
 def test_a_wrong_login_is_refused(
     tls_mongo: Server, certificates: Certificates, open_jamboree: OpenJamboree, login: str
 ) -> None:
@@ -106,12 +102,14 @@ def test_a_client_with_tls_is_told_where_there_is_none(
 
 @pytest.mark.usefixtures("hasty")
 def test_a_server_that_demands_certificates_takes_ours_and_no_other(
-    tmp_path: Path, certificates: Certificates, open_jamboree: OpenJamboree
+    tmp_path_factory: pytest.TempPathFactory,
+    certificates: Certificates,
+    open_jamboree: OpenJamboree,
 ) -> None:
     options = ["--tls-cert-file", certificates.path("elsewhere.pem")]
     options += ["--tls-key-file", certificates.path("elsewhere.key"), "--tls-require-client-cert"]
     options += ["--tls-ca-file", certificates.path("ours.pem")]
-    server = locked_mongo(tmp_path / "mongo", PASSWORD, *options)
+    server = locked_mongo(tmp_path_factory, *options)
     try:
         there = url(server, certificates)
         assert refusal(open_jamboree, there).endswith(

@@ -15,7 +15,7 @@ import pytest
 import redis
 from conftest import Server, StartRedis, free_port
 from lengths import quick_and_long
-from locked_servers import locked_mongo
+from locked_servers import LOGIN, PASSWORD, locked_mongo
 from processes import NoteHandler, wait_until
 from typer.testing import CliRunner
 
@@ -142,13 +142,10 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
 
 # -- servers that let us in -----------------------------------------------------------------------
 
-PASSWORD = "C4NARY@:/#%?B1RD"
-LOGIN = f"ann:{quote(PASSWORD, safe='')}@"
-
 
 @pytest.fixture(scope="module")
 def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = locked_mongo(tmp_path_factory.mktemp("mongo"), PASSWORD)
+    server = locked_mongo(tmp_path_factory)
     yield server.url.replace("://", f"://{LOGIN}")
     server.kill()
 
