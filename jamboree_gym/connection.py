@@ -381,11 +381,13 @@ class Connection:
 
     def _delete_from_mongo(self, key: str, born: float) -> None:
         try:
-            self.mongo_store.delete(key, born)
+            mongo = self.mongo_store
+            mongo.delete(key, born)
+            identity = mongo.identity()
         except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
             log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
         else:
-            self.store.forget_deleted(key, born)
+            self.store.forget_deleted(key, born, mongo=identity)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.

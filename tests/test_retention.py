@@ -630,7 +630,8 @@ def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
     trimmer._begin_search()
     copier = copy.LogCopier(jam.redis_store, jam.mongo_store, told=trimmer.add)
     keys = recorded(jam, 2)
-    list(copier.copy(copier.pending()))
+    copier.begin()
+    list(copier.copy(list(jam.redis_store.unbacked())))
     while trimmer._search is not None:
         trimmer._go_on_searching()
     trimmer._trim_by_size(10**15)
@@ -669,7 +670,8 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
 
     monkeypatch.setattr(owner, where, another_is_quicker)
     copier = copy.LogCopier(jam.redis_store, jam.mongo_store)
-    list(copier.copy(copier.pending()))
+    copier.begin()
+    list(copier.copy(list(jam.redis_store.unbacked())))
     assert copier.failures == {}
     key = jam.keyspace.episode(env.episode_id)
     assert jam.redis_store.head(key).held == 23  # type: ignore[union-attr]

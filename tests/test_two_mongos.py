@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import BackupMismatch
+from jamboree_gym.errors import BackupMismatch, EpisodeNotFound
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
 
@@ -159,6 +159,38 @@ def test_what_another_mongodb_brings_back_is_not_acknowledged(open_jam: Open) ->
     first.redis.flushall()
     assert len(second.episode(lost).data().rewards) == 3
     assert len(second.episode(kept).data().rewards) == 3
+
+
+def test_what_was_deleted_stays_so_when_the_first_one_is_back(open_jam: Open) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    gone, kept = record(first), record(first)
+    for jam in (first, second):
+        jam.backup.flush()
+    second.episode(gone).delete()
+    second.backup.flush()
+
+    first.backup.flush()
+    first.redis.delete(*first.redis.keys(f"{first.keyspace.namespace}:*"))
+    with pytest.raises(EpisodeNotFound):
+        first.episode(gone).data()
+    assert first.episodes().ids() == [kept]
+    second.backup.flush()
+    assert second.backup.verify()
+    assert second.episodes().ids() == [kept]
+
+
+def test_a_mongodb_that_does_not_acknowledge_cannot_say_that_a_deletion_is_done(
+    open_jam: Open,
+) -> None:
+    first, second = open_jam("first"), open_jam("second")
+    gone = record(first)
+    first.backup.flush()
+    second.episode(gone).delete()
+    assert first.backup.status().pending_deletes == 1
+    first.backup.flush()
+    first.redis.flushall()
+    with pytest.raises(EpisodeNotFound):
+        first.episode(gone).data()
 
 
 def test_it_is_copied_to_where_the_last_one_said_that_opened_it(

@@ -118,10 +118,9 @@ class Backup:
             DecodeError: A batch in Redis is damaged; its log was not copied.
         """
         self._connection.flush()
-        mongo = self._connection.mongo_store
-        finish_deletions(self._store, mongo)
-        copier = LogCopier(self._store, mongo)
-        pending = copier.pending()
+        copier = LogCopier(self._store, self._connection.mongo_store)
+        copier.begin()
+        pending = list(self._store.unbacked())
         for done in copier.copy(pending):
             if progress is not None:
                 progress(done, len(pending))

@@ -64,15 +64,15 @@ class LogCopier:
         self._changed: set[str] = set()
         self._rejoined: list[str] = []
 
-    def pending(self) -> list[tuple[str, int]]:
-        """Logs that this MongoDB has not acknowledged yet, and their revisions."""
+    def begin(self) -> None:
+        """Have this MongoDB acknowledge, and forget what was deleted; before logs are listed."""
         epoch = adopt(self._store, self._mongo)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
-        return list(self._store.unbacked())
+        finish_deletions(self._store, self._mongo)
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
-        """Copy logs that are `pending`; yields how many have been dealt with."""
+        """Copy logs, given with their revisions; yields how many have been dealt with."""
         self._changed = set()
         small = [key for key, revision in pending if revision <= FEW_REVISIONS]
         done, at_once = 0, FIRST_LOGS
@@ -339,7 +339,7 @@ def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
     deleted = store.deleted()
     for key, born in sorted(deleted):
         mongo.delete(key, born)
-        store.forget_deleted(key, born)
+        store.forget_deleted(key, born, mongo=mongo.identity())
     return len(deleted)
 
 

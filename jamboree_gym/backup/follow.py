@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from jamboree_gym.backup.copy import LogCopier, finish_deletions
+from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.holder import Holder, Kind
 from jamboree_gym.backup.retention import Trimmer
 from jamboree_gym.errors import DecodeError, JamboreeError
@@ -124,10 +124,10 @@ class Follower:
         due = time.monotonic() + INTERVAL_S
         store, mongo = self._store, self._open_mongo()
         began = store.time()
-        finish_deletions(store, mongo)
-        cover(store, mongo)
         copier, trimmer = self._copier_to(mongo)
-        unbacked = dict(copier.pending())
+        copier.begin()
+        cover(store, mongo)
+        unbacked = dict(store.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
         copier.failures = {}

@@ -428,9 +428,11 @@ class RedisStore:
         deleted = self._hash(self.keyspace.deleted)
         return {(key_of(one), float(_BORN.unpack(born)[0])) for one, born in deleted.items()}
 
-    def forget_deleted(self, key: str, born: float) -> None:
-        """MongoDB has forgotten a log."""
-        self.link.call("HDEL", self.keyspace.deleted, identity(key, born))
+    def forget_deleted(self, key: str, born: float, *, mongo: MongoIdentity) -> None:
+        """This MongoDB has forgotten a log; those that were the backup before may come back."""
+        keys = (self.keyspace.deleted, self.keyspace.backup)
+        arguments = (identity(key, born), _BORN.pack(born), mongo.id)
+        self.link.script(scripts.FORGET, keys, arguments)
 
     def bear_anew(self, key: str, head: Head, *, epoch: str) -> bool:
         """Give a log another birth, as one of this birth was deleted; False if it has changed."""
@@ -610,7 +612,8 @@ class RedisStore:
 
     def adopt(self, mongo: MongoIdentity) -> Adoption:
         """Say which MongoDB acknowledges from now on."""
-        keys = (self.keyspace.epoch, self.keyspace.backup, self.keyspace.coverage)
+        space = self.keyspace
+        keys = (space.epoch, space.backup, space.coverage, space.deleted)
         answer = self.link.script(scripts.ADOPT, keys, (*mongo, _new_epoch()))
         epoch, unsettled, before = map(as_text, answer)
         return Adoption(epoch, unsettled == "1", before)

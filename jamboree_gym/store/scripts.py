@@ -20,6 +20,7 @@ __all__ = [
     "DELETE",
     "EPOCH",
     "FEED_ENTRIES",
+    "FORGET",
     "HOLD",
     "LET_GO",
     "LIST",
@@ -368,9 +369,11 @@ return answers
 """
 )
 
-# KEYS: epoch, backup, coverage. ARGV: identity of a MongoDB, where it is, a new epoch.
+# KEYS: epoch, backup, coverage, deleted. ARGV: identity of a MongoDB, where it is, a new epoch.
 # From now on this one acknowledges. In place of another one, it begins with nothing acknowledged:
 # another epoch keeps the other from it, and `unsettled` stays until all logs are UNACKNOWLEDGED.
+# What is deleted from now on is noted for that one, too, should it come back; what was noted for
+# this one, it has to forget now.
 # Answers {epoch, '1' where that is to be done, where the other one is ('' = none)}.
 ADOPT = Script(
     "#!lua flags=allow-oom\n"
@@ -379,9 +382,14 @@ local before, at = redis.call('HGET', KEYS[2], 'mongo'), redis.call('HGET', KEYS
 local is_other = before and before ~= ARGV[1]
 redis.call('HSET', KEYS[2], 'mongo', ARGV[1], 'mongo_at', ARGV[2])
 if is_other then
-  redis.call('HSET', KEYS[2], 'unsettled', '1')
+  redis.call('HSET', KEYS[2], 'unsettled', '1', 'former ' .. before, '1')
+  redis.call('HDEL', KEYS[2], 'former ' .. ARGV[1])
   redis.call('SET', KEYS[1], ARGV[3])
   redis.call('DEL', KEYS[3])
+  local noted = KEYS[4] .. ':' .. ARGV[1]
+  local deletions = redis.call('HGETALL', noted)
+  for i = 1, #deletions, 2 do redis.call('HSET', KEYS[4], deletions[i], deletions[i + 1]) end
+  redis.call('DEL', noted)
 else
   redis.call('SET', KEYS[1], ARGV[3], 'NX')
 end
@@ -570,6 +578,29 @@ return born
 """
 )
 
+# KEYS: deleted, backup. ARGV: identity of a log, its time of birth (8 bytes), identity of a MongoDB
+# that has forgotten it. That counts if it is the one that acknowledges; others have to do it still.
+FORGET = Script(
+    "#!lua flags=allow-oom\n"
+    """
+local fields, mongo = redis.call('HGETALL', KEYS[2]), ARGV[3]
+for i = 1, #fields, 2 do
+  if fields[i] == 'mongo' then mongo = fields[i + 1] end
+end
+if mongo ~= ARGV[3] then
+  redis.call('HDEL', KEYS[1] .. ':' .. ARGV[3], ARGV[1])
+  return 0
+end
+for i = 1, #fields, 2 do
+  if string.sub(fields[i], 1, 7) == 'former ' then
+    redis.call('HSET', KEYS[1] .. ':' .. string.sub(fields[i], 8), ARGV[1], ARGV[2])
+  end
+end
+redis.call('HDEL', KEYS[1], ARGV[1])
+return 1
+"""
+)
+
 # KEYS: log, unbacked, epoch. ARGV: the epoch, its time of birth (8 bytes), its revision.
 # and another birth, which it has from now on: it was begun again after a log of this birth had been
 # deleted, and would have no copy.
@@ -747,5 +778,5 @@ ALL = (
         MEND,
         SETTLE,
     ),
-    *(DELETE, BEAR_ANEW, TRIM, UNLIST, PUT, HOLD, LET_GO),
+    *(DELETE, FORGET, BEAR_ANEW, TRIM, UNLIST, PUT, HOLD, LET_GO),
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, is_complete
+from conftest import Server
 from embedded_home import (
     SUPERVISOR,
     is_gone,
@@ -393,3 +394,25 @@ def test_what_is_no_message_ends_the_process_after_a_last_copy(home: Path) -> No
     ended = subprocess.run(command, input=b"[]\n", capture_output=True, check=False)
     assert ended.returncode == 1
     assert b"a control message is a JSON object" in ended.stderr
+
+
+def test_a_home_that_is_opened_with_a_mongo_url_is_copied_there_and_later_to_its_own_again(
+    busy_home: Path, mongo: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    def open_it(mongo_url: str | None) -> Jamboree:
+        return Jamboree(home=busy_home, mongo_url=mongo_url, namespace="two", backup=True)
+
+    def save(mongo_url: str | None, n: int) -> Jamboree:
+        with open_it(mongo_url) as jam:
+            NoteHandler(jam, "n").save({"n": n})
+            wait_until(lambda: jam.backup.status().mongo == jam.mongo_store.where)
+            wait_until(lambda: is_complete(jam))
+            assert jam.backup.verify()
+            assert len(list(jam.mongo_store.keys())) == 1
+            assert jam.mongo_store.records() == n + 1
+        return jam
+
+    save(None, 0)
+    save(mongo.url, 1)
+    save(None, 2)
+    assert caplog.text == ""

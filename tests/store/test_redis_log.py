@@ -31,10 +31,11 @@ from jamboree_gym.codec import (
 from jamboree_gym.errors import DecodeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND, RecordOutbox
-from jamboree_gym.store.log import Append, AppendResult, LogSlice
+from jamboree_gym.store.log import Append, AppendResult, LogSlice, MongoIdentity
 from jamboree_gym.store.redis import RedisStore
 from jamboree_gym.values import encode_mapping
 
+MONGO = MongoIdentity("0123456789abcdef", "mongo:27017")
 KINDS = sorted(REDIS_PROGRAMS)
 Record = dict[str, Any]
 
@@ -469,9 +470,9 @@ def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: Re
     for first_time in (1.0, 2.0):
         append(store, key, frame(0, [first_time]))
         assert store.delete(key) == first_time
-    store.forget_deleted(key, 1.0)
+    store.forget_deleted(key, 1.0, mongo=MONGO)
     assert store.deleted() == {(key, 2.0)}
-    store.forget_deleted(key, 2.0)
+    store.forget_deleted(key, 2.0, mongo=MONGO)
     assert store.deleted() == set()
 
 
