@@ -146,6 +146,21 @@ def test_a_lease_is_renewed(open_jamboree: OpenJamboree, monkeypatch: pytest.Mon
     wait_until(lambda: jam.redis.pttl(key) > 5000)
 
 
+def test_a_lease_outlives_a_renewal_that_is_missed(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return super().wait(0.01)
+
+    pauses, jam = list[float](), open_jamboree()
+    monkeypatch.setattr(jam._lease, "_stop", Impatient())
+    jam.record(CountingEnv()).reset()
+    wait_until(lambda: len(pauses) > 5)
+    assert 0 < max(pauses) < LEASE_S / 2
+
+
 @pytest.mark.faults
 def test_a_lease_comes_back_with_a_redis_that_was_emptied(
     start_own_redis: StartRedis, open_jamboree: OpenJamboree
