@@ -93,7 +93,7 @@ class Follower:
             if not isinstance(error, JamboreeError):
                 log.error("the backup failed", exc_info=error)
             self.trouble = str(error) if isinstance(error, JamboreeError) else repr(error)
-            self._note(self.trouble)
+            self._note(self.trouble, kind=type(error).__name__)
             self._copier = self._trimmer = None
             pause_s = BACKOFF_S[min(self._outages, len(BACKOFF_S) - 1)]
             self._outages += 1
@@ -168,17 +168,17 @@ class Follower:
             return {}
         return {key: one for key, one in self._failed.items() if unbacked.get(key) == one[0]}
 
-    def _note(self, error: str) -> None:
+    def _note(self, error: str, *, kind: str) -> None:
         """Say what is wrong, and where Redis answers, leave it there for `status`."""
-        self._say(f"{error}; the backup goes on when that is over, and nothing is lost")
+        self._say(f"{error}; the backup goes on when that is over, and nothing is lost", kind)
         try:
             mark = BackupMark(self._holder.name, self._store.time(), None, error)
             self._store.put_backup_mark(mark)
         except JamboreeError as second:  # it is Redis that is away
             log.debug("%s", second)
 
-    def _say(self, what: str) -> None:
-        """Once per outage."""
-        if what not in self._said:
-            self._said.add(what)
+    def _say(self, what: str, kind: str = "") -> None:
+        """Once per outage; where a kind is given, whatever the server's words for it are."""
+        if (kind or what) not in self._said:
+            self._said.add(kind or what)
             log.warning("%s", what)
