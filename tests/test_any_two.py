@@ -295,7 +295,7 @@ def drawn(first: Act, second: Act) -> list[int]:
     return [Random(f"{first.__name__} {second.__name__}").randrange(12)]
 
 
-@pytest.mark.timeout(40)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("first", "is_everywhere"),
     quick_and_long(
