@@ -20,12 +20,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import rejoin
-from jamboree_gym.codec import CODEC_RECORDS, decode_frame
+from jamboree_gym.codec import (
+    CODEC_RECORDS,
+    decode_frame,
+    digest,
+    encode_frame,
+    encode_records,
+)
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
 from jamboree_gym.store import mongo_client, redis_link
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.redis_link import RedisLink
+from jamboree_gym.values import encode_mapping
 
 Open = Callable[..., Jamboree]
 
@@ -118,6 +126,26 @@ def test_a_backup_that_has_copied_a_schema_copies_what_comes_after_it_was_lost(
     assert open_jam().backup.flush() == 4
     assert len(open_jam().episode(episode).data()) == 3
     assert open_jam().backup.verify()
+
+
+def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw_it_first(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    jam = open_jam()
+    schema = {digest(b"a schema"): b"a schema"}
+
+    def append(number: int, blobs: dict[str, bytes]) -> None:
+        key = jam.keyspace.records("note", {"name": number})
+        body = encode_records([1.0], [encode_mapping({"n": number})])
+        fields: dict[str, Any] = {"codec": CODEC_RECORDS, "start": 0, "count": 1, "body": body}
+        frame = encode_frame(**fields, writer=b"writer-a", t_first=1.0, t_last=1.0)
+        jam.redis_store.append([Append(key, CODEC_RECORDS, (frame,), 1, blobs=blobs)])
+
+    append(0, {})
+    in_the_gap(RedisLink, "pipeline", lambda: (jam.redis.flushall(), append(1, {})))
+    append(2, schema)
+    append(3, schema)
+    assert jam.redis.exists(jam.keyspace.blob(*schema)) == 1
 
 
 def test_who_records_has_a_lease_again_with_the_first_rows_after_it(open_jam: Open) -> None:
