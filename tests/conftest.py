@@ -211,6 +211,12 @@ def own_valkey(start_own_redis: StartRedis) -> Server:
     return start_own_redis()
 
 
+@pytest.fixture
+def durable_valkey(start_own_redis: StartRedis) -> Server:
+    """One that has on disk what it has acknowledged: for who kills it, and goes on with it."""
+    return start_own_redis("valkey9", "--appendfsync", "always")
+
+
 @pytest.fixture(scope="session")
 def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The MongoDB wire server that most tests share."""

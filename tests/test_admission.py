@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Server, StartRedis
+from conftest import Server
 from gymnasium.vector import SyncVectorEnv
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv
@@ -38,12 +38,6 @@ class ResetCountingEnv(CountingEnv):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self.moves += 1
         return super().step(action)
-
-
-@pytest.fixture
-def durable_valkey(start_own_redis: StartRedis) -> Server:
-    """A Valkey that has on disk what it has acknowledged."""
-    return start_own_redis("valkey9", "--appendfsync", "always")
 
 
 def call_until_full(call: Callable[[], object], message: str = "wait for Redis") -> int:

@@ -179,15 +179,15 @@ def test_a_lease_comes_back_with_a_redis_that_was_emptied(
 
 @pytest.mark.faults
 def test_the_environment_does_not_notice_that_no_lease_can_be_had(
-    own_valkey: Server, open_jamboree: OpenJamboree
+    durable_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
-    jam = open_jamboree(own_valkey.url)
-    own_valkey.kill()
+    jam = open_jamboree(durable_valkey.url)
+    durable_valkey.kill()
     env = jam.record(CountingEnv(length=100))
     returned = play(env, [ACTION] * 20)
     wait_until(lambda: jam.writer.has_outage)
     assert len(returned) == 21
-    own_valkey.start()
+    durable_valkey.start()
     jam.flush()
 
     assert len(leases(jam)) == 1

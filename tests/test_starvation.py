@@ -133,14 +133,14 @@ def test_the_thread_is_late_anew_after_each_answer_to_a_long_delivery(
 
 @pytest.mark.faults
 def test_a_synchronous_save_waits_for_no_thread_after_an_outage(
-    own_valkey: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+    durable_valkey: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jam = open_jamboree(own_valkey.url, write="sync")
+    jam = open_jamboree(durable_valkey.url, write="sync")
     handler = NoteHandler(jam, "n")
-    own_valkey.kill()
+    durable_valkey.kill()
     with pytest.raises(StoreUnavailable):
         handler.save({"n": 0})
-    own_valkey.start()
+    durable_valkey.start()
     jam.flush()
     wait_until(lambda: not jam.writer.has_outage)
     wait_until(lambda: time.monotonic() > jam.writer.schedule.late_at)  # of a round that is over

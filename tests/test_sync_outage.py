@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Server, StartRedis
+from conftest import Server
 from gymnasium.vector import SyncVectorEnv
 from recorded_envs import ACTION, CountingEnv
 
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.faults
 
 OpenJamboree = Callable[..., Jamboree]
 MOVED = "Do not repeat the call: the environment has moved, .* waits in memory until Redis takes it"
-
-
-@pytest.fixture
-def durable_valkey(start_own_redis: StartRedis) -> Server:
-    """A Valkey that has on disk what it has acknowledged."""
-    return start_own_redis("valkey9", "--appendfsync", "always")
 
 
 def unconfirmed(call: Callable[[], object]) -> StoreUnavailable:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from conftest import Server, StartRedis
+from conftest import Server
 from processes import NoteHandler, read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from warm import start_warm
@@ -27,12 +27,6 @@ from jamboree_gym.tail import EpisodeTail
 
 OpenJamboree = Callable[..., Jamboree]
 Pairs = list[tuple[Episode, StepData]]
-
-
-@pytest.fixture
-def durable_valkey(start_own_redis: StartRedis) -> Server:
-    """A Valkey that has on disk what it has acknowledged."""
-    return start_own_redis("valkey9", "--appendfsync", "always")
 
 
 @pytest.fixture
@@ -485,19 +479,19 @@ def test_records_are_followed_through_an_outage(
 
 @pytest.mark.faults
 def test_a_redis_that_stays_away_is_an_error_after_the_timeout(
-    own_valkey: Server, open_jamboree: OpenJamboree
+    durable_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
-    writer, reader = open_jamboree(own_valkey.url), open_jamboree(own_valkey.url)
+    writer, reader = open_jamboree(durable_valkey.url), open_jamboree(durable_valkey.url)
     env = record(writer, 1)
     writer.flush()
     tails = [reader.episode(env.episode_id).tail(timeout_s=0.3), reader.tail(timeout_s=0.3)]
     for tail in tails:
         next(tail)
-    own_valkey.kill()
+    durable_valkey.kill()
     for tail in tails:
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
             list(tail)
-    own_valkey.start()
+    durable_valkey.start()
 
 
 @pytest.mark.faults

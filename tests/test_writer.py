@@ -47,12 +47,6 @@ def numbers_in(handler: NoteHandler) -> list[int]:
     return [record["n"] for record in records]
 
 
-@pytest.fixture
-def durable_valkey(start_own_redis: StartRedis) -> Server:
-    """A Valkey that has on disk what it has acknowledged."""
-    return start_own_redis("valkey9", "--appendfsync", "always")
-
-
 # -- Redis is away ----------------------------------------------------------------------------
 
 

@@ -177,13 +177,13 @@ def test_refused_connections_leave_the_open_ones_alone(proxy: Proxy, connect: Co
     assert received(again) == PONG
 
 
-def test_a_server_that_dies_ends_the_connection(own_valkey: Server, tmp_path: Path) -> None:
-    with Proxy(own_valkey.url, tmp_path) as proxy, redis.Redis.from_url(proxy.url) as client:
+def test_a_server_that_dies_ends_the_connection(durable_valkey: Server, tmp_path: Path) -> None:
+    with Proxy(durable_valkey.url, tmp_path) as proxy, redis.Redis.from_url(proxy.url) as client:
         client.ping()
-        own_valkey.kill()
+        durable_valkey.kill()
         with pytest.raises(redis.ConnectionError):
             client.ping()
-        own_valkey.start()
+        durable_valkey.start()
         assert client.ping()
 
 

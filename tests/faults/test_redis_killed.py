@@ -73,15 +73,15 @@ def test_a_killed_redis_loses_no_step_and_repeats_none(
 
 
 def test_an_episode_has_ended_though_its_last_step_was_not_confirmed(
-    own_valkey: Server, namespace: str
+    durable_valkey: Server, namespace: str
 ) -> None:
-    with Jamboree(own_valkey.url, namespace=namespace, write="sync") as jam:
+    with Jamboree(durable_valkey.url, namespace=namespace, write="sync") as jam:
         env = jam.record(CountingEnv(length=1))
         env.reset()
-        own_valkey.kill()
+        durable_valkey.kill()
         with pytest.raises(StoreUnavailable):
             env.step(ACTION)
-        own_valkey.start()
+        durable_valkey.start()
         env.reset()
 
         found = jam.episodes().summaries()

@@ -514,7 +514,7 @@ def test_other_spaces_and_normalised_values_are_refused(jam: Jamboree) -> None:
 
 
 def test_while_redis_is_away_it_goes_on_with_what_it_has(
-    own_valkey: Server,
+    durable_valkey: Server,
     open_jamboree: OpenJamboree,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -523,14 +523,14 @@ def test_while_redis_is_away_it_goes_on_with_what_it_has(
 
     monkeypatch.setattr(live_replay, "AWAY_S", 0.0)
     caplog.set_level(logging.INFO)
-    jam = open_jamboree(own_valkey.url)
+    jam = open_jamboree(durable_valkey.url)
     env = jam.record(Line(), run="r")
     play(env, 5)
     jam.flush()
-    reader = open_jamboree(own_valkey.url)
+    reader = open_jamboree(durable_valkey.url)
     buffer, empty = make(reader), make(reader)
     buffer.sample(4)
-    own_valkey.kill()
+    durable_valkey.kill()
     for _ in range(3):
         assert len(buffer.sample(4).actions) == 4
     with pytest.raises(StoreUnavailable):
@@ -539,7 +539,7 @@ def test_while_redis_is_away_it_goes_on_with_what_it_has(
     assert len(said) == 1
     assert "with the 5 steps here" in said[0]
 
-    own_valkey.start()
+    durable_valkey.start()
     play(env, 3)
     jam.flush()
     wait_until(lambda: buffer.sample(4) is not None and buffer.size() == 8)

@@ -258,19 +258,19 @@ def test_learning_again_ends_what_an_exception_has_left(jam: Jamboree) -> None:
 
 
 def test_checkpoints_wait_for_a_redis_that_is_away(
-    own_valkey: Any, open_jamboree: Callable[..., Jamboree]
+    durable_valkey: Any, open_jamboree: Callable[..., Jamboree]
 ) -> None:
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Outage(BaseCallback):
         def _on_step(self) -> bool:
             if self.num_timesteps == 32:
-                own_valkey.kill()
+                durable_valkey.kill()
             if self.num_timesteps == 224:
-                own_valkey.start()
+                durable_valkey.start()
             return True
 
-    jam = open_jamboree(own_valkey.url)
+    jam = open_jamboree(durable_valkey.url)
     model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="away"))
     callback = callback_for(jam, checkpoint_every=64, keep_checkpoints=1)
     model.learn(256, callback=[callback, Outage()])

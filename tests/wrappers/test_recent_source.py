@@ -155,21 +155,21 @@ def test_steps_go_on_while_the_store_hangs_and_what_they_show_gets_old(
 
 @pytest.mark.faults
 def test_a_store_that_is_gone_and_comes_back_is_read_again(
-    own_valkey: Server, open_jamboree: OpenJamboree
+    durable_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
-    jam = open_jamboree(own_valkey.url)
+    jam = open_jamboree(durable_valkey.url)
     actor = jam.record(CountingEnv(100))
     actor.reset()
     actor.step(ACTION)
     jam.flush()
-    env = watching(open_jamboree(own_valkey.url).episode(actor.episode_id))
+    env = watching(open_jamboree(durable_valkey.url).episode(actor.episode_id))
     wait_until(lambda: rewards_seen(env) == [0, 0, 1])
 
-    own_valkey.kill()
+    durable_valkey.kill()
     before = env.step(ACTION)[-1]["recent_staleness_s"]
     wait_until(lambda: env.step(ACTION)[-1]["recent_staleness_s"] > before + 0.2)
     assert rewards_seen(env) == [0, 0, 1]
-    own_valkey.start()
+    durable_valkey.start()
     actor.step(ACTION)
     wait_until(lambda: rewards_seen(env) == [0, 1, 2])
     env.close()
