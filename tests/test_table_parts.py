@@ -119,7 +119,8 @@ def test_called_again_it_adds_what_is_new_and_rewrites_nothing(
 
     assert read(tmp_path).equals(jam.episodes().table())
     assert (tmp_path / "part-00000.parquet").stat().st_ino == first
-    assert seen == [(2, 2)]
+    assert seen[-1] == (2, 2)
+    assert {done for done, _ in seen} <= {1, 2}  # the first one was there from the beginning
 
 
 def test_an_episode_that_goes_on_is_left_for_the_next_call(jam: Jamboree, tmp_path: Path) -> None:
