@@ -23,10 +23,10 @@ from jamboree_gym.store.kept import checked_chain, kept_logs
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
-STEPS = int(os.environ.get("JAMBOREE_MAXMEMORY_STEPS", "20000"))
+STEPS = int(os.environ.get("JAMBOREE_MAXMEMORY_STEPS", "25000"))
 MAXMEMORY_MB = 64 if STEPS >= 10**6 else 3
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
-ROOM_BYTES = 2**20
+ROOM_BYTES = 2 * 2**20
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -73,11 +73,11 @@ class Recording:
             self.rows += self._length + 1
 
     def rows_when_stuck(self) -> int:
-        """Rows as of when a quarter of a second has brought no more."""
+        """Rows as of when half a second has brought no more."""
         seen = -1
         while seen != self.rows:
             seen = self.rows
-            self._stop.wait(0.25)
+            self._stop.wait(0.5)
         return seen
 
     def stop(self) -> None:
@@ -144,6 +144,7 @@ def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_bac
         limit_memory(jam)
         recording = Recording(jam)
         wait_until(lambda: "blocks until it has room" in caplog.text, timeout_s=60)
+        recording.rows_when_stuck()
         reader.redis.delete(jam.keyspace.lease(jam.writer_name))
         wait_until(lambda: reader.store.living([jam.writer_name]))  # renewed, although it is full
         wait_until(lambda: reader.backup.status().last_error)
