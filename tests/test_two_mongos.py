@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -15,8 +16,9 @@ from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import BackupMismatch, EpisodeNotFound
-from jamboree_gym.store.mongo import MongoStore
+from jamboree_gym.store.mongo import BackupUnavailable, MongoStore
 from jamboree_gym.store.redis import RedisStore
 
 Open = Callable[..., Jamboree]
@@ -212,6 +214,41 @@ def test_it_is_copied_to_where_the_last_one_said_that_opened_it(
     assert second.backup.verify()
     assert episode_id in second.episodes().ids()
     assert caplog.text.count(said) == 1
+
+
+def test_a_process_goes_on_where_a_thread_names_the_same_mongodb_otherwise(open_jam: Open) -> None:
+    jam, stop = open_jam(), threading.Event()
+    options: Any = {"is_new": True, "kind": "process"}
+    process = Follower(jam.redis_store, lambda: jam.mongo_store, to="by-another-name", **options)
+    thread = threading.Thread(target=process.run, args=(stop,))
+    thread.start()
+    try:
+        record(jam)
+        wait_until(lambda: is_complete(jam))
+        trainer = open_jam(backup=True)
+        record(trainer)
+        wait_until(lambda: process._to == trainer.backed_up_to)
+        trainer.close()
+        record(jam)
+        wait_until(lambda: is_complete(jam))
+    finally:
+        stop.set()
+        thread.join()
+    assert process.trouble is None
+
+
+def test_an_outage_is_said_once_whatever_words_there_are_for_it(
+    jam: Jamboree, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = iter(["connection reset", "connection refused"])
+
+    def open_mongo() -> MongoStore:
+        raise BackupUnavailable(next(words))
+
+    follower = Follower(jam.redis_store, open_mongo, to="m", is_new=True)
+    for _ in range(2):
+        follower.copy_once()
+    assert [one.getMessage().partition(";")[0] for one in caplog.records] == ["connection reset"]
 
 
 def test_one_mongodb_by_two_names_is_one(open_jam: Open, mongo: Server) -> None:

@@ -14,20 +14,28 @@ LOGS_AT_ONCE = 500
 log = logging.getLogger("jamboree_gym")
 
 
-def adopt(store: RedisStore, mongo: MongoStore) -> str:
+def adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
     """Have this one acknowledge; where that was another, it begins with nothing acknowledged.
 
     So it does where it was emptied. Killed on the way, the next one to be adopted goes on.
 
+    Args:
+        store: Where it is noted.
+        mongo: This one.
+        to: In which words the namespace is copied there by itself; empty = it is not.
+
     Returns:
         The epoch in which it acknowledges.
     """
-    adoption = store.adopt(mongo.identity_now())
+    adoption = store.adopt(mongo.identity_now(), to=to)
     if adoption.instead_of:
-        log.info(
+        has_let_go = store.trimmed_bytes() > 0
+        log.log(
+            logging.WARNING if has_let_go else logging.INFO,
             "MongoDB at %s takes the place of the one at %s as the backup of %s: all that Redis "
-            "holds is copied there",
+            "holds is copied there%s",
             *(mongo.where, adoption.instead_of, store.keyspace.namespace),
+            "; what it has let go of stays in the other one alone" if has_let_go else "",
         )
     if adoption.is_unsettled:
         keys = list(store.log_keys())

@@ -64,9 +64,13 @@ class LogCopier:
         self._changed: set[str] = set()
         self._rejoined: list[str] = []
 
-    def begin(self) -> None:
-        """Have this MongoDB acknowledge, and forget what was deleted; before logs are listed."""
-        epoch = adopt(self._store, self._mongo)
+    def begin(self, to: str = "") -> None:
+        """Have this MongoDB acknowledge, and forget what was deleted; before logs are listed.
+
+        Args:
+            to: In which words the namespace is copied there by itself; empty = it is not.
+        """
+        epoch = adopt(self._store, self._mongo, to=to)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
         finish_deletions(self._store, self._mongo)

@@ -108,6 +108,10 @@ class Follower:
         if self._holder.claim():
             return self._copy()
         if self._holder.to != self._to:
+            if self._open_mongo().identity().id == self._store.copied_to_id():
+                self._to = self._holder.to
+                self._holder.copy_to(self._to)  # it is the same one by another name
+                return 0.0
             self._say(
                 f"{self._store.keyspace.namespace} is copied to MongoDB at {self._holder.to}, and "
                 f"no more to {self._to}: who opened it last said so"
@@ -125,7 +129,7 @@ class Follower:
         store, mongo = self._store, self._open_mongo()
         began = store.time()
         copier, trimmer = self._copier_to(mongo)
-        copier.begin()
+        copier.begin(self._to)
         cover(store, mongo)
         unbacked = dict(store.unbacked())
         failed = self._failed_so_far(unbacked)

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -67,6 +68,10 @@ class Holder:
         self._renewed_at = time.monotonic()
         self._holds = found == self._id
         return self._holds
+
+    def copy_to(self, to: str) -> None:
+        """Where it copies to has another name from now on."""
+        self._claim = replace(self._claim, to=to)
 
     def renew_if_due(self) -> None:
         """Keep it while a long copy goes on."""

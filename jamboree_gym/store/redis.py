@@ -608,13 +608,23 @@ class RedisStore:
 
     def copy_to(self, to: str) -> None:
         """Say where the namespace is to be copied to from now on."""
-        self.link.script(scripts.PUT, (self.keyspace.backup,), ("HSET", "to", to))
+        fields = ("HSET", "to", to, "to_id", "")
+        self.link.script(scripts.PUT, (self.keyspace.backup,), fields)
 
-    def adopt(self, mongo: MongoIdentity) -> Adoption:
-        """Say which MongoDB acknowledges from now on."""
+    def copied_to_id(self) -> str:
+        """Identity of the MongoDB that the namespace is copied to; empty until it was copied."""
+        return as_text(self._hash(self.keyspace.backup).get("to_id", b""))
+
+    def adopt(self, mongo: MongoIdentity, *, to: str) -> Adoption:
+        """Say which MongoDB acknowledges from now on.
+
+        Args:
+            mongo: Which one.
+            to: In which words the namespace is copied there by itself; empty = it is not.
+        """
         space = self.keyspace
         keys = (space.epoch, space.backup, space.coverage, space.deleted)
-        answer = self.link.script(scripts.ADOPT, keys, (*mongo, _new_epoch()))
+        answer = self.link.script(scripts.ADOPT, keys, (*mongo, _new_epoch(), to))
         epoch, unsettled, before = map(as_text, answer)
         return Adoption(epoch, unsettled == "1", before)
 

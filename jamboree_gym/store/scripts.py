@@ -369,7 +369,8 @@ return answers
 """
 )
 
-# KEYS: epoch, backup, coverage, deleted. ARGV: identity of a MongoDB, where it is, a new epoch.
+# KEYS: epoch, backup, coverage, deleted. ARGV: identity of a MongoDB, where it is, a new epoch, in
+# which words the namespace is copied there by itself ('' = it is not).
 # From now on this one acknowledges. In place of another one, it begins with nothing acknowledged:
 # another epoch keeps the other from it, and `unsettled` stays until all logs are UNACKNOWLEDGED.
 # What is deleted from now on is noted for that one, too, should it come back; what was noted for
@@ -379,6 +380,9 @@ ADOPT = Script(
     "#!lua flags=allow-oom\n"
     """
 local before, at = redis.call('HGET', KEYS[2], 'mongo'), redis.call('HGET', KEYS[2], 'mongo_at')
+if redis.call('HGET', KEYS[2], 'to') == ARGV[4] then
+  redis.call('HSET', KEYS[2], 'to_id', ARGV[1])
+end
 local is_other = before and before ~= ARGV[1]
 redis.call('HSET', KEYS[2], 'mongo', ARGV[1], 'mongo_at', ARGV[2])
 if is_other then
@@ -601,8 +605,8 @@ return 1
 """
 )
 
-# KEYS: log, unbacked, epoch. ARGV: the epoch, its time of birth (8 bytes), its revision.
-# and another birth, which it has from now on: it was begun again after a log of this birth had been
+# KEYS: log, unbacked, epoch. ARGV: the epoch, its time of birth (8 bytes), its revision, and
+# another birth, which it has from now on: it was begun again after a log of this birth had been
 # deleted, and would have no copy.
 # Answers 1, or 0 where it has changed.
 BEAR_ANEW = Script(
@@ -732,15 +736,19 @@ return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 
 # KEYS: holder, backup. ARGV: who wants it, for how long (ms), from whom it may be taken ('' = from
 # nobody), where it copies to, where the namespace is to be copied to as far as it knows, '1' where
-# this is new.
+# this is new: then who copies elsewhere holds it no longer.
 # Answers {who holds it now, '' = nobody; where the namespace is to be copied to}. A full server
 # must not keep the backup from it.
 HOLD = Script(
     "#!lua flags=allow-oom\n"
     """
-local to = redis.call('HGET', KEYS[2], 'to') or ARGV[5]
+local before = redis.call('HGET', KEYS[2], 'to')
+local to = before or ARGV[5]
 if ARGV[6] == '1' then to = ARGV[4] end
-redis.call('HSET', KEYS[2], 'to', to)
+if to ~= before then
+  redis.call('HSET', KEYS[2], 'to', to, 'to_id', '')
+  if before then redis.call('DEL', KEYS[1]) end
+end
 local held = redis.call('GET', KEYS[1])
 if to ~= ARGV[4] then
   if held == ARGV[1] then redis.call('DEL', KEYS[1]) end
