@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from nested import NESTED
 
 
 class CountingEnv(gym.Env[np.ndarray, Any]):
@@ -159,3 +161,19 @@ def play(env: gym.Env[Any, Any], actions: list[Any], **reset: Any) -> list[Any]:
     returned: list[Any] = [env.reset(**reset)]
     returned += [env.step(action) for action in actions]
     return returned
+
+
+class NestedEnv(CountingEnv):
+    """Observes what its seed has drawn, and takes actions of the same kind."""
+
+    def __init__(self) -> None:
+        super().__init__(length=4)
+        self.observation_space = self.action_space = copy.deepcopy(NESTED)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.observation_space.seed(seed)
+        return super().reset(seed=seed)
+
+    def observe(self) -> Any:
+        return self.observation_space.sample()

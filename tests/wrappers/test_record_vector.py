@@ -11,12 +11,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 from gymnasium.vector.utils import iterate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nested import NESTED, is_same
-from recorded_envs import CountingEnv
+from nested import is_same
+from recorded_envs import CountingEnv, NestedEnv
 from vector_envs import (
     KINDS,
     MODES,
@@ -676,27 +676,11 @@ def test_a_space_that_cannot_be_recorded_is_named_at_once(jam: Jamboree) -> None
     envs.close()
 
 
-class NestedEnv(CountingEnv):
-    """Observes what its seed has drawn, and takes actions of the same kind."""
-
-    def __init__(self) -> None:
-        super().__init__(length=4)
-        self.observation_space = self.action_space = copy.deepcopy(NESTED)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        if seed is not None:
-            self.observation_space.seed(seed)
-        return super().reset(seed=seed)
-
-    def observe(self) -> Any:
-        return self.observation_space.sample()
-
-
-@pytest.mark.parametrize("kind", [SyncVectorEnv, partial(AsyncVectorEnv, shared_memory=False)])
+@pytest.mark.parametrize("kind", ["sync", "async, no shared memory"])
 def test_nested_spaces_give_the_episodes_of_single_environments(
-    jam: Jamboree, record: Record, kind: Any
+    jam: Jamboree, record: Record, kind: str
 ) -> None:
-    envs = record(kind([NestedEnv] * 2))
+    envs = record(make_vector(kind, NEXT_STEP, NestedEnv, 2))
     envs.reset(seed=5)
     envs.action_space.seed(6)
     actions = [envs.action_space.sample() for _ in range(4)]
