@@ -11,9 +11,19 @@ from typing import Any
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.values import comes_back_alike, decode_value, encode_value
 
-__all__ = ["arguments_as_json", "arguments_from_json", "json_error", "shown", "unkept"]
+__all__ = ["NotSent", "arguments_as_json", "arguments_from_json", "json_error", "shown", "unkept"]
 
 MAX_SHOWN = 200
+
+
+class NotSent:
+    """Stands for an argument that a worker process could not send."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __repr__(self) -> str:
+        return self._words
 
 
 def arguments_as_json(
@@ -124,6 +134,8 @@ def _is_same(one: Any, other: Any) -> bool:
     """Whether an argument is what is registered, or a copy of it."""
     if one is other:
         return True
+    if isinstance(one, NotSent):
+        return repr(one) == shown(other)
     try:
         return pickle.dumps(one) == pickle.dumps(other)
     except Exception:  # noqa: BLE001 - whatever the code of an odd class raises

@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 
 import msgspec
@@ -264,6 +265,8 @@ def comes_back_alike(value: Any) -> bool:
 
     Containers may be of a subclass: the plain one is equal.
     """
+    if isinstance(value, Enum):
+        return False
     if isinstance(value, dict):
         return all(map(comes_back_alike, (*value, *value.values())))
     if isinstance(value, (list, tuple, set, frozenset)):

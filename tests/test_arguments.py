@@ -126,7 +126,7 @@ def test_an_environment_is_made_again_with_equal_arguments(jam: Jamboree, config
         assert verify(episode)
 
 
-@pytest.mark.parametrize("client", ODD[:4] + ODD[6:], ids=str)
+@pytest.mark.parametrize("client", ODD[:4] + ODD[6:], ids=lambda one: type(one).__name__)
 def test_an_argument_that_cannot_be_kept_is_named_and_the_id_stays(
     jam: Jamboree, client: Any
 ) -> None:
