@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Collection, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.values import decode_value, encode_value
@@ -42,12 +47,11 @@ class InfoEncoder:
                 raise InvalidRecord(
                     f"info {error}; or choose what is recorded: record_infos=[...]"
                 ) from error
-            return encode_value(
-                {
-                    self._storable(name, f"a key {name!r}"): self._storable(value, repr(name))
-                    for name, value in info.items()
-                }
-            )
+            kept: dict[Any, Any] = {}
+            for name, value in info.items():
+                key = self._free_key(name, kept, f"a key {name!r:.60}")
+                kept[key] = self._storable(value, f"{name!r:.60}")
+            return encode_value(kept)
 
     def copy(self, mapping: Mapping[str, Any]) -> dict[str, Any]:
         """What would be read back: a copy that shares nothing with the original."""
@@ -56,20 +60,52 @@ class InfoEncoder:
         return copied
 
     def _storable(self, value: Any, place: str) -> Any:
+        """The value, with a mark in place of each part that cannot be kept."""
         try:
             encode_value(value)
         except InvalidRecord as error:
-            if _is_deep(error):
-                return self._mark(value, place)
-            if isinstance(value, dict):
-                return {
-                    self._storable(name, place): self._storable(item, place)
-                    for name, item in value.items()
-                }
-            if value.__class__ in (list, tuple):
-                return value.__class__(self._storable(item, place) for item in value)
-            return self._mark(value, place)
+            return self._mark(value, place) if _is_deep(error) else self._marked(value, place)
         return value
+
+    def _marked(self, value: Any, place: str) -> Any:
+        if isinstance(value, (dict, MappingProxyType)):
+            kept: dict[Any, Any] = {}
+            for name, item in value.items():
+                kept[self._free_key(name, kept, place)] = self._storable(item, place)
+            return kept
+        if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+            items = np.empty(value.shape, object)
+            for index in np.ndindex(value.shape):
+                items[index] = self._storable(value[index], place)
+            return items
+        if isinstance(value, (set, frozenset)):
+            return type(value)(self._storable_key(item, place) for item in value)
+        if isinstance(value, GraphInstance):
+            return GraphInstance(*(self._storable(item, place) for item in value))
+        if isinstance(value, (list, deque)):
+            return [self._storable(item, place) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self._storable(item, place) for item in value)
+        return self._mark(value, place)
+
+    def _free_key(self, name: Any, taken: Collection[Any], place: str) -> Any:
+        """The key, or a mark for it that no other key of the dict has."""
+        key = mark = self._storable_key(name, place)
+        number = 1
+        while key in taken:
+            number += 1
+            key = f"{mark[:-1]} {number}>" if isinstance(mark, str) else (mark, number)
+        return key
+
+    def _storable_key(self, key: Any, place: str) -> Any:
+        try:
+            encode_value({key: None})
+        except InvalidRecord as error:
+            if isinstance(key, (tuple, frozenset)) and not _is_deep(error):
+                kind = tuple if isinstance(key, tuple) else frozenset
+                return kind(self._storable_key(item, place) for item in key)
+            return self._mark(key, place)
+        return key
 
     def _mark(self, value: Any, place: str) -> str:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -101,7 +137,9 @@ def holds_unrecorded(value: Any) -> bool:
         return value.startswith(_MARK)
     if isinstance(value, Mapping):
         return any(map(holds_unrecorded, value)) or any(map(holds_unrecorded, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(holds_unrecorded, value))
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        return any(map(holds_unrecorded, value.ravel().tolist()))
+    return isinstance(value, (list, tuple, set, frozenset)) and any(map(holds_unrecorded, value))
 
 
 def _is_deep(error: InvalidRecord) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.tensors import is_tensor, tensor_array
 from jamboree_gym.unicode_text import is_unicode
 
 __all__ = [
@@ -277,10 +278,12 @@ def as_array(value: Any) -> npt.NDArray[Any] | None:
     if value is None or isinstance(value, (str, bytes)):
         return None
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: tensors that need grad
-        return None
-    return array if has_column(array.dtype) else None
+        array: npt.NDArray[Any] | None = np.asarray(value)
+    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+        array = None
+    if (array is None or not has_column(array.dtype)) and is_tensor(value):
+        array = tensor_array(value)  # one that needs grad, or is on a device
+    return array if array is not None and has_column(array.dtype) else None
 
 
 def number_dtype(text: Any) -> np.dtype[Any]:

@@ -7,19 +7,22 @@ import os
 import platform
 import socket
 import subprocess
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cache
 from importlib import metadata
 from inspect import getmodulename
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from jamboree_gym.arguments import arguments_as_json, json_error, shown
 from jamboree_gym.emulator import emulator_state_of
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.spaces import space_to_json
@@ -34,13 +37,14 @@ __all__ = [
     "describe",
     "describe_imported",
     "describe_sub_env",
+    "env_id_of",
     "generator_of",
     "rng_state_of",
+    "spec_of",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no `exact` and no `not_kept` arguments
 GIT_TIMEOUT_S = 2.0
-MAX_SHOWN = 200
 BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
 """Versions that every provenance has; the others are those of environment and wrappers."""
 EMULATOR = "emulator"
@@ -60,7 +64,8 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
         env: The environment as recorded, without the recorder.
 
     Returns:
-        UTF-8 JSON: `env_spec`, `spec_error`, `env_kwargs` (what is no JSON as text), `wrappers`
+        UTF-8 JSON: `env_spec` (its arguments as `arguments_as_json` has them), `spec_error`,
+        `env_kwargs` (what is no JSON as text), `wrappers`
         (outermost first, each with its class and its arguments, null where it does not tell them),
         spaces, `versions` (also of the distributions of environment and wrappers), `platform`,
         `git_commit`, `host`, `pid`, and `vector`, which is null.
@@ -116,7 +121,7 @@ def _described(
     vector: Mapping[str, Any] | None,
 ) -> bytes:
     stack = list(_stack(env)) if isinstance(env, gym.Env) else []
-    spec = env.spec if isinstance(env, gym.Env) else env
+    spec = spec_of(env)
     env_spec, spec_error = _spec(spec)
     content = {
         "format": FORMAT_VERSION,
@@ -198,51 +203,86 @@ def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
 
 def carries_over(env: gym.Env[Any, Any] | EnvSpec | None) -> bool:
     """Whether an episode depends on the ones before it, also where its reset was seeded."""
-    spec = env.spec if isinstance(env, gym.Env) else env
+    spec = spec_of(env)
     return spec is not None and _entry_point(spec.entry_point) in _CARRY_OVER
+
+
+def spec_of(env: gym.Env[Any, Any] | EnvSpec | None) -> EnvSpec | None:
+    """The spec of an environment, also where Gymnasium has none because it cannot be copied."""
+    if not isinstance(env, gym.Env):
+        return env
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would warn each time that it cannot copy it
+        found = env.spec
+    return _assembled(env) if found is None and isinstance(env, gym.Wrapper) else found
+
+
+def env_id_of(env: gym.Env[Any, Any] | EnvSpec | None) -> str:
+    """Id of an environment; empty where it has none."""
+    spec = spec_of(env)
+    return "" if spec is None else spec.id
+
+
+def _assembled(env: gym.Env[Any, Any]) -> EnvSpec | None:
+    """The spec of the innermost environment, and what Gymnasium's wrappers add to it."""
+    *stack, base = _stack(env)
+    if base.spec is None:
+        return None
+    spec = copy(base.spec)
+    for wrapper in reversed(stack):
+        if isinstance(wrapper, TimeLimit):
+            spec.max_episode_steps = wrapper._max_episode_steps
+        elif isinstance(wrapper, OrderEnforcing):
+            spec.order_enforce = True
+        elif not isinstance(wrapper, PassiveEnvChecker):
+            name, entry_point = (
+                wrapper.class_name(),
+                f"{wrapper.__module__}:{type(wrapper).__name__}",
+            )
+            spec.additional_wrappers += (WrapperSpec(name, entry_point, _saved(wrapper)),)
+    return spec
+
+
+def _saved(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
+    if not isinstance(wrapper, RecordConstructorArgs):
+        return None
+    return {name: value for name, value in wrapper._saved_kwargs.items() if name != "env"}
 
 
 def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
     """The environment's spec as JSON, or why it has none.
 
     Unlike `EnvSpec.to_json` it takes an entry point that is a class: a replay looks the
-    environment up by its id, and needs only what it was called with.
+    environment up by its id, and needs only what it was called with. Each argument that cannot be
+    kept is named by itself.
     """
     if spec is None:
         return None, "the environment was not made by gymnasium.make"
+    registered = gym.registry[spec.id].kwargs if spec.id in gym.registry else {}
     content = {
         "id": spec.id,
         "entry_point": _entry_point(spec.entry_point),
         "max_episode_steps": spec.max_episode_steps,
-        "order_enforce": spec.order_enforce,
-        "nondeterministic": spec.nondeterministic,
-        "reward_threshold": spec.reward_threshold,
-        "kwargs": spec.kwargs,
-        "tuples": _tuples(spec.kwargs),
+        "order_enforce": bool(spec.order_enforce),
+        "nondeterministic": bool(spec.nondeterministic),
+        "reward_threshold": _as_float(spec.reward_threshold),
+        **arguments_as_json(spec.kwargs, registered),
         "additional_wrappers": [
-            {
-                "name": one.name,
-                "entry_point": one.entry_point,
-                "kwargs": one.kwargs,
-                "tuples": _tuples(one.kwargs or {}),
-            }
+            {"name": one.name, "entry_point": one.entry_point, **_of_wrapper(one.kwargs)}
             for one in spec.additional_wrappers
         ],
     }
-    parts = [(spec.id, spec.kwargs)]
-    parts += [(one.name, one.kwargs or {}) for one in spec.additional_wrappers]
-    for name, kwargs in parts:
-        for argument, value in kwargs.items():
-            error = _json_error(value)
-            if error is not None:
-                shown = _shown(value)
-                return None, f"{argument}={shown} of {name} cannot be written as JSON: {error}"
     return content, None
 
 
-def _tuples(kwargs: Mapping[str, Any]) -> list[str]:
-    """Arguments of which JSON makes lists."""
-    return [name for name, value in kwargs.items() if isinstance(value, tuple)]
+def _of_wrapper(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Null as its arguments is for a wrapper that does not tell them."""
+    content = arguments_as_json(arguments or {})
+    return {**content, "kwargs": None} if arguments is None else content
+
+
+def _as_float(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _entry_point(entry_point: Any) -> str | None:
@@ -280,35 +320,15 @@ def _arguments(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """Arguments that a wrapper was made with, where it keeps them for its spec."""
     if not isinstance(wrapper, RecordConstructorArgs):
         return None
-    arguments = _as_json(wrapper._saved_kwargs)
-    arguments.pop("env", None)
-    return arguments
+    return _as_json(_saved(wrapper) or {})
 
 
 def _as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by name, as text where JSON cannot hold them."""
     return {
-        name: value if _json_error(value) is None else _shown(value)
+        name: value if json_error(value) is None else shown(value)
         for name, value in arguments.items()
     }
-
-
-def _json_error(value: Any) -> Exception | None:
-    try:
-        json.dumps(value, sort_keys=True)
-    except (RecursionError, TypeError, ValueError) as error:
-        return error
-    return None
-
-
-def _shown(value: Any) -> str:
-    """What is no JSON, in few words; functions without the address that differs each time."""
-    text = f"{value.__module__}:{value.__qualname__}" if _has_name(value) else repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-def _has_name(value: Any) -> bool:
-    return isinstance(value, (type, FunctionType, BuiltinFunctionType))
 
 
 @cache

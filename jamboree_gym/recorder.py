@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.layouts import as_array
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.values import check_text, encode_value
+from jamboree_gym.values import check_text, decode_value, encode_value
 
 __all__ = ["EpisodeRecorder"]
 
@@ -80,7 +79,7 @@ class EpisodeRecorder:
         self.handler.strict_infos = strict_infos
         self.run = jam.own_run if run is None else check_text("run", run)
         self._env_id = check_text("env_id", env_id)
-        self._tags = deepcopy(jam.check_tags(tags or {}))
+        self._tags = decode_value(encode_value(jam.check_tags(tags or {})), where="memory")
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
@@ -213,8 +212,7 @@ def _copied(value: Any) -> Any:
     array = as_array(value)
     if array is not None:
         return np.array(array)
-    encode_value(value)  # raises where it cannot be
-    return deepcopy(value)
+    return decode_value(encode_value(value), where="memory")  # a deep copy of what is kept
 
 
 _recorders: weakref.WeakSet[EpisodeRecorder] = weakref.WeakSet()

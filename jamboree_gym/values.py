@@ -1,10 +1,11 @@
 """Free-form values <-> msgpack, with the types that plain msgpack loses kept by extension types.
 
 Kept exactly: None, bool, int (any size), float, complex, str, bytes, list, tuple, dict, set,
-frozenset, datetime, NumPy scalars and arrays (dtype, byte order, shape), Gymnasium's GraphInstance.
-Everything else is an error that names the value's place. Instances of another subclass of tuple,
-list, dict, set or frozenset come back as the plain one, arrays in C order. Decoding runs no code
-and imports nothing.
+frozenset, NumPy scalars and arrays (dtype, byte order, shape; also structured ones and arrays of
+objects), Gymnasium's GraphInstance, and what `atoms` keeps (dates, exact numbers, paths, dtypes).
+What `plain_forms` knows comes back as an equal value of these: members of an IntEnum as int,
+instances of subclasses as the plain one, tensors as arrays; arrays are in C order. Everything else
+is an error that names the value's place. Decoding runs no code and imports nothing.
 
 A value is walked without keeping track of places. Only when something is refused, a second walk
 finds out where it is.
@@ -13,20 +14,23 @@ finds out where it is.
 from __future__ import annotations
 
 import math
-import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
-from functools import lru_cache
+from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from gymnasium.spaces import GraphInstance
 
+from jamboree_gym.atoms import ATOMS, decode_dtype
 from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.plain_forms import NO_FORM, plain_form
+from jamboree_gym.tensors import plain_array
 
-__all__ = ["check_text", "decode_value", "encode_mapping", "encode_value"]
+__all__ = ["check_text", "comes_back_alike", "decode_value", "encode_mapping", "encode_value"]
 
 _TUPLE: Final = 1
 _SET: Final = 2
@@ -36,8 +40,9 @@ _BIGINT: Final = 5
 _COMPLEX: Final = 6
 _ARRAY: Final = 7
 _SCALAR: Final = 8
-_DATETIME: Final = 9
-_GRAPH: Final = 10
+_GRAPH: Final = 10  # 9, and 11 to 18, are those of `atoms`
+_OBJECTS: Final = 19  # an array of objects: shape, items
+_STRUCTURED: Final = 20  # an array with fields: shape, whether it is a scalar, names and arrays
 _NUMBER: Final = 32  # the first of those for NumPy's numbers, which are kept as their bytes alone
 
 _NUMBERS: Final = (
@@ -48,11 +53,10 @@ _NUMBER_CODES: Final = {cls: _NUMBER + n for n, cls in enumerate(_NUMBERS)}
 _NUMBER_DTYPES: Final = {code: np.dtype(cls) for cls, code in _NUMBER_CODES.items()}
 
 _MAX_EMPTY: Final = 2**24  # elements without a byte; more is damage, and would take all memory
-_FOLD: Final = b"f"  # the second of two equal times when clocks are set back
 _INT_LIMITS = range(-(2**63), 2**64)
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _ARRAY_KINDS = frozenset("biufcSUmMV")
-_DTYPE_TEXT = re.compile(r"[<>|][biufcSUmMV]\d+(\[\d*[A-Za-z]+\])?")
+_OBJECT_KINDS = frozenset("OT")  # objects, and texts of any length
 
 _ADVICE: Final = 'give another, or {}.encode("utf-8", "backslashreplace").decode()'
 
@@ -110,7 +114,9 @@ def encode_value(value: Any) -> bytes:
     try:
         try:
             return _pack(_tag(value))
-        except (InvalidRecord, UnicodeEncodeError) as error:
+        except (MemoryError, RecursionError):
+            raise
+        except Exception as error:  # whatever the code of an odd class raises
             place, reason = _first_refused(value)
             raise InvalidRecord(f"{place or 'value'}: {reason}") from error
     except RecursionError as error:
@@ -126,9 +132,14 @@ def _tag(value: Any) -> Any:
 
 def _tag_of_subclass(value: Any) -> Callable[[Any], Any]:
     cls = value.__class__
-    for base in (dict, list, tuple, set, frozenset, np.generic):
+    for base in (dict, list, tuple, set, frozenset, np.dtype):
         if isinstance(value, base):
             return _TAGS[base]
+    form = plain_form(value)
+    if form is not NO_FORM:
+        return lambda _: _tag(form)
+    if isinstance(value, np.generic):
+        return _tag_scalar
     raise InvalidRecord(
         f"cannot store {_shown(value)} of type {cls.__module__}.{cls.__qualname__}; "
         "convert it to numbers, strings, lists, dicts or NumPy arrays"
@@ -147,7 +158,8 @@ def _tag_dict(value: dict[Any, Any]) -> Any:
     tagged = {}
     for key, item in value.items():
         if key.__class__ is not str:
-            return _Ext(_PAIRS, _pack([[_tag(key), _tag(item)] for key, item in value.items()]))
+            pairs = [[_tag_key(key), _tag(item)] for key, item in value.items()]
+            return _Ext(_PAIRS, _pack(pairs))
         tagged[key] = item if item.__class__ in _SAFE else _tag(item)
     return tagged
 
@@ -160,12 +172,28 @@ def _tag_sequence(code: int) -> Callable[[Iterable[Any]], Any]:
     return lambda value: _Ext(code, _pack(_tag_items(value)))
 
 
+def _tag_set(code: int) -> Callable[[Iterable[Any]], Any]:
+    return lambda value: _Ext(code, _pack([_tag_key(item) for item in value]))
+
+
+def _tag_key(key: Any) -> Any:
+    """As `_tag`, for what has to be hashable when it comes back."""
+    tagged = _tag(key)
+    if key.__class__ not in _HASHABLE:
+        try:
+            hash(_decoder.decode(_pack(tagged)))
+        except TypeError as error:
+            raise InvalidRecord(f"cannot store {_shown(key)} as a key, or in a set") from error
+    return tagged
+
+
+def _tag_atom(cls: type) -> Callable[[Any], Any]:
+    code, encode, _ = ATOMS[cls]
+    return lambda value: _Ext(code, encode(value))
+
+
 def _tag_complex(value: complex) -> Any:
     return _Ext(_COMPLEX, _pack((value.real, value.imag)))
-
-
-def _tag_datetime(value: datetime) -> Any:
-    return _Ext(_DATETIME, value.isoformat().encode() + _FOLD * value.fold)
 
 
 def _tag_number(value: np.generic) -> Any:
@@ -173,16 +201,39 @@ def _tag_number(value: np.generic) -> Any:
 
 
 def _tag_scalar(value: np.generic) -> Any:
+    if value.dtype.names is not None:
+        return _tag_structured(np.asarray(value), is_scalar=True)
     return _Ext(_SCALAR, _pack((_dtype_text(value), (), value.tobytes())))
 
 
 def _tag_array(value: np.ndarray[Any, Any]) -> Any:
+    dtype = value.dtype
+    if dtype.kind == "V":
+        if dtype.names is not None:
+            return _tag_structured(value, is_scalar=False)
+        if not issubclass(dtype.type, np.void):
+            value = _with_own_dtype(value)
+    elif dtype.kind in _OBJECT_KINDS:
+        items = [_tag(item) for item in value.ravel().tolist()]
+        return _Ext(_OBJECTS, _pack((value.shape, items)))
     return _Ext(_ARRAY, _pack((_dtype_text(value), value.shape, value.tobytes())))
+
+
+def _tag_structured(value: np.ndarray[Any, Any], *, is_scalar: bool) -> Any:
+    fields = [[name, _tag_array(value[name])] for name in value.dtype.names or ()]
+    return _Ext(_STRUCTURED, _pack((value.shape, is_scalar, fields)))
+
+
+def _with_own_dtype(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Of an array whose dtype is that of another library."""
+    plain = plain_array(value)
+    return value if plain is None else plain
 
 
 def _dtype_text(value: np.ndarray[Any, Any] | np.generic) -> str:
     dtype = value.dtype
-    if dtype.kind not in _ARRAY_KINDS or dtype.fields is not None:
+    is_own = dtype.kind != "V" or issubclass(dtype.type, np.void)
+    if dtype.kind not in _ARRAY_KINDS or not is_own:
         raise InvalidRecord(
             f"cannot store a NumPy value of dtype {dtype}; "
             "numbers, bool, bytes, str, datetime64 and timedelta64 can be stored"
@@ -197,16 +248,34 @@ _TAGS: Final[dict[type, Callable[[Any], Any]]] = {
     dict: _tag_dict,
     list: _tag_items,
     tuple: _tag_sequence(_TUPLE),
-    set: _tag_sequence(_SET),
-    frozenset: _tag_sequence(_FROZENSET),
+    set: _tag_set(_SET),
+    frozenset: _tag_set(_FROZENSET),
     GraphInstance: _tag_sequence(_GRAPH),
     complex: _tag_complex,
-    datetime: _tag_datetime,
+    **{cls: _tag_atom(cls) for cls in ATOMS},
     **dict.fromkeys(_NUMBERS, _tag_number),
-    np.generic: _tag_scalar,
     np.ndarray: _tag_array,
     np.memmap: _tag_array,  # another subclass holds more than its bytes
 }
+_HASHABLE: Final = _PLAIN | {complex, *_NUMBERS, *(set(ATOMS) - {Decimal})}
+
+
+def comes_back_alike(value: Any) -> bool:
+    """Whether a value that can be kept comes back equal, and of the same classes.
+
+    Containers may be of a subclass: the plain one is equal.
+    """
+    if isinstance(value, Enum):
+        return False
+    if isinstance(value, dict):
+        return all(map(comes_back_alike, (*value, *value.values())))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(comes_back_alike, value))
+    if isinstance(value, np.ndarray) and value.dtype.kind in _OBJECT_KINDS:
+        return value.dtype.kind == "O" and all(map(comes_back_alike, value.ravel().tolist()))
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind == "V":
+        return issubclass(value.dtype.type, np.void)
+    return value.__class__ in _TAGS or isinstance(value, (np.generic, np.dtype))
 
 
 # -- what cannot be written, and where it is ---------------------------------------------
@@ -234,6 +303,10 @@ def _why_refused(value: Any) -> str | None:
         return f"{_shown(error.object)} is not valid unicode; {_ADVICE.format('text')}"
     except InvalidRecord as error:
         return str(error)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the code of an odd class raises
+        return f"cannot store {_shown(value)}: {type(error).__name__}"
     return None
 
 
@@ -247,13 +320,19 @@ def _parts(value: Any, place: str) -> Iterator[tuple[str, Any]]:
                 yield f"{place}.{key}" if place else repr(key), item
             else:
                 yield f"{place}[{key!r}]", item
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
         for position, item in enumerate(value):
             yield f"{place}[{position}]", item
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        for index, item in np.ndenumerate(value):
+            yield f"{place}[{', '.join(map(str, index))}]", item
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+        text = object.__repr__(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -298,18 +377,17 @@ def _decode_extension(code: int, data: memoryview) -> Any:
         return int(bytes(data), 16)
     if code == _COMPLEX:
         return complex(*_decode_complex(data))
-    if code == _DATETIME:
-        return _decode_datetime(bytes(data))
+    if code in _ATOM_DECODERS:
+        return _ATOM_DECODERS[code](bytes(data))
     if code in (_ARRAY, _SCALAR):
         return _decode_numpy(code, data)
     if code == _GRAPH:
         return GraphInstance(*_decode_list(data))
+    if code == _OBJECTS:
+        return _decode_objects(data)
+    if code == _STRUCTURED:
+        return _decode_structured(data)
     raise DecodeError(f"unknown extension type {code}")
-
-
-def _decode_datetime(content: bytes) -> datetime:
-    text = content.removesuffix(_FOLD)
-    return datetime.fromisoformat(text.decode()).replace(fold=int(text != content))
 
 
 def _decode_number(dtype: np.dtype[Any], data: memoryview) -> Any:
@@ -320,9 +398,8 @@ def _decode_number(dtype: np.dtype[Any], data: memoryview) -> Any:
 
 def _decode_numpy(code: int, data: memoryview) -> Any:
     dtype_text, shape, content = _decode_parts(data)
-    dtype = _decode_dtype(dtype_text)
-    if min(shape, default=0) < 0:  # to `reshape`, -1 is whatever fits
-        raise DecodeError(f"{shape} is no shape")
+    dtype = decode_dtype(dtype_text)
+    _checked_shape(shape)
     if dtype.itemsize == 0:
         if math.prod(shape) > _MAX_EMPTY:
             raise DecodeError(f"an array of shape {shape} is never stored without its elements")
@@ -341,11 +418,34 @@ def _check_characters(texts: np.ndarray[Any, Any]) -> None:
         raise DecodeError("not valid unicode in an array of texts")
 
 
-@lru_cache(maxsize=256)
-def _decode_dtype(text: str) -> np.dtype[Any]:
-    if not _DTYPE_TEXT.fullmatch(text):
-        raise DecodeError(f"dtype {text!r} is not one that is ever stored")
-    return np.dtype(text)
+def _decode_objects(data: memoryview) -> Any:
+    shape, items = _decode_items(data)
+    array = np.empty(len(items), object)
+    for position, item in enumerate(items):
+        array[position] = item  # NumPy would look into a list of lists
+    return array.reshape(_checked_shape(shape))
+
+
+def _decode_structured(data: memoryview) -> Any:
+    shape, is_scalar, fields = _decode_fields(data)
+    shape = list(_checked_shape(shape))
+    for name, array in fields:
+        if not isinstance(array, np.ndarray) or list(array.shape[: len(shape)]) != shape:
+            raise DecodeError(f"the field {name!r} is no array of shape {shape}")
+    formats = [(array.dtype, array.shape[len(shape) :]) for _, array in fields]
+    dtype = np.dtype({"names": [name for name, _ in fields], "formats": formats})
+    if dtype.itemsize == 0 and math.prod(shape) > _MAX_EMPTY:
+        raise DecodeError(f"an array of shape {shape} is never stored without its elements")
+    structured = np.empty(shape, dtype)
+    for name, array in fields:
+        structured[name] = array
+    return structured[()] if is_scalar else structured
+
+
+def _checked_shape(shape: list[int]) -> list[int]:
+    if min(shape, default=0) < 0:  # to `reshape`, -1 is whatever fits
+        raise DecodeError(f"{shape} is no shape")
+    return shape
 
 
 _decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)
@@ -354,3 +454,10 @@ _decode_list = msgspec.msgpack.Decoder(list[Any], ext_hook=_decode_extension).de
 _decode_pairs = msgspec.msgpack.Decoder(list[tuple[Any, Any]], ext_hook=_decode_extension).decode
 _decode_complex = msgspec.msgpack.Decoder(tuple[float, float]).decode
 _decode_parts = msgspec.msgpack.Decoder(tuple[str, list[int], bytes]).decode
+_decode_items = msgspec.msgpack.Decoder(
+    tuple[list[int], list[Any]], ext_hook=_decode_extension
+).decode
+_decode_fields = msgspec.msgpack.Decoder(
+    tuple[list[int], bool, list[tuple[str, Any]]], ext_hook=_decode_extension
+).decode
+_ATOM_DECODERS: Final = {atom.code: atom.decode for atom in ATOMS.values()}

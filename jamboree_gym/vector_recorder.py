@@ -17,7 +17,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.layouts import NOTHING, Leaf, as_array, has_column
-from jamboree_gym.provenance import carries_over, describe_sub_env
+from jamboree_gym.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.row_buffer import LOOK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.step_schema import StepSchema
@@ -84,7 +84,7 @@ class VectorRecorder:
                 jam,
                 observation_space,
                 action_space,
-                env_id=_env_id(env),
+                env_id=env_id_of(env),
                 provenance=describe_sub_env(env, observation_space, action_space, vector=vector),
                 run=run,
                 tags=tags,
@@ -333,11 +333,6 @@ def copied_batch(actions: Any) -> Any:
     if actions.__class__ is np.ndarray:
         return actions.copy()
     return deepcopy(actions)
-
-
-def _env_id(env: SubEnv) -> str:
-    spec = env.spec if isinstance(env, gym.Env) else env
-    return "" if spec is None else spec.id
 
 
 def _named(error: Exception, index: int) -> Exception:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
+from pathlib import PurePath
 from typing import Any, Final
 
 import numpy as np
@@ -61,8 +62,14 @@ def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
                 inside = f"{at}[{key!r:.{MAX_SHOWN}}]"
                 waiting += [(key, f"a key of {at}"), (inner, inside)]
         elif isinstance(one, np.ndarray):
-            if one.dtype.kind in _MAY_HOLD_TEXT:
+            if one.dtype.kind in _MAY_HOLD_TEXT or one.dtype.hasobject:
                 waiting += [(inner, at) for inner in one.ravel().tolist()]
+            elif one.dtype.names is not None:
+                waiting += [(one[name], f"{at}[{name!r:.{MAX_SHOWN}}]") for name in one.dtype.names]
+        elif isinstance(one, np.void) and one.dtype.names is not None:
+            waiting += [(one[name], f"{at}[{name!r:.{MAX_SHOWN}}]") for name in one.dtype.names]
+        elif isinstance(one, PurePath):
+            yield at, str(one)
         elif isinstance(one, (list, tuple, set, frozenset)):
             waiting += [(inner, f"{at}[{index}]") for index, inner in enumerate(one)]
 

@@ -15,8 +15,9 @@ import numpy as np
 from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from jamboree_gym.arguments import arguments_from_json, unkept
 from jamboree_gym.emulator import restore_emulator
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.infos import holds_unrecorded
 from jamboree_gym.provenance import EMULATOR
 from jamboree_gym.records import EpisodeOrigin
@@ -68,11 +69,13 @@ def rebuild_env(
             raise ReplayError(f"the environment cannot be made again: {reason}")
         name, layers = str(spec["id"]), layers_of(provenance)
         limit = spec["max_episode_steps"] if layers.limits is None else None
-        options = {"max_episode_steps": limit or -1, **spec["kwargs"]}
-        options |= {name: tuple(options[name]) for name in spec["tuples"]}
+        options = {"max_episode_steps": limit or -1, **arguments_from_json(spec)}
+        missing = unkept(spec, gym.registry[name].kwargs if name in gym.registry else None)
         renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, DecodeError, KeyError, TypeError, ValueError) as error:
         raise damaged(error) from error
+    if missing is not None:
+        raise ReplayError(f"the environment cannot be made again: {missing}")
     options.pop("render_mode", None)
     if render_mode is not None:
         _check_render_mode(name, render_mode)

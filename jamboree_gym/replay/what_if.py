@@ -16,7 +16,7 @@ import numpy.typing as npt
 from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.provenance import describe, generator_of
+from jamboree_gym.provenance import describe, env_id_of, generator_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.replay.copies import standings
 from jamboree_gym.replay.rebuild import rebuild_env
@@ -266,7 +266,7 @@ class _Children:
             self._parent.connection,
             env.observation_space,
             env.action_space,
-            env_id=env.spec.id if env.spec is not None else "",
+            env_id=env_id_of(env),
             provenance=describe(env),
             run=self._run,
             tags=self._tags,

@@ -16,7 +16,8 @@ import gymnasium as gym
 from gymnasium import wrappers as of_gymnasium
 from gymnasium.envs.registration import load_env_creator
 
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.arguments import arguments_from_json, unkept
+from jamboree_gym.errors import DecodeError, ReplayError
 from jamboree_gym.replay.named_modules import check_arguments
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_columns import ANNOTATION
@@ -170,8 +171,10 @@ def _wrap(
     try:
         name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
         known = {_entry_point_of(one): one for one in (*_buildable(), *trusted)}.get(entry_point)
-        tuples = [str(name) for name in wrapper.get("tuples", ())]
-    except (AttributeError, KeyError, TypeError) as error:
+        missing = unkept(wrapper)
+        if kwargs is not None:
+            kwargs = arguments_from_json(wrapper)
+    except (AttributeError, DecodeError, KeyError, TypeError, ValueError) as error:
         raise damaged(error) from error
     if known is None and entry_point in OBSERVERS:
         return env
@@ -183,9 +186,14 @@ def _wrap(
                 f"the episode was recorded through {entry_point}, which cannot be rebuilt: hand "
                 f"its class to it (wrappers=[{name}]) if it is yours"
             )
+        if missing is not None and not isinstance(known, partial):
+            raise ReplayError(
+                f"the wrapper {name} cannot be rebuilt: {missing}\n"
+                f"say it: wrappers=[functools.partial({name}, ...)]"
+            )
         if known is RecentTransactionsObservation:
             _check_shows_only_the_episode(kwargs)
-        arguments = _arguments(known, kwargs, tuples)
+        arguments = _arguments(known, kwargs)
         if not trust_entry_point:
             check_arguments(arguments, f"the wrapper {name}")
         wrapped: gym.Env[Any, Any] = known(env, **arguments)
@@ -207,14 +215,12 @@ def _entry_point_of(wrapper: Any) -> str:
     return f"{known.__module__}:{known.__name__}"
 
 
-def _arguments(
-    wrapper: Any, kwargs: Mapping[str, Any] | None, tuples: Sequence[str]
-) -> dict[str, Any]:
+def _arguments(wrapper: Any, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """What to build a wrapper with: what is stored, unless the caller has said it."""
     if isinstance(wrapper, partial):
         return {}
     if kwargs is not None:
-        return {**kwargs, **{name: tuple(kwargs[name]) for name in tuples}}
+        return dict(kwargs)
     _, *others = inspect.signature(wrapper).parameters
     if others:
         raise ReplayError(

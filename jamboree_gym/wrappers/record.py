@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler, unconfirmed
 from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreFull, StoreUnavailable
-from jamboree_gym.provenance import carries_over, describe, rng_state_of
+from jamboree_gym.provenance import carries_over, describe, env_id_of, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
 from jamboree_gym.snapshots import SnapshotRecorder
@@ -79,7 +79,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
             jam,
             env.observation_space,
             env.action_space,
-            env_id=env.spec.id if env.spec is not None else "",
+            env_id=env_id_of(env),
             provenance=describe(env),
             run=run,
             tags=tags,

@@ -16,6 +16,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.provenance import rng_state_of
+from jamboree_gym.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
 from jamboree_gym.wrappers.vector_infos import split_infos
 
@@ -321,7 +322,8 @@ def _sub_envs(env: VectorEnv[Any, Any, Any]) -> list[gym.Env[Any, Any] | EnvSpec
     if isinstance(base, SyncVectorEnv):
         return list(base.envs)
     if isinstance(base, AsyncVectorEnv):
-        return list(base.get_attr("spec"))
+        specs = fetch_specs(base.call, base.get_attr)
+        return [spec or spec_of_parent(base.spec) for spec in specs]
     return [env.spec] * env.num_envs
 
 

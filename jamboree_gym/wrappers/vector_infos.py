@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jamboree_gym.tensors import is_tensor, tensor_array
+
 __all__ = ["split_infos"]
 
 Infos = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -35,8 +37,8 @@ def _columns(infos: Mapping[str, Any], num_envs: int) -> Iterator[tuple[str, Any
     """Each key with its values and its mask, or None where it has no mask."""
     names_of_masks = {f"_{name}" for name in infos}
     for name, values in infos.items():
-        mask = infos.get(f"_{name}")
-        if mask is None and name in names_of_masks and _is_mask(values, num_envs):
+        mask = _as_array(infos.get(f"_{name}"))
+        if mask is None and name in names_of_masks and _is_mask(_as_array(values), num_envs):
             continue
         yield name, values, mask if _is_mask(mask, num_envs) else None
 
@@ -47,12 +49,19 @@ def _is_mask(values: Any, num_envs: int) -> bool:
     )
 
 
+def _as_array(values: Any) -> Any:
+    """A tensor as an array; all else as it is."""
+    if isinstance(values, np.ndarray) or not is_tensor(values):
+        return values
+    array = tensor_array(values)
+    return values if array is None else array
+
+
 def _reader(values: Any, num_envs: int) -> Callable[[int], Any]:
     """How to get the value of one sub-environment."""
     if isinstance(values, Mapping):
         return split_infos(values, num_envs).__getitem__
-    if not isinstance(values, (list, tuple)) and hasattr(values, "__array__"):
-        values = np.asarray(values)
+    values = _as_array(values)
     if not isinstance(values, (list, tuple, np.ndarray)) or not _has_length(values, num_envs):
         return lambda _: values
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype in _PYTHON_DTYPES:

@@ -13,8 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import gymnasium as gym
 import msgspec
@@ -535,7 +540,21 @@ CONTROL = [
     control.encode({"ok": False, "kind": "failed", "error": "no disk"}),
 ]
 SPACE_TEXTS = [space_to_json(space).encode() for pair in SPACES for space in pair]
-VALUES = [encode_value(INFO), encode_value([(1, "a"), {1: b"x"}, np.ones((2, 2)), STATE])]
+EXACT = [
+    *(date(2020, 2, 29), time(1, 2, fold=1), timedelta(-1, 5), UUID(int=7), Path("a/b")),
+    *(Decimal("-1.5E+7"), Fraction(-1, 3), np.dtype(">f4"), np.float32),
+]
+HOLDERS = {
+    "objects": np.array([[None, "a"], [1, b"x"]], object),
+    "fields": np.zeros((2, 1), [("a", "<f4", (2,)), ("b", [("c", "u1"), ("d", "O")])]),
+    "scalar": np.zeros((), "i4,f4")[()],
+}
+VALUES = [
+    encode_value(INFO),
+    encode_value([(1, "a"), {1: b"x"}, np.ones((2, 2)), STATE]),
+    *map(encode_value, EXACT),
+    encode_value(HOLDERS),
+]
 SLICES = [
     b"".join(struct.pack("<I", len(one)) + one for one in append.frames) for append in APPENDS
 ]

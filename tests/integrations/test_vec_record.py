@@ -369,3 +369,19 @@ def test_without_stable_baselines3_the_error_says_what_to_install() -> None:
     done = run_python(WITHOUT_SB3)
 
     assert "pip install 'jamboree-gym[sb3]'" in done.stdout, done.stderr
+
+
+def with_a_lambda() -> gym.Env[Any, Any]:
+    return gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda reward: reward)
+
+
+def test_workers_whose_specs_cannot_be_pickled_are_recorded_and_live(jam: Jamboree) -> None:
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    venv = jam.record(SubprocVecEnv([with_a_lambda] * 2, start_method="fork"))
+    venv.reset()
+    venv.step(np.zeros(2, int))
+    venv.close()
+
+    episode = jam.episode(venv.episode_ids[1])
+    assert (episode.summary.env_id, len(episode)) == ("CartPole-v1", 1)

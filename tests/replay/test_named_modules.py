@@ -22,6 +22,7 @@ from jamboree_gym.errors import ReplayError
 from jamboree_gym.replay import ReplayEnv, fork, verify, what_if
 from jamboree_gym.replay.named_modules import names_module
 from jamboree_gym.replay.video import video
+from jamboree_gym.values import encode_value
 
 
 class ImportingEnv(CartPoleEnv):
@@ -103,6 +104,40 @@ USES: dict[str, Callable[[Episode, bool], Any]] = {
 
 def forged_kwargs(jam: Jamboree, episode: Episode, **changes: Any) -> Episode:
     return forge_provenance(jam, episode, lambda p: p["env_spec"]["kwargs"].update(changes))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ("trap.Trap",),
+        {1: "trap:Trap"},
+        np.array([["trap.Trap"]], object),
+        np.array([("trap.Trap", 1)], [("a", "<U9"), ("b", "i4")]),
+        np.array(("trap.Trap",), [("a", "O")])[()],
+        Path("trap.Trap"),
+        b"trap.Trap",
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_arguments_that_are_kept_as_bytes_are_looked_through(
+    jam: Jamboree, episode: Episode, canary: Path, config: Any
+) -> None:
+    exact = {"config": encode_value(config).hex()}
+    forged = forge_provenance(jam, episode, lambda p: p["env_spec"]["exact"].update(exact))
+
+    with pytest.raises(ReplayError, match=r"'trap[.:]Trap' .*names a module"):
+        verify(forged)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("exact", [[], {"config": 1}, {"config": "zz"}, {"config": "c1"}], ids=str)
+def test_arguments_that_are_no_bytes_of_ours_are_damage(
+    jam: Jamboree, episode: Episode, exact: Any
+) -> None:
+    forged = forge_provenance(jam, episode, lambda p: p["env_spec"].update(exact=exact))
+
+    with pytest.raises(ReplayError, match="provenance is damaged"):
+        verify(forged)
 
 
 def options_of(value: Any) -> dict[str, Any]:

@@ -496,15 +496,20 @@ def test_keys_of_infos_may_come_and_go(jam: Jamboree) -> None:
     assert repr(recorded_infos(jam, infos)) == repr(infos)
 
 
-class Color(enum.IntEnum):
+class Color(enum.Enum):
+    RED = 1
+
+
+class Lamp(enum.IntEnum):
     RED = 1
 
 
 def test_an_enum_member_in_an_info_leaves_its_name(jam: Jamboree) -> None:
-    (info,) = recorded_infos(jam, [{"light": Color.RED}])
+    (info,) = recorded_infos(jam, [{"light": Color.RED, "lamp": Lamp.RED}])
 
     assert info["light"].startswith("<not recorded: ")
     assert info["light"].endswith("Color.RED>")
+    assert info["lamp"] == 1
 
 
 def test_a_key_that_cannot_be_stored_leaves_a_mark(jam: Jamboree) -> None:

@@ -915,3 +915,30 @@ def test_an_annotation_that_is_not_for_each_is_named(record: Record, value: Any)
 
     with pytest.raises(InvalidRecord, match=r"the annotation value.* for each of the 2"):
         envs.annotate(value=value)
+
+
+def with_a_lambda() -> gym.Env[Any, Any]:
+    return gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda reward: reward)
+
+
+def test_workers_whose_specs_cannot_be_pickled_are_recorded_and_live(jam: Jamboree) -> None:
+    envs = jam.record(AsyncVectorEnv([with_a_lambda, with_a_lambda]))
+    envs.reset(seed=1)
+    envs.step(envs.action_space.sample())
+    envs.close()
+
+    episode = jam.episode(envs.episode_ids[1])
+    assert (episode.summary.env_id, len(episode)) == ("CartPole-v1", 1)
+    (wrapper,) = episode.provenance["env_spec"]["additional_wrappers"]
+    assert wrapper["name"] == "TransformReward"
+    assert "lambda" in wrapper["not_kept"]["func"]
+
+
+def test_asking_workers_for_their_specs_leaves_nothing_behind_in_them(jam: Jamboree) -> None:
+    envs = AsyncVectorEnv([partial(gym.make, "CartPole-v1")])
+    jam.record(envs)
+
+    (spec,) = envs.get_attr("spec")
+
+    assert spec == gym.make("CartPole-v1").spec
+    envs.close()

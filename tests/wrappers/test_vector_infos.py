@@ -101,3 +101,15 @@ def test_a_list_of_infos_is_taken_as_it_is_and_left_alone() -> None:
     split[0].pop("final_obs")
 
     assert infos == [{"final_obs": 1}, {}]
+
+
+@pytest.mark.torch
+def test_masks_and_values_that_are_tensors_are_taken_apart() -> None:
+    torch = pytest.importorskip("torch")
+    mask = torch.tensor([True, False, True])
+    infos = {"a": torch.arange(3.0), "_a": mask, "b": np.arange(3), "_b": mask}
+
+    first, second, third = split_infos(infos, NUM)
+
+    assert (first, second) == ({"a": 0.0, "b": 0}, {})
+    assert third == {"a": 2.0, "b": 2}

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from minari import MinariDataset
 
+from jamboree_gym.arguments import arguments_from_json, unkept
 from jamboree_gym.blocks import trips, whole_episodes
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
@@ -231,8 +232,8 @@ def _environment(content: bytes, *, where: str) -> _Environment:
 
 
 def _stored_spec(content: Mapping[str, Any] | None) -> EnvSpec | None:
-    """The spec that a provenance holds; made, not called."""
-    if content is None:
+    """The spec that a provenance holds; made, not called. None where Minari could not store it."""
+    if content is None or any(map(unkept, (content, *content["additional_wrappers"]))):
         return None
     spec = EnvSpec(
         id=content["id"],
@@ -241,17 +242,18 @@ def _stored_spec(content: Mapping[str, Any] | None) -> EnvSpec | None:
         nondeterministic=content["nondeterministic"],
         max_episode_steps=content["max_episode_steps"],
         order_enforce=content["order_enforce"],
-        kwargs=_kwargs(content),
+        kwargs=arguments_from_json(content),
     )
     spec.additional_wrappers = tuple(
         WrapperSpec(
-            one["name"], one["entry_point"], None if one["kwargs"] is None else _kwargs(one)
+            one["name"],
+            one["entry_point"],
+            None if one["kwargs"] is None else arguments_from_json(one),
         )
         for one in content["additional_wrappers"]
     )
+    try:
+        spec.to_json()
+    except (TypeError, ValueError):
+        return None
     return spec
-
-
-def _kwargs(content: Mapping[str, Any]) -> dict[str, Any]:
-    kwargs = dict(content["kwargs"])
-    return {**kwargs, **{name: tuple(kwargs[name]) for name in content["tuples"]}}

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.provenance import rng_state_of
+from jamboree_gym.sent_specs import fetch_specs
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
 
 __all__ = ["VecRecordEpisodes"]
@@ -209,7 +210,7 @@ def _sub_envs(venv: VecEnv) -> Sequence[gym.Env[Any, Any] | EnvSpec | None]:
     if isinstance(base, DummyVecEnv):
         return base.envs
     if isinstance(base, SubprocVecEnv):
-        return base.get_attr("spec")
+        return fetch_specs(base.env_method, base.get_attr)
     return [None] * venv.num_envs
 
 
