@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.values import decode_value, encode_value
+from jamboree_gym.values import decode_value, encode_value, shown
 
 __all__ = ["InfoEncoder", "holds_unrecorded", "info_keys"]
 
@@ -31,10 +31,13 @@ class InfoEncoder:
             strict: Refuse what cannot be stored, instead of a mark in its place.
 
         Raises:
-            InvalidRecord: Only where `strict`; names the place of what cannot be stored.
+            InvalidRecord: It is no dict, or, only where `strict`, something in it cannot be
+                stored; names the place.
         """
         if not info:
             return None
+        if not isinstance(info, Mapping) and not hasattr(info, "keys"):
+            raise InvalidRecord(f"{shown(info)} of type {type(info).__qualname__} is no dict")
         try:
             return encode_value(info if isinstance(info, dict) else dict(info))
         except InvalidRecord as error:
@@ -49,11 +52,9 @@ class InfoEncoder:
                 }
             )
 
-    def copy(self, mapping: Mapping[str, Any]) -> dict[str, Any]:
-        """What would be read back: a copy that shares nothing with the original."""
-        encoded = self.encode(mapping)
-        copied: dict[str, Any] = decode_value(encoded, where="memory") if encoded else {}
-        return copied
+    def copy(self, value: Any) -> Any:
+        """What would be read back of any value: a copy that shares nothing with the original."""
+        return decode_value(encode_value(self._storable(value, "the value")), where="memory")
 
     def _storable(self, value: Any, place: str) -> Any:
         try:
@@ -61,15 +62,21 @@ class InfoEncoder:
         except InvalidRecord as error:
             if _is_deep(error):
                 return self._mark(value, place)
-            if isinstance(value, dict):
-                return {
-                    self._storable(name, place): self._storable(item, place)
-                    for name, item in value.items()
-                }
-            if value.__class__ in (list, tuple):
-                return value.__class__(self._storable(item, place) for item in value)
-            return self._mark(value, place)
+            try:
+                return self._storable_parts(value, place)
+            except Exception:  # noqa: BLE001 - a container of others that cannot be walked
+                return self._mark(value, place)
         return value
+
+    def _storable_parts(self, value: Any, place: str) -> Any:
+        if isinstance(value, Mapping):
+            return {
+                self._storable(name, place): self._storable(item, place)
+                for name, item in value.items()
+            }
+        if value.__class__ in (list, tuple):
+            return value.__class__(self._storable(item, place) for item in value)
+        return self._mark(value, place)
 
     def _mark(self, value: Any, place: str) -> str:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"

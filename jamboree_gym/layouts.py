@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import is_not
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -31,7 +33,10 @@ __all__ = [
     "Layout",
     "Leaf",
     "is_column_name",
+    "as_array",
     "columns_of",
+    "detached",
+    "has_column",
     "layout_from_json",
     "layout_of",
     "layout_to_json",
@@ -263,24 +268,52 @@ def _column_of(value: Any) -> Column:
         dtype = next(dtype for kind, dtype in _PYTHON_DTYPES if isinstance(value, kind))
         return Leaf(dtype, (), "python")
     else:
-        array = as_array(value)
+        array = as_array(value, strict=True)
         if array is None:
             return ENCODED
         leaf = Leaf(array.dtype, array.shape, "array")
     return leaf if has_column(leaf.dtype) else ENCODED
 
 
-def as_array(value: Any) -> npt.NDArray[Any] | None:
-    """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ..."""
+def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
+    """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ...
+
+    It may share the value's memory.
+
+    Args:
+        value: Anything.
+        strict: Whether what an object's own conversion raises is raised; else it is no array.
+    """
     if value.__class__ is np.ndarray:
         return cast("npt.NDArray[Any]", value)
     if value is None or isinstance(value, (str, bytes)):
         return None
+    failure = None
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: tensors that need grad
-        return None
-    return array if has_column(array.dtype) else None
+        if has_column(array.dtype):
+            return array
+    except Exception as error:  # noqa: BLE001 - code of others
+        failure = error
+    with suppress(Exception):
+        own = detached(value)
+        if own is not value:
+            array = np.asarray(own)
+            return array if has_column(array.dtype) else None
+    if strict and failure is not None and hasattr(type(value), "__array__"):
+        raise failure
+    return None
+
+
+def detached(value: Any) -> Any:
+    """A tensor without its gradient and in this machine's memory, also in lists and tuples."""
+    if value.__class__ in (list, tuple):
+        parts = [detached(part) for part in value]
+        return parts if any(map(is_not, parts, value)) else value
+    if callable(getattr(value, "detach", None)):
+        value = value.detach()
+        return value.cpu() if callable(getattr(value, "cpu", None)) else value
+    return value
 
 
 def number_dtype(text: Any) -> np.dtype[Any]:
