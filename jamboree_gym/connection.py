@@ -323,7 +323,7 @@ class Connection:
         """The newest rows of an episode that this process writes, or has just written."""
         self.check_open()
         outbox = self._outboxes.get(key)
-        if not isinstance(outbox, StepOutbox) or outbox.is_deleted or outbox.error is not None:
+        if not isinstance(outbox, StepOutbox) or outbox.is_over_here or outbox.error is not None:
             return None
         return outbox
 

@@ -23,7 +23,8 @@ from jamboree_gym.errors import (
 from jamboree_gym.frame import to_frame
 from jamboree_gym.handlers import DBHandler
 from jamboree_gym.infos import InfoEncoder
-from jamboree_gym.packing import Misfit, rows_of
+from jamboree_gym.outcomes import flag_of, refusal
+from jamboree_gym.packing import rows_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.spaces import check_space, layout_of_space
 from jamboree_gym.step_batches import prepare
@@ -126,7 +127,7 @@ class EpisodeHandler(DBHandler):
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
-        encoded = self._encoded(info) if info else None
+        encoded = self._encoded(info)
         self.annotation = None
         jam = self.event
         if not summary.writer:
@@ -188,7 +189,7 @@ class EpisodeHandler(DBHandler):
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
         try:
             steps.taken = steps.pack_action(action)
-        except (InvalidRecord, Misfit):
+        except Exception:  # noqa: BLE001 - whatever it is, the slow way says it
             self._act_slowly(steps, action)
 
     def _act_slowly(self, steps: StepOutbox, action: Any) -> None:
@@ -218,7 +219,11 @@ class EpisodeHandler(DBHandler):
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
         said, self.annotation = self.annotation, None
         try:
-            encoded = self._encoded(info) if info else None
+            if terminated.__class__ is not bool:
+                terminated = flag_of("terminated", terminated)
+            if truncated.__class__ is not bool:
+                truncated = flag_of("truncated", truncated)
+            encoded = self._encoded(info) if info.__class__ is not dict or info else None
             looks = steps.put(observation, reward, terminated, truncated, encoded, said)
         except InvalidRecord as error:
             self._give_up(error)
@@ -230,17 +235,24 @@ class EpisodeHandler(DBHandler):
             self._after_put(_MOVED)
 
     def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
-        keys = self.info_keys
-        if keys is not None:
-            info = {key: info[key] for key in keys if key in info}
-        return self._infos.encode(info, strict=self.strict_infos)
+        try:
+            if not info:
+                return None
+            keys = self.info_keys
+            if keys is not None:
+                info = {key: info[key] for key in keys if key in info}
+            return self._infos.encode(info, strict=self.strict_infos)
+        except Exception as error:
+            if isinstance(error, InvalidRecord) and self.strict_infos:
+                raise
+            raise refusal("info", error) from error
 
     def plain_steps(self, schema: StepSchema) -> StepOutbox | None:
         """Where `put_plain` may put the next step, if it has this (shared) schema."""
         steps = self.writing
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
-        if steps.is_deleted:
+        if steps.is_over_here:
             return None
         return steps if self._buffered else None
 
@@ -272,8 +284,8 @@ class EpisodeHandler(DBHandler):
         steps = self._steps
         if steps is None:
             return
-        if steps.is_deleted:
-            self.writing = None
+        if steps.is_over_here:
+            self._leave(steps)
             return
         try:
             self.event.after_put(steps, steps.pending_bytes)
@@ -281,8 +293,13 @@ class EpisodeHandler(DBHandler):
             if steps.error is not None:
                 raise
             raise unconfirmed(error, what) from error
-        if steps.is_deleted:  # by another process: the delivery has found out
-            self.writing = None
+        if steps.is_over_here:  # the delivery has found out
+            self._leave(steps)
+
+    def _leave(self, steps: StepOutbox) -> None:
+        was_writing, self.writing = self.writing, None
+        if steps.cut_off is not None and was_writing is not None:
+            raise steps.cut_off.with_traceback(None)
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
@@ -315,7 +332,7 @@ class EpisodeHandler(DBHandler):
             EpisodeNotFound: There is no such episode.
         """
         steps = self._steps
-        rows = None if steps is None or steps.is_deleted else steps.recent(n)
+        rows = None if steps is None or steps.is_over_here else steps.recent(n)
         return self.episode.recent(n) if rows is None else to_transitions(rows)
 
     @property

@@ -6,14 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Collection, Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.values import decode_value, encode_value
+from jamboree_gym.values import decode_value, encode_value, shown
 
 __all__ = ["InfoEncoder", "holds_unrecorded", "info_keys"]
 
@@ -36,10 +35,13 @@ class InfoEncoder:
             strict: Refuse what cannot be stored, instead of a mark in its place.
 
         Raises:
-            InvalidRecord: Only where `strict`; names the place of what cannot be stored.
+            InvalidRecord: It is no dict, or, only where `strict`, something in it cannot be
+                stored; names the place.
         """
         if not info:
             return None
+        if not isinstance(info, Mapping) and not hasattr(info, "keys"):
+            raise InvalidRecord(f"{shown(info)} of type {type(info).__qualname__} is no dict")
         try:
             return encode_value(info if isinstance(info, dict) else dict(info))
         except InvalidRecord as error:
@@ -53,22 +55,25 @@ class InfoEncoder:
                 kept[key] = self._storable(value, f"{name!r:.60}")
             return encode_value(kept)
 
-    def copy(self, mapping: Mapping[str, Any]) -> dict[str, Any]:
-        """What would be read back: a copy that shares nothing with the original."""
-        encoded = self.encode(mapping)
-        copied: dict[str, Any] = decode_value(encoded, where="memory") if encoded else {}
-        return copied
+    def copy(self, value: Any) -> Any:
+        """What would be read back of any value: a copy that shares nothing with the original."""
+        return decode_value(encode_value(self._storable(value, "the value")), where="memory")
 
     def _storable(self, value: Any, place: str) -> Any:
         """The value, with a mark in place of each part that cannot be kept."""
         try:
             encode_value(value)
         except InvalidRecord as error:
-            return self._mark(value, place) if _is_deep(error) else self._marked(value, place)
+            if _is_deep(error):
+                return self._mark(value, place)
+            try:
+                return self._marked(value, place)
+            except Exception:  # noqa: BLE001 - a container of others that cannot be walked
+                return self._mark(value, place)
         return value
 
     def _marked(self, value: Any, place: str) -> Any:
-        if isinstance(value, (dict, MappingProxyType)):
+        if isinstance(value, Mapping):
             kept: dict[Any, Any] = {}
             for name, item in value.items():
                 kept[self._free_key(name, kept, place)] = self._storable(item, place)

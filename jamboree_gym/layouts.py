@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.tensors import is_tensor, tensor_array
+from jamboree_gym.tensors import detached, is_tensor, tensor_array
 from jamboree_gym.unicode_text import is_unicode
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "Layout",
     "Leaf",
     "is_column_name",
+    "as_array",
     "columns_of",
+    "has_column",
     "layout_from_json",
     "layout_of",
     "layout_to_json",
@@ -264,26 +267,41 @@ def _column_of(value: Any) -> Column:
         dtype = next(dtype for kind, dtype in _PYTHON_DTYPES if isinstance(value, kind))
         return Leaf(dtype, (), "python")
     else:
-        array = as_array(value)
+        array = as_array(value, strict=True)
         if array is None:
             return ENCODED
         leaf = Leaf(array.dtype, array.shape, "array")
     return leaf if has_column(leaf.dtype) else ENCODED
 
 
-def as_array(value: Any) -> npt.NDArray[Any] | None:
-    """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ..."""
+def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
+    """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ...
+
+    It may share the value's memory.
+
+    Args:
+        value: Anything.
+        strict: Whether what an object's own conversion raises is raised; else it is no array.
+    """
     if value.__class__ is np.ndarray:
         return cast("npt.NDArray[Any]", value)
     if value is None or isinstance(value, (str, bytes)):
         return None
+    failure = None
     try:
-        array: npt.NDArray[Any] | None = np.asarray(value)
-    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
-        array = None
-    if (array is None or not has_column(array.dtype)) and is_tensor(value):
-        array = tensor_array(value)  # one that needs grad, or is on a device
-    return array if array is not None and has_column(array.dtype) else None
+        array = np.asarray(value)
+    except Exception as error:  # noqa: BLE001 - whatever the code of an odd class raises
+        failure = error
+    else:
+        if has_column(array.dtype):
+            return array
+    with suppress(Exception):
+        found = tensor_array(value) if is_tensor(value) else np.asarray(detached(value))
+        if found is not None and has_column(found.dtype):
+            return found
+    if strict and failure is not None and hasattr(type(value), "__array__"):
+        raise failure
+    return None
 
 
 def number_dtype(text: Any) -> np.dtype[Any]:

@@ -287,7 +287,7 @@ def decode_episode_note(
         EpisodeOrigin(
             None if seed is None else decode_value(seed, where=where),
             None if rng_state is None else _decode_rng(rng_state, where),
-            None if options is None else _decode_dict(options, f"{where}: options"),
+            None if options is None else decode_value(options, where=f"{where}: options"),
             provenance,
             follows,
             parent,

@@ -68,8 +68,11 @@ class Outbox(ABC):
         key: The log.
         error: Why it can never be written, None as long as it can.
         late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
-        was_refused: Whether the writer knows of `error`.
+        was_refused: Whether the writer knows of `error`, or of `cut_off`.
+        cut_off: Why the log ends before what was put last; None where it does not.
     """
+
+    cut_off: JamboreeError | None = None
 
     __slots__ = (
         "__weakref__",

@@ -145,7 +145,8 @@ def _converted(value: Any, layout: Layout) -> Any:
         return value
     if layout.is_array:
         return as_array(value)
-    return value if layout.kind == "numpy" else layout.dtype.type(value).item()
+    scalar = layout.dtype.type(value)
+    return scalar if layout.kind == "numpy" else scalar.item()
 
 
 def filler(layout: Layout) -> Any:

@@ -18,6 +18,7 @@ from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.layouts import as_array
+from jamboree_gym.outcomes import refusal
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.values import check_text, decode_value, encode_value
 
@@ -97,8 +98,11 @@ class EpisodeRecorder:
         episode_id: str = self.handler["episode"]
         return episode_id
 
-    def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """A copy of reset options, to be made before the environment gets them."""
+    def kept_options(self, options: Any) -> Any:
+        """A copy of reset options, to be made before the environment gets them.
+
+        Whatever they are: what cannot be stored leaves a mark.
+        """
         return None if options is None else self._options.copy(options)
 
     def admit(self) -> None:
@@ -120,7 +124,7 @@ class EpisodeRecorder:
         *,
         seed: int | None = None,
         rng_state: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Any = None,
         follows: str | None = None,
         parent: str | None = None,
         fork_step: int | None = None,
@@ -134,6 +138,7 @@ class EpisodeRecorder:
             JamboreeError: What was recorded, of this episode or of the one before, is not confirmed
                 or cannot be written. This one has begun all the same.
         """
+        seed = _own_seed(seed)
         started_at = self.jam.start_time(after=self.handler.newest_at)
         failure: JamboreeError | None = None
         try:
@@ -174,8 +179,8 @@ class EpisodeRecorder:
         """
         try:
             said = {check_text("name", name): _copied(value) for name, value in values.items()}
-        except InvalidRecord as error:
-            raise InvalidRecord(f"the annotation cannot be recorded: {error}") from error
+        except Exception as error:
+            raise refusal("annotation", error) from error
         self.handler.annotation = {**(self.handler.annotation or {}), **said}
 
     def abandon(self) -> None:
@@ -198,6 +203,16 @@ class EpisodeRecorder:
         if self.is_recording:
             self.handler.writing = None
             log.info("episode %s goes on in the parent of this process", self.episode_id)
+
+
+def _own_seed(seed: Any) -> Any:
+    """A seed that nobody changes: a list of numbers would be written again with each summary."""
+    if seed is None or seed.__class__ is int:
+        return seed
+    try:
+        return decode_value(encode_value(seed), where="memory")
+    except InvalidRecord as error:
+        raise refusal("seed", error) from error
 
 
 def _copied(value: Any) -> Any:

@@ -196,7 +196,7 @@ class EpisodeOrigin:
             reset, with that of its emulator if it has one; None where `seed` tells instead, or
             where the environment has no generator. Of a fork, the state that the generator was
             given there; None where it kept its own.
-        options: The `options` given to `reset`.
+        options: The `options` given to `reset`; None = none were.
         provenance: Digest of the blob that holds environment spec, versions and machine.
         follows: Id of the episode of the same environment whose end, or whose newest step, the
             reset went on from, where seed and `rng_state` do not tell all: play that one first.
@@ -207,7 +207,7 @@ class EpisodeOrigin:
 
     seed: int | None
     rng_state: Mapping[str, Any] | None
-    options: Mapping[str, Any] | None
+    options: Any
     provenance: str
     follows: str | None = None
     parent: str | None = None

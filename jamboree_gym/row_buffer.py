@@ -23,7 +23,8 @@ from jamboree_gym.codec import CODEC_STEPS
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.layouts import ENCODED, Group, Layout, is_column_name, layout_of, share_columns
 from jamboree_gym.outbox import Outbox
-from jamboree_gym.packing import Misfit, pack_any, variable_bytes
+from jamboree_gym.outcomes import number_of, refusal
+from jamboree_gym.packing import pack_any, variable_bytes
 from jamboree_gym.row_parts import RowPart, cut_rows
 from jamboree_gym.step_batches import prepare
 from jamboree_gym.step_schema import StepSchema
@@ -146,9 +147,9 @@ class RowBuffer(Outbox, ABC):
         schema = self.schema
         try:
             kept = self._pack_observation(observation)
-        except (InvalidRecord, Misfit):
-            layout = layout_of(observation, schema.observation)
-            kept = pack_any(observation, layout, "observation")
+        except Exception:  # noqa: BLE001 - whatever it is, the slow way says it
+            layout = _layout_of(observation, schema.observation, "observation")
+            kept = _packed(observation, layout, "observation")
             if layout != schema.observation:
                 self._use(0, _prepared(StepSchema(layout, schema.action, schema.annotation)))
         if info is not None:
@@ -168,8 +169,8 @@ class RowBuffer(Outbox, ABC):
             InvalidRecord: It cannot be encoded; says what of it.
         """
         known = self.schema
-        layout = self._next_layout(layout_of(action, known.action), known.action)
-        self.taken = pack_any(action, layout, "action")
+        layout = self._next_layout(_layout_of(action, known.action, "action"), known.action)
+        self.taken = _packed(action, layout, "action")
         if layout != known.action:
             self._change(StepSchema(known.observation, layout, known.annotation))
 
@@ -194,11 +195,14 @@ class RowBuffer(Outbox, ABC):
         try:
             kept = self._pack_observation(observation)
             said = None if annotation is None else self._pack_annotation(annotation)
-        except (InvalidRecord, Misfit):
+        except Exception:  # noqa: BLE001 - as above
             kept, said = self._relayout(observation, annotation)
         kind = reward.__class__
         if kind is not float:
-            reward = float(reward) if kind in _NUMBERS else _number(reward)
+            try:
+                reward = float(reward) if kind in _NUMBERS else number_of(reward)
+            except OverflowError as error:
+                raise refusal("reward", error) from error
         now = time.time()
         if now <= self._t_last:  # the clock was set back, or is coarse
             now = math.nextafter(self._t_last, math.inf)
@@ -251,16 +255,17 @@ class RowBuffer(Outbox, ABC):
     def _relayout(self, observation: Any, annotation: Mapping[str, Any] | None) -> tuple[Any, Any]:
         """Take the layout of these values from the next row on; the values as they are kept."""
         known, said = self.schema, self.schema.annotation
-        layout = self._next_layout(layout_of(observation, known.observation), known.observation)
+        layout = _layout_of(observation, known.observation, "observation")
+        layout = self._next_layout(layout, known.observation)
         if annotation is not None:
             if not all(map(is_column_name, annotation)):
                 raise InvalidRecord(f"the annotation {list(annotation)!r}: a name is a text")
-            said = cast(Group, layout_of(dict(annotation), said))
+            said = cast(Group, _layout_of(dict(annotation), said, "annotation"))
             if said.names == known.annotation.names:
                 said = cast(Group, self._next_layout(said, known.annotation))
         packed = (
-            pack_any(observation, layout, "observation"),
-            None if annotation is None else pack_any(annotation, said, "annotation"),
+            _packed(observation, layout, "observation"),
+            None if annotation is None else _packed(annotation, said, "annotation"),
         )
         schema = StepSchema(layout, known.action, said)
         if schema != known:
@@ -379,9 +384,17 @@ def _settled(new: Any, known: Any) -> Any:
     return ENCODED
 
 
-def _number(reward: Any) -> float:
-    """A reward of another type: an array with one element, a tensor, ..."""
+def _layout_of(value: Any, known: Layout, role: str) -> Layout:
     try:
-        return float(np.asarray(reward).item())
-    except (TypeError, ValueError) as error:
-        raise InvalidRecord(f"the reward {reward!r} is not a number") from error
+        return layout_of(value, known)
+    except Exception as error:
+        raise refusal(role, error) from error
+
+
+def _packed(value: Any, layout: Layout, role: str) -> Any:
+    try:
+        return pack_any(value, layout, role)
+    except InvalidRecord:
+        raise
+    except Exception as error:
+        raise refusal(role, error) from error

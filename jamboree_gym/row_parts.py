@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jamboree_gym.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.steps import ROW_WIDTH, FlatRows
 
-__all__ = ["RowPart", "cut_rows"]
+__all__ = ["RowPart", "cut_rows", "single_rows"]
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +50,13 @@ def cut_rows(start: int, rows: FlatRows, schemas: SchemaChanges, size: int) -> l
         for first, end in _spans(schemas, start, start + count)
         for at in range(first, end, size)
     ]
+
+
+def single_rows(part: RowPart) -> Iterator[RowPart]:
+    """The same rows, each as a part of its own."""
+    schemas = [(part.start, part.schema), *((part.start + at, one) for at, one in part.changes)]
+    for row in range(part.start, part.start + part.count):
+        yield _part(part.start, part.rows, schemas, row, row + 1)
 
 
 def _part(start: int, rows: FlatRows, schemas: SchemaChanges, first: int, end: int) -> RowPart:

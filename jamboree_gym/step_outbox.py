@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from itertools import islice
+from itertools import chain, islice
 from operator import add
 
 from jamboree_gym.codec import CODEC_STEPS, encode_frame
-from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
+from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeError
 from jamboree_gym.notes import (
     check_summary,
     encode_episode_note,
@@ -21,7 +21,7 @@ from jamboree_gym.notes import (
 from jamboree_gym.outbox import Batch, Outbox
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.row_buffer import RowBuffer
-from jamboree_gym.row_parts import RowPart
+from jamboree_gym.row_parts import RowPart, single_rows
 from jamboree_gym.steps import (
     REWARD,
     ROW_WIDTH,
@@ -32,6 +32,7 @@ from jamboree_gym.steps import (
     encode_rows,
 )
 from jamboree_gym.store.redis import AppendResult, IndexEntry
+from jamboree_gym.values import shown
 
 __all__ = ["StepOutbox"]
 
@@ -57,6 +58,8 @@ class StepOutbox(RowBuffer):
     Attributes:
         summary: As it is after the rows that are in batches.
         is_deleted: Whether the episode has been deleted: nothing more of it is kept.
+        cut_off: Why a row could not be encoded. The rows before it are stored, the episode is
+            abandoned, and nothing more of it is kept.
     """
 
     __slots__ = (
@@ -66,6 +69,7 @@ class StepOutbox(RowBuffer):
         "_origin",
         "_status",
         "_stored_status",
+        "cut_off",
         "is_deleted",
         "summary",
     )
@@ -88,6 +92,7 @@ class StepOutbox(RowBuffer):
         check_summary(summary)
         self.summary = summary
         self.is_deleted = False
+        self.cut_off: InvalidRecord | None = None
         self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
@@ -99,6 +104,18 @@ class StepOutbox(RowBuffer):
     def status(self) -> EpisodeStatus:
         """How it ended, or `running`."""
         return self._status
+
+    @property
+    def is_over_here(self) -> bool:
+        """Whether nothing more is kept, although the environment may go on."""
+        return self.is_deleted or self.cut_off is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has everything that it will get."""
+        if self.cut_off is None:
+            return super().is_settled
+        return not self._batches and self._stored_status == self._status
 
     @property
     def unsaved(self) -> int:
@@ -143,7 +160,23 @@ class StepOutbox(RowBuffer):
         if self.error is not None or self.is_deleted:
             self._parts = []
             return
-        parts, summary, batches = self._parts, self.summary, []
+        if self.cut_off is not None:
+            self._parts = []
+            return
+        try:
+            batches, summary = self._sealed_parts(self._parts, status)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a row that should not have been accepted
+            self._break_off(error)
+            return
+        all_batches = self._batches + deque(batches)
+        self._batches, self.summary, self._parts = all_batches, summary, []
+
+    def _sealed_parts(
+        self, parts: Sequence[RowPart], status: EpisodeStatus
+    ) -> tuple[list[Batch], EpisodeSummary]:
+        summary, batches = self.summary, []
         if parts and status == "running":
             status = _told_by(parts[-1])
         for part in parts:
@@ -151,8 +184,41 @@ class StepOutbox(RowBuffer):
             batches.append(self._batch(part, summary))
         if status not in ("running", summary.status):
             summary = replace(summary, status=status)
+        return batches, summary
+
+    def _break_off(self, error: Exception) -> None:
+        """Keep what comes before the first row that cannot be encoded; the episode ends there.
+
+        Raises:
+            Exception: There is nothing before it: the log can never be written.
+        """
+        batches, summary = list[Batch](), self.summary
+        for row in chain.from_iterable(map(single_rows, self._parts)):
+            try:
+                sealed, summary = self._sealed_row(summary, row)
+            except Exception as refused:  # noqa: BLE001 - this is the one
+                error = refused
+                break
+            batches.append(sealed)
+        row_number = self._stored_count + sum(one.count for one in (*self._batches, *batches))
+        if row_number == 0:
+            raise error
+        cut_off = InvalidRecord(
+            f"episode {summary.id!r} is abandoned: row {row_number} cannot be encoded "
+            f"({shown(error)}); the rows before it are stored"
+        )
+        cut_off.__cause__ = error
+        summary = replace(summary, status="abandoned")
+        if batches:
+            batches[-1].summary = summary
         all_batches = self._batches + deque(batches)
+        with self._seal_lock:
+            self.cut_off, self._status = cut_off, "abandoned"
         self._batches, self.summary, self._parts = all_batches, summary, []
+
+    def _sealed_row(self, summary: EpisodeSummary, row: RowPart) -> tuple[Batch, EpisodeSummary]:
+        after = _summary_after(summary, row, "running")
+        return self._batch(row, after), after
 
     def _batch(self, part: RowPart, summary: EpisodeSummary) -> Batch:
         rows, schema = part.rows, part.schema

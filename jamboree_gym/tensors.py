@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from operator import is_not
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["is_tensor", "plain_array", "tensor_array"]
+__all__ = ["detached", "is_tensor", "plain_array", "tensor_array"]
 
 _ARRAY_METHODS = ("__dlpack__", "__array__", "__array_interface__")
 _LABELS = ("iloc", "coords")  # of pandas and xarray: an array would lose them
@@ -38,6 +39,17 @@ def tensor_array(value: Any) -> npt.NDArray[Any] | None:
         if array is not None:
             return array
     return None
+
+
+def detached(value: Any) -> Any:
+    """A tensor without its gradient and in this machine's memory, also in lists and tuples."""
+    if value.__class__ in (list, tuple):
+        parts = [detached(part) for part in value]
+        return parts if any(map(is_not, parts, value)) else value
+    if callable(getattr(value, "detach", None)):
+        value = value.detach()
+        return value.cpu() if callable(getattr(value, "cpu", None)) else value
+    return value
 
 
 def plain_array(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:

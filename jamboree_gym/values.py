@@ -30,7 +30,14 @@ from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.plain_forms import NO_FORM, plain_form
 from jamboree_gym.tensors import plain_array
 
-__all__ = ["check_text", "comes_back_alike", "decode_value", "encode_mapping", "encode_value"]
+__all__ = [
+    "check_text",
+    "comes_back_alike",
+    "decode_value",
+    "encode_mapping",
+    "encode_value",
+    "shown",
+]
 
 _TUPLE: Final = 1
 _SET: Final = 2
@@ -78,7 +85,7 @@ def check_text(name: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRecord(
-            f"{name}={_shown(text)} is not valid unicode; {_ADVICE.format(name)}"
+            f"{name}={shown(text)} is not valid unicode; {_ADVICE.format(name)}"
         ) from error
     return str.__str__(text)
 
@@ -121,6 +128,10 @@ def encode_value(value: Any) -> bytes:
             raise InvalidRecord(f"{place or 'value'}: {reason}") from error
     except RecursionError as error:
         raise InvalidRecord("the value is nested too deeply, or holds itself") from error
+    except InvalidRecord:
+        raise
+    except Exception as error:  # a subclass of a dict, say, whose `items` fails
+        raise InvalidRecord(f"value: {shown(value)} raises {error!r}") from error
 
 
 # -- what is written for a value: itself, or an extension that remembers what msgpack loses
@@ -141,7 +152,7 @@ def _tag_of_subclass(value: Any) -> Callable[[Any], Any]:
     if isinstance(value, np.generic):
         return _tag_scalar
     raise InvalidRecord(
-        f"cannot store {_shown(value)} of type {cls.__module__}.{cls.__qualname__}; "
+        f"cannot store {shown(value)} of type {cls.__module__}.{cls.__qualname__}; "
         "convert it to numbers, strings, lists, dicts or NumPy arrays"
     )
 
@@ -183,7 +194,7 @@ def _tag_key(key: Any) -> Any:
         try:
             hash(_decoder.decode(_pack(tagged)))
         except TypeError as error:
-            raise InvalidRecord(f"cannot store {_shown(key)} as a key, or in a set") from error
+            raise InvalidRecord(f"cannot store {shown(key)} as a key, or in a set") from error
     return tagged
 
 
@@ -300,13 +311,13 @@ def _why_refused(value: Any) -> str | None:
     try:
         _pack(_tag(value))
     except UnicodeEncodeError as error:
-        return f"{_shown(error.object)} is not valid unicode; {_ADVICE.format('text')}"
+        return f"{shown(error.object)} is not valid unicode; {_ADVICE.format('text')}"
     except InvalidRecord as error:
         return str(error)
     except (MemoryError, RecursionError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever the code of an odd class raises
-        return f"cannot store {_shown(value)}: {type(error).__name__}"
+        return f"cannot store {shown(value)}: {type(error).__name__}"
     return None
 
 
@@ -328,11 +339,12 @@ def _parts(value: Any, place: str) -> Iterator[tuple[str, Any]]:
             yield f"{place}[{', '.join(map(str, index))}]", item
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
+    """A value in a message: one line, and short; also of objects that cannot be shown."""
     try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
-        text = object.__repr__(value)
+        text = " ".join(text_of(value).split())
+    except Exception as error:  # noqa: BLE001 - code of others, and no reason to say less
+        text = f"<a {type(value).__qualname__}, of which repr raises {type(error).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

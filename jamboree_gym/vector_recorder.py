@@ -6,10 +6,11 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
@@ -17,10 +18,12 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.layouts import NOTHING, Leaf, as_array, has_column
+from jamboree_gym.outcomes import raise_refused, refusal
 from jamboree_gym.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.row_buffer import LOOK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.step_schema import StepSchema
+from jamboree_gym.tensors import detached
 
 __all__ = ["VectorRecorder", "copied_batch", "shares_of"]
 
@@ -115,7 +118,7 @@ class VectorRecorder:
         """Ids of the current episodes."""
         return [recorder.episode_id for recorder in self._recorders]
 
-    def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    def kept_options(self, options: Any) -> Any:
         """A copy of reset options, to be made before the environment gets them."""
         return self._recorders[0].kept_options(options)
 
@@ -136,15 +139,17 @@ class VectorRecorder:
         call = Call()
         try:
             yield call
-        except BaseException:
+        except BaseException as error:
             self._lose_track()
-            raise
+            if call.returned is None or not isinstance(error, Exception):
+                raise
+            raise_refused("step", error, call.returned)
         errors, self._errors = self._errors, []
         if errors:
-            error = next((one for one in errors if isinstance(one, _LOST)), errors[0])
-            if isinstance(error, JamboreeError):
-                error.returned = call.returned
-            raise error
+            first = next((one for one in errors if isinstance(one, _LOST)), errors[0])
+            if isinstance(first, JamboreeError):
+                first.returned = call.returned
+            raise first
 
     def begin(
         self,
@@ -154,7 +159,7 @@ class VectorRecorder:
         *,
         seed: int | None = None,
         rng_state: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Any = None,
     ) -> None:
         """Begin an episode of one sub-environment; one that has not ended is abandoned.
 
@@ -223,14 +228,16 @@ class VectorRecorder:
         Returns:
             Whether it was done; if not, nothing was.
         """
-        observed, acted = _packed_batch(observations), _packed_batch(actions)
-        gained = np.asarray(rewards)
-        if observed is None or acted is None or not has_column(gained.dtype):
+        size = len(self._recorders)
+        observed, acted = _packed_batch(observations, size), _packed_batch(actions, size)
+        gained = as_array(rewards)
+        if observed is None or acted is None or not _are_numbers(gained, size):
             return False
         (layout, kept), (action_layout, taken) = observed, acted
         if self._plain.observation != layout or self._plain.action != action_layout:
             self._plain = StepSchema(layout, action_layout).shared
-        schema, gains, now = self._plain, gained.astype(np.float64).tolist(), time.time()
+        schema, now = self._plain, time.time()
+        gains = gained.astype(np.float64).ravel().tolist()
         for index, recorder in enumerate(self._recorders):
             if index in skipped:
                 continue
@@ -244,7 +251,7 @@ class VectorRecorder:
                 steps.put_plain(taken[index], kept[index], gains[index], now)
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._errors.append(_named(error, index))
-        self._plain_bytes += len(self._recorders) * (schema.row_bytes + ROW_OVERHEAD_BYTES)
+        self._plain_bytes += size * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         writer = recorder.jam.writer
         if self._plain_bytes >= self._look_at_bytes or time.monotonic() > writer.schedule.late_at:
             writer.look(self._plain_bytes)
@@ -266,10 +273,11 @@ class VectorRecorder:
         for index, recorder in enumerate(self._recorders):
             recorder.annotate({name: share[index] for name, share in shares.items()})
 
-    def miss(self, index: int, reason: str) -> None:
+    def miss(self, index: int, error: Exception) -> None:
         """A step of one sub-environment cannot be kept, so its episode is abandoned."""
         if self._recorders[index].is_recording:
-            self._errors.append(_named(InvalidRecord(reason), index))
+            told = error if isinstance(error, JamboreeError) else refusal("step", error)
+            self._errors.append(_named(told, index))
         self._give_up(index)
 
     def _give_up(self, index: int) -> None:
@@ -317,9 +325,18 @@ def shares_of(value: Any, size: int, name: str) -> Sequence[Any]:
     return shares
 
 
-def _packed_batch(batch: Any) -> tuple[Leaf, Sequence[Any]] | None:
+def _are_numbers(rewards: npt.NDArray[Any] | None, size: int) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether these are numbers, one for each sub-environment: of shape (size,), or (size, 1)."""
+    if rewards is None or not rewards.ndim or not has_column(rewards.dtype):
+        return False
+    return len(rewards) == size == rewards.size
+
+
+def _packed_batch(batch: Any, size: int) -> tuple[Leaf, Sequence[Any]] | None:
     """Layout of each value of a batch, and the values packed; None where it is no plain array."""
     if batch.__class__ is not np.ndarray or not has_column(batch.dtype) or not batch.ndim:
+        return None
+    if len(batch) != size:
         return None
     if batch.ndim == 1:
         return Leaf(batch.dtype, (), "numpy"), list(batch)
@@ -329,10 +346,28 @@ def _packed_batch(batch: Any) -> tuple[Leaf, Sequence[Any]] | None:
 
 
 def copied_batch(actions: Any) -> Any:
-    """Actions of our own, as they were before the environment got them."""
-    if actions.__class__ is np.ndarray:
+    """Actions of our own, as they were before the environment got them.
+
+    Raises:
+        InvalidRecord: They cannot be copied.
+    """
+    if actions.__class__ is np.ndarray and not actions.dtype.hasobject:
         return actions.copy()
-    return deepcopy(actions)
+    try:
+        return _copied(actions)
+    except Exception as error:
+        raise refusal("action", error) from error
+
+
+def _copied(value: Any) -> Any:
+    if value.__class__ in (list, tuple):
+        return value.__class__([_copied(part) for part in value])
+    if value.__class__ is dict:
+        return {name: _copied(part) for name, part in value.items()}
+    own = detached(value)
+    if own is not value:
+        return own.clone() if hasattr(own, "clone") else deepcopy(own)
+    return deepcopy(value)
 
 
 def _named(error: Exception, index: int) -> Exception:

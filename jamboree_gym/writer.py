@@ -473,6 +473,9 @@ class Writer:
             raise
         except Exception as error:  # noqa: BLE001 - one log's trouble holds no other back
             self._refuse(outbox, InvalidRecord(f"{outbox.key} cannot be encoded: {error!r}"))
+            return
+        if outbox.cut_off is not None and not outbox.was_refused:
+            self._say_refused(outbox, outbox.cut_off)
 
     def _deliver_once(self, outboxes: Sequence[Outbox], unknown: dict[Outbox, Append]) -> int:
         """One round trip for the oldest batches of the first outboxes; how many these are."""
@@ -516,6 +519,9 @@ class Writer:
         if outbox.was_refused:
             return
         outbox.refuse(error)
+        self._say_refused(outbox, error)
+
+    def _say_refused(self, outbox: Outbox, error: JamboreeError) -> None:
         outbox.was_refused = True
         with self._dirty_lock:
             self._refused[outbox] = error

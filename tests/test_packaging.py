@@ -30,6 +30,8 @@ LAYERS = [
     "unicode_text",
     "values",
     "layouts",
+    "outcomes",
+    "reward_spaces",
     "leaves",
     "packing",
     "array_leaves",

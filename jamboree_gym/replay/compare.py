@@ -15,6 +15,7 @@ import numpy.typing as npt
 from jamboree_gym.errors import InvalidRecord, ReplayError
 from jamboree_gym.layouts import Group, Layout, Leaf, layout_of
 from jamboree_gym.leaves import EXACT, Difference, Said, Tolerance, differences, shown
+from jamboree_gym.outcomes import number_of
 from jamboree_gym.packing import Arrays, Misfit, Pack, item, pack_any, packer, rows_of, stack
 from jamboree_gym.replay.watched import WatchedInfos
 from jamboree_gym.step_schema import schema_at
@@ -133,7 +134,7 @@ class SecondRun:
                     observations.append(pack(observation))
                 except (InvalidRecord, Misfit):
                     observations.append(self._packed(pack, observation))
-                rewards.append(reward if reward.__class__ is float else _number(reward))
+                rewards.append(reward if reward.__class__ is float else number_of(reward))
                 if keep_info is not None:
                     keep_info(info)
                 if terminated or truncated:
@@ -184,11 +185,6 @@ def _fits(value: Any, layout: Group) -> bool:
     if layout.kind == "dict":
         return isinstance(value, dict) and value.keys() == set(layout.names)
     return isinstance(value, (list, tuple)) and len(value) == len(layout.parts)
-
-
-def _number(reward: Any) -> float:
-    """As a recorder keeps it."""
-    return float(reward) if isinstance(reward, np.generic) else float(np.asarray(reward).item())
 
 
 # -- the first difference ---------------------------------------------------------------------

@@ -187,11 +187,12 @@ def reset_as_recorded(
     """
     if holds_unrecorded(origin.options):
         raise ReplayError("the options of the reset could not be stored when it was recorded")
-    if origin.options is not None and not isinstance(origin.options, Mapping):
-        raise ReplayError("the stored options of the reset are damaged: they are no dict")
-    options = None if origin.options is None else dict(origin.options)
+    options: Any = origin.options
+    if isinstance(options, Mapping):
+        options = dict(options)
     if options is not None and not trust_entry_point:
-        check_arguments(options, "the reset")
+        named = options if isinstance(options, dict) else {"options": options}
+        check_arguments(named, "the reset")
     if origin.rng_state is None and origin.seed is None and origin.follows is None:
         raise ReplayError("the episode has neither a seed nor a captured state of its generator")
     generator = None if origin.rng_state is None else _generator(origin.rng_state)

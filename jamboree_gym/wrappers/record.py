@@ -12,9 +12,11 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler, unconfirmed
 from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.outcomes import raise_refused
 from jamboree_gym.provenance import carries_over, describe, env_id_of, rng_state_of
 from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
+from jamboree_gym.reward_spaces import check_reward_space
 from jamboree_gym.snapshots import SnapshotRecorder
 
 __all__ = ["RecordEpisodes"]
@@ -56,7 +58,8 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         handler: The handler that writes; it stands on the current episode.
 
     Raises:
-        UnsupportedSpace: A space cannot be recorded; names it.
+        UnsupportedSpace: A space cannot be recorded, or `reward_space` says that rewards are
+            several numbers; names it.
         InvalidRecord: A tag cannot be kept; names it. Or frames are asked of an environment that
             was not made with `render_mode="rgb_array"`, or snapshots of one that offers none.
     """
@@ -74,6 +77,7 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         record_frames: RecordFrames = None,
         snapshot_every: int | None = None,
     ) -> None:
+        check_reward_space(env)
         super().__init__(env)
         self._recorder = EpisodeRecorder(
             jam,
@@ -135,9 +139,9 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         except BaseException as error:
             self._recorder.break_off()
             self._recorder.say_unrecorded(error)
-            if isinstance(error, JamboreeError) and result is not None:
-                error.returned = result
-            raise
+            if result is None or not isinstance(error, Exception):
+                raise
+            raise_refused("reset", error, result)
         if failure is not None:
             failure.returned = result
             raise failure
@@ -223,11 +227,12 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
                 failure = failure or failure_beside
         except BaseException as error:
             self._unbroken = None
-            if isinstance(error, (KeyboardInterrupt, SystemExit)) or _has_moved(error):
+            is_foreign = result is not None and not isinstance(error, JamboreeError)
+            if not isinstance(error, Exception) or _has_moved(error) or is_foreign:
                 recorder.break_off()
-            if isinstance(error, JamboreeError) and result is not None:
-                error.returned = result
-            raise
+            if result is None or not isinstance(error, Exception):
+                raise
+            raise_refused("step", error, result)
         if failure is not None:
             failure.returned = result
             raise failure

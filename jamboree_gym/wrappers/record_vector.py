@@ -15,7 +15,10 @@ from gymnasium.vector.utils import iterate
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.layouts import as_array
+from jamboree_gym.outcomes import flags_of
 from jamboree_gym.provenance import rng_state_of
+from jamboree_gym.reward_spaces import check_vector_reward_space
 from jamboree_gym.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
 from jamboree_gym.wrappers.vector_infos import split_infos
@@ -26,6 +29,7 @@ __all__ = ["RESET_MASK", "RecordEpisodes", "autoreset_mode", "leaves_autoresets"
 # shared memory: the step after it is ignored, and they are reset once more.
 _LAST_THAT_LEAVES_AUTORESETS = (1, 4)
 RESET_MASK = "reset_mask"
+_OF_ENDS = ("final_obs", "final_info")
 
 
 class RecordEpisodes(VectorWrapper):
@@ -73,6 +77,7 @@ class RecordEpisodes(VectorWrapper):
         strict_infos: bool = False,
     ) -> None:
         self._mode = autoreset_mode(env)
+        check_vector_reward_space(env)
         self._recorder = VectorRecorder(
             jam,
             env.single_observation_space,
@@ -174,25 +179,42 @@ class RecordEpisodes(VectorWrapper):
         rng_states: Mapping[int, Mapping[str, Any]],
     ) -> None:
         """Keep what a step returned; `awaited` becomes what the next one resets."""
-        ends = np.logical_or(terminations, truncations)
+        size = self.num_envs
+        terminated, refused = flags_of("terminations", terminations, size)
+        truncated, also_refused = flags_of("truncations", truncations, size)
+        refused = {**also_refused, **refused}
+        ends = np.logical_or(terminated, truncated)
         special = {*np.flatnonzero(ends).tolist(), *np.flatnonzero(awaited).tolist()}
-        if batched_infos or not self._recorder.step_plain(taken, batch, rewards, special):
-            special = set(range(self.num_envs))
+        special.update(refused)
+        has_infos = batched_infos.__class__ is not dict or batched_infos
+        if has_infos or not self._recorder.step_plain(taken, batch, rewards, special):
+            special = set(range(size))
         if not special:
             return
         observations, infos = self._split(batch, batched_infos)
         actions = _parts(self.action_space, taken)
         for i in sorted(special):
-            if awaited[i]:
-                awaited[i] = False
-                self._recorder.begin(i, observations[i], infos[i], rng_state=rng_states.get(i))
-            elif not ends[i]:
-                reward = np.asarray(rewards[i]).item()
-                self._recorder.step(i, actions[i], observations[i], reward, False, False, infos[i])
-            else:
-                outcome = (actions[i], np.asarray(rewards[i]).item())
-                end = bool(terminations[i]), bool(truncations[i])
-                awaited[i] = self._end(i, (*outcome, *end), observations[i], infos[i])
+            try:
+                if awaited[i]:
+                    awaited[i] = False
+                    self._recorder.begin(i, observations[i], infos[i], rng_state=rng_states.get(i))
+                elif i in refused:
+                    self._recorder.miss(i, refused[i])
+                elif not ends[i]:
+                    info = self._without_final(infos[i])
+                    outcome = (rewards[i], False, False)
+                    self._recorder.step(i, actions[i], observations[i], *outcome, info)
+                else:
+                    outcome = (rewards[i], bool(terminated[i]), bool(truncated[i]))
+                    awaited[i] = self._end(i, (actions[i], *outcome), observations[i], infos[i])
+            except Exception as error:  # noqa: BLE001 - raised by `batch`
+                self._recorder.miss(i, error)
+
+    def _without_final(self, info: Any) -> Any:
+        """What SAME_STEP says of ends is for those that have ended, even if it is given to all."""
+        if self._mode is not AutoresetMode.SAME_STEP or info.__class__ is not dict:
+            return info
+        return {name: info[name] for name in info if name not in _OF_ENDS}
 
     def _end(
         self, i: int, outcome: tuple[Any, Any, bool, bool], observation: Any, info: dict[str, Any]
@@ -206,12 +228,14 @@ class RecordEpisodes(VectorWrapper):
         if self._mode is not AutoresetMode.SAME_STEP:
             self._recorder.step(i, action, observation, reward, terminated, truncated, info)
             return self._mode is AutoresetMode.NEXT_STEP
-        final_info = info.pop("final_info", None) or {}
-        if "final_obs" in info:
-            final = info.pop("final_obs")
+        own, info = info, self._without_final(info)
+        final_info = own.get("final_info") or {}
+        if "final_obs" in own:
+            final = own["final_obs"]
             self._recorder.step(i, action, final, reward, terminated, truncated, final_info)
         else:
-            self._recorder.miss(i, "the last observation is not in infos['final_obs']")
+            missing = "the last observation is not in infos['final_obs']"
+            self._recorder.miss(i, InvalidRecord(missing))
         self._recorder.begin(i, observation, info)
         return False
 
@@ -241,16 +265,18 @@ class RecordEpisodes(VectorWrapper):
         num_envs = self.num_envs
         return (
             _parts(self.observation_space, observations),
-            split_infos(infos, num_envs) if infos else _NoInfos(),
+            _NoInfos() if infos is None or not len(infos) else split_infos(infos, num_envs),
         )
 
     def _chosen(self, options: Mapping[str, Any] | None) -> list[int]:
         """Which sub-environments a reset with these options is for."""
         everyone = range(self.num_envs)
-        if options is None or RESET_MASK not in options:
+        if not isinstance(options, Mapping) or RESET_MASK not in options:
             return list(everyone)
-        mask = np.asarray(options[RESET_MASK])
-        return [i for i in everyone if mask[i]] if mask.shape == (self.num_envs,) else []
+        mask = as_array(options[RESET_MASK])
+        if mask is None or mask.shape != (self.num_envs,):
+            return []
+        return [i for i in everyone if mask[i]]
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         """The seed that each sub-environment gets; of one generator for all, the one it gets."""
@@ -347,7 +373,7 @@ def _name(env: VectorEnv[Any, Any, Any]) -> str:
     return f"{type(env).__module__}.{type(env).__qualname__}"
 
 
-def _without_mask(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if options is None:
-        return None
+def _without_mask(options: Any) -> Any:
+    if not isinstance(options, Mapping):
+        return options
     return {name: value for name, value in options.items() if name != RESET_MASK}

@@ -16,7 +16,7 @@ Infos = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 _PYTHON_DTYPES = (np.dtype(bool), np.dtype(int), np.dtype(float))
 
 
-def split_infos(infos: Infos, num_envs: int) -> list[dict[str, Any]]:
+def split_infos(infos: Infos, num_envs: int) -> list[Any]:
     """Undo what `VectorEnv._add_info` does: one dict per sub-environment.
 
     A key's values stand under `"key"`, and under `"_key"` which sub-environments have it; without
@@ -24,8 +24,8 @@ def split_infos(infos: Infos, num_envs: int) -> list[dict[str, Any]]:
     or `numpy.float64`: the two cannot be told apart. A list of dicts is taken as it is.
     """
     if not isinstance(infos, Mapping):
-        return [dict(info) for info in infos]
-    split: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        return [dict(info) if isinstance(info, Mapping) else info for info in infos]
+    split: list[Any] = [{} for _ in range(num_envs)]
     for name, values, mask in _columns(infos, num_envs):
         value_of = _reader(values, num_envs)
         for index in range(num_envs) if mask is None else mask.nonzero()[0].tolist():

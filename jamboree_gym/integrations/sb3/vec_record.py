@@ -14,7 +14,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.outcomes import flag_of
 from jamboree_gym.provenance import rng_state_of
+from jamboree_gym.reward_spaces import check_reward_space, refuse_reward_space
 from jamboree_gym.sent_specs import fetch_specs
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
 
@@ -69,6 +72,7 @@ class VecRecordEpisodes(VecEnvWrapper):
         record_infos: bool | Collection[str] = True,
         strict_infos: bool = False,
     ) -> None:
+        _check_reward_space(venv)
         super().__init__(venv)
         self._recorder = VectorRecorder(
             jam,
@@ -108,7 +112,7 @@ class VecRecordEpisodes(VecEnvWrapper):
         self._recorder.admit()
         base = self.venv.unwrapped
         seeds = [None if seed is None else int(seed) for seed in base._seeds]
-        options = [self._recorder.kept_options(one or None) for one in base._options]
+        options = [self._recorder.kept_options(_said(one)) for one in base._options]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch() as call:
             observations = call.returned = self.venv.reset()
@@ -152,7 +156,11 @@ class VecRecordEpisodes(VecEnvWrapper):
             self.reset_infos = self.venv.unwrapped.reset_infos
             observations, rewards, dones, infos = result
             for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
-                self._record(i, _part(observations, i), reward, bool(done), infos[i])
+                try:
+                    is_done = flag_of("done", done)
+                    self._record(i, _part(observations, i), reward, is_done, infos[i])
+                except Exception as error:  # noqa: BLE001 - raised by `batch`
+                    self._recorder.miss(i, error)
         return result
 
     def _record(self, i: int, observation: Any, reward: Any, done: bool, info: Any) -> None:
@@ -167,7 +175,8 @@ class VecRecordEpisodes(VecEnvWrapper):
             last = info[_LAST_OBSERVATION]
             self._recorder.step(i, action, last, reward, not truncated, truncated, own)
         else:
-            self._recorder.miss(i, f"the last observation is not in infos[{_LAST_OBSERVATION!r}]")
+            missing = f"the last observation is not in infos[{_LAST_OBSERVATION!r}]"
+            self._recorder.miss(i, InvalidRecord(missing))
         self._recorder.begin(i, observation, self.reset_infos[i])
 
     def annotate(self, **values: Any) -> None:
@@ -199,6 +208,24 @@ def _part(observations: Any, i: int) -> Any:
     if isinstance(observations, tuple):
         return tuple(values[i] for values in observations)
     return observations[i]
+
+
+def _said(options: Any) -> Any:
+    """The options of a reset; an empty dict says nothing."""
+    return None if isinstance(options, Mapping) and not options else options
+
+
+def _check_reward_space(venv: VecEnv) -> None:
+    size = venv.num_envs
+    base = venv
+    while isinstance(base, VecEnvWrapper):
+        if not type(base).step_wait.__module__.startswith("stable_baselines3."):
+            return  # it may make one number of several
+        base = base.venv
+    refuse_reward_space(base, {(), (1,), (size,), (size, 1)})
+    if isinstance(base, DummyVecEnv):
+        for env in base.envs:
+            check_reward_space(env)
 
 
 def _rng_state(base: VecEnv, i: int) -> Mapping[str, Any] | None:
