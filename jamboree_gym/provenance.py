@@ -22,10 +22,11 @@ from gymnasium.utils import RecordConstructorArgs
 
 from jamboree_gym.emulator import emulator_state_of
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.spaces import space_to_json
+from jamboree_gym.spaces import check_space, space_to_json
 
 __all__ = [
     "BASE_VERSIONS",
+    "DONE_AND_TRUNCATED",
     "EMULATOR",
     "carries_over",
     "conditions_now",
@@ -35,6 +36,7 @@ __all__ = [
     "describe_imported",
     "describe_sub_env",
     "generator_of",
+    "hides_truncations",
     "rng_state_of",
 ]
 
@@ -49,6 +51,9 @@ _CARRY_OVER = (
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker",
     "gymnasium.envs.box2d.car_racing:CarRacing",
 )
+DONE_AND_TRUNCATED = "done"
+"""How a VecEnv of SB3 says `ends`: a step that was both terminated and truncated was terminated."""
+
 # What computes in environments whose own module does not tell.
 _ENGINES = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
 
@@ -115,6 +120,8 @@ def _described(
     action_space: spaces.Space[Any],
     vector: Mapping[str, Any] | None,
 ) -> bytes:
+    check_space(observation_space, "observation")
+    check_space(action_space, "action")
     stack = list(_stack(env)) if isinstance(env, gym.Env) else []
     spec = env.spec if isinstance(env, gym.Env) else env
     env_spec, spec_error = _spec(spec)
@@ -200,6 +207,20 @@ def carries_over(env: gym.Env[Any, Any] | EnvSpec | None) -> bool:
     """Whether an episode depends on the ones before it, also where its reset was seeded."""
     spec = env.spec if isinstance(env, gym.Env) else env
     return spec is not None and _entry_point(spec.entry_point) in _CARRY_OVER
+
+
+def hides_truncations(vector: Mapping[str, Any] | None) -> bool:
+    """Whether episodes recorded so are `terminated` alone where the environment said both.
+
+    Args:
+        vector: What provenance says of the vector environment, if any.
+    """
+    if vector is None:
+        return False
+    is_sb3 = str(vector.get("class", "")).startswith(
+        "stable_baselines3."
+    )  # older recordings do not say
+    return bool(vector.get("ends", DONE_AND_TRUNCATED if is_sb3 else None) == DONE_AND_TRUNCATED)
 
 
 def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:

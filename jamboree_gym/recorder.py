@@ -16,7 +16,7 @@ from gymnasium import spaces
 from jamboree_gym.codec import digest
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import InvalidRecord, JamboreeError
+from jamboree_gym.errors import InvalidRecord, JamboreeError, NotReset, UnknownKey
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.layouts import as_array
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
@@ -94,13 +94,26 @@ class EpisodeRecorder:
 
     @property
     def episode_id(self) -> str:
-        """Id of the current episode."""
-        episode_id: str = self.handler["episode"]
+        """Id of the current episode.
+
+        Raises:
+            NotReset: There is none yet.
+        """
+        try:
+            episode_id: str = self.handler["episode"]
+        except UnknownKey as error:
+            raise NotReset("there is no episode yet: call reset() first") from error
         return episode_id
 
     def kept_options(self, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """A copy of reset options, to be made before the environment gets them."""
-        return None if options is None else self._options.copy(options)
+        if options is None:
+            return None
+        if not isinstance(options, Mapping):
+            raise InvalidRecord(
+                f"options={options!r:.100} of reset is no dict: the environment has not been reset"
+            )
+        return self._options.copy(options)
 
     def admit(self) -> None:
         """To be called before the environment moves: it has not moved if this raises.
