@@ -33,6 +33,7 @@ from jamboree_gym.lease import Lease
 from jamboree_gym.opened import Opened, RunningBackup, closer, writers_here
 from jamboree_gym.outbox import Outbox, RecordOutbox
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.step_outbox import StepOutbox
 from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
@@ -68,8 +69,10 @@ class _CloseAtExit:
             connection.close()
 
 
-class Connection:
+class Connection(StaysHere):
     """Opens the servers and owns them; base of `Jamboree`, which describes the arguments."""
+
+    instead = "open one in the other process, with the same arguments"
 
     def __init__(
         self,

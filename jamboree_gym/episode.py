@@ -32,6 +32,7 @@ from jamboree_gym.renders import RenderHandler
 from jamboree_gym.row_collector import decode_frames
 from jamboree_gym.snapshots import SnapshotHandler
 from jamboree_gym.spaces import space_from_json
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.step_schema import StepSchema
 from jamboree_gym.steps import Rows
 from jamboree_gym.store.redis import IndexEntry, LogSlice
@@ -48,7 +49,7 @@ _EVERYTHING = 2**52
 _STEPS_PER_READ = 256  # as many as a frame may hold
 
 
-class Episode:
+class Episode(StaysHere):
     """Reads one episode; holds no steps itself.
 
     Every read asks Redis in one round trip and sees all steps that this process has recorded;
@@ -59,6 +60,8 @@ class Episode:
         connection: Where it is stored.
         id: The episode's id.
     """
+
+    instead = "take its `id`, and `jam.episode(id)` of a Jamboree there; or its `data()`"
 
     def __init__(self, connection: Connection, id: str) -> None:
         self.id = id

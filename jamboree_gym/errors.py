@@ -23,6 +23,8 @@ __all__ = [
     "JamboreeClosed",
     "JamboreeError",
     "MissingExtra",
+    "NotCopyable",
+    "NotReset",
     "ReplayError",
     "ReplayMismatch",
     "RunNotFound",
@@ -80,6 +82,14 @@ class InvalidExpression(JamboreeError, ValueError):
 
 class UnknownKey(JamboreeError, LookupError):
     """A handler was given a key that it does not declare in `required`, or one is not set yet."""
+
+
+class NotCopyable(JamboreeError, TypeError):
+    """Copied or pickled was what holds connections of this process; says what to do instead."""
+
+
+class NotReset(UnknownKey, AttributeError):
+    """A recorded environment was asked for its episode before it was reset; `hasattr` is False."""
 
 
 class UnsupportedSpace(JamboreeError, TypeError):

@@ -11,6 +11,7 @@ from jamboree_gym.codec import Frame, Head, decode_records
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import InvalidRecord, UnknownKey
 from jamboree_gym.outbox import RecordOutbox
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.store.redis import LogSlice
 from jamboree_gym.tail import Tail
 from jamboree_gym.values import encode_mapping
@@ -23,7 +24,7 @@ TAIL_RECORDS = 4096  # so many at once, where a log is long
 _KEY_TYPES = (str, int, float, bool)
 
 
-class DBHandler:
+class DBHandler(StaysHere):
     """Saves and reads dicts under an entity and its required keys.
 
     A subclass says in `__init__` what it is and what it needs:
@@ -44,6 +45,8 @@ class DBHandler:
         entity: What kind of record this is; part of the key.
         required: Name and type of each key that must be set before saving or reading.
     """
+
+    instead = "make one in the other process, and set its `event` and its keys there"
 
     def __init__(self, jam: Connection | None = None) -> None:
         self.entity = ""

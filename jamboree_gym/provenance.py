@@ -25,10 +25,11 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from jamboree_gym.arguments import arguments_as_json, json_error, shown
 from jamboree_gym.emulator import emulator_state_of
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.spaces import space_to_json
+from jamboree_gym.spaces import check_space, space_to_json
 
 __all__ = [
     "BASE_VERSIONS",
+    "DONE_AND_TRUNCATED",
     "EMULATOR",
     "carries_over",
     "conditions_now",
@@ -39,6 +40,7 @@ __all__ = [
     "describe_sub_env",
     "env_id_of",
     "generator_of",
+    "hides_truncations",
     "rng_state_of",
     "spec_of",
 ]
@@ -53,6 +55,9 @@ _CARRY_OVER = (
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker",
     "gymnasium.envs.box2d.car_racing:CarRacing",
 )
+DONE_AND_TRUNCATED = "done"
+"""How a VecEnv of SB3 says `ends`: a step that was both terminated and truncated was terminated."""
+
 # What computes in environments whose own module does not tell.
 _ENGINES = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
 
@@ -120,6 +125,8 @@ def _described(
     action_space: spaces.Space[Any],
     vector: Mapping[str, Any] | None,
 ) -> bytes:
+    check_space(observation_space, "observation")
+    check_space(action_space, "action")
     stack = list(_stack(env)) if isinstance(env, gym.Env) else []
     spec = spec_of(env)
     env_spec, spec_error = _spec(spec)
@@ -247,6 +254,19 @@ def _saved(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
     if not isinstance(wrapper, RecordConstructorArgs):
         return None
     return {name: value for name, value in wrapper._saved_kwargs.items() if name != "env"}
+
+
+def hides_truncations(vector: Mapping[str, Any] | None) -> bool:
+    """Whether episodes recorded so are `terminated` alone where the environment said both.
+
+    Args:
+        vector: What provenance says of the vector environment, if any.
+    """
+    if vector is None:
+        return False
+    if "ends" in vector:
+        return bool(vector["ends"] == DONE_AND_TRUNCATED)
+    return str(vector.get("class", "")).startswith("stable_baselines3.")  # older ones do not say
 
 
 def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:

@@ -15,6 +15,7 @@ from jamboree_gym.frame import table_to_frame
 from jamboree_gym.listing import EpisodeFilter, EpisodeTest, Found, Stage, by_start, order_of
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.summaries import read_summaries
 from jamboree_gym.summary_table import to_summary_table
 from jamboree_gym.table_files import write_arrow
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["EpisodeQuery", "found_by"]
 
 
-class EpisodeQuery:
+class EpisodeQuery(StaysHere):
     """Episodes that are asked for, the one that began first at the front.
 
     Each of `where`, `order_by` and slicing gives a new query, and they are carried out in the order
@@ -45,6 +46,8 @@ class EpisodeQuery:
     Args:
         connection: Where the episodes are.
     """
+
+    instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

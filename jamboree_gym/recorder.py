@@ -15,7 +15,7 @@ from gymnasium import spaces
 from jamboree_gym.codec import digest
 from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.errors import InvalidRecord, JamboreeError
+from jamboree_gym.errors import InvalidRecord, JamboreeError, NotReset, UnknownKey
 from jamboree_gym.infos import InfoEncoder, info_keys
 from jamboree_gym.layouts import as_array
 from jamboree_gym.outcomes import refusal
@@ -94,8 +94,15 @@ class EpisodeRecorder:
 
     @property
     def episode_id(self) -> str:
-        """Id of the current episode."""
-        episode_id: str = self.handler["episode"]
+        """Id of the current episode.
+
+        Raises:
+            NotReset: There is none yet.
+        """
+        try:
+            episode_id: str = self.handler["episode"]
+        except UnknownKey as error:
+            raise NotReset("there is no episode yet: call reset() first") from error
         return episode_id
 
     def kept_options(self, options: Any) -> Any:

@@ -12,6 +12,7 @@ from jamboree_gym.errors import CheckpointNotFound, InvalidRecord, RunNotFound
 from jamboree_gym.query import EpisodeQuery, found_by
 from jamboree_gym.run_metrics import MetricHandler, metric_table
 from jamboree_gym.run_sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.values import check_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["Run"]
 Model = TypeVar("Model")
 
 
-class Run:
+class Run(StaysHere):
     r"""Reads what a `JamboreeCallback` has kept of a run; holds nothing itself.
 
     Example:
@@ -34,6 +35,8 @@ class Run:
         connection: Where it is stored.
         name: The run's name.
     """
+
+    instead = "take its `name`, and `jam.run(name)` of a Jamboree there"
 
     def __init__(self, connection: Connection, name: str) -> None:
         if not isinstance(name, str):
@@ -148,10 +151,12 @@ class Run:
         for one in reversed(found):
             if all(getattr(one, name) == value for name, value in asked.items()):
                 return one
+        listed = ", ".join(f"{one.number} ({one.policy_version} updates)" for one in found)
         raise CheckpointNotFound(
-            f"run {self.name!r} has no checkpoint{_shown(asked)}; it has "
-            + (", ".join(f"{one.number} ({one.policy_version} updates)" for one in found) or "none")
-            + ": JamboreeCallback(jam, checkpoint_every=...) makes more"
+            f"run {self.name!r} has no checkpoint{_shown(asked)}"
+            + (f"; it has {listed}: " if listed else " at all: ")
+            + "JamboreeCallback(jam, checkpoint_every=...) makes "
+            + ("more" if listed else "some")
         )
 
     def resume(

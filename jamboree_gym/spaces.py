@@ -50,6 +50,11 @@ def check_space(space: spaces.Space[Any], role: str) -> None:
     Raises:
         UnsupportedSpace: It, or a space in it, is none of Gymnasium's; names it.
     """
+    if space is None:
+        raise UnsupportedSpace(
+            f"the environment has no {role} space, it is None: set env.{role}_space to a space of "
+            "gymnasium.spaces before you record it"
+        )
     if not (isinstance(space, _RECORDABLE) or _holds_texts(space)):
         raise UnsupportedSpace(
             f"the {role} space holds {space!r} of type {type(space).__name__}, which is none of "

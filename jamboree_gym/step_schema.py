@@ -57,6 +57,10 @@ class StepSchema:
     action: Layout
     annotation: Group = NOTHING
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is derived: functions cannot be pickled."""
+        return {role: getattr(self, role) for role in _ROLES}
+
     @cached_property
     def columns(self) -> tuple[tuple[Column, ...], tuple[Column, ...], tuple[Column, ...]]:
         """Columns of observation, action and annotation."""

@@ -23,6 +23,7 @@ from jamboree_gym.errors import DecodeError, EpisodeNotFound, StoreUnavailable
 from jamboree_gym.lease import LEASE_S
 from jamboree_gym.notes import decode_episode_note
 from jamboree_gym.records import EpisodeSummary, StepData, Transitions
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.steps import Rows
 from jamboree_gym.store.log import LogSlice
 
@@ -38,12 +39,14 @@ T = TypeVar("T")
 log = logging.getLogger("jamboree_gym")
 
 
-class Tail(ABC, Generic[T]):
+class Tail(StaysHere, ABC, Generic[T]):
     """Base of what follows something.
 
     Attributes:
         is_over: Whether the last look brought the end.
     """
+
+    instead = "follow there, with `tail()` of a Jamboree there"
 
     is_over = False
 

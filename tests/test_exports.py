@@ -31,6 +31,8 @@ PUBLIC = {
         "JamboreeClosed",
         "JamboreeError",
         "MissingExtra",
+        "NotCopyable",
+        "NotReset",
         "ReplayError",
         "ReplayMismatch",
         "RunNotFound",

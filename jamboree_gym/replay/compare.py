@@ -17,6 +17,7 @@ from jamboree_gym.layouts import Group, Layout, Leaf, layout_of
 from jamboree_gym.leaves import EXACT, Difference, Said, Tolerance, differences, shown
 from jamboree_gym.outcomes import number_of
 from jamboree_gym.packing import Arrays, Misfit, Pack, item, pack_any, packer, rows_of, stack
+from jamboree_gym.provenance import hides_truncations
 from jamboree_gym.replay.watched import WatchedInfos
 from jamboree_gym.step_schema import schema_at
 from jamboree_gym.steps import Rows
@@ -256,7 +257,10 @@ def _columns(run: SecondRun) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[An
     if run.vector is not None:
         gained = gained.astype(run.vector["reward_dtype"]).astype(np.float64)
     ends = np.zeros((2, count), np.bool_)
-    ends[:, -1:] = np.array(run.end).reshape(2, 1)
+    terminated, truncated = run.end
+    if hides_truncations(run.vector):
+        truncated = truncated and not terminated
+    ends[:, -1:] = np.array([terminated, truncated]).reshape(2, 1)
     return {
         "reward": (rows.rewards[:count], gained),
         "terminated": (rows.terminations[:count], ends[0]),

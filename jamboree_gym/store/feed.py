@@ -111,7 +111,7 @@ class Feed:
             calls += [*waits, *self._renewal(), newest]
         if writer:
             calls.append(("EXISTS", self._keyspace.lease(writer)))
-        calls.append(script_call(scripts.READ, (key,), ("range", start, stop)))
+        calls.append(script_call(scripts.READ, (key,), ("range", start, stop, scripts.PART_BYTES)))
         *others, read = self._answers(calls, key=key)
         has_lease = bool(others.pop()) if writer else None
         position = as_text(others[-1][0][0]) if others and others[-1] else None

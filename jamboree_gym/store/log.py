@@ -222,7 +222,7 @@ class LogSlice:
         """
         if answer is None:
             return None
-        head, raw = answer
+        head, raw = answer[:2]
         frames = [decode_frame(frame, where=where) for frame in raw]
         for before, after in pairwise(frames):
             if after.start != before.stop:

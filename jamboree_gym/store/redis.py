@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import struct
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,7 @@ from jamboree_gym.codec import (
     decode_note,
     digest,
     encode_note,
+    frame_span,
 )
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace
@@ -46,6 +48,7 @@ __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 
 FSYNC_TIMEOUT_S = 4.0
 NEVER_STANDS = "?"  # nothing can be put back: this user may not write
+_NOT_ASKED = object()
 _BORN = struct.Struct("<d")
 _T = TypeVar("_T")
 
@@ -292,8 +295,38 @@ class RedisStore:
         return self._read(key, "as_of", repr(float(t)), before)
 
     def _read(self, key: str, *how: Any) -> LogSlice | None:
-        answer = self.link.script(scripts.READ, (key,), how)
-        return LogSlice.from_answer(answer, where=key)
+        return LogSlice.from_answer(self._in_parts(key, how), where=key)
+
+    def _in_parts(self, key: str, how: tuple[Any, ...], answer: Any = _NOT_ASKED) -> Any:
+        """What the script `READ` answers without a limit, asked for part by part.
+
+        Redis puts an answer together before it sends any of it, and who waits for it gives up
+        after a time; so no answer may be large.
+
+        Args:
+            key: The log.
+            how: What to read of it.
+            answer: The first part, if it has been asked for already.
+        """
+        if answer is _NOT_ASKED:
+            answer = self.link.script(scripts.READ, (key,), (*how, scripts.PART_BYTES))
+        if answer is None or len(answer) == 2:
+            return answer
+        raw_head, frames, stop = answer
+        head, end = decode_head(raw_head, where=key), _end_of(frames)
+        while end < stop:
+            part = ("range", end, stop, scripts.PART_BYTES)
+            more = self.link.script(scripts.READ, (key,), part)
+            if more is None:
+                return None
+            now = decode_head(more[0], where=key)
+            if now.born != head.born or now.held > end:  # another one, or MongoDB has them now
+                return self._in_parts(key, how)
+            frames += more[1]
+            if not more[1] or _end_of(more[1]) <= end:  # damaged: decoding it says so
+                break
+            end = _end_of(more[1])
+        return raw_head, frames
 
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
@@ -305,15 +338,16 @@ class RedisStore:
             reads: What to read of each: `("range", start, stop)` or `("last", n)`.
         """
         calls = [
-            script_call(scripts.READ, (key,), how) for key, how in zip(keys, reads, strict=True)
+            script_call(scripts.READ, (key,), (*how, scripts.PART_BYTES))
+            for key, how in zip(keys, reads, strict=True)
         ]
         answers = self.link.pipeline(lambda: calls) if calls else []
-        return [self._slice(*pair) for pair in zip(keys, answers, strict=True)]
+        return [self._slice(*one) for one in zip(keys, answers, reads, strict=True)]
 
-    def _slice(self, key: str, answer: Any) -> LogSlice | None:
+    def _slice(self, key: str, answer: Any, how: tuple[Any, ...]) -> LogSlice | None:
         if isinstance(answer, RedisError):
             raise self.link.translated(answer, key=key) from answer
-        return LogSlice.from_answer(answer, where=key)
+        return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
         """Heads, and frames that MongoDB has not acknowledged, of several logs in one round trip.
@@ -324,13 +358,14 @@ class RedisStore:
         Returns:
             For each log its head and undecoded frames, or what is wrong with it.
         """
-        calls = [script_call(scripts.READ, (key,), ("unacked",)) for key in keys]
+        calls = [script_call(scripts.READ, (key,), ("unacked", scripts.PART_BYTES)) for key in keys]
         found: dict[str, tuple[Head, list[bytes]] | DecodeError] = {}
         answers = self.link.pipeline(lambda: calls) if calls else []
         for key, answer in zip(keys, answers, strict=True):
             try:
                 if isinstance(answer, RedisError):
                     raise self.link.translated(answer, key=key) from answer
+                answer = self._in_parts(key, ("unacked",), answer)
                 if answer is not None:
                     found[key] = (decode_head(answer[0], where=key), answer[1])
             except DecodeError as error:
@@ -340,14 +375,23 @@ class RedisStore:
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
         """All that several logs hold, in one round trip: head and frames, undecoded.
 
-        Without a script, which would take three times as long for short ones. Empty where there is
-        no such log. Not for logs that are popped.
+        Without a script, which would take three times as long for short ones; a single one, which
+        may be large, in parts. Empty where there is no such log. Not for logs that are popped.
         """
+        if len(keys) == 1:
+            return [self._whole_one(keys[0])]
         answers = self.link.pipeline(lambda: [("LRANGE", key, "0", "-1") for key in keys])
         for key, answer in zip(keys, answers, strict=True):
             if isinstance(answer, RedisError):
                 raise self.link.translated(answer, key=key) from answer
         return answers
+
+    def _whole_one(self, key: str) -> list[bytes]:
+        try:
+            answer = self._in_parts(key, ("all",))
+        except DecodeError:  # reading it by itself says what is wrong
+            return [self.undecoded_head(key)]
+        return [] if answer is None else [answer[0], *answer[1]]
 
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
@@ -740,6 +784,14 @@ class RedisStore:
     def settle_coverage(self, expected: str, value: str) -> bool:
         """Say so if nobody has said anything else, and Redis was not emptied meanwhile."""
         return bool(self.link.script(scripts.SETTLE, (self.keyspace.coverage,), (expected, value)))
+
+
+def _end_of(frames: Sequence[bytes]) -> int:
+    """Index after the last record of frames as they are stored; a large one where it is damaged."""
+    try:
+        return frame_span(frames[-1])[1]
+    except struct.error:
+        return sys.maxsize
 
 
 def _new_epoch() -> str:

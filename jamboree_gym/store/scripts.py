@@ -261,10 +261,13 @@ return answers
 
 # KEYS: log.
 # ARGV: 'range' start stop | 'last' n | 'between' t0 t1 before | 'as_of' t before |
-#       'unacked' | 'all'
+#       'unacked' | 'all'; then how many bytes of frames may be answered, of which one always is.
 # Answers {head, frames} with every frame that overlaps, or nothing when there is no such log.
+# Where these are too many bytes: the first of them, and the index after the last of them.
 # `before`: so many frames more in front of them, as a step begins where the row before it ends.
 # 'all' and 'unacked' include what has been popped and is not forgotten yet.
+PART_BYTES = 8 << 20
+"""How large an answer a reader asks for at once; larger ones are no faster."""
 READ = Script(
     _HEAD
     + _SEARCH
@@ -298,7 +301,23 @@ end
 if from < 1 or to < from then return {pack_head(head), {}} end
 if how == 'as_of' then from = math.max(1, from - b) end
 if how == 'between' then from = math.max(1, from - tonumber(ARGV[4])) end
-return {pack_head(head), redis.call('LRANGE', KEYS[1], from, to)}
+local limit, size, position = tonumber(ARGV[#ARGV]), 0, from
+local frames = {}
+while position <= to do
+  local fit = size == 0 and 1 or math.floor((limit - size) / (size / #frames)) + 1
+  local some_to = math.min(to, position + math.min(fit, 1000) - 1)
+  local some = redis.call('LRANGE', KEYS[1], position, some_to)
+  for _, frame in ipairs(some) do
+    if size > 0 and size + #frame > limit then
+      local _, stop = frame_span(redis.call('LINDEX', KEYS[1], to))
+      return {pack_head(head), frames, stop}
+    end
+    size = size + #frame
+    frames[#frames + 1] = frame
+  end
+  position = position + #some
+end
+return {pack_head(head), frames}
 """
 )
 

@@ -18,6 +18,8 @@ from jamboree_gym.recorder import EpisodeRecorder
 from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
 from jamboree_gym.reward_spaces import check_reward_space
 from jamboree_gym.snapshots import SnapshotRecorder
+from jamboree_gym.stays_here import StaysHere
+from jamboree_gym.wrappers.returned import NoResult, of_reset, of_step
 
 __all__ = ["RecordEpisodes"]
 
@@ -25,7 +27,7 @@ ObsType = TypeVar("ObsType")
 ActType = TypeVar("ActType")
 
 
-class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
+class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     """Records every episode of an environment; changes nothing of what it does or returns.
 
     An episode that is reset before its end, or closed, is `abandoned`. The seed of a reset is kept,
@@ -63,6 +65,8 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         InvalidRecord: A tag cannot be kept; names it. Or frames are asked of an environment that
             was not made with `render_mode="rgb_array"`, or snapshots of one that offers none.
     """
+
+    instead = "copy or pickle the environment below it (`env.env`), and record the copy"
 
     def __init__(
         self,
@@ -114,7 +118,11 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
 
     @property
     def episode_id(self) -> str:
-        """Id of the current episode."""
+        """Id of the current episode.
+
+        Raises:
+            NotReset: There is none yet.
+        """
         return self._recorder.episode_id
 
     def reset(
@@ -134,7 +142,11 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         try:
             result = self.env.reset(seed=seed, options=options)
             failure = self._begin(
-                *result, seed=seed, rng_state=rng_state, options=kept_options, follows=follows
+                *of_reset(result),
+                seed=seed,
+                rng_state=rng_state,
+                options=kept_options,
+                follows=follows,
             )
         except BaseException as error:
             self._recorder.break_off()
@@ -217,7 +229,10 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         failure: JamboreeError | None = None
         try:
             result = self.env.step(action)
-            observation, reward, terminated, truncated, info = result
+            if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
+                observation, reward, terminated, truncated, info = result
+            else:
+                observation, reward, terminated, truncated, info = of_step(result)
             try:
                 handler.keep(observation, reward, terminated, truncated, info)
             except (StoreFull, StoreUnavailable) as error:  # it waits in memory
@@ -285,8 +300,12 @@ class RecordEpisodes(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
 
 
 def _has_moved(error: BaseException) -> bool:
-    """Whether the environment has, although it raises: another recorder is wrapped in this one."""
-    return isinstance(error, JamboreeError) and error.returned is not None
+    """Whether the environment has, although it raises.
+
+    Another recorder is wrapped in this one, or what it returned is no result.
+    """
+    has_returned = isinstance(error, JamboreeError) and error.returned is not None
+    return has_returned or isinstance(error, NoResult)
 
 
 def _check_render_mode(env: gym.Env[Any, Any]) -> None:

@@ -20,7 +20,9 @@ from jamboree_gym.outcomes import flags_of
 from jamboree_gym.provenance import rng_state_of
 from jamboree_gym.reward_spaces import check_vector_reward_space
 from jamboree_gym.sent_specs import fetch_specs, spec_of_parent
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.wrappers.returned import of_reset, of_step
 from jamboree_gym.wrappers.vector_infos import split_infos
 
 __all__ = ["RESET_MASK", "RecordEpisodes", "autoreset_mode", "leaves_autoresets"]
@@ -32,7 +34,7 @@ RESET_MASK = "reset_mask"
 _OF_ENDS = ("final_obs", "final_info")
 
 
-class RecordEpisodes(VectorWrapper):
+class RecordEpisodes(StaysHere, VectorWrapper):
     """Records every episode of every sub-environment; changes nothing of what is returned.
 
     Whatever the autoreset mode, the recorded episodes are those that the sub-environments would
@@ -64,6 +66,8 @@ class RecordEpisodes(VectorWrapper):
         UnsupportedSpace: A space cannot be recorded; names it.
         InvalidRecord: A tag cannot be kept, or the environment does not say its autoreset mode.
     """
+
+    instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
 
     def __init__(
         self,
@@ -102,7 +106,11 @@ class RecordEpisodes(VectorWrapper):
 
     @property
     def episode_ids(self) -> list[str]:
-        """Ids of the current episodes, one per sub-environment."""
+        """Ids of the current episodes, one per sub-environment.
+
+        Raises:
+            NotReset: There are none yet.
+        """
         return self._recorder.episode_ids
 
     @property
@@ -131,7 +139,7 @@ class RecordEpisodes(VectorWrapper):
             # Gymnasium's own vector environments take a list, their base class declares an int.
             result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
             call.returned = result
-            observations, infos = self._split(*result)
+            observations, infos = self._split(*of_reset(result))
             for i in chosen:
                 self._recorder.begin(
                     i,
@@ -162,7 +170,7 @@ class RecordEpisodes(VectorWrapper):
         rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
         with self._recorder.batch() as call:
             result = call.returned = self.env.step(actions)
-            self._record(taken, *result, awaited=awaited, rng_states=rng_states)
+            self._record(taken, *of_step(result), awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result
 

@@ -62,12 +62,16 @@ class Lane:
         latency_s: So long every piece is kept back.
         bytes_per_s: No more than so many.
         passed: Number of bytes that were sent on, of all connections.
+        largest_answer: The most that has come here since something went the other way.
     """
 
     def __init__(self, call: Callable[[Callable[[], None]], None]) -> None:
         self.latency_s = 0.0
         self.bytes_per_s = math.inf
         self.passed = 0
+        self.largest_answer = 0
+        self.answer = 0
+        self.answered_by: Lane | None = None
         self._call = call
         self._cut_at = math.inf
         self._ending: Ending = "fin"
@@ -116,6 +120,10 @@ class Lane:
         self._sinks.add(sink)
         try:
             while data := await loop.sock_recv(source, CHUNK_BYTES):
+                self.answer += len(data)
+                self.largest_answer = max(self.largest_answer, self.answer)
+                if self.answered_by is not None:
+                    self.answered_by.answer = 0
                 if self.latency_s:
                     await asyncio.sleep(self.latency_s)
                 await self._flows.wait()
@@ -169,6 +177,7 @@ class Proxy:
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self.accepted = 0
         self.up, self.down = Lane(self._call), Lane(self._call)
+        self.up.answered_by = self.down
         self._thread.start()
         self.accept()
         if directory is not None:

@@ -205,7 +205,7 @@ def test_an_environment_that_is_not_recorded_into_the_run_is_refused(
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_from(jam: Jamboree) -> None:
     case = CASES["DQN"]
-    with pytest.raises(CheckpointNotFound, match="it has none"):
+    with pytest.raises(CheckpointNotFound, match="has no checkpoint at all"):
         jam.run("none").resume(case.algorithm, jam.record(case.make_venv(), run="none"))
 
 

@@ -16,10 +16,12 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.episode_handler import EpisodeHandler
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.outcomes import flag_of
-from jamboree_gym.provenance import rng_state_of
+from jamboree_gym.provenance import DONE_AND_TRUNCATED, rng_state_of
 from jamboree_gym.reward_spaces import check_reward_space, refuse_reward_space
 from jamboree_gym.sent_specs import fetch_specs
+from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.wrappers.returned import checked_info
 
 __all__ = ["VecRecordEpisodes"]
 
@@ -27,7 +29,7 @@ _LAST_OBSERVATION = "terminal_observation"
 _TRUNCATED = "TimeLimit.truncated"
 
 
-class VecRecordEpisodes(VecEnvWrapper):
+class VecRecordEpisodes(StaysHere, VecEnvWrapper):
     """Records every episode of every environment; changes nothing of what is returned.
 
     A VecEnv resets an environment in the very step that ends its episode. So the episode's last
@@ -60,6 +62,8 @@ class VecRecordEpisodes(VecEnvWrapper):
         UnsupportedSpace: A space cannot be recorded; names it.
         InvalidRecord: A tag cannot be kept; names it.
     """
+
+    instead = "copy or pickle the environment below it (`venv.venv`), and record the copy"
 
     def __init__(
         self,
@@ -95,7 +99,11 @@ class VecRecordEpisodes(VecEnvWrapper):
 
     @property
     def episode_ids(self) -> list[str]:
-        """Ids of the current episodes, one per environment."""
+        """Ids of the current episodes, one per environment.
+
+        Raises:
+            NotReset: There are none yet.
+        """
         return self._recorder.episode_ids
 
     @property
@@ -110,14 +118,14 @@ class VecRecordEpisodes(VecEnvWrapper):
             JamboreeError: As `step_async` and `step_wait`.
         """
         self._recorder.admit()
-        base = self.venv.unwrapped
-        seeds = [None if seed is None else int(seed) for seed in base._seeds]
-        options = [self._recorder.kept_options(_said(one)) for one in base._options]
+        base = _base(self.venv)
+        seeds = [None if seed is None else int(seed) for seed in self._said("_seeds", None)]
+        options = [self._recorder.kept_options(_given(one)) for one in self._said("_options", {})]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch() as call:
             observations = call.returned = self.venv.reset()
-            self.reset_infos = base.reset_infos
-            for i, info in enumerate(self.reset_infos):
+            self._take_over_reset_infos()
+            for i, info in enumerate(self._said("reset_infos", {})):
                 self._recorder.begin(
                     i,
                     _part(observations, i),
@@ -153,18 +161,26 @@ class VecRecordEpisodes(VecEnvWrapper):
         """
         with self._recorder.batch() as call:
             result = call.returned = self.venv.step_wait()
-            self.reset_infos = self.venv.unwrapped.reset_infos
+            self._take_over_reset_infos()
+            reset_infos = self._said("reset_infos", {})
             observations, rewards, dones, infos = result
             for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
                 try:
                     is_done = flag_of("done", done)
+                except InvalidRecord as error:
+                    self._recorder.miss(i, error)
+                    continue
+                try:
                     self._record(i, _part(observations, i), reward, is_done, infos[i])
                 except Exception as error:  # noqa: BLE001 - raised by `batch`
                     self._recorder.miss(i, error)
+                if is_done:
+                    self._recorder.begin(i, _part(observations, i), reset_infos[i])
         return result
 
     def _record(self, i: int, observation: Any, reward: Any, done: bool, info: Any) -> None:
-        """Record a step of one environment, and the reset that has followed it."""
+        """Record a step of one environment."""
+        info = checked_info(info)
         own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
         action = self._taken[i]
         if not done:
@@ -177,7 +193,31 @@ class VecRecordEpisodes(VecEnvWrapper):
         else:
             missing = f"the last observation is not in infos[{_LAST_OBSERVATION!r}]"
             self._recorder.miss(i, InvalidRecord(missing))
-        self._recorder.begin(i, observation, self.reset_infos[i])
+
+    def _said(self, name: str, nothing: Any) -> Sequence[Any]:
+        """What the VecEnv keeps for each environment under this name, if it does as SB3's own."""
+        found = getattr(_base(self.venv), name, None)
+        is_kept = isinstance(found, (list, tuple)) and len(found) == self.num_envs
+        return list(found or ()) if is_kept else [nothing] * self.num_envs
+
+    def _take_over_reset_infos(self) -> None:
+        """Be asked for them as the VecEnv below."""
+        found = getattr(_base(self.venv), "reset_infos", None)
+        if found is not None:
+            self.reset_infos = found
+
+    def __getattr__(self, name: str) -> Any:
+        """As every wrapper, that of the VecEnv below; of our own, why it is not there yet."""
+        if name == "episode_ids":
+            return self._recorder.episode_ids
+        if name in ("venv", "_recorder"):  # not set yet
+            raise AttributeError(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if isinstance(self.venv, VecEnv) and type(self.venv).unwrapped is VecEnv.unwrapped:
+                raise
+            return getattr(self.venv, name)  # SB3 looks into nothing but its own
 
     def annotate(self, **values: Any) -> None:
         """Say something of the next step: it is recorded beside it.
@@ -210,8 +250,8 @@ def _part(observations: Any, i: int) -> Any:
     return observations[i]
 
 
-def _said(options: Any) -> Any:
-    """The options of a reset; an empty dict says nothing."""
+def _given(options: Any) -> Any:
+    """The options of a reset; an empty dict are none."""
     return None if isinstance(options, Mapping) and not options else options
 
 
@@ -228,15 +268,31 @@ def _check_reward_space(venv: VecEnv) -> None:
             check_reward_space(env)
 
 
+def _base(venv: VecEnv) -> VecEnv:
+    """The VecEnv below all wrappers; its own `unwrapped` may be something else."""
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+    return venv
+
+
+def _envs_here(base: VecEnv) -> Sequence[gym.Env[Any, Any]] | None:
+    """The environments of a VecEnv that steps them in this process."""
+    envs = getattr(base, "envs", None) if isinstance(base, DummyVecEnv) else None
+    is_all = isinstance(envs, list) and len(envs) == base.num_envs
+    return envs if is_all and all(isinstance(env, gym.Env) for env in envs or ()) else None
+
+
 def _rng_state(base: VecEnv, i: int) -> Mapping[str, Any] | None:
-    return rng_state_of(base.envs[i]) if isinstance(base, DummyVecEnv) else None
+    envs = _envs_here(base)
+    return None if envs is None else rng_state_of(envs[i])
 
 
 def _sub_envs(venv: VecEnv) -> Sequence[gym.Env[Any, Any] | EnvSpec | None]:
-    base = venv.unwrapped
-    if isinstance(base, DummyVecEnv):
-        return base.envs
-    if isinstance(base, SubprocVecEnv):
+    base = _base(venv)
+    envs = _envs_here(base)
+    if envs is not None:
+        return envs
+    if isinstance(base, SubprocVecEnv) and hasattr(base, "remotes"):
         return fetch_specs(base.env_method, base.get_attr)
     return [None] * venv.num_envs
 
@@ -247,14 +303,16 @@ def _description(venv: VecEnv) -> dict[str, Any]:
     while isinstance(base, VecEnvWrapper):
         wrappers.append(_name(base))
         base = base.venv
-    rewards = base.buf_rews if isinstance(base, DummyVecEnv) else np.empty(0)
+    rewards = getattr(base, "buf_rews", None) if isinstance(base, DummyVecEnv) else None
+    rewards = np.empty(0) if rewards is None else rewards
     return {
         "class": _name(base),
-        "num_envs": base.num_envs,
+        "num_envs": venv.num_envs,
         "autoreset_mode": AutoresetMode.SAME_STEP.value,
+        "ends": DONE_AND_TRUNCATED,
         "reward_dtype": rewards.dtype.str,
         "wrappers": wrappers,
-        "independent": isinstance(base, (DummyVecEnv, SubprocVecEnv)),
+        "independent": _envs_here(base) is not None or isinstance(base, SubprocVecEnv),
     }
 
 
