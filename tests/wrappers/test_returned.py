@@ -156,13 +156,6 @@ def test_none_for_an_info_is_an_empty_one(jam: Jamboree) -> None:
     assert jam.episode(env.episode_id).data().infos == [{}, {}]
 
 
-def test_options_that_are_no_dict_are_refused_before_the_environment_moves(jam: Jamboree) -> None:
-    env = jam.record(SayingEnv())
-    with pytest.raises(InvalidRecord, match="options='level-1' of reset is no dict") as refused:
-        env.reset(options="level-1")  # type: ignore[arg-type]
-    assert refused.value.returned is None
-
-
 @pytest.mark.parametrize("name", ["observation_space", "action_space"])
 def test_a_space_that_is_none_says_what_to_set(jam: Jamboree, name: str) -> None:
     env = SayingEnv()

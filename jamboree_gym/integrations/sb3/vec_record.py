@@ -263,9 +263,8 @@ def _check_reward_space(venv: VecEnv) -> None:
             return  # it may make one number of several
         base = base.venv
     refuse_reward_space(base, {(), (1,), (size,), (size, 1)})
-    if isinstance(base, DummyVecEnv):
-        for env in base.envs:
-            check_reward_space(env)
+    for env in _envs_here(base) or ():
+        check_reward_space(env)
 
 
 def _base(venv: VecEnv) -> VecEnv:
