@@ -113,7 +113,7 @@ class VecRecordEpisodes(VecEnvWrapper):
         seeds = [None if seed is None else int(seed) for seed in base._seeds]
         options = [self._recorder.kept_options(_said(one)) for one in base._options]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
-        with self._recorder.batch() as call:
+        with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
             self.reset_infos = base.reset_infos
             for i, info in enumerate(self.reset_infos):
