@@ -164,7 +164,9 @@ class VecRecordEpisodes(VecEnvWrapper):
 
     def _record(self, i: int, observation: Any, reward: Any, done: bool, info: Any) -> None:
         """Record a step of one environment, and the reset that has followed it."""
-        own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
+        own = info
+        if isinstance(info, Mapping):
+            own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
         action = self._taken[i]
         if not done:
             self._recorder.step(i, action, observation, reward, False, False, own)
