@@ -28,6 +28,8 @@ def number_of(reward: Any) -> float:
         InvalidRecord: It is not one number; says what to do.
     """
     try:
+        if isinstance(reward, (bytearray, memoryview)):  # an array of it would hold its memory
+            raise TypeError("it is bytes")
         number = np.asarray(detached(reward))
         if number.size != 1:
             raise InvalidRecord(f"the reward {shown(reward)} is not a number: {_ADVICE}")

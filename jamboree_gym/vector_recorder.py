@@ -123,11 +123,14 @@ class VectorRecorder:
         return self._recorders[0].kept_options(options)
 
     @contextmanager
-    def batch(self) -> Iterator[Call]:
+    def batch(self, what: str = "step") -> Iterator[Call]:
         """Around one call of the vector environment and the recording of what it returned.
 
         An error of the environment leaves it unknown which sub-environments have moved: there may
         be a gap, so all episodes are abandoned, and recording goes on with the next ones.
+
+        Args:
+            what: The call's name.
 
         Yields:
             The call, to be told what the environment returned.
@@ -143,13 +146,11 @@ class VectorRecorder:
             self._lose_track()
             if call.returned is None or not isinstance(error, Exception):
                 raise
-            raise_refused("step", error, call.returned)
+            raise_refused(what, error, call.returned)
         errors, self._errors = self._errors, []
         if errors:
             first = next((one for one in errors if isinstance(one, _LOST)), errors[0])
-            if isinstance(first, JamboreeError):
-                first.returned = call.returned
-            raise first
+            raise_refused(what, first, call.returned)
 
     def begin(
         self,

@@ -185,11 +185,13 @@ class ReplayEnv(gym.Env[Any, Any]):
     def _action(self, row: int) -> Any:
         return item(self._rows.actions, row, self._action_layout(row))
 
-    def _check_beginning(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
+    def _check_beginning(self, seed: int | None, options: Any) -> None:
         origin = self._origin
         if seed is not None and seed != origin.seed:
             self._differs(f"its seed is {origin.seed}, not {seed}")
-        if options and not _are_same(options, origin.options or {}):
+        recorded = {} if origin.options is None else origin.options
+        is_given = options is not None and not _are_same(options, {})
+        if is_given and not _are_same(options, recorded):
             self._differs(f"its options are {_shown(origin.options)}, not {_shown(options)}")
 
     def _check_action(self, action: Any, row: int) -> None:
@@ -253,7 +255,9 @@ def _own(value: Any) -> Any:
     return value.copy() if value.__class__ is np.ndarray else deepcopy(value)
 
 
-def _are_same(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+def _are_same(given: Any, recorded: Any) -> bool:
+    if not isinstance(given, Mapping) or not isinstance(recorded, Mapping):
+        return is_same(given, recorded, ENCODED)
     return given.keys() == recorded.keys() and all(
         is_same(given[name], recorded[name], ENCODED) for name in recorded
     )

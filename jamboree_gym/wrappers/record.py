@@ -242,8 +242,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 failure = failure or failure_beside
         except BaseException as error:
             self._unbroken = None
-            is_foreign = result is not None and not isinstance(error, JamboreeError)
-            if not isinstance(error, Exception) or _has_moved(error) or is_foreign:
+            is_known = isinstance(error, JamboreeError) and not isinstance(error, InvalidRecord)
+            is_lost = result is not None and not is_known
+            if not isinstance(error, Exception) or _has_moved(error) or is_lost:
                 recorder.break_off()
             if result is None or not isinstance(error, Exception):
                 raise

@@ -135,7 +135,7 @@ class RecordEpisodes(StaysHere, VectorWrapper):
         rng_states = self._rng_states([i for i in chosen if seeds[i] is None])
         kept_options = self._recorder.kept_options(_without_mask(options))
         awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
-        with self._recorder.batch() as call:
+        with self._recorder.batch("reset") as call:
             # Gymnasium's own vector environments take a list, their base class declares an int.
             result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
             call.returned = result

@@ -385,3 +385,53 @@ def test_workers_whose_specs_cannot_be_pickled_are_recorded_and_live(jam: Jambor
 
     episode = jam.episode(venv.episode_ids[1])
     assert (episode.summary.env_id, len(episode)) == ("CartPole-v1", 1)
+
+
+@pytest.mark.torch
+def test_what_one_environment_returns_that_is_odd_costs_the_others_nothing(record: Record) -> None:
+    class Odd:
+        """What a VecEnv of its own may return, in buffers that it uses again."""
+
+        def __init__(self, venv: Any) -> None:
+            self.wait, self.count = venv.step_wait, 0
+            self.rewards, self.dones = np.zeros((NUM_ENVS, 1)), [0, 0, 0]
+            venv.step_wait = self
+
+        def __call__(self) -> Any:
+            observations, _, _, infos = self.wait()
+            self.count += 1
+            self.rewards[:, 0] = self.count
+            self.dones[0] = np.array([True, False]) if self.count == 2 else 0
+            infos[1] = "no dict" if self.count == 3 else {}
+            return observations, self.rewards, self.dones, infos
+
+    base = make_vec("dummy", partial(CountingEnv, 99))
+    Odd(base)
+    venv = record(base)
+    venv.reset()
+    actions = np.array([ACTION] * NUM_ENVS)
+    venv.step(actions)
+    for refused in ("neither true nor false", "the info cannot be recorded"):
+        with pytest.raises(InvalidRecord, match=refused) as caught:
+            venv.step(actions)
+        assert len(caught.value.returned) == 4
+    venv.step(actions)
+
+    episodes = [handler.episode for handler in venv.handlers]
+    assert [(one.status, one.data().rewards.tolist()) for one in episodes] == [
+        ("abandoned", [1]),
+        ("abandoned", [1, 2]),
+        ("running", [1, 2, 3, 4]),
+    ]
+
+
+@pytest.mark.torch
+def test_a_vec_env_that_says_that_its_rewards_are_several_is_refused(record: Record) -> None:
+    base = make_vec("dummy", CountingEnv)
+    base.reward_space = gym.spaces.Box(0, 1, (NUM_ENVS, 2))
+    with pytest.raises(UnsupportedSpace, match="reward space"):
+        record(base)
+    env = CountingEnv()
+    env.reward_space = gym.spaces.Box(0, 1, (2,))
+    with pytest.raises(UnsupportedSpace, match="reward space"):
+        record(make_vec("dummy", lambda: env, num=1))

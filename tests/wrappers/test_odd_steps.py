@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
+import ale_py
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import InvalidRecord, UnsavedRecords, UnsupportedSpace
+from jamboree_gym.replay import verify
 
 OpenJamboree = Callable[..., Jamboree]
 BOX = spaces.Box(-99, 99, (1,), np.float32)
@@ -327,9 +330,12 @@ def test_an_episode_begun_with_a_text_as_options_happens_again(jam: Jamboree) ->
     env.reset(seed=1, options="level-1")
     env.step(0)
     env.close()
+    report = verify(jam.episodes(run="levels"))[0]
     gym.registry.pop("Level-v0")
 
     assert jam.episode(env.episode_id).data().observations[0] == [7]
+    assert report.error is None
+    assert not report.mismatch
 
 
 def test_an_annotation_that_raises_is_refused_by_name(jam: Jamboree) -> None:
@@ -486,6 +492,35 @@ def test_what_is_said_of_an_end_is_not_in_the_infos_of_the_others(
     assert ended.data().infos[-1] == {"a": 1.0}
     assert [info.keys() for info in following.data().infos] == [{"own"}, {"own"}]
     assert [info.keys() for info in other.data().infos] == [set(), {"own"}, {"own"}, {"own"}]
+
+
+if find_spec("ale_py.vector_env"):  # not in the lowest version
+
+    def test_the_infos_of_ale_s_vector_environment_hold_no_frames(jam: Jamboree) -> None:
+        gym.register_envs(ale_py)
+        envs = gym.make_vec(
+            "ALE/Breakout-v5",
+            num_envs=2,
+            vectorization_mode="vector_entry_point",
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            max_num_frames_per_episode=24,
+            noop_max=0,
+        )
+        recorded = jam.record(envs, run="ale")
+        recorded.reset(seed=1)
+        recorded.step(np.zeros(2, int))
+        recorded.reset(options={"reset_mask": np.array([True, False])})
+        for _ in range(7):
+            *_, infos = recorded.step(np.zeros(2, int))
+        recorded.close()
+
+        episodes = list(jam.episodes(run="ale"))
+        assert infos.keys() >= {"lives"}
+        assert "truncated" in [one.status for one in episodes]
+        for episode in episodes:
+            assert not any(
+                {"final_obs", "final_info"} & info.keys() for info in episode.data().infos
+            )
 
 
 # -- a row that should not have been accepted ------------------------------------------------------

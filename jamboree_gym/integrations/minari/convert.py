@@ -151,11 +151,13 @@ def _is_seed(seed: Any) -> bool:
     return isinstance(seed, int) and 0 <= seed <= _LARGEST_SEED
 
 
-def _plain_options(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Reset options as far as Minari's files hold them: numbers and texts."""
+def _plain_options(options: Any) -> dict[str, Any] | None:
+    """Reset options as far as Minari's files hold them: numbers and texts by name."""
+    if not isinstance(options, Mapping):
+        return None
     plain = {
         key: value
-        for key, value in (options or {}).items()
+        for key, value in options.items()
         if is_name(key)
         and (isinstance(value, (bool, float)) or _is_seed(value) or (value and is_text(value)))
     }

@@ -122,7 +122,7 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
         seeds = [None if seed is None else int(seed) for seed in self._said("_seeds", None)]
         options = [self._recorder.kept_options(_given(one)) for one in self._said("_options", {})]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
-        with self._recorder.batch() as call:
+        with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
             self._take_over_reset_infos()
             for i, info in enumerate(self._said("reset_infos", {})):
