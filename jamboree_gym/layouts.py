@@ -275,7 +275,7 @@ def as_array(value: Any) -> npt.NDArray[Any] | None:
     """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ..."""
     if value.__class__ is np.ndarray:
         return cast("npt.NDArray[Any]", value)
-    if value is None or isinstance(value, (str, bytes)):
+    if value is None or isinstance(value, (str, bytes, bytearray)):
         return None
     try:
         array: npt.NDArray[Any] | None = np.asarray(value)

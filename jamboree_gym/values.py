@@ -333,6 +333,7 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
         text = object.__repr__(value)
+    text = " ".join(text[:120].split())  # an error has two lines at most
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
