@@ -576,8 +576,9 @@ def test_an_observation_with_an_error_of_its_own_ends_one_recording_only(
     actions = np.zeros((2, 2), np.float32)
     envs.step(actions)
     actions[0, 0] = 1
-    with pytest.raises(KeyError, match="not in memory"):
+    with pytest.raises(InvalidRecord, match=r"cannot store .*Unreadable") as refused:
         envs.step(actions)
+    assert refused.value.returned is not None
     envs.step(np.zeros((2, 2), np.float32))
 
     episodes = [jam.episode(id) for id in envs.episode_ids]
