@@ -92,7 +92,8 @@ def unkept(content: Mapping[str, Any], registered: Mapping[str, Any] | None = No
     of_registration = set(content.get("registered", ())) & set(registered or ())
     for name, value in content.get("not_kept", {}).items():
         if name not in of_registration:
-            return f"argument {name!s:.60}={value!s:.{MAX_SHOWN}} cannot be kept"
+            words = " ".join(str(value).split())
+            return f"argument {name!s:.60}={words:.{MAX_SHOWN}} cannot be kept"
     return None
 
 

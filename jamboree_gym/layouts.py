@@ -285,7 +285,7 @@ def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
     """
     if value.__class__ is np.ndarray:
         return cast("npt.NDArray[Any]", value)
-    if value is None or isinstance(value, (str, bytes)):
+    if value is None or isinstance(value, (str, bytes, bytearray)):
         return None
     failure = None
     try:

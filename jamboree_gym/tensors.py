@@ -59,10 +59,16 @@ def plain_array(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
     if array.dtype.kind != "V" or issubclass(array.dtype.type, np.void):
         return array
     try:
-        wide, wider = array.astype(np.float32), array.astype(np.float64)
+        wide, wider = array.astype(_wider_kind(array.dtype.name)), array.astype(np.float64)
     except (TypeError, ValueError):
         return None
     return wide if np.array_equal(wide, wider, equal_nan=True) else None
+
+
+def _wider_kind(name: str) -> type[np.generic]:
+    """Of a dtype of another library, by its name: int4, uint2, bfloat16, float8_e5m2."""
+    kinds: dict[str, type[np.generic]] = {"int": np.int8, "uint": np.uint8}
+    return kinds.get(name.rstrip("0123456789"), np.float32)
 
 
 def _as_it_is(value: Any) -> npt.NDArray[Any]:

@@ -342,7 +342,7 @@ def _parts(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
     """A value in a message: one line, and short; also of objects that cannot be shown."""
     try:
-        text = " ".join(text_of(value).split())
+        text = " ".join(text_of(value)[:120].split())
     except Exception as error:  # noqa: BLE001 - code of others, and no reason to say less
         text = f"<a {type(value).__qualname__}, of which repr raises {type(error).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."

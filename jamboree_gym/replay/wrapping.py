@@ -181,15 +181,15 @@ def _wrap(
     try:
         if known is None and trust_entry_point:
             known = load_env_creator(entry_point)
-        if known is None:
-            raise ReplayError(
-                f"the episode was recorded through {entry_point}, which cannot be rebuilt: hand "
-                f"its class to it (wrappers=[{name}]) if it is yours"
-            )
         if missing is not None and not isinstance(known, partial):
             raise ReplayError(
                 f"the wrapper {name} cannot be rebuilt: {missing}\n"
                 f"say it: wrappers=[functools.partial({name}, ...)]"
+            )
+        if known is None:
+            raise ReplayError(
+                f"the episode was recorded through {entry_point}, which cannot be rebuilt: hand "
+                f"its class to it (wrappers=[{name}]) if it is yours"
             )
         if known is RecentTransactionsObservation:
             _check_shows_only_the_episode(kwargs)

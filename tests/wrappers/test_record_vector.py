@@ -576,9 +576,9 @@ def test_an_observation_with_an_error_of_its_own_ends_one_recording_only(
     actions = np.zeros((2, 2), np.float32)
     envs.step(actions)
     actions[0, 0] = 1
-    with pytest.raises(InvalidRecord, match=r"the observation cannot .*not in memory") as caught:
+    with pytest.raises(InvalidRecord, match="Unreadable|not in memory") as caught:
         envs.step(actions)
-    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.value.returned is not None
     envs.step(np.zeros((2, 2), np.float32))
 
     episodes = [jam.episode(id) for id in envs.episode_ids]
