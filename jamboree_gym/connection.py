@@ -32,6 +32,7 @@ from jamboree_gym.keys import Keyspace
 from jamboree_gym.lease import Lease
 from jamboree_gym.opened import Opened, RunningBackup, closer, writers_here
 from jamboree_gym.outbox import Outbox, RecordOutbox
+from jamboree_gym.peers import Peers, Place
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.stays_here import StaysHere
 from jamboree_gym.step_outbox import StepOutbox
@@ -124,6 +125,10 @@ class Connection(StaysHere):
         self.store = self._opened.store = BackedStore(self.redis_store, self._opened.backup_to_read)
         self._begin_to_write()
         _open_connections.add(self)
+        settings = self.redis_store.client.connection_pool.connection_kwargs
+        database = int(settings.get("db") or 0)
+        self._place = Place(self.redis_store.where, database, namespace)
+        _peers.add(self, self._place)
         closer.prepare()
         self._if_dropped = weakref.finalize(
             self, closer.drop, self._opened, partial(atexit.unregister, self._at_exit), repr(self)
@@ -316,8 +321,17 @@ class Connection(StaysHere):
             raise JamboreeClosed("this Jamboree is closed: open a new one to read")
 
     def settle(self, key: str) -> None:
-        """Bring what this process has put into a log to the server, before it is read."""
+        """Bring what this process has put into a log to the server, before it is read.
+
+        Also what another Jamboree of the process has; that it cannot is its own to say.
+        """
         self.check_open()
+        self._settle(key)
+        for peer in _peers.of(self, self._place):
+            with suppress(JamboreeError):
+                peer._settle(key)
+
+    def _settle(self, key: str) -> None:
         outbox = self._outboxes.get(key)
         if outbox is not None and not outbox.is_settled:
             self.writer.deliver(outbox)
@@ -414,6 +428,9 @@ class Connection(StaysHere):
         """
         self.check_open()
         self.writer.settle(timeout_s)
+        for peer in _peers.of(self, self._place):
+            with suppress(JamboreeError):  # it will say so itself
+                peer.writer.settle(timeout_s)
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -446,6 +463,7 @@ class Connection(StaysHere):
             if self._closed:
                 return
             self._closed = True
+        _peers.remove(self)
         self._if_dropped.detach()
         try:
             self._opened.let_go(timeout_s)
@@ -497,12 +515,14 @@ def _backs_up(backup: bool | None) -> bool:
     return text == "1"
 
 
+_peers = Peers()
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     writers_here.clear()
     closer.after_fork_in_child()
+    _peers.after_fork_in_child()
     for connection in list(_open_connections):
         connection._after_fork_in_child()
 

@@ -383,3 +383,25 @@ def test_no_parser_of_the_client_is_left_to_the_garbage_collector(jam: Jamboree)
     """Its `__del__`, run anywhere in a training, would swallow a Ctrl-C that came meanwhile."""
     done = run_python(NO_GARBAGE, f"unix://{jam.store.where}", jam.keyspace.namespace)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_read_sees_what_another_jamboree_of_the_process_has_saved(
+    open_jamboree: Callable[..., Jamboree],
+) -> None:
+    writer, reader, elsewhere = (
+        open_jamboree(flush_interval_s=60),
+        open_jamboree(),
+        open_jamboree(namespace="another"),
+    )
+    env = writer.record(CountingEnv(), run="seen")
+    env.reset()
+    env.step(ACTION)
+    assert len(reader.episode(env.episode_id)) == 1
+    env.step(ACTION)
+    assert [one.steps for one in reader.episodes(run="seen").summaries()] == [2]
+    NoteHandler(writer, "seen").save({"n": 1})
+    assert NoteHandler(reader, "seen").count() == 1
+    assert len(elsewhere.episodes(run="seen")) == 0
+    env.step(ACTION)
+    writer.close()
+    assert len(reader.episode(env.episode_id)) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,11 @@ class _Writer:
         for name, column in scalar_columns("", self._infos).items():
             values = None if column is None else _without_missing(column)
             if values is not None:
+                _check_texts(values, ("infos", name[1:]), part.summary.id)
                 self._append(group.require_group("infos"), _quoted(name[1:]), values)
         summary = part.summary.decoded()
+        for what, text in (("env_id", summary.env_id), ("run", summary.run)):
+            _check_texts([text], (what,), summary.id)
         group.attrs.update(
             id=self._number + len(self.lengths),
             total_steps=summary.steps,
@@ -234,7 +237,7 @@ class _Writer:
 
 def _quoted(name: str) -> str:
     """A name without what HDF5 takes for a path."""
-    quoted = name.replace("%", "%25").replace("/", "%2F")
+    quoted = name.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
     return quoted.replace(".", "%2E") if set(quoted) <= {"."} else quoted
 
 
@@ -244,7 +247,18 @@ def _storable(values: npt.NDArray[Any], path: tuple[str | int, ...], id: str) ->
             f"{path_shown(path)} of episode {id!r} has no fixed shape, and HDF5 takes arrays and "
             "texts only: ask for other episodes"
         )
+    _check_texts(values, path, id)
     return values
+
+
+def _check_texts(values: Iterable[Any], path: tuple[str | int, ...], id: str) -> None:
+    """Make sure that HDF5 can hold these, if they are texts."""
+    is_typed = isinstance(values, np.ndarray) and values.dtype != object
+    if not is_typed and any("\0" in value for value in values if isinstance(value, str)):
+        raise ExportError(
+            f"{path_shown(path)} of episode {id!r} has a text with a NUL character, which HDF5 "
+            "cannot hold: ask for other episodes"
+        )
 
 
 def _without_missing(column: Column) -> npt.NDArray[Any] | None:

@@ -52,7 +52,8 @@ def to_tensordict(
         A TensorDict of batch size [N], the number of steps:
 
         - `observation` (N, ...) and `("next", "observation")`: before and after the action. A dict
-          is there key by key, as TorchRL has it; a tuple as `("observation", "0")`, ....
+          is there key by key, as TorchRL has it; a tuple as `("observation", "0")`, .... Floats of
+          shape () are (N, 1), as in a rollout; so they are in actions.
         - `action` (N, ...), taken from `observation`; integers stay integers.
         - `("next", "reward")` float32 (N, 1).
         - `("next", "terminated")`, `("next", "truncated")`, `("next", "done")` bool (N, 1). An
@@ -133,6 +134,7 @@ def to_replay_buffer(
     return buffer
 
 
+@np.errstate(all="ignore")  # beyond float32 a reward is infinite
 def _columns(
     block: Block,
     positions: Mapping[str, int],
@@ -160,15 +162,21 @@ def _columns(
     }
     for name in annotations:
         columns["annotation", name] = _annotation(block, steps, name)
-    columns.update(numbers_of(steps.actions, "action", episode=first, into="TorchRL"))
+    for path, leaf in numbers_of(steps.actions, "action", episode=first, into="TorchRL"):
+        columns[path] = _as_in_a_rollout(leaf)
     taken = {path[0] for path in columns}
     for before, values in (((), steps.observations), (("next",), steps.next_observations)):
         for path, leaf in numbers_of(values, "observation", episode=first, into="TorchRL"):
             key = path[1:] if isinstance(values, dict) else path
             if key[0] in taken:
                 raise ExportError(f"{path_shown(path)}: TorchRL has {key[0]!r} for something else")
-            columns[(*before, *key)] = leaf
+            columns[(*before, *key)] = _as_in_a_rollout(leaf)
     return columns
+
+
+def _as_in_a_rollout(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Floats without a dimension have one in TorchRL; integers stay the numbers of categories."""
+    return values[:, None] if values.ndim == 1 and values.dtype.kind == "f" else values
 
 
 def _annotation(block: Block, steps: Transitions, name: str) -> npt.NDArray[Any]:

@@ -15,8 +15,9 @@ from jamboree_gym.leaves import EXACT, Tolerance, shown
 from jamboree_gym.provenance import conditions_now, conditions_of
 from jamboree_gym.replay.compare import Mismatch
 
-__all__ = ["Change", "VerifyReport", "VerifyReports", "changes_since"]
+__all__ = ["Change", "VerifyReport", "VerifyReports", "changes_since", "remembering_of"]
 
+_REMEMBER = ("NormalizeObservation", "NormalizeReward")
 MAX_LISTED = 5  # failed episodes in the text of many reports
 
 
@@ -49,6 +50,15 @@ def changes_since(provenance: Mapping[str, Any]) -> tuple[Change, ...]:
     )
 
 
+def remembering_of(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the wrappers that an episode was recorded above, and that remember earlier ones."""
+    wrappers = provenance.get("wrappers")
+    known = wrappers if isinstance(wrappers, list) else []
+    classes = [one.get("class") for one in known if isinstance(one, dict)]
+    names = [str(name).rpartition(".")[2] for name in classes]
+    return tuple(name for name in names if name in _REMEMBER)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VerifyReport:
     """Result of `verify`; true when the episode happened again.
@@ -61,6 +71,8 @@ class VerifyReport:
             many: of a single episode, `verify` raises it.
         changed: What is not as it was when it was recorded: versions, platform, commit.
         tolerance: How far apart floats were allowed to be.
+        remembering: Wrappers that it was recorded above and that go on from one episode to the
+            next, as `NormalizeObservation` does: a usual cause of a difference.
     """
 
     episode_id: str
@@ -69,6 +81,7 @@ class VerifyReport:
     error: str | None = None
     changed: tuple[Change, ...] = ()
     tolerance: Tolerance = EXACT
+    remembering: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether everything is equal."""
@@ -82,9 +95,15 @@ class VerifyReport:
             how = "bit for bit" if self.tolerance.is_exact else f"within {self.tolerance}"
             return f"episode {self.episode_id}: {self.steps} steps are equal, {how}"
         changed = ", ".join(map(str, self.changed)) or "nothing of versions, platform and commit"
+        cause = ""
+        if self.remembering:
+            cause = (
+                f"; it was recorded above {', '.join(self.remembering)}, with statistics of "
+                "earlier episodes: record below"
+            )
         return (
             f"episode {self.episode_id} differs: {self.mismatch}\n"
-            f"  changed since it was recorded: {changed}"
+            f"  changed since it was recorded: {changed}{cause}"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from jamboree_gym.provenance import decode_provenance
 from jamboree_gym.replay.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.compare import SecondRun, actions_as_taken, first_mismatch
 from jamboree_gym.replay.rebuild import begins_anew, rebuild_env, reset_as_recorded
-from jamboree_gym.replay.report import Change, VerifyReport, changes_since
+from jamboree_gym.replay.report import Change, VerifyReport, changes_since, remembering_of
 from jamboree_gym.replay.watched import WatchedInfos
 from jamboree_gym.replay.wrapping import BuiltWrapper, ignored_infos
 
@@ -221,7 +221,10 @@ class Resimulator:
         run.play(env, *shown)
         tolerance = self._check.tolerance
         mismatch = first_mismatch(run, tolerance)
-        report = VerifyReport(whole.id, len(run.rewards), mismatch, None, origin.changed, tolerance)
+        steps, remembering = len(run.rewards), remembering_of(origin.provenance)
+        report = VerifyReport(
+            whole.id, steps, mismatch, None, origin.changed, tolerance, remembering
+        )
         return Checked(report, () if watched is None else tuple(watched.unseen()))
 
     def _watched(self, whole: WholeEpisode, origin: _Origin) -> WatchedInfos | None:

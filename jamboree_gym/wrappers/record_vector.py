@@ -32,6 +32,8 @@ __all__ = ["RESET_MASK", "RecordEpisodes", "autoreset_mode", "leaves_autoresets"
 _LAST_THAT_LEAVES_AUTORESETS = (1, 4)
 RESET_MASK = "reset_mask"
 _OF_ENDS = ("final_obs", "final_info")
+# The base of Gymnasium's `phys2d`, which do not say their mode.
+_RESETS_NEXT_STEP = "gymnasium.envs.functional_jax_env.FunctionalJaxVectorEnv"
 
 
 class RecordEpisodes(StaysHere, VectorWrapper):
@@ -327,12 +329,15 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     mode = metadata.get("autoreset_mode")
     if metadata is base.metadata:  # gymnasium 1.1 shares it between vector environments
         mode = getattr(base, "autoreset_mode", mode)
+    if mode is None and any(_class_name(one) == _RESETS_NEXT_STEP for one in type(base).__mro__):
+        mode = AutoresetMode.NEXT_STEP
     try:
         return AutoresetMode(mode)
     except ValueError as error:
         raise InvalidRecord(
-            f"{env} does not say in metadata['autoreset_mode'] which steps reset, but {mode!r}: "
-            "set it to a gymnasium.vector.AutoresetMode"
+            f"{env} does not say in metadata['autoreset_mode'] which steps reset, but {mode!r}; "
+            "where that is the step after an end: envs.metadata = {**envs.metadata, "
+            "'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP}"
         ) from error
 
 
@@ -378,7 +383,11 @@ def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> dict[str
 
 
 def _name(env: VectorEnv[Any, Any, Any]) -> str:
-    return f"{type(env).__module__}.{type(env).__qualname__}"
+    return _class_name(type(env))
+
+
+def _class_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _without_mask(options: Any) -> Any:

@@ -576,7 +576,7 @@ def test_an_observation_with_an_error_of_its_own_ends_one_recording_only(
     actions = np.zeros((2, 2), np.float32)
     envs.step(actions)
     actions[0, 0] = 1
-    with pytest.raises(InvalidRecord, match="Unreadable|not in memory") as caught:
+    with pytest.raises(InvalidRecord, match=r"Unreadable|not in memory") as caught:
         envs.step(actions)
     assert caught.value.returned is not None
     envs.step(np.zeros((2, 2), np.float32))
@@ -652,8 +652,26 @@ def test_a_vector_environment_without_autoreset_mode_is_named(jam: Jamboree) -> 
     envs = ByHandVectorEnv([make_cartpole], NEXT_STEP)
     envs.metadata = {}
 
-    with pytest.raises(InvalidRecord, match="metadata\\['autoreset_mode'\\]"):
+    with pytest.raises(InvalidRecord, match="metadata\\['autoreset_mode'\\]") as refused:
         jam.record(envs)
+
+    line = str(refused.value).partition("after an end: ")[2]
+    exec(line, {"gymnasium": gym, "envs": envs})
+    jam.record(envs).close()
+
+
+def test_those_of_phys2d_reset_in_the_next_step_although_they_do_not_say_it(jam: Jamboree) -> None:
+    class FunctionalJaxVectorEnv(ByHandVectorEnv):
+        __module__ = "gymnasium.envs.functional_jax_env"  # jax is not there
+        __qualname__ = "FunctionalJaxVectorEnv"
+
+    envs = FunctionalJaxVectorEnv([make_cartpole], NEXT_STEP)
+    envs.metadata = {}
+    recorded = jam.record(envs)
+    recorded.reset()
+    vector = jam.episode(recorded.episode_ids[0]).provenance["vector"]
+    assert vector["autoreset_mode"] == NEXT_STEP.value
+    recorded.close()
 
 
 def test_vector_environments_of_one_class_keep_their_own_autoreset_modes(

@@ -84,7 +84,8 @@ def columns_of(part: EpisodePart, names: Mapping[str, str]) -> dict[str, npt.NDA
             )
         columns["action"] = values
     terminations, truncations = part.ends
-    columns["next.reward"] = rows.rewards[1:].astype(np.float32)
+    with np.errstate(all="ignore"):  # beyond float32 it is infinite
+        columns["next.reward"] = rows.rewards[1:].astype(np.float32)
     columns["next.done"] = terminations | truncations
     columns["next.truncated"] = truncations
     return {names.get(name, name): values for name, values in columns.items()}

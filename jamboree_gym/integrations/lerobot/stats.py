@@ -28,6 +28,7 @@ class Stats:
         self._mean: Any = 0.0
         self._squares: Any = 0.0  # of the distances from the mean
 
+    @np.errstate(all="ignore")  # of infinite values, or too large ones, they are none
     def add(self, values: npt.NDArray[Any]) -> None:
         """Count values (n, ...); images are of four dimensions."""
         is_image = values.ndim == 4
@@ -37,6 +38,7 @@ class Stats:
         mean = scaled.mean(0)
         self._join(len(values), scaled.min(0), scaled.max(0), mean, ((scaled - mean) ** 2).mean(0))
 
+    @np.errstate(all="ignore")
     def add_stats(self, known: Mapping[str, Any]) -> None:
         """Count what `to_json` gave of other values."""
         flat = {name: np.asarray(known[name], np.float64).reshape(-1) for name in STATS}
@@ -50,6 +52,7 @@ class Stats:
         self._min, self._max = np.minimum(self._min, low), np.maximum(self._max, high)
         self.count = total
 
+    @np.errstate(all="ignore")
     def to_json(self, *, is_image: bool) -> dict[str, Any]:
         """As LeRobot keeps them: lists of one number for each, of an image (3, 1, 1)."""
         spread = np.sqrt(self._squares / self.count)

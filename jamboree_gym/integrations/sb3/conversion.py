@@ -102,6 +102,7 @@ class Converter:
         self._action_dim = get_action_dim(action_space)
         self._scale = _scaling(action_space)
 
+    @np.errstate(all="ignore")  # beyond float32 a reward is infinite
     def __call__(self, steps: Transitions) -> Converted:
         """Convert.
 
@@ -257,10 +258,17 @@ def _scaling(space: spaces.Space[Any]) -> Callable[[npt.NDArray[Any]], npt.NDArr
 
 
 def _check_supported(observed: spaces.Space[Any], acted: spaces.Space[Any]) -> None:
+    for key, part in observed.items() if isinstance(observed, spaces.Dict) else ():
+        if isinstance(part, (spaces.Dict, spaces.Tuple)):
+            raise BufferMismatch(
+                f"Stable-Baselines3 has no buffer for observations with a {type(part).__name__} "
+                f"within ({key!r}): flatten them (gymnasium.wrappers.FlattenObservation), and "
+                "record above that"
+            )
     try:
         get_obs_shape(observed)
         get_action_dim(acted)
-    except (AssertionError, NotImplementedError) as error:
+    except (AssertionError, NotImplementedError, TypeError) as error:
         raise BufferMismatch(f"Stable-Baselines3 has no buffer for it: {error}") from error
 
 
