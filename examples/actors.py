@@ -372,8 +372,8 @@ def kills_to_come(jam: Jamboree, plan: Plan, every: int) -> list[int]:
 
 def kill_one(crew: Crew, plan: Plan) -> None:
     process = crew.processes[actor_name(random.randrange(plan.actors))]
-    if process.pid is not None:
-        os.kill(process.pid, signal.SIGKILL)
+    if process.is_alive():  # it ends by itself when the learner has
+        process.kill()
         console.print(f"kill -9 {process.pid} ({process.name})")
 
 

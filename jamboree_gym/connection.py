@@ -515,7 +515,7 @@ def _backs_up(backup: bool | None) -> bool:
     return text == "1"
 
 
-_peers = Peers()
+_peers = Peers["Connection"]()
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 

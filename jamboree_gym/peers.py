@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from jamboree_gym.connection import Connection
+__all__ = ["Peers", "Place"]
 
-__all__ = ["Place", "Peers"]
+One = TypeVar("One")
 
 
 class Place(NamedTuple):
@@ -27,29 +26,29 @@ class Place(NamedTuple):
     namespace: str
 
 
-class Peers:
+class Peers(Generic[One]):
     """All Jamborees of this process that are open."""
 
     def __init__(self) -> None:
         self.after_fork_in_child()
-        self._all: tuple[tuple[Place, weakref.ref[Connection]], ...] = ()
+        self._all: tuple[tuple[Place, weakref.ref[One]], ...] = ()
 
     def after_fork_in_child(self) -> None:
         """Whoever held the lock is not in this process."""
         self._lock = threading.Lock()
 
-    def add(self, connection: Connection, place: Place) -> None:
+    def add(self, connection: One, place: Place) -> None:
         """One more is opened."""
         with self._lock:
             there = [(of, ref) for of, ref in self._all if ref() is not None]
             self._all = (*there, (place, weakref.ref(connection)))
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: One) -> None:
         """It is closed."""
         with self._lock:
             self._all = tuple(pair for pair in self._all if pair[1]() is not connection)
 
-    def of(self, connection: Connection, place: Place) -> Iterator[Connection]:
+    def of(self, connection: One, place: Place) -> Iterator[One]:
         """The others of the same place."""
         if len(self._all) > 1:
             for at, ref in self._all:

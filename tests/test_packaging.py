@@ -66,6 +66,7 @@ LAYERS = [
     "schedule",
     "writer",
     "opened",
+    "peers",
     "connection",
     "summaries",
     "tail",

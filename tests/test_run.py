@@ -75,7 +75,7 @@ def test_a_checkpoint_is_asked_for_by_what_is_known_of_it(jam: Jamboree) -> None
     assert run.checkpoint(policy_version=2, session="s1").content() == b"a"
     with pytest.raises(CheckpointNotFound, match=r"policy_version=3; it has 0 \(2 updates\), 1 "):
         run.checkpoint(policy_version=3)
-    with pytest.raises(CheckpointNotFound, match="it has none: JamboreeCallback"):
+    with pytest.raises(CheckpointNotFound, match="no checkpoint at all: JamboreeCallback"):
         jam.run("nothing").checkpoint()
 
 

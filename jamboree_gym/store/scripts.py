@@ -267,7 +267,7 @@ return answers
 # `before`: so many frames more in front of them, as a step begins where the row before it ends.
 # 'all' and 'unacked' include what has been popped and is not forgotten yet.
 PART_BYTES = 8 << 20
-"""How large an answer a reader asks for at once; larger ones are no faster."""
+"""How large an answer a reader asks for at once."""
 READ = Script(
     _HEAD
     + _SEARCH
@@ -305,7 +305,7 @@ local limit, size, position = tonumber(ARGV[#ARGV]), 0, from
 local frames = {}
 while position <= to do
   local fit = size == 0 and 1 or math.floor((limit - size) / (size / #frames)) + 1
-  local some_to = math.min(to, position + math.min(fit, 1000) - 1)
+  local some_to = math.min(to, position + math.max(1, math.min(fit, 1000)) - 1)
   local some = redis.call('LRANGE', KEYS[1], position, some_to)
   for _, frame in ipairs(some) do
     if size > 0 and size + #frame > limit then

@@ -141,7 +141,7 @@ class RecordEpisodes(StaysHere, VectorWrapper):
             # Gymnasium's own vector environments take a list, their base class declares an int.
             result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
             call.returned = result
-            observations, infos = self._split(*of_reset(result))
+            observations, infos = self._split(*of_reset(result, self.num_envs))
             for i in chosen:
                 self._recorder.begin(
                     i,
@@ -172,7 +172,8 @@ class RecordEpisodes(StaysHere, VectorWrapper):
         rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
         with self._recorder.batch() as call:
             result = call.returned = self.env.step(actions)
-            self._record(taken, *of_step(result), awaited=awaited, rng_states=rng_states)
+            parts = of_step(result, self.num_envs)
+            self._record(taken, *parts, awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result
 

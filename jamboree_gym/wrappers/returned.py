@@ -25,13 +25,17 @@ class NoResult(InvalidRecord):
     """What an environment has returned cannot be taken apart: it has moved, whatever that was."""
 
 
-def of_reset(result: Any) -> tuple[Any, Any]:
-    """Observation and info; of a vector environment likewise.
+def of_reset(result: Any, num_envs: int | None = None) -> tuple[Any, Any]:
+    """Observation and info.
+
+    Args:
+        result: What `reset` has returned.
+        num_envs: Of a vector environment, whose infos may be a list with one for each.
 
     Raises:
         InvalidRecord: It is something else; says what, and carries it in `returned`.
     """
-    if isinstance(result, (tuple, list)) and len(result) == 2 and _is_info(result[1]):
+    if isinstance(result, (tuple, list)) and len(result) == 2 and _is_info(result[1], num_envs):
         return result[0], result[1]
     error = NoResult(
         f"reset returned {_kind(result)}, not (observation, info) with a dict for info; {_OLD_API}"
@@ -40,14 +44,18 @@ def of_reset(result: Any) -> tuple[Any, Any]:
     raise error
 
 
-def of_step(result: Any) -> Returned:
+def of_step(result: Any, num_envs: int | None = None) -> Returned:
     """Observation, reward, terminated, truncated and info, of what is not plainly these.
+
+    Args:
+        result: What `step` has returned.
+        num_envs: As in `of_reset`.
 
     Raises:
         InvalidRecord: It is something else; says what, and carries it in `returned`.
     """
     count = len(result) if isinstance(result, (tuple, list)) else None
-    if count == 5 and _is_info(result[4]):
+    if count == 5 and _is_info(result[4], num_envs):
         observation, reward, terminated, truncated, info = result
         return observation, reward, terminated, truncated, info
     advice = f"; {_OLD_API}" if count == 4 else f"; {_COST}" if count == 6 else ""
@@ -71,8 +79,10 @@ def checked_info(info: Any) -> Mapping[str, Any]:
     return info or {}
 
 
-def _is_info(value: Any) -> bool:
-    """Whether it is a mapping, or nothing."""
+def _is_info(value: Any, num_envs: int | None = None) -> bool:
+    """Whether it is a mapping, or nothing; for several environments, as many values."""
+    if num_envs is not None and isinstance(value, (list, tuple)):
+        return len(value) == num_envs
     return value is None or isinstance(value, Mapping) or hasattr(value, "keys")
 
 
