@@ -21,7 +21,7 @@ import redis
 from processes import PATHS
 from pymongo import MongoClient
 
-from jamboree_gym import Jamboree, provenance
+from jamboree_gym import Jamboree, connection, provenance
 
 pytest_plugins = ["left_out", "slices"]
 
@@ -307,3 +307,9 @@ def start_follower() -> Iterator[StartFollower]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def as_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each Jamboree stands for a process of its own: none waits for what another has to save."""
+    monkeypatch.setattr(connection._peers, "of", lambda *_: ())

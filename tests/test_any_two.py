@@ -25,6 +25,8 @@ from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
 from jamboree_gym.store.mongo import MongoStore
 from jamboree_gym.store.redis_link import RedisLink
 
+pytestmark = pytest.mark.usefixtures("as_processes")
+
 STEPS = 3
 COPIED_NOTES = [0, 1, 2]
 

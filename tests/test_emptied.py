@@ -35,6 +35,8 @@ from jamboree_gym.store.redis import RedisStore
 from jamboree_gym.store.redis_link import RedisLink
 from jamboree_gym.values import encode_mapping
 
+pytestmark = pytest.mark.usefixtures("as_processes")
+
 Open = Callable[..., Jamboree]
 
 
