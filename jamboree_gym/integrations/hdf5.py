@@ -236,9 +236,9 @@ class _Writer:
 
 
 def _quoted(name: str) -> str:
-    """A name without what HDF5 takes for a path."""
+    """A name without what HDF5 takes for a path; `%` for the empty one."""
     quoted = name.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
-    return quoted.replace(".", "%2E") if set(quoted) <= {"."} else quoted
+    return (quoted.replace(".", "%2E") or "%") if set(quoted) <= {"."} else quoted
 
 
 def _storable(values: npt.NDArray[Any], path: tuple[str | int, ...], id: str) -> npt.NDArray[Any]:

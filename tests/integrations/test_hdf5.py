@@ -89,7 +89,8 @@ def test_dicts_tuples_and_texts_come_back(jam: Jamboree, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("parts")
 def test_infos_annotations_and_what_is_known_of_the_episode(jam: Jamboree, tmp_path: Path) -> None:
-    infos = [{"a": 1, "big": 2**53 + 1}, {"a": 2, "b": "x", "c": {"d/e": 0.5}}, {"no": [1]}]
+    infos = [{"a": 1, "big": 2**53 + 1}, {"a": 2, "b": "x", "c": {"d/e": 0.5}, "": 3}]
+    infos.append({"no": [1]})
     env = jam.record(ScriptedEnv(infos=infos), run="told", tags={"lr": 0.1})
     env.reset(seed=7)
     env.annotate(value=0.25)
@@ -104,7 +105,8 @@ def test_infos_annotations_and_what_is_known_of_the_episode(jam: Jamboree, tmp_p
         assert np.isnan(told["a"][2])
         assert [text.decode() for text in told["b"]] == ["", "x", ""]
         assert told["c.d%2Fe"][1] == 0.5
-        assert told.keys() == {"a", "b", "c.d%2Fe"}
+        assert told["%"][1] == 3
+        assert told.keys() == {"a", "b", "c.d%2Fe", "%"}
         assert group["annotations/value"][0] == 0.25
         assert np.isnan(group["annotations/value"][1])
         assert group["truncations"][:].tolist() == [False, True]
