@@ -11,11 +11,11 @@ import numpy as np
 from jamboree_gym import lease
 
 THOROUGH = "JAMBOREE_KILLED_TRAINERS" in os.environ
-# Thoroughly: as a user has it. Among other tests: ten times the interval, because the machine may
+# Thoroughly: as a user has it. Among other tests: six times the interval, because the machine may
 # keep Redis from running meanwhile, and a lease that does not have to be waited for.
-FLUSH_INTERVAL_S = 0.05 if THOROUGH else 0.5
+FLUSH_INTERVAL_S = 0.05 if THOROUGH else 0.3
 LEASE_S = lease.LEASE_S if THOROUGH else 2.0
-STEPS = 80_000 if THOROUGH else 10_000
+STEPS = 80_000 if THOROUGH else 20_000
 EPISODES = 1 << 14
 MAX_EPISODE_STEPS = 4000
 

@@ -83,7 +83,14 @@ class Trainer:
     @property
     def is_due(self) -> bool:
         """Whether it is time to kill it, or it has ended by itself."""
-        return self.steps >= self.killed_after or self.process.poll() is not None
+        return self.has_delivered or self.process.poll() is not None
+
+    @property
+    def has_delivered(self) -> bool:
+        """Whether it is where it shall be killed, and something must have come to Redis."""
+        first_at = STEP.unpack_from(self._memory, STEPS_AT)[0]
+        is_there = self.steps >= self.killed_after
+        return is_there and time.time() > first_at + 1.5 * FLUSH_INTERVAL_S
 
     def kill(self) -> None:
         """Kill it as `kill -9` does."""

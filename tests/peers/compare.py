@@ -27,12 +27,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path, help="where the suite lies")
-    parser.add_argument("tests", nargs="+", help="its folders and files, and more for pytest")
-    asked = parser.parse_args()
+    parser.add_argument("tests", nargs="+", help="its folders and files; options are pytest's")
+    asked, options = parser.parse_known_args()
+    arguments = [*asked.tests, *options]
     with tempfile.TemporaryDirectory() as folder:
-        bare = run(asked.checkout, asked.tests, Path(folder, "bare.xml"))
+        bare = run(asked.checkout, arguments, Path(folder, "bare.xml"))
         recorded = run(
-            asked.checkout, ["-p", "record_all", *asked.tests], Path(folder, "recorded.xml")
+            asked.checkout, ["-p", "record_all", *arguments], Path(folder, "recorded.xml")
         )
     for name, results in (("bare", bare), ("recorded", recorded)):
         print(f"{name}:", *[f"{count} {how}" for how, count in Counter(results.values()).items()])
