@@ -33,6 +33,7 @@ class WarmProcess:
     def __init__(self, source: str, arguments: tuple[str, ...]) -> None:
         self.args = ["-c", source, *arguments]
         self.returncode: int | None = None
+        self._lock = threading.Lock()
         ours, theirs = [], []
         for is_input in (True, False, False):
             read, write = os.pipe()
@@ -62,10 +63,11 @@ class WarmProcess:
         return ended
 
     def _ended(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
-            (self.returncode,) = struct.unpack("i", os.read(self._status, 4))
-            os.close(self._status)
-        return self.returncode
+        with self._lock:  # closed twice, it could be somebody else's by then
+            if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+                (self.returncode,) = struct.unpack("i", os.read(self._status, 4))
+                os.close(self._status)
+            return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""

@@ -955,9 +955,9 @@ def test_workers_whose_specs_cannot_be_pickled_are_recorded_and_live(jam: Jambor
 
 def test_asking_workers_for_their_specs_leaves_nothing_behind_in_them(jam: Jamboree) -> None:
     envs = AsyncVectorEnv([partial(gym.make, "CartPole-v1")])
-    jam.record(envs)
+    recorded = jam.record(envs)
 
     (spec,) = envs.get_attr("spec")
 
     assert spec == gym.make("CartPole-v1").spec
-    envs.close()
+    recorded.close()
