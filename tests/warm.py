@@ -63,11 +63,12 @@ class WarmProcess:
         return ended
 
     def _ended(self, timeout: float | None) -> int | None:
-        with self._lock:  # closed twice, it could be somebody else's by then
-            if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
-                (self.returncode,) = struct.unpack("i", os.read(self._status, 4))
-                os.close(self._status)
-            return self.returncode
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            with self._lock:  # closed twice, it could be somebody else's by then
+                if self.returncode is None:
+                    (self.returncode,) = struct.unpack("i", os.read(self._status, 4))
+                    os.close(self._status)
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
