@@ -315,12 +315,14 @@ class RedisStore:
         raw_head, frames, stop = answer
         head, end = decode_head(raw_head, where=key), _end_of(frames)
         while end < stop:
-            part = ("range", end, stop, scripts.PART_BYTES)
+            part = ("rest", end, stop, scripts.PART_BYTES)
             more = self.link.script(scripts.READ, (key,), part)
             if more is None:
                 return None
             now = decode_head(more[0], where=key)
-            if now.born != head.born or now.held > end:  # another one, or MongoDB has them now
+            is_forgotten = now.first != head.first and not _begins_at(more[1], end)
+            # It is another log, MongoDB has the rest now, or it was popped and is forgotten.
+            if now.born != head.born or now.held > end or is_forgotten:
                 return self._in_parts(key, how)
             frames += more[1]
             if not more[1] or _end_of(more[1]) <= end:  # damaged: decoding it says so
@@ -792,6 +794,14 @@ def _end_of(frames: Sequence[bytes]) -> int:
         return frame_span(frames[-1])[1]
     except struct.error:
         return sys.maxsize
+
+
+def _begins_at(frames: Sequence[bytes], index: int) -> bool:
+    """Whether no record is missing before these; a damaged frame is named when it is decoded."""
+    try:
+        return bool(frames) and frame_span(frames[0])[0] <= index
+    except struct.error:
+        return True
 
 
 def _new_epoch() -> str:

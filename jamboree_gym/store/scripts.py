@@ -261,11 +261,12 @@ return answers
 
 # KEYS: log.
 # ARGV: 'range' start stop | 'last' n | 'between' t0 t1 before | 'as_of' t before |
-#       'unacked' | 'all'; then how many bytes of frames may be answered, of which one always is.
+#       'unacked' | 'all' | 'rest' start stop; then how many bytes of frames may be answered: at
+#       least one frame always is.
 # Answers {head, frames} with every frame that overlaps, or nothing when there is no such log.
 # Where these are too many bytes: the first of them, and the index after the last of them.
 # `before`: so many frames more in front of them, as a step begins where the row before it ends.
-# 'all' and 'unacked' include what has been popped and is not forgotten yet.
+# 'all', 'unacked' and 'rest' include what has been popped and is not forgotten yet.
 PART_BYTES = 8 << 20
 """How large an answer a reader asks for at once."""
 READ = Script(
@@ -288,7 +289,7 @@ else
     a, b = 0, head.count
   elseif how == 'unacked' then
     a, b = head.acked, head.count
-  else
+  elseif how ~= 'rest' then
     if how == 'last' then a, b = head.count - a, head.count end
     a = math.max(a, head.first)
   end
