@@ -52,9 +52,9 @@ _STEPS_PER_READ = 256  # as many as a frame may hold
 class Episode(StaysHere):
     """Reads one episode; holds no steps itself.
 
-    Every read asks Redis in one round trip and sees all steps that this process has recorded;
-    `steps`, `recent`, `between` and `as_of` do not ask where this process holds the rows, as it
-    does with the newest of an episode that it records.
+    Every read asks Redis in one round trip (a large one in several) and sees all steps that this
+    process has recorded; `steps`, `recent`, `between` and `as_of` do not ask where this process
+    holds the rows, as it does with the newest of an episode that it records.
 
     Args:
         connection: Where it is stored.

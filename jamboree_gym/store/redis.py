@@ -1,4 +1,7 @@
-"""The hot log on Redis or Valkey: batches appended and read, each in one round trip."""
+"""The hot log on Redis or Valkey: batches are appended and read in one round trip.
+
+A read of more than 8 MB is asked for part by part.
+"""
 
 from __future__ import annotations
 

@@ -270,6 +270,26 @@ def test_an_object_of_which_everything_fails_is_a_mark_in_an_info(jam: Jamboree)
     assert kept == {"a": 1, "b": [f"<not recorded: {__name__}.Raising>", 2]}
 
 
+def test_a_frame_that_cannot_be_rendered_leaves_no_gap(jam: Jamboree) -> None:
+    class Unseen(CountingEnv):
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as gymnasium.Env has it
+        render_mode = "rgb_array"
+
+        def render(self) -> Any:
+            return np.full((2, 2, 3), 9 // (2 - self.count), np.uint8)
+
+    env = jam.record(Unseen(length=4), record_frames=1)
+    play(env, [ACTION])
+    with pytest.raises(InvalidRecord, match="ZeroDivisionError") as caught:
+        env.step(ACTION)
+    assert caught.value.returned[0].tolist() == [2, 0.5]
+    env.step(ACTION)
+    env.step(ACTION)
+
+    episode = jam.episode(env.episode_id)
+    assert (episode.status, len(episode)) == ("abandoned", 2)
+
+
 def test_more_values_than_a_step_has_leave_no_gap(jam: Jamboree) -> None:
     class Six(CountingEnv):
         def step(self, action: Any) -> Any:
