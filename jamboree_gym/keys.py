@@ -36,7 +36,7 @@ def quote_part(part: object) -> str:
         'ALE%2FPong-v5%3Aa%7Bb%7D'
     """
     text = str(part)
-    if text.isalnum() and text.isascii():  # as the ids that we give
+    if not text or (text.isalnum() and text.isascii()):  # as the ids that we give
         return text
     return quote(text, safe="", errors="surrogatepass")
 

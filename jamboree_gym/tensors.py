@@ -42,13 +42,13 @@ def tensor_array(value: Any) -> npt.NDArray[Any] | None:
 
 
 def detached(value: Any) -> Any:
-    """A tensor without its gradient and in this machine's memory, also in lists and tuples."""
+    """A torch tensor as an array, without its gradient, also in lists and tuples."""
     if value.__class__ in (list, tuple):
         parts = [detached(part) for part in value]
         return parts if any(map(is_not, parts, value)) else value
     if callable(getattr(value, "detach", None)):
-        value = value.detach()
-        return value.cpu() if callable(getattr(value, "cpu", None)) else value
+        array = tensor_array(value)
+        return value if array is None else array
     return value
 
 

@@ -365,10 +365,7 @@ def _copied(value: Any) -> Any:
         return value.__class__([_copied(part) for part in value])
     if value.__class__ is dict:
         return {name: _copied(part) for name, part in value.items()}
-    own = detached(value)
-    if own is not value:
-        return own.clone() if hasattr(own, "clone") else deepcopy(own)
-    return deepcopy(value)
+    return deepcopy(detached(value))
 
 
 def _named(error: Exception, index: int) -> Exception:

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import redis
 from conftest import Server
 from lengths import quick_and_long
 from processes import NoteHandler
@@ -213,8 +214,9 @@ class World:
 
     def empty(self) -> None:
         self.was_emptied = True
-        redis = self.writer.redis
-        redis.delete(*redis.keys(f"{self._namespace}:*"))
+        # A client of its own: what a killed writer's threads do closes that writer's connections.
+        with redis.Redis.from_url(self._urls[0]) as server:
+            server.delete(*server.keys(f"{self._namespace}:*"))
 
     def kill(self) -> None:
         """None of its threads says anything to Redis any more."""

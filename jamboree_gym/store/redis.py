@@ -5,7 +5,9 @@ A read of more than 8 MB is asked for part by part.
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import secrets
 import struct
 import sys
@@ -236,8 +238,9 @@ class RedisStore:
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:
         """Whether MongoDB has to be asked for this log before anything is stored there."""
-        was_asked = not result.was_repeated and append.asked_in == self._server.epoch
-        return self.can_ask and result.is_absent and not was_asked
+        if not result.is_absent or not self.can_ask:
+            return False
+        return result.was_repeated or append.asked_in != self._server.epoch
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
         """Bring back what MongoDB holds of these logs. It may take its time."""
@@ -807,8 +810,12 @@ def _begins_at(frames: Sequence[bytes], index: int) -> bool:
         return True
 
 
+_PROCESS = secrets.token_hex(8)
+_counter = itertools.count()
+
+
 def _new_epoch() -> str:
-    return secrets.token_hex(8)
+    return f"{_PROCESS}-{os.getpid()}-{next(_counter)}"
 
 
 def _named(found: Any) -> dict[str, bytes]:

@@ -246,7 +246,7 @@ def as_text(name: bytes) -> str:
 
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:
     """The command that runs a script."""
-    return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+    return ("EVALSHA", script.sha, str(len(keys)), *keys, *arguments)
 
 
 def _without_numbers(call: Call) -> Call:

@@ -168,9 +168,21 @@ if not epoch then
   redis.call('SET', KEYS[5], epoch)
 end
 if epoch ~= ARGV[2] then return epoch end
-local has_feed = redis.call('EXISTS', feed) == 1
 local can_ask = ARGV[1] == '1'
-local is_covered = not can_ask or redis.call('EXISTS', KEYS[4]) == 1
+local function is_stored(key, raw, start)
+  local position = lower_bound(key, function(stored_start) return stored_start >= start end)
+  return redis.call('LINDEX', key, position) == raw
+end
+local function was_moved(key, raw)
+  local newest = redis.call('LLEN', key) - 1
+  for position = newest, math.max(1, newest - 255), -1 do
+    local other = redis.call('LINDEX', key, position)
+    if string.sub(other, 5, 8) == string.sub(raw, 5, 8)
+      and string.sub(other, 17, 40) == string.sub(raw, 17, 40)
+      and string.sub(other, 45) == string.sub(raw, 45) then return true end
+  end
+  return false
+end
 local function append(key, summaries, at)
   local note, field, after = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
   local is_repeated, was_asked_for = ARGV[at + 7] == '1', ARGV[at + 8] == epoch
@@ -187,25 +199,12 @@ local function append(key, summaries, at)
         born = born + math.max(2 ^ -20, math.abs(born) * 2 ^ -51)
       end
     end
-    local is_unknown = is_repeated or (ARGV[at] == '1' and not is_covered)
-    if can_ask and is_unknown and not was_asked_for then return {0, 0, '-inf'} end
+    if can_ask and not was_asked_for then
+      local is_covered = ARGV[at] ~= '1' or redis.call('EXISTS', KEYS[4]) == 1
+      if is_repeated or not is_covered then return {0, 0, '-inf'} end
+    end
     head = {codec = tonumber(ARGV[at]), first = 0, held = 0, newest = 0, count = 0, acked = 0,
             revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
-  end
-  local function is_stored(raw, start)
-    local position = lower_bound(key, function(stored_start) return stored_start >= start end)
-    return redis.call('LINDEX', key, position) == raw
-  end
-  local function was_moved(raw)
-    if not is_repeated or head.codec ~= 1 then return false end
-    local newest = redis.call('LLEN', key) - 1
-    for position = newest, math.max(1, newest - 255), -1 do
-      local other = redis.call('LINDEX', key, position)
-      if string.sub(other, 5, 8) == string.sub(raw, 5, 8)
-        and string.sub(other, 17, 40) == string.sub(raw, 17, 40)
-        and string.sub(other, 45) == string.sub(raw, 45) then return true end
-    end
-    return false
   end
   local accepted, stored, begins_at = {}, 0, head.count
   for i = at + 10, at + 9 + count_of_frames do
@@ -214,7 +213,8 @@ local function append(key, summaries, at)
       if start == 0 then head.born = born end
       accepted[#accepted + 1] = ARGV[i]
       head.count, head.t_last = stop, t_last
-    elseif #accepted > 0 or not (is_stored(ARGV[i], start) or was_moved(ARGV[i])) then
+    elseif #accepted > 0 or not (is_stored(key, ARGV[i], start)
+      or (is_repeated and head.codec == 1 and was_moved(key, ARGV[i]))) then
       break
     end
     stored = stored + 1
@@ -227,7 +227,7 @@ local function append(key, summaries, at)
   if field ~= '' then
     redis.call('HSET', summaries, field, ARGV[at + 3])
     redis.call('ZADD', runs, 'GT', ARGV[at + 5], ARGV[at + 4])
-    if is_change and has_feed then
+    if is_change and redis.call('EXISTS', feed) == 1 then
       redis.call('XADD', feed, 'MAXLEN', '~', feed_entries, '*',
                  'episode', field, 'run', ARGV[at + 4])
     end

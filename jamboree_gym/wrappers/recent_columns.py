@@ -11,6 +11,8 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
+from jamboree_gym.tensors import detached
+from jamboree_gym.values import shown
 
 __all__ = [
     "ANNOTATION",
@@ -131,8 +133,8 @@ class Column:
         """
         try:
             self._write(value, self._rows[-1])
-        except (TypeError, ValueError, LookupError) as error:
-            raise InvalidRecord(f"{self.name}: {value!r} does not fit: {error}") from error
+        except Exception as error:  # whatever a conversion of another library raises
+            raise InvalidRecord(f"{self.name}: {shown(value)} does not fit: {error}") from error
 
     def commit(self) -> None:
         """The next transaction is complete: it becomes the newest."""
@@ -204,7 +206,7 @@ def _column_of_leaf(leaf: Leaf, name: str, role: str, *, n: int, images: bool) -
         axis = 0 if int(np.argmin(shape)) == 0 else 2
 
         def write_image(value: Any, row: Array) -> None:
-            row[:] = leaf.of(value)
+            row[:] = detached(leaf.of(value))
 
         return Column(name, role, low, high, write_image, n=n, channel_axis=axis)
     low, high, write = vector_of(leaf.space)
@@ -223,11 +225,11 @@ def vector_of(space: spaces.Space[Any]) -> tuple[Array, Array, Write]:
         low, high = np.zeros(size, np.float32), np.ones(size, np.float32)
 
     def write(value: Any, row: Array) -> None:
-        row[:] = np.ravel(value)
+        row[:] = np.ravel(detached(value))
 
     def write_wide(value: Any, row: Array) -> None:
         with np.errstate(over="ignore"):  # beyond float32 it is infinite
-            row[:] = np.ravel(value)
+            row[:] = np.ravel(detached(value))
 
     return low, high, write_wide if space.dtype == np.float64 else write
 
@@ -240,10 +242,10 @@ def _one_hot(space: spaces.Discrete | spaces.MultiDiscrete) -> tuple[Array, Arra
     low, high = np.zeros(len(categories), np.float32), np.ones(len(categories), np.float32)
 
     def write(value: Any, row: Array) -> None:
-        row[:] = categories == value
+        row[:] = categories == detached(value)
 
     def write_several(value: Any, row: Array) -> None:
-        row[:] = categories == np.repeat(np.ravel(value), counts)
+        row[:] = categories == np.repeat(np.ravel(detached(value)), counts)
 
     return low, high, write if isinstance(space, spaces.Discrete) else write_several
 
@@ -255,7 +257,7 @@ def _column_of_numbers(field: str, role: str, key: str | None, *, n: int) -> Col
     def write(value: Any, row: Array) -> None:
         number = value if key is None else value.get(key)
         if not isinstance(number, (float, int)):
-            number = 0.0 if number is None else np.asarray(number, np.float64).item()
+            number = 0.0 if number is None else np.asarray(detached(number), np.float64).item()
         row[0] = number
 
     return Column(PREFIX + field, role, -unbounded, unbounded, write, n=n)

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
+from jamboree_gym.outcomes import flags_of
 from jamboree_gym.vector_recorder import shares_of
 from jamboree_gym.wrappers.recent import FIELDS, STALENESS, check_arguments
 from jamboree_gym.wrappers.recent_columns import columns_of
@@ -104,12 +106,12 @@ class RecentTransactionsObservation(VectorWrapper):
         """Step the sub-environments; what comes of it is the newest transaction of each.
 
         Raises:
-            InvalidRecord: An action or an info is not the number, or has not the shape, that is
-                declared; names it. With a `source`: of its transactions.
+            InvalidRecord: An action, a reward, a flag or an info is not what is declared; names
+                it. With a `source`: of its transactions.
         """
         self._put_each("action", iterate(self.action_space, actions))
         batch, rewards, terminations, truncations, infos = self.env.step(actions)
-        ends = np.logical_or(terminations, truncations)
+        ends = self._ends(terminations, truncations)
         awaited, split = self._awaits_autoreset, split_infos(infos, self.num_envs)
         if self._reader is not None:
             infos = self._with_source(self._reader, infos)
@@ -131,6 +133,15 @@ class RecentTransactionsObservation(VectorWrapper):
         self._awaits_autoreset = (ends & (self._mode is AutoresetMode.NEXT_STEP)).tolist()
         infos = _with_finals(infos, finals)
         return self._batch(observations), rewards, terminations, truncations, infos
+
+    def _ends(self, terminations: Any, truncations: Any) -> npt.NDArray[np.bool_]:
+        ends = np.zeros(self.num_envs, np.bool_)
+        for name, values in (("terminated", terminations), ("truncated", truncations)):
+            flags, refused = flags_of(name, values, self.num_envs)
+            for error in refused.values():
+                raise error
+            ends |= flags
+        return ends
 
     def _put_each(self, role: str, values: Iterable[Any]) -> None:
         if self._reader is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.error import InvalidAction
 from gymnasium.utils.env_checker import check_env
@@ -84,6 +86,15 @@ def walk(env: gym.Env[Any, Any], steps: int) -> list[Any]:
         observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
         observations.append(env.reset()[0] if terminated or truncated else observation)
     return observations
+
+
+ODD_REWARDS = [
+    np.array([2.0]),
+    Fraction(2),
+    torch.tensor(2),
+    torch.tensor([2.0], requires_grad=True),
+    torch.tensor(2.0, dtype=torch.bfloat16),
+]
 
 
 # -- what is seen ---------------------------------------------------------------------------------
@@ -332,6 +343,28 @@ def test_an_info_that_is_no_number_is_named(value: Any) -> None:
     env.reset()
     with pytest.raises(InvalidRecord, match="recent_info_fuel"):
         env.step(ACTION)
+
+
+class OddRewardEnv(CountingEnv):
+    """Gives a reward of any type."""
+
+    def __init__(self, reward: Any) -> None:
+        super().__init__(length=6)
+        self.reward = reward
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, self.reward, terminated, truncated, {**info, "odd": self.reward}
+
+
+@pytest.mark.parametrize("reward", ODD_REWARDS, ids=repr)
+def test_a_reward_of_another_type_is_shown_as_the_number_that_it_is(reward: Any) -> None:
+    env = RecentTransactionsObservation(OddRewardEnv(reward), 2, fields=["rewards", "info_odd"])
+    env.reset()
+    observation, returned, *_ = env.step(ACTION)
+    assert observation["recent_rewards"].tolist() == [0.0, 2.0]
+    assert observation["recent_info_odd"].tolist() == [0.0, 2.0]
+    assert returned is reward
 
 
 def test_what_the_agent_says_is_shown_with_its_step_only() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from processes import wait_until
 from recorded_envs import ACTION, CountingEnv
@@ -210,6 +211,40 @@ def test_each_shows_what_others_did(jam: Jamboree, mode: AutoresetMode, flatten:
         wait_until(lambda expected=expected: seen().tolist() == expected)
     envs.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "jamboree-recent"]
+
+
+class FlaggingVectorEnv(SyncVectorEnv):
+    """Returns these as terminations in its first step."""
+
+    def __init__(self, terminations: Any) -> None:
+        super().__init__([make_cartpole] * 2)
+        self.terminations = terminations
+
+    def step(self, actions: Any) -> Any:
+        observations, rewards, _, truncations, infos = super().step(actions)
+        return observations, rewards, self.terminations, truncations, infos
+
+
+@pytest.mark.parametrize(
+    "terminations",
+    [[True, False], (2, 0), np.array([[True], [False]]), torch.tensor([True, False])],
+    ids=repr,
+)
+def test_flags_of_any_type_say_which_episode_is_over(terminations: Any) -> None:
+    envs = Vector(FlaggingVectorEnv(terminations), 2)
+    envs.reset(seed=0)
+    envs.step(np.zeros(2, int))
+    observations, *_ = envs.step(np.zeros(2, int))
+    assert observations["recent_mask"].tolist() == [[0, 0], [1, 1]]
+    envs.close()
+
+
+def test_a_flag_that_is_neither_true_nor_false_is_named() -> None:
+    envs = Vector(FlaggingVectorEnv([np.zeros(2), False]), 2)
+    envs.reset(seed=0)
+    with pytest.raises(InvalidRecord, match="terminated"):
+        envs.step(np.zeros(2, int))
+    envs.close()
 
 
 @pytest.mark.parametrize(
