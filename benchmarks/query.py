@@ -18,7 +18,7 @@ import vaex
 from _pairs import in_turn, jamboree, machine, median, ratio
 from gymnasium.envs.classic_control import CartPoleEnv
 
-from jamboree_gym.notes import encode_summary
+from jamboree_gym.encoding.summary_codec import encode_summary
 from jamboree_gym.records import EpisodeSummary
 
 RUNS = 10

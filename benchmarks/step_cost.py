@@ -13,9 +13,9 @@ from collections.abc import Callable
 import gymnasium as gym
 from _pairs import in_turn, jamboree, machine, median
 
-from jamboree_gym.step_outbox import StepOutbox
-from jamboree_gym.store.redis import RedisStore
-from jamboree_gym.writer import Writer
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.delivery.writer import Writer
+from jamboree_gym.store.redis.store import RedisStore
 
 ENVS = ("CartPole-v1", "Pendulum-v1")
 NEVER_S = 100.0  # a flush interval in which the thread does nothing

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.replay import verify
-from jamboree_gym.store.embedded import stop_servers
+from jamboree_gym.servers.embedded import stop_servers
 
 ENV_ID = "CartPole-v1"
 ENVS = 4

@@ -35,9 +35,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import polyak_update
 
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
 from jamboree_gym.integrations.sb3 import to_replay_buffer, to_trajectories
-from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.query import EpisodeQuery
 
 ENVS = 8
 BATCH = 64

@@ -1,8 +1,8 @@
 """Every step of a Gymnasium environment, kept: traced to Redis, replayed, backed up to MongoDB."""
 
-from jamboree_gym.episode_handler import EpisodeHandler
-from jamboree_gym.handlers import DBHandler
+from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.jamboree import Jamboree
+from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.records import EpisodeData, StepData
 from jamboree_gym.timing import timecontext
 

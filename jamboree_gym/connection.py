@@ -19,6 +19,20 @@ from multiprocessing import parent_process, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from jamboree_gym.arrays.values import check_text, encode_mapping
+from jamboree_gym.delivery.lease import Lease
+from jamboree_gym.delivery.opened import Opened, RunningBackup, closer, writers_here
+from jamboree_gym.delivery.outbox import Outbox, RecordOutbox
+from jamboree_gym.delivery.peers import Peers, Place
+from jamboree_gym.delivery.stays_here import StaysHere
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.delivery.writer import (
+    CHECK_EVERY_BYTES,
+    CLOSE_TIMEOUT_S,
+    WhenFull,
+    WriteMode,
+    Writer,
+)
 from jamboree_gym.errors import (
     DecodeError,
     EmbeddedServerError,
@@ -29,20 +43,12 @@ from jamboree_gym.errors import (
     StoreUnavailable,
 )
 from jamboree_gym.keys import Keyspace
-from jamboree_gym.lease import Lease
-from jamboree_gym.opened import Opened, RunningBackup, closer, writers_here
-from jamboree_gym.outbox import Outbox, RecordOutbox
-from jamboree_gym.peers import Peers, Place
 from jamboree_gym.records import EpisodeSummary
-from jamboree_gym.stays_here import StaysHere
-from jamboree_gym.step_outbox import StepOutbox
-from jamboree_gym.store.backed import BackedStore
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backed_up_to
-from jamboree_gym.values import check_text, encode_mapping
-from jamboree_gym.writer import CHECK_EVERY_BYTES, CLOSE_TIMEOUT_S, WhenFull, WriteMode, Writer
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,7 +61,7 @@ WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
 _WHEN_FULL = ("block", "raise")
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 class _CloseAtExit:

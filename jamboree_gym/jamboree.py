@@ -13,19 +13,19 @@ from gymnasium.vector import VectorEnv
 from jamboree_gym.backup import Backup
 from jamboree_gym.backup.automatic import AutomaticBackup, FollowingThread, SupervisorsBackup
 from jamboree_gym.connection import Connection
-from jamboree_gym.diff import EpisodeDiff, diff
-from jamboree_gym.episode import Episode, recent_of
-from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
-from jamboree_gym.listing import EpisodeFilter
-from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.handlers.rendered_frames import RecordFrames
+from jamboree_gym.reading.diff import EpisodeDiff, diff
+from jamboree_gym.reading.episode import Episode, recent_of
+from jamboree_gym.reading.filters import EpisodeFilter
+from jamboree_gym.reading.follow_all import AllTail
+from jamboree_gym.reading.query import EpisodeQuery
+from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.records import StepData, Transitions
-from jamboree_gym.renders import RecordFrames
-from jamboree_gym.run import Run
-from jamboree_gym.tail_all import AllTail
+from jamboree_gym.runs.run import Run
 from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
-from jamboree_gym.writer import CLOSE_TIMEOUT_S
 
 if TYPE_CHECKING:
     import redis

@@ -1,4 +1,4 @@
-"""The only place where Redis keys and MongoDB collection names are made.
+"""The only place where Redis keys, MongoDB collection names and names of blobs are made.
 
 Parts are percent-quoted, because environment ids and episode ids may hold `:`, `/`, `{`, `}`,
 newlines or any other character that would change the meaning of a key.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from urllib.parse import quote, unquote
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MONGO_LOGS",
     "MONGO_SETTINGS",
     "Keyspace",
+    "digest",
     "quote_part",
 ]
 
@@ -26,6 +28,11 @@ MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
 MONGO_DELETED = "deleted"
 MONGO_SETTINGS = "settings"
+
+
+def digest(content: bytes) -> str:
+    """Name of an immutable blob: 16 hexadecimal digits of its BLAKE2b hash."""
+    return blake2b(content, digest_size=8).hexdigest()
 
 
 def quote_part(part: object) -> str:

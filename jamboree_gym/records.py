@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.packing import Arrays, item
-from jamboree_gym.step_schema import SchemaChanges, schema_at
+from jamboree_gym.arrays.packing import Arrays, item
+from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
 
 __all__ = [
     "EpisodeData",

@@ -22,7 +22,8 @@ from lengths import IS_LONG
 from processes import PATHS
 from pymongo import MongoClient
 
-from jamboree_gym import Jamboree, connection, provenance
+from jamboree_gym import Jamboree, connection
+from jamboree_gym.environment import provenance
 
 pytest_plugins = ["left_out", "slices"]
 

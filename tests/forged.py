@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import decode_head, digest
-from jamboree_gym.episode import Episode
-from jamboree_gym.notes import encode_episode_note, encode_summary
+from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.encoding.batch_format import decode_head
+from jamboree_gym.encoding.summary_codec import encode_episode_note, encode_summary
+from jamboree_gym.keys import digest
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeOrigin
-from jamboree_gym.values import encode_value
 
 
 def forge_origin(jam: Jamboree, episode: Episode, **changes: Any) -> Episode:

@@ -14,7 +14,7 @@ FOLLOW = """
 import sys
 from jamboree_gym.backup import follow
 from jamboree_gym.backup.__main__ import main
-from jamboree_gym.store import mongo_client
+from jamboree_gym.store.mongo import client as mongo_client
 
 mongo_client.CONNECT_TIMEOUT_S = 1.0
 follow.BACKOFF_S = (0.25,)

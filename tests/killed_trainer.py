@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jamboree_gym import lease
+from jamboree_gym.delivery import lease
 
 THOROUGH = "JAMBOREE_KILLED_TRAINERS" in os.environ
 # Thoroughly: as a user has it. Among other tests: six times the interval, because the machine may
@@ -31,7 +31,8 @@ SIZE = STEPS_AT + STEPS * STEP.size
 TRAINER = """
 import mmap, sys, time
 import gymnasium as gym
-from jamboree_gym import Jamboree, lease
+from jamboree_gym import Jamboree
+from jamboree_gym.delivery import lease
 from killed_trainer import (
     COUNTS, EPISODE, FLUSH_INTERVAL_S, LEASE_S, MAX_EPISODE_STEPS, STEP, STEPS, STEPS_AT, policy
 )

@@ -18,12 +18,12 @@ from nested import NESTED, is_same
 from recorded_envs import ScriptedEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import decode_frame
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.encoding.batch_format import decode_frame
+from jamboree_gym.encoding.rows import Rows, decode_rows
+from jamboree_gym.environment.spaces import layout_of_space
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.spaces import layout_of_space
-from jamboree_gym.step_outbox import StepOutbox
-from jamboree_gym.step_schema import StepSchema
-from jamboree_gym.steps import Rows, decode_rows
 
 Case = tuple[spaces.Space, st.SearchStrategy[Any]]
 """A space and a strategy for values in it, hard ones included."""

@@ -23,8 +23,8 @@ from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis_link import RedisLink
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.link import RedisLink
 
 pytestmark = pytest.mark.usefixtures("as_processes")
 

@@ -18,7 +18,7 @@ from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 from redis.exceptions import OutOfMemoryError
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import FRAME_BODY, encode_frame, encode_note
+from jamboree_gym.encoding.batch_format import FRAME_BODY, encode_frame, encode_note
 from jamboree_gym.errors import (
     BackupMismatch,
     DecodeError,
@@ -30,9 +30,9 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsavedRecords,
 )
-from jamboree_gym.store import mongo_client
-from jamboree_gym.store.mongo_documents import GrownLog
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.mongo.documents import GrownLog
+from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
 Dump = dict[str, list[bytes] | bytes]

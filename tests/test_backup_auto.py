@@ -17,9 +17,9 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
-from jamboree_gym.backup.holder import Holder
+from jamboree_gym.backup.leader_lock import Holder
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.store import mongo_client
+from jamboree_gym.store.mongo import client as mongo_client
 
 OpenJamboree = Callable[..., Jamboree]
 

@@ -19,7 +19,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.errors import StoreUnavailable
-from jamboree_gym.store import mongo_client
+from jamboree_gym.store.mongo import client as mongo_client
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
 MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jamboree_gym.codec import (
+from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     CODEC_STEPS,
     Head,
@@ -17,14 +18,13 @@ from jamboree_gym.codec import (
     decode_head,
     decode_note,
     decode_records,
-    digest,
     encode_frame,
     encode_note,
     encode_records,
     plain_span,
 )
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.values import encode_mapping
+from jamboree_gym.keys import digest
 
 numbers = st.integers(0, 2**53)
 times = st.floats(allow_nan=False)

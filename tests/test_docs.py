@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pages import begin, run_page
 
-from jamboree_gym.store.embedded import stop_servers
+from jamboree_gym.servers.embedded import stop_servers
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]  # a busy machine takes its time
 

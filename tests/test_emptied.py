@@ -19,21 +19,22 @@ from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jamboree_gym import Jamboree
+from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.backup import rejoin
-from jamboree_gym.codec import (
+from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     decode_frame,
-    digest,
     encode_frame,
     encode_records,
 )
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
-from jamboree_gym.store import mongo_client, redis_link
+from jamboree_gym.keys import digest
 from jamboree_gym.store.log import Append, AppendResult
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis import RedisStore
-from jamboree_gym.store.redis_link import RedisLink
-from jamboree_gym.values import encode_mapping
+from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis import link as redis_link
+from jamboree_gym.store.redis.link import RedisLink
+from jamboree_gym.store.redis.store import RedisStore
 
 pytestmark = pytest.mark.usefixtures("as_processes")
 

@@ -16,8 +16,8 @@ from processes import read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 
 from jamboree_gym import EpisodeHandler, Jamboree
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnknownKey
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.wrappers import RecordEpisodes
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from jamboree_gym import DBHandler, Jamboree
-from jamboree_gym.store.embedded import stop_servers
-from jamboree_gym.values import decode_value
+from jamboree_gym.arrays.values import decode_value
+from jamboree_gym.servers.embedded import stop_servers
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]  # a busy machine takes its time
 
@@ -79,7 +79,7 @@ def check_that_all_records_reached_redis_and_mongo(handler: DBHandler, at_least:
 
 def records_in_mongo(jam: Jamboree) -> list[dict]:
     """Every record of every chunk, read with pymongo, in order."""
-    from jamboree_gym.codec import decode_frame
+    from jamboree_gym.encoding.batch_format import decode_frame
 
     found = []
     for chunk in jam.mongo["chunks"].find().sort("_id", 1):

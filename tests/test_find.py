@@ -16,10 +16,10 @@ from lengths import examples
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree, StepData
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound, InvalidExpression, ReplayError
-from jamboree_gym.expressions import Condition
-from jamboree_gym.pace import paced
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.playback import paced
+from jamboree_gym.tables.expressions import Condition
 
 INFOS: list[dict[str, Any]] = [
     {},

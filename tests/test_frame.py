@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jamboree_gym.frame import to_columns, to_frame
 from jamboree_gym.records import Transitions
+from jamboree_gym.tables.columns import to_columns, to_frame
 
 
 def transitions(infos: list[dict[Any, Any]]) -> Transitions:

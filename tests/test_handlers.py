@@ -17,8 +17,8 @@ from warm import run_warm, start_warm
 
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnknownKey
-from jamboree_gym.outbox import RecordOutbox
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -226,7 +226,7 @@ CLOCK = """
 import sys
 from processes import NoteHandler
 from jamboree_gym import Jamboree
-from jamboree_gym.outbox import RecordOutbox
+from jamboree_gym.delivery.outbox import RecordOutbox
 
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     handler = NoteHandler(jam, "n")

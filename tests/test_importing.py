@@ -10,9 +10,10 @@ import pytest
 from gymnasium import spaces
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import digest
+from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord
-from jamboree_gym.importing import (
+from jamboree_gym.keys import digest
+from jamboree_gym.recording.importer import (
     TICK_S,
     EpisodeImporter,
     NewEpisode,
@@ -20,7 +21,6 @@ from jamboree_gym.importing import (
     layout_of_arrays,
 )
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.step_schema import StepSchema
 
 SPACE = spaces.Dict(a=spaces.Box(-1, 1, (2,), np.float64), t=spaces.Text(3))
 PROVENANCE = b"{}"

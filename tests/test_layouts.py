@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jamboree_gym.layouts import (
+from jamboree_gym.arrays.layout import (
     ENCODED,
     Group,
     Leaf,

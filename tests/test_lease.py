@@ -20,8 +20,8 @@ from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.connection import Connection
-from jamboree_gym.lease import LEASE_S, Lease
-from jamboree_gym.store import scripts
+from jamboree_gym.delivery.lease import LEASE_S, Lease
+from jamboree_gym.store.redis import scripts
 
 OpenJamboree = Callable[..., Jamboree]
 Process = subprocess.Popen[str]
@@ -31,7 +31,8 @@ Process = subprocess.Popen[str]
 RECORDER = """
 import sys
 from recorded_envs import ACTION, CountingEnv
-from jamboree_gym import Jamboree, lease
+from jamboree_gym import Jamboree
+from jamboree_gym.delivery import lease
 
 lease.RENEW_S = 0.2
 
@@ -136,7 +137,7 @@ def test_close_ends_the_thread_that_renews(open_jamboree: OpenJamboree) -> None:
 
 
 def test_a_lease_is_renewed(open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jamboree_gym.lease.RENEW_S", 0.2)
+    monkeypatch.setattr("jamboree_gym.delivery.lease.RENEW_S", 0.2)
     jam = open_jamboree()
     jam.record(CountingEnv()).reset()
     jam.flush()

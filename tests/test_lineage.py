@@ -13,10 +13,8 @@ from gymnasium import spaces
 from recorded_envs import CountingEnv, ScriptedEnv
 
 from jamboree_gym import EpisodeHandler, Jamboree
-from jamboree_gym.codec import encode_note
-from jamboree_gym.episode import Episode
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
-from jamboree_gym.notes import (
+from jamboree_gym.encoding.batch_format import encode_note
+from jamboree_gym.encoding.summary_codec import (
     decode_episode_note,
     decode_seeds,
     decode_summaries,
@@ -24,6 +22,8 @@ from jamboree_gym.notes import (
     encode_origin,
     encode_summary,
 )
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.replay import fork
 

@@ -19,14 +19,14 @@ from processes import NoteHandler, run_python
 from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import DBHandler, Jamboree
+from jamboree_gym.arrays.layout import NOTHING, Leaf
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.unicode_text import is_unicode
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
-from jamboree_gym.importing import EpisodeImporter, NewEpisode
-from jamboree_gym.layouts import NOTHING, Leaf
+from jamboree_gym.recording.importer import EpisodeImporter, NewEpisode
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.replay import fork
-from jamboree_gym.run_metrics import MetricHandler
-from jamboree_gym.step_schema import StepSchema
-from jamboree_gym.unicode_text import is_unicode
+from jamboree_gym.runs.metrics import MetricHandler
 
 SURROGATE = "caf\udce9"
 TEXTS = [SURROGATE, "\ud800", "a\0b", "", "x" * 70_000, "שלום", "🤖\u200d", "a:b/{c}%", "\n"]

@@ -21,88 +21,13 @@ import jamboree_gym
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Imports point one way: a module imports only from names before its own, or from its own package.
-# `jamboree_gym/__init__.py` comes after all of them.
-LAYERS = [
-    "errors",
-    "timing",
-    "progress",
-    "unicode_text",
-    "atoms",
-    "tensors",
-    "plain_forms",
-    "values",
-    "arguments",
-    "sent_specs",
-    "layouts",
-    "outcomes",
-    "reward_spaces",
-    "leaves",
-    "packing",
-    "array_leaves",
-    "spaces",
-    "codec",
-    "keys",
-    "step_schema",
-    "records",
-    "pace",
-    "emulator",
-    "provenance",
-    "stays_here",
-    "env_state",
-    "batch_headers",
-    "step_batches",
-    "steps",
-    "row_collector",
-    "notes",
-    "listing",
-    "infos",
-    "row_parts",
-    "store",
-    "outbox",
-    "row_buffer",
-    "step_outbox",
-    "lease",
-    "schedule",
-    "writer",
-    "opened",
-    "peers",
-    "connection",
-    "summaries",
-    "tail",
-    "backup",
-    "frame",
-    "expressions",
-    "summary_table",
-    "tables",
-    "table_files",
-    "folder",
-    "exported",
-    "handlers",
-    "run_sessions",
-    "run_metrics",
-    "checkpoints",
-    "beside",
-    "renders",
-    "snapshots",
-    "episode",
-    "diff",
-    "blocks",
-    "table_parts",
-    "episode_parts",
-    "episode_handler",
-    "query",
-    "importing",
-    "tail_all",
-    "recorder",
-    "vector_recorder",
-    "wrappers",
-    "integrations",
-    "run",
-    "jamboree",
-    "replay",
-    "cli",
-    "viewer",
+# The rooms, the lowest first: a room imports only from those before it, and from itself.
+ROOMS = [
+    *("errors", "timing", "progress", "keys"),
+    *("arrays", "records", "environment", "encoding", "tables"),
+    *("store", "servers", "delivery", "connection"),
+    *("handlers", "reading", "backup", "recording", "runs"),
+    *("wrappers", "integrations", "replay", "jamboree", "cli"),
 ]
 
 # Each of these costs a user who does not need it tenths of a second, or a server.
@@ -271,7 +196,7 @@ def test_import_warns_of_nothing(imported: subprocess.CompletedProcess[str]) -> 
 
 
 def test_the_supervisor_of_the_embedded_servers_loads_nothing_heavy() -> None:
-    program = ROOT / "jamboree_gym" / "store" / "run_supervisor.py"
+    program = ROOT / "jamboree_gym" / "servers" / "run_supervisor.py"
     source = f"""
 import runpy, sys
 try:
@@ -283,7 +208,7 @@ finally:
     loaded = set(
         subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     )
-    assert "jamboree_gym.store.supervisor" in loaded
+    assert "jamboree_gym.servers.supervisor" in loaded
     assert not {"numpy", "gymnasium", "pymongo", "redis"} & loaded
 
 
@@ -342,11 +267,21 @@ def own_imports(path: Path, tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
 
 
 @pytest.mark.once
-def test_every_module_has_a_layer() -> None:
+def test_every_module_stands_in_a_room() -> None:
     names = {
         module_name(path).split(".")[1] for path in own_modules() if module_name(path).count(".")
     }
-    assert names <= set(LAYERS), "put new modules into LAYERS, above what they import"
+    assert names == set(ROOMS), "a new room goes into ROOMS, above what it imports"
+
+
+@pytest.mark.once
+def test_every_room_says_what_it_is_and_who_imports_it() -> None:
+    silent = [
+        path
+        for path, tree in own_modules().items()
+        if path.name == "__init__.py" and not ast.get_docstring(tree)
+    ]
+    assert not silent
 
 
 @pytest.mark.once
@@ -356,13 +291,21 @@ def test_imports_point_one_way() -> None:
         name = module_name(path)
         if name == "jamboree_gym":
             continue
-        own = LAYERS.index(name.split(".")[1])
+        own = ROOMS.index(name.split(".")[1])
         for node, imported in own_imports(path, tree):
-            layer = imported.split(".")[1]
-            if layer not in LAYERS[: own + 1]:
+            room = imported.split(".")[1]
+            if room not in ROOMS[: own + 1] and (name, imported) not in MAY_IMPORT_UPWARDS:
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {imported}")
     assert not wrong
 
+
+MAY_IMPORT_UPWARDS = {
+    # Going on with a run needs its trainer.
+    ("jamboree_gym.runs.run", "jamboree_gym.integrations.sb3.training.resuming"),
+    # A documented name from before the servers had a room of their own.
+    ("jamboree_gym.store.embedded", "jamboree_gym.servers.embedded.*"),
+    ("jamboree_gym.store.embedded", "jamboree_gym.servers.embedded.__all__"),
+}
 
 MAY_IMPORT_LATE = {
     # The entry point must be there to say what to install when the extra `cli` is missing.
@@ -374,7 +317,7 @@ MAY_IMPORT_LATE = {
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
     # Reading a run loads no torch; going on with it does.
-    ("jamboree_gym.run", "jamboree_gym.integrations.sb3.resuming"),
+    ("jamboree_gym.runs.run", "jamboree_gym.integrations.sb3.training.resuming"),
 }
 
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from lengths import examples
 from test_values import PATIENT, fingerprint, text, values
 
+from jamboree_gym.arrays.tensors import tensor_array
+from jamboree_gym.arrays.values import decode_value, encode_value
+from jamboree_gym.encoding.info_codec import InfoEncoder, holds_unrecorded
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.infos import InfoEncoder, holds_unrecorded
-from jamboree_gym.tensors import tensor_array
-from jamboree_gym.values import decode_value, encode_value
 
 
 class Level(enum.IntEnum):

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from recorded_envs import CountingEnv
 
-from jamboree_gym import provenance
+from jamboree_gym.environment import provenance
+from jamboree_gym.environment.provenance import decode_provenance, describe
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.provenance import decode_provenance, describe
 
 
 @pytest.fixture(autouse=True)

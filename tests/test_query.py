@@ -11,8 +11,8 @@ import pytest
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.encoding.summary_codec import encode_summary
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
-from jamboree_gym.notes import encode_summary
 
 
 def record(jam: Jamboree, steps: int = 1, ending: str = "terminated", **options: Any) -> str:

@@ -21,7 +21,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import decode_head, frame_span
+from jamboree_gym.encoding.batch_format import decode_head, frame_span
 from jamboree_gym.errors import (
     DecodeError,
     EpisodeNotFound,
@@ -29,10 +29,12 @@ from jamboree_gym.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from jamboree_gym.store import backed, mongo_client, put_back
+from jamboree_gym.store import read_through as backed
+from jamboree_gym.store import restore as put_back
 from jamboree_gym.store.log import IndexEntry
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
 EPISODES = int(os.environ.get("JAMBOREE_FLUSHED_EPISODES", "400"))

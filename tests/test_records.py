@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jamboree_gym.layouts import Group, Leaf
+from jamboree_gym.arrays.layout import Group, Leaf
+from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.records import (
     EpisodeData,
     EpisodeOrigin,
@@ -13,7 +14,6 @@ from jamboree_gym.records import (
     StepData,
     Transitions,
 )
-from jamboree_gym.step_schema import StepSchema
 
 FLOAT = Leaf(np.dtype(np.float32), (), "numpy")
 SCHEMA = StepSchema(

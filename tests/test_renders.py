@@ -14,11 +14,11 @@ from processes import wait_until
 from recorded_envs import ACTION, RenderingEnv, play
 
 from jamboree_gym import DBHandler, Jamboree
-from jamboree_gym.beside import CODEC, compress
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, StoreUnavailable
-from jamboree_gym.renders import RenderHandler
-from jamboree_gym.store import mongo_client
+from jamboree_gym.handlers.rendered_frames import RenderHandler
+from jamboree_gym.handlers.sidecar import CODEC, compress
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.store.mongo import client as mongo_client
 
 OpenJamboree = Callable[..., Jamboree]
 

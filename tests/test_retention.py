@@ -15,13 +15,19 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy, copy, retention
-from jamboree_gym.backup.candidates import find_candidates
-from jamboree_gym.codec import CODEC_RECORDS, Head, decode_records, encode_frame, encode_records
+from jamboree_gym.backup.eviction_candidates import find_candidates
+from jamboree_gym.encoding.batch_format import (
+    CODEC_RECORDS,
+    Head,
+    decode_records,
+    encode_frame,
+    encode_records,
+)
 from jamboree_gym.errors import DecodeError, InvalidRecord, StoreUnavailable
-from jamboree_gym.store import mongo_client
-from jamboree_gym.store.kept import checked_chain, kept_logs
-from jamboree_gym.store.redis import Append, RedisStore
-from jamboree_gym.store.room import Candidate
+from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.redis.eviction import Candidate
+from jamboree_gym.store.redis.store import Append, RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
 WRITER, OTHER = b"writer-a", b"writer-b"

@@ -14,10 +14,10 @@ import pytest
 from warm import run_warm
 
 from jamboree_gym import Jamboree
-from jamboree_gym.checkpoints import CheckpointHandler
 from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, RunNotFound
-from jamboree_gym.run_metrics import MetricHandler
-from jamboree_gym.run_sessions import SessionHandler
+from jamboree_gym.runs.checkpoints import CheckpointHandler
+from jamboree_gym.runs.metrics import MetricHandler
+from jamboree_gym.runs.sessions import SessionHandler
 
 LARGE = 17 << 20
 

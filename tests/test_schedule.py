@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jamboree_gym import schedule as module
-from jamboree_gym.schedule import STEP_ASIDE_S, Schedule
+from jamboree_gym.delivery import pacing as module
+from jamboree_gym.delivery.pacing import STEP_ASIDE_S, Schedule
 
 
 @pytest.fixture

@@ -14,9 +14,14 @@ from hypothesis.extra import numpy as hnp
 from lengths import examples
 from test_any_space import FLOATS, INTEGERS, SHAPES, cases
 
+from jamboree_gym.arrays.layout import ENCODED, layout_of, share_columns
+from jamboree_gym.environment.spaces import (
+    check_space,
+    layout_of_space,
+    space_from_json,
+    space_to_json,
+)
 from jamboree_gym.errors import DecodeError, UnsupportedSpace
-from jamboree_gym.layouts import ENCODED, layout_of, share_columns
-from jamboree_gym.spaces import check_space, layout_of_space, space_from_json, space_to_json
 
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
 SPACES = [

@@ -20,9 +20,9 @@ from gymnasium import spaces
 from processes import NoteHandler, wait_until
 
 from jamboree_gym import Jamboree
+from jamboree_gym.delivery.pacing import Schedule
+from jamboree_gym.delivery.writer import APPENDS_PER_ROUND_TRIP
 from jamboree_gym.errors import StoreUnavailable
-from jamboree_gym.schedule import Schedule
-from jamboree_gym.writer import APPENDS_PER_ROUND_TRIP
 
 OpenJamboree = Callable[..., Jamboree]
 

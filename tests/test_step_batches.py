@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lengths import examples
 
-from jamboree_gym import step_batches
-from jamboree_gym.batch_headers import MAX_ROW_BYTES
-from jamboree_gym.layouts import Group, Leaf, layout_of
-from jamboree_gym.spaces import layout_of_space
-from jamboree_gym.step_batches import Columns, serialize_batch
-from jamboree_gym.step_schema import StepSchema
+from jamboree_gym.arrays.layout import Group, Leaf, layout_of
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding import step_batches
+from jamboree_gym.encoding.batch_headers import MAX_ROW_BYTES
+from jamboree_gym.encoding.step_batches import Columns, serialize_batch
+from jamboree_gym.environment.spaces import layout_of_space
 
 DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4"]
 SHAPES = [(), (3,), (2, 2), (0,)]

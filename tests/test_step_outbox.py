@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jamboree_gym.codec import decode_frame
+from jamboree_gym.arrays.layout import Leaf
+from jamboree_gym.delivery.outbox import MAX_FRAMES_PER_APPEND
+from jamboree_gym.delivery.step_buffer import LOOK_EVERY_BYTES, MAX_FRAME_BYTES, ROWS_PER_FRAME
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.encoding.batch_format import decode_frame
+from jamboree_gym.encoding.rows import ROW_WIDTH, StepSchema, decode_rows
+from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
-from jamboree_gym.layouts import Leaf
-from jamboree_gym.notes import decode_episode_note
-from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
-from jamboree_gym.row_buffer import LOOK_EVERY_BYTES, MAX_FRAME_BYTES, ROWS_PER_FRAME
-from jamboree_gym.step_outbox import StepOutbox
-from jamboree_gym.steps import ROW_WIDTH, StepSchema, decode_rows
-from jamboree_gym.store.redis import AppendResult
+from jamboree_gym.store.redis.store import AppendResult
 
 SCHEMA = StepSchema(
     Leaf(np.dtype(np.float32), (2,), "array"), Leaf(np.dtype(np.int64), (), "python")

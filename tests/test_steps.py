@@ -16,13 +16,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jamboree_gym.codec import CODEC_RECORDS, CODEC_STEPS, Frame, decode_frame, encode_frame
-from jamboree_gym.errors import DecodeError
-from jamboree_gym.layouts import Group, Leaf, layout_of
-from jamboree_gym.row_collector import RowCollector, decode_frames
-from jamboree_gym.row_parts import cut_rows
-from jamboree_gym.step_schema import FindSchema, schema_at
-from jamboree_gym.steps import (
+from jamboree_gym.arrays.layout import Group, Leaf, layout_of
+from jamboree_gym.arrays.step_schema import FindSchema, schema_at
+from jamboree_gym.arrays.values import encode_mapping, encode_value
+from jamboree_gym.encoding.batch_format import (
+    CODEC_RECORDS,
+    CODEC_STEPS,
+    Frame,
+    decode_frame,
+    encode_frame,
+)
+from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_frames
+from jamboree_gym.encoding.row_parts import cut_rows
+from jamboree_gym.encoding.rows import (
     ROW_WIDTH,
     Rows,
     StepSchema,
@@ -31,7 +37,7 @@ from jamboree_gym.steps import (
     rows_to_arrays,
     schema_digest,
 )
-from jamboree_gym.values import encode_mapping, encode_value
+from jamboree_gym.errors import DecodeError
 
 DTYPES = [
     *("float16", "float32", "float64", "int8", "int16", "int32", "int64"),

@@ -18,10 +18,11 @@ from filelock import FileLock
 from processes import run_python
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 
-from jamboree_gym import Jamboree, table_parts
-from jamboree_gym import blocks as blocks_module
+from jamboree_gym import Jamboree
 from jamboree_gym.errors import ColumnConflict, ExportError
-from jamboree_gym.folder import aside_of
+from jamboree_gym.reading import bulk_read as blocks_module
+from jamboree_gym.reading import parquet as table_parts
+from jamboree_gym.tables.part_folder import aside_of
 
 
 def counted(jam: Jamboree, steps: int, **options: Any) -> str:
@@ -137,8 +138,9 @@ def test_an_episode_that_goes_on_is_left_for_the_next_call(jam: Jamboree, tmp_pa
 KILLED = """
 import os, sys
 from pathlib import Path
-from jamboree_gym import Jamboree, table_parts
-from jamboree_gym import blocks as blocks_module
+from jamboree_gym import Jamboree
+from jamboree_gym.reading import parquet as table_parts
+from jamboree_gym.reading import bulk_read as blocks_module
 table_parts.PART_BYTES = blocks_module.MAX_BYTES = 1
 def die(done, total):
     if done == 3:

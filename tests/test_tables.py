@@ -13,10 +13,10 @@ from gymnasium import spaces
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym import blocks as blocks_module
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ColumnConflict, DecodeError, EpisodeNotFound
-from jamboree_gym.frame import to_columns
+from jamboree_gym.reading import bulk_read as blocks_module
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.tables.columns import to_columns
 
 
 def record(jam: Jamboree, env: gym.Env[Any, Any], actions: list[Any], **options: Any) -> str:

@@ -16,14 +16,14 @@ from recorded_envs import ACTION, CountingEnv, play
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree, StepData
-from jamboree_gym.codec import encode_frame
-from jamboree_gym.episode import Episode
+from jamboree_gym.encoding.batch_format import encode_frame
 from jamboree_gym.errors import EpisodeNotFound, JamboreeClosed, StoreUnavailable
-from jamboree_gym.store.feed import LIFETIME_S
+from jamboree_gym.handlers.follow import EpisodeTail
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.store.log import Append, IndexEntry
-from jamboree_gym.store.redis_link import RedisLink
-from jamboree_gym.store.scripts import FEED_ENTRIES
-from jamboree_gym.tail import EpisodeTail
+from jamboree_gym.store.redis.feed import LIFETIME_S
+from jamboree_gym.store.redis.link import RedisLink
+from jamboree_gym.store.redis.scripts import FEED_ENTRIES
 
 OpenJamboree = Callable[..., Jamboree]
 Pairs = list[tuple[Episode, StepData]]
@@ -46,7 +46,7 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits looks again soon, also where nothing tells of what happened."""
-    monkeypatch.setattr("jamboree_gym.tail.LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr("jamboree_gym.handlers.follow.LONGEST_WAIT_S", 0.05)
 
 
 def record(jam: Jamboree, steps: int, *, length: int = 10**9, **options: Any) -> Any:
@@ -339,7 +339,7 @@ def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
 def test_a_follower_keeps_the_feed_from_expiring(
     open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch, what: str, short_waits: None
 ) -> None:
-    monkeypatch.setattr("jamboree_gym.store.feed.RENEW_S", 0.0)
+    monkeypatch.setattr("jamboree_gym.store.redis.feed.RENEW_S", 0.0)
     writer, reader = open_jamboree(), open_jamboree()
     env = record(writer, 1)
     writer.flush()

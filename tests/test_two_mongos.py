@@ -18,8 +18,8 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import BackupMismatch, EpisodeNotFound
-from jamboree_gym.store.mongo import BackupUnavailable, MongoStore
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.store import BackupUnavailable, MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 Open = Callable[..., Jamboree]
 OTHER_HOST = "localhost"  # another database on the same server stands for another MongoDB

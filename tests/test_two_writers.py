@@ -20,7 +20,7 @@ WORKER = """
 import json, sys
 from processes import NoteHandler
 from jamboree_gym import Jamboree
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.redis.store import RedisStore
 
 class ThriceStore(RedisStore):
     def append(self, appends, *, fsync=False):

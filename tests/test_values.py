@@ -20,8 +20,8 @@ from hypothesis.extra import numpy as hnp
 from lengths import examples
 from processes import run_python
 
+from jamboree_gym.arrays.values import decode_value, encode_mapping, encode_value
 from jamboree_gym.errors import DecodeError, InvalidRecord
-from jamboree_gym.values import decode_value, encode_mapping, encode_value
 
 # A busy machine makes an example slow, not wrong.
 PATIENT = settings(suppress_health_check=[HealthCheck.too_slow])
@@ -195,7 +195,7 @@ def extension(code: int, content: Any) -> bytes:
 WATCHED = """
 import random, sys
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.values import decode_value
+from jamboree_gym.arrays.values import decode_value
 
 def decode(content):
     try:

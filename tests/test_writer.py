@@ -13,7 +13,10 @@ from conftest import Server, StartRedis
 from processes import NoteHandler, wait_until
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import CODEC_RECORDS
+from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.delivery.outbox import MAX_RECORD_BYTES, Outbox, RecordOutbox
+from jamboree_gym.delivery.writer import CHECK_EVERY_BYTES
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS
 from jamboree_gym.errors import (
     DecodeError,
     InvalidRecord,
@@ -23,10 +26,7 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsavedRecords,
 )
-from jamboree_gym.outbox import MAX_RECORD_BYTES, Outbox, RecordOutbox
 from jamboree_gym.store.log import Append, AppendResult
-from jamboree_gym.values import encode_mapping
-from jamboree_gym.writer import CHECK_EVERY_BYTES
 
 OpenJamboree = Callable[..., Jamboree]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["adopt"]
 
 LOGS_AT_ONCE = 500
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 def adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:

@@ -12,9 +12,9 @@ from jamboree_gym.backup.copy import pending_records
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
-from jamboree_gym.store.embedded import EmbeddedServers
-from jamboree_gym.store.mongo import InterpreterEnds, MongoStore
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.servers.embedded import EmbeddedServers
+from jamboree_gym.store.mongo.store import InterpreterEnds, MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
 __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
@@ -22,7 +22,7 @@ __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
 LOOK_S = 1.0  # whether the supervisor is still there
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 class Work(Protocol):

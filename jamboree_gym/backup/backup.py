@@ -13,7 +13,6 @@ from jamboree_gym.backup.copy import (
     pending_records,
     raise_first,
 )
-from jamboree_gym.backup.listings import damaged_summaries, mend_listings
 from jamboree_gym.backup.policy import RetentionPolicy
 from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.backup.retention import (
@@ -24,10 +23,11 @@ from jamboree_gym.backup.retention import (
     memory_limit,
     store_policy,
 )
+from jamboree_gym.backup.summary_repair import damaged_summaries, mend_listings
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
-from jamboree_gym.store.coverage import cover
+from jamboree_gym.store.listing_recovery import cover
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 

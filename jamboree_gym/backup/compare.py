@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from jamboree_gym.backup.copy import FEW_REVISIONS, FIRST_LOGS, next_portion
 from jamboree_gym.backup.pages import pages
-from jamboree_gym.codec import Frame, Head, decode_head
+from jamboree_gym.encoding.batch_format import Frame, Head, decode_head
+from jamboree_gym.encoding.rows import schema_digest
+from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.notes import decode_episode_note
-from jamboree_gym.steps import schema_digest
-from jamboree_gym.store.kept import checked_chain, kept_logs
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Comparison"]
 

@@ -10,14 +10,14 @@ from jamboree_gym.backup.adopt import adopt
 from jamboree_gym.backup.pages import ROUND_TRIP_BYTES, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
-from jamboree_gym.codec import CODEC_STEPS, Frame, Head, decode_frame, frame_span
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, Frame, Head, decode_frame, frame_span
+from jamboree_gym.encoding.rows import schema_digest
+from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
-from jamboree_gym.notes import decode_episode_note
-from jamboree_gym.steps import schema_digest
-from jamboree_gym.store.kept import kept_logs
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.mongo_documents import MAX_INLINE_BYTES, GrownLog, KeptLog, NewLog
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.documents import MAX_INLINE_BYTES, GrownLog, KeptLog, NewLog
+from jamboree_gym.store.mongo.reader import kept_logs
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = [
     "FEW_REVISIONS",

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 
 from jamboree_gym.backup.copy import LogCopier
-from jamboree_gym.backup.holder import Holder, Kind
+from jamboree_gym.backup.leader_lock import Holder, Kind
 from jamboree_gym.backup.retention import Trimmer
 from jamboree_gym.errors import DecodeError, JamboreeError
-from jamboree_gym.store.coverage import cover
+from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Follower"]
 
@@ -23,7 +23,7 @@ LOOK_AGAIN_S = 1.0  # where another copies
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 TRY_AGAIN_S = 60.0  # what could not be copied for a reason of its own
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 class Follower:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jamboree_gym.codec import Frame
+from jamboree_gym.encoding.batch_format import Frame
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["ROUND_TRIP_BYTES", "pages"]
 

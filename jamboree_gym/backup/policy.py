@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from jamboree_gym.arrays.values import decode_value, encode_mapping
 from jamboree_gym.errors import DecodeError, InvalidRecord
-from jamboree_gym.listing import EpisodeFilter
-from jamboree_gym.values import decode_value, encode_mapping
+from jamboree_gym.reading.filters import EpisodeFilter
 
 __all__ = ["RetentionPolicy", "decode_policy", "encode_policy"]
 

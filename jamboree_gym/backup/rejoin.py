@@ -11,11 +11,11 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from jamboree_gym.backup.pages import pages
-from jamboree_gym.codec import CODEC_RECORDS, Frame, Head, decode_head, encode_frame
-from jamboree_gym.store.kept_frames import KeptFrames
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.mongo_documents import KeptLog
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Frame, Head, decode_head, encode_frame
+from jamboree_gym.store.mongo.documents import KeptLog
+from jamboree_gym.store.mongo.frame_reader import KeptFrames
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["rejoin"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from jamboree_gym.codec import CODEC_STEPS, Head, decode_head, decode_note
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head, decode_head, decode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
-from jamboree_gym.store.kept import kept_logs
-from jamboree_gym.store.kept_frames import KeptFrames
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.mongo_documents import KeptLog
-from jamboree_gym.store.put_back import put_back, refill
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.documents import KeptLog
+from jamboree_gym.store.mongo.frame_reader import KeptFrames
+from jamboree_gym.store.mongo.reader import kept_logs
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.restore import put_back, refill
 
 __all__ = ["Restorer"]
 

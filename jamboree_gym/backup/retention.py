@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from jamboree_gym.backup.candidates import (
+from jamboree_gym.backup.eviction_candidates import (
     MAX_CANDIDATES,
     candidates_among,
     find_candidates,
 )
 from jamboree_gym.backup.policy import RetentionPolicy, decode_policy, encode_policy
-from jamboree_gym.codec import Head
+from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.keys import MONGO_SETTINGS
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.redis import RedisStore
-from jamboree_gym.store.room import Candidate, Memory
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.eviction import Candidate, Memory
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Trimmed", "Trimmer", "known_policy", "load_policy", "memory_limit", "store_policy"]
 
@@ -35,7 +35,7 @@ LOOK_AGAIN_SHARE = 5  # ... and after so many times as long as it took
 AGE_LOOKS_S = (1.0, 60.0)
 _SETTING = "retention"
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

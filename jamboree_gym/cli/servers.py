@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jamboree_gym.cli.stores import HomeOption, errors_shown
-from jamboree_gym.store.embedded import (
+from jamboree_gym.servers.embedded import (
     EmbeddedServers,
     ServerStatus,
     mask_password,

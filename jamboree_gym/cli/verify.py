@@ -18,10 +18,10 @@ from jamboree_gym.cli.stores import (
     open_store,
     printable,
 )
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.jamboree import Jamboree
-from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.replay import VerifyReports
 from jamboree_gym.replay import verify as verify_episodes
 

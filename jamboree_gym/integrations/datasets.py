@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.array_leaves import leaves_of, path_shown
+from jamboree_gym.arrays.packing import Arrays, unsaid
+from jamboree_gym.arrays.trees import leaves_of, path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
-from jamboree_gym.frame import Column, scalar_columns
-from jamboree_gym.packing import Arrays, unsaid
 from jamboree_gym.progress import Progress
-from jamboree_gym.query import EpisodeQuery, found_by
+from jamboree_gym.reading.parquet import write_parts
+from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import Transitions
-from jamboree_gym.table_parts import write_parts
+from jamboree_gym.tables.columns import Column, scalar_columns
 
 try:
     import datasets

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.array_leaves import path_shown
-from jamboree_gym.episode_parts import EpisodePart, episode_parts
+from jamboree_gym.arrays.packing import Arrays, rows_of, unsaid
+from jamboree_gym.arrays.trees import path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
-from jamboree_gym.exported import not_there_yet
-from jamboree_gym.folder import locked, whole
-from jamboree_gym.frame import Column, scalar_columns
-from jamboree_gym.packing import Arrays, rows_of, unsaid
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.query import EpisodeQuery, found_by
+from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
+from jamboree_gym.reading.exported import not_there_yet
+from jamboree_gym.reading.query import EpisodeQuery, found_by
+from jamboree_gym.tables.columns import Column, scalar_columns
+from jamboree_gym.tables.part_folder import locked, whole
 
 try:
     import h5py

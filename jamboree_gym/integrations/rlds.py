@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from jamboree_gym.array_leaves import leaves_of, path_shown
-from jamboree_gym.episode_parts import EpisodePart, episode_parts
+from jamboree_gym.arrays.packing import Arrays
+from jamboree_gym.arrays.trees import leaves_of, path_shown
 from jamboree_gym.errors import ExportError
-from jamboree_gym.packing import Arrays
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.query import EpisodeQuery, found_by
+from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
+from jamboree_gym.reading.query import EpisodeQuery, found_by
 
 __all__ = ["to_rlds"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.array_leaves import LeafPath, numbers_of, path_shown
-from jamboree_gym.blocks import Block, read_blocks
+from jamboree_gym.arrays.packing import unsaid
+from jamboree_gym.arrays.trees import LeafPath, numbers_of, path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
-from jamboree_gym.packing import unsaid
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.query import EpisodeQuery, found_by
+from jamboree_gym.reading.bulk_read import Block, read_blocks
+from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import Transitions
 
 try:

@@ -1,12 +1,12 @@
 """Episodes again: played back, simulated again and compared, shown, gone on with from any step."""
 
-from jamboree_gym.env_state import Snapshotable
-from jamboree_gym.replay.compare import Mismatch
+from jamboree_gym.environment.env_state import Snapshotable
 from jamboree_gym.replay.fork import ForkedEnv, fork
-from jamboree_gym.replay.replay_env import ReplayEnv
-from jamboree_gym.replay.replay_vector_env import ReplayVectorEnv
-from jamboree_gym.replay.report import Change, VerifyReport, VerifyReports
-from jamboree_gym.replay.verification import verify
+from jamboree_gym.replay.playback.replay_env import ReplayEnv
+from jamboree_gym.replay.playback.replay_vector_env import ReplayVectorEnv
+from jamboree_gym.replay.verification.compare import Mismatch
+from jamboree_gym.replay.verification.report import Change, VerifyReport, VerifyReports
+from jamboree_gym.replay.verification.verify import verify
 from jamboree_gym.replay.video import video
 from jamboree_gym.replay.what_if import WhatIf, what_if
 

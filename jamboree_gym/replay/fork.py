@@ -10,11 +10,11 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import EpisodeNotFound
-from jamboree_gym.replay.rebuild import rebuild_env
-from jamboree_gym.replay.standing import Standing, check_step, stand_at
-from jamboree_gym.replay.wrapping import BuiltWrapper
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.replay.rebuilding.fast_forward import Standing, check_step, stand_at
+from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
+from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 from jamboree_gym.wrappers import RecordEpisodes
 
 __all__ = ["ForkedEnv", "fork"]

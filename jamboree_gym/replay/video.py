@@ -9,14 +9,14 @@ from typing import Any
 
 import gymnasium as gym
 
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
+from jamboree_gym.handlers.rendered_frames import RENDER_MODE, rendered
 from jamboree_gym.progress import Progress, teller
-from jamboree_gym.renders import RENDER_MODE, rendered
-from jamboree_gym.replay.report import VerifyReport
-from jamboree_gym.replay.verification import check_of, verify_one
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
+from jamboree_gym.replay.verification.report import VerifyReport
+from jamboree_gym.replay.verification.verify import check_of, verify_one
 from jamboree_gym.replay.video_file import VideoEncoder, video_file
-from jamboree_gym.replay.wrapping import BuiltWrapper
 
 __all__ = ["video"]
 

@@ -13,15 +13,15 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.episode import Episode
+from jamboree_gym.environment.provenance import describe, env_id_of, generator_of
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.provenance import describe, env_id_of, generator_of
-from jamboree_gym.recorder import EpisodeRecorder
-from jamboree_gym.replay.copies import standings
-from jamboree_gym.replay.rebuild import rebuild_env
-from jamboree_gym.replay.standing import Standing, check_step, stand_at
-from jamboree_gym.replay.wrapping import BuiltWrapper
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.recording.recorder import EpisodeRecorder
+from jamboree_gym.replay.rebuilding.env_copies import standings
+from jamboree_gym.replay.rebuilding.fast_forward import Standing, check_step, stand_at
+from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
+from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 
 __all__ = ["WHAT_IF_TAG", "WhatIf", "what_if"]
 

@@ -1,1 +1,4 @@
-"""Where logs lie: Redis, MongoDB, and the embedded servers for who has none."""
+"""Where logs lie: `redis` is the hot log, `mongo` the backup, `read_through` one behind the other.
+
+Imports `encoding` and below. `delivery`, `handlers`, `reading` and `backup` import it.
+"""

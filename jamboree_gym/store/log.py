@@ -10,7 +10,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jamboree_gym.codec import Frame, Head, decode_frame, decode_head, frame_span
+from jamboree_gym.encoding.batch_format import Frame, Head, decode_frame, decode_head, frame_span
 from jamboree_gym.errors import DecodeError
 
 __all__ = [

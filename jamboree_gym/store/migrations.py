@@ -14,16 +14,16 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from jamboree_gym.codec import Head, frame_span
+from jamboree_gym.encoding.batch_format import Head, frame_span
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.mongo import MongoStore
-from jamboree_gym.store.mongo_documents import (
+from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
     chunk_documents,
     head_fields,
     kept_frames,
 )
-from jamboree_gym.store.redis import RedisStore
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["migrate"]
 

@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.wrappers.recent_columns import columns_of
 from jamboree_gym.wrappers.recent_source import Source, SourceReader
 from jamboree_gym.wrappers.recent_view import Past, RecentView

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from jamboree_gym.arrays.tensors import detached
+from jamboree_gym.arrays.values import shown
 from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
-from jamboree_gym.tensors import detached
-from jamboree_gym.values import shown
 
 __all__ = [
     "ANNOTATION",

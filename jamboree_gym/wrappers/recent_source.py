@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import InvalidRecord, JamboreeClosed, JamboreeError
-from jamboree_gym.query import EpisodeQuery
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.records import EpisodeSummary, StepData
 from jamboree_gym.wrappers.recent_columns import Array
 from jamboree_gym.wrappers.recent_view import Past
@@ -27,7 +27,7 @@ PAUSE_PER_READ: Final = 4
 """And at least so many times what the read took: where a run is long, reads are rare."""
 CLOSE_TIMEOUT_S: Final = 5.0
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 class SourceReader:

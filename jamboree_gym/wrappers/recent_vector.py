@@ -10,8 +10,8 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
-from jamboree_gym.outcomes import flags_of
-from jamboree_gym.vector_recorder import shares_of
+from jamboree_gym.environment.outcomes import flags_of
+from jamboree_gym.recording.vector_recorder import shares_of
 from jamboree_gym.wrappers.recent import FIELDS, STALENESS, check_arguments
 from jamboree_gym.wrappers.recent_columns import columns_of
 from jamboree_gym.wrappers.recent_source import Source, SourceReader

@@ -10,15 +10,20 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode_handler import EpisodeHandler, unconfirmed
+from jamboree_gym.delivery.stays_here import StaysHere
+from jamboree_gym.environment.outcomes import raise_refused
+from jamboree_gym.environment.provenance import carries_over, describe, env_id_of, rng_state_of
+from jamboree_gym.environment.reward_spaces import check_reward_space
 from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreFull, StoreUnavailable
-from jamboree_gym.outcomes import raise_refused
-from jamboree_gym.provenance import carries_over, describe, env_id_of, rng_state_of
-from jamboree_gym.recorder import EpisodeRecorder
-from jamboree_gym.renders import RENDER_MODE, RecordFrames, RenderRecorder, rendered
-from jamboree_gym.reward_spaces import check_reward_space
-from jamboree_gym.snapshots import SnapshotRecorder
-from jamboree_gym.stays_here import StaysHere
+from jamboree_gym.handlers.rendered_frames import (
+    RENDER_MODE,
+    RecordFrames,
+    RenderRecorder,
+    rendered,
+)
+from jamboree_gym.handlers.snapshots import SnapshotRecorder
+from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
+from jamboree_gym.recording.recorder import EpisodeRecorder
 from jamboree_gym.wrappers.returned import NoResult, of_reset, of_step
 
 __all__ = ["RecordEpisodes"]

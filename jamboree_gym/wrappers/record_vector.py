@@ -12,16 +12,16 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import iterate
 
+from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.delivery.stays_here import StaysHere
+from jamboree_gym.environment.outcomes import flags_of
+from jamboree_gym.environment.provenance import rng_state_of
+from jamboree_gym.environment.reward_spaces import check_vector_reward_space
+from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.layouts import as_array
-from jamboree_gym.outcomes import flags_of
-from jamboree_gym.provenance import rng_state_of
-from jamboree_gym.reward_spaces import check_vector_reward_space
-from jamboree_gym.sent_specs import fetch_specs, spec_of_parent
-from jamboree_gym.stays_here import StaysHere
-from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.recording.vector_recorder import VectorRecorder, copied_batch
 from jamboree_gym.wrappers.returned import of_reset, of_step
 from jamboree_gym.wrappers.vector_infos import split_infos
 

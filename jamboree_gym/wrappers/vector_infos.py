@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jamboree_gym.tensors import is_tensor, tensor_array
+from jamboree_gym.arrays.tensors import is_tensor, tensor_array
 
 __all__ = ["split_infos"]
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy
 from jamboree_gym.cli import app
-from jamboree_gym.store import mongo_client
+from jamboree_gym.store.mongo import client as mongo_client
 
 Run = Callable[..., Result]
 

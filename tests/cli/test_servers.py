@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import jamboree_gym
 from jamboree_gym.cli import build_app
-from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_servers
+from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
 
 ROOT = str(Path(jamboree_gym.__file__).parents[1])
 PROGRAM = "from jamboree_gym.cli import main; main()"

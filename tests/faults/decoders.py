@@ -29,7 +29,11 @@ from gymnasium import spaces
 from gymnasium.spaces import GraphInstance
 from mutations import Mutate, mutate_bytes, mutate_json, mutate_msgpack
 
-from jamboree_gym.codec import (
+from jamboree_gym.arrays.layout import ENCODED, columns_of, layout_from_json
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.values import decode_value, encode_mapping, encode_value
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     CODEC_STEPS,
     FRAME_BODY,
@@ -37,37 +41,33 @@ from jamboree_gym.codec import (
     Head,
     decode_frame,
     decode_records,
-    digest,
     encode_frame,
     encode_note,
     encode_records,
 )
-from jamboree_gym.env_state import put_state, take_state
-from jamboree_gym.episode import to_transitions
-from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
-from jamboree_gym.layouts import ENCODED, columns_of, layout_from_json
-from jamboree_gym.listing import by_start
-from jamboree_gym.notes import (
+from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_frames, plain_frame
+from jamboree_gym.encoding.rows import PREFIX, Rows, decode_rows
+from jamboree_gym.encoding.summary_codec import (
     decode_episode_note,
     decode_summaries,
     decode_summary,
     encode_episode_note,
 )
-from jamboree_gym.provenance import decode_provenance, describe
+from jamboree_gym.environment.env_state import put_state, take_state
+from jamboree_gym.environment.provenance import decode_provenance, describe
+from jamboree_gym.environment.spaces import layout_of_space, space_from_json, space_to_json
+from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
+from jamboree_gym.handlers.rendered_frames import _decode as decode_render
+from jamboree_gym.handlers.snapshots import _decoded as decode_snapshot
+from jamboree_gym.keys import digest
+from jamboree_gym.reading.episode import to_transitions
+from jamboree_gym.reading.filters import by_start
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.renders import _decode as decode_render
-from jamboree_gym.row_collector import RowCollector, decode_frames, plain_frame
-from jamboree_gym.snapshots import _decoded as decode_snapshot
-from jamboree_gym.spaces import layout_of_space, space_from_json, space_to_json
-from jamboree_gym.step_outbox import StepOutbox
-from jamboree_gym.step_schema import StepSchema
-from jamboree_gym.steps import PREFIX, Rows, decode_rows
-from jamboree_gym.store import control
+from jamboree_gym.servers import control
 from jamboree_gym.store.log import Append, LogSlice
-from jamboree_gym.store.mongo_documents import chunk_documents, kept_frames
-from jamboree_gym.summary_table import to_summary_table
-from jamboree_gym.tables import to_table
-from jamboree_gym.values import decode_value, encode_mapping, encode_value
+from jamboree_gym.store.mongo.documents import chunk_documents, kept_frames
+from jamboree_gym.tables.arrow_table import to_table
+from jamboree_gym.tables.summary_table import to_summary_table
 
 __all__ = ["BLOBS", "DECODERS", "Decoder", "memory_ran_out", "mutate_frame", "seal_frame"]
 

@@ -20,8 +20,8 @@ from recorded_envs import ACTION, CountingEnv, play
 from warm import start_warm
 
 from jamboree_gym import Jamboree
-from jamboree_gym.lease import LEASE_S, Lease
-from jamboree_gym.outbox import RecordOutbox
+from jamboree_gym.delivery.lease import LEASE_S, Lease
+from jamboree_gym.delivery.outbox import RecordOutbox
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
@@ -39,8 +39,9 @@ real, offset = time.time, [0.0]
 time.time = lambda: real() + offset[0]
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
-from jamboree_gym import Jamboree, lease
-from jamboree_gym.outbox import RecordOutbox
+from jamboree_gym import Jamboree
+from jamboree_gym.delivery import lease
+from jamboree_gym.delivery.outbox import RecordOutbox
 
 RecordOutbox.__init__.__kwdefaults__["clock"] = time.time
 lease.RENEW_S = 0.2

@@ -22,8 +22,8 @@ from proxy import Ending, Lane, Proxy
 from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym.lease import Lease
-from jamboree_gym.outbox import RecordOutbox
+from jamboree_gym.delivery.lease import Lease
+from jamboree_gym.delivery.outbox import RecordOutbox
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 

@@ -13,9 +13,9 @@ from conftest import Server
 from proxy import Proxy
 
 from jamboree_gym import Jamboree
-from jamboree_gym.blocks import whole_episodes
+from jamboree_gym.reading.bulk_read import whole_episodes
 from jamboree_gym.replay import verify
-from jamboree_gym.store.scripts import PART_BYTES
+from jamboree_gym.store.redis.scripts import PART_BYTES
 
 STEPS = 40
 STEP_BYTES = 600_000

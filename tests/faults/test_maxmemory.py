@@ -16,10 +16,11 @@ from hasty_follower import hasty_follower
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
-from jamboree_gym import Jamboree, lease
+from jamboree_gym import Jamboree
+from jamboree_gym.delivery import lease
 from jamboree_gym.errors import StoreFull
-from jamboree_gym.store import mongo_client
-from jamboree_gym.store.kept import checked_chain, kept_logs
+from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 

@@ -22,7 +22,7 @@ from processes import NoteHandler
 from recorded_envs import CountingEnv, RenderingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import encode_note
+from jamboree_gym.encoding.batch_format import encode_note
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.replay import verify

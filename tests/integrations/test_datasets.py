@@ -11,10 +11,11 @@ import pytest
 from paying_env import PayingEnv, actions, record
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv
 
-from jamboree_gym import Jamboree, table_parts
-from jamboree_gym import blocks as blocks_module
+from jamboree_gym import Jamboree
 from jamboree_gym.errors import ExportError
 from jamboree_gym.integrations.datasets import to_datasets
+from jamboree_gym.reading import bulk_read as blocks_module
+from jamboree_gym.reading import parquet as table_parts
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,10 @@ from processes import run_python
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym import blocks as blocks_module
 from jamboree_gym.errors import ExportError
 from jamboree_gym.integrations import hdf5
 from jamboree_gym.integrations.hdf5 import to_hdf5
+from jamboree_gym.reading import bulk_read as blocks_module
 
 
 def through_minari(path: Path, env: Any) -> list[dict[str, Any]]:

@@ -25,9 +25,9 @@ from processes import run_python
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym import blocks as blocks_module
 from jamboree_gym.errors import ExportError
 from jamboree_gym.integrations.lerobot import dataset, to_lerobot
+from jamboree_gym.reading import bulk_read as blocks_module
 
 READER = Path(__file__).with_name("read_lerobot.py")
 
@@ -172,7 +172,8 @@ def test_called_again_it_adds_what_is_new(jam: Jamboree, tmp_path: Path) -> None
 
 KILLED = """
 import os, sys
-from jamboree_gym import Jamboree, blocks
+from jamboree_gym import Jamboree
+from jamboree_gym.reading import bulk_read as blocks
 from jamboree_gym.integrations.lerobot import dataset
 dataset.FILE_BYTES = blocks.MAX_BYTES = 1
 def die(done, total):

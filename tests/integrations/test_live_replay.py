@@ -116,7 +116,7 @@ def test_the_newest_steps_stay(jam: Jamboree) -> None:
 def test_long_episodes_are_read_in_parts_and_stay_whole(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jamboree_gym import blocks
+    from jamboree_gym.reading import bulk_read as blocks
 
     play(jam.record(Line(), run="r"), 600, 40)
     monkeypatch.setattr(blocks, "MAX_BYTES", 8000)
@@ -519,7 +519,7 @@ def test_while_redis_is_away_it_goes_on_with_what_it_has(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from jamboree_gym.integrations.sb3 import live_replay
+    from jamboree_gym.integrations.sb3.buffers import live_replay
 
     monkeypatch.setattr(live_replay, "AWAY_S", 0.0)
     caplog.set_level(logging.INFO)
@@ -552,7 +552,7 @@ def test_while_redis_is_away_it_goes_on_with_what_it_has(
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 100])
 def test_a_sum_tree_finds_what_running_sums_find(size: int) -> None:
-    from jamboree_gym.integrations.sb3.sum_tree import SumTree
+    from jamboree_gym.integrations.sb3.buffers.sum_tree import SumTree
 
     rng, tree, numbers = np.random.default_rng(size), SumTree(size), np.zeros(size)
     for _ in range(20):
@@ -568,7 +568,7 @@ def test_a_sum_tree_finds_what_running_sums_find(size: int) -> None:
 
 
 def test_a_ring_knows_what_follows_whatever_comes() -> None:
-    from jamboree_gym.integrations.sb3.succession import Succession
+    from jamboree_gym.integrations.sb3.buffers.next_row import Succession
 
     rng = np.random.default_rng(3)
     for size in (1, 3, 10, 50):

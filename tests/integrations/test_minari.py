@@ -22,10 +22,11 @@ from nested import NESTED, is_same
 from processes import read_line, run_python, start_python
 from recorded_envs import CountingEnv, ScriptedEnv
 
-from jamboree_gym import EpisodeData, Jamboree, importing
+from jamboree_gym import EpisodeData, Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnsupportedSpace
 from jamboree_gym.integrations.minari import export as exporting
 from jamboree_gym.integrations.minari import from_minari, to_minari
+from jamboree_gym.recording import importer as importing
 from jamboree_gym.replay import fork, verify
 
 MINARI = [sys.executable, "-c", "from minari.cli import app; app()"]

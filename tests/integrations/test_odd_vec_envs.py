@@ -12,8 +12,8 @@ import pytest
 from vector_envs import make_cartpole
 
 from jamboree_gym import Jamboree
+from jamboree_gym.environment.provenance import hides_truncations
 from jamboree_gym.errors import InvalidRecord, NotCopyable, NotReset
-from jamboree_gym.provenance import hides_truncations
 from jamboree_gym.replay import verify
 
 pytestmark = pytest.mark.torch

@@ -19,8 +19,8 @@ from processes import start_python, wait_until
 from trained import CASES, one_thread, weights
 
 from jamboree_gym import Jamboree
-from jamboree_gym.checkpoints import CheckpointHandler
 from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, InvalidRecord
+from jamboree_gym.runs.checkpoints import CheckpointHandler
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]  # a busy machine takes its time
 

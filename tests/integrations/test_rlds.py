@@ -17,9 +17,9 @@ from paying_env import PayingEnv, actions, record
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym import blocks as blocks_module
 from jamboree_gym.errors import ExportError
 from jamboree_gym.integrations.rlds import to_rlds
+from jamboree_gym.reading import bulk_read as blocks_module
 
 READER = Path(__file__).with_name("read_rlds.py")
 

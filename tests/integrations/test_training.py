@@ -207,7 +207,7 @@ class Fuse(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def test_a_learn_that_an_exception_has_ended_is_told_from_one_that_goes_on() -> None:
-    from jamboree_gym.integrations.sb3.learning import LearnWatch
+    from jamboree_gym.integrations.sb3.training.learning import LearnWatch
 
     has_ended = threading.Event()
     watches = []

@@ -16,7 +16,7 @@ import gymnasium as gym
 import pytest
 
 from jamboree_gym import Jamboree
-from jamboree_gym.store.embedded import stop_servers
+from jamboree_gym.servers.embedded import stop_servers
 
 
 class RecordAll:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
+from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import fork, verify
-from jamboree_gym.replay.compare import actions_as_taken
-from jamboree_gym.values import encode_value
+from jamboree_gym.replay.verification.compare import actions_as_taken
 
 
 def assert_forks_like_recorded(

@@ -15,7 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 from recorded_envs import CountingEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
+from jamboree_gym.reading.episode import Episode
 
 
 class LivesEnv(CountingEnv):

@@ -20,7 +20,7 @@ from replayed_envs import ScaleObservation, record, registered
 from test_values import PATIENT, fingerprint, text, values
 
 from jamboree_gym import Jamboree
-from jamboree_gym.arguments import arguments_as_json, arguments_from_json, unkept
+from jamboree_gym.environment.arguments import arguments_as_json, arguments_from_json, unkept
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.replay import verify
 

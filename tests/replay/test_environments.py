@@ -20,10 +20,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from minigrid.wrappers import FullyObsWrapper, ImgObsWrapper
 
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import verify
-from jamboree_gym.replay.rebuild import reset_as_recorded
+from jamboree_gym.replay.rebuilding.rebuild import reset_as_recorded
 
 pytestmark = pytest.mark.once
 

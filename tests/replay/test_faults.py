@@ -13,7 +13,7 @@ import pytest
 
 from jamboree_envs.faults import FAULTS, STRIKES_AT, WIND_VARIABLE, ReductionOrder, ThreadOrder
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import verify
 
 STEPS = 15

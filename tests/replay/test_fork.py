@@ -14,10 +14,10 @@ from recorded_envs import CountingEnv, MixingEnv, ReusingEnv, play
 
 import jamboree_envs  # noqa: F401 - registers its environments
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
+from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.errors import EpisodeNotFound, InvalidRecord, ReplayError
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import fork, verify
-from jamboree_gym.values import encode_value
 
 ENVS = [
     *("CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1"),

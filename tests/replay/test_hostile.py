@@ -17,8 +17,8 @@ from gymnasium.envs.registration import EnvSpec
 from replayed_envs import record
 
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, ReplayError
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import verify
 
 CANARY = """

@@ -17,12 +17,12 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from replayed_envs import record
 
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
+from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.errors import ReplayError
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import ReplayEnv, fork, verify, what_if
-from jamboree_gym.replay.named_modules import names_module
+from jamboree_gym.replay.rebuilding.named_modules import names_module
 from jamboree_gym.replay.video import video
-from jamboree_gym.values import encode_value
 
 
 class ImportingEnv(CartPoleEnv):

@@ -8,7 +8,7 @@ from gymnasium.wrappers import NormalizeObservation
 
 from jamboree_gym import Jamboree
 from jamboree_gym.replay import verify
-from jamboree_gym.replay.report import remembering_of
+from jamboree_gym.replay.verification.report import remembering_of
 
 
 def test_a_difference_above_a_wrapper_that_remembers_names_it(jam: Jamboree) -> None:

@@ -26,8 +26,8 @@ from recorded_envs import (
 )
 
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError, ReplayMismatch
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import ReplayEnv, ReplayVectorEnv
 
 

@@ -34,13 +34,14 @@ from replayed_envs import (
 )
 
 from jamboree_gym import EpisodeHandler, Jamboree
-from jamboree_gym.codec import decode_frame, digest, encode_frame
-from jamboree_gym.episode import Episode
+from jamboree_gym.encoding.batch_format import decode_frame, encode_frame
+from jamboree_gym.encoding.rows import StepSchema, decode_rows, encode_rows, schema_digest
+from jamboree_gym.environment.provenance import describe
 from jamboree_gym.errors import ReplayError
-from jamboree_gym.provenance import describe
+from jamboree_gym.keys import digest
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.replay import verify
-from jamboree_gym.steps import StepSchema, decode_rows, encode_rows, schema_digest
 
 ENVS = [
     *("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"),

@@ -14,13 +14,13 @@ from gymnasium import spaces, wrappers
 from recorded_envs import CountingEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym.beside import compress
-from jamboree_gym.env_state import put_state, state_gap, take_state
-from jamboree_gym.episode import Episode
+from jamboree_gym.arrays.values import decode_value, encode_value
+from jamboree_gym.environment.env_state import put_state, state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
+from jamboree_gym.handlers.sidecar import compress
+from jamboree_gym.handlers.snapshots import SnapshotHandler
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import fork, verify, what_if
-from jamboree_gym.snapshots import SnapshotHandler
-from jamboree_gym.values import decode_value, encode_value
 
 
 class WalkEnv(CountingEnv):
@@ -371,7 +371,9 @@ def test_one_that_could_not_be_read_again_is_refused(jam: Jamboree) -> None:
 
 
 def test_one_of_another_version_is_not_used(jam: Jamboree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jamboree_gym.provenance._versions", lambda: {"python": "2.7.18"})
+    monkeypatch.setattr(
+        "jamboree_gym.environment.provenance._versions", lambda: {"python": "2.7.18"}
+    )
     episode = record(jam, gym.make("tests/Walk-v0"))
     monkeypatch.undo()
 

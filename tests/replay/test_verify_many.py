@@ -375,7 +375,7 @@ def test_a_worker_that_is_killed_takes_one_episode_with_it(jam: Jamboree) -> Non
 
 @pytest.mark.long
 def test_workers_use_the_embedded_servers_of_a_home(tmp_path: Path) -> None:
-    from jamboree_gym.store.embedded import stop_servers
+    from jamboree_gym.servers.embedded import stop_servers
 
     home = tmp_path / "h"
     try:

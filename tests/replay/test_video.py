@@ -18,8 +18,8 @@ from recorded_envs import CountingEnv, FailingEnv, RenderingEnv
 
 import jamboree_envs.faults
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import MissingExtra, ReplayError
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import video
 
 

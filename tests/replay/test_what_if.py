@@ -15,8 +15,8 @@ from recorded_envs import CountingEnv
 
 import jamboree_envs  # noqa: F401 - registers its environments
 from jamboree_gym import Jamboree
-from jamboree_gym.episode import Episode
 from jamboree_gym.errors import ReplayError
+from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import verify, what_if
 
 

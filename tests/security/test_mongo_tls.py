@@ -35,8 +35,8 @@ def tls_mongo(
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever cannot connect is told sooner."""
-    monkeypatch.setattr("jamboree_gym.store.mongo_client.CONNECT_TIMEOUT_S", 0.8)
-    monkeypatch.setattr("jamboree_gym.store.mongo_client.ONE_TRY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("jamboree_gym.store.mongo.client.CONNECT_TIMEOUT_S", 0.8)
+    monkeypatch.setattr("jamboree_gym.store.mongo.client.ONE_TRY_TIMEOUT_S", 0.3)
 
 
 def url(server: Server, certificates: Certificates | None, login: str = LOGIN) -> str:

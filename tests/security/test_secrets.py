@@ -86,7 +86,7 @@ def test_no_error_repeats_a_password_of_mongodb(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("jamboree_gym.store.mongo_client.CONNECT_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("jamboree_gym.store.mongo.client.CONNECT_TIMEOUT_S", 0.01)
     monkeypatch.setattr("pymongo.common.MIN_HEARTBEAT_INTERVAL", 0.01)
     caplog.set_level(logging.DEBUG)
     raw, quoted = password, quote(password, safe="")

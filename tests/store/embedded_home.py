@@ -19,9 +19,9 @@ import pytest
 from filelock import FileLock
 
 import jamboree_gym
-from jamboree_gym.store.embedded import EmbeddedServers, ServerStatus, server_status
-from jamboree_gym.store.home import Home
-from jamboree_gym.store.mongo_program import MongoProgram
+from jamboree_gym.servers.embedded import EmbeddedServers, ServerStatus, server_status
+from jamboree_gym.servers.home import Home
+from jamboree_gym.servers.mongo_program import MongoProgram
 
 PATIENCE_S = 30.0
 SUPERVISOR = "--ready-fd"  # is in its command line
@@ -40,7 +40,7 @@ PREAMBLE = """
 import json, os, signal, sys, warnings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-from jamboree_gym.store.embedded import *
+from jamboree_gym.servers.embedded import *
 home = sys.argv[1]
 """
 JOIN_AND_WAIT = """

@@ -14,9 +14,9 @@ import pytest
 from embedded_home import new_home
 
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.store.control import decode_reply
-from jamboree_gym.store.embedded import EmbeddedServers, server_status
-from jamboree_gym.store.home import Home, SupervisorRecord
+from jamboree_gym.servers.control import decode_reply
+from jamboree_gym.servers.embedded import EmbeddedServers, server_status
+from jamboree_gym.servers.home import Home, SupervisorRecord
 
 ANSWERS = {
     "no url": b'{"ok": true}',

@@ -34,7 +34,7 @@ from pymongo.server_api import ServerApi
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import JamboreeClosed
-from jamboree_gym.store.embedded import (
+from jamboree_gym.servers.embedded import (
     EmbeddedServers,
     default_home,
     mask_password,
@@ -323,7 +323,7 @@ def test_default_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
 def test_supervisor_leaves_when_its_home_is_deleted(
     used_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    supervisor = "jamboree_gym.store.supervisor"
+    supervisor = "jamboree_gym.servers.supervisor"
     shorten(monkeypatch, tmp_path, SUPERVISOR, supervisor, HOME_CHECK_INTERVAL_S=0.05)
     with EmbeddedServers.join(used_home) as servers:
         servers.mongo_url()

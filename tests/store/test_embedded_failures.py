@@ -31,11 +31,11 @@ from embedded_home import (
 from pymongo import MongoClient
 
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.store.control import decode
-from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_servers
-from jamboree_gym.store.home import Home
-from jamboree_gym.store.mongo_program import MongoProgram
-from jamboree_gym.store.server_processes import ServerProcess, start_server
+from jamboree_gym.servers.control import decode
+from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
+from jamboree_gym.servers.home import Home
+from jamboree_gym.servers.mongo_program import MongoProgram
+from jamboree_gym.servers.server_processes import ServerProcess, start_server
 
 NOBODY = 65534
 
@@ -177,7 +177,7 @@ def test_record_of_the_supervisor_cut_short_does_not_matter(home: Path) -> None:
 def test_data_held_by_a_stranger_is_left_alone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    servers = "jamboree_gym.store.server_processes"
+    servers = "jamboree_gym.servers.server_processes"
     patience = {"ORPHAN_TIMEOUT_S": 0.2, "LAUNCH_LOCK_TIMEOUT_S": 0.2}
     shorten(monkeypatch, tmp_path, SUPERVISOR, servers, **patience)
     home.mkdir(mode=0o700)
@@ -206,7 +206,13 @@ def test_home_held_from_elsewhere_says_by_whom(home: Path, monkeypatch: pytest.M
 def test_damaged_log_of_valkey_is_an_error_with_its_last_words(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, tmp_path, SUPERVISOR, "jamboree_gym.store.keeper", FIRST_BACKOFF_S=0.02)
+    shorten(
+        monkeypatch,
+        tmp_path,
+        SUPERVISOR,
+        "jamboree_gym.servers.server_watchdog",
+        FIRST_BACKOFF_S=0.02,
+    )
     with EmbeddedServers.join(home) as servers, redis.Redis.from_url(servers.redis_url) as client:
         for number in range(100):
             client.set("number", number)

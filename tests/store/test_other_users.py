@@ -23,8 +23,8 @@ from processes import NoteHandler
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.store.embedded import EmbeddedServers, stop_servers
-from jamboree_gym.store.home import Home
+from jamboree_gym.servers.embedded import EmbeddedServers, stop_servers
+from jamboree_gym.servers.home import Home
 
 NOBODY = 65534
 # Reads a list of attempts, becomes another user, and says of each attempt what came of it.

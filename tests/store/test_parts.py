@@ -10,9 +10,9 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.codec import frame_span
-from jamboree_gym.store import scripts
-from jamboree_gym.store.redis_link import RedisLink
+from jamboree_gym.encoding.batch_format import frame_span
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.link import RedisLink
 
 
 @pytest.fixture(autouse=True)

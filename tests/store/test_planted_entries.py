@@ -22,9 +22,9 @@ import pytest
 from embedded_home import new_home, processes_of, use_before
 
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.store.control import ControlConnection
-from jamboree_gym.store.embedded import EmbeddedServers, server_status, stop_servers
-from jamboree_gym.store.home import Home, SupervisorRecord
+from jamboree_gym.servers.control import ControlConnection
+from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
+from jamboree_gym.servers.home import Home, SupervisorRecord
 
 NOBODY = 65534
 IS_ROOT = os.geteuid() == 0

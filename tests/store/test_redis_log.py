@@ -20,20 +20,19 @@ from hypothesis.stateful import (
 )
 from lengths import examples
 
-from jamboree_gym.codec import (
+from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.delivery.outbox import MAX_FRAMES_PER_APPEND, RecordOutbox
+from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     Frame,
     decode_records,
-    digest,
     encode_frame,
     encode_records,
 )
 from jamboree_gym.errors import DecodeError, StoreUnavailable
-from jamboree_gym.keys import Keyspace
-from jamboree_gym.outbox import MAX_FRAMES_PER_APPEND, RecordOutbox
+from jamboree_gym.keys import Keyspace, digest
 from jamboree_gym.store.log import Append, AppendResult, LogSlice, MongoIdentity
-from jamboree_gym.store.redis import RedisStore
-from jamboree_gym.values import encode_mapping
+from jamboree_gym.store.redis.store import RedisStore
 
 MONGO = MongoIdentity("0123456789abcdef", "mongo:27017")
 KINDS = sorted(REDIS_PROGRAMS)

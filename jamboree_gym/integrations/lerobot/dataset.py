@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jamboree_gym.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.errors import ExportError
-from jamboree_gym.exported import not_there_yet
-from jamboree_gym.folder import locked, whole
 from jamboree_gym.integrations.lerobot.features import Feature, columns_of, feature_of, frames_of
 from jamboree_gym.integrations.lerobot.stats import STATS, Stats
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.query import EpisodeQuery, found_by
+from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
+from jamboree_gym.reading.exported import not_there_yet
+from jamboree_gym.reading.query import EpisodeQuery, found_by
+from jamboree_gym.tables.part_folder import locked, whole
 
 __all__ = ["to_lerobot"]
 

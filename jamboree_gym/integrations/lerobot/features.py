@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.array_leaves import LeafPath, numbers_of, path_shown
-from jamboree_gym.episode_parts import EpisodePart
+from jamboree_gym.arrays.packing import rows_of
+from jamboree_gym.arrays.trees import LeafPath, numbers_of, path_shown
 from jamboree_gym.errors import ExportError
-from jamboree_gym.packing import rows_of
+from jamboree_gym.reading.episode_parts import EpisodePart
 
 __all__ = ["Feature", "columns_of", "feature_of", "frames_of"]
 

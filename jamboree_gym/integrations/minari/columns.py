@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.errors import DecodeError, InvalidRecord
-from jamboree_gym.layouts import (
+from jamboree_gym.arrays.layout import (
     Encoded,
     Group,
     Layout,
@@ -24,8 +23,9 @@ from jamboree_gym.layouts import (
     layout_of,
     layout_to_json,
 )
-from jamboree_gym.packing import Arrays, Misfit, as_objects, item, packer, stack, unsaid
-from jamboree_gym.values import decode_value, encode_value
+from jamboree_gym.arrays.packing import Arrays, Misfit, as_objects, item, packer, stack, unsaid
+from jamboree_gym.arrays.values import decode_value, encode_value
+from jamboree_gym.errors import DecodeError, InvalidRecord
 
 __all__ = [
     "ANNOTATED",

@@ -14,20 +14,20 @@ import numpy as np
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from jamboree_gym.blocks import WholeEpisode
-from jamboree_gym.codec import digest
-from jamboree_gym.errors import DecodeError, InvalidRecord, UnsupportedSpace
-from jamboree_gym.integrations.minari.columns import TIMESTAMP, InfoColumns, is_name, is_text
-from jamboree_gym.layouts import Group, layout_from_json, layout_to_json
-from jamboree_gym.notes import (
+from jamboree_gym.arrays.layout import Group, layout_from_json, layout_to_json
+from jamboree_gym.arrays.packing import Arrays
+from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
+from jamboree_gym.encoding.summary_codec import (
     decode_episode_note,
     encode_episode_note,
     encode_origin,
     encode_summary,
 )
-from jamboree_gym.packing import Arrays
+from jamboree_gym.errors import DecodeError, InvalidRecord, UnsupportedSpace
+from jamboree_gym.integrations.minari.columns import TIMESTAMP, InfoColumns, is_name, is_text
+from jamboree_gym.keys import digest
+from jamboree_gym.reading.bulk_read import WholeEpisode
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.step_schema import SchemaChanges, StepSchema
 
 __all__ = ["Note", "check_minari_space", "note_of", "schemas_of", "to_buffer"]
 

@@ -13,11 +13,11 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from minari import MinariDataset
 
-from jamboree_gym.arguments import arguments_from_json, unkept
-from jamboree_gym.blocks import trips, whole_episodes
 from jamboree_gym.connection import Connection
+from jamboree_gym.environment.arguments import arguments_from_json, unkept
+from jamboree_gym.environment.provenance import BASE_VERSIONS, decode_provenance
+from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
-from jamboree_gym.exported import not_there_yet
 from jamboree_gym.integrations.minari.convert import check_minari_space, to_buffer
 from jamboree_gym.integrations.minari.staging import (
     FORMAT,
@@ -25,18 +25,18 @@ from jamboree_gym.integrations.minari.staging import (
     Written,
     merged,
 )
-from jamboree_gym.listing import Found
 from jamboree_gym.progress import Progress, teller
-from jamboree_gym.provenance import BASE_VERSIONS, decode_provenance
-from jamboree_gym.query import EpisodeQuery, found_by
-from jamboree_gym.spaces import space_from_json
+from jamboree_gym.reading.bulk_read import trips, whole_episodes
+from jamboree_gym.reading.exported import not_there_yet
+from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.query import EpisodeQuery, found_by
 
 __all__ = ["to_minari"]
 
 EPISODES_PER_PART = 500
 _SAME = ("env_spec", "observation_space", "action_space")
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 def to_minari(

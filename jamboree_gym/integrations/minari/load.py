@@ -12,19 +12,24 @@ import numpy as np
 from gymnasium import spaces
 from minari import MinariDataset
 
-from jamboree_gym.codec import digest
+from jamboree_gym.arrays.packing import Arrays, as_objects
+from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
+from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection
+from jamboree_gym.environment.provenance import describe_imported
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
-from jamboree_gym.importing import EpisodeImporter, NewEpisode, episode_id_of, layout_of_arrays
 from jamboree_gym.integrations.minari.columns import ANNOTATED, TIMESTAMP, InfoColumns
 from jamboree_gym.integrations.minari.convert import Note, note_of, schemas_of
 from jamboree_gym.integrations.minari.staging import OWN_METADATA
-from jamboree_gym.packing import Arrays, as_objects
+from jamboree_gym.keys import digest
 from jamboree_gym.progress import Progress, teller
-from jamboree_gym.provenance import describe_imported
+from jamboree_gym.recording.importer import (
+    EpisodeImporter,
+    NewEpisode,
+    episode_id_of,
+    layout_of_arrays,
+)
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
-from jamboree_gym.step_schema import SchemaChanges, StepSchema
-from jamboree_gym.values import check_text
 
 __all__ = ["from_minari"]
 
@@ -32,7 +37,7 @@ EPISODES_PER_READ = 500
 _SOURCE = "minari"
 _UNREADABLE = (OSError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
-log = logging.getLogger("jamboree_gym")
+log = logging.getLogger(__name__)
 
 
 def from_minari(

@@ -7,14 +7,17 @@ try:
 except ImportError as error:
     raise MissingExtra("this needs Stable-Baselines3: pip install 'jamboree-gym[sb3]'") from error
 
-from jamboree_gym.integrations.sb3.callback import JamboreeCallback
-from jamboree_gym.integrations.sb3.live_replay import (
+from jamboree_gym.integrations.sb3.buffers.live_replay import (
     JamboreeReplayBuffer,
     PrioritizedSamples,
     Unsaved,
 )
-from jamboree_gym.integrations.sb3.replay_buffers import fill_replay_buffer, to_replay_buffer
-from jamboree_gym.integrations.sb3.trajectories import Trajectory, to_trajectories
+from jamboree_gym.integrations.sb3.buffers.replay_buffers import (
+    fill_replay_buffer,
+    to_replay_buffer,
+)
+from jamboree_gym.integrations.sb3.buffers.trajectories import Trajectory, to_trajectories
+from jamboree_gym.integrations.sb3.training.callback import JamboreeCallback
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
 
 __all__ = [

@@ -13,14 +13,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.episode_handler import EpisodeHandler
+from jamboree_gym.delivery.stays_here import StaysHere
+from jamboree_gym.environment.outcomes import flag_of
+from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, rng_state_of
+from jamboree_gym.environment.reward_spaces import check_reward_space, refuse_reward_space
+from jamboree_gym.environment.sent_specs import fetch_specs
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.outcomes import flag_of
-from jamboree_gym.provenance import DONE_AND_TRUNCATED, rng_state_of
-from jamboree_gym.reward_spaces import check_reward_space, refuse_reward_space
-from jamboree_gym.sent_specs import fetch_specs
-from jamboree_gym.stays_here import StaysHere
-from jamboree_gym.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.recording.vector_recorder import VectorRecorder, copied_batch
 from jamboree_gym.wrappers.returned import checked_info
 
 __all__ = ["VecRecordEpisodes"]

@@ -1,0 +1,196 @@
+"""Where two values differ first: the very number, named as one would write it in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.errors import InvalidRecord
+
+__all__ = [
+    "EXACT",
+    "NOTHING",
+    "Difference",
+    "Said",
+    "Tolerance",
+    "bytes_of",
+    "differences",
+    "quoted",
+    "shown",
+]
+
+MAX_SHOWN = 200
+
+
+class Said(str):
+    """What is said of a value that is not there, or that could not be compared: no value itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Without quotes."""
+        return str(self)
+
+
+NOTHING = Said("nothing")
+
+
+class Difference(NamedTuple):
+    """A place where two values differ.
+
+    Attributes:
+        leaf: The place: `observation["image"][3, 2, 0]`.
+        recorded: What stands there in the store.
+        simulated: What stands there now.
+        among: How many numbers of this array differ; the one that is named is the first.
+    """
+
+    leaf: str
+    recorded: Any
+    simulated: Any
+    among: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far apart two floats may be, as in `numpy.isclose`; NaN equals NaN.
+
+    Attributes:
+        rtol: As a share of the recorded one.
+        atol: Absolutely. With both at 0 every bit counts.
+    """
+
+    rtol: float = 0.0
+    atol: float = 0.0
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every bit counts."""
+        return self.rtol == 0 and self.atol == 0
+
+    def differing(self, recorded: npt.NDArray[Any], simulated: npt.NDArray[Any]) -> Any:
+        """Which elements differ, of two arrays with the same dtype and shape."""
+        if self.is_exact or recorded.dtype.kind not in "fc":
+            return (bytes_of(recorded) != bytes_of(simulated)).any(axis=-1)
+        with np.errstate(all="ignore"):
+            return ~np.isclose(simulated, recorded, self.rtol, self.atol, equal_nan=True)
+
+    def allows(self, recorded: Any, simulated: Any) -> bool:
+        """Whether two values that hold no others count as equal."""
+        is_float = isinstance(recorded, (float, np.floating)) and not self.is_exact
+        if is_float and recorded.__class__ is simulated.__class__:
+            return not self.differing(np.asarray(recorded), np.asarray(simulated))
+        if isinstance(recorded, (set, frozenset)):  # equal ones may be in another order
+            return bool(recorded == simulated)
+        try:
+            return encode_value(recorded) == encode_value(simulated)
+        except InvalidRecord:  # the simulated one could not have been recorded
+            return False
+
+    def __str__(self) -> str:
+        """As it was given."""
+        return f"rtol={self.rtol:g}, atol={self.atol:g}"
+
+
+EXACT = Tolerance()
+
+
+def bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bytes of each element, along one axis more."""
+    if array.itemsize == 0:
+        return np.zeros((*array.shape, 1), np.uint8)
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return flat.reshape((*array.shape, array.itemsize))
+
+
+def differences(
+    place: str, recorded: Any, simulated: Any, tolerance: Tolerance = EXACT
+) -> Iterator[Difference]:
+    """Where two values differ, in the order of the recorded one.
+
+    Args:
+        place: What the values are called.
+        recorded: As it is read from the store.
+        simulated: As the environment has returned it.
+        tolerance: Between floats.
+    """
+    if isinstance(recorded, Mapping) and isinstance(simulated, Mapping):
+        for key in (*recorded, *(key for key in simulated if key not in recorded)):
+            parts = recorded.get(key, NOTHING), simulated.get(key, NOTHING)
+            yield from differences(f"{place}[{quoted(key)}]", *parts, tolerance)
+    elif _are_sequences(recorded, simulated):
+        names = getattr(recorded, "_fields", ())
+        pairs = zip_longest(recorded, simulated, fillvalue=NOTHING)
+        for position, parts in enumerate(pairs):
+            is_named = position < len(names)
+            where = f"{place}.{names[position]}" if is_named else f"{place}[{position}]"
+            yield from differences(where, *parts, tolerance)
+    elif isinstance(recorded, np.ndarray):
+        yield from _array_differences(place, recorded, simulated, tolerance)
+    elif not tolerance.allows(recorded, simulated):
+        yield Difference(place, recorded, _storable(simulated))
+
+
+def _are_sequences(recorded: Any, simulated: Any) -> bool:
+    if getattr(recorded, "_fields", ()) != getattr(simulated, "_fields", ()):
+        return False
+    return any(isinstance(recorded, kind) and isinstance(simulated, kind) for kind in (list, tuple))
+
+
+def _array_differences(
+    place: str, recorded: npt.NDArray[Any], simulated: Any, tolerance: Tolerance
+) -> Iterator[Difference]:
+    array = as_array(simulated) if not isinstance(simulated, np.ndarray) else simulated
+    if array is None or (array.dtype, array.shape) != (recorded.dtype, recorded.shape):
+        now = _storable(simulated) if array is None else _kind_of(array)
+        yield Difference(place, _kind_of(recorded), now)
+        return
+    if recorded.dtype.kind == "O":
+        pairs = zip(recorded.tolist(), array.tolist(), strict=True)
+        for position, parts in enumerate(pairs):
+            yield from differences(f"{place}[{position}]", *parts, tolerance)
+        return
+    differing = np.asarray(tolerance.differing(recorded, array))
+    if differing.any():
+        index = tuple(map(int, np.unravel_index(differing.argmax(), differing.shape)))
+        where = f"{place}[{', '.join(map(str, index))}]" if index else place
+        yield Difference(where, recorded[index], array[index], int(differing.sum()))
+
+
+def _kind_of(array: npt.NDArray[Any]) -> Said:
+    return Said(f"{array.dtype} of shape {array.shape}")
+
+
+def quoted(key: Any) -> str:
+    """A key as it stands between brackets."""
+    is_plain = isinstance(key, str) and key.isprintable() and not {'"', "\\"} & set(key)
+    return f'"{key}"' if is_plain else repr(key)
+
+
+def _storable(value: Any) -> Any:
+    """The value, or what is said of it where it is none that could be stored."""
+    if isinstance(value, Said):
+        return value
+    try:
+        encode_value(value)
+    except InvalidRecord:
+        return Said(_cut(repr(value)))
+    return value
+
+
+def shown(value: Any) -> str:
+    """In few words; a number of NumPy as the number that it is."""
+    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
+        return str(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."

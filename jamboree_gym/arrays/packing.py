@@ -1,0 +1,321 @@
+"""Values of a layout -> what rows keep of them, and back.
+
+Packing runs inside `env.step`, so it copies and checks, nothing more: an array becomes its bytes, a
+scalar stays itself, what has no fixed shape is encoded, and a group becomes a tuple of its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.layout import Encoded, Group, Layout, Leaf, as_array
+from jamboree_gym.arrays.values import decode_value, encode_value
+from jamboree_gym.errors import InvalidRecord
+
+__all__ = [
+    "Arrays",
+    "LayoutAt",
+    "Misfit",
+    "Pack",
+    "as_objects",
+    "concatenate",
+    "filler",
+    "item",
+    "pack_any",
+    "packed_columns",
+    "packer",
+    "rows_of",
+    "stack",
+    "unsaid",
+    "unstack",
+    "variable_bytes",
+]
+
+Arrays: TypeAlias = Any
+"""Values of many steps: an array (n, ...), or a dict, tuple or list of such; an array of objects
+where the values have no fixed shape."""
+
+Pack: TypeAlias = Callable[[Any], Any]
+
+_ndarray = np.ndarray
+_INT64 = np.iinfo(np.int64)
+
+
+class Misfit(Exception):
+    """The value does not have the layout that the packer is for."""
+
+
+@lru_cache(maxsize=256)
+def packer(layout: Layout) -> Pack:
+    """A function that packs values of exactly this layout, and raises `Misfit` for others.
+
+    An encoded part that cannot be encoded raises `InvalidRecord`.
+    """
+    if isinstance(layout, Encoded):
+        return encode_value
+    if isinstance(layout, Group):
+        return _group_packer(layout)
+    if layout.is_array:
+        return _array_packer(layout.dtype, layout.shape)
+    if layout.kind == "numpy":
+        return _scalar_packer(layout.dtype.type)
+    if layout.dtype.kind == "i":
+        return _pack_int
+    return _scalar_packer(bool if layout.dtype.kind == "b" else float)
+
+
+def _array_packer(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Pack:
+    def pack(value: Any) -> bytes:
+        if (
+            value.__class__ is _ndarray
+            and value.shape == shape
+            and (value.dtype is dtype or value.dtype == dtype)
+        ):
+            return value.tobytes()
+        raise Misfit
+
+    return pack
+
+
+def _scalar_packer(kind: type) -> Pack:
+    def pack(value: Any) -> Any:
+        if value.__class__ is kind:
+            return value
+        raise Misfit
+
+    return pack
+
+
+def _pack_int(value: Any) -> Any:
+    if value.__class__ is int and _INT64_MIN <= value <= _INT64_MAX:
+        return value
+    raise Misfit
+
+
+_INT64_MIN, _INT64_MAX = int(_INT64.min), int(_INT64.max)
+
+
+def _group_packer(layout: Group) -> Pack:
+    packers = [packer(part) for part in layout.parts]
+    size = len(packers)
+    if layout.kind == "dict":
+        named = list(zip(layout.names, packers, strict=True))
+
+        def pack_dict(value: Any) -> Any:
+            if not isinstance(value, dict) or len(value) != size:
+                raise Misfit
+            try:
+                return tuple([pack(value[name]) for name, pack in named])
+            except KeyError as error:
+                raise Misfit from error
+
+        return pack_dict
+    kind = tuple if layout.kind == "tuple" else list
+
+    def pack_sequence(value: Any) -> Any:
+        if value.__class__ is not kind or len(value) != size:
+            raise Misfit
+        return tuple([pack(part) for pack, part in zip(packers, value, strict=True)])
+
+    return pack_sequence
+
+
+def pack_any(value: Any, layout: Layout, role: str) -> Any:
+    """Pack a value of this layout that may need converting first: a list, an `IntEnum`, ...
+
+    Raises:
+        InvalidRecord: A part of it cannot be encoded; names the role and the part.
+    """
+    try:
+        return packer(layout)(_converted(value, layout))
+    except InvalidRecord as error:
+        raise InvalidRecord(f"the {role} cannot be recorded: {error}") from error
+
+
+def _converted(value: Any, layout: Layout) -> Any:
+    if isinstance(layout, Group):
+        parts = layout.items(value)
+        return layout.build(map(_converted, parts, layout.parts))
+    if isinstance(layout, Encoded):
+        return value
+    if layout.is_array:
+        return as_array(value)
+    scalar = layout.dtype.type(value)
+    return scalar if layout.kind == "numpy" else scalar.item()
+
+
+def filler(layout: Layout) -> Any:
+    """What a row keeps where it has no value."""
+    if isinstance(layout, Encoded):
+        return encode_value(None)
+    if isinstance(layout, Group):
+        return tuple(map(filler, layout.parts))
+    zero = np.zeros(layout.shape, layout.dtype)
+    if layout.is_array:
+        return zero.tobytes()
+    return zero[()] if layout.kind == "numpy" else zero.item()
+
+
+def variable_bytes(packed: Any, layout: Layout) -> int:
+    """Bytes of the encoded parts of a packed value."""
+    if isinstance(layout, Encoded):
+        return len(packed)
+    if isinstance(layout, Group):
+        return sum(map(variable_bytes, packed, layout.parts))
+    return 0
+
+
+# -- many values ------------------------------------------------------------------------------
+
+
+def packed_columns(values: Sequence[Any], layout: Layout) -> list[Sequence[Any]]:
+    """Packed values of many rows -> the same, column by column."""
+    if not isinstance(layout, Group):
+        return [values]
+    parts = zip(*values, strict=True) if values else ((),) * len(layout.parts)
+    pairs = zip(parts, layout.parts, strict=True)
+    return [column for part, of in pairs for column in packed_columns(part, of)]
+
+
+def stack(values: Sequence[Any], layout: Layout) -> Arrays:
+    """Packed values of many rows -> arrays."""
+    if isinstance(layout, Group):
+        columns = zip(*values, strict=True) if values else ((),) * len(layout.parts)
+        return layout.build(map(stack, columns, layout.parts))
+    if isinstance(layout, Encoded):
+        return as_objects([decode_value(value, where="memory") for value in values])
+    return layout.stack(values)
+
+
+def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
+    """Inverse of `stack`: arrays of so many rows -> packed values, one for each row.
+
+    Values may be in an array of objects, too, with None where there is nothing.
+
+    Raises:
+        InvalidRecord: They are not of this layout; says what they are.
+    """
+    if _is_objects(arrays) and not isinstance(layout, Encoded):
+        return [filler(layout) if one is None else pack_any(one, layout, "row") for one in arrays]
+    if isinstance(layout, Group):
+        pairs = zip(layout.items(arrays), layout.parts, strict=True)
+        columns = [unstack(part, of, count) for part, of in pairs]
+        return list(zip(*columns, strict=True)) if columns else [()] * count
+    if isinstance(layout, Encoded):
+        return [encode_value(value) for value in arrays]
+    values = np.asarray(arrays)
+    if values.shape[1:] != layout.shape or values.dtype.kind not in "biuf":
+        raise InvalidRecord(
+            f"rows of {values.dtype} {values.shape[1:]} where the layout has {layout.dtype} "
+            f"{layout.shape}"
+        )
+    values = values.astype(layout.dtype, copy=False)
+    if layout.is_array:
+        return [row.tobytes() for row in values]
+    return list(values) if layout.kind == "numpy" else values.tolist()
+
+
+def _is_objects(arrays: Arrays) -> bool:
+    return isinstance(arrays, _ndarray) and arrays.dtype == object
+
+
+def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """Values of whatever kind in an array of objects."""
+    objects = np.empty(len(values), object)
+    for position, value in enumerate(values):
+        objects[position] = value
+    return objects
+
+
+def rows_of(arrays: Arrays, rows: slice | npt.NDArray[np.bool_]) -> Arrays:
+    """Some rows of all arrays."""
+    if isinstance(arrays, dict):
+        return {name: rows_of(part, rows) for name, part in arrays.items()}
+    if isinstance(arrays, (list, tuple)):
+        return arrays.__class__([rows_of(part, rows) for part in arrays])
+    return arrays[rows]
+
+
+def item(arrays: Arrays, position: int, layout: Layout) -> Any:
+    """One value, of the type that it had."""
+    if isinstance(layout, Group) and not isinstance(arrays, _ndarray):
+        parts = layout.items(arrays)
+        pairs = zip(parts, layout.parts, strict=True)
+        return layout.build(item(part, position, of) for part, of in pairs)
+    value = arrays[position]
+    return layout.restore(value) if isinstance(layout, Leaf) else value
+
+
+def unsaid(arrays: Arrays, rows: Any = slice(None)) -> Arrays:
+    """The same without the numbers that fill these rows: NaN, where the dtype has it."""
+    if isinstance(arrays, (dict, list, tuple)):
+        parts = arrays.values() if isinstance(arrays, dict) else arrays
+        cleaned = [unsaid(part, rows) for part in parts]
+        if isinstance(arrays, dict):
+            return dict(zip(arrays, cleaned, strict=True))
+        return type(arrays)(cleaned)
+    if arrays.dtype.kind == "f":
+        arrays = arrays.copy()
+        arrays[rows] = np.nan
+    return arrays
+
+
+LayoutAt: TypeAlias = Callable[[int], Layout]
+"""Layout of a row, counted from the first. Those of one part share their columns."""
+
+
+def concatenate(parts: Sequence[tuple[Arrays, LayoutAt, int]]) -> Arrays:
+    """Join along the first axis; where structure or dtype differ too much, as objects.
+
+    Args:
+        parts: Arrays, the layouts of their rows, and the number of these.
+    """
+    layouts = [layout_at(0) for _, layout_at, _ in parts]
+    first = layouts[0]
+    if all(isinstance(layout, Leaf) for layout in layouts):
+        return join_arrays([arrays for arrays, _, _ in parts])
+    if isinstance(first, Group) and all(
+        _is_alike(first, layout) and not isinstance(arrays, _ndarray)  # joined as objects before
+        for layout, (arrays, _, _) in zip(layouts, parts, strict=True)
+    ):
+        return first.build(
+            concatenate([(first.items(arrays)[i], _part(at, i), n) for arrays, at, n in parts])
+            for i in range(len(first.parts))
+        )
+    return as_objects([item(arrays, i, at(i)) for arrays, at, n in parts for i in range(n)])
+
+
+def _is_alike(one: Group, other: Layout) -> bool:
+    return isinstance(other, Group) and (one.kind, one.names) == (other.kind, other.names)
+
+
+def _part(layout_at: LayoutAt, position: int) -> LayoutAt:
+    return lambda row: cast(Group, layout_at(row)).parts[position]
+
+
+def join_arrays(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Join along the first axis; where no dtype holds all of them exactly, as an object array."""
+    first = parts[0]
+    if all(part.dtype == first.dtype and part.shape[1:] == first.shape[1:] for part in parts):
+        return np.concatenate(parts)
+    if all(part.shape[1:] == first.shape[1:] for part in parts):
+        joined: npt.NDArray[Any] = np.concatenate(parts)
+        if _holds_exactly(joined, parts):
+            return joined
+    return as_objects([value for part in parts for value in part])
+
+
+def _holds_exactly(joined: npt.NDArray[Any], parts: Sequence[npt.NDArray[Any]]) -> bool:
+    first = 0
+    with np.errstate(all="ignore"):
+        for part in parts:
+            back = joined[first : first + len(part)].astype(part.dtype)
+            if back.tobytes() != part.tobytes():
+                return False
+            first += len(part)
+    return True

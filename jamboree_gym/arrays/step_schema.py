@@ -1,0 +1,217 @@
+"""The layout of an episode's rows, as an Arrow schema that is stored once for all that share it."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from jamboree_gym.arrays.layout import (
+    NOTHING,
+    Column,
+    Group,
+    Layout,
+    Leaf,
+    columns_of,
+    layout_from_json,
+    layout_to_json,
+    share_columns,
+)
+from jamboree_gym.arrays.packing import Pack, filler, packer
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.keys import digest
+
+__all__ = ["DAMAGED", "FindSchema", "SchemaChanges", "StepSchema", "schema_at"]
+
+DAMAGED = (
+    *(pa.ArrowException, OSError, EOFError, MemoryError, RecursionError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+)
+"""What reading damaged Arrow bytes raises."""
+
+_FIXED = [
+    ("reward", pa.float64()),
+    ("terminated", pa.bool_()),
+    ("truncated", pa.bool_()),
+    ("timestamp", pa.float64()),
+]
+_ROLES = ("observation", "action", "annotation")
+
+
+@dataclass(frozen=True)
+class StepSchema:
+    """Columns of an episode's rows.
+
+    Attributes:
+        observation: Layout of an observation.
+        action: Layout of an action.
+        annotation: Layout of what the agent said of a step; `NOTHING` if it said nothing.
+    """
+
+    observation: Layout
+    action: Layout
+    annotation: Group = NOTHING
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is derived: functions cannot be pickled."""
+        return {role: getattr(self, role) for role in _ROLES}
+
+    @cached_property
+    def columns(self) -> tuple[tuple[Column, ...], tuple[Column, ...], tuple[Column, ...]]:
+        """Columns of observation, action and annotation."""
+        observation, action, annotation = (
+            tuple(column for _, column in columns_of(layout, role))
+            for role, layout in zip(_ROLES, self._layouts, strict=True)
+        )
+        return observation, action, annotation
+
+    @cached_property
+    def is_annotated(self) -> bool:
+        """Whether there is anything that an agent said."""
+        return self.annotation != NOTHING
+
+    @property
+    def _layouts(self) -> tuple[Layout, Layout, Layout]:
+        return self.observation, self.action, self.annotation
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether all columns are buffers of the values' own bytes."""
+        return all(
+            isinstance(column, Leaf) and column.is_plain
+            for columns in self.columns
+            for column in columns
+        )
+
+    @cached_property
+    def pack_observation(self) -> Pack:
+        """Packs an observation of this layout."""
+        return packer(self.observation)
+
+    @cached_property
+    def pack_action(self) -> Pack:
+        """Packs an action of this layout."""
+        return packer(self.action)
+
+    @cached_property
+    def pack_annotation(self) -> Pack:
+        """Packs an annotation of this layout."""
+        return packer(self.annotation)
+
+    @cached_property
+    def action_filler(self) -> Any:
+        """What row 0 holds for an action."""
+        return filler(self.action)
+
+    @cached_property
+    def annotation_filler(self) -> Any:
+        """What a row without annotation holds where others have one."""
+        return filler(self.annotation)
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of a row's columns of fixed size."""
+        return sum(
+            column.nbytes
+            for columns in self.columns
+            for column in columns
+            if isinstance(column, Leaf)
+        )
+
+    @cached_property
+    def has_encoded(self) -> bool:
+        """Whether values of observation or action are encoded one by one."""
+        observation, action, _ = self.columns
+        return not all(isinstance(column, Leaf) for column in (*observation, *action))
+
+    @cached_property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema, layouts in its metadata."""
+        pairs = list(zip(_ROLES, self._layouts, strict=True))
+        layouts = {role: layout_to_json(layout) for role, layout in pairs}
+        observation, action, annotation = (
+            [(name, _arrow_type(column)) for name, column in columns_of(layout, role)]
+            for role, layout in pairs
+        )
+        annotated = [("annotated", pa.bool_()), *annotation] if self.is_annotated else []
+        return pa.schema(
+            [*observation, *action, *_FIXED, *annotated],
+            metadata={"jamboree": json.dumps(layouts, sort_keys=True)},
+        )
+
+    @cached_property
+    def blob(self) -> bytes:
+        """The schema as stored, once for all episodes that share it."""
+        return bytes(self.arrow.serialize())
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the blob."""
+        return digest(self.blob)
+
+    @cached_property
+    def digest_bytes(self) -> bytes:
+        """Name of the blob as a frame holds it."""
+        return bytes.fromhex(self.digest)
+
+    @property
+    def shared(self) -> StepSchema:
+        """The one instance that all equal schemas share: their Arrow side is made only once."""
+        return _shared(self)
+
+    def shares_columns_with(self, other: StepSchema) -> bool:
+        """Whether rows of both fit into one frame."""
+        return all(map(share_columns, self._layouts, other._layouts))
+
+    @classmethod
+    def from_blob(cls, blob: bytes, *, where: str) -> StepSchema:
+        """Inverse of `blob`.
+
+        Raises:
+            DecodeError: It is not such a schema.
+        """
+        try:
+            return _schema_from_blob(blob)
+        except DAMAGED as error:
+            raise DecodeError(f"{where}: not a schema of steps: {error}") from error
+
+
+SchemaChanges = Sequence[tuple[int, StepSchema]]
+"""Row number from which on a schema holds; ascending."""
+
+
+def schema_at(schemas: SchemaChanges, row: int) -> StepSchema:
+    """The schema that holds at a row."""
+    position = bisect_right(schemas, row, key=lambda change: change[0])
+    return schemas[max(0, position - 1)][1]
+
+
+FindSchema = Callable[[str], StepSchema]
+"""Gives the schema of a digest."""
+
+
+def _arrow_type(column: Column) -> pa.DataType:
+    return column.arrow_type() if isinstance(column, Leaf) else pa.binary()
+
+
+@lru_cache(maxsize=1024)
+def _shared(schema: StepSchema) -> StepSchema:
+    return schema
+
+
+@lru_cache(maxsize=256)
+def _schema_from_blob(blob: bytes) -> StepSchema:
+    arrow = pa.ipc.read_schema(pa.py_buffer(blob))
+    layouts = json.loads(arrow.metadata[b"jamboree"].decode())
+    observation, action, annotation = (layout_from_json(layouts[role]) for role in _ROLES)
+    if not isinstance(annotation, Group):
+        raise ValueError("its annotations have no names")
+    schema = StepSchema(observation, action, annotation)
+    if not schema.arrow.equals(arrow):
+        raise ValueError("its columns are not those of its layout")
+    return schema

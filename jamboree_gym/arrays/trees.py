@@ -1,0 +1,56 @@
+"""The arrays of dicts and tuples one by one, for formats that take nothing but arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+
+from jamboree_gym.arrays.packing import Arrays
+from jamboree_gym.errors import ExportError
+
+__all__ = ["LeafPath", "leaves_of", "numbers_of", "path_shown"]
+
+LeafPath: TypeAlias = tuple[str | int, ...]
+"""Name of the whole, then the keys that lead to the leaf."""
+
+
+def leaves_of(arrays: Arrays, *path: str | int) -> Iterator[tuple[LeafPath, npt.NDArray[Any]]]:
+    """Each array, and the path to it; `path` is the one to the whole."""
+    if isinstance(arrays, (dict, list, tuple)):
+        for key, part in arrays.items() if isinstance(arrays, dict) else enumerate(arrays):
+            yield from leaves_of(part, *path, key)
+    else:
+        yield path, arrays
+
+
+def numbers_of(
+    arrays: Arrays, *path: str | int, episode: str, into: str
+) -> Iterator[tuple[LeafPath, npt.NDArray[Any]]]:
+    """The same, in native byte order, where all are of numbers.
+
+    Args:
+        arrays: Arrays of several steps.
+        *path: To the whole.
+        episode: An episode that they are of, for the error.
+        into: What they are wanted for, for the error.
+
+    Raises:
+        ExportError: Values of a leaf have no fixed shape; names it.
+    """
+    for leaf, values in leaves_of(arrays, *path):
+        if values.dtype == object:
+            raise ExportError(
+                f"{path_shown(leaf)} of episode {episode!r} has no fixed shape, and {into} takes "
+                "numbers of fixed shape only: ask for other episodes"
+            )
+        yield leaf, values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def path_shown(path: LeafPath) -> str:
+    """As one would write it in Python: `observation["joints"][0]`."""
+    first, *keys = path
+    return str(first) + "".join(
+        f'["{key}"]' if isinstance(key, str) else f"[{key}]" for key in keys
+    )

@@ -1,0 +1,93 @@
+"""Which logs may be let go of, the oldest first: found by looking at the heads of all."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+
+from jamboree_gym.backup.policy import RetentionPolicy
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
+from jamboree_gym.encoding.summary_codec import StoredSummary, decode_stored_summary
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.reading.filters import Found
+from jamboree_gym.store.redis.eviction import Candidate
+from jamboree_gym.store.redis.store import RedisStore
+
+__all__ = ["MAX_CANDIDATES", "candidates_among", "find_candidates"]
+
+MAX_CANDIDATES = 200_000  # the oldest; more are found the next time
+
+
+def find_candidates(store: RedisStore, policy: RetentionPolicy) -> Iterator[list[Candidate]]:
+    """Look through all logs of Redis.
+
+    Yields:
+        What was found so far, after each some hundred logs.
+    """
+    found: list[Candidate] = []
+    for heads in store.room.heads():
+        found += candidates_among(store, policy, heads)
+        if len(found) > 2 * MAX_CANDIDATES:
+            found = heapq.nsmallest(MAX_CANDIDATES, found)
+        yield found
+
+
+def candidates_among(
+    store: RedisStore, policy: RetentionPolicy, heads: Mapping[str, Head]
+) -> Iterator[Candidate]:
+    """Logs of which something may go, as far as their heads say."""
+    episodes = _episodes(store, heads)
+    kept = _kept(store, policy, list(episodes.values()))
+    for key, head in heads.items():
+        summary = episodes.get(key)
+        if head.codec == CODEC_STEPS and (summary is None or summary.id in kept):
+            continue
+        candidate = _candidate(key, head, summary)
+        if candidate is not None:
+            yield candidate
+
+
+def _episodes(store: RedisStore, heads: Mapping[str, Head]) -> dict[str, StoredSummary]:
+    """Summaries by log; those that are damaged are left out, and so are their episodes."""
+    found: dict[str, StoredSummary] = {}
+    for key, head in heads.items():
+        if head.codec != CODEC_STEPS:
+            continue
+        episode_id = store.keyspace.episode_id(key)
+        try:
+            found[key] = decode_stored_summary(head.note, episode_id=episode_id, where=key)
+        except DecodeError:
+            continue
+    return found
+
+
+def _kept(store: RedisStore, policy: RetentionPolicy, episodes: Found) -> set[str]:
+    """Ids of the episodes that a rule keeps."""
+    filters = policy.filters()
+    if not filters:
+        return set()
+    living = store.living({one.writer.hex() for one in episodes if one.status == "running"})
+    as_of_now = [
+        one if one.status != "running" or one.writer.hex() in living else _interrupted(one)
+        for one in episodes
+    ]
+    return {one.id for rule in filters for one in rule.among(as_of_now)}
+
+
+def _interrupted(summary: StoredSummary) -> StoredSummary:
+    changed = StoredSummary(*(getattr(summary, name) for name in summary.__struct_fields__))
+    changed.status = "interrupted"
+    return changed
+
+
+def _candidate(key: str, head: Head, summary: StoredSummary | None) -> Candidate | None:
+    """A log of which something may go: all of an episode that is over, else what is acknowledged.
+
+    Of what goes in part it is not known here how old its oldest frame is; the script says.
+    """
+    is_over = summary is not None and summary.status != "running"
+    if is_over and head.acked == head.count:
+        return Candidate(head.t_last, key, head.born, head.revision)
+    if head.acked <= head.held:
+        return None
+    return Candidate(head.born, key, head.born, None)

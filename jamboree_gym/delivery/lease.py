@@ -1,0 +1,101 @@
+"""The sign of life of a process that records: one key in Redis that expires unless it is renewed.
+
+An episode is `running` for as long as its writer holds a lease. Nobody has to notice a death and
+write it down: whoever reads looks whether the lease is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import threading
+import time
+
+from jamboree_gym.store.redis.store import RedisStore
+
+__all__ = ["LEASE_S", "Lease"]
+
+LEASE_S = 10.0
+RENEW_S = LEASE_S / 3
+RETRY_S = LEASE_S / 10
+LATEST_RENEWAL_S = LEASE_S * 2 / 3  # rows that come later than this bring a renewal with them
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """The lease of one writer; does nothing until `hold`.
+
+    It is not given back at the end, but left to expire: a reader that saw the last episode going
+    on, and then asks for its writer, must not take a process that has just closed for a dead one.
+
+    Args:
+        store: Where it is kept.
+        writer: Names the writer: its eight bytes in hexadecimal digits.
+    """
+
+    def __init__(self, store: RedisStore, writer: str) -> None:
+        self._store = store
+        self._writer = writer
+        self._holder = f"{platform.node()} {os.getpid()}".encode(errors="replace").decode()
+        self._renewed_at = -math.inf  # by two clocks: one may be set back, one may stand in sleep
+        self._renewed_at_monotonic = -math.inf
+        self._losses = 0
+        self._is_wanted = False
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def hold(self) -> None:
+        """From now on episodes are recorded: a thread keeps the lease. Asks nothing of Redis."""
+        if self._thread is None:
+            self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            self._is_wanted = True
+            if self._thread is not None or self._stop.is_set():
+                return
+            thread = threading.Thread(target=self._run, name="jamboree-lease", daemon=True)
+            try:
+                thread.start()
+                self._thread = thread
+            except RuntimeError as error:  # the interpreter is ending, or has no threads left
+                log.debug("no thread to renew the lease: %s", error)
+
+    def renew_if_due(self) -> None:
+        """Make sure that rows never reach Redis before the lease does.
+
+        To be called before rows are sent. The first rows bring the lease with them; so do those
+        after a time in which the thread could not renew it (no Redis, or the machine asleep).
+
+        Raises:
+            JamboreeError: Redis does not take it.
+        """
+        ages_s = time.time() - self._renewed_at, time.monotonic() - self._renewed_at_monotonic
+        is_late = max(ages_s) > LATEST_RENEWAL_S
+        if self._is_wanted and (is_late or self._losses != self._store.losses):
+            self._renew()
+
+    def _renew(self) -> None:
+        losses, now, now_monotonic = self._store.losses, time.time(), time.monotonic()
+        self._store.put_lease(self._writer, self._holder, LEASE_S)
+        self._losses, self._renewed_at, self._renewed_at_monotonic = losses, now, now_monotonic
+
+    def _run(self) -> None:
+        pause_s = 0.0
+        while not self._stop.wait(pause_s):
+            try:
+                self._renew()
+                pause_s = RENEW_S
+            except Exception as error:  # noqa: BLE001 - the writer says what is wrong with Redis
+                log.debug("the lease is not renewed: %s", error)
+                pause_s = RETRY_S
+
+    def close(self, timeout_s: float) -> None:
+        """Renew it no longer."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)

@@ -1,0 +1,229 @@
+"""What a Jamboree has opened, and the thread that closes what nobody refers to any more.
+
+A Jamboree that is dropped without `close()` cannot close itself: the garbage collector may come at
+any point of any thread, also of one that holds a lock which closing needs. So what it has opened
+knows nothing of it, and is handed to a thread of its own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import util
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from jamboree_gym.delivery.lease import Lease
+from jamboree_gym.delivery.outbox import Outbox
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, Writer
+from jamboree_gym.errors import JamboreeError
+from jamboree_gym.servers.embedded import EmbeddedServers
+from jamboree_gym.store.mongo.store import MongoStore, check_threads
+from jamboree_gym.store.read_through import BackedStore
+
+__all__ = ["Opened", "RunningBackup", "closer", "writers_here"]
+
+WORKER_EXIT_PRIORITY = 50  # after the Jamborees that are still referred to
+
+log = logging.getLogger(__name__)
+
+writers_here: set[str] = set()
+"""Names of the writers of this process."""
+
+
+class RunningBackup(Protocol):
+    """What copies to MongoDB by itself."""
+
+    def begin(self) -> None:
+        """Something has been delivered. Returns at once."""
+
+    def close(self, timeout_s: float) -> None:
+        """Let it finish."""
+
+
+class Opened:
+    """Servers, stores and threads of one Jamboree; refers to it nowhere.
+
+    Args:
+        redis_url: As given, None = embedded.
+        mongo_url: Likewise.
+        home: Of the embedded servers.
+        namespace: Of the Jamboree.
+    """
+
+    store: BackedStore
+    writer: Writer
+    lease: Lease
+    writer_name: str
+
+    def __init__(
+        self, redis_url: str | None, mongo_url: str | None, home: Path | None, namespace: str
+    ) -> None:
+        self.redis_url = redis_url
+        self.mongo_url = mongo_url
+        self.home = home
+        self.namespace = namespace
+        self.servers: EmbeddedServers | None = None
+        self.mongo: MongoStore | None = None
+        self.backup: RunningBackup | None = None
+        self.outboxes: WeakValueDictionary[str, Outbox] = WeakValueDictionary()
+        self._parents_mongo: MongoStore | None = None
+        self._lock = threading.RLock()
+        self._mongo_lock = threading.RLock()  # its own: opening MongoDB takes its time
+
+    def join_servers(self) -> EmbeddedServers:
+        """The embedded servers, joined once."""
+        with self._lock:
+            if self.servers is None:
+                self.servers = EmbeddedServers.join(self.home)
+            return self.servers
+
+    def leave_servers(self) -> None:
+        """Leave them, if they were joined."""
+        if self.servers is not None:
+            self.servers.close()
+
+    def own_redis_url(self) -> str:
+        """Where Redis is."""
+        return self.redis_url or self.join_servers().redis_url
+
+    def opened_mongo(self) -> MongoStore:
+        """The backup; opened, and where embedded also started, on first use."""
+        with self._mongo_lock:
+            if self.mongo is None:
+                check_threads()
+                url = self.mongo_url or self.join_servers().mongo_url()
+                self.mongo = MongoStore.from_url(url, self.namespace)
+            return self.mongo
+
+    def backup_to_read(self) -> MongoStore | None:
+        """Where to look for what Redis does not have; None where nothing was ever backed up.
+
+        Also while it closes: what is delivered then may go on with a log that Redis has lost.
+        """
+        return self.opened_mongo() if self.has_backup else None
+
+    @property
+    def has_backup(self) -> bool:
+        """Whether MongoDB may hold anything; where none was ever started, nothing is copied yet."""
+        is_embedded = self.servers is not None and self.servers.have_backup
+        return self.mongo is not None or self.mongo_url is not None or is_embedded
+
+    def abandon(self) -> None:
+        """End the episodes that are still being recorded, as far as they are there."""
+        for outbox in list(self.outboxes.values()):
+            if isinstance(outbox, StepOutbox) and outbox.error is None:
+                outbox.end("abandoned")
+
+    def let_go(self, timeout_s: float) -> None:
+        """Bring everything to Redis, and close.
+
+        Raises:
+            UnsavedRecords: Something could not be saved and is lost.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            self.writer.close(timeout_s)
+        finally:
+            if self.backup is not None:
+                self.backup.close(max(0.0, deadline - time.monotonic()))
+            self.lease.close(timeout_s)
+            writers_here.discard(self.writer_name)
+            self.store.close()
+            if self.mongo is not None:
+                self.mongo.close()
+            self.leave_servers()
+
+    def after_fork_in_child(self) -> None:
+        """Leave to the parent what it has opened; a closed one stays closed."""
+        self._lock = threading.RLock()  # whoever held it is not in this process
+        self._mongo_lock = threading.RLock()
+        self.store.after_fork_in_child()
+        self._parents_mongo, self.mongo = self.mongo or self._parents_mongo, None
+
+
+class _Closer:
+    """Closes what was dropped, on a thread that lives as long as there is something to close."""
+
+    def __init__(self) -> None:
+        self._finishes_at_exit = False
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        """What the parent has dropped, the parent closes."""
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_finishing = False
+        self._dropped: SimpleQueue[tuple[Opened, Callable[[], None]]] = SimpleQueue()
+
+    def prepare(self) -> None:
+        """A Jamboree is opened: at the end of the process, wait for those that are dropped."""
+        with self._lock:
+            if not self._finishes_at_exit:
+                self._finishes_at_exit = True
+                atexit.register(self.finish)
+
+    def finish_at_exit_of_worker(self) -> None:
+        """A worker process of `multiprocessing` ends without `atexit`, but calls this."""
+        util.Finalize(None, self.finish, exitpriority=WORKER_EXIT_PRIORITY)
+
+    def drop(self, opened: Opened, forget: Callable[[], None], what: str) -> None:
+        """Nobody refers to it any more.
+
+        The garbage collector calls this, so it waits for no lock; `Thread.start` does.
+        """
+        self._dropped.put((opened, forget))
+        with suppress(RuntimeError):  # the interpreter is ending, or has no threads left
+            _thread.start_new_thread(self._start, ())
+        warnings.warn(f"unclosed {what}: close it, or use `with`", ResourceWarning, stacklevel=2)
+
+    def _start(self) -> None:
+        with self._lock, suppress(RuntimeError):
+            if self._thread is None and not self._is_finishing and not self._dropped.empty():
+                thread = threading.Thread(target=self._run, name="jamboree-closer", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def finish(self) -> None:
+        """Close what is still to be closed."""
+        with self._lock:
+            thread, self._is_finishing = self._thread, True
+        if thread is not None:
+            thread.join()
+        self._close_all()
+        self._is_finishing = False
+
+    def _run(self) -> None:
+        while True:
+            self._close_all()
+            with self._lock:
+                if self._dropped.empty():
+                    self._thread = None
+                    return
+
+    def _close_all(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._close(*self._dropped.get_nowait())
+
+    def _close(self, opened: Opened, forget: Callable[[], None]) -> None:
+        try:
+            forget()
+            opened.abandon()
+            opened.let_go(CLOSE_TIMEOUT_S)
+        except JamboreeError as error:
+            log.error("a Jamboree that was not closed: %s", error)
+        except Exception as error:
+            log.error("a Jamboree that was not closed", exc_info=error)
+
+
+closer = _Closer()

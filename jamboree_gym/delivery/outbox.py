@@ -1,0 +1,379 @@
+"""Records on their way to Redis: one outbox per log and process.
+
+The caller's thread puts, whoever delivers takes. What was taken stays here as a batch, byte for
+byte the same on every try, until the server has said that it holds it.
+
+A Ctrl-C may come after any call, also in the middle of these methods. So what belongs together is
+changed by the last statements of a method, which call nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_frame, encode_records
+from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
+from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.store.redis.store import Append, AppendResult, IndexEntry
+
+__all__ = ["Batch", "Outbox", "RecordOutbox"]
+
+MAX_FRAMES_PER_APPEND = 64
+MAX_APPEND_BYTES = 8 << 20  # so that one append does not keep the server from others for long
+MAX_FRAME_BYTES = 1 << 20
+MAX_FRAME_RECORDS = 256  # so that reading the newest few never decodes many
+MAX_RECORD_BYTES = 256 << 20  # Redis takes no more than 512 MiB in one piece
+RECORD_OVERHEAD_BYTES = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """A sealed batch that waits for the server's answer.
+
+    Attributes:
+        frame: Its bytes.
+        count: Number of records in it.
+        timestamps: Their times, epoch seconds; empty where a batch is never moved.
+        records: The encoded records, kept for the case that another writer was first.
+        summary: Of an episode, as it is after these rows.
+    """
+
+    frame: bytes
+    count: int
+    timestamps: Sequence[float] = ()
+    records: Sequence[bytes] = ()
+    summary: EpisodeSummary | None = None
+
+
+class Outbox(ABC):
+    """Base of all outboxes.
+
+    Args:
+        key: The log.
+        codec: Codec of its frames.
+        writer_id: Eight bytes that mark this process's batches.
+        mark: Tells the writer that there is something to deliver; until when is soon enough.
+
+    Attributes:
+        key: The log.
+        error: Why it can never be written, None as long as it can.
+        late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
+        was_refused: Whether the writer knows of `error`, or of `cut_off`.
+        cut_off: Why the log ends before what was put last; None where it does not.
+    """
+
+    cut_off: JamboreeError | None = None
+
+    __slots__ = (
+        "__weakref__",
+        "_asked_in",
+        "_batches",
+        "_codec",
+        "_is_uncertain",
+        "_mark",
+        "_marked",
+        "_next_index",
+        "_put_count",
+        "_sent",
+        "_stored_count",
+        "_writer_id",
+        "error",
+        "key",
+        "late_at",
+        "was_refused",
+    )
+
+    def __init__(
+        self, key: str, codec: int, writer_id: bytes, mark: Callable[[Outbox], float]
+    ) -> None:
+        self.key = key
+        self.error: JamboreeError | None = None
+        self.was_refused = False
+        self._codec = codec
+        self._writer_id = writer_id
+        self._mark = mark
+        self._marked = False
+        self.late_at = math.inf
+        self._next_index = 0
+        self._batches: deque[Batch] = deque()
+        self._sent = 0
+        self._is_uncertain = False  # whether the server has what was sent last
+        self._asked_in = ""
+        self._put_count = 0
+        self._stored_count = 0
+
+    @property
+    def unsaved(self) -> int:
+        """Number of records that the server has not acknowledged."""
+        return self._put_count - self._stored_count
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has everything, what is written beside the records included."""
+        return not self._marked and not self._batches and self._put_count == self._stored_count
+
+    @property
+    @abstractmethod
+    def pending_bytes(self) -> int:
+        """Memory held by them, roughly."""
+
+    @abstractmethod
+    def seal(self) -> None:
+        """Turn what has been put so far into batches."""
+
+    @abstractmethod
+    def _continue_at(self, result: AppendResult) -> None:
+        """Another writer was first: move all batches, or set `error`."""
+
+    def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
+        """What to write beside so many batches."""
+        return b"", None
+
+    def _blobs(self) -> Mapping[str, bytes]:
+        """Immutable content that the batches refer to."""
+        return {}
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether sealed batches wait to be sent."""
+        return bool(self._batches) and self.error is None
+
+    def next_append(self) -> Append | None:
+        """The oldest batches, as one append; None when nothing is left to send.
+
+        As long as it is not known what became of them, it is those of the last time.
+        """
+        if self.error is not None:
+            return None
+        frames: list[bytes] = []
+        size = 0
+        limit = self._sent if self._is_uncertain and self._sent else MAX_FRAMES_PER_APPEND
+        for batch in self._batches:
+            if len(frames) == limit or size >= MAX_APPEND_BYTES:
+                break
+            frames.append(batch.frame)
+            size += len(batch.frame)
+        note, entry = self._note(len(frames))
+        if not frames and not note:
+            return None
+        append = Append(
+            self.key,
+            self._codec,
+            frames,
+            self._index_after(len(frames)),
+            note,
+            entry,
+            self._blobs(),
+            self._born,
+            self._is_uncertain,
+            "" if self._is_uncertain else self._asked_in,
+        )
+        self._sent, self._is_uncertain = len(frames), True
+        return append
+
+    def _index_after(self, sent: int) -> int:
+        """Records in the log once so many batches are stored."""
+        return self._next_index - sum([one.count for one in islice(self._batches, sent, None)])
+
+    @property
+    def _born(self) -> float | None:
+        """Timestamp of the log's first record, where this outbox has begun it."""
+        return None
+
+    def settle(self, result: AppendResult) -> None:
+        """Take the server's answer to the last `next_append`."""
+        # What an earlier try had stored, and somebody deleted then, is not stored again.
+        done = self._sent if result.is_deleted else result.stored
+        left = deque(islice(self._batches, done, None))
+        stored = sum([batch.count for batch in islice(self._batches, done)])
+        self._batches, self._stored_count = left, self._stored_count + stored
+        self._is_uncertain = False
+        if result.is_deleted or done < self._sent:
+            self._continue_at(result)
+
+    def was_asked_for(self, epoch: str) -> None:
+        """MongoDB was asked for the log: what waits may begin it. Nothing of it was stored."""
+        self._asked_in, self._is_uncertain = epoch, False
+
+    def refuse(self, error: JamboreeError) -> None:
+        """This log can never be written: keep the reason for `flush` and `close`."""
+        self.error = error
+
+    def raise_error(self) -> None:
+        """Raise the reason why this log cannot be written, if there is one."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
+    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
+        """Leave to the parent process what it has put; here, nothing more can be written."""
+        self._writer_id, self._mark, self._marked = writer_id, mark, False
+        self._batches, self._is_uncertain = deque(), False
+        self._stored_count = self._put_count
+        self.error = EpisodeInUse(
+            f"{self.key} is written by the process that this one was forked from"
+        )
+
+
+class RecordOutbox(Outbox):
+    """Outbox of free-form records; several processes may write to the same log.
+
+    Args:
+        key: The log.
+        writer_id: Eight bytes that mark this process's batches.
+        mark: Tells the writer that there is something to deliver; until when is soon enough.
+        clock: Gives the time of each record, epoch seconds.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_lock",
+        "_queue",
+        "_queued_bytes",
+        "_t_last",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        writer_id: bytes,
+        mark: Callable[[Outbox], float],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(key, CODEC_RECORDS, writer_id, mark)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._queue: list[tuple[float, bytes]] = []
+        self._queued_bytes = 0
+        self._t_last = -math.inf
+
+    def put(self, record: bytes) -> int:
+        """Queue one encoded record; the bytes queued since the last seal.
+
+        Raises:
+            JamboreeError: The log cannot be written, or the writer is closed; nothing is queued.
+        """
+        with self._lock:
+            queued_bytes = self._queued_bytes + len(record) + RECORD_OVERHEAD_BYTES
+            if queued_bytes > MAX_RECORD_BYTES:
+                _check_size(record)
+            if self.error is not None:
+                self.raise_error()
+            if not self._marked:
+                self.late_at = self._mark(self)
+                self._marked = True
+            now = self._clock()
+            if now <= self._t_last:
+                now = math.nextafter(self._t_last, math.inf)
+            self._t_last = now
+            self._queued_bytes = queued_bytes
+            self._put_count += 1
+            self._queue.append((now, record))
+            return queued_bytes
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory held by them, roughly."""
+        return self._queued_bytes + sum(len(batch.frame) * 2 for batch in list(self._batches))
+
+    def seal(self) -> None:
+        """Turn what has been put so far into batches."""
+        with self._lock:
+            self._marked = False
+            queued = self._queue[:]
+        if not queued:
+            return
+        batches = deque(self._batches)
+        next_index = self._next_index
+        for cut in _cuts([record for _, record in queued]):
+            timestamps, records = zip(*queued[cut], strict=True)
+            batches.append(self._batch(next_index, timestamps, records))
+            next_index += len(records)
+        with self._lock:
+            left = self._queue[len(queued) :]
+            left_bytes = sum(len(record) + RECORD_OVERHEAD_BYTES for _, record in left)
+            self._batches, self._next_index = batches, next_index
+            self._queue, self._queued_bytes = left, left_bytes
+
+    def _batch(self, start: int, timestamps: Sequence[float], records: Sequence[bytes]) -> Batch:
+        frame = encode_frame(
+            codec=CODEC_RECORDS,
+            start=start,
+            count=len(records),
+            writer=self._writer_id,
+            t_first=timestamps[0],
+            t_last=timestamps[-1],
+            body=encode_records(timestamps, records),
+        )
+        return Batch(frame, len(records), timestamps, records)
+
+    def _continue_at(self, result: AppendResult) -> None:
+        """Queue behind the other writer: new indices, and times after its last one."""
+        self._warn_if_less(result.count)
+        next_index, t_last = result.count, result.t_last
+        moved: deque[Batch] = deque()
+        for batch in self._batches:
+            timestamps = []
+            for time_s in batch.timestamps:
+                t_last = time_s if time_s > t_last else math.nextafter(t_last, math.inf)
+                timestamps.append(t_last)
+            moved.append(self._batch(next_index, timestamps, batch.records))
+            next_index += batch.count
+        with self._lock:
+            self._t_last = max(self._t_last, t_last)
+            self._batches, self._next_index = moved, next_index
+
+    def _warn_if_less(self, count: int) -> None:
+        """Say so when the server has let go of what it had acknowledged."""
+        known = self._next_index - sum(batch.count for batch in self._batches)
+        if count < known:
+            log.warning(
+                "%s held %d records and holds %d now: the others were deleted, or the server was "
+                "started again without them. What is saved from now on follows these.",
+                self.key,
+                known,
+                count,
+            )
+
+    def start_over(self) -> None:
+        """The log has been deleted by this process."""
+        with self._lock:
+            if not self._batches:
+                self._next_index = 0
+
+    def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
+        """Leave to the parent process what it has put, and begin without it."""
+        super().after_fork_in_child(writer_id, mark)
+        self.error = None
+        self._lock = threading.Lock()  # whoever held it is not in this process
+        self._queue, self._queued_bytes, self._next_index = [], 0, 0
+
+
+def _check_size(record: bytes) -> None:
+    if len(record) > MAX_RECORD_BYTES:
+        raise InvalidRecord(
+            f"a record of {len(record) / 2**20:.0f} MiB is larger than "
+            f"{MAX_RECORD_BYTES / 2**20:.0f} MiB: save it in parts"
+        )
+
+
+def _cuts(records: Sequence[bytes]) -> Iterator[slice]:
+    """Where to cut records into frames: by count, and earlier where they are large."""
+    first, size = 0, 0
+    for position, record in enumerate(records):
+        size += len(record)
+        if size >= MAX_FRAME_BYTES or position + 1 - first == MAX_FRAME_RECORDS:
+            yield slice(first, position + 1)
+            first, size = position + 1, 0
+    if first < len(records):
+        yield slice(first, len(records))

@@ -1,0 +1,327 @@
+"""The rows of one episode on their way to Redis: batches, summary, and the server's answers."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from itertools import chain, islice
+from operator import add
+
+from jamboree_gym.arrays.values import shown
+from jamboree_gym.delivery.outbox import Batch, Outbox
+from jamboree_gym.delivery.step_buffer import RowBuffer
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_frame
+from jamboree_gym.encoding.row_parts import RowPart, single_rows
+from jamboree_gym.encoding.rows import (
+    REWARD,
+    ROW_WIDTH,
+    TERMINATED,
+    TIMESTAMP,
+    TRUNCATED,
+    StepSchema,
+    encode_rows,
+)
+from jamboree_gym.encoding.summary_codec import (
+    check_summary,
+    encode_episode_note,
+    encode_origin,
+    encode_summary,
+)
+from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeError
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
+from jamboree_gym.store.redis.store import AppendResult, IndexEntry
+
+__all__ = ["StepOutbox"]
+
+log = logging.getLogger(__name__)
+
+
+class StepOutbox(RowBuffer):
+    """Outbox of one episode; this process is its only writer, one thread its only caller.
+
+    Args:
+        key: The episode's log.
+        writer_id: Eight bytes that mark this process's batches.
+        mark: Tells the writer that there is something to deliver; until when is soon enough.
+        summary: As it is before the first row.
+        origin: What the episode can be begun with again.
+        schema: Layout of the rows, as far as it can be guessed.
+        keep: So many of the newest rows stay in memory for `recent`.
+        blobs: What `origin` refers to, by digest.
+
+    Raises:
+        InvalidRecord: Something in summary or origin cannot be kept; names it.
+
+    Attributes:
+        summary: As it is after the rows that are in batches.
+        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
+        cut_off: Why a row could not be encoded. The rows before it are stored, the episode is
+            abandoned, and nothing more of it is kept.
+    """
+
+    __slots__ = (
+        "_blobs_used",
+        "_note_sent",
+        "_note_stored",
+        "_origin",
+        "_status",
+        "_stored_status",
+        "cut_off",
+        "is_deleted",
+        "summary",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        writer_id: bytes,
+        mark: Callable[[Outbox], float],
+        *,
+        summary: EpisodeSummary,
+        origin: EpisodeOrigin,
+        schema: StepSchema,
+        keep: int,
+        blobs: Mapping[str, bytes] | None = None,
+    ) -> None:
+        super().__init__(
+            key, writer_id, mark, schema=schema, keep=keep, started_at=summary.started_at
+        )
+        check_summary(summary)
+        self.summary = summary
+        self.is_deleted = False
+        self.cut_off: InvalidRecord | None = None
+        self._origin = encode_origin(origin)
+        self._status: EpisodeStatus = "running"
+        self._stored_status: EpisodeStatus = "running"
+        self._note_sent: EpisodeSummary | None = None
+        self._note_stored: EpisodeSummary | None = None
+        self._blobs_used: Mapping[str, bytes] = blobs or {}
+
+    @property
+    def status(self) -> EpisodeStatus:
+        """How it ended, or `running`."""
+        return self._status
+
+    @property
+    def is_over_here(self) -> bool:
+        """Whether nothing more is kept, although the environment may go on."""
+        return self.is_deleted or self.cut_off is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has everything that it will get."""
+        if self.cut_off is None:
+            return super().is_settled
+        return not self._batches and self._stored_status == self._status
+
+    @property
+    def unsaved(self) -> int:
+        """Number of rows that the server has not acknowledged; an end that it has not is one."""
+        if self.is_deleted:
+            return 0
+        return (self.rows_put - self._stored_count) or int(self._status != self._stored_status)
+
+    def end(self, status: EpisodeStatus) -> None:
+        """The episode is over: its summary is written with the next delivery. Once only."""
+        if self._status == "running":
+            self._status = status
+            self._announce()
+
+    def drop(self) -> None:
+        """The episode has been deleted: let go of what waits. No delivery may be going on."""
+        with self._seal_lock:
+            self.is_deleted = True
+            self._marked = False  # so that the next row looks
+        self._parts = []
+        self._batches.clear()
+
+    def _announce(self) -> None:
+        if not self.is_deleted:
+            super()._announce()
+
+    # -- the delivering thread's side -------------------------------------------------------
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory held by what is not acknowledged, roughly."""
+        if self.error is not None or self.is_deleted:
+            return 0
+        return self._waiting_bytes + sum(len(batch.frame) for batch in list(self._batches))
+
+    def seal(self) -> None:
+        """Turn what has been put so far into batches, and bring the summary up to date."""
+        with self._seal_lock:
+            self._marked = False
+            status = self._status  # before the rows: an end comes after the last of them
+            self._take()
+        if self.error is not None or self.is_deleted:
+            self._parts = []
+            return
+        if self.cut_off is not None:
+            self._parts = []
+            return
+        try:
+            batches, summary = self._sealed_parts(self._parts, status)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a row that should not have been accepted
+            self._break_off(error)
+            return
+        all_batches = self._batches + deque(batches)
+        self._batches, self.summary, self._parts = all_batches, summary, []
+
+    def _sealed_parts(
+        self, parts: Sequence[RowPart], status: EpisodeStatus
+    ) -> tuple[list[Batch], EpisodeSummary]:
+        summary, batches = self.summary, []
+        if parts and status == "running":
+            status = _told_by(parts[-1])
+        for part in parts:
+            summary = _summary_after(summary, part, status if part is parts[-1] else "running")
+            batches.append(self._batch(part, summary))
+        if status not in ("running", summary.status):
+            summary = replace(summary, status=status)
+        return batches, summary
+
+    def _break_off(self, error: Exception) -> None:
+        """Keep what comes before the first row that cannot be encoded; the episode ends there.
+
+        Raises:
+            Exception: There is nothing before it: the log can never be written.
+        """
+        batches, summary = list[Batch](), self.summary
+        for row in chain.from_iterable(map(single_rows, self._parts)):
+            try:
+                sealed, summary = self._sealed_row(summary, row)
+            except Exception as refused:  # noqa: BLE001 - this is the one
+                error = refused
+                break
+            batches.append(sealed)
+        row_number = self._stored_count + sum(one.count for one in (*self._batches, *batches))
+        if row_number == 0:
+            raise error
+        cut_off = InvalidRecord(
+            f"episode {summary.id!r} is abandoned: row {row_number} cannot be encoded "
+            f"({shown(error)}); the rows before it are stored"
+        )
+        cut_off.__cause__ = error
+        summary = replace(summary, status="abandoned")
+        if batches:
+            batches[-1].summary = summary
+        all_batches = self._batches + deque(batches)
+        with self._seal_lock:
+            self.cut_off, self._status = cut_off, "abandoned"
+        self._batches, self.summary, self._parts = all_batches, summary, []
+
+    def _sealed_row(self, summary: EpisodeSummary, row: RowPart) -> tuple[Batch, EpisodeSummary]:
+        after = _summary_after(summary, row, "running")
+        return self._batch(row, after), after
+
+    def _batch(self, part: RowPart, summary: EpisodeSummary) -> Batch:
+        rows, schema = part.rows, part.schema
+        for used in (schema, *[changed for _, changed in part.changes]):
+            if used.digest not in self._blobs_used:
+                self._blobs_used = {**self._blobs_used, used.digest: used.blob}
+        frame = encode_frame(
+            codec=CODEC_STEPS,
+            start=part.start,
+            count=part.count,
+            writer=self._writer_id,
+            t_first=rows[TIMESTAMP],
+            t_last=rows[TIMESTAMP - ROW_WIDTH],
+            body=encode_rows(rows, schema, part.changes),
+        )
+        return Batch(frame, part.count, summary=summary)
+
+    def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
+        """The summary as it is after the batches of the next append: never ahead of the rows."""
+        summary = self.summary
+        if self.is_deleted:
+            return b"", None
+        if sent < len(self._batches):
+            summary = self._batches[sent - 1].summary or summary
+        if summary is self._note_stored:
+            return b"", None
+        self._note_sent = summary
+        content = encode_summary(summary)
+        written_at = summary.started_at + summary.elapsed_s
+        entry = IndexEntry(summary.id, content, summary.run, written_at)
+        return encode_episode_note(content, self._origin), entry
+
+    def _blobs(self) -> Mapping[str, bytes]:
+        return self._blobs_used
+
+    @property
+    def _born(self) -> float | None:
+        return self.summary.started_at
+
+    def _index_after(self, sent: int) -> int:
+        return self._stored_count + sum([one.count for one in islice(self._batches, sent)])
+
+    def settle(self, result: AppendResult) -> None:
+        """Take the server's answer to the last `next_append`."""
+        is_end_alone = self._sent == 0
+        super().settle(result)
+        if is_end_alone and not result.is_deleted and result.count != self._stored_count:
+            self._continue_at(result)
+        if self.error is None and self._note_sent is not None:
+            self._note_stored = self._note_sent
+            self._stored_status = self._note_sent.status
+
+    def refuse(self, error: JamboreeError) -> None:
+        """It can never be written: keep the reason, and no longer what waits."""
+        super().refuse(error)
+        self._batches.clear()
+
+    def _continue_at(self, result: AppendResult) -> None:
+        expected = self._stored_count
+        if result.is_deleted:
+            log.warning(
+                "episode %r was deleted while it was recorded: the rest of it is not kept",
+                self.summary.id,
+            )
+            self.drop()
+        elif result.count < expected:
+            self.refuse(
+                EpisodeNotFound(
+                    f"episode {self.summary.id!r}: the first {expected} rows are no longer in "
+                    "Redis, so the next ones cannot be added. Was it emptied? Restore the backup."
+                )
+            )
+        else:
+            self.refuse(
+                EpisodeInUse(
+                    f"episode {self.summary.id!r} has another writer: Redis holds {result.count} "
+                    "rows that this process did not write. Give the episode another id."
+                )
+            )
+
+
+def _summary_after(known: EpisodeSummary, part: RowPart, status: EpisodeStatus) -> EpisodeSummary:
+    """The summary as it is after these rows."""
+    return EpisodeSummary(  # dataclasses.replace takes four times as long
+        known.id,
+        known.env_id,
+        known.run,
+        status,
+        part.start + part.count - 1,
+        # One by one: the sum is the same however the rows were cut.
+        reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return),
+        known.started_at,
+        part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
+        known.seed,
+        known.tags,
+        known.vector_index,
+        known.writer,
+        known.parent,
+    )
+
+
+def _told_by(part: RowPart) -> EpisodeStatus:
+    """What the newest row says of the episode: it may be here a moment before `end` is called."""
+    if part.rows[TERMINATED - ROW_WIDTH]:
+        return "terminated"
+    return "truncated" if part.rows[TRUNCATED - ROW_WIDTH] else "running"

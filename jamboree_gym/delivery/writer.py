@@ -1,0 +1,528 @@
+"""One background thread that brings every outbox to Redis, with a bounded memory.
+
+Shutdown order: no more puts are taken, what is queued is delivered, the thread ends, and only then
+is anything that stayed behind reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from jamboree_gym.delivery.lease import Lease
+from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, Outbox
+from jamboree_gym.delivery.pacing import Schedule
+from jamboree_gym.errors import (
+    InvalidRecord,
+    JamboreeClosed,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+    UnsavedRecords,
+)
+from jamboree_gym.store.log import Append, AppendResult, Asked
+from jamboree_gym.store.redis.store import RedisStore
+
+__all__ = ["WhenFull", "WriteMode", "Writer"]
+
+WriteMode = Literal["buffered", "sync", "fsync"]
+WhenFull = Literal["block", "raise"]
+
+APPENDS_PER_ROUND_TRIP = 256
+CHECK_EVERY_BYTES = 1 << 18
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+CLOSE_TIMEOUT_S = 10.0
+SAY_FULL_EVERY_S = 300.0
+LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
+QUICK_LOOK_S = 1e-4  # ... unless that is soon done
+
+log = logging.getLogger(__name__)
+
+
+class Writer:
+    """Delivers outboxes: before a flush interval is over, in the background, and on request.
+
+    Args:
+        store: Where the batches go.
+        lease: Goes there before them.
+        background: Whether the thread delivers what is marked; if not, it only repeats what
+            `deliver` could not bring there.
+        fsync: Whether each delivery waits until the server has it on disk.
+        flush_interval_s: A record waits no longer than this for its delivery to begin.
+        max_pending_bytes: More than this undelivered, and `admit` lets nobody through.
+        when_full: Whether it blocks then, or raises.
+        on_delivery: Called whenever the server has taken something; has to return at once.
+
+    Attributes:
+        needs_admission: Whether to call `admit` before a put: as much as may is waiting, or the
+            thread has failed.
+        has_outage: Whether to `look` after a put, because the server does not answer.
+        schedule: Of the thread.
+    """
+
+    def __init__(
+        self,
+        store: RedisStore,
+        lease: Lease,
+        *,
+        background: bool,
+        fsync: bool,
+        flush_interval_s: float,
+        max_pending_bytes: int,
+        when_full: WhenFull,
+        on_delivery: Callable[[], None] | None = None,
+    ) -> None:
+        self.needs_admission = False
+        self.has_outage = False
+        self.schedule = Schedule(flush_interval_s)
+        self._store = store
+        self._lease = lease
+        self._background = background
+        self._fsync = fsync
+        self._max_pending_bytes = max_pending_bytes
+        self._when_full = when_full
+        self._on_delivery = on_delivery
+        self._look_after = 0.0
+        self._looked_at_bytes = 0
+        self._dirty: dict[Outbox, None] = {}
+        self._in_flight: dict[Outbox, None] = {}
+        self._refused: dict[Outbox, JamboreeError] = {}
+        self._asking: dict[Outbox, Append] = {}  # MongoDB is asked for these by another thread
+        self._dirty_lock = threading.Lock()
+        self._delivery_lock = threading.Lock()
+        self._work = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._askers: list[threading.Thread] = []
+        self._closing = False
+        self._outage: Exception | None = None
+        self._failure: Exception | None = None
+        self._has_said_full = self._has_said_redis_full = False
+        self._said_store_full_at = -math.inf
+
+    # -- the caller's side ------------------------------------------------------------------
+
+    def mark(self, outbox: Outbox) -> float:
+        """There is something to deliver in this outbox.
+
+        Returns:
+            When to `look` if it has not been delivered, epoch seconds.
+
+        Raises:
+            JamboreeClosed: The writer has been closed.
+        """
+        if self._closing:
+            raise JamboreeClosed("this Jamboree is closed: open a new one to save")
+        with self._dirty_lock:
+            self._dirty[outbox] = None
+        if self._background and (self._thread is None or not self._work.is_set()):
+            self._wake()
+        return self.schedule.late_at_epoch
+
+    def _wake(self) -> None:
+        self.schedule.expect_round()
+        with self._dirty_lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="jamboree-writer", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:  # the interpreter is ending, or has no threads left
+                    self.schedule.expect_nothing()
+                    log.warning("no background thread (%s): saves wait for flush or close", error)
+        self._work.set()
+
+    def look(self, queued_bytes: int = 0) -> None:
+        """See to it that the thread runs, and whether more is waiting than may.
+
+        The latter seldom where it takes long to add up, if not much was put since.
+
+        Args:
+            queued_bytes: What waits in the outbox of the last put, as far as the caller knows.
+        """
+        if not self.has_outage and time.monotonic() > self.schedule.late_at:
+            self.schedule.step_aside()
+        has_grown = abs(queued_bytes - self._looked_at_bytes) > CHECK_EVERY_BYTES
+        if time.monotonic() < self._look_after and not has_grown:
+            return
+        self._looked_at_bytes = queued_bytes
+        began = time.thread_time()  # without the time that other threads took meanwhile
+        if self._is_full:
+            self.needs_admission = True
+        took_s = time.thread_time() - began
+        self._look_after = time.monotonic() + max(0.0, took_s - QUICK_LOOK_S) / LOOK_SHARE
+
+    @property
+    def _is_full(self) -> bool:
+        return self.pending_bytes > self._max_pending_bytes
+
+    def admit(self) -> None:
+        """Block or raise while more than `max_pending_bytes` wait.
+
+        It raises only where the server does not answer; one that is slow is waited for.
+
+        Raises:
+            StoreUnavailable: So it is; nothing is lost. Says what to do.
+            JamboreeError: The thread has failed in a way that nobody thought of. It goes on trying.
+        """
+        self._raise_failure()
+        while self._is_full and not self._closing:
+            self._say_full()
+            if self._outage is not None and self._when_full == "raise":
+                raise self._full_error(self._outage) from self._outage
+            self.schedule.wait_for_delivery(BACKOFF_S[0])
+            self._raise_failure()
+        self.needs_admission = False  # the next look sets it again
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise JamboreeError(
+                f"the background writer failed: {failure!r}; {self.unsaved} records wait in memory "
+                "and are tried again; what this call was to save is not among them: repeat it"
+            ) from failure
+
+    def _say_full(self) -> None:
+        """Once per outage, and once where it is Redis that is full."""
+        is_redis_full = isinstance(self._outage, StoreFull)
+        if not self._has_said_full or (is_redis_full and not self._has_said_redis_full):
+            self._has_said_full = True
+            self._has_said_redis_full |= is_redis_full
+            raises = self._outage is not None and self._when_full == "raise"
+            log.warning(
+                "%.0f MiB wait for Redis at %s: saving %s until it %s (%s)",
+                self.pending_bytes / 2**20,
+                self._store.where,
+                "raises StoreUnavailable" if raises else "blocks",
+                "has room" if is_redis_full else "answers",
+                self._outage or "it is slower than what is saved",
+            )
+
+    def _full_error(self, outage: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.unsaved} records ({self.pending_bytes / 2**20:.1f} MiB, max_pending_bytes is "
+            f"{self._max_pending_bytes / 2**20:.1f} MiB) wait for Redis at {self._store.where}: "
+            f"{outage}. Nothing is lost, and nothing was done: repeat the call when Redis is back, "
+            'or open the Jamboree with when_full="block"'
+        )
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory held by undelivered records, roughly."""
+        return sum(outbox.pending_bytes for outbox in self._outboxes())
+
+    @property
+    def unsaved(self) -> int:
+        """Number of records that the server has not acknowledged."""
+        return sum(outbox.unsaved for outbox in self._outboxes())
+
+    def _outboxes(self) -> list[Outbox]:
+        with self._dirty_lock:
+            waiting = {**self._in_flight, **self._dirty, **self._asking}
+            return list({**waiting, **self._refused})
+
+    def deliver(self, outbox: Outbox) -> None:
+        """Bring one outbox to the server, on the calling thread.
+
+        Raises:
+            JamboreeError: It is not there yet; the records stay queued and are tried again.
+        """
+        while unknown := self._deliver_one(outbox):
+            self._ask_for(unknown)
+        outbox.raise_error()
+
+    def _deliver_one(self, outbox: Outbox) -> dict[Outbox, Append]:
+        with self._delivery_lock:
+            try:
+                unknown = self._deliver([outbox])
+            except BaseException:
+                with self._dirty_lock:
+                    self._dirty[outbox] = None
+                self._wake()
+                raise
+            with self._dirty_lock:
+                if outbox.is_settled:
+                    self._dirty.pop(outbox, None)
+        return unknown
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While this lasts nothing is delivered."""
+        with self._delivery_lock:
+            yield
+
+    def forget(self, outbox: Outbox) -> None:
+        """Nobody wants to hear of this outbox again."""
+        with self._dirty_lock:
+            for waiting in (self._dirty, self._asking, self._refused):
+                waiting.pop(outbox, None)
+
+    def flush(self, timeout_s: float) -> None:
+        """Return once the server has everything that was put before the call.
+
+        Raises:
+            UnsavedRecords: It does not, after `timeout_s`; says how many records are missing. Of
+                logs that can be written no more it is said once.
+        """
+        self.settle(timeout_s)
+        unsaved = self.unsaved
+        with self._dirty_lock:
+            refused, self._refused = self._refused, {}
+        for error in refused.values():
+            raise self._unsaved_error(error, unsaved) from error
+
+    def settle(self, timeout_s: float) -> None:
+        """As `flush`; of logs that can be written no more, nothing is said.
+
+        Raises:
+            UnsavedRecords: As above.
+        """
+        deadline = time.monotonic() + timeout_s
+        failures = 0
+        while (error := self._try_delivery(self._ask_for, with_asking=True)) is not None:
+            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            if time.monotonic() + pause_s > deadline:
+                raise self._unsaved_error(error, self.unsaved) from error
+            time.sleep(pause_s)
+            failures += 1
+
+    def _try_delivery(
+        self, ask: Callable[[dict[Outbox, Append]], None], *, with_asking: bool = False
+    ) -> Exception | None:
+        """Deliver what there is; why it did not work.
+
+        Args:
+            ask: Called with what can be delivered when MongoDB was asked.
+            with_asking: Whether to deliver, too, what another thread asks for just now.
+        """
+        try:
+            while unknown := self._deliver_dirty(with_asking=with_asking):
+                ask(unknown)
+        except Exception as error:  # noqa: BLE001 - whatever it is, flush says what is unsaved
+            return error
+        return None
+
+    def _unsaved_error(self, error: Exception, unsaved: int) -> UnsavedRecords:
+        what = error if isinstance(error, JamboreeError) else repr(error)
+        return UnsavedRecords(f"{unsaved} records are not in Redis: {what}", unsaved=unsaved)
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Deliver what is queued and end the thread.
+
+        Raises:
+            UnsavedRecords: Something could not be delivered within `timeout_s`.
+        """
+        if self._closing:
+            return
+        self._closing = True  # from now on `mark` refuses, and `flush` seals what was put before
+        try:
+            self.flush(timeout_s)
+        finally:
+            self._stop.set()
+            self._work.set()
+            if self._thread is not None:
+                self._join(self._thread, timeout_s)
+            for asker in self._askers:
+                self._join(asker, timeout_s)
+
+    @staticmethod
+    def _join(thread: threading.Thread, timeout_s: float) -> None:
+        if thread is not threading.current_thread():
+            thread.join(timeout_s)
+            if thread.is_alive():
+                log.warning("%s did not end within %.0f s", thread.name, timeout_s)
+
+    # -- delivery ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            self.schedule.end_round()
+            self._work.wait()
+            self.schedule.begin_pause()
+            pause_s = self.schedule.pause_s
+            if failures:
+                pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            if self._stop.wait(pause_s):
+                return
+            self._work.clear()
+            if self._stop.is_set():  # between the two: nobody would set `_work` again
+                return
+            self.schedule.go_on()
+            error = self._try_delivery(self._ask_beside)
+            if error is None:
+                self._recover()
+                failures = 0
+            else:
+                self._report(error)
+                self._work.set()
+                failures += 1
+
+    def _report(self, error: Exception) -> None:
+        """Say what goes wrong, once per outage, and have the next put look at it."""
+        if not isinstance(error, JamboreeError):
+            self._failure = error
+        if self._outage is None and self._failure is not None:
+            log.error("the background writer failed", exc_info=error)
+        elif self._outage is None and not self._was_said_of_full(error):
+            log.warning("%s; what is saved meanwhile waits in memory", error)
+        self._outage = error
+        self.has_outage = True
+        if self._is_full or self._failure is not None:
+            self.needs_admission = True
+
+    def _was_said_of_full(self, error: Exception) -> bool:
+        """Whether it is known that the server is full: with room made bit by bit it is often so."""
+        if not isinstance(error, StoreFull):
+            return False
+        was_said = self._is_known_full
+        if not was_said:
+            self._said_store_full_at = time.monotonic()
+        return was_said
+
+    @property
+    def _is_known_full(self) -> bool:
+        return time.monotonic() - self._said_store_full_at < SAY_FULL_EVERY_S
+
+    def _recover(self) -> None:
+        if isinstance(self._outage, StoreFull):
+            log.info("Redis at %s has room again", self._store.where)
+        elif self._outage is not None:
+            log.info("Redis at %s answers again", self._store.where)
+        if self._has_said_full and self.pending_bytes * 2 <= self._max_pending_bytes:
+            self._has_said_redis_full &= self._is_known_full
+            self._has_said_full = self._has_said_redis_full
+        self._outage = self._failure = None
+        self.has_outage = self.needs_admission = False
+
+    def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:
+        """Deliver what is marked; for which logs MongoDB has to be asked before."""
+        with self._delivery_lock:
+            with self._dirty_lock:
+                asking = self._asking if with_asking else {}
+                self._in_flight, self._dirty = {**dict.fromkeys(asking), **self._dirty}, {}
+            try:
+                unknown = self._deliver(self._in_flight)
+            except BaseException:
+                with self._dirty_lock:
+                    self._dirty, self._in_flight = {**self._in_flight, **self._dirty}, {}
+                raise
+            with self._dirty_lock:
+                self._asking |= unknown
+                self._in_flight = {}
+        return unknown
+
+    def _ask_for(self, unknown: dict[Outbox, Append]) -> None:
+        """Ask MongoDB, and have these delivered then. No lock is held: it may take its time."""
+        asked = Asked("", set())
+        try:
+            asked = self._store.ask_for(list(unknown.values()))
+        finally:
+            with self._delivery_lock:
+                for outbox, append in unknown.items():
+                    if append.key in asked.deleted:
+                        outbox.settle(AppendResult(0, 0, -math.inf, is_deleted=True))
+                        self._refuse_if_over(outbox)
+                    elif asked.epoch:
+                        outbox.was_asked_for(asked.epoch)
+                with self._dirty_lock:
+                    for outbox in unknown:
+                        self._asking.pop(outbox, None)
+                    self._dirty = {**dict.fromkeys(unknown), **self._dirty}
+
+    def _ask_beside(self, unknown: dict[Outbox, Append]) -> None:
+        """The same on a thread of its own: the other logs do not wait for it."""
+
+        def ask() -> None:
+            try:
+                self._ask_for(unknown)
+            except Exception as error:  # noqa: BLE001 - the delivery that follows says so
+                log.debug("MongoDB could not be asked: %s", error)
+            self._wake()
+
+        asker = threading.Thread(target=ask, name="jamboree-ask", daemon=True)
+        try:
+            asker.start()
+        except RuntimeError:  # the interpreter is ending: `close` asks by itself
+            log.debug("no thread to ask MongoDB: %d logs wait for flush or close", len(unknown))
+            return
+        self._askers = [*(one for one in self._askers if one.is_alive()), asker]
+
+    def _deliver(self, outboxes: Collection[Outbox]) -> dict[Outbox, Append]:
+        """Deliver all that these hold; what could not be, before MongoDB is asked for it."""
+        for outbox in outboxes:
+            self._seal(outbox)
+        unknown: dict[Outbox, Append] = {}
+        waiting = list(outboxes)
+        while waiting:
+            done = self._deliver_once(waiting, unknown)
+            again = [one for one in waiting[:done] if one.has_batches and one not in unknown]
+            waiting = again + waiting[done:]
+        self.schedule.announce_delivery()
+        return unknown
+
+    def _seal(self, outbox: Outbox) -> None:
+        try:
+            outbox.seal()
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one log's trouble holds no other back
+            self._refuse(outbox, InvalidRecord(f"{outbox.key} cannot be encoded: {error!r}"))
+            return
+        if outbox.cut_off is not None and not outbox.was_refused:
+            self._say_refused(outbox, outbox.cut_off)
+
+    def _deliver_once(self, outboxes: Sequence[Outbox], unknown: dict[Outbox, Append]) -> int:
+        """One round trip for the oldest batches of the first outboxes; how many these are."""
+        sent: list[tuple[Outbox, Append]] = []
+        done = size = 0
+        for outbox in outboxes:
+            if len(sent) == APPENDS_PER_ROUND_TRIP or size >= MAX_APPEND_BYTES:
+                break
+            done += 1
+            append = outbox.next_append()
+            if append is not None:
+                sent.append((outbox, append))
+                size += sum(map(len, append.frames))
+        if sent:
+            self._send(sent, unknown)
+        return done
+
+    def _send(self, sent: Sequence[tuple[Outbox, Append]], unknown: dict[Outbox, Append]) -> None:
+        renew = self._lease.renew_if_due
+        appends = [append for _, append in sent]
+        results = self._store.append(appends, fsync=self._fsync, prepare=renew)
+        self.schedule.go_on()
+        self._lease.renew_if_due()  # again: the server may have been replaced by an empty one
+        for (outbox, append), result in zip(sent, results, strict=True):
+            if isinstance(result, JamboreeError):
+                self._refuse(outbox, result)
+            elif self._store.must_ask(append, result):
+                unknown[outbox] = append
+            else:
+                outbox.settle(result)
+                self._refuse_if_over(outbox)
+        if self._on_delivery is not None and len(unknown) < len(sent):
+            self._on_delivery()
+
+    def _refuse_if_over(self, outbox: Outbox) -> None:
+        if outbox.error is not None:
+            self._refuse(outbox, outbox.error)
+
+    def _refuse(self, outbox: Outbox, error: JamboreeError) -> None:
+        """Nothing more of this outbox can be written: say so, and again at `flush`."""
+        if outbox.was_refused:
+            return
+        outbox.refuse(error)
+        self._say_refused(outbox, error)
+
+    def _say_refused(self, outbox: Outbox, error: JamboreeError) -> None:
+        outbox.was_refused = True
+        with self._dirty_lock:
+            self._refused[outbox] = error
+        log.error("%s", error)

@@ -1,0 +1,286 @@
+"""Bytes of the store: frames (batches), heads, blobs.
+
+A log is one Redis list. Element 0 is its *head*, each further element is one *frame*: a batch of
+records that were encoded together. Both are little-endian structs followed by a body and carry a
+format version; Redis and MongoDB hold the very same bytes. A frame and a note carry a CRC-32; the
+rest of a head a part of its SHA-1, because the server-side scripts write it and have no CRC-32.
+
+No pickle anywhere: decoding builds numbers, strings, containers and NumPy arrays, nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.values import decode_value
+from jamboree_gym.errors import DecodeError
+
+__all__ = [
+    "CODEC_RECORDS",
+    "CODEC_STEPS",
+    "FORMAT_VERSION",
+    "FRAME_BODY",
+    "HEAD_VERSION",
+    "Frame",
+    "Head",
+    "decode_frame",
+    "decode_head",
+    "decode_note",
+    "decode_records",
+    "encode_frame",
+    "encode_note",
+    "encode_records",
+    "frame_span",
+    "plain_span",
+]
+
+FORMAT_VERSION = 1
+HEAD_VERSION = 2
+CODEC_RECORDS = 1
+CODEC_STEPS = 2
+
+_FRAME_MAGIC = b"JB"
+_HEAD_MAGIC = b"JH"
+# magic, version, codec, count, start, writer, t_first, t_last | crc
+_FRAME = struct.Struct("<2sBBIQ8sdd")
+# magic, version, codec, first, held, newest, count, acked, revision, t_last, born | check
+_HEAD = struct.Struct("<2sBBQQQQQQdd")
+_HEAD_CHECK_BYTES = 8
+_CRC = struct.Struct("<I")
+FRAME_BODY = _FRAME.size + _CRC.size
+_MSGPACK_ARRAY32 = b"\xdd"
+_LAST_INDEX = 2**53  # the server's scripts count in float64
+_CRC_HELD = 5120  # zlib lets go of the interpreter lock for more bytes than this
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One decoded batch.
+
+    Attributes:
+        start: Index of its first record in the log.
+        count: Number of records, at least 1.
+        t_first: Timestamp of the first record, epoch seconds.
+        t_last: Timestamp of the last record, epoch seconds.
+        codec: `CODEC_RECORDS` or `CODEC_STEPS`: how `body` is to be read.
+        writer: Eight bytes that tell one writer from another.
+        body: The encoded records.
+    """
+
+    start: int
+    count: int
+    t_first: float
+    t_last: float
+    codec: int
+    writer: bytes
+    body: memoryview
+
+    @property
+    def stop(self) -> int:
+        """Index after its last record."""
+        return self.start + self.count
+
+    @property
+    def blob(self) -> bytes:
+        """All of it as it is stored, with its header."""
+        content = self.body.obj
+        if not isinstance(content, bytes):
+            raise TypeError("a frame's body is a view of the frame")
+        return content
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """What the log knows of itself; the server-side scripts keep it.
+
+    Attributes:
+        codec: Codec of the log's frames.
+        first: Lowest index that is still readable; rises by `pop`.
+        held: Frames that end at or below this index are in MongoDB only.
+        newest: Index with which the newest append began.
+        count: Index that the next record will get.
+        acked: Records below this index are held by MongoDB.
+        revision: Number of changes so far; a backup of an older revision is stale.
+        t_last: Timestamp of the newest record, epoch seconds; -inf when there is none.
+        born: Timestamp of the very first record: tells a log from one that was deleted, and had
+            the same key; -inf when there is none.
+        note: What the client keeps with the log (an episode's summary), encoded.
+    """
+
+    codec: int
+    first: int
+    held: int
+    newest: int
+    count: int
+    acked: int
+    revision: int
+    t_last: float
+    born: float
+    note: bytes
+
+    def encode(self) -> bytes:
+        """The head as it lies in the store."""
+        numbers = (self.first, self.held, self.newest, self.count, self.acked, self.revision)
+        fixed = _HEAD.pack(_HEAD_MAGIC, HEAD_VERSION, self.codec, *numbers, self.t_last, self.born)
+        return fixed + _head_check(fixed) + self.note
+
+
+def _head_check(fixed: bytes) -> bytes:
+    """Eight hexadecimal digits, as the scripts make them."""
+    return sha1(fixed, usedforsecurity=False).hexdigest()[:_HEAD_CHECK_BYTES].encode()
+
+
+def encode_frame(
+    *, codec: int, start: int, count: int, writer: bytes, t_first: float, t_last: float, body: bytes
+) -> bytes:
+    """Put header and checksum around the body of a batch."""
+    header = _FRAME.pack(_FRAME_MAGIC, FORMAT_VERSION, codec, count, start, writer, t_first, t_last)
+    return b"".join((header, _CRC.pack(_crc32(body, zlib.crc32(header))), body))
+
+
+def _crc32(content: bytes, value: int) -> int:
+    """As `zlib.crc32`, without letting go of the interpreter lock where it is soon done.
+
+    To get it back from a busy environment, the writer's thread would wait longer.
+    """
+    if not _CRC_HELD < len(content) <= _CRC_HELD * 16:
+        return zlib.crc32(content, value)
+    view = memoryview(content)
+    for at in range(0, len(content), _CRC_HELD):
+        value = zlib.crc32(view[at : at + _CRC_HELD], value)
+    return value
+
+
+def decode_frame(blob: bytes, *, where: str) -> Frame:
+    """Read and check one frame.
+
+    Args:
+        blob: The bytes as stored.
+        where: Key of the log, for the error message.
+
+    Raises:
+        DecodeError: Too short, not a frame, an unknown version, a wrong checksum, or no records.
+    """
+    if len(blob) < FRAME_BODY:
+        raise DecodeError(f"{where}: a batch of {len(blob)} bytes is shorter than its header")
+    magic, version, codec, count, start, writer, t_first, t_last = _FRAME.unpack_from(blob)
+    at = f"{where} at index {start}"
+    if magic != _FRAME_MAGIC:
+        raise DecodeError(f"{at}: not a batch, it begins with {magic!r}")
+    if version != FORMAT_VERSION:
+        raise DecodeError(
+            f"{at}: format version {version} is unknown to this release, which reads "
+            f"{FORMAT_VERSION}; upgrade jamboree-gym"
+        )
+    view = memoryview(blob)
+    (stored,) = _CRC.unpack_from(blob, _FRAME.size)
+    if zlib.crc32(view[FRAME_BODY:], zlib.crc32(view[: _FRAME.size])) != stored:
+        raise DecodeError(f"{at}: checksum does not match, the batch of {count} is damaged")
+    if count == 0 or start > _LAST_INDEX:
+        raise DecodeError(f"{at}: a batch of {count} is never stored there")
+    return Frame(start, count, t_first, t_last, codec, writer, view[FRAME_BODY:])
+
+
+def plain_span(blob: bytes, codec: int) -> tuple[int, int]:
+    """Start and count of a frame of this codec, checked as `decode_frame` does.
+
+    For those who read many: it makes no `Frame`, and does not say what is wrong.
+
+    Returns:
+        Start and count; a count of 0 if anything is wrong.
+    """
+    if len(blob) < FRAME_BODY:
+        return 0, 0
+    magic, version, its_codec, count, start, _, _, _ = _FRAME.unpack_from(blob)
+    if magic != _FRAME_MAGIC or version != FORMAT_VERSION or its_codec != codec:
+        return 0, 0
+    (stored,) = _CRC.unpack_from(blob, _FRAME.size)
+    is_whole = zlib.crc32(blob[FRAME_BODY:], zlib.crc32(blob[: _FRAME.size])) == stored
+    return (start, count) if is_whole and start <= _LAST_INDEX else (0, 0)
+
+
+def frame_span(blob: bytes) -> tuple[int, int, float, float]:
+    """Start, stop and the first and last time that the header of a whole frame tells of."""
+    _, _, _, count, start, _, t_first, t_last = _FRAME.unpack_from(blob)
+    return start, start + count, t_first, t_last
+
+
+def decode_head(blob: bytes, *, where: str) -> Head:
+    """Read the head of a log.
+
+    Raises:
+        DecodeError: Too short, not a head, an unknown version, or a wrong checksum.
+    """
+    if len(blob) < 3 or blob[:2] != _HEAD_MAGIC:
+        raise DecodeError(f"{where}: the head of the log is damaged")
+    if blob[2] < HEAD_VERSION:
+        raise DecodeError(
+            f"{where}: the log is of format version {blob[2]}, which an older release wrote; "
+            "bring the store up to date: jamboree-gym migrate"
+        )
+    if blob[2] > HEAD_VERSION:
+        raise DecodeError(
+            f"{where}: format version {blob[2]} is unknown to this release, which reads "
+            f"{HEAD_VERSION}; upgrade jamboree-gym"
+        )
+    body = _HEAD.size + _HEAD_CHECK_BYTES
+    if len(blob) < body or _head_check(blob[: _HEAD.size]) != blob[_HEAD.size : body]:
+        raise DecodeError(f"{where}: checksum does not match, the head of the log is damaged")
+    _, _, codec, first, held, newest, count, acked, revision, t_last, born = _HEAD.unpack_from(blob)
+    if not max(first, held, newest) <= count:
+        raise DecodeError(f"{where}: the head of the log is damaged")
+    if acked > count:  # of another log, as releases before epochs could write it
+        acked = 0
+    return Head(codec, first, held, newest, count, acked, revision, t_last, born, blob[body:])
+
+
+def encode_note(content: bytes) -> bytes:
+    """Put a checksum before a note (an encoded summary, a blob)."""
+    return _CRC.pack(zlib.crc32(content)) + content
+
+
+def decode_note(note: bytes, *, where: str) -> bytes:
+    """Check and strip the checksum of a note.
+
+    Raises:
+        DecodeError: Too short, or a wrong checksum.
+    """
+    if len(note) < _CRC.size or _CRC.unpack_from(note)[0] != zlib.crc32(note[_CRC.size :]):
+        raise DecodeError(f"{where}: checksum does not match, the note is damaged")
+    return note[_CRC.size :]
+
+
+def encode_records(timestamps: Sequence[float], records: Sequence[bytes]) -> bytes:
+    """Body of a batch of free-form records: timestamps as float64, then one msgpack array."""
+    times = struct.pack(f"<{len(timestamps)}d", *timestamps)
+    return b"".join((times, _MSGPACK_ARRAY32, struct.pack(">I", len(records)), *records))
+
+
+def decode_records(frame: Frame, *, where: str) -> list[dict[str, Any]]:
+    """Records of a batch, each with its `index` and `timestamp`.
+
+    Raises:
+        DecodeError: The body is not what its header says.
+    """
+    split = frame.count * 8
+    if frame.codec != CODEC_RECORDS or len(frame.body) < split:
+        raise DecodeError(f"{where} at index {frame.start}: not a batch of records")
+    times: npt.NDArray[np.float64] = np.frombuffer(frame.body[:split], dtype="<f8")
+    records = decode_value(bytes(frame.body[split:]), where=f"{where} at index {frame.start}")
+    if not isinstance(records, list) or len(records) != frame.count:
+        raise DecodeError(f"{where} at index {frame.start}: expected {frame.count} records")
+    for offset, (record, timestamp) in enumerate(zip(records, times.tolist(), strict=True)):
+        if not isinstance(record, dict) or math.isnan(timestamp):
+            raise DecodeError(f"{where} at index {frame.start + offset}: not a record")
+        record["index"] = frame.start + offset
+        record["timestamp"] = timestamp
+    return records

@@ -1,0 +1,162 @@
+"""Headers of Arrow record batches, made without asking pyarrow each time.
+
+The header of a batch depends on nothing but its schema and its number of rows, and the numbers in
+it stand at fixed places. So pyarrow writes three, from which these places can be
+told; every other header is a copy with other numbers. That is quicker, and pyarrow lets
+go of the interpreter lock a dozen times a batch: beside a busy environment, the writer's thread
+would wait for it just as often.
+
+The format is Arrow's IPC message (https://arrow.apache.org/docs/format/Columnar.html): a
+RecordBatch holds its length, a (length, null count) for each node, an (offset, length) for each
+buffer; the message around it holds the length of the body.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+from jamboree_gym.arrays.layout import Column, Leaf
+from jamboree_gym.arrays.step_schema import StepSchema
+
+__all__ = ["HeaderTemplate", "header_template"]
+
+_TRIED_COUNTS = (9, 4, 17)
+MAX_ROW_BYTES = 1 << 20  # beyond it, what pyarrow takes for a header does not matter
+_INT64 = struct.Struct("<q")
+_BIT, _DOUBLE = (1, 0), (1, 8)  # elements and bytes an element; 0 bytes = a bit
+
+WriteMessage = Callable[[int], bytes]
+"""pyarrow's own message for so many rows."""
+
+
+class HeaderTemplate:
+    """Headers of all batches of one schema.
+
+    Args:
+        columns: Of each column, whether it is a list, elements of a value, bytes an element.
+        content: A header for as many rows as the first of those tried.
+        places: Where the length, the nodes, the buffers and the body's length stand in it.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[bool, int, int]],
+        content: bytes,
+        places: tuple[int, int, int, int],
+    ) -> None:
+        self._columns = columns
+        self._content = content
+        self._places = places
+        self._known: dict[int, bytes] = {}
+        self._known_buffers: dict[int, list[tuple[int, int]]] = {}
+
+    def header(self, count: int) -> bytes:
+        """The header of a batch of so many rows, at least one."""
+        known = self._known.get(count)
+        if known is None:
+            nodes, buffers, body = _numbers(self._columns, count)
+            content = bytearray(self._content)
+            parts = (_INT64.pack(count), nodes, buffers, _INT64.pack(body))
+            for place, part in zip(self._places, parts, strict=True):
+                content[place : place + len(part)] = part
+            known = self._known[count] = bytes(content)
+        return known
+
+    def buffers(self, count: int) -> list[tuple[int, int]]:
+        """Of each column of such a batch, where in the message its values begin and end."""
+        known = self._known_buffers.get(count)
+        if known is None:
+            known, offset = [], len(self.header(count))
+            for _, elements, size in self._columns:
+                length = count * elements * size if size else (count * elements + 7) // 8
+                known.append((offset, offset + length))
+                offset += length + -length % 8
+            self._known_buffers[count] = known
+        return known
+
+
+def header_template(schema: StepSchema, write: WriteMessage) -> HeaderTemplate | None:
+    """The template of a schema; None where its batches are not laid out as expected."""
+    if not schema.is_plain or schema.row_bytes > MAX_ROW_BYTES:
+        return None
+    columns = tuple(_columns(schema))
+    try:
+        headers = [_header_of(write(count)) for count in _TRIED_COUNTS]
+        places = _places(columns, headers)
+    except ValueError:
+        return None
+    template = HeaderTemplate(columns, headers[0], places)
+    return template if headers == list(map(template.header, _TRIED_COUNTS)) else None
+
+
+def _columns(schema: StepSchema) -> Iterator[tuple[bool, int, int]]:
+    of_observation, of_action, of_annotation = schema.columns
+    yield from map(_column, (*of_observation, *of_action))
+    yield from ((False, *kind) for kind in (_DOUBLE, _BIT, _BIT, _DOUBLE))
+    if schema.is_annotated:
+        yield (False, *_BIT)
+        yield from map(_column, of_annotation)
+
+
+def _column(column: Column) -> tuple[bool, int, int]:
+    if not isinstance(column, Leaf):
+        raise TypeError(f"{column} has no fixed size")
+    return column.shape != (), column.size, 0 if column.dtype.kind == "b" else column.dtype.itemsize
+
+
+@lru_cache(maxsize=4096)
+def _numbers(columns: Sequence[tuple[bool, int, int]], count: int) -> tuple[bytes, bytes, int]:
+    """Nodes, buffers and the length of the body, of a batch of so many rows."""
+    nodes, buffers, offset = list[int](), list[int](), 0
+    for is_list, elements, size in columns:
+        if is_list:
+            nodes += (count, 0)
+            buffers += (offset, 0)
+        nodes += (count * elements, 0)
+        length = count * elements * size if size else (count * elements + 7) // 8
+        buffers += (offset, 0, offset, length)
+        offset += length + -length % 8
+    return (
+        struct.pack(f"<{len(nodes)}q", *nodes),
+        struct.pack(f"<{len(buffers)}q", *buffers),
+        offset,
+    )
+
+
+def _header_of(message: bytes) -> bytes:
+    """Four bytes of marker, four that tell the length of the metadata, the metadata."""
+    return message[: 8 + int.from_bytes(message[4:8], "little")]
+
+
+def _places(
+    columns: Sequence[tuple[bool, int, int]], headers: Sequence[bytes]
+) -> tuple[int, int, int, int]:
+    """Where the numbers stand.
+
+    Raises:
+        ValueError: They are not there, or it cannot be told where.
+    """
+    numbers = [_numbers(columns, count) for count in _TRIED_COUNTS]
+    nodes, buffers = (headers[0].index(numbers[0][kind]) for kind in (0, 1))
+    vectors = range(nodes, nodes + len(numbers[0][0])), range(buffers, buffers + len(numbers[0][1]))
+    length = _place_of(_TRIED_COUNTS, headers, vectors)
+    body = _place_of([body for _, _, body in numbers], headers, vectors)
+    return length, nodes, buffers, body
+
+
+def _place_of(values: Sequence[int], headers: Sequence[bytes], apart: Sequence[range]) -> int:
+    """The one place where each header has its own of these values."""
+    found = [
+        place
+        for place in range(0, len(headers[0]) - 7, 4)
+        if all(
+            _INT64.unpack_from(header, place)[0] == value
+            for header, value in zip(headers, values, strict=True)
+        )
+        and not any(place in vector for vector in apart)
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} places where one was expected")
+    return found[0]

@@ -1,0 +1,251 @@
+"""Rows of many frames -> arrays, all at once.
+
+pyarrow takes as long to read a batch of 20 rows as one of 2,000, and a policy that fails makes many
+of 20, as does an environment that is slow. But the header of a plain batch is known beforehand (see
+`batch_headers`), and with it where each column lies. So the batches are cut there, and the pieces
+of a column are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.layout import Group, Layout, Leaf
+from jamboree_gym.arrays.packing import Arrays
+from jamboree_gym.arrays.step_schema import FindSchema, StepSchema
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, FRAME_BODY, Frame, plain_span
+from jamboree_gym.encoding.rows import (
+    NO_REST,
+    PREFIX,
+    Rows,
+    decode_rest,
+    decode_rows,
+    schema_digest,
+    without_fillers,
+)
+from jamboree_gym.encoding.step_batches import template_of
+from jamboree_gym.errors import DecodeError
+
+__all__ = ["Pieces", "RowCollector", "decode_frames", "plain_frame"]
+
+_NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
+_BATCH = FRAME_BODY + PREFIX.size  # where the Arrow message begins
+_DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
+
+
+def plain_frame(raw: bytes) -> tuple[int, int, bytes]:
+    """Start, count and schema digest of a frame of rows; a count of 0 if anything is wrong."""
+    start, count = plain_span(raw, CODEC_STEPS)
+    return (start, count, raw[FRAME_BODY : FRAME_BODY + 8]) if len(raw) >= _BATCH else (0, 0, b"")
+
+
+def decode_frames(frames: Sequence[Frame], find_schema: FindSchema, *, where: str) -> Rows:
+    """Rows of successive frames of one episode, in memory of their own.
+
+    Args:
+        frames: The frames, at least one.
+        find_schema: Gives the schema of a digest.
+        where: Key of the log, for the error message.
+
+    Raises:
+        DecodeError: The body of one is damaged.
+    """
+    rows = _plain_rows(frames, find_schema, where)
+    if rows is not None:
+        return rows
+    return Rows.concatenate([decode_rows(frame, find_schema, where=where) for frame in frames])
+
+
+def _plain_rows(frames: Sequence[Frame], find_schema: FindSchema, where: str) -> Rows | None:
+    """The same without pyarrow; None where a frame is not plain, or has another schema."""
+    digests = {schema_digest(frame, where=where) for frame in frames}
+    if len(digests) > 1:
+        return None
+    collector = RowCollector(find_schema(*digests))
+    pieces = [collector.cut(frame.blob, frame.count) for frame in frames]
+    if None in pieces:
+        return None
+    collector.add(cast("list[Pieces]", pieces))
+    return collector.rows(start=frames[0].start)
+
+
+class Pieces(NamedTuple):
+    """A frame that has been cut.
+
+    Attributes:
+        rows: Number of rows.
+        columns: The bytes of each column.
+        infos: Infos that are not empty, by row of the frame.
+    """
+
+    rows: int
+    columns: list[bytes]
+    infos: Mapping[int, dict[str, Any]]
+
+
+class RowCollector:
+    """Collects frames of one schema, of whichever episodes.
+
+    Args:
+        schema: Their schema.
+    """
+
+    def __init__(self, schema: StepSchema) -> None:
+        self._schema = schema
+        self._template = template_of(schema)
+        of_observation, of_action, of_annotation = schema.columns
+        said = (_BIT, *of_annotation) if schema.is_annotated else ()
+        self._leaves = [*of_observation, *of_action, _DOUBLE, _BIT, _BIT, _DOUBLE, *said]
+        self._pieces: list[Pieces] = []
+        # What was added so far: number of rows, the columns, the infos by row.
+        self._parts: list[tuple[int, list[npt.NDArray[Any]], Mapping[int, dict[str, Any]]]] = []
+
+    def cut(self, raw: bytes, count: int) -> Pieces | None:
+        """Cut a frame with so many rows; None where it is not plain, and is to be decoded alone."""
+        if self._template is None:
+            return None
+        places = self._template.buffers(count)
+        end = _BATCH + PREFIX.unpack_from(raw, FRAME_BODY)[1]
+        if not raw.startswith(self._template.header(count), _BATCH):
+            return None
+        if _BATCH + places[-1][1] > end:
+            return None
+        infos: Mapping[int, dict[str, Any]] = _NO_INFOS
+        if not raw.endswith(NO_REST) or len(raw) != end + len(NO_REST):
+            try:
+                infos, changes = decode_rest(memoryview(raw)[end:], count, where="")
+            except DecodeError:
+                return None
+            if changes:
+                return None
+        columns = [raw[_BATCH + start : _BATCH + stop] for start, stop in places]
+        return Pieces(count, columns, infos)
+
+    def add(self, pieces: Sequence[Pieces]) -> None:
+        """Keep frames that have been cut."""
+        self._pieces += pieces
+
+    def add_alike(self, frames: Sequence[bytes], count: int) -> bool:
+        """Cut and keep frames of one size, each with so many rows, all at once.
+
+        Returns:
+            Whether they are plain and without infos; if not, none of them is kept.
+        """
+        if self._template is None:
+            return False
+        bytes_of = np.frombuffer(b"".join(frames), np.uint8).reshape(len(frames), -1)
+        header, places = self._template.header(count), self._template.buffers(count)
+        end = bytes_of.shape[1] - len(NO_REST)
+        if end < _BATCH + places[-1][1]:
+            return False
+        fixed = (
+            (FRAME_BODY + 8, PREFIX.pack(b"", end - _BATCH)[8:]),
+            (_BATCH, header),
+            (end, NO_REST),
+        )
+        if not all(_each_has(bytes_of, *one) for one in fixed):
+            return False
+        self._take_pieces()
+        columns = [
+            _column(leaf, bytes_of[:, _BATCH + start : _BATCH + stop], count)
+            for leaf, (start, stop) in zip(self._leaves, places, strict=True)
+        ]
+        self._parts.append((len(frames) * count, columns, _NO_INFOS))
+        return True
+
+    def rows(self, *, start: int = 0) -> Rows:
+        """All rows that were added, one frame after the other, as if they were of one episode.
+
+        Args:
+            start: Row number of the first.
+        """
+        self._take_pieces()
+        total = sum(count for count, _, _ in self._parts)
+        joined = zip(*[columns for _, columns, _ in self._parts], strict=True)
+        columns = iter([one[0] if len(one) == 1 else np.concatenate(one) for one in joined])
+        schema = self._schema
+        observations = _grouped(columns, schema.observation)
+        actions = _grouped(columns, schema.action)
+        rewards, terminations, truncations, timestamps = (next(columns) for _ in range(4))
+        annotated = next(columns) if schema.is_annotated else np.zeros(total, np.bool_)
+        annotations = without_fillers(_grouped(columns, schema.annotation), annotated)
+        return Rows(
+            start,
+            *(observations, actions, rewards, terminations, truncations, timestamps),
+            self._infos(total),
+            *(annotated, annotations),
+            [(start, schema)],
+        )
+
+    def _take_pieces(self) -> None:
+        """Join the pieces that were added one by one."""
+        if not self._pieces:
+            return
+        counts = np.array([one.rows for one in self._pieces], np.int64)
+        joined = zip(*[one.columns for one in self._pieces], strict=True)
+        pairs = zip(self._leaves, joined, strict=True)
+        columns = [_array(leaf, content, counts) for leaf, content in pairs]
+        infos, first = dict[int, dict[str, Any]](), 0
+        for one in self._pieces:
+            infos.update((first + row, info) for row, info in one.infos.items())
+            first += one.rows
+        self._parts.append((first, columns, infos))
+        self._pieces = []
+
+    def _infos(self, total: int) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = [{}] * total
+        first = 0
+        for count, _, some in self._parts:
+            for row, info in some.items():
+                infos[first + row] = info
+            first += count
+        return infos
+
+
+def _each_has(frames: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
+    """Whether each frame has these bytes there."""
+    expected = np.frombuffer(content, np.uint8)
+    return bool((frames[:, place : place + len(content)] == expected).all())
+
+
+def _column(leaf: Any, content: npt.NDArray[np.uint8], count: int) -> npt.NDArray[Any]:
+    """The bytes of one column, a line for each frame of `count` rows -> its array."""
+    if leaf.dtype.kind == "b":
+        bits = np.unpackbits(content, axis=1, count=count * leaf.size, bitorder="little")
+        flat: npt.NDArray[Any] = bits.reshape(-1).view(np.bool_)
+    else:
+        flat = content.reshape(-1).view(leaf.dtype)
+    return flat.reshape((len(content) * count, *leaf.shape))
+
+
+def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """The bytes of one column, frame by frame -> its array, which may be written to."""
+    content = bytearray().join(pieces)
+    if leaf.dtype.kind == "b":
+        flat = _from_bits(content, counts * leaf.size)
+    else:
+        flat = np.frombuffer(content, leaf.dtype)
+    return flat.reshape((-1, *leaf.shape))
+
+
+def _from_bits(content: bytearray, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Bits, of which those of each frame begin with a byte of their own."""
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    if len(widths) == 1:
+        return bits[: widths[0]].view(np.bool_)
+    padded = (widths + 7) // 8 * 8
+    shifts = (padded.cumsum() - padded) - (widths.cumsum() - widths)
+    chosen: npt.NDArray[np.uint8] = bits[np.arange(widths.sum()) + shifts.repeat(widths)]
+    return chosen.view(np.bool_)
+
+
+def _grouped(columns: Iterator[Any], layout: Layout) -> Arrays:
+    """The next columns as the arrays of a layout."""
+    if isinstance(layout, Group):
+        return layout.build([_grouped(columns, part) for part in layout.parts])
+    return next(columns)

@@ -1,0 +1,398 @@
+"""Rows of an episode <-> the body of a frame.
+
+Row 0 is the reset, row k the k-th step: observation and info are what the call *returned*, action
+is the one that led there. So a row is complete the moment `step` returns, an episode of T steps
+has T + 1 rows, and a row never has to be written twice.
+
+Body of a frame: digest of the schema (8 bytes), length of the Arrow part (4 bytes), one Arrow
+record batch, then what is empty in most frames: a msgpack pair of [row offset, encoded info] for
+the infos that are not empty, and [row offset, digest of a schema] wherever Python numbers go over
+to NumPy scalars or back. A replay has to know, because NumPy computes differently with the two.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import lt
+from typing import Any, Literal, cast
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jamboree_gym.arrays.layout import Layout
+from jamboree_gym.arrays.packing import (
+    Arrays,
+    LayoutAt,
+    concatenate,
+    filler,
+    item,
+    rows_of,
+    stack,
+    unsaid,
+)
+from jamboree_gym.arrays.step_schema import (
+    DAMAGED,
+    FindSchema,
+    SchemaChanges,
+    StepSchema,
+    schema_at,
+)
+from jamboree_gym.arrays.values import decode_value
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, Frame
+from jamboree_gym.encoding.step_batches import arrays_of, serialize_batch
+from jamboree_gym.errors import DecodeError
+
+__all__ = [
+    "ANNOTATION",
+    "INFO",
+    "NO_REST",
+    "PREFIX",
+    "REWARD",
+    "ROW_WIDTH",
+    "TERMINATED",
+    "TIMESTAMP",
+    "TRUNCATED",
+    "FlatRows",
+    "Rows",
+    "SchemaChanges",
+    "StepSchema",
+    "decode_rest",
+    "decode_rows",
+    "encode_rows",
+    "rows_to_arrays",
+    "schema_digest",
+    "without_fillers",
+]
+
+FlatRows = Sequence[Any]
+"""Rows one after the other, each of them eight values: observation, action, reward, terminated,
+truncated, timestamp, encoded info or None if empty, annotation or None if there is none.
+Observation, action and annotation are packed (see `packing`).
+
+Flat, because a tuple for each row would be one more object for the garbage collector to follow:
+that is a fifth of the recorder's time where many short episodes are recorded.
+"""
+
+ROW_WIDTH = 8
+REWARD, TERMINATED, TRUNCATED = 2, 3, 4  # positions in a row
+TIMESTAMP, INFO, ANNOTATION = 5, 6, 7
+
+PREFIX = struct.Struct("<8sI")
+NO_REST = msgspec.msgpack.encode(([], []))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """n consecutive rows as arrays.
+
+    Attributes:
+        start: Row number of the first.
+        observations: Arrays (n, ...).
+        actions: Arrays (n, ...); that of row 0 means nothing.
+        rewards: float64 (n,).
+        terminations: bool (n,).
+        truncations: bool (n,).
+        timestamps: float64 (n,), epoch seconds.
+        infos: n dicts.
+        annotated: bool (n,), whether the agent said something of the step.
+        annotations: Arrays (n, ...) by name; where `annotated` is false they mean nothing.
+        schemas: What the values were before they became arrays; the first holds from `start` on.
+    """
+
+    start: int
+    observations: Arrays
+    actions: Arrays
+    rewards: npt.NDArray[np.float64]
+    terminations: npt.NDArray[np.bool_]
+    truncations: npt.NDArray[np.bool_]
+    timestamps: npt.NDArray[np.float64]
+    infos: Sequence[Mapping[str, Any]]
+    annotated: npt.NDArray[np.bool_]
+    annotations: Arrays
+    schemas: SchemaChanges
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rewards)
+
+    def __getitem__(self, rows: slice) -> Rows:
+        """A part of the rows."""
+        return Rows(
+            self.start + rows.indices(len(self))[0],
+            rows_of(self.observations, rows),
+            rows_of(self.actions, rows),
+            self.rewards[rows],
+            self.terminations[rows],
+            self.truncations[rows],
+            self.timestamps[rows],
+            self.infos[rows],
+            self.annotated[rows],
+            rows_of(self.annotations, rows),
+            self._schemas_of(*rows.indices(len(self))[:2]),
+        )
+
+    def _schemas_of(self, first: int, stop: int) -> SchemaChanges:
+        """Those that hold somewhere from one of the rows to another, and at the first one."""
+        if len(self.schemas) == 1:
+            return self.schemas
+        first, stop = self.start + first, self.start + stop
+        inside = [change for change in self.schemas if first < change[0] < stop]
+        return [(first, schema_at(self.schemas, first)), *inside]
+
+    def observation(self, row: int) -> Any:
+        """An observation as the environment returned it; `row` counts from the first one here."""
+        return item(self.observations, row, self._schema(row).observation)
+
+    def action(self, row: int) -> Any:
+        """An action as the environment got it."""
+        return item(self.actions, row, self._schema(row).action)
+
+    def _schema(self, row: int) -> StepSchema:
+        return schema_at(self.schemas, self.start + row)
+
+    def layouts(self, role: Literal["observation", "action"]) -> LayoutAt:
+        """Layout of each row's observation or action."""
+        return lambda row: cast(Layout, getattr(self._schema(row), role))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows of successive frames as one, in memory of their own."""
+        return cls(
+            parts[0].start,
+            concatenate([(p.observations, p.layouts("observation"), len(p)) for p in parts]),
+            concatenate([(p.actions, p.layouts("action"), len(p)) for p in parts]),
+            np.concatenate([part.rewards for part in parts]),
+            np.concatenate([part.terminations for part in parts]),
+            np.concatenate([part.truncations for part in parts]),
+            np.concatenate([part.timestamps for part in parts]),
+            [info for part in parts for info in part.infos],
+            np.concatenate([part.annotated for part in parts]),
+            _joined_annotations(parts),
+            [change for part in parts for change in part.schemas],
+        )
+
+
+def _joined_annotations(parts: Sequence[Rows]) -> dict[str, Arrays]:
+    """By name; rows of frames that lack a name are filled up."""
+    known: dict[Any, Layout] = {}
+    for part in parts:
+        layout = part.schemas[0][1].annotation
+        known = {**dict(zip(layout.names, layout.parts, strict=True)), **known}
+    return {
+        name: concatenate([_annotation(part, name, layout) for part in parts])
+        for name, layout in known.items()
+    }
+
+
+def _annotation(part: Rows, name: str, fallback: Layout) -> tuple[Arrays, LayoutAt, int]:
+    layout = part.schemas[0][1].annotation
+    if name in part.annotations:
+        known = layout.parts[layout.names.index(name)]
+        return part.annotations[name], lambda _: known, len(part)
+    nothing = stack([filler(fallback)] * len(part), fallback)
+    return unsaid(nothing), lambda _: fallback, len(part)
+
+
+def without_fillers(annotations: Arrays, annotated: npt.NDArray[np.bool_]) -> Arrays:
+    """The annotations, with nothing where nothing was said."""
+    return annotations if annotated.all() else unsaid(annotations, ~annotated)
+
+
+def rows_to_arrays(
+    rows: FlatRows, schema: StepSchema, *, start: int, schemas: SchemaChanges = ()
+) -> Rows:
+    """Rows as they were put -> arrays."""
+    columns = _columns(rows)
+    observations, actions, rewards, terminations, truncations, timestamps, infos, said = columns
+    annotated, annotations = np.zeros(len(said), np.bool_), cast(Arrays, {})
+    if schema.is_annotated:
+        annotated = np.array([one is not None for one in said], np.bool_)
+        nothing = schema.annotation_filler
+        filled = stack([nothing if one is None else one for one in said], schema.annotation)
+        annotations = without_fillers(filled, annotated)
+    return Rows(
+        start,
+        stack(observations, schema.observation),
+        stack(actions, schema.action),
+        np.array(rewards, np.float64),
+        np.array(terminations, np.bool_),
+        np.array(truncations, np.bool_),
+        np.array(timestamps, np.float64),
+        [decode_value(info, where="memory") if info else {} for info in infos],
+        annotated,
+        annotations,
+        schemas or [(start, schema)],
+    )
+
+
+def _columns(rows: FlatRows) -> list[Sequence[Any]]:
+    return [rows[position::ROW_WIDTH] for position in range(ROW_WIDTH)]
+
+
+def encode_rows(rows: FlatRows, schema: StepSchema, changes: SchemaChanges = ()) -> bytes:
+    """Body of a frame that holds these rows.
+
+    Args:
+        rows: Rows with the same columns.
+        schema: The layout of the first.
+        changes: Where others hold, by offset in `rows`.
+    """
+    columns = _columns(rows)
+    infos = columns.pop(INFO)
+    batch = serialize_batch(schema, columns)
+    prefix = PREFIX.pack(schema.digest_bytes, len(batch))
+    if not changes and not any(infos):
+        return b"".join((prefix, batch, NO_REST))
+    kept = [(offset, info) for offset, info in enumerate(infos) if info]
+    digests = [(offset, changed.digest_bytes) for offset, changed in changes]
+    return b"".join((prefix, batch, msgspec.msgpack.encode((kept, digests))))
+
+
+def schema_digest(frame: Frame, *, where: str) -> str:
+    """Digest of the schema that a frame's first row has.
+
+    Raises:
+        DecodeError: The frame does not hold rows.
+    """
+    if frame.codec != CODEC_STEPS or len(frame.body) < PREFIX.size:
+        raise DecodeError(f"{where} at index {frame.start}: not a batch of steps")
+    return bytes(frame.body[:8]).hex()
+
+
+def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
+    """Rows of a frame as arrays that share its memory.
+
+    Args:
+        frame: The frame.
+        find_schema: Gives the schema of a digest.
+        where: Key of the log, for the error message.
+
+    Raises:
+        DecodeError: The body is damaged.
+    """
+    at = f"{where} at index {frame.start}"
+    schema = find_schema(schema_digest(frame, where=where))
+    size = PREFIX.unpack_from(frame.body)[1]
+    try:
+        _refuse_compressed(frame.body[PREFIX.size : PREFIX.size + size])
+        body = pa.py_buffer(frame.body)[PREFIX.size : PREFIX.size + size]
+        batch = pa.ipc.read_record_batch(body, schema.arrow)
+        batch.validate(full=True)
+        infos, changes = decode_rest(frame.body[PREFIX.size + size :], frame.count, where=at)
+        if len(batch) != frame.count or any(map(_lacks_values, batch.columns)):
+            raise DecodeError(f"{at}: {len(batch)} rows where its header says {frame.count}")
+        schemas = [(frame.start, schema)]
+        schemas += [(frame.start + n, find_schema(name.hex())) for n, name in changes]
+        if not all(changed.shares_columns_with(schema) for _, changed in schemas):
+            raise DecodeError(f"{at}: rows of other columns than the first")
+        return _rows_of_batch(frame, batch, infos, schemas, where=at)
+    except DAMAGED as error:
+        raise DecodeError(f"{at}: {error}") from error
+
+
+def _refuse_compressed(message: memoryview) -> None:
+    """Nothing here writes compressed batches, and a few bytes of one may stand for gigabytes.
+
+    So the metadata, a flatbuffer, is looked at before pyarrow does: a message whose third field is
+    the header, a RecordBatch whose fourth is the compression. pyarrow checks all else.
+
+    Raises:
+        ValueError: It is compressed, or no message.
+    """
+    try:
+        batch = _field_at(message, 8 + _INT32.unpack_from(message, 8)[0], 2)
+        if batch == 0:
+            raise ValueError("a message without a header")
+        batch += _INT32.unpack_from(message, batch)[0]
+        if _field_at(message, batch, 3):
+            raise ValueError("the batch is compressed, as none is that is ever stored")
+    except struct.error as error:
+        raise ValueError("not a message of Arrow") from error
+
+
+_INT32 = struct.Struct("<i")
+_UINT16 = struct.Struct("<H")
+
+
+def _field_at(content: memoryview, table: int, number: int) -> int:
+    """Where in a flatbuffer a field of a table lies; 0 if it has none."""
+    known = table - _INT32.unpack_from(content, table)[0]
+    if known < 0 or 4 + 2 * number >= _UINT16.unpack_from(content, known)[0]:
+        return 0
+    offset = _UINT16.unpack_from(content, known + 4 + 2 * number)[0]
+    return table + offset if offset else 0
+
+
+def _lacks_values(column: pa.Array) -> bool:
+    """Whether a value is missing; what Arrow knows as nulls are values without elements."""
+    return column.null_count > 0 and not pa.types.is_null(column.type)
+
+
+def _rows_of_batch(
+    frame: Frame,
+    batch: pa.RecordBatch,
+    infos: Mapping[int, dict[str, Any]],
+    schemas: SchemaChanges,
+    *,
+    where: str,
+) -> Rows:
+    columns, schema = iter(batch.columns), schemas[0][1]
+    observations = arrays_of(columns, schema.observation, where=where)
+    actions = arrays_of(columns, schema.action, where=where)
+    rewards, terminations, truncations, timestamps = (
+        next(columns).to_numpy(zero_copy_only=False) for _ in range(4)
+    )
+    annotated = np.zeros(frame.count, np.bool_)
+    if schema.is_annotated:
+        annotated = next(columns).to_numpy(zero_copy_only=False)
+    annotations = arrays_of(columns, schema.annotation, where=where)
+    return Rows(
+        frame.start,
+        observations,
+        actions,
+        rewards,
+        terminations,
+        truncations,
+        timestamps,
+        [infos.get(offset, {}) for offset in range(frame.count)],
+        annotated,
+        without_fillers(annotations, annotated),
+        schemas,
+    )
+
+
+def decode_rest(
+    content: memoryview, count: int, *, where: str
+) -> tuple[dict[int, dict[str, Any]], list[tuple[int, bytes]]]:
+    """What follows a batch of so many rows: infos and digests of schemas, by row.
+
+    Raises:
+        DecodeError: It is damaged, or tells of rows that are not there.
+    """
+    if content == NO_REST:
+        return {}, []
+    try:
+        kept, changes = _decode_pair(content)
+    except (msgspec.MsgspecError, TypeError) as error:  # an older msgspec: unhashable keys
+        raise DecodeError(f"{where}: {error}") from error
+    of_infos, of_changes = [row for row, _ in kept], [row for row, _ in changes]
+    if not (_is_ascending(of_infos, 0, count) and _is_ascending(of_changes, 1, count)):
+        raise DecodeError(f"{where}: it tells of rows that are not there")
+    infos = {row: decode_value(info, where=where) for row, info in kept}
+    if not all(info.__class__ is dict for info in infos.values()):
+        raise DecodeError(f"{where}: an info is no dict")
+    return infos, changes
+
+
+def _is_ascending(rows: Sequence[int], start: int, stop: int) -> bool:
+    """Whether each is above the one before, none below `start`, none at `stop` or above."""
+    return all(map(lt, (start - 1, *rows), (*rows, stop)))
+
+
+_decode_pair = msgspec.msgpack.Decoder(
+    tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]
+).decode

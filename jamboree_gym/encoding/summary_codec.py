@@ -1,0 +1,343 @@
+"""An episode's summary and origin <-> bytes.
+
+The note of an episode's head holds both; the listing of its run holds the summary alone, so that
+showing 100,000 episodes is one round trip.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from jamboree_gym.arrays.values import check_text, decode_value, encode_mapping, encode_value
+from jamboree_gym.encoding.batch_format import decode_note, encode_note
+from jamboree_gym.environment.provenance import EMULATOR
+from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
+
+__all__ = [
+    "StoredSummary",
+    "check_summary",
+    "decode_episode_note",
+    "decode_seeds",
+    "decode_stored_summary",
+    "decode_summaries",
+    "decode_summary",
+    "encode_episode_note",
+    "encode_origin",
+    "encode_summary",
+]
+
+_PCG64 = "PCG64"
+
+_CHECKSUM = struct.Struct("<I")
+_ARRAY32 = struct.Struct(">BI")
+_ARRAY, _NIL = 0xDD, b"\xc0"  # as msgpack marks an array of any length, and None
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_note = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
+_unpack_origin = msgspec.msgpack.Decoder(
+    tuple[
+        bytes | None,  # seed
+        bytes | tuple[bytes, bytes, int, int] | None,  # state of the generator
+        bytes | None,  # options
+        str,  # provenance
+        str | None,  # follows
+        tuple[str, _Count] | None,  # parent and step
+    ]
+).decode
+
+
+def check_summary(summary: EpisodeSummary) -> None:
+    """Refuse a summary that could not be written.
+
+    Raises:
+        InvalidRecord: Something in it cannot be kept; names it.
+    """
+    for name in ("id", "run", "env_id", "parent"):
+        text = getattr(summary, name)
+        if not (isinstance(text, str) or (name == "parent" and text is None)):
+            raise InvalidRecord(f"{name}={text!r} of an episode is no text")
+        if text and not text.isascii():
+            check_text(name, text)
+    try:
+        encode_summary(summary)
+    except InvalidRecord as error:
+        raise InvalidRecord(f"tags or seed of episode {summary.id!r}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidRecord(f"the summary of episode {summary.id!r}: {error}") from error
+
+
+def encode_summary(summary: EpisodeSummary) -> bytes:
+    """One entry of a listing. The id is not in it, because it is the entry's name."""
+    values = [
+        summary.env_id,
+        summary.run,
+        summary.status,
+        summary.steps,
+        summary.episode_return,
+        summary.started_at,
+        summary.elapsed_s,
+        _optional(summary.seed),
+        encode_mapping(summary.tags) if summary.tags else None,
+        summary.vector_index,
+        bytes.fromhex(summary.writer),
+        summary.parent,
+    ]
+    return encode_note(_pack(values))
+
+
+class StoredSummary(msgspec.Struct, array_like=True, gc=False):
+    """A summary whose seed, tags and writer are still as they are stored.
+
+    Of 100,000 in a listing most are looked at and left aside: these cost a tenth.
+
+    Attributes:
+        env_id: As in `EpisodeSummary`, like all that are not named here.
+        seed: Encoded; None where there is none.
+        tags: Encoded; None where there are none.
+        writer: Eight bytes.
+        id: The episode's id, which is not stored with the rest.
+    """
+
+    env_id: str
+    run: str
+    status: EpisodeStatus
+    steps: _Count
+    episode_return: float
+    started_at: float
+    elapsed_s: float
+    seed: bytes | None
+    tags: bytes | None
+    vector_index: _Count | None
+    writer: bytes
+    parent: str | None
+    id: str = ""
+
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+        return f"summary of {self.id}"
+
+    def decoded_tags(self) -> dict[str, Any]:
+        """Its tags.
+
+        Raises:
+            DecodeError: They are damaged.
+        """
+        return {} if self.tags is None else _decode_dict(self.tags, f"tags in the {self.where}")
+
+    def decoded_seed(self) -> Any:
+        """Its seed, None where there is none."""
+        return None if self.seed is None else decode_value(self.seed, where=self.where)
+
+    def decoded(self) -> EpisodeSummary:
+        """All of it.
+
+        Raises:
+            DecodeError: Seed or tags are damaged.
+        """
+        return EpisodeSummary(
+            self.id,
+            self.env_id,
+            self.run,
+            self.status,
+            self.steps,
+            self.episode_return,
+            self.started_at,
+            self.elapsed_s,
+            self.decoded_seed(),
+            self.decoded_tags(),
+            self.vector_index,
+            self.writer.hex(),
+            self.parent,
+        )
+
+
+_unpack_summary = msgspec.msgpack.Decoder(StoredSummary).decode
+_unpack_summaries = msgspec.msgpack.Decoder(list[StoredSummary]).decode
+
+
+def decode_summaries(
+    entries: Mapping[str, bytes],
+) -> tuple[list[StoredSummary], dict[str, DecodeError]]:
+    """A listing, by episode id -> its summaries, in the same order.
+
+    Returns:
+        Those that can be read, and by episode id what is wrong with the others.
+    """
+    crc32, checksum_of = zlib.crc32, _CHECKSUM.unpack_from
+    contents, damaged = [], dict[str, DecodeError]()
+    for name, note in entries.items():
+        content = note[4:]
+        if len(note) < 4 or checksum_of(note)[0] != crc32(content):
+            damaged[name] = DecodeError(f"summary of {name}: the checksum does not match")
+        else:
+            contents.append(content)
+    names = [name for name in entries if name not in damaged] if damaged else list(entries)
+    try:  # all as one array: a call for each would take longer than its decoding
+        found = _unpack_summaries(_as_array(contents))
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return _one_by_one(dict(zip(names, contents, strict=True)), damaged)
+    for name, summary in zip(names, found, strict=True):
+        summary.id = name
+    return found, damaged
+
+
+def _one_by_one(
+    contents: Mapping[str, bytes], damaged: dict[str, DecodeError]
+) -> tuple[list[StoredSummary], dict[str, DecodeError]]:
+    found = []
+    for name, content in contents.items():
+        try:
+            summary = _unpacked_summary(content, f"summary of {name}")
+        except DecodeError as error:
+            damaged[name] = error
+        else:
+            summary.id = name
+            found.append(summary)
+    return found, damaged
+
+
+def decode_seeds(summaries: Sequence[StoredSummary]) -> list[Any]:
+    """Their seeds, None where there is none.
+
+    Raises:
+        DecodeError: One is damaged.
+    """
+    seeds = [_NIL if one.seed is None else one.seed for one in summaries]
+    try:
+        return list(decode_value(_as_array(seeds), where="seeds of a listing"))
+    except DecodeError:
+        return [one.decoded_seed() for one in summaries]  # says which
+
+
+def _as_array(contents: Sequence[bytes]) -> bytes:
+    """Encoded values as one msgpack array."""
+    return _ARRAY32.pack(_ARRAY, len(contents)) + b"".join(contents)
+
+
+def decode_summary(content: bytes, *, episode_id: str, where: str) -> EpisodeSummary:
+    """Inverse of `encode_summary`.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    stored = _unpacked_summary(decode_note(content, where=where), where)
+    stored.id = episode_id
+    return stored.decoded()
+
+
+def _unpacked_summary(content: bytes, where: str) -> StoredSummary:
+    try:
+        return _unpack_summary(content)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: {error}") from error
+
+
+def encode_origin(origin: EpisodeOrigin) -> bytes:
+    """What does not change while the episode goes on.
+
+    Raises:
+        InvalidRecord: Something in it cannot be kept; names it.
+    """
+    values = [
+        _optional(origin.seed),
+        None if origin.rng_state is None else _encode_rng(origin.rng_state),
+        _optional(origin.options),
+        origin.provenance,
+        origin.follows,
+        None if origin.parent is None else [origin.parent, origin.fork_step],
+    ]
+    try:
+        return _pack(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidRecord(f"the origin of an episode cannot be stored: {error}") from error
+
+
+def encode_episode_note(summary: bytes, origin: bytes) -> bytes:
+    """The note of an episode's head, from its encoded summary and its encoded origin."""
+    return encode_note(_pack([summary, origin]))
+
+
+def decode_episode_note(
+    note: bytes, *, episode_id: str, where: str
+) -> tuple[EpisodeSummary, EpisodeOrigin]:
+    """Inverse of `encode_episode_note`.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    try:
+        summary, content = _unpack_note(decode_note(note, where=where))
+        seed, rng_state, options, provenance, follows, fork = _unpack_origin(content)
+    except DecodeError:
+        raise
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
+    parent, fork_step = (None, None) if fork is None else fork
+    return (
+        decode_summary(summary, episode_id=episode_id, where=where),
+        EpisodeOrigin(
+            None if seed is None else decode_value(seed, where=where),
+            None if rng_state is None else _decode_rng(rng_state, where),
+            None if options is None else decode_value(options, where=f"{where}: options"),
+            provenance,
+            follows,
+            parent,
+            fork_step,
+        ),
+    )
+
+
+def decode_stored_summary(note: bytes, *, episode_id: str, where: str) -> StoredSummary:
+    """The summary in the note of an episode's head, as it is stored.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    try:
+        summary, _ = _unpack_note(decode_note(note, where=where))
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"{where}: not the note of an episode: {error}") from error
+    stored = _unpacked_summary(decode_note(summary, where=where), where)
+    stored.id = episode_id
+    return stored
+
+
+def _decode_dict(content: bytes, where: str) -> dict[str, Any]:
+    value = decode_value(content, where=where)
+    if not isinstance(value, dict):
+        raise DecodeError(f"{where}: a {type(value).__name__} where a dict was expected")
+    return value
+
+
+def _encode_rng(state: Mapping[str, Any]) -> bytes | list[Any]:
+    """State of a generator; that of PCG64, which is Gymnasium's, in a form that is quickly made."""
+    if state["bit_generator"] != _PCG64 or EMULATOR in state:
+        return encode_value(dict(state))
+    inner = state["state"]
+    big = (inner["state"].to_bytes(16), inner["inc"].to_bytes(16))
+    return [*big, state["has_uint32"], state["uinteger"]]
+
+
+def _decode_rng(state: bytes | tuple[bytes, bytes, int, int], where: str) -> dict[str, Any]:
+    if isinstance(state, bytes):
+        return _decode_dict(state, f"{where}: state of the generator")
+    inner, inc, has_uint32, uinteger = state
+    return {
+        "bit_generator": _PCG64,
+        "state": {"state": int.from_bytes(inner), "inc": int.from_bytes(inc)},
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }
+
+
+def _optional(value: Any) -> bytes | None:
+    return None if value is None else encode_value(value)

@@ -1,0 +1,143 @@
+"""What environments and wrappers were made with: arguments to JSON, and back."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from jamboree_gym.arrays.values import comes_back_alike, decode_value, encode_value
+from jamboree_gym.errors import InvalidRecord
+
+__all__ = ["NotSent", "arguments_as_json", "arguments_from_json", "json_error", "shown", "unkept"]
+
+MAX_SHOWN = 200
+
+
+class NotSent:
+    """Stands for an argument that a worker process could not send."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __repr__(self) -> str:
+        return self._words
+
+
+def arguments_as_json(
+    arguments: Mapping[str, Any], registered: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Arguments, to be read by `arguments_from_json`.
+
+    Args:
+        arguments: By name.
+        registered: Those that are registered for every environment of this id.
+
+    Returns:
+        `kwargs`: what JSON holds, perhaps not exactly. `tuples`: names of those of which JSON makes
+        lists. `exact`: the bytes, in hexadecimal, of those that JSON does not give back as they
+        were. `not_kept`: in words, those that cannot be kept. `registered`: names of those among
+        the latter that the registration brings.
+    """
+    plain, exact, lost = {}, {}, {}
+    for name, value in arguments.items():
+        is_json = json_error(value) is None
+        if is_json:
+            plain[name] = value
+        if is_json and _is_json(value):
+            continue
+        try:
+            if not comes_back_alike(value):
+                raise InvalidRecord(f"{name} would be another one")
+            exact[name] = encode_value(value).hex()
+        except (InvalidRecord, RecursionError):
+            plain.pop(name, None)
+            lost[name] = shown(value)
+    known = registered or {}
+    return {
+        "kwargs": plain,
+        "tuples": [name for name, value in plain.items() if isinstance(value, tuple)],
+        "exact": exact,
+        "not_kept": lost,
+        "registered": [
+            name for name in lost if name in known and _is_same(arguments[name], known[name])
+        ],
+    }
+
+
+def arguments_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were kept. Older provenance has only `kwargs` and `tuples`.
+
+    Raises:
+        DecodeError, AttributeError, KeyError, TypeError, ValueError: They are damaged.
+    """
+    kwargs = dict(content["kwargs"])
+    tuples = {name: tuple(kwargs[name]) for name in content.get("tuples", ())}
+    exact = {
+        str(name): decode_value(bytes.fromhex(value), where=f"argument {name}")
+        for name, value in content.get("exact", {}).items()
+    }
+    return {**kwargs, **tuples, **exact}
+
+
+def unkept(content: Mapping[str, Any], registered: Mapping[str, Any] | None = None) -> str | None:
+    """Which argument is missing, in words; None where none is.
+
+    Args:
+        content: What `arguments_as_json` gave.
+        registered: What is registered here; it stands in for what the registration brought then.
+    """
+    of_registration = set(content.get("registered", ())) & set(registered or ())
+    for name, value in content.get("not_kept", {}).items():
+        if name not in of_registration:
+            words = " ".join(str(value).split())
+            return f"argument {name!s:.60}={words:.{MAX_SHOWN}} cannot be kept"
+    return None
+
+
+def json_error(value: Any) -> Exception | None:
+    """Why JSON has no word for it, if it has none."""
+    try:
+        json.dumps(value, sort_keys=True)
+    except (RecursionError, TypeError, ValueError) as error:
+        return error
+    return None
+
+
+def shown(value: Any) -> str:
+    """What is no JSON, in few words; functions without the address that differs each time."""
+    try:
+        text = f"{value.__module__}:{value.__qualname__}" if _has_name(value) else repr(value)
+    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+        text = object.__repr__(value)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _has_name(value: Any) -> bool:
+    return isinstance(value, (type, FunctionType, BuiltinFunctionType))
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON gives it back as it is, keys in the same order."""
+    if value.__class__ is dict:
+        names = list(value)
+        is_ordered = all(name.__class__ is str for name in names) and names == sorted(names)
+        return is_ordered and all(map(_is_json, value.values()))
+    if value.__class__ is list:
+        return all(map(_is_json, value))
+    return value is None or value.__class__ in (bool, int, float, str)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether an argument is what is registered, or a copy of it."""
+    if one is other:
+        return True
+    if isinstance(one, NotSent):
+        return repr(one) == shown(other)
+    try:
+        return pickle.dumps(one) == pickle.dumps(other)
+    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+        return False

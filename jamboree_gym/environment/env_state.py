@@ -1,0 +1,304 @@
+"""The state of an environment <-> bytes: what a snapshot is made of.
+
+The state is that of the environment, of each wrapper that remembers something, and of the random
+generator. Each says itself what it is (`snapshot` and `restore`), or it is known here: wrappers of
+Gymnasium, the environments of ALE, and Gymnasium's own of MuJoCo. Bytes are decoded by whatever
+made them; nothing is pickled, and no package is imported: whoever has its environment, has it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+
+from jamboree_gym.arrays.values import decode_value, encode_value
+from jamboree_gym.environment.atari_rng import state_as_bytes
+from jamboree_gym.environment.provenance import generator_of
+from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
+
+__all__ = [
+    "Snapshotable",
+    "prime",
+    "put_rng_state",
+    "put_state",
+    "reads_unchecked",
+    "state_gap",
+    "take_state",
+]
+
+PRIMING_STEPS: Final = 10
+
+# Wrappers of Gymnasium that remember something from step to step, and where. Of those that only
+# look at what happens (statistics, videos), nothing: a second run leaves them out.
+_REMEMBERED: Final = {
+    "AtariPreprocessing": ("obs_buffer", "lives", "game_over"),
+    "FrameStackObservation": ("obs_queue",),
+    "OrderEnforcing": ("_has_reset",),
+    "StickyAction": ("last_action", "is_sticky_actions", "num_repeats", "repeats_taken"),
+    "TimeAwareObservation": ("timesteps",),
+    "TimeLimit": ("_elapsed_steps",),
+}
+_FORGETFUL: Final = (
+    *("ClipAction", "ClipReward", "DiscretizeAction", "DiscretizeObservation", "DtypeObservation"),
+    *("FilterObservation", "FlattenObservation", "GrayscaleObservation", "HumanRendering"),
+    *("PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo", "RenderCollection"),
+    *("RepeatAction", "RescaleAction", "RescaleObservation", "ReshapeObservation"),
+    *("ResizeObservation",),
+)
+
+# What MuJoCo derives from its state in a step, and environments read before the next one. It lags
+# behind the state by one integration, so computing it anew would give other values.
+_MUJOCO_DERIVED: Final = (
+    *("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat"),
+    *("site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
+    *("subtree_com", "cinert", "cvel", "cacc", "cfrc_int", "cfrc_ext", "qacc", "sensordata"),
+    *("actuator_force", "qfrc_actuator", "qfrc_constraint"),
+)
+
+
+@runtime_checkable
+class Snapshotable(Protocol):
+    """What an environment, or a wrapper, offers so that it can be forked without playing again."""
+
+    def snapshot(self) -> bytes:
+        """All that decides how it goes on, but for `np_random`, which is kept beside it."""
+        ...
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go back to where `snapshot` was called, in this object or in another one like it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """An environment or wrapper that remembers something.
+
+    Attributes:
+        name: Its class, and the version of what gives and takes its state.
+        take: Gives the state, as `encode_value` takes it.
+        put: Takes it back.
+        is_checked: Whether `put` refuses what `take` cannot have given.
+    """
+
+    name: str
+    take: Callable[[], Any]
+    put: Callable[[Any], None]
+    is_checked: bool = True
+
+
+def state_gap(env: gym.Env[Any, Any]) -> str | None:
+    """What keeps the environment from having snapshots; None if nothing does."""
+    try:
+        list(_layers(env))
+    except ReplayError as error:
+        return str(error)
+    return None
+
+
+def reads_unchecked(env: gym.Env[Any, Any]) -> bool:
+    """Whether a state that was tampered with may corrupt memory, as with ALE's emulator."""
+    return not all(layer.is_checked for layer in _layers(env))
+
+
+def prime(env: gym.Env[Any, Any], last_action: Any) -> None:
+    """To be called before `put_state`: let an environment know the last action, if that lacks it.
+
+    ALE's emulator remembers which action may stick, and does not tell.
+
+    Args:
+        env: It has been reset, and does something of its own here.
+        last_action: None = there was none since the reset.
+    """
+    if _ale(env.unwrapped) is None:
+        return
+    if last_action is None:
+        env.reset()
+    else:
+        for _ in range(PRIMING_STEPS):  # until one has surely not been replaced by the one before
+            env.step(last_action)
+
+
+def take_state(env: gym.Env[Any, Any]) -> bytes:
+    """Where an environment stands, with its wrappers and its random generator.
+
+    Raises:
+        ReplayError: Something in the stack does not tell its state; names it.
+        InvalidRecord: What `snapshot` returned is not bytes.
+    """
+    layers = [[layer.name, layer.take()] for layer in _layers(env)]
+    generator = generator_of(env)
+    return encode_value([layers, None if generator is None else generator.bit_generator.state])
+
+
+def put_state(env: gym.Env[Any, Any], state: bytes) -> None:
+    """Bring an environment that has been reset to where another one like it stood.
+
+    Raises:
+        ReplayError: The state is damaged, or of an environment that is made otherwise, or by
+            another version. The environment may have moved.
+    """
+    try:
+        kept, generator_state = decode_value(state, where="snapshot")
+        layers = list(_layers(env))
+        names = [name for name, _ in kept]
+        if names != [layer.name for layer in layers]:
+            raise ReplayError(f"it is of {names}, and this is {[one.name for one in layers]}")
+        for layer, (_, content) in zip(layers, kept, strict=True):
+            layer.put(content)
+        if generator_state is not None:
+            put_rng_state(env, generator_state)
+    except DecodeError as error:
+        raise ReplayError(f"the snapshot cannot be restored: {error}") from error
+    except Exception as error:
+        raise ReplayError(f"the snapshot cannot be restored: {error!r}") from error
+
+
+def put_rng_state(env: gym.Env[Any, Any], state: Any) -> None:
+    """Let an environment's generator go on from a state; whoever holds the generator sees it.
+
+    Raises:
+        ReplayError: It has none, or one of another kind.
+    """
+    generator = generator_of(env)
+    try:
+        if generator is None:
+            raise ValueError("it has none")
+        generator.bit_generator.state = dict(state)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ReplayError(f"the generator cannot take the stored state: {error}") from error
+
+
+def _layers(env: gym.Env[Any, Any]) -> Iterator[_Layer]:
+    """What remembers something, outermost first.
+
+    Raises:
+        ReplayError: Of one it is not known; names it.
+    """
+    while isinstance(env, gym.Wrapper):
+        layer = _layer_of_wrapper(env)
+        if layer is not None:
+            yield layer
+        env = env.env
+    yield _layer_of_env(env)
+
+
+def _layer_of_wrapper(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> _Layer | None:
+    if isinstance(wrapper, Snapshotable):
+        return _own(wrapper)
+    name = type(wrapper).__name__
+    if getattr(gym.wrappers, name, None) is type(wrapper):
+        if name in _FORGETFUL:
+            return None
+        attributes = _REMEMBERED.get(name, ())
+        if attributes and all(hasattr(wrapper, attribute) for attribute in attributes):
+            return _Layer(
+                f"{_class_name(wrapper)}, gymnasium {gym.__version__}",
+                lambda: [_plain(getattr(wrapper, attribute)) for attribute in attributes],
+                lambda values: _set(wrapper, attributes, values),
+            )
+    raise ReplayError(_without_snapshots(wrapper))
+
+
+def _layer_of_env(env: gym.Env[Any, Any]) -> _Layer:
+    if isinstance(env, Snapshotable):
+        return _own(env)
+    for adapter in (_ale, _mujoco):
+        layer = adapter(env)
+        if layer is not None:
+            return layer
+    raise ReplayError(_without_snapshots(env))
+
+
+def _without_snapshots(env: gym.Env[Any, Any]) -> str:
+    return f"{_class_name(env)} offers no snapshots: it has no methods snapshot() and restore(...)"
+
+
+def _class_name(env: gym.Env[Any, Any]) -> str:
+    return f"{type(env).__module__}.{type(env).__qualname__}"
+
+
+# -- whoever tells its state itself -----------------------------------------------------------
+
+
+def _own(env: Any) -> _Layer:
+    def take() -> bytes:
+        content = env.snapshot()
+        if not isinstance(content, bytes):
+            raise InvalidRecord(
+                f"{_class_name(env)}.snapshot() returned a {type(content).__name__}, not bytes"
+            )
+        return content
+
+    return _Layer(_class_name(env), take, env.restore)
+
+
+# -- wrappers of Gymnasium --------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, deque) else value
+
+
+def _set(wrapper: Any, attributes: Sequence[str], values: Sequence[Any]) -> None:
+    for attribute, value in zip(attributes, values, strict=True):
+        before = getattr(wrapper, attribute)
+        if isinstance(before, deque):
+            value = deque(value, before.maxlen)
+        elif isinstance(value, list):  # of buffers that are written to
+            value = [np.array(one) for one in value]
+        setattr(wrapper, attribute, value)
+
+
+# -- ALE --------------------------------------------------------------------------------------
+
+
+def _ale(env: Any) -> _Layer | None:
+    """The emulator with its own random generator; `np_random` draws only the number of frames."""
+    ale_py, emulator = sys.modules.get("ale_py"), getattr(env, "ale", None)
+    if ale_py is None or not isinstance(emulator, ale_py.ALEInterface):
+        return None
+    if not type(env).__module__.startswith("ale_py."):
+        return None  # a class of somebody else's may remember more
+    return _Layer(
+        f"{_class_name(env)}, ale-py {ale_py.__version__}",
+        lambda: state_as_bytes(emulator),
+        lambda content: emulator.restoreState(ale_py.ALEState(content)),
+        is_checked=False,
+    )
+
+
+# -- MuJoCo -----------------------------------------------------------------------------------
+
+
+def _mujoco(env: Any) -> _Layer | None:
+    """All that the integration depends on, and what was derived from it."""
+    mujoco = sys.modules.get("mujoco")
+    model, data = getattr(env, "model", None), getattr(env, "data", None)
+    if mujoco is None or not isinstance(data, mujoco.MjData):
+        return None
+    if not type(env).__module__.startswith("gymnasium.envs.mujoco."):
+        return None  # a class of somebody else's may remember more
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    derived = [name for name in _MUJOCO_DERIVED if hasattr(data, name)]
+
+    def take() -> Any:
+        state = np.empty(mujoco.mj_stateSize(model, kind), np.float64)
+        mujoco.mj_getState(model, data, state, kind)
+        return [state, {name: getattr(data, name) for name in derived}]
+
+    def put(content: Any) -> None:
+        state, arrays = content
+        mujoco.mj_setState(model, data, state, kind)
+        for name in derived:
+            target = getattr(data, name)
+            if arrays[name].shape != target.shape:
+                raise ValueError(f"{name} has the shape {arrays[name].shape}")
+            target[...] = arrays[name]
+
+    return _Layer(f"{_class_name(env)}, mujoco {mujoco.__version__}", take, put)

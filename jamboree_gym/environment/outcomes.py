@@ -1,0 +1,114 @@
+"""What a step returned beside observation and info: a reward and two flags, of whatever type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.tensors import detached
+from jamboree_gym.arrays.values import shown
+from jamboree_gym.errors import InvalidRecord, JamboreeError
+
+__all__ = ["flag_of", "flags_of", "number_of", "raise_refused", "refusal"]
+
+_ADVICE = (
+    "one number for a step can be recorded, several not yet; make one of them, "
+    "with mo_gymnasium.wrappers.LinearReward or a gymnasium.RewardWrapper"
+)
+
+
+def number_of(reward: Any) -> float:
+    """A reward of another type than float: an array or tensor with one element, a fraction, ...
+
+    Raises:
+        InvalidRecord: It is not one number; says what to do.
+    """
+    try:
+        if isinstance(reward, (bytearray, memoryview)):  # an array of it would hold its memory
+            raise TypeError("it is bytes")
+        number = np.asarray(detached(reward))
+        if number.size != 1:
+            raise InvalidRecord(f"the reward {shown(reward)} is not a number: {_ADVICE}")
+        item = number.item()
+        if isinstance(item, (str, bytes)):
+            raise TypeError("it is a text")
+        return float(item)
+    except InvalidRecord:
+        raise
+    except Exception as error:  # whatever a conversion of another library raises
+        raise InvalidRecord(
+            f"the reward {shown(reward)} is not a number: {_said(error)}"
+        ) from error
+
+
+def flag_of(name: str, value: Any) -> bool:
+    """What `bool` makes of a flag.
+
+    Raises:
+        InvalidRecord: It makes nothing of it, as of an array of two.
+    """
+    try:
+        return bool(value)
+    except Exception as error:  # as above
+        raise InvalidRecord(
+            f"the flag {name}={shown(value)} is neither true nor false: {_said(error)}"
+        ) from error
+
+
+def flags_of(
+    name: str, values: Any, size: int
+) -> tuple[npt.NDArray[np.bool_], dict[int, InvalidRecord]]:
+    """The flags of a batch (size,).
+
+    Returns:
+        The flags, False where there is none, and why there is none, by index.
+
+    Raises:
+        InvalidRecord: There are not so many values.
+    """
+    if values.__class__ is np.ndarray and values.dtype.kind == "b" and values.shape == (size,):
+        return values, {}
+    array = as_array(values)
+    if array is not None:
+        values = array
+    if not isinstance(values, Sequence) and not getattr(values, "shape", ()):
+        raise InvalidRecord(f"{name}={shown(values)} has no flag for each sub-environment")
+    if len(values) != size:
+        raise InvalidRecord(f"{name} has {len(values)} flags for {size} sub-environments")
+    flags, refused = np.zeros(size, np.bool_), dict[int, InvalidRecord]()
+    for index in range(size):
+        try:
+            flags[index] = flag_of(name, values[index])
+        except InvalidRecord as error:
+            refused[index] = error
+    return flags, refused
+
+
+def refusal(part: str, error: Exception) -> InvalidRecord:
+    """What stopped the recording of a part of a step, as an error of ours."""
+    if isinstance(error, InvalidRecord):
+        told = InvalidRecord(f"the {part} cannot be recorded: {error}")
+    else:
+        told = InvalidRecord(f"the {part} cannot be recorded: {_said(error)}")
+    told.__cause__ = error
+    return told
+
+
+def raise_refused(call: str, error: Exception, returned: Any) -> NoReturn:
+    """Raise what stopped the recording of a call that has moved the environment.
+
+    Raises:
+        JamboreeError: The error, or, where it is none of ours, an `InvalidRecord` that has it as
+            its cause; with what the call would have returned.
+    """
+    told = error if isinstance(error, JamboreeError) else refusal(call, error)
+    told.returned = returned
+    raise told from told.__cause__
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {shown(error, str)}"

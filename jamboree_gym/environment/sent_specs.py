@@ -1,0 +1,108 @@
+"""The specs of environments in worker processes, fetched in a way that no argument can break.
+
+A worker answers by pickle, and one that fails to ends. So it is told before how to send a spec:
+each argument by itself, and in words where it cannot be sent.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+
+from jamboree_gym.environment.arguments import NotSent, shown
+
+__all__ = ["fetch_specs", "spec_of_parent"]
+
+_HARMLESS = "__doc__"  # every environment has it
+_OF_MAKE_VEC = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
+
+
+class _Preparation:
+    """When a worker unpickles it, the next spec that it sends is sent part by part."""
+
+    def __reduce__(self) -> tuple[Callable[[], str], tuple[()]]:
+        return _prepare, ()
+
+
+def fetch_specs(
+    call: Callable[[str, Any], Any], get_attr: Callable[[str], Sequence[Any]]
+) -> list[EnvSpec | None]:
+    """The spec of each environment.
+
+    Args:
+        call: Calls a method of all environments with one argument.
+        get_attr: Gives an attribute of all environments.
+    """
+    call("get_wrapper_attr", _Preparation())
+    return list(get_attr("spec"))
+
+
+def spec_of_parent(spec: EnvSpec | None) -> EnvSpec | None:
+    """What the process that made a vector environment knows of each sub-environment."""
+    if spec is None:
+        return None
+    known = copy(spec)
+    known.kwargs = {name: spec.kwargs[name] for name in spec.kwargs if name not in _OF_MAKE_VEC}
+    return known
+
+
+def _prepare() -> str:
+    ForkingPickler.register(EnvSpec, _reduced)
+    return _HARMLESS
+
+
+def _reduced(spec: EnvSpec) -> tuple[Callable[..., EnvSpec], tuple[Any, ...]]:
+    ForkingPickler._extra_reducers.pop(EnvSpec, None)  # type: ignore[attr-defined]
+    entry_point = spec.entry_point
+    fields = {
+        "id": spec.id,
+        "entry_point": entry_point if isinstance(entry_point, str) else shown(entry_point),
+        "reward_threshold": spec.reward_threshold,
+        "nondeterministic": spec.nondeterministic,
+        "max_episode_steps": spec.max_episode_steps,
+        "order_enforce": spec.order_enforce,
+    }
+    wrappers = [
+        (one.name, one.entry_point, None if one.kwargs is None else _packed(one.kwargs))
+        for one in spec.additional_wrappers
+    ]
+    return _restored, (fields, _packed(spec.kwargs), wrappers)
+
+
+def _restored(
+    fields: dict[str, Any], kwargs: Any, wrappers: Sequence[tuple[str, str, Any]]
+) -> EnvSpec:
+    spec = EnvSpec(**fields, kwargs=_unpacked(kwargs))
+    spec.additional_wrappers = tuple(
+        WrapperSpec(name, entry_point, None if arguments is None else _unpacked(arguments))
+        for name, entry_point, arguments in wrappers
+    )
+    return spec
+
+
+def _packed(arguments: Mapping[str, Any]) -> dict[str, tuple[bytes | None, str]]:
+    """Each argument pickled, if it can be, and in words."""
+    packed: dict[str, tuple[bytes | None, str]] = {}
+    for name, value in arguments.items():
+        try:
+            content = pickle.dumps(value)
+            pickle.loads(content)
+        except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+            content = None
+        packed[name] = content, "" if content is not None else shown(value)
+    return packed
+
+
+def _unpacked(packed: Mapping[str, tuple[bytes | None, str]]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name, (content, words) in packed.items():
+        try:
+            arguments[name] = NotSent(words) if content is None else pickle.loads(content)
+        except Exception:  # noqa: BLE001 - it may be of a class that only the worker knows
+            arguments[name] = NotSent("of a class that is not known here")
+    return arguments

@@ -1,0 +1,310 @@
+"""Handlers: explicit storage procedures around a log of their own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.outbox import RecordOutbox
+from jamboree_gym.delivery.stays_here import StaysHere
+from jamboree_gym.encoding.batch_format import Frame, Head, decode_records
+from jamboree_gym.errors import InvalidRecord, UnknownKey
+from jamboree_gym.handlers.follow import Tail
+from jamboree_gym.store.redis.store import LogSlice
+
+__all__ = ["DBHandler"]
+
+STORED_FIELDS = frozenset({"index", "timestamp"})
+TAIL_PAUSE_S = 0.02
+TAIL_RECORDS = 4096  # so many at once, where a log is long
+_KEY_TYPES = (str, int, float, bool)
+
+
+class DBHandler(StaysHere):
+    """Saves and reads dicts under an entity and its required keys.
+
+    A subclass says in `__init__` what it is and what it needs:
+
+    Example:
+        >>> class TradeHandler(DBHandler):
+        ...     def __init__(self, jam=None):
+        ...         super().__init__(jam)
+        ...         self.entity = "trade"
+        ...         self.required = {"episode": str}
+        >>> handler = TradeHandler(jam)
+        >>> handler["episode"] = "e1"
+        >>> handler.save({"value": 3})
+        >>> handler.last()["value"]
+        3
+
+    Attributes:
+        entity: What kind of record this is; part of the key.
+        required: Name and type of each key that must be set before saving or reading.
+    """
+
+    instead = "make one in the other process, and set its `event` and its keys there"
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        self.entity = ""
+        self.required: dict[str, type] = {}
+        self._event = jam
+        self._keys: dict[str, Any] = {}
+        self._outbox: RecordOutbox | None = None
+        self._reserved: frozenset[str] = STORED_FIELDS
+
+    @property
+    def event(self) -> Connection:
+        """The `Jamboree` that the handler saves to and reads from.
+
+        Raises:
+            UnknownKey: None has been set.
+        """
+        if self._event is None:
+            raise UnknownKey(
+                f"{type(self).__name__} has no Jamboree: set handler.event = Jamboree() first"
+            )
+        return self._event
+
+    @event.setter
+    def event(self, jam: Connection) -> None:
+        if not isinstance(jam, Connection):
+            raise InvalidRecord(f"handler.event must be a Jamboree, not {type(jam).__name__}")
+        self._event = jam
+        self._outbox = None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Set a required key.
+
+        Raises:
+            UnknownKey: `required` does not declare it.
+            InvalidRecord: The value has another type than declared.
+        """
+        self._check_declared(name)
+        kind = self.required[name]
+        if not isinstance(value, kind) or not isinstance(value, _KEY_TYPES):
+            raise InvalidRecord(
+                f"{self._name}: key {name!r} must be {kind.__name__}, "
+                f"got {value!r} of type {type(value).__name__}"
+            )
+        self._keys[name] = value
+        self._outbox = None
+
+    def __getitem__(self, name: str) -> Any:
+        """A required key as set.
+
+        Raises:
+            UnknownKey: `required` does not declare it, or it is not set yet.
+        """
+        self._check_declared(name)
+        if name not in self._keys:
+            raise UnknownKey(f"{self._name}: key {name!r} is not set: handler[{name!r}] = ...")
+        return self._keys[name]
+
+    def _check_declared(self, name: str) -> None:
+        if name not in self.required:
+            raise UnknownKey(
+                f"{self._name} has no key {name!r}; its required keys are "
+                f"{', '.join(map(repr, self.required)) or 'none'}"
+            )
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self).__name__}({self.entity!r})"
+
+    @property
+    def _key(self) -> str:
+        """Key of the log that the handler stands on."""
+        if not self.entity:
+            raise UnknownKey(f"{type(self).__name__} has no entity: set self.entity in __init__")
+        keys = {name: self[name] for name in self.required}
+        return self.event.keyspace.records(self.entity, keys)
+
+    # -- saving -----------------------------------------------------------------------------
+
+    def save(self, record: Mapping[str, Any]) -> None:
+        """Save one record; it gets an `index` and a `timestamp`. The caller's dict stays as it is.
+
+        Args:
+            record: Field names and values: numbers, strings, bytes, None, NumPy arrays and
+                scalars, and lists, tuples, sets and dicts of these.
+
+        Raises:
+            UnknownKey: A required key or the Jamboree is not set.
+            InvalidRecord: A field cannot be kept, or has a name that is taken; names it.
+            StoreUnavailable: In `sync` and `fsync` mode, Redis has not confirmed the record. It
+                stays queued: do not save it again. With `when_full="raise"`, as much waits as
+                may; the record is not queued: save it again when Redis is back.
+        """
+        outbox = self._outbox or self._open_outbox()
+        encoded = self._encode(record)
+        event = self.event
+        event.admit()
+        event.after_put(outbox, outbox.put(encoded))
+
+    def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Save several records, in order, or none when one of them cannot be kept.
+
+        Raises:
+            As `save`.
+        """
+        outbox = self._outbox or self._open_outbox()
+        queued_bytes = 0
+        encoded_records = [self._encode(record) for record in records]
+        self.event.admit()
+        for encoded in encoded_records:
+            queued_bytes = outbox.put(encoded)
+        self.event.after_put(outbox, queued_bytes)
+
+    def _open_outbox(self) -> RecordOutbox:
+        self._reserved = STORED_FIELDS.union(self.required)
+        self._outbox = self.event.record_outbox(self._key)
+        return self._outbox
+
+    def _encode(self, record: Mapping[str, Any]) -> bytes:
+        try:
+            if not self._reserved.isdisjoint(record):
+                taken = ", ".join(
+                    repr(name) for name in sorted(self._reserved.intersection(record))
+                )
+                raise InvalidRecord(
+                    f"the field name {taken} is taken: index and timestamp are given on saving, "
+                    "required keys are set on the handler"
+                )
+            return encode_mapping(record)
+        except (InvalidRecord, AttributeError, TypeError) as error:
+            kind = type(record).__name__
+            what = error if isinstance(record, Mapping) else f"a record is a dict, not {kind}"
+            raise InvalidRecord(f"{self._name}.save: {what}") from error
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def many(self, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` records, oldest first; an empty list when there are none."""
+        if limit <= 0:
+            return []
+        key = self._settled_key()
+        return self._records(self.event.store.last(key, limit))[-limit:]
+
+    def last(self) -> dict[str, Any] | None:
+        """The newest record, None when there is none."""
+        return next(iter(self.many(1)), None)
+
+    def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
+        """Records with t0 <= timestamp <= t1 (epoch seconds), oldest first."""
+        t0, t1 = self._seconds(t0), self._seconds(t1)
+        records = self._records(self.event.store.between(self._settled_key(), t0, t1))
+        return [record for record in records if t0 <= record["timestamp"] <= t1]
+
+    def as_of(self, t: float) -> dict[str, Any] | None:
+        """The newest record with timestamp <= t (epoch seconds): what was known at that time."""
+        t = self._seconds(t)
+        records = self._records(self.event.store.as_of(self._settled_key(), t))
+        return next((record for record in reversed(records) if record["timestamp"] <= t), None)
+
+    def count(self) -> int:
+        """Number of records that can be read."""
+        return self.event.store.count(self._settled_key())
+
+    def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+        """Follow the log: every record from the oldest on, waiting for new ones.
+
+        While Redis is away the iterator waits, and goes on when it is back.
+
+        Args:
+            timeout_s: End after so many seconds without a new record; None waits for ever.
+
+        Raises:
+            DecodeError: Stored bytes are damaged; names key and index.
+            StoreUnavailable: Redis has been away for `timeout_s`.
+        """
+        return _RecordTail(self._read_from).follow(timeout_s)
+
+    def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
+        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+
+        Example:
+            >>> async for record in handler.atail():
+            ...     print(record["index"], record["value"])
+        """
+        return _RecordTail(self._read_from).afollow(timeout_s)
+
+    def _read_from(self, index: int) -> tuple[list[dict[str, Any]], Head | None]:
+        """Some records from an index on, and the head of the log."""
+        found = self.event.store.read(self._settled_key(), index, index + TAIL_RECORDS)
+        records = [record for record in self._records(found) if record["index"] >= index]
+        return records, None if found is None else found.head
+
+    def pop(self, n: int = 1) -> list[dict[str, Any]]:
+        """Take the n oldest records off the log, as from a queue, and return them.
+
+        Indices are never given twice: the next record saved continues the count. Each record is
+        handed to one caller only; if the connection breaks before the answer, it is handed to
+        none.
+        """
+        if n <= 0:
+            return []
+        key = self._settled_key()
+        start, stop, frames = self.event.store.pop(key, n)
+        return [r for r in self._decode(key, frames) if start <= r["index"] < stop]
+
+    def delete(self) -> None:
+        """Delete all records under the handler's keys, from Redis and from MongoDB."""
+        self.event.delete_log(self._settled_key())
+        self._outbox = None
+
+    def _seconds(self, t: Any) -> float:
+        try:
+            seconds = float(t)
+        except (TypeError, ValueError):
+            seconds = math.nan
+        if math.isnan(seconds):
+            raise InvalidRecord(f"{self._name}: a time is a number of epoch seconds, not {t!r}")
+        return seconds
+
+    def _settled_key(self) -> str:
+        """Key of the log, after what this process has saved has arrived there."""
+        key = self._outbox.key if self._outbox is not None else self._key
+        self.event.settle(key)
+        return key
+
+    def _records(self, found: LogSlice | None) -> list[dict[str, Any]]:
+        """Readable records of a slice."""
+        if found is None:
+            return []
+        records = self._decode(self._key, found.frames)
+        return [record for record in records if record["index"] >= found.head.first]
+
+    def _decode(self, key: str, frames: Iterable[Frame]) -> list[dict[str, Any]]:
+        return [record for frame in frames for record in decode_records(frame, where=key)]
+
+    def __repr__(self) -> str:
+        """Entity and keys."""
+        keys = ", ".join(f"{name}={value!r}" for name, value in self._keys.items())
+        return f"<{self._name} {keys}>"
+
+
+class _RecordTail(Tail[dict[str, Any]]):
+    """Follows a log of records; no feed tells of it, so it is looked at every so often."""
+
+    def __init__(
+        self, read_from: Callable[[int], tuple[list[dict[str, Any]], Head | None]]
+    ) -> None:
+        self._read_from = read_from
+        self._next_index = 0
+
+    def look(self, wait_s: float) -> list[dict[str, Any]]:
+        """The records that came."""
+        records, head = self._read_from(self._next_index)
+        if records:
+            self._next_index = records[-1]["index"] + 1
+        if head is None or head.count < self._next_index:
+            self._next_index = 0  # it has been deleted, and begins anew
+        elif self._next_index < head.first:
+            self._next_index = head.first  # the others have been popped
+        elif not records:
+            time.sleep(min(wait_s, TAIL_PAUSE_S))
+        return records

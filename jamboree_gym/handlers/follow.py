@@ -1,0 +1,254 @@
+"""Following what grows: looks again and again, through outages, for those who wait and who await.
+
+A look reads what is new before it decides whether that was the end, so nothing is left behind; and
+it takes note of what it has read only once it has all of it, so it can fail and be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.lease import LEASE_S
+from jamboree_gym.delivery.stays_here import StaysHere
+from jamboree_gym.encoding.batch_format import Frame
+from jamboree_gym.encoding.rows import Rows
+from jamboree_gym.encoding.summary_codec import decode_episode_note
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, StoreUnavailable
+from jamboree_gym.records import EpisodeSummary, StepData, Transitions
+from jamboree_gym.store.log import LogSlice
+
+__all__ = ["ROWS_PER_LOOK", "EpisodeTail", "StepCursor", "Tail", "is_behind"]
+
+ROWS_PER_LOOK = 256
+LONGEST_WAIT_S = 1.0  # then it is looked whether the writer lives, and whether anyone still listens
+RETRY_S = 0.1  # between looks while Redis is away
+PAUSE_S = 0.002  # between looks that find nothing, where others write all the time
+SETTLE_EVERY_S = 0.1
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Tail(StaysHere, ABC, Generic[T]):
+    """Base of what follows something.
+
+    Attributes:
+        is_over: Whether the last look brought the end.
+    """
+
+    instead = "follow there, with `tail()` of a Jamboree there"
+
+    is_over = False
+
+    @abstractmethod
+    def look(self, wait_s: float) -> Sequence[T]:
+        """What is new; waits for it about so many seconds, and returns without it then.
+
+        Raises:
+            StoreUnavailable: Redis is away; the next look brings what this one would have.
+        """
+
+    def follow(self, timeout_s: float | None) -> Iterator[T]:
+        """What comes, one by one, until it is over or nothing has come for `timeout_s`."""
+        for found in self._looks(timeout_s):
+            yield from found
+
+    def afollow(self, timeout_s: float | None) -> AsyncIterator[T]:
+        """The same for an event loop."""
+        return _AsyncTail(self._looks(timeout_s))
+
+    def _looks(self, timeout_s: float | None) -> Iterator[Sequence[T]]:
+        """What each look brings; comes back at least every few seconds, with nothing if need be."""
+        patience_s = math.inf if timeout_s is None else timeout_s
+        quiet_since = time.monotonic()
+        is_away = False
+        while True:
+            began = time.monotonic()
+            left_s = quiet_since + patience_s - began
+            try:
+                found = self.look(min(max(0.0, left_s), LONGEST_WAIT_S))
+            except StoreUnavailable as error:
+                if left_s <= 0:
+                    raise
+                if not is_away:
+                    log.warning("%s; who follows goes on when it is back", error)
+                is_away = True
+                yield ()
+                time.sleep(RETRY_S)
+                continue
+            if is_away:
+                log.info("Redis answers again: following goes on")
+                is_away = False
+            yield found
+            if self.is_over:
+                return
+            now = time.monotonic()
+            if found:
+                quiet_since = now
+            elif now - quiet_since >= patience_s:
+                return
+            else:
+                time.sleep(max(0.0, began + PAUSE_S - now))
+
+
+class _AsyncTail(AsyncIterator[T]):
+    """Looks in a thread of its own: the shared ones would be taken by those who wait.
+
+    Whoever stops waiting for the next item (`asyncio.wait_for`) may go on later, and misses none.
+    """
+
+    def __init__(self, looks: Iterator[Sequence[T]]) -> None:
+        self._looks = looks
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jamboree-tail")
+        self._look: asyncio.Future[Sequence[T] | None] | None = None
+        self._found: deque[T] = deque()
+
+    async def __anext__(self) -> T:
+        while not self._found:
+            if self._look is None:
+                loop = asyncio.get_running_loop()
+                self._look = loop.run_in_executor(self._thread, next, self._looks, None)
+            found = await asyncio.shield(self._look)
+            if found is None:
+                self._thread.shutdown(wait=False)
+                raise StopAsyncIteration
+            self._look = None
+            self._found.extend(found)
+        return self._found.popleft()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepCursor:
+    """How far the rows of an episode have been read.
+
+    Attributes:
+        where: Key of the log.
+        decode: Gives the rows of successive frames.
+        join: Gives the transitions between rows.
+        next_row: The first one that has not been read.
+        last: The one before, as it begins the next step; None at the beginning.
+    """
+
+    where: str
+    decode: Callable[[Sequence[Frame]], Rows]
+    join: Callable[[Rows], Transitions]
+    next_row: int = 0
+    last: Rows | None = None
+
+    def read(self, found: LogSlice) -> tuple[Transitions | None, StepCursor]:
+        """The steps that frames from `next_row` on complete, if any, and the cursor after them.
+
+        Raises:
+            DecodeError: A frame is missing or damaged.
+            EpisodeNotFound: Rows that have been read are no longer there.
+        """
+        frames = found.frames
+        if found.head.count < self.next_row:
+            raise EpisodeNotFound(
+                f"{self.where}: of {self.next_row} rows that were read only {found.head.count} are "
+                "still in Redis. Was it emptied? Restore the backup."
+            )
+        if self.next_row < (frames[0].start if frames else found.head.count):
+            raise DecodeError(f"{self.where}: rows from {self.next_row} on are missing")
+        if not frames:
+            return None, self
+        rows = self.decode(frames)
+        if self.last is not None:
+            rows = Rows.concatenate([self.last, rows])
+        after = replace(self, next_row=rows.start + len(rows), last=rows[len(rows) - 1 :])
+        return self.join(rows), after
+
+
+def is_behind(cursor: StepCursor, found: LogSlice) -> bool:
+    """Whether the log has more rows than were read."""
+    return cursor.next_row < found.head.count
+
+
+class EpisodeTail(Tail[StepData]):
+    """Follows one episode, in one round trip a look.
+
+    Args:
+        connection: Where it is stored.
+        id: The episode's id.
+        cursor: Where to begin.
+    """
+
+    def __init__(self, connection: Connection, id: str, cursor: StepCursor) -> None:
+        self._connection = connection
+        self._id = id
+        self._cursor = cursor
+        self._position: str | None = None
+        self._writer = ""
+        self._may_wait = False
+        self._is_judged = False  # whether it was looked for its writer
+        self._settled_at = -math.inf
+        self._losses = connection.store.losses
+        self._lost_at = -math.inf
+
+    def look(self, wait_s: float) -> list[StepData]:
+        """The steps that came; `is_over` once the episode has ended or its writer has died.
+
+        Raises:
+            EpisodeNotFound: There is no such episode, or no longer.
+            DecodeError: Its bytes are damaged.
+            StoreUnavailable: Redis is away.
+        """
+        cursor, store = self._cursor, self._connection.store
+        self._settle()
+        if self._may_wait and self._position is None:
+            self._position = store.feed.position()
+        rows = cursor.next_row, cursor.next_row + ROWS_PER_LOOK
+        position, has_lease, found = store.feed.look(
+            cursor.where,
+            *rows,
+            after=self._position,
+            wait_s=wait_s if self._may_wait and self._is_judged else 0.0,
+            writer=self._writer,
+        )
+        found = store.completed(cursor.where, found, ("range", *rows))
+        if found is None:
+            raise EpisodeNotFound(
+                f"no episode {self._id!r} in namespace {self._connection.keyspace.namespace!r} on "
+                f"{store.where}"
+            )
+        summary, _ = decode_episode_note(found.head.note, episode_id=self._id, where=cursor.where)
+        read, cursor = cursor.read(found)
+        steps = list(read or ())
+        self._note_losses()
+        is_read = not is_behind(cursor, found)
+        self.is_over = is_read and (summary.status != "running" or self._is_dead(has_lease))
+        self._may_wait = is_read and not self.is_over
+        self._is_judged = has_lease is not None or self._is_own(summary)
+        self._cursor, self._position = cursor, position
+        self._writer = "" if self._is_own(summary) else summary.writer
+        return steps
+
+    def _settle(self) -> None:
+        """See what this process has recorded; seldom, as its writer delivers by itself."""
+        self._connection.check_open()
+        now = time.monotonic()
+        if now - self._settled_at >= SETTLE_EVERY_S:
+            self._connection.settle(self._cursor.where)
+            self._settled_at = now
+
+    def _is_own(self, summary: EpisodeSummary) -> bool:
+        return self._connection.is_writer_here(summary.writer)
+
+    def _note_losses(self) -> None:
+        losses = self._connection.store.losses
+        if losses != self._losses:
+            self._losses, self._lost_at = losses, time.monotonic()
+
+    def _is_dead(self, has_lease: bool | None) -> bool:
+        """A lease may expire while Redis is away: then its writer is given time to renew it."""
+        return has_lease is False and time.monotonic() - self._lost_at > LEASE_S

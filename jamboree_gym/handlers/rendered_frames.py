@@ -1,0 +1,137 @@
+"""What an environment renders, beside the steps: a log of its own for every episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.layout import number_dtype
+from jamboree_gym.connection import Connection
+from jamboree_gym.environment.provenance import generator_of
+from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.handlers.sidecar import (
+    CODEC,
+    BesideHandler,
+    BesideRecorder,
+    check_size,
+    compress,
+    decompress,
+)
+
+__all__ = ["RENDER_MODE", "RecordFrames", "RenderHandler", "RenderRecorder", "rendered"]
+
+RecordFrames: TypeAlias = "bool | int | Callable[[int], bool] | None"
+"""Every so-many-th step, the reset being step 0, or whether a step with this number."""
+
+RENDER_MODE: Final = "rgb_array"
+_KINDS: Final = "biuf"
+
+
+def rendered(env: gym.Env[Any, Any]) -> Any:
+    """A frame. What rendering draws from the environment's generator is put back."""
+    generator = generator_of(env)
+    if generator is None:
+        return env.render()
+    state = generator.bit_generator.state
+    try:
+        return env.render()
+    finally:
+        generator.bit_generator.state = state
+
+
+class RenderHandler(BesideHandler):
+    """The rendered frames of an episode, compressed without loss.
+
+    Example:
+        >>> handler = RenderHandler(jam)
+        >>> handler["episode"] = episode_id
+        >>> handler.put(0, env.render())
+        >>> next(handler.frames())
+        (0, array([[[255, 255, 255], ...
+    """
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        super().__init__(jam)
+        self.entity = "render"
+
+    def put(self, step: int, frame: Any) -> None:
+        """Keep the frame of a step; steps come in ascending order.
+
+        Raises:
+            InvalidRecord: It is not an array of numbers, or has more than 128 MiB.
+        """
+        if not isinstance(frame, np.ndarray) or frame.dtype.kind not in _KINDS:
+            raise InvalidRecord(
+                f"env.render() returned a {type(frame).__name__} at step {step}, not an array of "
+                "pixels: it cannot be recorded with record_frames="
+            )
+        check_size(frame.nbytes, f"the frame of step {step}")
+        content = compress(np.ascontiguousarray(frame), asbytes=True)
+        self._put(
+            {
+                "step": step,
+                "shape": list(frame.shape),
+                "dtype": frame.dtype.str,
+                "codec": CODEC,
+                "content": content,
+            }
+        )
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
+        """Steps from `start` to `stop` (exclusive) that have a frame, each with it, in order.
+
+        They are read in parts of about a megabyte, as they are asked for.
+        """
+        index = self._first_of(start)
+        while page := self._page(index):
+            for record in page:
+                if stop is not None and record["step"] >= stop:
+                    return
+                yield record["step"], _decode(record, where=f"{self._key} at index {index}")
+                index = record["index"] + 1
+
+
+def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
+    try:
+        dtype, shape = number_dtype(record["dtype"]), record["shape"]
+        if record["codec"] != CODEC or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"{record['codec']!r} of shape {shape} is never stored")
+        content = decompress(record["content"], math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(content, dtype).reshape(shape)
+    except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not a rendered frame: {error}") from error
+
+
+class RenderRecorder(BesideRecorder):
+    """Keeps what an environment renders, at the steps that are asked for.
+
+    Args:
+        jam: Where to record.
+        render: Gives the frame.
+        record_frames: At which steps.
+
+    Raises:
+        InvalidRecord: They are not said as `RecordFrames` says.
+    """
+
+    def __init__(
+        self, jam: Connection, render: Callable[[], Any], record_frames: RecordFrames
+    ) -> None:
+        super().__init__(RenderHandler(jam), render, _choice(record_frames))
+
+
+def _choice(record_frames: RecordFrames) -> Callable[[int], bool]:
+    if callable(record_frames):
+        return record_frames
+    if isinstance(record_frames, int) and record_frames >= 1:
+        every = int(record_frames)
+        return lambda step: step % every == 0
+    raise InvalidRecord(
+        f"record_frames={record_frames!r}: choose k for every k-th step, or a function of the "
+        "step's number that says whether to"
+    )

@@ -1,0 +1,153 @@
+"""Logs that lie beside an episode: for some of its steps something that is no part of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import pyarrow as pa
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.handlers.db_handler import DBHandler
+
+__all__ = [
+    "CODEC",
+    "MAX_CONTENT_BYTES",
+    "BesideHandler",
+    "BesideRecorder",
+    "check_size",
+    "compress",
+    "decompress",
+]
+
+CODEC: Final = "zstd"
+MAX_CONTENT_BYTES: Final = 2**27  # a frame of 8K in RGB has 100 MB
+_LEVEL: Final = 1  # a tenth of the time that rendering takes, and the smallest
+_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ONE_SEGMENT: Final = 0b0010_0000
+_WINDOW_BYTES: Final = (1, 0)  # with one segment there is none
+_DICTIONARY_BYTES: Final = (0, 1, 2, 4)
+_SIZE_BYTES: Final = (0, 2, 4, 8)
+_SIZE_FROM: Final = (0, 256, 0, 0)
+
+compress = pa.Codec(CODEC, compression_level=_LEVEL).compress
+
+
+def check_size(size: int, what: str) -> None:
+    """Make sure that something can be read again once it is stored.
+
+    Raises:
+        InvalidRecord: It is larger than `MAX_CONTENT_BYTES`.
+    """
+    if size > MAX_CONTENT_BYTES:
+        raise InvalidRecord(
+            f"{what} has {size} bytes, and no more than {MAX_CONTENT_BYTES} are kept: "
+            "make it smaller, or do not record it"
+        )
+
+
+def decompress(content: bytes, size: int) -> pa.Buffer:
+    """Content that `compress` made smaller, in memory that may be written to.
+
+    A few bytes can stand for gigabytes: no memory is taken unless they say themselves that they
+    stand for `size`, and that is no more than `MAX_CONTENT_BYTES`.
+
+    Raises:
+        ValueError: It is not that long, or too long.
+        TypeError: It is not bytes.
+        OSError: It is damaged.
+    """
+    if not isinstance(content, bytes) or type(size) is not int:
+        raise TypeError(f"{size!r} bytes in a {type(content).__name__}")
+    if not 0 <= size <= MAX_CONTENT_BYTES:
+        raise ValueError(f"{size} bytes are more than {MAX_CONTENT_BYTES}")
+    if _told_size(content) != size:
+        raise ValueError(f"what is compressed has not {size} bytes")
+    return pa.decompress(content, size, codec=CODEC)
+
+
+def _told_size(content: bytes) -> int | None:
+    """What the header of a zstd frame says (RFC 8878, 3.1.1.1); None if it says nothing."""
+    if not content.startswith(_MAGIC) or len(content) <= len(_MAGIC):
+        return None
+    descriptor = content[len(_MAGIC)]
+    is_one_segment, kind = bool(descriptor & _ONE_SEGMENT), descriptor >> 6
+    start = len(_MAGIC) + 1 + _WINDOW_BYTES[is_one_segment] + _DICTIONARY_BYTES[descriptor & 3]
+    length = _SIZE_BYTES[kind] or int(is_one_segment)
+    field = content[start : start + length]
+    if not length or len(field) < length:
+        return None
+    return int.from_bytes(field, "little") + _SIZE_FROM[kind]
+
+
+class BesideHandler(DBHandler, ABC):
+    """Records with a `step` each, in ascending order: 0 for the reset, k for the k-th step."""
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        super().__init__(jam)
+        self.required = {"episode": str}
+
+    @abstractmethod
+    def put(self, step: int, content: Any) -> None:
+        """Keep something of a step; the environment has moved, so none is refused for its size."""
+
+    def _put(self, record: Mapping[str, Any]) -> None:
+        outbox = self._outbox or self._open_outbox()
+        self.event.after_put(outbox, outbox.put(self._encode(record)))
+
+    def _first_of(self, step: int) -> int:
+        """Index of the first record of this step or a later one."""
+        count = min(self.count(), max(0, step))  # a record's index is never above its step
+        return bisect_left(range(count), step, key=self._step_of)
+
+    def _step_of(self, index: int) -> int:
+        page = self._page(index)
+        if not page:
+            raise DecodeError(f"{self._key} at index {index}: a batch is missing")
+        step: int = page[0]["step"]
+        return step
+
+    def _page(self, index: int) -> list[dict[str, Any]]:
+        """The record with this index, and those that are stored together with it behind it."""
+        found = self.event.store.read(self._settled_key(), index, index + 1)
+        page = [record for record in self._records(found) if record["index"] >= index]
+        for record in page:
+            if type(record.get("step")) is not int:
+                raise DecodeError(f"{self._key} at index {record['index']}: no record of a step")
+        return page
+
+
+class BesideRecorder:
+    """Keeps something beside the steps of each episode, at those that are asked for.
+
+    Args:
+        handler: Where to.
+        take: Gives what is kept, as it is now.
+        is_wanted: Of a step's number, 0 for the reset, whether to keep it.
+    """
+
+    def __init__(
+        self, handler: BesideHandler, take: Callable[[], Any], is_wanted: Callable[[int], bool]
+    ) -> None:
+        self._handler = handler
+        self._take = take
+        self._is_wanted = is_wanted
+        self._step = 0
+
+    def begin(self, episode_id: str) -> None:
+        """An episode has begun: step 0."""
+        self._handler["episode"] = episode_id
+        self._step = 0
+        self._record()
+
+    def step(self) -> None:
+        """A step has been taken."""
+        self._step += 1
+        self._record()
+
+    def _record(self) -> None:
+        if self._is_wanted(self._step):
+            self._handler.put(self._step, self._take())

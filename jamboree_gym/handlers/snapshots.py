@@ -1,0 +1,91 @@
+"""Snapshots of an environment, beside the steps: where a fork can go on without playing again."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.environment.env_state import state_gap, take_state
+from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.handlers.sidecar import (
+    CODEC,
+    BesideHandler,
+    BesideRecorder,
+    check_size,
+    compress,
+    decompress,
+)
+
+__all__ = ["SnapshotHandler", "SnapshotRecorder"]
+
+
+class SnapshotHandler(BesideHandler):
+    """The snapshots of an episode, as `env_state` makes them, compressed.
+
+    Example:
+        >>> handler = SnapshotHandler(jam)
+        >>> handler["episode"] = episode_id
+        >>> handler.put(0, take_state(env))
+        >>> handler.newest(before=10)
+        (0, b"...")
+    """
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        super().__init__(jam)
+        self.entity = "snapshot"
+
+    def put(self, step: int, state: bytes) -> None:
+        """Keep the state after so many steps; they come in ascending order.
+
+        Raises:
+            InvalidRecord: It has more than 128 MiB.
+        """
+        check_size(len(state), f"the snapshot of step {step}")
+        content = compress(state, asbytes=True)
+        self._put({"step": step, "size": len(state), "codec": CODEC, "content": content})
+
+    def newest(self, *, before: int) -> tuple[int, bytes] | None:
+        """The newest state of an earlier step, with its step; None if there is none.
+
+        Raises:
+            DecodeError: It is damaged; names it.
+        """
+        index = self._first_of(before) - 1
+        page = self._page(index) if index >= 0 else []
+        return _decoded(page[0], f"{self._key} at index {index}") if page else None
+
+
+def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
+    try:
+        step, size = record["step"], record["size"]
+        if record["codec"] != CODEC or step < 0:
+            raise ValueError(f"{record['codec']!r}, {size} bytes, step {step}")
+        return step, decompress(record["content"], size).to_pybytes()
+    except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not a snapshot: {error}") from error
+
+
+class SnapshotRecorder(BesideRecorder):
+    """Keeps where an environment stands, after the reset and after every so-many-th step.
+
+    Args:
+        jam: Where to record.
+        env: The environment, without its recorder.
+        every: So many steps lie between two snapshots.
+
+    Raises:
+        InvalidRecord: It is no such number, or something in the stack does not tell its state.
+    """
+
+    def __init__(self, jam: Connection, env: gym.Env[Any, Any], every: int) -> None:
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise InvalidRecord(f"snapshot_every={every!r}: choose k for every k-th step")
+        gap = state_gap(env)
+        if gap is not None:
+            raise InvalidRecord(f"snapshot_every={every}: {gap}. Without, forks play steps again.")
+        super().__init__(
+            SnapshotHandler(jam), partial(take_state, env), lambda step: step % every == 0
+        )

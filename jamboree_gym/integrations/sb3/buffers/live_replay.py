@@ -1,0 +1,415 @@
+"""`JamboreeReplayBuffer`: a replay buffer that holds what is recorded, by whichever process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import (
+    BufferMismatch,
+    EpisodeNotFound,
+    StoreUnavailable,
+    UnsavedRecords,
+)
+from jamboree_gym.integrations.sb3.buffers.live_steps import Batch, LiveSteps
+from jamboree_gym.integrations.sb3.buffers.next_row import Succession
+from jamboree_gym.integrations.sb3.buffers.sum_tree import SumTree
+from jamboree_gym.reading.filters import EpisodeFilter, EpisodeTest
+
+__all__ = ["JamboreeReplayBuffer", "PrioritizedSamples", "Unsaved"]
+
+AWAY_S = 5.0  # while Redis is away it is not asked again for so long
+SMALLEST_PRIORITY = 1e-6  # so that no step is never drawn again
+TRIES = 20  # of drawing windows at random, before all are looked at
+
+log = logging.getLogger(__name__)
+_Rows = npt.NDArray[np.int64]
+
+
+class PrioritizedSamples(NamedTuple):
+    """What `ReplayBufferSamples` has, and what one needs to learn from steps of unequal odds.
+
+    Attributes:
+        observations: (n, ...).
+        actions: (n, action_dim).
+        next_observations: (n, ...).
+        dones: (n, 1).
+        rewards: (n, 1).
+        weights: float32 (n, 1), by which to multiply each loss; the largest is 1.
+        indices: int64 (n,), for `update_priorities`.
+        discounts: (n, 1) where `n_steps` is more than 1, else None.
+    """
+
+    observations: Any
+    actions: torch.Tensor
+    next_observations: Any
+    dones: torch.Tensor
+    rewards: torch.Tensor
+    weights: torch.Tensor
+    indices: _Rows
+    discounts: torch.Tensor | None = None
+
+
+class Unsaved(dict[str, Any]):
+    """Arguments for `replay_buffer_kwargs=` that `model.save()` leaves out: what is live cannot be.
+
+    A model that is loaded has none then, and may predict; to train it, give them again:
+    `DQN.load(path, env, custom_objects={"replay_buffer_kwargs": Unsaved(jam=jam, run="a")})`.
+
+    Example:
+        >>> DQN("MlpPolicy", env, replay_buffer_class=JamboreeReplayBuffer,
+        ...     replay_buffer_kwargs=Unsaved(jam=jam, run="actors"))
+    """
+
+    def __reduce__(self) -> tuple[type[dict[Any, Any]], tuple[()]]:
+        """Nothing of it."""
+        return dict, ()
+
+
+class JamboreeReplayBuffer(ReplayBuffer):
+    """Samples what is in the store, and what other processes record meanwhile.
+
+    It keeps the newest `buffer_size` steps in arrays of the same layout as those of `ReplayBuffer`
+    (with one column, whatever `n_envs` is), and looks at most every `refresh_s`, when something is
+    sampled, at what has come. **`add` keeps nothing**: what the model's own environment does comes
+    through the store as well, so record it, in the same run: `jam.record(env, run=...)`. Steps of
+    this process are there at the next look. Of an episode that goes on, the newest step is sampled
+    as one after which it goes on. Dict observations are taken, too.
+
+    While Redis is away it goes on with what it has, and warns once.
+
+    Example:
+        >>> env = jam.record(gym.make("CartPole-v1"), run="actors")
+        >>> model = DQN("MlpPolicy", env, replay_buffer_class=JamboreeReplayBuffer,
+        ...             replay_buffer_kwargs=Unsaved(jam=jam, run="actors", n_steps=3))
+        >>> model.learn(50_000)
+
+    Args:
+        buffer_size: At most so many steps, the newest. Like the next ones, this is given by SB3.
+        observation_space: Of the model.
+        action_space: Of the model.
+        device: Where samples go.
+        n_envs: Of no importance.
+        optimize_memory_usage: Has to be False: the episodes of several processes come mixed.
+        handle_timeout_termination: Whether a truncation is no end: `dones` is 0 there.
+        jam: Where the steps are; None only for a model that is loaded without going to be trained.
+        run: Only of this run.
+        env_id: Only of this environment.
+        tags: Only with these tags, at these values, or values of which a function is true.
+        where: A function of the `EpisodeSummary`, asked when an episode is first seen, at its
+            beginning or in the middle: for what does not change in it.
+        n_steps: Rewards of so many steps are summed up, as in SB3's `NStepReplayBuffer`; the sum
+            ends with the episode.
+        gamma: Discount factor of that sum: the model's.
+        prioritized: Whether steps are drawn in proportion to their priorities (Schaul et al.,
+            "Prioritized Experience Replay", 2015). `sample` then returns `PrioritizedSamples`. A
+            new step has the highest priority so far, until `update_priorities` changes it.
+        alpha: Exponent of the priorities; 0 = all alike.
+        beta: Exponent of the weights; 1 corrects fully. May be changed at any time.
+        refresh_s: Seconds between two looks; 0 looks at every call of `sample`.
+
+    Raises:
+        BufferMismatch: `optimize_memory_usage` is set, or SB3 has no buffer for the spaces.
+    """
+
+    observations: Any
+    next_observations: Any
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        jam: Connection | None = None,
+        run: str | None = None,
+        env_id: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        where: EpisodeTest | None = None,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        prioritized: bool = False,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        refresh_s: float = 0.05,
+    ) -> None:
+        if optimize_memory_usage:
+            raise BufferMismatch(
+                "JamboreeReplayBuffer gets the steps of many episodes mixed, and keeps both "
+                "observations of each: optimize_memory_usage=False"
+            )
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=1)
+        self.buffer_size = max(buffer_size, 1)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        self.n_steps, self.gamma, self.beta, self.refresh_s = n_steps, gamma, beta, refresh_s
+        self._alpha = alpha
+        self._asked = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, test=where)
+        self._is_prioritized = prioritized
+        self._jam = jam
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """Begin with nothing."""
+        rows = self.buffer_size, 1
+        self.observations, self.next_observations = self._empty(), self._empty()
+        dtype = self._maybe_cast_dtype(self.action_space.dtype)
+        self.actions = np.zeros((*rows, self.action_dim), dtype)
+        self.rewards, self.dones, self.timeouts = (np.zeros(rows, np.float32) for _ in range(3))
+        self._succession = Succession(self.buffer_size)
+        self._priorities = SumTree(self.buffer_size) if self._is_prioritized else None
+        self._highest_priority = 1.0
+        self.pos, self.full = 0, False
+        self._look_at, self._is_away = -np.inf, False
+        self._live: LiveSteps | None = None
+        if self._jam is not None:
+            of_buffer = self.observation_space, self.action_space
+            self._live = LiveSteps(self._jam, self._asked, of_buffer, self.buffer_size)
+
+    def _empty(self) -> Any:
+        shapes: Any = self.obs_shape
+        if not isinstance(self.observation_space, spaces.Dict):
+            return np.zeros((self.buffer_size, 1, *shapes), self.observation_space.dtype)
+        parts = self.observation_space.spaces
+        return {
+            key: np.zeros((self.buffer_size, 1, *shape), parts[key].dtype)
+            for key, shape in shapes.items()
+        }
+
+    def reset(self) -> None:
+        """Forget what it holds; the next look reads everything again."""
+        self._allocate()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `model.save_replay_buffer()`: what it holds, without where it came from."""
+        return {**self.__dict__, "_jam": None, "_live": None, "_asked": None}
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it knows of a store; not where it was loaded from a file."""
+        return self._live is not None
+
+    # -- what comes -------------------------------------------------------------------------
+
+    def add(self, *step: Any, **named: Any) -> None:
+        """Keeps nothing: what the model's environment does comes through the store, once."""
+
+    def refresh(self) -> int:
+        """Look now at what has been recorded, also by this process.
+
+        Returns:
+            How many steps have come. Where others record faster than this reads, there may be more.
+
+        Raises:
+            BufferMismatch: An episode has other spaces, or was recorded above `VecNormalize`.
+            UnsavedRecords: What this process has recorded cannot be brought to Redis.
+            StoreUnavailable: Redis is away.
+            DecodeError: Stored bytes are damaged; names key and index.
+        """
+        before = self._succession.count
+        if self._live is not None:
+            self._live.look(max(self.refresh_s, 0.01), self._take)
+        self._look_at = time.monotonic() + self.refresh_s
+        return self._succession.count - before
+
+    def _take(self, batch: Batch) -> None:
+        rows = self._succession.append(batch.ids, batch.counts, batch.is_over)
+        if batch.steps is None:
+            return
+        steps = batch.steps.part(slice(len(batch.steps.rewards) - len(rows), None))
+        for arrays, came in (
+            (self.observations, steps.observations),
+            (self.next_observations, steps.next_observations),
+        ):
+            for key in arrays if isinstance(arrays, dict) else ():
+                arrays[key][rows, 0] = came[key]
+            if not isinstance(arrays, dict):
+                arrays[rows, 0] = came
+        self.actions[rows, 0] = steps.actions
+        self.rewards[rows, 0] = steps.rewards
+        self.dones[rows, 0] = steps.dones
+        self.timeouts[rows, 0] = steps.timeouts if self.handle_timeout_termination else 0
+        if self._priorities is not None:
+            self._priorities[rows] = self._highest_priority**self._alpha
+        self.full = self._succession.count >= self.buffer_size
+        self.pos = self._succession.count % self.buffer_size
+
+    def _look_if_due(self) -> None:
+        if time.monotonic() < self._look_at:
+            return
+        try:
+            self.refresh()
+        except (StoreUnavailable, UnsavedRecords) as error:
+            if not self.size():
+                raise
+            if not self._is_away:
+                log.warning("%s; sampling goes on with the %s steps here", error, self.size())
+            self._is_away = True
+            self._look_at = time.monotonic() + AWAY_S
+            return
+        if self._is_away:
+            log.info("Redis answers again: sampling goes on with what comes")
+            self._is_away = False
+
+    # -- what is drawn ----------------------------------------------------------------------
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """Draw steps at random, with NumPy's global generator, as SB3's buffers do.
+
+        Args:
+            batch_size: How many.
+            env: Normalises them.
+
+        Returns:
+            `ReplayBufferSamples`, for dict observations `DictReplayBufferSamples`; if prioritized,
+            `PrioritizedSamples`.
+
+        Raises:
+            EpisodeNotFound: Nothing has been recorded yet.
+            BufferMismatch: As `refresh`.
+            StoreUnavailable: Redis is away, and nothing has been read yet.
+        """
+        self._look_if_due()
+        self._check_filled()
+        if self._priorities is None:
+            return self._get_samples(np.random.randint(self.size(), size=batch_size), env)
+        total = self._priorities.total
+        parts = (np.arange(batch_size) + np.random.random(batch_size)) / batch_size
+        rows = self._priorities.find(parts * total)
+        odds = self._priorities[rows] / total
+        weights = (self.size() * odds) ** -self.beta
+        samples = self._get_samples(rows, env)
+        return PrioritizedSamples(
+            **samples._asdict(),
+            weights=self.to_torch((weights / weights.max()).astype(np.float32)[:, None]),
+            indices=self._numbers(rows),
+        )
+
+    def update_priorities(self, indices: Any, priorities: Any) -> None:
+        """Set priorities, for TD errors say.
+
+        Args:
+            indices: `PrioritizedSamples.indices`; of those whose step has been overwritten since,
+                nothing is changed.
+            priorities: (n,), array or tensor; their absolute values count.
+
+        Raises:
+            BufferMismatch: The buffer is not prioritized.
+        """
+        if self._priorities is None:
+            raise BufferMismatch("priorities are for a buffer that was made with prioritized=True")
+        if isinstance(priorities, torch.Tensor):
+            priorities = priorities.detach().cpu().numpy()
+        numbers = np.asarray(indices, np.int64)
+        values = np.abs(np.asarray(priorities, np.float64).reshape(-1)) + SMALLEST_PRIORITY
+        is_here = numbers >= self._succession.count - self.buffer_size
+        self._priorities[numbers[is_here] % self.buffer_size] = values[is_here] ** self._alpha
+        self._highest_priority = max(self._highest_priority, float(values.max(initial=0.0)))
+
+    def sample_windows(self, batch_size: int, length: int, env: VecNormalize | None = None) -> Any:
+        """Draw so many steps in a row, of one episode each, all such windows with the same odds.
+
+        Returns:
+            As `sample`, without priorities; each tensor is (batch_size, length, ...).
+
+        Raises:
+            EpisodeNotFound: No episode that is here has so many steps.
+        """
+        self._look_if_due()
+        self._check_filled()
+        windows = np.empty((0, length), np.int64)
+        for _ in range(TRIES):
+            drawn = np.random.randint(self.size(), size=2 * batch_size)
+            found, counts = self._succession.windows(drawn, length)
+            windows = np.concatenate([windows, found[counts == length]])
+            if len(windows) >= batch_size:
+                break
+        else:
+            found, counts = self._succession.windows(np.arange(self.size()), length)
+            if not (counts == length).any():
+                raise EpisodeNotFound(f"no episode of the {self.size()} steps here has {length}")
+            windows = found[np.random.choice(np.flatnonzero(counts == length), batch_size)]
+        rows = windows[:batch_size].reshape(-1)
+        return self._samples(rows, rows, self._rewards(rows, env), env, (batch_size, length))
+
+    def _get_samples(self, batch_inds: _Rows, env: VecNormalize | None = None) -> Any:
+        """Steps of these rows; with `n_steps`, what came of so many from there on."""
+        rewards = self._rewards(batch_inds, env)
+        if self.n_steps == 1:
+            return self._samples(batch_inds, batch_inds, rewards, env, (len(batch_inds),))
+        rows, counts = self._succession.windows(batch_inds, self.n_steps)
+        numbers = np.arange(self.n_steps)
+        factors = np.where(numbers < counts[:, None], self.gamma**numbers, 0).astype(np.float32)
+        rewards = (self._rewards(rows, env) * factors).sum(axis=1)
+        samples = self._samples(batch_inds, rows[:, -1], rewards, env, (len(batch_inds),))
+        discounts = (self.gamma ** counts[:, None]).astype(np.float32)
+        return samples._replace(discounts=self.to_torch(discounts, copy=False))
+
+    def _samples(
+        self,
+        rows: _Rows,
+        lasts: _Rows,
+        rewards: npt.NDArray[Any],
+        env: VecNormalize | None,
+        shape: tuple[int, ...],
+    ) -> Any:
+        """Steps that begin at `rows` and end at `lasts`, as tensors of this shape."""
+        dones = self.dones[lasts, 0] * (1 - self.timeouts[lasts, 0])
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        return (DictReplayBufferSamples if is_dict else ReplayBufferSamples)(
+            self._observed(self.observations, rows, env, shape),
+            self._tensor(self.actions[rows, 0], shape),
+            self._observed(self.next_observations, lasts, env, shape),
+            self._tensor(dones[:, None], shape),
+            self._tensor(rewards[:, None], shape),
+        )
+
+    def _observed(
+        self, arrays: Any, rows: _Rows, env: VecNormalize | None, shape: tuple[int, ...]
+    ) -> Any:
+        if not isinstance(arrays, dict):
+            return self._tensor(self._normalize_obs(arrays[rows, 0], env), shape)
+        parts: Any = self._normalize_obs({k: array[rows, 0] for k, array in arrays.items()}, env)
+        return {key: self._tensor(part, shape) for key, part in parts.items()}
+
+    def _tensor(self, array: Any, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor of what is nobody else's."""
+        if len(shape) > 1:
+            array = array.reshape(*shape, *array.shape[1:])
+        return self.to_torch(array, copy=False)
+
+    def _rewards(self, rows: _Rows, env: VecNormalize | None) -> npt.NDArray[Any]:
+        return self._normalize_reward(self.rewards[rows, 0], env)
+
+    def _numbers(self, rows: _Rows) -> _Rows:
+        """The numbers of the steps that are in these rows."""
+        count = self._succession.count
+        return count - 1 - (count - 1 - rows) % self.buffer_size
+
+    def _check_filled(self) -> None:
+        if self.size():
+            return
+        if not self.is_live:
+            raise EpisodeNotFound(
+                "this buffer has no steps and knows of no store: give the model "
+                "replay_buffer_kwargs=Unsaved(jam=jam, ...)"
+            )
+        raise EpisodeNotFound(
+            f"no steps of episodes({self._asked}) are recorded yet: begin their actors first, and "
+            "record the model's own environment as well: jam.record(env, run=...)"
+        )

@@ -1,0 +1,292 @@
+"""Stable-Baselines3's replay buffers, filled with what was recorded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import BufferMismatch, EpisodeNotFound
+from jamboree_gym.integrations.sb3.buffers.buffer_slots import Piece, ranges, rows_and_pieces
+from jamboree_gym.integrations.sb3.buffers.conversion import Conversions, Converted, provenances_of
+from jamboree_gym.integrations.sb3.buffers.live_replay import JamboreeReplayBuffer
+from jamboree_gym.progress import Progress, reported
+from jamboree_gym.reading.bulk_read import Block, read_blocks
+from jamboree_gym.reading.filters import Found, by_start
+from jamboree_gym.reading.query import EpisodeQuery, found_by
+
+__all__ = ["fill_replay_buffer", "to_replay_buffer"]
+
+_Buffer = TypeVar("_Buffer", bound=ReplayBuffer)
+_Indices = npt.NDArray[np.int64]
+
+
+def to_replay_buffer(
+    query: EpisodeQuery,
+    buffer_class: type[ReplayBuffer] | None = None,
+    *,
+    buffer_size: int | None = None,
+    n_envs: int = 1,
+    device: torch.device | str = "auto",
+    progress: bool | Progress = False,
+    **buffer_kwargs: Any,
+) -> ReplayBuffer:
+    """A replay buffer with the steps of these episodes, as a model that played them would have it.
+
+    See `fill_replay_buffer` for what is where in it.
+
+    Example:
+        >>> model = SAC("MlpPolicy", env)
+        >>> model.replay_buffer = to_replay_buffer(jam.episodes(run="first"), buffer_size=100_000)
+        >>> model.learn(10_000)
+
+    Args:
+        query: The episodes.
+        buffer_class: `ReplayBuffer`, `DictReplayBuffer`, `HerReplayBuffer` or a subclass. None =
+            the first, or for dict observations the second, as SB3 chooses.
+        buffer_size: Of how many steps, over all columns; None = as many as there are.
+        n_envs: How many columns: the number of environments of the model that goes on with it.
+        device: Where samples go.
+        progress: Whether to show on stderr how many episodes have been read; or a function that is
+            called with that number and the number of all.
+        **buffer_kwargs: What else the class takes: `optimize_memory_usage`, `n_steps`; `env`, for
+            `HerReplayBuffer`.
+
+    Raises:
+        EpisodeNotFound: There is no such episode, or none with a step.
+        BufferMismatch: They differ in their spaces, or were recorded above `VecNormalize`.
+        DecodeError: Bytes of one are damaged; names key and index.
+    """
+    connection, found = found_by(query)
+    found = [one for one in by_start(found) if one.steps]
+    if not found:
+        raise EpisodeNotFound(f"no steps to fill a buffer with: {query!r}")
+    conversions = Conversions(connection, None)
+    _checked(connection, found[-1:], conversions)  # which spaces they are of
+    observed, acted = conversions.spaces
+    if buffer_class is None:
+        buffer_class = DictReplayBuffer if isinstance(observed, spaces.Dict) else ReplayBuffer
+    size = sum(one.steps for one in found) if buffer_size is None else buffer_size
+    buffer = buffer_class(size, observed, acted, device=device, n_envs=n_envs, **buffer_kwargs)
+    _fill(buffer, connection, found, progress)
+    return buffer
+
+
+def fill_replay_buffer(
+    buffer: ReplayBuffer, query: EpisodeQuery, *, progress: bool | Progress = False
+) -> int:
+    """Add the steps of these episodes to a buffer, the oldest first; where not all fit, the newest.
+
+    Each `next_obs` is what the step returned, at an end the real last observation. `dones` and
+    `timeouts` are what `done` and `TimeLimit.truncated` of a VecEnv are. An episode that has no end
+    of its own (running, abandoned, interrupted) or was cut in two ends with `dones` 0 and
+    `timeouts` 1: SB3 samples it as a step after which the episode goes on, and an
+    `NStepReplayBuffer` does not go on to the next episode. With `optimize_memory_usage` the next
+    episode takes the place of the last observation, so SB3 takes every end for a terminal one: here
+    as well. `HerReplayBuffer` samples all of the episodes, also those without an end, as it does
+    once SB3 has loaded one from a file.
+
+    Example:
+        >>> fill_replay_buffer(model.replay_buffer, jam.episodes(run="first"))
+        50000
+
+    Args:
+        buffer: Of a model, say; what it holds stays, as far as there is room. A
+            `JamboreeReplayBuffer` takes in what it asks for itself, whatever the query.
+        query: The episodes.
+        progress: As in `to_replay_buffer`.
+
+    Returns:
+        How many steps were added: all, or as many as the buffer holds. With several columns they
+        are as many in each, so up to `n_envs - 1` of the oldest are left out.
+
+    Raises:
+        BufferMismatch: The buffer's spaces are others than those that were recorded, or these were
+            recorded above `VecNormalize`. Nothing has been added then.
+        EpisodeNotFound: An episode has been deleted meanwhile.
+        DecodeError: Bytes of one are damaged; names key and index.
+    """
+    if isinstance(buffer, JamboreeReplayBuffer):
+        return _refreshed(buffer)
+    connection, found = found_by(query)
+    return _fill(buffer, connection, by_start(found), progress)
+
+
+def _refreshed(buffer: JamboreeReplayBuffer) -> int:
+    if not buffer.is_live:
+        raise BufferMismatch(
+            "a JamboreeReplayBuffer fills itself, and this one knows of no store: load the model "
+            "with custom_objects={'replay_buffer_kwargs': Unsaved(jam=jam, ...)}"
+        )
+    return buffer.refresh()
+
+
+def _fill(
+    buffer: ReplayBuffer, connection: Connection, found: Found, progress: bool | Progress
+) -> int:
+    rows, pieces = rows_and_pieces(
+        [one.steps for one in found],
+        [one.vector_index for one in found],
+        columns=buffer.n_envs,
+        max_rows=buffer.buffer_size,
+    )
+    if not rows:
+        return 0
+    by_id: dict[str, list[Piece]] = defaultdict(list)
+    for piece in pieces:
+        by_id[found[piece.episode].id].append(piece)
+    needed = [one for one in found if one.id in by_id]
+    conversions = Conversions(connection, (buffer.observation_space, buffer.action_space))
+    digests = _checked(connection, needed, conversions)
+    filling = _Filling(buffer, rows)
+    for blocks in reported(read_blocks(connection, needed), len(needed), progress):
+        for block in blocks:
+            convert = conversions.of(block.ids[0], digests[block.ids[0]])
+            steps = block.transitions()
+            filling.put(block, [by_id[id] for id in block.ids], convert(steps), steps.infos)
+    filling.finish(pieces)
+    return rows * buffer.n_envs
+
+
+def _checked(connection: Connection, found: Found, conversions: Conversions) -> dict[str, str]:
+    """The provenances of these episodes, each of which the buffer can take."""
+    digests = dict(provenances_of(connection, [one.id for one in found]))
+    for id, digest in digests.items():
+        conversions.of(id, digest)
+    return digests
+
+
+class _Filling:
+    """Writes into a buffer's arrays what calls of its `add` would have written, and quickly.
+
+    Args:
+        buffer: The buffer.
+        rows: How many rows are going to be written.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, rows: int) -> None:
+        self._buffer = buffer
+        self._rows = rows
+        self._begin = buffer.pos
+        self._last_observations: dict[int, Any] = {}  # of each column, where they are shared
+        if buffer.size():
+            _end_what_goes_on(buffer)
+        if isinstance(buffer, HerReplayBuffer):
+            _forget_overwritten(buffer, rows)
+
+    def put(
+        self, block: Block, pieces: Sequence[list[Piece]], steps: Converted, infos: Sequence[Any]
+    ) -> None:
+        """Write what pieces there are of the episodes in a block."""
+        parts = list(_parts_in(block, pieces))
+        if not parts:
+            return
+        buffer, size = self._buffer, self._buffer.buffer_size
+        sources, targets, lengths, columns, ends = (
+            np.array(one) for one in zip(*parts, strict=True)
+        )
+        kept, at, column = (
+            ranges(sources, lengths),
+            ranges(targets, lengths),
+            columns.repeat(lengths),
+        )
+        steps, rows = steps.part(kept), (self._begin + at) % size
+        is_cut = np.zeros(len(at), np.bool_)
+        is_cut[lengths.cumsum() - 1] = ends
+        self._write(rows, column, steps, is_cut & ~steps.dones)
+        if isinstance(buffer, HerReplayBuffer) and buffer.copy_info_dict:
+            for row, env, source in zip(rows, column, kept, strict=True):
+                buffer.infos[row, env] = dict(infos[source])
+        if buffer.optimize_memory_usage:
+            for position in np.flatnonzero(at == self._rows - 1).tolist():
+                self._last_observations[int(column[position])] = steps.next_observations[position]
+
+    def _write(
+        self, rows: _Indices, column: _Indices, steps: Converted, is_cut: npt.NDArray[np.bool_]
+    ) -> None:
+        buffer, is_shared = self._buffer, self._buffer.optimize_memory_usage
+        _assign(buffer.observations, rows, column, steps.observations)
+        if not is_shared:
+            _assign(buffer.next_observations, rows, column, steps.next_observations)
+        buffer.actions[rows, column] = steps.actions
+        buffer.rewards[rows, column] = steps.rewards
+        buffer.dones[rows, column] = steps.dones | is_cut if is_shared else steps.dones
+        timeouts = steps.timeouts if buffer.handle_timeout_termination else np.False_
+        buffer.timeouts[rows, column] = timeouts if is_shared else timeouts | is_cut
+
+    def finish(self, pieces: Sequence[Piece]) -> None:
+        """Say where the buffer ends now, and where its episodes do."""
+        buffer, size = self._buffer, self._buffer.buffer_size
+        end = self._begin + self._rows
+        for column, observation in self._last_observations.items():
+            buffer.observations[end % size, column] = observation
+        buffer.full = buffer.full or end >= size
+        buffer.pos = end % size
+        if not isinstance(buffer, HerReplayBuffer):
+            return
+        for piece in pieces:
+            length = piece.stop - piece.start
+            start = self._begin + piece.row
+            rows = np.arange(start, start + length) % size
+            buffer.ep_start[rows, piece.column] = start % size
+            buffer.ep_length[rows, piece.column] = length
+        buffer._current_ep_start[:] = buffer.pos
+
+
+def _parts_in(
+    block: Block, pieces: Sequence[list[Piece]]
+) -> Iterator[tuple[int, int, int, int, bool]]:
+    """What of the pieces is in a block.
+
+    Yields:
+        From which of its steps on, to which row, how many, to which column, and whether it is the
+        end of a piece.
+    """
+    first = 0
+    for of_episode, count in zip(pieces, block.steps.tolist(), strict=True):
+        for piece in of_episode:
+            start, stop = max(piece.start, block.start), min(piece.stop, block.start + count)
+            if start < stop:
+                source, row = first + start - block.start, piece.row + start - piece.start
+                yield source, row, stop - start, piece.column, stop == piece.stop
+        first += count
+
+
+def _assign(arrays: Any, rows: _Indices, column: _Indices, values: Any) -> None:
+    if not isinstance(arrays, dict):
+        arrays[rows, column] = values
+        return
+    for key, array in arrays.items():
+        array[rows, column] = values[key]
+
+
+def _end_what_goes_on(buffer: ReplayBuffer) -> None:
+    """What the buffer holds is not gone on with by what comes now."""
+    newest = buffer.pos - 1
+    goes_on = buffer.dones[newest] == 0
+    if buffer.optimize_memory_usage:
+        buffer.dones[newest, goes_on] = 1
+    else:
+        buffer.timeouts[newest, goes_on] = 1
+    if isinstance(buffer, HerReplayBuffer):
+        for column in np.flatnonzero(buffer._current_ep_start != buffer.pos).tolist():
+            buffer._compute_episode_length(column)
+
+
+def _forget_overwritten(buffer: HerReplayBuffer, rows: int) -> None:
+    """An episode of which something is overwritten is not sampled any more."""
+    size = buffer.buffer_size
+    newest = (buffer.pos + rows - 1) % size
+    for column in range(buffer.n_envs):
+        length = int(buffer.ep_length[newest, column])
+        before = int(newest - buffer.ep_start[newest, column]) % size
+        left = np.arange(newest, newest + max(0, length - before)) % size
+        buffer.ep_length[left, column] = 0

@@ -1,0 +1,155 @@
+"""`JamboreeCallback`: one line in `model.learn(...)`, and the run is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv, recorded_env
+from jamboree_gym.integrations.sb3.training.session import TrainingSession
+
+__all__ = ["JamboreeCallback"]
+
+
+class JamboreeCallback(BaseCallback):
+    """Keeps what a recorded model learns: with what, from what, what came of it, and the model.
+
+    The model's environment has to be recorded: `jam.record(venv, run="...")` anywhere in its VecEnv
+    (below or above `VecMonitor`, `VecNormalize`, `VecFrameStack`, ...), or `jam.record(env, ...)`
+    in each environment of a `DummyVecEnv`. Of several recorders the innermost counts.
+
+    What is kept, and read back with `jam.run(name)`: algorithm, policy, hyperparameters, versions,
+    machine; all that SB3 logs, results of `EvalCallback` included; checkpoints, which are SB3's own
+    zip. Beside each step lies `policy_version`, the number of updates of the policy that took it,
+    and, where the algorithm has them (PPO, A2C, RecurrentPPO, MaskablePPO), `value` and `log_prob`.
+    The model learns bit by bit what it would learn without.
+
+    Example:
+        >>> env = jam.record(make_vec_env("CartPole-v1", n_envs=4), run="ppo")
+        >>> model = PPO("MlpPolicy", env)
+        >>> model.learn(50_000, callback=JamboreeCallback(jam, checkpoint_every=10_000))
+        >>> jam.run("ppo").info["how"]
+        'finished'
+
+    Args:
+        jam: Where the environment is recorded.
+        checkpoint_every: So many timesteps lie between two checkpoints; None = only one, at the
+            end.
+        keep_checkpoints: So many of the run's newest checkpoints stay, older ones are deleted;
+            None = all.
+        verbose: As in other callbacks.
+
+    Raises:
+        InvalidRecord: An argument is no such number. From `learn`, before it begins: the
+            environment is not recorded, or elsewhere; says how to; or `learn` was given several of
+            these callbacks. At a checkpoint: `model.save()` fails; says why.
+    """
+
+    def __init__(
+        self,
+        jam: Connection,
+        *,
+        checkpoint_every: int | None = None,
+        keep_checkpoints: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        _check_number("checkpoint_every", checkpoint_every)
+        _check_number("keep_checkpoints", keep_checkpoints)
+        self._jam = jam
+        self._checkpoint_every = checkpoint_every
+        self._keep_checkpoints = keep_checkpoints
+        self._next_checkpoint = 0
+        self._recorded: RecordedEnv | None = None
+        self._session: TrainingSession | None = None
+
+    @property
+    def run(self) -> str:
+        """Name of the run, once `learn` has begun.
+
+        Raises:
+            InvalidRecord: It has not.
+        """
+        return self._of_learn().run
+
+    def _of_learn(self) -> RecordedEnv:
+        if self._recorded is None:
+            raise InvalidRecord("the run is not known before model.learn(callback=...) has begun")
+        return self._recorded
+
+    def _init_callback(self) -> None:
+        self._recorded = recorded_env(self.model.get_env())
+        if self._recorded.jam is not self._jam:
+            raise InvalidRecord(
+                "the model's environment is recorded through another Jamboree than this callback "
+                "was given: give it that one, JamboreeCallback(jam)"
+            )
+
+    def _on_training_start(self) -> None:
+        _check_alone(self.locals.get("callback", self))
+        self._session = TrainingSession(self.model, self._of_learn())
+        self._plan_checkpoint()
+
+    def _plan_checkpoint(self) -> None:
+        self._next_checkpoint = self.num_timesteps + (self._checkpoint_every or 0)
+
+    def _on_rollout_start(self) -> None:
+        if self._session is not None:
+            self._session.say_version()
+
+    def _on_step(self) -> bool:
+        session = self._session
+        if session is not None:
+            session.timesteps = self.num_timesteps
+            session.say_version()
+            if self._checkpoint_every and self.num_timesteps >= self._next_checkpoint:
+                self._checkpoint(session)
+        return True
+
+    def _checkpoint(self, session: TrainingSession) -> None:
+        session.checkpoint()
+        self._plan_checkpoint()
+        if self._keep_checkpoints is not None:
+            session.forget_checkpoints(self._keep_checkpoints)
+
+    def _on_training_end(self) -> None:
+        session = self._session
+        if session is not None:
+            session.timesteps = self.model.num_timesteps
+            try:
+                self._checkpoint(session)
+            finally:
+                session.end("finished")
+
+
+def _check_alone(root: BaseCallback) -> None:
+    count = sum(isinstance(one, JamboreeCallback) for one in _callbacks_in(root, set()))
+    if count > 1:
+        raise InvalidRecord(
+            f"learn was given {count} JamboreeCallbacks, and one keeps all there is: leave out the "
+            "others"
+        )
+
+
+def _callbacks_in(value: Any, entered: set[int]) -> Iterator[BaseCallback]:
+    """A callback, and those that it calls; as often as each is called."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _callbacks_in(one, entered)
+    elif isinstance(value, JamboreeCallback):
+        yield value
+    elif isinstance(value, BaseCallback) and id(value) not in entered:
+        entered.add(id(value))
+        yield value
+        for one in vars(value).values():
+            yield from _callbacks_in(one, entered)
+
+
+def _check_number(name: str, number: int | None) -> None:
+    is_number = isinstance(number, int) and not isinstance(number, bool)
+    if number is not None and not (is_number and number >= 1):
+        raise InvalidRecord(f"{name}={number!r}: choose a number from 1 up, or None")

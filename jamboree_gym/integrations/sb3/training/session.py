@@ -1,0 +1,165 @@
+"""One session of a run: what is kept of a call of `learn`, from its beginning to its end."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from pickle import PicklingError
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreUnavailable
+from jamboree_gym.integrations.sb3.training.described_model import class_name, described_model
+from jamboree_gym.integrations.sb3.training.learning import LearnWatch
+from jamboree_gym.integrations.sb3.training.logger_links import link_run
+from jamboree_gym.integrations.sb3.training.metric_writer import MetricWriter
+from jamboree_gym.integrations.sb3.training.policy_watch import PolicyWatch, said_of_actions
+from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv
+from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.runs.checkpoints import CheckpointHandler
+from jamboree_gym.runs.metrics import MetricHandler
+from jamboree_gym.runs.sessions import SessionEnd, SessionHandler
+
+__all__ = ["TrainingSession", "resumed_from"]
+
+resumed_from: WeakKeyDictionary[BaseAlgorithm, int] = WeakKeyDictionary()
+"""Models that `Run.resume` has made, until they learn: number of the checkpoint they came from."""
+
+_open_sessions: WeakKeyDictionary[BaseAlgorithm, TrainingSession] = WeakKeyDictionary()
+
+
+class TrainingSession:
+    """Begins when it is made, within `learn`; watches model and logger until `end`.
+
+    Args:
+        model: The model that learns.
+        recorded: Its environment.
+
+    Attributes:
+        timesteps: The model's, after its newest step.
+    """
+
+    def __init__(self, model: BaseAlgorithm, recorded: RecordedEnv) -> None:
+        jam, run = recorded.jam, recorded.run
+        if model in _open_sessions:
+            _open_sessions[model].end("raised")  # it is learning again before that was noticed
+        self.timesteps = model.num_timesteps
+        self._model = model
+        self._recorded = recorded
+        self._id = jam.new_episode_id()
+        self._sessions = SessionHandler(jam, run)
+        self._checkpoints = CheckpointHandler(jam, run)
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._writer = MetricWriter(MetricHandler(jam, run), self._id)
+        self._logger = model.logger
+        self._policy: PolicyWatch | None = None
+        self._sessions.begin(
+            self._id,
+            timesteps=self.timesteps,
+            resumed_from=resumed_from.pop(model, None),
+            steps={one["episode"]: _steps(one) for one in recorded.handlers},
+            info=_info(model, recorded),
+        )
+        link_run(jam, run, model.logger, self.timesteps)
+        self._logger.output_formats.append(self._writer)
+        if isinstance(model, OnPolicyAlgorithm):
+            self._policy = PolicyWatch(model.policy, self._say)
+        _open_sessions[model] = self
+        self._learn = LearnWatch(self._end_raised)
+        jam.before_close(self._end_raised)
+
+    def _say(self, result: Any) -> None:
+        said = said_of_actions(result, self._model.n_envs)
+        self._recorded.annotate(policy_version=self._model._n_updates, **said)
+
+    def say_version(self) -> None:
+        """Say which policy takes the next step, where the policy does not by itself."""
+        if self._policy is None:
+            self._recorded.annotate(policy_version=self._model._n_updates)
+
+    def checkpoint(self) -> None:
+        """Keep the model as it is now.
+
+        Raises:
+            InvalidRecord: SB3 cannot save it; says why.
+        """
+        model, content = self._model, BytesIO()
+        try:
+            model.save(content)
+        except (AttributeError, TypeError, ValueError, PicklingError) as error:
+            raise InvalidRecord(
+                f"no checkpoint can be made, because model.save() fails: {error}. What is live (a "
+                "connection, a lock) may not be among the arguments of a model"
+            ) from error
+        self._checkpoints.put(
+            content.getvalue(),
+            timesteps=model.num_timesteps,
+            policy_version=model._n_updates,
+            session=self._id,
+            algorithm=class_name(type(model)),
+            normaliser=_normaliser(model),
+        )
+
+    def forget_checkpoints(self, keep: int) -> None:
+        """Delete all but the newest of the run. While Redis is away, none."""
+        try:
+            found = self._checkpoints.checkpoints()
+            for one in found[: max(0, len(found) - keep)]:
+                one.delete()
+        except StoreUnavailable:
+            return
+
+    def end(self, how: SessionEnd) -> None:
+        """It is over; model and logger are as they were. A second call does nothing."""
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+        _open_sessions.pop(self._model, None)
+        if self._policy is not None:
+            self._policy.remove()
+        if self._writer in self._logger.output_formats:
+            self._logger.output_formats.remove(self._writer)
+        for handler in self._recorded.handlers:
+            handler.annotation = None  # it was said of a step that does not come
+        self._learn.end()
+        self._recorded.jam.not_before_close(self._end_raised)
+        self._sessions.end(self._id, how, timesteps=self.timesteps)
+
+    def _end_raised(self) -> None:
+        with suppress(JamboreeError):  # what is not saved, flush and close will say
+            self.end("raised")
+
+
+def _info(model: BaseAlgorithm, recorded: RecordedEnv) -> Mapping[str, Any]:
+    return {
+        **described_model(model),
+        "vec_env": list(recorded.wrappers),
+        "recorded": recorded.recorded,
+        "learned": recorded.learned,
+    }
+
+
+def _steps(handler: EpisodeHandler) -> int:
+    """How many steps the current episode has; from memory."""
+    newest = handler.recent(1)
+    return int(newest.indices[-1]) + 1 if len(newest) else 0
+
+
+def _normaliser(model: BaseAlgorithm) -> bytes | None:
+    """What SB3 saves of the model's `VecNormalize`."""
+    normaliser = model.get_vec_normalize_env()
+    if normaliser is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:  # it writes to a path only
+        path = Path(folder, "vecnormalize.pkl")
+        normaliser.save(str(path))
+        return path.read_bytes()

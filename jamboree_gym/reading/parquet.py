@@ -1,0 +1,209 @@
+"""Episodes that are over -> a folder of Parquet files, gone on with where it was left off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import ExportError
+from jamboree_gym.progress import Progress, reported
+from jamboree_gym.reading.bulk_read import read_blocks
+from jamboree_gym.reading.exported import not_there_yet
+from jamboree_gym.reading.filters import Found
+from jamboree_gym.tables.arrow_table import (
+    Columns,
+    ColumnsOf,
+    Inexact,
+    Piece,
+    conform,
+    join,
+    no_piece,
+    piece_of,
+)
+from jamboree_gym.tables.columns import to_columns_or_none
+from jamboree_gym.tables.part_folder import aside_of, locked, whole
+from jamboree_gym.tables.table_file import Spool
+
+__all__ = ["pieces_of", "write_parts"]
+
+PART_BYTES = 64 << 20  # in memory; as files a fifth to a half of it
+_NOTE = b"jamboree"  # in a part's metadata: what its columns cannot tell
+_COMPRESSION = "zstd"
+
+
+def pieces_of(
+    connection: Connection, found: Found, columns_of: ColumnsOf = to_columns_or_none
+) -> Iterator[tuple[int, Piece]]:
+    """The steps of these episodes as pieces of a table, in their order.
+
+    Yields:
+        How many episodes are read to their end now, and the next piece.
+    """
+    positions = {one.id: position for position, one in enumerate(found)}
+    for done, blocks in read_blocks(connection, found):
+        pieces = [piece_of(one.transitions(), one.ids, one.steps, columns_of) for one in blocks]
+        order = [
+            np.array([positions[name] for name in one.ids]).repeat(one.steps) for one in blocks
+        ]
+        yield done, join(pieces, np.concatenate(order))
+
+
+def write_parts(
+    connection: Connection,
+    found: Found,
+    folder: Path,
+    progress: bool | Progress,
+    columns_of: ColumnsOf = to_columns_or_none,
+    prefix: str = "part",
+) -> list[Path]:
+    """Write the episodes that are over, and are not there yet, into Parquet files.
+
+    An episode is in one file with all of its steps. In the end all files have the same columns;
+    until then each has those of its own episodes.
+
+    Args:
+        connection: Where the episodes are.
+        found: The episodes.
+        folder: Where to.
+        progress: Who is told how many are written.
+        columns_of: The columns that they get.
+        prefix: Of the files' names; another one for other columns.
+
+    Returns:
+        All files, in order.
+
+    Raises:
+        ColumnConflict: No one column holds the values of two episodes; names both. What was
+            written before stays.
+        ExportError: Another process writes there, or other files are there.
+    """
+    with locked(folder):
+        parts = _Parts(folder, prefix)
+        over = [one for one in found if one.status != "running"]
+        wanted = not_there_yet(over, parts.lengths(), folder)
+        before = len(over) - len(wanted)
+        pieces = _ending(pieces_of(connection, wanted, columns_of), before)
+        _write_new(parts, reported(pieces, len(over), progress, done_is="written"))
+        _make_alike(parts)
+        return parts.paths()
+
+
+def _ending(
+    pieces: Iterable[tuple[int, Piece]], before: int
+) -> Iterator[tuple[int, tuple[bool, Piece]]]:
+    """The pieces, and whether an episode ends with each; `before` were written earlier."""
+    last = 0
+    for done, piece in pieces:
+        yield before + done, (done > last, piece)
+        last = done
+
+
+class _Parts:
+    """The files of a folder."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self._folder, self._prefix = folder, prefix
+
+    def paths(self) -> list[Path]:
+        """Those that are there, in order."""
+        return sorted(self._folder.glob(f"{self._prefix}-*.parquet"))
+
+    def next(self) -> Path:
+        """The one that comes next."""
+        return self._folder / f"{self._prefix}-{len(self.paths()):05}.parquet"
+
+    def lengths(self) -> dict[str, int]:
+        """Number of steps of the episodes in them, by their ids.
+
+        Raises:
+            ExportError: Other files are there.
+        """
+        lengths: dict[str, int] = {}
+        for path in self._folder.glob("[!.]*.parquet"):
+            is_own = path in self.paths() and _NOTE in (pq.read_schema(path).metadata or {})
+            if not is_own:
+                raise ExportError(f"{path} was written by something else: choose another folder")
+            column = pq.read_table(path, columns=["episode_id"], read_dictionary=["episode_id"])
+            counts = column["episode_id"].value_counts()
+            ids, steps = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
+            lengths.update(zip(ids, steps, strict=True))
+        return lengths
+
+    def spool(self) -> Spool:
+        """For what will be the next one."""
+        return Spool(aside_of(self._folder / "spool"))
+
+
+# -- new parts --------------------------------------------------------------------------------
+
+
+def _write_new(parts: _Parts, pieces: Iterable[tuple[bool, Piece]]) -> None:
+    spool = parts.spool()
+    try:
+        for is_end, piece in pieces:
+            if len(piece.table):
+                spool.add(piece)
+            if is_end and spool.nbytes >= PART_BYTES:
+                _write_part(parts.next(), spool)
+                spool = parts.spool()
+        if not spool.nbytes and not parts.paths():
+            spool.add(no_piece())
+        if spool.columns.kinds:
+            _write_part(parts.next(), spool)
+    finally:
+        spool.discard()
+
+
+def _write_part(path: Path, spool: Spool) -> None:
+    with whole(path) as aside:
+        spool.write(lambda schema: _parquet_file(aside, schema, spool.columns))
+    spool.discard()
+
+
+@contextmanager
+def _parquet_file(path: Path, schema: pa.Schema, columns: Columns) -> Iterator[Any]:
+    owners = {name: next(iter(columns.kinds[name].values())) for name in schema.names}
+    note = json.dumps({"owners": owners, "unfit": sorted(columns.unfit)})
+    noted = schema.with_metadata({**(schema.metadata or {}), _NOTE: note.encode()})
+    with pq.ParquetWriter(path, noted, compression=_COMPRESSION) as writer:
+        yield writer
+
+
+# -- one schema for all -----------------------------------------------------------------------
+
+
+def _make_alike(parts: _Parts) -> None:
+    """Give all parts the same columns, part by part; a killed one is gone on with."""
+    columns, schemas = Columns(), {}
+    for path in parts.paths():
+        schemas[path] = schema = pq.read_schema(path)
+        note = json.loads(schema.metadata[_NOTE])
+        columns.see(schema, Piece(schema.empty_table(), note["owners"], frozenset(note["unfit"])))
+    while True:
+        common = columns.schema()
+        try:
+            for path, schema in schemas.items():
+                if not schema.equals(common, check_metadata=False):
+                    _rewrite(path, common, columns)
+                    schemas[path] = common
+            return
+        except Inexact as error:
+            columns.refuse(str(error))
+
+
+def _rewrite(path: Path, schema: pa.Schema, columns: Columns) -> None:
+    with (
+        pq.ParquetFile(path) as part,
+        whole(path) as aside,
+        _parquet_file(aside, schema, columns) as writer,
+    ):
+        for group in range(part.num_row_groups):
+            writer.write_table(conform(part.read_row_group(group), schema))

@@ -1,0 +1,68 @@
+"""Summaries of runs: from their listings, and where one is damaged there, from its log's head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.encoding.summary_codec import (
+    StoredSummary,
+    decode_stored_summary,
+    decode_summaries,
+)
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.reading.filters import Found
+from jamboree_gym.store.mongo.store import BackupUnavailable
+
+__all__ = ["read_summaries"]
+
+
+def read_summaries(
+    connection: Connection, runs: Iterable[str], *, is_complete: bool = False
+) -> Found:
+    """All summaries of these runs, a warning for each that is damaged in its listing.
+
+    Args:
+        connection: Where they are.
+        runs: Names of the runs.
+        is_complete: Whether none may be left out.
+
+    Raises:
+        DecodeError: One that may not be left out is damaged in its log as well.
+    """
+    found: Found = []
+    unreadable: list[DecodeError] = []
+    for run in runs:
+        summaries, damaged = decode_summaries(connection.store.summaries(run))
+        found += summaries
+        listing = connection.keyspace.summaries(run)
+        for episode_id, error in damaged.items():
+            try:
+                found.append(_summary_in_log(connection, episode_id, f"{listing}: {error}"))
+            except DecodeError as again:
+                unreadable.append(again)
+    if unreadable and is_complete:
+        others = len(unreadable) - 1
+        raise DecodeError(f"{unreadable[0]}" + (f" ({others} more like it)" if others else ""))
+    for error in unreadable:
+        connection.store.say_once(f"{error}. Until then it is left out")
+    return found
+
+
+def _summary_in_log(connection: Connection, episode_id: str, damage: str) -> StoredSummary:
+    key = connection.keyspace.episode(episode_id)
+    try:
+        head = connection.store.head(key)
+        if head is None:
+            raise DecodeError(f"{key} is not there")
+        summary = decode_stored_summary(head.note, episode_id=episode_id, where=key)
+    except (BackupUnavailable, DecodeError) as error:
+        raise DecodeError(
+            f"{damage}; and it cannot be read from the episode's log: {error}. "
+            f"jam.backup.restore([{episode_id!r}]) brings the episode back if MongoDB holds it, "
+            f"jam.episode({episode_id!r}).delete() deletes it there as well"
+        ) from error
+    connection.store.say_once(
+        f"{damage}; it is read from the head of {key}. jam.backup.restore() puts it right"
+    )
+    return summary

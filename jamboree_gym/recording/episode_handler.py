@@ -1,0 +1,429 @@
+"""The handler of episodes: its log holds the steps of one episode."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from gymnasium import spaces
+
+from jamboree_gym.arrays.packing import rows_of
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.encoding.info_codec import InfoEncoder
+from jamboree_gym.encoding.step_batches import prepare
+from jamboree_gym.environment.outcomes import flag_of, refusal
+from jamboree_gym.environment.spaces import check_space, layout_of_space
+from jamboree_gym.errors import (
+    EpisodeNotFound,
+    InvalidRecord,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+)
+from jamboree_gym.handlers.db_handler import DBHandler
+from jamboree_gym.reading.episode import Episode, to_transitions
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
+from jamboree_gym.tables.columns import to_frame
+
+if TYPE_CHECKING:
+    import vaex.dataframe
+
+__all__ = ["EpisodeHandler", "unconfirmed"]
+
+DEFAULT_LIMIT = 100
+_MOVED = "Do not repeat the call: the environment has moved, and what it returned"
+BACKWARDS = slice(None, None, -1)
+
+log = logging.getLogger(__name__)
+
+
+class EpisodeHandler(DBHandler):
+    """Writes the steps of episodes, one episode at a time, and reads them back.
+
+    A recorder drives it with `begin`, `step` and `end`; anyone else sets
+    `handler["episode"] = id` and reads. Subclass it for what is to be derived from the steps.
+
+    Example:
+        >>> handler = EpisodeHandler(jam)
+        >>> handler["episode"] = episode_id
+        >>> handler.recent(16).rewards.sum()
+        16.0
+
+    Attributes:
+        limit: Number of steps that `transactions` shows, and that stay in memory while recording.
+        info_keys: Which keys of infos are kept; None = all.
+        strict_infos: Whether an info that cannot be stored is an error.
+        annotation: What is said of the step that comes, by name.
+        writing: What the current episode is written to; None when none is.
+        strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
+            of what cannot.
+    """
+
+    def __init__(self, jam: Connection | None = None) -> None:
+        super().__init__(jam)
+        self.entity = "episode"
+        self.required = {"episode": str}
+        self.limit = DEFAULT_LIMIT
+        self.info_keys: Collection[str] | None = None
+        self.strict_infos = False
+        self.annotation: dict[str, Any] | None = None
+        self.writing: StepOutbox | None = None
+        self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
+        self._schema: StepSchema | None = None
+        self._infos = InfoEncoder()
+        self._buffered = True
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Set a required key; another episode ends the writing of the current one."""
+        super().__setitem__(name, value)
+        if self._steps is not None and self._steps.summary.id != value:
+            self._steps = self.writing = None
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def use_spaces(
+        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> None:
+        """Say what the steps will look like.
+
+        Raises:
+            UnsupportedSpace: One of them cannot be recorded; names it.
+        """
+        check_space(observation_space, "observation")
+        check_space(action_space, "action")
+        schema = StepSchema(layout_of_space(observation_space), layout_of_space(action_space))
+        self._schema = schema.shared
+        prepare(self._schema)
+
+    def begin(
+        self,
+        observation: Any,
+        info: Mapping[str, Any],
+        *,
+        summary: EpisodeSummary,
+        origin: EpisodeOrigin,
+        blobs: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Begin an episode with what `reset` returned.
+
+        Args:
+            observation: The first observation.
+            info: The reset's info.
+            summary: Id, run, environment and so on; no steps yet. Without a writer: this process.
+            origin: Seed or RNG state, options, provenance.
+            blobs: What `origin` refers to, by digest.
+
+        Raises:
+            InvalidRecord: Something in summary, origin or observation, or with `strict_infos` in
+                the info, cannot be kept; names it.
+            StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. The
+                episode has begun, and goes on: do not begin it again.
+        """
+        if self._schema is None:
+            raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
+        encoded = self._encoded(info)
+        self.annotation = None
+        jam = self.event
+        if not summary.writer:
+            summary = replace(summary, writer=jam.writer_name)
+        steps = StepOutbox(
+            jam.keyspace.episode(summary.id),
+            jam.writer_id,
+            jam.writer.mark,
+            summary=summary,
+            origin=origin,
+            schema=self._schema,
+            keep=self.limit + 1,
+            blobs=blobs or {},
+        )
+        self._keys["episode"] = summary.id
+        jam.adopt(steps)
+        steps.put_reset(observation, encoded)
+        self._steps = self.writing = steps
+        self._buffered = jam.write_mode == "buffered"
+        if jam.writer.has_outage or not self._buffered:
+            self._after_put(_MOVED)
+
+    def step(
+        self,
+        action: Any,
+        observation: Any,
+        reward: Any,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+        annotation: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep one step: the action, and the five things that `env.step` returned for it.
+
+        Args:
+            action: What the agent did.
+            observation: What the environment returned, as the next four.
+            reward: A number.
+            terminated: Whether this was the end.
+            truncated: Whether the episode was cut off.
+            info: Whatever else.
+            annotation: What the agent says of the step, by name.
+
+        Raises:
+            InvalidRecord: Something in it cannot be kept; names it. There would be a gap, so the
+                episode is abandoned.
+            StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. It
+                waits in memory, and the episode goes on: do not keep it again.
+        """
+        self.act(action)
+        if annotation is not None:
+            self.annotation = {**(self.annotation or {}), **annotation}
+        self.keep(observation, reward, terminated, truncated, info)
+
+    def act(self, action: Any) -> None:
+        """The first half of `step`, to be called before the environment gets the action."""
+        steps = self.writing
+        if steps is None:
+            raise InvalidRecord("no episode is being written: handler.begin(...) first")
+        try:
+            steps.taken = steps.pack_action(action)
+        except Exception:  # noqa: BLE001 - whatever it is, the slow way says it
+            self._act_slowly(steps, action)
+
+    def _act_slowly(self, steps: StepOutbox, action: Any) -> None:
+        try:
+            steps.act(action)
+        except InvalidRecord as error:
+            self._give_up(error)
+            raise
+
+    def _give_up(self, error: InvalidRecord) -> None:
+        """There would be a gap: end the episode, and say that nothing more is recorded."""
+        log.warning("%s; nothing more is recorded until the next reset", error)
+        with suppress(JamboreeError):  # the other error tells more
+            self.end("abandoned")
+
+    def keep(
+        self,
+        observation: Any,
+        reward: Any,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+    ) -> None:
+        """The second half of `step`: what the environment returned."""
+        steps = self.writing
+        if steps is None:
+            raise InvalidRecord("no episode is being written: handler.begin(...) first")
+        said, self.annotation = self.annotation, None
+        try:
+            if terminated.__class__ is not bool:
+                terminated = flag_of("terminated", terminated)
+            if truncated.__class__ is not bool:
+                truncated = flag_of("truncated", truncated)
+            encoded = self._encoded(info) if info.__class__ is not dict or info else None
+            looks = steps.put(observation, reward, terminated, truncated, encoded, said)
+        except InvalidRecord as error:
+            self._give_up(error)
+            raise
+        if terminated or truncated:  # first: it is over even where this cannot be confirmed
+            self._end(steps, "terminated" if terminated else "truncated")
+            looks = looks or steps.error is not None
+        if looks or not self._buffered:
+            self._after_put(_MOVED)
+
+    def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
+        try:
+            if not info:
+                return None
+            keys = self.info_keys
+            if keys is not None:
+                info = {key: info[key] for key in keys if key in info}
+            return self._infos.encode(info, strict=self.strict_infos)
+        except Exception as error:
+            if isinstance(error, InvalidRecord) and self.strict_infos:
+                raise
+            raise refusal("info", error) from error
+
+    def plain_steps(self, schema: StepSchema) -> StepOutbox | None:
+        """Where `put_plain` may put the next step, if it has this (shared) schema."""
+        steps = self.writing
+        if steps is None or steps.schema is not schema or self.annotation is not None:
+            return None
+        if steps.is_over_here:
+            return None
+        return steps if self._buffered else None
+
+    @property
+    def was_deleted(self) -> bool:
+        """Whether the episode that was written last has been deleted since."""
+        return self._steps is not None and self._steps.is_deleted
+
+    @property
+    def newest_at(self) -> float:
+        """Timestamp of the newest step, epoch seconds; none: long ago."""
+        return -math.inf if self._steps is None else self._steps.newest_at
+
+    def end(self, status: EpisodeStatus) -> None:
+        """The episode is over. A second call does nothing."""
+        steps = self.writing
+        if steps is not None:
+            self._end(steps, status)
+            if steps.error is not None or not self._buffered:
+                self._after_put("It is over, and that")
+
+    def _end(self, steps: StepOutbox, status: EpisodeStatus) -> None:
+        self._schema = steps.schema
+        steps.end(status)
+        self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
+
+    def _after_put(self, what: str) -> None:
+        """Keep the promises of the write mode for what waits now."""
+        steps = self._steps
+        if steps is None:
+            return
+        if steps.is_over_here:
+            self._leave(steps)
+            return
+        try:
+            self.event.after_put(steps, steps.pending_bytes)
+        except (StoreFull, StoreUnavailable) as error:
+            if steps.error is not None:
+                raise
+            raise unconfirmed(error, what) from error
+        if steps.is_over_here:  # the delivery has found out
+            self._leave(steps)
+
+    def _leave(self, steps: StepOutbox) -> None:
+        was_writing, self.writing = self.writing, None
+        if steps.cut_off is not None and was_writing is not None:
+            raise steps.cut_off.with_traceback(None)
+
+    def save(self, record: Mapping[str, Any]) -> None:
+        """Save one step as a dict with the arguments of `step`."""
+        self.event.admit()
+        try:
+            self.step(**record)
+        except TypeError as error:
+            raise InvalidRecord(f"{self._name}.save: not a step: {error}") from error
+
+    def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Save several steps."""
+        for record in records:
+            self.save(record)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        return self.event.keyspace.episode(self["episode"])
+
+    @property
+    def episode(self) -> Episode:
+        """The episode that the handler stands on."""
+        return Episode(self.event, self["episode"])
+
+    def recent(self, n: int) -> Transitions:
+        """The newest n steps as arrays, oldest first; from memory while this handler writes them.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+        """
+        steps = self._steps
+        rows = None if steps is None or steps.is_over_here else steps.recent(n)
+        return self.episode.recent(n) if rows is None else to_transitions(rows)
+
+    @property
+    def transactions(self) -> vaex.dataframe.DataFrame:
+        """The newest `limit` steps as a vaex DataFrame, newest first (columns: `Episode.frame`)."""
+        return to_frame(reversed_transitions(self.recent(self.limit)))
+
+    def many(self, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` steps as dicts (fields of `StepData`), oldest first."""
+        try:
+            return _as_dicts(self.recent(limit)) if limit > 0 else []
+        except EpisodeNotFound:
+            return []
+
+    def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
+        """Steps with t0 <= timestamp <= t1 (epoch seconds) as dicts, oldest first."""
+        try:
+            return _as_dicts(self.episode.between(t0, t1))
+        except EpisodeNotFound:
+            return []
+
+    def as_of(self, t: float) -> dict[str, Any] | None:
+        """The newest step with timestamp <= t (epoch seconds) as a dict; None if there is none."""
+        try:
+            step = self.episode.as_of(t)
+        except EpisodeNotFound:
+            return None
+        return None if step is None else _as_dict(step)
+
+    def count(self) -> int:
+        """Number of steps."""
+        return max(0, self.event.store.count(self._settled_key()) - 1)
+
+    def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+        """Follow the episode until it ends, step by step."""
+        return (_as_dict(step) for step in self.episode.tail(timeout_s=timeout_s))
+
+    async def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
+        """As `tail`, for an event loop, which it does not block."""
+        async for step in self.episode.atail(timeout_s=timeout_s):
+            yield _as_dict(step)
+
+    def pop(self, n: int = 1) -> list[dict[str, Any]]:
+        """Not for episodes: their steps stay together.
+
+        Raises:
+            InvalidRecord: Always.
+        """
+        raise InvalidRecord(f"the {n} oldest steps cannot be popped: an episode stays whole")
+
+    def delete(self) -> None:
+        """Delete the episode, from Redis and from MongoDB."""
+        self.episode.delete()
+        self._steps = self.writing = None
+
+    def _settled_key(self) -> str:
+        self.event.settle(self._key)
+        return self._key
+
+
+def unconfirmed(
+    error: StoreFull | StoreUnavailable, what: str = _MOVED
+) -> StoreFull | StoreUnavailable:
+    """The same, of something that waits in memory and is delivered later."""
+    kind = StoreFull if isinstance(error, StoreFull) else StoreUnavailable
+    told = kind(f"{str(error).rstrip('.')}. {what} waits in memory until Redis takes it")
+    told.__cause__ = error
+    return told
+
+
+def reversed_transitions(steps: Transitions) -> Transitions:
+    """The same transitions, newest first."""
+    return Transitions(
+        steps.indices[::-1],
+        rows_of(steps.observations, BACKWARDS),
+        rows_of(steps.actions, BACKWARDS),
+        steps.rewards[::-1],
+        rows_of(steps.next_observations, BACKWARDS),
+        steps.terminations[::-1],
+        steps.truncations[::-1],
+        steps.infos[::-1],
+        steps.timestamps[::-1],
+        steps.annotated[::-1],
+        rows_of(steps.annotations, BACKWARDS),
+        steps.schemas,
+    )
+
+
+def _as_dicts(steps: Transitions) -> list[dict[str, Any]]:
+    return [_as_dict(step) for step in steps]
+
+
+def _as_dict(step: StepData) -> dict[str, Any]:
+    return {field.name: getattr(step, field.name) for field in fields(step)}

@@ -1,0 +1,339 @@
+"""Episodes that come from somewhere else, as arrays: put into the store as if recorded.
+
+What an importer needs to know is the id: the same one for the same episode, whenever it is
+imported. So a second import finds what is there (`stored`), and one that was killed goes on. An
+episode of a few MB comes in one append, a longer one in several: until the last of them it is
+`running`, and as nobody holds a lease on it, `interrupted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from hashlib import blake2b
+from operator import add
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from jamboree_gym.arrays.layout import ENCODED, Group, Layout, Leaf, has_column
+from jamboree_gym.arrays.packing import Arrays, rows_of, unstack, variable_bytes
+from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema, schema_at
+from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_FRAMES_PER_APPEND
+from jamboree_gym.delivery.step_buffer import MAX_FRAME_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_FRAME
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_frame
+from jamboree_gym.encoding.info_codec import InfoEncoder
+from jamboree_gym.encoding.row_parts import RowPart, cut_rows
+from jamboree_gym.encoding.rows import (
+    INFO,
+    REWARD,
+    ROW_WIDTH,
+    TERMINATED,
+    TIMESTAMP,
+    TRUNCATED,
+    encode_rows,
+)
+from jamboree_gym.encoding.summary_codec import (
+    check_summary,
+    decode_episode_note,
+    encode_episode_note,
+    encode_origin,
+    encode_summary,
+)
+from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, InvalidRecord
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
+from jamboree_gym.store.redis.store import Append, IndexEntry
+
+__all__ = ["TICK_S", "EpisodeImporter", "NewEpisode", "episode_id_of", "layout_of_arrays"]
+
+TICK_S = 1e-6
+"""So far apart are the steps of an episode of which nobody knows when they were made."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewEpisode:
+    """An episode of T steps that is to be in the store.
+
+    Attributes:
+        summary: Id, run, environment, start, seed, tags and so on; status, number of steps, return
+            and duration are taken from the steps. `running` stands for an episode that nobody
+            goes on with.
+        origin: What it can be begun with again; its provenance is named by `blobs`.
+        blobs: What `origin` refers to, by digest.
+        schemas: What the values were before they became arrays (`layout_of_arrays`), by row.
+        observations: (T + 1, ...), the reset's first.
+        actions: (T, ...).
+        rewards: (T,).
+        terminations: bool (T,).
+        truncations: bool (T,).
+        infos: T + 1 dicts, the reset's first; or none.
+        timestamps: float64 (T,), epoch seconds, ascending and later than the start; None where
+            they are not known: then `TICK_S` apart.
+        annotated: bool (T,), whether the agent said something of the step; None = of none.
+        annotations: What it said, by name, each (T, ...).
+    """
+
+    summary: EpisodeSummary
+    origin: EpisodeOrigin
+    blobs: Mapping[str, bytes]
+    schemas: SchemaChanges
+    observations: Arrays
+    actions: Arrays
+    rewards: Any
+    terminations: Any
+    truncations: Any
+    infos: Sequence[Mapping[str, Any]] = ()
+    timestamps: Any = None
+    annotated: Any = None
+    annotations: Mapping[str, Arrays] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of steps, T."""
+        return len(self.rewards)
+
+
+def episode_id_of(*origin: object) -> str:
+    """The id of an episode that came from there: 32 hexadecimal digits, always the same."""
+    return blake2b("\n".join(map(repr, origin)).encode(), digest_size=16).hexdigest()
+
+
+def layout_of_arrays(arrays: Arrays, space: spaces.Space[Any]) -> Layout:
+    """Layout of the values that arrays (n, ...) hold, where only their space is known.
+
+    Values of `Discrete` are NumPy scalars, as the space itself samples them. What is no array of
+    numbers (an array of objects) is encoded one by one.
+    """
+    if isinstance(space, spaces.Dict) and isinstance(arrays, dict):
+        parts = [layout_of_arrays(arrays[key], space[key]) for key in arrays]
+        return Group("dict", tuple(arrays), tuple(parts))
+    if isinstance(space, spaces.Tuple) and isinstance(arrays, (tuple, list)):
+        pairs = zip(arrays, space.spaces, strict=True)
+        parts = [layout_of_arrays(part, of) for part, of in pairs]
+        return Group("tuple", tuple(range(len(parts))), tuple(parts))
+    if not isinstance(arrays, np.ndarray) or not has_column(arrays.dtype):
+        return ENCODED
+    kind = "numpy" if isinstance(space, spaces.Discrete) and arrays.ndim == 1 else "array"
+    return Leaf(arrays.dtype, arrays.shape[1:], "numpy" if kind == "numpy" else "array")
+
+
+class EpisodeImporter:
+    """Puts episodes into a store, several in a round trip.
+
+    Example:
+        >>> with EpisodeImporter(jam) as importer:
+        ...     for episode in episodes:
+        ...         importer.add(episode)
+
+    Args:
+        connection: Where to.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._infos = InfoEncoder()
+        self._appends: list[Append] = []
+        self._bytes = 0
+
+    def stored(self, ids: Sequence[str]) -> dict[str, EpisodeSummary]:
+        """Which of these are in the store, as they are there.
+
+        Those that only began to come are `running`, with fewer steps than they have.
+
+        Raises:
+            DecodeError: The bytes of one are damaged; names its key.
+        """
+        store, keyspace = self._connection.store, self._connection.keyspace
+        keys = {keyspace.episode(id): id for id in ids}
+        found = {}
+        for key, head in store.heads(list(keys)).items():
+            if isinstance(head, DecodeError):
+                raise head
+            found[keys[key]] = decode_episode_note(head.note, episode_id=keys[key], where=key)[0]
+        return found
+
+    def add(self, episode: NewEpisode) -> None:
+        """Put one into the store, now or together with the next ones.
+
+        Raises:
+            InvalidRecord: Its arrays do not fit together, or something cannot be kept.
+            EpisodeInUse: There is another episode of this id.
+        """
+        check_summary(episode.summary)
+        key = self._connection.keyspace.episode(episode.summary.id)
+        for append in _appends(key, episode, self._infos):
+            size = sum(map(len, append.frames))
+            is_next = bool(self._appends) and self._appends[-1].key == append.key
+            if self._appends and (is_next or self._bytes + size > MAX_APPEND_BYTES):
+                self.flush()
+            self._appends.append(append)
+            self._bytes += size
+
+    def flush(self) -> None:
+        """Bring what was added to Redis."""
+        sent, self._appends, self._bytes = self._appends, [], 0
+        if not sent:
+            return
+        for append, result in zip(sent, self._connection.append_whole(sent), strict=True):
+            if result.is_absent:
+                raise EpisodeNotFound(
+                    f"{append.key} was deleted while it was imported: import it again"
+                )
+            if result.stored < len(append.frames):
+                raise EpisodeInUse(
+                    f"{append.key} is there already, with other steps: delete that episode, or "
+                    "import under another run"
+                )
+
+    def __enter__(self) -> EpisodeImporter:
+        """Use as a context manager: `flush` at the end."""
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        """Bring the last ones to Redis; after an error too, they are whole."""
+        self.flush()
+
+
+def _appends(key: str, episode: NewEpisode, infos: InfoEncoder) -> Iterator[Append]:
+    """An episode as it is written; the same bytes each time."""
+    rows = _flat_rows(episode, infos)
+    writer = bytes.fromhex(episode.summary.writer)
+    origin = encode_origin(episode.origin)
+    blobs = {**episode.blobs, **{schema.digest: schema.blob for _, schema in episode.schemas}}
+    frames, size, summary = list[bytes](), 0, replace(episode.summary, status="running")
+    parts = _parts(rows, episode.schemas)
+    for number, part in enumerate(parts, 1):
+        frames.append(_frame(part, writer))
+        size += len(frames[-1])
+        summary = _summary_after(summary, part)
+        is_last = number == len(parts)
+        if is_last:
+            summary = replace(summary, status=_final_status(episode.summary.status, part))
+        if is_last or len(frames) == MAX_FRAMES_PER_APPEND or size >= MAX_APPEND_BYTES:
+            content = encode_summary(summary)
+            written_at = summary.started_at + summary.elapsed_s
+            entry = IndexEntry(summary.id, content, summary.run, written_at)
+            note = encode_episode_note(content, origin)
+            after = part.start + part.count
+            yield Append(key, CODEC_STEPS, frames, after, note, entry, blobs)
+            frames, size = [], 0
+
+
+def _parts(rows: list[Any], schemas: SchemaChanges) -> list[RowPart]:
+    """Rows as they become frames."""
+    count = len(rows) // ROW_WIDTH
+    infos = sum(len(info) for info in rows[INFO::ROW_WIDTH] if info)
+    row_bytes = max(schema.row_bytes for _, schema in schemas) + ROW_OVERHEAD_BYTES
+    row_bytes += (infos + _encoded_bytes(rows, schemas)) // count
+    return cut_rows(0, rows, schemas, max(1, min(ROWS_PER_FRAME, MAX_FRAME_BYTES // row_bytes)))
+
+
+def _encoded_bytes(rows: list[Any], schemas: SchemaChanges) -> int:
+    """Bytes of what is encoded one by one, roughly."""
+    if not any(schema.has_encoded for _, schema in schemas):
+        return 0
+    count = len(rows) // ROW_WIDTH
+    return sum(
+        variable_bytes(rows[row * ROW_WIDTH + column], getattr(schema_at(schemas, row), role))
+        for row in range(count)
+        for column, role in ((0, "observation"), (1, "action"))
+    )
+
+
+def _frame(part: RowPart, writer: bytes) -> bytes:
+    return encode_frame(
+        codec=CODEC_STEPS,
+        start=part.start,
+        count=part.count,
+        writer=writer,
+        t_first=part.rows[TIMESTAMP],
+        t_last=part.rows[TIMESTAMP - ROW_WIDTH],
+        body=encode_rows(part.rows, part.schema, part.changes),
+    )
+
+
+def _summary_after(known: EpisodeSummary, part: RowPart) -> EpisodeSummary:
+    return replace(
+        known,
+        steps=part.start + part.count - 1,
+        episode_return=reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return),
+        elapsed_s=part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
+    )
+
+
+def _final_status(wanted: EpisodeStatus, last: RowPart) -> EpisodeStatus:
+    """What the last step says; where it is no end, what is wanted. `interrupted` is derived."""
+    if last.rows[TERMINATED - ROW_WIDTH]:
+        return "terminated"
+    if last.rows[TRUNCATED - ROW_WIDTH]:
+        return "truncated"
+    return "running" if wanted in ("running", "interrupted") else "abandoned"
+
+
+def _flat_rows(episode: NewEpisode, infos: InfoEncoder) -> list[Any]:
+    """The rows, as a recorder would have put them."""
+    count, start = len(episode) + 1, episode.summary.started_at
+    times = start + np.arange(1, count) * TICK_S
+    if episode.timestamps is not None:
+        times = np.asarray(episode.timestamps, np.float64)
+    columns = [
+        [0.0, *np.asarray(episode.rewards, np.float64).tolist()],
+        [False, *np.asarray(episode.terminations, np.bool_).tolist()],
+        [False, *np.asarray(episode.truncations, np.bool_).tolist()],
+        [start, *times.tolist()],
+        [infos.encode(info) for info in episode.infos] if episode.infos else [None] * count,
+    ]
+    packed = [_packed(episode, role, count) for role in ("observation", "action", "annotation")]
+    observations, actions, annotations = packed
+    together = [observations, actions, *columns, annotations]
+    if len({len(column) for column in together}) > 1:
+        lengths = ", ".join(map(str, map(len, together)))
+        raise InvalidRecord(f"{_name(episode)} has columns of {lengths} rows")
+    if not (np.diff([start, *times]) > 0).all():
+        raise InvalidRecord(f"{_name(episode)} has times that do not ascend")
+    return [value for row in zip(*together, strict=True) for value in row]
+
+
+def _name(episode: NewEpisode) -> str:
+    return f"the episode {episode.summary.id!r}"
+
+
+def _packed(episode: NewEpisode, role: str, count: int) -> list[Any]:
+    """Observations, actions or annotations of all rows, each of the layout that holds there."""
+    ends = [min(row, count) for row, _ in episode.schemas[1:]] + [count]
+    starts = [0, *ends[:-1]]
+    pack = {"observation": _observations, "action": _actions, "annotation": _said}[role]
+    try:
+        return [
+            value
+            for first, stop, (_, schema) in zip(starts, ends, episode.schemas, strict=True)
+            for value in pack(episode, schema, first, stop)
+        ]
+    except (InvalidRecord, LookupError, TypeError, ValueError) as error:
+        raise InvalidRecord(f"{_name(episode)}: its {role}s cannot be kept: {error}") from error
+
+
+def _observations(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
+    rows = rows_of(episode.observations, slice(first, stop))
+    return unstack(rows, schema.observation, stop - first)
+
+
+def _actions(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
+    """The action of a row is the one that led there; that of the reset is a filler."""
+    skipped, begin = int(first == 0), max(0, first - 1)
+    rows = rows_of(episode.actions, slice(begin, stop - 1))
+    return [schema.action_filler] * skipped + unstack(rows, schema.action, stop - first - skipped)
+
+
+def _said(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
+    """None where nothing was said."""
+    if not schema.is_annotated or episode.annotated is None:
+        return [None] * (stop - first)
+    skipped, rows = int(first == 0), slice(max(0, first - 1), stop - 1)
+    named = {name: episode.annotations[str(name)] for name in schema.annotation.names}
+    values = unstack(rows_of(named, rows), schema.annotation, stop - first - skipped)
+    is_said = np.asarray(episode.annotated, np.bool_)[rows].tolist()
+    said = [value if is_there else None for value, is_there in zip(values, is_said, strict=True)]
+    return [None] * skipped + said

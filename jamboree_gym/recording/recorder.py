@@ -1,0 +1,249 @@
+"""What every recording wrapper does with the episodes of one environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.values import check_text, decode_value, encode_value
+from jamboree_gym.connection import Connection
+from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
+from jamboree_gym.environment.outcomes import refusal
+from jamboree_gym.errors import InvalidRecord, JamboreeError, NotReset, UnknownKey
+from jamboree_gym.keys import digest
+from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+
+__all__ = ["EpisodeRecorder"]
+
+_SCALARS = (bool, int, float, bytes, np.generic)
+
+log = logging.getLogger(__name__)
+
+
+class EpisodeRecorder:
+    """Writes the episodes of one environment through a handler, one after the other.
+
+    Args:
+        jam: Where to record.
+        observation_space: Of the one environment, not of a batch.
+        action_space: Of the one environment.
+        env_id: Gymnasium id, `""` where there is none.
+        provenance: What `provenance.describe` says of the environment.
+        run: Name of the run that the episodes belong to; None = the Jamboree's own.
+        tags: Whatever episodes shall be found by.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
+            of what cannot.
+        vector_index: Which sub-environment of a vector environment it is.
+
+    Raises:
+        UnsupportedSpace: A space cannot be recorded; names it.
+        InvalidRecord: A tag cannot be kept, the run is no name, or the keys of infos are none.
+
+    Attributes:
+        jam: Where it records.
+        handler: Stands on the current episode, and takes its steps.
+    """
+
+    def __init__(
+        self,
+        jam: Connection,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        env_id: str,
+        provenance: bytes,
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        handler_class: type[EpisodeHandler] = EpisodeHandler,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+        vector_index: int | None = None,
+    ) -> None:
+        if run is not None and not isinstance(run, str):
+            raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
+        self.jam = jam
+        self.handler = handler_class()
+        self.handler.event = jam
+        self.handler.use_spaces(observation_space, action_space)
+        self.handler.info_keys = info_keys(record_infos)
+        self.handler.strict_infos = strict_infos
+        self.run = jam.own_run if run is None else check_text("run", run)
+        self._env_id = check_text("env_id", env_id)
+        self._tags = decode_value(encode_value(jam.check_tags(tags or {})), where="memory")
+        self._vector_index = vector_index
+        self._provenance = digest(provenance)
+        self._blobs = {self._provenance: provenance}
+        self._options = InfoEncoder()
+        _recorders.add(self)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether an episode has begun and not ended."""
+        return self.handler.writing is not None
+
+    @property
+    def episode_id(self) -> str:
+        """Id of the current episode.
+
+        Raises:
+            NotReset: There is none yet.
+        """
+        try:
+            episode_id: str = self.handler["episode"]
+        except UnknownKey as error:
+            raise NotReset("there is no episode yet: call reset() first") from error
+        return episode_id
+
+    def kept_options(self, options: Any) -> Any:
+        """A copy of reset options, to be made before the environment gets them.
+
+        Whatever they are: what cannot be stored leaves a mark.
+        """
+        return None if options is None else self._options.copy(options)
+
+    def admit(self) -> None:
+        """To be called before the environment moves: it has not moved if this raises.
+
+        Blocks, or raises, while `max_pending_bytes` wait for a Redis that does not answer.
+
+        Raises:
+            StoreUnavailable: So much waits, and the Jamboree was opened with `when_full="raise"`.
+                Nothing is lost: repeat the call when Redis is back.
+        """
+        if self.jam.writer.needs_admission:
+            self.jam.writer.admit()
+
+    def begin(
+        self,
+        observation: Any,
+        info: Mapping[str, Any],
+        *,
+        seed: int | None = None,
+        rng_state: Mapping[str, Any] | None = None,
+        options: Any = None,
+        follows: str | None = None,
+        parent: str | None = None,
+        fork_step: int | None = None,
+    ) -> None:
+        """Begin an episode with what a reset returned; one that has not ended is abandoned.
+
+        Or, as the child of another one, with what that one's environment returned last.
+
+        Raises:
+            InvalidRecord: It cannot be begun with this: nothing is recorded until the next one.
+            JamboreeError: What was recorded, of this episode or of the one before, is not confirmed
+                or cannot be written. This one has begun all the same.
+        """
+        seed = _own_seed(seed)
+        started_at = self.jam.start_time(after=self.handler.newest_at)
+        failure: JamboreeError | None = None
+        try:
+            self.abandon()
+        except JamboreeError as error:
+            failure = error
+        self.handler.begin(
+            observation,
+            info,
+            summary=EpisodeSummary(  # by position: keywords take twice as long
+                self.jam.new_episode_id(),
+                self._env_id,
+                self.run,
+                "running",
+                0,  # steps
+                0.0,  # episode_return
+                started_at,
+                0.0,  # elapsed_s
+                seed,
+                self._tags,
+                self._vector_index,
+                self.jam.writer_name,
+                parent,
+            ),
+            origin=EpisodeOrigin(
+                seed, rng_state, options, self._provenance, follows, parent, fork_step
+            ),
+            blobs=self._blobs,
+        )
+        if failure is not None:
+            raise failure
+
+    def annotate(self, values: Mapping[str, Any]) -> None:
+        """Keep this beside the next step, with what was said of it before.
+
+        Raises:
+            InvalidRecord: A value cannot be stored; names it.
+        """
+        try:
+            said = {check_text("name", name): _copied(value) for name, value in values.items()}
+        except Exception as error:
+            raise refusal("annotation", error) from error
+        self.handler.annotation = {**(self.handler.annotation or {}), **said}
+
+    def abandon(self) -> None:
+        """End an episode that is still going on."""
+        self.handler.end("abandoned")
+
+    def break_off(self) -> None:
+        """A call did not come to its end, so the environment may have moved: nothing can follow."""
+        with suppress(JamboreeError):  # what is not saved, flush and close will say
+            self.handler.end("abandoned")
+        self.handler.writing = None
+
+    def say_unrecorded(self, error: BaseException) -> None:
+        """The environment goes on without an episode; a Ctrl-C says enough by itself."""
+        if isinstance(error, Exception):
+            log.warning("a reset failed (%s): nothing is recorded until the next one", error)
+
+    def _after_fork_in_child(self) -> None:
+        """The episode stays with the parent process; here, the next reset begins one."""
+        if self.is_recording:
+            self.handler.writing = None
+            log.info("episode %s goes on in the parent of this process", self.episode_id)
+
+
+def _own_seed(seed: Any) -> Any:
+    """A seed that nobody changes: a list of numbers would be written again with each summary."""
+    if seed is None or seed.__class__ is int:
+        return seed
+    try:
+        return decode_value(encode_value(seed), where="memory")
+    except InvalidRecord as error:
+        raise refusal("seed", error) from error
+
+
+def _copied(value: Any) -> Any:
+    """A value of our own. What NumPy makes an array of numbers of becomes one (lists, tensors)."""
+    if isinstance(value, str):
+        return check_text("value", value)
+    if isinstance(value, _SCALARS):
+        return value
+    if isinstance(value, dict):
+        names = [check_text("key", name) if isinstance(name, str) else name for name in value]
+        return dict(zip(names, map(_copied, value.values()), strict=True))
+    array = as_array(value)
+    if array is not None:
+        return np.array(array)
+    return decode_value(encode_value(value), where="memory")  # a deep copy of what is kept
+
+
+_recorders: weakref.WeakSet[EpisodeRecorder] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for recorder in list(_recorders):
+        recorder._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,375 @@
+"""What every recording wrapper of a vector environment does with its sub-environments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from typing import Any, TypeGuard
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from jamboree_gym.arrays.layout import NOTHING, Leaf, as_array, has_column
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.tensors import detached
+from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.step_buffer import LOOK_EVERY_BYTES, ROW_OVERHEAD_BYTES
+from jamboree_gym.environment.outcomes import raise_refused, refusal
+from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
+from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
+from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.recording.recorder import EpisodeRecorder
+
+__all__ = ["VectorRecorder", "copied_batch", "shares_of"]
+
+_LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
+
+SubEnv = gym.Env[Any, Any] | EnvSpec | None
+
+
+class Call:
+    """One call of a vector environment.
+
+    Attributes:
+        returned: What it returned.
+    """
+
+    returned: Any = None
+
+
+class VectorRecorder:
+    """Writes the episodes of all sub-environments, each through an `EpisodeRecorder` of its own.
+
+    What one sub-environment returned that cannot be kept does not keep the others from being
+    recorded: within `batch()`, errors wait until all have had their turn.
+
+    Args:
+        jam: Where to record.
+        observation_space: Of one sub-environment.
+        action_space: Likewise.
+        sub_envs: The sub-environments, or their specs where they live in other processes.
+        vector: What provenance says of the vector environment: see `describe_sub_env`.
+        run: Name of the run that the episodes belong to; None = the Jamboree's own.
+        tags: Whatever episodes shall be found by.
+        handler_class: `EpisodeHandler` or a subclass.
+        record_infos: Whether infos are kept, or a list of the keys that are.
+        strict_infos: Whether an info that cannot be stored is an error.
+
+    Raises:
+        UnsupportedSpace: A space cannot be recorded; names it.
+        InvalidRecord: A tag cannot be kept, or the run is no name.
+
+    Attributes:
+        run: Name of the run.
+    """
+
+    def __init__(
+        self,
+        jam: Connection,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        sub_envs: Sequence[SubEnv],
+        *,
+        vector: Mapping[str, Any],
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        handler_class: type[EpisodeHandler] = EpisodeHandler,
+        record_infos: bool | Collection[str] = True,
+        strict_infos: bool = False,
+    ) -> None:
+        self._recorders = [
+            EpisodeRecorder(
+                jam,
+                observation_space,
+                action_space,
+                env_id=env_id_of(env),
+                provenance=describe_sub_env(env, observation_space, action_space, vector=vector),
+                run=run,
+                tags=tags,
+                handler_class=handler_class,
+                record_infos=record_infos,
+                strict_infos=strict_infos,
+                vector_index=index,
+            )
+            for index, env in enumerate(sub_envs)
+        ]
+        self.run = self._recorders[0].run
+        self._is_independent = bool(vector["independent"])
+        self._carries_over = [carries_over(env) for env in sub_envs]
+        # Of each, the newest episode, if every step that was taken since it began is in it.
+        self._unbroken: list[str | None] = [None] * len(self._recorders)
+        self._errors: list[Exception] = []
+        self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
+        self._plain_bytes = 0  # put by `step_plain`, roughly
+        self._look_at_bytes = LOOK_EVERY_BYTES  # then it is looked at how much is waiting
+
+    @property
+    def handlers(self) -> list[EpisodeHandler]:
+        """The handlers that write; each stands on its sub-environment's current episode."""
+        return [recorder.handler for recorder in self._recorders]
+
+    @property
+    def episode_ids(self) -> list[str]:
+        """Ids of the current episodes."""
+        return [recorder.episode_id for recorder in self._recorders]
+
+    def kept_options(self, options: Any) -> Any:
+        """A copy of reset options, to be made before the environment gets them."""
+        return self._recorders[0].kept_options(options)
+
+    @contextmanager
+    def batch(self, what: str = "step") -> Iterator[Call]:
+        """Around one call of the vector environment and the recording of what it returned.
+
+        An error of the environment leaves it unknown which sub-environments have moved: there may
+        be a gap, so all episodes are abandoned, and recording goes on with the next ones.
+
+        Args:
+            what: The call's name.
+
+        Yields:
+            The call, to be told what the environment returned.
+
+        Raises:
+            Exception: The first that `begin` or `step` has met, if possible one that ended an
+                episode; all others were recorded.
+        """
+        call = Call()
+        try:
+            yield call
+        except BaseException as error:
+            self._lose_track()
+            if call.returned is None or not isinstance(error, Exception):
+                raise
+            raise_refused(what, error, call.returned)
+        errors, self._errors = self._errors, []
+        if errors:
+            first = next((one for one in errors if isinstance(one, _LOST)), errors[0])
+            raise_refused(what, first, call.returned)
+
+    def begin(
+        self,
+        index: int,
+        observation: Any,
+        info: Mapping[str, Any],
+        *,
+        seed: int | None = None,
+        rng_state: Mapping[str, Any] | None = None,
+        options: Any = None,
+    ) -> None:
+        """Begin an episode of one sub-environment; one that has not ended is abandoned.
+
+        It follows the episode before it where neither seed nor state of the generator are known,
+        or where these do not tell all.
+        """
+        begins_anew = seed is not None or rng_state is not None
+        begins_anew = begins_anew and not self._carries_over[index]
+        follows = None if begins_anew else self._unbroken[index]
+        self._unbroken[index] = None
+        recorder = self._recorders[index]
+        try:
+            recorder.begin(
+                observation,
+                info,
+                seed=seed,
+                rng_state=rng_state,
+                options=options,
+                follows=follows,
+            )
+        except Exception as error:  # noqa: BLE001 - raised by `batch`
+            self._errors.append(_named(error, index))
+            if not recorder.is_recording:
+                recorder.say_unrecorded(error)
+        if recorder.is_recording and self._is_independent:  # also where it waits in memory
+            self._unbroken[index] = recorder.episode_id
+
+    def step(
+        self,
+        index: int,
+        action: Any,
+        observation: Any,
+        reward: Any,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+    ) -> None:
+        """Keep one step of one sub-environment, unless nothing is being recorded there."""
+        recorder = self._recorders[index]
+        if not recorder.is_recording:
+            self._unbroken[index] = None
+            return
+        try:
+            recorder.handler.step(action, observation, reward, terminated, truncated, info)
+        except Exception as error:  # noqa: BLE001 - raised by `batch`
+            self._errors.append(_named(error, index))
+            if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
+                self._give_up(index)
+
+    def admit(self) -> None:
+        """As `EpisodeRecorder.admit`: to be called before the environments move."""
+        self._recorders[0].admit()
+
+    def step_plain(self, actions: Any, observations: Any, rewards: Any, skipped: set[int]) -> bool:
+        """Keep one step of all sub-environments at once, if it is as plain as most are.
+
+        It is, where observations and actions are arrays of numbers, there are no infos, and none of
+        the episodes ends. A sub-environment that needs more (an annotation, say) gets it by itself.
+
+        Args:
+            actions: A batch of our own.
+            observations: A batch.
+            rewards: A batch.
+            skipped: Sub-environments that are not concerned.
+
+        Returns:
+            Whether it was done; if not, nothing was.
+        """
+        size = len(self._recorders)
+        observed, acted = _packed_batch(observations, size), _packed_batch(actions, size)
+        gained = as_array(rewards)
+        if observed is None or acted is None or not _are_numbers(gained, size):
+            return False
+        (layout, kept), (action_layout, taken) = observed, acted
+        if self._plain.observation != layout or self._plain.action != action_layout:
+            self._plain = StepSchema(layout, action_layout).shared
+        schema, now = self._plain, time.time()
+        gains = gained.astype(np.float64).ravel().tolist()
+        for index, recorder in enumerate(self._recorders):
+            if index in skipped:
+                continue
+            steps = recorder.handler.plain_steps(schema)
+            if steps is None:
+                self.step(
+                    index, actions[index], observations[index], gains[index], False, False, {}
+                )
+                continue
+            try:
+                steps.put_plain(taken[index], kept[index], gains[index], now)
+            except Exception as error:  # noqa: BLE001 - raised by `batch`
+                self._errors.append(_named(error, index))
+        self._plain_bytes += size * (schema.row_bytes + ROW_OVERHEAD_BYTES)
+        writer = recorder.jam.writer
+        if self._plain_bytes >= self._look_at_bytes or time.monotonic() > writer.schedule.late_at:
+            writer.look(self._plain_bytes)
+            self._look_at_bytes = self._plain_bytes + LOOK_EVERY_BYTES
+        return True
+
+    def annotate(self, values: Mapping[str, Any]) -> None:
+        """Keep this beside the next step of each sub-environment.
+
+        Args:
+            values: By name; a scalar for all alike, else an array, list or dict of such with one
+                value for each.
+
+        Raises:
+            InvalidRecord: A value has another length, or cannot be stored; names it.
+        """
+        size = len(self._recorders)
+        shares = {name: shares_of(value, size, name) for name, value in values.items()}
+        for index, recorder in enumerate(self._recorders):
+            recorder.annotate({name: share[index] for name, share in shares.items()})
+
+    def miss(self, index: int, error: Exception) -> None:
+        """A step of one sub-environment cannot be kept, so its episode is abandoned."""
+        if self._recorders[index].is_recording:
+            told = error if isinstance(error, JamboreeError) else refusal("step", error)
+            self._errors.append(_named(told, index))
+        self._give_up(index)
+
+    def _give_up(self, index: int) -> None:
+        """There would be a gap: the episode goes on without its recorder."""
+        self._unbroken[index] = None
+        self._recorders[index].break_off()
+
+    def abandon(self) -> None:
+        """End all episodes that are still going on.
+
+        Raises:
+            JamboreeError: One of them could not be ended; the others were.
+        """
+        errors = []
+        for recorder in self._recorders:
+            try:
+                recorder.abandon()
+            except JamboreeError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _lose_track(self) -> None:
+        self._errors.clear()
+        self._unbroken = [None] * len(self._recorders)
+        with suppress(JamboreeError):  # another error is on its way
+            self.abandon()
+
+
+def shares_of(value: Any, size: int, name: str) -> Sequence[Any]:
+    """What of a value is for each sub-environment."""
+    if isinstance(value, (bool, int, float, str, bytes, np.generic)):
+        return [value] * size
+    if isinstance(value, dict):
+        parts = {key: shares_of(part, size, f"{name}.{key}") for key, part in value.items()}
+        return [{key: part[index] for key, part in parts.items()} for index in range(size)]
+    array = as_array(value)
+    shape = () if array is None else array.shape
+    shares: Sequence[Any] = list(value) if array is None else list(array) if shape else []
+    if len(shares) != size:
+        raise InvalidRecord(
+            f"the annotation {name} has no value for each of the {size} sub-environments, "
+            f"but {len(shares)}, of shape {shape[1:]}"
+        )
+    return shares
+
+
+def _are_numbers(rewards: npt.NDArray[Any] | None, size: int) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether these are numbers, one for each sub-environment: of shape (size,), or (size, 1)."""
+    if rewards is None or not rewards.ndim or not has_column(rewards.dtype):
+        return False
+    return len(rewards) == size == rewards.size
+
+
+def _packed_batch(batch: Any, size: int) -> tuple[Leaf, Sequence[Any]] | None:
+    """Layout of each value of a batch, and the values packed; None where it is no plain array."""
+    if batch.__class__ is not np.ndarray or not has_column(batch.dtype) or not batch.ndim:
+        return None
+    if len(batch) != size:
+        return None
+    if batch.ndim == 1:
+        return Leaf(batch.dtype, (), "numpy"), list(batch)
+    leaf = Leaf(batch.dtype, batch.shape[1:], "array")
+    content, size = batch.tobytes(), leaf.nbytes
+    return leaf, [content[at : at + size] for at in range(0, size * len(batch), size or 1)]
+
+
+def copied_batch(actions: Any) -> Any:
+    """Actions of our own, as they were before the environment got them.
+
+    Raises:
+        InvalidRecord: They cannot be copied.
+    """
+    if actions.__class__ is np.ndarray and not actions.dtype.hasobject:
+        return actions.copy()
+    try:
+        return _copied(actions)
+    except Exception as error:
+        raise refusal("action", error) from error
+
+
+def _copied(value: Any) -> Any:
+    if value.__class__ in (list, tuple):
+        return value.__class__([_copied(part) for part in value])
+    if value.__class__ is dict:
+        return {name: _copied(part) for name, part in value.items()}
+    return deepcopy(detached(value))
+
+
+def _named(error: Exception, index: int) -> Exception:
+    note = f"in sub-environment {index} of a vector environment"
+    if note not in getattr(error, "__notes__", ()):  # one error may be raised again and again
+        error.add_note(note)
+    return error

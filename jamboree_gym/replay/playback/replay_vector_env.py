@@ -1,0 +1,146 @@
+"""Several episodes as one vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from jamboree_gym.errors import ReplayError
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.replay.playback.replay_env import OnMismatch, ReplayEnv, ShownFrames
+
+__all__ = ["ReplayVectorEnv"]
+
+
+class ReplayVectorEnv(SyncVectorEnv):
+    """One `ReplayEnv` for each of several episodes, stepped together.
+
+    Episodes differ in length, and none is played twice: autoreset is DISABLED, and one that is over
+    stays where it is. It then takes any action, shows its last observation again, with reward 0.0,
+    no end and no info; so sums over time are those of the episodes. `remaining` says how many steps
+    each has left: also of one that was abandoned, which no `terminated` or `truncated` ends.
+
+    Example:
+        >>> envs = ReplayVectorEnv(jam.episodes(run="first"))
+        >>> observations, infos = envs.reset()
+        >>> while (left := envs.remaining > 0).any():
+        ...     values = critic(observations)[left]
+        ...     observations, rewards, *_ = envs.step(envs.recorded_actions)
+
+    Args:
+        episodes: A query, or episodes; all with the same spaces.
+        on_mismatch: As in `ReplayEnv`. After a `ReplayMismatch` some episodes have moved: reset.
+        render_mode: As in `ReplayEnv`; `render` gives a tuple of frames.
+        frames: As in `ReplayEnv`.
+
+    Attributes:
+        episodes: The episodes, in the order of the sub-environments.
+
+    Raises:
+        EpisodeNotFound: An episode is not there.
+        DecodeError: The bytes of one are damaged.
+        ReplayError: There is no episode, or two have different spaces; names both.
+    """
+
+    def __init__(
+        self,
+        episodes: Iterable[Episode],
+        *,
+        on_mismatch: OnMismatch = "raise",
+        render_mode: str | None = None,
+        frames: ShownFrames | None = None,
+    ) -> None:
+        options: dict[str, Any] = {"on_mismatch": on_mismatch, "frames": frames}
+        self._replays = [
+            ReplayEnv(episode, render_mode=render_mode, **options) for episode in episodes
+        ]
+        self.episodes = tuple(replay.episode for replay in self._replays)
+        if not self._replays:
+            raise ReplayError("there is no episode to replay")
+        for name in ("observation_space", "action_space"):
+            _check_alike(self._replays, name)
+        super().__init__(
+            [partial(_StaysAtItsEnd, replay) for replay in self._replays],
+            autoreset_mode=AutoresetMode.DISABLED,
+        )
+
+    @property
+    def remaining(self) -> npt.NDArray[np.int64]:
+        """How many steps each episode has left: int64 (n,)."""
+        return np.array([replay.remaining for replay in self._replays], np.int64)
+
+    @property
+    def recorded_actions(self) -> Any:
+        """The actions that were taken next, batched; of an episode that is over, any action.
+
+        Raises:
+            ReplayError: All are over, or no reset came before.
+        """
+        left = [replay.recorded_action for replay in self._replays if replay.remaining]
+        if not left:
+            raise ReplayError("all episodes are over: there is no more")
+        taken = iter(left)
+        actions = [next(taken) if replay.remaining else left[0] for replay in self._replays]
+        return _batched(actions, self.single_action_space)
+
+    def step(self, actions: Any) -> tuple[Any, npt.NDArray[np.float64], Any, Any, dict[str, Any]]:
+        """Take the next step of each episode; those that are over stay where they are.
+
+        Raises:
+            ReplayMismatch: An action is not the recorded one, with `on_mismatch="raise"`.
+        """
+        self._autoreset_envs[:] = False  # else it insists on a reset of those that are over
+        return super().step(actions)
+
+
+class _StaysAtItsEnd(gym.Wrapper[Any, Any, Any, Any]):
+    """A replay that can be stepped after its end, and does not move then."""
+
+    env: ReplayEnv
+    _observation: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if not self.env.remaining:
+            return self._observation, 0.0, False, False, {}
+        self._observation, *rest = self.env.step(action)
+        return self._observation, *rest
+
+
+def _check_alike(replays: Sequence[ReplayEnv], name: str) -> None:
+    first = replays[0]
+    for other in replays[1:]:
+        if getattr(other, name) != getattr(first, name):
+            raise ReplayError(
+                f"episodes {first.episode.id!r} and {other.episode.id!r} cannot be stepped "
+                f"together: their {name} is {getattr(first, name)} and {getattr(other, name)}"
+            )
+
+
+def _batched(actions: Sequence[Any], space: spaces.Space[Any]) -> Any:
+    """Actions as one batch, with the dtypes that they have rather than those of the space."""
+    if isinstance(space, spaces.Dict):
+        return {
+            name: _batched([action[name] for action in actions], part)
+            for name, part in space.spaces.items()
+        }
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            _batched([action[position] for action in actions], part)
+            for position, part in enumerate(space.spaces)
+        )
+    if isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)):
+        return np.stack(actions)
+    return tuple(actions)

@@ -1,0 +1,200 @@
+"""Bringing an environment to where a recorded one stood after some of its steps, and proving it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Final, TypeAlias, cast
+
+import gymnasium as gym
+
+from jamboree_gym.encoding.rows import Rows
+from jamboree_gym.environment.env_state import prime, put_state, reads_unchecked, state_gap
+from jamboree_gym.environment.provenance import conditions_now
+from jamboree_gym.errors import DecodeError, ReplayError
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.replay.rebuilding.beginning import Shown, begin_child, begin_root, line_of
+from jamboree_gym.replay.rebuilding.rebuild import reset_as_recorded
+from jamboree_gym.replay.verification.compare import Mismatch, SecondRun, first_mismatch
+
+__all__ = ["MakeEnv", "Standing", "check_step", "play_on", "stand_at"]
+
+MakeEnv: TypeAlias = Callable[[Mapping[str, Any]], gym.Env[Any, Any]]
+"""Makes an environment, by what provenance says of it."""
+
+SNAPSHOTS_TRIED: Final = 3
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """A live environment in the middle of an episode.
+
+    Attributes:
+        env: The environment.
+        observation: What it returned last.
+        info: Likewise.
+    """
+
+    env: gym.Env[Any, Any]
+    observation: Any
+    info: Mapping[str, Any]
+
+
+def check_step(episode: Episode, step: int) -> None:
+    """Make sure that an episode can be forked after so many steps.
+
+    Raises:
+        ReplayError: It has not so many, or has ended there.
+    """
+    summary = episode.summary
+    has_ended = summary.status in ("terminated", "truncated")
+    last = summary.steps - int(has_ended)
+    is_number = isinstance(step, int) and not isinstance(step, bool)
+    if not is_number or not 0 <= step <= last:
+        end = f" and is {summary.status}, so nothing comes after its end" if has_ended else ""
+        raise ReplayError(
+            f"step={step!r}: episode {episode.id!r} has {summary.steps:,} steps{end}. "
+            f"Fork it after 0 to {last} steps."
+        )
+
+
+def stand_at(
+    episode: Episode,
+    step: int,
+    make_env: MakeEnv,
+    *,
+    trust_entry_point: bool = False,
+    trust_snapshots: bool = False,
+) -> Standing:
+    """Make the environment of an episode again and bring it to where it stood after some steps.
+
+    By the newest snapshot before that step, or from the reset on where none can be used. What is
+    played is compared with the recording, bit for bit.
+
+    Args:
+        episode: The episode.
+        step: After so many of its steps; 0 = as it began.
+        make_env: Makes the environment.
+        trust_entry_point: Reset with options that name modules, too.
+        trust_snapshots: Use those too that an environment reads unchecked.
+
+    Raises:
+        ReplayError: It cannot be made, or does not do the same again; names the first difference.
+    """
+    line = line_of(episode)
+    steps = [child.origin.fork_step or 0 for child in line[1:]] + [step]
+    env = make_env(episode.provenance)
+    try:
+        shown = None
+        if state_gap(env) is None and (trust_snapshots or not reads_unchecked(env)):
+            shown = _from_snapshot(env, line, steps, trust_entry_point=trust_entry_point)
+        if shown is None:
+            shown = begin_root(env, line[0], trust_entry_point=trust_entry_point)
+            shown = _along(env, line, steps, shown, start=0)
+        return Standing(env, *shown)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _from_snapshot(
+    env: gym.Env[Any, Any],
+    line: Sequence[Episode],
+    steps: Sequence[int],
+    *,
+    trust_entry_point: bool,
+) -> Shown | None:
+    """By the newest snapshot on the way; None where there is none that can be used.
+
+    At least one step is played after it. That shows whether all that matters was in it, and
+    observation and info come from the environment itself.
+    """
+    for position, start, state in islice(_snapshots(line, steps), SNAPSHOTS_TRIED):
+        episode = line[position]
+        try:
+            reset_as_recorded(env, line[0].origin, trust_entry_point=trust_entry_point)
+            prime(env, episode.rows(start, start + 1).action(0) if start else None)
+            put_state(env, state)
+            return _along(env, line[position:], steps[position:], None, start=start)
+        except ReplayError as error:
+            log.warning("snapshot %d of episode %s is of no use: %s", start, episode.id, error)
+    return None
+
+
+def _snapshots(line: Sequence[Episode], steps: Sequence[int]) -> Iterator[tuple[int, int, bytes]]:
+    """Snapshots on the way, the newest first: of which episode, after which step, and the state."""
+    for position in reversed(range(len(line))):
+        episode, before = line[position], steps[position]
+        if not _has_same_versions(episode.provenance):
+            return
+        try:
+            while (found := episode.snapshots().newest(before=before)) is not None:
+                yield position, *found
+                before = found[0]
+        except DecodeError as error:
+            log.warning("a snapshot of episode %s is of no use: %s", episode.id, error)
+
+
+def _has_same_versions(provenance: Mapping[str, Any]) -> bool:
+    versions = provenance.get("versions")
+    return isinstance(versions, Mapping) and conditions_now(versions) == versions
+
+
+def _along(
+    env: gym.Env[Any, Any],
+    line: Sequence[Episode],
+    steps: Sequence[int],
+    shown: Shown | None,
+    *,
+    start: int,
+) -> Shown:
+    """Play the steps of each episode of a line that lead to the next one.
+
+    Args:
+        env: Stands after `start` steps of the first episode.
+        line: An episode, a child of it, a child of that one, ...
+        steps: How many steps of each lead to where the next one begins.
+        shown: What the environment has returned last, where that is known.
+        start: So many steps of the first one have been played.
+
+    Raises:
+        ReplayError: What comes of it is not what was recorded; names the first difference.
+    """
+    for episode, stop in zip(line, steps, strict=True):
+        if episode is not line[0]:
+            begin_child(env, episode.origin)
+            start = 0
+        rows = episode.rows(start, stop + 1)
+        at = shown or (rows.observation(0), dict(rows.infos[0]))
+        shown, mismatch = play_on(env, rows, episode.provenance.get("vector"), at)
+        if mismatch is not None:
+            raise ReplayError(
+                f"episode {episode.id!r} does not happen again, so it cannot be forked: {mismatch}"
+            )
+    return cast(Shown, shown)  # a line is never empty
+
+
+def play_on(
+    env: gym.Env[Any, Any], rows: Rows, vector: Mapping[str, Any] | None, shown: Shown
+) -> tuple[Shown, Mismatch | None]:
+    """Take the actions of the rows behind the first one, and compare what comes of them.
+
+    Args:
+        env: Stands where the first row is.
+        rows: Of an episode.
+        vector: What provenance says of the vector environment that they came through, if any.
+        shown: What the environment has returned last.
+
+    Returns:
+        What it has returned at the end, and the first difference.
+    """
+    run = SecondRun(rows, vector=vector)
+    shown = run.play(env, *shown)
+    mismatch = first_mismatch(run)
+    if mismatch is not None:
+        mismatch = replace(mismatch, step=mismatch.step + rows.start)
+    return shown, mismatch

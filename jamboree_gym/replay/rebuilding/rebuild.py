@@ -1,0 +1,226 @@
+"""Making the environment of an episode again, from what is registered and installed here.
+
+The store only names things. A name is looked up in Gymnasium's registry or compared with that of a
+class that is loaded anyway; it is never imported, unless the caller trusts it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import wrappers as of_gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from jamboree_gym.encoding.info_codec import holds_unrecorded
+from jamboree_gym.environment.arguments import arguments_from_json, unkept
+from jamboree_gym.environment.atari_rng import restore_emulator
+from jamboree_gym.environment.provenance import EMULATOR
+from jamboree_gym.errors import DecodeError, ReplayError
+from jamboree_gym.handlers.rendered_frames import RENDER_MODE
+from jamboree_gym.records import EpisodeOrigin
+from jamboree_gym.replay.rebuilding.install_hints import missing_registration
+from jamboree_gym.replay.rebuilding.named_modules import check_arguments
+from jamboree_gym.replay.rebuilding.wrapping import (
+    OBSERVERS,
+    BuiltWrapper,
+    damaged,
+    layers_of,
+    wrap_again,
+)
+
+__all__ = ["begins_anew", "rebuild_env", "reset_as_recorded"]
+
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
+# What Gymnasium registers for shimmy: it would import the environment that its arguments name.
+_IMPORTING_ENVS = ("GymV21Environment-v0", "GymV26Environment-v0")
+# Environments and wrappers of which nothing is left after a reset, but the generator.
+_BEGIN_ANEW = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
+_WRAPPERS_BEGIN_ANEW = (
+    of_gymnasium.OrderEnforcing,
+    of_gymnasium.PassiveEnvChecker,
+    of_gymnasium.TimeLimit,
+)
+
+
+def rebuild_env(
+    provenance: Mapping[str, Any],
+    *,
+    wrappers: Sequence[BuiltWrapper] = (),
+    trust_entry_point: bool = False,
+    render_mode: str | None = None,
+) -> gym.Env[Any, Any]:
+    """Make the environment of an episode again, from the local registry.
+
+    Args:
+        provenance: As the store has it: whoever can write there has written it.
+        wrappers: Classes, beside Gymnasium's own and ours, that may be built with stored arguments.
+        trust_entry_point: Import and call what the store names, where it is not known here, and
+            take arguments that name modules.
+        render_mode: Asked for instead of the recorded one; a second run needs no window.
+
+    Raises:
+        ReplayError: It has no spec, is not registered here, cannot be constructed, does not know
+            the render mode, had a wrapper that may not be built, or was part of a vector
+            environment that cannot be taken apart; or an argument names a module.
+    """
+    _check_stands_alone(provenance)
+    try:
+        spec, reason = provenance["env_spec"], provenance["spec_error"]
+        if spec is None:
+            raise ReplayError(f"the environment cannot be made again: {reason}")
+        name, layers = str(spec["id"]), layers_of(provenance)
+        limit = spec["max_episode_steps"] if layers.limits is None else None
+        options = {"max_episode_steps": limit or -1, **arguments_from_json(spec)}
+        missing = unkept(spec, gym.registry[name].kwargs if name in gym.registry else None)
+        renders = any(one["name"] == "AddRenderObservation" for one in layers.wrappers)
+    except (AttributeError, DecodeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(error) from error
+    if missing is not None:
+        raise ReplayError(f"the environment cannot be made again: {missing}")
+    options.pop("render_mode", None)
+    if render_mode is not None:
+        _check_render_mode(name, render_mode)
+    if renders or render_mode is not None:
+        options["render_mode"] = render_mode or RENDER_MODE
+    env = _make(name, options, provenance, trust_entry_point=trust_entry_point)
+    try:
+        return wrap_again(env, layers, wrappers, trust_entry_point=trust_entry_point)
+    except ReplayError:
+        env.close()
+        raise
+
+
+def begins_anew(env: gym.Env[Any, Any]) -> bool:
+    """Whether nothing of an episode is known to be left in an environment that is reset.
+
+    Where this is not known, an episode needs an environment of its own.
+    """
+    while isinstance(env, gym.Wrapper):
+        if type(env) not in _WRAPPERS_BEGIN_ANEW:
+            return False
+        env = env.env
+    return type(env).__module__.startswith(_BEGIN_ANEW)
+
+
+def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
+    """Make sure that one sub-environment does the same without the vector environment around it."""
+    try:
+        vector = provenance.get("vector")
+        if vector is None:
+            return
+        kind, independent, wrappers = vector["class"], vector["independent"], vector["wrappers"]
+        changing = [name for name in wrappers if ":".join(name.rsplit(".", 1)) not in OBSERVERS]
+        reward_dtype = str(vector["reward_dtype"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise damaged(error) from error
+    if not _REWARD_DTYPE.fullmatch(reward_dtype):
+        raise ReplayError(f"the episode's provenance is damaged: rewards of dtype {reward_dtype!r}")
+    if not independent:
+        raise ReplayError(
+            f"the episode was recorded in a {kind}: its sub-environments may share one random "
+            "generator, so that none of them can be simulated again without the others"
+        )
+    if changing:
+        raise ReplayError(
+            f"the episode was recorded above {changing[0]}, which cannot be rebuilt for one "
+            "sub-environment: record below it"
+        )
+
+
+def _make(
+    name: str,
+    options: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    *,
+    trust_entry_point: bool,
+) -> gym.Env[Any, Any]:
+    if ":" in name:  # gym.make would import what stands before it
+        raise ReplayError(f"{name!r} names a module to import; nothing that is stored is imported")
+    if name in _IMPORTING_ENVS and not trust_entry_point:
+        raise ReplayError(f"{name} imports what its arguments name; nothing that is stored is")
+    spec: str | EnvSpec = name
+    if name not in gym.registry:
+        if not trust_entry_point:
+            raise missing_registration(name, provenance)
+        spec = _stored_spec(name, provenance["env_spec"])
+    if not trust_entry_point:
+        check_arguments(options, name, gym.registry[name].kwargs)
+    try:
+        return gym.make(spec, disable_env_checker=True, **options)
+    except Exception as error:
+        raise ReplayError(f"{name} cannot be made here: {error}") from error
+
+
+def _check_render_mode(name: str, render_mode: str) -> None:
+    """Make sure that an environment has it; one that cannot be loaded says so when it is made."""
+    try:
+        creator: Any = gym.registry[name].entry_point
+        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+        known = list(creator.metadata["render_modes"])
+    except Exception:  # noqa: BLE001 - not known before it is made
+        return
+    if render_mode not in known:
+        raise ReplayError(f"{name} does not render {render_mode!r}: its render modes are {known}")
+
+
+def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
+    try:
+        return EnvSpec(
+            name, entry_point=stored["entry_point"], order_enforce=bool(stored["order_enforce"])
+        )
+    except Exception as error:
+        raise ReplayError(f"{name} cannot be made here: {error}") from error
+
+
+def reset_as_recorded(
+    env: gym.Env[Any, Any], origin: EpisodeOrigin, *, trust_entry_point: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """Reset with the seed, or the state of the generator, that the episode began with.
+
+    An episode that follows another one needs an environment in which that one was just played.
+
+    Returns:
+        The first observation, and the info beside it.
+
+    Raises:
+        ReplayError: Neither is known, the options could not be stored or name a module (unless
+            `trust_entry_point`), or the reset fails.
+    """
+    if holds_unrecorded(origin.options):
+        raise ReplayError("the options of the reset could not be stored when it was recorded")
+    options: Any = origin.options
+    if isinstance(options, Mapping):
+        options = dict(options)
+    if options is not None and not trust_entry_point:
+        named = options if isinstance(options, dict) else {"options": options}
+        check_arguments(named, "the reset")
+    if origin.rng_state is None and origin.seed is None and origin.follows is None:
+        raise ReplayError("the episode has neither a seed nor a captured state of its generator")
+    generator = None if origin.rng_state is None else _generator(origin.rng_state)
+    emulator = None if origin.rng_state is None else origin.rng_state.get(EMULATOR)
+    try:
+        if generator is not None:
+            env.unwrapped.np_random = generator
+        if emulator is not None:
+            restore_emulator(env, emulator)
+        observation, info = env.reset(seed=origin.seed, options=options)
+    except Exception as error:
+        raise ReplayError(f"the environment cannot be reset as recorded: {error!r}") from error
+    return observation, info
+
+
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    name = state.get("bit_generator") if isinstance(state, Mapping) else state
+    if name not in _BIT_GENERATORS:
+        raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
+    bit_generator = getattr(np.random, str(name))(0)  # quicker than from the system's entropy
+    try:
+        bit_generator.state = {name: state[name] for name in state if name != EMULATOR}
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ReplayError(f"the stored state of the generator is damaged: {error!r}") from error
+    return np.random.Generator(bit_generator)

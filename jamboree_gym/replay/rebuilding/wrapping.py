@@ -1,0 +1,266 @@
+"""Wrapping an environment as it was wrapped: which classes may be built, and with what.
+
+The store names them; a class is taken only if it is loaded anyway and on a list, or if the caller
+hands it over.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import gymnasium as gym
+from gymnasium import wrappers as of_gymnasium
+from gymnasium.envs.registration import load_env_creator
+
+from jamboree_gym.environment.arguments import arguments_from_json, unkept
+from jamboree_gym.errors import DecodeError, ReplayError
+from jamboree_gym.replay.rebuilding.named_modules import check_arguments
+from jamboree_gym.wrappers import RecentTransactionsObservation
+from jamboree_gym.wrappers.recent_columns import ANNOTATION
+
+__all__ = [
+    "OBSERVERS",
+    "BuiltWrapper",
+    "Layers",
+    "Limit",
+    "damaged",
+    "ignored_infos",
+    "layers_of",
+    "wrap_again",
+]
+
+BuiltWrapper: TypeAlias = type[gym.Wrapper[Any, Any, Any, Any]] | partial[Any]
+"""A class of wrappers that may be built; with `functools.partial` also what with."""
+
+# Wrappers of Gymnasium that do nothing with their arguments but computing. Not among them:
+# ArrayConversion and its kind, whose arguments are modules and which bring torch or jax;
+# RecordVideo, which writes files; and what takes a function, which cannot be written down anyway.
+_HARMLESS = (
+    *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction"),
+    *("ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation"),
+    *("DtypeObservation", "FilterObservation", "FlattenObservation", "FrameStackObservation"),
+    *("GrayscaleObservation", "MaxAndSkipObservation", "NormalizeObservation", "NormalizeReward"),
+    *("ObstructView", "OrderEnforcing", "PassiveEnvChecker", "RepeatAction", "RescaleAction"),
+    *("RescaleObservation", "ReshapeObservation", "ResizeObservation", "StickyAction"),
+    *("TimeAwareObservation", "TimeLimit"),
+)
+# Wrappers that change nothing of what a step takes or returns, but their infos: left out.
+_STATISTICS = (
+    "gymnasium.wrappers.common:RecordEpisodeStatistics",
+    "gymnasium.wrappers.vector.common:RecordEpisodeStatistics",
+    "stable_baselines3.common.monitor:Monitor",
+    "stable_baselines3.common.vec_env.vec_monitor:VecMonitor",
+)
+OBSERVERS = (
+    *_STATISTICS,
+    "gymnasium.wrappers.vector.dict_info_to_list:DictInfoToList",
+    "gymnasium.wrappers.vector.rendering:HumanRendering",
+    "gymnasium.wrappers.vector.rendering:RecordVideo",
+    "gymnasium.wrappers.rendering:HumanRendering",
+    "gymnasium.wrappers.rendering:RecordVideo",
+    "gymnasium.wrappers.rendering:RenderCollection",
+    "jamboree_gym.integrations.sb3:VecRecordEpisodes",
+    "jamboree_gym.integrations.sb3.vec_record:VecRecordEpisodes",
+    "jamboree_gym.wrappers.record:RecordEpisodes",
+    "jamboree_gym.wrappers.record_vector:RecordEpisodes",
+    "stable_baselines3.common.vec_env.vec_check_nan:VecCheckNan",
+    "stable_baselines3.common.vec_env.vec_video_recorder:VecVideoRecorder",
+)
+# Wrappers that a spec does not name, by class.
+_TIME_LIMIT = "gymnasium.wrappers.common.TimeLimit"
+_NOT_IN_SPEC = (
+    "gymnasium.wrappers.common.OrderEnforcing",
+    "gymnasium.wrappers.common.PassiveEnvChecker",
+)
+
+
+class Limit(NamedTuple):
+    """A `TimeLimit`: a spec knows only the outermost, and not where it stands.
+
+    Attributes:
+        below: How many of the wrappers in the spec are inside it.
+        steps: The number of steps.
+    """
+
+    below: int
+    steps: Any
+
+
+class Layers(NamedTuple):
+    """What an environment was wrapped in, innermost first.
+
+    Attributes:
+        wrappers: As its spec has them.
+        limits: The time limits among them; None where only the spec is known.
+    """
+
+    wrappers: list[Any]
+    limits: list[Limit] | None
+
+
+def layers_of(provenance: Mapping[str, Any]) -> Layers:
+    """The layers of an environment, as provenance tells them."""
+    wrappers = list(provenance["env_spec"]["additional_wrappers"])
+    limits, below = [], 0
+    for one in reversed(provenance["wrappers"]):
+        if one["class"] == _TIME_LIMIT:
+            limits.append(Limit(below, one["kwargs"]["max_episode_steps"]))
+        elif one["class"] not in _NOT_IN_SPEC:
+            below += 1
+    return Layers(wrappers, limits if limits and below == len(wrappers) else None)
+
+
+def wrap_again(
+    env: gym.Env[Any, Any],
+    layers: Layers,
+    trusted: Sequence[BuiltWrapper],
+    *,
+    trust_entry_point: bool,
+) -> gym.Env[Any, Any]:
+    """Wrap an environment that was just made.
+
+    Args:
+        env: With the wrappers that it brings itself.
+        layers: What it was wrapped in.
+        trusted: Classes that may be built, beside Gymnasium's own and ours.
+        trust_entry_point: Import and call what the store names, where it is not known here.
+
+    Raises:
+        ReplayError: A wrapper may not be built, or cannot be.
+    """
+    own_wrappers, own_limits = _already_there(env)
+    limits = deque((layers.limits or [])[own_limits:])
+    for number, wrapper in enumerate(layers.wrappers):
+        while limits and limits[0].below <= number:
+            env = _limited(env, limits.popleft())
+        if number >= own_wrappers:
+            env = _wrap(env, wrapper, trusted, trust_entry_point=trust_entry_point)
+    for limit in limits:
+        env = _limited(env, limit)
+    return env
+
+
+def _already_there(env: gym.Env[Any, Any]) -> tuple[int, int]:
+    """How many wrappers, and how many time limits, a registered environment brings itself."""
+    wrappers = 0 if env.spec is None else len(env.spec.additional_wrappers)
+    limits = 0
+    while isinstance(env, gym.Wrapper):
+        limits += type(env) is of_gymnasium.TimeLimit
+        env = env.env
+    return wrappers, limits
+
+
+def _limited(env: gym.Env[Any, Any], limit: Limit) -> gym.Env[Any, Any]:
+    if not isinstance(limit.steps, int) or limit.steps < 1:
+        raise ReplayError(f"the episode's provenance is damaged: a limit of {limit.steps!r} steps")
+    return of_gymnasium.TimeLimit(env, limit.steps)
+
+
+def _wrap(
+    env: gym.Env[Any, Any],
+    wrapper: Any,
+    trusted: Sequence[BuiltWrapper],
+    *,
+    trust_entry_point: bool,
+) -> gym.Env[Any, Any]:
+    """Apply a wrapper again; its entry point has to be the very name of one that may be built."""
+    try:
+        name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
+        known = {_entry_point_of(one): one for one in (*_buildable(), *trusted)}.get(entry_point)
+        missing = unkept(wrapper)
+        if kwargs is not None:
+            kwargs = arguments_from_json(wrapper)
+    except (AttributeError, DecodeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(error) from error
+    if known is None and entry_point in OBSERVERS:
+        return env
+    try:
+        if known is None and trust_entry_point:
+            known = load_env_creator(entry_point)
+        if missing is not None and not isinstance(known, partial):
+            raise ReplayError(
+                f"the wrapper {name} cannot be rebuilt: {missing}\n"
+                f"say it: wrappers=[functools.partial({name}, ...)]"
+            )
+        if known is None:
+            raise ReplayError(
+                f"the episode was recorded through {entry_point}, which cannot be rebuilt: hand "
+                f"its class to it (wrappers=[{name}]) if it is yours"
+            )
+        if known is RecentTransactionsObservation:
+            _check_shows_only_the_episode(kwargs)
+        arguments = _arguments(known, kwargs)
+        if not trust_entry_point:
+            check_arguments(arguments, f"the wrapper {name}")
+        wrapped: gym.Env[Any, Any] = known(env, **arguments)
+    except ReplayError:
+        raise
+    except Exception as error:
+        raise ReplayError(f"the wrapper {name} cannot be rebuilt: {error}") from error
+    return wrapped
+
+
+def _buildable() -> list[Any]:
+    found = (vars(of_gymnasium).get(name) for name in _HARMLESS)  # older releases lack some
+    return [RecentTransactionsObservation, *(one for one in found if one is not None)]
+
+
+def _entry_point_of(wrapper: Any) -> str:
+    """As Gymnasium writes it down."""
+    known = wrapper.func if isinstance(wrapper, partial) else wrapper
+    return f"{known.__module__}:{known.__name__}"
+
+
+def _arguments(wrapper: Any, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What to build a wrapper with: what is stored, unless the caller has said it."""
+    if isinstance(wrapper, partial):
+        return {}
+    if kwargs is not None:
+        return dict(kwargs)
+    _, *others = inspect.signature(wrapper).parameters
+    if others:
+        raise ReplayError(
+            f"the wrapper {wrapper.__name__} does not tell what {others[0]} was: say it "
+            f"(wrappers=[functools.partial({wrapper.__name__}, {others[0]}=...)])"
+        )
+    return {}
+
+
+def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("across_episodes"):
+        raise ReplayError(
+            "the observations hold transactions of earlier episodes (across_episodes=True): record "
+            "inside RecentTransactionsObservation, and the environment itself can be replayed"
+        )
+    said = [field for field in kwargs.get("fields", ()) if str(field).startswith(ANNOTATION)]
+    if said:
+        raise ReplayError(
+            f"the observations hold what the agent said ({said[0]}), and no agent plays in a "
+            "replay: record inside RecentTransactionsObservation"
+        )
+
+
+def ignored_infos(provenance: Mapping[str, Any]) -> set[Any]:
+    """Infos that a replay does not have: statistics, with the time that an episode took."""
+    try:
+        spec, vector = provenance["env_spec"], provenance.get("vector")
+        wrappers = [(one["entry_point"], one["kwargs"]) for one in spec["additional_wrappers"]]
+        outside = [] if vector is None else vector["wrappers"]
+        wrappers += [(":".join(name.rsplit(".", 1)), None) for name in outside]
+        found = [
+            (kwargs or {}).get("stats_key", "episode")
+            for name, kwargs in wrappers
+            if name in _STATISTICS
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise damaged(error) from error
+    return set(found)
+
+
+def damaged(error: Exception) -> ReplayError:
+    """The error for a provenance that nobody of us has written."""
+    return ReplayError(f"the episode's provenance is damaged: {error!r}")

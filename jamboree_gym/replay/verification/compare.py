@@ -1,0 +1,333 @@
+"""A second run of an episode, and where it differs from the recorded one first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.difference import EXACT, Difference, Said, Tolerance, differences, shown
+from jamboree_gym.arrays.layout import Group, Layout, Leaf, layout_of
+from jamboree_gym.arrays.packing import Arrays, Misfit, Pack, item, pack_any, packer, rows_of, stack
+from jamboree_gym.arrays.step_schema import schema_at
+from jamboree_gym.encoding.rows import Rows
+from jamboree_gym.environment.outcomes import number_of
+from jamboree_gym.environment.provenance import hides_truncations
+from jamboree_gym.errors import InvalidRecord, ReplayError
+from jamboree_gym.replay.verification.compared_infos import WatchedInfos
+
+__all__ = ["Mismatch", "SecondRun", "actions_as_taken", "first_mismatch"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mismatch:
+    """The first place where the second run differs.
+
+    Attributes:
+        step: Step whose result differs; -1 for the reset.
+        field: `observation`, `reward`, `terminated`, `truncated`, `info` or `length`.
+        leaf: The very value of it: `observation["image"][3, 2, 0]`, `info["lives"]`; like `field`
+            where that is one value.
+        recorded: That value in the store. Where the two are not of one shape or type, what is said
+            of them, as text.
+        simulated: That value now.
+        others: How many more values of the same step differ.
+    """
+
+    step: int
+    field: str
+    leaf: str
+    recorded: Any
+    simulated: Any
+    others: int = 0
+
+    def __str__(self) -> str:
+        """One line."""
+        where = "at reset" if self.step < 0 else f"at step {self.step}"
+        recorded, simulated = shown(self.recorded), shown(self.simulated)
+        if recorded == simulated:
+            recorded = f"{recorded} ({type(self.recorded).__name__})"
+            simulated = f"{simulated} ({type(self.simulated).__name__}, other bits)"
+        text = f"{self.leaf} {where}: recorded {recorded}, now {simulated}"
+        return f"{text}, and {self.others:,} more there" if self.others else text
+
+
+def actions_as_taken(rows: Rows) -> Iterator[Any]:
+    """The actions of all steps: Python numbers where the agent gave Python numbers.
+
+    NumPy computes differently with the two: `float32 * 0.5` stays `float32`, `float32 *
+    float64(0.5)` does not.
+    """
+    layout = rows.schemas[0][1].action
+    if len(rows.schemas) == 1 and isinstance(layout, Leaf) and rows.actions.dtype == layout.dtype:
+        taken = rows.actions[1:]  # all at once: a tenth of the time
+        return iter(taken.tolist() if layout.kind == "python" else taken)
+    return (rows.action(row) for row in range(1, len(rows)))
+
+
+class SecondRun:
+    """The recorded actions again, and what the environment returned, row by row.
+
+    Args:
+        rows: The recorded rows, of a whole episode.
+        vector: What provenance says of the vector environment that they came through, if any: it
+            has put every value into an array of its own dtype.
+        infos: Those that are compared, if any.
+
+    Attributes:
+        observations: Packed as the recorded ones.
+        rewards: Those of the steps.
+        end: Terminated and truncated, as the last call returned them.
+        misfit: The observation after these, where it has another layout than the recorded one.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        vector: Mapping[str, Any] | None = None,
+        infos: WatchedInfos | None = None,
+    ) -> None:
+        self.rows = rows
+        self.vector = vector
+        self.infos = infos
+        self.observations: list[Any] = []
+        self.rewards: list[float] = []
+        self.end = (False, False)
+        self.misfit: list[Any] = []
+
+    def __len__(self) -> int:
+        """Number of rows that can be compared."""
+        return len(self.observations)
+
+    def play(
+        self, env: gym.Env[Any, Any], observation: Any, info: Mapping[str, Any]
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """Take the recorded actions, as long as there is something to compare.
+
+        Args:
+            env: Just reset, or where the first row is.
+            observation: What it has returned there.
+            info: Likewise.
+
+        Returns:
+            What it has returned last.
+
+        Raises:
+            ReplayError: A step fails; says which.
+        """
+        observations, rewards, step = self.observations, self.rewards, env.step
+        keep_info = None if self.infos is None else self.infos.keep
+        packs = chain.from_iterable(map(self._packs, _spans(self.rows)))
+        try:
+            observations.append(self._packed(next(packs), observation))
+            if keep_info is not None:
+                keep_info(info)
+            for action, pack in zip(actions_as_taken(self.rows), packs, strict=True):
+                observation, reward, terminated, truncated, info = step(action)
+                try:
+                    observations.append(pack(observation))
+                except (InvalidRecord, Misfit):
+                    observations.append(self._packed(pack, observation))
+                rewards.append(reward if reward.__class__ is float else number_of(reward))
+                if keep_info is not None:
+                    keep_info(info)
+                if terminated or truncated:
+                    self.end = bool(terminated), bool(truncated)
+                    break
+        except Misfit:
+            self.misfit.append(deepcopy(observation))
+        except ReplayError:
+            raise
+        except Exception as error:
+            step_number = self.rows.start + len(rewards)
+            raise ReplayError(f"step {step_number} fails in the second run: {error!r}") from error
+        return observation, info
+
+    def _packs(self, span: tuple[int, int, Layout]) -> Iterator[Pack]:
+        """How to pack the observations of these rows."""
+        first, stop, layout = span
+        if self.vector is None:
+            return repeat(packer(layout), stop - first)
+        return repeat(lambda value: _pack_slowly(_batched(value, layout), layout), stop - first)
+
+    def _packed(self, pack: Pack, observation: Any) -> Any:
+        """The next observation, which may need converting first."""
+        try:
+            return pack(observation)
+        except (InvalidRecord, Misfit):
+            layout = schema_at(self.rows.schemas, self.rows.start + len(self)).observation
+            return _pack_slowly(observation, layout)
+
+
+def _pack_slowly(observation: Any, layout: Layout) -> Any:
+    if layout_of(observation, layout) != layout:
+        raise Misfit
+    return pack_any(observation, layout, "observation")
+
+
+def _batched(observation: Any, layout: Layout) -> Any:
+    """As a vector environment has passed it on."""
+    if isinstance(layout, Group) and _fits(observation, layout):
+        parts = zip(layout.items(observation), layout.parts, strict=True)
+        return layout.build(_batched(part, of) for part, of in parts)
+    if isinstance(layout, Leaf) and np.shape(observation) == layout.shape:
+        return layout.restore(np.asarray(observation).astype(layout.dtype))
+    return observation
+
+
+def _fits(value: Any, layout: Group) -> bool:
+    if layout.kind == "dict":
+        return isinstance(value, dict) and value.keys() == set(layout.names)
+    return isinstance(value, (list, tuple)) and len(value) == len(layout.parts)
+
+
+# -- the first difference ---------------------------------------------------------------------
+
+
+def first_mismatch(run: SecondRun, tolerance: Tolerance = EXACT) -> Mismatch | None:
+    """The first difference between the recorded run and the second one."""
+    if _is_plainly_equal(run):
+        return None
+    columns = _columns(run)
+    firsts = [_first_row(*pair, tolerance) for pair in columns.values()]
+    firsts += _observation_rows(run, tolerance)
+    if run.infos is not None:
+        firsts.append(next(run.infos.differing_rows(tolerance), None))
+    row = min((first for first in firsts if first is not None), default=None)
+    if row is None:
+        return _mismatch_at_its_end(run)
+    found = [("observation", one) for one in _observation_differences(run, row, tolerance)]
+    for name, (recorded, simulated) in columns.items():
+        if not tolerance.allows(recorded[row], simulated[row]):
+            found.append((name, Difference(name, recorded[row], simulated[row])))
+    if run.infos is not None:
+        found += [("info", one) for one in run.infos.differences(row, tolerance)]
+    return _mismatch(row, found)
+
+
+def _is_plainly_equal(run: SecondRun) -> bool:
+    """Whether all is equal, bit for bit; quick, and not sure of a no."""
+    rows, (_, schema) = run.rows, run.rows.schemas[0]
+    layout = schema.observation
+    if len(rows.schemas) > 1 or not isinstance(layout, Leaf) or not layout.is_array:
+        return False
+    if len(run) != len(rows) or run.vector is not None or run.infos is not None:
+        return False
+    ends = [bytes(len(rows) - 1) + bytes([is_end]) for is_end in run.end]
+    return (
+        rows.observations.dtype == layout.dtype
+        and b"".join(run.observations) == rows.observations.tobytes()
+        and np.array(run.rewards, np.float64).tobytes() == rows.rewards[1:].tobytes()
+        and [rows.terminations.tobytes(), rows.truncations.tobytes()] == ends
+    )
+
+
+def _mismatch(row: int, found: list[tuple[str, Difference]]) -> Mismatch:
+    field, first = found[0]
+    others = sum(one.among for _, one in found) - 1
+    return Mismatch(row - 1, field, first.leaf, first.recorded, first.simulated, others)
+
+
+def _mismatch_at_its_end(run: SecondRun) -> Mismatch | None:
+    """Where all rows that can be compared are equal: whether there is another one."""
+    row = len(run)
+    if run.misfit:
+        recorded = run.rows.observation(row)
+        found = list(differences("observation", recorded, run.misfit[0]))
+        if not found:
+            then, now = (Said(type(value).__name__) for value in (recorded, run.misfit[0]))
+            found = [Difference("observation", then, now)]
+        return _mismatch(row, [("observation", one) for one in found])
+    if row == len(run.rows):
+        return None
+    return Mismatch(row - 1, "length", "length", len(run.rows) - 1, row - 1)
+
+
+def _columns(run: SecondRun) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Rewards and ends, recorded and simulated."""
+    rows, count = run.rows, len(run)
+    gained = np.array([*rows.rewards[: min(1, count)], *run.rewards], np.float64)[:count]
+    if run.vector is not None:
+        gained = gained.astype(run.vector["reward_dtype"]).astype(np.float64)
+    ends = np.zeros((2, count), np.bool_)
+    terminated, truncated = run.end
+    if hides_truncations(run.vector):
+        truncated = truncated and not terminated
+    ends[:, -1:] = np.array([terminated, truncated]).reshape(2, 1)
+    return {
+        "reward": (rows.rewards[:count], gained),
+        "terminated": (rows.terminations[:count], ends[0]),
+        "truncated": (rows.truncations[:count], ends[1]),
+    }
+
+
+def _observation_differences(
+    run: SecondRun, row: int, tolerance: Tolerance
+) -> Iterator[Difference]:
+    layout = next(of for first, stop, of in _spans(run.rows) if first <= row < stop)
+    simulated = item(stack([run.observations[row]], layout), 0, layout)
+    return differences("observation", run.rows.observation(row), simulated, tolerance)
+
+
+def _observation_rows(run: SecondRun, tolerance: Tolerance) -> Iterator[int]:
+    """Of each column of the observations, the first row that differs."""
+    for first, stop, layout in _spans(run.rows):
+        packed = run.observations[first:stop]
+        if packed:
+            recorded = rows_of(run.rows.observations, slice(first, first + len(packed)))
+            for row in _differing_rows(recorded, stack(packed, layout), layout, tolerance):
+                yield first + row
+
+
+def _spans(rows: Rows) -> Iterator[tuple[int, int, Layout]]:
+    """Rows of one layout: the first, the one after the last, and the layout."""
+    starts = [max(0, first - rows.start) for first, _ in rows.schemas]
+    for first, stop, (_, schema) in zip(
+        starts, [*starts[1:], len(rows)], rows.schemas, strict=True
+    ):
+        if first < stop:
+            yield first, stop, schema.observation
+
+
+def _differing_rows(
+    recorded: Arrays, simulated: Arrays, layout: Layout, tolerance: Tolerance
+) -> Iterator[int]:
+    if isinstance(layout, Group) and not isinstance(recorded, np.ndarray):
+        pairs = zip(layout.items(recorded), layout.items(simulated), layout.parts, strict=True)
+        for old, now, part in pairs:
+            yield from _differing_rows(old, now, part, tolerance)
+        return
+    row: int | None
+    if isinstance(layout, Leaf) and recorded.dtype != object:
+        row = _first_row(recorded.astype(layout.dtype, copy=False), simulated, tolerance)
+    else:
+        row = next(_differing_items(recorded, simulated, layout, tolerance), None)
+    if row is not None:
+        yield row
+
+
+def _differing_items(
+    recorded: Arrays, simulated: Arrays, layout: Layout, tolerance: Tolerance
+) -> Iterator[int]:
+    for row in range(len(recorded)):
+        old, now = item(recorded, row, layout), item(simulated, row, layout)
+        if any(differences("", old, now, tolerance)):
+            yield row
+
+
+def _first_row(
+    recorded: npt.NDArray[Any], simulated: npt.NDArray[Any], tolerance: Tolerance
+) -> int | None:
+    """First row that differs."""
+    if recorded.tobytes() == simulated.tobytes():
+        return None
+    differing = np.asarray(tolerance.differing(recorded, simulated))
+    rows = differing.reshape(len(differing), -1).any(axis=1)
+    return int(rows.argmax()) if rows.any() else None

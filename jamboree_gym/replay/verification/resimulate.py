@@ -1,0 +1,309 @@
+"""Simulating one episode after the other again: rebuild, reset, play the actions, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import gymnasium as gym
+
+from jamboree_gym.arrays.difference import EXACT, Tolerance
+from jamboree_gym.connection import Connection
+from jamboree_gym.environment.provenance import decode_provenance
+from jamboree_gym.errors import JamboreeError, ReplayError, StoreUnavailable
+from jamboree_gym.reading.bulk_read import WholeEpisode, whole_episodes
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.replay.rebuilding.beginning import WHOLE, Shown, begin_as_recorded, line_of
+from jamboree_gym.replay.rebuilding.rebuild import begins_anew, rebuild_env, reset_as_recorded
+from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper, ignored_infos
+from jamboree_gym.replay.verification.compare import SecondRun, actions_as_taken, first_mismatch
+from jamboree_gym.replay.verification.compared_infos import WatchedInfos
+from jamboree_gym.replay.verification.report import (
+    Change,
+    VerifyReport,
+    changes_since,
+    remembering_of,
+)
+
+__all__ = ["Check", "Checked", "Resimulator", "Watch", "actions_as_taken", "rebuild_env"]
+
+MAX_KEPT = 64  # environments: as many sub-environments of a vector environment go on at once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """What is compared, how closely, and what may be built for it.
+
+    Attributes:
+        tolerance: How far apart floats may be.
+        infos: Names of the infos that are compared; True: all that are recorded.
+        wrappers: Wrapper classes that are built.
+        trust_entry_point: Whether what the store names is imported.
+    """
+
+    tolerance: Tolerance = EXACT
+    infos: bool | tuple[str, ...] = False
+    wrappers: tuple[BuiltWrapper, ...] = ()
+    trust_entry_point: bool = False
+
+
+class Checked(NamedTuple):
+    """What became of one episode.
+
+    Attributes:
+        report: The report.
+        unseen: Infos that were to be compared, and that it has not.
+    """
+
+    report: VerifyReport
+    unseen: tuple[str, ...] = ()
+
+
+class _Origin(NamedTuple):
+    """What episodes of one recorder share."""
+
+    digest: str
+    provenance: dict[str, Any]
+    changed: tuple[Change, ...]
+
+
+class _Place(NamedTuple):
+    """Where an environment stands that is kept.
+
+    Attributes:
+        digest: The provenance of its episodes.
+        after: The episode at whose end it stands; None where that does not matter.
+    """
+
+    digest: str
+    after: str | None
+
+
+Watch = Callable[[gym.Env[Any, Any]], object]
+"""Is shown the environment after the reset and after each step."""
+
+
+class Resimulator:
+    """Verifies episodes one after the other, and keeps what they share.
+
+    What is found must not depend on what was verified before. So an environment is used for another
+    episode only where a new one would be the same: if nothing of an episode is known to be left in
+    it after a reset (see `begins_anew`), or for the very episode that follows the one at whose end
+    it stands. And a difference that is found then counts only if a new environment shows it too.
+
+    Args:
+        connection: Where the episodes are.
+        check: What is compared, and how.
+        elsewhere: Environments that can only be made in another process.
+        render_mode: What environments are made with.
+        watch: Looks on; what it raises ends the second run.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        check: Check,
+        *,
+        elsewhere: Collection[str] = (),
+        render_mode: str | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._connection = connection
+        self._check = check
+        self._elsewhere = elsewhere
+        self._render_mode = render_mode
+        self._watch = watch
+        self._origins: dict[str, _Origin] = {}
+        self._followed: set[str | None] = set()
+        self._kept: dict[_Place, gym.Env[Any, Any]] = {}
+
+    def read(self, ids: Sequence[str]) -> list[Callable[[], Checked | None]]:
+        """Read these episodes in one round trip.
+
+        Returns:
+            For each a function that verifies it. An episode that cannot be simulated again is
+            reported, with the reason; only `StoreUnavailable` is raised. None where its environment
+            can only be made elsewhere.
+        """
+        found = [_decoded(decode) for decode in whole_episodes(self._connection, ids)]
+        self._followed = {one.origin.follows for one in found if isinstance(one, WholeEpisode)}
+        return [partial(self._checked, *pair) for pair in zip(ids, found, strict=True)]
+
+    def _checked(self, id: str, whole: WholeEpisode | JamboreeError) -> Checked | None:
+        changed: tuple[Change, ...] = ()
+        try:
+            if isinstance(whole, JamboreeError):
+                raise whole
+            origin = self._origin(whole)
+            changed = origin.changed
+            if _env_id(origin.provenance) in self._elsewhere:
+                return None
+            return self.verified(whole)
+        except StoreUnavailable:
+            raise
+        except JamboreeError as error:
+            return Checked(VerifyReport(id, 0, error=str(error), changed=changed))
+
+    def verified(self, whole: WholeEpisode) -> Checked:
+        """Simulate one episode again and compare.
+
+        Raises:
+            ReplayError: It cannot be; says why.
+        """
+        origin = self._origin(whole)
+        place = _Place(origin.digest, whole.origin.follows)
+        env = self._kept.pop(place, None) if whole.origin.parent is None else None
+        if env is not None:
+            try:
+                shown = reset_as_recorded(
+                    env, whole.origin, trust_entry_point=self._check.trust_entry_point
+                )
+                checked = self._compared(env, shown, whole, origin)
+            except ReplayError:
+                checked = None
+            if checked is not None and checked.report:
+                self._keep(env, whole, origin)
+                return checked
+            env.close()
+        return self._on_new_env(whole, origin)
+
+    def _on_new_env(self, whole: WholeEpisode, origin: _Origin) -> Checked:
+        check, line = self._check, list[Episode]()
+        if whole.origin.follows is not None or whole.origin.parent is not None:
+            line = line_of(Episode(self._connection, whole.id))
+        env = rebuild_env(
+            origin.provenance,
+            wrappers=check.wrappers,
+            trust_entry_point=check.trust_entry_point,
+            render_mode=self._render_mode,
+        )
+        is_equal = False
+        try:
+            trust = check.trust_entry_point
+            if line:
+                shown = begin_as_recorded(env, line, trust_entry_point=trust)
+            else:
+                shown = reset_as_recorded(env, whole.origin, trust_entry_point=trust)
+            checked = self._compared(env, shown, whole, origin)
+            is_equal = bool(checked.report)
+            return checked
+        finally:
+            if is_equal:
+                self._keep(env, whole, origin)
+            else:
+                env.close()
+
+    def _keep(self, env: gym.Env[Any, Any], whole: WholeEpisode, origin: _Origin) -> None:
+        """Keep an environment in which an episode was just played, if another one may have it."""
+        is_followed = whole.origin.follows is not None or whole.id in self._followed
+        if is_followed and whole.status in WHOLE:
+            place = _Place(origin.digest, whole.id)
+        elif begins_anew(env):
+            place = _Place(origin.digest, None)
+        else:
+            env.close()
+            return
+        self._close(self._kept.pop(place, None))
+        self._kept[place] = env
+        if len(self._kept) > MAX_KEPT:
+            self._close(self._kept.pop(next(iter(self._kept))))
+
+    def _close(self, env: gym.Env[Any, Any] | None) -> None:
+        if env is not None:
+            env.close()
+
+    def _compared(
+        self, env: gym.Env[Any, Any], shown: Shown, whole: WholeEpisode, origin: _Origin
+    ) -> Checked:
+        vector = origin.provenance.get("vector")
+        watched = self._watched(whole, origin)
+        run = SecondRun(whole.rows, vector=vector, infos=watched)
+        if self._watch is not None:
+            self._watch(env)
+            env = _Watched(env, self._watch)
+        run.play(env, *shown)
+        tolerance = self._check.tolerance
+        mismatch = first_mismatch(run, tolerance)
+        steps, remembering = len(run.rewards), remembering_of(origin.provenance)
+        report = VerifyReport(
+            whole.id, steps, mismatch, None, origin.changed, tolerance, remembering
+        )
+        return Checked(report, () if watched is None else tuple(watched.unseen()))
+
+    def _watched(self, whole: WholeEpisode, origin: _Origin) -> WatchedInfos | None:
+        asked = self._check.infos
+        if asked is False:
+            return None
+        ignored = ignored_infos(origin.provenance)
+        missing = (
+            [] if asked is True else [name for name in asked if name.partition(".")[0] in ignored]
+        )
+        if missing:
+            raise ReplayError(
+                f"the info {missing[0]!r} comes from a wrapper that keeps statistics, which a "
+                "replay leaves out: it cannot be compared"
+            )
+        return WatchedInfos(
+            asked,
+            whole.rows.infos,
+            ignored=ignored,
+            is_batched=origin.provenance.get("vector") is not None,
+        )
+
+    def _origin(self, whole: WholeEpisode) -> _Origin:
+        digest = whole.origin.provenance
+        if digest not in self._origins:
+            self._origins[digest] = _origin_of(digest, self._connection.store.blob(digest))
+        return self._origins[digest]
+
+    def close(self) -> None:
+        """Close the environments that are kept."""
+        while self._kept:
+            self._close(self._kept.popitem()[1])
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: `close` at the end."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close."""
+        self.close()
+
+
+def _decoded(decode: Callable[[], WholeEpisode]) -> WholeEpisode | JamboreeError:
+    """An episode, or what is wrong with it."""
+    try:
+        return decode()
+    except StoreUnavailable:
+        raise
+    except JamboreeError as error:
+        return error
+
+
+class _Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """Shows the environment to somebody after each step."""
+
+    def __init__(self, env: gym.Env[Any, Any], watch: Watch) -> None:
+        super().__init__(env)
+        self._watch = watch
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and show."""
+        result = self.env.step(action)
+        self._watch(self.env)
+        return result
+
+
+def _origin_of(digest: str, content: bytes) -> _Origin:
+    try:
+        provenance = decode_provenance(content, where=digest)
+        return _Origin(digest, provenance, changes_since(provenance))
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ReplayError(f"the episode's provenance is damaged: {error!r}") from error
+
+
+def _env_id(provenance: dict[str, Any]) -> str:
+    spec = provenance.get("env_spec")
+    return str(spec.get("id")) if isinstance(spec, dict) else ""

@@ -1,0 +1,356 @@
+"""Checkpoints of a run: what is known of each, and its content in a log of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, UnsavedRecords
+from jamboree_gym.handlers.db_handler import DBHandler
+
+__all__ = ["Checkpoint", "CheckpointHandler"]
+
+PART_BYTES: Final = 4 << 20  # so that neither the server nor MongoDB gets much in one piece
+_EVERYTHING: Final = 2**52
+
+Model = TypeVar("Model")
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Bytes in a log of their own.
+
+    Attributes:
+        name: Names the log.
+        size: In bytes.
+        digest: SHA-256, hexadecimal.
+    """
+
+    name: str
+    size: int
+    digest: str
+
+
+class ContentHandler(DBHandler):
+    """Bytes of a checkpoint, in parts."""
+
+    def __init__(self, jam: Connection, run: str, name: str) -> None:
+        super().__init__(jam)
+        self.entity = "run-checkpoint-content"
+        self.required = {"run": str, "name": str}
+        self["run"], self["name"] = run, name
+
+    def put(self, content: bytes) -> _Content:
+        """Keep this; once for a name."""
+        view = memoryview(content)
+        for start in range(0, len(view), PART_BYTES):
+            self.save({"content": bytes(view[start : start + PART_BYTES])})
+        return _Content(self["name"], len(content), sha256(content).hexdigest())
+
+    def read(self, kept: _Content) -> bytes:
+        """The same bytes again.
+
+        Raises:
+            CheckpointNotFound: Not all of it is there.
+            DecodeError: They are others than were kept.
+        """
+        parts: list[bytes] = []
+        while (part := self._part(len(parts))) is not None:
+            parts.append(part)
+        content = b"".join(parts)
+        if len(content) < kept.size:
+            raise CheckpointNotFound(
+                f"{self._key} holds {len(content)} of {kept.size} bytes: the process died while it "
+                "saved them, or they were deleted; take another checkpoint"
+            )
+        if sha256(content).hexdigest() != kept.digest:
+            raise DecodeError(f"{self._key}: these are not the bytes that were saved")
+        return content
+
+    def is_whole(self, size: int) -> bool:
+        """Whether so many bytes are there; none of them is read."""
+        return self.count() * PART_BYTES >= size
+
+    def _part(self, index: int) -> bytes | None:
+        found = self.event.store.read(self._settled_key(), index, index + 1)
+        part = next((one for one in self._records(found) if one["index"] == index), None)
+        if part is None:
+            return None
+        content = part.get("content")
+        if not isinstance(content, bytes):
+            raise DecodeError(f"{self._key} at index {index}: no part of a checkpoint")
+        return content
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A model as it was at a timestep: what is known of it. Its content is read on request only.
+
+    Attributes:
+        number: Which of the run's, in the order in which they were made.
+        timesteps: The model's `num_timesteps`.
+        policy_version: Number of updates that the policy has had: the one that annotations of
+            steps have, in which it acted.
+        size: Of the content, bytes.
+        digest: SHA-256 of the content, hexadecimal digits.
+        at: When it was made, epoch seconds.
+        session: Id of the session that made it.
+        algorithm: Its class, for people: nothing is imported by that name.
+    """
+
+    number: int
+    timesteps: int
+    policy_version: int
+    size: int
+    digest: str
+    at: float
+    session: str
+    algorithm: str
+    _content: _Content
+    _normaliser: _Content | None
+    _handler: CheckpointHandler
+
+    def content(self) -> bytes:
+        """The zip that Stable-Baselines3 has made of the model, checked against its digest.
+
+        Raises:
+            CheckpointNotFound: It is not there, or not all of it.
+            DecodeError: It is damaged.
+        """
+        return self._read(self._content)
+
+    def normaliser(self) -> bytes | None:
+        """The file that `VecNormalize.save` has made beside it; None where there was none.
+
+        Raises:
+            As `content`.
+        """
+        return None if self._normaliser is None else self._read(self._normaliser)
+
+    def _read(self, kept: _Content) -> bytes:
+        return self._handler.content(kept.name).read(kept)
+
+    def load(self, algorithm: type[Model], env: Any = None, **options: Any) -> Model:
+        """A new model, by the algorithm's own loader, with the statistics of its `VecNormalize`.
+
+        The loader runs code that is in the zip, as it does with any file: load nothing from a store
+        that others can write to, unless you trust them.
+
+        Example:
+            >>> model = jam.run("ppo").checkpoint().load(PPO)
+
+        Args:
+            algorithm: The class that has made it: `PPO`, `DQN`, ...
+            env: What to train on, wrapped as it was then; None = to predict only.
+            **options: More for `algorithm.load`: `device=`, `custom_objects=`.
+
+        Raises:
+            InvalidRecord: The model was trained with a `VecNormalize`, and the env has none.
+            CheckpointNotFound: As `content`.
+            DecodeError: As `content`.
+        """
+        loaded: Any = algorithm
+        model: Model = loaded.load(BytesIO(self.content()), env=env, **options)
+        if env is not None and self._normaliser is not None:
+            self._restore_normaliser(model)
+        return model
+
+    def load_into(self, model: Any) -> None:
+        """Give its weights to a model that is there; nothing else of it changes, no code runs.
+
+        So an actor gets what a learner has learned. Optimiser states are among the weights.
+
+        Example:
+            >>> jam.run("dqn").checkpoint().load_into(model)
+
+        Args:
+            model: Of the same algorithm, policy and spaces.
+
+        Raises:
+            CheckpointNotFound: As `content`.
+            DecodeError: As `content`; or it is compressed, which no algorithm does.
+        """
+        content = self.content()
+        try:
+            _refuse_compressed(content)
+        except (BadZipFile, NotImplementedError, OSError, RuntimeError, ValueError) as error:
+            raise DecodeError(f"checkpoint {self.number} is not loaded: {error}") from error
+        model.set_parameters(BytesIO(content), device=model.device)
+
+    def _restore_normaliser(self, model: Any) -> None:
+        own = model.get_vec_normalize_env()
+        if own is None:
+            raise InvalidRecord(
+                f"checkpoint {self.number} was trained with a VecNormalize, and this env has none: "
+                "wrap it as it was, VecNormalize(env), and load again"
+            )
+        with tempfile.TemporaryDirectory() as folder:  # its loader takes a path only
+            path = Path(folder, "vecnormalize.pkl")
+            path.write_bytes(self.normaliser() or b"")
+            kept = type(own).load(str(path), own.venv)
+        own.obs_rms, own.ret_rms = getattr(kept, "obs_rms", None), kept.ret_rms
+
+    def delete(self) -> None:
+        """Delete it, from Redis and from MongoDB; its number is not given again."""
+        self._handler.remove(self)
+
+
+def _refuse_compressed(content: bytes) -> None:
+    """A few bytes of a zip may stand for gigabytes; those of a model are stored as they are.
+
+    Raises:
+        ValueError: It would take more memory than it has bytes.
+        BadZipFile: It is none.
+    """
+    with ZipFile(BytesIO(content)) as archive:
+        _refuse_compressed_members(archive, len(content))
+        for member in archive.infolist():
+            with archive.open(member) as weights:
+                if not is_zipfile(weights):
+                    continue
+                with ZipFile(weights) as inner:
+                    _refuse_compressed_members(inner, member.file_size)
+
+
+def _refuse_compressed_members(archive: ZipFile, size: int) -> None:
+    members = archive.infolist()
+    if any(one.compress_type != ZIP_STORED for one in members):
+        raise ValueError("it is compressed, as none is that is ever stored")
+    if sum(one.file_size for one in members) > size:
+        raise ValueError(f"what is in it has more than its {size} bytes")
+
+
+class CheckpointHandler(DBHandler):
+    """What is known of the checkpoints of a run; what they contain lies in logs of its own.
+
+    Example:
+        >>> handler = CheckpointHandler(jam, "ppo")
+        >>> handler.put(content, timesteps=2048, policy_version=10, session="s1")
+        >>> handler.checkpoints()[-1].timesteps
+        2048
+    """
+
+    def __init__(self, jam: Connection | None = None, run: str = "") -> None:
+        super().__init__(jam)
+        self.entity = "run-checkpoint"
+        self.required = {"run": str}
+        self["run"] = run
+
+    def content(self, name: str) -> ContentHandler:
+        """Where the content of this name lies."""
+        return ContentHandler(self.event, self["run"], name)
+
+    def put(
+        self,
+        content: bytes,
+        *,
+        timesteps: int,
+        policy_version: int,
+        session: str,
+        algorithm: str = "",
+        normaliser: bytes | None = None,
+    ) -> None:
+        """Keep a checkpoint, its content first. What the process leaves half-done is never loaded.
+
+        Args:
+            content: The zip.
+            timesteps: The model's.
+            policy_version: Number of updates that it has had.
+            session: Id of the session.
+            algorithm: Its class.
+            normaliser: What `VecNormalize.save` writes.
+        """
+        name = self.event.new_episode_id()
+        kept = self.content(name).put(content)
+        beside = None
+        if normaliser is not None:
+            beside = self.content(f"{name}-normaliser").put(normaliser)
+        self.save(
+            {
+                "timesteps": timesteps,
+                "policy_version": policy_version,
+                "session": session,
+                "algorithm": algorithm,
+                "content": [kept.name, kept.size, kept.digest],
+                "normaliser": beside and [beside.name, beside.size, beside.digest],
+            }
+        )
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Those that are not deleted, the oldest first; no content is read.
+
+        Raises:
+            DecodeError: What is stored tells of no checkpoints.
+        """
+        deleted = {one["number"] for one in self._deleted.many(_EVERYTHING)}
+        found = self.many(_EVERYTHING)
+        return [self._checkpoint(one) for one in found if one["index"] not in deleted]
+
+    def _settled_key(self) -> str:
+        """Key of the log, after what this process has saved: contents come before their records."""
+        with suppress(UnsavedRecords):  # without a server, the next line says so
+            self.event.flush(timeout_s=0)
+        return super()._settled_key()
+
+    def newest(self) -> Checkpoint | None:
+        """The newest that is whole; as a rule, no other is read, however many there are."""
+        record = self.last()
+        if record is None:
+            return None
+        last = self._checkpoint(record)
+        if self._is_whole(last):
+            return last
+        return next(filter(self._is_whole, reversed(self.checkpoints())), None)
+
+    def _is_whole(self, checkpoint: Checkpoint) -> bool:
+        """Not deleted, not half saved."""
+        return self.content(checkpoint._content.name).is_whole(checkpoint.size)
+
+    def _checkpoint(self, record: Mapping[str, Any]) -> Checkpoint:
+        try:
+            content = _Content(*record["content"])
+            beside = None if record["normaliser"] is None else _Content(*record["normaliser"])
+            return Checkpoint(
+                record["index"],
+                record["timesteps"],
+                record["policy_version"],
+                content.size,
+                content.digest,
+                record["timestamp"],
+                record["session"],
+                record["algorithm"],
+                content,
+                beside,
+                self,
+            )
+        except (KeyError, TypeError) as error:
+            raise DecodeError(f"{self._key}: not a checkpoint: {error!r}") from error
+
+    def remove(self, checkpoint: Checkpoint) -> None:
+        """Delete a checkpoint, its content included."""
+        self._deleted.save({"number": checkpoint.number})
+        for kept in (checkpoint._content, checkpoint._normaliser):
+            if kept is not None:
+                self.content(kept.name).delete()
+
+    @property
+    def _deleted(self) -> _DeletedHandler:
+        return _DeletedHandler(self.event, self["run"])
+
+
+class _DeletedHandler(DBHandler):
+    """Numbers of the checkpoints that were deleted."""
+
+    def __init__(self, jam: Connection, run: str) -> None:
+        super().__init__(jam)
+        self.entity = "run-checkpoint-deleted"
+        self.required = {"run": str}
+        self["run"] = run

@@ -1,0 +1,192 @@
+"""Keeps the backup process of a home running: started on first need, again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jamboree_gym.errors import EmbeddedServerError, MissingExtra
+from jamboree_gym.servers.control import encode
+from jamboree_gym.servers.home import Home, last_line, trim_log
+from jamboree_gym.servers.own_files import open_own
+from jamboree_gym.servers.server_watchdog import Keeper
+
+__all__ = ["BackupKeeper"]
+
+NAME = "backup"
+LAST_COPY_S = 10.0  # Python and its libraries are loaded in it, too
+MONGO_START_S = 10.0  # it starts in one or two
+WATCH_INTERVAL_S = 0.05
+# Restarts: the first one at once, then 0.5 s, 1 s ... apart. A start costs half a second of CPU.
+FIRST_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 30.0
+STABLE_AFTER_S = 10.0
+MONGO_AGAIN_S = 60.0  # a Mongo server that could not be started
+_ROOT = str(Path(__file__).resolve().parents[2])
+_log = logging.getLogger(__name__)
+
+
+class BackupKeeper:
+    """The one process that copies a home's Redis to its MongoDB. All methods run on one event loop.
+
+    Args:
+        home: The home.
+        redis_url: Where its Valkey is.
+        mongo: Keeps its Mongo server, which is started with the process.
+
+    Attributes:
+        restarts: How often the process had to be started again.
+        last_error: The last thing that went wrong with it, None while all is well.
+    """
+
+    def __init__(self, home: Home, redis_url: str, mongo: Keeper) -> None:
+        self.restarts = 0
+        self.last_error: str | None = None
+        self._home = home
+        self._redis_url = redis_url
+        self._mongo = mongo
+        self._mongo_again_at = 0.0
+        self._namespaces: set[str] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._told: dict[str, Any] = {}
+        self._stopping = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The live process's id."""
+        return self._process.pid if self._process is not None else None
+
+    def back_up(self, namespace: str) -> None:
+        """From now on copy this namespace, too. Returns at once."""
+        self._namespaces.add(namespace)
+        if self._mongo.gave_up is not None:  # somebody needs it: perhaps it can be started by now
+            self._mongo.start()
+        if not self._stopping.is_set() and (self._keeping is None or self._keeping.done()):
+            self._keeping = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Have it make its last copy; returns once the process is gone.
+
+        Within `LAST_COPY_S`, which begin when Mongo has been started, or takes too long to.
+        """
+        self._stopping.set()
+        if self._keeping is None:
+            return
+        deadline = time.monotonic() + MONGO_START_S
+        while self._mongo.is_starting and time.monotonic() < deadline:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+        _, unfinished = await asyncio.wait([self._keeping], timeout=LAST_COPY_S)
+        if self._process is not None:
+            _log.warning("the backup did not end within %.0f s: killed", LAST_COPY_S)
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+        for task in unfinished:
+            task.cancel()
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:  # once even if told to stop by now: somebody has just delivered something
+            is_last, started_at = self._stopping.is_set(), time.monotonic()
+            await self._wait_for_mongo()
+            try:
+                how = await self._run_until_it_ends()
+            except (EmbeddedServerError, OSError) as error:
+                how = str(error)
+            self._process = None
+            if is_last or (self._stopping.is_set() and not how):
+                return
+            self._report(how)
+            failures = 0 if time.monotonic() - started_at > STABLE_AFTER_S else failures
+            await self._pause(failures)
+            failures += 1
+
+    async def _wait_for_mongo(self) -> None:
+        """Until it answers or has given up: the process would only complain."""
+        self._mongo_again_at = time.monotonic() + MONGO_AGAIN_S
+        self._mongo.start()
+        while self._mongo.is_starting:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def _run_until_it_ends(self) -> str:
+        """How it ended, empty if as it should."""
+        log = self._home.server_log(NAME)
+        trim_log(log)
+        process = self._process = self._spawn(log)
+        self._told = {}
+        _log.info("%s started (pid %d)", NAME, process.pid)
+        while process.poll() is None and not self._stopping.is_set():
+            await self._tell(process)
+            self._try_mongo_again()
+            await asyncio.sleep(WATCH_INTERVAL_S)
+        await self._tell(process)
+        if process.stdin is not None:
+            await asyncio.to_thread(process.stdin.close)
+        code = await asyncio.to_thread(process.wait)
+        if code == 0 and self._stopping.is_set():
+            _log.info("%s stopped", NAME)
+            return ""
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+        return f"the backup (pid {process.pid}) {how}: {last_line(log)}\nsee {log}"
+
+    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
+        descriptor = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        paths = filter(None, (_ROOT, os.environ.get("PYTHONPATH")))
+        with os.fdopen(descriptor, "ab") as output:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "jamboree_gym.backup.embedded"),
+                    *("--home", str(self._home.path)),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self._home.path,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            )
+
+    async def _tell(self, process: subprocess.Popen[bytes]) -> None:
+        """What it does not know yet."""
+        message = {
+            "redis_url": self._redis_url,
+            "namespaces": sorted(self._namespaces),
+            "trouble": str(self._mongo.gave_up or ""),
+        }
+        if message != self._told and process.stdin is not None:
+            self._told = message
+            await asyncio.to_thread(_write, process.stdin.fileno(), encode(message))
+
+    def _try_mongo_again(self) -> None:
+        """A disk may have room again; what is not installed will not be found."""
+        gave_up, now = self._mongo.gave_up, time.monotonic()
+        if gave_up is None or isinstance(gave_up, MissingExtra) or now < self._mongo_again_at:
+            return
+        self._mongo_again_at = now + MONGO_AGAIN_S
+        self._mongo.start()
+
+    def _report(self, how: str) -> None:
+        self.restarts += 1
+        self.last_error = how
+        _log.error("%s", how)
+
+    async def _pause(self, failures: int) -> None:
+        if failures:
+            pause_s = min(FIRST_BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+
+
+def _write(descriptor: int, line: bytes) -> None:
+    """All of it. That nobody reads any more is noticed by who watches the process."""
+    try:
+        while line:
+            line = line[os.write(descriptor, line) :]
+    except BrokenPipeError:
+        return

@@ -1,0 +1,196 @@
+"""The control protocol between a client and the supervisor: JSON lines on a unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jamboree_gym.errors import EmbeddedServerError, JamboreeError, MissingExtra
+from jamboree_gym.servers.own_files import check_entry, foreign
+
+__all__ = [
+    "ANSWER_GRACE_S",
+    "PROTOCOL_VERSION",
+    "ControlConnection",
+    "decode",
+    "decode_reply",
+    "encode",
+    "error_reply",
+    "raise_for",
+    "unexpected",
+    "url_in",
+]
+
+PROTOCOL_VERSION = 1
+CONNECT_TIMEOUT_S = 2.0
+# The supervisor knows better why something takes too long: let its answer come first.
+ANSWER_GRACE_S = 2.0
+MAX_REPLY_BYTES = 1 << 20
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """One message as a line, stamped with the version of the protocol."""
+    return json.dumps({"version": PROTOCOL_VERSION, **message}).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The message in a line; ValueError if it holds none."""
+    try:
+        message = json.loads(line.decode())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(message, dict):
+        raise ValueError("a control message is a JSON object")
+    return message
+
+
+def error_reply(error: JamboreeError) -> dict[str, Any]:
+    """The reply that makes the client raise `error`."""
+    kind = "missing_extra" if isinstance(error, MissingExtra) else "failed"
+    return {"ok": False, "kind": kind, "error": str(error)}
+
+
+def decode_reply(line: bytes) -> dict[str, Any]:
+    """The reply in a line.
+
+    Raises:
+        EmbeddedServerError: It holds none.
+    """
+    try:
+        return decode(line)
+    except ValueError as error:
+        raise unexpected(str(error)) from error
+
+
+def unexpected(what: str) -> EmbeddedServerError:
+    """The error for a reply that no supervisor of this version gives."""
+    return EmbeddedServerError(
+        f"the supervisor of the embedded servers gave an answer that is none: {what}\n"
+        "stop it with `jamboree-gym down`, then try again"
+    )
+
+
+def url_in(reply: dict[str, Any], scheme: str) -> str:
+    """The URL that a reply holds.
+
+    Raises:
+        EmbeddedServerError: It holds none, or one of another kind.
+    """
+    url = reply.get("url")
+    if not isinstance(url, str) or not url.startswith(f"{scheme}://"):
+        raise unexpected(f"it has no URL that begins with {scheme}://")
+    return url
+
+
+def raise_for(reply: dict[str, Any]) -> None:
+    """Raise what a reply reports, if it reports an error."""
+    if reply.get("ok") is True:
+        return
+    text = reply.get("error")
+    if not isinstance(text, str):
+        text = "the supervisor of the embedded servers gave no reason"
+    raise MissingExtra(text) if reply.get("kind") == "missing_extra" else EmbeddedServerError(text)
+
+
+class ControlConnection:
+    """A client's end of the control socket. One request at a time; not thread-safe.
+
+    Raises:
+        OSError: Nobody listens at `path`.
+        EmbeddedServerError: Another user does.
+    """
+
+    def __init__(self, path: str) -> None:
+        _check_place(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            self._socket.connect(path)
+            _check_peer(self._socket, path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def ask(self, op: str, *, timeout_s: float, **options: Any) -> dict[str, Any]:
+        """Send one request and wait for its reply.
+
+        Args:
+            op: What to do.
+            timeout_s: What the supervisor may take for it.
+            options: Further fields of the request.
+
+        Returns:
+            The fields of the reply.
+
+        Raises:
+            OSError: The supervisor is gone, or does not answer (`TimeoutError`).
+            EmbeddedServerError: It answered that the request failed, or something else than a
+                supervisor answers.
+        """
+        deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
+        self._socket.settimeout(timeout_s + ANSWER_GRACE_S)
+        self._socket.sendall(encode({"op": op, "timeout_s": timeout_s, **options}))
+        reply = decode_reply(self._read_line(deadline))
+        raise_for(reply)
+        return reply
+
+    def is_open(self) -> bool:
+        """Whether the supervisor has not closed its end; to be asked between two requests."""
+        self._socket.setblocking(False)
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def wait_for_end(self, *, timeout_s: float) -> None:
+        """Return once the supervisor has closed its end, as it does when its process ends."""
+        self._socket.settimeout(timeout_s)
+        with contextlib.suppress(ConnectionError):
+            while self._socket.recv(4096):
+                pass
+
+    def close(self) -> None:
+        """Close this process's end. No shutdown: a forked process may hold the same socket."""
+        self._socket.close()
+
+    def _read_line(self, deadline: float) -> bytes:
+        received = b""
+        while not received.endswith(b"\n"):
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            part = self._socket.recv(65536)
+            if not part:
+                raise ConnectionResetError("the supervisor closed the connection")
+            received += part
+            if len(received) > MAX_REPLY_BYTES:
+                raise unexpected(f"it is longer than {MAX_REPLY_BYTES} bytes")
+        return received
+
+
+def _check_place(path: str) -> None:
+    """Whoever may write to a directory may put a socket of his own into it."""
+    place = Path(path).parent.lstat()
+    if place.st_uid != os.geteuid():
+        raise foreign(Path(path).parent, place.st_uid)
+    check_entry(Path(path))
+
+
+def _check_peer(connection: socket.socket, path: str) -> None:
+    """Make sure that who listens is this user; elsewhere than on Linux, the socket's owner is."""
+    if sys.platform != "linux":
+        return
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("iII", peer)
+    if uid != os.geteuid():
+        raise EmbeddedServerError(
+            f"another user (uid {uid}) listens at {path}: the embedded servers are not his\n"
+            "remove that socket, or name a directory of your own: home=... or JAMBOREE_HOME=..."
+        )

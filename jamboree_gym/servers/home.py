@@ -1,0 +1,269 @@
+"""The home directory of the embedded servers: its paths, its permissions, who serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.servers.own_files import check_entry, foreign, open_own, read_own
+
+__all__ = ["Home", "SupervisorRecord", "default_home", "last_line", "trim_log", "write_private"]
+
+HOME_VARIABLE = "JAMBOREE_HOME"
+# sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
+MAX_SOCKET_PATH_BYTES = 103
+MAX_LOG_BYTES = 1 << 20
+_START_LOCK = "start.lock"
+CONTROL_SOCKET = "control.sock"
+VALKEY_SOCKET = "valkey.sock"
+_SERVERS = ("valkey", "mongo")
+
+
+def default_home() -> Path:
+    """Where the embedded servers live unless told otherwise: `JAMBOREE_HOME`, else user data."""
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named)
+    return platformdirs.user_data_path("jamboree-gym", appauthor=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorRecord:
+    """What a supervisor writes down so that clients find it.
+
+    Attributes:
+        pid: Its process id.
+        host: The machine it runs on; a home on a network disk is seen from several.
+        control: Path of its control socket.
+    """
+
+    pid: int
+    host: str
+    control: str
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths below one home directory. Making one touches nothing on disk.
+
+    Attributes:
+        path: The directory, absolute and without symlinks.
+    """
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path | str | None) -> Home:
+        """The home at `path`, or the default one."""
+        chosen = default_home() if path is None else Path(path)
+        try:
+            return cls(chosen.expanduser().resolve())
+        except (OSError, RuntimeError) as error:  # a loop of symlinks, a "~name" nobody has
+            raise EmbeddedServerError(_unusable(chosen, error)) from error
+
+    @property
+    def start_lock(self) -> Path:
+        """Held by the client that starts a supervisor, until that one answers."""
+        return self.path / _START_LOCK
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the supervisor for as long as it lives."""
+        return self.path / "supervisor.lock"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the supervisor did, and what it died of."""
+        return self.path / "supervisor.log"
+
+    @property
+    def record_file(self) -> Path:
+        """The `SupervisorRecord` as JSON."""
+        return self.path / "supervisor.json"
+
+    @property
+    def mongo_file(self) -> Path:
+        """Port, user and password of the Mongo server."""
+        return self.path / "mongo.json"
+
+    def data_dir(self, server: str) -> Path:
+        """The data directory of one server."""
+        return self.path / server
+
+    def server_log(self, server: str) -> Path:
+        """What one server printed."""
+        return self.path / f"{server}.log"
+
+    def server_lock(self, server: str) -> Path:
+        """Held by the process of one server (and its forks), whoever started it."""
+        return self.path / f"{server}.lock"
+
+    @property
+    def mongo_settings(self) -> Path:
+        """The settings of the Mongo server: none."""
+        return self.path / "secantusd.toml"
+
+    def prepare(self) -> None:
+        """Make the directory if need be, and make it private.
+
+        Raises:
+            EmbeddedServerError: It cannot be made, or it or something in it belongs to somebody
+                else.
+        """
+        _make_private(self.path, self._check_entries)
+
+    def check(self) -> bool:
+        """Whether the directory is there. Makes and changes nothing.
+
+        Raises:
+            EmbeddedServerError: It or something in it belongs to somebody else.
+        """
+        try:
+            found = self.path.lstat()
+            if found.st_uid != os.geteuid():
+                raise foreign(self.path, found.st_uid)
+            self._check_entries()
+        except OSError:  # it is not there, or we may not look into it
+            return False
+        return True
+
+    def _check_entries(self) -> None:
+        """Make sure that what we open, lock, connect to or write to is ours."""
+        entries = [self.start_lock, self.supervisor_lock, self.supervisor_log, self.record_file]
+        entries += [self.mongo_file, self.mongo_settings, self.server_log("backup")]
+        for server in _SERVERS:
+            entries += [self.data_dir(server), self.server_log(server), self.server_lock(server)]
+        for entry in entries:
+            check_entry(entry)
+        _check_sockets(self.path)
+
+    def prepare_socket_dir(self) -> Path:
+        """The directory for the sockets: the home itself, or a short one when it lies too deep."""
+        if len(os.fsencode(self.path / CONTROL_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
+            return self.path
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
+        name = f"jamboree-{os.geteuid()}-{digest}"
+        base = Path(tempfile.gettempdir())
+        if len(os.fsencode(base / name / CONTROL_SOCKET)) > MAX_SOCKET_PATH_BYTES:
+            base = Path("/tmp")
+        sockets = base / name
+        _make_private(sockets, lambda: _check_sockets(sockets))
+        return sockets
+
+    def read_record(self) -> SupervisorRecord | None:
+        """Who serves this home, or did before it was killed; None if nobody wrote that down.
+
+        Raises:
+            EmbeddedServerError: Somebody else wrote it down.
+        """
+        try:
+            record = SupervisorRecord(**json.loads(read_own(self.record_file)))
+        except (OSError, RecursionError, TypeError, ValueError):  # none yet, or of another version
+            return None
+        kinds = [type(value) for value in asdict(record).values()]
+        return record if kinds == [int, str, str] and 0 < record.pid < 2**31 else None
+
+    def write_record(self, record: SupervisorRecord) -> None:
+        """Tell the clients where the supervisor is."""
+        write_private(self.record_file, asdict(record))
+
+    def unusable(self, error: OSError) -> EmbeddedServerError:
+        """The error for a home that the operating system refuses to write to."""
+        return EmbeddedServerError(_unusable(self.path, error))
+
+
+def write_private(path: Path, fields: dict[str, Any]) -> None:
+    """Replace a JSON file in one step; only its owner can read it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        draft.unlink(missing_ok=True)  # left by a killed process, or a link
+        descriptor = open_own(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(fields, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise EmbeddedServerError(_unusable(path.parent, error)) from error
+
+
+def last_line(log: Path, *, since_byte: int = 0) -> str:
+    """The last line in a log that says something; empty if there is none."""
+    try:
+        with os.fdopen(open_own(log, os.O_RDONLY), "rb") as file:
+            file.seek(max(since_byte, os.fstat(file.fileno()).st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except (EmbeddedServerError, OSError):
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def trim_log(log: Path) -> int:
+    """Put a log aside that has grown; returns the size of the one to append to."""
+    try:
+        size_bytes = log.lstat().st_size
+    except FileNotFoundError:
+        return 0
+    if size_bytes > MAX_LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.old"))
+        return 0
+    return size_bytes
+
+
+def _check_sockets(directory: Path) -> None:
+    for name in (CONTROL_SOCKET, VALKEY_SOCKET):
+        check_entry(directory / name)
+
+
+def _make_private(path: Path, check_entries: Callable[[], None]) -> None:
+    """Make a directory for us alone, and then look what others have left in it."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(None, "it is not a directory")
+        if found.st_uid != os.geteuid():
+            raise PermissionError(None, f"it belongs to another user (uid {found.st_uid})")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            check_entries()  # first, too: it may be open for a good reason
+            _close_to_others(path)
+    except OSError as error:
+        raise EmbeddedServerError(_unusable(path, error)) from error
+    check_entries()
+
+
+def _close_to_others(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _check_it_is_for_us(descriptor)
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def _check_it_is_for_us(directory: int) -> None:
+    """Closing /tmp or somebody's whole home directory to all others would do harm."""
+    names = set(os.listdir(directory))
+    if names and _START_LOCK not in names:
+        raise FileExistsError(None, "it holds other things and is open to other users")
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return (
+        f"cannot keep the embedded servers in {path}: {reason}\n"
+        f"name a directory of your own with free space: home=... or {HOME_VARIABLE}=..."
+    )

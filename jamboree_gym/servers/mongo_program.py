@@ -1,0 +1,219 @@
+"""How the Mongo server is run: its command line, its one user, what proves that it answers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from jamboree_gym.arrays.unicode_text import is_unicode
+from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.servers.home import Home, write_private
+from jamboree_gym.servers.installed import package_dir
+from jamboree_gym.servers.own_files import check_tree, open_own, read_own
+from jamboree_gym.servers.server_processes import launch
+
+__all__ = ["MongoProgram"]
+
+PING_TIMEOUT_S = 1.0
+CACHE_SIZE = "128M"  # the server's own default grows to half a gigabyte
+HOST = "127.0.0.1"
+USER = "jamboree"
+# Below the ports that the system hands out to clients (from 32768 on Linux, 49152 on macOS):
+# a port that is to be free again after a restart must not be taken by somebody's connection.
+PORTS = range(20000, 32000)
+
+
+@dataclass(frozen=True, slots=True)
+class MongoAccess:
+    """How the Mongo server is reached; kept in the home, for its owner's eyes only.
+
+    Attributes:
+        port: On the loopback address.
+        password: Made once.
+        user_created: Whether the server knows the user by now.
+    """
+
+    port: int
+    password: str
+    user_created: bool = False
+
+    def __repr__(self) -> str:
+        return f"MongoAccess(port={self.port}, password=***)"
+
+
+class MongoProgram:
+    """The Mongo server: loopback only, one user with a password made here."""
+
+    name = "mongo"
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._data_dir = home.data_dir(self.name)
+        self._port: int | None = None  # of the last command line
+        self._is_open = False  # while it runs without --auth
+
+    @property
+    def url(self) -> str:
+        """For pymongo. An acknowledged write has been synced to the journal."""
+        access = self._access()
+        return (
+            f"mongodb://{USER}:{access.password}@{HOST}:{access.port}/"
+            "?authSource=admin&directConnection=true&w=majority&journal=true"
+        )
+
+    def prepare(self, stopping: threading.Event) -> None:
+        """A free port, and the user: created while the server runs on another port, open."""
+        package_dir("secantus", instead="mongo_url=...")
+        access = self._access(or_new=True)
+        if not _is_free(access.port):
+            access = replace(access, port=_free_port())
+        if not self._data_dir.is_dir():
+            access = replace(access, user_created=False)
+        self._data_dir.mkdir(mode=0o700, exist_ok=True)
+        check_tree(self._data_dir)
+        write_private(self.home.mongo_file, asdict(access))
+        if access.user_created:
+            return
+        self._is_open = True
+        try:
+            server = launch(self, self._command(_free_port()), stopping)
+            try:
+                self._create_user(access.password)
+            finally:
+                server.stop()
+        finally:
+            self._is_open = False
+
+    def command(self) -> list[str]:
+        """The server that asks for a password."""
+        return [*self._command(self._access().port), "--auth"]
+
+    def serves(self, command_line: Sequence[str]) -> bool:
+        """Whether it is a secantus on our data directory."""
+        options = set(itertools.pairwise(command_line))
+        ours = {
+            ("--config", str(self.home.mongo_settings)),
+            ("--storage-path", self._storage_path()),
+        }
+        return {("-m", "secantus"), *ours} <= options
+
+    def answers(self) -> bool:
+        """Whether it lets our user in (or anybody, while it runs open)."""
+        from pymongo.errors import OperationFailure, PyMongoError
+
+        if not self.accepts_clients():  # pymongo would look again only every half second
+            return False
+        try:
+            with self._client() as client:
+                client.admin.command("ping")
+        except OperationFailure as error:
+            raise EmbeddedServerError(
+                "the embedded Mongo server refuses the password in"
+                f" {self.home.mongo_file}\ndelete that file: the next start makes a new one"
+            ) from error
+        except (PyMongoError, EmbeddedServerError):
+            return False
+        return True
+
+    def accepts_clients(self) -> bool:
+        """Whether its port is open. Told to stop, it waits 2 s for a connection: this is one."""
+        try:
+            socket.create_connection((HOST, self._port or 0), PING_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
+
+    def started(self) -> None:
+        """Drop any user but ours: while the server ran open, others could make one."""
+        access = self._access()
+        if access.user_created:
+            return
+        with self._administrator() as client:
+            for user in client.admin.command("usersInfo")["users"]:
+                if user["user"] != USER:
+                    client[user["db"]].command("dropUser", user["user"])
+        write_private(self.home.mongo_file, asdict(replace(access, user_created=True)))
+
+    def _command(self, port: int) -> list[str]:
+        self._port = port
+        settings = self.home.mongo_settings
+        # Empty. Without it the server picks up any in the user's home.
+        os.close(open_own(settings, os.O_WRONLY | os.O_CREAT))
+        return [
+            # -P: it runs in the home, where no module is to be taken from
+            *(sys.executable, "-P", "-m", "secantus", "--config", str(settings)),
+            *("--host", HOST, "--port", str(port)),
+            *("--storage-path", self._storage_path()),
+            *("--cache-size", CACHE_SIZE, "--log-level", "WARNING"),
+        ]
+
+    def _storage_path(self) -> str:
+        """WiredTiger takes text only: where the home's path is none, the path from there."""
+        path = str(self._data_dir)
+        return path if is_unicode(path) else os.path.relpath(path, self.home.path)
+
+    def _client(self) -> Any:
+        from pymongo import MongoClient  # here: a supervisor without Mongo need not load it
+
+        url = f"mongodb://{HOST}:{self._port}/?directConnection=true" if self._is_open else self.url
+        return MongoClient(url, serverSelectionTimeoutMS=int(PING_TIMEOUT_S * 1000))
+
+    @contextmanager
+    def _administrator(self) -> Iterator[Any]:
+        from pymongo.errors import PyMongoError
+
+        try:
+            with self._client() as client:
+                yield client
+                client.admin.command("fsync")  # or a server killed soon after forgets its users
+        except PyMongoError as error:
+            raise EmbeddedServerError(f"cannot set up the Mongo server's user: {error}") from error
+
+    def _create_user(self, password: str) -> None:
+        login = {"pwd": password, "roles": ["root"]}
+        with self._administrator() as client:
+            known = client.admin.command("usersInfo", USER)["users"]
+            client.admin.command("updateUser" if known else "createUser", USER, **login)
+
+    def _access(self, *, or_new: bool = False) -> MongoAccess:
+        try:
+            access = MongoAccess(**json.loads(read_own(self.home.mongo_file)))
+            if type(access.port) is not int or not isinstance(access.password, str):
+                raise ValueError("a port is a number, a password a text")
+            return access
+        except FileNotFoundError as error:
+            if or_new:
+                return MongoAccess(port=_free_port(), password=secrets.token_urlsafe(24))
+            raise EmbeddedServerError(f"{self.home.mongo_file} is gone") from error
+        except (OSError, RecursionError, TypeError, ValueError) as error:
+            raise EmbeddedServerError(
+                f"{self.home.mongo_file} is damaged ({error})\n"
+                "delete it: the next start makes a new password and keeps the data"
+            ) from error
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    for _ in range(100):
+        port = secrets.choice(PORTS)
+        if _is_free(port):
+            return port
+    raise EmbeddedServerError(f"no free port on {HOST} for the embedded Mongo server")

@@ -1,0 +1,245 @@
+"""One server process: started, adopted after its supervisor died, waited for, stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import psutil
+
+from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.servers.home import Home, last_line, trim_log
+from jamboree_gym.servers.own_files import open_own
+from jamboree_gym.servers.server_lock import take
+
+__all__ = ["ServerProcess", "ServerProgram", "launch", "start_server"]
+
+START_TIMEOUT_S = 600.0  # loading many gigabytes takes its time
+STOP_GRACE_S = 15.0
+STOP_CHECK_INTERVAL_S = 0.02
+CHECKS_BEFORE_REPEAT = 25
+KILL_TIMEOUT_S = 5.0
+ORPHAN_TIMEOUT_S = 2.0
+LAUNCH_LOCK_TIMEOUT_S = 1.0
+POLL_S = 0.01
+_log = logging.getLogger(__name__)
+
+
+class ServerProgram(Protocol):
+    """How one kind of server is run. Everything else here is the same for all."""
+
+    name: str
+    home: Home
+
+    def prepare(self, stopping: threading.Event) -> None:
+        """What must be in place before the start; runs while no process serves the data."""
+
+    def command(self) -> list[str]:
+        """The command line."""
+
+    def serves(self, command_line: Sequence[str]) -> bool:
+        """Whether a process with this command line serves this home's data, in whatever mode."""
+
+    def answers(self) -> bool:
+        """Whether the server answers a request just now."""
+
+    def accepts_clients(self) -> bool:
+        """Whether it still takes connections, though told to stop. Asking may help it notice."""
+
+    def started(self) -> None:
+        """Called once it answers for the first time."""
+
+
+class ServerProcess:
+    """A live server process: our own child, or one that a killed supervisor has left."""
+
+    def __init__(self, program: ServerProgram, process: psutil.Process | psutil.Popen) -> None:
+        self.program = program
+        self.pid: int = process.pid
+        self._process = process
+
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        if isinstance(self._process, psutil.Popen):
+            return bool(self._process.poll() is None)  # poll() also reaps it
+        try:
+            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def how_it_ended(self) -> str:
+        """Its exit in words, once it has ended."""
+        code = self._process.poll() if isinstance(self._process, psutil.Popen) else None
+        if code is None:
+            return "ended"
+        return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+
+    def stop(self) -> None:
+        """Ask it to end; after `STOP_GRACE_S` kill it. Returns once it is gone."""
+        try:
+            if self._end_by_request():
+                return
+            _log.warning("%s (pid %d) ignored SIGTERM: killed", self.program.name, self.pid)
+            self._process.kill()
+        except psutil.NoSuchProcess:
+            return
+        if not self._ends_within(KILL_TIMEOUT_S):
+            raise EmbeddedServerError(
+                f"{self.program.name} (pid {self.pid}) does not end even when killed:"
+                f" does the disk of {self.program.home.path} answer?"
+            )
+
+    def _end_by_request(self) -> bool:
+        """SIGTERM, and again when it had no effect.
+
+        A Python server loses a signal that a thread takes just as it is being started: only the
+        main thread runs the handler, and nothing wakes it.
+        """
+        deadline = time.monotonic() + STOP_GRACE_S
+        self._process.terminate()
+        without_effect = 0
+        while not self._ends_within(STOP_CHECK_INTERVAL_S):
+            if time.monotonic() > deadline:
+                return False
+            without_effect = without_effect + 1 if self.program.accepts_clients() else 0
+            if without_effect >= CHECKS_BEFORE_REPEAT:
+                self._process.terminate()
+                without_effect = 0
+        return True
+
+    def _ends_within(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self.is_alive():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+
+def start_server(program: ServerProgram, stopping: threading.Event) -> ServerProcess:
+    """Start a server, or adopt the one that a killed supervisor left, and wait until it answers.
+
+    Args:
+        program: The server.
+        stopping: Set by another thread to give up at once.
+
+    Raises:
+        EmbeddedServerError: It could not be started; the message has its last words.
+    """
+    try:
+        server = _adopt(program)
+        if server is None and stopping.is_set():
+            raise EmbeddedServerError(f"{program.name} is being stopped")
+        if server is None:
+            program.prepare(stopping)
+            server = launch(program, program.command(), stopping)
+    except OSError as error:
+        raise program.home.unusable(error) from error
+    try:
+        program.started()
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def launch(
+    program: ServerProgram, command: Sequence[str], stopping: threading.Event
+) -> ServerProcess:
+    """Run `command` as the one process on the program's data, and wait until it answers."""
+    log = program.home.server_log(program.name)
+    log_start = trim_log(log)
+    # is_held(), asked by a client, takes the lock for a moment: wait a little for it.
+    lock = take(program.home.server_lock(program.name), timeout_s=LAUNCH_LOCK_TIMEOUT_S)
+    if lock is None:
+        raise EmbeddedServerError(
+            f"{program.home.server_lock(program.name)} is held by a process that is not"
+            f" {program.name}: end it, or use another home"
+        )
+    try:
+        descriptor = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        with os.fdopen(descriptor, "ab") as output:
+            process = psutil.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=program.home.path,
+                pass_fds=(lock,),  # the process keeps the lock, however we end
+                restore_signals=False,  # past a file size limit it gets an error, not SIGXFSZ
+            )
+    finally:
+        os.close(lock)
+    server = ServerProcess(program, process)
+    _log.info("%s started (pid %d)", program.name, server.pid)
+    try:
+        _wait_until_it_answers(server, stopping, log_start)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def _wait_until_it_answers(
+    server: ServerProcess, stopping: threading.Event, log_start: int
+) -> None:
+    name = server.program.name
+    log = server.program.home.server_log(name)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not server.program.answers():
+        words = last_line(log, since_byte=log_start) or "it printed nothing"
+        if not server.is_alive():
+            how = server.how_it_ended()
+            raise EmbeddedServerError(f"{name} {how} at its start: {words}\nsee {log}")
+        if stopping.is_set() or time.monotonic() > deadline:
+            raise EmbeddedServerError(f"{name} did not come up: {words}\nsee {log}")
+        time.sleep(POLL_S)
+
+
+def _adopt(program: ServerProgram) -> ServerProcess | None:
+    """The server that serves this home's data already, if it is the one we would start."""
+    deadline = time.monotonic() + ORPHAN_TIMEOUT_S
+    while (lock := take(program.home.server_lock(program.name))) is None:
+        orphan = _find(program)
+        if orphan is not None and _is_as_started(program, orphan):
+            _log.info("%s (pid %d) adopted", program.name, orphan.pid)
+            return ServerProcess(program, orphan)
+        if orphan is not None:
+            _log.info("%s (pid %d) was left in a bad state: stopped", program.name, orphan.pid)
+            ServerProcess(program, orphan).stop()
+        if time.monotonic() > deadline:
+            return None  # launch() says who is in the way
+        time.sleep(POLL_S)
+    os.close(lock)
+    return None
+
+
+def _is_as_started(program: ServerProgram, process: psutil.Process) -> bool:
+    """Whether a process answers, with the options and on the port that we would give it."""
+    try:
+        return bool(process.cmdline() == program.command()) and program.answers()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _find(program: ServerProgram) -> psutil.Process | None:
+    """Our own process that serves this home's data. Valkey forks to rewrite its log: the parent."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if process.uids().real == os.getuid() and program.serves(process.cmdline()):
+                found[process.pid] = process
+        except psutil.Error:  # it ended while we looked, or is not ours to look at
+            continue
+    for process in found.values():
+        try:
+            if process.ppid() not in found:
+                return process
+        except psutil.NoSuchProcess:
+            continue
+    return None

@@ -1,0 +1,146 @@
+"""Keeps one server running: started on first need, started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+
+from jamboree_gym.errors import EmbeddedServerError, JamboreeError
+from jamboree_gym.servers.home import last_line
+from jamboree_gym.servers.server_processes import ServerProcess, ServerProgram, start_server
+
+__all__ = ["Keeper"]
+
+WATCH_INTERVAL_S = 0.05
+RETRY_INTERVAL_S = 0.02
+# Restarts after a death: at once, then 0.2 s, 0.4 s ... apart; after MAX_FAILURES the next client
+# that asks gets one more attempt, and the error.
+FIRST_BACKOFF_S = 0.2
+MAX_BACKOFF_S = 5.0
+MAX_FAILURES = 5
+STABLE_AFTER_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """One server of the supervisor. All methods run on its event loop.
+
+    Attributes:
+        program: What it runs.
+        restarts: How often the server had to be started again.
+        last_error: The last thing that went wrong with it, None while all is well.
+        gave_up: Why it is not tried any more until somebody asks, None while it is.
+    """
+
+    def __init__(self, program: ServerProgram) -> None:
+        self.program = program
+        self.restarts = 0
+        self.last_error: str | None = None
+        self._server: ServerProcess | None = None
+        self._stopping = threading.Event()  # read by the thread that starts the server, too
+        self._keeping: asyncio.Task[None] | None = None
+        self.gave_up: JamboreeError | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The live server's process id."""
+        return self._server.pid if self._server is not None else None
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the server is on its way up."""
+        is_tried = self._keeping is not None and not self._keeping.done()
+        return is_tried and self._server is None
+
+    def start(self) -> None:
+        """See to it that the server comes up, without waiting for it."""
+        if not self._stopping.is_set() and (self._keeping is None or self._keeping.done()):
+            self.gave_up = None
+            self._keeping = asyncio.create_task(self._keep())
+
+    async def up(self, *, timeout_s: float) -> None:
+        """Return once the server answers; start it if nobody has.
+
+        Raises:
+            JamboreeError: It cannot be started, or takes longer.
+        """
+        deadline = time.monotonic() + timeout_s
+        self.start()
+        while not await self._answers():
+            if self.gave_up is not None:
+                raise self.gave_up
+            if self._stopping.is_set():
+                raise EmbeddedServerError(f"{self.program.name} is being stopped")
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(self._too_slow(timeout_s))
+            if self._keeping is not None and self._keeping.done():
+                self._keeping.result()  # a fault of ours: not to be waited for in silence
+            await asyncio.sleep(RETRY_INTERVAL_S)
+
+    async def stop(self) -> None:
+        """Stop the server, or its start, and return once its process is gone."""
+        self._stopping.set()
+        if self._keeping is not None:
+            await asyncio.wait([self._keeping])
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)
+            _log.info("%s stopped", self.program.name)
+            self._server = None
+
+    async def _answers(self) -> bool:
+        if self._server is None:
+            return False
+        return await asyncio.to_thread(self.program.answers)
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:  # once even if told to stop by now: there may be an orphan to take along
+            started_at = time.monotonic()
+            try:
+                error: JamboreeError = await self._run_until_it_dies()
+                self.restarts += 1
+            except JamboreeError as start_error:
+                error = start_error
+                failures = failures or MAX_FAILURES  # it has never come up: tell at once
+            if self._stopping.is_set():
+                return
+            if self.last_error != str(error):  # else it has been said
+                _log.error("%s", error)
+            self.last_error = str(error)
+            if time.monotonic() - started_at > STABLE_AFTER_S:
+                failures = 0
+            if failures >= MAX_FAILURES:
+                self.gave_up = error
+                return
+            await self._pause(failures)
+            if self._stopping.is_set():
+                return
+            failures += 1
+
+    async def _run_until_it_dies(self) -> EmbeddedServerError:
+        server = await asyncio.to_thread(start_server, self.program, self._stopping)
+        self._server = server
+        while server.is_alive() and not self._stopping.is_set():
+            await asyncio.sleep(WATCH_INTERVAL_S)
+        if not self._stopping.is_set():
+            self._server = None
+        log = self.program.home.server_log(self.program.name)
+        return EmbeddedServerError(
+            f"{self.program.name} (pid {server.pid}) {server.how_it_ended()}:"
+            f" {last_line(log)}\nsee {log}"
+        )
+
+    async def _pause(self, failures: int) -> None:
+        if failures == 0:
+            return
+        pause_s = min(FIRST_BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S)
+        deadline = time.monotonic() + pause_s
+        while time.monotonic() < deadline and not self._stopping.is_set():
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    def _too_slow(self, timeout_s: float) -> str:
+        log = self.program.home.server_log(self.program.name)
+        words = (self.last_error or last_line(log) or "it printed nothing").partition("\n")[0]
+        return f"{self.program.name} does not answer after {timeout_s:.3g} s: {words}\nsee {log}"

@@ -1,0 +1,300 @@
+"""The supervisor: one small process per home that holds its servers for all their clients.
+
+It also keeps the process that copies from one of them to the other.
+
+Started by the first client that needs it, as `run_supervisor.py`; by hand, it would be
+`python -m jamboree_gym.servers.supervisor --home HOME`. It leaves once no client has held a
+connection to its control socket for a while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from jamboree_gym.errors import EmbeddedServerError, JamboreeError
+from jamboree_gym.servers.backup_process import BackupKeeper
+from jamboree_gym.servers.control import PROTOCOL_VERSION, decode, encode, error_reply
+from jamboree_gym.servers.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
+from jamboree_gym.servers.mongo_program import MongoProgram
+from jamboree_gym.servers.server_lock import is_held
+from jamboree_gym.servers.server_watchdog import Keeper
+from jamboree_gym.servers.valkey_program import ValkeyProgram
+
+__all__ = ["IDLE_EXIT_VARIABLE", "Supervisor", "main"]
+
+IDLE_EXIT_VARIABLE = "JAMBOREE_IDLE_EXIT_S"
+PYTHON_PATH = "PYTHONPATH"
+IDLE_EXIT_S = 60.0
+FIRST_CLIENT_GRACE_S = 5.0  # whoever started us needs a moment to connect
+LOCK_TIMEOUT_S = 15.0
+HOME_CHECK_INTERVAL_S = 1.0
+CONTROL_BACKLOG = 1024
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Answers the clients of one home, counts them, and holds the servers while there are any.
+
+    Args:
+        home: The home; the caller holds its supervisor lock.
+        idle_exit_s: How long to stay after the last client has left.
+    """
+
+    def __init__(self, home: Home, *, idle_exit_s: float) -> None:
+        self._home = home
+        self._idle_exit_s = idle_exit_s
+        self._stay = False
+        sockets = home.prepare_socket_dir()
+        self._control_path = sockets / CONTROL_SOCKET
+        self._valkey = ValkeyProgram(home, socket_path=sockets / VALKEY_SOCKET)
+        self._mongo = MongoProgram(home)
+        self._redis_keeper = Keeper(self._valkey)
+        self._mongo_keeper = Keeper(self._mongo)
+        self._backup = BackupKeeper(home, self._valkey.url, self._mongo_keeper)
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._stop = asyncio.Event()
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    async def run(self, ready: ReadyPipe) -> None:
+        """Serve until idle, told to stop, or the home is gone; then a last copy, and an end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        listener = await asyncio.start_unix_server(
+            self._serve_client, self._control_path, backlog=CONTROL_BACKLOG
+        )
+        control = str(self._control_path)
+        self._home.write_record(SupervisorRecord(os.getpid(), socket.gethostname(), control))
+        home_check = asyncio.create_task(self._leave_with_home())
+        self._watch_idle(at_least_s=FIRST_CLIENT_GRACE_S)
+        self._adopt_orphans()
+        ready.tell({"ok": True})
+        await self._stop.wait()
+        # From here on a client that comes finds nobody, and starts a supervisor that waits for us.
+        _log.info("stopping")
+        home_check.cancel()
+        listener.close()
+        self._control_path.unlink(missing_ok=True)
+        await self._backup.stop()
+        await self._stop_servers()
+        if self._control_path.parent != self._home.path:
+            shutil.rmtree(self._control_path.parent, ignore_errors=True)
+
+    def _adopt_orphans(self) -> None:
+        for keeper in (self._redis_keeper, self._mongo_keeper):
+            if is_held(self._home.server_lock(keeper.program.name)):
+                keeper.start()
+
+    async def _stop_servers(self) -> None:
+        keepers = (self._redis_keeper, self._mongo_keeper)
+        ends = await asyncio.gather(*(each.stop() for each in keepers), return_exceptions=True)
+        for error in filter(None, ends):
+            _log.error("%s", error)
+
+    async def _serve_client(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            while line := await reader.readline():
+                reply = await self._reply(decode(line), writer)
+                if self._stop.is_set() and not reply.get("while_stopping"):
+                    return  # told by the end of the connection, the client starts a new supervisor
+                writer.write(encode(reply))
+                await writer.drain()
+        except (KeyError, OSError, TypeError, ValueError) as error:  # gone, or no message of ours
+            _log.info("a client's connection ended: %s", error)
+        finally:
+            self._clients.discard(writer)
+            self._watch_idle()
+            writer.close()
+
+    async def _reply(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
+        op = request.get("op")
+        if op == "down":  # understood in every version, as is "status"
+            self._stop.set()
+            return {"ok": True, "while_stopping": True}
+        if op == "status":
+            return {"ok": True, "while_stopping": True, **await self._status()}
+        if op == "redis":
+            self._clients.add(writer)  # from now on this connection counts
+            self._watch_idle()
+        try:
+            return {"ok": True, **await self._serve(request)}
+        except JamboreeError as error:
+            return error_reply(error)
+
+    async def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("version") != PROTOCOL_VERSION:
+            raise EmbeddedServerError(
+                f"the servers of {self._home.path} were started by another version of"
+                " jamboree-gym\nstop them with `jamboree-gym down`, then try again"
+            )
+        timeout_s = float(request["timeout_s"])
+        match request.get("op"):
+            case "redis":
+                await self._redis_keeper.up(timeout_s=timeout_s)
+                return {"url": self._valkey.url}
+            case "mongo" if request.get("wait", True):
+                await self._mongo_keeper.up(timeout_s=timeout_s)
+                return {"url": self._mongo.url}
+            case "mongo":
+                self._mongo_keeper.start()
+            case "backup":
+                self._backup.back_up(str(request["namespace"]))
+            case "stay":
+                self._stay = True
+                self._watch_idle()
+            case other:
+                raise EmbeddedServerError(f"the supervisor knows no request {other!r}")
+        return {}
+
+    async def _status(self) -> dict[str, Any]:
+        complaint = await asyncio.to_thread(self._valkey.complaint)
+        return {
+            "supervisor_pid": os.getpid(),
+            "clients": len(self._clients),
+            "stays": self._stay,
+            "idle_exit_s": self._idle_exit_s,
+            "redis_pid": self._redis_keeper.pid,
+            "mongo_pid": self._mongo_keeper.pid,
+            "backup_pid": self._backup.pid,
+            "redis_restarts": self._redis_keeper.restarts,
+            "mongo_restarts": self._mongo_keeper.restarts,
+            "backup_restarts": self._backup.restarts,
+            "last_error": complaint
+            or self._redis_keeper.last_error
+            or self._mongo_keeper.last_error
+            or self._backup.last_error,
+        }
+
+    def _watch_idle(self, *, at_least_s: float = 0.0) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if not self._clients and not self._stay:
+            loop = asyncio.get_running_loop()
+            idle_exit_s = max(self._idle_exit_s, at_least_s)
+            self._idle_timer = loop.call_later(idle_exit_s, self._stop.set)
+
+    async def _leave_with_home(self) -> None:
+        """Stop when the home is deleted under us: nobody could reach us any more."""
+        ours = self._control_path.stat().st_ino
+        while _inode(self._control_path) == ours and self._home.record_file.exists():
+            await asyncio.sleep(HOME_CHECK_INTERVAL_S)
+        _log.warning("%s was removed", self._home.path)
+        self._stop.set()
+
+
+class ReadyPipe:
+    """Tells the client that started this process, once, whether it is up.
+
+    Args:
+        descriptor: The pipe's end, None if nobody listens.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send the first message and close; ignore the others."""
+        if self._descriptor is None:
+            return
+        with contextlib.suppress(BrokenPipeError), os.fdopen(self._descriptor, "wb") as pipe:
+            pipe.write(encode(message))
+        self._descriptor = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the supervisor of one home in the background; ends the process."""
+    options = _parse(arguments)
+    if os.fork():
+        os._exit(0)  # now nobody has to wait for us but init
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
+    ready = ReadyPipe(options.ready_fd)
+    try:
+        _run(options, ready)
+    except (JamboreeError, OSError) as error:
+        _log.error("%s", error)
+        ready.tell(error_reply(_as_ours(error)))
+        os._exit(1)
+    # The kernel closes what clients are still connected to: they take it as the sign of our end.
+    os._exit(0)
+
+
+def _run(options: argparse.Namespace, ready: ReadyPipe) -> None:
+    home = Home.at(options.home)
+    idle_exit_s = _idle_exit_s() if options.idle_exit_s is None else options.idle_exit_s
+    home.prepare()
+    _keep_python_path()
+    os.chdir(home.path)
+    lock = FileLock(home.supervisor_lock, mode=0o600)
+    try:
+        lock.acquire(timeout=options.lock_timeout_s)
+    except Timeout as error:
+        raise EmbeddedServerError(_taken(home)) from error
+    supervisor = Supervisor(home, idle_exit_s=idle_exit_s)
+    asyncio.new_event_loop().run_until_complete(supervisor.run(ready))
+
+
+def _keep_python_path() -> None:
+    """Have it name the same directories for our servers, which run in the home, not here."""
+    named = os.environ.get(PYTHON_PATH)
+    if named:
+        places = map(os.path.abspath, named.split(os.pathsep))
+        os.environ[PYTHON_PATH] = os.pathsep.join(places)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jamboree_gym.servers.supervisor")
+    parser.add_argument("--home", required=True, help="directory of the servers")
+    parser.add_argument("--idle-exit-s", type=float, help="stay this long after the last client")
+    parser.add_argument("--lock-timeout-s", type=float, default=LOCK_TIMEOUT_S, help="to get in")
+    parser.add_argument("--ready-fd", type=int, help="pipe to tell when the servers can be asked")
+    return parser.parse_args(arguments)
+
+
+def _idle_exit_s() -> float:
+    text = os.environ.get(IDLE_EXIT_VARIABLE)
+    try:
+        return IDLE_EXIT_S if not text else float(text)
+    except ValueError as error:
+        raise EmbeddedServerError(
+            f"{IDLE_EXIT_VARIABLE}={text!r} is not a number of seconds"
+        ) from error
+
+
+def _taken(home: Home) -> str:
+    record = home.read_record()
+    who = f"process {record.pid} on {record.host}" if record else "another process"
+    return (
+        f"{home.path} is held by {who}, which does not answer here\n"
+        "end that process, or give every machine its own JAMBOREE_HOME"
+    )
+
+
+def _as_ours(error: JamboreeError | OSError) -> JamboreeError:
+    return error if isinstance(error, JamboreeError) else EmbeddedServerError(str(error))
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

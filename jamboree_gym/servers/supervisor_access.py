@@ -1,0 +1,80 @@
+"""How a client gets at the supervisor of a home: connects to it, or starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.servers.control import ControlConnection
+from jamboree_gym.servers.home import Home
+from jamboree_gym.servers.launcher import launch_supervisor
+from jamboree_gym.servers.valkey_program import require_valkey
+
+__all__ = ["ask_once", "connect", "reach", "retry_or_raise", "time_left_s"]
+
+RETRY_INTERVAL_S = 0.02
+
+
+def ask_once(home: Home, op: str, *, timeout_s: float, **options: Any) -> dict[str, Any]:
+    """One request on its own connection: it waits for no other, and counts as no client."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.closing(connect(home, deadline)) as control:
+            try:
+                return control.ask(op, timeout_s=time_left_s(deadline), **options)
+            except OSError as error:
+                retry_or_raise(home, error, deadline)
+
+
+def connect(home: Home, deadline: float) -> ControlConnection:
+    """A connection to the home's supervisor, which is started if it does not run."""
+    home.prepare()
+    while (control := reach(home)) is None:
+        require_valkey()
+        try:
+            with FileLock(home.start_lock, timeout=time_left_s(deadline), mode=0o600):
+                control = reach(home)
+                if control is not None:  # another process was faster
+                    return control
+                launch_supervisor(home, timeout_s=time_left_s(deadline))
+        except Timeout as error:
+            raise EmbeddedServerError(
+                f"another process has been starting the servers of {home.path} for too long\n"
+                f"see {home.supervisor_log}"
+            ) from error
+        except OSError as error:
+            raise home.unusable(error) from error
+    return control
+
+
+def reach(home: Home) -> ControlConnection | None:
+    """A connection to the home's supervisor; None if it does not run.
+
+    Raises:
+        EmbeddedServerError: The home, or something in it, belongs to somebody else.
+    """
+    record = home.read_record() if home.check() else None
+    if record is None:
+        return None
+    try:
+        return ControlConnection(record.control)
+    except OSError:  # a socket that a killed supervisor left, or none
+        return None
+
+
+def retry_or_raise(home: Home, error: OSError, deadline: float) -> None:
+    """After a broken request: a short pause, or at the deadline the error for the caller."""
+    if time.monotonic() >= deadline or isinstance(error, TimeoutError):
+        raise EmbeddedServerError(
+            f"the supervisor of {home.path} does not answer: {error}\nsee {home.supervisor_log}"
+        ) from error
+    time.sleep(RETRY_INTERVAL_S)
+
+
+def time_left_s(deadline: float) -> float:
+    """Until a `time.monotonic()`; never so little that a request could not even be tried."""
+    return max(deadline - time.monotonic(), 0.01)

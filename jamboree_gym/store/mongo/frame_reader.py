@@ -1,0 +1,140 @@
+"""One log in MongoDB, read in part: frames found by index or by time, the others left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jamboree_gym.encoding.batch_format import Frame, decode_frame, frame_span
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.log import LogSlice
+from jamboree_gym.store.mongo.documents import KeptLog
+from jamboree_gym.store.mongo.store import MongoStore
+
+__all__ = ["KeptFrames", "is_lacking"]
+
+Span = tuple[int, int, float, float]
+"""Start, stop, first and last time of a frame."""
+
+
+def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
+    """Whether Redis' answer to such a read may lack frames that MongoDB alone holds."""
+    head, frames = found.head, found.frames
+    if head.held <= head.first:
+        return False
+    match how:
+        case ("range", start, stop):
+            return bool(max(start, head.first) < min(stop, head.held))
+        case ("last", n):
+            return bool(n > 0 and head.count - n < head.held)
+        case ("between", t0, *_) if not frames:
+            return float(t0) <= head.t_last
+        case ("as_of", _, 0) if frames:
+            return False
+        case _:
+            return not frames or frames[0].start <= head.held
+
+
+class KeptFrames:
+    """Frames of one log that are below `held`: those that Redis has let go of.
+
+    Args:
+        mongo: The backup.
+        key: The log.
+        log: What its document holds.
+        held: Index from which on Redis has the frames.
+    """
+
+    def __init__(self, mongo: MongoStore, key: str, log: KeptLog, held: int) -> None:
+        self._mongo = mongo
+        self._key = key
+        self._log = log
+        self._held = held
+        self._inline: list[tuple[Span, bytes]] = [(frame_span(one), one) for one in log.frames]
+        self._where = f"MongoDB at {mongo.where}: {key}"
+
+    def selected(self, found: LogSlice, how: tuple[Any, ...]) -> list[Frame]:
+        """The frames that Redis' answer to such a read lacks.
+
+        Raises:
+            DecodeError: One is damaged or missing.
+        """
+        head = found.head
+        match how:
+            case ("range", start, stop):
+                return self.covering(max(start, head.first), stop)
+            case ("last", n):
+                return self.covering(max(head.count - n, head.first), self._held)
+            case ("between", t0, t1, before):
+                start = self._first(lambda span: span[3] >= float(t0))
+                stop = self._first(lambda span: span[2] > float(t1))
+                if start >= stop and not found.frames:
+                    return []
+                return self.covering(self._back(start, before), max(start, stop))
+            case ("as_of", t, before):
+                stop = self._held if found.frames else self._first(lambda span: span[2] > float(t))
+                return self.covering(self._back(stop, before + (not found.frames)), stop)
+        raise TypeError(f"there is no such read: {how!r}")
+
+    def covering(self, start: int, stop: int) -> list[Frame]:
+        """Frames that hold any index in `[start, stop)`.
+
+        Raises:
+            DecodeError: One is damaged or missing.
+        """
+        stop = min(stop, self._held)
+        if start >= stop:
+            return []
+        blobs = [one for span, one in self._inline if span[1] > start and span[0] < stop]
+        frames = [decode_frame(one, where=self._where) for one in blobs]
+        if self._inline_stop < stop:
+            first = self._span_at(max(start, self._inline_stop))[0]
+            for kept in self._mongo.frames_from(self._key, self._log.head.born, first, stop):
+                if kept.blob is None:
+                    raise DecodeError(
+                        f"{self._where} at index {kept.start}: checksum does not match"
+                    )
+                frames.append(decode_frame(kept.blob, where=self._where))
+        self._check(frames, start, stop)
+        return frames
+
+    def _check(self, frames: list[Frame], start: int, stop: int) -> None:
+        expected = start
+        for frame in frames:
+            if frame.start > expected:
+                break
+            expected = frame.stop
+        if expected < stop:
+            raise DecodeError(f"{self._where} at index {expected}: a batch is missing")
+
+    @property
+    def _inline_stop(self) -> int:
+        return self._inline[-1][0][1] if self._inline else 0
+
+    def _span_at(self, index: int) -> Span:
+        """Of the frame that holds an index."""
+        span = next((span for span, _ in self._inline if span[0] <= index < span[1]), None)
+        if span is None:
+            span = self._mongo.frame_at(self._key, self._log.head.born, index)
+        if span is None or not span[0] <= index < span[1]:
+            raise DecodeError(f"{self._where} at index {index}: a batch is missing")
+        return span
+
+    def _first(self, is_at_or_after: Callable[[Span], bool]) -> int:
+        """Index with which the first frame begins that fits, as all after it do; else `held`."""
+        low, high = self._log.head.first, self._held
+        while low < high:
+            span = self._span_at((low + high) // 2)
+            if is_at_or_after(span):
+                high = max(low, span[0])
+            else:
+                low = span[1]
+        return min(low, self._held)
+
+    def _back(self, index: int, frames: int) -> int:
+        """Index with which the frame begins that is so many frames before this one."""
+        for _ in range(frames):
+            if index <= self._log.head.first:
+                break
+            index = self._span_at(index - 1)[0]
+        return index

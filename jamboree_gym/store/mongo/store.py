@@ -1,0 +1,575 @@
+"""The backup on MongoDB: the very bytes of the logs, in documents below MongoDB's 16 MB."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jamboree_gym.encoding.batch_format import Head, decode_frame
+from jamboree_gym.errors import (
+    DecodeError,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+)
+from jamboree_gym.keys import (
+    MONGO_BLOBS,
+    MONGO_CHUNKS,
+    MONGO_DELETED,
+    MONGO_LOGS,
+    MONGO_SETTINGS,
+)
+from jamboree_gym.store.log import MongoIdentity, identity
+from jamboree_gym.store.mongo.client import client_from_url, reason_of
+from jamboree_gym.store.mongo.documents import (
+    DOCUMENT_VERSION,
+    GrownLog,
+    KeptFrame,
+    KeptLog,
+    NewLog,
+    birth_of,
+    blob_content,
+    blob_document,
+    checked_content,
+    chunk_documents,
+    chunk_span,
+    database_name,
+    head_fields,
+    is_chunk_of,
+    kept_frames,
+    kept_log,
+    log_document,
+)
+from jamboree_gym.store.urls import hosts_of
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+    from pymongo.errors import BulkWriteError
+
+__all__ = ["BackupUnavailable", "InterpreterEnds", "MongoStore", "check_threads"]
+
+MAX_INSERT_BYTES = 8 * 2**20
+MAX_DOCUMENTS = 10_000
+HEADS_AT_ONCE = 1000
+CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
+FEW = 8  # parts of one frame, and what is left of a log that was deleted
+SCAN_TIMEOUT_S = 600.0  # for what goes through a whole collection before the first answer comes
+_IDENTITY = "identity"
+_DUPLICATE = 11000
+_DISK_FULL = 14031
+_INTERNAL_ERROR = 1
+_LOGIN_REFUSED = (13, 18)
+_T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
+
+
+class BackupUnavailable(StoreUnavailable):
+    """It is MongoDB that does not answer."""
+
+
+class InterpreterEnds(BackupUnavailable):
+    """pymongo needs threads, and Python 3.12 and newer starts none at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MongoDB cannot be opened while the interpreter ends; a Jamboree that is closed "
+            "before, by `close()` or `with`, waits for its backup"
+        )
+
+
+def check_threads() -> None:
+    """To be called before a client is made, which would wait for its threads in vain.
+
+    Raises:
+        InterpreterEnds: None can be started any more.
+    """
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError as error:
+        raise InterpreterEnds from error
+
+
+class MongoStore:
+    """Logs and blobs of one namespace, in the database of the same name.
+
+    A log is one document in `logs`: its head, and the frames that were there when it was first
+    copied, if these are small. Each further frame is one in `chunks`, or one for each 12 MB of it.
+    What was deleted leaves a document in `deleted`: whatever of it comes later is not seen. All
+    writes wait for `w=majority, j=True`.
+
+    Args:
+        client: A pymongo client. The store owns it.
+        namespace: Name of the database.
+    """
+
+    def __init__(self, client: MongoClient[Any], namespace: str, *, where: str) -> None:
+        from pymongo import WriteConcern
+
+        self.where = where
+        self._client = client
+        self._has_answered = False
+        self._is_indexed = False
+        self._id = ""
+        self.database: Database[Any] = client.get_database(
+            database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
+        )
+        self._logs = self.database[MONGO_LOGS]
+        self._chunks = self.database[MONGO_CHUNKS]
+        self._blobs = self.database[MONGO_BLOBS]
+        self._deleted = self.database[MONGO_DELETED]
+        self._settings = self.database[MONGO_SETTINGS]
+
+    @classmethod
+    def from_url(cls, url: str, namespace: str) -> MongoStore:
+        """Open by URL: `mongodb://` or `mongodb+srv://`.
+
+        Raises:
+            InvalidUrl: Another scheme, a malformed address, or an option that cannot be used.
+            StoreUnavailable: Nothing answers there, or it refuses the login.
+        """
+        check_threads()
+        store = cls(client_from_url(url), namespace, where=hosts_of(url))
+        try:
+            store.check()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def check(self) -> None:
+        """Make sure that a server answers and lets us in.
+
+        Raises:
+            StoreUnavailable: It does not.
+        """
+        self.run(lambda: self._logs.find_one({"_id": ""}))
+        self._has_answered = True
+
+    def close(self) -> None:
+        """Close the client's connections. Twice is quiet."""
+        self._client.close()
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
+        """Keep logs that are copied for the first time, each with all its frames.
+
+        Returns:
+            Logs of which something else is kept, and what; nothing of them was changed.
+
+        Raises:
+            StoreUnavailable: No answer; insert again.
+        """
+        refused: dict[str, str] = {}
+        for documents in _by_size(log_document(key, log) for key, log in logs.items()):
+            for taken in self._insert_new(self._logs, documents):
+                key = taken["_id"]
+                difference = self._merge(key, logs[key])
+                if difference is not None:
+                    refused[key] = difference
+        return refused
+
+    def _merge(self, key: str, log: NewLog) -> str | None:
+        """Bring a log that is kept already up to date; what differs if it is another one."""
+        while True:
+            document = self._find_one(self._logs, key)
+            if document is None:  # it has just been deleted
+                if not self._insert_new(self._logs, [log_document(key, log)]):
+                    return None
+                continue
+            difference, is_done = self._compare(key, document, log)
+            if is_done:
+                return difference
+            fields = {
+                name: value for name, value in log_document(key, log).items() if name != "_id"
+            }
+            seen = {name: document[name] for name in ("_id", "born", "revision")}
+            if self.run(partial(self._logs.update_one, seen, {"$set": fields})).matched_count:
+                return None
+
+    def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
+        """What differs in the log that is kept, and whether there is nothing to do."""
+        try:
+            kept = kept_log(document, where=f"MongoDB at {self.where}")
+        except DecodeError as error:
+            return str(error), True
+        if kept.head.born != log.head.born:
+            if not self._clear_if_deleted(key, kept.head.born):
+                return "another log of the same name", True
+            return None, self._insert_new(self._logs, [log_document(key, log)]) == []
+        for ours, theirs in zip(log.frames, kept.frames, strict=False):
+            if ours != theirs:
+                return f"other bytes at index {decode_frame(ours, where=key).start}", True
+        return None, kept.head.revision >= log.head.revision
+
+    def insert_frames(self, frames: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
+        """Keep further frames of logs. What is already there stays, if it is the same.
+
+        Args:
+            frames: Log, its birth, and the bytes of each.
+
+        Returns:
+            Logs of which other bytes are kept, and where.
+
+        Raises:
+            StoreUnavailable: No answer; insert again.
+        """
+        self._index_chunks()
+        refused: dict[str, str] = {}
+        parts = (part for frame in frames for part in chunk_documents(*frame))
+        for documents in _by_size(parts):
+            taken = {one["_id"]: one for one in self._insert_new(self._chunks, documents)}
+            for kept in self._find(self._chunks, list(taken), {"crc": 1}):
+                ours = taken[kept["_id"]]
+                if kept["crc"] != ours["crc"]:
+                    refused.setdefault(ours["key"], f"other bytes at index {ours['start']}")
+        return refused
+
+    def _insert_new(
+        self, collection: Collection[Any], documents: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Insert; the documents whose id was taken."""
+        from pymongo.errors import BulkWriteError
+
+        try:
+            self.run(lambda: collection.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            return [documents[failure["index"]] for failure in self._duplicates(error)]
+        return []
+
+    def _duplicates(self, error: BulkWriteError) -> list[dict[str, Any]]:
+        """Which writes found their id taken; raises whatever else was wrong."""
+        failures = error.details["writeErrors"]
+        others = [failure for failure in failures if failure["code"] != _DUPLICATE]
+        others += error.details["writeConcernErrors"]
+        if others:
+            raise self._refused(others[0]["code"], others[0]["errmsg"]) from error
+        return list(failures)
+
+    def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
+        """Keep heads of logs that have grown; an older revision never replaces a newer one.
+
+        Returns:
+            Logs whose heads were not kept: under the name of which there is another one, and what;
+            or None, where more is kept than was known when the frames were inserted, so that they
+            have to be compared.
+        """
+        unsettled: dict[str, str | None] = {}
+        for key in self._updated(logs):
+            log, document = logs[key], self._find_one(self._logs, key)
+            if document is None or self._clear_if_deleted(key, birth_of(document)):
+                self._updated({key: log})
+                continue
+            kept = self._kept(document)
+            if isinstance(kept, DecodeError):
+                unsettled[key] = str(kept)
+            elif kept.head.born != log.head.born:
+                unsettled[key] = "another log of the same name"
+            elif kept.head.count > log.since:
+                unsettled[key] = None
+        return unsettled
+
+    def _updated(self, logs: Mapping[str, GrownLog]) -> list[str]:
+        """Update or insert; the logs of which something else is there than was expected."""
+        from pymongo import UpdateOne
+        from pymongo.errors import BulkWriteError
+
+        keys = list(logs)
+        updates = [UpdateOne(*_update_of(key, log), upsert=True) for key, log in logs.items()]
+        try:
+            if updates:
+                self.run(lambda: self._logs.bulk_write(updates, ordered=False))
+        except BulkWriteError as error:
+            return [keys[failure["index"]] for failure in self._duplicates(error)]
+        return []
+
+    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        """Keep immutable content under its digest."""
+        documents = [blob_document(name, content) for name, content in blobs.items()]
+        if documents:
+            self._insert_new(self._blobs, documents)
+
+    # -- deleting ---------------------------------------------------------------------------
+
+    def delete(self, key: str, born: float) -> None:
+        """Delete a log, for good: what a backup that has read it before brings, is not seen."""
+        tombstone = {"_id": identity(key, born), "at": time.time()}
+        self._insert_new(self._deleted, [tombstone])
+        self._clear(key, born)
+
+    def _clear(self, key: str, born: float) -> None:
+        self.run(lambda: self._logs.delete_one({"_id": key, "born": born}))
+        self.clear_frames(key, born, 0)
+
+    def clear_frames(self, key: str, born: float, start: int) -> int:
+        """Remove frames of a log that begin at an index or later; the number of documents."""
+        self._index_chunks()
+        query: dict[str, Any] = {"key": key}  # all of them: one may be damaged in its start
+        if start:
+            query["start"] = {"$gte": start}
+        found = self.run(lambda: [one["_id"] for one in self._chunks.find(query, {"_id": 1})])
+        ids = [id for id in found if is_chunk_of(id, key, born)]
+        for first in range(0, len(ids), MAX_DOCUMENTS):
+            part = ids[first : first + MAX_DOCUMENTS]
+            self.run(partial(self._chunks.delete_many, {"_id": {"$in": part}}))
+        return len(ids)
+
+    def _clear_if_deleted(self, key: str, born: float) -> bool:
+        """Remove what is left of a log, if it was deleted."""
+        if self._find_one(self._deleted, identity(key, born)) is None:
+            return False
+        self._clear(key, born)
+        return True
+
+    def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
+        """Remove what came of these logs after they were deleted."""
+        for key, born in logs:
+            self._clear_if_deleted(key, born)
+
+    def deleted(self, logs: Iterable[tuple[str, float]]) -> set[tuple[str, float]]:
+        """Which of these logs, given with their births, were deleted."""
+        ids = {identity(*log): log for log in logs}
+        return {ids[one["_id"]] for one in self._find(self._deleted, list(ids), {"_id": 1})}
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def keys(self) -> Iterator[str]:
+        """Keys of all logs, sorted."""
+        found = self._scan(lambda: [log["_id"] for log in self._logs.find({}, {"_id": 1})])
+        return iter(sorted(found))
+
+    def birth(self, key: str) -> float | None:
+        """When a log was born; None where it is not kept."""
+        found = self._find_one(self._logs, key)
+        return None if found is None else birth_of(found)
+
+    def logs(self, keys: Sequence[str]) -> dict[str, KeptLog | DecodeError]:
+        """Several logs; of one that is damaged, what is wrong. Those not kept are left out."""
+        return self._not_deleted(self._find(self._logs, keys))
+
+    def _not_deleted(self, found: Sequence[Any]) -> dict[str, KeptLog | DecodeError]:
+        ids = {identity(one["_id"], birth_of(one)): one for one in found}
+        for one in self._find(self._deleted, list(ids), {"_id": 1}):
+            del ids[one["_id"]]
+        return {document["_id"]: self._kept(document) for document in ids.values()}
+
+    def _kept(self, document: Any) -> KeptLog | DecodeError:
+        try:
+            return kept_log(document, where=f"MongoDB at {self.where}")
+        except DecodeError as error:
+            return error
+
+    def heads(self, run: str | None = None) -> Iterator[dict[str, Head | DecodeError]]:
+        """Heads of all logs, or of the episodes of a run, a thousand at a time.
+
+        Of one that is damaged, what is wrong.
+        """
+        if run is not None:
+            self._scan(lambda: self._logs.create_index("run"))
+        query = {} if run is None else {"run": run}
+        cursor = self._logs.find(query, {"frames": 0})
+        try:
+            while found := self._scan(lambda: list(islice(cursor, HEADS_AT_ONCE))):
+                logs = self._not_deleted(found)
+                yield {
+                    key: log.head if isinstance(log, KeptLog) else log for key, log in logs.items()
+                }
+        finally:
+            cursor.close()
+
+    def runs(self) -> list[str]:
+        """Names of all runs of which it holds episodes, in no order."""
+        groups = self._scan(lambda: list(self._logs.aggregate([{"$group": {"_id": "$run"}}])))
+        return [group["_id"] for group in groups if isinstance(group["_id"], str)]
+
+    def frame_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
+        """Indices and times of the newest frame in `chunks` that begins at or before an index.
+
+        Raises:
+            DecodeError: Its document is damaged.
+        """
+        self._index_chunks()
+        query = {"key": key, "start": {"$lt": index + 1}}  # SecantusDB's $lte misses what is equal
+        cursor = self.run(
+            lambda: self._chunks.find(query, {"content": 0}).sort("start", -1).limit(FEW)
+        )
+        found = self.run(lambda: [one for one in cursor if is_chunk_of(one["_id"], key, born)])
+        return chunk_span(found[0], where=f"MongoDB at {self.where}") if found else None
+
+    def frames_from(self, key: str, born: float, start: int, stop: int) -> Iterator[KeptFrame]:
+        """Frames in `chunks` that begin at `start` or later, and before `stop`; in order."""
+        query = {"key": key, "start": {"$gte": start, "$lt": stop}}
+        ours = identity(key, born)
+        return (frame for found, frame in self._frames(query) if found == ours)
+
+    def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """Birth and number of records of several logs, of those that are kept."""
+        found = self._find(self._logs, keys, {"born": 1, "count": 1})
+        return {one["_id"]: (birth_of(one), one["count"]) for one in found}
+
+    def frames_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, KeptFrame]]:
+        """Frames that have documents of their own, of all logs from one key to another.
+
+        Yields:
+            The log as `identity` names it, and its frame; sorted by key and start.
+        """
+        return self._frames({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
+
+    def _frames(self, query: Any) -> Iterator[tuple[str, KeptFrame]]:
+        self._index_chunks()
+        cursor = self.run(lambda: self._chunks.find(query).sort(CHUNK_ORDER))
+        try:
+            yield from kept_frames(iter(lambda: self.run(lambda: next(cursor, None)), None))
+        finally:
+            cursor.close()
+
+    def blob(self, name: str) -> bytes | None:
+        """Content stored by `put_blobs`, None where it is not kept.
+
+        Raises:
+            DecodeError: It is damaged.
+        """
+        found = self._find_one(self._blobs, name)
+        return None if found is None else blob_content(found, where=f"MongoDB at {self.where}")
+
+    def blobs(self) -> dict[str, bytes | DecodeError]:
+        """All immutable content, by digest; of what is damaged, what is wrong."""
+        found = self._scan(lambda: list(self._blobs.find({})))
+        return {blob["_id"]: self._content(blob) for blob in found}
+
+    def _content(self, document: Any) -> bytes | DecodeError:
+        try:
+            return blob_content(document, where=f"MongoDB at {self.where}")
+        except DecodeError as error:
+            return error
+
+    def put_setting(self, name: str, content: bytes) -> None:
+        """Keep a setting of the namespace."""
+        fields = {"format": DOCUMENT_VERSION, "content": content, "crc": zlib.crc32(content)}
+        self.run(lambda: self._settings.update_one({"_id": name}, {"$set": fields}, upsert=True))
+
+    def setting(self, name: str) -> bytes | None:
+        """What `put_setting` has kept, None where there is none.
+
+        Raises:
+            DecodeError: It is damaged, or of another format.
+        """
+        found = self._find_one(self._settings, name)
+        return None if found is None else checked_content(found, where=f"MongoDB at {self.where}")
+
+    def identity(self) -> MongoIdentity:
+        """Which one this is; asked for once it has one, for those that read."""
+        if not self._id:
+            found = self._find_one(self._settings, _IDENTITY)
+            self._id = "" if found is None else str(found.get("id", ""))
+        return MongoIdentity(self._id, self.where)
+
+    def identity_now(self) -> MongoIdentity:
+        """The same for those that write: a new one where it has none, as it was emptied."""
+        self._id, new = "", secrets.token_hex(8)
+        if not self.identity().id:
+            self._insert_new(self._settings, [{"_id": _IDENTITY, "id": new}])
+        if not self.identity().id:  # it is there, and damaged
+            update = {"$set": {"id": new}}
+            self.run(lambda: self._settings.update_one({"_id": _IDENTITY}, update))
+        return self.identity()
+
+    def records(self) -> int:
+        """Number of records and episode rows in all logs."""
+        found = self._scan(lambda: list(self._logs.find({}, {"count": 1})))
+        return sum(log["count"] for log in found)
+
+    def _find_one(self, collection: Collection[Any], id: str) -> Any:
+        return self.run(lambda: collection.find_one({"_id": id}))
+
+    def _find(
+        self, collection: Collection[Any], ids: Sequence[str], fields: Any = None
+    ) -> list[Any]:
+        wanted = {"_id": {"$in": list(ids)}}
+        return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
+
+    def _index_chunks(self) -> None:
+        """Once: without an index, each search for the frames of a log would go through all."""
+        from pymongo.errors import OperationFailure
+
+        if not self._is_indexed:
+            try:
+                self._scan(lambda: self._chunks.create_index(CHUNK_ORDER))
+            except BackupUnavailable as error:  # it can be read without, slowly
+                if not isinstance(error.__cause__, OperationFailure):
+                    raise
+                log.debug("no index: %s", error)
+            self._is_indexed = True
+
+    def _scan(self, action: Callable[[], _T]) -> _T:
+        """As `run`, with time for a server that answers when it has been through everything."""
+        import pymongo
+
+        self.run(lambda: self._client.admin.command("ping"))  # one that is away is not waited for
+        with pymongo.timeout(SCAN_TIMEOUT_S):
+            return self.run(action)
+
+    def run(self, action: Callable[[], _T]) -> _T:
+        """Do it; translate what fails. Write errors by document go through as they are."""
+        from pymongo import errors
+
+        try:
+            return action()
+        except (errors.BulkWriteError, errors.DuplicateKeyError):
+            raise
+        except errors.OperationFailure as error:
+            raise self._refused(error.code, self._reason(error)) from error
+        except errors.PyMongoError as error:
+            raise BackupUnavailable(
+                f"MongoDB at {self.where} cannot be reached: {self._reason(error)}"
+            ) from error
+
+    def _reason(self, error: Exception) -> str:
+        return reason_of(error, self._client, has_answered=self._has_answered)
+
+    def _refused(self, code: int | None, message: str) -> JamboreeError:
+        if code == _DISK_FULL:
+            return StoreFull(
+                f"MongoDB at {self.where} has no disk space left: free some there, and try again"
+            )
+        if code == _INTERNAL_ERROR:  # all that a storage engine says which could not write
+            message += (
+                "; its log says why. If its disk is full: free some space there, and start it again"
+            )
+        if code in _LOGIN_REFUSED:
+            message += "; check user and password in mongo_url"
+        return BackupUnavailable(f"MongoDB at {self.where} refuses: {message}")
+
+
+def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which document is brought up to date, and what it says then."""
+    expected = {
+        "_id": key,
+        "born": log.head.born,
+        "revision": {"$lt": log.head.revision},
+        "count": {"$lte": log.since},
+    }
+    return expected, {"$set": {"run": log.run, **head_fields(log.head)}}
+
+
+def _by_size(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Documents, some megabytes at a time."""
+    part, size = list[dict[str, Any]](), 0
+    for document in documents:
+        part.append(document)
+        size += len(document.get("content", b"")) + sum(map(len, document.get("frames", ())))
+        if size >= MAX_INSERT_BYTES or len(part) == MAX_DOCUMENTS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

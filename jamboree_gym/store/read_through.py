@@ -1,0 +1,393 @@
+"""The hot log with the backup behind it: what Redis no longer has is read from MongoDB."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Frame, Head
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
+from jamboree_gym.store.listing_recovery import (
+    NO_ROOM,
+    PARTLY_COVERED,
+    cover,
+    is_covered,
+    kept_summaries,
+)
+from jamboree_gym.store.log import Append, AppendResult, Asked, LogSlice, birth_of
+from jamboree_gym.store.mongo.documents import KeptLog
+from jamboree_gym.store.mongo.frame_reader import KeptFrames, is_lacking
+from jamboree_gym.store.mongo.reader import frames_of
+from jamboree_gym.store.mongo.store import BackupUnavailable, InterpreterEnds, MongoStore
+from jamboree_gym.store.redis.link import AccessRefused
+from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.restore import put_back, refill
+
+__all__ = ["BackedStore"]
+
+MAX_PUT_BACK_BYTES = 64 << 20  # what is larger is read from MongoDB each time
+LOGS_AT_ONCE = 200
+ASK_AGAIN_S = 30.0  # while MongoDB is away
+ABSENT_S = 1.0  # for so long it is not asked again for what it does not hold
+MAX_ABSENT = 10_000
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class BackedStore(RedisStore):
+    """Reads as `RedisStore` does; what is missing there comes from MongoDB, and is put back.
+
+    A log that is gone is put back whole, one of which Redis holds the newest frames is filled up,
+    up to 64 MB; what is larger, or finds no room, or may not be written by this user, is read from
+    MongoDB alone. Where Redis was
+    emptied, the listings come back before they are read, and no log of records is begun anew.
+
+    Args:
+        redis: The same without a backup; its connections are shared.
+        find_backup: Opens the backup; None where there is none.
+
+    Attributes:
+        redis: As given: what Redis itself holds.
+    """
+
+    def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
+        super().__init__(redis.link, redis.keyspace)
+        self.redis = redis
+        self._find_backup = find_backup
+        self._absent: dict[str, float] = {}  # log -> until when
+        self._absent_lock = threading.Lock()
+        self._questions: list[set[str]] = []  # of each, what was appended to since it was asked
+        self._said: set[str] = set()
+        self._away: BackupUnavailable | None = None
+        self._ask_again_at = 0.0
+
+    # -- asking MongoDB ---------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[MongoStore], _T]) -> _T | None:
+        """What MongoDB answers, None where there is no backup.
+
+        Raises:
+            BackupUnavailable: It does not answer, or did not a moment ago.
+        """
+        if self._away is not None and time.monotonic() < self._ask_again_at:
+            raise self._away.with_traceback(None)
+        mongo = self._opened()
+        if mongo is None:
+            return None
+        try:
+            answer = question(mongo)
+        except BackupUnavailable as error:
+            raise self._noted(error) from error
+        self._away = None
+        return answer
+
+    def _opened(self) -> MongoStore | None:
+        try:
+            return self._find_backup()
+        except JamboreeError as error:
+            raise self._noted(error) from error
+
+    def _noted(self, error: JamboreeError) -> BackupUnavailable:
+        if self._away is None and not isinstance(error, InterpreterEnds):
+            log.warning("%s; what Redis does not have cannot be read until it answers", error)
+        self._away = BackupUnavailable(f"not in Redis at {self.where}, and {error}")
+        self._ask_again_at = time.monotonic() + ASK_AGAIN_S
+        return self._away
+
+    # -- single logs ------------------------------------------------------------------------
+
+    def _read(self, key: str, *how: Any) -> LogSlice | None:
+        return self.completed(key, super()._read(key, *how), how)
+
+    def read_many(
+        self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
+    ) -> list[LogSlice | None]:
+        """As `RedisStore.read_many`; what is missing in Redis comes from MongoDB."""
+        answers = super().read_many(keys, reads)
+        self._put_back([key for key, found in zip(keys, answers, strict=True) if found is None])
+        return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
+
+    def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
+        """What Redis answered to a read, with what MongoDB alone holds of it.
+
+        Raises:
+            StoreUnavailable: That is needed, and MongoDB does not answer.
+            DecodeError: It is damaged there.
+        """
+        if found is not None:
+            return self._filled_up(key, found, how) if is_lacking(found, how) else found
+        kept = self._put_back([key]).get(key)
+        if kept is None:
+            return None
+        found = super()._read(key, *how)
+        if found is not None:
+            return self._filled_up(key, found, how) if is_lacking(found, how) else found
+        found = LogSlice(replace(kept.head, held=kept.head.count), [])  # there was no room
+        frames = self._ask(lambda mongo: self._kept_frames(mongo, key, found.head))
+        return None if frames is None else self._joined(found, frames, how)
+
+    def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
+        """What Redis answered, with the older frames, which are put back if they are not many."""
+        head = found.head
+        frames = self._ask(lambda mongo: self._kept_frames(mongo, key, head))
+        if frames is None:
+            raise DecodeError(
+                f"{key} at index {head.first}: Redis at {self.where} has let go of it, and no "
+                "backup is known that holds it; mongo_url=... says where that is"
+            )
+        if self._refilled(key, head, frames):
+            again = super()._read(key, *how)
+            if again is not None and not is_lacking(again, how):
+                return again
+        return self._joined(found, frames, how)
+
+    def _joined(self, found: LogSlice, frames: KeptFrames, how: tuple[Any, ...]) -> LogSlice:
+        below = self._ask(lambda _: frames.selected(found, how)) or []
+        return LogSlice(found.head, [*below, *found.frames])
+
+    def _kept_frames(self, mongo: MongoStore, key: str, head: Head) -> KeptFrames | None:
+        """A log in MongoDB; None where it holds another one, or none.
+
+        Raises:
+            DecodeError: Its document is damaged.
+        """
+        kept = mongo.logs([key]).get(key)
+        if isinstance(kept, DecodeError):
+            raise kept
+        if kept is None or kept.head.born != head.born:
+            return None
+        return KeptFrames(mongo, key, kept, head.held)
+
+    def _refilled(self, key: str, head: Head, kept: KeptFrames) -> bool:
+        def fill(_: MongoStore) -> bool:
+            return refill(self.redis, key, head, kept, max_bytes=MAX_PUT_BACK_BYTES)
+
+        try:
+            return bool(self._ask(fill))
+        except (AccessRefused, StoreFull) as error:
+            log.debug("%s: read from MongoDB alone: %s", key, error)
+            return False
+
+    def _put_back(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+        """Put logs that Redis does not have back, as far as there is room.
+
+        Returns:
+            Those that MongoDB holds.
+
+        Raises:
+            BackupUnavailable: Whether there is such an episode cannot be said now. A log of records
+                is taken as not being there: Redis never lets go of its head.
+            DecodeError: The only one that was asked for is damaged.
+        """
+        now = time.monotonic()
+        asked = sorted(key for key in keys if self._absent.get(key, 0.0) <= now)
+        if not asked:
+            return {}
+        appended = set[str]()
+        with self._absent_lock:
+            self._questions.append(appended)
+        absent = set[str]()
+        try:
+            found = self._asked_for(asked)
+            absent = set(asked) - found.keys()
+        finally:
+            with self._absent_lock:
+                self._questions = [one for one in self._questions if one is not appended]
+                if len(self._absent) > MAX_ABSENT:
+                    self._absent.clear()
+                self._absent |= dict.fromkeys(absent - appended, now + ABSENT_S)
+        return found
+
+    def _asked_for(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+        try:
+            return self._ask(lambda mongo: self._put_back_from(mongo, keys)) or {}
+        except BackupUnavailable:
+            if any(map(self.keyspace.is_episode, keys)):
+                raise
+            return {}
+
+    def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, KeptLog]:
+        found: dict[str, KeptLog] = {}
+        for first in range(0, len(keys), LOGS_AT_ONCE):
+            standing, deleted = self.redis.standing(), self.redis.deleted()
+            for key, kept in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
+                if isinstance(kept, DecodeError):
+                    if len(keys) == 1:
+                        raise kept
+                elif (key, kept.head.born) not in deleted:
+                    found[key] = kept
+                    self._put_back_one(mongo, key, kept, standing, is_alone=len(keys) == 1)
+        return found
+
+    def _put_back_one(
+        self, mongo: MongoStore, key: str, kept: KeptLog, standing: str, *, is_alone: bool
+    ) -> None:
+        frames, identity = frames_of(mongo, key, kept), mongo.identity()
+        try:
+            put_back(self.redis, key, kept.head, frames, mongo=identity, standing=standing)
+        except DecodeError:  # reading it by itself says so
+            if is_alone:
+                raise
+        except (AccessRefused, StoreFull) as error:
+            log.debug("%s: read from MongoDB alone: %s", key, error)
+
+    def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
+        """As `RedisStore.whole`; of what cannot be put back, the head alone."""
+        answers = super().whole(keys)
+        gone = [key for key, answer in zip(keys, answers, strict=True) if not answer]
+        if not gone:
+            return answers
+        kept = self._put_back(gone)
+        back = dict(zip(gone, super().whole(gone), strict=True))
+        heads = {key: [one.head.encode()] for key, one in kept.items()}
+        return [
+            answer or back[key] or heads.get(key, [])
+            for key, answer in zip(keys, answers, strict=True)
+        ]
+
+    def head(self, key: str) -> Head | None:
+        """As `RedisStore.head`; of a log that Redis does not have, that in MongoDB."""
+        head = super().head(key)
+        if head is not None:
+            return head
+        kept = self._put_back([key]).get(key)
+        return super().head(key) or (None if kept is None else kept.head)
+
+    def memory(self, key: str) -> int:
+        """Bytes that a log takes up in Redis, or would if it were all there, roughly."""
+        newest = self._read(key, "last", 1)
+        if newest is None or not newest.frames:
+            return 0
+        head, frame = newest.head, newest.frames[-1]
+        below = max(0, head.held - head.first) * len(frame.blob) // frame.count
+        return super().memory(key) + below
+
+    def pop(self, key: str, n: int, *, first: int | None = None) -> tuple[int, int, list[Frame]]:
+        """As `RedisStore.pop`; what MongoDB alone holds is read there before it is taken."""
+        answer = super().pop(key, n, first=first)
+        if answer == (0, 0, []) and self._put_back([key]):
+            answer = super().pop(key, n)
+        while answer is None:
+            head = self.head(key)
+            first = 0 if head is None else head.first
+            found = self.read(key, first, first + n)
+            answer = super().pop(key, n, first=first)
+            if answer is not None and answer[0] == first and found is not None:
+                return (*answer[:2], found.frames)
+        return answer
+
+    def blob(self, name: str) -> bytes:
+        """As `RedisStore.blob`; what is missing or damaged in Redis comes from MongoDB."""
+        try:
+            return super().blob(name)
+        except DecodeError:
+            content = self._ask(lambda mongo: mongo.blob(name))
+            if content is None:
+                raise
+        try:
+            self.put_blob(name, content)
+        except (AccessRefused, StoreFull) as error:
+            log.debug("blob %s: read from MongoDB alone: %s", name, error)
+        return content
+
+    # -- listings ---------------------------------------------------------------------------
+
+    def runs(self) -> list[str]:
+        """As `RedisStore.runs`."""
+        kept: list[str] = []
+        if self.cover() == NO_ROOM:
+            kept = self._ask(lambda mongo: mongo.runs()) or []
+        return list(dict.fromkeys([*kept, *super().runs()]))
+
+    def summaries(self, run: str) -> dict[str, bytes]:
+        """As `RedisStore.summaries`, with those for which Redis had no room."""
+        found, coverage = self.summaries_and_coverage(run)
+        if not is_covered(coverage):
+            coverage = self._covered(coverage)
+            found = super().summaries(run) if is_covered(coverage) else found
+        if coverage not in (PARTLY_COVERED, NO_ROOM):
+            return found
+        kept = self._ask(lambda mongo: kept_summaries(self.redis, mongo, run)) or {}
+        return kept | found
+
+    def cover(self) -> str:
+        """See to it that Redis lists what MongoDB holds; how far it does."""
+        return self._covered(self.coverage())
+
+    def _covered(self, coverage: str) -> str:
+        if is_covered(coverage):
+            return coverage
+        try:
+            return self._ask(lambda mongo: cover(self.redis, mongo)) or coverage
+        except BackupUnavailable:  # it has been said
+            return coverage
+
+    # -- writing ----------------------------------------------------------------------------
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a log that is not here may be in MongoDB."""
+        return True
+
+    def append(
+        self,
+        appends: Sequence[Append],
+        *,
+        fsync: bool = False,
+        prepare: Callable[[], None] | None = None,
+    ) -> list[AppendResult | JamboreeError]:
+        """As `RedisStore.append`; for some, see `must_ask`, MongoDB has to be asked before."""
+        results = super().append(appends, fsync=fsync, prepare=prepare)
+        with self._absent_lock:
+            for appended in self._questions:
+                appended.update(append.key for append in appends)
+            for append in appends:
+                self._absent.pop(append.key, None)
+        return results
+
+    def after_fork_in_child(self) -> None:
+        """As `RedisStore.after_fork_in_child`."""
+        super().after_fork_in_child()
+        self._absent_lock, self._questions = threading.Lock(), []
+
+    def ask_for(self, appends: Sequence[Append]) -> Asked:
+        """Bring back what MongoDB holds of these logs, and say which of them were deleted.
+
+        It may take its time; that it cannot be asked is no error: what is saved then begins the log
+        anew.
+        """
+        epoch, deleted = self.epoch(), set[str]()
+        keys = [append.key for append in appends]
+        finds: list[Callable[[], object]] = [
+            lambda: deleted.update(self._deleted_among(appends)),
+            partial(self._put_back, keys),
+        ]
+        if any(append.codec == CODEC_RECORDS for append in appends):
+            finds.append(self.cover)
+        for find in finds:
+            try:
+                find()
+            except BackupUnavailable as error:  # it has been said
+                log.debug("%s", error)
+            except (AccessRefused, DecodeError) as error:
+                self.say_once(f"{error}; what is saved begins the log anew if Redis has lost it")
+        return Asked(epoch, deleted)
+
+    def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
+        """Which of these logs were deleted after they had begun."""
+        logs = {(append.key, birth_of(append)) for append in appends}
+        noted = {key for key, born in self.redis.deleted() if (key, born) in logs}
+        kept = self._ask(lambda mongo: mongo.deleted(logs)) or set()
+        return noted | {key for key, _ in kept}
+
+    def say_once(self, what: str) -> None:
+        """Warn, if that has not been said yet."""
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("%s", what)

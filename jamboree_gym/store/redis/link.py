@@ -1,0 +1,283 @@
+"""Round trips to one Redis server: repeated once after a lost connection, errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import redis
+from hiredis import pack_command
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    InvalidResponse,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from jamboree_gym.errors import (
+    DecodeError,
+    JamboreeClosed,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+    UnsupportedServer,
+)
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.scripts import Script
+from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
+
+__all__ = ["AccessRefused", "Call", "RedisLink", "as_text", "script_call"]
+
+_T = TypeVar("_T")
+_NUMBERS = frozenset({bool, int, float})
+# Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
+_ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
+_FREE_DISK = "free disk space there, and it goes on by itself"
+_FREE_MEMORY = (
+    "a running backup makes room by letting go of what MongoDB holds: look at `jamboree-gym backup "
+    "status`, start one with `python -m jamboree_gym.backup --follow`, keep less by "
+    "`backup.retain()`, or raise maxmemory there, and it goes on by itself"
+)
+_REFUSED_IN_A_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+
+Call = tuple[Any, ...]
+"""Name and arguments of a command."""
+
+
+class AccessRefused(StoreUnavailable):
+    """The server answers, and does not let this user do it."""
+
+
+class RedisLink:
+    """Sends commands in one round trip each; safe to use from several threads.
+
+    Args:
+        client: A redis-py client that answers bytes. Its connections are used, and kept in hand.
+        revive: Called once after a lost connection, before the one retry.
+
+    Attributes:
+        where: Host and port, or socket path; never a user or a password.
+        losses: How many connections have been lost: what was known of the server may be untrue.
+    """
+
+    def __init__(self, client: redis.Redis, *, revive: Callable[[], None] | None = None) -> None:
+        self.client = client
+        self.where = _where(client)
+        self.losses = 0
+        self._has_answered = False
+        self._is_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+        self._revive = revive
+        self._is_closed = False
+        self._idle: list[Any] = []  # append and pop are atomic
+
+    def close(self) -> None:
+        """Close all connections, also those that another thread reads from. Twice is quiet."""
+        self._is_closed = True
+        self._idle.clear()
+        self.client.close()
+
+    def after_fork_in_child(self) -> None:
+        """Leave the connections to the parent process; the client's pool does so by itself."""
+        self._idle = []
+
+    def script(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Any], *, again: bool = True
+    ) -> Any:
+        """Run one script; `again` says whether it may run a second time if its answer is lost."""
+        call = script_call(script, keys, arguments)
+        answer = self.pipeline(lambda: [call], again=again)[0]
+        if isinstance(answer, RedisError):
+            raise self.translated(answer, key=keys[0]) from answer
+        return answer
+
+    def call(self, name: str, key: str, *arguments: Any) -> Any:
+        """Send one command that may be sent twice."""
+        answer = self.pipeline(lambda: [(name, key, *arguments)])[0]
+        if isinstance(answer, RedisError):
+            raise self.translated(answer, key=key) from answer
+        return answer
+
+    def pipeline(self, calls: Callable[[], Sequence[Call]], *, again: bool = True) -> list[Any]:
+        """Send calls in one round trip; raises what the server refuses for all keys alike.
+
+        Args:
+            calls: Says what to send; asked again before a second try.
+            again: Whether they may be sent a second time when the connection breaks.
+
+        Returns:
+            The answers; where the server refused just one key, the error.
+        """
+
+        def run() -> list[Any]:
+            sent = calls()
+            answers = self._send(sent, check=not again)
+            if any(isinstance(answer, NoScriptError) for answer in answers):
+                self._load_scripts()
+                answers = self._send(sent)
+            for answer in answers:
+                if isinstance(answer, RedisError) and not _is_of_one_key(answer):
+                    raise answer
+            return answers
+
+        return self.run(run, again=again)
+
+    def _load_scripts(self) -> None:
+        loads = [("SCRIPT", "LOAD", script.source) for script in scripts.ALL]
+        for answer in self._send(loads):
+            if isinstance(answer, RedisError):
+                raise answer
+
+    def _send(self, calls: Sequence[Call], *, check: bool = False) -> list[Any]:
+        """One round trip, without a pipeline object's overhead."""
+        packed = b"".join([pack_command(_without_numbers(call)) for call in calls])
+        connection = self._connection(check)
+        try:
+            # One send, past redis-py, whose pieces of 6 kB would be a system call each.
+            connection.send_packed_command([packed])
+            answers = [_answer(connection) for _ in calls]
+        except BaseException:
+            self._drop(connection)  # half-read answers must never meet the next caller
+            raise
+        self._idle.append(connection)
+        return answers
+
+    def _connection(self, check: bool) -> Any:
+        """An open connection; on `check` one that the server has not closed meanwhile."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            if not (check and _has_ended(connection)):
+                return connection
+            self._drop(connection)
+        return self.client.connection_pool.get_connection()
+
+    def _drop(self, connection: Any) -> None:
+        connection.disconnect()
+        self.client.connection_pool.release(connection)
+
+    def run(self, action: Callable[[], _T], *, again: bool = True) -> _T:
+        """Do it; after a lost connection once more; translate what still fails.
+
+        redis-py raises whatever it runs into where another thread closes its connection. What has
+        been connected meanwhile is closed, too.
+        """
+        try:
+            if self._is_closed:
+                raise ConnectionError("closed")
+            try:
+                answer = action()
+                self._has_answered = True
+                return answer
+            except AuthenticationError:
+                raise
+            except ConnectionError:
+                self._forget_connections()
+                if not again or self._is_closed:
+                    raise
+                if self._revive is not None:
+                    self._revive()
+                return action()
+        except Exception as error:
+            if self._is_closed:
+                raise JamboreeClosed("this Jamboree was closed while it was read from") from error
+            if isinstance(error, RedisError):
+                raise self.translated(error) from error
+            raise
+        finally:
+            if self._is_closed:
+                self.close()
+
+    def _forget_connections(self) -> None:
+        self.losses += 1
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            self._drop(connection)
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def translated(self, error: RedisError, *, key: str = "") -> JamboreeError:
+        """What a caller is told."""
+        text, where = str(error), f"Redis at {self.where}"
+        if _is_of_one_key(error):
+            return DecodeError(f"{key} on {where} is not a log of this release: {text}")
+        if isinstance(error, NoPermissionError) or text.startswith(_REFUSED_IN_A_SCRIPT):
+            return AccessRefused(
+                f"{where} does not let this user do it: {text.rstrip('.')}; "
+                "ACL LOG there names the command or key, docs/security.md what each use needs"
+            )
+        if isinstance(error, ReadOnlyError):
+            return AccessRefused(f"{where} is a replica, which takes no writes: {text}")
+        if isinstance(error, AuthenticationError):
+            return StoreUnavailable(
+                f"{where} refuses the login ({text.rstrip('.')}): "
+                "check user and password in redis_url"
+            )
+        if isinstance(error, TimeoutError):
+            return StoreUnavailable(f"{where} did not answer in time: {self._advised(text)}")
+        if isinstance(error, InvalidResponse):
+            return UnsupportedServer(f"{self.where} answers, but not as Redis or Valkey does")
+        if isinstance(error, ConnectionError):
+            return StoreUnavailable(f"{where} cannot be reached: {self._advised(text)}")
+        if isinstance(error, OutOfMemoryError) or text.startswith(("OOM", "MISCONF")):
+            advice = _FREE_DISK if text.startswith("MISCONF") else _FREE_MEMORY
+            return StoreFull(f"{where} takes no more writes: {text.rstrip('.')}; {advice}")
+        return StoreUnavailable(f"{where} answered with an error: {text}")
+
+    def _advised(self, text: str) -> str:
+        """The reason, and what to do if it is TLS. Of a server that has answered it is not."""
+        advice = tls_advice(text, REDIS_WORDS, is_tls=self._is_tls)
+        return text if self._has_answered or not advice else f"{text.rstrip('.')}; {advice}"
+
+
+def as_text(name: bytes) -> str:
+    """A name out of Redis; where it is no text, others than we wrote it: there is no such thing."""
+    return name.decode(errors="replace")
+
+
+def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:
+    """The command that runs a script."""
+    return ("EVALSHA", script.sha, str(len(keys)), *keys, *arguments)
+
+
+def _without_numbers(call: Call) -> Call:
+    """A call of strings and bytes only.
+
+    hiredis 3.5 turns a number into text in C, where a Ctrl-C can come in; it does not look, and the
+    process dies of a segmentation fault instead of a KeyboardInterrupt.
+    """
+    if not _NUMBERS.isdisjoint(map(type, call)):
+        return tuple([str(part) if type(part) in _NUMBERS else part for part in call])
+    return call
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+def _has_ended(connection: Any) -> bool:
+    try:
+        return bool(connection.can_read())
+    except (OSError, RedisError):
+        return True
+
+
+def _is_of_one_key(error: RedisError) -> bool:
+    return str(error).startswith(_ERRORS_OF_ONE_KEY)
+
+
+def _where(client: redis.Redis) -> str:
+    kwargs = client.connection_pool.connection_kwargs
+    return str(kwargs.get("path") or f"{kwargs.get('host')}:{kwargs.get('port', 6379)}")

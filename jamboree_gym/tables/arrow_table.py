@@ -1,0 +1,236 @@
+"""Columns of several episodes -> one Arrow table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jamboree_gym.errors import ColumnConflict
+from jamboree_gym.records import Transitions
+from jamboree_gym.tables.columns import Column, to_columns_or_none
+
+__all__ = [
+    "Columns",
+    "ColumnsOf",
+    "Inexact",
+    "Piece",
+    "conform",
+    "join",
+    "no_piece",
+    "piece_of",
+    "to_table",
+    "with_rows",
+]
+
+_INFO = "info_"
+
+ColumnsOf: TypeAlias = "Callable[[Transitions], Mapping[str, Column | None]]"
+"""The columns of transitions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A part of a table.
+
+    Attributes:
+        table: Its rows.
+        owners: By column, an episode that has it.
+        unfit: Columns that are none, because there are values that fit into no column.
+    """
+
+    table: pa.Table
+    owners: Mapping[str, str]
+    unfit: frozenset[str]
+
+
+def to_table(steps: Transitions) -> pa.Table:
+    """Transitions of one episode as a table."""
+    columns = to_columns_or_none(steps)
+    return pa.table({name: _arrow(one) for name, one in columns.items() if one is not None})
+
+
+def piece_of(
+    steps: Transitions,
+    ids: Sequence[str],
+    counts: npt.NDArray[np.int64],
+    columns_of: ColumnsOf = to_columns_or_none,
+) -> Piece:
+    """Transitions of several episodes.
+
+    Args:
+        steps: The transitions.
+        ids: The episodes that they are of.
+        counts: Number of transitions of each.
+        columns_of: What columns they have; None for one whose values fit into none.
+    """
+    columns = columns_of(steps)
+    unfit = frozenset(name for name, column in columns.items() if column is None)
+    positions = pa.array(np.arange(len(ids), dtype=np.int32).repeat(counts))
+    episode_id = pa.array(ids, pa.string()).take(positions)
+    found = {name: _arrow(column) for name, column in columns.items() if column is not None}
+    table = pa.table({"episode_id": episode_id, **found})
+    return Piece(table, dict.fromkeys(table.column_names, ids[0] if ids else ""), unfit)
+
+
+def _arrow(column: Column) -> pa.Array:
+    """A column as an Arrow array; elements of more than one number as (nested) lists."""
+    if isinstance(column, pa.Array):
+        return column
+    array = np.ascontiguousarray(column, column.dtype.newbyteorder("="))
+    arrow = pa.array(array.reshape(-1))
+    for size in reversed(array.shape[1:]):
+        arrow = pa.FixedSizeListArray.from_arrays(arrow, size)
+    return arrow
+
+
+# -- one schema for all -----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Columns:
+    """What columns there are in all pieces together.
+
+    Attributes:
+        kinds: By name, the types that it has, each with an episode that has it so.
+        unfit: Those that are none.
+    """
+
+    kinds: dict[str, dict[pa.DataType, str]] = field(default_factory=dict)
+    unfit: set[str] = field(default_factory=set)
+
+    def see(self, schema: pa.Schema, piece: Piece) -> None:
+        """Take note of the columns of a piece."""
+        self.unfit |= piece.unfit
+        for one in schema:
+            self.kinds.setdefault(one.name, {}).setdefault(one.type, piece.owners[one.name])
+
+    def schema(self) -> pa.Schema:
+        """The columns of all, each of the type that holds all.
+
+        Raises:
+            ColumnConflict: There is no such type.
+        """
+        fields = []
+        for name in [name for name in self.kinds if name not in self.unfit]:
+            kind = _common_type(self.kinds[name])
+            if kind is None:
+                self.refuse(name)
+            else:
+                fields.append((name, kind))
+        return pa.schema(fields)
+
+    def refuse(self, name: str) -> None:
+        """No type holds a column: an info has none then; whatever else is an error.
+
+        Raises:
+            ColumnConflict: It is not of the infos.
+        """
+        if not name.startswith(_INFO):
+            kinds = [f"{kind} in episode {owner}" for kind, owner in self.kinds[name].items()]
+            raise ColumnConflict(
+                f"no one column holds {name!r}: it is {' and '.join(kinds)}. Ask for episodes that "
+                "are alike, by env_id= or run=, or for one at a time"
+            )
+        self.unfit.add(name)
+
+
+def _common_type(kinds: Iterable[pa.DataType]) -> pa.DataType | None:
+    first, *others = kinds
+    if not others:
+        return first
+    if not all(map(_is_number, (first, *others))):
+        return None
+    return pa.from_numpy_dtype(
+        np.result_type(*(kind.to_pandas_dtype() for kind in (first, *others)))
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+
+
+class Inexact(Exception):
+    """A column has a number that its common type does not hold exactly."""
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of a schema; null where it has none."""
+    columns = []
+    for one in schema:
+        if one.name not in table.column_names:
+            columns.append(pa.nulls(len(table), one.type))
+            continue
+        column = table[one.name]
+        try:
+            columns.append(column if column.type == one.type else column.cast(one.type))
+        except pa.ArrowException as error:
+            raise Inexact(one.name) from error
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) -> Piece:
+    """Pieces, one below the other.
+
+    Args:
+        pieces: At least one.
+        order: A number for each row of all pieces, by which they are to be sorted; those of equal
+            numbers stay as they are.
+
+    Raises:
+        ColumnConflict: No one column holds the values of two episodes; names both.
+    """
+    pieces = list(with_rows(pieces))
+    if len(pieces) == 1 and order is None:
+        return pieces[0]
+    known = Columns()
+    for piece in pieces:
+        known.see(piece.table.schema, piece)
+    while True:
+        schema = known.schema()
+        try:
+            tables = [conform(piece.table, schema) for piece in pieces]
+            break
+        except Inexact as error:
+            known.refuse(str(error))
+    owners = {name: next(iter(known.kinds[name].values())) for name in schema.names}
+    table = pa.concat_tables(tables)
+    if order is not None and (np.diff(order) < 0).any():
+        table = table.take(pa.array(order.argsort(kind="stable")))
+    return Piece(table, owners, frozenset(known.unfit))
+
+
+def with_rows(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Those that have rows; if none has, the first.
+
+    What an episode without steps would have had for columns is but a guess.
+    """
+    first, is_empty = None, True
+    for piece in pieces:
+        first = first or piece
+        if len(piece.table):
+            is_empty = False
+            yield piece
+    if is_empty and first is not None:
+        yield first
+
+
+def no_piece() -> Piece:
+    """A table without rows, with the columns that any has."""
+    nothing = pa.schema(
+        [
+            ("episode_id", pa.string()),
+            ("index", pa.int64()),
+            ("timestamp", pa.float64()),
+            ("reward", pa.float64()),
+            ("terminated", pa.bool_()),
+            ("truncated", pa.bool_()),
+        ]
+    )
+    return Piece(nothing.empty_table(), dict.fromkeys(nothing.names, ""), frozenset())

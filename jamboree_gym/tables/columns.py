@@ -1,0 +1,204 @@
+"""Transitions as the columns of a table, and as a vaex DataFrame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jamboree_gym.arrays.packing import Arrays
+from jamboree_gym.encoding.info_codec import holds_unrecorded
+from jamboree_gym.errors import MissingExtra
+from jamboree_gym.records import Transitions
+
+if TYPE_CHECKING:
+    import vaex.dataframe
+
+__all__ = [
+    "Column",
+    "scalar_columns",
+    "table_to_frame",
+    "to_columns",
+    "to_columns_or_none",
+    "to_frame",
+]
+
+MAX_COLUMNS = 64
+_NUMBERS = (bool, int, float, np.bool_, np.number)
+_INTEGERS = (int, np.integer)
+_NO_SCALAR = object()
+
+Column: TypeAlias = "npt.NDArray[Any] | pa.Array"
+"""Arrow only where values are missing, and for texts."""
+
+
+def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
+    """Transitions as a vaex DataFrame with the columns of `to_columns`, in the order they are in.
+
+    Raises:
+        MissingExtra: vaex is not installed (it has no build for this Python).
+    """
+    return _vaex().from_arrays(**to_columns(steps))
+
+
+def table_to_frame(table: pa.Table) -> vaex.dataframe.DataFrame:
+    """A table, each of whose columns is one chunk, as a vaex DataFrame.
+
+    Raises:
+        MissingExtra: vaex is not installed (it has no build for this Python).
+    """
+    return _vaex().from_arrays(**{name: _in_memory(table[name]) for name in table.column_names})
+
+
+def _vaex() -> Any:
+    try:
+        import vaex
+    except ImportError as error:
+        raise MissingExtra(
+            "a frame needs vaex, which has no build for Python 3.13 yet: use Python 3.11 or 3.12 "
+            "and pip install vaex-core; .steps(), .data() and .table() go without it"
+        ) from error
+    return vaex
+
+
+def _in_memory(column: pa.ChunkedArray) -> Column:
+    """Numbers as NumPy's, which vaex is quickest with; Arrow where values are missing."""
+    array, shape = column.combine_chunks(), [len(column)]
+    if isinstance(array, pa.ChunkedArray):  # as older releases of pyarrow return it
+        array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
+    if array.null_count or pa.types.is_string(array.type):
+        return array
+    while pa.types.is_fixed_size_list(array.type):
+        shape.append(array.type.list_size)
+        array = array.flatten()
+    return array.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def to_columns(steps: Transitions) -> dict[str, Column]:
+    """Columns by name, each as long as there are transitions."""
+    columns = to_columns_or_none(steps)
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
+    """The same, with None for values that fit into no column."""
+    return {
+        "index": steps.indices,
+        "timestamp": steps.timestamps,
+        "reward": steps.rewards,
+        "terminated": steps.terminations,
+        "truncated": steps.truncations,
+        **_tree_columns("action", steps.actions),
+        **_tree_columns("observation", steps.observations),
+        **_annotation_columns(steps),
+        **scalar_columns("info", steps.infos),
+    }
+
+
+def _tree_columns(name: str, arrays: Arrays) -> dict[str, Column | None]:
+    """Columns of every part; its name is added to that of the whole."""
+    if isinstance(arrays, (dict, list, tuple)):
+        parts = arrays.items() if isinstance(arrays, dict) else enumerate(arrays)
+        found: dict[str, Column | None] = {}
+        for key, part in parts:
+            found.update(_tree_columns(f"{name}_{key}", part))
+        return found
+    return _object_column(name, arrays) if arrays.dtype == object else _array_columns(name, arrays)
+
+
+def _object_column(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:
+    """Texts are a column; what else has no fixed shape is none."""
+    if all(isinstance(value, str) for value in values):
+        return {name: pa.array([str(value) for value in values], pa.string())}
+    return {name: None}
+
+
+def _array_columns(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:
+    """One for every element, as long as they are not too many."""
+    size = math.prod(values.shape[1:])
+    if values.ndim == 1 or size > MAX_COLUMNS:
+        return {name: values}
+    flat = values.reshape(len(values), size)
+    return {f"{name}_{i}": np.ascontiguousarray(flat[:, i]) for i in range(flat.shape[1])}
+
+
+def _annotation_columns(steps: Transitions) -> dict[str, Column | None]:
+    """What the agent said; missing where it said nothing."""
+    columns = _tree_columns("annotation", dict(steps.annotations))
+    unsaid = ~steps.annotated
+    if not unsaid.any():
+        return columns
+    return {
+        name: pa.array(column, mask=unsaid)
+        if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "biu"
+        else column
+        for name, column in columns.items()
+    }
+
+
+# -- infos and tags -------------------------------------------------------------------------
+
+
+def scalar_columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Column | None]:
+    """One column for every key, of nested dicts too, whose values are numbers or texts throughout.
+
+    None for a key whose values fit into no column; a key that has no value anywhere is left out.
+    """
+    if not any(rows):
+        return {}
+    flat = [_flattened(row) for row in rows]
+    names = dict.fromkeys(name for row in flat for name, value in row.items() if value is not None)
+    return {f"{prefix}_{name}": _scalar_column([row.get(name) for row in flat]) for name in names}
+
+
+def _flattened(info: Mapping[Any, Any]) -> dict[str, Any]:
+    """Values by dotted name. A name that stands for two, or for a dict, has no value to show."""
+    flat: dict[str, Any] = {}
+    for key, value in info.items():
+        found = {str(key): value}
+        if isinstance(value, dict):
+            found = {f"{key}.{name}": item for name, item in _flattened(value).items()}
+            found[str(key)] = _NO_SCALAR
+        for name, item in found.items():
+            flat[name] = _NO_SCALAR if name in flat else item
+    return flat
+
+
+def _scalar_column(values: Sequence[Any]) -> Column | None:
+    """The values, where None is a missing one; None if they do not fit into one column exactly."""
+    values = [value[()] if _is_0d(value) else value for value in values]
+    present = [value for value in values if value is not None]
+    if not present:
+        return None
+    if all(isinstance(value, str) for value in present):
+        if any(map(holds_unrecorded, present)):
+            return None
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    if not all(isinstance(value, _NUMBERS) for value in present):
+        return None
+    numbers = _as_numbers(present)
+    if numbers is None or len(present) == len(values):
+        return numbers
+    missing = np.array([value is None for value in values])
+    filled = np.zeros(len(values), numbers.dtype)
+    filled[~missing] = numbers
+    return pa.array(filled, mask=missing)
+
+
+def _is_0d(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 0
+
+
+def _as_numbers(present: Sequence[Any]) -> npt.NDArray[Any] | None:
+    numbers = np.array(present)
+    if numbers.dtype.kind not in "biuf" or numbers.dtype.itemsize > 8:
+        return None
+    if numbers.dtype.kind == "f":
+        integers = [i for i, value in enumerate(present) if isinstance(value, _INTEGERS)]
+        if any(int(numbers[i]) != present[i] for i in integers):
+            return None
+    return numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers

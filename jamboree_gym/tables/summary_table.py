@@ -1,0 +1,58 @@
+"""Summaries of episodes as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+
+from jamboree_gym.encoding.summary_codec import StoredSummary, decode_seeds
+from jamboree_gym.tables.columns import scalar_columns
+
+__all__ = ["to_summary_table"]
+
+_COLUMNS = (
+    ("env_id", pa.string()),
+    ("run", pa.string()),
+    ("status", pa.string()),
+    ("steps", pa.int64()),
+    ("episode_return", pa.float64()),
+    ("started_at", pa.float64()),
+    ("elapsed_s", pa.float64()),
+)
+
+
+def to_summary_table(summaries: Sequence[StoredSummary]) -> pa.Table:
+    """A row for each summary; the columns are those of `EpisodeQuery.summary_table`."""
+    columns: dict[str, Any] = {
+        "episode_id": pa.array([one.id for one in summaries], pa.string()),
+        **{name: pa.array(list(map(attrgetter(name), summaries)), kind) for name, kind in _COLUMNS},
+        "seed": _seeds(summaries),
+        "vector_index": pa.array([one.vector_index for one in summaries], pa.int64()),
+        "parent": pa.array([one.parent for one in summaries], pa.string()),
+        **_tag_columns(summaries),
+    }
+    return pa.table(columns)
+
+
+def _seeds(summaries: Sequence[StoredSummary]) -> pa.Array:
+    seeds = decode_seeds(summaries)
+    try:
+        return pa.array(seeds, pa.int64())
+    except (pa.ArrowException, OverflowError):  # whatever `reset` was given
+        return pa.array([None if seed is None else str(seed) for seed in seeds], pa.string())
+
+
+def _tag_columns(summaries: Sequence[StoredSummary]) -> dict[str, pa.Array]:
+    """Made of the different tags, of which there are few, and then spread."""
+    known = {one.tags: one for one in summaries}
+    position_of = {tags: position for position, tags in enumerate(known)}
+    positions = pa.array([position_of[one.tags] for one in summaries], pa.int64())
+    columns = scalar_columns("tag", [one.decoded_tags() for one in known.values()])
+    return {
+        name: pa.array(column).take(positions)
+        for name, column in columns.items()
+        if column is not None
+    }
