@@ -59,7 +59,8 @@ class Claim:
     """What a writer was told: so much of it is stored.
 
     Attributes:
-        span: Of the call that was acknowledged.
+        span: From the first call that put some of it to the end of the one that acknowledged it.
+            Where Redis is emptied in between, it may be gone without a copy.
         what: An episode's id, or `note` and the handler's name.
         count: Steps, or the number of the record.
         by: The writer.

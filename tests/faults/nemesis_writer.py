@@ -54,7 +54,8 @@ class Writer:
         self.env: Any = jam.record(CountingEnv(), run=name)
         self.notes = {kind: NoteHandler(jam, kind) for kind in (name, "shared")}
         self.saved = dict.fromkeys(self.notes, 0)
-        self.waiting: dict[str, int] = {}  # what is acknowledged with the next flush that works
+        # What the next flush that works acknowledges: since when it may be in Redis, and how much.
+        self.waiting: dict[str, tuple[float, int]] = {}
 
     def go_on(self) -> None:
         """An episode, and perhaps a record."""
@@ -85,15 +86,16 @@ class Writer:
 
     def _claim(self, before: float, what: str, count: int, *, is_confirmed: bool) -> None:
         if self.is_buffered:
-            self.waiting[what] = count
+            since, _ = self.waiting.get(what, (before, 0))
+            self.waiting[what] = since, count
         elif is_confirmed:
             say("acked", before, time.time(), what, count)
 
     def _flush(self) -> None:
-        before, waiting, self.waiting = time.time(), self.waiting, {}
+        waiting, self.waiting = self.waiting, {}
         if attempt(lambda: self.jam.flush(FLUSH_TIMEOUT_S)):
-            for what, count in waiting.items():
-                say("acked", before, time.time(), what, count)
+            for what, (since, count) in waiting.items():
+                say("acked", since, time.time(), what, count)
 
 
 def main(redis_url: str, mongo_url: str, namespace: str, name: str, mode: Any, stop: str) -> None:
