@@ -272,9 +272,9 @@ class Writer:
         self.settle(timeout_s)
         unsaved = self.unsaved
         with self._dirty_lock:
-            refused, self._refused = self._refused, {}
-        for error in refused.values():
-            raise self._unsaved_error(error, unsaved) from error
+            refused, self._refused = list(self._refused.values()), {}
+        if refused:
+            raise self._unsaved_error(refused[0], unsaved, others=len(refused) - 1) from refused[0]
 
     def settle(self, timeout_s: float) -> None:
         """As `flush`; of logs that can be written no more, nothing is said.
@@ -307,9 +307,10 @@ class Writer:
             return error
         return None
 
-    def _unsaved_error(self, error: Exception, unsaved: int) -> UnsavedRecords:
+    def _unsaved_error(self, error: Exception, unsaved: int, others: int = 0) -> UnsavedRecords:
         what = error if isinstance(error, JamboreeError) else repr(error)
-        return UnsavedRecords(f"{unsaved} records are not in Redis: {what}", unsaved=unsaved)
+        more = f" (and of {others} more log{'s' * (others > 1)})" if others else ""
+        return UnsavedRecords(f"{unsaved} records are not in Redis: {what}{more}", unsaved=unsaved)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Deliver what is queued and end the thread.
