@@ -36,6 +36,7 @@ from jamboree_gym.delivery.writer import (
 from jamboree_gym.errors import (
     DecodeError,
     EmbeddedServerError,
+    InvalidArgument,
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
@@ -95,16 +96,18 @@ class Connection(StaysHere):
         backup: bool | None = None,
     ) -> None:
         if write not in _WRITE_MODES:
-            raise InvalidRecord(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
+            raise InvalidArgument(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
         if when_full not in _WHEN_FULL:
-            raise InvalidRecord(f"when_full={when_full!r}: choose one of {', '.join(_WHEN_FULL)}")
+            raise InvalidArgument(f"when_full={when_full!r}: choose one of {', '.join(_WHEN_FULL)}")
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_INTERVAL_S:
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
             )
-        if max_pending_bytes <= 0 or not namespace:
-            raise InvalidRecord("max_pending_bytes must be 1 or more, and namespace not empty")
-        self.keyspace = Keyspace(check_text("namespace", namespace))
+        if max_pending_bytes <= 0 or not namespace or not isinstance(namespace, str):
+            raise InvalidArgument(
+                "max_pending_bytes must be 1 or more, and namespace a text, not empty"
+            )
+        self.keyspace = Keyspace(check_text("namespace", namespace, InvalidArgument))
         self.write_mode = write
         self._backs_up = _backs_up(backup)
         self._is_sync = write != "buffered"
@@ -214,7 +217,10 @@ class Connection(StaysHere):
 
         Raises:
             InvalidRecord: One of them cannot be stored; names it.
+            InvalidArgument: They are no dict.
         """
+        if not isinstance(tags, Mapping):
+            raise InvalidArgument(f"tags={tags!r}: give a dict, {{'lr': 0.001}}")
         try:
             encode_mapping(tags)
         except InvalidRecord as error:
@@ -513,11 +519,11 @@ def _backs_up(backup: bool | None) -> bool:
     """Whether to copy to MongoDB by itself, as asked for, or else as the environment says."""
     if backup is not None:
         if not isinstance(backup, bool):
-            raise InvalidRecord(f"backup={backup!r}: choose True or False")
+            raise InvalidArgument(f"backup={backup!r}: choose True or False")
         return backup
     text = os.environ.get(BACKUP_VARIABLE) or "1"
     if text not in ("0", "1"):
-        raise InvalidRecord(f"{BACKUP_VARIABLE}={text!r}: choose 0 or 1")
+        raise InvalidArgument(f"{BACKUP_VARIABLE}={text!r}: choose 0 or 1")
     return text == "1"
 
 

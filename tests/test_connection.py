@@ -19,6 +19,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
+    InvalidArgument,
     InvalidRecord,
     InvalidUrl,
     JamboreeClosed,
@@ -263,12 +264,13 @@ def test_sync_and_buffered_save_on_every_kind_of_server(
         ({"max_pending_bytes": 0}, "max_pending_bytes"),
         ({"when_full": "drop"}, "when_full='drop': choose one of block, raise"),
         ({"namespace": ""}, "namespace"),
+        ({"namespace": 5}, "namespace"),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_named(
     valkey: Server, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidRecord, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         Jamboree(valkey.url, **arguments)
 
 
@@ -292,6 +294,22 @@ def test_tags_are_copied_and_checked(open_jamboree: Callable[..., Jamboree]) -> 
     assert jam.check_tags(tags) is not tags
     with pytest.raises(InvalidRecord, match="tags: 'lr': cannot store"):
         jam.check_tags({"lr": object()})
+
+
+@pytest.mark.parametrize("tags", ["lr", ["lr"], 3], ids=repr)
+def test_tags_that_are_no_dict_are_a_wrong_argument_not_a_wrong_record(
+    open_jamboree: Callable[..., Jamboree], tags: Any
+) -> None:
+    jam = open_jamboree()
+    for use in (
+        lambda: jam.record(CountingEnv(), tags=tags),
+        lambda: jam.episodes(tags=tags),
+        lambda: jam.tail(tags=tags),
+    ):
+        with pytest.raises(InvalidArgument, match="give a dict") as caught:
+            use()
+        assert isinstance(caught.value, ValueError)
+        assert not isinstance(caught.value, InvalidRecord)
 
 
 @pytest.mark.parametrize("round_", range(10))

@@ -62,7 +62,8 @@ class VectorRecorder:
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept, or the run is no name.
+        InvalidRecord: A tag cannot be kept.
+        InvalidArgument: The run is no name, or the tags are no dict.
 
     Attributes:
         run: Name of the run.
