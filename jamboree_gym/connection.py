@@ -94,6 +94,7 @@ class Connection(StaysHere):
         max_pending_bytes: int = 256 * 2**20,
         when_full: WhenFull = "block",
         backup: bool | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if write not in _WRITE_MODES:
             raise InvalidArgument(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
@@ -109,6 +110,7 @@ class Connection(StaysHere):
             )
         self.keyspace = Keyspace(check_text("namespace", namespace, InvalidArgument))
         self.write_mode = write
+        self.clock = clock
         self._backs_up = _backs_up(backup)
         self._is_sync = write != "buffered"
         self.writer_id = os.urandom(8)
@@ -116,7 +118,9 @@ class Connection(StaysHere):
         self._episodes = count()
         self._newest_id_ms = 0
         self._newest_start = -math.inf
-        self.own_run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
+        self.own_run = (
+            time.strftime("%Y%m%d-%H%M%S-", time.localtime(clock())) + self.writer_id.hex()[:4]
+        )
         self._home = None if home is None else Path(home).absolute()
         self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
@@ -151,7 +155,7 @@ class Connection(StaysHere):
     def _begin_to_write(self) -> None:
         opened = self._opened
         opened.backup = self._new_backup() if self._backs_up else None
-        opened.lease = Lease(self.store, self.writer_name)
+        opened.lease = Lease(self.store, self.writer_name, self.clock)
         opened.writer_name = self.writer_name
         self.writer = opened.writer = Writer(
             self.store,
@@ -161,6 +165,7 @@ class Connection(StaysHere):
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
+            clock=self.clock,
             on_delivery=None if opened.backup is None else opened.backup.begin,
         )
         writers_here.add(self.writer_name)
@@ -234,7 +239,7 @@ class Connection(StaysHere):
         with self._lock:
             outbox = self._outboxes.get(key)
             if not isinstance(outbox, RecordOutbox):
-                outbox = RecordOutbox(key, self.writer_id, self.writer.mark)
+                outbox = RecordOutbox(key, self.writer_id, self.writer.mark, clock=self.clock)
                 self._outboxes[key] = outbox
             return outbox
 
@@ -242,7 +247,7 @@ class Connection(StaysHere):
         """A fresh id: 32 hexadecimal digits that sort by time of creation."""
         number = next(self._episodes) & 0xFFFF
         # However the clock is set; and where it stands, no id comes twice.
-        self._newest_id_ms = max(int(time.time() * 1000), self._newest_id_ms + (number == 0))
+        self._newest_id_ms = max(int(self.clock() * 1000), self._newest_id_ms + (number == 0))
         return f"{self._newest_id_ms:012x}{self.writer_name}{number:04x}"
 
     def start_time(self, after: float) -> float:
@@ -251,7 +256,7 @@ class Connection(StaysHere):
         Args:
             after: It is later than this, and than every other start.
         """
-        now, latest = time.time(), max(self._newest_start, after)
+        now, latest = self.clock(), max(self._newest_start, after)
         self._newest_start = now if now > latest else math.nextafter(latest, math.inf)
         return self._newest_start
 

@@ -89,6 +89,7 @@ class Jamboree(Connection):
             embedded servers; with a `mongo_url` by a thread, unless another process does. Without
             `mongo_url`, and with a `redis_url`, there is none. None = yes, unless `JAMBOREE_BACKUP`
             is 0.
+        clock: Gives the time of what is recorded, epoch seconds; for tests and simulated time.
 
     Raises:
         StoreUnavailable: Redis does not answer, or refuses the login; names host, not password.

@@ -9,8 +9,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import count
 from typing import Any, cast
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import redis
 from conftest import Server, StartRedis, free_port
@@ -286,6 +289,28 @@ def test_namespaces_are_kept_apart(
     assert list(theirs.event.store.log_keys()) == []
     theirs.delete()
     assert ours.count() == 1
+
+
+def test_every_recorded_time_comes_from_the_clock_of_the_jamboree(
+    open_jamboree: Callable[..., Jamboree],
+) -> None:
+    ticks = count(1_000_000_000)
+    jam = open_jamboree(clock=lambda: float(next(ticks)))
+    single, notes = jam.record(CountingEnv(length=9)), NoteHandler(jam, "n")
+    vector = jam.record(gym.vector.SyncVectorEnv([lambda: CountingEnv(length=9)] * 2))
+    play(single, [ACTION] * 3)
+    vector.reset()
+    vector.step(np.stack([ACTION] * 2))
+    notes.save({"n": 1})
+    jam.flush()
+    last = next(ticks)
+
+    episodes = [jam.episode(one) for one in (single.episode_id, *vector.episode_ids)]
+    times = [float(t) for one in episodes for t in (one.summary.started_at, *one.data().timestamps)]
+    times += [(notes.last() or {})["timestamp"]]
+    times += [int(one.id[:12], 16) / 1000 for one in episodes]
+    assert all(1e9 <= t <= last for t in times), times
+    assert jam.own_run.startswith(time.strftime("%Y%m%d-", time.localtime(1e9)))
 
 
 def test_tags_are_copied_and_checked(open_jamboree: Callable[..., Jamboree]) -> None:

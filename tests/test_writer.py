@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -377,7 +378,7 @@ def test_the_base_of_all_outboxes_has_nothing_to_write_beside_batches() -> None:
 
         def _continue_at(self, result: AppendResult) -> None: ...
 
-    assert Empty("k", CODEC_RECORDS, b"writer-a", lambda _: None).next_append() is None
+    assert Empty("k", CODEC_RECORDS, b"writer-a", lambda _: None, time.time).next_append() is None
 
 
 # -- the end ----------------------------------------------------------------------------------

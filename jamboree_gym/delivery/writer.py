@@ -56,6 +56,7 @@ class Writer:
         flush_interval_s: A record waits no longer than this for its delivery to begin.
         max_pending_bytes: More than this undelivered, and `admit` lets nobody through.
         when_full: Whether it blocks then, or raises.
+        clock: Gives the time, epoch seconds.
         on_delivery: Called whenever the server has taken something; has to return at once.
 
     Attributes:
@@ -75,11 +76,12 @@ class Writer:
         flush_interval_s: float,
         max_pending_bytes: int,
         when_full: WhenFull,
+        clock: Callable[[], float],
         on_delivery: Callable[[], None] | None = None,
     ) -> None:
         self.needs_admission = False
         self.has_outage = False
-        self.schedule = Schedule(flush_interval_s)
+        self.schedule = Schedule(flush_interval_s, clock)
         self._store = store
         self._lease = lease
         self._background = background

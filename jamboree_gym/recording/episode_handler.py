@@ -142,6 +142,7 @@ class EpisodeHandler(DBHandler):
             schema=self._schema,
             keep=self.limit + 1,
             blobs=blobs or {},
+            clock=jam.clock,
         )
         self._keys["episode"] = summary.id
         jam.adopt(steps)
