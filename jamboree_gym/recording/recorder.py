@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import weakref
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -19,6 +17,7 @@ from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeError, NotReset, UnknownKey
 from jamboree_gym.keys import digest
+from jamboree_gym.process_life import follow_forks
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
@@ -86,7 +85,7 @@ class EpisodeRecorder:
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
-        _recorders.add(self)
+        follow_forks(self)
 
     @property
     def is_recording(self) -> bool:
@@ -206,7 +205,7 @@ class EpisodeRecorder:
         if isinstance(error, Exception):
             log.warning("a reset failed (%s): nothing is recorded until the next one", error)
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """The episode stays with the parent process; here, the next reset begins one."""
         if self.is_recording:
             self.handler.writing = None
@@ -236,15 +235,3 @@ def _copied(value: Any) -> Any:
     if array is not None:
         return np.array(array)
     return decode_value(encode_value(value), where="memory")  # a deep copy of what is kept
-
-
-_recorders: weakref.WeakSet[EpisodeRecorder] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for recorder in list(_recorders):
-        recorder._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
