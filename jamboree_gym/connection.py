@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import concurrent.futures.thread  # noqa: F401 # loaded first at exit, as by pyarrow 16, it fails
-import logging
-import math
 import os
 import threading
 import time
@@ -13,13 +9,12 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from itertools import count
-from multiprocessing import parent_process, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from jamboree_gym.arrays.values import check_text, encode_mapping
+from jamboree_gym.delivery.deletion import delete_log
+from jamboree_gym.delivery.episode_stamps import EpisodeStamps
 from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.opened import Opened, RunningBackup, closer, writers_here
 from jamboree_gym.delivery.outbox import Outbox, RecordOutbox
@@ -34,15 +29,13 @@ from jamboree_gym.delivery.writer import (
     Writer,
 )
 from jamboree_gym.errors import (
-    DecodeError,
-    EmbeddedServerError,
+    InvalidArgument,
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
-    StoreFull,
-    StoreUnavailable,
 )
 from jamboree_gym.keys import Keyspace
+from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.mongo.store import MongoStore
@@ -60,20 +53,6 @@ BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
 _WHEN_FULL = ("block", "raise")
-
-log = logging.getLogger(__name__)
-
-
-class _CloseAtExit:
-    """Closes a Jamboree at the end of the process, if it is still there."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = weakref.ref(connection)
-
-    def __call__(self) -> None:
-        connection = self._connection()
-        if connection is not None:
-            connection.close()
 
 
 class Connection(StaysHere):
@@ -93,27 +72,31 @@ class Connection(StaysHere):
         max_pending_bytes: int = 256 * 2**20,
         when_full: WhenFull = "block",
         backup: bool | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if write not in _WRITE_MODES:
-            raise InvalidRecord(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
+            raise InvalidArgument(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
         if when_full not in _WHEN_FULL:
-            raise InvalidRecord(f"when_full={when_full!r}: choose one of {', '.join(_WHEN_FULL)}")
+            raise InvalidArgument(f"when_full={when_full!r}: choose one of {', '.join(_WHEN_FULL)}")
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_INTERVAL_S:
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
             )
-        if max_pending_bytes <= 0 or not namespace:
-            raise InvalidRecord("max_pending_bytes must be 1 or more, and namespace not empty")
-        self.keyspace = Keyspace(check_text("namespace", namespace))
+        if max_pending_bytes <= 0 or not namespace or not isinstance(namespace, str):
+            raise InvalidArgument(
+                "max_pending_bytes must be 1 or more, and namespace a text, not empty"
+            )
+        self.keyspace = Keyspace(check_text("namespace", namespace, InvalidArgument))
         self.write_mode = write
+        self.clock = clock
         self._backs_up = _backs_up(backup)
         self._is_sync = write != "buffered"
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
-        self._episodes = count()
-        self._newest_id_ms = 0
-        self._newest_start = -math.inf
-        self.own_run = time.strftime("%Y%m%d-%H%M%S-") + self.writer_id.hex()[:4]
+        self._stamps = EpisodeStamps(clock)
+        self.own_run = (
+            time.strftime("%Y%m%d-%H%M%S-", time.localtime(clock())) + self.writer_id.hex()[:4]
+        )
         self._home = None if home is None else Path(home).absolute()
         self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
         self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
@@ -122,33 +105,29 @@ class Connection(StaysHere):
         self._outboxes = self._opened.outboxes
         self._closed = False
         self._last_words: list[Callable[[], None]] = []
-        self._at_exit = _CloseAtExit(self)
-        self._worker_exit: util.Finalize[None] | None = None
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
         self.redis_store = self._open_redis(self._redis_url)
         self.store = self._opened.store = BackedStore(self.redis_store, self._opened.backup_to_read)
         self._begin_to_write()
-        _open_connections.add(self)
+        follow_forks(self)
         settings = self.redis_store.client.connection_pool.connection_kwargs
         database = int(settings.get("db") or 0)
         self._place = Place(self.redis_store.where, database, namespace)
         _peers.add(self, self._place)
         closer.prepare()
+        # A script that ends without `close` saves all the same.
+        self._at_exit = AtExit(self.close, worker_priority=WORKER_EXIT_PRIORITY)
         self._if_dropped = weakref.finalize(
-            self, closer.drop, self._opened, partial(atexit.unregister, self._at_exit), repr(self)
+            self, closer.drop, self._opened, self._at_exit.cancel, repr(self)
         )
         self._if_dropped.atexit = False
-        atexit.register(self._at_exit)  # a script that ends without `close` saves all the same
-        util.register_after_fork(self, Connection._close_at_exit_of_worker)
-        if parent_process() is not None:
-            self._close_at_exit_of_worker()
 
     def _begin_to_write(self) -> None:
         opened = self._opened
         opened.backup = self._new_backup() if self._backs_up else None
-        opened.lease = Lease(self.store, self.writer_name)
+        opened.lease = Lease(self.store, self.writer_name, self.clock)
         opened.writer_name = self.writer_name
         self.writer = opened.writer = Writer(
             self.store,
@@ -158,6 +137,7 @@ class Connection(StaysHere):
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
+            clock=self.clock,
             on_delivery=None if opened.backup is None else opened.backup.begin,
         )
         writers_here.add(self.writer_name)
@@ -169,11 +149,6 @@ class Connection(StaysHere):
     def _new_backup(self) -> RunningBackup | None:
         """What copies to MongoDB by itself; a bare connection has none."""
         return None
-
-    def _close_at_exit_of_worker(self) -> None:
-        """A worker process of `multiprocessing` ends without `atexit`, but calls this."""
-        self._worker_exit = util.Finalize(None, self._at_exit, exitpriority=WORKER_EXIT_PRIORITY)
-        closer.finish_at_exit_of_worker()
 
     def _open_redis(self, url: str | None) -> RedisStore:
         if url is None:
@@ -214,7 +189,10 @@ class Connection(StaysHere):
 
         Raises:
             InvalidRecord: One of them cannot be stored; names it.
+            InvalidArgument: They are no dict.
         """
+        if not isinstance(tags, Mapping):
+            raise InvalidArgument(f"tags={tags!r}: give a dict, {{'lr': 0.001}}")
         try:
             encode_mapping(tags)
         except InvalidRecord as error:
@@ -228,16 +206,13 @@ class Connection(StaysHere):
         with self._lock:
             outbox = self._outboxes.get(key)
             if not isinstance(outbox, RecordOutbox):
-                outbox = RecordOutbox(key, self.writer_id, self.writer.mark)
+                outbox = RecordOutbox(key, self.writer_id, self.writer.mark, clock=self.clock)
                 self._outboxes[key] = outbox
             return outbox
 
     def new_episode_id(self) -> str:
         """A fresh id: 32 hexadecimal digits that sort by time of creation."""
-        number = next(self._episodes) & 0xFFFF
-        # However the clock is set; and where it stands, no id comes twice.
-        self._newest_id_ms = max(int(time.time() * 1000), self._newest_id_ms + (number == 0))
-        return f"{self._newest_id_ms:012x}{self.writer_name}{number:04x}"
+        return self._stamps.new_id(self.writer_name)
 
     def start_time(self, after: float) -> float:
         """When an episode begins that begins now, epoch seconds, however the clock is set.
@@ -245,9 +220,7 @@ class Connection(StaysHere):
         Args:
             after: It is later than this, and than every other start.
         """
-        now, latest = time.time(), max(self._newest_start, after)
-        self._newest_start = now if now > latest else math.nextafter(latest, math.inf)
-        return self._newest_start
+        return self._stamps.start_time(after)
 
     def adopt(self, outbox: Outbox) -> None:
         """Make the outbox of an episode known, so that reads of its log see what it holds."""
@@ -372,45 +345,16 @@ class Connection(StaysHere):
 
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
-        elsewhere = set(writers) - writers_here
+        elsewhere = writers_here.not_among(writers)
         return elsewhere - self.store.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from MongoDB where there may be a copy.
 
-        An episode that this process records ends with that: what comes of it is not kept. What
-        MongoDB has to forget is noted in the same step that deletes the log in Redis: killed in
-        between, or without MongoDB, the next `backup.flush()` does the rest.
+        An episode that this process records ends with that: what comes of it is not kept.
         """
-        try:
-            head = self.redis_store.head(key)
-        except DecodeError:  # what is damaged can be deleted
-            head = None
-        has_backup = self._opened.has_backup
-        kept = None if head is None else head.born
-        if head is None and has_backup:
-            kept = self.mongo_store.birth(key)
-        outbox = self._outboxes.get(key)
-        with self.writer.paused():  # no row may arrive after the deletion
-            born = self.store.delete(key, entry=entry, born=kept)
-            if isinstance(outbox, StepOutbox):
-                outbox.drop()
-                self.writer.forget(outbox)
-                self._outboxes.pop(key, None)
-        if has_backup and born is not None:
-            self._delete_from_mongo(key, born)
-        if isinstance(outbox, RecordOutbox):
-            outbox.start_over()  # other handlers of this log go on with it
-
-    def _delete_from_mongo(self, key: str, born: float) -> None:
-        try:
-            mongo = self.mongo_store
-            mongo.delete(key, born)
-            identity = mongo.identity()
-        except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
-            log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
-        else:
-            self.store.forget_deleted(key, born, mongo=identity)
+        self.check_open()
+        delete_log(self._opened, key, entry)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.
@@ -474,11 +418,9 @@ class Connection(StaysHere):
         try:
             self._opened.let_go(timeout_s)
         finally:
-            atexit.unregister(self._at_exit)
-            if self._worker_exit is not None:
-                self._worker_exit.cancel()
+            self._at_exit.cancel()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Go on in a forked process: what the parent has queued, the parent will deliver."""
         self._lock = threading.RLock()  # whoever held it is not in this process
         self._last_words = []  # the parent's
@@ -513,25 +455,13 @@ def _backs_up(backup: bool | None) -> bool:
     """Whether to copy to MongoDB by itself, as asked for, or else as the environment says."""
     if backup is not None:
         if not isinstance(backup, bool):
-            raise InvalidRecord(f"backup={backup!r}: choose True or False")
+            raise InvalidArgument(f"backup={backup!r}: choose True or False")
         return backup
     text = os.environ.get(BACKUP_VARIABLE) or "1"
     if text not in ("0", "1"):
-        raise InvalidRecord(f"{BACKUP_VARIABLE}={text!r}: choose 0 or 1")
+        raise InvalidArgument(f"{BACKUP_VARIABLE}={text!r}: choose 0 or 1")
     return text == "1"
 
 
 _peers = Peers["Connection"]()
-_open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    writers_here.clear()
-    closer.after_fork_in_child()
-    _peers.after_fork_in_child()
-    for connection in list(_open_connections):
-        connection._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+follow_forks(_peers)

@@ -17,6 +17,7 @@ __all__ = [
     "EpisodeInUse",
     "EpisodeNotFound",
     "ExportError",
+    "InvalidArgument",
     "InvalidExpression",
     "InvalidRecord",
     "InvalidUrl",
@@ -70,6 +71,10 @@ class MissingExtra(JamboreeError, ImportError):
 
 class InvalidUrl(JamboreeError, ValueError):
     """A store URL has a scheme or a shape that is not supported."""
+
+
+class InvalidArgument(JamboreeError, ValueError):
+    """An argument of a call is not what it can be; the message names it and what to choose."""
 
 
 class InvalidRecord(JamboreeError, ValueError):

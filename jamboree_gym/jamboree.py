@@ -14,7 +14,7 @@ from jamboree_gym.backup import Backup
 from jamboree_gym.backup.automatic import AutomaticBackup, FollowingThread, SupervisorsBackup
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S
-from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
+from jamboree_gym.errors import InvalidArgument, UnsupportedSpace
 from jamboree_gym.handlers.rendered_frames import RecordFrames
 from jamboree_gym.reading.diff import EpisodeDiff, diff
 from jamboree_gym.reading.episode import Episode, recent_of
@@ -89,6 +89,7 @@ class Jamboree(Connection):
             embedded servers; with a `mongo_url` by a thread, unless another process does. Without
             `mongo_url`, and with a `redis_url`, there is none. None = yes, unless `JAMBOREE_BACKUP`
             is 0.
+        clock: Gives the time of what is recorded, epoch seconds; for tests and simulated time.
 
     Raises:
         StoreUnavailable: Redis does not answer, or refuses the login; names host, not password.
@@ -160,7 +161,8 @@ class Jamboree(Connection):
 
         Raises:
             UnsupportedSpace: It is none of these, or has a space that cannot be recorded.
-            InvalidRecord: A tag cannot be kept, or the run is no name.
+            InvalidRecord: A tag cannot be kept.
+            InvalidArgument: The run is no name, or another argument is not what it can be.
         """
         if not isinstance(env, gym.Env):
             for name, kept in (
@@ -168,7 +170,7 @@ class Jamboree(Connection):
                 ("snapshot_every", options.pop("snapshot_every", None)),
             ):
                 if kept:
-                    raise InvalidRecord(
+                    raise InvalidArgument(
                         f"{name}= is for single environments: a vector environment gives that of "
                         "all its environments at once, not of the episodes that are recorded"
                     )
@@ -207,10 +209,10 @@ class Jamboree(Connection):
             limit: At most so many, those at the front.
 
         Raises:
-            InvalidRecord: There is no such status or field, or the limit is negative.
+            InvalidArgument: There is no such status or field, or the limit is negative.
         """
         if limit is not None and limit < 0:
-            raise InvalidRecord(f"limit={limit}: it is 0 or more")
+            raise InvalidArgument(f"limit={limit}: it is 0 or more")
         query = EpisodeQuery(self).where(
             run=run, env_id=env_id, status=status, tags=tags, min_return=min_return, since=since
         )

@@ -18,7 +18,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
 from jamboree_gym.backup.leader_lock import Holder
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.store.mongo import client as mongo_client
 
 OpenJamboree = Callable[..., Jamboree]
@@ -227,7 +227,7 @@ def test_it_is_copied_unless_said_otherwise(
 def test_what_is_neither_true_nor_false_is_refused(
     open_jamboree: OpenJamboree, wrong: object
 ) -> None:
-    with pytest.raises(InvalidRecord, match="backup="):
+    with pytest.raises(InvalidArgument, match="backup="):
         open_jamboree(backup=wrong)
 
 
@@ -235,7 +235,7 @@ def test_a_variable_that_says_neither_is_refused(
     open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAMBOREE_BACKUP", "perhaps")
-    with pytest.raises(InvalidRecord, match="JAMBOREE_BACKUP='perhaps'"):
+    with pytest.raises(InvalidArgument, match="JAMBOREE_BACKUP='perhaps'"):
         open_jamboree()
     open_jamboree(backup=False)
 

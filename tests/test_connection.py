@@ -9,8 +9,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import count
 from typing import Any, cast
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import redis
 from conftest import Server, StartRedis, free_port
@@ -19,6 +22,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
+    InvalidArgument,
     InvalidRecord,
     InvalidUrl,
     JamboreeClosed,
@@ -263,12 +267,13 @@ def test_sync_and_buffered_save_on_every_kind_of_server(
         ({"max_pending_bytes": 0}, "max_pending_bytes"),
         ({"when_full": "drop"}, "when_full='drop': choose one of block, raise"),
         ({"namespace": ""}, "namespace"),
+        ({"namespace": 5}, "namespace"),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_named(
     valkey: Server, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidRecord, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         Jamboree(valkey.url, **arguments)
 
 
@@ -286,12 +291,50 @@ def test_namespaces_are_kept_apart(
     assert ours.count() == 1
 
 
+def test_every_recorded_time_comes_from_the_clock_of_the_jamboree(
+    open_jamboree: Callable[..., Jamboree],
+) -> None:
+    ticks = count(1_000_000_000)
+    jam = open_jamboree(clock=lambda: float(next(ticks)))
+    single, notes = jam.record(CountingEnv(length=9)), NoteHandler(jam, "n")
+    vector = jam.record(gym.vector.SyncVectorEnv([lambda: CountingEnv(length=9)] * 2))
+    play(single, [ACTION] * 3)
+    vector.reset()
+    vector.step(np.stack([ACTION] * 2))
+    notes.save({"n": 1})
+    jam.flush()
+    last = next(ticks)
+
+    episodes = [jam.episode(one) for one in (single.episode_id, *vector.episode_ids)]
+    times = [float(t) for one in episodes for t in (one.summary.started_at, *one.data().timestamps)]
+    times += [(notes.last() or {})["timestamp"]]
+    times += [int(one.id[:12], 16) / 1000 for one in episodes]
+    assert all(1e9 <= t <= last for t in times), times
+    assert jam.own_run.startswith(time.strftime("%Y%m%d-", time.localtime(1e9)))
+
+
 def test_tags_are_copied_and_checked(open_jamboree: Callable[..., Jamboree]) -> None:
     jam, tags = open_jamboree(), {"lr": 3e-4}
     assert jam.check_tags(tags) == tags
     assert jam.check_tags(tags) is not tags
     with pytest.raises(InvalidRecord, match="tags: 'lr': cannot store"):
         jam.check_tags({"lr": object()})
+
+
+@pytest.mark.parametrize("tags", ["lr", ["lr"], 3], ids=repr)
+def test_tags_that_are_no_dict_are_a_wrong_argument_not_a_wrong_record(
+    open_jamboree: Callable[..., Jamboree], tags: Any
+) -> None:
+    jam = open_jamboree()
+    for use in (
+        lambda: jam.record(CountingEnv(), tags=tags),
+        lambda: jam.episodes(tags=tags),
+        lambda: jam.tail(tags=tags),
+    ):
+        with pytest.raises(InvalidArgument, match="give a dict") as caught:
+            use()
+        assert isinstance(caught.value, ValueError)
+        assert not isinstance(caught.value, InvalidRecord)
 
 
 @pytest.mark.parametrize("round_", range(10))

@@ -514,16 +514,7 @@ def test_steps_are_written_by_hand(jam: Jamboree) -> None:
     made = jam.record(env)
     made.reset()
     handler = made.handler
-    handler.save(
-        {
-            "action": 1,
-            "observation": np.zeros(2, np.float32),
-            "reward": 1.0,
-            "terminated": True,
-            "truncated": False,
-            "info": {},
-        }
-    )
+    handler.save({**STEP, "terminated": True})
 
     assert handler.count() == 1
     assert handler.episode.status == "terminated"
@@ -531,6 +522,46 @@ def test_steps_are_written_by_hand(jam: Jamboree) -> None:
         handler.step(1, np.zeros(2, np.float32), 1.0, False, False, {})
     with pytest.raises(InvalidRecord, match="not a step"):
         handler.save({"speed": 3})
+
+
+class FaultyHandler(EpisodeHandler):
+    """A subclass with a mistake in it."""
+
+    def keep(self, *returned: Any) -> None:
+        super().keep(*returned)
+        len(3)  # type: ignore[arg-type]
+
+
+def begun_by_hand(jam: Jamboree, kind: type[EpisodeHandler]) -> EpisodeHandler:
+    made = jam.record(DiscreteEnv(), handler_class=kind)
+    made.reset()
+    return made.handler
+
+
+STEP = {
+    "action": 1,
+    "observation": np.zeros(2, np.float32),
+    "reward": 1.0,
+    "terminated": False,
+    "truncated": False,
+    "info": {},
+}
+
+
+def test_a_type_error_within_a_step_is_not_taken_for_wrong_arguments(jam: Jamboree) -> None:
+    handler = begun_by_hand(jam, FaultyHandler)
+    with pytest.raises(TypeError, match="'int' has no len"):
+        handler.save(STEP)
+    with pytest.raises(InvalidRecord, match=r"not a step: .*observation"):
+        handler.save({"action": 1})
+
+
+@pytest.mark.parametrize("annotation", [5, [1, 2], "word"])
+def test_an_annotation_that_is_no_dict_is_refused_by_name(jam: Jamboree, annotation: Any) -> None:
+    handler = begun_by_hand(jam, EpisodeHandler)
+    with pytest.raises(InvalidRecord, match="the annotation cannot be recorded"):
+        handler.save({**STEP, "annotation": annotation})
+    assert handler.episode.status == "abandoned"
 
 
 def test_steps_of_an_episode_are_not_popped(jam: Jamboree) -> None:

@@ -25,6 +25,7 @@ PUBLIC = {
         "EpisodeInUse",
         "EpisodeNotFound",
         "ExportError",
+        "InvalidArgument",
         "InvalidExpression",
         "InvalidRecord",
         "InvalidUrl",

@@ -18,7 +18,7 @@ from warm import run_warm, start_warm
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
-from jamboree_gym.errors import InvalidRecord, JamboreeError, UnknownKey
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeError, UnknownKey
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -202,7 +202,7 @@ def test_as_of_between_two_batches_finds_the_earlier(timed: NoteHandler) -> None
 @pytest.mark.parametrize("t", [None, "yesterday", datetime(2024, 1, 1), float("nan")])
 def test_a_time_that_is_no_number_is_named(timed: NoteHandler, t: Any) -> None:
     for read in (lambda: timed.as_of(t), lambda: timed.between(0, t)):
-        with pytest.raises(InvalidRecord, match="a time is a number of epoch seconds, not "):
+        with pytest.raises(InvalidArgument, match="a time is a number of epoch seconds, not "):
             read()
 
 
@@ -376,7 +376,7 @@ def test_a_handler_without_a_jamboree_says_how_to_set_one() -> None:
 
 
 def test_an_event_that_is_no_jamboree_is_named() -> None:
-    with pytest.raises(InvalidRecord, match=r"handler\.event must be a Jamboree, not str"):
+    with pytest.raises(InvalidArgument, match=r"handler\.event must be a Jamboree, not str"):
         NoteHandler().event = "redis://"  # type: ignore[assignment]
 
 
@@ -394,7 +394,7 @@ def test_a_missing_required_key_is_named(open_jamboree: OpenJamboree) -> None:
 
 def test_a_key_of_the_wrong_type_is_named(open_jamboree: OpenJamboree) -> None:
     handler = NoteHandler(open_jamboree())
-    with pytest.raises(InvalidRecord, match="key 'name' must be str, got 5 of type int"):
+    with pytest.raises(InvalidArgument, match="key 'name' must be str, got 5 of type int"):
         handler["name"] = 5
 
 

@@ -22,7 +22,7 @@ from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.arrays.layout import NOTHING, Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.unicode_text import is_unicode
-from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.recording.importer import EpisodeImporter, NewEpisode
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.replay import fork
@@ -290,6 +290,11 @@ def test_the_name_of_a_run_is_refused_at_once_and_others_are_kept(jam: Jamboree,
         lambda: jam.run(text),
         lambda: jam.episodes(run=text),
         lambda: Jamboree(namespace=text),
+    ):
+        with pytest.raises(InvalidArgument, match="is not valid unicode; give another") as caught:
+            use()
+        assert repr(text) in str(caught.value)
+    for use in (
         lambda: jam.record(CountingEnv()).annotate(**{text: 1}),
         lambda: jam.record(CountingEnv()).annotate(deep={"said": text}),
     ):
@@ -307,7 +312,7 @@ def test_the_name_of_a_run_is_refused_at_once_and_others_are_kept(jam: Jamboree,
 def test_a_vec_env_refuses_it_too(jam: Jamboree) -> None:
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    with pytest.raises(InvalidRecord, match="is not valid unicode"):
+    with pytest.raises(InvalidArgument, match="is not valid unicode"):
         jam.record(DummyVecEnv([CountingEnv]), run=SURROGATE)
 
 
@@ -336,7 +341,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     ended = run_python(source, valkey.url, namespace)
 
     assert ended.returncode == 1
-    assert "InvalidRecord: run='caf\\udce9' is not valid unicode" in ended.stderr
+    assert "InvalidArgument: run='caf\\udce9' is not valid unicode" in ended.stderr
 
 
 @pytest.mark.deep
@@ -350,7 +355,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 def test_an_odd_text_is_refused_at_once_or_kept(jam: Jamboree, text: str) -> None:
     for door in DOORS:
         refusal = refusal_by(door, jam, text)
-        if isinstance(refusal, InvalidRecord) and not is_unicode(text):
+        if isinstance(refusal, (InvalidArgument, InvalidRecord)) and not is_unicode(text):
             assert repr(text)[1:-1] in str(refusal), door
         env = jam.record(CountingEnv(), run="normal")
         played(env)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms, the lowest first: a room imports only from those before it, and from itself.
 ROOMS = [
-    *("errors", "timing", "progress", "keys"),
+    *("errors", "timing", "progress", "process_life", "keys"),
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),
@@ -334,6 +334,15 @@ def test_no_function_imports_our_own_modules() -> None:
                 if (module_name(path), imported) not in MAY_IMPORT_LATE
             ]
     assert not hidden
+
+
+@pytest.mark.once
+def test_one_module_alone_asks_python_for_forks_and_the_end_of_the_process() -> None:
+    asks = r"\b(register_at_fork|register_after_fork|atexit\.|util\.Finalize)"
+    found = {
+        str(path.relative_to(ROOT)) for path in own_modules() if re.search(asks, path.read_text())
+    }
+    assert found == {"jamboree_gym/process_life.py"}
 
 
 # --- what the repository must not say -------------------------------------------------------------

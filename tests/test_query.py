@@ -12,7 +12,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.summary_codec import encode_summary
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument
 
 
 def record(jam: Jamboree, steps: int = 1, ending: str = "terminated", **options: Any) -> str:
@@ -94,7 +94,7 @@ def test_by_status(jam: Jamboree) -> None:
 
 
 def test_a_status_that_does_not_exist_is_refused_with_those_that_do(jam: Jamboree) -> None:
-    with pytest.raises(InvalidRecord, match=r"'done'.*terminated, truncated"):
+    with pytest.raises(InvalidArgument, match=r"'done'.*terminated, truncated"):
         jam.episodes(status="done")
 
 
@@ -151,7 +151,7 @@ def test_a_limit_keeps_the_oldest(jam: Jamboree) -> None:
 
     assert jam.episodes(limit=2).ids() == ids[:2]
     assert jam.episodes(limit=0).ids() == []
-    with pytest.raises(InvalidRecord, match="limit=-1"):
+    with pytest.raises(InvalidArgument, match="limit=-1"):
         jam.episodes(limit=-1)
 
 
@@ -248,11 +248,11 @@ def test_order_by_seed(jam: Jamboree) -> None:
 
 
 def test_an_order_that_does_not_exist_is_refused(jam: Jamboree) -> None:
-    with pytest.raises(InvalidRecord, match=r"order_by='-speed'.*episode_return"):
+    with pytest.raises(InvalidArgument, match=r"order_by='-speed'.*episode_return"):
         jam.episodes(order_by="-speed")
     record(jam, tags={"lr": 0.1})
     record(jam, tags={"lr": "low"})
-    with pytest.raises(InvalidRecord, match=r"tags\.lr"):
+    with pytest.raises(InvalidArgument, match=r"tags\.lr"):
         jam.episodes(order_by="tags.lr").ids()
 
 

@@ -14,7 +14,13 @@ from processes import wait_until
 from recorded_envs import ACTION, RenderingEnv, play
 
 from jamboree_gym import DBHandler, Jamboree
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, StoreUnavailable
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeNotFound,
+    InvalidArgument,
+    InvalidRecord,
+    StoreUnavailable,
+)
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.sidecar import CODEC, compress
 from jamboree_gym.reading.episode import Episode
@@ -91,20 +97,20 @@ def test_rendering_leaves_the_trajectory_as_it_is(jam: Jamboree, seed: int | Non
 def test_an_environment_that_renders_no_arrays_is_refused(
     jam: Jamboree, render_mode: str | None
 ) -> None:
-    with pytest.raises(InvalidRecord, match=r'make it with .*render_mode="rgb_array"'):
+    with pytest.raises(InvalidArgument, match=r'make it with .*render_mode="rgb_array"'):
         jam.record(RenderingEnv(render_mode=render_mode), record_frames=10)
 
 
 @pytest.mark.parametrize("record_frames", [0, -1, 0.5, "all", []], ids=repr)
 def test_steps_that_are_not_said_clearly_are_refused(jam: Jamboree, record_frames: Any) -> None:
-    with pytest.raises(InvalidRecord, match="choose k for every k-th step"):
+    with pytest.raises(InvalidArgument, match="choose k for every k-th step"):
         jam.record(RenderingEnv(), record_frames=record_frames)
 
 
 def test_a_vector_environment_is_refused(jam: Jamboree) -> None:
     envs = gym.vector.SyncVectorEnv([RenderingEnv, RenderingEnv])
 
-    with pytest.raises(InvalidRecord, match="record_frames= is for single environments"):
+    with pytest.raises(InvalidArgument, match="record_frames= is for single environments"):
         jam.record(envs, record_frames=1)
     envs.close()
 

@@ -23,7 +23,7 @@ from jamboree_gym.encoding.batch_format import (
     encode_frame,
     encode_records,
 )
-from jamboree_gym.errors import DecodeError, InvalidRecord, StoreUnavailable
+from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
 from jamboree_gym.store.redis.eviction import Candidate
@@ -337,7 +337,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
     jam: Jamboree, arguments: dict[str, Any], what: str
 ) -> None:
     jam.backup.retain(max_age_s=3600)
-    with pytest.raises(InvalidRecord, match=what):
+    with pytest.raises(InvalidArgument, match=what):
         jam.backup.retain(**arguments)
     assert jam.backup.retention() == RetentionPolicy(max_age_s=3600)
 

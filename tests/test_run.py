@@ -14,7 +14,7 @@ import pytest
 from warm import run_warm
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, RunNotFound
+from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidArgument, RunNotFound
 from jamboree_gym.runs.checkpoints import CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
@@ -193,7 +193,7 @@ def test_a_run_that_nobody_has_trained_has_no_history(jam: Jamboree) -> None:
     assert jam.run("r").metrics().num_rows == 0
     with pytest.raises(RunNotFound, match=r"callback=JamboreeCallback\(jam\)"):
         _ = jam.run("r").info
-    with pytest.raises(InvalidRecord, match="a run has a name, not 3"):
+    with pytest.raises(InvalidArgument, match="a run has a name, not 3"):
         jam.run(3)  # type: ignore[arg-type]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -273,6 +274,24 @@ def test_a_log_that_cannot_be_written_holds_no_other_back_and_surfaces(
     jam.close()  # it has been said
 
 
+def test_logs_that_cannot_be_written_are_said_in_one_flush_and_in_no_later_one(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam = open_jamboree()
+    ours = NoteHandler(jam, "ours")
+    for name in ("one", "two", "three"):
+        foreign = NoteHandler(jam, name)
+        jam.redis.set(foreign._key, "not a log")
+        foreign.save({"n": 0})
+    with pytest.raises(UnsavedRecords, match=r"3 records .*is not a log.* \(and of 2 more logs\)"):
+        jam.flush()
+    save_numbers(ours, *range(10))
+    jam.flush()
+    jam.flush()
+    assert jam.writer.unsaved == 0
+    assert numbers_in(ours) == list(range(10))
+
+
 def test_a_record_too_large_for_redis_is_refused_at_the_call(open_jamboree: OpenJamboree) -> None:
     outbox = RecordOutbox("k", b"writer-a", open_jamboree().writer.mark)
     with pytest.raises(InvalidRecord, match="a record of 256 MiB is larger than 256 MiB"):
@@ -359,7 +378,7 @@ def test_the_base_of_all_outboxes_has_nothing_to_write_beside_batches() -> None:
 
         def _continue_at(self, result: AppendResult) -> None: ...
 
-    assert Empty("k", CODEC_RECORDS, b"writer-a", lambda _: None).next_append() is None
+    assert Empty("k", CODEC_RECORDS, b"writer-a", lambda _: None, time.time).next_append() is None
 
 
 # -- the end ----------------------------------------------------------------------------------

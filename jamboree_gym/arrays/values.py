@@ -28,7 +28,7 @@ from gymnasium.spaces import GraphInstance
 from jamboree_gym.arrays.atoms import ATOMS, decode_dtype
 from jamboree_gym.arrays.plain_forms import NO_FORM, plain_form
 from jamboree_gym.arrays.tensors import plain_array
-from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.errors import DecodeError, InvalidRecord, JamboreeError
 
 __all__ = [
     "check_text",
@@ -71,20 +71,22 @@ _pack = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
 
 
-def check_text(name: str, text: str) -> str:
+def check_text(name: str, text: str, error_class: type[JamboreeError] = InvalidRecord) -> str:
     """The text as a plain `str`.
 
     Args:
         name: What it is, for the message.
         text: Any text that is to be stored.
+        error_class: What to raise.
 
     Raises:
-        InvalidRecord: It is no valid Unicode, as names of files and arguments of programs may be.
+        InvalidRecord: Or `error_class`: it is no valid Unicode, as names of files and arguments of
+            programs may be.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRecord(
+        raise error_class(
             f"{name}={shown(text)} is not valid unicode; {_ADVICE.format(name)}"
         ) from error
     return str.__str__(text)

@@ -182,7 +182,7 @@ class Backup:
             >>> jam.backup.retain(max_redis_bytes=2 * 2**30, keep=[{"run": "best"}])
 
         Raises:
-            InvalidRecord: A limit or a rule makes no sense; says which.
+            InvalidArgument: A limit or a rule makes no sense; says which.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
         policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any
 
 from jamboree_gym.arrays.values import decode_value, encode_mapping
-from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
 from jamboree_gym.reading.filters import EpisodeFilter
 
 __all__ = ["RetentionPolicy", "decode_policy", "encode_policy"]
@@ -40,9 +40,9 @@ class RetentionPolicy:
         for name in ("max_redis_bytes", "max_age_s"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value < math.inf):
-                raise InvalidRecord(f"{name}={value!r}: choose 0 or more, or None")
+                raise InvalidArgument(f"{name}={value!r}: choose 0 or more, or None")
         if isinstance(self.keep, str) or not isinstance(self.keep, Sequence):
-            raise InvalidRecord(f"keep={self.keep!r}: give a list of dicts, [{{'run': 'best'}}]")
+            raise InvalidArgument(f"keep={self.keep!r}: give a list of dicts, [{{'run': 'best'}}]")
         object.__setattr__(self, "keep", tuple(_checked_rule(rule) for rule in self.keep))
 
     def filters(self) -> list[EpisodeFilter]:
@@ -53,14 +53,14 @@ class RetentionPolicy:
 def _checked_rule(rule: Any) -> dict[str, Any]:
     """A rule that can be stored, and that keeps not simply everything."""
     if not isinstance(rule, Mapping) or not rule:
-        raise InvalidRecord(f"keep: {rule!r} is not a dict that names any of {', '.join(_RULES)}")
+        raise InvalidArgument(f"keep: {rule!r} is not a dict that names any of {', '.join(_RULES)}")
     for name, value in rule.items():
         if name not in _RULES:
-            raise InvalidRecord(f"keep: there is no {name!r}; choose among {', '.join(_RULES)}")
+            raise InvalidArgument(f"keep: there is no {name!r}; choose among {', '.join(_RULES)}")
         if name in _TEXTS and not isinstance(value, str):
-            raise InvalidRecord(f"keep: {name}={value!r} is no text")
+            raise InvalidArgument(f"keep: {name}={value!r} is no text")
         if name in _NUMBERS and not (_is_number(value) and value == value):
-            raise InvalidRecord(f"keep: {name}={value!r} is no number")
+            raise InvalidArgument(f"keep: {name}={value!r} is no number")
         if name == "tags":
             _check_tags(value)
     checked: dict[str, Any] = {
@@ -72,11 +72,11 @@ def _checked_rule(rule: Any) -> dict[str, Any]:
 
 def _check_tags(tags: Any) -> None:
     if not isinstance(tags, Mapping) or not tags:
-        raise InvalidRecord(f"keep: tags={tags!r} is not a dict of tags and their values")
+        raise InvalidArgument(f"keep: tags={tags!r} is not a dict of tags and their values")
     try:
         encode_mapping(tags)
     except InvalidRecord as error:
-        raise InvalidRecord(f"keep: tags: {error}; give values that can be stored") from error
+        raise InvalidArgument(f"keep: tags: {error}; give values that can be stored") from error
 
 
 def _is_number(value: Any) -> bool:
@@ -106,5 +106,5 @@ def decode_policy(content: bytes, *, where: str) -> RetentionPolicy:
         raise DecodeError(f"{where}: not a retention policy that this release knows")
     try:
         return RetentionPolicy(found["max_redis_bytes"], found["max_age_s"], tuple(found["keep"]))
-    except (InvalidRecord, KeyError, TypeError) as error:
+    except (InvalidArgument, KeyError, TypeError) as error:
         raise DecodeError(f"{where}: not a retention policy: {error}") from error

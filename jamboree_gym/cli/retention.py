@@ -17,7 +17,7 @@ from jamboree_gym.cli.stores import (
     open_store,
     printable,
 )
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 
 __all__ = ["register"]
 
@@ -102,14 +102,14 @@ def _amount(option: str, text: str | None, units: dict[str, int]) -> float | Non
     """A number with a unit.
 
     Raises:
-        InvalidRecord: It is none.
+        InvalidArgument: It is none.
     """
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]?)(?:i?[Bb])?", text.strip())
     if found is None or found[2].upper() not in units:
         known = ", ".join(f"3{unit}" for unit in units if unit)
-        raise InvalidRecord(f"{option} {text}: give a number with a unit: {known}")
+        raise InvalidArgument(f"{option} {text}: give a number with a unit: {known}")
     return float(found[1]) * units[found[2].upper()]
 
 
@@ -117,13 +117,13 @@ def _rule(text: str) -> dict[str, Any]:
     """`run=best,min_return=100` as a rule; what it means is checked where it is told.
 
     Raises:
-        InvalidRecord: It is not of this form.
+        InvalidArgument: It is not of this form.
     """
     rule: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals:
-            raise InvalidRecord(f"--keep {text}: give name=value, with commas between several")
+            raise InvalidArgument(f"--keep {text}: give name=value, with commas between several")
         if name.startswith(_TAG):
             rule.setdefault("tags", {})[name.removeprefix(_TAG)] = _value(value)
         else:

@@ -12,6 +12,7 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Callable
 
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -34,10 +35,12 @@ class Lease:
     Args:
         store: Where it is kept.
         writer: Names the writer: its eight bytes in hexadecimal digits.
+        clock: Gives the time, epoch seconds.
     """
 
-    def __init__(self, store: RedisStore, writer: str) -> None:
+    def __init__(self, store: RedisStore, writer: str, clock: Callable[[], float]) -> None:
         self._store = store
+        self._clock = clock
         self._writer = writer
         self._holder = f"{platform.node()} {os.getpid()}".encode(errors="replace").decode()
         self._renewed_at = -math.inf  # by two clocks: one may be set back, one may stand in sleep
@@ -74,13 +77,13 @@ class Lease:
         Raises:
             JamboreeError: Redis does not take it.
         """
-        ages_s = time.time() - self._renewed_at, time.monotonic() - self._renewed_at_monotonic
+        ages_s = self._clock() - self._renewed_at, time.monotonic() - self._renewed_at_monotonic
         is_late = max(ages_s) > LATEST_RENEWAL_S
         if self._is_wanted and (is_late or self._losses != self._store.losses):
             self._renew()
 
     def _renew(self) -> None:
-        losses, now, now_monotonic = self._store.losses, time.time(), time.monotonic()
+        losses, now, now_monotonic = self._store.losses, self._clock(), time.monotonic()
         self._store.put_lease(self._writer, self._holder, LEASE_S)
         self._losses, self._renewed_at, self._renewed_at_monotonic = losses, now, now_monotonic
 

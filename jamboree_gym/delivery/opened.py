@@ -8,14 +8,12 @@ knows nothing of it, and is handed to a thread of its own.
 from __future__ import annotations
 
 import _thread
-import atexit
 import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from multiprocessing import util
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -26,6 +24,7 @@ from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, Writer
 from jamboree_gym.errors import JamboreeError
+from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.servers.embedded import EmbeddedServers
 from jamboree_gym.store.mongo.store import MongoStore, check_threads
 from jamboree_gym.store.read_through import BackedStore
@@ -36,8 +35,36 @@ WORKER_EXIT_PRIORITY = 50  # after the Jamborees that are still referred to
 
 log = logging.getLogger(__name__)
 
-writers_here: set[str] = set()
-"""Names of the writers of this process."""
+
+class _WritersHere:
+    """Names of the writers of this process."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def add(self, writer: str) -> None:
+        """A Jamboree begins to write."""
+        self._names.add(writer)
+
+    def discard(self, writer: str) -> None:
+        """It has been closed."""
+        self._names.discard(writer)
+
+    def __contains__(self, writer: str) -> bool:
+        """Whether it is of this process."""
+        return writer in self._names
+
+    def not_among(self, writers: Collection[str]) -> set[str]:
+        """Those of other processes."""
+        return set(writers) - self._names
+
+    def after_fork_in_child(self) -> None:
+        """They are the parent's."""
+        self._names.clear()
+
+
+writers_here = _WritersHere()
+follow_forks(writers_here)
 
 
 class RunningBackup(Protocol):
@@ -155,7 +182,7 @@ class _Closer:
     """Closes what was dropped, on a thread that lives as long as there is something to close."""
 
     def __init__(self) -> None:
-        self._finishes_at_exit = False
+        self._at_exit: AtExit | None = None
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
@@ -168,13 +195,8 @@ class _Closer:
     def prepare(self) -> None:
         """A Jamboree is opened: at the end of the process, wait for those that are dropped."""
         with self._lock:
-            if not self._finishes_at_exit:
-                self._finishes_at_exit = True
-                atexit.register(self.finish)
-
-    def finish_at_exit_of_worker(self) -> None:
-        """A worker process of `multiprocessing` ends without `atexit`, but calls this."""
-        util.Finalize(None, self.finish, exitpriority=WORKER_EXIT_PRIORITY)
+            if self._at_exit is None:
+                self._at_exit = AtExit(self.finish, worker_priority=WORKER_EXIT_PRIORITY)
 
     def drop(self, opened: Opened, forget: Callable[[], None], what: str) -> None:
         """Nobody refers to it any more.
@@ -227,3 +249,4 @@ class _Closer:
 
 
 closer = _Closer()
+follow_forks(closer)

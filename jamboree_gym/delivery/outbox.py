@@ -63,6 +63,7 @@ class Outbox(ABC):
         codec: Codec of its frames.
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
+        clock: Gives the time of each record, epoch seconds.
 
     Attributes:
         key: The log.
@@ -78,6 +79,7 @@ class Outbox(ABC):
         "__weakref__",
         "_asked_in",
         "_batches",
+        "_clock",
         "_codec",
         "_is_uncertain",
         "_mark",
@@ -94,7 +96,12 @@ class Outbox(ABC):
     )
 
     def __init__(
-        self, key: str, codec: int, writer_id: bytes, mark: Callable[[Outbox], float]
+        self,
+        key: str,
+        codec: int,
+        writer_id: bytes,
+        mark: Callable[[Outbox], float],
+        clock: Callable[[], float],
     ) -> None:
         self.key = key
         self.error: JamboreeError | None = None
@@ -102,6 +109,7 @@ class Outbox(ABC):
         self._codec = codec
         self._writer_id = writer_id
         self._mark = mark
+        self._clock = clock
         self._marked = False
         self.late_at = math.inf
         self._next_index = 0
@@ -235,7 +243,6 @@ class RecordOutbox(Outbox):
     """
 
     __slots__ = (
-        "_clock",
         "_lock",
         "_queue",
         "_queued_bytes",
@@ -250,8 +257,7 @@ class RecordOutbox(Outbox):
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(key, CODEC_RECORDS, writer_id, mark)
-        self._clock = clock
+        super().__init__(key, CODEC_RECORDS, writer_id, mark, clock)
         self._lock = threading.Lock()
         self._queue: list[tuple[float, bytes]] = []
         self._queued_bytes = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 
 __all__ = ["Schedule"]
 
@@ -23,6 +24,7 @@ class Schedule:
 
     Args:
         flush_interval_s: So old may a record be when it has been delivered.
+        clock: Gives the time, epoch seconds.
 
     Attributes:
         late_at: After this (of `time.monotonic`) the thread is late; infinite while it has not
@@ -30,7 +32,8 @@ class Schedule:
         pause_s: How long records gather.
     """
 
-    def __init__(self, flush_interval_s: float) -> None:
+    def __init__(self, flush_interval_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.late_at = math.inf
         self.pause_s = flush_interval_s * PAUSE
         self._is_in_round = False
@@ -42,7 +45,7 @@ class Schedule:
     @property
     def late_at_epoch(self) -> float:
         """`late_at` in epoch seconds, as the clock is set now."""
-        return time.time() + (self.late_at - time.monotonic())
+        return self._clock() + (self.late_at - time.monotonic())
 
     def expect_round(self) -> None:
         """There is something to deliver; if the thread sleeps, it is being woken."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from abc import ABC
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
@@ -63,6 +62,7 @@ class RowBuffer(Outbox, ABC):
         schema: Layout of the rows, as far as it can be guessed.
         keep: So many of the newest rows stay in memory for `recent`.
         started_at: Timestamp of row 0, epoch seconds.
+        clock: Gives the time of each other row, epoch seconds.
     """
 
     __slots__ = (
@@ -97,8 +97,9 @@ class RowBuffer(Outbox, ABC):
         schema: StepSchema,
         keep: int,
         started_at: float,
+        clock: Callable[[], float],
     ) -> None:
-        super().__init__(key, CODEC_STEPS, writer_id, mark)
+        super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.schema = schema  # layout of the newest row
         self.taken: Any = None  # the packed action of the step that comes
         self._keep = max(1, keep)
@@ -210,7 +211,7 @@ class RowBuffer(Outbox, ABC):
                 reward = float(reward) if kind in _NUMBERS else number_of(reward)
             except OverflowError as error:
                 raise refusal("reward", error) from error
-        now = time.time()
+        now = self._clock()
         if now <= self._t_last:  # the clock was set back, or is coarse
             now = math.nextafter(self._t_last, math.inf)
             self.late_at = -math.inf  # such a time says nothing of the thread: have it looked at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -51,6 +52,7 @@ class StepOutbox(RowBuffer):
         schema: Layout of the rows, as far as it can be guessed.
         keep: So many of the newest rows stay in memory for `recent`.
         blobs: What `origin` refers to, by digest.
+        clock: Gives the time of each step, epoch seconds.
 
     Raises:
         InvalidRecord: Something in summary or origin cannot be kept; names it.
@@ -85,9 +87,16 @@ class StepOutbox(RowBuffer):
         schema: StepSchema,
         keep: int,
         blobs: Mapping[str, bytes] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(
-            key, writer_id, mark, schema=schema, keep=keep, started_at=summary.started_at
+            key,
+            writer_id,
+            mark,
+            schema=schema,
+            keep=keep,
+            started_at=summary.started_at,
+            clock=clock,
         )
         check_summary(summary)
         self.summary = summary

@@ -56,6 +56,7 @@ class Writer:
         flush_interval_s: A record waits no longer than this for its delivery to begin.
         max_pending_bytes: More than this undelivered, and `admit` lets nobody through.
         when_full: Whether it blocks then, or raises.
+        clock: Gives the time, epoch seconds.
         on_delivery: Called whenever the server has taken something; has to return at once.
 
     Attributes:
@@ -75,11 +76,12 @@ class Writer:
         flush_interval_s: float,
         max_pending_bytes: int,
         when_full: WhenFull,
+        clock: Callable[[], float],
         on_delivery: Callable[[], None] | None = None,
     ) -> None:
         self.needs_admission = False
         self.has_outage = False
-        self.schedule = Schedule(flush_interval_s)
+        self.schedule = Schedule(flush_interval_s, clock)
         self._store = store
         self._lease = lease
         self._background = background
@@ -272,9 +274,9 @@ class Writer:
         self.settle(timeout_s)
         unsaved = self.unsaved
         with self._dirty_lock:
-            refused, self._refused = self._refused, {}
-        for error in refused.values():
-            raise self._unsaved_error(error, unsaved) from error
+            refused, self._refused = list(self._refused.values()), {}
+        if refused:
+            raise self._unsaved_error(refused[0], unsaved, others=len(refused) - 1) from refused[0]
 
     def settle(self, timeout_s: float) -> None:
         """As `flush`; of logs that can be written no more, nothing is said.
@@ -307,9 +309,10 @@ class Writer:
             return error
         return None
 
-    def _unsaved_error(self, error: Exception, unsaved: int) -> UnsavedRecords:
+    def _unsaved_error(self, error: Exception, unsaved: int, others: int = 0) -> UnsavedRecords:
         what = error if isinstance(error, JamboreeError) else repr(error)
-        return UnsavedRecords(f"{unsaved} records are not in Redis: {what}", unsaved=unsaved)
+        more = f" (and of {others} more log{'s' * (others > 1)})" if others else ""
+        return UnsavedRecords(f"{unsaved} records are not in Redis: {what}{more}", unsaved=unsaved)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Deliver what is queued and end the thread.

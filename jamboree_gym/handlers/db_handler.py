@@ -12,7 +12,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.encoding.batch_format import Frame, Head, decode_records
-from jamboree_gym.errors import InvalidRecord, UnknownKey
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnknownKey
 from jamboree_gym.handlers.follow import Tail
 from jamboree_gym.store.redis.store import LogSlice
 
@@ -72,7 +72,7 @@ class DBHandler(StaysHere):
     @event.setter
     def event(self, jam: Connection) -> None:
         if not isinstance(jam, Connection):
-            raise InvalidRecord(f"handler.event must be a Jamboree, not {type(jam).__name__}")
+            raise InvalidArgument(f"handler.event must be a Jamboree, not {type(jam).__name__}")
         self._event = jam
         self._outbox = None
 
@@ -81,12 +81,12 @@ class DBHandler(StaysHere):
 
         Raises:
             UnknownKey: `required` does not declare it.
-            InvalidRecord: The value has another type than declared.
+            InvalidArgument: The value has another type than declared.
         """
         self._check_declared(name)
         kind = self.required[name]
         if not isinstance(value, kind) or not isinstance(value, _KEY_TYPES):
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"{self._name}: key {name!r} must be {kind.__name__}, "
                 f"got {value!r} of type {type(value).__name__}"
             )
@@ -262,7 +262,7 @@ class DBHandler(StaysHere):
         except (TypeError, ValueError):
             seconds = math.nan
         if math.isnan(seconds):
-            raise InvalidRecord(f"{self._name}: a time is a number of epoch seconds, not {t!r}")
+            raise InvalidArgument(f"{self._name}: a time is a number of epoch seconds, not {t!r}")
         return seconds
 
     def _settled_key(self) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from jamboree_gym.arrays.layout import number_dtype
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import generator_of
-from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
 from jamboree_gym.handlers.sidecar import (
     CODEC,
     BesideHandler,
@@ -116,7 +116,7 @@ class RenderRecorder(BesideRecorder):
         record_frames: At which steps.
 
     Raises:
-        InvalidRecord: They are not said as `RecordFrames` says.
+        InvalidArgument: They are not said as `RecordFrames` says.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ def _choice(record_frames: RecordFrames) -> Callable[[int], bool]:
     if isinstance(record_frames, int) and record_frames >= 1:
         every = int(record_frames)
         return lambda step: step % every == 0
-    raise InvalidRecord(
+    raise InvalidArgument(
         f"record_frames={record_frames!r}: choose k for every k-th step, or a function of the "
         "step's number that says whether to"
     )

@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.env_state import state_gap, take_state
-from jamboree_gym.errors import DecodeError, InvalidRecord
+from jamboree_gym.errors import DecodeError, InvalidArgument
 from jamboree_gym.handlers.sidecar import (
     CODEC,
     BesideHandler,
@@ -77,15 +77,17 @@ class SnapshotRecorder(BesideRecorder):
         every: So many steps lie between two snapshots.
 
     Raises:
-        InvalidRecord: It is no such number, or something in the stack does not tell its state.
+        InvalidArgument: It is no such number, or something in the stack does not tell its state.
     """
 
     def __init__(self, jam: Connection, env: gym.Env[Any, Any], every: int) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise InvalidRecord(f"snapshot_every={every!r}: choose k for every k-th step")
+            raise InvalidArgument(f"snapshot_every={every!r}: choose k for every k-th step")
         gap = state_gap(env)
         if gap is not None:
-            raise InvalidRecord(f"snapshot_every={every}: {gap}. Without, forks play steps again.")
+            raise InvalidArgument(
+                f"snapshot_every={every}: {gap}. Without, forks play steps again."
+            )
         super().__init__(
             SnapshotHandler(jam), partial(take_state, env), lambda step: step % every == 0
         )

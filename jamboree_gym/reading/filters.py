@@ -11,7 +11,7 @@ import numpy as np
 
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.encoding.summary_codec import StoredSummary
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 
 __all__ = ["EpisodeFilter", "EpisodeTest", "Found", "Sorting", "Stage", "by_start", "order_of"]
@@ -66,11 +66,13 @@ class EpisodeFilter:
     until: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tags, Mapping):
+            raise InvalidArgument(f"tags={self.tags!r}: give a dict, {{'lr': 0.001}}")
         for name in ("run", "env_id", "parent"):
             if isinstance(getattr(self, name), str):
-                check_text(name, getattr(self, name))
+                check_text(name, getattr(self, name), InvalidArgument)
         if self.status is not None and self.status not in get_args(EpisodeStatus):
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"status={self.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
             )
 
@@ -165,7 +167,9 @@ class Sorting:
         try:
             positions.sort(key=values.__getitem__, reverse=self.descending)
         except (TypeError, ValueError) as error:
-            raise InvalidRecord(f"order_by({self.name!r}): no order among them: {error}") from error
+            raise InvalidArgument(
+                f"order_by({self.name!r}): no order among them: {error}"
+            ) from error
         last = [position for position, is_unknown in enumerate(unknown) if is_unknown]
         return [found[position] for position in (*positions, *last)]
 
@@ -182,11 +186,11 @@ def order_of(name: str) -> Sorting:
     """The order by a field or a tag; with a minus in front from the highest down.
 
     Raises:
-        InvalidRecord: There is no such field.
+        InvalidArgument: There is no such field.
     """
     key = name.removeprefix("-")
     if not key.startswith(_TAGS) and key not in _ORDERED_BY:
-        raise InvalidRecord(
+        raise InvalidArgument(
             f"order_by={name!r}: choose one of {', '.join(_ORDERED_BY)} or tags.<name>, "
             "with a minus in front for descending"
         )

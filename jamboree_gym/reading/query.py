@@ -100,7 +100,7 @@ class EpisodeQuery(StaysHere):
             until: Latest start, epoch seconds.
 
         Raises:
-            InvalidRecord: There is no such status.
+            InvalidArgument: There is no such status.
         """
         asked = EpisodeFilter(
             test=test,
@@ -130,7 +130,7 @@ class EpisodeQuery(StaysHere):
                 comes last; equal ones stay in the order they were in.
 
         Raises:
-            InvalidRecord: There is no such field. When the query is used: values of a tag have no
+            InvalidArgument: There is no such field. When the query is used: values of a tag have no
                 order among them.
         """
         return self._then(order_of(name), f"order_by({name!r})")

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
@@ -141,6 +142,7 @@ class EpisodeHandler(DBHandler):
             schema=self._schema,
             keep=self.limit + 1,
             blobs=blobs or {},
+            clock=jam.clock,
         )
         self._keys["episode"] = summary.id
         jam.adopt(steps)
@@ -179,7 +181,7 @@ class EpisodeHandler(DBHandler):
         """
         self.act(action)
         if annotation is not None:
-            self.annotation = {**(self.annotation or {}), **annotation}
+            self._add_annotation(annotation)
         self.keep(observation, reward, terminated, truncated, info)
 
     def act(self, action: Any) -> None:
@@ -198,6 +200,14 @@ class EpisodeHandler(DBHandler):
         except InvalidRecord as error:
             self._give_up(error)
             raise
+
+    def _add_annotation(self, annotation: Mapping[str, Any]) -> None:
+        try:
+            self.annotation = {**(self.annotation or {}), **annotation}
+        except Exception as error:
+            refused = refusal("annotation", error)
+            self._give_up(refused)
+            raise refused from error
 
     def _give_up(self, error: InvalidRecord) -> None:
         """There would be a gap: end the episode, and say that nothing more is recorded."""
@@ -306,6 +316,13 @@ class EpisodeHandler(DBHandler):
         self.event.admit()
         try:
             self.step(**record)
+        except TypeError:
+            self._check_arguments(record)  # only then: it takes longer than the step
+            raise
+
+    def _check_arguments(self, record: Mapping[str, Any]) -> None:
+        try:
+            signature(self.step).bind(**record)
         except TypeError as error:
             raise InvalidRecord(f"{self._name}.save: not a step: {error}") from error
 

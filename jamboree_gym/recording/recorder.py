@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import weakref
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,8 +15,9 @@ from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
 from jamboree_gym.environment.outcomes import refusal
-from jamboree_gym.errors import InvalidRecord, JamboreeError, NotReset, UnknownKey
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeError, NotReset, UnknownKey
 from jamboree_gym.keys import digest
+from jamboree_gym.process_life import follow_forks
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
@@ -48,7 +47,8 @@ class EpisodeRecorder:
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept, the run is no name, or the keys of infos are none.
+        InvalidRecord: A tag cannot be kept.
+        InvalidArgument: The run is no name, the tags are no dict, or the keys of infos are none.
 
     Attributes:
         jam: Where it records.
@@ -71,21 +71,21 @@ class EpisodeRecorder:
         vector_index: int | None = None,
     ) -> None:
         if run is not None and not isinstance(run, str):
-            raise InvalidRecord(f"run is a name, not {run!r} of type {type(run).__name__}")
+            raise InvalidArgument(f"run is a name, not {run!r} of type {type(run).__name__}")
         self.jam = jam
         self.handler = handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
         self.handler.info_keys = info_keys(record_infos)
         self.handler.strict_infos = strict_infos
-        self.run = jam.own_run if run is None else check_text("run", run)
+        self.run = jam.own_run if run is None else check_text("run", run, InvalidArgument)
         self._env_id = check_text("env_id", env_id)
         self._tags = decode_value(encode_value(jam.check_tags(tags or {})), where="memory")
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
         self._options = InfoEncoder()
-        _recorders.add(self)
+        follow_forks(self)
 
     @property
     def is_recording(self) -> bool:
@@ -205,7 +205,7 @@ class EpisodeRecorder:
         if isinstance(error, Exception):
             log.warning("a reset failed (%s): nothing is recorded until the next one", error)
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """The episode stays with the parent process; here, the next reset begins one."""
         if self.is_recording:
             self.handler.writing = None
@@ -235,15 +235,3 @@ def _copied(value: Any) -> Any:
     if array is not None:
         return np.array(array)
     return decode_value(encode_value(value), where="memory")  # a deep copy of what is kept
-
-
-_recorders: weakref.WeakSet[EpisodeRecorder] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for recorder in list(_recorders):
-        recorder._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)

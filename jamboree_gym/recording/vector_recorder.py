@@ -62,7 +62,8 @@ class VectorRecorder:
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept, or the run is no name.
+        InvalidRecord: A tag cannot be kept.
+        InvalidArgument: The run is no name, or the tags are no dict.
 
     Attributes:
         run: Name of the run.
@@ -104,6 +105,7 @@ class VectorRecorder:
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self._errors: list[Exception] = []
+        self._clock = jam.clock
         self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
         self._plain_bytes = 0  # put by `step_plain`, roughly
         self._look_at_bytes = LOOK_EVERY_BYTES  # then it is looked at how much is waiting
@@ -237,7 +239,7 @@ class VectorRecorder:
         (layout, kept), (action_layout, taken) = observed, acted
         if self._plain.observation != layout or self._plain.action != action_layout:
             self._plain = StepSchema(layout, action_layout).shared
-        schema, now = self._plain, time.time()
+        schema, now = self._plain, self._clock()
         gains = gained.astype(np.float64).ravel().tolist()
         for index, recorder in enumerate(self._recorders):
             if index in skipped:

@@ -149,5 +149,5 @@ def _recorder_of(
         env,
         parent.connection,
         run=summary.run if run is None else run,
-        tags={**summary.tags, **(tags or {})},
+        tags={**summary.tags, **parent.connection.check_tags(tags or {})},
     )

@@ -243,7 +243,8 @@ class _Children:
         summary = parent.summary
         self._parent, self._step = parent, step
         self._run = summary.run if run is None else run
-        self._tags = {**summary.tags, WHAT_IF_TAG: step, **(tags or {})}
+        own = parent.connection.check_tags(tags or {})
+        self._tags = {**summary.tags, WHAT_IF_TAG: step, **own}
         self._recorder: EpisodeRecorder | None = None
         self.ids: list[str] = []
 

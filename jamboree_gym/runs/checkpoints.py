@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidRecord, UnsavedRecords
+from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidArgument, UnsavedRecords
 from jamboree_gym.handlers.db_handler import DBHandler
 
 __all__ = ["Checkpoint", "CheckpointHandler"]
@@ -153,7 +153,7 @@ class Checkpoint:
             **options: More for `algorithm.load`: `device=`, `custom_objects=`.
 
         Raises:
-            InvalidRecord: The model was trained with a `VecNormalize`, and the env has none.
+            InvalidArgument: The model was trained with a `VecNormalize`, and the env has none.
             CheckpointNotFound: As `content`.
             DecodeError: As `content`.
         """
@@ -188,7 +188,7 @@ class Checkpoint:
     def _restore_normaliser(self, model: Any) -> None:
         own = model.get_vec_normalize_env()
         if own is None:
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"checkpoint {self.number} was trained with a VecNormalize, and this env has none: "
                 "wrap it as it was, VecNormalize(env), and load again"
             )

@@ -9,7 +9,7 @@ import pyarrow as pa
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.stays_here import StaysHere
-from jamboree_gym.errors import CheckpointNotFound, InvalidRecord, RunNotFound
+from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler, metric_table
@@ -40,8 +40,8 @@ class Run(StaysHere):
 
     def __init__(self, connection: Connection, name: str) -> None:
         if not isinstance(name, str):
-            raise InvalidRecord(f"a run has a name, not {name!r} of type {type(name).__name__}")
-        self.name = check_text("name", name)
+            raise InvalidArgument(f"a run has a name, not {name!r} of type {type(name).__name__}")
+        self.name = check_text("name", name, InvalidArgument)
         self._connection = connection
         self._sessions = SessionHandler(connection, name)
         self._metrics = MetricHandler(connection, name)
@@ -191,7 +191,7 @@ class Run(StaysHere):
 
         Raises:
             CheckpointNotFound: There is none.
-            InvalidRecord: The env is not recorded into this run, or what was recorded is not what
+            InvalidArgument: The env is not recorded into this run, or what was recorded is not what
                 a replay buffer holds; says what to do.
             BufferMismatch: Likewise, where a wrapper above the recorder may change what the model
                 sees (`VecFrameStack`; not `VecNormalize`, `VecTransposeImage`, `VecMonitor`).

@@ -7,16 +7,15 @@ for it, a MongoDB server; every other process of that home joins. See docs/embed
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
-import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeClosed
+from jamboree_gym.process_life import follow_forks
 from jamboree_gym.servers.control import ControlConnection, unexpected, url_in
 from jamboree_gym.servers.home import Home, default_home
 from jamboree_gym.servers.server_lock import is_held
@@ -97,7 +96,7 @@ class EmbeddedServers:
         self._uses_mongo = False
         self._inherited = False
         self._closed = False
-        _open_servers.add(self)
+        follow_forks(self)
 
     @classmethod
     def join(
@@ -224,7 +223,8 @@ class EmbeddedServers:
         if self._closed:
             raise JamboreeClosed(f"the servers of {self._home.path} were left: join them again")
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Leave to the parent its place among the clients of the supervisor."""
         self._lock = threading.Lock()  # whoever held it is not in this process
         self._inherited = True
 
@@ -316,15 +316,3 @@ def _require_unix(system: str) -> None:
             "there are no embedded servers for Windows\n"
             "run your own and pass redis_url=... and mongo_url=..."
         )
-
-
-_open_servers: weakref.WeakSet[EmbeddedServers] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for servers in _open_servers:
-        servers._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)

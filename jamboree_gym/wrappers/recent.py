@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.wrappers.recent_columns import columns_of
@@ -79,7 +79,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
             now, the fields in their order, the mask. Images are numbers from 0 to 255 in it.
 
     Raises:
-        InvalidRecord: `n` or a field is not what it can be.
+        InvalidArgument: `n` or a field is not what it can be.
         UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
     """  # noqa: E501 - rows of a table
 
@@ -183,16 +183,16 @@ def check_arguments(
     """Refuse what is no number of transactions, no list of fields, or no source of them.
 
     Raises:
-        InvalidRecord: It is not; names it.
+        InvalidArgument: It is not; names it.
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise InvalidRecord(f"n={n!r}: it is the number of transactions, 1 or more")
+        raise InvalidArgument(f"n={n!r}: it is the number of transactions, 1 or more")
     if isinstance(fields, str) or len(set(fields)) < len(fields):
-        raise InvalidRecord(f"fields={fields!r}: choose a list of names, each of them once")
+        raise InvalidArgument(f"fields={fields!r}: choose a list of names, each of them once")
     if source is not None and not isinstance(source, (Episode, EpisodeQuery)):
-        raise InvalidRecord(
+        raise InvalidArgument(
             f"source={source!r}: choose an episode, jam.episode(id), or a query, "
             "jam.episodes(run=...)"
         )
     if source is not None and across_episodes:
-        raise InvalidRecord("across_episodes is for the environment's own past, not for a source")
+        raise InvalidArgument("across_episodes is for the environment's own past, not for a source")

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from jamboree_gym.arrays.tensors import detached
 from jamboree_gym.arrays.values import shown
-from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnsupportedSpace
 
 __all__ = [
     "ANNOTATION",
@@ -175,7 +175,7 @@ def columns_of(
         images: Keep images as images; otherwise they become vectors, too.
 
     Raises:
-        InvalidRecord: A field is none of these.
+        InvalidArgument: A field is none of these.
         UnsupportedSpace: A space that is asked for has no fixed shape.
     """
     columns = []
@@ -192,7 +192,7 @@ def columns_of(
             role, _, key = field.partition("_")
             columns.append(_column_of_numbers(field, role, key, n=n))
         else:
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"fields: {field!r} is none of observations, actions, rewards, info_<key> and "
                 "annotation_<name>"
             )

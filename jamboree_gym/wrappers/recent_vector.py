@@ -46,7 +46,7 @@ class RecentTransactionsObservation(VectorWrapper):
         flatten: One `Box` (num_envs, k) float32 instead of a `Dict`.
 
     Raises:
-        InvalidRecord: `n`, a field or `source` is not what it can be, or the environment does not
+        InvalidArgument: `n`, a field or `source` is not what it can be, or the environment does not
             say its autoreset mode.
         UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
     """

@@ -14,7 +14,13 @@ from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.environment.outcomes import raise_refused
 from jamboree_gym.environment.provenance import carries_over, describe, env_id_of, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_reward_space
-from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.errors import (
+    InvalidArgument,
+    InvalidRecord,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+)
 from jamboree_gym.handlers.rendered_frames import (
     RENDER_MODE,
     RecordFrames,
@@ -67,8 +73,10 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
     Raises:
         UnsupportedSpace: A space cannot be recorded, or `reward_space` says that rewards are
             several numbers; names it.
-        InvalidRecord: A tag cannot be kept; names it. Or frames are asked of an environment that
-            was not made with `render_mode="rgb_array"`, or snapshots of one that offers none.
+        InvalidRecord: A tag cannot be kept; names it.
+        InvalidArgument: An argument is not what it can be; names it. Or frames are asked
+            of an environment that was not made with `render_mode="rgb_array"`, or snapshots of one
+            that offers none.
     """
 
     instead = "copy or pickle the environment below it (`env.env`), and record the copy"
@@ -316,7 +324,7 @@ def _has_moved(error: BaseException) -> bool:
 
 def _check_render_mode(env: gym.Env[Any, Any]) -> None:
     if env.render_mode != RENDER_MODE:
-        raise InvalidRecord(
+        raise InvalidArgument(
             f"record_frames= needs an environment that renders arrays, and this one has "
             f"render_mode={env.render_mode!r}: make it with "
             f'gymnasium.make(..., render_mode="{RENDER_MODE}")'

@@ -19,7 +19,7 @@ from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import rng_state_of
 from jamboree_gym.environment.reward_spaces import check_vector_reward_space
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.vector_recorder import VectorRecorder, copied_batch
 from jamboree_gym.wrappers.returned import of_reset, of_step
@@ -66,7 +66,8 @@ class RecordEpisodes(StaysHere, VectorWrapper):
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept, or the environment does not say its autoreset mode.
+        InvalidRecord: A tag cannot be kept.
+        InvalidArgument: The environment does not say its autoreset mode.
     """
 
     instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
@@ -324,7 +325,7 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     """Which steps reset.
 
     Raises:
-        InvalidRecord: The environment does not say.
+        InvalidArgument: The environment does not say.
     """
     base, metadata = env.unwrapped, env.metadata
     mode = metadata.get("autoreset_mode")
@@ -335,7 +336,7 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     try:
         return AutoresetMode(mode)
     except ValueError as error:
-        raise InvalidRecord(
+        raise InvalidArgument(
             f"{env} does not say in metadata['autoreset_mode'] which steps reset, but {mode!r}; "
             "where that is the step after an end: envs.metadata = {**envs.metadata, "
             "'autoreset_mode': gymnasium.vector.AutoresetMode.NEXT_STEP}"

@@ -1,7 +1,7 @@
 """The clock is set back an hour while a process records, and forward again.
 
-The process reads a clock that is changed on request: Python's `time.time`, replaced before anything
-is recorded. (A real clock belongs to the whole machine.)
+The process reads a clock that is changed on request: that of its Jamboree. (A real clock belongs to
+the whole machine.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from warm import start_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery.lease import LEASE_S, Lease
-from jamboree_gym.delivery.outbox import RecordOutbox
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
@@ -35,18 +34,15 @@ OpenJamboree = Callable[..., Jamboree]
 # renews its lease often: who waits for that need not wait long.
 RECORDER = f"""
 import json, sys, time
-real, offset = time.time, [0.0]
-time.time = lambda: real() + offset[0]
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery import lease
-from jamboree_gym.delivery.outbox import RecordOutbox
 
-RecordOutbox.__init__.__kwdefaults__["clock"] = time.time
+offset = [0.0]
 lease.RENEW_S = 0.2
 url, namespace = sys.argv[1:]
-jam = Jamboree(url, namespace=namespace)
+jam = Jamboree(url, namespace=namespace, clock=lambda: time.time() + offset[0])
 long, short = jam.record(CountingEnv(length=10**9)), jam.record(CountingEnv(length=3))
 notes = NoteHandler(jam, "clock")
 long.reset()
@@ -178,14 +174,15 @@ def test_a_living_process_is_not_taken_for_a_dead_one(recorder: Recorder, jam: J
 
 
 class Clock:
-    """What `time.time` and `time.monotonic` say, beside the true ones."""
+    """The clock of a Jamboree, and what `time.monotonic` says, beside the true ones."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.epoch_s = self.monotonic_s = 0.0
-        epoch, monotonic = time.time, time.monotonic
-        patch.setattr(time, "time", lambda: epoch() + self.epoch_s)
+        monotonic = time.monotonic
         patch.setattr(time, "monotonic", lambda: monotonic() + self.monotonic_s)
-        patch.setitem(RecordOutbox.__init__.__kwdefaults__, "clock", time.time)
+
+    def __call__(self) -> float:
+        return time.time() + self.epoch_s
 
 
 @pytest.fixture
@@ -203,7 +200,7 @@ def test_rows_bring_the_lease_where_it_was_not_renewed(
 ) -> None:
     """The thread was held up: the clock was set back meanwhile, or the machine was asleep."""
     monkeypatch.setattr(Lease, "_run", lambda _: None)
-    jam = open_jamboree()
+    jam = open_jamboree(clock=clock)
     env = jam.record(CountingEnv(length=100))
     play(env, [ACTION])
     jam.flush()
@@ -240,7 +237,7 @@ def test_a_late_thread_is_waited_for_though_the_clock_was_set_back(
     monkeypatch: pytest.MonkeyPatch,
     begin: Callable[[Jamboree], Callable[[], object]],
 ) -> None:
-    jam = open_jamboree()
+    jam = open_jamboree(clock=clock)
     put = begin(jam)
     schedule, waits = jam.writer.schedule, list[int]()
     monkeypatch.setattr(schedule, "step_aside", lambda: waits.append(1))
@@ -252,10 +249,9 @@ def test_a_late_thread_is_waited_for_though_the_clock_was_set_back(
 
 
 def test_no_episode_id_comes_twice_while_the_clock_stands_still(
-    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+    open_jamboree: OpenJamboree,
 ) -> None:
-    jam = open_jamboree()
-    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    jam = open_jamboree(clock=lambda: 1.7e9)
     ids = [jam.new_episode_id() for _ in range(1 << 17)]
 
     assert ids == sorted(set(ids))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -23,7 +22,6 @@ from recorded_envs import ACTION, CountingEnv
 
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery.lease import Lease
-from jamboree_gym.delivery.outbox import RecordOutbox
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
@@ -46,10 +44,9 @@ class Recording:
         self.opened = ExitStack()
         self.proxy = self.opened.enter_context(Proxy(server.url))
         patch.setattr(Lease, "_run", lambda _: None)  # its thread would send when it likes
-        patch.setattr(time, "time", lambda: self.now)
-        patch.setitem(RecordOutbox.__init__.__kwdefaults__, "clock", lambda: self.now)
         self.now = BEGAN_AT
         options: Any = {"namespace": namespace, "write": write, "flush_interval_s": 3600}
+        options["clock"] = lambda: self.now
         self.jam = self.opened.enter_context(Jamboree(self.proxy.url, **options))
         patch.setattr(self.jam, "new_episode_id", lambda: EPISODE_ID)
         patch.setattr(self.jam, "start_time", lambda *, after: self.now)

@@ -23,7 +23,13 @@ from processes import read_line, run_python, start_python
 from recorded_envs import CountingEnv, ScriptedEnv
 
 from jamboree_gym import EpisodeData, Jamboree
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnsupportedSpace
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeNotFound,
+    InvalidArgument,
+    InvalidRecord,
+    UnsupportedSpace,
+)
 from jamboree_gym.integrations.minari import export as exporting
 from jamboree_gym.integrations.minari import from_minari, to_minari
 from jamboree_gym.recording import importer as importing
@@ -564,7 +570,7 @@ def test_a_dataset_of_others_is_not_touched(jam: Jamboree) -> None:
     foreign("hdf5")
     record(jam, CountingEnv(length=2))
 
-    with pytest.raises(InvalidRecord, match="to_minari did not write it"):
+    with pytest.raises(InvalidArgument, match="to_minari did not write it"):
         to_minari(jam.episodes(), "foreign-v0")
 
 
@@ -578,7 +584,7 @@ def test_episodes_of_two_environments_are_refused(jam: Jamboree) -> None:
 
 @pytest.mark.parametrize("id", ["a/name-v0", "name", "name-v0/", "-v0"])
 def test_ids_that_minari_does_not_know_are_refused(id: str, jam: Jamboree) -> None:
-    with pytest.raises(InvalidRecord, match="is no id of a Minari dataset"):
+    with pytest.raises(InvalidArgument, match="is no id of a Minari dataset"):
         to_minari(jam.episodes(), id)
 
 

@@ -19,7 +19,7 @@ from processes import start_python, wait_until
 from trained import CASES, one_thread, weights
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, InvalidRecord
+from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, InvalidArgument
 from jamboree_gym.runs.checkpoints import CheckpointHandler
 
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]  # a busy machine takes its time
@@ -197,9 +197,9 @@ def test_an_environment_that_is_not_recorded_into_the_run_is_refused(
     jam: Jamboree, trained_dqn: Any
 ) -> None:
     case, run, _ = trained_dqn
-    with pytest.raises(InvalidRecord, match="not recorded in this process"):
+    with pytest.raises(InvalidArgument, match="not recorded in this process"):
         run.resume(case.algorithm, case.make_venv())
-    with pytest.raises(InvalidRecord, match=r"jam.record\(env, run='r'\)"):
+    with pytest.raises(InvalidArgument, match=r"jam.record\(env, run='r'\)"):
         run.resume(case.algorithm, jam.record(case.make_venv(), run="other"))
 
 
@@ -219,7 +219,7 @@ def test_a_buffer_is_not_filled_with_normalised_values(jam: Jamboree) -> None:
     with one_thread():
         case.model(make()).learn(60, callback=JamboreeCallback(jam))
     run = jam.run("above")
-    with pytest.raises(InvalidRecord, match="refill=False"):
+    with pytest.raises(InvalidArgument, match="refill=False"):
         run.resume(case.algorithm, make())
 
     assert run.resume(case.algorithm, make(), refill=False).replay_buffer.size() == 0

@@ -17,7 +17,7 @@ from processes import wait_until
 from trained import CASES, cartpole, one_thread, recorded
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import InvalidRecord, RunNotFound
+from jamboree_gym.errors import InvalidArgument, InvalidRecord, RunNotFound
 from jamboree_gym.wrappers import RecordEpisodes
 
 pytestmark = pytest.mark.torch
@@ -126,7 +126,7 @@ def test_a_recorder_in_each_environment_is_found(jam: Jamboree, monitor: str) ->
 
 def test_an_environment_that_is_not_recorded_is_an_error_that_says_how(jam: Jamboree) -> None:
     model = PPO_CASE.model(PPO_CASE.make_venv())
-    with pytest.raises(InvalidRecord) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         model.learn(64, callback=callback_for(jam))
 
     assert 'model.set_env(jam.record(model.get_env(), run="..."))' in str(caught.value)
@@ -140,7 +140,7 @@ def test_one_of_two_environments_recorded_is_not_enough(jam: Jamboree) -> None:
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     model = PPO_CASE.model(DummyVecEnv([lambda: jam.record(cartpole(), run="one"), cartpole]))
-    with pytest.raises(InvalidRecord, match="not recorded"):
+    with pytest.raises(InvalidArgument, match="not recorded"):
         model.learn(64, callback=callback_for(jam))
 
 
@@ -151,7 +151,7 @@ def test_environments_of_two_runs_are_refused(jam: Jamboree) -> None:
     model = PPO_CASE.model(
         DummyVecEnv([lambda: RecordEpisodes(cartpole(), jam, run=next(runs))] * 2)
     )
-    with pytest.raises(InvalidRecord, match="different runs"):
+    with pytest.raises(InvalidArgument, match="different runs"):
         model.learn(64, callback=callback_for(jam))
 
 
@@ -159,7 +159,7 @@ def test_another_jamboree_than_the_recorders_is_refused(
     jam: Jamboree, open_jamboree: Callable[..., Jamboree]
 ) -> None:
     model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="here"))
-    with pytest.raises(InvalidRecord, match="another Jamboree"):
+    with pytest.raises(InvalidArgument, match="another Jamboree"):
         model.learn(64, callback=callback_for(open_jamboree()))
 
 
@@ -173,7 +173,7 @@ def test_two_callbacks_in_one_learn_are_refused_before_it_begins(jam: Jamboree, 
         "twice the same": [one, one],
         "one within another": CallbackList([CallbackList([one]), EveryNTimesteps(8, one)]),
     }[how]
-    with pytest.raises(InvalidRecord, match="2 JamboreeCallbacks"):
+    with pytest.raises(InvalidArgument, match="2 JamboreeCallbacks"):
         model.learn(64, callback=callbacks)
 
     assert jam.run("r").history == []
@@ -185,7 +185,7 @@ def test_two_callbacks_in_one_learn_are_refused_before_it_begins(jam: Jamboree, 
 @pytest.mark.parametrize("name", ["checkpoint_every", "keep_checkpoints"])
 @pytest.mark.parametrize("number", [0, -1, True, 2.5])
 def test_what_is_no_number_of_steps_is_refused(jam: Jamboree, name: str, number: Any) -> None:
-    with pytest.raises(InvalidRecord, match=name):
+    with pytest.raises(InvalidArgument, match=name):
         callback_for(jam, **{name: number})
 
 
@@ -466,5 +466,5 @@ def test_the_normaliser_comes_back_with_the_model(jam: Jamboree) -> None:
     assert own is again
     assert np.array_equal(own.obs_rms.mean, venv.obs_rms.mean)
     assert own.ret_rms.count == venv.ret_rms.count > 64
-    with pytest.raises(InvalidRecord, match="wrap it as it was"):
+    with pytest.raises(InvalidArgument, match="wrap it as it was"):
         checkpoint.load(PPO, make(lambda inner: inner, "r"))

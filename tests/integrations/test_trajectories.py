@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 
 pytestmark = pytest.mark.torch
 
@@ -71,5 +71,5 @@ def test_another_class_may_hold_them(jam: Jamboree) -> None:
 
     play(jam)
     assert {type(one) for one in to_trajectories(jam.episodes(), WithRew)} == {WithRew}
-    with pytest.raises(InvalidRecord, match="give a class"):
+    with pytest.raises(InvalidArgument, match="give a class"):
         to_trajectories(jam.episodes(), "WithRew")  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from recorded_envs import CountingEnv
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.environment.env_state import put_state, state_gap, take_state
-from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
+from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord, ReplayError
 from jamboree_gym.handlers.sidecar import compress
 from jamboree_gym.handlers.snapshots import SnapshotHandler
 from jamboree_gym.reading.episode import Episode
@@ -165,7 +165,7 @@ def test_recording_them_changes_nothing(jam: Jamboree) -> None:
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "10"])
 def test_a_number_that_is_none_is_named(jam: Jamboree, every: Any) -> None:
-    with pytest.raises(InvalidRecord, match="snapshot_every="):
+    with pytest.raises(InvalidArgument, match="snapshot_every="):
         jam.record(gym.make("tests/Walk-v0"), snapshot_every=every)
 
 
@@ -180,12 +180,12 @@ def test_a_number_that_is_none_is_named(jam: Jamboree, every: Any) -> None:
 def test_what_offers_none_is_named(
     jam: Jamboree, make: Callable[[], gym.Env[Any, Any]], named: str
 ) -> None:
-    with pytest.raises(InvalidRecord, match=f"{named} offers no snapshots"):
+    with pytest.raises(InvalidArgument, match=f"{named} offers no snapshots"):
         jam.record(make(), snapshot_every=10)
 
 
 def test_a_vector_environment_has_none(jam: Jamboree) -> None:
-    with pytest.raises(InvalidRecord, match="snapshot_every= is for single environments"):
+    with pytest.raises(InvalidArgument, match="snapshot_every= is for single environments"):
         jam.record(gym.make_vec("CartPole-v1", num_envs=2), snapshot_every=10)
 
 

@@ -25,7 +25,13 @@ from recorded_envs import (
 
 import jamboree_envs
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import InvalidRecord, JamboreeError, ReplayError, UnsupportedSpace
+from jamboree_gym.errors import (
+    InvalidArgument,
+    InvalidRecord,
+    JamboreeError,
+    ReplayError,
+    UnsupportedSpace,
+)
 from jamboree_gym.replay import verify
 from jamboree_gym.wrappers import RecentTransactionsObservation
 
@@ -518,13 +524,13 @@ def test_ppo_trains_on_it(name: str, flatten: bool) -> None:
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, "3", True, None])
 def test_n_has_to_be_a_number_of_transactions(n: Any) -> None:
-    with pytest.raises(InvalidRecord, match="n="):
+    with pytest.raises(InvalidArgument, match="n="):
         RecentTransactionsObservation(CountingEnv(), n)
 
 
 @pytest.mark.parametrize("fields", [["rewards", "speed"], ["rewards", "rewards"], "rewards"])
 def test_a_field_that_there_is_not_is_named(fields: Any) -> None:
-    with pytest.raises(InvalidRecord, match=r"speed|rewards"):
+    with pytest.raises(InvalidArgument, match=r"speed|rewards"):
         RecentTransactionsObservation(CountingEnv(), 2, fields=fields)
 
 

@@ -16,7 +16,7 @@ from processes import wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.recent_source import newest_of
 
@@ -219,13 +219,13 @@ def test_the_thread_ends_with_the_jamboree_that_it_reads_from(
 
 
 def test_what_is_no_source_is_refused(jam: Jamboree) -> None:
-    with pytest.raises(InvalidRecord, match="source="):
+    with pytest.raises(InvalidArgument, match="source="):
         RecentTransactionsObservation(CountingEnv(), 2, source="team")  # type: ignore[arg-type]
-    with pytest.raises(InvalidRecord, match="across_episodes"):
+    with pytest.raises(InvalidArgument, match="across_episodes"):
         RecentTransactionsObservation(CountingEnv(), 2, source=jam.episodes(), across_episodes=True)
 
 
 def test_the_spec_does_not_make_it_again_without_its_source(jam: Jamboree) -> None:
     env = RecentTransactionsObservation(gym.make("CartPole-v1"), 2, source=jam.episodes())
-    with pytest.raises(InvalidRecord, match="source="):
+    with pytest.raises(InvalidArgument, match="source="):
         gym.make(env.spec)

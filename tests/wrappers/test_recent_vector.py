@@ -26,7 +26,7 @@ from vector_envs import (
 
 import jamboree_envs
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.wrappers import RecentTransactionsObservation
 from jamboree_gym.wrappers.vector import RecentTransactionsObservation as Vector
 
@@ -257,6 +257,6 @@ def test_a_flag_that_is_neither_true_nor_false_is_named() -> None:
 )
 def test_what_cannot_be_is_refused(n: int, options: dict[str, Any]) -> None:
     envs = SyncVectorEnv([make_cartpole])
-    with pytest.raises(InvalidRecord, match=r"n=0|speed|source='run'"):
+    with pytest.raises(InvalidArgument, match=r"n=0|speed|source='run'"):
         Vector(envs, n, **options)
     envs.close()

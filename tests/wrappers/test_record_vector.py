@@ -37,7 +37,13 @@ from vector_envs import (
 )
 
 from jamboree_gym import EpisodeHandler, Jamboree
-from jamboree_gym.errors import InvalidRecord, JamboreeClosed, ReplayError, UnsupportedSpace
+from jamboree_gym.errors import (
+    InvalidArgument,
+    InvalidRecord,
+    JamboreeClosed,
+    ReplayError,
+    UnsupportedSpace,
+)
 from jamboree_gym.replay import verify
 from jamboree_gym.wrappers.vector import RecordEpisodes
 
@@ -652,7 +658,7 @@ def test_a_vector_environment_without_autoreset_mode_is_named(jam: Jamboree) -> 
     envs = ByHandVectorEnv([make_cartpole], NEXT_STEP)
     envs.metadata = {}
 
-    with pytest.raises(InvalidRecord, match="metadata\\['autoreset_mode'\\]") as refused:
+    with pytest.raises(InvalidArgument, match="metadata\\['autoreset_mode'\\]") as refused:
         jam.record(envs)
 
     line = str(refused.value).partition("after an end: ")[2]

@@ -86,8 +86,8 @@ def to_minari(
 
     Raises:
         UnsupportedSpace: Minari has no such space (Sequence, Graph, OneOf); names the leaf.
-        InvalidRecord: No id of a dataset; a dataset of this id that is not ours; episodes of
-            several environments; values that are not of their space.
+        InvalidArgument: No id of a dataset, or a dataset of this id that is not ours.
+        InvalidRecord: Episodes of several environments, or values that are not of their space.
         EpisodeNotFound: There is nothing to write, or an episode was deleted meanwhile.
         MissingExtra: Minari, h5py or Pillow is not installed.
     """

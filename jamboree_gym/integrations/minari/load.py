@@ -17,7 +17,7 @@ from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import describe_imported
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument, InvalidRecord
 from jamboree_gym.integrations.minari.columns import ANNOTATED, TIMESTAMP, InfoColumns
 from jamboree_gym.integrations.minari.convert import Note, note_of, schemas_of
 from jamboree_gym.integrations.minari.staging import OWN_METADATA
@@ -76,6 +76,7 @@ def from_minari(
 
     Raises:
         EpisodeNotFound: There is no such dataset here.
+        InvalidArgument: The run's name is no valid Unicode, or the tags are no dict.
         InvalidRecord: A tag cannot be kept, or the dataset holds other episodes than the one of
             this id that was imported before.
         DecodeError: What the dataset holds is damaged.
@@ -83,7 +84,7 @@ def from_minari(
         MissingExtra: Minari, h5py or Pillow is not installed.
     """
     if run is not None:
-        check_text("run", run)
+        check_text("run", run, InvalidArgument)
     opened = _opened(dataset) if isinstance(dataset, str) else dataset
     source = _Source(jam, opened, opened.id if run is None else run, jam.check_tags(tags or {}))
     indices = [int(index) for index in opened.episode_indices]

@@ -31,7 +31,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage.datasets_root_dir import get_dataset_path
 
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord
 
 __all__ = ["FORMAT", "OWN_METADATA", "DatasetFiles", "Written"]
 
@@ -51,14 +51,14 @@ class DatasetFiles:
         dataset_id: `(namespace/)name-v0`.
 
     Raises:
-        InvalidRecord: It is no id of a dataset.
+        InvalidArgument: It is no id of a dataset.
     """
 
     def __init__(self, dataset_id: str) -> None:
         try:
             self.namespace, _, _ = parse_dataset_id(dataset_id)
         except (TypeError, ValueError) as error:
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"{dataset_id!r} is no id of a Minari dataset: it is (namespace/)name-v0, and the "
                 "namespace has two characters or more"
             ) from error
@@ -102,13 +102,13 @@ class DatasetFiles:
         """What `to_minari` keeps of the dataset itself; empty where there is none.
 
         Raises:
-            InvalidRecord: There is a dataset of this id that another program has written.
+            InvalidArgument: There is a dataset of this id that another program has written.
         """
         if not self.exists:
             return {}
         own = MinariStorage.read_raw_metadata(self.data).get(OWN_METADATA)
         if not isinstance(own, dict) or own.get("format") != FORMAT:
-            raise InvalidRecord(
+            raise InvalidArgument(
                 f"the dataset {self.dataset_id!r} is there already, and to_minari did not write "
                 "it: choose another name or version"
             )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import Arrays
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import trips, whole_episodes
 from jamboree_gym.reading.episode import to_episode_data
@@ -85,10 +85,10 @@ def to_trajectories(
     Raises:
         EpisodeNotFound: One of them has been deleted meanwhile.
         DecodeError: Bytes of one are damaged; names key and index.
-        InvalidRecord: `make` cannot be called.
+        InvalidArgument: `make` cannot be called.
     """
     if make is not None and not callable(make):
-        raise InvalidRecord(f"make={make!r} is called with obs=, acts=, ...: give a class")
+        raise InvalidArgument(f"make={make!r} is called with obs=, acts=, ...: give a class")
     return _trajectories(query, make or Trajectory, progress)
 
 

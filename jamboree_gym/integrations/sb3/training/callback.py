@@ -8,7 +8,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv, recorded_env
 from jamboree_gym.integrations.sb3.training.session import TrainingSession
 
@@ -44,9 +44,10 @@ class JamboreeCallback(BaseCallback):
         verbose: As in other callbacks.
 
     Raises:
-        InvalidRecord: An argument is no such number. From `learn`, before it begins: the
+        InvalidArgument: An argument is no such number. From `learn`, before it begins: the
             environment is not recorded, or elsewhere; says how to; or `learn` was given several of
-            these callbacks. At a checkpoint: `model.save()` fails; says why.
+            these callbacks.
+        InvalidRecord: From `learn`, at a checkpoint: `model.save()` fails; says why.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class JamboreeCallback(BaseCallback):
     def _init_callback(self) -> None:
         self._recorded = recorded_env(self.model.get_env())
         if self._recorded.jam is not self._jam:
-            raise InvalidRecord(
+            raise InvalidArgument(
                 "the model's environment is recorded through another Jamboree than this callback "
                 "was given: give it that one, JamboreeCallback(jam)"
             )
@@ -129,7 +130,7 @@ class JamboreeCallback(BaseCallback):
 def _check_alone(root: BaseCallback) -> None:
     count = sum(isinstance(one, JamboreeCallback) for one in _callbacks_in(root, set()))
     if count > 1:
-        raise InvalidRecord(
+        raise InvalidArgument(
             f"learn was given {count} JamboreeCallbacks, and one keeps all there is: leave out the "
             "others"
         )
@@ -152,4 +153,4 @@ def _callbacks_in(value: Any, entered: set[int]) -> Iterator[BaseCallback]:
 def _check_number(name: str, number: int | None) -> None:
     is_number = isinstance(number, int) and not isinstance(number, bool)
     if number is not None and not (is_number and number >= 1):
-        raise InvalidRecord(f"{name}={number!r}: choose a number from 1 up, or None")
+        raise InvalidArgument(f"{name}={number!r}: choose a number from 1 up, or None")

@@ -10,7 +10,7 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.vector_recorder import shares_of
@@ -54,7 +54,7 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
             environments with a `RecordEpisodes` each.
 
     Raises:
-        InvalidRecord: It is not recorded; says how to.
+        InvalidArgument: It is not recorded; says how to.
     """
     chain = list(_chain(venv))
     own = [one for one in chain if isinstance(one, VecRecordEpisodes)]
@@ -70,7 +70,7 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
         above = [*chain[:-1], *_above_singles(chain[-1], singles)]
     jam, run = handlers[0].event, own[-1].run if own else singles[0].run
     if not own and {(one.handler.event, one.run) for one in singles} != {(jam, run)}:
-        raise InvalidRecord("the environments of this VecEnv are recorded into different runs")
+        raise InvalidArgument("the environments of this VecEnv are recorded into different runs")
     wrappers = [_name(one) for one in chain]
     return RecordedEnv(jam, run, handlers, annotate, wrappers, above, _form(below), _form(chain))
 
@@ -89,7 +89,7 @@ def _single_recorders(chain: Sequence[VecEnv]) -> list[RecordEpisodes[Any, Any]]
     found = [_single_recorder(env) for env in envs]
     recorders = [one for one in found if one is not None]
     if not recorders or len(recorders) != len(found):
-        raise InvalidRecord(
+        raise InvalidArgument(
             "the model's environment is not recorded in this process, so its steps are not kept:\n"
             'model.set_env(jam.record(model.get_env(), run="...")) before model.learn(...)'
         )

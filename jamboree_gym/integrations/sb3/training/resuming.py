@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
-from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, DecodeError, InvalidRecord
+from jamboree_gym.errors import BufferMismatch, CheckpointNotFound, DecodeError, InvalidArgument
 from jamboree_gym.integrations.sb3.buffers.live_replay import JamboreeReplayBuffer
 from jamboree_gym.integrations.sb3.buffers.replay_buffers import fill_replay_buffer
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv, recorded_env
@@ -69,7 +69,7 @@ def resume(
     model, checkpoint = _first_whole(candidates, algorithm, env, options)
     recorded = recorded_env(model.get_env())
     if recorded.run != run:
-        raise InvalidRecord(
+        raise InvalidArgument(
             f"the env is recorded into run {recorded.run!r}, so run {run!r} would not go on: "
             f"jam.record(env, run={run!r})"
         )
@@ -98,7 +98,7 @@ def _first_whole(
 
 def _check_is_raw(recorded: RecordedEnv) -> None:
     if "normalised" in recorded.recorded.values():
-        raise InvalidRecord(
+        raise InvalidArgument(
             "the run was recorded above VecNormalize, and a replay buffer holds raw values: record "
             f"below it, or {_WITHOUT_REFILL}"
         )

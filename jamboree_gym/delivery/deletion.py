@@ -1,0 +1,63 @@
+"""Deleting a log: from Redis, from MongoDB, and from what this process is about to write."""
+
+from __future__ import annotations
+
+import logging
+
+from jamboree_gym.delivery.opened import Opened
+from jamboree_gym.delivery.outbox import RecordOutbox
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.errors import DecodeError, EmbeddedServerError, StoreFull, StoreUnavailable
+from jamboree_gym.store.log import IndexEntry
+
+__all__ = ["delete_log"]
+
+log = logging.getLogger(__name__)
+
+
+def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
+    """Delete a log from Redis, and from MongoDB where there may be a copy.
+
+    What MongoDB has to forget is noted in the same step that deletes the log in Redis: killed in
+    between, or without MongoDB, the next `backup.flush()` does the rest.
+
+    Args:
+        opened: Of the Jamboree that deletes; an episode that it records ends with that.
+        key: The log.
+        entry: Of an episode, its entry in the listings.
+    """
+    has_backup = opened.has_backup
+    begun = _birth(opened, key, has_backup=has_backup)
+    outbox = opened.outboxes.get(key)
+    with opened.writer.paused():  # no row may arrive after the deletion
+        born = opened.store.delete(key, entry=entry, born=begun)
+        if isinstance(outbox, StepOutbox):
+            outbox.drop()
+            opened.writer.forget(outbox)
+            opened.outboxes.pop(key, None)
+    if has_backup and born is not None:
+        _delete_from_mongo(opened, key, born)
+    if isinstance(outbox, RecordOutbox):
+        outbox.start_over()  # other handlers of this log go on with it
+
+
+def _birth(opened: Opened, key: str, *, has_backup: bool) -> float | None:
+    """Timestamp of the log's first record, if it is known."""
+    try:
+        head = opened.store.redis.head(key)
+    except DecodeError:  # what is damaged can be deleted
+        head = None
+    if head is not None:
+        return head.born
+    return opened.opened_mongo().birth(key) if has_backup else None
+
+
+def _delete_from_mongo(opened: Opened, key: str, born: float) -> None:
+    try:
+        mongo = opened.opened_mongo()
+        mongo.delete(key, born)
+        identity = mongo.identity()
+    except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
+        log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
+    else:
+        opened.store.forget_deleted(key, born, mongo=identity)

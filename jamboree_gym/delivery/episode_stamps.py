@@ -1,0 +1,40 @@
+"""Ids and start times of new episodes: none comes twice, however the clock is set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import count
+
+__all__ = ["EpisodeStamps"]
+
+
+class EpisodeStamps:
+    """Gives each new episode of one Jamboree its id and the time at which it begins.
+
+    Args:
+        clock: Gives the time, epoch seconds; may be set back, and may stand still.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._numbers = count()
+        self._newest_id_ms = 0
+        self._newest_start = -math.inf
+
+    def new_id(self, writer: str) -> str:
+        """32 hexadecimal digits that sort by time of creation.
+
+        Args:
+            writer: Its name: 16 of these digits.
+        """
+        number = next(self._numbers) & 0xFFFF
+        # When the numbers begin anew, the time goes on by 1 ms, also where the clock stands still.
+        self._newest_id_ms = max(int(self._clock() * 1000), self._newest_id_ms + (number == 0))
+        return f"{self._newest_id_ms:012x}{writer}{number:04x}"
+
+    def start_time(self, after: float) -> float:
+        """Now, epoch seconds, but later than `after` and than every start before."""
+        now, latest = self._clock(), max(self._newest_start, after)
+        self._newest_start = now if now > latest else math.nextafter(latest, math.inf)
+        return self._newest_start
