@@ -23,6 +23,7 @@ from jamboree_gym.handlers.rendered_frames import (
 )
 from jamboree_gym.handlers.snapshots import SnapshotRecorder
 from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
+from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
 from jamboree_gym.wrappers.returned import NoResult, of_reset, of_step
 
@@ -94,11 +95,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             env.action_space,
             env_id=env_id_of(env),
             provenance=describe(env),
-            run=run,
-            tags=tags,
-            handler_class=handler_class,
-            record_infos=record_infos,
-            strict_infos=strict_infos,
+            options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
         self.handler = self._recorder.handler
         self._base = env.unwrapped

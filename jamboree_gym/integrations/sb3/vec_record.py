@@ -15,12 +15,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.environment.outcomes import flag_of
-from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, rng_state_of
+from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_reward_space, refuse_reward_space
 from jamboree_gym.environment.sent_specs import fetch_specs
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.recording.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.recording.options import RecordOptions
+from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch
 from jamboree_gym.wrappers.returned import checked_info
 
 __all__ = ["VecRecordEpisodes"]
@@ -29,7 +30,7 @@ _LAST_OBSERVATION = "terminal_observation"
 _TRUNCATED = "TimeLimit.truncated"
 
 
-class VecRecordEpisodes(StaysHere, VecEnvWrapper):
+class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
     """Records every episode of every environment; changes nothing of what is returned.
 
     A VecEnv resets an environment in the very step that ends its episode. So the episode's last
@@ -84,32 +85,9 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
             venv.action_space,
             _sub_envs(venv),
             vector=_description(venv),
-            run=run,
-            tags=tags,
-            handler_class=handler_class,
-            record_infos=record_infos,
-            strict_infos=strict_infos,
+            options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
         self._taken: Any = None
-
-    @property
-    def handlers(self) -> list[EpisodeHandler]:
-        """The handlers that write; each stands on its environment's current episode."""
-        return self._recorder.handlers
-
-    @property
-    def episode_ids(self) -> list[str]:
-        """Ids of the current episodes, one per environment.
-
-        Raises:
-            NotReset: There are none yet.
-        """
-        return self._recorder.episode_ids
-
-    @property
-    def run(self) -> str:
-        """Name of the run that the episodes belong to."""
-        return self._recorder.run
 
     def reset(self) -> VecEnvObs:
         """Reset all environments and begin a new episode in each.
@@ -219,20 +197,6 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
                 raise
             return getattr(self.venv, name)  # SB3 looks into nothing but its own
 
-    def annotate(self, **values: Any) -> None:
-        """Say something of the next step: it is recorded beside it.
-
-        As `jamboree_gym.wrappers.RecordEpisodes.annotate`, where the names are explained.
-
-        Args:
-            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
-                dict of such.
-
-        Raises:
-            InvalidRecord: A value has another length, or cannot be stored; names it.
-        """
-        self._recorder.annotate(values)
-
     def close(self) -> None:
         """Close the VecEnv; episodes that have not ended are abandoned."""
         try:
@@ -300,12 +264,12 @@ def _description(venv: VecEnv) -> dict[str, Any]:
     """What provenance says of the VecEnv."""
     wrappers, base = [], venv
     while isinstance(base, VecEnvWrapper):
-        wrappers.append(_name(base))
+        wrappers.append(class_name(type(base)))
         base = base.venv
     rewards = getattr(base, "buf_rews", None) if isinstance(base, DummyVecEnv) else None
     rewards = np.empty(0) if rewards is None else rewards
     return {
-        "class": _name(base),
+        "class": class_name(type(base)),
         "num_envs": venv.num_envs,
         "autoreset_mode": AutoresetMode.SAME_STEP.value,
         "ends": DONE_AND_TRUNCATED,
@@ -313,7 +277,3 @@ def _description(venv: VecEnv) -> dict[str, Any]:
         "wrappers": wrappers,
         "independent": _envs_here(base) is not None or isinstance(base, SubprocVecEnv),
     }
-
-
-def _name(venv: VecEnv) -> str:
-    return f"{type(venv).__module__}.{type(venv).__qualname__}"
