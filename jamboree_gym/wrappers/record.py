@@ -101,12 +101,12 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         self._base = env.unwrapped
         self._carries_over = carries_over(env)
         self._unbroken: str | None = None  # newest episode, if every step since it began is in it
-        self._beside: list[RenderRecorder | SnapshotRecorder] = []
+        self._sidecars: list[RenderRecorder | SnapshotRecorder] = []
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
-            self._beside.append(RenderRecorder(jam, partial(rendered, env), record_frames))
+            self._sidecars.append(RenderRecorder(jam, partial(rendered, env), record_frames))
         if snapshot_every is not None:
-            self._beside.append(SnapshotRecorder(jam, env, snapshot_every))
+            self._sidecars.append(SnapshotRecorder(jam, env, snapshot_every))
 
     @property
     def run(self) -> str:
@@ -173,9 +173,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 raise
             failure = error
         self._unbroken = self._recorder.episode_id
-        for beside in self._beside:
+        for sidecar in self._sidecars:
             try:
-                beside.begin(self._recorder.episode_id)
+                sidecar.begin(self._recorder.episode_id)
             except (StoreFull, StoreUnavailable) as error:
                 failure = failure or unconfirmed(error)
         return failure
@@ -239,9 +239,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 handler.keep(observation, reward, terminated, truncated, info)
             except (StoreFull, StoreUnavailable) as error:  # it waits in memory
                 failure = error
-            if self._beside and not handler.was_deleted:
-                failure_beside = self._step_beside()
-                failure = failure or failure_beside
+            if self._sidecars and not handler.was_deleted:
+                sidecar_failure = self._step_sidecars()
+                failure = failure or sidecar_failure
         except BaseException as error:
             self._unbroken = None
             is_known = isinstance(error, JamboreeError) and not isinstance(error, InvalidRecord)
@@ -256,12 +256,12 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             raise failure
         return result
 
-    def _step_beside(self) -> StoreFull | StoreUnavailable | None:
-        """Keep what lies beside the step; why that is not in Redis yet."""
+    def _step_sidecars(self) -> StoreFull | StoreUnavailable | None:
+        """Record frames and snapshots of the step; returns why Redis has not confirmed them."""
         failure = None
-        for beside in self._beside:
+        for sidecar in self._sidecars:
             try:
-                beside.step()
+                sidecar.step()
             except (StoreFull, StoreUnavailable) as error:
                 failure = unconfirmed(error)
         return failure

@@ -145,19 +145,19 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
                 abandoned. All have moved, as above.
         """
         self._recorder.admit()
-        taken = copied_batch(actions)
+        own_actions = copied_batch(actions)
         awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
         rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
         with self._recorder.batch() as call:
             result = call.returned = self.env.step(actions)
             parts = of_step(result, self.num_envs)
-            self._record(taken, *parts, awaited=awaited, rng_states=rng_states)
+            self._record(own_actions, *parts, awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result
 
     def _record(
         self,
-        taken: Any,
+        own_actions: Any,
         batch: Any,
         rewards: Any,
         terminations: Any,
@@ -176,12 +176,12 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         special = {*np.flatnonzero(ends).tolist(), *np.flatnonzero(awaited).tolist()}
         special.update(refused)
         has_infos = batched_infos.__class__ is not dict or batched_infos
-        if has_infos or not self._recorder.step_plain(taken, batch, rewards, special):
+        if has_infos or not self._recorder.step_plain(own_actions, batch, rewards, special):
             special = set(range(size))
         if not special:
             return
         observations, infos = self._split(batch, batched_infos)
-        actions = _parts(self.action_space, taken)
+        actions = _parts(self.action_space, own_actions)
         for i in sorted(special):
             try:
                 if awaited[i]:

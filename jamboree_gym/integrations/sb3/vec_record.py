@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +24,7 @@ from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch
 from jamboree_gym.wrappers.returned import checked_info
 
-__all__ = ["VecRecordEpisodes"]
+__all__ = ["VecRecordEpisodes", "vec_env_chain"]
 
 _LAST_OBSERVATION = "terminal_observation"
 _TRUNCATED = "TimeLimit.truncated"
@@ -87,7 +87,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             vector=_description(venv),
             options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
-        self._taken: Any = None
+        self._actions: Any = None
 
     def reset(self) -> VecEnvObs:
         """Reset all environments and begin a new episode in each.
@@ -97,13 +97,17 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         """
         self._recorder.admit()
         base = _base(self.venv)
-        seeds = [None if seed is None else int(seed) for seed in self._said("_seeds", None)]
-        options = [self._recorder.kept_options(_given(one)) for one in self._said("_options", {})]
+        seeds = [
+            None if seed is None else int(seed) for seed in self._known_of_each("_seeds", None)
+        ]
+        options = [
+            self._recorder.kept_options(_given(one)) for one in self._known_of_each("_options", {})
+        ]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
             self._take_over_reset_infos()
-            for i, info in enumerate(self._said("reset_infos", {})):
+            for i, info in enumerate(self._known_of_each("reset_infos", {})):
                 self._recorder.begin(
                     i,
                     _part(observations, i),
@@ -123,7 +127,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
                 step when Redis is back.
         """
         self._recorder.admit()
-        self._taken = copied_batch(actions)
+        self._actions = copied_batch(actions)
         with self._recorder.batch():
             self.venv.step_async(actions)
 
@@ -140,7 +144,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         with self._recorder.batch() as call:
             result = call.returned = self.venv.step_wait()
             self._take_over_reset_infos()
-            reset_infos = self._said("reset_infos", {})
+            reset_infos = self._known_of_each("reset_infos", {})
             observations, rewards, dones, infos = result
             for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
                 try:
@@ -160,7 +164,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         """Record a step of one environment."""
         info = checked_info(info)
         own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
-        action = self._taken[i]
+        action = self._actions[i]
         if not done:
             self._recorder.step(i, action, observation, reward, False, False, own)
             return
@@ -172,11 +176,11 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             missing = f"the last observation is not in infos[{_LAST_OBSERVATION!r}]"
             self._recorder.miss(i, InvalidRecord(missing))
 
-    def _said(self, name: str, nothing: Any) -> Sequence[Any]:
-        """What the VecEnv keeps for each environment under this name, if it does as SB3's own."""
+    def _known_of_each(self, name: str, nothing: Any) -> Sequence[Any]:
+        """What the VecEnv has under this name for each environment, if it is like SB3's own."""
         found = getattr(_base(self.venv), name, None)
-        is_kept = isinstance(found, (list, tuple)) and len(found) == self.num_envs
-        return list(found or ()) if is_kept else [nothing] * self.num_envs
+        is_known = isinstance(found, (list, tuple)) and len(found) == self.num_envs
+        return list(found or ()) if is_known else [nothing] * self.num_envs
 
     def _take_over_reset_infos(self) -> None:
         """Be asked for them as the VecEnv below."""
@@ -221,21 +225,25 @@ def _given(options: Any) -> Any:
 
 def _check_reward_space(venv: VecEnv) -> None:
     size = venv.num_envs
-    base = venv
-    while isinstance(base, VecEnvWrapper):
-        if not type(base).step_wait.__module__.startswith("stable_baselines3."):
-            return  # it may make one number of several
-        base = base.venv
+    *wrappers, base = vec_env_chain(venv)
+    if not all(type(one).step_wait.__module__.startswith("stable_baselines3.") for one in wrappers):
+        return  # it may make one number of several
     refuse_reward_space(base, {(), (1,), (size,), (size, 1)})
     for env in _envs_here(base) or ():
         check_reward_space(env)
 
 
+def vec_env_chain(venv: VecEnv) -> Iterator[VecEnv]:
+    """Wrappers, outermost first, and the VecEnv."""
+    while isinstance(venv, VecEnvWrapper):
+        yield venv
+        venv = venv.venv
+    yield venv
+
+
 def _base(venv: VecEnv) -> VecEnv:
     """The VecEnv below all wrappers; its own `unwrapped` may be something else."""
-    while isinstance(venv, VecEnvWrapper):
-        venv = venv.venv
-    return venv
+    return list(vec_env_chain(venv))[-1]
 
 
 def _envs_here(base: VecEnv) -> Sequence[gym.Env[Any, Any]] | None:
@@ -262,10 +270,7 @@ def _sub_envs(venv: VecEnv) -> Sequence[gym.Env[Any, Any] | EnvSpec | None]:
 
 def _description(venv: VecEnv) -> dict[str, Any]:
     """What provenance says of the VecEnv."""
-    wrappers, base = [], venv
-    while isinstance(base, VecEnvWrapper):
-        wrappers.append(class_name(type(base)))
-        base = base.venv
+    *wrappers, base = vec_env_chain(venv)
     rewards = getattr(base, "buf_rews", None) if isinstance(base, DummyVecEnv) else None
     rewards = np.empty(0) if rewards is None else rewards
     return {
@@ -274,6 +279,6 @@ def _description(venv: VecEnv) -> dict[str, Any]:
         "autoreset_mode": AutoresetMode.SAME_STEP.value,
         "ends": DONE_AND_TRUNCATED,
         "reward_dtype": rewards.dtype.str,
-        "wrappers": wrappers,
+        "wrappers": [class_name(type(one)) for one in wrappers],
         "independent": _envs_here(base) is not None or isinstance(base, SubprocVecEnv),
     }

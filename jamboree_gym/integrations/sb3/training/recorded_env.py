@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import class_name
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
+from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes, vec_env_chain
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.vector_recorder import each
 from jamboree_gym.wrappers import RecordEpisodes
@@ -57,7 +57,7 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
     Raises:
         InvalidRecord: It is not recorded; says how to.
     """
-    chain = list(_chain(venv))
+    chain = [] if venv is None else list(vec_env_chain(venv))
     own = [one for one in chain if isinstance(one, VecRecordEpisodes)]
     above: list[VecEnv | gym.Env[Any, Any]]
     if own:
@@ -74,15 +74,6 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
         raise InvalidRecord("the environments of this VecEnv are recorded into different runs")
     wrappers = [class_name(type(one)) for one in chain]
     return RecordedEnv(jam, run, handlers, annotate, wrappers, above, _form(below), _form(chain))
-
-
-def _chain(venv: VecEnv | None) -> Iterator[VecEnv]:
-    """Wrappers, outermost first, and the VecEnv."""
-    while isinstance(venv, VecEnvWrapper):
-        yield venv
-        venv = venv.venv
-    if venv is not None:
-        yield venv
 
 
 def _single_recorders(chain: Sequence[VecEnv]) -> list[RecordEpisodes[Any, Any]]:
