@@ -37,18 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Jamboree"]
 
 
-class RecordOptions(TypedDict, total=False):
-    """How episodes are recorded.
-
-    Attributes:
-        run: Name of the run that the episodes belong to; without it, the Jamboree's own.
-        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
-        handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error.
-        record_frames: Which rendered frames are kept; of a single environment only.
-        snapshot_every: So many steps lie between two snapshots; of a single environment only.
-    """
+class RecordKeywords(TypedDict, total=False):
+    """Keywords of `Jamboree.record`; `RecordEpisodes` says what they mean."""
 
     run: str | None
     tags: Mapping[str, Any] | None
@@ -141,23 +131,24 @@ class Jamboree(Connection):
 
     @overload
     def record(
-        self, env: gym.Env[Any, Any], **options: Unpack[RecordOptions]
+        self, env: gym.Env[Any, Any], **options: Unpack[RecordKeywords]
     ) -> RecordEpisodes[Any, Any]: ...
 
     @overload
     def record(
-        self, env: VectorEnv[Any, Any, Any], **options: Unpack[RecordOptions]
+        self, env: VectorEnv[Any, Any, Any], **options: Unpack[RecordKeywords]
     ) -> VectorRecordEpisodes: ...
 
     @overload
-    def record(self, env: VecEnv, **options: Unpack[RecordOptions]) -> VecRecordEpisodes: ...
+    def record(self, env: VecEnv, **options: Unpack[RecordKeywords]) -> VecRecordEpisodes: ...
 
-    def record(self, env: Any, **options: Unpack[RecordOptions]) -> Any:
+    def record(self, env: Any, **options: Unpack[RecordKeywords]) -> Any:
         """Wrap an environment so that every step is recorded.
 
         Args:
             env: An environment, a vector environment, or a VecEnv of Stable-Baselines3.
-            **options: What the wrapper of such an environment takes beside it: see `RecordOptions`.
+            **options: What the wrapper of such an environment takes: see `RecordEpisodes`.
+                Frames and snapshots are kept of a single environment only.
 
         Raises:
             UnsupportedSpace: It is none of these, or has a space that cannot be recorded.

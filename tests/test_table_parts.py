@@ -22,7 +22,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import ColumnConflict, ExportError
 from jamboree_gym.reading import bulk_read as blocks_module
 from jamboree_gym.reading import parquet as table_parts
-from jamboree_gym.tables.part_folder import aside_of
+from jamboree_gym.reading.part_folder import aside_of
 
 
 def counted(jam: Jamboree, steps: int, **options: Any) -> str:

@@ -7,30 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from itertools import chain, islice
-from operator import add
 
 from jamboree_gym.arrays.values import shown
 from jamboree_gym.delivery.outbox import Batch, Outbox
+from jamboree_gym.delivery.sealed_steps import seal_note, seal_rows, status_after, summary_after
 from jamboree_gym.delivery.step_buffer import RowBuffer
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_frame
 from jamboree_gym.encoding.row_parts import RowPart, single_rows
-from jamboree_gym.encoding.rows import (
-    REWARD,
-    ROW_WIDTH,
-    TERMINATED,
-    TIMESTAMP,
-    TRUNCATED,
-    StepSchema,
-    encode_rows,
-)
-from jamboree_gym.encoding.summary_codec import (
-    check_summary,
-    encode_episode_note,
-    encode_origin,
-    encode_summary,
-)
+from jamboree_gym.encoding.rows import StepSchema
+from jamboree_gym.encoding.summary_codec import check_summary, encode_origin
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeError
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.redis.store import AppendResult, IndexEntry
@@ -187,9 +172,9 @@ class StepOutbox(RowBuffer):
     ) -> tuple[list[Batch], EpisodeSummary]:
         summary, batches = self.summary, []
         if parts and status == "running":
-            status = _told_by(parts[-1])
+            status = status_after(parts[-1])  # it may be here a moment before `end` is called
         for part in parts:
-            summary = _summary_after(summary, part, status if part is parts[-1] else "running")
+            summary = summary_after(summary, part, status if part is parts[-1] else "running")
             batches.append(self._batch(part, summary))
         if status not in ("running", summary.status):
             summary = replace(summary, status=status)
@@ -226,24 +211,14 @@ class StepOutbox(RowBuffer):
         self._batches, self.summary, self._parts = all_batches, summary, []
 
     def _sealed_row(self, summary: EpisodeSummary, row: RowPart) -> tuple[Batch, EpisodeSummary]:
-        after = _summary_after(summary, row, "running")
+        after = summary_after(summary, row)
         return self._batch(row, after), after
 
     def _batch(self, part: RowPart, summary: EpisodeSummary) -> Batch:
-        rows, schema = part.rows, part.schema
-        for used in (schema, *[changed for _, changed in part.changes]):
+        for used in (part.schema, *[changed for _, changed in part.changes]):
             if used.digest not in self._blobs_used:
                 self._blobs_used = {**self._blobs_used, used.digest: used.blob}
-        frame = encode_frame(
-            codec=CODEC_STEPS,
-            start=part.start,
-            count=part.count,
-            writer=self._writer_id,
-            t_first=rows[TIMESTAMP],
-            t_last=rows[TIMESTAMP - ROW_WIDTH],
-            body=encode_rows(rows, schema, part.changes),
-        )
-        return Batch(frame, part.count, summary=summary)
+        return Batch(seal_rows(part, self._writer_id), part.count, summary=summary)
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """The summary as it is after the batches of the next append: never ahead of the rows."""
@@ -255,10 +230,7 @@ class StepOutbox(RowBuffer):
         if summary is self._note_stored:
             return b"", None
         self._note_sent = summary
-        content = encode_summary(summary)
-        written_at = summary.started_at + summary.elapsed_s
-        entry = IndexEntry(summary.id, content, summary.run, written_at)
-        return encode_episode_note(content, self._origin), entry
+        return seal_note(summary, self._origin)
 
     def _blobs(self) -> Mapping[str, bytes]:
         return self._blobs_used
@@ -307,30 +279,3 @@ class StepOutbox(RowBuffer):
                     "rows that this process did not write. Give the episode another id."
                 )
             )
-
-
-def _summary_after(known: EpisodeSummary, part: RowPart, status: EpisodeStatus) -> EpisodeSummary:
-    """The summary as it is after these rows."""
-    return EpisodeSummary(  # dataclasses.replace takes four times as long
-        known.id,
-        known.env_id,
-        known.run,
-        status,
-        part.start + part.count - 1,
-        # One by one: the sum is the same however the rows were cut.
-        reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return),
-        known.started_at,
-        part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
-        known.seed,
-        known.tags,
-        known.vector_index,
-        known.writer,
-        known.parent,
-    )
-
-
-def _told_by(part: RowPart) -> EpisodeStatus:
-    """What the newest row says of the episode: it may be here a moment before `end` is called."""
-    if part.rows[TERMINATED - ROW_WIDTH]:
-        return "terminated"
-    return "truncated" if part.rows[TRUNCATED - ROW_WIDTH] else "running"

@@ -19,7 +19,7 @@ import numpy as np
 
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.environment.atari_rng import state_as_bytes
-from jamboree_gym.environment.provenance import generator_of
+from jamboree_gym.environment.provenance import class_name, generator_of
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
 
 __all__ = [
@@ -198,7 +198,7 @@ def _layer_of_wrapper(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> _Layer | None
         attributes = _REMEMBERED.get(name, ())
         if attributes and all(hasattr(wrapper, attribute) for attribute in attributes):
             return _Layer(
-                f"{_class_name(wrapper)}, gymnasium {gym.__version__}",
+                f"{class_name(type(wrapper))}, gymnasium {gym.__version__}",
                 lambda: [_plain(getattr(wrapper, attribute)) for attribute in attributes],
                 lambda values: _set(wrapper, attributes, values),
             )
@@ -216,11 +216,8 @@ def _layer_of_env(env: gym.Env[Any, Any]) -> _Layer:
 
 
 def _without_snapshots(env: gym.Env[Any, Any]) -> str:
-    return f"{_class_name(env)} offers no snapshots: it has no methods snapshot() and restore(...)"
-
-
-def _class_name(env: gym.Env[Any, Any]) -> str:
-    return f"{type(env).__module__}.{type(env).__qualname__}"
+    name = class_name(type(env))
+    return f"{name} offers no snapshots: it has no methods snapshot() and restore(...)"
 
 
 # -- whoever tells its state itself -----------------------------------------------------------
@@ -231,11 +228,11 @@ def _own(env: Any) -> _Layer:
         content = env.snapshot()
         if not isinstance(content, bytes):
             raise InvalidRecord(
-                f"{_class_name(env)}.snapshot() returned a {type(content).__name__}, not bytes"
+                f"{class_name(type(env))}.snapshot() returned a {type(content).__name__}, not bytes"
             )
         return content
 
-    return _Layer(_class_name(env), take, env.restore)
+    return _Layer(class_name(type(env)), take, env.restore)
 
 
 # -- wrappers of Gymnasium --------------------------------------------------------------------
@@ -266,7 +263,7 @@ def _ale(env: Any) -> _Layer | None:
     if not type(env).__module__.startswith("ale_py."):
         return None  # a class of somebody else's may remember more
     return _Layer(
-        f"{_class_name(env)}, ale-py {ale_py.__version__}",
+        f"{class_name(type(env))}, ale-py {ale_py.__version__}",
         lambda: state_as_bytes(emulator),
         lambda content: emulator.restoreState(ale_py.ALEState(content)),
         is_checked=False,
@@ -301,4 +298,4 @@ def _mujoco(env: Any) -> _Layer | None:
                 raise ValueError(f"{name} has the shape {arrays[name].shape}")
             target[...] = arrays[name]
 
-    return _Layer(f"{_class_name(env)}, mujoco {mujoco.__version__}", take, put)
+    return _Layer(f"{class_name(type(env))}, mujoco {mujoco.__version__}", take, put)

@@ -32,6 +32,7 @@ __all__ = [
     "DONE_AND_TRUNCATED",
     "EMULATOR",
     "carries_over",
+    "class_name",
     "conditions_now",
     "conditions_of",
     "decode_provenance",
@@ -316,7 +317,8 @@ def _wrappers(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> list[
     """Class and arguments, outermost first; where there is only a spec, what it says."""
     if stack:
         return [
-            {"class": _class_name(wrapper), "kwargs": _arguments(wrapper)} for wrapper in stack[:-1]
+            {"class": class_name(type(wrapper)), "kwargs": _arguments(wrapper)}
+            for wrapper in stack[:-1]
         ]
     return [
         {"class": one.entry_point.replace(":", "."), "kwargs": _as_json(one.kwargs or {})}
@@ -332,8 +334,9 @@ def _stack(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
     yield env
 
 
-def _class_name(env: gym.Env[Any, Any]) -> str:
-    return f"{type(env).__module__}.{type(env).__qualname__}"
+def class_name(cls: type) -> str:
+    """The name of a class with its module."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _arguments(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ import pyarrow as pa
 from jamboree_gym.arrays.packing import Arrays, rows_of, unsaid
 from jamboree_gym.arrays.trees import path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
-from jamboree_gym.progress import Progress, reported
+from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
-from jamboree_gym.reading.exported import not_there_yet
+from jamboree_gym.reading.part_folder import PartFolder, whole
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.tables.columns import Column, scalar_columns
-from jamboree_gym.tables.part_folder import locked, whole
 
 try:
     import h5py
@@ -85,21 +85,13 @@ def to_hdf5(
         DecodeError: Bytes of one are damaged; names key and index.
     """
     connection, found = found_by(query)
-    folder = Path(folder)
-    with locked(folder):
-        there = {id: steps for path in _parts(folder) for id, steps in _lengths_in(path).items()}
-        _write_main(folder)  # who was killed may have left it behind the parts
-        over = [one for one in found if one.status != "running"]
-        wanted = not_there_yet(over, there, folder)
-        before = len(over) - len(wanted)
-        parts = ((before + done, part) for done, part in episode_parts(connection, wanted))
-        told = reported(parts, len(over), progress, done_is="written")
-        _write_parts(folder, told, len(there), compression)
-    return folder / _MAIN
-
-
-def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.hdf5"))
+    files = PartFolder(Path(folder), "part-*.hdf5")
+    with files.locked():
+        there = {id: steps for path in files.paths() for id, steps in _lengths_in(path).items()}
+        _write_main(files)  # a killed call may have written a part, but not yet its links
+        parts = files.rest(found, there, partial(episode_parts, connection), progress)
+        _write_parts(files, parts, len(there), compression)
+    return files.path / _MAIN
 
 
 def _lengths_in(path: Path) -> dict[str, int]:
@@ -112,29 +104,26 @@ def _lengths_in(path: Path) -> dict[str, int]:
 
 
 def _write_parts(
-    folder: Path, parts: Iterator[EpisodePart], number: int, compression: str | None
+    files: PartFolder, parts: Iterator[EpisodePart], number: int, compression: str | None
 ) -> None:
     """Write new files; `number` is that of the first episode."""
     part = next(parts, None)
     while part is not None:
-        with (
-            whole(folder / f"part-{len(_parts(folder)):05}.hdf5") as aside,
-            h5py.File(aside, "w") as file,
-        ):
+        with whole(files.next()) as aside, h5py.File(aside, "w") as file:
             writer = _Writer(file, number, compression)
             while part is not None and not writer.is_full:
                 writer.add(part)
                 part = next(parts, None)
             writer.finish()
         number += len(writer.lengths)
-        _write_main(folder)
+        _write_main(files)
 
 
-def _write_main(folder: Path) -> None:
+def _write_main(files: PartFolder) -> None:
     """The file that links to all episodes."""
     number = 0
-    with whole(folder / _MAIN) as aside, h5py.File(aside, "w") as file:
-        for path in _parts(folder):
+    with whole(files.path / _MAIN) as aside, h5py.File(aside, "w") as file:
+        for path in files.paths():
             for _ in _lengths_in(path):
                 name = f"episode_{number}"
                 file[name] = h5py.ExternalLink(path.name, f"/{name}")

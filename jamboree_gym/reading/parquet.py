@@ -1,4 +1,4 @@
-"""Episodes that are over -> a folder of Parquet files, gone on with where it was left off."""
+"""Episodes that are over -> a folder of Parquet files; a killed export is continued."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import ExportError
-from jamboree_gym.progress import Progress, reported
+from jamboree_gym.progress import Progress
 from jamboree_gym.reading.bulk_read import read_blocks
-from jamboree_gym.reading.exported import not_there_yet
 from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.part_folder import PartFolder, aside_of, whole
 from jamboree_gym.tables.arrow_table import (
     Columns,
     ColumnsOf,
@@ -29,7 +29,6 @@ from jamboree_gym.tables.arrow_table import (
     piece_of,
 )
 from jamboree_gym.tables.columns import to_columns_or_none
-from jamboree_gym.tables.part_folder import aside_of, locked, whole
 from jamboree_gym.tables.table_file import Spool
 
 __all__ = ["pieces_of", "write_parts"]
@@ -85,81 +84,67 @@ def write_parts(
             written before stays.
         ExportError: Another process writes there, or other files are there.
     """
-    with locked(folder):
-        parts = _Parts(folder, prefix)
-        over = [one for one in found if one.status != "running"]
-        wanted = not_there_yet(over, parts.lengths(), folder)
-        before = len(over) - len(wanted)
-        pieces = _ending(pieces_of(connection, wanted, columns_of), before)
-        _write_new(parts, reported(pieces, len(over), progress, done_is="written"))
+    parts = PartFolder(folder, f"{prefix}-*.parquet")
+    with parts.locked():
+        pieces = parts.rest(
+            found,
+            _lengths(parts),
+            lambda wanted: _ending(pieces_of(connection, wanted, columns_of)),
+            progress,
+        )
+        _write_new(parts, pieces)
         _make_alike(parts)
         return parts.paths()
 
 
-def _ending(
-    pieces: Iterable[tuple[int, Piece]], before: int
-) -> Iterator[tuple[int, tuple[bool, Piece]]]:
-    """The pieces, and whether an episode ends with each; `before` were written earlier."""
+def _ending(pieces: Iterable[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[bool, Piece]]]:
+    """The pieces, and whether an episode ends with each."""
     last = 0
     for done, piece in pieces:
-        yield before + done, (done > last, piece)
+        yield done, (done > last, piece)
         last = done
 
 
-class _Parts:
-    """The files of a folder."""
+def _lengths(parts: PartFolder) -> dict[str, int]:
+    """Number of steps of the episodes that are written, by their ids.
 
-    def __init__(self, folder: Path, prefix: str) -> None:
-        self._folder, self._prefix = folder, prefix
-
-    def paths(self) -> list[Path]:
-        """Those that are there, in order."""
-        return sorted(self._folder.glob(f"{self._prefix}-*.parquet"))
-
-    def next(self) -> Path:
-        """The one that comes next."""
-        return self._folder / f"{self._prefix}-{len(self.paths()):05}.parquet"
-
-    def lengths(self) -> dict[str, int]:
-        """Number of steps of the episodes in them, by their ids.
-
-        Raises:
-            ExportError: Other files are there.
-        """
-        lengths: dict[str, int] = {}
-        for path in self._folder.glob("[!.]*.parquet"):
-            is_own = path in self.paths() and _NOTE in (pq.read_schema(path).metadata or {})
-            if not is_own:
-                raise ExportError(f"{path} was written by something else: choose another folder")
-            column = pq.read_table(path, columns=["episode_id"], read_dictionary=["episode_id"])
-            counts = column["episode_id"].value_counts()
-            ids, steps = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
-            lengths.update(zip(ids, steps, strict=True))
-        return lengths
-
-    def spool(self) -> Spool:
-        """For what will be the next one."""
-        return Spool(aside_of(self._folder / "spool"))
+    Raises:
+        ExportError: Other files are there.
+    """
+    lengths: dict[str, int] = {}
+    for path in parts.path.glob("[!.]*.parquet"):
+        is_own = path in parts.paths() and _NOTE in (pq.read_schema(path).metadata or {})
+        if not is_own:
+            raise ExportError(f"{path} was written by something else: choose another folder")
+        column = pq.read_table(path, columns=["episode_id"], read_dictionary=["episode_id"])
+        counts = column["episode_id"].value_counts()
+        ids, steps = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
+        lengths.update(zip(ids, steps, strict=True))
+    return lengths
 
 
 # -- new parts --------------------------------------------------------------------------------
 
 
-def _write_new(parts: _Parts, pieces: Iterable[tuple[bool, Piece]]) -> None:
-    spool = parts.spool()
+def _write_new(parts: PartFolder, pieces: Iterable[tuple[bool, Piece]]) -> None:
+    spool = _new_spool(parts)
     try:
         for is_end, piece in pieces:
             if len(piece.table):
                 spool.add(piece)
             if is_end and spool.nbytes >= PART_BYTES:
                 _write_part(parts.next(), spool)
-                spool = parts.spool()
+                spool = _new_spool(parts)
         if not spool.nbytes and not parts.paths():
             spool.add(no_piece())
         if spool.columns.kinds:
             _write_part(parts.next(), spool)
     finally:
         spool.discard()
+
+
+def _new_spool(parts: PartFolder) -> Spool:
+    return Spool(aside_of(parts.path / "spool"))
 
 
 def _write_part(path: Path, spool: Spool) -> None:
@@ -180,8 +165,8 @@ def _parquet_file(path: Path, schema: pa.Schema, columns: Columns) -> Iterator[A
 # -- one schema for all -----------------------------------------------------------------------
 
 
-def _make_alike(parts: _Parts) -> None:
-    """Give all parts the same columns, part by part; a killed one is gone on with."""
+def _make_alike(parts: PartFolder) -> None:
+    """Give all parts the same columns, part by part; after a kill, the next call continues."""
     columns, schemas = Columns(), {}
     for path in parts.paths():
         schemas[path] = schema = pq.read_schema(path)

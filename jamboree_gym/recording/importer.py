@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from hashlib import blake2b
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -23,29 +21,16 @@ from jamboree_gym.arrays.packing import Arrays, rows_of, unstack, variable_bytes
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema, schema_at
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_FRAMES_PER_APPEND
+from jamboree_gym.delivery.sealed_steps import seal_note, seal_rows, status_after, summary_after
 from jamboree_gym.delivery.step_buffer import MAX_FRAME_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_FRAME
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_frame
+from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.row_parts import RowPart, cut_rows
-from jamboree_gym.encoding.rows import (
-    INFO,
-    REWARD,
-    ROW_WIDTH,
-    TERMINATED,
-    TIMESTAMP,
-    TRUNCATED,
-    encode_rows,
-)
-from jamboree_gym.encoding.summary_codec import (
-    check_summary,
-    decode_episode_note,
-    encode_episode_note,
-    encode_origin,
-    encode_summary,
-)
+from jamboree_gym.encoding.rows import INFO, ROW_WIDTH
+from jamboree_gym.encoding.summary_codec import check_summary, decode_episode_note, encode_origin
 from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, InvalidRecord
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
-from jamboree_gym.store.redis.store import Append, IndexEntry
+from jamboree_gym.store.redis.store import Append
 
 __all__ = ["TICK_S", "EpisodeImporter", "NewEpisode", "episode_id_of", "layout_of_arrays"]
 
@@ -205,17 +190,14 @@ def _appends(key: str, episode: NewEpisode, infos: InfoEncoder) -> Iterator[Appe
     frames, size, summary = list[bytes](), 0, replace(episode.summary, status="running")
     parts = _parts(rows, episode.schemas)
     for number, part in enumerate(parts, 1):
-        frames.append(_frame(part, writer))
+        frames.append(seal_rows(part, writer))
         size += len(frames[-1])
-        summary = _summary_after(summary, part)
+        summary = summary_after(summary, part)
         is_last = number == len(parts)
         if is_last:
             summary = replace(summary, status=_final_status(episode.summary.status, part))
         if is_last or len(frames) == MAX_FRAMES_PER_APPEND or size >= MAX_APPEND_BYTES:
-            content = encode_summary(summary)
-            written_at = summary.started_at + summary.elapsed_s
-            entry = IndexEntry(summary.id, content, summary.run, written_at)
-            note = encode_episode_note(content, origin)
+            note, entry = seal_note(summary, origin)
             after = part.start + part.count
             yield Append(key, CODEC_STEPS, frames, after, note, entry, blobs)
             frames, size = [], 0
@@ -242,34 +224,11 @@ def _encoded_bytes(rows: list[Any], schemas: SchemaChanges) -> int:
     )
 
 
-def _frame(part: RowPart, writer: bytes) -> bytes:
-    return encode_frame(
-        codec=CODEC_STEPS,
-        start=part.start,
-        count=part.count,
-        writer=writer,
-        t_first=part.rows[TIMESTAMP],
-        t_last=part.rows[TIMESTAMP - ROW_WIDTH],
-        body=encode_rows(part.rows, part.schema, part.changes),
-    )
-
-
-def _summary_after(known: EpisodeSummary, part: RowPart) -> EpisodeSummary:
-    return replace(
-        known,
-        steps=part.start + part.count - 1,
-        episode_return=reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return),
-        elapsed_s=part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
-    )
-
-
 def _final_status(wanted: EpisodeStatus, last: RowPart) -> EpisodeStatus:
     """What the last step says; where it is no end, what is wanted. `interrupted` is derived."""
-    if last.rows[TERMINATED - ROW_WIDTH]:
-        return "terminated"
-    if last.rows[TRUNCATED - ROW_WIDTH]:
-        return "truncated"
-    return "running" if wanted in ("running", "interrupted") else "abandoned"
+    status = status_after(last)
+    is_broken_off = status == "running" and wanted not in ("running", "interrupted")
+    return "abandoned" if is_broken_off else status
 
 
 def _flat_rows(episode: NewEpisode, infos: InfoEncoder) -> list[Any]:
@@ -304,7 +263,11 @@ def _packed(episode: NewEpisode, role: str, count: int) -> list[Any]:
     """Observations, actions or annotations of all rows, each of the layout that holds there."""
     ends = [min(row, count) for row, _ in episode.schemas[1:]] + [count]
     starts = [0, *ends[:-1]]
-    pack = {"observation": _observations, "action": _actions, "annotation": _said}[role]
+    pack = {
+        "observation": _packed_observations,
+        "action": _packed_actions,
+        "annotation": _packed_annotations,
+    }[role]
     try:
         return [
             value
@@ -315,25 +278,29 @@ def _packed(episode: NewEpisode, role: str, count: int) -> list[Any]:
         raise InvalidRecord(f"{_name(episode)}: its {role}s cannot be kept: {error}") from error
 
 
-def _observations(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
+def _packed_observations(
+    episode: NewEpisode, schema: StepSchema, first: int, stop: int
+) -> list[Any]:
     rows = rows_of(episode.observations, slice(first, stop))
     return unstack(rows, schema.observation, stop - first)
 
 
-def _actions(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
+def _packed_actions(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
     """The action of a row is the one that led there; that of the reset is a filler."""
     skipped, begin = int(first == 0), max(0, first - 1)
     rows = rows_of(episode.actions, slice(begin, stop - 1))
     return [schema.action_filler] * skipped + unstack(rows, schema.action, stop - first - skipped)
 
 
-def _said(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
-    """None where nothing was said."""
+def _packed_annotations(
+    episode: NewEpisode, schema: StepSchema, first: int, stop: int
+) -> list[Any]:
+    """Annotations as rows hold them; None where a step has none."""
     if not schema.is_annotated or episode.annotated is None:
         return [None] * (stop - first)
     skipped, rows = int(first == 0), slice(max(0, first - 1), stop - 1)
     named = {name: episode.annotations[str(name)] for name in schema.annotation.names}
     values = unstack(rows_of(named, rows), schema.annotation, stop - first - skipped)
-    is_said = np.asarray(episode.annotated, np.bool_)[rows].tolist()
-    said = [value if is_there else None for value, is_there in zip(values, is_said, strict=True)]
-    return [None] * skipped + said
+    annotated = np.asarray(episode.annotated, np.bool_)[rows].tolist()
+    present = [value if is_set else None for value, is_set in zip(values, annotated, strict=True)]
+    return [None] * skipped + present

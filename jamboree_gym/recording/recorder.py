@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,7 @@ from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeError, NotReset, UnknownKey
 from jamboree_gym.keys import digest
 from jamboree_gym.process_life import follow_forks
-from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 __all__ = ["EpisodeRecorder"]
@@ -37,12 +37,7 @@ class EpisodeRecorder:
         action_space: Of the one environment.
         env_id: Gymnasium id, `""` where there is none.
         provenance: What `provenance.describe` says of the environment.
-        run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by.
-        handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
-            of what cannot.
+        options: How they are recorded.
         vector_index: Which sub-environment of a vector environment it is.
 
     Raises:
@@ -63,28 +58,25 @@ class EpisodeRecorder:
         *,
         env_id: str,
         provenance: bytes,
-        run: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool | Collection[str] = True,
-        strict_infos: bool = False,
+        options: RecordOptions,
         vector_index: int | None = None,
     ) -> None:
+        run = options.run
         if run is not None and not isinstance(run, str):
             raise InvalidArgument(f"run is a name, not {run!r} of type {type(run).__name__}")
         self.jam = jam
-        self.handler = handler_class()
+        self.handler = options.handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
-        self.handler.info_keys = info_keys(record_infos)
-        self.handler.strict_infos = strict_infos
+        self.handler.info_keys = info_keys(options.record_infos)
+        self.handler.strict_infos = options.strict_infos
         self.run = jam.own_run if run is None else check_text("run", run, InvalidArgument)
         self._env_id = check_text("env_id", env_id)
-        self._tags = decode_value(encode_value(jam.check_tags(tags or {})), where="memory")
+        self._tags = decode_value(encode_value(jam.check_tags(options.tags or {})), where="memory")
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
-        self._options = InfoEncoder()
+        self._reset_options = InfoEncoder()
         follow_forks(self)
 
     @property
@@ -110,7 +102,7 @@ class EpisodeRecorder:
 
         Whatever they are: what cannot be stored leaves a mark.
         """
-        return None if options is None else self._options.copy(options)
+        return None if options is None else self._reset_options.copy(options)
 
     def admit(self) -> None:
         """To be called before the environment moves: it has not moved if this raises.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any, TypeGuard
@@ -23,9 +23,10 @@ from jamboree_gym.environment.outcomes import raise_refused, refusal
 from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
 
-__all__ = ["VectorRecorder", "copied_batch", "shares_of"]
+__all__ = ["RecordedSubEnvs", "VectorRecorder", "copied_batch", "each", "shares_of"]
 
 _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
 
@@ -54,11 +55,7 @@ class VectorRecorder:
         action_space: Likewise.
         sub_envs: The sub-environments, or their specs where they live in other processes.
         vector: What provenance says of the vector environment: see `describe_sub_env`.
-        run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by.
-        handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error.
+        options: How episodes are recorded.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
@@ -77,11 +74,7 @@ class VectorRecorder:
         sub_envs: Sequence[SubEnv],
         *,
         vector: Mapping[str, Any],
-        run: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        handler_class: type[EpisodeHandler] = EpisodeHandler,
-        record_infos: bool | Collection[str] = True,
-        strict_infos: bool = False,
+        options: RecordOptions,
     ) -> None:
         self._recorders = [
             EpisodeRecorder(
@@ -90,11 +83,7 @@ class VectorRecorder:
                 action_space,
                 env_id=env_id_of(env),
                 provenance=describe_sub_env(env, observation_space, action_space, vector=vector),
-                run=run,
-                tags=tags,
-                handler_class=handler_class,
-                record_infos=record_infos,
-                strict_infos=strict_infos,
+                options=options,
                 vector_index=index,
             )
             for index, env in enumerate(sub_envs)
@@ -271,10 +260,10 @@ class VectorRecorder:
         Raises:
             InvalidRecord: A value has another length, or cannot be stored; names it.
         """
-        size = len(self._recorders)
-        shares = {name: shares_of(value, size, name) for name, value in values.items()}
-        for index, recorder in enumerate(self._recorders):
-            recorder.annotate({name: share[index] for name, share in shares.items()})
+        for recorder, share in zip(
+            self._recorders, each(values, len(self._recorders)), strict=True
+        ):
+            recorder.annotate(share)
 
     def miss(self, index: int, error: Exception) -> None:
         """A step of one sub-environment cannot be kept, so its episode is abandoned."""
@@ -308,6 +297,51 @@ class VectorRecorder:
         self._unbroken = [None] * len(self._recorders)
         with suppress(JamboreeError):  # another error is on its way
             self.abandon()
+
+
+class RecordedSubEnvs:
+    """What a recorded vector environment says of its episodes, and what it is told."""
+
+    _recorder: VectorRecorder
+
+    @property
+    def handlers(self) -> list[EpisodeHandler]:
+        """The handlers that write; each stands on its sub-environment's current episode."""
+        return self._recorder.handlers
+
+    @property
+    def episode_ids(self) -> list[str]:
+        """Ids of the current episodes, one per sub-environment.
+
+        Raises:
+            NotReset: There are none yet.
+        """
+        return self._recorder.episode_ids
+
+    @property
+    def run(self) -> str:
+        """Name of the run that the episodes belong to."""
+        return self._recorder.run
+
+    def annotate(self, **values: Any) -> None:
+        """Say something of the next step: it is recorded beside it.
+
+        As `jamboree_gym.wrappers.RecordEpisodes.annotate`, where the names are explained.
+
+        Args:
+            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
+                dict of such.
+
+        Raises:
+            InvalidRecord: A value has another length, or cannot be stored; names it.
+        """
+        self._recorder.annotate(values)
+
+
+def each(values: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
+    """What of annotations by name is for each sub-environment."""
+    shares = {name: shares_of(value, size, name) for name, value in values.items()}
+    return ({name: share[index] for name, share in shares.items()} for index in range(size))
 
 
 def shares_of(value: Any, size: int, name: str) -> Sequence[Any]:

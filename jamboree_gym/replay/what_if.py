@@ -17,6 +17,7 @@ from jamboree_gym.environment.provenance import describe, env_id_of, generator_o
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
+from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
 from jamboree_gym.replay.rebuilding.env_copies import standings
 from jamboree_gym.replay.rebuilding.fast_forward import Standing, check_step, stand_at
@@ -269,6 +270,5 @@ class _Children:
             env.action_space,
             env_id=env_id_of(env),
             provenance=describe(env),
-            run=self._run,
-            tags=self._tags,
+            options=RecordOptions(self._run, self._tags),
         )

@@ -94,11 +94,15 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         flatten: bool = False,
     ) -> None:
         check_arguments(n, fields, source, across_episodes)
-        kept: dict[str, Any] = (
-            {} if source is None else {"source": type(source).__name__}
-        )  # refused, where made
+        # A spec holds only the type of its source: making an environment from it is refused.
+        kwargs: dict[str, Any] = {} if source is None else {"source": type(source).__name__}
         RecordConstructorArgs.__init__(
-            self, n=n, fields=list(fields), across_episodes=across_episodes, flatten=flatten, **kept
+            self,
+            n=n,
+            fields=list(fields),
+            across_episodes=across_episodes,
+            flatten=flatten,
+            **kwargs,
         )
         super().__init__(env)
         columns = columns_of(
@@ -109,20 +113,20 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         self.observation_space = self._view.space
         self._reader = None if source is None else SourceReader(source, n, self._past)
         self._across_episodes = across_episodes
-        self._said: dict[str, Any] = {}
+        self._annotation: dict[str, Any] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; unless `across_episodes`, its own past is forgotten."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._said = {}
+        self._annotation = {}
         if self._reader is not None:
             self._reader.start()
-            return self._beside_source(self._reader, observation, info)
+            return self._with_source(self._reader, observation, info)
         if not self._across_episodes:
             self._past.clear()
-        return self._beside_past(observation), info
+        return self._with_past(observation), info
 
     def step(self, action: ActType) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step the environment; what comes of it is the newest transaction.
@@ -133,23 +137,23 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         """
         if self._reader is not None:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            observation, info = self._beside_source(self._reader, observation, info)
+            observation, info = self._with_source(self._reader, observation, info)
             return observation, reward, terminated, truncated, info
         past = self._past
         past.put("action", action)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        said, self._said = self._said, {}
+        annotation, self._annotation = self._annotation, {}
         past.put("reward", reward)
         past.put("info", info)
-        past.put("annotation", said)
+        past.put("annotation", annotation)
         past.commit()
-        return self._beside_past(observation), reward, terminated, truncated, info
+        return self._with_past(observation), reward, terminated, truncated, info
 
-    def _beside_past(self, observation: Any) -> Any:
+    def _with_past(self, observation: Any) -> Any:
         self._past.put("observation", observation)  # the next transaction begins with it
         return self._view.observation(observation, self._past.arrays())
 
-    def _beside_source(
+    def _with_source(
         self, reader: SourceReader, observation: Any, info: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         past, staleness_s = reader.newest()
@@ -172,7 +176,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         Args:
             **values: By name, as for `RecordEpisodes.annotate`; numbers, where they are shown.
         """
-        self._said.update(values)
+        self._annotation.update(values)
         if self.env.has_wrapper_attr("annotate"):
             self.env.get_wrapper_attr("annotate")(**values)
 

@@ -75,7 +75,7 @@ class RecentTransactionsObservation(VectorWrapper):
         if source is not None:
             self._reader = SourceReader(source, n, self._pasts[0])
         self._borrowed: dict[str, Any] = {}
-        self._said: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        self._annotations: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._view = RecentView(observation_space, self._pasts[0], flatten=flatten)
         self.single_observation_space = self._view.space
         self.observation_space = batch_space(self._view.space, self.num_envs)
@@ -95,7 +95,7 @@ class RecentTransactionsObservation(VectorWrapper):
         batch, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         for i in np.flatnonzero(mask).tolist():
             self._forget(i)
-            self._said[i] = {}
+            self._annotations[i] = {}
             self._awaits_autoreset[i] = self._awaits_autoreset[i] and self._leaves_autoresets
         if self._reader is not None:
             self._reader.start()
@@ -123,13 +123,13 @@ class RecentTransactionsObservation(VectorWrapper):
             else:
                 is_over = ends[i] and self._mode is AutoresetMode.SAME_STEP
                 final_info = split[i].get("final_info") or {}
-                self._keep(i, rewards[i], final_info if is_over else split[i])
+                self._commit(i, rewards[i], final_info if is_over else split[i])
                 if is_over and "final_obs" in split[i]:
                     finals[i] = self._seen(i, split[i]["final_obs"])
                 if is_over:
                     self._forget(i)
             observations.append(self._seen(i, now))
-        self._said = [{} for _ in range(self.num_envs)]
+        self._annotations = [{} for _ in range(self.num_envs)]
         self._awaits_autoreset = (ends & (self._mode is AutoresetMode.NEXT_STEP)).tolist()
         infos = _with_finals(infos, finals)
         return self._batch(observations), rewards, terminations, truncations, infos
@@ -154,13 +154,13 @@ class RecentTransactionsObservation(VectorWrapper):
         ages, all_of_them = np.full(self.num_envs, staleness_s), np.ones(self.num_envs, np.bool_)
         return {**infos, STALENESS: ages, f"_{STALENESS}": all_of_them}
 
-    def _keep(self, i: int, reward: Any, info: Mapping[str, Any]) -> None:
+    def _commit(self, i: int, reward: Any, info: Mapping[str, Any]) -> None:
         """The transaction of a sub-environment is complete."""
         if self._reader is None:
             past = self._pasts[i]
             past.put("reward", reward)
             past.put("info", info)
-            past.put("annotation", self._said[i])
+            past.put("annotation", self._annotations[i])
             past.commit()
 
     def _forget(self, i: int) -> None:
@@ -198,8 +198,8 @@ class RecentTransactionsObservation(VectorWrapper):
         """
         for name, value in values.items():
             shares = shares_of(value, self.num_envs, name)
-            for said, share in zip(self._said, shares, strict=True):
-                said[name] = share
+            for annotation, share in zip(self._annotations, shares, strict=True):
+                annotation[name] = share
         inner: Any = self.env
         while isinstance(inner, VectorWrapper) and not hasattr(type(inner), "annotate"):
             inner = inner.env

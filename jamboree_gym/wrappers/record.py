@@ -29,6 +29,7 @@ from jamboree_gym.handlers.rendered_frames import (
 )
 from jamboree_gym.handlers.snapshots import SnapshotRecorder
 from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
+from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
 from jamboree_gym.wrappers.returned import NoResult, of_reset, of_step
 
@@ -102,22 +103,18 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             env.action_space,
             env_id=env_id_of(env),
             provenance=describe(env),
-            run=run,
-            tags=tags,
-            handler_class=handler_class,
-            record_infos=record_infos,
-            strict_infos=strict_infos,
+            options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
         self.handler = self._recorder.handler
         self._base = env.unwrapped
         self._carries_over = carries_over(env)
         self._unbroken: str | None = None  # newest episode, if every step since it began is in it
-        self._beside: list[RenderRecorder | SnapshotRecorder] = []
+        self._sidecars: list[RenderRecorder | SnapshotRecorder] = []
         if record_frames is not None and record_frames is not False:
             _check_render_mode(env)
-            self._beside.append(RenderRecorder(jam, partial(rendered, env), record_frames))
+            self._sidecars.append(RenderRecorder(jam, partial(rendered, env), record_frames))
         if snapshot_every is not None:
-            self._beside.append(SnapshotRecorder(jam, env, snapshot_every))
+            self._sidecars.append(SnapshotRecorder(jam, env, snapshot_every))
 
     @property
     def run(self) -> str:
@@ -184,9 +181,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 raise
             failure = error
         self._unbroken = self._recorder.episode_id
-        for beside in self._beside:
+        for sidecar in self._sidecars:
             try:
-                beside.begin(self._recorder.episode_id)
+                sidecar.begin(self._recorder.episode_id)
             except (StoreFull, StoreUnavailable) as error:
                 failure = failure or unconfirmed(error)
         return failure
@@ -250,9 +247,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 handler.keep(observation, reward, terminated, truncated, info)
             except (StoreFull, StoreUnavailable) as error:  # it waits in memory
                 failure = error
-            if self._beside and not handler.was_deleted:
-                failure_beside = self._step_beside()
-                failure = failure or failure_beside
+            if self._sidecars and not handler.was_deleted:
+                sidecar_failure = self._step_sidecars()
+                failure = failure or sidecar_failure
         except BaseException as error:
             self._unbroken = None
             is_known = isinstance(error, JamboreeError) and not isinstance(error, InvalidRecord)
@@ -267,12 +264,12 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             raise failure
         return result
 
-    def _step_beside(self) -> StoreFull | StoreUnavailable | None:
-        """Keep what lies beside the step; why that is not in Redis yet."""
+    def _step_sidecars(self) -> StoreFull | StoreUnavailable | None:
+        """Record frames and snapshots of the step; returns why Redis has not confirmed them."""
         failure = None
-        for beside in self._beside:
+        for sidecar in self._sidecars:
             try:
-                beside.step()
+                sidecar.step()
             except (StoreFull, StoreUnavailable) as error:
                 failure = unconfirmed(error)
         return failure

@@ -16,12 +16,13 @@ from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.environment.outcomes import flags_of
-from jamboree_gym.environment.provenance import rng_state_of
+from jamboree_gym.environment.provenance import class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_vector_reward_space
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.recording.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.recording.options import RecordOptions
+from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch
 from jamboree_gym.wrappers.returned import of_reset, of_step
 from jamboree_gym.wrappers.vector_infos import split_infos
 
@@ -36,7 +37,7 @@ _OF_ENDS = ("final_obs", "final_info")
 _RESETS_NEXT_STEP = "gymnasium.envs.functional_jax_env.FunctionalJaxVectorEnv"
 
 
-class RecordEpisodes(StaysHere, VectorWrapper):
+class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
     """Records every episode of every sub-environment; changes nothing of what is returned.
 
     Whatever the autoreset mode, the recorded episodes are those that the sub-environments would
@@ -91,35 +92,12 @@ class RecordEpisodes(StaysHere, VectorWrapper):
             env.single_action_space,
             _sub_envs(env),
             vector=_description(env, self._mode),
-            run=run,
-            tags=tags,
-            handler_class=handler_class,
-            record_infos=record_infos,
-            strict_infos=strict_infos,
+            options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
         super().__init__(env)
         self._is_independent = _is_independent(env.unwrapped)
         self._leaves_autoresets = leaves_autoresets(env.unwrapped)
         self._awaits_autoreset = [False] * self.num_envs
-
-    @property
-    def handlers(self) -> list[EpisodeHandler]:
-        """The handlers that write; each stands on its sub-environment's current episode."""
-        return self._recorder.handlers
-
-    @property
-    def episode_ids(self) -> list[str]:
-        """Ids of the current episodes, one per sub-environment.
-
-        Raises:
-            NotReset: There are none yet.
-        """
-        return self._recorder.episode_ids
-
-    @property
-    def run(self) -> str:
-        """Name of the run that the episodes belong to."""
-        return self._recorder.run
 
     def reset(
         self,
@@ -168,19 +146,19 @@ class RecordEpisodes(StaysHere, VectorWrapper):
                 abandoned. All have moved, as above.
         """
         self._recorder.admit()
-        taken = copied_batch(actions)
+        own_actions = copied_batch(actions)
         awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
         rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
         with self._recorder.batch() as call:
             result = call.returned = self.env.step(actions)
             parts = of_step(result, self.num_envs)
-            self._record(taken, *parts, awaited=awaited, rng_states=rng_states)
+            self._record(own_actions, *parts, awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result
 
     def _record(
         self,
-        taken: Any,
+        own_actions: Any,
         batch: Any,
         rewards: Any,
         terminations: Any,
@@ -199,12 +177,12 @@ class RecordEpisodes(StaysHere, VectorWrapper):
         special = {*np.flatnonzero(ends).tolist(), *np.flatnonzero(awaited).tolist()}
         special.update(refused)
         has_infos = batched_infos.__class__ is not dict or batched_infos
-        if has_infos or not self._recorder.step_plain(taken, batch, rewards, special):
+        if has_infos or not self._recorder.step_plain(own_actions, batch, rewards, special):
             special = set(range(size))
         if not special:
             return
         observations, infos = self._split(batch, batched_infos)
-        actions = _parts(self.action_space, taken)
+        actions = _parts(self.action_space, own_actions)
         for i in sorted(special):
             try:
                 if awaited[i]:
@@ -250,20 +228,6 @@ class RecordEpisodes(StaysHere, VectorWrapper):
             self._recorder.miss(i, InvalidRecord(missing))
         self._recorder.begin(i, observation, info)
         return False
-
-    def annotate(self, **values: Any) -> None:
-        """Say something of the next step: it is recorded beside it.
-
-        As `jamboree_gym.wrappers.RecordEpisodes.annotate`, where the names are explained.
-
-        Args:
-            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
-                dict of such.
-
-        Raises:
-            InvalidRecord: A value has another length, or cannot be stored; names it.
-        """
-        self._recorder.annotate(values)
 
     def close(self, **kwargs: Any) -> None:
         """Close the environment; episodes that have not ended are abandoned."""
@@ -331,7 +295,7 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     mode = metadata.get("autoreset_mode")
     if metadata is base.metadata:  # gymnasium 1.1 shares it between vector environments
         mode = getattr(base, "autoreset_mode", mode)
-    if mode is None and any(_class_name(one) == _RESETS_NEXT_STEP for one in type(base).__mro__):
+    if mode is None and any(class_name(one) == _RESETS_NEXT_STEP for one in type(base).__mro__):
         mode = AutoresetMode.NEXT_STEP
     try:
         return AutoresetMode(mode)
@@ -372,24 +336,16 @@ def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> dict[str
     """What provenance says of the vector environment."""
     wrappers, base = [], env
     while isinstance(base, VectorWrapper):
-        wrappers.append(_name(base))
+        wrappers.append(class_name(type(base)))
         base = base.env
     return {
-        "class": _name(base),
+        "class": class_name(type(base)),
         "num_envs": base.num_envs,
         "autoreset_mode": mode.value,
         "reward_dtype": np.dtype(np.float64).str,
         "wrappers": wrappers,
         "independent": _is_independent(base),
     }
-
-
-def _name(env: VectorEnv[Any, Any, Any]) -> str:
-    return _class_name(type(env))
-
-
-def _class_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _without_mask(options: Any) -> Any:

@@ -15,6 +15,7 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+from filelock import FileLock
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from minari.data_collector import EpisodeBuffer
@@ -26,12 +27,14 @@ from jamboree_gym import EpisodeData, Jamboree
 from jamboree_gym.errors import (
     DecodeError,
     EpisodeNotFound,
+    ExportError,
     InvalidArgument,
     InvalidRecord,
     UnsupportedSpace,
 )
 from jamboree_gym.integrations.minari import export as exporting
 from jamboree_gym.integrations.minari import from_minari, to_minari
+from jamboree_gym.reading.part_folder import aside_of
 from jamboree_gym.recording import importer as importing
 from jamboree_gym.replay import fork, verify
 
@@ -648,15 +651,19 @@ class Killed(BaseException):
 @pytest.fixture
 def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let the n-th renaming of a folder from now on be the last thing that happens."""
-    rename, left = Path.rename, [10**9]
+    left = [10**9]
 
-    def counted(path: Path, target: Any) -> Path:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return rename(path, target)
+    def counted(rename: Callable[[Path, Any], Path]) -> Callable[[Path, Any], Path]:
+        def renamed(path: Path, target: Any) -> Path:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", counted)
+        return renamed
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
     return lambda n: left.__setitem__(0, n)
 
 
@@ -675,6 +682,26 @@ def test_killed_between_any_two_steps_it_goes_on(
 
     metadata = dataset.storage.get_episode_metadata(range(dataset.total_episodes))
     assert [one["jamboree_id"] for one in metadata] == ids
+
+
+def test_what_a_killed_export_had_not_finished_is_removed(jam: Jamboree, datasets: Path) -> None:
+    record(jam, CountingEnv(length=2))
+    left = aside_of(datasets / ".jamboree" / "left-v0" / "part-00000")
+    left.mkdir(parents=True)
+    (left / "main_data.hdf5").write_bytes(b"half")
+
+    assert len(to_minari(jam.episodes(), "left-v0")) == 1
+    assert not left.parent.exists()
+
+
+def test_two_do_not_write_one_dataset(jam: Jamboree, datasets: Path) -> None:
+    record(jam, CountingEnv(length=2))
+    (datasets / ".jamboree").mkdir(parents=True)
+    with (
+        FileLock(datasets / ".jamboree" / "held-v0.lock"),
+        pytest.raises(ExportError, match="held-v0: another process is writing"),
+    ):
+        to_minari(jam.episodes(), "held-v0")
 
 
 def long_dataset(jam: Jamboree, ours: bool) -> minari.MinariDataset:

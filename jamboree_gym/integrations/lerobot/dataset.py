@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ import pyarrow.parquet as pq
 from jamboree_gym.errors import ExportError
 from jamboree_gym.integrations.lerobot.features import Feature, columns_of, feature_of, frames_of
 from jamboree_gym.integrations.lerobot.stats import STATS, Stats
-from jamboree_gym.progress import Progress, reported
+from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
-from jamboree_gym.reading.exported import not_there_yet
+from jamboree_gym.reading.part_folder import PartFolder, whole
 from jamboree_gym.reading.query import EpisodeQuery, found_by
-from jamboree_gym.tables.part_folder import locked, whole
 
 __all__ = ["to_lerobot"]
 
@@ -82,17 +82,15 @@ def to_lerobot(
         DecodeError: Bytes of one are damaged; names key and index.
     """
     connection, found = found_by(query)
-    folder = Path(folder)
-    with locked(folder):
-        files = _Files(folder)
-        over = [one for one in found if one.status != "running" and one.steps]
-        wanted = not_there_yet(over, files.lengths, folder)
-        before = len(over) - len(wanted)
-        parts = ((before + done, part) for done, part in episode_parts(connection, wanted))
-        told = reported(parts, len(over), progress, done_is="written")
-        _write(files, told, fps, task, names or {})
+    # A file in `meta/episodes` says that one of frames is whole.
+    parts = PartFolder(Path(folder), "meta/episodes/*/file-*.parquet")
+    with parts.locked():
+        files = _Files(parts)
+        with_steps = [one for one in found if one.steps]
+        read = partial(episode_parts, connection)
+        _write(files, parts.rest(with_steps, files.lengths, read, progress), fps, task, names or {})
         files.write_meta(fps, robot_type)
-    return folder
+    return parts.path
 
 
 class _Files:
@@ -105,8 +103,8 @@ class _Files:
         features: Its features; none as long as there is no episode.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, parts: PartFolder) -> None:
+        self.folder, self.paths = parts.path, parts.paths
         self.lengths: dict[str, int] = {}
         self.frames = 0
         self.tasks: list[str] = []
@@ -119,10 +117,6 @@ class _Files:
             self.tasks += [name for (name,) in table["tasks"].to_pylist()]
             self.tasks = list(dict.fromkeys(self.tasks))
             self.features = _features_in(path)
-
-    def paths(self) -> list[Path]:
-        """The files in `meta/episodes`, each of which says that one of frames is whole."""
-        return sorted(self.folder.glob("meta/episodes/*/file-*.parquet"))
 
     def next(self) -> tuple[dict[str, int], Path, Path]:
         """Chunk and number of the next file, and its paths: of frames, of episodes."""

@@ -25,9 +25,8 @@ from jamboree_gym.integrations.minari.staging import (
     Written,
     merged,
 )
-from jamboree_gym.progress import Progress, teller
+from jamboree_gym.progress import Progress
 from jamboree_gym.reading.bulk_read import trips, whole_episodes
-from jamboree_gym.reading.exported import not_there_yet
 from jamboree_gym.reading.filters import Found
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 
@@ -89,6 +88,7 @@ def to_minari(
         InvalidArgument: No id of a dataset, or a dataset of this id that is not ours.
         InvalidRecord: Episodes of several environments, or values that are not of their space.
         EpisodeNotFound: There is nothing to write, or an episode was deleted meanwhile.
+        ExportError: Another process writes this dataset.
         MissingExtra: Minari, h5py or Pillow is not installed.
     """
     files = DatasetFiles(dataset_id)
@@ -155,14 +155,15 @@ class _Export:
 
     def write(self, wanted: Found, progress: bool | Progress) -> None:
         """Write those that are not there yet."""
-        tell = teller(progress, "episodes written")
-        missing = not_there_yet(wanted, self._files.lengths(), self._files.dataset_id)
-        done = len(wanted) - len(missing)
-        for trip, _ in trips(self._connection, missing, max_episodes=EPISODES_PER_PART):
+        files = self._files
+        for trip in files.parts.rest(wanted, files.lengths(), self._trips, progress):
             self._write(trip)
+
+    def _trips(self, found: Found) -> Iterator[tuple[int, Found]]:
+        done = 0
+        for trip, _ in trips(self._connection, found, max_episodes=EPISODES_PER_PART):
             done += len(trip)
-            if tell is not None:
-                tell(done, len(wanted))
+            yield done, trip
 
     def _write(self, trip: Found) -> None:
         episodes: list[Written] = []

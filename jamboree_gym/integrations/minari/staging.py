@@ -5,9 +5,9 @@ written into *parts*, small datasets in a hidden folder, each of which takes its
 whole. At the end all are copied into one, beside what the dataset held before, and that folder
 takes the dataset's place. So Minari sees the dataset as it was, or with everything in it.
 
-    <datasets>/.jamboree/<id>/part-00000   whole; `lengths.json` in it says what it holds
-    <datasets>/.jamboree/<id>/merged       whole; takes the dataset's place
-    <datasets>/.jamboree/<id>/*.new        not whole: nothing looks at it
+    <datasets>/.jamboree/<id>/part-00000        whole; `lengths.json` in it says what it holds
+    <datasets>/.jamboree/<id>/merged            whole; takes the dataset's place
+    <datasets>/.jamboree/<id>/.*.jamboree-new   not whole: removed by the next call
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from urllib.parse import quote
 
 import h5py
 import minari
-from filelock import FileLock, Timeout
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
@@ -31,7 +30,8 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage.datasets_root_dir import get_dataset_path
 
-from jamboree_gym.errors import InvalidArgument, InvalidRecord
+from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.reading.part_folder import PartFolder, aside_of, whole
 
 __all__ = ["FORMAT", "OWN_METADATA", "DatasetFiles", "Written"]
 
@@ -52,6 +52,9 @@ class DatasetFiles:
 
     Raises:
         InvalidArgument: It is no id of a dataset.
+
+    Attributes:
+        parts: What is written and not in the dataset yet.
     """
 
     def __init__(self, dataset_id: str) -> None:
@@ -66,25 +69,19 @@ class DatasetFiles:
         root = Path(get_dataset_path()).absolute()  # Minari counts sizes wrong below a relative one
         self.data = root / dataset_id / "data"
         self._staging = root / ".jamboree" / quote(dataset_id, safe="")
+        lock = Path(f"{self._staging}.lock")
+        self.parts = PartFolder(self._staging, "part-*", lock=lock, shown=dataset_id)
         self._merged = self._staging / "merged"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Held by one process at a time; what a killed one has left behind is tidied up.
+        """Held by one process at a time; what a killed one has begun is completed or removed.
 
         Raises:
-            InvalidRecord: Another process writes this dataset.
+            ExportError: Another process writes this dataset.
         """
-        self._staging.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{self._staging}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise InvalidRecord(f"{self.dataset_id!r} is being written by another call") from error
-        with lock:
+        with self.parts.locked():
             self._publish()
-            for path in self._staging.glob("*.new"):
-                shutil.rmtree(path)
             yield
             with suppress(OSError):  # it still holds parts
                 self._staging.rmdir()
@@ -123,12 +120,9 @@ class DatasetFiles:
             storage = self.storage()
             for one in storage.get_episode_metadata(range(storage.total_episodes)):
                 found[str(one.get("jamboree_id"))] = int(one["total_steps"])
-        for part in self._parts():
+        for part in self.parts.paths():
             found.update(json.loads((part / _LENGTHS).read_text()))
         return found
-
-    def _parts(self) -> list[Path]:
-        return sorted(self._staging.glob("part-*[0-9]"))
 
     # -- writing ----------------------------------------------------------------------------
 
@@ -147,29 +141,25 @@ class DatasetFiles:
             space_pair: Spaces of observations and actions.
             env_spec: Of their environment.
         """
-        parts = self._parts()
-        number = int(parts[-1].name.removeprefix("part-")) + 1 if parts else 0
-        new = self._staging / f"part-{number:05}.new"
-        storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)
-        storage.update_episodes([buffer for buffer, _ in episodes])
-        storage.update_episode_metadata([beside for _, beside in episodes])
-        storage.update_metadata({OWN_METADATA: dict(own)})
-        lengths = {beside["jamboree_id"]: len(buffer.rewards) for buffer, beside in episodes}
-        (new / _LENGTHS).write_text(json.dumps(lengths))
-        new.rename(new.with_suffix(""))
+        with whole(self.parts.next()) as new:
+            storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)
+            storage.update_episodes([buffer for buffer, _ in episodes])
+            storage.update_episode_metadata([beside for _, beside in episodes])
+            storage.update_metadata({OWN_METADATA: dict(own)})
+            lengths = {beside["jamboree_id"]: len(buffer.rewards) for buffer, beside in episodes}
+            (new / _LENGTHS).write_text(json.dumps(lengths))
 
     def finish(self, metadata: Mapping[str, Any]) -> MinariDataset:
         """Put the parts into the dataset, with what else it shall say of itself."""
-        parts = self._parts()
+        parts = self.parts.paths()
         if parts:
-            new = self._merged.with_suffix(".new")
-            shutil.copytree(self.data if self.exists else parts[0], new)
-            (new / _LENGTHS).unlink(missing_ok=True)
-            self._merge(new, parts if self.exists else parts[1:])
             known = {"dataset_id": self.dataset_id, "minari_version": minari.__version__}
             known = {} if self.exists else known
-            MinariStorage.read(new).update_metadata({**known, **metadata})
-            new.rename(self._merged)
+            with whole(self._merged) as new:
+                shutil.copytree(self.data if self.exists else parts[0], new)
+                (new / _LENGTHS).unlink(missing_ok=True)
+                self._merge(new, parts if self.exists else parts[1:])
+                MinariStorage.read(new).update_metadata({**known, **metadata})
             self._publish()
         elif metadata:
             self.storage().update_metadata(dict(metadata))
@@ -200,11 +190,11 @@ class DatasetFiles:
         """
         if not self._merged.exists():
             return
-        for part in self._parts():
+        for part in self.parts.paths():
             shutil.rmtree(part)
         if self.namespace is not None and self.namespace not in list_local_namespaces():
             create_namespace(self.namespace)
-        before = self._staging / "before.new"
+        before = aside_of(self._staging / "before")
         if self.exists:
             shutil.rmtree(before, ignore_errors=True)
             self.data.rename(before)

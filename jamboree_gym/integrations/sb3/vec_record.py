@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,21 +15,22 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.environment.outcomes import flag_of
-from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, rng_state_of
+from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_reward_space, refuse_reward_space
 from jamboree_gym.environment.sent_specs import fetch_specs
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.recording.vector_recorder import VectorRecorder, copied_batch
+from jamboree_gym.recording.options import RecordOptions
+from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch
 from jamboree_gym.wrappers.returned import checked_info
 
-__all__ = ["VecRecordEpisodes"]
+__all__ = ["VecRecordEpisodes", "vec_env_chain"]
 
 _LAST_OBSERVATION = "terminal_observation"
 _TRUNCATED = "TimeLimit.truncated"
 
 
-class VecRecordEpisodes(StaysHere, VecEnvWrapper):
+class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
     """Records every episode of every environment; changes nothing of what is returned.
 
     A VecEnv resets an environment in the very step that ends its episode. So the episode's last
@@ -84,32 +85,9 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
             venv.action_space,
             _sub_envs(venv),
             vector=_description(venv),
-            run=run,
-            tags=tags,
-            handler_class=handler_class,
-            record_infos=record_infos,
-            strict_infos=strict_infos,
+            options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
-        self._taken: Any = None
-
-    @property
-    def handlers(self) -> list[EpisodeHandler]:
-        """The handlers that write; each stands on its environment's current episode."""
-        return self._recorder.handlers
-
-    @property
-    def episode_ids(self) -> list[str]:
-        """Ids of the current episodes, one per environment.
-
-        Raises:
-            NotReset: There are none yet.
-        """
-        return self._recorder.episode_ids
-
-    @property
-    def run(self) -> str:
-        """Name of the run that the episodes belong to."""
-        return self._recorder.run
+        self._actions: Any = None
 
     def reset(self) -> VecEnvObs:
         """Reset all environments and begin a new episode in each.
@@ -119,13 +97,17 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
         """
         self._recorder.admit()
         base = _base(self.venv)
-        seeds = [None if seed is None else int(seed) for seed in self._said("_seeds", None)]
-        options = [self._recorder.kept_options(_given(one)) for one in self._said("_options", {})]
+        seeds = [
+            None if seed is None else int(seed) for seed in self._known_of_each("_seeds", None)
+        ]
+        options = [
+            self._recorder.kept_options(_given(one)) for one in self._known_of_each("_options", {})
+        ]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
             self._take_over_reset_infos()
-            for i, info in enumerate(self._said("reset_infos", {})):
+            for i, info in enumerate(self._known_of_each("reset_infos", {})):
                 self._recorder.begin(
                     i,
                     _part(observations, i),
@@ -145,7 +127,7 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
                 step when Redis is back.
         """
         self._recorder.admit()
-        self._taken = copied_batch(actions)
+        self._actions = copied_batch(actions)
         with self._recorder.batch():
             self.venv.step_async(actions)
 
@@ -162,7 +144,7 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
         with self._recorder.batch() as call:
             result = call.returned = self.venv.step_wait()
             self._take_over_reset_infos()
-            reset_infos = self._said("reset_infos", {})
+            reset_infos = self._known_of_each("reset_infos", {})
             observations, rewards, dones, infos = result
             for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
                 try:
@@ -182,7 +164,7 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
         """Record a step of one environment."""
         info = checked_info(info)
         own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
-        action = self._taken[i]
+        action = self._actions[i]
         if not done:
             self._recorder.step(i, action, observation, reward, False, False, own)
             return
@@ -194,11 +176,11 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
             missing = f"the last observation is not in infos[{_LAST_OBSERVATION!r}]"
             self._recorder.miss(i, InvalidRecord(missing))
 
-    def _said(self, name: str, nothing: Any) -> Sequence[Any]:
-        """What the VecEnv keeps for each environment under this name, if it does as SB3's own."""
+    def _known_of_each(self, name: str, nothing: Any) -> Sequence[Any]:
+        """What the VecEnv has under this name for each environment, if it is like SB3's own."""
         found = getattr(_base(self.venv), name, None)
-        is_kept = isinstance(found, (list, tuple)) and len(found) == self.num_envs
-        return list(found or ()) if is_kept else [nothing] * self.num_envs
+        is_known = isinstance(found, (list, tuple)) and len(found) == self.num_envs
+        return list(found or ()) if is_known else [nothing] * self.num_envs
 
     def _take_over_reset_infos(self) -> None:
         """Be asked for them as the VecEnv below."""
@@ -218,20 +200,6 @@ class VecRecordEpisodes(StaysHere, VecEnvWrapper):
             if isinstance(self.venv, VecEnv) and type(self.venv).unwrapped is VecEnv.unwrapped:
                 raise
             return getattr(self.venv, name)  # SB3 looks into nothing but its own
-
-    def annotate(self, **values: Any) -> None:
-        """Say something of the next step: it is recorded beside it.
-
-        As `jamboree_gym.wrappers.RecordEpisodes.annotate`, where the names are explained.
-
-        Args:
-            **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a
-                dict of such.
-
-        Raises:
-            InvalidRecord: A value has another length, or cannot be stored; names it.
-        """
-        self._recorder.annotate(values)
 
     def close(self) -> None:
         """Close the VecEnv; episodes that have not ended are abandoned."""
@@ -257,21 +225,25 @@ def _given(options: Any) -> Any:
 
 def _check_reward_space(venv: VecEnv) -> None:
     size = venv.num_envs
-    base = venv
-    while isinstance(base, VecEnvWrapper):
-        if not type(base).step_wait.__module__.startswith("stable_baselines3."):
-            return  # it may make one number of several
-        base = base.venv
+    *wrappers, base = vec_env_chain(venv)
+    if not all(type(one).step_wait.__module__.startswith("stable_baselines3.") for one in wrappers):
+        return  # it may make one number of several
     refuse_reward_space(base, {(), (1,), (size,), (size, 1)})
     for env in _envs_here(base) or ():
         check_reward_space(env)
 
 
+def vec_env_chain(venv: VecEnv) -> Iterator[VecEnv]:
+    """Wrappers, outermost first, and the VecEnv."""
+    while isinstance(venv, VecEnvWrapper):
+        yield venv
+        venv = venv.venv
+    yield venv
+
+
 def _base(venv: VecEnv) -> VecEnv:
     """The VecEnv below all wrappers; its own `unwrapped` may be something else."""
-    while isinstance(venv, VecEnvWrapper):
-        venv = venv.venv
-    return venv
+    return list(vec_env_chain(venv))[-1]
 
 
 def _envs_here(base: VecEnv) -> Sequence[gym.Env[Any, Any]] | None:
@@ -298,22 +270,15 @@ def _sub_envs(venv: VecEnv) -> Sequence[gym.Env[Any, Any] | EnvSpec | None]:
 
 def _description(venv: VecEnv) -> dict[str, Any]:
     """What provenance says of the VecEnv."""
-    wrappers, base = [], venv
-    while isinstance(base, VecEnvWrapper):
-        wrappers.append(_name(base))
-        base = base.venv
+    *wrappers, base = vec_env_chain(venv)
     rewards = getattr(base, "buf_rews", None) if isinstance(base, DummyVecEnv) else None
     rewards = np.empty(0) if rewards is None else rewards
     return {
-        "class": _name(base),
+        "class": class_name(type(base)),
         "num_envs": venv.num_envs,
         "autoreset_mode": AutoresetMode.SAME_STEP.value,
         "ends": DONE_AND_TRUNCATED,
         "reward_dtype": rewards.dtype.str,
-        "wrappers": wrappers,
+        "wrappers": [class_name(type(one)) for one in wrappers],
         "independent": _envs_here(base) is not None or isinstance(base, SubprocVecEnv),
     }
-
-
-def _name(venv: VecEnv) -> str:
-    return f"{type(venv).__module__}.{type(venv).__qualname__}"

@@ -29,6 +29,7 @@ __all__ = [
     "Converted",
     "Converter",
     "Spaces",
+    "assign",
     "joined",
     "provenances_of",
     "space_of_model",
@@ -290,3 +291,12 @@ def _mapped(arrays: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(arrays, dict):
         return {key: function(array) for key, array in arrays.items()}
     return function(arrays)
+
+
+def assign(arrays: Any, rows: Any, columns: Any, values: Any) -> None:
+    """Put values into rows and columns of a buffer's array, or of a dict of such."""
+    if not isinstance(arrays, dict):
+        arrays[rows, columns] = values
+        return
+    for key, array in arrays.items():
+        array[rows, columns] = values[key]

@@ -22,6 +22,7 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsavedRecords,
 )
+from jamboree_gym.integrations.sb3.buffers.conversion import assign
 from jamboree_gym.integrations.sb3.buffers.live_steps import Batch, LiveSteps
 from jamboree_gym.integrations.sb3.buffers.next_row import Succession
 from jamboree_gym.integrations.sb3.buffers.sum_tree import SumTree
@@ -232,14 +233,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
         if batch.steps is None:
             return
         steps = batch.steps.part(slice(len(batch.steps.rewards) - len(rows), None))
-        for arrays, came in (
-            (self.observations, steps.observations),
-            (self.next_observations, steps.next_observations),
-        ):
-            for key in arrays if isinstance(arrays, dict) else ():
-                arrays[key][rows, 0] = came[key]
-            if not isinstance(arrays, dict):
-                arrays[rows, 0] = came
+        assign(self.observations, rows, 0, steps.observations)
+        assign(self.next_observations, rows, 0, steps.next_observations)
         self.actions[rows, 0] = steps.actions
         self.rewards[rows, 0] = steps.rewards
         self.dones[rows, 0] = steps.dones

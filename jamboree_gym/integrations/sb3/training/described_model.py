@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from jamboree_gym.environment.provenance import conditions_now
+from jamboree_gym.environment.provenance import class_name, conditions_now
 
-__all__ = ["class_name", "described_model"]
+__all__ = ["described_model"]
 
 _DISTRIBUTIONS: Final = (
     *("python", "numpy", "gymnasium", "jamboree-gym"),
@@ -46,11 +46,6 @@ def described_model(model: BaseAlgorithm) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-
-
-def class_name(cls: type) -> str:
-    """With its module, for people."""
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _hyperparameters(model: BaseAlgorithm) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from jamboree_gym.connection import Connection
+from jamboree_gym.environment.provenance import class_name
 from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes
+from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes, vec_env_chain
 from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.recording.vector_recorder import shares_of
+from jamboree_gym.recording.vector_recorder import each
 from jamboree_gym.wrappers import RecordEpisodes
 
 __all__ = ["RecordedEnv", "recorded_env"]
@@ -56,7 +57,7 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
     Raises:
         InvalidArgument: It is not recorded; says how to.
     """
-    chain = list(_chain(venv))
+    chain = [] if venv is None else list(vec_env_chain(venv))
     own = [one for one in chain if isinstance(one, VecRecordEpisodes)]
     above: list[VecEnv | gym.Env[Any, Any]]
     if own:
@@ -71,17 +72,8 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
     jam, run = handlers[0].event, own[-1].run if own else singles[0].run
     if not own and {(one.handler.event, one.run) for one in singles} != {(jam, run)}:
         raise InvalidArgument("the environments of this VecEnv are recorded into different runs")
-    wrappers = [_name(one) for one in chain]
+    wrappers = [class_name(type(one)) for one in chain]
     return RecordedEnv(jam, run, handlers, annotate, wrappers, above, _form(below), _form(chain))
-
-
-def _chain(venv: VecEnv | None) -> Iterator[VecEnv]:
-    """Wrappers, outermost first, and the VecEnv."""
-    while isinstance(venv, VecEnvWrapper):
-        yield venv
-        venv = venv.venv
-    if venv is not None:
-        yield venv
 
 
 def _single_recorders(chain: Sequence[VecEnv]) -> list[RecordEpisodes[Any, Any]]:
@@ -123,10 +115,10 @@ class _AnnotateEach:
         self._recorders = recorders
 
     def __call__(self, **values: Any) -> None:
-        size = len(self._recorders)
-        shares = {name: shares_of(value, size, name) for name, value in values.items()}
-        for index, recorder in enumerate(self._recorders):
-            recorder.annotate(**{name: share[index] for name, share in shares.items()})
+        for recorder, share in zip(
+            self._recorders, each(values, len(self._recorders)), strict=True
+        ):
+            recorder.annotate(**share)
 
 
 def _form(chain: Iterable[VecEnv]) -> dict[str, Form]:
@@ -136,7 +128,3 @@ def _form(chain: Iterable[VecEnv]) -> dict[str, Form]:
         "observations": "normalised" if any(one.norm_obs for one in normalisers) else "raw",
         "rewards": "normalised" if any(one.norm_reward for one in normalisers) else "raw",
     }
-
-
-def _name(venv: VecEnv) -> str:
-    return f"{type(venv).__module__}.{type(venv).__qualname__}"

@@ -15,8 +15,9 @@ from weakref import WeakKeyDictionary
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from jamboree_gym.environment.provenance import class_name
 from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreUnavailable
-from jamboree_gym.integrations.sb3.training.described_model import class_name, described_model
+from jamboree_gym.integrations.sb3.training.described_model import described_model
 from jamboree_gym.integrations.sb3.training.learning import LearnWatch
 from jamboree_gym.integrations.sb3.training.logger_links import link_run
 from jamboree_gym.integrations.sb3.training.metric_writer import MetricWriter

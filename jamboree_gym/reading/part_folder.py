@@ -1,0 +1,137 @@
+"""A folder of parts, each of which is whole or not there: what every export of episodes shares.
+
+An export that was killed is continued by the next call: what it had not finished is removed, and
+the episodes that the parts hold are not written again. A format says only how a part is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from jamboree_gym.errors import ExportError
+from jamboree_gym.progress import Progress, reported
+from jamboree_gym.reading.filters import Found
+
+__all__ = ["PartFolder", "aside_of", "whole"]
+
+_ASIDE = ".jamboree-new"  # no other program uses this ending, so what a kill left is removed
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+class PartFolder:
+    """The parts that an export writes.
+
+    Args:
+        path: The folder.
+        pattern: Names of the parts; the number of each stands for the `*`.
+        lock: The file of the lock; None = `.lock` in the folder, as readers of data sets ignore
+            names that begin with a dot.
+        shown: What messages call the folder; None = its path.
+    """
+
+    def __init__(
+        self, path: Path, pattern: str, *, lock: Path | None = None, shown: str | None = None
+    ) -> None:
+        self.path = path
+        self._pattern = pattern
+        self._lock = lock or path / ".lock"
+        self._shown = shown or str(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, be its only writer, and remove what a killed process had not finished.
+
+        Raises:
+            ExportError: Another process writes there, or it is no folder.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            message = f"{self.path} is a file: name a folder, into which several files go"
+            raise ExportError(message) from error
+        try:
+            with FileLock(self._lock, timeout=0):
+                for left in list(self.path.rglob(f".*{_ASIDE}*")):
+                    _remove(left)
+                yield
+        except Timeout as error:
+            message = f"{self._shown}: another process is writing there; wait for it"
+            raise ExportError(message) from error
+
+    def paths(self) -> list[Path]:
+        """The parts that are there, in order."""
+        return sorted(self.path.glob(self._pattern))
+
+    def next(self) -> Path:
+        """Path of the part that comes next."""
+        return self.path / self._pattern.replace("*", f"{len(self.paths()):05}")
+
+    def rest(
+        self,
+        found: Found,
+        lengths: Mapping[str, int],
+        read: Callable[[Found], Iterator[tuple[int, _T]]],
+        progress: bool | Progress,
+    ) -> Iterator[_T]:
+        """Read the episodes that are over and not written; warn of written ones that have grown.
+
+        Args:
+            found: The episodes of the export.
+            lengths: Number of steps of each episode that is written, by its id.
+            read: Yields how many episodes are read to their end, and the next piece.
+            progress: Is told how many are written, those of earlier calls included.
+        """
+        over = [one for one in found if one.status != "running"]
+        grown = [one.id for one in over if one.steps > lengths.get(one.id, one.steps)]
+        if grown:
+            log.warning(
+                "%d episodes in %s lack their newest steps, as they went on after they were "
+                "written (interrupted: their process was only stopped): %s. Another place gets all "
+                "of them",
+                len(grown),
+                self._shown,
+                ", ".join(grown),
+            )
+        wanted = [one for one in over if one.id not in lengths]
+        before = len(over) - len(wanted)
+        counted = ((before + done, piece) for done, piece in read(wanted))
+        return reported(counted, len(over), progress, done_is="written")
+
+
+def aside_of(path: Path) -> Path:
+    """Where a file or folder is written before it is moved to `path`."""
+    return path.with_name(f".{path.name}{_ASIDE}")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file or folder; it is moved to `path` when it is whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = aside_of(path)
+    try:
+        yield aside
+        for written in (aside, *aside.rglob("*")):
+            if written.is_file():
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
