@@ -6,7 +6,7 @@ scalar stays itself, what has no fixed shape is encoded, and a group becomes a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
@@ -22,9 +22,11 @@ __all__ = [
     "LayoutAt",
     "Misfit",
     "Pack",
+    "RowChoice",
     "as_objects",
     "concatenate",
     "filler",
+    "grouped",
     "item",
     "pack_any",
     "packed_columns",
@@ -39,6 +41,9 @@ __all__ = [
 Arrays: TypeAlias = Any
 """Values of many steps: an array (n, ...), or a dict, tuple or list of such; an array of objects
 where the values have no fixed shape."""
+
+RowChoice: TypeAlias = slice | npt.NDArray[np.bool_]
+"""Some of n rows: a slice, or bool (n,)."""
 
 Pack: TypeAlias = Callable[[Any], Any]
 
@@ -192,6 +197,13 @@ def stack(values: Sequence[Any], layout: Layout) -> Arrays:
     return layout.stack(values)
 
 
+def grouped(columns: Iterator[npt.NDArray[Any]], layout: Layout) -> Arrays:
+    """The next columns, one for each leaf, as the arrays of a layout."""
+    if isinstance(layout, Group):
+        return layout.build([grouped(columns, part) for part in layout.parts])
+    return next(columns)
+
+
 def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
     """Inverse of `stack`: arrays of so many rows -> packed values, one for each row.
 
@@ -232,7 +244,7 @@ def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
     return objects
 
 
-def rows_of(arrays: Arrays, rows: slice | npt.NDArray[np.bool_]) -> Arrays:
+def rows_of(arrays: Arrays, rows: RowChoice) -> Arrays:
     """Some rows of all arrays."""
     if isinstance(arrays, dict):
         return {name: rows_of(part, rows) for name, part in arrays.items()}

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import compress
 from typing import NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.packing import rows_of
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.batch_format import decode_head
@@ -19,7 +17,7 @@ from jamboree_gym.encoding.bulk_decoder import Pieces, RowCollector, plain_frame
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_episode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
-from jamboree_gym.reading.episode import Episode, to_transitions
+from jamboree_gym.reading.episode import Episode, to_transitions, transitions_between
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Transitions
 
 __all__ = ["Block", "Listed", "WholeEpisode", "read_blocks", "trips", "whole_episodes"]
@@ -78,20 +76,7 @@ class Block:
         is_step[firsts] = False
         has_next = np.roll(is_step, -1)
         numbers = np.arange(len(rows), dtype=np.int64) - firsts.repeat(self.counts)
-        return Transitions(
-            numbers[has_next],
-            rows_of(rows.observations, has_next),
-            rows_of(rows.actions, is_step),
-            rows.rewards[is_step],
-            rows_of(rows.observations, is_step),
-            rows.terminations[is_step],
-            rows.truncations[is_step],
-            list(compress(rows.infos, is_step.tolist())),
-            rows.timestamps[is_step],
-            rows.annotated[is_step],
-            rows_of(rows.annotations, is_step),
-            rows.schemas,
-        )
+        return transitions_between(rows, has_next, is_step, numbers[has_next])
 
 
 def read_blocks(
