@@ -193,10 +193,12 @@ class Rows:
         observations = grouped(columns, schema.observation)
         actions = grouped(columns, schema.action)
         rewards, terminations, truncations, timestamps = (next(columns) for _ in range(4))
-        annotated = next(columns) if schema.is_annotated else np.zeros(len(rewards), np.bool_)
-        annotations = grouped(columns, schema.annotation)
-        if not annotated.all():
-            annotations = unsaid(annotations, ~annotated)
+        annotated, annotations = np.zeros(len(rewards), np.bool_), cast(Arrays, {})
+        if schema.is_annotated:
+            annotated = next(columns)
+            annotations = grouped(columns, schema.annotation)
+            if not annotated.all():
+                annotations = unsaid(annotations, ~annotated)
         return cls(
             start,
             *(observations, actions, rewards, terminations, truncations, timestamps),

@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from jamboree_gym.arrays.trees import map_leaves
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import (
     BufferMismatch,
@@ -22,6 +23,7 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsavedRecords,
 )
+from jamboree_gym.integrations.sb3.buffers.conversion import assign
 from jamboree_gym.integrations.sb3.buffers.live_steps import Batch, LiveSteps
 from jamboree_gym.integrations.sb3.buffers.next_row import Succession
 from jamboree_gym.integrations.sb3.buffers.sum_tree import SumTree
@@ -232,14 +234,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
         if batch.steps is None:
             return
         steps = batch.steps.part(slice(len(batch.steps.rewards) - len(rows), None))
-        for arrays, came in (
-            (self.observations, steps.observations),
-            (self.next_observations, steps.next_observations),
-        ):
-            for key in arrays if isinstance(arrays, dict) else ():
-                arrays[key][rows, 0] = came[key]
-            if not isinstance(arrays, dict):
-                arrays[rows, 0] = came
+        assign(self.observations, rows, 0, steps.observations)
+        assign(self.next_observations, rows, 0, steps.next_observations)
         self.actions[rows, 0] = steps.actions
         self.rewards[rows, 0] = steps.rewards
         self.dones[rows, 0] = steps.dones
@@ -382,10 +378,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
     def _observed(
         self, arrays: Any, rows: _Rows, env: VecNormalize | None, shape: tuple[int, ...]
     ) -> Any:
-        if not isinstance(arrays, dict):
-            return self._tensor(self._normalize_obs(arrays[rows, 0], env), shape)
-        parts: Any = self._normalize_obs({k: array[rows, 0] for k, array in arrays.items()}, env)
-        return {key: self._tensor(part, shape) for key, part in parts.items()}
+        parts = self._normalize_obs(map_leaves(lambda array: array[rows, 0], arrays), env)
+        return map_leaves(lambda part: self._tensor(part, shape), parts)
 
     def _tensor(self, array: Any, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor of what is nobody else's."""

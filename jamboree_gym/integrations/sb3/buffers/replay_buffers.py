@@ -16,7 +16,12 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import BufferMismatch, EpisodeNotFound
 from jamboree_gym.integrations.sb3.buffers.buffer_slots import Piece, ranges, rows_and_pieces
-from jamboree_gym.integrations.sb3.buffers.conversion import Conversions, Converted, provenances_of
+from jamboree_gym.integrations.sb3.buffers.conversion import (
+    Conversions,
+    Converted,
+    assign,
+    provenances_of,
+)
 from jamboree_gym.integrations.sb3.buffers.live_replay import JamboreeReplayBuffer
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import Block, read_blocks
@@ -213,9 +218,9 @@ class _Filling:
         self, rows: _Indices, column: _Indices, steps: Converted, is_cut: npt.NDArray[np.bool_]
     ) -> None:
         buffer, is_shared = self._buffer, self._buffer.optimize_memory_usage
-        _assign(buffer.observations, rows, column, steps.observations)
+        assign(buffer.observations, rows, column, steps.observations)
         if not is_shared:
-            _assign(buffer.next_observations, rows, column, steps.next_observations)
+            assign(buffer.next_observations, rows, column, steps.next_observations)
         buffer.actions[rows, column] = steps.actions
         buffer.rewards[rows, column] = steps.rewards
         buffer.dones[rows, column] = steps.dones | is_cut if is_shared else steps.dones
@@ -258,14 +263,6 @@ def _parts_in(
                 source, row = first + start - block.start, piece.row + start - piece.start
                 yield source, row, stop - start, piece.column, stop == piece.stop
         first += count
-
-
-def _assign(arrays: Any, rows: _Indices, column: _Indices, values: Any) -> None:
-    if not isinstance(arrays, dict):
-        arrays[rows, column] = values
-        return
-    for key, array in arrays.items():
-        array[rows, column] = values[key]
 
 
 def _end_what_goes_on(buffer: ReplayBuffer) -> None:
