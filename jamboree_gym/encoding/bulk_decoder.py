@@ -8,9 +8,9 @@ of a column are joined.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from jamboree_gym.encoding.rows import (
 from jamboree_gym.encoding.step_batches import template_of
 from jamboree_gym.errors import DecodeError
 
-__all__ = ["Pieces", "RowCollector", "decode_frames", "plain_frame"]
+__all__ = ["RowCollector", "decode_frames", "plain_frame"]
 
 _NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
 _BATCH = FRAME_BODY + PREFIX.size  # where the Arrow message begins
@@ -63,14 +63,11 @@ def _plain_rows(frames: Sequence[Frame], find_schema: FindSchema, where: str) ->
     if len(digests) > 1:
         return None
     collector = RowCollector(find_schema(*digests))
-    pieces = [collector.cut(frame.blob, frame.count) for frame in frames]
-    if None in pieces:
-        return None
-    collector.add(cast("list[Pieces]", pieces))
-    return collector.rows(start=frames[0].start)
+    is_plain = collector.add((frame.blob, frame.count) for frame in frames)
+    return collector.rows(start=frames[0].start) if is_plain else None
 
 
-class Pieces(NamedTuple):
+class _Pieces(NamedTuple):
     """A frame that has been cut.
 
     Attributes:
@@ -94,12 +91,25 @@ class RowCollector:
     def __init__(self, schema: StepSchema) -> None:
         self._schema = schema
         self._template = template_of(schema)
-        self._pieces: list[Pieces] = []
+        self._pieces: list[_Pieces] = []
         # What was added so far: number of rows, the columns, the infos by row.
         self._parts: list[tuple[int, list[npt.NDArray[Any]], Mapping[int, dict[str, Any]]]] = []
 
-    def cut(self, raw: bytes, count: int) -> Pieces | None:
-        """Cut a frame with so many rows; None where it is not plain, and is to be decoded alone."""
+    def add(self, frames: Iterable[tuple[bytes, int]]) -> bool:
+        """Cut and keep frames, each given with its number of rows.
+
+        Returns:
+            Whether they are plain; if not, none of them is kept.
+        """
+        pieces = []
+        for raw, count in frames:
+            if (piece := self._cut(raw, count)) is None:
+                return False
+            pieces.append(piece)
+        self._pieces += pieces
+        return True
+
+    def _cut(self, raw: bytes, count: int) -> _Pieces | None:
         if self._template is None:
             return None
         places = self._template.buffers(count)
@@ -117,11 +127,7 @@ class RowCollector:
             if changes:
                 return None
         columns = [raw[_BATCH + start : _BATCH + stop] for start, stop in places]
-        return Pieces(count, columns, infos)
-
-    def add(self, pieces: Sequence[Pieces]) -> None:
-        """Keep frames that have been cut."""
-        self._pieces += pieces
+        return _Pieces(count, columns, infos)
 
     def add_alike(self, frames: Sequence[bytes], count: int) -> bool:
         """Cut and keep frames of one size, each with so many rows, all at once.
