@@ -221,6 +221,18 @@ def test_a_nan_equals_itself(jam: Jamboree) -> None:
     assert not jam.diff(*(scripted(jam, [first] * 2, [float("nan")]) for _ in range(2)))
 
 
+@pytest.mark.parametrize("image", [np.zeros((2, 3), np.int16), np.zeros(4, np.uint8), None])
+def test_an_episode_whose_layout_changes_is_equal_until_then(jam: Jamboree, image: Any) -> None:
+    first = {"image": np.zeros((2, 3), np.uint8), "words": (1,)}
+    one = scripted(jam, [first, first, {**first, "image": image}])
+    other = scripted(jam, [first] * 3)
+
+    divergence = jam.diff(one, other).divergence
+
+    assert divergence is not None
+    assert (divergence.step, divergence.leaf) == (1, 'observation["image"]')
+
+
 def test_a_shorter_one_ends_where_the_other_goes_on(jam: Jamboree) -> None:
     report = jam.diff(record(jam, [0, 1, 0]), record(jam, [0, 1]))
 

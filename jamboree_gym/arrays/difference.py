@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any, NamedTuple
+from itertools import chain, zip_longest
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.arrays.trees import Arrays, leaves_of, map_leaves
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.errors import InvalidRecord
 
@@ -19,14 +21,17 @@ __all__ = [
     "NOTHING",
     "Difference",
     "Said",
+    "UNTYPED",
     "Tolerance",
-    "bytes_of",
     "differences",
+    "earliest",
+    "first_row",
     "quoted",
     "shown",
 ]
 
 MAX_SHOWN = 200
+_NO_NAME = re.compile(r"\W")
 
 
 class Said(str):
@@ -42,20 +47,41 @@ class Said(str):
 NOTHING = Said("nothing")
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Difference:
     """A place where two values differ.
 
     Attributes:
-        leaf: The place: `observation["image"][3, 2, 0]`.
-        recorded: What stands there in the store.
-        simulated: What stands there now.
-        among: How many numbers of this array differ; the one that is named is the first.
+        leaf: The very value: `observation["image"][3, 2, 0]`, `info["lives"]`; like `field` where
+            that is one value.
+        a: What the one has there. Where the two are not of one shape or type, what is said of
+            them, as text.
+        b: What the other has there.
+        others: How many more values differ: of this array, or of this step.
+        step: The step; -1 for the reset.
     """
 
     leaf: str
-    recorded: Any
-    simulated: Any
-    among: int = 1
+    a: Any
+    b: Any
+    others: int = 0
+    step: int = -1
+
+    @property
+    def field(self) -> str:
+        """What the place is part of: `action`, `observation`, `reward`, `info`, `length`, ..."""
+        return _NO_NAME.split(self.leaf, maxsplit=1)[0]
+
+    @property
+    def place(self) -> str:
+        """The leaf, and at which step."""
+        return f"{self.leaf} {'at reset' if self.step < 0 else f'at step {self.step}'}"
+
+    @classmethod
+    def first_of(cls, found: Sequence[Difference], *, step: int) -> Self:
+        """The first of all differences at a step, which are at least one."""
+        others = len(found) - 1 + sum(one.others for one in found)
+        return cls(found[0].leaf, found[0].a, found[0].b, others, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +91,12 @@ class Tolerance:
     Attributes:
         rtol: As a share of the recorded one.
         atol: Absolutely. With both at 0 every bit counts.
+        is_typed: Whether a Python number differs from a NumPy number that has the same bits.
     """
 
     rtol: float = 0.0
     atol: float = 0.0
+    is_typed: bool = True
 
     @property
     def is_exact(self) -> bool:
@@ -78,7 +106,7 @@ class Tolerance:
     def differing(self, recorded: npt.NDArray[Any], simulated: npt.NDArray[Any]) -> Any:
         """Which elements differ, of two arrays with the same dtype and shape."""
         if self.is_exact or recorded.dtype.kind not in "fc":
-            return (bytes_of(recorded) != bytes_of(simulated)).any(axis=-1)
+            return (_bytes_of(recorded) != _bytes_of(simulated)).any(axis=-1)
         with np.errstate(all="ignore"):
             return ~np.isclose(simulated, recorded, self.rtol, self.atol, equal_nan=True)
 
@@ -87,6 +115,10 @@ class Tolerance:
         is_float = isinstance(recorded, (float, np.floating)) and not self.is_exact
         if is_float and recorded.__class__ is simulated.__class__:
             return not self.differing(np.asarray(recorded), np.asarray(simulated))
+        if not self.is_typed:
+            arrays = as_array(recorded), as_array(simulated)
+            if all(array is not None for array in arrays):
+                return _bits_of(arrays[0]) == _bits_of(arrays[1])
         if isinstance(recorded, (set, frozenset)):  # equal ones may be in another order
             return bool(recorded == simulated)
         try:
@@ -100,9 +132,14 @@ class Tolerance:
 
 
 EXACT = Tolerance()
+UNTYPED = Tolerance(is_typed=False)
 
 
-def bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _bits_of(array: Any) -> tuple[Any, ...]:
+    return array.dtype, array.shape, array.tobytes()
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The bytes of each element, along one axis more."""
     if array.itemsize == 0:
         return np.zeros((*array.shape, 1), np.uint8)
@@ -161,7 +198,49 @@ def _array_differences(
     if differing.any():
         index = tuple(map(int, np.unravel_index(differing.argmax(), differing.shape)))
         where = f"{place}[{', '.join(map(str, index))}]" if index else place
-        yield Difference(where, recorded[index], array[index], int(differing.sum()))
+        yield Difference(where, recorded[index], array[index], int(differing.sum()) - 1)
+
+
+def first_row(
+    a: Arrays,
+    b: Arrays,
+    tolerance: Tolerance = EXACT,
+    values: Callable[[int], tuple[Any, Any]] | None = None,
+) -> int | None:
+    """The first row in which two differ; quick where both are arrays of numbers of one kind.
+
+    Args:
+        a: Rows as arrays.
+        b: As many others.
+        tolerance: Between floats.
+        values: Gives both values of a row as they were; None: as they are in the arrays.
+    """
+    arrays = [[array for _, array in leaves_of(tree)] for tree in (a, b)]
+    if _are_alike(a, b):
+        pairs = zip(*arrays, strict=True)
+        return earliest(_first_row(one, other, tolerance) for one, other in pairs)
+    values = values or (lambda row: (a[row], b[row]))
+    count = min((len(array) for array in chain(*arrays)), default=0)
+    rows = (row for row in range(count) if any(differences("", *values(row), tolerance)))
+    return next(rows, None)
+
+
+def earliest(rows: Iterable[int | None]) -> int | None:
+    """The lowest row, if there is any."""
+    return min((row for row in rows if row is not None), default=None)
+
+
+def _are_alike(a: Arrays, b: Arrays) -> bool:
+    """Whether the elements of both can be compared one by one."""
+    kinds = [map_leaves(lambda array: (array.dtype, array.shape), arrays) for arrays in (a, b)]
+    return kinds[0] == kinds[1] and all(array.dtype != object for _, array in leaves_of(a))
+
+
+def _first_row(a: npt.NDArray[Any], b: npt.NDArray[Any], tolerance: Tolerance) -> int | None:
+    if a.tobytes() == b.tobytes():
+        return None
+    rows = np.asarray(tolerance.differing(a, b)).reshape(len(a), -1).any(axis=1)
+    return int(rows.argmax()) if rows.any() else None
 
 
 def _kind_of(array: npt.NDArray[Any]) -> Said:

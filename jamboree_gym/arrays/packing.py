@@ -6,7 +6,7 @@ scalar stays itself, what has no fixed shape is encoded, and a group becomes a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Encoded, Group, Layout, Leaf, as_array
+from jamboree_gym.arrays.trees import Arrays, map_leaves
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.errors import InvalidRecord
 
@@ -22,9 +23,11 @@ __all__ = [
     "LayoutAt",
     "Misfit",
     "Pack",
+    "RowChoice",
     "as_objects",
     "concatenate",
     "filler",
+    "grouped",
     "item",
     "pack_any",
     "packed_columns",
@@ -36,9 +39,8 @@ __all__ = [
     "variable_bytes",
 ]
 
-Arrays: TypeAlias = Any
-"""Values of many steps: an array (n, ...), or a dict, tuple or list of such; an array of objects
-where the values have no fixed shape."""
+RowChoice: TypeAlias = slice | npt.NDArray[np.bool_]
+"""Some of n rows: a slice, or bool (n,)."""
 
 Pack: TypeAlias = Callable[[Any], Any]
 
@@ -192,6 +194,13 @@ def stack(values: Sequence[Any], layout: Layout) -> Arrays:
     return layout.stack(values)
 
 
+def grouped(columns: Iterator[npt.NDArray[Any]], layout: Layout) -> Arrays:
+    """The next columns, one for each leaf, as the arrays of a layout."""
+    if isinstance(layout, Group):
+        return layout.build([grouped(columns, part) for part in layout.parts])
+    return next(columns)
+
+
 def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
     """Inverse of `stack`: arrays of so many rows -> packed values, one for each row.
 
@@ -232,13 +241,9 @@ def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
     return objects
 
 
-def rows_of(arrays: Arrays, rows: slice | npt.NDArray[np.bool_]) -> Arrays:
+def rows_of(arrays: Arrays, rows: RowChoice) -> Arrays:
     """Some rows of all arrays."""
-    if isinstance(arrays, dict):
-        return {name: rows_of(part, rows) for name, part in arrays.items()}
-    if isinstance(arrays, (list, tuple)):
-        return arrays.__class__([rows_of(part, rows) for part in arrays])
-    return arrays[rows]
+    return map_leaves(lambda array: array[rows], arrays)
 
 
 def item(arrays: Arrays, position: int, layout: Layout) -> Any:
@@ -253,16 +258,14 @@ def item(arrays: Arrays, position: int, layout: Layout) -> Any:
 
 def unsaid(arrays: Arrays, rows: Any = slice(None)) -> Arrays:
     """The same without the numbers that fill these rows: NaN, where the dtype has it."""
-    if isinstance(arrays, (dict, list, tuple)):
-        parts = arrays.values() if isinstance(arrays, dict) else arrays
-        cleaned = [unsaid(part, rows) for part in parts]
-        if isinstance(arrays, dict):
-            return dict(zip(arrays, cleaned, strict=True))
-        return type(arrays)(cleaned)
-    if arrays.dtype.kind == "f":
-        arrays = arrays.copy()
-        arrays[rows] = np.nan
-    return arrays
+
+    def cleaned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if array.dtype.kind == "f":
+            array = array.copy()
+            array[rows] = np.nan
+        return array
+
+    return map_leaves(cleaned, arrays)
 
 
 LayoutAt: TypeAlias = Callable[[int], Layout]

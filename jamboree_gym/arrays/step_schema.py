@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from jamboree_gym.arrays.layout import (
@@ -34,12 +35,8 @@ DAMAGED = (
 )
 """What reading damaged Arrow bytes raises."""
 
-_FIXED = [
-    ("reward", pa.float64()),
-    ("terminated", pa.bool_()),
-    ("truncated", pa.bool_()),
-    ("timestamp", pa.float64()),
-]
+_DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
+_FIXED = [("reward", _DOUBLE), ("terminated", _BIT), ("truncated", _BIT), ("timestamp", _DOUBLE)]
 _ROLES = ("observation", "action", "annotation")
 
 
@@ -62,13 +59,16 @@ class StepSchema:
         return {role: getattr(self, role) for role in _ROLES}
 
     @cached_property
-    def columns(self) -> tuple[tuple[Column, ...], tuple[Column, ...], tuple[Column, ...]]:
-        """Columns of observation, action and annotation."""
-        observation, action, annotation = (
-            tuple(column for _, column in columns_of(layout, role))
-            for role, layout in zip(_ROLES, self._layouts, strict=True)
-        )
-        return observation, action, annotation
+    def named_columns(self) -> tuple[tuple[str, Column], ...]:
+        """All columns of a batch in their order, each with its name."""
+        observation, action, annotation = map(columns_of, self._layouts, _ROLES)
+        annotated = [("annotated", _BIT), *annotation] if self.is_annotated else []
+        return (*observation, *action, *_FIXED, *annotated)
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns of a batch in their order."""
+        return tuple(column for _, column in self.named_columns)
 
     @cached_property
     def is_annotated(self) -> bool:
@@ -82,11 +82,7 @@ class StepSchema:
     @cached_property
     def is_plain(self) -> bool:
         """Whether all columns are buffers of the values' own bytes."""
-        return all(
-            isinstance(column, Leaf) and column.is_plain
-            for columns in self.columns
-            for column in columns
-        )
+        return all(isinstance(column, Leaf) and column.is_plain for column in self.columns)
 
     @cached_property
     def pack_observation(self) -> Pack:
@@ -115,32 +111,22 @@ class StepSchema:
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of a row's columns of fixed size."""
-        return sum(
-            column.nbytes
-            for columns in self.columns
-            for column in columns
-            if isinstance(column, Leaf)
-        )
+        """Bytes of a row's observation, action and annotation, as far as their size is fixed."""
+        columns = (column for layout in self._layouts for _, column in columns_of(layout, ""))
+        return sum(column.nbytes for column in columns if isinstance(column, Leaf))
 
     @cached_property
     def has_encoded(self) -> bool:
         """Whether values of observation or action are encoded one by one."""
-        observation, action, _ = self.columns
-        return not all(isinstance(column, Leaf) for column in (*observation, *action))
+        columns = (*columns_of(self.observation, ""), *columns_of(self.action, ""))
+        return not all(isinstance(column, Leaf) for _, column in columns)
 
     @cached_property
     def arrow(self) -> pa.Schema:
         """The Arrow schema, layouts in its metadata."""
-        pairs = list(zip(_ROLES, self._layouts, strict=True))
-        layouts = {role: layout_to_json(layout) for role, layout in pairs}
-        observation, action, annotation = (
-            [(name, _arrow_type(column)) for name, column in columns_of(layout, role)]
-            for role, layout in pairs
-        )
-        annotated = [("annotated", pa.bool_()), *annotation] if self.is_annotated else []
+        layouts = {role: layout_to_json(getattr(self, role)) for role in _ROLES}
         return pa.schema(
-            [*observation, *action, *_FIXED, *annotated],
+            [(name, _arrow_type(column)) for name, column in self.named_columns],
             metadata={"jamboree": json.dumps(layouts, sort_keys=True)},
         )
 

@@ -1,19 +1,49 @@
-"""The arrays of dicts and tuples one by one, for formats that take nothing but arrays."""
+"""Trees: nested dicts, tuples and lists, whose leaves are arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.errors import ExportError
 
-__all__ = ["LeafPath", "leaves_of", "numbers_of", "path_shown"]
+__all__ = [
+    "Arrays",
+    "LeafPath",
+    "leaves_of",
+    "map_leaves",
+    "numbers_of",
+    "path_shown",
+    "zip_leaves",
+]
+
+Arrays: TypeAlias = Any
+"""Values of many steps: an array (n, ...), or a dict, tuple or list of such; an array of objects
+where the values have no fixed shape."""
 
 LeafPath: TypeAlias = tuple[str | int, ...]
 """Name of the whole, then the keys that lead to the leaf."""
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same tree, with what the function makes of each leaf."""
+    if isinstance(tree, dict):
+        return {key: map_leaves(function, part) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return tree.__class__([map_leaves(function, part) for part in tree])
+    return function(tree)
+
+
+def zip_leaves(function: Callable[[Sequence[Any]], Any], trees: Sequence[Any]) -> Any:
+    """One tree out of several alike, with what the function makes of their leaves at each place."""
+    first = trees[0]
+    if isinstance(first, dict):
+        return {key: zip_leaves(function, [tree[key] for tree in trees]) for key in first}
+    if isinstance(first, (list, tuple)):
+        return first.__class__([zip_leaves(function, at) for at in zip(*trees, strict=True)])
+    return function(trees)
 
 
 def leaves_of(arrays: Arrays, *path: str | int) -> Iterator[tuple[LeafPath, npt.NDArray[Any]]]:

@@ -14,7 +14,7 @@ buffer; the message around it holds the length of the body.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from jamboree_gym.arrays.layout import Column, Leaf
@@ -25,7 +25,6 @@ __all__ = ["HeaderTemplate", "header_template"]
 _TRIED_COUNTS = (9, 4, 17)
 MAX_ROW_BYTES = 1 << 20  # beyond it, what pyarrow takes for a header does not matter
 _INT64 = struct.Struct("<q")
-_BIT, _DOUBLE = (1, 0), (1, 8)  # elements and bytes an element; 0 bytes = a bit
 
 WriteMessage = Callable[[int], bytes]
 """pyarrow's own message for so many rows."""
@@ -35,7 +34,8 @@ class HeaderTemplate:
     """Headers of all batches of one schema.
 
     Args:
-        columns: Of each column, whether it is a list, elements of a value, bytes an element.
+        columns: Of each column, whether it is a list, elements of a value, bytes an element (0 =
+            a bit).
         content: A header for as many rows as the first of those tried.
         places: Where the length, the nodes, the buffers and the body's length stand in it.
     """
@@ -81,7 +81,7 @@ def header_template(schema: StepSchema, write: WriteMessage) -> HeaderTemplate |
     """The template of a schema; None where its batches are not laid out as expected."""
     if not schema.is_plain or schema.row_bytes > MAX_ROW_BYTES:
         return None
-    columns = tuple(_columns(schema))
+    columns = tuple(map(_column, schema.columns))
     try:
         headers = [_header_of(write(count)) for count in _TRIED_COUNTS]
         places = _places(columns, headers)
@@ -89,15 +89,6 @@ def header_template(schema: StepSchema, write: WriteMessage) -> HeaderTemplate |
         return None
     template = HeaderTemplate(columns, headers[0], places)
     return template if headers == list(map(template.header, _TRIED_COUNTS)) else None
-
-
-def _columns(schema: StepSchema) -> Iterator[tuple[bool, int, int]]:
-    of_observation, of_action, of_annotation = schema.columns
-    yield from map(_column, (*of_observation, *of_action))
-    yield from ((False, *kind) for kind in (_DOUBLE, _BIT, _BIT, _DOUBLE))
-    if schema.is_annotated:
-        yield (False, *_BIT)
-        yield from map(_column, of_annotation)
 
 
 def _column(column: Column) -> tuple[bool, int, int]:

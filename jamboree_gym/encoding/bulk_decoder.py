@@ -8,15 +8,13 @@ of a column are joined.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.layout import Group, Layout, Leaf
-from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.arrays.step_schema import FindSchema, StepSchema
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, FRAME_BODY, Frame, plain_span
 from jamboree_gym.encoding.rows import (
@@ -26,16 +24,14 @@ from jamboree_gym.encoding.rows import (
     decode_rest,
     decode_rows,
     schema_digest,
-    without_fillers,
 )
 from jamboree_gym.encoding.step_batches import template_of
 from jamboree_gym.errors import DecodeError
 
-__all__ = ["Pieces", "RowCollector", "decode_frames", "plain_frame"]
+__all__ = ["RowCollector", "decode_frames", "plain_frame"]
 
 _NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
 _BATCH = FRAME_BODY + PREFIX.size  # where the Arrow message begins
-_DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
 
 
 def plain_frame(raw: bytes) -> tuple[int, int, bytes]:
@@ -67,14 +63,11 @@ def _plain_rows(frames: Sequence[Frame], find_schema: FindSchema, where: str) ->
     if len(digests) > 1:
         return None
     collector = RowCollector(find_schema(*digests))
-    pieces = [collector.cut(frame.blob, frame.count) for frame in frames]
-    if None in pieces:
-        return None
-    collector.add(cast("list[Pieces]", pieces))
-    return collector.rows(start=frames[0].start)
+    is_plain = collector.add((frame.blob, frame.count) for frame in frames)
+    return collector.rows(start=frames[0].start) if is_plain else None
 
 
-class Pieces(NamedTuple):
+class _Pieces(NamedTuple):
     """A frame that has been cut.
 
     Attributes:
@@ -98,15 +91,25 @@ class RowCollector:
     def __init__(self, schema: StepSchema) -> None:
         self._schema = schema
         self._template = template_of(schema)
-        of_observation, of_action, of_annotation = schema.columns
-        said = (_BIT, *of_annotation) if schema.is_annotated else ()
-        self._leaves = [*of_observation, *of_action, _DOUBLE, _BIT, _BIT, _DOUBLE, *said]
-        self._pieces: list[Pieces] = []
+        self._pieces: list[_Pieces] = []
         # What was added so far: number of rows, the columns, the infos by row.
         self._parts: list[tuple[int, list[npt.NDArray[Any]], Mapping[int, dict[str, Any]]]] = []
 
-    def cut(self, raw: bytes, count: int) -> Pieces | None:
-        """Cut a frame with so many rows; None where it is not plain, and is to be decoded alone."""
+    def add(self, frames: Iterable[tuple[bytes, int]]) -> bool:
+        """Cut and keep frames, each given with its number of rows.
+
+        Returns:
+            Whether they are plain; if not, none of them is kept.
+        """
+        pieces = []
+        for raw, count in frames:
+            if (piece := self._cut(raw, count)) is None:
+                return False
+            pieces.append(piece)
+        self._pieces += pieces
+        return True
+
+    def _cut(self, raw: bytes, count: int) -> _Pieces | None:
         if self._template is None:
             return None
         places = self._template.buffers(count)
@@ -124,11 +127,7 @@ class RowCollector:
             if changes:
                 return None
         columns = [raw[_BATCH + start : _BATCH + stop] for start, stop in places]
-        return Pieces(count, columns, infos)
-
-    def add(self, pieces: Sequence[Pieces]) -> None:
-        """Keep frames that have been cut."""
-        self._pieces += pieces
+        return _Pieces(count, columns, infos)
 
     def add_alike(self, frames: Sequence[bytes], count: int) -> bool:
         """Cut and keep frames of one size, each with so many rows, all at once.
@@ -153,7 +152,7 @@ class RowCollector:
         self._take_pieces()
         columns = [
             _column(leaf, bytes_of[:, _BATCH + start : _BATCH + stop], count)
-            for leaf, (start, stop) in zip(self._leaves, places, strict=True)
+            for leaf, (start, stop) in zip(self._schema.columns, places, strict=True)
         ]
         self._parts.append((len(frames) * count, columns, _NO_INFOS))
         return True
@@ -167,20 +166,8 @@ class RowCollector:
         self._take_pieces()
         total = sum(count for count, _, _ in self._parts)
         joined = zip(*[columns for _, columns, _ in self._parts], strict=True)
-        columns = iter([one[0] if len(one) == 1 else np.concatenate(one) for one in joined])
-        schema = self._schema
-        observations = _grouped(columns, schema.observation)
-        actions = _grouped(columns, schema.action)
-        rewards, terminations, truncations, timestamps = (next(columns) for _ in range(4))
-        annotated = next(columns) if schema.is_annotated else np.zeros(total, np.bool_)
-        annotations = without_fillers(_grouped(columns, schema.annotation), annotated)
-        return Rows(
-            start,
-            *(observations, actions, rewards, terminations, truncations, timestamps),
-            self._infos(total),
-            *(annotated, annotations),
-            [(start, schema)],
-        )
+        columns = (one[0] if len(one) == 1 else np.concatenate(one) for one in joined)
+        return Rows.of_columns(start, columns, self._infos(total), [(start, self._schema)])
 
     def _take_pieces(self) -> None:
         """Join the pieces that were added one by one."""
@@ -188,7 +175,7 @@ class RowCollector:
             return
         counts = np.array([one.rows for one in self._pieces], np.int64)
         joined = zip(*[one.columns for one in self._pieces], strict=True)
-        pairs = zip(self._leaves, joined, strict=True)
+        pairs = zip(self._schema.columns, joined, strict=True)
         columns = [_array(leaf, content, counts) for leaf, content in pairs]
         infos, first = dict[int, dict[str, Any]](), 0
         for one in self._pieces:
@@ -242,10 +229,3 @@ def _from_bits(content: bytearray, widths: npt.NDArray[np.int64]) -> npt.NDArray
     shifts = (padded.cumsum() - padded) - (widths.cumsum() - widths)
     chosen: npt.NDArray[np.uint8] = bits[np.arange(widths.sum()) + shifts.repeat(widths)]
     return chosen.view(np.bool_)
-
-
-def _grouped(columns: Iterator[Any], layout: Layout) -> Arrays:
-    """The next columns as the arrays of a layout."""
-    if isinstance(layout, Group):
-        return layout.build([_grouped(columns, part) for part in layout.parts])
-    return next(columns)

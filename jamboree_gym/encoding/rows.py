@@ -13,7 +13,7 @@ to NumPy scalars or back. A replay has to know, because NumPy computes different
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import lt
 from typing import Any, Literal, cast
@@ -29,11 +29,13 @@ from jamboree_gym.arrays.packing import (
     LayoutAt,
     concatenate,
     filler,
+    grouped,
     item,
     rows_of,
     stack,
     unsaid,
 )
+from jamboree_gym.arrays.step_columns import NUMBER_COLUMNS, take
 from jamboree_gym.arrays.step_schema import (
     DAMAGED,
     FindSchema,
@@ -43,7 +45,7 @@ from jamboree_gym.arrays.step_schema import (
 )
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Frame
-from jamboree_gym.encoding.step_batches import arrays_of, serialize_batch
+from jamboree_gym.encoding.step_batches import column_array, column_values, serialize_batch
 from jamboree_gym.errors import DecodeError
 
 __all__ = [
@@ -65,7 +67,6 @@ __all__ = [
     "encode_rows",
     "rows_to_arrays",
     "schema_digest",
-    "without_fillers",
 ]
 
 FlatRows = Sequence[Any]
@@ -121,18 +122,12 @@ class Rows:
 
     def __getitem__(self, rows: slice) -> Rows:
         """A part of the rows."""
+        first, stop, _ = rows.indices(len(self))
         return Rows(
-            self.start + rows.indices(len(self))[0],
-            rows_of(self.observations, rows),
-            rows_of(self.actions, rows),
-            self.rewards[rows],
-            self.terminations[rows],
-            self.truncations[rows],
-            self.timestamps[rows],
-            self.infos[rows],
-            self.annotated[rows],
-            rows_of(self.annotations, rows),
-            self._schemas_of(*rows.indices(len(self))[:2]),
+            start=self.start + first,
+            observations=rows_of(self.observations, rows),
+            schemas=self._schemas_of(first, stop),
+            **take(self, rows),
         )
 
     def _schemas_of(self, first: int, stop: int) -> SchemaChanges:
@@ -162,17 +157,52 @@ class Rows:
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
         """Rows of successive frames as one, in memory of their own."""
         return cls(
-            parts[0].start,
-            concatenate([(p.observations, p.layouts("observation"), len(p)) for p in parts]),
-            concatenate([(p.actions, p.layouts("action"), len(p)) for p in parts]),
-            np.concatenate([part.rewards for part in parts]),
-            np.concatenate([part.terminations for part in parts]),
-            np.concatenate([part.truncations for part in parts]),
-            np.concatenate([part.timestamps for part in parts]),
-            [info for part in parts for info in part.infos],
-            np.concatenate([part.annotated for part in parts]),
-            _joined_annotations(parts),
-            [change for part in parts for change in part.schemas],
+            start=parts[0].start,
+            observations=concatenate(
+                [(part.observations, part.layouts("observation"), len(part)) for part in parts]
+            ),
+            actions=concatenate(
+                [(part.actions, part.layouts("action"), len(part)) for part in parts]
+            ),
+            infos=[info for part in parts for info in part.infos],
+            annotations=_joined_annotations(parts),
+            schemas=[change for part in parts for change in part.schemas],
+            **{
+                name: np.concatenate([getattr(part, name) for part in parts])
+                for name in NUMBER_COLUMNS
+            },
+        )
+
+    @classmethod
+    def of_columns(
+        cls,
+        start: int,
+        columns: Iterator[npt.NDArray[Any]],
+        infos: Sequence[Mapping[str, Any]],
+        schemas: SchemaChanges,
+    ) -> Rows:
+        """Rows out of the columns of a batch, in the order that they have there.
+
+        Args:
+            start: Row number of the first.
+            columns: An array for each column.
+            infos: A dict for each row.
+            schemas: The first one holds from `start` on.
+        """
+        schema = schemas[0][1]
+        observations = grouped(columns, schema.observation)
+        actions = grouped(columns, schema.action)
+        rewards, terminations, truncations, timestamps = (next(columns) for _ in range(4))
+        annotated, annotations = np.zeros(len(rewards), np.bool_), cast(Arrays, {})
+        if schema.is_annotated:
+            annotated = next(columns)
+            annotations = grouped(columns, schema.annotation)
+            if not annotated.all():
+                annotations = unsaid(annotations, ~annotated)
+        return cls(
+            start,
+            *(observations, actions, rewards, terminations, truncations, timestamps),
+            *(infos, annotated, annotations, schemas),
         )
 
 
@@ -197,36 +227,14 @@ def _annotation(part: Rows, name: str, fallback: Layout) -> tuple[Arrays, Layout
     return unsaid(nothing), lambda _: fallback, len(part)
 
 
-def without_fillers(annotations: Arrays, annotated: npt.NDArray[np.bool_]) -> Arrays:
-    """The annotations, with nothing where nothing was said."""
-    return annotations if annotated.all() else unsaid(annotations, ~annotated)
-
-
 def rows_to_arrays(
     rows: FlatRows, schema: StepSchema, *, start: int, schemas: SchemaChanges = ()
 ) -> Rows:
     """Rows as they were put -> arrays."""
     columns = _columns(rows)
-    observations, actions, rewards, terminations, truncations, timestamps, infos, said = columns
-    annotated, annotations = np.zeros(len(said), np.bool_), cast(Arrays, {})
-    if schema.is_annotated:
-        annotated = np.array([one is not None for one in said], np.bool_)
-        nothing = schema.annotation_filler
-        filled = stack([nothing if one is None else one for one in said], schema.annotation)
-        annotations = without_fillers(filled, annotated)
-    return Rows(
-        start,
-        stack(observations, schema.observation),
-        stack(actions, schema.action),
-        np.array(rewards, np.float64),
-        np.array(terminations, np.bool_),
-        np.array(truncations, np.bool_),
-        np.array(timestamps, np.float64),
-        [decode_value(info, where="memory") if info else {} for info in infos],
-        annotated,
-        annotations,
-        schemas or [(start, schema)],
-    )
+    infos = [decode_value(info, where="memory") if info else {} for info in columns.pop(INFO)]
+    arrays = (stack(values, column) for column, values in column_values(schema, columns))
+    return Rows.of_columns(start, arrays, infos, schemas or [(start, schema)])
 
 
 def _columns(rows: FlatRows) -> list[Sequence[Any]]:
@@ -289,7 +297,10 @@ def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
         schemas += [(frame.start + n, find_schema(name.hex())) for n, name in changes]
         if not all(changed.shares_columns_with(schema) for _, changed in schemas):
             raise DecodeError(f"{at}: rows of other columns than the first")
-        return _rows_of_batch(frame, batch, infos, schemas, where=at)
+        pairs = zip(batch.columns, schema.columns, strict=True)
+        columns = (column_array(values, column, where=at) for values, column in pairs)
+        all_infos = [infos.get(offset, {}) for offset in range(frame.count)]
+        return Rows.of_columns(frame.start, columns, all_infos, schemas)
     except DAMAGED as error:
         raise DecodeError(f"{at}: {error}") from error
 
@@ -330,39 +341,6 @@ def _field_at(content: memoryview, table: int, number: int) -> int:
 def _lacks_values(column: pa.Array) -> bool:
     """Whether a value is missing; what Arrow knows as nulls are values without elements."""
     return column.null_count > 0 and not pa.types.is_null(column.type)
-
-
-def _rows_of_batch(
-    frame: Frame,
-    batch: pa.RecordBatch,
-    infos: Mapping[int, dict[str, Any]],
-    schemas: SchemaChanges,
-    *,
-    where: str,
-) -> Rows:
-    columns, schema = iter(batch.columns), schemas[0][1]
-    observations = arrays_of(columns, schema.observation, where=where)
-    actions = arrays_of(columns, schema.action, where=where)
-    rewards, terminations, truncations, timestamps = (
-        next(columns).to_numpy(zero_copy_only=False) for _ in range(4)
-    )
-    annotated = np.zeros(frame.count, np.bool_)
-    if schema.is_annotated:
-        annotated = next(columns).to_numpy(zero_copy_only=False)
-    annotations = arrays_of(columns, schema.annotation, where=where)
-    return Rows(
-        frame.start,
-        observations,
-        actions,
-        rewards,
-        terminations,
-        truncations,
-        timestamps,
-        [infos.get(offset, {}) for offset in range(frame.count)],
-        annotated,
-        without_fillers(annotations, annotated),
-        schemas,
-    )
 
 
 def decode_rest(

@@ -13,15 +13,16 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.layout import Column, Group, Layout, Leaf, numbers_to_arrow
-from jamboree_gym.arrays.packing import Arrays, as_objects, filler, packed_columns
+from jamboree_gym.arrays.layout import Column, Leaf
+from jamboree_gym.arrays.packing import as_objects, filler, packed_columns
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.encoding.batch_headers import HeaderTemplate, header_template
 
-__all__ = ["Columns", "arrays_of", "prepare", "serialize_batch", "template_of"]
+__all__ = ["Columns", "column_array", "column_values", "prepare", "serialize_batch", "template_of"]
 
 Columns = Sequence[Sequence[Any]]
 """Observations, actions, rewards, terminations, truncations, timestamps, annotations, as rows keep
@@ -53,40 +54,21 @@ def _zeros(schema: StepSchema, count: int) -> Columns:
 
 
 def _by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
-    before, fixed, behind = _buffers(schema, columns)
-    rewards, terminations, truncations, timestamps = fixed
-    arrays = [
-        *(_arrow(column, values) for column, values in before),
-        numbers_to_arrow(np.array(rewards, np.float64)),
-        numbers_to_arrow(np.array(terminations, np.bool_)),
-        numbers_to_arrow(np.array(truncations, np.bool_)),
-        numbers_to_arrow(np.array(timestamps, np.float64)),
-        *(_arrow(column, values) for column, values in behind),
-    ]
+    arrays = [_arrow(column, values) for column, values in column_values(schema, columns)]
     return bytes(pa.RecordBatch.from_arrays(arrays, schema=schema.arrow).serialize())
 
 
-_ANNOTATED = Leaf(np.dtype(np.bool_), (), "python")
-Buffers = list[tuple[Column, Sequence[Any]]]
-
-
-def _buffers(schema: StepSchema, columns: Columns) -> tuple[Buffers, Columns, Buffers]:
-    """The columns in the order of the schema: before the fixed ones, these, and behind them."""
-    observations, actions, rewards, terminations, truncations, timestamps, annotations = columns
-    fixed = rewards, terminations, truncations, timestamps
-    of_observation, of_action, of_annotation = schema.columns
+def column_values(schema: StepSchema, columns: Columns) -> Iterator[tuple[Column, Sequence[Any]]]:
+    """The columns of a batch in the order of the schema, and the values of each."""
+    observations, actions, *fixed, annotations = columns
     values = packed_columns(observations, schema.observation)
-    values += packed_columns(actions, schema.action)
-    before = list(zip((*of_observation, *of_action), values, strict=True))
-    if not schema.is_annotated:
-        return before, fixed, []
-    nothing = schema.annotation_filler
-    said = [nothing if one is None else one for one in annotations]
-    behind = [
-        (_ANNOTATED, [one is not None for one in annotations]),
-        *zip(of_annotation, packed_columns(said, schema.annotation), strict=True),
-    ]
-    return before, fixed, behind
+    values += [*packed_columns(actions, schema.action), *fixed]
+    if schema.is_annotated:
+        nothing = schema.annotation_filler
+        said = [nothing if one is None else one for one in annotations]
+        values.append([one is not None for one in annotations])
+        values += packed_columns(said, schema.annotation)
+    return zip(schema.columns, values, strict=True)
 
 
 def _arrow(column: Column, values: Sequence[Any]) -> pa.Array:
@@ -97,26 +79,21 @@ def _arrow(column: Column, values: Sequence[Any]) -> pa.Array:
 
 def _body(schema: StepSchema, columns: Columns) -> bytes:
     """The buffers of all columns, each filled up to a multiple of eight bytes."""
-    before, (rewards, terminations, truncations, timestamps), behind = _buffers(schema, columns)
-    buffers = [_leaf_bytes(values, cast(Leaf, column)) for column, values in before]
-    buffers += (
-        array("d", rewards).tobytes(),
-        _end_bits(terminations),
-        _end_bits(truncations),
-        array("d", timestamps).tobytes(),
-    )
-    buffers += [_leaf_bytes(values, cast(Leaf, column)) for column, values in behind]
+    pairs = column_values(schema, columns)
+    buffers = [_leaf_bytes(values, cast(Leaf, column)) for column, values in pairs]
     return b"".join([part for buffer in buffers for part in (buffer, _PADDING[-len(buffer) % 8])])
 
 
 _PADDING = [bytes(n) for n in range(8)]
+_TYPECODES = {"i": "q", "f": "d"}
 
 
 def _leaf_bytes(values: Sequence[Any], leaf: Leaf) -> bytes:
+    if leaf.kind == "python":
+        kind = leaf.dtype.kind
+        return _end_bits(values) if kind == "b" else array(_TYPECODES[kind], values).tobytes()
     if leaf.dtype.kind == "b":
         return _bits(leaf.stack(values).reshape(-1))
-    if leaf.kind == "python":
-        return array("q" if leaf.dtype.kind == "i" else "d", values).tobytes()
     try:
         return b"".join(values)  # NumPy scalars are buffers of their own bytes
     except TypeError:  # Python numbers among them
@@ -140,11 +117,8 @@ def _bits(flags: Any) -> bytes:
     return np.packbits(np.array(flags, np.bool_), bitorder="little").tobytes()
 
 
-def arrays_of(columns: Iterator[pa.Array], layout: Layout, *, where: str) -> Arrays:
-    """The next columns of a batch as the arrays of a layout."""
-    if isinstance(layout, Group):
-        return layout.build([arrays_of(columns, part, where=where) for part in layout.parts])
-    column = next(columns)
-    if isinstance(layout, Leaf):
-        return layout.from_arrow(column)
-    return as_objects([decode_value(value.as_py(), where=where) for value in column])
+def column_array(values: pa.Array, column: Column, *, where: str) -> npt.NDArray[Any]:
+    """A column of a batch as an array."""
+    if isinstance(column, Leaf):
+        return column.from_arrow(values)
+    return as_objects([decode_value(value.as_py(), where=where) for value in values])

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.packing import Arrays, unsaid
-from jamboree_gym.arrays.trees import leaves_of, path_shown
+from jamboree_gym.arrays.trees import Arrays, leaves_of, path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.parquet import write_parts
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import Transitions
-from jamboree_gym.tables.columns import Column, scalar_columns
+from jamboree_gym.tables.columns import Column, number_columns, scalar_columns
 
 try:
     import datasets
@@ -111,19 +110,12 @@ def to_datasets(
 
 
 def _columns(steps: Transitions) -> Mapping[str, Column | None]:
-    columns: dict[str, Column | None] = {
-        "index": steps.indices,
-        "timestamp": steps.timestamps,
-        "reward": steps.rewards,
-        "terminated": steps.terminations,
-        "truncated": steps.truncations,
-    }
-    annotations = unsaid(dict(steps.annotations), ~steps.annotated)
+    columns = number_columns(steps)
     for name, arrays in (
         ("action", steps.actions),
         ("observation", steps.observations),
         ("next_observation", steps.next_observations),
-        ("annotation", annotations),
+        ("annotation", steps.annotations),
     ):
         columns.update(_leaf_columns(name, arrays))
     return columns | scalar_columns("info", steps.infos)

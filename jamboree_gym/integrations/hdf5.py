@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.packing import Arrays, rows_of, unsaid
-from jamboree_gym.arrays.trees import path_shown
+from jamboree_gym.arrays.trees import Arrays, path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
@@ -144,24 +143,23 @@ class _Writer:
 
     def add(self, part: EpisodePart) -> None:
         """Write some rows of an episode, or all."""
-        rows, steps, id = part.rows, slice(1, None), part.summary.id
+        rows, steps, id = part.rows, part.rows[1:], part.summary.id
         name = f"episode_{self._number + len(self.lengths)}"
         group = self._file.require_group(name)
         terminations, truncations = part.ends
-        observations = rows.observations if part.is_first else rows_of(rows.observations, steps)
-        annotations = rows_of(unsaid(rows.annotations, ~rows.annotated), steps)
+        observed = rows if part.is_first else steps
         columns = {
-            "observations": observations,
-            "actions": rows_of(rows.actions, steps),
-            "rewards": rows.rewards[steps],
+            "observations": observed.observations,
+            "actions": steps.actions,
+            "rewards": steps.rewards,
             "terminations": terminations,
             "truncations": truncations,
-            "timestamps": rows.timestamps[steps],
-            **({"annotations": annotations} if annotations else {}),
+            "timestamps": steps.timestamps,
+            "annotations": steps.annotations,
         }
         for column, arrays in columns.items():
             self._put(group, column, arrays, (column,), id)
-        self._infos += rows.infos if part.is_first else rows.infos[steps]
+        self._infos += observed.infos
         if part.is_last:
             self._end(group, part)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jamboree_gym.arrays.packing import Arrays
-from jamboree_gym.arrays.trees import leaves_of, path_shown
+from jamboree_gym.arrays.trees import leaves_of, map_leaves, path_shown
 from jamboree_gym.errors import ExportError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
@@ -117,8 +117,4 @@ def _value(arrays: Arrays, row: int) -> Any:
 
 def _nothing(value: Any) -> Any:
     """Zeros, or an empty text, in the place of a value."""
-    if isinstance(value, dict):
-        return {name: _nothing(part) for name, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(map(_nothing, value))
-    return "" if isinstance(value, str) else np.zeros_like(value)
+    return map_leaves(lambda part: "" if isinstance(part, str) else np.zeros_like(part), value)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.packing import unsaid
 from jamboree_gym.arrays.trees import LeafPath, numbers_of, path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress, reported
@@ -187,13 +186,9 @@ def _annotation(block: Block, steps: Transitions, name: str) -> npt.NDArray[Any]
     """
     if name not in steps.annotations:
         raise ExportError(f"the agent did not say {name!r} in episode {block.ids[0]!r}")
-    path = "annotation", name
-    ((_, values),) = numbers_of(
-        unsaid(steps.annotations[name], ~steps.annotated),
-        *path,
-        episode=block.ids[0],
-        into="TorchRL",
-    )
+    said = steps.annotations[name]
+    found = numbers_of(said, "annotation", name, episode=block.ids[0], into="TorchRL")
+    ((_, values),) = found
     return values
 
 

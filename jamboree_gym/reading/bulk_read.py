@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import compress
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.packing import rows_of
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.batch_format import decode_head
-from jamboree_gym.encoding.bulk_decoder import Pieces, RowCollector, plain_frame
+from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_frame
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_episode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
-from jamboree_gym.reading.episode import Episode, to_transitions
+from jamboree_gym.reading.episode import Episode, to_transitions, transitions_between
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Transitions
 
 __all__ = ["Block", "Listed", "WholeEpisode", "read_blocks", "trips", "whole_episodes"]
@@ -68,6 +66,15 @@ class Block:
         """Number of transitions of each episode."""
         return self.counts - 1
 
+    def episodes(self) -> Iterator[tuple[str, Rows]]:
+        """The rows of each episode."""
+        if len(self.ids) == 1:
+            yield self.ids[0], self.rows
+            return
+        ends = self.counts.cumsum().tolist()
+        for id, end, count in zip(self.ids, ends, self.counts.tolist(), strict=True):
+            yield id, replace(self.rows[end - count : end], start=0)
+
     def transitions(self) -> Transitions:
         """The transitions of all of them; `schemas` is right for a single episode only."""
         rows = self.rows
@@ -78,20 +85,7 @@ class Block:
         is_step[firsts] = False
         has_next = np.roll(is_step, -1)
         numbers = np.arange(len(rows), dtype=np.int64) - firsts.repeat(self.counts)
-        return Transitions(
-            numbers[has_next],
-            rows_of(rows.observations, has_next),
-            rows_of(rows.actions, is_step),
-            rows.rewards[is_step],
-            rows_of(rows.observations, is_step),
-            rows.terminations[is_step],
-            rows.truncations[is_step],
-            list(compress(rows.infos, is_step.tolist())),
-            rows.timestamps[is_step],
-            rows.annotated[is_step],
-            rows_of(rows.annotations, is_step),
-            rows.schemas,
-        )
+        return transitions_between(rows, has_next, is_step, numbers[has_next])
 
 
 def read_blocks(
@@ -228,11 +222,8 @@ def whole_episodes(connection: Connection, ids: Sequence[str]) -> list[Callable[
     together: dict[bytes, _Together] = {}
     logs = zip(ids, keys, connection.store.whole(keys), strict=True)
     notes = {id: _joined_notes(connection, id, key, log, together) for id, key, log in logs}
-    joined: dict[str, Rows] = {}
-    for block in (one.block() for one in together.values() if one.ids):
-        ends = block.counts.cumsum().tolist()
-        for id, end, count in zip(block.ids, ends, block.counts.tolist(), strict=True):
-            joined[id] = replace(block.rows[end - count : end], start=0)
+    blocks = [one.block() for one in together.values() if one.ids]
+    joined = {id: rows for block in blocks for id, rows in block.episodes()}
     return [partial(_whole_episode, connection, id, notes[id], joined.get(id)) for id in ids]
 
 
@@ -290,10 +281,8 @@ def _is_joined(
     if row != summary.steps + 1:
         return False
     joined = _together(connection, digest, together)
-    pieces = [joined.collector.cut(raw, count) for raw, count in zip(frames, counts, strict=True)]
-    if None in pieces:
+    if not joined.collector.add(zip(frames, counts, strict=True)):
         return False
-    joined.collector.add(cast("list[Pieces]", pieces))
     joined.ids.append(summary.id)
     joined.counts.append(row)
     return True

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from jamboree_gym.arrays.difference import Difference, bytes_of, differences
-from jamboree_gym.arrays.layout import as_array
-from jamboree_gym.arrays.packing import Arrays
-from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.arrays.difference import UNTYPED, Difference, differences, earliest, first_row
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeSummary
@@ -21,32 +18,26 @@ __all__ = ["Divergence", "EpisodeDiff", "diff"]
 
 ROWS_AT_ONCE = 4096
 MAX_SHOWN = 40
+_FIELDS = {
+    "action": "actions",
+    "observation": "observations",
+    "reward": "rewards",
+    "terminated": "terminations",
+    "truncated": "truncations",
+}
 _SHOWN = ("id", "env_id", "run", "status", "steps", "episode_return", "seed", "parent")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Divergence:
-    """The first place where two episodes differ.
+class Divergence(Difference):
+    """The first place where two episodes differ; also of a fork, steps count from the reset.
 
-    Attributes:
-        step: The step; -1 for the reset. Counted from the reset, also of a fork.
-        field: `action`, `observation`, `reward`, `terminated`, `truncated`, or `length` where all
-            steps that both have are equal.
-        leaf: The very number: `observation["camera"][3, 2, 0]`.
-        a: What the one has there.
-        b: What the other has there.
+    The field is `length` where all steps that both have are equal.
     """
-
-    step: int
-    field: str
-    leaf: str
-    a: Any
-    b: Any
 
     def __str__(self) -> str:
         """One line."""
-        where = "at reset" if self.step < 0 else f"at step {self.step}"
-        return f"{self.leaf} {where}: {_shown(self.a)} and {_shown(self.b)}"
+        return f"{self.place}: {_shown(self.a)} and {_shown(self.b)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +93,7 @@ def diff(a: Episode, b: Episode) -> EpisodeDiff:
     lengths = [parts[-1].stop - 1 for parts in histories]
     common = min(lengths)
     if lengths[0] != lengths[1]:
-        divergence = Divergence(common, "length", "length", *lengths)
+        divergence = Divergence("length", lengths[0], lengths[1], step=common)
         return EpisodeDiff(*summaries, common, divergence)
     return EpisodeDiff(*summaries, common, None)
 
@@ -154,90 +145,24 @@ def _windows(a: list[_Part], b: list[_Part]) -> Iterator[tuple[int, int, _Part, 
 
 def _divergence(a: Rows, b: Rows, first: int) -> Divergence | None:
     """The first difference between rows of the same numbers; `first` is that of the first."""
-    pairs: dict[str, tuple[Arrays, Arrays]] = {
-        "action": (a.actions, b.actions),
-        "observation": (a.observations, b.observations),
-        "reward": (a.rewards, b.rewards),
-        "terminated": (a.terminations, b.terminations),
-        "truncated": (a.truncations, b.truncations),
-    }
-    found = {}
-    for field, (one, other) in pairs.items():
-        if first == 0 and field != "observation":  # of a reset, all else means nothing
-            one, other = _without_first(one), _without_first(other)
-        row = _first_row(one, other)
-        if row is not None:
-            found[field] = row + int(first == 0 and field != "observation")
-    if not found:
+    if first == 0:  # of a reset, all but the observation means nothing
+        found = list(differences("observation", *_values(a, b, "observation", 0), UNTYPED))
+        return Divergence.first_of(found, step=-1) if found else _divergence(a[1:], b[1:], 1)
+    row = earliest(
+        first_row(getattr(a, column), getattr(b, column), UNTYPED, partial(_values, a, b, field))
+        for field, column in _FIELDS.items()
+    )
+    if row is None:
         return None
-    field = min(found, key=lambda name: found[name])
-    row = found[field]
-    values: dict[str, Callable[[Rows], Any]] = {
-        "action": lambda rows: rows.action(row),
-        "observation": lambda rows: rows.observation(row),
-        "reward": lambda rows: float(rows.rewards[row]),
-        "terminated": lambda rows: bool(rows.terminations[row]),
-        "truncated": lambda rows: bool(rows.truncations[row]),
-    }
-    one, other = values[field](a), values[field](b)
-    first_of_all = next(differences(field, one, other), Difference(field, one, other))
-    return Divergence(first + row - 1, field, *first_of_all[:3])
+    pairs = ((field, _values(a, b, field, row)) for field in _FIELDS)
+    found = [one for field, pair in pairs for one in differences(field, *pair, UNTYPED)]
+    return Divergence.first_of(found, step=first + row - 1)
 
 
-def _without_first(arrays: Arrays) -> Arrays:
-    if isinstance(arrays, np.ndarray):
-        return arrays[1:]
-    if isinstance(arrays, Mapping):
-        return {name: _without_first(part) for name, part in arrays.items()}
-    return type(arrays)(map(_without_first, arrays))
-
-
-def _first_row(a: Arrays, b: Arrays) -> int | None:
-    """First row whose bits differ; NaN equals the same NaN."""
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return _first_row_of_arrays(a, b)
-    parts = _parts(a, b)
-    if parts is None:
-        return 0
-    rows = [_first_row(*pair) for pair in parts]
-    return min((row for row in rows if row is not None), default=None)
-
-
-def _first_row_of_arrays(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int | None:
-    if _are_alike(a, b):
-        differs = bytes_of(a) != bytes_of(b)
-        rows = differs.reshape(len(a), -1).any(axis=1) if differs.size else differs
-        return int(rows.argmax()) if rows.any() else None
-    return next((row for row in range(len(a)) if not _are_same(a[row], b[row])), None)
-
-
-def _parts(a: Any, b: Any) -> list[tuple[Any, Any]] | None:
-    """Pairs of parts of two groups of the same make; None where they are not."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
-        return [(a[key], b[key]) for key in a]
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return list(zip(a, b, strict=True))
-    return None
-
-
-def _are_alike(a: Any, b: Any) -> bool:
-    """Whether both are arrays of numbers whose elements can be compared one by one."""
-    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or not a.shape:
-        return False
-    return a.dtype != object and (a.dtype, a.shape) == (b.dtype, b.shape)
-
-
-def _are_same(a: Any, b: Any) -> bool:
-    """Bit for bit; a Python number is as good as a NumPy scalar."""
-    one, other = as_array(a), as_array(b)
-    if one is not None and other is not None:
-        return (one.dtype, one.shape) == (other.dtype, other.shape) and (
-            one.tobytes() == other.tobytes()
-        )
-    parts = _parts(a, b)
-    if parts is not None:
-        return all(_are_same(*pair) for pair in parts)
-    return encode_value(a) == encode_value(b)
+def _values(a: Rows, b: Rows, field: str, row: int) -> tuple[Any, Any]:
+    if field in ("action", "observation"):
+        return getattr(a, field)(row), getattr(b, field)(row)
+    return getattr(a, _FIELDS[field])[row].item(), getattr(b, _FIELDS[field])[row].item()
 
 
 # -- as text ----------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from gymnasium import spaces
 
-from jamboree_gym.arrays.packing import rows_of
+from jamboree_gym.arrays.packing import RowChoice, rows_of
+from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.stays_here import StaysHere
@@ -43,7 +44,7 @@ from jamboree_gym.tables.expressions import Condition
 if TYPE_CHECKING:
     import vaex.dataframe
 
-__all__ = ["Episode", "recent_of", "to_episode_data", "to_transitions"]
+__all__ = ["Episode", "recent_of", "to_episode_data", "to_transitions", "transitions_between"]
 
 _EVERYTHING = 2**52
 _STEPS_PER_READ = 256  # as many as a frame may hold
@@ -489,35 +490,33 @@ def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
 
 def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
     """All rows of an episode -> its arrays; the reset's reward, action and so on mean nothing."""
-    return EpisodeData(
-        episode_id,
-        rows.observations,
-        rows_of(rows.actions, slice(1, None)),
-        rows.rewards[1:],
-        rows.terminations[1:],
-        rows.truncations[1:],
-        rows.infos,
-        rows.timestamps[1:],
-        rows.annotated[1:],
-        rows_of(rows.annotations, slice(1, None)),
-    )
+    columns = take(rows, slice(1, None)) | {"infos": rows.infos}
+    return EpisodeData(id=episode_id, observations=rows.observations, **columns)
 
 
 def to_transitions(rows: Rows) -> Transitions:
     """Rows -> the transitions between them, one fewer."""
+    indices = np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64)
+    return transitions_between(rows, slice(-1), slice(1, None), indices)
+
+
+def transitions_between(
+    rows: Rows, before: RowChoice, after: RowChoice, indices: npt.NDArray[np.int64]
+) -> Transitions:
+    """The transitions from some rows to others.
+
+    Args:
+        rows: Of one episode or of several.
+        before: The rows that the transitions begin at.
+        after: The rows that they lead to, as many.
+        indices: int64 (n,), position of each transition in its episode.
+    """
     return Transitions(
-        np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64),
-        rows_of(rows.observations, slice(-1)),
-        rows_of(rows.actions, slice(1, None)),
-        rows.rewards[1:],
-        rows_of(rows.observations, slice(1, None)),
-        rows.terminations[1:],
-        rows.truncations[1:],
-        rows.infos[1:],
-        rows.timestamps[1:],
-        rows.annotated[1:],
-        rows_of(rows.annotations, slice(1, None)),
-        rows.schemas,
+        indices=indices,
+        observations=rows_of(rows.observations, before),
+        next_observations=rows_of(rows.observations, after),
+        schemas=rows.schemas,
+        **take(rows, after),
     )
 
 

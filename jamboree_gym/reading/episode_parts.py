@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import StoredSummary
-from jamboree_gym.reading.bulk_read import Block, read_blocks
+from jamboree_gym.reading.bulk_read import read_blocks
 from jamboree_gym.reading.filters import Found
 
 __all__ = ["EpisodePart", "episode_parts"]
@@ -63,17 +62,8 @@ def episode_parts(connection: Connection, found: Found) -> Iterator[tuple[int, E
     """
     place = {one.id: position for position, one in enumerate(found)}
     for _, blocks in read_blocks(connection, found):
-        parts = [part for block in blocks for part in _split(block)]
+        parts = [part for block in blocks for part in block.episodes()]
         for id, rows in sorted(parts, key=lambda part: place[part[0]]):
             summary = found[place[id]]
             is_last = rows.start + len(rows) == summary.steps + 1
             yield place[id] + is_last, EpisodePart(summary, rows, is_last)
-
-
-def _split(block: Block) -> Iterator[tuple[str, Rows]]:
-    if len(block.ids) == 1:
-        yield block.ids[0], block.rows
-        return
-    ends = block.counts.cumsum().tolist()
-    for id, end, count in zip(block.ids, ends, block.counts.tolist(), strict=True):
-        yield id, replace(block.rows[end - count : end], start=0)

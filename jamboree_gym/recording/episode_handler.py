@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gymnasium import spaces
 
 from jamboree_gym.arrays.packing import rows_of
+from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.step_outbox import StepOutbox
@@ -422,19 +423,12 @@ def unconfirmed(
 
 def reversed_transitions(steps: Transitions) -> Transitions:
     """The same transitions, newest first."""
-    return Transitions(
-        steps.indices[::-1],
-        rows_of(steps.observations, BACKWARDS),
-        rows_of(steps.actions, BACKWARDS),
-        steps.rewards[::-1],
-        rows_of(steps.next_observations, BACKWARDS),
-        steps.terminations[::-1],
-        steps.truncations[::-1],
-        steps.infos[::-1],
-        steps.timestamps[::-1],
-        steps.annotated[::-1],
-        rows_of(steps.annotations, BACKWARDS),
-        steps.schemas,
+    return replace(
+        steps,
+        indices=steps.indices[::-1],
+        observations=rows_of(steps.observations, BACKWARDS),
+        next_observations=rows_of(steps.next_observations, BACKWARDS),
+        **take(steps, BACKWARDS),
     )
 
 

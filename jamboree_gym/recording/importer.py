@@ -263,44 +263,30 @@ def _packed(episode: NewEpisode, role: str, count: int) -> list[Any]:
     """Observations, actions or annotations of all rows, each of the layout that holds there."""
     ends = [min(row, count) for row, _ in episode.schemas[1:]] + [count]
     starts = [0, *ends[:-1]]
-    pack = {
-        "observation": _packed_observations,
-        "action": _packed_actions,
-        "annotation": _packed_annotations,
-    }[role]
     try:
         return [
             value
             for first, stop, (_, schema) in zip(starts, ends, episode.schemas, strict=True)
-            for value in pack(episode, schema, first, stop)
+            for value in _values(episode, role, schema, first, stop)
         ]
     except (InvalidRecord, LookupError, TypeError, ValueError) as error:
         raise InvalidRecord(f"{_name(episode)}: its {role}s cannot be kept: {error}") from error
 
 
-def _packed_observations(
-    episode: NewEpisode, schema: StepSchema, first: int, stop: int
-) -> list[Any]:
-    rows = rows_of(episode.observations, slice(first, stop))
-    return unstack(rows, schema.observation, stop - first)
-
-
-def _packed_actions(episode: NewEpisode, schema: StepSchema, first: int, stop: int) -> list[Any]:
-    """The action of a row is the one that led there; that of the reset is a filler."""
-    skipped, begin = int(first == 0), max(0, first - 1)
-    rows = rows_of(episode.actions, slice(begin, stop - 1))
-    return [schema.action_filler] * skipped + unstack(rows, schema.action, stop - first - skipped)
-
-
-def _packed_annotations(
-    episode: NewEpisode, schema: StepSchema, first: int, stop: int
-) -> list[Any]:
-    """Annotations as rows hold them; None where a step has none."""
+def _values(episode: NewEpisode, role: str, schema: StepSchema, first: int, stop: int) -> list[Any]:
+    """Of some rows. That of an action is the one that led there; the reset has a filler."""
+    if role == "observation":
+        observations = rows_of(episode.observations, slice(first, stop))
+        return unstack(observations, schema.observation, stop - first)
+    skipped, rows = int(first == 0), slice(max(0, first - 1), stop - 1)
+    count = stop - first - skipped
+    if role == "action":
+        actions = unstack(rows_of(episode.actions, rows), schema.action, count)
+        return [schema.action_filler] * skipped + actions
     if not schema.is_annotated or episode.annotated is None:
         return [None] * (stop - first)
-    skipped, rows = int(first == 0), slice(max(0, first - 1), stop - 1)
     named = {name: episode.annotations[str(name)] for name in schema.annotation.names}
-    values = unstack(rows_of(named, rows), schema.annotation, stop - first - skipped)
-    annotated = np.asarray(episode.annotated, np.bool_)[rows].tolist()
-    present = [value if is_set else None for value, is_set in zip(values, annotated, strict=True)]
-    return [None] * skipped + present
+    values = unstack(rows_of(named, rows), schema.annotation, count)
+    is_said = np.asarray(episode.annotated, np.bool_)[rows].tolist()
+    said = [value if is_there else None for value, is_there in zip(values, is_said, strict=True)]
+    return [None] * skipped + said

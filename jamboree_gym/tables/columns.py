@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.packing import Arrays
+from jamboree_gym.arrays.trees import Arrays, leaves_of
 from jamboree_gym.encoding.info_codec import holds_unrecorded
 from jamboree_gym.errors import MissingExtra
 from jamboree_gym.records import Transitions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Column",
+    "number_columns",
     "scalar_columns",
     "table_to_frame",
     "to_columns",
@@ -87,11 +88,7 @@ def to_columns(steps: Transitions) -> dict[str, Column]:
 def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
     """The same, with None for values that fit into no column."""
     return {
-        "index": steps.indices,
-        "timestamp": steps.timestamps,
-        "reward": steps.rewards,
-        "terminated": steps.terminations,
-        "truncated": steps.truncations,
+        **number_columns(steps),
         **_tree_columns("action", steps.actions),
         **_tree_columns("observation", steps.observations),
         **_annotation_columns(steps),
@@ -99,15 +96,24 @@ def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
     }
 
 
+def number_columns(steps: Transitions) -> dict[str, Column | None]:
+    """The columns that all transitions have, one number in each row."""
+    return {
+        "index": steps.indices,
+        "timestamp": steps.timestamps,
+        "reward": steps.rewards,
+        "terminated": steps.terminations,
+        "truncated": steps.truncations,
+    }
+
+
 def _tree_columns(name: str, arrays: Arrays) -> dict[str, Column | None]:
     """Columns of every part; its name is added to that of the whole."""
-    if isinstance(arrays, (dict, list, tuple)):
-        parts = arrays.items() if isinstance(arrays, dict) else enumerate(arrays)
-        found: dict[str, Column | None] = {}
-        for key, part in parts:
-            found.update(_tree_columns(f"{name}_{key}", part))
-        return found
-    return _object_column(name, arrays) if arrays.dtype == object else _array_columns(name, arrays)
+    found: dict[str, Column | None] = {}
+    for path, values in leaves_of(arrays, name):
+        columns = _object_column if values.dtype == object else _array_columns
+        found.update(columns("_".join(map(str, path)), values))
+    return found
 
 
 def _object_column(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:

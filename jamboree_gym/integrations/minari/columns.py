@@ -24,6 +24,7 @@ from jamboree_gym.arrays.layout import (
     layout_to_json,
 )
 from jamboree_gym.arrays.packing import Arrays, Misfit, as_objects, item, packer, stack, unsaid
+from jamboree_gym.arrays.trees import map_leaves, zip_leaves
 from jamboree_gym.arrays.values import decode_value, encode_value
 from jamboree_gym.errors import DecodeError, InvalidRecord
 
@@ -193,7 +194,5 @@ def _with_empty_row(arrays: Any) -> Any:
     """Arrays with one more row at the front, which holds NaN, 0 or an empty text."""
     if isinstance(arrays, list):
         return ["", *arrays]
-    if isinstance(arrays, dict):
-        return {name: _with_empty_row(part) for name, part in arrays.items()}
-    empty = np.zeros((1, *arrays.shape[1:]), arrays.dtype)
-    return np.concatenate([unsaid(empty), arrays])
+    empty = map_leaves(lambda array: unsaid(np.zeros_like(array[:1])), arrays)
+    return zip_leaves(np.concatenate, [empty, arrays])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -12,7 +13,16 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.difference import EXACT, Difference, Said, Tolerance, differences, shown
+from jamboree_gym.arrays.difference import (
+    EXACT,
+    Difference,
+    Said,
+    Tolerance,
+    differences,
+    earliest,
+    first_row,
+    shown,
+)
 from jamboree_gym.arrays.layout import Group, Layout, Leaf, layout_of
 from jamboree_gym.arrays.packing import Arrays, Misfit, Pack, item, pack_any, packer, rows_of, stack
 from jamboree_gym.arrays.step_schema import schema_at
@@ -26,35 +36,26 @@ __all__ = ["Mismatch", "SecondRun", "actions_as_taken", "first_mismatch"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mismatch:
-    """The first place where the second run differs.
+class Mismatch(Difference):
+    """The first place where the second run differs."""
 
-    Attributes:
-        step: Step whose result differs; -1 for the reset.
-        field: `observation`, `reward`, `terminated`, `truncated`, `info` or `length`.
-        leaf: The very value of it: `observation["image"][3, 2, 0]`, `info["lives"]`; like `field`
-            where that is one value.
-        recorded: That value in the store. Where the two are not of one shape or type, what is said
-            of them, as text.
-        simulated: That value now.
-        others: How many more values of the same step differ.
-    """
+    @property
+    def recorded(self) -> Any:
+        """The value in the store."""
+        return self.a
 
-    step: int
-    field: str
-    leaf: str
-    recorded: Any
-    simulated: Any
-    others: int = 0
+    @property
+    def simulated(self) -> Any:
+        """The value now."""
+        return self.b
 
     def __str__(self) -> str:
         """One line."""
-        where = "at reset" if self.step < 0 else f"at step {self.step}"
         recorded, simulated = shown(self.recorded), shown(self.simulated)
         if recorded == simulated:
             recorded = f"{recorded} ({type(self.recorded).__name__})"
             simulated = f"{simulated} ({type(self.simulated).__name__}, other bits)"
-        text = f"{self.leaf} {where}: recorded {recorded}, now {simulated}"
+        text = f"{self.place}: recorded {recorded}, now {simulated}"
         return f"{text}, and {self.others:,} more there" if self.others else text
 
 
@@ -195,21 +196,20 @@ def first_mismatch(run: SecondRun, tolerance: Tolerance = EXACT) -> Mismatch | N
     """The first difference between the recorded run and the second one."""
     if _is_plainly_equal(run):
         return None
-    columns = _columns(run)
-    firsts = [_first_row(*pair, tolerance) for pair in columns.values()]
+    numbers = _numbers(run)
+    firsts = [first_row(*pair, tolerance) for pair in numbers.values()]
     firsts += _observation_rows(run, tolerance)
     if run.infos is not None:
         firsts.append(next(run.infos.differing_rows(tolerance), None))
-    row = min((first for first in firsts if first is not None), default=None)
+    row = earliest(firsts)
     if row is None:
         return _mismatch_at_its_end(run)
-    found = [("observation", one) for one in _observation_differences(run, row, tolerance)]
-    for name, (recorded, simulated) in columns.items():
-        if not tolerance.allows(recorded[row], simulated[row]):
-            found.append((name, Difference(name, recorded[row], simulated[row])))
+    found = [*_observation_differences(run, row, tolerance)]
+    for name, (recorded, simulated) in numbers.items():
+        found += differences(name, recorded[row], simulated[row], tolerance)
     if run.infos is not None:
-        found += [("info", one) for one in run.infos.differences(row, tolerance)]
-    return _mismatch(row, found)
+        found += run.infos.differences(row, tolerance)
+    return Mismatch.first_of(found, step=row - 1)
 
 
 def _is_plainly_equal(run: SecondRun) -> bool:
@@ -229,12 +229,6 @@ def _is_plainly_equal(run: SecondRun) -> bool:
     )
 
 
-def _mismatch(row: int, found: list[tuple[str, Difference]]) -> Mismatch:
-    field, first = found[0]
-    others = sum(one.among for _, one in found) - 1
-    return Mismatch(row - 1, field, first.leaf, first.recorded, first.simulated, others)
-
-
 def _mismatch_at_its_end(run: SecondRun) -> Mismatch | None:
     """Where all rows that can be compared are equal: whether there is another one."""
     row = len(run)
@@ -244,13 +238,13 @@ def _mismatch_at_its_end(run: SecondRun) -> Mismatch | None:
         if not found:
             then, now = (Said(type(value).__name__) for value in (recorded, run.misfit[0]))
             found = [Difference("observation", then, now)]
-        return _mismatch(row, [("observation", one) for one in found])
+        return Mismatch.first_of(found, step=row - 1)
     if row == len(run.rows):
         return None
-    return Mismatch(row - 1, "length", "length", len(run.rows) - 1, row - 1)
+    return Mismatch("length", len(run.rows) - 1, row - 1, step=row - 1)
 
 
-def _columns(run: SecondRun) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+def _numbers(run: SecondRun) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """Rewards and ends, recorded and simulated."""
     rows, count = run.rows, len(run)
     gained = np.array([*rows.rewards[: min(1, count)], *run.rewards], np.float64)[:count]
@@ -277,12 +271,15 @@ def _observation_differences(
 
 
 def _observation_rows(run: SecondRun, tolerance: Tolerance) -> Iterator[int]:
-    """Of each column of the observations, the first row that differs."""
+    """Of each layout, the first row whose observation differs."""
     for first, stop, layout in _spans(run.rows):
         packed = run.observations[first:stop]
         if packed:
             recorded = rows_of(run.rows.observations, slice(first, first + len(packed)))
-            for row in _differing_rows(recorded, stack(packed, layout), layout, tolerance):
+            simulated = stack(packed, layout)
+            values = partial(_values, recorded, simulated, layout)
+            row = first_row(recorded, simulated, tolerance, values)
+            if row is not None:
                 yield first + row
 
 
@@ -296,38 +293,5 @@ def _spans(rows: Rows) -> Iterator[tuple[int, int, Layout]]:
             yield first, stop, schema.observation
 
 
-def _differing_rows(
-    recorded: Arrays, simulated: Arrays, layout: Layout, tolerance: Tolerance
-) -> Iterator[int]:
-    if isinstance(layout, Group) and not isinstance(recorded, np.ndarray):
-        pairs = zip(layout.items(recorded), layout.items(simulated), layout.parts, strict=True)
-        for old, now, part in pairs:
-            yield from _differing_rows(old, now, part, tolerance)
-        return
-    row: int | None
-    if isinstance(layout, Leaf) and recorded.dtype != object:
-        row = _first_row(recorded.astype(layout.dtype, copy=False), simulated, tolerance)
-    else:
-        row = next(_differing_items(recorded, simulated, layout, tolerance), None)
-    if row is not None:
-        yield row
-
-
-def _differing_items(
-    recorded: Arrays, simulated: Arrays, layout: Layout, tolerance: Tolerance
-) -> Iterator[int]:
-    for row in range(len(recorded)):
-        old, now = item(recorded, row, layout), item(simulated, row, layout)
-        if any(differences("", old, now, tolerance)):
-            yield row
-
-
-def _first_row(
-    recorded: npt.NDArray[Any], simulated: npt.NDArray[Any], tolerance: Tolerance
-) -> int | None:
-    """First row that differs."""
-    if recorded.tobytes() == simulated.tobytes():
-        return None
-    differing = np.asarray(tolerance.differing(recorded, simulated))
-    rows = differing.reshape(len(differing), -1).any(axis=1)
-    return int(rows.argmax()) if rows.any() else None
+def _values(recorded: Arrays, simulated: Arrays, layout: Layout, row: int) -> tuple[Any, Any]:
+    return item(recorded, row, layout), item(simulated, row, layout)

@@ -19,6 +19,7 @@ __all__ = ["Change", "VerifyReport", "VerifyReports", "changes_since", "remember
 
 _REMEMBER = ("NormalizeObservation", "NormalizeReward")
 MAX_LISTED = 5  # failed episodes in the text of many reports
+_IN_JSON = ("step", "field", "leaf", "recorded", "simulated", "others")  # of a mismatch
 
 
 class Change(NamedTuple):
@@ -115,14 +116,7 @@ class VerifyReport:
             "steps": self.steps,
             "mismatch": None
             if mismatch is None
-            else {
-                "step": mismatch.step,
-                "field": mismatch.field,
-                "leaf": mismatch.leaf,
-                "recorded": _json_of(mismatch.recorded),
-                "simulated": _json_of(mismatch.simulated),
-                "others": mismatch.others,
-            },
+            else {name: _json_of(getattr(mismatch, name)) for name in _IN_JSON},
             "error": self.error,
             "changed": [change._asdict() for change in self.changed],
         }

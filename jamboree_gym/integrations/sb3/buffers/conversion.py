@@ -16,6 +16,8 @@ from stable_baselines3.common.preprocessing import (
 )
 from stable_baselines3.common.vec_env import VecTransposeImage
 
+from jamboree_gym.arrays.packing import rows_of
+from jamboree_gym.arrays.trees import zip_leaves
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.environment.provenance import decode_provenance
@@ -63,20 +65,23 @@ class Converted(NamedTuple):
 
     def part(self, rows: Any) -> Converted:
         """Some of the transitions."""
-        return Converted(*(_mapped(arrays, lambda array: array[rows]) for arrays in self))
+        return Converted(*(rows_of(arrays, rows) for arrays in self))
 
 
 def joined(parts: Sequence[Converted]) -> Converted:
     """Several, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    return Converted(*map(_concatenated, zip(*parts, strict=True)))
+    return Converted(*(zip_leaves(np.concatenate, arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _concatenated(parts: Sequence[Any]) -> Any:
-    if not isinstance(parts[0], dict):
-        return np.concatenate(parts)
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+def assign(arrays: Any, rows: Any, column: Any, values: Any) -> None:
+    """Set rows of a buffer's array, or of each array of a dict of them."""
+    if not isinstance(arrays, dict):
+        arrays[rows, column] = values
+        return
+    for key, array in arrays.items():
+        array[rows, column] = values[key]
 
 
 class Converter:
@@ -285,18 +290,3 @@ def _is_normalised(provenance: Mapping[str, Any]) -> bool:
     vector = provenance.get("vector") or {}
     wrappers: Iterable[Any] = vector.get("wrappers", ()) if isinstance(vector, dict) else ()
     return any(str(name).endswith(_NORMALIZES) for name in wrappers)
-
-
-def _mapped(arrays: Any, function: Callable[[Any], Any]) -> Any:
-    if isinstance(arrays, dict):
-        return {key: function(array) for key, array in arrays.items()}
-    return function(arrays)
-
-
-def assign(arrays: Any, rows: Any, columns: Any, values: Any) -> None:
-    """Put values into rows and columns of a buffer's array, or of a dict of such."""
-    if not isinstance(arrays, dict):
-        arrays[rows, columns] = values
-        return
-    for key, array in arrays.items():
-        array[rows, columns] = values[key]

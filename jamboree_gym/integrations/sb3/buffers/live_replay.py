@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from jamboree_gym.arrays.trees import map_leaves
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import (
     BufferMismatch,
@@ -377,10 +378,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
     def _observed(
         self, arrays: Any, rows: _Rows, env: VecNormalize | None, shape: tuple[int, ...]
     ) -> Any:
-        if not isinstance(arrays, dict):
-            return self._tensor(self._normalize_obs(arrays[rows, 0], env), shape)
-        parts: Any = self._normalize_obs({k: array[rows, 0] for k, array in arrays.items()}, env)
-        return {key: self._tensor(part, shape) for key, part in parts.items()}
+        parts = self._normalize_obs(map_leaves(lambda array: array[rows, 0], arrays), env)
+        return map_leaves(lambda part: self._tensor(part, shape), parts)
 
     def _tensor(self, array: Any, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor of what is nobody else's."""
