@@ -1,4 +1,4 @@
-"""Which MongoDB acknowledges: one at a time, told from others by its identity."""
+"""Decides which MongoDB acknowledges copies: exactly one at a time, known by its identity."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ log = logging.getLogger(__name__)
 
 
 def adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
-    """Have this one acknowledge; where that was another, it begins with nothing acknowledged.
+    """Make this MongoDB the one that acknowledges copies of the namespace.
 
-    So it does where it was emptied. Killed on the way, the next one to be adopted goes on.
+    If another MongoDB did so before, or this one was emptied, nothing counts as acknowledged yet.
+    If the process is killed midway, the next call finishes the change.
 
     Args:
-        store: Where it is noted.
-        mongo: This one.
-        to: In which words the namespace is copied there by itself; empty = it is not.
+        store: The Redis store, which remembers the choice.
+        mongo: The MongoDB that is to acknowledge.
+        to: The hosts to which the automatic backup copies; empty = there is no automatic backup.
 
     Returns:
-        The epoch in which it acknowledges.
+        The epoch in which this MongoDB acknowledges.
     """
     adoption = store.adopt(mongo.identity_now(), to=to)
     if adoption.instead_of:

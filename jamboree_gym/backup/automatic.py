@@ -1,4 +1,4 @@
-"""The backup that nobody has to think of: begun by the first delivery, on a thread of its own."""
+"""The automatic backup: the first delivery starts it, on its own thread."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
 __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
 
-LOOK_S = 1.0  # whether the supervisor is still there
+LOOK_S = 1.0  # how often to check that the supervisor is still there
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 log = logging.getLogger(__name__)
 
 
 class Work(Protocol):
-    """What is done on the thread.
+    """The work that runs on the backup thread.
 
     Attributes:
-        trouble: What kept it from being done in the end.
-        needs_threads: Whether it cannot be done while the interpreter ends.
+        trouble: Why the work failed in the end; None if it did not.
+        needs_threads: Whether the work is impossible while the interpreter ends.
     """
 
     trouble: str | None
     needs_threads: bool
 
     def run(self, news: threading.Event, stop: threading.Event) -> None:
-        """Go on until `stop`; `news` is set after a delivery, and with `stop`."""
+        """Work until `stop` is set. `news` is set after each delivery, and together with `stop`."""
 
 
 class AutomaticBackup:
-    """Has a Jamboree's namespace copied, from its first delivery on. Nothing it meets is an error.
+    """Copies a Jamboree's namespace from its first delivery on. Its failures raise no error.
 
     Args:
-        work: Is done on the thread.
-        store: Asked at the end for what is pending. It is borrowed.
+        work: The work for the thread.
+        store: Asked at the end how many records are not copied yet. The caller keeps ownership.
     """
 
     def __init__(self, work: Work, store: RedisStore) -> None:
@@ -57,7 +57,7 @@ class AutomaticBackup:
         self._is_late = False
 
     def begin(self) -> None:
-        """Something has been delivered. Returns at once."""
+        """Tell the backup about a delivery. Returns at once."""
         if self._news.is_set():
             return
         self._news.set()
@@ -71,7 +71,7 @@ class AutomaticBackup:
                 log.debug("no thread for the backup, it runs at close: %s", error)
 
     def close(self, timeout_s: float) -> None:
-        """Let it finish; warn of what is not copied."""
+        """Let the backup finish; warn if something is not copied."""
         self._stop.set()
         self._news.set()
         if self._is_late and self._work.needs_threads:
@@ -101,10 +101,10 @@ class AutomaticBackup:
 
 
 class FollowingThread:
-    """Copies to somebody's own MongoDB, where no other does. Its connections are its own.
+    """Copies to the user's own MongoDB, unless another process does. It opens its own connections.
 
     Attributes:
-        trouble: What kept it from copying in the end.
+        trouble: Why the copy failed in the end; None if it did not.
         needs_threads: True.
     """
 
@@ -116,7 +116,7 @@ class FollowingThread:
         self._keyspace = keyspace
 
     def run(self, news: threading.Event, stop: threading.Event) -> None:
-        """Follow."""
+        """Copy until `stop` is set."""
         with contextlib.ExitStack() as opened:
             store = RedisStore.from_url(self._redis_url(), self._keyspace)
             opened.callback(store.close)
@@ -136,10 +136,10 @@ class FollowingThread:
 
 
 class SupervisorsBackup:
-    """Sees to it that the supervisor of the embedded servers keeps a backup process.
+    """Asks the supervisor of the embedded servers to keep a backup process running.
 
     Attributes:
-        trouble: What keeps it from being asked.
+        trouble: Why the supervisor cannot be asked; None if it can.
         needs_threads: False.
     """
 
@@ -152,7 +152,7 @@ class SupervisorsBackup:
         self._failures = 0
 
     def run(self, news: threading.Event, stop: threading.Event) -> None:
-        """Ask at the first delivery, and again at one that finds another supervisor."""
+        """Ask at the first delivery, and again when a delivery finds a new supervisor."""
         pause_s = 0.0
         while not stop.wait(pause_s):
             news.wait()
@@ -161,7 +161,7 @@ class SupervisorsBackup:
         self._see_to_it()
 
     def _see_to_it(self) -> float:
-        """Ask if need be; how long to wait before the next time, seconds."""
+        """Ask if necessary; return the seconds to wait before the next check."""
         try:
             if not self._servers.is_joined():
                 self._is_asked = False

@@ -1,4 +1,4 @@
-"""The backup as it goes on by itself: copies to MongoDB what comes to Redis."""
+"""The automatic backup: copies to MongoDB what arrives in Redis."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Follower"]
 
-INTERVAL_S = 0.25  # from the beginning of a round to that of the next
-LOOK_AGAIN_S = 1.0  # where another copies
+INTERVAL_S = 0.25  # from the start of a round to the start of the next
+LOOK_AGAIN_S = 1.0  # while another backup copies
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
-TRY_AGAIN_S = 60.0  # what could not be copied for a reason of its own
+TRY_AGAIN_S = 60.0  # for a log that failed for its own reason
 
 log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Copies one namespace, round by round, and makes room in Redis.
+    """Copies one namespace, round by round, and evicts from Redis what the policy allows.
 
-    Several of them take turns, and do no harm if not.
+    Several followers of a namespace take turns; two that copy at once do no harm.
 
-    Without MongoDB, or without Redis, it waits, longer each time up to five seconds, and says so
-    once. A log that cannot be copied does not keep the others from it.
+    If MongoDB or Redis is away, it waits, longer each time up to five seconds, and warns once. A
+    log that cannot be copied does not stop the copy of the others.
 
     Args:
-        store: From where. It is borrowed.
-        mongo: Gives where to, each round anew; it is borrowed, too.
-        kind: Whether it has a process of its own, or is a thread of a trainer.
-        to: Where that is: hosts, or `EMBEDDED`.
-        is_new: Whether the namespace is to be copied there from now on; else only as long as it is
-            to be copied nowhere else.
+        store: The source. The caller keeps ownership.
+        mongo: Returns the destination, anew in each round. The caller keeps ownership.
+        kind: Whether the follower is its own process or a thread of a trainer.
+        to: Name of the destination: hosts, or `EMBEDDED`.
+        is_new: Whether to move the namespace's backup to this destination. If False, the follower
+            copies only while no other destination is set.
 
     Attributes:
-        trouble: What kept it from copying in the last round; None where nothing did.
+        trouble: What stopped the copy in the last round; None if nothing did.
     """
 
     def __init__(
@@ -63,30 +63,31 @@ class Follower:
         self._to = to
         self._copier: LogCopier | None = None
         self._trimmer: Trimmer | None = None
-        self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and why
+        self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and the reason
         self._try_again_at = 0.0
         self._said: set[str] = set()
         self._outages = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Copy unless another does, until told to stop, and then once more.
+        """Copy, unless another backup does, until `stop` is set; then copy once more.
 
-        Let go of before the last round, so that whoever delivers after it finds nobody, and copies.
+        The lease is released before the last round. A process that delivers later then finds no
+        backup, and copies itself.
         """
         while not stop.is_set():
             pause_s = self._attempt(self._copy_in_turn)
             if stop.is_set() and self.trouble is not None:
                 self._holder.let_go()
-                return  # that was the last try
+                return  # that was the last attempt
             stop.wait(pause_s)
         self._attempt(self._copy_at_last)
 
     def copy_once(self) -> float:
-        """Copy what there is; how long to wait before the next time, seconds."""
+        """Copy what is new; return the seconds to wait before the next round."""
         return self._attempt(self._copy)
 
     def _attempt(self, copy: Callable[[], float]) -> float:
-        """Copy; what keeps us from it is noted, and makes the pause longer."""
+        """Run one round; record its error and lengthen the pause after a failure."""
         try:
             pause_s = copy()
         except Exception as error:
@@ -110,7 +111,7 @@ class Follower:
         if self._holder.to != self._to:
             if self._open_mongo().identity().id == self._store.copied_to_id():
                 self._to = self._holder.to
-                self._holder.copy_to(self._to)  # it is the same one by another name
+                self._holder.copy_to(self._to)  # the same MongoDB under another name
                 return 0.0
             self._say(
                 f"{self._store.keyspace.namespace} is copied to MongoDB at {self._holder.to}, and "
@@ -120,7 +121,7 @@ class Follower:
 
     def _copy_at_last(self) -> float:
         if not self._holder.claim():
-            return 0.0  # who copies has seen what was delivered before this
+            return 0.0  # the backup that copies has seen all earlier deliveries
         self._holder.let_go()
         return self._copy()
 
@@ -157,32 +158,32 @@ class Follower:
         return self._copier, self._trimmer
 
     def _make_room(self, trimmer: Trimmer) -> str:
-        """Let go of what the policy says; what is wrong with it, if anything is."""
+        """Evict what the policy allows; return what is wrong with the policy, if anything."""
         try:
             trimmer.go_on()
-        except DecodeError as error:  # not to know what is to be kept keeps all, and copies all
+        except DecodeError as error:  # with an unknown policy, evict nothing and copy everything
             self._say(f"{error}; nothing is let go of in Redis: call backup.retain() anew")
             return str(error)
         return ""
 
     def _failed_so_far(self, unbacked: Mapping[str, int]) -> dict[str, tuple[int, str]]:
-        """Logs that could not be copied as they are now; forgotten from time to time."""
+        """Logs that failed and have not changed since; the list is cleared from time to time."""
         if time.monotonic() > self._try_again_at:
             self._try_again_at = time.monotonic() + TRY_AGAIN_S
             return {}
         return {key: one for key, one in self._failed.items() if unbacked.get(key) == one[0]}
 
     def _note(self, error: str, *, kind: str) -> None:
-        """Say what is wrong, and where Redis answers, leave it there for `status`."""
+        """Warn about an error, and store it in Redis for `status` if Redis answers."""
         self._say(f"{error}; the backup goes on when that is over, and nothing is lost", kind)
         try:
             mark = BackupMark(self._holder.name, self._store.time(), None, error)
             self._store.put_backup_mark(mark)
-        except JamboreeError as second:  # it is Redis that is away
+        except JamboreeError as second:  # Redis is away
             log.debug("%s", second)
 
     def _say(self, what: str, kind: str = "") -> None:
-        """Once per outage; where a kind is given, whatever the server's words for it are."""
+        """Warn once per outage. Warnings of the same kind count as one, whatever their text."""
         if (kind or what) not in self._said:
             self._said.add(kind or what)
             log.warning("%s", what)

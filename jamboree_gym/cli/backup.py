@@ -1,4 +1,4 @@
-"""`backup`: what MongoDB holds of a project, and what it does not."""
+"""`backup`: compares a project with its copy in MongoDB, copies and restores."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def flush(
 ) -> None:
     """Copy what MongoDB does not hold yet.
 
-    What is saved is copied by itself; this waits until all of it is.
+    The automatic backup copies what is saved; this command waits until all of it is copied.
 
     Example: jamboree-gym backup flush --namespace my-project
     """

@@ -1,4 +1,4 @@
-"""`backup retain` and `backup trim`: how much stays in Redis of what MongoDB holds."""
+"""`backup retain` and `backup trim`: how much of the backed-up data stays in Redis."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def retain(
     mongo_url: MongoUrlOption = None,
     namespace: NamespaceOption = "jamboree",
 ) -> None:
-    """Say how much stays in Redis of what MongoDB holds. Without options: all of it.
+    """Set how much of the backed-up data stays in Redis. Without options: all of it.
 
-    The backup that runs carries it out. Nothing goes from MongoDB.
+    The running backup applies this. Nothing is deleted from MongoDB.
 
     Example: jamboree-gym backup retain --max-redis-bytes 2G --max-age 30d --keep run=best
     """
@@ -81,7 +81,7 @@ def trim(
     mongo_url: MongoUrlOption = None,
     namespace: NamespaceOption = "jamboree",
 ) -> None:
-    """Let go in Redis of what `retain` says, now. Only what MongoDB holds goes.
+    """Evict now from Redis what `retain` allows. Evicts only what MongoDB holds.
 
     Example: jamboree-gym backup trim --namespace my-project
     """
@@ -99,10 +99,10 @@ def _told(policy: RetentionPolicy) -> str:
 
 
 def _amount(option: str, text: str | None, units: dict[str, int]) -> float | None:
-    """A number with a unit.
+    """Parse a number with a unit.
 
     Raises:
-        InvalidRecord: It is none.
+        InvalidRecord: The text is no such number.
     """
     if text is None:
         return None
@@ -114,10 +114,10 @@ def _amount(option: str, text: str | None, units: dict[str, int]) -> float | Non
 
 
 def _rule(text: str) -> dict[str, Any]:
-    """`run=best,min_return=100` as a rule; what it means is checked where it is told.
+    """Parse `run=best,min_return=100` as a rule. `retain` checks its names and values.
 
     Raises:
-        InvalidRecord: It is not of this form.
+        InvalidRecord: The text does not have this form.
     """
     rule: dict[str, Any] = {}
     for part in text.split(","):
@@ -132,7 +132,7 @@ def _rule(text: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A number or a truth value where it reads as one; else the text."""
+    """A number or a bool if the text reads as one; else the text."""
     words = {"true": True, "false": False}
     for read in (int, float):
         try:

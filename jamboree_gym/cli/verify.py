@@ -1,4 +1,4 @@
-"""`verify`: simulate episodes again and compare, for people and for CI."""
+"""`verify`: simulates episodes again and compares them, for people and for CI."""
 
 from __future__ import annotations
 
