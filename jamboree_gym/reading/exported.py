@@ -1,4 +1,4 @@
-"""What an export has written before, and what it still has to."""
+"""Compares the episodes to export with those that an earlier export has written."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def not_there_yet(found: Found, lengths: Mapping[str, int], where: object) -> Found:
-    """Those that are not written; a warning names those that have grown since they were.
+    """Episodes that are not written yet; warns of written ones that have grown since.
 
     Args:
         found: Episodes that are over.
-        lengths: Number of steps of each that is written, by its id.
-        where: Where they are written.
+        lengths: Number of steps of each written episode, by its id.
+        where: The place of the export.
     """
     grown = [one.id for one in found if one.steps > lengths.get(one.id, one.steps)]
     if grown:

@@ -1,4 +1,4 @@
-"""Following every episode that grows, in one or in all runs, with a read for many at once."""
+"""Follows all growing episodes of one or all runs; one round trip reads many episodes."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Followed:
-    """An episode that is followed, and how far it has been read."""
+    """An episode that is followed, and the position up to which it has been read."""
 
     episode: Episode
     cursor: StepCursor
 
 
 class News(NamedTuple):
-    """What was read of an episode.
+    """The result of reading an episode once.
 
     Attributes:
         steps: Its new steps.
-        cursor: How far it has been read now.
-        progress: Whether there is more already, or never will be.
-        origin: Where the episode came from.
+        cursor: Position after them.
+        progress: `behind` if more rows wait, `read` if more may come later, `over` at the end.
+        origin: Origin of the episode.
     """
 
     steps: Transitions | None
@@ -51,21 +51,21 @@ class News(NamedTuple):
 
 
 class EpisodesTail(Tail[T]):
-    """Follows the episodes that match a filter: those that go on, and those that begin later.
+    """Follows the running episodes that match a filter, and those that begin later.
 
-    The feed tells which of them grew. Where more was written than it keeps, or a connection was
-    lost, the listings of the runs tell instead. The ids of those that are over stay in memory,
-    about a hundred bytes each, so that none is read again.
+    Redis' feed announces which episodes grew. If more was written than the feed keeps, or a
+    connection was lost, the listings of the runs are read instead. The ids of finished episodes
+    stay in memory, about a hundred bytes each, so that none is read again.
 
     Args:
-        connection: Where they are.
-        wanted: What they must be. With `since`, also those that began after it and have ended.
+        connection: The store of the episodes.
+        wanted: Conditions on the episodes. With `since`, episodes that began after it and have
+            ended are included.
 
     Attributes:
-        logs_per_look: So many episodes are read in a round trip.
-        rows_per_look: At least so many rows of each, if it has them.
-        follows_interrupted: Whether those that were interrupted before the beginning count as
-            going on.
+        logs_per_look: Number of episodes per round trip.
+        rows_per_look: Rows to read of each episode, if it has that many.
+        follows_interrupted: Whether to follow episodes that were interrupted before the beginning.
     """
 
     logs_per_look: ClassVar[int] = 16
@@ -75,19 +75,19 @@ class EpisodesTail(Tail[T]):
     def __init__(self, connection: Connection, wanted: EpisodeFilter) -> None:
         self._connection = connection
         self._wanted = wanted
-        self._position: str | None = None  # None: the listings have to be read
+        self._position: str | None = None  # None: the listings must be read
         self._losses = 0
         self._followed: dict[str, _Followed] = {}
         self._grown: dict[str, None] = {}
         self._over: set[str] = set()  # ended and read, or not wanted
-        self._cut: set[str] | None = None  # interrupted before all this; None: not looked yet
+        self._cut: set[str] | None = None  # interrupted before the beginning; None: not known yet
 
     @abstractmethod
     def _taken(self, episode: Episode, news: News) -> Iterable[T]:
-        """What is made of the rows of an episode that were read."""
+        """Convert the rows that were read of an episode into items."""
 
     def look(self, wait_s: float) -> list[T]:
-        """What came: of each episode in order.
+        """The new items; those of one episode are in order.
 
         Raises:
             DecodeError: Stored bytes are damaged.
@@ -105,10 +105,10 @@ class EpisodesTail(Tail[T]):
     # -- which episodes ---------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Find the episodes that go on; the first look does it where this has not been called.
+        """Find the running episodes; the first look does this if nobody has called it before.
 
         Raises:
-            UnsavedRecords: What this process has recorded so far cannot be brought to Redis.
+            UnsavedRecords: Records of this process cannot be delivered to Redis.
             StoreUnavailable: Redis is away.
         """
         self._connection.settle_all()
@@ -130,7 +130,7 @@ class EpisodesTail(Tail[T]):
         self._position, self._losses = position, losses
 
     def _sort_out(self, summaries: Iterable[EpisodeSummary]) -> None:
-        """Follow what goes on; at the first time, no more than that, unless `since` asks for it."""
+        """Follow the running episodes; the first time, finished ones only if `since` is set."""
         is_first, cut = self._cut is None, self._cut or set()
         for summary in summaries:
             is_past = is_first and self._wanted.since is None
@@ -138,7 +138,7 @@ class EpisodesTail(Tail[T]):
                 self._over.add(summary.id)
             elif summary.status == "running":
                 self._follow(summary.id)
-            elif summary.status == "interrupted":  # goes on if its process was only stopped
+            elif summary.status == "interrupted":  # it continues if its process was only stopped
                 if is_past and not self.follows_interrupted:
                     cut.add(summary.id)
                 elif summary.id not in cut:
@@ -155,7 +155,7 @@ class EpisodesTail(Tail[T]):
         return self._followed[name]
 
     def _hear(self, wait_s: float) -> None:
-        """Ask the feed what grew."""
+        """Read from the feed which episodes grew."""
         if self._position is None:
             return
         grown = self._connection.store.feed.after(self._position, wait_s=wait_s)
@@ -190,13 +190,13 @@ class EpisodesTail(Tail[T]):
                 del self._followed[name]
                 self._over.add(name)
             elif news.progress == "behind":
-                self._grown[name] = None  # once the others have had their turn
+                self._grown[name] = None  # after the others had their turn
         return came
 
     def _read_one(self, one: _Followed, found: LogSlice | None) -> News | None:
-        """What is new of an episode; None if there is nothing, and nothing more to come."""
+        """Read what is new of an episode; None if there is nothing and never will be."""
         cursor, name = one.cursor, one.episode.id
-        if found is None:  # deleted
+        if found is None:  # the episode was deleted
             return None
         summary, origin = decode_episode_note(found.head.note, episode_id=name, where=cursor.where)
         if not cursor.next_row and not self._wanted.accepts(summary):
@@ -212,20 +212,20 @@ class EpisodesTail(Tail[T]):
 
 
 class AllTail(EpisodesTail[tuple[Episode, StepData]]):
-    """Gives pairs, step by step: the episode, and its next step."""
+    """Yields (episode, step) for every step."""
 
     def _taken(self, episode: Episode, news: News) -> list[tuple[Episode, StepData]]:
         return [(episode, step) for step in news.steps or ()]
 
 
 class Growth(NamedTuple):
-    """What an episode grew by.
+    """New steps of an episode.
 
     Attributes:
-        episode_id: The episode.
-        origin: Where it came from.
-        steps: The transitions that came, as arrays; None where only its end did.
-        is_over: Whether these are its last.
+        episode_id: Id of the episode.
+        origin: Origin of the episode.
+        steps: The new transitions as arrays; None if the episode only ended.
+        is_over: Whether these are its last steps.
     """
 
     episode_id: str
@@ -235,7 +235,7 @@ class Growth(NamedTuple):
 
 
 class GrowthTail(EpisodesTail[Growth]):
-    """Gives what came of each episode as arrays, for those who want all of it and quickly."""
+    """Yields new steps as arrays, for readers that need all episodes, and fast."""
 
     logs_per_look = 256
     rows_per_look = 4096
@@ -243,7 +243,7 @@ class GrowthTail(EpisodesTail[Growth]):
 
     @property
     def past(self) -> Collection[str]:
-        """Ids of those that are not followed any more, or never were."""
+        """Ids of episodes that are not followed: they are over, or were never wanted."""
         return self._over
 
     def _taken(self, episode: Episode, news: News) -> list[Growth]:

@@ -1,4 +1,4 @@
-"""The same place in an episode again and again, by copies where these are proven to be any."""
+"""Gives the same state of an episode many times, by copies if these prove to be exact."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jamboree_gym.replay.rebuilding.fast_forward import Standing, play_on
 
 __all__ = ["standings"]
 
-PROOF_STEPS: Final = 200  # so many of the recorded steps a copy has to repeat
-PROOFS: Final = 2  # the second one shows that the first has not moved what both are copied from
+PROOF_STEPS: Final = 200  # recorded steps that a copy must repeat, at most
+PROOFS: Final = 2  # the second copy proves that the first has not moved the original
 
 Copy: TypeAlias = Callable[[], Standing]
 
@@ -22,13 +22,13 @@ Copy: TypeAlias = Callable[[], Standing]
 def standings(
     stand: Callable[[], Standing], n: int, rest: Rows, vector: Mapping[str, Any] | None
 ) -> Generator[Standing, None, None]:
-    """The environment n times where it stood after some steps; each is over when the next comes.
+    """Yield the environment n times in the same state; each is used up when the next comes.
 
     Args:
-        stand: Makes it, and brings it there.
-        n: How often.
-        rest: The recorded rows from there on.
-        vector: What provenance says of the vector environment that they came through, if any.
+        stand: Makes the environment and brings it into that state.
+        n: Number of times.
+        rest: The recorded rows after that state.
+        vector: Provenance of the vector environment of the recording; None if there was none.
     """
     first = stand()
     try:
@@ -59,7 +59,7 @@ def _opened(copy: Copy, first: Standing) -> Iterator[Standing]:
 
 
 def _proven_copy(first: Standing, rest: Rows, vector: Mapping[str, Any] | None) -> Copy | None:
-    """What gives the place again and again; None where playing up to it is the only way."""
+    """A function that gives the state again and again; None if only a full replay can."""
     copies: list[Copy] = [lambda: deepcopy(first)]
     if state_gap(first.env) is None:
         copies.insert(0, _by_state(first, rest.action(0) if rest.start else None))
@@ -67,7 +67,7 @@ def _proven_copy(first: Standing, rest: Rows, vector: Mapping[str, Any] | None) 
 
 
 def _by_state(first: Standing, last_action: Any) -> Copy:
-    """Brings the one environment back."""
+    """A function that brings the same environment back into its state."""
     state = take_state(first.env)
     seen = deepcopy((first.observation, first.info))
 
@@ -80,7 +80,7 @@ def _by_state(first: Standing, last_action: Any) -> Copy:
 
 
 def _is_proven(copy: Copy, first: Standing, rest: Rows, vector: Mapping[str, Any] | None) -> bool:
-    """Whether copies go on as recorded, one after the other."""
+    """Whether copies, one after the other, repeat the recorded steps."""
     steps = rest[: PROOF_STEPS + 1]
     if len(steps) < 2:
         return False
@@ -90,6 +90,6 @@ def _is_proven(copy: Copy, first: Standing, rest: Rows, vector: Mapping[str, Any
                 shown = standing.observation, dict(standing.info)
                 if play_on(standing.env, steps, vector, shown)[1] is not None:
                     return False
-    except Exception:  # noqa: BLE001 - whatever it is, it is no copy
+    except Exception:  # noqa: BLE001 - any error means that this is no copy
         return False
     return True
