@@ -30,13 +30,13 @@ def adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
     """
     adoption = store.adopt(mongo.identity_now(), to=to)
     if adoption.instead_of:
-        has_let_go = store.trimmed_bytes() > 0
+        has_evicted = store.trimmed_bytes() > 0
         log.log(
-            logging.WARNING if has_let_go else logging.INFO,
+            logging.WARNING if has_evicted else logging.INFO,
             "MongoDB at %s takes the place of the one at %s as the backup of %s: all that Redis "
             "holds is copied there%s",
             *(mongo.where, adoption.instead_of, store.keyspace.namespace),
-            "; what it has let go of stays in the other one alone" if has_let_go else "",
+            "; what Redis has evicted is only in the other one" if has_evicted else "",
         )
     if adoption.is_unsettled:
         keys = list(store.log_keys())

@@ -19,7 +19,7 @@ from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
 __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
 
-LOOK_S = 1.0  # how often to check that the supervisor is still there
+CHECK_S = 1.0  # how often to check that the supervisor is still there
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class Work(Protocol):
     trouble: str | None
     needs_threads: bool
 
-    def run(self, news: threading.Event, stop: threading.Event) -> None:
-        """Work until `stop` is set. `news` is set after each delivery, and together with `stop`."""
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
+        """Work until `stop` is set. `delivered` is set after each delivery, and with `stop`."""
 
 
 class AutomaticBackup:
@@ -51,16 +51,16 @@ class AutomaticBackup:
     def __init__(self, work: Work, store: RedisStore) -> None:
         self._work = work
         self._store = store
-        self._news = threading.Event()
+        self._delivered = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_late = False
 
     def begin(self) -> None:
         """Tell the backup about a delivery. Returns at once."""
-        if self._news.is_set():
+        if self._delivered.is_set():
             return
-        self._news.set()
+        self._delivered.set()
         if self._thread is None and not self._is_late:
             thread = threading.Thread(target=self._run, name="jamboree-backup", daemon=True)
             try:
@@ -73,7 +73,7 @@ class AutomaticBackup:
     def close(self, timeout_s: float) -> None:
         """Let the backup finish; warn if something is not copied."""
         self._stop.set()
-        self._news.set()
+        self._delivered.set()
         if self._is_late and self._work.needs_threads:
             self._work.trouble = str(InterpreterEnds())
         elif self._is_late:
@@ -88,7 +88,7 @@ class AutomaticBackup:
 
     def _run(self) -> None:
         try:
-            self._work.run(self._news, self._stop)
+            self._work.run(self._delivered, self._stop)
         except Exception as error:
             log.error("the backup failed", exc_info=error)
 
@@ -115,7 +115,7 @@ class FollowingThread:
         self._mongo_url = mongo_url
         self._keyspace = keyspace
 
-    def run(self, news: threading.Event, stop: threading.Event) -> None:
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
         """Copy until `stop` is set."""
         with contextlib.ExitStack() as opened:
             store = RedisStore.from_url(self._redis_url(), self._keyspace)
@@ -151,16 +151,16 @@ class SupervisorsBackup:
         self._is_asked = self._has_said_where = False
         self._failures = 0
 
-    def run(self, news: threading.Event, stop: threading.Event) -> None:
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
         """Ask at the first delivery, and again when a delivery finds a new supervisor."""
         pause_s = 0.0
         while not stop.wait(pause_s):
-            news.wait()
-            news.clear()
-            pause_s = self._see_to_it()
-        self._see_to_it()
+            delivered.wait()
+            delivered.clear()
+            pause_s = self._ask_if_needed()
+        self._ask_if_needed()
 
-    def _see_to_it(self) -> float:
+    def _ask_if_needed(self) -> float:
         """Ask if necessary; return the seconds to wait before the next check."""
         try:
             if not self._servers.is_joined():
@@ -178,4 +178,4 @@ class SupervisorsBackup:
             self._failures += 1
             return BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
         self._is_asked, self.trouble, self._failures = True, None, 0
-        return LOOK_S
+        return CHECK_S

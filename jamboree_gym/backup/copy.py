@@ -40,7 +40,7 @@ class LogCopier:
     Args:
         store: The source.
         mongo: The destination.
-        told: Called with the heads of logs as far as MongoDB has acknowledged them.
+        on_acknowledged: Called with the heads of logs as far as MongoDB has acknowledged them.
 
     Attributes:
         copied: Number of records and episode rows copied so far.
@@ -52,13 +52,13 @@ class LogCopier:
         store: RedisStore,
         mongo: MongoStore,
         *,
-        told: Callable[[Mapping[str, Head]], None] | None = None,
+        on_acknowledged: Callable[[Mapping[str, Head]], None] | None = None,
     ) -> None:
         self.copied = 0
         self.failures: dict[str, JamboreeError] = {}
         self._store = store
         self._mongo = mongo
-        self._told = told
+        self._on_acknowledged = on_acknowledged
         self._blobs: set[str] = set()
         self._epoch = ""
         self._changed: set[str] = set()
@@ -103,7 +103,7 @@ class LogCopier:
         copied_bytes = 0
         unacked = self._store.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
-        read_anew = self._bear_anew(heads) | self._kept_in_part(heads)
+        read_anew = self._assign_new_births(heads) | self._incomplete_logs(heads)
         for key, found in unacked.items():
             if key in read_anew:
                 by_themselves.append(key)
@@ -137,7 +137,7 @@ class LogCopier:
             self._copy_in_pages(key)
         return copied_bytes
 
-    def _bear_anew(self, logs: Mapping[str, Head]) -> set[str]:
+    def _assign_new_births(self, logs: Mapping[str, Head]) -> set[str]:
         """Assign a new birth time to logs that were begun again under that of a deleted log.
 
         Returns:
@@ -150,7 +150,7 @@ class LogCopier:
                 self._changed.add(key)
         return {key for key, _ in taken}
 
-    def _kept_in_part(self, logs: Mapping[str, Head]) -> set[str]:
+    def _incomplete_logs(self, logs: Mapping[str, Head]) -> set[str]:
         """Logs with nothing acknowledged that are incomplete in Redis or in MongoDB."""
         new = {key: head for key, head in logs.items() if head.acked == 0}
         counts = self._mongo.counts(list(new))
@@ -162,17 +162,20 @@ class LogCopier:
         head: Head | None = None
         try:
             head = self._store.head(key)
-            while head is not None and self._bear_anew({key: head}):
+            while head is not None and self._assign_new_births({key: head}):
                 if key in self._changed:  # the next round sees its new state
                     return
                 head = self._store.head(key)
             if head is None:
                 return
-            run, since = self._put_blobs(key, head, ()), head.acked or self._kept_of(key, head)
+            run, since = (
+                self._put_blobs(key, head, ()),
+                head.acked or self._count_in_mongo(key, head),
+            )
             if since < head.held > head.first:
                 self.failures[key] = BackupMismatch(
                     f"{key}: MongoDB at {self._mongo.where} lacks its first {head.held} records, "
-                    "and Redis has let go of them: they are in the MongoDB that was the backup "
+                    "and Redis has evicted them: they are in the MongoDB that was the backup "
                     "before; open that by mongo_url=..., and call backup.restore()"
                 )
                 return
@@ -215,7 +218,7 @@ class LogCopier:
         now = self._store.head(key)
         return now is None or now.born != head.born or now.held > head.held
 
-    def _kept_of(self, key: str, head: Head) -> int:
+    def _count_in_mongo(self, key: str, head: Head) -> int:
         """Number of records that MongoDB holds of a log without any acknowledgement.
 
         A backup that was killed could not acknowledge. This avoids copying its frames again in
@@ -231,7 +234,7 @@ class LogCopier:
         for key, what in refused.items():
             try:
                 was_moved = rejoin(self._store, self._mongo, key, epoch=self._epoch)
-                if was_moved or self._was_unfinished(key):
+                if was_moved or self._clear_leftovers(key):
                     self._rejoined.append(key)
                     continue
             except DecodeError as error:
@@ -243,7 +246,7 @@ class LogCopier:
                 "keep it under another name."
             )
 
-    def _was_unfinished(self, key: str) -> bool:
+    def _clear_leftovers(self, key: str) -> bool:
         """Remove frames that a killed backup copied to MongoDB and that Redis has lost.
 
         No head counts these frames, and others have taken their place. Within one epoch both are
@@ -325,9 +328,9 @@ class LogCopier:
         if overtaken:
             restorer = Restorer(self._store, self._mongo, is_asked_for=False)
             deque(restorer.restore(sorted(overtaken)), maxlen=0)
-        if self._told is not None:
-            told = heads.keys() - gone - overtaken
-            self._told({key: heads[key] for key in told})
+        if self._on_acknowledged is not None:
+            acknowledged = heads.keys() - gone - overtaken
+            self._on_acknowledged({key: heads[key] for key in acknowledged})
 
 
 def next_portion(at_once: int, logs: int, size: int) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from jamboree_gym.backup.copy import LogCopier
-from jamboree_gym.backup.leader_lock import Holder, Kind
+from jamboree_gym.backup.leader_lock import Kind, LeaderLock
 from jamboree_gym.backup.retention import Trimmer
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.listing_recovery import cover
@@ -19,9 +19,9 @@ from jamboree_gym.store.redis.store import RedisStore
 __all__ = ["Follower"]
 
 INTERVAL_S = 0.25  # from the start of a round to the start of the next
-LOOK_AGAIN_S = 1.0  # while another backup copies
+CLAIM_AGAIN_S = 1.0  # while another backup copies
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
-TRY_AGAIN_S = 60.0  # for a log that failed for its own reason
+RETRY_FAILED_S = 60.0  # for a log that failed for its own reason
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Follower:
         self._store = store
         self._open_mongo = mongo
         self._mongo: MongoStore | None = None
-        self._holder = Holder(store, kind, to=to, is_new=is_new)
+        self._leader_lock = LeaderLock(store, kind, to=to, is_new=is_new)
         self._to = to
         self._copier: LogCopier | None = None
         self._trimmer: Trimmer | None = None
@@ -77,7 +77,7 @@ class Follower:
         while not stop.is_set():
             pause_s = self._attempt(self._copy_in_turn)
             if stop.is_set() and self.trouble is not None:
-                self._holder.let_go()
+                self._leader_lock.release()
                 return  # that was the last attempt
             stop.wait(pause_s)
         self._attempt(self._copy_at_last)
@@ -106,23 +106,23 @@ class Follower:
         return pause_s
 
     def _copy_in_turn(self) -> float:
-        if self._holder.claim():
+        if self._leader_lock.claim():
             return self._copy()
-        if self._holder.to != self._to:
+        if self._leader_lock.to != self._to:
             if self._open_mongo().identity().id == self._store.copied_to_id():
-                self._to = self._holder.to
-                self._holder.copy_to(self._to)  # the same MongoDB under another name
+                self._to = self._leader_lock.to
+                self._leader_lock.copy_to(self._to)  # the same MongoDB under another name
                 return 0.0
             self._say(
-                f"{self._store.keyspace.namespace} is copied to MongoDB at {self._holder.to}, and "
-                f"no more to {self._to}: who opened it last said so"
+                f"{self._store.keyspace.namespace} is copied to MongoDB at {self._leader_lock.to}, "
+                f"and no more to {self._to}: who opened it last said so"
             )
-        return LOOK_AGAIN_S
+        return CLAIM_AGAIN_S
 
     def _copy_at_last(self) -> float:
-        if not self._holder.claim():
+        if not self._leader_lock.claim():
             return 0.0  # the backup that copies has seen all earlier deliveries
-        self._holder.let_go()
+        self._leader_lock.release()
         return self._copy()
 
     def _copy(self) -> float:
@@ -137,7 +137,7 @@ class Follower:
         pending = [one for one in unbacked.items() if one[0] not in failed]
         copier.failures = {}
         for _ in copier.copy(pending):
-            self._holder.renew_if_due()
+            self._leader_lock.renew_if_due()
             self._make_room(trimmer)
         self._failed = failed | {
             key: (unbacked[key], str(failure)) for key, failure in copier.failures.items()
@@ -148,28 +148,28 @@ class Follower:
         until = None if reasons else began
         damaged = self._make_room(trimmer)
         error = next(iter(reasons), damaged)
-        store.put_backup_mark(BackupMark(self._holder.name, began, until, error))
+        store.put_backup_mark(BackupMark(self._leader_lock.name, began, until, error))
         return max(0.0, due - time.monotonic())
 
     def _copier_to(self, mongo: MongoStore) -> tuple[LogCopier, Trimmer]:
         if self._copier is None or self._trimmer is None or self._mongo is not mongo:
             self._mongo, self._trimmer = mongo, Trimmer(self._store, mongo)
-            self._copier = LogCopier(self._store, mongo, told=self._trimmer.add)
+            self._copier = LogCopier(self._store, mongo, on_acknowledged=self._trimmer.add)
         return self._copier, self._trimmer
 
     def _make_room(self, trimmer: Trimmer) -> str:
         """Evict what the policy allows; return what is wrong with the policy, if anything."""
         try:
-            trimmer.go_on()
+            trimmer.work_for_a_turn()
         except DecodeError as error:  # with an unknown policy, evict nothing and copy everything
-            self._say(f"{error}; nothing is let go of in Redis: call backup.retain() anew")
+            self._say(f"{error}; nothing is evicted from Redis: call backup.retain() anew")
             return str(error)
         return ""
 
     def _failed_so_far(self, unbacked: Mapping[str, int]) -> dict[str, tuple[int, str]]:
         """Logs that failed and have not changed since; the list is cleared from time to time."""
         if time.monotonic() > self._try_again_at:
-            self._try_again_at = time.monotonic() + TRY_AGAIN_S
+            self._try_again_at = time.monotonic() + RETRY_FAILED_S
             return {}
         return {key: one for key, one in self._failed.items() if unbacked.get(key) == one[0]}
 
@@ -177,7 +177,7 @@ class Follower:
         """Warn about an error, and store it in Redis for `status` if Redis answers."""
         self._say(f"{error}; the backup goes on when that is over, and nothing is lost", kind)
         try:
-            mark = BackupMark(self._holder.name, self._store.time(), None, error)
+            mark = BackupMark(self._leader_lock.name, self._store.time(), None, error)
             self._store.put_backup_mark(mark)
         except JamboreeError as second:  # Redis is away
             log.debug("%s", second)

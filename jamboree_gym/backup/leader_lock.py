@@ -19,7 +19,7 @@ from jamboree_gym.errors import JamboreeError
 from jamboree_gym.store.log import BackupClaim
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["HOLD_S", "Holder", "Kind"]
+__all__ = ["HOLD_S", "LeaderLock", "Kind"]
 
 HOLD_S = 12.0  # longer than a failed attempt plus the pause after it
 RENEW_S = HOLD_S / 3
@@ -27,7 +27,7 @@ RENEW_S = HOLD_S / 3
 Kind = Literal["process", "thread"]
 
 
-class Holder:
+class LeaderLock:
     """A backup that may hold the lease. A process replaces a thread; anyone replaces a dead holder.
 
     A dead holder is recognised only on this machine.
@@ -80,7 +80,7 @@ class Holder:
         if self._holds and time.monotonic() - self._renewed_at > RENEW_S:
             self.claim()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Release the lease. If Redis is away, the lease expires by itself."""
         self._holds = False
         try:

@@ -29,9 +29,9 @@ UNLISTED_SHARE = 1 / 4  # share of the limit that removing summaries frees at on
 LOGS_AT_ONCE = 100
 CHECK_EVERY_S = 0.1
 TURN_S = 0.2  # length of one turn of searching and evicting; then the backup copies again
-LOOK_PAUSE_SHARE = 2  # a search takes at most a third of the time: copying frees memory, too
-LOOK_AGAIN_S = 10.0  # shortest pause between searches ...
-LOOK_AGAIN_SHARE = 5  # ... and at least this many times as long as the last search took
+SEARCH_PAUSE_SHARE = 2  # a search takes at most a third of the time: copying frees memory, too
+SEARCH_AGAIN_S = 10.0  # shortest pause between searches ...
+SEARCH_AGAIN_SHARE = 5  # ... and at least this many times as long as the last search took
 AGE_LOOKS_S = (1.0, 60.0)
 _SETTING = "retention"
 
@@ -130,17 +130,17 @@ class Trimmer:
         self._load()
         self._begin_search()
         while self._search is not None:
-            self._go_on_searching()
+            self._continue_search()
         self._trim_by_age()
         excess, limit = self._excess()
         excess -= self._trim_by_size(excess)
         if excess > 0:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
         while self._unlisting is not None:
-            self._go_on_unlisting()
+            self._continue_unlisting()
         return Trimmed(self._freed, self._unlisted)
 
-    def go_on(self) -> None:
+    def work_for_a_turn(self) -> None:
         """Work for some tenths of a second at most on what is due. Call it again and again.
 
         Raises:
@@ -160,7 +160,7 @@ class Trimmer:
         is_lacking = excess > 0 and not self._candidates and self._has_searched
         if is_lacking and self._unlisting is None:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
-        self._look(lambda: self._unlisting is not None, self._go_on_unlisting)
+        self._search_for_a_turn(lambda: self._unlisting is not None, self._continue_unlisting)
 
     def add(self, heads: Mapping[str, Head]) -> None:
         """Add logs that MongoDB has just acknowledged to the candidates; no search is needed."""
@@ -206,7 +206,7 @@ class Trimmer:
             is_due = True
         if is_due and self._search is None:
             self._begin_search()
-        self._look(lambda: self._search is not None, self._go_on_searching)
+        self._search_for_a_turn(lambda: self._search is not None, self._continue_search)
 
     def _begin_search(self) -> None:
         self._search_began = time.monotonic()
@@ -217,7 +217,7 @@ class Trimmer:
             pause_s = min(max(self._policy.max_age_s / 10, shortest), longest)
             self._age_search_at = self._search_began + pause_s
 
-    def _go_on_searching(self) -> None:
+    def _continue_search(self) -> None:
         found = next(self._search or iter(()), None)
         if found is not None:
             self._found = found
@@ -228,18 +228,20 @@ class Trimmer:
         self._has_searched = True
         now = time.monotonic()
         took_s = now - self._search_began
-        self._search_at = now + max(LOOK_AGAIN_S, took_s * LOOK_AGAIN_SHARE)
+        self._search_at = now + max(SEARCH_AGAIN_S, took_s * SEARCH_AGAIN_SHARE)
         self._age_search_at = max(self._age_search_at, self._search_at)
 
-    def _look(self, is_going_on: Callable[[], bool], go_on: Callable[[], None]) -> None:
+    def _search_for_a_turn(
+        self, is_running: Callable[[], bool], advance: Callable[[], None]
+    ) -> None:
         """Run a search of Redis for one turn, if it is due."""
         began = time.monotonic()
-        if not is_going_on() or began < self._look_at:
+        if not is_running() or began < self._look_at:
             return
-        while is_going_on() and time.monotonic() < began + TURN_S:
-            go_on()
+        while is_running() and time.monotonic() < began + TURN_S:
+            advance()
         now = time.monotonic()
-        self._look_at = now + (now - began) * LOOK_PAUSE_SHARE
+        self._look_at = now + (now - began) * SEARCH_PAUSE_SHARE
 
     # -- evicting ---------------------------------------------------------------------------
 
@@ -291,7 +293,7 @@ class Trimmer:
         self._has_searched = False
         self._unlisting = self._unlist(excess)
 
-    def _go_on_unlisting(self) -> None:
+    def _continue_unlisting(self) -> None:
         if next(self._unlisting or iter(()), None) is None:
             self._unlisting = None
 

@@ -89,7 +89,7 @@ def _table(found: BackupStatus, namespace: str) -> Table:
     table.add_row("copies by itself", found.follower or "nobody")
     limit = "" if found.redis_limit_bytes is None else f" of {_mib(found.redis_limit_bytes)}"
     table.add_row("Redis uses", f"{_mib(found.redis_bytes)}{limit}")
-    table.add_row("let go of so far", _mib(found.trimmed_bytes))
+    table.add_row("evicted so far", _mib(found.trimmed_bytes))
     table.add_row("last error", printable(found.last_error or "none"))
     return table
 

@@ -87,7 +87,7 @@ def trim(
     """
     with errors_shown(NOT_DONE), open_store(home, redis_url, namespace, mongo_url) as jam:
         done = jam.backup.trim()
-    typer.echo(f"{done.freed_bytes:,} bytes of logs and {done.summaries:,} summaries let go of")
+    typer.echo(f"{done.freed_bytes:,} bytes of logs and {done.summaries:,} summaries evicted")
 
 
 def _told(policy: RetentionPolicy) -> str:

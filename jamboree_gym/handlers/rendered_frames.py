@@ -16,8 +16,8 @@ from jamboree_gym.environment.provenance import generator_of
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.handlers.sidecar import (
     CODEC,
-    BesideHandler,
-    BesideRecorder,
+    SidecarHandler,
+    SidecarRecorder,
     check_size,
     compress,
     decompress,
@@ -44,7 +44,7 @@ def rendered(env: gym.Env[Any, Any]) -> Any:
         generator.bit_generator.state = state
 
 
-class RenderHandler(BesideHandler):
+class RenderHandler(SidecarHandler):
     """The rendered frames of an episode, compressed without loss.
 
     Example:
@@ -107,7 +107,7 @@ def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
         raise DecodeError(f"{where}: not a rendered frame: {error}") from error
 
 
-class RenderRecorder(BesideRecorder):
+class RenderRecorder(SidecarRecorder):
     """Records rendered frames of an environment, at the chosen steps.
 
     Args:

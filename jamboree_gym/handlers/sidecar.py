@@ -16,8 +16,8 @@ from jamboree_gym.handlers.db_handler import DBHandler
 __all__ = [
     "CODEC",
     "MAX_CONTENT_BYTES",
-    "BesideHandler",
-    "BesideRecorder",
+    "SidecarHandler",
+    "SidecarRecorder",
     "check_size",
     "compress",
     "decompress",
@@ -83,7 +83,7 @@ def _told_size(content: bytes) -> int | None:
     return int.from_bytes(field, "little") + _SIZE_FROM[kind]
 
 
-class BesideHandler(DBHandler, ABC):
+class SidecarHandler(DBHandler, ABC):
     """Records with a `step` each, in ascending order: 0 for the reset, k for the k-th step."""
 
     def __init__(self, jam: Connection | None = None) -> None:
@@ -120,7 +120,7 @@ class BesideHandler(DBHandler, ABC):
         return page
 
 
-class BesideRecorder:
+class SidecarRecorder:
     """Records side data of each episode, at the chosen steps.
 
     Args:
@@ -130,7 +130,7 @@ class BesideRecorder:
     """
 
     def __init__(
-        self, handler: BesideHandler, take: Callable[[], Any], is_wanted: Callable[[int], bool]
+        self, handler: SidecarHandler, take: Callable[[], Any], is_wanted: Callable[[int], bool]
     ) -> None:
         self._handler = handler
         self._take = take

@@ -12,8 +12,8 @@ from jamboree_gym.environment.env_state import state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.handlers.sidecar import (
     CODEC,
-    BesideHandler,
-    BesideRecorder,
+    SidecarHandler,
+    SidecarRecorder,
     check_size,
     compress,
     decompress,
@@ -22,7 +22,7 @@ from jamboree_gym.handlers.sidecar import (
 __all__ = ["SnapshotHandler", "SnapshotRecorder"]
 
 
-class SnapshotHandler(BesideHandler):
+class SnapshotHandler(SidecarHandler):
     """The snapshots of an episode, made by `env_state` and compressed.
 
     Example:
@@ -68,7 +68,7 @@ def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
         raise DecodeError(f"{where}: not a snapshot: {error}") from error
 
 
-class SnapshotRecorder(BesideRecorder):
+class SnapshotRecorder(SidecarRecorder):
     """Records the state of an environment after the reset and after every k-th step.
 
     Args:

@@ -19,7 +19,7 @@ from jamboree_gym.reading.summaries import read_summaries
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary, StepData, Transitions
 from jamboree_gym.store.log import LogSlice
 
-__all__ = ["AllTail", "EpisodesTail", "Growth", "GrowthTail"]
+__all__ = ["AllTail", "EpisodesTail", "NewSteps", "NewStepsTail"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class _Followed:
     cursor: StepCursor
 
 
-class News(NamedTuple):
+class EpisodeRead(NamedTuple):
     """The result of reading an episode once.
 
     Attributes:
@@ -80,10 +80,10 @@ class EpisodesTail(Tail[T]):
         self._followed: dict[str, _Followed] = {}
         self._grown: dict[str, None] = {}
         self._over: set[str] = set()  # ended and read, or not wanted
-        self._cut: set[str] | None = None  # interrupted before the beginning; None: not known yet
+        self._interrupted_before: set[str] | None = None  # None: not known yet
 
     @abstractmethod
-    def _taken(self, episode: Episode, news: News) -> Iterable[T]:
+    def _items(self, episode: Episode, result: EpisodeRead) -> Iterable[T]:
         """Convert the rows that were read of an episode into items."""
 
     def look(self, wait_s: float) -> list[T]:
@@ -94,12 +94,12 @@ class EpisodesTail(Tail[T]):
             StoreUnavailable: Redis is away.
         """
         self._connection.check_open()
-        if self._cut is None:
+        if self._interrupted_before is None:
             self.begin()
         elif self._position is None or self._losses != self._connection.store.losses:
-            self._take_stock()
+            self._read_listings()
         if not self._grown:
-            self._hear(wait_s)
+            self._read_feed(wait_s)
         return self._read()
 
     # -- which episodes ---------------------------------------------------------------------
@@ -112,9 +112,9 @@ class EpisodesTail(Tail[T]):
             StoreUnavailable: Redis is away.
         """
         self._connection.settle_all()
-        self._take_stock()
+        self._read_listings()
 
-    def _take_stock(self) -> None:
+    def _read_listings(self) -> None:
         """Find the episodes in the listings of their runs."""
         store = self._connection.store
         losses, position = store.losses, store.feed.position()
@@ -125,13 +125,13 @@ class EpisodesTail(Tail[T]):
             if one.id not in self._over and one.id not in self._followed
         ]
         shown = sorted(self._connection.as_of_now(unknown), key=lambda s: (s.started_at, s.id))
-        self._sort_out(shown)
+        self._follow_or_skip(shown)
         self._grown |= dict.fromkeys(self._followed)
         self._position, self._losses = position, losses
 
-    def _sort_out(self, summaries: Iterable[EpisodeSummary]) -> None:
+    def _follow_or_skip(self, summaries: Iterable[EpisodeSummary]) -> None:
         """Follow the running episodes; the first time, finished ones only if `since` is set."""
-        is_first, cut = self._cut is None, self._cut or set()
+        is_first, interrupted = self._interrupted_before is None, self._interrupted_before or set()
         for summary in summaries:
             is_past = is_first and self._wanted.since is None
             if not self._wanted.accepts(summary):
@@ -140,21 +140,21 @@ class EpisodesTail(Tail[T]):
                 self._follow(summary.id)
             elif summary.status == "interrupted":  # it continues if its process was only stopped
                 if is_past and not self.follows_interrupted:
-                    cut.add(summary.id)
-                elif summary.id not in cut:
+                    interrupted.add(summary.id)
+                elif summary.id not in interrupted:
                     self._follow(summary.id)
             elif is_past:
                 self._over.add(summary.id)
             else:
                 self._follow(summary.id)
-        self._cut = cut
+        self._interrupted_before = interrupted
 
     def _follow(self, name: str) -> _Followed:
         episode = Episode(self._connection, name)
         self._followed[name] = _Followed(episode, episode.cursor())
         return self._followed[name]
 
-    def _hear(self, wait_s: float) -> None:
+    def _read_feed(self, wait_s: float) -> None:
         """Read from the feed which episodes grew."""
         if self._position is None:
             return
@@ -179,21 +179,21 @@ class EpisodesTail(Tail[T]):
         )
         read = [self._read_one(*pair) for pair in zip(followed, slices, strict=True)]
         came: list[T] = []
-        for one, news in zip(followed, read, strict=True):
-            if news is not None:
-                came += self._taken(one.episode, news)
-        for name, one, news in zip(names, followed, read, strict=True):
+        for one, result in zip(followed, read, strict=True):
+            if result is not None:
+                came += self._items(one.episode, result)
+        for name, one, result in zip(names, followed, read, strict=True):
             del self._grown[name]
-            if news is not None:
-                one.cursor = news.cursor
-            if news is None or news.progress == "over":
+            if result is not None:
+                one.cursor = result.cursor
+            if result is None or result.progress == "over":
                 del self._followed[name]
                 self._over.add(name)
-            elif news.progress == "behind":
+            elif result.progress == "behind":
                 self._grown[name] = None  # after the others had their turn
         return came
 
-    def _read_one(self, one: _Followed, found: LogSlice | None) -> News | None:
+    def _read_one(self, one: _Followed, found: LogSlice | None) -> EpisodeRead | None:
         """Read what is new of an episode; None if there is nothing and never will be."""
         cursor, name = one.cursor, one.episode.id
         if found is None:  # the episode was deleted
@@ -207,18 +207,18 @@ class EpisodesTail(Tail[T]):
             log.warning("%s", error)
             return None
         if is_behind(cursor, found):
-            return News(steps, cursor, "behind", origin)
-        return News(steps, cursor, "read" if summary.status == "running" else "over", origin)
+            return EpisodeRead(steps, cursor, "behind", origin)
+        return EpisodeRead(steps, cursor, "read" if summary.status == "running" else "over", origin)
 
 
 class AllTail(EpisodesTail[tuple[Episode, StepData]]):
     """Yields (episode, step) for every step."""
 
-    def _taken(self, episode: Episode, news: News) -> list[tuple[Episode, StepData]]:
-        return [(episode, step) for step in news.steps or ()]
+    def _items(self, episode: Episode, result: EpisodeRead) -> list[tuple[Episode, StepData]]:
+        return [(episode, step) for step in result.steps or ()]
 
 
-class Growth(NamedTuple):
+class NewSteps(NamedTuple):
     """New steps of an episode.
 
     Attributes:
@@ -234,7 +234,7 @@ class Growth(NamedTuple):
     is_over: bool
 
 
-class GrowthTail(EpisodesTail[Growth]):
+class NewStepsTail(EpisodesTail[NewSteps]):
     """Yields new steps as arrays, for readers that need all episodes, and fast."""
 
     logs_per_look = 256
@@ -242,9 +242,9 @@ class GrowthTail(EpisodesTail[Growth]):
     follows_interrupted = True
 
     @property
-    def past(self) -> Collection[str]:
+    def not_followed(self) -> Collection[str]:
         """Ids of episodes that are not followed: they are over, or were never wanted."""
         return self._over
 
-    def _taken(self, episode: Episode, news: News) -> list[Growth]:
-        return [Growth(episode.id, news.origin, news.steps, news.progress == "over")]
+    def _items(self, episode: Episode, result: EpisodeRead) -> list[NewSteps]:
+        return [NewSteps(episode.id, result.origin, result.steps, result.progress == "over")]

@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.replay.rebuilding.fast_forward import Standing, check_step, stand_at
+from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fast_forward
 from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 from jamboree_gym.wrappers import RecordEpisodes
@@ -35,21 +35,19 @@ class ForkedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(
         self,
-        standing: Standing,
+        live: LiveEnv,
         parent: Episode,
         fork_step: int,
         recorder: RecordEpisodes[Any, Any] | None,
     ) -> None:
-        super().__init__(recorder or standing.env)
+        super().__init__(recorder or live.env)
         self.parent = parent
         self.fork_step = fork_step
-        self.observation = deepcopy(standing.observation)  # the environment may reuse its buffer
-        self.info = deepcopy(dict(standing.info))
+        self.observation = deepcopy(live.observation)  # the environment may reuse its buffer
+        self.info = deepcopy(dict(live.info))
         self._recorder = recorder
         if recorder is not None:
-            recorder.begin_child(
-                standing.observation, standing.info, parent=parent.id, fork_step=fork_step
-            )
+            recorder.begin_child(live.observation, live.info, parent=parent.id, fork_step=fork_step)
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override] # as in gym.Wrapper itself
@@ -127,7 +125,7 @@ def fork(
         trust_entry_point=trust_entry_point,
         render_mode=render_mode,
     )
-    standing = stand_at(
+    live = fast_forward(
         episode,
         step,
         make_env,
@@ -135,10 +133,10 @@ def fork(
         trust_snapshots=trust_snapshots,
     )
     try:
-        recorder = _recorder_of(standing.env, episode, run, tags) if record else None
-        return ForkedEnv(standing, episode, step, recorder)
+        recorder = _recorder_of(live.env, episode, run, tags) if record else None
+        return ForkedEnv(live, episode, step, recorder)
     except BaseException:
-        standing.env.close()
+        live.env.close()
         raise
 
 

@@ -67,8 +67,8 @@ def video(
     """
     check = check_of(wrappers=wrappers, trust_entry_point=trust_entry_point)
     with video_file(Path(path)) as encoder:
-        film = _Film(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
-        report = verify_one(episode, check, render_mode=RENDER_MODE, watch=film.expose)
+        writer = _FrameWriter(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
+        report = verify_one(episode, check, render_mode=RENDER_MODE, watch=writer.add_frame)
         if not report and not unverified:
             raise ReplayError(
                 f"no video: episode {episode.id} does not happen again: {report.mismatch}\n"
@@ -77,7 +77,7 @@ def video(
     return report
 
 
-class _Film:
+class _FrameWriter:
     """Renders a frame of the environment after each move, and encodes it."""
 
     def __init__(
@@ -88,7 +88,7 @@ class _Film:
         self._frames = frames
         self._tell = tell
 
-    def expose(self, env: gym.Env[Any, Any]) -> None:
+    def add_frame(self, env: gym.Env[Any, Any]) -> None:
         fps = env.metadata.get("render_fps") if self._fps is None else self._fps
         self._encoder.add(_frame(env), fps=DEFAULT_FPS if fps is None else float(fps))
         if self._tell is not None:

@@ -18,8 +18,8 @@ from jamboree_gym.errors import ReplayError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.recording.recorder import EpisodeRecorder
-from jamboree_gym.replay.rebuilding.env_copies import standings
-from jamboree_gym.replay.rebuilding.fast_forward import Standing, check_step, stand_at
+from jamboree_gym.replay.rebuilding.env_copies import live_envs
+from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fast_forward
 from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 
@@ -155,8 +155,8 @@ def what_if(
     act = _act_of(policy, deterministic=deterministic)
     check_step(episode, step)
     make_env = partial(rebuild_env, wrappers=wrappers, trust_entry_point=trust_entry_point)
-    stand = partial(
-        stand_at,
+    make_live = partial(
+        fast_forward,
         episode,
         step,
         make_env,
@@ -167,15 +167,15 @@ def what_if(
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:
-        with closing(standings(stand, n, rest, episode.provenance.get("vector"))) as places:
-            for number, standing in enumerate(places):
-                noise = _new_noise(standing.env, seed, number, keep=same_noise)
+        with closing(live_envs(make_live, n, rest, episode.provenance.get("vector"))) as places:
+            for number, live in enumerate(places):
+                noise = _new_noise(live.env, seed, number, keep=same_noise)
                 if children is None:
-                    yield number + 1, _go_on(standing, act, max_steps)
+                    yield number + 1, _go_on(live, act, max_steps)
                 else:
-                    child = children.begin(standing, noise)
+                    child = children.begin(live, noise)
                     try:
-                        yield number + 1, _go_on(standing, act, max_steps, child)
+                        yield number + 1, _go_on(live, act, max_steps, child)
                     finally:
                         child.abandon()
 
@@ -216,10 +216,10 @@ def _new_noise(
 
 
 def _go_on(
-    standing: Standing, act: Act, max_steps: int | None, recorder: EpisodeRecorder | None = None
+    live: LiveEnv, act: Act, max_steps: int | None, recorder: EpisodeRecorder | None = None
 ) -> tuple[float, int]:
     """Run one continuation; return its return and its length."""
-    env, observation = standing.env, standing.observation
+    env, observation = live.env, live.observation
     gained, steps, ends = 0.0, 0, False
     while not ends and (max_steps is None or steps < max_steps):
         action = act(observation)
@@ -248,13 +248,13 @@ class _Children:
         self._recorder: EpisodeRecorder | None = None
         self.ids: list[str] = []
 
-    def begin(self, standing: Standing, rng_state: Mapping[str, Any] | None) -> EpisodeRecorder:
+    def begin(self, live: LiveEnv, rng_state: Mapping[str, Any] | None) -> EpisodeRecorder:
         """Return the recorder of a continuation."""
-        recorder = self._recorder = self._recorder or self._made_for(standing.env)
+        recorder = self._recorder = self._recorder or self._made_for(live.env)
         recorder.admit()
         recorder.begin(
-            standing.observation,
-            standing.info,
+            live.observation,
+            live.info,
             rng_state=rng_state,
             parent=self._parent.id,
             fork_step=self._step,

@@ -16,9 +16,9 @@ from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 from jamboree_gym.servers.control import encode
 from jamboree_gym.servers.home import Home, last_line, trim_log
 from jamboree_gym.servers.own_files import open_own
-from jamboree_gym.servers.server_watchdog import Keeper
+from jamboree_gym.servers.server_watchdog import ServerWatchdog
 
-__all__ = ["BackupKeeper"]
+__all__ = ["BackupWatchdog"]
 
 NAME = "backup"
 LAST_COPY_S = 10.0  # includes the time to load Python and its libraries
@@ -33,7 +33,7 @@ _ROOT = str(Path(__file__).resolve().parents[2])
 _log = logging.getLogger(__name__)
 
 
-class BackupKeeper:
+class BackupWatchdog:
     """The one process that copies a home's Redis to its MongoDB. All methods run on one event loop.
 
     Args:
@@ -46,7 +46,7 @@ class BackupKeeper:
         last_error: The last error of the process; None while it runs well.
     """
 
-    def __init__(self, home: Home, redis_url: str, mongo: Keeper) -> None:
+    def __init__(self, home: Home, redis_url: str, mongo: ServerWatchdog) -> None:
         self.restarts = 0
         self.last_error: str | None = None
         self._home = home
@@ -55,7 +55,7 @@ class BackupKeeper:
         self._mongo_again_at = 0.0
         self._namespaces: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
-        self._told: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
         self._stopping = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -120,7 +120,7 @@ class BackupKeeper:
         log = self._home.server_log(NAME)
         trim_log(log)
         process = self._process = self._spawn(log)
-        self._told = {}
+        self._sent = {}
         _log.info("%s started (pid %d)", NAME, process.pid)
         while process.poll() is None and not self._stopping.is_set():
             await self._tell(process)
@@ -159,8 +159,8 @@ class BackupKeeper:
             "namespaces": sorted(self._namespaces),
             "trouble": str(self._mongo.gave_up or ""),
         }
-        if message != self._told and process.stdin is not None:
-            self._told = message
+        if message != self._sent and process.stdin is not None:
+            self._sent = message
             await asyncio.to_thread(_write, process.stdin.fileno(), encode(message))
 
     def _try_mongo_again(self) -> None:

@@ -11,7 +11,7 @@ from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.servers.home import last_line
 from jamboree_gym.servers.server_processes import ServerProcess, ServerProgram, start_server
 
-__all__ = ["Keeper"]
+__all__ = ["ServerWatchdog"]
 
 WATCH_INTERVAL_S = 0.05
 RETRY_INTERVAL_S = 0.02
@@ -24,7 +24,7 @@ STABLE_AFTER_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Keeper:
+class ServerWatchdog:
     """Keeps one server of the supervisor running. All methods run on its event loop.
 
     Attributes:

@@ -24,12 +24,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError
-from jamboree_gym.servers.backup_process import BackupKeeper
+from jamboree_gym.servers.backup_process import BackupWatchdog
 from jamboree_gym.servers.control import PROTOCOL_VERSION, decode, encode, error_reply
 from jamboree_gym.servers.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
 from jamboree_gym.servers.mongo_program import MongoProgram
 from jamboree_gym.servers.server_lock import is_held
-from jamboree_gym.servers.server_watchdog import Keeper
+from jamboree_gym.servers.server_watchdog import ServerWatchdog
 from jamboree_gym.servers.valkey_program import ValkeyProgram
 
 __all__ = ["IDLE_EXIT_VARIABLE", "Supervisor", "main"]
@@ -60,9 +60,9 @@ class Supervisor:
         self._control_path = sockets / CONTROL_SOCKET
         self._valkey = ValkeyProgram(home, socket_path=sockets / VALKEY_SOCKET)
         self._mongo = MongoProgram(home)
-        self._redis_keeper = Keeper(self._valkey)
-        self._mongo_keeper = Keeper(self._mongo)
-        self._backup = BackupKeeper(home, self._valkey.url, self._mongo_keeper)
+        self._redis_watchdog = ServerWatchdog(self._valkey)
+        self._mongo_watchdog = ServerWatchdog(self._mongo)
+        self._backup = BackupWatchdog(home, self._valkey.url, self._mongo_watchdog)
         self._clients: set[asyncio.StreamWriter] = set()
         self._stop = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -93,12 +93,12 @@ class Supervisor:
             shutil.rmtree(self._control_path.parent, ignore_errors=True)
 
     def _adopt_orphans(self) -> None:
-        for keeper in (self._redis_keeper, self._mongo_keeper):
+        for keeper in (self._redis_watchdog, self._mongo_watchdog):
             if is_held(self._home.server_lock(keeper.program.name)):
                 keeper.start()
 
     async def _stop_servers(self) -> None:
-        keepers = (self._redis_keeper, self._mongo_keeper)
+        keepers = (self._redis_watchdog, self._mongo_watchdog)
         ends = await asyncio.gather(*(each.stop() for each in keepers), return_exceptions=True)
         for error in filter(None, ends):
             _log.error("%s", error)
@@ -144,13 +144,13 @@ class Supervisor:
         timeout_s = float(request["timeout_s"])
         match request.get("op"):
             case "redis":
-                await self._redis_keeper.up(timeout_s=timeout_s)
+                await self._redis_watchdog.up(timeout_s=timeout_s)
                 return {"url": self._valkey.url}
             case "mongo" if request.get("wait", True):
-                await self._mongo_keeper.up(timeout_s=timeout_s)
+                await self._mongo_watchdog.up(timeout_s=timeout_s)
                 return {"url": self._mongo.url}
             case "mongo":
-                self._mongo_keeper.start()
+                self._mongo_watchdog.start()
             case "backup":
                 self._backup.back_up(str(request["namespace"]))
             case "stay":
@@ -167,15 +167,15 @@ class Supervisor:
             "clients": len(self._clients),
             "stays": self._stay,
             "idle_exit_s": self._idle_exit_s,
-            "redis_pid": self._redis_keeper.pid,
-            "mongo_pid": self._mongo_keeper.pid,
+            "redis_pid": self._redis_watchdog.pid,
+            "mongo_pid": self._mongo_watchdog.pid,
             "backup_pid": self._backup.pid,
-            "redis_restarts": self._redis_keeper.restarts,
-            "mongo_restarts": self._mongo_keeper.restarts,
+            "redis_restarts": self._redis_watchdog.restarts,
+            "mongo_restarts": self._mongo_watchdog.restarts,
             "backup_restarts": self._backup.restarts,
             "last_error": complaint
-            or self._redis_keeper.last_error
-            or self._mongo_keeper.last_error
+            or self._redis_watchdog.last_error
+            or self._mongo_watchdog.last_error
             or self._backup.last_error,
         }
 

@@ -138,7 +138,7 @@ class BackedStore(RedisStore):
         frames = self._ask(lambda mongo: self._kept_frames(mongo, key, head))
         if frames is None:
             raise DecodeError(
-                f"{key} at index {head.first}: Redis at {self.where} has let go of it, and no "
+                f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
                 "backup is known that holds it; mongo_url=... says where that is"
             )
         if self._refilled(key, head, frames):

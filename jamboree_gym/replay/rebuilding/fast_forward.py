@@ -19,7 +19,7 @@ from jamboree_gym.replay.rebuilding.beginning import Shown, begin_child, begin_r
 from jamboree_gym.replay.rebuilding.rebuild import reset_as_recorded
 from jamboree_gym.replay.verification.compare import Mismatch, SecondRun, first_mismatch
 
-__all__ = ["MakeEnv", "Standing", "check_step", "play_on", "stand_at"]
+__all__ = ["LiveEnv", "MakeEnv", "check_step", "fast_forward", "play_on"]
 
 MakeEnv: TypeAlias = Callable[[Mapping[str, Any]], gym.Env[Any, Any]]
 """Makes an environment from its provenance."""
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class LiveEnv:
     """A live environment in the middle of an episode.
 
     Attributes:
@@ -62,14 +62,14 @@ def check_step(episode: Episode, step: int) -> None:
         )
 
 
-def stand_at(
+def fast_forward(
     episode: Episode,
     step: int,
     make_env: MakeEnv,
     *,
     trust_entry_point: bool = False,
     trust_snapshots: bool = False,
-) -> Standing:
+) -> LiveEnv:
     """Rebuild the environment of an episode, and bring it into the state after some steps.
 
     It starts from the newest snapshot before that step, or from the reset if no snapshot can be
@@ -95,8 +95,8 @@ def stand_at(
             shown = _from_snapshot(env, line, steps, trust_entry_point=trust_entry_point)
         if shown is None:
             shown = begin_root(env, line[0], trust_entry_point=trust_entry_point)
-            shown = _along(env, line, steps, shown, start=0)
-        return Standing(env, *shown)
+            shown = _play_line(env, line, steps, shown, start=0)
+        return LiveEnv(env, *shown)
     except BaseException:
         env.close()
         raise
@@ -120,7 +120,7 @@ def _from_snapshot(
             reset_as_recorded(env, line[0].origin, trust_entry_point=trust_entry_point)
             prime(env, episode.rows(start, start + 1).action(0) if start else None)
             put_state(env, state)
-            return _along(env, line[position:], steps[position:], None, start=start)
+            return _play_line(env, line[position:], steps[position:], None, start=start)
         except ReplayError as error:
             log.warning("snapshot %d of episode %s is of no use: %s", start, episode.id, error)
     return None
@@ -145,7 +145,7 @@ def _has_same_versions(provenance: Mapping[str, Any]) -> bool:
     return isinstance(versions, Mapping) and conditions_now(versions) == versions
 
 
-def _along(
+def _play_line(
     env: gym.Env[Any, Any],
     line: Sequence[Episode],
     steps: Sequence[int],
