@@ -52,7 +52,7 @@ class Comparison:
         done, at_once = 0, FIRST_LOGS
         while done < len(keys):
             part = keys[done : done + at_once]
-            ours, size = self._ours(part)
+            ours, size = self._read_from_redis(part)
             for key, kept in kept_logs(self._mongo, part):
                 try:
                     self.batches += self._compare(key, ours.get(key), kept)
@@ -69,7 +69,7 @@ class Comparison:
         """
         here, kept = self._store.blobs(), self._mongo.blobs()
         lacking = here.keys() - kept.keys()
-        lacking &= self._referred_to() if lacking else set()
+        lacking &= self._digests_in_use() if lacking else set()
         for name in sorted({*here, *kept}):
             key = self._store.keyspace.blob(name)
             for content in (here.get(name), kept.get(name)):
@@ -78,7 +78,7 @@ class Comparison:
             if name in lacking:
                 self.different[key] = f"{key}: MongoDB does not hold it"
 
-    def _referred_to(self) -> set[str]:
+    def _digests_in_use(self) -> set[str]:
         """Digests of the blobs to which readable episodes in Redis refer."""
         names = set[str]()
         keyspace = self._store.keyspace
@@ -93,7 +93,7 @@ class Comparison:
                         names |= {schema_digest(frame, where=key) for frame in page}
         return names
 
-    def _ours(self, keys: Sequence[str]) -> tuple[dict[str, Log | DecodeError], int]:
+    def _read_from_redis(self, keys: Sequence[str]) -> tuple[dict[str, Log | DecodeError], int]:
         """Logs as Redis holds them, and the number of bytes read."""
         found: dict[str, Log | DecodeError] = {}
         small = []

@@ -115,7 +115,7 @@ class Follower:
                 return 0.0
             self._say(
                 f"{self._store.keyspace.namespace} is copied to MongoDB at {self._leader_lock.to}, "
-                f"and no more to {self._to}: who opened it last said so"
+                f"and no more to {self._to}: the Jamboree that was opened last says so"
             )
         return CLAIM_AGAIN_S
 

@@ -47,10 +47,10 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     head = decode_head(raw, where=key)
     if head.codec != CODEC_RECORDS or head.first > max(head.acked, head.held):
         return False
-    ours = _own_frames(store, mongo, key, head, kept)
+    ours = _frames_only_in_redis(store, mongo, key, head, kept)
     if not ours or sum(len(frame.blob) for frame in ours) > MAX_MOVED_BYTES:
         return False
-    moved = list(_behind(kept.head, ours))
+    moved = list(_renumbered(kept.head, ours))
     count = kept.head.count + sum(frame.count for frame in ours)
     joined = Head(
         codec=CODEC_RECORDS,
@@ -67,7 +67,7 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     return store.replace(key, joined, [blob for blob, _ in moved], instead_of=raw, epoch=epoch)
 
 
-def _own_frames(
+def _frames_only_in_redis(
     store: RedisStore, mongo: MongoStore, key: str, head: Head, kept: KeptLog
 ) -> list[Frame]:
     """The frames of Redis from the first difference on; empty if there is no difference."""
@@ -86,7 +86,7 @@ def _own_frames(
     return [] if is_beyond else ours[same:]
 
 
-def _behind(kept: Head, frames: Sequence[Frame]) -> Iterator[tuple[bytes, float]]:
+def _renumbered(kept: Head, frames: Sequence[Frame]) -> Iterator[tuple[bytes, float]]:
     """Re-encode frames to follow a log, with new indices and times; yield (frame, last time)."""
     start, t_last = kept.count, kept.t_last
     for frame in frames:

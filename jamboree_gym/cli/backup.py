@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _opened(
+def _open_backup(
     home: Path | None, redis_url: str | None, mongo_url: str | None, namespace: str
 ) -> Iterator[Backup]:
     with errors_shown(NOT_DONE), open_store(home, redis_url, namespace, mongo_url) as jam:
@@ -61,7 +61,10 @@ def flush(
 
     Example: jamboree-gym backup flush --namespace my-project
     """
-    with _opened(home, redis_url, mongo_url, namespace) as backup, progress_bar("copying") as told:
+    with (
+        _open_backup(home, redis_url, mongo_url, namespace) as backup,
+        progress_bar("copying") as told,
+    ):
         typer.echo(f"{backup.flush(progress=told):,} records copied")
 
 
@@ -75,7 +78,7 @@ def status(
 
     Example: jamboree-gym backup status --redis-url redis://localhost
     """
-    with _opened(home, redis_url, mongo_url, namespace) as backup:
+    with _open_backup(home, redis_url, mongo_url, namespace) as backup:
         Console().print(_table(backup.status(), namespace))
 
 
@@ -111,7 +114,7 @@ def verify(
     Example: jamboree-gym backup verify --namespace my-project
     """
     with (
-        _opened(home, redis_url, mongo_url, namespace) as backup,
+        _open_backup(home, redis_url, mongo_url, namespace) as backup,
         progress_bar("comparing") as told,
     ):
         report = backup.verify(progress=told)
@@ -136,7 +139,7 @@ def restore(
     Example: jamboree-gym backup restore --namespace my-project
     """
     with (
-        _opened(home, redis_url, mongo_url, namespace) as backup,
+        _open_backup(home, redis_url, mongo_url, namespace) as backup,
         progress_bar("restoring") as told,
     ):
         typer.echo(f"{backup.restore(episode_ids or None, progress=told):,} logs put back")

@@ -72,7 +72,7 @@ def retain(
             if not show:
                 limit = None if size is None else int(size)
                 jam.backup.retain(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
-            typer.echo(_told(jam.backup.retention()))
+            typer.echo(_policy_text(jam.backup.retention()))
 
 
 def trim(
@@ -90,7 +90,7 @@ def trim(
     typer.echo(f"{done.freed_bytes:,} bytes of logs and {done.summaries:,} summaries evicted")
 
 
-def _told(policy: RetentionPolicy) -> str:
+def _policy_text(policy: RetentionPolicy) -> str:
     size, age_s = policy.max_redis_bytes, policy.max_age_s
     limits = [] if size is None else [f"the oldest goes while Redis uses more than {size:,} bytes"]
     limits += [] if age_s is None else [f"what is older than {age_s:,.0f} s goes"]

@@ -191,7 +191,7 @@ def _layers(env: gym.Env[Any, Any]) -> Iterator[_Layer]:
 
 def _layer_of_wrapper(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> _Layer | None:
     if isinstance(wrapper, Snapshotable):
-        return _own(wrapper)
+        return _layer_of_snapshotable(wrapper)
     name = type(wrapper).__name__
     if getattr(gym.wrappers, name, None) is type(wrapper):
         if name in _FORGETFUL:
@@ -208,7 +208,7 @@ def _layer_of_wrapper(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> _Layer | None
 
 def _layer_of_env(env: gym.Env[Any, Any]) -> _Layer:
     if isinstance(env, Snapshotable):
-        return _own(env)
+        return _layer_of_snapshotable(env)
     for adapter in (_ale, _mujoco):
         layer = adapter(env)
         if layer is not None:
@@ -227,7 +227,7 @@ def _class_name(env: gym.Env[Any, Any]) -> str:
 # -- environments and wrappers that offer their own state -------------------------------------
 
 
-def _own(env: Any) -> _Layer:
+def _layer_of_snapshotable(env: Any) -> _Layer:
     def take() -> bytes:
         content = env.snapshot()
         if not isinstance(content, bytes):

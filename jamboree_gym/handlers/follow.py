@@ -83,7 +83,7 @@ class Tail(StaysHere, ABC, Generic[T]):
                 if left_s <= 0:
                     raise
                 if not is_away:
-                    log.warning("%s; who follows goes on when it is back", error)
+                    log.warning("%s; followers continue when it is back", error)
                 is_away = True
                 yield ()
                 time.sleep(RETRY_S)

@@ -45,7 +45,7 @@ def read_summaries(
         others = len(unreadable) - 1
         raise DecodeError(f"{unreadable[0]}" + (f" ({others} more like it)" if others else ""))
     for error in unreadable:
-        connection.store.say_once(f"{error}. Until then it is left out")
+        connection.store.warn_once(f"{error}. Until then it is left out")
     return found
 
 
@@ -62,7 +62,7 @@ def _summary_in_log(connection: Connection, episode_id: str, damage: str) -> Sto
             f"jam.backup.restore([{episode_id!r}]) brings the episode back if MongoDB holds it, "
             f"jam.episode({episode_id!r}).delete() deletes it there as well"
         ) from error
-    connection.store.say_once(
+    connection.store.warn_once(
         f"{damage}; it is read from the head of {key}. jam.backup.restore() puts it right"
     )
     return summary

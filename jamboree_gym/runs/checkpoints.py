@@ -223,7 +223,7 @@ def _refuse_compressed(content: bytes) -> None:
 def _refuse_compressed_members(archive: ZipFile, size: int) -> None:
     members = archive.infolist()
     if any(one.compress_type != ZIP_STORED for one in members):
-        raise ValueError("it is compressed, as none is that is ever stored")
+        raise ValueError("it is compressed, but stored checkpoints never are")
     if sum(one.file_size for one in members) > size:
         raise ValueError(f"what is in it has more than its {size} bytes")
 

@@ -154,7 +154,7 @@ class Run(StaysHere):
                 return one
         listed = ", ".join(f"{one.number} ({one.policy_version} updates)" for one in found)
         raise CheckpointNotFound(
-            f"run {self.name!r} has no checkpoint{_shown(asked)}"
+            f"run {self.name!r} has no checkpoint{_as_text(asked)}"
             + (f"; it has {listed}: " if listed else " at all: ")
             + "JamboreeCallback(jam, checkpoint_every=...) makes "
             + ("more" if listed else "some")
@@ -212,7 +212,7 @@ class Run(StaysHere):
         return f"<run {self.name!r}>"
 
 
-def _shown(asked: dict[str, Any]) -> str:
+def _as_text(asked: dict[str, Any]) -> str:
     parts = [f"{name}={value!r}" for name, value in asked.items()]
     return f" with {', '.join(parts)}" if parts else ""
 

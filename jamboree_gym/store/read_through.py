@@ -63,7 +63,7 @@ class BackedStore(RedisStore):
         self._absent: dict[str, float] = {}  # log -> time of the next question
         self._absent_lock = threading.Lock()
         self._questions: list[set[str]] = []  # for each open question, the logs appended to since
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._away: BackupUnavailable | None = None
         self._ask_again_at = 0.0
 
@@ -77,23 +77,23 @@ class BackedStore(RedisStore):
         """
         if self._away is not None and time.monotonic() < self._ask_again_at:
             raise self._away.with_traceback(None)
-        mongo = self._opened()
+        mongo = self._open_backup()
         if mongo is None:
             return None
         try:
             answer = question(mongo)
         except BackupUnavailable as error:
-            raise self._noted(error) from error
+            raise self._note_outage(error) from error
         self._away = None
         return answer
 
-    def _opened(self) -> MongoStore | None:
+    def _open_backup(self) -> MongoStore | None:
         try:
             return self._find_backup()
         except JamboreeError as error:
-            raise self._noted(error) from error
+            raise self._note_outage(error) from error
 
-    def _noted(self, error: JamboreeError) -> BackupUnavailable:
+    def _note_outage(self, error: JamboreeError) -> BackupUnavailable:
         if self._away is None and not isinstance(error, InterpreterEnds):
             log.warning("%s; what Redis does not have cannot be read until it answers", error)
         self._away = BackupUnavailable(f"not in Redis at {self.where}, and {error}")
@@ -194,7 +194,7 @@ class BackedStore(RedisStore):
             self._questions.append(appended)
         absent = set[str]()
         try:
-            found = self._asked_for(asked)
+            found = self._restore_missing(asked)
             absent = set(asked) - found.keys()
         finally:
             with self._absent_lock:
@@ -204,7 +204,7 @@ class BackedStore(RedisStore):
                 self._absent |= dict.fromkeys(absent - appended, now + ABSENT_S)
         return found
 
-    def _asked_for(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+    def _restore_missing(self, keys: Sequence[str]) -> dict[str, KeptLog]:
         try:
             return self._ask(lambda mongo: self._put_back_from(mongo, keys)) or {}
         except BackupUnavailable:
@@ -309,7 +309,7 @@ class BackedStore(RedisStore):
         """As `RedisStore.summaries`, plus those for which Redis had no room."""
         found, coverage = self.summaries_and_coverage(run)
         if not is_covered(coverage):
-            coverage = self._covered(coverage)
+            coverage = self._recover_listings(coverage)
             found = super().summaries(run) if is_covered(coverage) else found
         if coverage not in (PARTLY_COVERED, NO_ROOM):
             return found
@@ -318,9 +318,9 @@ class BackedStore(RedisStore):
 
     def cover(self) -> str:
         """Make Redis list what MongoDB holds; return the coverage marker."""
-        return self._covered(self.coverage())
+        return self._recover_listings(self.coverage())
 
-    def _covered(self, coverage: str) -> str:
+    def _recover_listings(self, coverage: str) -> str:
         if is_covered(coverage):
             return coverage
         try:
@@ -376,7 +376,7 @@ class BackedStore(RedisStore):
             except BackupUnavailable as error:  # the warning was already logged
                 log.debug("%s", error)
             except (AccessRefused, DecodeError) as error:
-                self.say_once(f"{error}; what is saved begins the log anew if Redis has lost it")
+                self.warn_once(f"{error}; what is saved begins the log anew if Redis has lost it")
         return Asked(epoch, deleted)
 
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
@@ -386,8 +386,8 @@ class BackedStore(RedisStore):
         kept = self._ask(lambda mongo: mongo.deleted(logs)) or set()
         return noted | {key for key, _ in kept}
 
-    def say_once(self, what: str) -> None:
+    def warn_once(self, what: str) -> None:
         """Log a warning, unless it has been logged before."""
-        if what not in self._said:
-            self._said.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             log.warning("%s", what)

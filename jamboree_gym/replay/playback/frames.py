@@ -96,7 +96,7 @@ class SimulatedFrames:
         """
         if step < self._step:
             self.close()
-        env = self._begun() if self._env is None else self._env
+        env = self._start_env() if self._env is None else self._env
         if self._failure is not None:
             raise self._failure
         if step > self._step:
@@ -108,7 +108,7 @@ class SimulatedFrames:
         except Exception as error:
             raise ReplayError(f"the environment cannot be rendered here: {error}") from error
 
-    def _begun(self) -> gym.Env[Any, Any]:
+    def _start_env(self) -> gym.Env[Any, Any]:
         env = rebuild_env(self._episode.provenance, render_mode=RENDER_MODE)
         try:
             shown = begin_as_recorded(env, line_of(self._episode))

@@ -126,7 +126,7 @@ class ReplayEnv(gym.Env[Any, Any]):
         Raises:
             ReplayError: There is no next step.
         """
-        return _own(self._action(self._next_row()))
+        return _private_copy(self._action(self._next_row()))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -180,7 +180,7 @@ class ReplayEnv(gym.Env[Any, Any]):
 
     def _returned(self, row: int) -> tuple[Any, dict[str, Any]]:
         info = self._rows.infos[row]
-        return _own(self._rows.observation(row)), dict(deepcopy(info)) if info else {}
+        return _private_copy(self._rows.observation(row)), dict(deepcopy(info)) if info else {}
 
     def _action(self, row: int) -> Any:
         return item(self._rows.actions, row, self._action_layout(row))
@@ -192,13 +192,13 @@ class ReplayEnv(gym.Env[Any, Any]):
         recorded = {} if origin.options is None else origin.options
         is_given = options is not None and not _are_same(options, {})
         if is_given and not _are_same(options, recorded):
-            self._differs(f"its options are {_shown(origin.options)}, not {_shown(options)}")
+            self._differs(f"its options are {_short(origin.options)}, not {_short(options)}")
 
     def _check_action(self, action: Any, row: int) -> None:
         recorded = self._action(row)
         if not is_same(action, recorded, self._action_layout(row)):
             self._differs(
-                f"at step {row - 1} its action is {_shown(recorded)}, not {_shown(action)}"
+                f"at step {row - 1} its action is {_short(recorded)}, not {_short(action)}"
             )
 
     def _differs(self, how: str) -> None:
@@ -250,7 +250,7 @@ def _check_choice(name: str, given: Any, choices: tuple[Any, ...]) -> None:
         raise ReplayError(f"{name}={given!r}: choose one of {', '.join(map(repr, choices))}")
 
 
-def _own(value: Any) -> Any:
+def _private_copy(value: Any) -> Any:
     """A copy that shares no memory with the replay."""
     return value.copy() if value.__class__ is np.ndarray else deepcopy(value)
 
@@ -263,6 +263,6 @@ def _are_same(given: Any, recorded: Any) -> bool:
     )
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."

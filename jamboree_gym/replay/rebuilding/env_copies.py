@@ -38,18 +38,18 @@ def live_envs(
         copy = _proven_copy(first, rest, vector)
         if copy is not None:
             for _ in range(n):
-                with _opened(copy, first) as live:
+                with _closed_after(copy, first) as live:
                     yield live
             return
     finally:
         first.env.close()
     for _ in range(n):
-        with _opened(make_live, first) as live:
+        with _closed_after(make_live, first) as live:
             yield live
 
 
 @contextmanager
-def _opened(copy: Copy, first: LiveEnv) -> Iterator[LiveEnv]:
+def _closed_after(copy: Copy, first: LiveEnv) -> Iterator[LiveEnv]:
     live = copy()
     try:
         yield live
@@ -86,7 +86,7 @@ def _is_proven(copy: Copy, first: LiveEnv, rest: Rows, vector: Mapping[str, Any]
         return False
     try:
         for _ in range(PROOFS):
-            with _opened(copy, first) as live:
+            with _closed_after(copy, first) as live:
                 shown = live.observation, dict(live.info)
                 if play_on(live.env, steps, vector, shown)[1] is not None:
                     return False

@@ -70,10 +70,10 @@ class KeptFrames:
                 stop = self._first(lambda span: span[2] > float(t1))
                 if start >= stop and not found.frames:
                     return []
-                return self.covering(self._back(start, before), max(start, stop))
+                return self.covering(self._start_before(start, before), max(start, stop))
             case ("as_of", t, before):
                 stop = self._held if found.frames else self._first(lambda span: span[2] > float(t))
-                return self.covering(self._back(stop, before + (not found.frames)), stop)
+                return self.covering(self._start_before(stop, before + (not found.frames)), stop)
         raise TypeError(f"there is no such read: {how!r}")
 
     def covering(self, start: int, stop: int) -> list[Frame]:
@@ -131,7 +131,7 @@ class KeptFrames:
                 low = span[1]
         return min(low, self._held)
 
-    def _back(self, index: int, frames: int) -> int:
+    def _start_before(self, index: int, frames: int) -> int:
         """Start of the frame that is this number of frames before an index."""
         for _ in range(frames):
             if index <= self._log.head.first:

@@ -266,12 +266,12 @@ class MongoStore:
             they must be compared.
         """
         unsettled: dict[str, str | None] = {}
-        for key in self._updated(logs):
+        for key in self._update_heads(logs):
             log, document = logs[key], self._find_one(self._logs, key)
             if document is None or self._clear_if_deleted(key, birth_of(document)):
-                self._updated({key: log})
+                self._update_heads({key: log})
                 continue
-            kept = self._kept(document)
+            kept = self._decoded(document)
             if isinstance(kept, DecodeError):
                 unsettled[key] = str(kept)
             elif kept.head.born != log.head.born:
@@ -280,7 +280,7 @@ class MongoStore:
                 unsettled[key] = None
         return unsettled
 
-    def _updated(self, logs: Mapping[str, GrownLog]) -> list[str]:
+    def _update_heads(self, logs: Mapping[str, GrownLog]) -> list[str]:
         """Update or insert; return the logs whose stored state is not the expected one."""
         from pymongo import UpdateOne
         from pymongo.errors import BulkWriteError
@@ -362,9 +362,9 @@ class MongoStore:
         ids = {identity(one["_id"], birth_of(one)): one for one in found}
         for one in self._find(self._deleted, list(ids), {"_id": 1}):
             del ids[one["_id"]]
-        return {document["_id"]: self._kept(document) for document in ids.values()}
+        return {document["_id"]: self._decoded(document) for document in ids.values()}
 
-    def _kept(self, document: Any) -> KeptLog | DecodeError:
+    def _decoded(self, document: Any) -> KeptLog | DecodeError:
         try:
             return kept_log(document, where=f"MongoDB at {self.where}")
         except DecodeError as error:
