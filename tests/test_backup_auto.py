@@ -17,7 +17,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow
-from jamboree_gym.backup.leader_lock import Holder
+from jamboree_gym.backup.leader_lock import LeaderLock
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.store.mongo import client as mongo_client
 
@@ -246,7 +246,7 @@ def test_a_variable_that_says_neither_is_refused(
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not copy looks more often whether it should."""
-    monkeypatch.setattr(follow, "LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(follow, "CLAIM_AGAIN_S", 0.1)
 
 
 @pytest.mark.usefixtures("looks_often")
@@ -322,20 +322,20 @@ def test_who_may_replace_whom(jam: Jamboree, theirs: str, kind: str, is_taken: b
     theirs = theirs.format(here=platform.node(), alive=os.getppid(), dead=dead.pid)
     if theirs:
         jam.redis.set(jam.keyspace.backup_holder, theirs)
-    one = Holder(jam.store, kind, to="m", is_new=True)  # type: ignore[arg-type]
+    one = LeaderLock(jam.store, kind, to="m", is_new=True)  # type: ignore[arg-type]
     assert one.claim() is is_taken
     assert (holder(jam) == theirs) is not is_taken
 
 
 def test_a_holder_keeps_it_until_it_lets_go_or_says_nothing(jam: Jamboree) -> None:
-    one, other = (Holder(jam.store, "thread", to="m", is_new=True) for _ in range(2))
+    one, other = (LeaderLock(jam.store, "thread", to="m", is_new=True) for _ in range(2))
     assert one.claim()
     assert one.claim()
     assert 0 < jam.redis.pttl(jam.keyspace.backup_holder) <= 12_000
     assert not other.claim()
-    other.let_go()
+    other.release()
     assert not other.claim()
-    one.let_go()
+    one.release()
     assert other.claim()
     assert not one.claim()
 

@@ -285,7 +285,7 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     raw, head = store.undecoded_head(key), store.head(key)
     assert head is not None
     kept = replace(head, count=10, held=0, t_last=head.born - 1)
-    (moved, t_last), *_ = rejoin._behind(kept, [decode_frame(frames[0], where=key)])
+    (moved, t_last), *_ = rejoin._renumbered(kept, [decode_frame(frames[0], where=key)])
     joined = replace(head, first=10, held=10, newest=10, acked=10, count=13, t_last=t_last)
     assert store.replace(key, joined, [moved], instead_of=raw, epoch=store.epoch())
     again = Append(key, CODEC_RECORDS, frames, 3, is_repeated=True)

@@ -359,7 +359,7 @@ def test_a_damaged_policy_keeps_all_and_copies_all(
     status = jam.backup.status()
     assert (len(here(jam)), status.pending_logs) == (2, 0)
     assert "retention" in str(status.last_error)
-    assert caplog.text.count("nothing is let go of in Redis") == 1
+    assert caplog.text.count("nothing is evicted from Redis") == 1
     jam.backup.retain(max_redis_bytes=0)
     follower.copy_once()
     assert jam.backup.status().last_error is None
@@ -633,14 +633,14 @@ def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
     monkeypatch.setattr(retention, "find_candidates", passes_by)
     jam.backup.retain(max_redis_bytes=10**15)
     trimmer = retention.Trimmer(jam.redis_store, jam.mongo_store)
-    trimmer.go_on()
+    trimmer.work_for_a_turn()
     trimmer._begin_search()
-    copier = copy.LogCopier(jam.redis_store, jam.mongo_store, told=trimmer.add)
+    copier = copy.LogCopier(jam.redis_store, jam.mongo_store, on_acknowledged=trimmer.add)
     keys = recorded(jam, 2)
     copier.begin()
     list(copier.copy(list(jam.redis_store.unbacked())))
     while trimmer._search is not None:
-        trimmer._go_on_searching()
+        trimmer._continue_search()
     trimmer._trim_by_size(10**15)
     assert [key in here(jam) for key in keys] == [False, False]
 

@@ -442,7 +442,7 @@ def test_a_tail_goes_on_after_outages_and_says_each_once(
         thread.start()
     for outage in range(1, 3):
         durable_valkey.kill()
-        wait_until(lambda n=outage: caplog.text.count("who follows goes on") == 2 * n)
+        wait_until(lambda n=outage: caplog.text.count("followers continue") == 2 * n)
         for _ in range(10):
             env.step(ACTION)
         durable_valkey.start()
@@ -454,7 +454,7 @@ def test_a_tail_goes_on_after_outages_and_says_each_once(
 
     assert [step.index for step in seen] == list(range(40))
     assert places(pairs) == all_of(env, 40)
-    assert caplog.text.count("who follows goes on") == 4
+    assert caplog.text.count("followers continue") == 4
 
 
 @pytest.mark.faults
@@ -469,7 +469,7 @@ def test_records_are_followed_through_an_outage(
     thread.start()
     wait_until(lambda: len(seen) == 10)
     durable_valkey.kill()
-    wait_until(lambda: "who follows goes on" in caplog.text)
+    wait_until(lambda: "followers continue" in caplog.text)
     notes.save_many({"i": i} for i in range(10, 20))
     durable_valkey.start()
     thread.join(20)
@@ -576,7 +576,7 @@ def test_a_process_that_follows_a_trainer_gets_all_it_records_though_redis_is_ki
         for outage, steps in enumerate((800, 3000), 1):
             wait_until(lambda steps=steps: has_got(steps), timeout_s=60)
             durable_valkey.kill()
-            wait_until(lambda n=outage: log.read_text().count("who follows goes on") == n)
+            wait_until(lambda n=outage: log.read_text().count("followers continue") == n)
             assert trainer.poll() is None, "it was to train while Redis was away"
             durable_valkey.start()
         assert trainer.wait(100) == 0, trainer.communicate()[1]

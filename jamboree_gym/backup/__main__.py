@@ -1,4 +1,4 @@
-"""The backup as a process of its own: `python -m jamboree_gym.backup --follow`."""
+"""Runs the backup as its own process: `python -m jamboree_gym.backup --follow`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Copy once, or until told to stop; the exit code."""
+    """Copy once, or until a stop signal comes; return the exit code."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop = threading.Event()

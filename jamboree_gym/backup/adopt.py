@@ -1,4 +1,4 @@
-"""Which MongoDB acknowledges: one at a time, told from others by its identity."""
+"""Decides which MongoDB acknowledges copies: exactly one at a time, known by its identity."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ log = logging.getLogger(__name__)
 
 
 def adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
-    """Have this one acknowledge; where that was another, it begins with nothing acknowledged.
+    """Make this MongoDB the one that acknowledges copies of the namespace.
 
-    So it does where it was emptied. Killed on the way, the next one to be adopted goes on.
+    If another MongoDB did so before, or this one was emptied, nothing counts as acknowledged yet.
+    If the process is killed midway, the next call finishes the change.
 
     Args:
-        store: Where it is noted.
-        mongo: This one.
-        to: In which words the namespace is copied there by itself; empty = it is not.
+        store: The Redis store, which remembers the choice.
+        mongo: The MongoDB that is to acknowledge.
+        to: The hosts to which the automatic backup copies; empty = there is no automatic backup.
 
     Returns:
-        The epoch in which it acknowledges.
+        The epoch in which this MongoDB acknowledges.
     """
     adoption = store.adopt(mongo.identity_now(), to=to)
     if adoption.instead_of:
-        has_let_go = store.trimmed_bytes() > 0
+        has_evicted = store.trimmed_bytes() > 0
         log.log(
-            logging.WARNING if has_let_go else logging.INFO,
+            logging.WARNING if has_evicted else logging.INFO,
             "MongoDB at %s takes the place of the one at %s as the backup of %s: all that Redis "
             "holds is copied there%s",
             *(mongo.where, adoption.instead_of, store.keyspace.namespace),
-            "; what it has let go of stays in the other one alone" if has_let_go else "",
+            "; what Redis has evicted is only in the other one" if has_evicted else "",
         )
     if adoption.is_unsettled:
         keys = list(store.log_keys())

@@ -1,4 +1,4 @@
-"""The backup that nobody has to think of: begun by the first delivery, on a thread of its own."""
+"""The automatic backup: the first delivery starts it, on its own thread."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
 __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
 
-LOOK_S = 1.0  # whether the supervisor is still there
+CHECK_S = 1.0  # how often to check that the supervisor is still there
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 log = logging.getLogger(__name__)
 
 
 class Work(Protocol):
-    """What is done on the thread.
+    """The work that runs on the backup thread.
 
     Attributes:
-        trouble: What kept it from being done in the end.
-        needs_threads: Whether it cannot be done while the interpreter ends.
+        trouble: Why the work failed in the end; None if it did not.
+        needs_threads: Whether the work is impossible while the interpreter ends.
     """
 
     trouble: str | None
     needs_threads: bool
 
-    def run(self, news: threading.Event, stop: threading.Event) -> None:
-        """Go on until `stop`; `news` is set after a delivery, and with `stop`."""
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
+        """Work until `stop` is set. `delivered` is set after each delivery, and with `stop`."""
 
 
 class AutomaticBackup:
-    """Has a Jamboree's namespace copied, from its first delivery on. Nothing it meets is an error.
+    """Copies a Jamboree's namespace from its first delivery on. Its failures raise no error.
 
     Args:
-        work: Is done on the thread.
-        store: Asked at the end for what is pending. It is borrowed.
+        work: The work for the thread.
+        store: Asked at the end how many records are not copied yet. The caller keeps ownership.
     """
 
     def __init__(self, work: Work, store: RedisStore) -> None:
         self._work = work
         self._store = store
-        self._news = threading.Event()
+        self._delivered = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_late = False
 
     def begin(self) -> None:
-        """Something has been delivered. Returns at once."""
-        if self._news.is_set():
+        """Tell the backup about a delivery. Returns at once."""
+        if self._delivered.is_set():
             return
-        self._news.set()
+        self._delivered.set()
         if self._thread is None and not self._is_late:
             thread = threading.Thread(target=self._run, name="jamboree-backup", daemon=True)
             try:
@@ -71,9 +71,9 @@ class AutomaticBackup:
                 log.debug("no thread for the backup, it runs at close: %s", error)
 
     def close(self, timeout_s: float) -> None:
-        """Let it finish; warn of what is not copied."""
+        """Let the backup finish; warn if something is not copied."""
         self._stop.set()
-        self._news.set()
+        self._delivered.set()
         if self._is_late and self._work.needs_threads:
             self._work.trouble = str(InterpreterEnds())
         elif self._is_late:
@@ -88,7 +88,7 @@ class AutomaticBackup:
 
     def _run(self) -> None:
         try:
-            self._work.run(self._news, self._stop)
+            self._work.run(self._delivered, self._stop)
         except Exception as error:
             log.error("the backup failed", exc_info=error)
 
@@ -101,10 +101,10 @@ class AutomaticBackup:
 
 
 class FollowingThread:
-    """Copies to somebody's own MongoDB, where no other does. Its connections are its own.
+    """Copies to the user's own MongoDB, unless another process does. It opens its own connections.
 
     Attributes:
-        trouble: What kept it from copying in the end.
+        trouble: Why the copy failed in the end; None if it did not.
         needs_threads: True.
     """
 
@@ -115,8 +115,8 @@ class FollowingThread:
         self._mongo_url = mongo_url
         self._keyspace = keyspace
 
-    def run(self, news: threading.Event, stop: threading.Event) -> None:
-        """Follow."""
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
+        """Copy until `stop` is set."""
         with contextlib.ExitStack() as opened:
             store = RedisStore.from_url(self._redis_url(), self._keyspace)
             opened.callback(store.close)
@@ -136,10 +136,10 @@ class FollowingThread:
 
 
 class SupervisorsBackup:
-    """Sees to it that the supervisor of the embedded servers keeps a backup process.
+    """Asks the supervisor of the embedded servers to keep a backup process running.
 
     Attributes:
-        trouble: What keeps it from being asked.
+        trouble: Why the supervisor cannot be asked; None if it can.
         needs_threads: False.
     """
 
@@ -151,17 +151,17 @@ class SupervisorsBackup:
         self._is_asked = self._has_said_where = False
         self._failures = 0
 
-    def run(self, news: threading.Event, stop: threading.Event) -> None:
-        """Ask at the first delivery, and again at one that finds another supervisor."""
+    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
+        """Ask at the first delivery, and again when a delivery finds a new supervisor."""
         pause_s = 0.0
         while not stop.wait(pause_s):
-            news.wait()
-            news.clear()
-            pause_s = self._see_to_it()
-        self._see_to_it()
+            delivered.wait()
+            delivered.clear()
+            pause_s = self._ask_if_needed()
+        self._ask_if_needed()
 
-    def _see_to_it(self) -> float:
-        """Ask if need be; how long to wait before the next time, seconds."""
+    def _ask_if_needed(self) -> float:
+        """Ask if necessary; return the seconds to wait before the next check."""
         try:
             if not self._servers.is_joined():
                 self._is_asked = False
@@ -178,4 +178,4 @@ class SupervisorsBackup:
             self._failures += 1
             return BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
         self._is_asked, self.trouble, self._failures = True, None, 0
-        return LOOK_S
+        return CHECK_S

@@ -1,4 +1,4 @@
-"""Redis -> MongoDB and back."""
+"""`jam.backup`: copies Redis to MongoDB, compares both, and restores from MongoDB."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jamboree_gym.store.listing_recovery import cover
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
-UNSEEN_S = 10.0  # a backup that says nothing for so long does not run
+UNSEEN_S = 10.0  # a backup that has been silent for this long counts as stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,18 @@ class BackupStatus:
 
     Attributes:
         pending_logs: Logs (episodes, records of a handler) with changes not yet in MongoDB.
-        pending_records: Records and episode rows of these that MongoDB does not hold; of a log that
-            is damaged, none.
-        pending_deletes: Logs that were deleted, and that MongoDB has not forgotten yet.
-        lag_s: For how long the oldest of what is pending may have waited, seconds: 0 where nothing
-            is pending, None where no backup has ever been complete.
-        mongo: Where the MongoDB is that has acknowledged what is not pending: its hosts. None where
-            none has yet.
-        follower: Host and process that copies by itself; None where none has been seen for 10 s.
-        last_error: What keeps it from copying, None while all is well.
-        redis_bytes: Memory that the Redis server uses, for all that it holds.
-        redis_limit_bytes: Above this the oldest that is backed up is let go of; None = no limit.
-        trimmed_bytes: How much of the namespace's logs has been let go of in all, roughly.
+        pending_records: Records and episode rows in these logs that MongoDB does not hold. A
+            damaged log counts as 0.
+        pending_deletes: Logs that were deleted in Redis, and that MongoDB has not deleted yet.
+        lag_s: The longest time that a pending change may have waited, seconds: 0 if nothing is
+            pending, None if no backup has ever been complete.
+        mongo: Hosts of the MongoDB that acknowledged all changes that are not pending; None if no
+            MongoDB has acknowledged anything yet.
+        follower: Host and process of the automatic backup; None if it has been silent for 10 s.
+        last_error: What stops the backup from copying; None while it works.
+        redis_bytes: All memory that the Redis server uses.
+        redis_limit_bytes: Above this the oldest backed-up logs are evicted; None = no limit.
+        trimmed_bytes: Bytes of the namespace's logs that were evicted so far, approximately.
     """
 
     pending_logs: int
@@ -68,13 +68,13 @@ class BackupStatus:
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """Result of comparing both sides; true when MongoDB holds everything, byte for byte.
+    """Result of comparing both sides; true if MongoDB holds everything, byte for byte.
 
     Attributes:
         logs: Number of logs compared.
         batches: Number of batches compared.
-        different: What is missing in MongoDB, differs there, or is damaged on either side: its key
-            and, in words, how.
+        different: Keys that are missing in MongoDB, differ there, or are damaged on either side;
+            each with a description of the difference.
     """
 
     logs: int
@@ -82,7 +82,7 @@ class BackupReport:
     different: Mapping[str, str]
 
     def __bool__(self) -> bool:
-        """Whether all are equal."""
+        """Whether both sides are equal."""
         return not self.different
 
 
@@ -100,19 +100,19 @@ class Backup:
         self._store = connection.redis_store
 
     def flush(self, *, progress: Progress | None = None) -> int:
-        """Copy to MongoDB what it does not hold yet, and return once it has acknowledged it.
+        """Copy to MongoDB what it does not hold yet; return once MongoDB has acknowledged it.
 
-        Interrupted at any point, the next call goes on; nothing is kept twice. A log that cannot
-        be copied does not keep the others from it.
+        If the call is interrupted, the next call continues. Nothing is stored twice. A log that
+        cannot be copied does not stop the copy of the others.
 
         Args:
-            progress: Called with logs done and logs in all.
+            progress: Called with the number of logs copied and the number of all.
 
         Returns:
             Number of records and episode rows that were copied.
 
         Raises:
-            UnsavedRecords: Redis does not have everything itself.
+            UnsavedRecords: Some records of this process have not reached Redis.
             StoreUnavailable: MongoDB or Redis does not answer.
             BackupMismatch: MongoDB holds other bytes under one of the keys.
             DecodeError: A batch in Redis is damaged; its log was not copied.
@@ -128,7 +128,7 @@ class Backup:
         return copier.copied
 
     def status(self) -> BackupStatus:
-        """How far MongoDB is behind, and who copies. Asks Redis only."""
+        """How far MongoDB is behind, and which process copies. Asks only Redis."""
         pending = [key for key, _ in self._store.unbacked()]
         deletes = len(self._store.deleted())
         records = pending_records(self._store, pending)
@@ -155,7 +155,7 @@ class Backup:
             self._store.trimmed_bytes(),
         )
 
-    # -- how much stays in Redis ------------------------------------------------------------
+    # -- what stays in Redis ----------------------------------------------------------------
 
     def retain(
         self,
@@ -164,45 +164,45 @@ class Backup:
         max_age_s: float | None = None,
         keep: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Say how much stays in Redis of what MongoDB holds; without arguments, all of it.
+        """Set how much of the backed-up data stays in Redis; without arguments, all of it.
 
-        It is kept with the namespace, in both stores, and carried out by whoever runs the backup;
-        `trim` does it once. Nothing goes that MongoDB has not acknowledged, and nothing ever goes
-        from MongoDB.
+        Both stores keep this policy for the namespace. The running backup applies it; `trim`
+        applies it once. Redis evicts only what MongoDB has acknowledged. MongoDB never loses
+        anything.
 
         Args:
-            max_redis_bytes: While the Redis server uses more memory than this, for all that it
-                holds, the oldest goes. Where the server has a `maxmemory`, it goes at 80 % of that.
-            max_age_s: What is older than this goes, seconds.
-            keep: Episodes that stay: each rule names what `jam.episodes(...)` asks for (`run`,
-                `env_id`, `status`, `parent`, `tags`, `min_return`, `max_steps`, ...), and to fit
-                one of them is enough.
+            max_redis_bytes: While the Redis server uses more memory than this in total, the oldest
+                data is evicted. If the server has a `maxmemory`, eviction starts at 80 % of that.
+            max_age_s: Data older than this is evicted, seconds.
+            keep: Rules for episodes that stay. A rule takes the arguments of `jam.episodes(...)`
+                (`run`, `env_id`, `status`, `parent`, `tags`, `min_return`, `max_steps`, ...). An
+                episode stays if it matches at least one rule.
 
         Example:
             >>> jam.backup.retain(max_redis_bytes=2 * 2**30, keep=[{"run": "best"}])
 
         Raises:
-            InvalidArgument: A limit or a rule makes no sense; says which.
+            InvalidArgument: A limit or a rule is invalid; says which.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
         policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)
         store_policy(self._store, self._connection.mongo_store, policy)
 
     def retention(self) -> RetentionPolicy:
-        """What `retain` was last told.
+        """The policy that `retain` set last.
 
         Raises:
             StoreUnavailable: MongoDB or Redis does not answer.
-            DecodeError: It is damaged; tell it anew.
+            DecodeError: The stored policy is damaged; call `retain` again.
         """
         return load_policy(self._store, self._connection.mongo_store)
 
     def trim(self) -> Trimmed:
-        """Let go of what `retain` says, now; without waiting for the backup that runs by itself.
+        """Apply the policy of `retain` now, without waiting for the automatic backup.
 
         Raises:
             StoreUnavailable: MongoDB or Redis does not answer.
-            DecodeError: What `retain` was told is damaged; nothing was let go of.
+            DecodeError: The stored policy is damaged; nothing was evicted.
         """
         mongo = self._connection.mongo_store
         cover(self._store, mongo)
@@ -213,8 +213,8 @@ class Backup:
     def verify(self, *, progress: Progress | None = None) -> BackupReport:
         """Compare all that Redis holds with the copy in MongoDB, byte for byte.
 
-        What MongoDB alone holds is checked, too: every checksum, and that no batch is missing. So
-        are the summaries in Redis' listings.
+        Also checks data that only MongoDB holds: every checksum, and that no batch is missing. Also
+        checks the summaries in Redis' listings.
 
         Raises:
             StoreUnavailable: MongoDB or Redis does not answer.
@@ -237,23 +237,23 @@ class Backup:
         *,
         progress: Progress | None = None,
     ) -> int:
-        """Put back into Redis every log that MongoDB holds and Redis does not, byte for byte.
+        """Restore to Redis every log that MongoDB holds and Redis does not, byte for byte.
 
-        A log of which Redis holds as much or more stays as it is; one of which it holds the newest
-        part alone is filled up. One whose head is damaged in Redis is replaced, if MongoDB has
-        acknowledged all of it; where a summary is damaged in a listing, the episode is listed anew.
-        One that is damaged in MongoDB does not keep the others from coming
-        back.
+        A log stays as it is if Redis holds as much of it as MongoDB, or more. If Redis holds only
+        the newest part, the older part is added. If the head of a log is damaged in Redis, the log
+        is replaced, provided that MongoDB has acknowledged all of it. If a summary is damaged in a
+        listing, the episode is listed again. A log that is damaged in MongoDB does not stop the
+        restoration of the others.
 
         Args:
-            episodes: Only these, given as themselves or by their ids; None = all there is.
-            progress: Called with logs done and logs in all.
+            episodes: Only these episodes, or their ids; None = everything.
+            progress: Called with the number of logs checked and the number of all.
 
         Returns:
-            Number of logs that were put back, or listed anew.
+            Number of logs that were restored or listed again.
 
         Raises:
-            DecodeError: A log is damaged or incomplete in MongoDB, and was not put back; or it is
+            DecodeError: A log is damaged or incomplete in MongoDB, and was not restored; or it is
                 damaged in Redis, and MongoDB does not hold all of it.
             EpisodeNotFound: MongoDB does not hold one of the episodes.
             StoreUnavailable: MongoDB or Redis does not answer.

@@ -1,4 +1,4 @@
-"""Whether MongoDB holds what Redis holds, byte for byte."""
+"""Checks whether MongoDB holds what Redis holds, byte for byte."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Log = tuple[Head, Iterable[Frame]]
 
 
 class Comparison:
-    """Compares logs, many short ones in a round trip.
+    """Compares logs; many short logs share a round trip.
 
     Args:
-        store: One side.
-        mongo: The other one. What it alone holds is checked for itself.
+        store: The Redis side.
+        mongo: The MongoDB side. Logs that only MongoDB holds are checked by themselves.
 
     Attributes:
         batches: Number of batches compared so far.
-        different: What differs, is missing or damaged: its key and, in words, how.
+        different: By key, a description of what differs, is missing or is damaged.
     """
 
     def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
@@ -44,7 +44,7 @@ class Comparison:
         return sorted({*self._store.log_keys(), *self._mongo.keys()})
 
     def compare(self, keys: Sequence[str]) -> Iterator[int]:
-        """Compare logs; yields how many have been dealt with.
+        """Compare logs; yield how many have been compared so far.
 
         Args:
             keys: The logs, sorted.
@@ -52,7 +52,7 @@ class Comparison:
         done, at_once = 0, FIRST_LOGS
         while done < len(keys):
             part = keys[done : done + at_once]
-            ours, size = self._ours(part)
+            ours, size = self._read_from_redis(part)
             for key, kept in kept_logs(self._mongo, part):
                 try:
                     self.batches += self._compare(key, ours.get(key), kept)
@@ -65,11 +65,11 @@ class Comparison:
     def compare_blobs(self) -> None:
         """Compare the schemas and provenances that logs refer to.
 
-        What MongoDB lacks, and only an episode referred to that was deleted, is no difference.
+        A blob that MongoDB lacks is no difference if only a deleted episode referred to it.
         """
         here, kept = self._store.blobs(), self._mongo.blobs()
         lacking = here.keys() - kept.keys()
-        lacking &= self._referred_to() if lacking else set()
+        lacking &= self._digests_in_use() if lacking else set()
         for name in sorted({*here, *kept}):
             key = self._store.keyspace.blob(name)
             for content in (here.get(name), kept.get(name)):
@@ -78,8 +78,8 @@ class Comparison:
             if name in lacking:
                 self.different[key] = f"{key}: MongoDB does not hold it"
 
-    def _referred_to(self) -> set[str]:
-        """Digests of the blobs to which the episodes of Redis refer, as far as they can be read."""
+    def _digests_in_use(self) -> set[str]:
+        """Digests of the blobs to which readable episodes in Redis refer."""
         names = set[str]()
         keyspace = self._store.keyspace
         for key in filter(keyspace.is_episode, self._store.log_keys()):
@@ -93,8 +93,8 @@ class Comparison:
                         names |= {schema_digest(frame, where=key) for frame in page}
         return names
 
-    def _ours(self, keys: Sequence[str]) -> tuple[dict[str, Log | DecodeError], int]:
-        """Logs as Redis holds them, and how many bytes have been read."""
+    def _read_from_redis(self, keys: Sequence[str]) -> tuple[dict[str, Log | DecodeError], int]:
+        """Logs as Redis holds them, and the number of bytes read."""
         found: dict[str, Log | DecodeError] = {}
         small = []
         for key, head in self._store.heads(keys).items():
@@ -120,17 +120,17 @@ class Comparison:
         ours: Log | DecodeError | None,
         kept: tuple[Head, Iterator[bytes]] | DecodeError | None,
     ) -> int:
-        """Compare a log; the number of its batches.
+        """Compare one log; return the number of its batches.
 
         Raises:
-            DecodeError: Something differs; says what.
+            DecodeError: The log differs; says how.
         """
         if isinstance(kept, DecodeError):
             raise kept
         if isinstance(ours, DecodeError):
             raise ours
         if kept is None:
-            if ours is None:  # it has been deleted meanwhile
+            if ours is None:  # the log was deleted meanwhile
                 return 0
             raise DecodeError(f"{key}: MongoDB does not hold it")
         kept_head, blobs = kept
@@ -147,7 +147,7 @@ def _whole(key: str, log: Sequence[bytes]) -> Log:
 
 
 def _equal_frames(key: str, ours: Log, kept_head: Head, theirs: Iterator[Frame]) -> int:
-    """How many frames there are, if they are the same on both sides."""
+    """Number of frames; raises `DecodeError` if the two sides differ."""
     head, frames = ours
     if (kept_head.born, kept_head.count, kept_head.first, kept_head.note) != (
         *(head.born, head.count, head.first, head.note),

@@ -1,4 +1,4 @@
-"""One run of the backup: logs from Redis to MongoDB, with a bounded memory."""
+"""One run of the backup: copies logs from Redis to MongoDB in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ __all__ = [
     "raise_first",
 ]
 
-FIRST_LOGS = 20  # not knowing yet how large they are
+FIRST_LOGS = 20  # the first portion, while the size of the logs is unknown
 MAX_LOGS = 400
-FEW_REVISIONS = 8  # a log that was written no more often than this is small
+FEW_REVISIONS = 8  # a log with at most this many writes is small
 
 
 class LogCopier:
-    """Copies logs; keeps what went wrong with single ones until all have been tried.
+    """Copies logs. A log that fails does not stop the others; its error is collected.
 
     Args:
-        store: From where.
-        mongo: To where.
-        told: Called with heads of logs as far as MongoDB has acknowledged them.
+        store: The source.
+        mongo: The destination.
+        on_acknowledged: Called with the heads of logs as far as MongoDB has acknowledged them.
 
     Attributes:
         copied: Number of records and episode rows copied so far.
-        failures: Why single logs could not be copied.
+        failures: Errors of the logs that could not be copied.
     """
 
     def __init__(
@@ -52,23 +52,23 @@ class LogCopier:
         store: RedisStore,
         mongo: MongoStore,
         *,
-        told: Callable[[Mapping[str, Head]], None] | None = None,
+        on_acknowledged: Callable[[Mapping[str, Head]], None] | None = None,
     ) -> None:
         self.copied = 0
         self.failures: dict[str, JamboreeError] = {}
         self._store = store
         self._mongo = mongo
-        self._told = told
+        self._on_acknowledged = on_acknowledged
         self._blobs: set[str] = set()
         self._epoch = ""
         self._changed: set[str] = set()
         self._rejoined: list[str] = []
 
     def begin(self, to: str = "") -> None:
-        """Have this MongoDB acknowledge, and forget what was deleted; before logs are listed.
+        """Make this MongoDB acknowledge, and finish pending deletions; call it before listing logs.
 
         Args:
-            to: In which words the namespace is copied there by itself; empty = it is not.
+            to: The hosts of the automatic backup; empty = there is none.
         """
         epoch = adopt(self._store, self._mongo, to=to)
         if epoch != self._epoch:
@@ -76,7 +76,7 @@ class LogCopier:
         finish_deletions(self._store, self._mongo)
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
-        """Copy logs, given with their revisions; yields how many have been dealt with."""
+        """Copy logs, given as (key, revision); yield how many have been processed so far."""
         self._changed = set()
         small = [key for key, revision in pending if revision <= FEW_REVISIONS]
         done, at_once = 0, FIRST_LOGS
@@ -95,7 +95,7 @@ class LogCopier:
             self._copy_in_pages(key)
 
     def _copy_together(self, keys: Sequence[str]) -> int:
-        """Copy small logs in one round trip each way; the number of bytes."""
+        """Copy small logs with one round trip to each server; return the number of bytes."""
         new: dict[str, NewLog] = {}
         grown: dict[str, GrownLog] = {}
         frames: list[tuple[str, float, bytes]] = []
@@ -103,7 +103,7 @@ class LogCopier:
         copied_bytes = 0
         unacked = self._store.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
-        read_anew = self._bear_anew(heads) | self._kept_in_part(heads)
+        read_anew = self._assign_new_births(heads) | self._incomplete_logs(heads)
         for key, found in unacked.items():
             if key in read_anew:
                 by_themselves.append(key)
@@ -137,11 +137,11 @@ class LogCopier:
             self._copy_in_pages(key)
         return copied_bytes
 
-    def _bear_anew(self, logs: Mapping[str, Head]) -> set[str]:
-        """Give logs that began again under the birth of one that was deleted another one.
+    def _assign_new_births(self, logs: Mapping[str, Head]) -> set[str]:
+        """Assign a new birth time to logs that were begun again under that of a deleted log.
 
         Returns:
-            Those that have changed in Redis, and have to be read again.
+            Logs that have changed in Redis and must be read again.
         """
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
         taken = self._mongo.deleted(new) if new else set()
@@ -150,29 +150,32 @@ class LogCopier:
                 self._changed.add(key)
         return {key for key, _ in taken}
 
-    def _kept_in_part(self, logs: Mapping[str, Head]) -> set[str]:
-        """Logs of which nothing is acknowledged, and which are not whole here, or there."""
+    def _incomplete_logs(self, logs: Mapping[str, Head]) -> set[str]:
+        """Logs with nothing acknowledged that are incomplete in Redis or in MongoDB."""
         new = {key: head for key, head in logs.items() if head.acked == 0}
         counts = self._mongo.counts(list(new))
         shorter = {key for key, (_, count) in counts.items() if count != new[key].count}
         return shorter | {key for key, head in new.items() if head.held > head.first}
 
     def _copy_in_pages(self, key: str) -> None:
-        """Copy a log that may be too long for memory."""
+        """Copy a log that may not fit into memory."""
         head: Head | None = None
         try:
             head = self._store.head(key)
-            while head is not None and self._bear_anew({key: head}):
-                if key in self._changed:  # the next round sees what it is by then
+            while head is not None and self._assign_new_births({key: head}):
+                if key in self._changed:  # the next round sees its new state
                     return
                 head = self._store.head(key)
             if head is None:
                 return
-            run, since = self._put_blobs(key, head, ()), head.acked or self._kept_of(key, head)
+            run, since = (
+                self._put_blobs(key, head, ()),
+                head.acked or self._count_in_mongo(key, head),
+            )
             if since < head.held > head.first:
                 self.failures[key] = BackupMismatch(
                     f"{key}: MongoDB at {self._mongo.where} lacks its first {head.held} records, "
-                    "and Redis has let go of them: they are in the MongoDB that was the backup "
+                    "and Redis has evicted them: they are in the MongoDB that was the backup "
                     "before; open that by mongo_url=..., and call backup.restore()"
                 )
                 return
@@ -193,16 +196,16 @@ class LogCopier:
             self._put_heads({key: known}, acked=head.acked)
 
     def _differing(self, logs: Mapping[str, GrownLog]) -> dict[str, str]:
-        """Logs of which MongoDB holds more than it has acknowledged, and something else; and what.
+        """Logs whose unacknowledged data in MongoDB differ from Redis, each with its difference.
 
-        To be asked before frames are inserted: they would lie between those that are there.
+        Ask before frames are inserted: the new frames would mix with the ones in MongoDB.
         """
         counts = self._mongo.counts(list(logs))
         others = {(key, born) for key, (born, _) in counts.items() if born != logs[key].head.born}
         others -= self._mongo.deleted(others)
         found = {key: "another log of the same name" for key, _ in others}
         for key, (born, count) in counts.items():
-            if not isinstance(count, int):  # a damaged document, which is named below
+            if not isinstance(count, int):  # a damaged document; reported below
                 continue
             if born == logs[key].head.born and count > logs[key].since:
                 what = self._difference(key, logs[key].since)
@@ -211,14 +214,15 @@ class LogCopier:
         return found
 
     def _was_trimmed(self, key: str, head: Head) -> bool:
-        """Whether another backup was quicker, so that Redis has let go of what was to be read."""
+        """Whether a faster backup was first, so that Redis has evicted the frames to be read."""
         now = self._store.head(key)
         return now is None or now.born != head.born or now.held > head.held
 
-    def _kept_of(self, key: str, head: Head) -> int:
-        """How far MongoDB holds a log of which it has acknowledged nothing yet.
+    def _count_in_mongo(self, key: str, head: Head) -> int:
+        """Number of records that MongoDB holds of a log without any acknowledgement.
 
-        A backup that was killed has not told. What it brought is not brought again in another form.
+        A backup that was killed could not acknowledge. This avoids copying its frames again in
+        another form.
         """
         log = self._mongo.logs([key]).get(key)
         if not isinstance(log, KeptLog) or log.head.born != head.born:
@@ -226,11 +230,11 @@ class LogCopier:
         return 0 if self._difference(key, 0) else min(log.head.count, head.count)
 
     def _refuse(self, refused: Mapping[str, str]) -> None:
-        """Have records moved behind what MongoDB holds; note what cannot be copied."""
+        """Move records behind those that MongoDB holds; record which logs cannot be copied."""
         for key, what in refused.items():
             try:
                 was_moved = rejoin(self._store, self._mongo, key, epoch=self._epoch)
-                if was_moved or self._was_unfinished(key):
+                if was_moved or self._clear_leftovers(key):
                     self._rejoined.append(key)
                     continue
             except DecodeError as error:
@@ -242,10 +246,11 @@ class LogCopier:
                 "keep it under another name."
             )
 
-    def _was_unfinished(self, key: str) -> bool:
-        """Clear frames that a backup brought to MongoDB before it was killed, and Redis has lost.
+    def _clear_leftovers(self, key: str) -> bool:
+        """Remove frames that a killed backup copied to MongoDB and that Redis has lost.
 
-        No head tells of them, and others have taken their place; in one epoch they are the same.
+        No head counts these frames, and others have taken their place. Within one epoch both are
+        the same.
         """
         head, kept = self._store.head(key), self._mongo.logs([key]).get(key)
         if head is None or isinstance(kept, DecodeError):
@@ -256,7 +261,7 @@ class LogCopier:
         return self._mongo.clear_frames(key, head.born, start) > 0
 
     def _put_blobs(self, key: str, head: Head, frames: Sequence[Frame]) -> str | None:
-        """Insert what frames and head refer to, once; the run of an episode."""
+        """Insert each blob that frames and head refer to, once; return the run of an episode."""
         if head.codec != CODEC_STEPS:
             return None
         episode_id = self._store.keyspace.episode_id(key)
@@ -269,7 +274,7 @@ class LogCopier:
         return summary.run
 
     def _blob(self, name: str) -> bytes:
-        """From Redis, or, where it has lost it, from MongoDB; then it is put back, too."""
+        """The blob from Redis. If Redis lost it, it comes from MongoDB and is restored to Redis."""
         try:
             return self._store.blob(name)
         except DecodeError:
@@ -290,14 +295,14 @@ class LogCopier:
         self._acknowledge(heads)
 
     def _settle(self, key: str, log: GrownLog) -> str | None:
-        """More is kept than was known: what of it differs; if nothing, keep the head."""
+        """Compare the unexpected frames in MongoDB; keep the head if all are equal."""
         difference = self._difference(key, log.since)
         if difference is not None:
             return difference
         return self._mongo.put_heads({key: replace(log, since=log.head.count)}).get(key)
 
     def _difference(self, key: str, since: int) -> str | None:
-        """What of the frames that MongoDB holds differs from those of Redis."""
+        """Describe how frames in MongoDB differ from those in Redis; None if they are equal."""
         try:
             for _, kept in kept_logs(self._mongo, [key]):
                 if isinstance(kept, DecodeError):
@@ -305,7 +310,7 @@ class LogCopier:
                 for blob in kept[1] if kept is not None else ():
                     start, stop, _, _ = frame_span(blob)
                     found = self._store.read(key, start, stop) if stop > since else None
-                    if found is None or found.head.held > start:  # MongoDB alone has it
+                    if found is None or found.head.held > start:  # only MongoDB holds it
                         continue
                     if [frame.blob for frame in found.frames] != [blob]:
                         return f"other bytes at index {start}"
@@ -314,32 +319,32 @@ class LogCopier:
         return None
 
     def _acknowledge(self, heads: Mapping[str, Head]) -> None:
-        """Tell Redis; what was deleted there meanwhile must not stay in MongoDB.
+        """Tell Redis what is acknowledged; delete from MongoDB what was deleted in Redis meanwhile.
 
-        What Redis lost while it was on its way to MongoDB comes back from there.
+        What Redis lost during the copy is restored from MongoDB.
         """
         gone, overtaken = self._store.acknowledge(heads, epoch=self._epoch)
         self._mongo.clear_deleted((key, heads[key].born) for key in gone)
         if overtaken:
             restorer = Restorer(self._store, self._mongo, is_asked_for=False)
             deque(restorer.restore(sorted(overtaken)), maxlen=0)
-        if self._told is not None:
-            told = heads.keys() - gone - overtaken
-            self._told({key: heads[key] for key in told})
+        if self._on_acknowledged is not None:
+            acknowledged = heads.keys() - gone - overtaken
+            self._on_acknowledged({key: heads[key] for key in acknowledged})
 
 
 def next_portion(at_once: int, logs: int, size: int) -> int:
-    """How many logs to take next, where the last so many had so many bytes."""
+    """Number of logs for the next portion, from the number and total size of the last ones."""
     return max(1, min(at_once * 4, MAX_LOGS, logs * ROUND_TRIP_BYTES // max(1, size)))
 
 
 def _acked(head: Head) -> Head:
-    """The head as it is once all is acknowledged."""
+    """The head with all of its records acknowledged."""
     return replace(head, acked=head.count)
 
 
 def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
-    """Have MongoDB forget what was deleted in Redis; the number of logs."""
+    """Delete from MongoDB what was deleted in Redis; return the number of logs."""
     deleted = store.deleted()
     for key, born in sorted(deleted):
         mongo.delete(key, born)
@@ -348,11 +353,11 @@ def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
 
 
 def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int:
-    """Records and rows that MongoDB does not hold; of a log that is damaged, none.
+    """Number of records and rows that MongoDB does not hold; a damaged log counts as 0.
 
     Args:
-        store: Where they are.
-        keys: The logs that have changed, where they are known.
+        store: The Redis store.
+        keys: The changed logs, if they are known.
     """
     pending = [key for key, _ in store.unbacked()] if keys is None else keys
     heads = store.heads(pending) if pending else {}
@@ -360,7 +365,7 @@ def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int
 
 
 def raise_first(failures: Sequence[JamboreeError]) -> None:
-    """Raise the first failure, if there is one, and say how many there are."""
+    """Raise the first failure, if there is one, and say how many there are in total."""
     if len(failures) == 1:
         raise failures[0]
     if failures:

@@ -1,8 +1,8 @@
-"""The backup of the embedded servers: a process that their supervisor starts, and talks to.
+"""The backup process of the embedded servers; their supervisor starts and controls it.
 
-It is told on its standard input, a message a line, what to copy, and from where. Where that ends,
-because the supervisor lets it go or is no more, it copies once more and ends. It finds the Mongo
-server by itself: its port may change.
+The supervisor tells it on standard input which namespaces to copy, one JSON message per line. When
+the input ends (the supervisor stops the process, or has died), it copies once more and exits. It
+looks up the address of the Mongo server itself, because the port may change.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["main"]
 
 
 class EmbeddedMongo:
-    """The Mongo server of a home, wherever it listens just now.
+    """The Mongo server of a home, at its current address.
 
     Attributes:
-        trouble: Why it does not run, empty if it does.
+        trouble: Why the server does not run; empty if it does.
     """
 
     def __init__(self, home: Home) -> None:
@@ -41,10 +41,10 @@ class EmbeddedMongo:
 
     @property
     def url(self) -> str:
-        """Where it listens.
+        """The current URL of the server.
 
         Raises:
-            EmbeddedServerError: Nowhere; says why.
+            EmbeddedServerError: The server does not run; says why.
         """
         if self.trouble:
             raise EmbeddedServerError(self.trouble)
@@ -52,7 +52,7 @@ class EmbeddedMongo:
 
 
 class EmbeddedBackup:
-    """Copies the namespaces that it is told of, each by a thread of its own."""
+    """Copies the namespaces that the supervisor names, each in its own thread."""
 
     def __init__(self, home: Home) -> None:
         self._mongo = EmbeddedMongo(home)
@@ -60,7 +60,7 @@ class EmbeddedBackup:
         self._threads: dict[str, threading.Thread] = {}
 
     def tell(self, message: dict[str, Any]) -> None:
-        """What the supervisor says: where Redis is, which namespaces, what ails the Mongo."""
+        """Handle a message: where Redis is, which namespaces to copy, why Mongo does not run."""
         self._mongo.trouble = message["trouble"]
         for namespace in message["namespaces"]:
             if namespace not in self._threads:
@@ -69,7 +69,7 @@ class EmbeddedBackup:
                 self._threads[namespace].start()
 
     def end(self) -> None:
-        """Copy what has come, and return."""
+        """Copy the last changes, and return."""
         self._stop.set()
         for thread in self._threads.values():
             thread.join()
@@ -82,7 +82,7 @@ class EmbeddedBackup:
 
 
 class Copies:
-    """A namespace in the Mongo server of a home; opened again where that has moved."""
+    """A namespace in the Mongo server of a home; reopened when the server's address changes."""
 
     def __init__(self, mongo: EmbeddedMongo, namespace: str) -> None:
         self._server = mongo
@@ -91,10 +91,10 @@ class Copies:
         self._store: MongoStore | None = None
 
     def open(self) -> MongoStore:
-        """The store, where the server is now.
+        """The store at the server's current address.
 
         Raises:
-            JamboreeError: It does not run, or does not answer.
+            JamboreeError: The server does not run, or does not answer.
         """
         url = self._server.url
         if self._store is None or url != self._url:
@@ -103,14 +103,14 @@ class Copies:
         return self._store
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the store."""
         if self._store is not None:
             self._store.close()
             self._store = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Copy until nobody is there any more to say what."""
+    """Copy until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m jamboree_gym.backup.embedded")
     parser.add_argument("--home", required=True, help="directory of the servers")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Which logs may be let go of, the oldest first: found by looking at the heads of all."""
+"""Finds the logs that may be evicted, the oldest first, from the heads of all logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["MAX_CANDIDATES", "candidates_among", "find_candidates"]
 
-MAX_CANDIDATES = 200_000  # the oldest; more are found the next time
+MAX_CANDIDATES = 200_000  # only the oldest; the next search finds more
 
 
 def find_candidates(store: RedisStore, policy: RetentionPolicy) -> Iterator[list[Candidate]]:
-    """Look through all logs of Redis.
+    """Search all logs in Redis.
 
     Yields:
-        What was found so far, after each some hundred logs.
+        The candidates found so far, after every few hundred logs.
     """
     found: list[Candidate] = []
     for heads in store.room.heads():
@@ -35,9 +35,9 @@ def find_candidates(store: RedisStore, policy: RetentionPolicy) -> Iterator[list
 def candidates_among(
     store: RedisStore, policy: RetentionPolicy, heads: Mapping[str, Head]
 ) -> Iterator[Candidate]:
-    """Logs of which something may go, as far as their heads say."""
+    """Logs from which something may be evicted, judging by their heads."""
     episodes = _episodes(store, heads)
-    kept = _kept(store, policy, list(episodes.values()))
+    kept = _ids_kept_by_rules(store, policy, list(episodes.values()))
     for key, head in heads.items():
         summary = episodes.get(key)
         if head.codec == CODEC_STEPS and (summary is None or summary.id in kept):
@@ -48,7 +48,7 @@ def candidates_among(
 
 
 def _episodes(store: RedisStore, heads: Mapping[str, Head]) -> dict[str, StoredSummary]:
-    """Summaries by log; those that are damaged are left out, and so are their episodes."""
+    """Summaries by log. Logs with a damaged summary are left out, and so are their episodes."""
     found: dict[str, StoredSummary] = {}
     for key, head in heads.items():
         if head.codec != CODEC_STEPS:
@@ -61,7 +61,7 @@ def _episodes(store: RedisStore, heads: Mapping[str, Head]) -> dict[str, StoredS
     return found
 
 
-def _kept(store: RedisStore, policy: RetentionPolicy, episodes: Found) -> set[str]:
+def _ids_kept_by_rules(store: RedisStore, policy: RetentionPolicy, episodes: Found) -> set[str]:
     """Ids of the episodes that a rule keeps."""
     filters = policy.filters()
     if not filters:
@@ -81,9 +81,10 @@ def _interrupted(summary: StoredSummary) -> StoredSummary:
 
 
 def _candidate(key: str, head: Head, summary: StoredSummary | None) -> Candidate | None:
-    """A log of which something may go: all of an episode that is over, else what is acknowledged.
+    """A log from which something may be evicted: a finished episode whole, other logs in part.
 
-    Of what goes in part it is not known here how old its oldest frame is; the script says.
+    Of a log that goes in part, the age of the oldest frame is unknown here; the Lua script checks
+    it.
     """
     is_over = summary is not None and summary.status != "running"
     if is_over and head.acked == head.count:

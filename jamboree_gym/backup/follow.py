@@ -1,4 +1,4 @@
-"""The backup as it goes on by itself: copies to MongoDB what comes to Redis."""
+"""The automatic backup: copies to MongoDB what arrives in Redis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from jamboree_gym.backup.copy import LogCopier
-from jamboree_gym.backup.leader_lock import Holder, Kind
+from jamboree_gym.backup.leader_lock import Kind, LeaderLock
 from jamboree_gym.backup.retention import Trimmer
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.listing_recovery import cover
@@ -18,32 +18,32 @@ from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Follower"]
 
-INTERVAL_S = 0.25  # from the beginning of a round to that of the next
-LOOK_AGAIN_S = 1.0  # where another copies
+INTERVAL_S = 0.25  # from the start of a round to the start of the next
+CLAIM_AGAIN_S = 1.0  # while another backup copies
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
-TRY_AGAIN_S = 60.0  # what could not be copied for a reason of its own
+RETRY_FAILED_S = 60.0  # for a log that failed for its own reason
 
 log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Copies one namespace, round by round, and makes room in Redis.
+    """Copies one namespace, round by round, and evicts from Redis what the policy allows.
 
-    Several of them take turns, and do no harm if not.
+    Several followers of a namespace take turns; two that copy at once do no harm.
 
-    Without MongoDB, or without Redis, it waits, longer each time up to five seconds, and says so
-    once. A log that cannot be copied does not keep the others from it.
+    If MongoDB or Redis is away, it waits, longer each time up to five seconds, and warns once. A
+    log that cannot be copied does not stop the copy of the others.
 
     Args:
-        store: From where. It is borrowed.
-        mongo: Gives where to, each round anew; it is borrowed, too.
-        kind: Whether it has a process of its own, or is a thread of a trainer.
-        to: Where that is: hosts, or `EMBEDDED`.
-        is_new: Whether the namespace is to be copied there from now on; else only as long as it is
-            to be copied nowhere else.
+        store: The source. The caller keeps ownership.
+        mongo: Returns the destination, anew in each round. The caller keeps ownership.
+        kind: Whether the follower is its own process or a thread of a trainer.
+        to: Name of the destination: hosts, or `EMBEDDED`.
+        is_new: Whether to move the namespace's backup to this destination. If False, the follower
+            copies only while no other destination is set.
 
     Attributes:
-        trouble: What kept it from copying in the last round; None where nothing did.
+        trouble: What stopped the copy in the last round; None if nothing did.
     """
 
     def __init__(
@@ -59,34 +59,35 @@ class Follower:
         self._store = store
         self._open_mongo = mongo
         self._mongo: MongoStore | None = None
-        self._holder = Holder(store, kind, to=to, is_new=is_new)
+        self._leader_lock = LeaderLock(store, kind, to=to, is_new=is_new)
         self._to = to
         self._copier: LogCopier | None = None
         self._trimmer: Trimmer | None = None
-        self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and why
+        self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and the reason
         self._try_again_at = 0.0
         self._said: set[str] = set()
         self._outages = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Copy unless another does, until told to stop, and then once more.
+        """Copy, unless another backup does, until `stop` is set; then copy once more.
 
-        Let go of before the last round, so that whoever delivers after it finds nobody, and copies.
+        The lease is released before the last round. A process that delivers later then finds no
+        backup, and copies itself.
         """
         while not stop.is_set():
             pause_s = self._attempt(self._copy_in_turn)
             if stop.is_set() and self.trouble is not None:
-                self._holder.let_go()
-                return  # that was the last try
+                self._leader_lock.release()
+                return  # that was the last attempt
             stop.wait(pause_s)
         self._attempt(self._copy_at_last)
 
     def copy_once(self) -> float:
-        """Copy what there is; how long to wait before the next time, seconds."""
+        """Copy what is new; return the seconds to wait before the next round."""
         return self._attempt(self._copy)
 
     def _attempt(self, copy: Callable[[], float]) -> float:
-        """Copy; what keeps us from it is noted, and makes the pause longer."""
+        """Run one round; record its error and lengthen the pause after a failure."""
         try:
             pause_s = copy()
         except Exception as error:
@@ -105,23 +106,23 @@ class Follower:
         return pause_s
 
     def _copy_in_turn(self) -> float:
-        if self._holder.claim():
+        if self._leader_lock.claim():
             return self._copy()
-        if self._holder.to != self._to:
+        if self._leader_lock.to != self._to:
             if self._open_mongo().identity().id == self._store.copied_to_id():
-                self._to = self._holder.to
-                self._holder.copy_to(self._to)  # it is the same one by another name
+                self._to = self._leader_lock.to
+                self._leader_lock.copy_to(self._to)  # the same MongoDB under another name
                 return 0.0
             self._say(
-                f"{self._store.keyspace.namespace} is copied to MongoDB at {self._holder.to}, and "
-                f"no more to {self._to}: who opened it last said so"
+                f"{self._store.keyspace.namespace} is copied to MongoDB at {self._leader_lock.to}, "
+                f"and no more to {self._to}: the Jamboree that was opened last says so"
             )
-        return LOOK_AGAIN_S
+        return CLAIM_AGAIN_S
 
     def _copy_at_last(self) -> float:
-        if not self._holder.claim():
-            return 0.0  # who copies has seen what was delivered before this
-        self._holder.let_go()
+        if not self._leader_lock.claim():
+            return 0.0  # the backup that copies has seen all earlier deliveries
+        self._leader_lock.release()
         return self._copy()
 
     def _copy(self) -> float:
@@ -136,7 +137,7 @@ class Follower:
         pending = [one for one in unbacked.items() if one[0] not in failed]
         copier.failures = {}
         for _ in copier.copy(pending):
-            self._holder.renew_if_due()
+            self._leader_lock.renew_if_due()
             self._make_room(trimmer)
         self._failed = failed | {
             key: (unbacked[key], str(failure)) for key, failure in copier.failures.items()
@@ -147,42 +148,42 @@ class Follower:
         until = None if reasons else began
         damaged = self._make_room(trimmer)
         error = next(iter(reasons), damaged)
-        store.put_backup_mark(BackupMark(self._holder.name, began, until, error))
+        store.put_backup_mark(BackupMark(self._leader_lock.name, began, until, error))
         return max(0.0, due - time.monotonic())
 
     def _copier_to(self, mongo: MongoStore) -> tuple[LogCopier, Trimmer]:
         if self._copier is None or self._trimmer is None or self._mongo is not mongo:
             self._mongo, self._trimmer = mongo, Trimmer(self._store, mongo)
-            self._copier = LogCopier(self._store, mongo, told=self._trimmer.add)
+            self._copier = LogCopier(self._store, mongo, on_acknowledged=self._trimmer.add)
         return self._copier, self._trimmer
 
     def _make_room(self, trimmer: Trimmer) -> str:
-        """Let go of what the policy says; what is wrong with it, if anything is."""
+        """Evict what the policy allows; return what is wrong with the policy, if anything."""
         try:
-            trimmer.go_on()
-        except DecodeError as error:  # not to know what is to be kept keeps all, and copies all
-            self._say(f"{error}; nothing is let go of in Redis: call backup.retain() anew")
+            trimmer.work_for_a_turn()
+        except DecodeError as error:  # with an unknown policy, evict nothing and copy everything
+            self._say(f"{error}; nothing is evicted from Redis: call backup.retain() anew")
             return str(error)
         return ""
 
     def _failed_so_far(self, unbacked: Mapping[str, int]) -> dict[str, tuple[int, str]]:
-        """Logs that could not be copied as they are now; forgotten from time to time."""
+        """Logs that failed and have not changed since; the list is cleared from time to time."""
         if time.monotonic() > self._try_again_at:
-            self._try_again_at = time.monotonic() + TRY_AGAIN_S
+            self._try_again_at = time.monotonic() + RETRY_FAILED_S
             return {}
         return {key: one for key, one in self._failed.items() if unbacked.get(key) == one[0]}
 
     def _note(self, error: str, *, kind: str) -> None:
-        """Say what is wrong, and where Redis answers, leave it there for `status`."""
+        """Warn about an error, and store it in Redis for `status` if Redis answers."""
         self._say(f"{error}; the backup goes on when that is over, and nothing is lost", kind)
         try:
-            mark = BackupMark(self._holder.name, self._store.time(), None, error)
+            mark = BackupMark(self._leader_lock.name, self._store.time(), None, error)
             self._store.put_backup_mark(mark)
-        except JamboreeError as second:  # it is Redis that is away
+        except JamboreeError as second:  # Redis is away
             log.debug("%s", second)
 
     def _say(self, what: str, kind: str = "") -> None:
-        """Once per outage; where a kind is given, whatever the server's words for it are."""
+        """Warn once per outage. Warnings of the same kind count as one, whatever their text."""
         if (kind or what) not in self._said:
             self._said.add(kind or what)
             log.warning("%s", what)

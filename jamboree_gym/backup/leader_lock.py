@@ -1,6 +1,6 @@
-"""Which one copies, where several could: a name in Redis that expires unless it is renewed.
+"""Elects the one backup that copies: it holds a lease in Redis, which expires unless renewed.
 
-Only to spare work: two that copy at once do no harm.
+The lease only saves work: two backups that copy at once do no harm.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from jamboree_gym.errors import JamboreeError
 from jamboree_gym.store.log import BackupClaim
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["HOLD_S", "Holder", "Kind"]
+__all__ = ["HOLD_S", "LeaderLock", "Kind"]
 
-HOLD_S = 12.0  # longer than a try that fails and the pause after it
+HOLD_S = 12.0  # longer than a failed attempt plus the pause after it
 RENEW_S = HOLD_S / 3
 
 Kind = Literal["process", "thread"]
 
 
-class Holder:
-    """One that would copy. A process replaces a thread, and anybody one that has died here.
+class LeaderLock:
+    """A backup that may hold the lease. A process replaces a thread; anyone replaces a dead holder.
+
+    A dead holder is recognised only on this machine.
 
     Args:
-        store: Where the name of the one that copies is kept.
-        kind: Whether it is a process of its own, or a thread of a trainer.
-        to: Where it copies to: hosts, or `EMBEDDED`.
-        is_new: Whether the namespace is to be copied there from now on, wherever it was before.
+        store: The Redis store with the lease.
+        kind: Whether this backup is its own process, or a thread of a trainer.
+        to: The destination: hosts, or `EMBEDDED`.
+        is_new: Whether to set this destination for the namespace, whatever it was before.
 
     Attributes:
-        name: Host and process, for whoever wants to know.
-        to: Where the namespace is to be copied to.
+        name: Host and process id, for people.
+        to: The destination that is set for the namespace.
     """
 
     def __init__(self, store: RedisStore, kind: Kind, *, to: str, is_new: bool) -> None:
@@ -53,12 +55,12 @@ class Holder:
         self._renewed_at = -math.inf
 
     def claim(self) -> bool:
-        """Take it, or keep it; False where another copies, or it is to be copied elsewhere.
+        """Take or renew the lease; False if another backup holds it, or another destination is set.
 
-        What is known of where to is said again where Redis was emptied.
+        If Redis was emptied, the known destination is stored there again.
 
         Raises:
-            JamboreeError: Redis does not take it.
+            JamboreeError: Redis does not accept the write.
         """
         hold = partial(self._store.hold_backup, self._claim)
         found, self.to = hold(known_to=self.to, is_new=self._is_new)
@@ -70,16 +72,16 @@ class Holder:
         return self._holds
 
     def copy_to(self, to: str) -> None:
-        """Where it copies to has another name from now on."""
+        """Change the name of the destination."""
         self._claim = replace(self._claim, to=to)
 
     def renew_if_due(self) -> None:
-        """Keep it while a long copy goes on."""
+        """Renew the lease during a long copy."""
         if self._holds and time.monotonic() - self._renewed_at > RENEW_S:
             self.claim()
 
-    def let_go(self) -> None:
-        """Leave it to another. Without Redis it expires."""
+    def release(self) -> None:
+        """Release the lease. If Redis is away, the lease expires by itself."""
         self._holds = False
         try:
             self._store.let_go_of_backup(self._id)
@@ -88,7 +90,7 @@ class Holder:
 
 
 def _may_replace(kind: Kind, holder: str) -> bool:
-    """Whether one of this kind may take over from a holder."""
+    """Whether a backup of this kind may take over from this holder."""
     match holder.split(" "):
         case ["thread", *_] if kind == "process":
             return True

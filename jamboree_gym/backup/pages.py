@@ -1,4 +1,4 @@
-"""A log that may be too long for memory, read some megabytes at a time."""
+"""Reads a log that may not fit into memory, some megabytes at a time."""
 
 from __future__ import annotations
 

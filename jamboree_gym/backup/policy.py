@@ -1,4 +1,4 @@
-"""What may be let go of in Redis: a policy, checked, as bytes and back."""
+"""The retention policy: what Redis may evict; its checks and its encoding."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _RULES = (*_TEXTS, "tags", *_NUMBERS)
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """What Redis may let go of, once MongoDB has acknowledged it.
+    """What Redis may evict once MongoDB has acknowledged it.
 
     Attributes:
-        max_redis_bytes: While the server uses more memory than this, the oldest goes; None = no
-            limit but that of the server.
-        max_age_s: What is older than this goes, seconds; None = nothing for its age.
-        keep: What an episode must be to stay, as in `jam.episodes(...)`; it is enough to be one of
-            these.
+        max_redis_bytes: While the server uses more memory than this, the oldest data is evicted;
+            None = no limit but that of the server.
+        max_age_s: Data older than this is evicted, seconds; None = age does not matter.
+        keep: Rules for episodes that stay, with the arguments of `jam.episodes(...)`. Matching one
+            rule is enough.
     """
 
     max_redis_bytes: int | None = None
@@ -46,12 +46,12 @@ class RetentionPolicy:
         object.__setattr__(self, "keep", tuple(_checked_rule(rule) for rule in self.keep))
 
     def filters(self) -> list[EpisodeFilter]:
-        """What keeps an episode, for each rule."""
+        """One filter for each rule; an episode that matches any of them stays."""
         return [EpisodeFilter(**rule) for rule in self.keep]
 
 
 def _checked_rule(rule: Any) -> dict[str, Any]:
-    """A rule that can be stored, and that keeps not simply everything."""
+    """A rule that can be stored and that names at least one condition."""
     if not isinstance(rule, Mapping) or not rule:
         raise InvalidArgument(f"keep: {rule!r} is not a dict that names any of {', '.join(_RULES)}")
     for name, value in rule.items():
@@ -66,7 +66,7 @@ def _checked_rule(rule: Any) -> dict[str, Any]:
     checked: dict[str, Any] = {
         name: float(value) if name in _NUMBERS else value for name, value in rule.items()
     }
-    EpisodeFilter(**checked)  # refuses what is no status
+    EpisodeFilter(**checked)  # refuses an unknown status
     return checked
 
 
@@ -84,7 +84,7 @@ def _is_number(value: Any) -> bool:
 
 
 def encode_policy(policy: RetentionPolicy) -> bytes:
-    """A policy as it is stored."""
+    """Encode a policy for storage."""
     return encode_mapping(
         {
             "version": POLICY_VERSION,
@@ -99,7 +99,7 @@ def decode_policy(content: bytes, *, where: str) -> RetentionPolicy:
     """Inverse of `encode_policy`.
 
     Raises:
-        DecodeError: It is damaged, or of a newer release.
+        DecodeError: The content is damaged, or a newer release wrote it.
     """
     found = decode_value(content, where=where)
     if not isinstance(found, dict) or found.get("version") != POLICY_VERSION:

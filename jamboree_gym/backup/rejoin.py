@@ -1,7 +1,7 @@
-"""A log of records that went on without what MongoDB holds of it: its records move behind that.
+"""Rejoins a log of records that has diverged: Redis' records move behind those in MongoDB.
 
-So it is where Redis was emptied while MongoDB was away, and the log was begun anew; and where a
-backup brought to MongoDB what Redis lost at that moment, while others went on saving.
+A log diverges when Redis is emptied while MongoDB is away, and the log is begun again. It also
+diverges when a backup copies to MongoDB what Redis loses at that moment, while others keep saving.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ MAX_MOVED_BYTES = 64 << 20
 
 
 def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> bool:
-    """Move the records of Redis that MongoDB does not hold behind those that it does.
+    """Move the records that only Redis holds behind the records that MongoDB holds.
 
-    They get new indices, and keep their times, if these are later than those before them.
+    The records get new indices. They keep their times if these are later than those before them.
 
     Args:
-        store: Where they are moved.
-        mongo: What they are moved behind.
+        store: The store whose records move.
+        mongo: The backup whose records stay in front.
         key: The log.
-        epoch: In which it was found that both sides differ.
+        epoch: The epoch in which the difference was found.
 
     Returns:
-        Whether that was done: not with episodes, nor where both differ in what MongoDB has
-        acknowledged, nor where the log has just changed.
+        Whether the records were moved. They are not moved if the log is an episode, if both sides
+        differ in what MongoDB has acknowledged, or if the log has just changed.
 
     Raises:
-        DecodeError: Something of it is damaged.
+        DecodeError: Data of the log is damaged.
     """
     raw = store.undecoded_head(key)
     kept = mongo.logs([key]).get(key)
@@ -47,10 +47,10 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     head = decode_head(raw, where=key)
     if head.codec != CODEC_RECORDS or head.first > max(head.acked, head.held):
         return False
-    ours = _own_frames(store, mongo, key, head, kept)
+    ours = _frames_only_in_redis(store, mongo, key, head, kept)
     if not ours or sum(len(frame.blob) for frame in ours) > MAX_MOVED_BYTES:
         return False
-    moved = list(_behind(kept.head, ours))
+    moved = list(_renumbered(kept.head, ours))
     count = kept.head.count + sum(frame.count for frame in ours)
     joined = Head(
         codec=CODEC_RECORDS,
@@ -67,10 +67,10 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     return store.replace(key, joined, [blob for blob, _ in moved], instead_of=raw, epoch=epoch)
 
 
-def _own_frames(
+def _frames_only_in_redis(
     store: RedisStore, mongo: MongoStore, key: str, head: Head, kept: KeptLog
 ) -> list[Frame]:
-    """The frames of Redis from the first on that differs from MongoDB's; none if none does."""
+    """The frames of Redis from the first difference on; empty if there is no difference."""
     is_same_log = head.born == kept.head.born
     if not is_same_log and (head.acked or head.held):
         return []
@@ -86,8 +86,8 @@ def _own_frames(
     return [] if is_beyond else ours[same:]
 
 
-def _behind(kept: Head, frames: Sequence[Frame]) -> Iterator[tuple[bytes, float]]:
-    """The same records, with indices and times that follow those of a log; and their last times."""
+def _renumbered(kept: Head, frames: Sequence[Frame]) -> Iterator[tuple[bytes, float]]:
+    """Re-encode frames to follow a log, with new indices and times; yield (frame, last time)."""
     start, t_last = kept.count, kept.t_last
     for frame in frames:
         split = frame.count * 8

@@ -1,4 +1,4 @@
-"""Logs from MongoDB back to Redis, some hundreds at a time."""
+"""Restores logs from MongoDB to Redis, some hundreds at a time."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from jamboree_gym.store.restore import put_back, refill
 __all__ = ["Restorer"]
 
 LOGS_AT_ONCE = 200
-ATTEMPTS = 3  # where something is deleted meanwhile
+ATTEMPTS = 3  # retries if something is deleted meanwhile
 
 Kept = tuple[Head, Iterator[bytes]]
 
 
 class Restorer:
-    """Puts logs back of which Redis holds less than MongoDB, or of which the head is damaged.
+    """Restores logs of which Redis holds less than MongoDB, or of which the head is damaged.
 
     Args:
-        store: Where to.
-        mongo: Where from.
-        is_asked_for: Whether it is a failure if MongoDB does not hold one.
+        store: The destination.
+        mongo: The source.
+        is_asked_for: Whether a log that MongoDB does not hold is a failure.
 
     Attributes:
-        restored: Number of logs put back so far.
-        failures: Why single logs could not be put back.
+        restored: Number of logs restored so far.
+        failures: Errors of the logs that could not be restored.
     """
 
     def __init__(self, store: RedisStore, mongo: MongoStore, *, is_asked_for: bool) -> None:
@@ -43,7 +43,7 @@ class Restorer:
         self._is_asked_for = is_asked_for
 
     def restore(self, keys: Sequence[str]) -> Iterator[int]:
-        """Put these back, given sorted; yields how many have been dealt with."""
+        """Restore logs, given sorted; yield how many have been processed so far."""
         done = 0
         for first in range(0, len(keys), LOGS_AT_ONCE):
             standing, deleted = self._store.standing(), self._store.deleted()
@@ -57,7 +57,7 @@ class Restorer:
                 yield done
 
     def _restore(self, key: str, kept: Kept | DecodeError | None, standing: str) -> bool:
-        """Put a log back; whether that was needed."""
+        """Restore one log; return whether that was necessary."""
         for attempt in range(ATTEMPTS):
             if isinstance(kept, DecodeError):
                 raise kept
@@ -92,7 +92,7 @@ class Restorer:
         )
 
     def _fill_up(self, key: str) -> bool:
-        """Put back what Redis has let go of, or has not got yet; whether there was anything."""
+        """Restore the frames that Redis has evicted or lacks; return whether there were any."""
         head, kept = self._store.head(key), None
         if head is not None and head.held > head.first:
             kept = self._mongo.logs([key]).get(key)
@@ -103,10 +103,10 @@ class Restorer:
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:
-    """A head of Redis; None where there is no log.
+    """A head of Redis; None if there is no log.
 
     Raises:
-        DecodeError: It is damaged, or an episode's note in it.
+        DecodeError: The head, or an episode's note in it, is damaged.
     """
     if not raw:
         return None

@@ -1,4 +1,4 @@
-"""How much stays in Redis: what MongoDB holds is let go of, the oldest first."""
+"""Eviction: removes from Redis what MongoDB holds, the oldest first."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from jamboree_gym.store.redis.store import RedisStore
 __all__ = ["Trimmed", "Trimmer", "known_policy", "load_policy", "memory_limit", "store_policy"]
 
 SHARE_OF_MAXMEMORY = 0.8
-TRIM_TO = 7 / 8  # of the limit: so that it is not at work all the time
-UNLISTED_SHARE = 1 / 4  # of the limit: what summaries make room for at once
+TRIM_TO = 7 / 8  # evict down to this share of the limit, so that eviction rests between turns
+UNLISTED_SHARE = 1 / 4  # share of the limit that removing summaries frees at once
 LOGS_AT_ONCE = 100
 CHECK_EVERY_S = 0.1
-TURN_S = 0.2  # for so long at a time it lets go of something, and looks for more; then it copies
-LOOK_PAUSE_SHARE = 2  # it looks no more than a third of the time: copying makes room, too
-LOOK_AGAIN_S = 10.0  # at the earliest ...
-LOOK_AGAIN_SHARE = 5  # ... and after so many times as long as it took
+TURN_S = 0.2  # length of one turn of searching and evicting; then the backup copies again
+SEARCH_PAUSE_SHARE = 2  # a search takes at most a third of the time: copying frees memory, too
+SEARCH_AGAIN_S = 10.0  # shortest pause between searches ...
+SEARCH_AGAIN_SHARE = 5  # ... and at least this many times as long as the last search took
 AGE_LOOKS_S = (1.0, 60.0)
 _SETTING = "retention"
 
@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """What was let go of in Redis.
+    """What was evicted from Redis.
 
     Attributes:
-        freed_bytes: How much of logs, roughly.
-        summaries: How many episodes are not listed there any more.
+        freed_bytes: Bytes of logs, approximately.
+        summaries: Number of episodes that are no longer listed in Redis.
     """
 
     freed_bytes: int
@@ -52,14 +52,14 @@ class Trimmed:
 
 
 def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) -> None:
-    """Keep a policy in both stores: MongoDB has it when Redis is emptied."""
+    """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
     content = encode_policy(policy)
     mongo.put_setting(_SETTING, content)
     store.room.put_policy(content)
 
 
 def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
-    """The policy; that of MongoDB where Redis has none, as it was emptied.
+    """The policy of Redis; that of MongoDB if Redis has none because it was emptied.
 
     Raises:
         DecodeError: It is damaged.
@@ -74,7 +74,7 @@ def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
 
 
 def known_policy(store: RedisStore) -> RetentionPolicy:
-    """The policy as far as Redis knows it: none where it was emptied.
+    """The policy that Redis holds; an empty one if Redis was emptied.
 
     Raises:
         DecodeError: It is damaged.
@@ -86,7 +86,7 @@ def known_policy(store: RedisStore) -> RetentionPolicy:
 
 
 def memory_limit(policy: RetentionPolicy, memory: Memory) -> int | None:
-    """Above how many bytes the oldest goes; None where nothing goes for want of room."""
+    """Number of bytes above which the oldest data is evicted; None = no limit."""
     limits = [] if policy.max_redis_bytes is None else [policy.max_redis_bytes]
     if memory.max_bytes is not None:
         limits.append(int(memory.max_bytes * SHARE_OF_MAXMEMORY))
@@ -94,14 +94,13 @@ def memory_limit(policy: RetentionPolicy, memory: Memory) -> int | None:
 
 
 class Trimmer:
-    """Carries out the policy of a namespace.
+    """Applies the retention policy of a namespace.
 
-    It never lets go of anything that MongoDB has not acknowledged, and asks MongoDB once more
-    before it does.
+    It evicts only what MongoDB has acknowledged, and asks MongoDB once more before each eviction.
 
     Args:
-        store: Where something is let go of.
-        mongo: What has to hold it.
+        store: The store that evicts.
+        mongo: The backup that must hold the data.
     """
 
     def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
@@ -111,18 +110,18 @@ class Trimmer:
         self._policy = RetentionPolicy()
         self._candidates: list[Candidate] = []  # a heap
         self._found: list[Candidate] = []
-        self._added: list[Candidate] = []  # since the search began
+        self._added: list[Candidate] = []  # candidates added since the search began
         self._search: Iterator[list[Candidate]] | None = None
         self._unlisting: Iterator[int] | None = None
         self._search_began = 0.0
         self._search_at = self._check_at = self._age_search_at = self._look_at = -math.inf
         self._is_limited = False
-        self._has_searched = False  # since listings were last made shorter
+        self._has_searched = False  # since summaries were last removed from the listings
         self._freed = self._unlisted = 0
         self._has_warned = False
 
     def trim(self) -> Trimmed:
-        """Do all there is to do now.
+        """Evict everything that is due now.
 
         Raises:
             StoreUnavailable: MongoDB or Redis does not answer.
@@ -131,18 +130,18 @@ class Trimmer:
         self._load()
         self._begin_search()
         while self._search is not None:
-            self._go_on_searching()
+            self._continue_search()
         self._trim_by_age()
         excess, limit = self._excess()
         excess -= self._trim_by_size(excess)
         if excess > 0:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
         while self._unlisting is not None:
-            self._go_on_unlisting()
+            self._continue_unlisting()
         return Trimmed(self._freed, self._unlisted)
 
-    def go_on(self) -> None:
-        """Do what is due, for some tenths of a second at most. To be called again and again.
+    def work_for_a_turn(self) -> None:
+        """Work for some tenths of a second at most on what is due. Call it again and again.
 
         Raises:
             StoreUnavailable: MongoDB or Redis does not answer.
@@ -161,14 +160,14 @@ class Trimmer:
         is_lacking = excess > 0 and not self._candidates and self._has_searched
         if is_lacking and self._unlisting is None:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
-        self._look(lambda: self._unlisting is not None, self._go_on_unlisting)
+        self._search_for_a_turn(lambda: self._unlisting is not None, self._continue_unlisting)
 
     def add(self, heads: Mapping[str, Head]) -> None:
-        """MongoDB has just acknowledged these logs: what of them may go need not be looked for."""
+        """Add logs that MongoDB has just acknowledged to the candidates; no search is needed."""
         if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
             for one in candidates_among(self._store, self._policy, heads):
                 heapq.heappush(self._candidates, one)
-                if self._search is not None:  # which may have passed by it
+                if self._search is not None:  # the running search may already have passed this log
                     self._added.append(one)
 
     def _load(self) -> None:
@@ -178,7 +177,7 @@ class Trimmer:
             self._search_at = self._age_search_at = -math.inf
 
     def _excess(self) -> tuple[float, int]:
-        """How many bytes are too many, and how many there may be."""
+        """Number of bytes above the target, and the limit."""
         memory = self._room.memory()
         self._warn(memory)
         limit = memory_limit(self._policy, memory)
@@ -188,7 +187,7 @@ class Trimmer:
         return memory.used_bytes - int(limit * TRIM_TO), limit
 
     def _warn(self, memory: Memory) -> None:
-        """Once, of a server that throws away what nobody has a copy of."""
+        """Warn once if the server evicts data that has no backup."""
         if memory.max_bytes and memory.policy.startswith("allkeys") and not self._has_warned:
             self._has_warned = True
             log.warning(
@@ -198,7 +197,7 @@ class Trimmer:
                 memory.policy,
             )
 
-    # -- looking for what may go ------------------------------------------------------------
+    # -- searching for candidates -----------------------------------------------------------
 
     def _search_if_due(self, excess: float) -> None:
         now = time.monotonic()
@@ -207,7 +206,7 @@ class Trimmer:
             is_due = True
         if is_due and self._search is None:
             self._begin_search()
-        self._look(lambda: self._search is not None, self._go_on_searching)
+        self._search_for_a_turn(lambda: self._search is not None, self._continue_search)
 
     def _begin_search(self) -> None:
         self._search_began = time.monotonic()
@@ -218,7 +217,7 @@ class Trimmer:
             pause_s = min(max(self._policy.max_age_s / 10, shortest), longest)
             self._age_search_at = self._search_began + pause_s
 
-    def _go_on_searching(self) -> None:
+    def _continue_search(self) -> None:
         found = next(self._search or iter(()), None)
         if found is not None:
             self._found = found
@@ -229,23 +228,25 @@ class Trimmer:
         self._has_searched = True
         now = time.monotonic()
         took_s = now - self._search_began
-        self._search_at = now + max(LOOK_AGAIN_S, took_s * LOOK_AGAIN_SHARE)
+        self._search_at = now + max(SEARCH_AGAIN_S, took_s * SEARCH_AGAIN_SHARE)
         self._age_search_at = max(self._age_search_at, self._search_at)
 
-    def _look(self, is_going_on: Callable[[], bool], go_on: Callable[[], None]) -> None:
-        """Go on looking through Redis, for a turn, if it is due."""
+    def _search_for_a_turn(
+        self, is_running: Callable[[], bool], advance: Callable[[], None]
+    ) -> None:
+        """Run a search of Redis for one turn, if it is due."""
         began = time.monotonic()
-        if not is_going_on() or began < self._look_at:
+        if not is_running() or began < self._look_at:
             return
-        while is_going_on() and time.monotonic() < began + TURN_S:
-            go_on()
+        while is_running() and time.monotonic() < began + TURN_S:
+            advance()
         now = time.monotonic()
-        self._look_at = now + (now - began) * LOOK_PAUSE_SHARE
+        self._look_at = now + (now - began) * SEARCH_PAUSE_SHARE
 
-    # -- letting go -------------------------------------------------------------------------
+    # -- evicting ---------------------------------------------------------------------------
 
     def _trim_by_age(self, until: float = math.inf) -> float:
-        """Let go of what is too old, for so long; how many bytes there were."""
+        """Evict what is too old, until a time; return the number of bytes."""
         freed = 0.0
         if self._policy.max_age_s is not None:
             before = self._store.time() - self._policy.max_age_s
@@ -254,7 +255,7 @@ class Trimmer:
         return freed
 
     def _trim_by_size(self, excess: float, until: float = math.inf) -> float:
-        """Let go of so many bytes, for so long; how many there were."""
+        """Evict this many bytes, until a time; return the number of bytes evicted."""
         freed = 0.0
         while freed < excess and time.monotonic() < until:
             batch = self._oldest(math.inf)
@@ -265,7 +266,7 @@ class Trimmer:
         return freed
 
     def _oldest(self, before: float) -> list[Candidate]:
-        """Take the oldest candidates that are older than this."""
+        """Take the oldest candidates that are older than this time."""
         batch: list[Candidate] = []
         while self._candidates and self._candidates[0].time < before and len(batch) < LOGS_AT_ONCE:
             batch.append(heapq.heappop(self._candidates))
@@ -292,15 +293,15 @@ class Trimmer:
         self._has_searched = False
         self._unlisting = self._unlist(excess)
 
-    def _go_on_unlisting(self) -> None:
+    def _continue_unlisting(self) -> None:
         if next(self._unlisting or iter(()), None) is None:
             self._unlisting = None
 
     def _unlist(self, excess: float) -> Iterator[int]:
-        """Take out of the listings what is in MongoDB only, the oldest run first.
+        """Remove from the listings the episodes that only MongoDB holds, the oldest run first.
 
         Yields:
-            How many bytes were freed so far.
+            Number of bytes freed so far.
         """
         freed = 0
         for run in self._store.runs():

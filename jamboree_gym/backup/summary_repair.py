@@ -1,4 +1,4 @@
-"""Listings in which a summary is damaged: the head of the episode's log holds the same one."""
+"""Repairs listings with damaged summaries: the head of the episode's log holds a copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["damaged_summaries", "mend_listings"]
 
 
 def damaged_summaries(store: RedisStore) -> dict[str, DecodeError]:
-    """By the key of the episode's log, what is wrong with its summary in Redis' listings."""
+    """Describe the damaged summaries in Redis' listings, by the key of the episode's log."""
     keyspace = store.keyspace
     return {
         keyspace.episode(episode_id): DecodeError(f"{keyspace.summaries(run)}: {error}")
@@ -28,15 +28,15 @@ def damaged_summaries(store: RedisStore) -> dict[str, DecodeError]:
 def mend_listings(
     store: RedisStore, mongo: MongoStore, keys: Collection[str] | None = None
 ) -> tuple[int, list[DecodeError]]:
-    """List episodes anew whose summaries are damaged.
+    """Rewrite the damaged summaries in the listings.
 
     Args:
-        store: Where they are listed.
-        mongo: Where the log is looked for that is not there.
+        store: The store with the listings.
+        mongo: Searched for a log that Redis does not have.
         keys: Only these logs; None = all.
 
     Returns:
-        How many are in order again, and what is wrong with the others.
+        Number of summaries repaired, and the errors of the others.
     """
     mended, failures = 0, []
     for run in store.runs():

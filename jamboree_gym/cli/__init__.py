@@ -44,13 +44,13 @@ def build_app() -> typer.Typer:
 
 
 def __getattr__(name: str) -> typer.Typer:
-    if name == "app":  # built on demand: this module can be imported without the extra
+    if name == "app":  # built on demand, so that this module can be imported without the extra
         return build_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
-    """Run the command line; the entry point `jamboree-gym`."""
+    """Run the command line; entry point of `jamboree-gym`."""
     try:
         run = build_app()
     except MissingExtra as error:

@@ -1,4 +1,4 @@
-"""`backup`: what MongoDB holds of a project, and what it does not."""
+"""`backup`: compares a project with its copy in MongoDB, copies and restores."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _opened(
+def _open_backup(
     home: Path | None, redis_url: str | None, mongo_url: str | None, namespace: str
 ) -> Iterator[Backup]:
     with errors_shown(NOT_DONE), open_store(home, redis_url, namespace, mongo_url) as jam:
@@ -57,11 +57,14 @@ def flush(
 ) -> None:
     """Copy what MongoDB does not hold yet.
 
-    What is saved is copied by itself; this waits until all of it is.
+    The automatic backup copies what is saved; this command waits until all of it is copied.
 
     Example: jamboree-gym backup flush --namespace my-project
     """
-    with _opened(home, redis_url, mongo_url, namespace) as backup, progress_bar("copying") as told:
+    with (
+        _open_backup(home, redis_url, mongo_url, namespace) as backup,
+        progress_bar("copying") as told,
+    ):
         typer.echo(f"{backup.flush(progress=told):,} records copied")
 
 
@@ -75,7 +78,7 @@ def status(
 
     Example: jamboree-gym backup status --redis-url redis://localhost
     """
-    with _opened(home, redis_url, mongo_url, namespace) as backup:
+    with _open_backup(home, redis_url, mongo_url, namespace) as backup:
         Console().print(_table(backup.status(), namespace))
 
 
@@ -89,7 +92,7 @@ def _table(found: BackupStatus, namespace: str) -> Table:
     table.add_row("copies by itself", found.follower or "nobody")
     limit = "" if found.redis_limit_bytes is None else f" of {_mib(found.redis_limit_bytes)}"
     table.add_row("Redis uses", f"{_mib(found.redis_bytes)}{limit}")
-    table.add_row("let go of so far", _mib(found.trimmed_bytes))
+    table.add_row("evicted so far", _mib(found.trimmed_bytes))
     table.add_row("last error", printable(found.last_error or "none"))
     return table
 
@@ -111,7 +114,7 @@ def verify(
     Example: jamboree-gym backup verify --namespace my-project
     """
     with (
-        _opened(home, redis_url, mongo_url, namespace) as backup,
+        _open_backup(home, redis_url, mongo_url, namespace) as backup,
         progress_bar("comparing") as told,
     ):
         report = backup.verify(progress=told)
@@ -136,7 +139,7 @@ def restore(
     Example: jamboree-gym backup restore --namespace my-project
     """
     with (
-        _opened(home, redis_url, mongo_url, namespace) as backup,
+        _open_backup(home, redis_url, mongo_url, namespace) as backup,
         progress_bar("restoring") as told,
     ):
         typer.echo(f"{backup.restore(episode_ids or None, progress=told):,} logs put back")

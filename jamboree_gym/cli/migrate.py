@@ -1,4 +1,4 @@
-"""`migrate`: brings a store that an older release wrote up to date."""
+"""`migrate`: updates a store that an older release wrote."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def migrate(
 ) -> None:
     """Bring what an older release wrote into the format of this one.
 
-    Nobody may write to the namespace meanwhile. Interrupted, it can be run again.
+    No process may write to the namespace meanwhile. If the command is interrupted, run it again.
 
     Example: jamboree-gym migrate --namespace my-project
     """

@@ -1,4 +1,4 @@
-"""Shows how far a command is."""
+"""Shows the progress of a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["progress_bar"]
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Told]:
-    """A progress bar where somebody looks."""
+    """A progress bar if stderr is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda done, total: None

@@ -1,4 +1,4 @@
-"""What commands that simulate episodes again share: where environments come from."""
+"""Options that replay commands share: where environments come from."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ TrustOption = Annotated[
 
 
 def import_modules(modules: Sequence[str] | None) -> None:
-    """Import what registers environments.
+    """Import modules that register environments.
 
     Raises:
-        ReplayError: One cannot be imported; says why.
+        ReplayError: A module cannot be imported; says why.
     """
     if modules and "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: modules of the working directory
+        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
     for name in modules or ():
         try:
             importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""`backup retain` and `backup trim`: how much stays in Redis of what MongoDB holds."""
+"""`backup retain` and `backup trim`: how much of the backed-up data stays in Redis."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def retain(
     mongo_url: MongoUrlOption = None,
     namespace: NamespaceOption = "jamboree",
 ) -> None:
-    """Say how much stays in Redis of what MongoDB holds. Without options: all of it.
+    """Set how much of the backed-up data stays in Redis. Without options: all of it.
 
-    The backup that runs carries it out. Nothing goes from MongoDB.
+    The running backup applies this. Nothing is deleted from MongoDB.
 
     Example: jamboree-gym backup retain --max-redis-bytes 2G --max-age 30d --keep run=best
     """
@@ -72,7 +72,7 @@ def retain(
             if not show:
                 limit = None if size is None else int(size)
                 jam.backup.retain(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
-            typer.echo(_told(jam.backup.retention()))
+            typer.echo(_policy_text(jam.backup.retention()))
 
 
 def trim(
@@ -81,16 +81,16 @@ def trim(
     mongo_url: MongoUrlOption = None,
     namespace: NamespaceOption = "jamboree",
 ) -> None:
-    """Let go in Redis of what `retain` says, now. Only what MongoDB holds goes.
+    """Evict now from Redis what `retain` allows. Evicts only what MongoDB holds.
 
     Example: jamboree-gym backup trim --namespace my-project
     """
     with errors_shown(NOT_DONE), open_store(home, redis_url, namespace, mongo_url) as jam:
         done = jam.backup.trim()
-    typer.echo(f"{done.freed_bytes:,} bytes of logs and {done.summaries:,} summaries let go of")
+    typer.echo(f"{done.freed_bytes:,} bytes of logs and {done.summaries:,} summaries evicted")
 
 
-def _told(policy: RetentionPolicy) -> str:
+def _policy_text(policy: RetentionPolicy) -> str:
     size, age_s = policy.max_redis_bytes, policy.max_age_s
     limits = [] if size is None else [f"the oldest goes while Redis uses more than {size:,} bytes"]
     limits += [] if age_s is None else [f"what is older than {age_s:,.0f} s goes"]
@@ -99,10 +99,10 @@ def _told(policy: RetentionPolicy) -> str:
 
 
 def _amount(option: str, text: str | None, units: dict[str, int]) -> float | None:
-    """A number with a unit.
+    """Parse a number with a unit.
 
     Raises:
-        InvalidArgument: It is none.
+        InvalidArgument: The text is no such number.
     """
     if text is None:
         return None
@@ -114,10 +114,10 @@ def _amount(option: str, text: str | None, units: dict[str, int]) -> float | Non
 
 
 def _rule(text: str) -> dict[str, Any]:
-    """`run=best,min_return=100` as a rule; what it means is checked where it is told.
+    """Parse `run=best,min_return=100` as a rule. `retain` checks its names and values.
 
     Raises:
-        InvalidArgument: It is not of this form.
+        InvalidArgument: The text does not have this form.
     """
     rule: dict[str, Any] = {}
     for part in text.split(","):
@@ -132,7 +132,7 @@ def _rule(text: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A number or a truth value where it reads as one; else the text."""
+    """A number or a bool if the text reads as one; else the text."""
     words = {"true": True, "false": False}
     for read in (int, float):
         try:

@@ -39,7 +39,7 @@ def up(
 ) -> None:
     """Start both embedded servers and print their URLs.
 
-    Unless used, or told to stay, they stop after a minute.
+    They stop after a minute without clients, unless you pass --stay.
 
     Example: jamboree-gym up --stay --home ./servers
     """
@@ -55,7 +55,7 @@ def down(
     home: HomeOption = None,
     timeout_s: Annotated[float, typer.Option(help="How long the stop may take.")] = 20.0,
 ) -> None:
-    """Stop the embedded servers, whoever uses them. Their data stays.
+    """Stop the embedded servers, even if processes use them. Their data stays.
 
     Example: jamboree-gym down --home ./servers
     """
@@ -64,7 +64,7 @@ def down(
 
 
 def status(home: HomeOption = None) -> None:
-    """Show what runs. Starts nothing.
+    """Show which servers run. Starts nothing.
 
     Example: jamboree-gym status --home ./servers
     """

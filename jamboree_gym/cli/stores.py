@@ -1,4 +1,4 @@
-"""Which store a command works on: the options for it, and how errors are shown."""
+"""Options that choose a command's store, and how commands show errors."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ NamespaceOption = Annotated[
 def open_store(
     home: Path | None, redis_url: str | None, namespace: str, mongo_url: str | None = None
 ) -> Jamboree:
-    """The store that the options name."""
+    """Open the store that the options name."""
     return Jamboree(redis_url, mongo_url, home=home, namespace=namespace)
 
 
 @contextmanager
 def errors_shown(exit_code: int = 1) -> Iterator[None]:
-    """What we raise on purpose is for reading, not a traceback."""
+    """Show our own errors as a message instead of a traceback."""
     try:
         yield
     except JamboreeError as error:
@@ -74,7 +74,7 @@ def errors_shown(exit_code: int = 1) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Text that may hold what is stored, without characters that a terminal obeys."""
+    """Stored text without characters that would control the terminal."""
     return "".join(
         one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
         for one in text

@@ -1,4 +1,4 @@
-"""`verify`: simulate episodes again and compare, for people and for CI."""
+"""`verify`: simulates episodes again and compares them, for people and for CI."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def verify(
     ] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
     env_id: Annotated[str | None, typer.Option(help="Only of this environment.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
-    last: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="In so many processes.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N episodes.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the newest N episodes.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     rtol: Annotated[float, typer.Option(min=0, help="Relative tolerance of floats.")] = 0.0,
     atol: Annotated[float, typer.Option(min=0, help="Absolute tolerance of floats.")] = 0.0,
     info: Annotated[

@@ -1,4 +1,4 @@
-"""`video`: an episode as a file to look at."""
+"""`video`: writes an episode into a video file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def video(
     redis_url: RedisUrlOption = None,
     namespace: NamespaceOption = "jamboree",
 ) -> None:
-    """Simulate a recorded episode again, and write what it looks like as MP4 or GIF.
+    """Simulate a recorded episode again, and write it as an MP4 or GIF video.
 
     If the replay differs from what was recorded, nothing is written, and the exit code is 1.
 

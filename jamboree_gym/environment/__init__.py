@@ -1,4 +1,4 @@
-"""What is known of an environment: its origin, its arguments, its state, its spaces, its outcomes.
+"""Facts about an environment: its origin, arguments, state, spaces and outcomes.
 
 Imports `arrays`. The rooms that encode, record and replay import it.
 """

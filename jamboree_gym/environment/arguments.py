@@ -1,4 +1,4 @@
-"""What environments and wrappers were made with: arguments to JSON, and back."""
+"""Arguments of environments and wrappers: to JSON, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SHOWN = 200
 
 
 class NotSent:
-    """Stands for an argument that a worker process could not send."""
+    """Replaces an argument that a worker process could not send."""
 
     def __init__(self, words: str) -> None:
         self._words = words
@@ -29,17 +29,17 @@ class NotSent:
 def arguments_as_json(
     arguments: Mapping[str, Any], registered: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Arguments, to be read by `arguments_from_json`.
+    """Convert arguments for `arguments_from_json`.
 
     Args:
         arguments: By name.
-        registered: Those that are registered for every environment of this id.
+        registered: Arguments that are registered for every environment of this id.
 
     Returns:
-        `kwargs`: what JSON holds, perhaps not exactly. `tuples`: names of those of which JSON makes
-        lists. `exact`: the bytes, in hexadecimal, of those that JSON does not give back as they
-        were. `not_kept`: in words, those that cannot be kept. `registered`: names of those among
-        the latter that the registration brings.
+        `kwargs`: the values as JSON, which may be inexact. `tuples`: names of tuples, which JSON
+        turns into lists. `exact`: the encoded bytes, in hexadecimal, of values that JSON does not
+        give back exactly. `not_kept`: descriptions of values that cannot be stored. `registered`:
+        names of the latter that the registration supplies.
     """
     plain, exact, lost = {}, {}, {}
     for name, value in arguments.items():
@@ -68,10 +68,10 @@ def arguments_as_json(
 
 
 def arguments_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that were kept. Older provenance has only `kwargs` and `tuples`.
+    """Restore the arguments that were stored. Older provenance has only `kwargs` and `tuples`.
 
     Raises:
-        DecodeError, AttributeError, KeyError, TypeError, ValueError: They are damaged.
+        DecodeError, AttributeError, KeyError, TypeError, ValueError: The content is damaged.
     """
     kwargs = dict(content["kwargs"])
     tuples = {name: tuple(kwargs[name]) for name in content.get("tuples", ())}
@@ -83,11 +83,11 @@ def arguments_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unkept(content: Mapping[str, Any], registered: Mapping[str, Any] | None = None) -> str | None:
-    """Which argument is missing, in words; None where none is.
+    """Describe the first argument that is missing; None if none is.
 
     Args:
-        content: What `arguments_as_json` gave.
-        registered: What is registered here; it stands in for what the registration brought then.
+        content: A result of `arguments_as_json`.
+        registered: Arguments that are registered here; they replace those of the old registration.
     """
     of_registration = set(content.get("registered", ())) & set(registered or ())
     for name, value in content.get("not_kept", {}).items():
@@ -98,7 +98,7 @@ def unkept(content: Mapping[str, Any], registered: Mapping[str, Any] | None = No
 
 
 def json_error(value: Any) -> Exception | None:
-    """Why JSON has no word for it, if it has none."""
+    """The error of encoding a value as JSON; None if it can be encoded."""
     try:
         json.dumps(value, sort_keys=True)
     except (RecursionError, TypeError, ValueError) as error:
@@ -107,10 +107,10 @@ def json_error(value: Any) -> Exception | None:
 
 
 def shown(value: Any) -> str:
-    """What is no JSON, in few words; functions without the address that differs each time."""
+    """A short description of a value that is no JSON; functions without their changing address."""
     try:
         text = f"{value.__module__}:{value.__qualname__}" if _has_name(value) else repr(value)
-    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+    except Exception:  # noqa: BLE001 - code of an unknown class may raise anything
         text = object.__repr__(value)
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
@@ -121,7 +121,7 @@ def _has_name(value: Any) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON gives it back as it is, keys in the same order."""
+    """Whether JSON gives the value back as it is, with keys in the same order."""
     if value.__class__ is dict:
         names = list(value)
         is_ordered = all(name.__class__ is str for name in names) and names == sorted(names)
@@ -132,12 +132,12 @@ def _is_json(value: Any) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether an argument is what is registered, or a copy of it."""
+    """Whether an argument is the registered one, or a copy of it."""
     if one is other:
         return True
     if isinstance(one, NotSent):
         return repr(one) == shown(other)
     try:
         return pickle.dumps(one) == pickle.dumps(other)
-    except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+    except Exception:  # noqa: BLE001 - code of an unknown class may raise anything
         return False

@@ -1,10 +1,10 @@
-"""The emulator of an Atari environment has random generators of its own: kept and restored here.
+"""Stores and restores the random generators inside the emulator of an Atari environment.
 
-Of an emulator's state only these are kept, as numbers, and how many frames it has shown: a reset
-leaves nothing else. All of the state would be bytes that the emulator reads without checking them;
-tampered with, they corrupt memory.
+Of the emulator's state only the generators and the number of frames are stored, as numbers. A reset
+erases everything else. The full state is not stored: the emulator reads its bytes unchecked, so
+tampered bytes would corrupt memory.
 
-`ale_py` is never imported: an environment that needs it has done so.
+This module never imports `ale_py`: an environment that needs it has already imported it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import numpy.typing as npt
 __all__ = ["emulator_state_of", "restore_emulator", "state_as_bytes"]
 
 _WORDS = 624  # of a Mersenne Twister
-# As C++ writes one: its words; by some compilers, how many of them are used up.
+# The format of C++: the words, and from some compilers the number of words already used.
 _GENERATOR = re.compile(rb"\d+(?: \d+){%d,%d}" % (_WORDS - 1, _WORDS))
-_LENGTH = struct.Struct("<I")  # stands before every text
-_FRAME_AT, _CONSOLE_AT = 8, 24  # where the frame number and the length of all but the head stand
+_LENGTH = struct.Struct("<I")  # precedes every text
+_FRAME_AT, _CONSOLE_AT = 8, 24  # offsets of the frame number, and of the length after the head
 
 
 def emulator_state_of(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
-    """What an unseeded reset of the emulator depends on; None where there is no emulator.
+    """State on which an unseeded reset of the emulator depends; None without an emulator.
 
     Returns:
-        `generators`, a uint32 array with a row for each, and `frame`.
+        `generators`, a uint32 array with a row for each generator, and `frame`.
     """
     emulator = _emulator_of(env)
     if emulator is None:
@@ -42,10 +42,10 @@ def emulator_state_of(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
 
 
 def restore_emulator(env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
-    """Give an emulator, otherwise as it is, the generators and the frame number of another one.
+    """Set the generators and the frame number of an emulator; the rest of it stays as it is.
 
     Raises:
-        ValueError: The environment has no emulator, or the state is none.
+        ValueError: The environment has no emulator, or the state is not one of an emulator.
     """
     emulator = _emulator_of(env)
     if emulator is None:
@@ -63,7 +63,7 @@ def restore_emulator(env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
 
 
 def _checked(state: Mapping[str, Any], shape: tuple[int, int]) -> npt.NDArray[np.uint32]:
-    """Generators that can be given to an emulator with some of this shape."""
+    """Check generators against the shape of the emulator's own."""
     generators = state["generators"]
     if not isinstance(generators, np.ndarray) or generators.dtype != np.uint32:
         raise ValueError("the generators are damaged: they are no array of uint32")

@@ -1,9 +1,10 @@
-"""The state of an environment <-> bytes: what a snapshot is made of.
+"""Encodes the state of an environment as bytes and restores it; a snapshot consists of them.
 
-The state is that of the environment, of each wrapper that remembers something, and of the random
-generator. Each says itself what it is (`snapshot` and `restore`), or it is known here: wrappers of
-Gymnasium, the environments of ALE, and Gymnasium's own of MuJoCo. Bytes are decoded by whatever
-made them; nothing is pickled, and no package is imported: whoever has its environment, has it.
+The state covers the environment, each wrapper that remembers something, and the random generator.
+An environment or wrapper may offer its own state (`snapshot` and `restore`). For wrappers of
+Gymnasium, the environments of ALE, and Gymnasium's own of MuJoCo this module knows the state. Each
+state is decoded by the code that made it. Nothing is pickled, and no package is imported: a user
+who has such an environment has already imported it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ __all__ = [
 
 PRIMING_STEPS: Final = 10
 
-# Wrappers of Gymnasium that remember something from step to step, and where. Of those that only
-# look at what happens (statistics, videos), nothing: a second run leaves them out.
+# Wrappers of Gymnasium that remember something from step to step, and their attributes. Wrappers
+# that only observe (statistics, videos) have none here: a replay leaves them out.
 _REMEMBERED: Final = {
     "AtariPreprocessing": ("obs_buffer", "lives", "game_over"),
     "FrameStackObservation": ("obs_queue",),
@@ -52,8 +53,8 @@ _FORGETFUL: Final = (
     *("ResizeObservation",),
 )
 
-# What MuJoCo derives from its state in a step, and environments read before the next one. It lags
-# behind the state by one integration, so computing it anew would give other values.
+# What MuJoCo derives from its state in a step, and environments read before the next step. It is
+# one integration older than the state, so a new computation would give other values.
 _MUJOCO_DERIVED: Final = (
     *("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat"),
     *("site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
@@ -64,14 +65,14 @@ _MUJOCO_DERIVED: Final = (
 
 @runtime_checkable
 class Snapshotable(Protocol):
-    """What an environment, or a wrapper, offers so that it can be forked without playing again."""
+    """An environment or wrapper that offers its state, so that a fork needs no replay."""
 
     def snapshot(self) -> bytes:
-        """All that decides how it goes on, but for `np_random`, which is kept beside it."""
+        """Everything that decides the next steps, except `np_random`, which is kept separately."""
         ...
 
     def restore(self, snapshot: bytes) -> None:
-        """Go back to where `snapshot` was called, in this object or in another one like it."""
+        """Return to the state of a `snapshot`, in this object or in another one like it."""
         ...
 
 
@@ -80,10 +81,10 @@ class _Layer:
     """An environment or wrapper that remembers something.
 
     Attributes:
-        name: Its class, and the version of what gives and takes its state.
-        take: Gives the state, as `encode_value` takes it.
-        put: Takes it back.
-        is_checked: Whether `put` refuses what `take` cannot have given.
+        name: Its class, and the version of the code that reads its state.
+        take: Returns the state, in a form for `encode_value`.
+        put: Restores the state.
+        is_checked: Whether `put` refuses a state that `take` cannot have returned.
     """
 
     name: str
@@ -93,7 +94,7 @@ class _Layer:
 
 
 def state_gap(env: gym.Env[Any, Any]) -> str | None:
-    """What keeps the environment from having snapshots; None if nothing does."""
+    """Why the environment cannot have snapshots; None if it can."""
     try:
         list(_layers(env))
     except ReplayError as error:
@@ -102,33 +103,33 @@ def state_gap(env: gym.Env[Any, Any]) -> str | None:
 
 
 def reads_unchecked(env: gym.Env[Any, Any]) -> bool:
-    """Whether a state that was tampered with may corrupt memory, as with ALE's emulator."""
+    """Whether a tampered state may corrupt memory, as with ALE's emulator."""
     return not all(layer.is_checked for layer in _layers(env))
 
 
 def prime(env: gym.Env[Any, Any], last_action: Any) -> None:
-    """To be called before `put_state`: let an environment know the last action, if that lacks it.
+    """Teach an environment its last action before `put_state`, if its state lacks that.
 
-    ALE's emulator remembers which action may stick, and does not tell.
+    ALE's emulator remembers which action may stick, and does not show it.
 
     Args:
-        env: It has been reset, and does something of its own here.
-        last_action: None = there was none since the reset.
+        env: An environment after a reset. It may take steps here.
+        last_action: The last action; None = there was none since the reset.
     """
     if _ale(env.unwrapped) is None:
         return
     if last_action is None:
         env.reset()
     else:
-        for _ in range(PRIMING_STEPS):  # until one has surely not been replaced by the one before
+        for _ in range(PRIMING_STEPS):  # until one has surely not been replaced by an older one
             env.step(last_action)
 
 
 def take_state(env: gym.Env[Any, Any]) -> bytes:
-    """Where an environment stands, with its wrappers and its random generator.
+    """The state of an environment, its wrappers and its random generator.
 
     Raises:
-        ReplayError: Something in the stack does not tell its state; names it.
+        ReplayError: A layer does not offer its state; names it.
         InvalidRecord: What `snapshot` returned is not bytes.
     """
     layers = [[layer.name, layer.take()] for layer in _layers(env)]
@@ -137,11 +138,11 @@ def take_state(env: gym.Env[Any, Any]) -> bytes:
 
 
 def put_state(env: gym.Env[Any, Any], state: bytes) -> None:
-    """Bring an environment that has been reset to where another one like it stood.
+    """Bring an environment after a reset into the state of another one like it.
 
     Raises:
-        ReplayError: The state is damaged, or of an environment that is made otherwise, or by
-            another version. The environment may have moved.
+        ReplayError: The state is damaged, or comes from an environment that is made differently, or
+            from another version. The environment may have moved.
     """
     try:
         kept, generator_state = decode_value(state, where="snapshot")
@@ -160,10 +161,10 @@ def put_state(env: gym.Env[Any, Any], state: bytes) -> None:
 
 
 def put_rng_state(env: gym.Env[Any, Any], state: Any) -> None:
-    """Let an environment's generator go on from a state; whoever holds the generator sees it.
+    """Set the state of an environment's generator; everything that shares the generator sees it.
 
     Raises:
-        ReplayError: It has none, or one of another kind.
+        ReplayError: The environment has no generator, or one of another kind.
     """
     generator = generator_of(env)
     try:
@@ -175,10 +176,10 @@ def put_rng_state(env: gym.Env[Any, Any], state: Any) -> None:
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[_Layer]:
-    """What remembers something, outermost first.
+    """The layers that remember something, outermost first.
 
     Raises:
-        ReplayError: Of one it is not known; names it.
+        ReplayError: The state of a layer is unknown; names it.
     """
     while isinstance(env, gym.Wrapper):
         layer = _layer_of_wrapper(env)
@@ -190,7 +191,7 @@ def _layers(env: gym.Env[Any, Any]) -> Iterator[_Layer]:
 
 def _layer_of_wrapper(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> _Layer | None:
     if isinstance(wrapper, Snapshotable):
-        return _own(wrapper)
+        return _layer_of_snapshotable(wrapper)
     name = type(wrapper).__name__
     if getattr(gym.wrappers, name, None) is type(wrapper):
         if name in _FORGETFUL:
@@ -207,7 +208,7 @@ def _layer_of_wrapper(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> _Layer | None
 
 def _layer_of_env(env: gym.Env[Any, Any]) -> _Layer:
     if isinstance(env, Snapshotable):
-        return _own(env)
+        return _layer_of_snapshotable(env)
     for adapter in (_ale, _mujoco):
         layer = adapter(env)
         if layer is not None:
@@ -220,10 +221,10 @@ def _without_snapshots(env: gym.Env[Any, Any]) -> str:
     return f"{name} offers no snapshots: it has no methods snapshot() and restore(...)"
 
 
-# -- whoever tells its state itself -----------------------------------------------------------
+# -- environments and wrappers that offer their own state -------------------------------------
 
 
-def _own(env: Any) -> _Layer:
+def _layer_of_snapshotable(env: Any) -> _Layer:
     def take() -> bytes:
         content = env.snapshot()
         if not isinstance(content, bytes):
@@ -247,7 +248,7 @@ def _set(wrapper: Any, attributes: Sequence[str], values: Sequence[Any]) -> None
         before = getattr(wrapper, attribute)
         if isinstance(before, deque):
             value = deque(value, before.maxlen)
-        elif isinstance(value, list):  # of buffers that are written to
+        elif isinstance(value, list):  # buffers that the wrapper writes to
             value = [np.array(one) for one in value]
         setattr(wrapper, attribute, value)
 
@@ -256,12 +257,12 @@ def _set(wrapper: Any, attributes: Sequence[str], values: Sequence[Any]) -> None
 
 
 def _ale(env: Any) -> _Layer | None:
-    """The emulator with its own random generator; `np_random` draws only the number of frames."""
+    """The emulator with its own generator; `np_random` draws only the number of no-op frames."""
     ale_py, emulator = sys.modules.get("ale_py"), getattr(env, "ale", None)
     if ale_py is None or not isinstance(emulator, ale_py.ALEInterface):
         return None
     if not type(env).__module__.startswith("ale_py."):
-        return None  # a class of somebody else's may remember more
+        return None  # a user's subclass may remember more
     return _Layer(
         f"{class_name(type(env))}, ale-py {ale_py.__version__}",
         lambda: state_as_bytes(emulator),
@@ -274,13 +275,13 @@ def _ale(env: Any) -> _Layer | None:
 
 
 def _mujoco(env: Any) -> _Layer | None:
-    """All that the integration depends on, and what was derived from it."""
+    """Everything on which the integration depends, and the values derived from it."""
     mujoco = sys.modules.get("mujoco")
     model, data = getattr(env, "model", None), getattr(env, "data", None)
     if mujoco is None or not isinstance(data, mujoco.MjData):
         return None
     if not type(env).__module__.startswith("gymnasium.envs.mujoco."):
-        return None  # a class of somebody else's may remember more
+        return None  # a user's subclass may remember more
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     derived = [name for name in _MUJOCO_DERIVED if hasattr(data, name)]
 

@@ -1,4 +1,4 @@
-"""Where an episode came from: what has to be the same for it to happen again."""
+"""Provenance of an episode: everything that must be the same for an exact replay."""
 
 from __future__ import annotations
 
@@ -49,32 +49,32 @@ __all__ = [
 FORMAT_VERSION = 2  # 1 had no `exact` and no `not_kept` arguments
 GIT_TIMEOUT_S = 2.0
 BASE_VERSIONS = ("python", "numpy", "gymnasium", "jamboree-gym")
-"""Versions that every provenance has; the others are those of environment and wrappers."""
+"""Versions in every provenance, besides those of the environment and its wrappers."""
 EMULATOR = "emulator"
-# They keep their world from one episode to the next, and what happened in it.
+# Environments that keep their world, with all changes, from one episode to the next.
 _CARRY_OVER = (
     "gymnasium.envs.box2d.bipedal_walker:BipedalWalker",
     "gymnasium.envs.box2d.car_racing:CarRacing",
 )
 DONE_AND_TRUNCATED = "done"
-"""How a VecEnv of SB3 says `ends`: a step that was both terminated and truncated was terminated."""
+"""How SB3's VecEnv reports `ends`: a step both terminated and truncated counts as terminated."""
 
-# What computes in environments whose own module does not tell.
+# Engines of environments whose own module does not show them.
 _ENGINES = {"gymnasium.envs.box2d": "Box2D", "gymnasium.envs.mujoco": "mujoco"}
 
 
 def describe(env: gym.Env[Any, Any]) -> bytes:
-    """Everything that is the same for all episodes of one recorder, as JSON.
+    """Everything that all episodes of one recorder have in common, as JSON.
 
     Args:
         env: The environment as recorded, without the recorder.
 
     Returns:
-        UTF-8 JSON: `env_spec` (its arguments as `arguments_as_json` has them), `spec_error`,
-        `env_kwargs` (what is no JSON as text), `wrappers`
-        (outermost first, each with its class and its arguments, null where it does not tell them),
-        spaces, `versions` (also of the distributions of environment and wrappers), `platform`,
-        `git_commit`, `host`, `pid`, and `vector`, which is null.
+        UTF-8 JSON: `env_spec` (its arguments in the form of `arguments_as_json`), `spec_error`,
+        `env_kwargs` (values that are no JSON as text), `wrappers` (outermost first, each with its
+        class and its arguments; null if it does not show them), spaces, `versions` (also of the
+        distributions of environment and wrappers), `platform`, `git_commit`, `host`, `pid`, and
+        `vector`, which is null.
     """
     return _described(env, env.observation_space, env.action_space, None)
 
@@ -86,15 +86,15 @@ def describe_sub_env(
     *,
     vector: Mapping[str, Any],
 ) -> bytes:
-    """The same for one sub-environment of a vector environment.
+    """As `describe`, for one sub-environment of a vector environment.
 
     Args:
-        env: The sub-environment, or its spec where it lives in another process.
-        observation_space: Of one sub-environment, as recorded.
-        action_space: Likewise.
+        env: The sub-environment, or its spec if it lives in another process.
+        observation_space: Recorded observation space of one sub-environment.
+        action_space: Recorded action space of one sub-environment.
         vector: Of the vector environment: `class`, `num_envs`, `autoreset_mode`, `reward_dtype`,
-            `wrappers` (outermost first) and `independent`: whether each sub-environment is one
-            that `gymnasium.make` gives, with a generator of its own.
+            `wrappers` (outermost first) and `independent`: whether each sub-environment is made by
+            `gymnasium.make`, with its own generator.
     """
     return _described(env, observation_space, action_space, vector)
 
@@ -106,13 +106,13 @@ def describe_imported(
     *,
     source: Mapping[str, Any],
 ) -> bytes:
-    """The same for episodes that were not recorded here: what nobody knows of them is null.
+    """As `describe`, for imported episodes; unknown facts are null.
 
     Args:
-        spec: Of the environment; None where it is not known.
-        observation_space: Its observations.
-        action_space: Its actions.
-        source: Where they come from; JSON, kept as `imported`.
+        spec: Spec of the environment; None if it is unknown.
+        observation_space: Space of the observations.
+        action_space: Space of the actions.
+        source: Origin of the episodes; JSON, stored as `imported`.
     """
     content = json.loads(_described(spec, observation_space, action_space, None))
     unknown = dict.fromkeys(("platform", "git_commit", "host", "pid"))
@@ -150,10 +150,10 @@ def _described(
 
 
 def decode_provenance(content: bytes, *, where: str) -> dict[str, Any]:
-    """Inverse of `describe`. What stands in it may be of any kind.
+    """Inverse of `describe`. The values in it may be of any kind.
 
     Raises:
-        DecodeError: It is no JSON object.
+        DecodeError: The content is no JSON object.
     """
     try:
         provenance = json.loads(content.decode())
@@ -165,20 +165,20 @@ def decode_provenance(content: bytes, *, where: str) -> dict[str, Any]:
 
 
 def conditions_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What an episode was recorded with and on, by name: versions, `platform`, `git_commit`."""
+    """Software and machine of the recording, by name: versions, `platform`, `git_commit`."""
     named = {name: provenance[name] for name in ("platform", "git_commit")}
     return {**provenance["versions"], **named}
 
 
 def conditions_now(names: Iterable[str]) -> dict[str, str | None]:
-    """The same here and today. Nothing is imported to find out."""
+    """The same names with their values on this machine now. Imports nothing."""
     known = {**_versions(), "platform": platform.platform(), "git_commit": _git_commit()}
     return {name: known[name] if name in known else _installed_version(name) for name in names}
 
 
 @cache
 def _installed_version(name: str) -> str | None:
-    """None where there is no such distribution."""
+    """Version of a distribution; None if it is not installed."""
     try:
         return metadata.version(name)
     except (metadata.PackageNotFoundError, ValueError):
@@ -186,9 +186,9 @@ def _installed_version(name: str) -> str | None:
 
 
 def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
-    """An environment's generator, if it has one.
+    """The generator of an environment; None if it has none.
 
-    One that does not exist yet is made now, as the environment would do it a moment later.
+    A generator that does not exist yet is made now, as the environment would do it later.
     """
     env = env.unwrapped
     generator = getattr(env, "_np_random", None)
@@ -198,9 +198,9 @@ def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
 
 
 def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
-    """State of an environment's generator, to be asked before a reset; None where it has none.
+    """State of an environment's generator; None if it has none. Ask before a reset.
 
-    Where randomness lives in an emulator as well, the emulator's state is beside it (`EMULATOR`).
+    If an emulator has generators of its own, its state is included (`EMULATOR`).
     """
     generator = generator_of(env)
     if generator is None:
@@ -210,29 +210,29 @@ def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
 
 
 def carries_over(env: gym.Env[Any, Any] | EnvSpec | None) -> bool:
-    """Whether an episode depends on the ones before it, also where its reset was seeded."""
+    """Whether an episode depends on earlier ones even after a seeded reset."""
     spec = spec_of(env)
     return spec is not None and _entry_point(spec.entry_point) in _CARRY_OVER
 
 
 def spec_of(env: gym.Env[Any, Any] | EnvSpec | None) -> EnvSpec | None:
-    """The spec of an environment, also where Gymnasium has none because it cannot be copied."""
+    """The spec of an environment, even if Gymnasium has none because it cannot copy it."""
     if not isinstance(env, gym.Env):
         return env
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it would warn each time that it cannot copy it
+        warnings.simplefilter("ignore")  # it would warn each time that the spec cannot be copied
         found = env.spec
     return _assembled(env) if found is None and isinstance(env, gym.Wrapper) else found
 
 
 def env_id_of(env: gym.Env[Any, Any] | EnvSpec | None) -> str:
-    """Id of an environment; empty where it has none."""
+    """Id of an environment; empty if it has none."""
     spec = spec_of(env)
     return "" if spec is None else spec.id
 
 
 def _assembled(env: gym.Env[Any, Any]) -> EnvSpec | None:
-    """The spec of the innermost environment, and what Gymnasium's wrappers add to it."""
+    """The spec of the innermost environment, plus what Gymnasium's wrappers add to it."""
     *stack, base = _stack(env)
     if base.spec is None:
         return None
@@ -258,24 +258,23 @@ def _saved(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
 
 
 def hides_truncations(vector: Mapping[str, Any] | None) -> bool:
-    """Whether episodes recorded so are `terminated` alone where the environment said both.
+    """Whether the recording says only `terminated` if the environment said truncated, too.
 
     Args:
-        vector: What provenance says of the vector environment, if any.
+        vector: Provenance of the vector environment; None if there was none.
     """
     if vector is None:
         return False
     if "ends" in vector:
         return bool(vector["ends"] == DONE_AND_TRUNCATED)
-    return str(vector.get("class", "")).startswith("stable_baselines3.")  # older ones do not say
+    return str(vector.get("class", "")).startswith("stable_baselines3.")  # older ones lack `ends`
 
 
 def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
     """The environment's spec as JSON, or why it has none.
 
-    Unlike `EnvSpec.to_json` it takes an entry point that is a class: a replay looks the
-    environment up by its id, and needs only what it was called with. Each argument that cannot be
-    kept is named by itself.
+    Unlike `EnvSpec.to_json` it accepts a class as entry point: a replay finds the environment by
+    its id, and needs only its arguments. Each argument that cannot be stored is named.
     """
     if spec is None:
         return None, "the environment was not made by gymnasium.make"
@@ -297,7 +296,7 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _of_wrapper(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Null as its arguments is for a wrapper that does not tell them."""
+    """Arguments of a wrapper in JSON; null if the wrapper does not show them."""
     content = arguments_as_json(arguments or {})
     return {**content, "kwargs": None} if arguments is None else content
 
@@ -314,7 +313,7 @@ def _entry_point(entry_point: Any) -> str | None:
 
 
 def _wrappers(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> list[dict[str, Any]]:
-    """Class and arguments, outermost first; where there is only a spec, what it says."""
+    """Class and arguments, outermost first; taken from the spec if there is no environment."""
     if stack:
         return [
             {"class": class_name(type(wrapper)), "kwargs": _arguments(wrapper)}
@@ -340,14 +339,14 @@ def class_name(cls: type) -> str:
 
 
 def _arguments(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
-    """Arguments that a wrapper was made with, where it keeps them for its spec."""
+    """Arguments of a wrapper, if it keeps them for its spec."""
     if not isinstance(wrapper, RecordConstructorArgs):
         return None
     return _as_json(_saved(wrapper) or {})
 
 
 def _as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, as text where JSON cannot hold them."""
+    """Arguments by name; values that JSON cannot hold become text."""
     return {
         name: value if json_error(value) is None else shown(value)
         for name, value in arguments.items()
@@ -365,7 +364,7 @@ def _versions() -> dict[str, str]:
 
 
 def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[str]:
-    """Modules that environment and wrappers come from, and what computes in them."""
+    """Modules of the environment, its wrappers and its engine."""
     if stack or spec is None:
         modules = {type(env).__module__ for env in stack}
     else:
@@ -377,7 +376,7 @@ def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[st
 
 
 def _distributions_of(modules: Iterable[str]) -> dict[str, str]:
-    """Versions of the distributions that these modules belong to."""
+    """Versions of the distributions of these modules."""
     packages = {module.partition(".")[0] for module in modules}
     names = {name for package in packages for name in _distributions_with(package)}
     return {name: _distribution_version(name) for name in sorted(names)}
@@ -385,9 +384,9 @@ def _distributions_of(modules: Iterable[str]) -> dict[str, str]:
 
 @cache
 def _distributions_with(package: str) -> list[str]:
-    """Names of the distributions that it belongs to, as `metadata.packages_distributions` has them.
+    """Names of the distributions with a package; same result as `metadata.packages_distributions`.
 
-    That parses all that each distribution says of itself: half a second in a large environment.
+    That function parses all metadata of every distribution, half a second in a large installation.
     """
     return [one.metadata["Name"] for one in metadata.distributions() if _holds(one, package)]
 
@@ -410,7 +409,7 @@ def _distribution_version(name: str) -> str:
 def _git_commit() -> str | None:
     """Commit of the working directory; None outside git.
 
-    With `+dirty` where files that git knows differ from it, `+unchecked` where git could not tell.
+    Ends with `+dirty` if tracked files have changed, and with `+unchecked` if git could not tell.
     """
     commit = _git("rev-parse", "--verify", "HEAD")
     if not commit:
@@ -422,7 +421,7 @@ def _git_commit() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers; None where there is no git, no repository, or no answer in time."""
+    """Output of a git command; None without git, a repository, or an answer in time."""
     try:
         done = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", *arguments],
@@ -431,7 +430,7 @@ def _git(*arguments: str) -> str | None:
             stderr=subprocess.DEVNULL,
             timeout=GIT_TIMEOUT_S,
             check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # asking changes nothing on the disk
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # changes nothing on disk
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""Rewards of several numbers, where an environment says that it gives such."""
+"""Refuses environments whose rewards are several numbers, if they say so."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jamboree_gym.errors import UnsupportedSpace
 __all__ = ["check_reward_space", "check_vector_reward_space", "refuse_reward_space"]
 
 _ONE_NUMBER: frozenset[tuple[int, ...]] = frozenset({(), (1,)})
-_PASSING = ("gymnasium.", "jamboree_gym.")  # whose wrappers pass rewards on, if they are of no
-_ALTERING = (gym.RewardWrapper, VectorRewardWrapper)  # such kind
+_PASSING = ("gymnasium.", "jamboree_gym.")  # wrappers of these pass on rewards, except
+_ALTERING = (gym.RewardWrapper, VectorRewardWrapper)  # wrappers of these kinds
 
 
 def check_reward_space(env: gym.Env[Any, Any]) -> None:
-    """Refuse an environment that says that its rewards are several numbers.
+    """Refuse an environment that declares rewards of several numbers.
 
-    Its `reward_space` is looked for through the wrappers, down to one that may make one number of
-    them.
+    The check looks for `reward_space` through the wrappers, as far as they pass on rewards
+    unchanged.
 
     Raises:
-        UnsupportedSpace: So it is; says what to do.
+        UnsupportedSpace: The environment declares such rewards; says what to do.
     """
     layer: Any = env
     while layer is not None:
@@ -34,10 +34,10 @@ def check_reward_space(env: gym.Env[Any, Any]) -> None:
 
 
 def check_vector_reward_space(env: VectorEnv[Any, Any, Any]) -> None:
-    """The same for a vector environment, whose own `reward_space` may be that of a batch.
+    """As `check_reward_space`, for a vector environment; its own space may be that of a batch.
 
     Raises:
-        UnsupportedSpace: As above.
+        UnsupportedSpace: As `check_reward_space`.
     """
     size = env.num_envs
     allowed = {*_ONE_NUMBER, (size,), (size, 1)}
@@ -54,10 +54,10 @@ def check_vector_reward_space(env: VectorEnv[Any, Any, Any]) -> None:
 
 
 def refuse_reward_space(layer: Any, allowed: Collection[tuple[int, ...]]) -> None:
-    """Refuse what has a `reward_space` of another shape than these.
+    """Refuse a layer whose `reward_space` has none of the allowed shapes.
 
     Raises:
-        UnsupportedSpace: It has.
+        UnsupportedSpace: The shape is another one.
     """
     space = getattr(layer, "reward_space", None)
     if isinstance(space, spaces.Space) and space.shape not in allowed:
@@ -68,7 +68,7 @@ def refuse_reward_space(layer: Any, allowed: Collection[tuple[int, ...]]) -> Non
 
 
 def _passes_on(wrapper: Any) -> bool:
-    """Whether the wrapper's rewards are of the shape that it gets."""
+    """Whether the wrapper leaves the shape of rewards as it is."""
     if isinstance(wrapper, _ALTERING):
         return False
     return str(type(wrapper).step.__module__).startswith(_PASSING)

@@ -1,7 +1,7 @@
-"""The specs of environments in worker processes, fetched in a way that no argument can break.
+"""Fetches the specs of environments in worker processes, even if an argument cannot be pickled.
 
-A worker answers by pickle, and one that fails to ends. So it is told before how to send a spec:
-each argument by itself, and in words where it cannot be sent.
+A worker answers by pickle, and a worker that fails to pickle ends. So the worker is told first how
+to send a spec: each argument separately, and as a description if it cannot be pickled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OF_MAKE_VEC = ("num_envs", "vectorization_mode", "vector_kwargs", "wrappers")
 
 
 class _Preparation:
-    """When a worker unpickles it, the next spec that it sends is sent part by part."""
+    """Once a worker has unpickled this, it sends the next spec part by part."""
 
     def __reduce__(self) -> tuple[Callable[[], str], tuple[()]]:
         return _prepare, ()
@@ -32,7 +32,7 @@ class _Preparation:
 def fetch_specs(
     call: Callable[[str, Any], Any], get_attr: Callable[[str], Sequence[Any]]
 ) -> list[EnvSpec | None]:
-    """The spec of each environment.
+    """The spec of each environment; None where there is none.
 
     Args:
         call: Calls a method of all environments with one argument.
@@ -43,7 +43,7 @@ def fetch_specs(
 
 
 def spec_of_parent(spec: EnvSpec | None) -> EnvSpec | None:
-    """What the process that made a vector environment knows of each sub-environment."""
+    """The spec of a sub-environment, as far as the process that made the vector env knows it."""
     if spec is None:
         return None
     known = copy(spec)
@@ -86,13 +86,13 @@ def _restored(
 
 
 def _packed(arguments: Mapping[str, Any]) -> dict[str, tuple[bytes | None, str]]:
-    """Each argument pickled, if it can be, and in words."""
+    """Each argument pickled, if possible, and as a description."""
     packed: dict[str, tuple[bytes | None, str]] = {}
     for name, value in arguments.items():
         try:
             content = pickle.dumps(value)
             pickle.loads(content)
-        except Exception:  # noqa: BLE001 - whatever the code of an odd class raises
+        except Exception:  # noqa: BLE001 - code of an unknown class may raise anything
             content = None
         packed[name] = content, "" if content is not None else shown(value)
     return packed

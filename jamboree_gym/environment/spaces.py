@@ -1,4 +1,4 @@
-"""What Gymnasium spaces say of the values in them."""
+"""Gymnasium spaces: which can be recorded, their layout, and their JSON form."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = ["check_space", "layout_of_space", "space_from_json", "space_to_json"]
 _FIXED = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 _VARIABLE = (spaces.Text, spaces.Sequence, spaces.Graph, spaces.OneOf)
 _RECORDABLE = (*_FIXED, *_VARIABLE, spaces.Dict, spaces.Tuple)
-_ANY_TEXT_SAMPLE = 64  # characters of a sample, at most
-_MAX_ELEMENTS = 2**27  # of a Box; more is damage, and would take all memory
+_ANY_TEXT_SAMPLE = 64  # longest sample, characters
+_MAX_ELEMENTS = 2**27  # of a Box; a larger number means damage, and would take all memory
 _DAMAGE = (
     *(AssertionError, AttributeError, LookupError, TypeError, ValueError),
     *(ArithmeticError, MemoryError, RecursionError),
@@ -41,14 +41,14 @@ _DAMAGE = (
 def check_space(space: spaces.Space[Any], role: str) -> None:
     """Refuse a space that cannot be recorded.
 
-    A subclass is recorded as its base; any space of texts (MiniGrid has one of its own) as `Text`.
+    A subclass is recorded as its base. Every space of texts (MiniGrid has its own) becomes `Text`.
 
     Args:
         space: Observation or action space.
-        role: What it is, for the message.
+        role: `observation` or `action`, for the message.
 
     Raises:
-        UnsupportedSpace: It, or a space in it, is none of Gymnasium's; names it.
+        UnsupportedSpace: The space, or a space in it, is not one of Gymnasium's; names it.
     """
     if space is None:
         raise UnsupportedSpace(
@@ -86,7 +86,7 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 
 
 def layout_of_space(space: spaces.Space[Any]) -> Layout:
-    """Layout of what `space.sample()` returns, the best guess before a value is seen."""
+    """Layout of what `space.sample()` returns: the best guess before the first value is known."""
     if isinstance(space, spaces.Dict):
         if not all(map(is_column_name, space.spaces)):
             return ENCODED
@@ -105,22 +105,22 @@ def layout_of_space(space: spaces.Space[Any]) -> Layout:
 
 
 def space_to_json(space: spaces.Space[Any]) -> str:
-    """A space as JSON, for whoever reads the store without the environment."""
+    """A space as JSON, for readers of the store that do not have the environment."""
     return json.dumps(_content(space), sort_keys=True)
 
 
 class AnyText(spaces.Text):
-    """Texts: all that is known of a space of texts that is none of Gymnasium's."""
+    """Replaces a space of texts that is not one of Gymnasium's; nothing else is known of it."""
 
     def __init__(self) -> None:
         super().__init__(_ANY_TEXT_SAMPLE, min_length=0)
 
     def contains(self, x: Any) -> bool:
-        """Whether it is a text."""
+        """Whether the value is a text."""
         return isinstance(x, str)
 
     def __repr__(self) -> str:
-        """Nothing else is known of it."""
+        """Name of the space."""
         return "AnyText()"
 
 
@@ -162,9 +162,9 @@ def _key_content(key: Hashable) -> Any:
 def _bounds_content(
     bounds: npt.NDArray[Any], is_bounded: npt.NDArray[np.bool_], unbounded: float
 ) -> Any:
-    """As lists, or as the one number that all of them are; JSON knows no infinity but as text.
+    """Bounds as lists, or as one number if all are equal. JSON has infinity only as text.
 
-    An integer without a bound is infinite here; Gymnasium has the end of its dtype there.
+    An integer bound that does not exist is infinite here; Gymnasium uses the limit of the dtype.
     """
     if _is_uniform(bounds) and _is_uniform(is_bounded):
         bounds, is_bounded = bounds.flat[:1].reshape(()), is_bounded.flat[:1].reshape(())
@@ -174,7 +174,7 @@ def _bounds_content(
 
 
 def _is_uniform(values: npt.NDArray[Any]) -> bool:
-    """Whether there are values, all with the same bits."""
+    """Whether there are values, and all have the same bits."""
     return values.size > 0 and values.tobytes() == values.flat[:1].tobytes() * values.size
 
 
@@ -187,11 +187,11 @@ def space_from_json(content: str | Mapping[str, Any]) -> spaces.Space[Any]:
     """Inverse of `space_to_json`; the space equals the one that was written, dtype and all.
 
     Args:
-        content: The text, or what `json.loads` makes of it. A space of texts that is none of
+        content: The text, or the result of `json.loads`. A space of texts that is not one of
             Gymnasium's becomes one of any texts.
 
     Raises:
-        DecodeError: It is not a space that is ever written.
+        DecodeError: The content is not a stored space.
     """
     try:
         return _space(json.loads(content) if isinstance(content, str) else content)
@@ -248,7 +248,7 @@ def _box(content: Mapping[str, Any]) -> spaces.Space[Any]:
 def _bounds(
     content: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Inverse of `_bounds_content`: the bounds, and where they are any."""
+    """Inverse of `_bounds_content`: the bounds, and where there are bounds."""
     numbers = np.array(content, object)
     if not math.prod(shape):
         numbers = numbers.reshape(shape)
@@ -262,7 +262,7 @@ def _bounds(
     if dtype.kind == "i":
         ends = np.iinfo(dtype)
         numbers = np.where(is_bounded, numbers, np.where(numbers < 0, ends.min, ends.max))
-    with np.errstate(over="raise", invalid="raise"):  # no bound is stored that its dtype lacks
+    with np.errstate(over="raise", invalid="raise"):  # a stored bound always fits its dtype
         bounds = np.broadcast_to(numbers.astype(dtype), shape)
     return bounds.copy(), np.broadcast_to(is_bounded, shape).copy()
 
@@ -285,6 +285,6 @@ def _dtype(content: Mapping[str, Any]) -> np.dtype[Any]:
 
 
 def _dtype_of_discrete(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Older releases of Gymnasium know no other dtype than int64, and no argument for it."""
+    """The dtype argument of a Discrete, which older releases of Gymnasium lack (always int64)."""
     dtype = _dtype(content)
     return {} if dtype == np.int64 else {"dtype": dtype}

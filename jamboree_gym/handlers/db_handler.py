@@ -1,4 +1,4 @@
-"""Handlers: explicit storage procedures around a log of their own."""
+"""Handlers: objects that store and read the records of one log each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["DBHandler"]
 
 STORED_FIELDS = frozenset({"index", "timestamp"})
 TAIL_PAUSE_S = 0.02
-TAIL_RECORDS = 4096  # so many at once, where a log is long
+TAIL_RECORDS = 4096  # how many records a tail reads at once
 _KEY_TYPES = (str, int, float, bool)
 
 
 class DBHandler(StaysHere):
-    """Saves and reads dicts under an entity and its required keys.
+    """Saves and reads dicts. An entity and required keys name the log of a handler.
 
-    A subclass says in `__init__` what it is and what it needs:
+    A subclass sets both in `__init__`:
 
     Example:
         >>> class TradeHandler(DBHandler):
@@ -42,7 +42,7 @@ class DBHandler(StaysHere):
         3
 
     Attributes:
-        entity: What kind of record this is; part of the key.
+        entity: The kind of record; part of the log's key.
         required: Name and type of each key that must be set before saving or reading.
     """
 
@@ -58,10 +58,10 @@ class DBHandler(StaysHere):
 
     @property
     def event(self) -> Connection:
-        """The `Jamboree` that the handler saves to and reads from.
+        """The `Jamboree` that stores the records.
 
         Raises:
-            UnknownKey: None has been set.
+            UnknownKey: No Jamboree has been set.
         """
         if self._event is None:
             raise UnknownKey(
@@ -80,8 +80,8 @@ class DBHandler(StaysHere):
         """Set a required key.
 
         Raises:
-            UnknownKey: `required` does not declare it.
-            InvalidArgument: The value has another type than declared.
+            UnknownKey: `required` does not declare the key.
+            InvalidArgument: The value does not have the declared type.
         """
         self._check_declared(name)
         kind = self.required[name]
@@ -94,10 +94,10 @@ class DBHandler(StaysHere):
         self._outbox = None
 
     def __getitem__(self, name: str) -> Any:
-        """A required key as set.
+        """The value of a required key.
 
         Raises:
-            UnknownKey: `required` does not declare it, or it is not set yet.
+            UnknownKey: `required` does not declare the key, or it is not set yet.
         """
         self._check_declared(name)
         if name not in self._keys:
@@ -117,7 +117,7 @@ class DBHandler(StaysHere):
 
     @property
     def _key(self) -> str:
-        """Key of the log that the handler stands on."""
+        """Key of the handler's log."""
         if not self.entity:
             raise UnknownKey(f"{type(self).__name__} has no entity: set self.entity in __init__")
         keys = {name: self[name] for name in self.required}
@@ -126,7 +126,7 @@ class DBHandler(StaysHere):
     # -- saving -----------------------------------------------------------------------------
 
     def save(self, record: Mapping[str, Any]) -> None:
-        """Save one record; it gets an `index` and a `timestamp`. The caller's dict stays as it is.
+        """Save one record; it gets an `index` and a `timestamp`. The caller's dict does not change.
 
         Args:
             record: Field names and values: numbers, strings, bytes, None, NumPy arrays and
@@ -134,10 +134,10 @@ class DBHandler(StaysHere):
 
         Raises:
             UnknownKey: A required key or the Jamboree is not set.
-            InvalidRecord: A field cannot be kept, or has a name that is taken; names it.
-            StoreUnavailable: In `sync` and `fsync` mode, Redis has not confirmed the record. It
-                stays queued: do not save it again. With `when_full="raise"`, as much waits as
-                may; the record is not queued: save it again when Redis is back.
+            InvalidRecord: A field cannot be stored, or its name is reserved; names the field.
+            StoreUnavailable: In `sync` and `fsync` mode, Redis has not confirmed the record. The
+                record stays queued: do not save it again. With `when_full="raise"`, the queue is
+                full, and the record is not queued: save it again when Redis is back.
         """
         outbox = self._outbox or self._open_outbox()
         encoded = self._encode(record)
@@ -146,7 +146,7 @@ class DBHandler(StaysHere):
         event.after_put(outbox, outbox.put(encoded))
 
     def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Save several records, in order, or none when one of them cannot be kept.
+        """Save several records, in order; if one of them cannot be stored, save none.
 
         Raises:
             As `save`.
@@ -210,12 +210,12 @@ class DBHandler(StaysHere):
         return self.event.store.count(self._settled_key())
 
     def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
-        """Follow the log: every record from the oldest on, waiting for new ones.
+        """Follow the log: yield every record from the oldest on, and wait for new ones.
 
-        While Redis is away the iterator waits, and goes on when it is back.
+        If Redis is away, the iterator waits, and continues when Redis is back.
 
         Args:
-            timeout_s: End after so many seconds without a new record; None waits for ever.
+            timeout_s: End when no record has come for this many seconds; None waits for ever.
 
         Raises:
             DecodeError: Stored bytes are damaged; names key and index.
@@ -224,7 +224,7 @@ class DBHandler(StaysHere):
         return _RecordTail(self._read_from).follow(timeout_s)
 
     def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
-        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+        """As `tail`, for an event loop, which it does not block: it waits in its own thread.
 
         Example:
             >>> async for record in handler.atail():
@@ -241,9 +241,9 @@ class DBHandler(StaysHere):
     def pop(self, n: int = 1) -> list[dict[str, Any]]:
         """Take the n oldest records off the log, as from a queue, and return them.
 
-        Indices are never given twice: the next record saved continues the count. Each record is
-        handed to one caller only; if the connection breaks before the answer, it is handed to
-        none.
+        Indices are never reused: the next saved record continues the count. Each record goes to one
+        caller only. If the connection breaks before the answer arrives, the records of that call go
+        to nobody.
         """
         if n <= 0:
             return []
@@ -266,7 +266,7 @@ class DBHandler(StaysHere):
         return seconds
 
     def _settled_key(self) -> str:
-        """Key of the log, after what this process has saved has arrived there."""
+        """Key of the log, once all records that this process has saved have arrived there."""
         key = self._outbox.key if self._outbox is not None else self._key
         self.event.settle(key)
         return key
@@ -288,7 +288,7 @@ class DBHandler(StaysHere):
 
 
 class _RecordTail(Tail[dict[str, Any]]):
-    """Follows a log of records; no feed tells of it, so it is looked at every so often."""
+    """Follows a log of records. No feed announces them, so it polls the log."""
 
     def __init__(
         self, read_from: Callable[[int], tuple[list[dict[str, Any]], Head | None]]
@@ -297,14 +297,14 @@ class _RecordTail(Tail[dict[str, Any]]):
         self._next_index = 0
 
     def look(self, wait_s: float) -> list[dict[str, Any]]:
-        """The records that came."""
+        """The records that are new."""
         records, head = self._read_from(self._next_index)
         if records:
             self._next_index = records[-1]["index"] + 1
         if head is None or head.count < self._next_index:
-            self._next_index = 0  # it has been deleted, and begins anew
+            self._next_index = 0  # the log was deleted, and has begun anew
         elif self._next_index < head.first:
-            self._next_index = head.first  # the others have been popped
+            self._next_index = head.first  # the other records have been popped
         elif not records:
             time.sleep(min(wait_s, TAIL_PAUSE_S))
         return records

@@ -1,7 +1,8 @@
-"""Following what grows: looks again and again, through outages, for those who wait and who await.
+"""Following logs that grow, through outages of Redis; for synchronous and for async readers.
 
-A look reads what is new before it decides whether that was the end, so nothing is left behind; and
-it takes note of what it has read only once it has all of it, so it can fail and be repeated.
+A follower looks again and again. Each look reads the new data first, and then checks whether the
+end has come, so no data is missed. It moves its position only after it has read everything, so a
+failed look can be repeated.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from jamboree_gym.store.log import LogSlice
 __all__ = ["ROWS_PER_LOOK", "EpisodeTail", "StepCursor", "Tail", "is_behind"]
 
 ROWS_PER_LOOK = 256
-LONGEST_WAIT_S = 1.0  # then it is looked whether the writer lives, and whether anyone still listens
+LONGEST_WAIT_S = 1.0  # then check whether the writer lives, and whether anyone still listens
 RETRY_S = 0.1  # between looks while Redis is away
-PAUSE_S = 0.002  # between looks that find nothing, where others write all the time
+PAUSE_S = 0.002  # between looks that find nothing, even if others write all the time
 SETTLE_EVERY_S = 0.1
 T = TypeVar("T")
 
@@ -40,10 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class Tail(StaysHere, ABC, Generic[T]):
-    """Base of what follows something.
+    """Base class of followers.
 
     Attributes:
-        is_over: Whether the last look brought the end.
+        is_over: Whether the last look has reached the end.
     """
 
     instead = "follow there, with `tail()` of a Jamboree there"
@@ -52,23 +53,24 @@ class Tail(StaysHere, ABC, Generic[T]):
 
     @abstractmethod
     def look(self, wait_s: float) -> Sequence[T]:
-        """What is new; waits for it about so many seconds, and returns without it then.
+        """Return what is new; if nothing is, wait for about `wait_s` seconds first.
 
         Raises:
-            StoreUnavailable: Redis is away; the next look brings what this one would have.
+            StoreUnavailable: Redis is away. The next look returns what this one would have
+                returned.
         """
 
     def follow(self, timeout_s: float | None) -> Iterator[T]:
-        """What comes, one by one, until it is over or nothing has come for `timeout_s`."""
+        """Yield new items, until the end, or until none has come for `timeout_s`."""
         for found in self._looks(timeout_s):
             yield from found
 
     def afollow(self, timeout_s: float | None) -> AsyncIterator[T]:
-        """The same for an event loop."""
+        """As `follow`, for an event loop."""
         return _AsyncTail(self._looks(timeout_s))
 
     def _looks(self, timeout_s: float | None) -> Iterator[Sequence[T]]:
-        """What each look brings; comes back at least every few seconds, with nothing if need be."""
+        """Yield the result of each look, at least every few seconds, even if it is empty."""
         patience_s = math.inf if timeout_s is None else timeout_s
         quiet_since = time.monotonic()
         is_away = False
@@ -81,7 +83,7 @@ class Tail(StaysHere, ABC, Generic[T]):
                 if left_s <= 0:
                     raise
                 if not is_away:
-                    log.warning("%s; who follows goes on when it is back", error)
+                    log.warning("%s; followers continue when it is back", error)
                 is_away = True
                 yield ()
                 time.sleep(RETRY_S)
@@ -102,9 +104,10 @@ class Tail(StaysHere, ABC, Generic[T]):
 
 
 class _AsyncTail(AsyncIterator[T]):
-    """Looks in a thread of its own: the shared ones would be taken by those who wait.
+    """Looks in its own thread, because waiting followers would block the shared threads.
 
-    Whoever stops waiting for the next item (`asyncio.wait_for`) may go on later, and misses none.
+    A reader that stops waiting for the next item (`asyncio.wait_for`) can continue later, and
+    misses no item.
     """
 
     def __init__(self, looks: Iterator[Sequence[T]]) -> None:
@@ -129,14 +132,14 @@ class _AsyncTail(AsyncIterator[T]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepCursor:
-    """How far the rows of an episode have been read.
+    """Position in the rows of an episode.
 
     Attributes:
         where: Key of the log.
-        decode: Gives the rows of successive frames.
-        join: Gives the transitions between rows.
-        next_row: The first one that has not been read.
-        last: The one before, as it begins the next step; None at the beginning.
+        decode: Returns the rows of successive frames.
+        join: Returns the transitions between rows.
+        next_row: Index of the first row that has not been read.
+        last: The row before that, which begins the next step; None at the beginning.
     """
 
     where: str
@@ -150,7 +153,7 @@ class StepCursor:
 
         Raises:
             DecodeError: A frame is missing or damaged.
-            EpisodeNotFound: Rows that have been read are no longer there.
+            EpisodeNotFound: Rows that were read earlier are missing now.
         """
         frames = found.frames
         if found.head.count < self.next_row:
@@ -175,12 +178,12 @@ def is_behind(cursor: StepCursor, found: LogSlice) -> bool:
 
 
 class EpisodeTail(Tail[StepData]):
-    """Follows one episode, in one round trip a look.
+    """Follows one episode; each look takes one round trip.
 
     Args:
-        connection: Where it is stored.
+        connection: The store of the episode.
         id: The episode's id.
-        cursor: Where to begin.
+        cursor: The position to begin at.
     """
 
     def __init__(self, connection: Connection, id: str, cursor: StepCursor) -> None:
@@ -190,16 +193,16 @@ class EpisodeTail(Tail[StepData]):
         self._position: str | None = None
         self._writer = ""
         self._may_wait = False
-        self._is_judged = False  # whether it was looked for its writer
+        self._is_judged = False  # whether its writer has been checked
         self._settled_at = -math.inf
         self._losses = connection.store.losses
         self._lost_at = -math.inf
 
     def look(self, wait_s: float) -> list[StepData]:
-        """The steps that came; `is_over` once the episode has ended or its writer has died.
+        """The new steps; sets `is_over` once the episode has ended or its writer has died.
 
         Raises:
-            EpisodeNotFound: There is no such episode, or no longer.
+            EpisodeNotFound: The episode does not exist, or was deleted.
             DecodeError: Its bytes are damaged.
             StoreUnavailable: Redis is away.
         """
@@ -234,7 +237,7 @@ class EpisodeTail(Tail[StepData]):
         return steps
 
     def _settle(self) -> None:
-        """See what this process has recorded; seldom, as its writer delivers by itself."""
+        """Deliver what this process has recorded; rarely, as its writer delivers by itself."""
         self._connection.check_open()
         now = time.monotonic()
         if now - self._settled_at >= SETTLE_EVERY_S:
@@ -250,5 +253,5 @@ class EpisodeTail(Tail[StepData]):
             self._losses, self._lost_at = losses, time.monotonic()
 
     def _is_dead(self, has_lease: bool | None) -> bool:
-        """A lease may expire while Redis is away: then its writer is given time to renew it."""
+        """Whether the writer is dead. After an outage of Redis it gets time to renew its lease."""
         return has_lease is False and time.monotonic() - self._lost_at > LEASE_S

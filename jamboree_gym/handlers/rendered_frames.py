@@ -1,4 +1,4 @@
-"""What an environment renders, beside the steps: a log of its own for every episode."""
+"""Rendered frames of an environment; each episode has its own log of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from jamboree_gym.environment.provenance import generator_of
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
 from jamboree_gym.handlers.sidecar import (
     CODEC,
-    BesideHandler,
-    BesideRecorder,
+    SidecarHandler,
+    SidecarRecorder,
     check_size,
     compress,
     decompress,
@@ -26,14 +26,14 @@ from jamboree_gym.handlers.sidecar import (
 __all__ = ["RENDER_MODE", "RecordFrames", "RenderHandler", "RenderRecorder", "rendered"]
 
 RecordFrames: TypeAlias = "bool | int | Callable[[int], bool] | None"
-"""Every so-many-th step, the reset being step 0, or whether a step with this number."""
+"""A number k for every k-th step (the reset is step 0), or a function of the step's number."""
 
 RENDER_MODE: Final = "rgb_array"
 _KINDS: Final = "biuf"
 
 
 def rendered(env: gym.Env[Any, Any]) -> Any:
-    """A frame. What rendering draws from the environment's generator is put back."""
+    """A rendered frame. If rendering uses the environment's generator, its state is restored."""
     generator = generator_of(env)
     if generator is None:
         return env.render()
@@ -44,7 +44,7 @@ def rendered(env: gym.Env[Any, Any]) -> Any:
         generator.bit_generator.state = state
 
 
-class RenderHandler(BesideHandler):
+class RenderHandler(SidecarHandler):
     """The rendered frames of an episode, compressed without loss.
 
     Example:
@@ -60,10 +60,10 @@ class RenderHandler(BesideHandler):
         self.entity = "render"
 
     def put(self, step: int, frame: Any) -> None:
-        """Keep the frame of a step; steps come in ascending order.
+        """Store the frame of a step; steps come in ascending order.
 
         Raises:
-            InvalidRecord: It is not an array of numbers, or has more than 128 MiB.
+            InvalidRecord: The frame is not an array of numbers, or is larger than 128 MiB.
         """
         if not isinstance(frame, np.ndarray) or frame.dtype.kind not in _KINDS:
             raise InvalidRecord(
@@ -83,9 +83,9 @@ class RenderHandler(BesideHandler):
         )
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
-        """Steps from `start` to `stop` (exclusive) that have a frame, each with it, in order.
+        """Yield (step, frame) from `start` to `stop` (exclusive), in order, for steps with a frame.
 
-        They are read in parts of about a megabyte, as they are asked for.
+        Reads parts of about a megabyte, on demand.
         """
         index = self._first_of(start)
         while page := self._page(index):
@@ -107,16 +107,16 @@ def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
         raise DecodeError(f"{where}: not a rendered frame: {error}") from error
 
 
-class RenderRecorder(BesideRecorder):
-    """Keeps what an environment renders, at the steps that are asked for.
+class RenderRecorder(SidecarRecorder):
+    """Records rendered frames of an environment, at the chosen steps.
 
     Args:
-        jam: Where to record.
-        render: Gives the frame.
-        record_frames: At which steps.
+        jam: The store.
+        render: Returns the frame.
+        record_frames: The steps to record.
 
     Raises:
-        InvalidArgument: They are not said as `RecordFrames` says.
+        InvalidArgument: `record_frames` is invalid, see `RecordFrames`.
     """
 
     def __init__(

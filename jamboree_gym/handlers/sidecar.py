@@ -1,4 +1,4 @@
-"""Logs that lie beside an episode: for some of its steps something that is no part of them."""
+"""Side logs of an episode: optional data for some steps (rendered frames, snapshots)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from jamboree_gym.handlers.db_handler import DBHandler
 __all__ = [
     "CODEC",
     "MAX_CONTENT_BYTES",
-    "BesideHandler",
-    "BesideRecorder",
+    "SidecarHandler",
+    "SidecarRecorder",
     "check_size",
     "compress",
     "decompress",
 ]
 
 CODEC: Final = "zstd"
-MAX_CONTENT_BYTES: Final = 2**27  # a frame of 8K in RGB has 100 MB
-_LEVEL: Final = 1  # a tenth of the time that rendering takes, and the smallest
+MAX_CONTENT_BYTES: Final = 2**27  # an 8K frame in RGB has 100 MB
+_LEVEL: Final = 1  # takes a tenth of the time of rendering, and gives the smallest result
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ONE_SEGMENT: Final = 0b0010_0000
-_WINDOW_BYTES: Final = (1, 0)  # with one segment there is none
+_WINDOW_BYTES: Final = (1, 0)  # a frame with a single segment has no window
 _DICTIONARY_BYTES: Final = (0, 1, 2, 4)
 _SIZE_BYTES: Final = (0, 2, 4, 8)
 _SIZE_FROM: Final = (0, 256, 0, 0)
@@ -37,10 +37,10 @@ compress = pa.Codec(CODEC, compression_level=_LEVEL).compress
 
 
 def check_size(size: int, what: str) -> None:
-    """Make sure that something can be read again once it is stored.
+    """Refuse content that would be too large to read back.
 
     Raises:
-        InvalidRecord: It is larger than `MAX_CONTENT_BYTES`.
+        InvalidRecord: The content is larger than `MAX_CONTENT_BYTES`.
     """
     if size > MAX_CONTENT_BYTES:
         raise InvalidRecord(
@@ -50,15 +50,15 @@ def check_size(size: int, what: str) -> None:
 
 
 def decompress(content: bytes, size: int) -> pa.Buffer:
-    """Content that `compress` made smaller, in memory that may be written to.
+    """Decompress what `compress` made; the result is in writable memory.
 
-    A few bytes can stand for gigabytes: no memory is taken unless they say themselves that they
-    stand for `size`, and that is no more than `MAX_CONTENT_BYTES`.
+    A few bytes can stand for gigabytes. So memory is allocated only if the header states exactly
+    `size` bytes, and that is at most `MAX_CONTENT_BYTES`.
 
     Raises:
-        ValueError: It is not that long, or too long.
-        TypeError: It is not bytes.
-        OSError: It is damaged.
+        ValueError: The size is another one, or too large.
+        TypeError: The content is not bytes.
+        OSError: The content is damaged.
     """
     if not isinstance(content, bytes) or type(size) is not int:
         raise TypeError(f"{size!r} bytes in a {type(content).__name__}")
@@ -70,7 +70,7 @@ def decompress(content: bytes, size: int) -> pa.Buffer:
 
 
 def _told_size(content: bytes) -> int | None:
-    """What the header of a zstd frame says (RFC 8878, 3.1.1.1); None if it says nothing."""
+    """The size in the header of a zstd frame (RFC 8878, 3.1.1.1); None if it states none."""
     if not content.startswith(_MAGIC) or len(content) <= len(_MAGIC):
         return None
     descriptor = content[len(_MAGIC)]
@@ -83,7 +83,7 @@ def _told_size(content: bytes) -> int | None:
     return int.from_bytes(field, "little") + _SIZE_FROM[kind]
 
 
-class BesideHandler(DBHandler, ABC):
+class SidecarHandler(DBHandler, ABC):
     """Records with a `step` each, in ascending order: 0 for the reset, k for the k-th step."""
 
     def __init__(self, jam: Connection | None = None) -> None:
@@ -92,7 +92,7 @@ class BesideHandler(DBHandler, ABC):
 
     @abstractmethod
     def put(self, step: int, content: Any) -> None:
-        """Keep something of a step; the environment has moved, so none is refused for its size."""
+        """Store the data of a step. The step is over, so a full queue does not refuse the data."""
 
     def _put(self, record: Mapping[str, Any]) -> None:
         outbox = self._outbox or self._open_outbox()
@@ -111,7 +111,7 @@ class BesideHandler(DBHandler, ABC):
         return step
 
     def _page(self, index: int) -> list[dict[str, Any]]:
-        """The record with this index, and those that are stored together with it behind it."""
+        """The record with this index, and the records after it that share its batch."""
         found = self.event.store.read(self._settled_key(), index, index + 1)
         page = [record for record in self._records(found) if record["index"] >= index]
         for record in page:
@@ -120,17 +120,17 @@ class BesideHandler(DBHandler, ABC):
         return page
 
 
-class BesideRecorder:
-    """Keeps something beside the steps of each episode, at those that are asked for.
+class SidecarRecorder:
+    """Records side data of each episode, at the chosen steps.
 
     Args:
-        handler: Where to.
-        take: Gives what is kept, as it is now.
-        is_wanted: Of a step's number, 0 for the reset, whether to keep it.
+        handler: Stores the data.
+        take: Returns the current data.
+        is_wanted: Returns whether to record a step, given its number; 0 is the reset.
     """
 
     def __init__(
-        self, handler: BesideHandler, take: Callable[[], Any], is_wanted: Callable[[int], bool]
+        self, handler: SidecarHandler, take: Callable[[], Any], is_wanted: Callable[[int], bool]
     ) -> None:
         self._handler = handler
         self._take = take
@@ -138,13 +138,13 @@ class BesideRecorder:
         self._step = 0
 
     def begin(self, episode_id: str) -> None:
-        """An episode has begun: step 0."""
+        """Begin an episode, at step 0."""
         self._handler["episode"] = episode_id
         self._step = 0
         self._record()
 
     def step(self) -> None:
-        """A step has been taken."""
+        """Count a step, and record its data if wanted."""
         self._step += 1
         self._record()
 

@@ -1,4 +1,4 @@
-"""Snapshots of an environment, beside the steps: where a fork can go on without playing again."""
+"""Snapshots of an environment in a side log: a fork can continue from one without a replay."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jamboree_gym.environment.env_state import state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidArgument
 from jamboree_gym.handlers.sidecar import (
     CODEC,
-    BesideHandler,
-    BesideRecorder,
+    SidecarHandler,
+    SidecarRecorder,
     check_size,
     compress,
     decompress,
@@ -22,8 +22,8 @@ from jamboree_gym.handlers.sidecar import (
 __all__ = ["SnapshotHandler", "SnapshotRecorder"]
 
 
-class SnapshotHandler(BesideHandler):
-    """The snapshots of an episode, as `env_state` makes them, compressed.
+class SnapshotHandler(SidecarHandler):
+    """The snapshots of an episode, made by `env_state` and compressed.
 
     Example:
         >>> handler = SnapshotHandler(jam)
@@ -38,20 +38,20 @@ class SnapshotHandler(BesideHandler):
         self.entity = "snapshot"
 
     def put(self, step: int, state: bytes) -> None:
-        """Keep the state after so many steps; they come in ascending order.
+        """Store the state after this many steps; states come in ascending order.
 
         Raises:
-            InvalidRecord: It has more than 128 MiB.
+            InvalidRecord: The state is larger than 128 MiB.
         """
         check_size(len(state), f"the snapshot of step {step}")
         content = compress(state, asbytes=True)
         self._put({"step": step, "size": len(state), "codec": CODEC, "content": content})
 
     def newest(self, *, before: int) -> tuple[int, bytes] | None:
-        """The newest state of an earlier step, with its step; None if there is none.
+        """The newest state before a step, as (step, state); None if there is none.
 
         Raises:
-            DecodeError: It is damaged; names it.
+            DecodeError: The snapshot is damaged; names it.
         """
         index = self._first_of(before) - 1
         page = self._page(index) if index >= 0 else []
@@ -68,16 +68,16 @@ def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
         raise DecodeError(f"{where}: not a snapshot: {error}") from error
 
 
-class SnapshotRecorder(BesideRecorder):
-    """Keeps where an environment stands, after the reset and after every so-many-th step.
+class SnapshotRecorder(SidecarRecorder):
+    """Records the state of an environment after the reset and after every k-th step.
 
     Args:
-        jam: Where to record.
+        jam: The store.
         env: The environment, without its recorder.
-        every: So many steps lie between two snapshots.
+        every: k, the number of steps between two snapshots.
 
     Raises:
-        InvalidArgument: It is no such number, or something in the stack does not tell its state.
+        InvalidArgument: `every` is invalid, or a layer of the environment does not offer its state.
     """
 
     def __init__(self, jam: Connection, env: gym.Env[Any, Any], every: int) -> None:

@@ -1,4 +1,4 @@
-"""Many episodes, one after the other: each as a whole, or in parts where it is long."""
+"""Reads many episodes, one after the other; long episodes in parts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["EpisodePart", "episode_parts"]
 
 
 class EpisodePart(NamedTuple):
-    """Some rows of an episode, or all.
+    """Some or all rows of an episode.
 
     Attributes:
-        summary: The episode.
-        rows: Its rows from `rows.start` on. Row 0 is the reset; any other first row is the last one
-            of the part before.
-        is_last: Whether they are its last.
+        summary: Summary of the episode.
+        rows: Its rows from `rows.start` on. Row 0 is the reset. The first row of any later part is
+            the last row of the part before.
+        is_last: Whether this is the episode's last part.
     """
 
     summary: StoredSummary
@@ -33,16 +33,16 @@ class EpisodePart(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Whether they are its first."""
+        """Whether this is the episode's first part."""
         return self.rows.start == 0
 
     @property
     def ends(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Of each step whether the episode terminated with it, and whether it was truncated.
+        """Whether each step terminated or truncated the episode: two bool arrays (n,).
 
-        As the environment said, but that an episode which broke off (abandoned, interrupted, or
-        still running) is truncated at its last step, as Minari has it: whoever trains from single
-        steps finds an end there.
+        The values are those of the environment, with one exception: an episode without an end
+        (abandoned, interrupted or still running) is truncated at its last step, as in Minari. So
+        code that trains on single steps finds an end there.
         """
         terminations, truncations = self.rows.terminations[1:], self.rows.truncations[1:].copy()
         if self.is_last and len(truncations):
@@ -51,14 +51,14 @@ class EpisodePart(NamedTuple):
 
 
 def episode_parts(connection: Connection, found: Found) -> Iterator[tuple[int, EpisodePart]]:
-    """The rows that these summaries tell of, in their order; about 8 MB are read at once.
+    """The rows that these summaries count, in order; reads about 8 MB at once.
 
     Yields:
-        How many episodes are read to their end now, and the next part.
+        Number of episodes that have been read to their end, and the next part.
 
     Raises:
-        EpisodeNotFound: One of them has been deleted meanwhile.
-        DecodeError: Bytes of one are damaged; names key and index.
+        EpisodeNotFound: An episode has been deleted meanwhile.
+        DecodeError: Bytes of an episode are damaged; names key and index.
     """
     place = {one.id: position for position, one in enumerate(found)}
     for _, blocks in read_blocks(connection, found):

@@ -1,4 +1,4 @@
-"""Which episodes of a listing are wanted, and in what order."""
+"""Filters and orders for the episodes of a listing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 __all__ = ["EpisodeFilter", "EpisodeTest", "Found", "Sorting", "Stage", "by_start", "order_of"]
 
 EpisodeTest = Callable[[EpisodeSummary], Any]
-"""Says of a summary whether its episode is wanted."""
+"""Returns whether an episode is wanted, given its summary."""
 
 Found = list[StoredSummary]
-"""Episodes, in an order."""
+"""Episodes in an order."""
 
 Stage = Callable[[Found], Found]
-"""Leaves some aside, or puts them into another order."""
+"""Removes some episodes, or changes their order."""
 
 _TAGS = "tags."
 _ORDERED_BY = (
@@ -34,16 +34,16 @@ _ORDERED_BY = (
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EpisodeFilter:
-    """What an episode must be to be found; None asks for nothing.
+    """Conditions on episodes; None means no condition.
 
     Attributes:
-        test: Whatever else is asked of its summary.
-        run: Its run.
-        env_id: Gymnasium id of its environment.
-        status: How it ended, or `running`, or `interrupted` if its writer died.
+        test: Any other condition, as a function of the summary.
+        run: Name of the run.
+        env_id: Gymnasium id of the environment.
+        status: How the episode ended, or `running`, or `interrupted` if its writer died.
         parent: Id of the episode that it was forked from.
-        tags: Tags it must have, with these values; instead of a value, a function that says
-            whether a value will do.
+        tags: Required tags and their values. A function in place of a value returns whether a value
+            is accepted.
         min_return: Lowest return.
         max_return: Highest return.
         min_steps: Lowest number of steps.
@@ -77,7 +77,7 @@ class EpisodeFilter:
             )
 
     def among(self, found: Found) -> Found:
-        """Those that are asked for, in the same order."""
+        """The episodes that match, in the same order."""
         for name in ("run", "env_id", "status", "parent"):
             wanted, of = getattr(self, name), attrgetter(name)
             if wanted is not None:
@@ -99,7 +99,7 @@ class EpisodeFilter:
         return found
 
     def accepts(self, summary: EpisodeSummary) -> bool:
-        """Whether this one is asked for."""
+        """Whether an episode matches, given its summary."""
         without_tags = replace(self, tags={}, test=None)
         return (
             bool(without_tags.among(cast(Found, [summary])))
@@ -108,7 +108,7 @@ class EpisodeFilter:
         )
 
     def _with_tags(self, found: Found) -> Found:
-        """Most episodes of a run have the same tags: those are compared once."""
+        """Compare each distinct set of tags once: most episodes of a run have the same tags."""
         verdicts: dict[bytes | None, bool] = {}
         for one in found:
             if one.tags not in verdicts:
@@ -122,7 +122,7 @@ class EpisodeFilter:
         )
 
     def __str__(self) -> str:
-        """What is asked for, as it was written."""
+        """The conditions as keyword arguments."""
         asked = [
             f"{name}={getattr(self, name)!r}"
             for name in self.__slots__
@@ -132,16 +132,16 @@ class EpisodeFilter:
 
 
 def _eq(tag: Any, wanted: Any) -> bool:
-    """Equality that also knows arrays."""
+    """Whether two values are equal; works for arrays, too."""
     if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
         return np.array_equal(tag, wanted)
     return bool(tag == wanted)
 
 
 def by_start(found: Found) -> Found:
-    """The one that began first at the front; of two that began at once, the one with the lower id.
+    """Sort episodes by their start; if two began at the same time, by id.
 
-    With NumPy: a tuple for each would take ten times as long.
+    Uses NumPy: sorting tuples would take ten times as long.
     """
     times = np.array([one.started_at for one in found], np.float64)
     order = times.argsort(kind="stable")
@@ -154,13 +154,13 @@ def by_start(found: Found) -> Found:
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """Puts episodes into the order of a field, or of a tag."""
+    """Sorts episodes by a field or a tag."""
 
     name: str
     descending: bool
 
     def __call__(self, found: Found) -> Found:
-        """Those that have a value in order, then those that have none."""
+        """Episodes with a value in order, then the episodes without one."""
         values = self._values(found)
         unknown = [one is None or (isinstance(one, float) and one != one) for one in values]
         positions = [position for position, is_unknown in enumerate(unknown) if not is_unknown]
@@ -183,7 +183,7 @@ class Sorting:
 
 
 def order_of(name: str) -> Sorting:
-    """The order by a field or a tag; with a minus in front from the highest down.
+    """Parse the name of a field or a tag; a leading minus means descending order.
 
     Raises:
         InvalidArgument: There is no such field.

@@ -1,4 +1,4 @@
-"""Following every episode that grows, in one or in all runs, with a read for many at once."""
+"""Follows all growing episodes of one or all runs; one round trip reads many episodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jamboree_gym.reading.summaries import read_summaries
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary, StepData, Transitions
 from jamboree_gym.store.log import LogSlice
 
-__all__ = ["AllTail", "EpisodesTail", "Growth", "GrowthTail"]
+__all__ = ["AllTail", "EpisodesTail", "NewSteps", "NewStepsTail"]
 
 T = TypeVar("T")
 
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Followed:
-    """An episode that is followed, and how far it has been read."""
+    """An episode that is followed, and the position up to which it has been read."""
 
     episode: Episode
     cursor: StepCursor
 
 
-class News(NamedTuple):
-    """What was read of an episode.
+class EpisodeRead(NamedTuple):
+    """The result of reading an episode once.
 
     Attributes:
         steps: Its new steps.
-        cursor: How far it has been read now.
-        progress: Whether there is more already, or never will be.
-        origin: Where the episode came from.
+        cursor: Position after them.
+        progress: `behind` if more rows wait, `read` if more may come later, `over` at the end.
+        origin: Origin of the episode.
     """
 
     steps: Transitions | None
@@ -51,21 +51,21 @@ class News(NamedTuple):
 
 
 class EpisodesTail(Tail[T]):
-    """Follows the episodes that match a filter: those that go on, and those that begin later.
+    """Follows the running episodes that match a filter, and those that begin later.
 
-    The feed tells which of them grew. Where more was written than it keeps, or a connection was
-    lost, the listings of the runs tell instead. The ids of those that are over stay in memory,
-    about a hundred bytes each, so that none is read again.
+    Redis' feed announces which episodes grew. If more was written than the feed keeps, or a
+    connection was lost, the listings of the runs are read instead. The ids of finished episodes
+    stay in memory, about a hundred bytes each, so that none is read again.
 
     Args:
-        connection: Where they are.
-        wanted: What they must be. With `since`, also those that began after it and have ended.
+        connection: The store of the episodes.
+        wanted: Conditions on the episodes. With `since`, episodes that began after it and have
+            ended are included.
 
     Attributes:
-        logs_per_look: So many episodes are read in a round trip.
-        rows_per_look: At least so many rows of each, if it has them.
-        follows_interrupted: Whether those that were interrupted before the beginning count as
-            going on.
+        logs_per_look: Number of episodes per round trip.
+        rows_per_look: Rows to read of each episode, if it has that many.
+        follows_interrupted: Whether to follow episodes that were interrupted before the beginning.
     """
 
     logs_per_look: ClassVar[int] = 16
@@ -75,46 +75,46 @@ class EpisodesTail(Tail[T]):
     def __init__(self, connection: Connection, wanted: EpisodeFilter) -> None:
         self._connection = connection
         self._wanted = wanted
-        self._position: str | None = None  # None: the listings have to be read
+        self._position: str | None = None  # None: the listings must be read
         self._losses = 0
         self._followed: dict[str, _Followed] = {}
         self._grown: dict[str, None] = {}
         self._over: set[str] = set()  # ended and read, or not wanted
-        self._cut: set[str] | None = None  # interrupted before all this; None: not looked yet
+        self._interrupted_before: set[str] | None = None  # None: not known yet
 
     @abstractmethod
-    def _taken(self, episode: Episode, news: News) -> Iterable[T]:
-        """What is made of the rows of an episode that were read."""
+    def _items(self, episode: Episode, result: EpisodeRead) -> Iterable[T]:
+        """Convert the rows that were read of an episode into items."""
 
     def look(self, wait_s: float) -> list[T]:
-        """What came: of each episode in order.
+        """The new items; those of one episode are in order.
 
         Raises:
             DecodeError: Stored bytes are damaged.
             StoreUnavailable: Redis is away.
         """
         self._connection.check_open()
-        if self._cut is None:
+        if self._interrupted_before is None:
             self.begin()
         elif self._position is None or self._losses != self._connection.store.losses:
-            self._take_stock()
+            self._read_listings()
         if not self._grown:
-            self._hear(wait_s)
+            self._read_feed(wait_s)
         return self._read()
 
     # -- which episodes ---------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Find the episodes that go on; the first look does it where this has not been called.
+        """Find the running episodes; the first look does this if nobody has called it before.
 
         Raises:
-            UnsavedRecords: What this process has recorded so far cannot be brought to Redis.
+            UnsavedRecords: Records of this process cannot be delivered to Redis.
             StoreUnavailable: Redis is away.
         """
         self._connection.settle_all()
-        self._take_stock()
+        self._read_listings()
 
-    def _take_stock(self) -> None:
+    def _read_listings(self) -> None:
         """Find the episodes in the listings of their runs."""
         store = self._connection.store
         losses, position = store.losses, store.feed.position()
@@ -125,37 +125,37 @@ class EpisodesTail(Tail[T]):
             if one.id not in self._over and one.id not in self._followed
         ]
         shown = sorted(self._connection.as_of_now(unknown), key=lambda s: (s.started_at, s.id))
-        self._sort_out(shown)
+        self._follow_or_skip(shown)
         self._grown |= dict.fromkeys(self._followed)
         self._position, self._losses = position, losses
 
-    def _sort_out(self, summaries: Iterable[EpisodeSummary]) -> None:
-        """Follow what goes on; at the first time, no more than that, unless `since` asks for it."""
-        is_first, cut = self._cut is None, self._cut or set()
+    def _follow_or_skip(self, summaries: Iterable[EpisodeSummary]) -> None:
+        """Follow the running episodes; the first time, finished ones only if `since` is set."""
+        is_first, interrupted = self._interrupted_before is None, self._interrupted_before or set()
         for summary in summaries:
             is_past = is_first and self._wanted.since is None
             if not self._wanted.accepts(summary):
                 self._over.add(summary.id)
             elif summary.status == "running":
                 self._follow(summary.id)
-            elif summary.status == "interrupted":  # goes on if its process was only stopped
+            elif summary.status == "interrupted":  # it continues if its process was only stopped
                 if is_past and not self.follows_interrupted:
-                    cut.add(summary.id)
-                elif summary.id not in cut:
+                    interrupted.add(summary.id)
+                elif summary.id not in interrupted:
                     self._follow(summary.id)
             elif is_past:
                 self._over.add(summary.id)
             else:
                 self._follow(summary.id)
-        self._cut = cut
+        self._interrupted_before = interrupted
 
     def _follow(self, name: str) -> _Followed:
         episode = Episode(self._connection, name)
         self._followed[name] = _Followed(episode, episode.cursor())
         return self._followed[name]
 
-    def _hear(self, wait_s: float) -> None:
-        """Ask the feed what grew."""
+    def _read_feed(self, wait_s: float) -> None:
+        """Read from the feed which episodes grew."""
         if self._position is None:
             return
         grown = self._connection.store.feed.after(self._position, wait_s=wait_s)
@@ -179,24 +179,24 @@ class EpisodesTail(Tail[T]):
         )
         read = [self._read_one(*pair) for pair in zip(followed, slices, strict=True)]
         came: list[T] = []
-        for one, news in zip(followed, read, strict=True):
-            if news is not None:
-                came += self._taken(one.episode, news)
-        for name, one, news in zip(names, followed, read, strict=True):
+        for one, result in zip(followed, read, strict=True):
+            if result is not None:
+                came += self._items(one.episode, result)
+        for name, one, result in zip(names, followed, read, strict=True):
             del self._grown[name]
-            if news is not None:
-                one.cursor = news.cursor
-            if news is None or news.progress == "over":
+            if result is not None:
+                one.cursor = result.cursor
+            if result is None or result.progress == "over":
                 del self._followed[name]
                 self._over.add(name)
-            elif news.progress == "behind":
-                self._grown[name] = None  # once the others have had their turn
+            elif result.progress == "behind":
+                self._grown[name] = None  # after the others had their turn
         return came
 
-    def _read_one(self, one: _Followed, found: LogSlice | None) -> News | None:
-        """What is new of an episode; None if there is nothing, and nothing more to come."""
+    def _read_one(self, one: _Followed, found: LogSlice | None) -> EpisodeRead | None:
+        """Read what is new of an episode; None if there is nothing and never will be."""
         cursor, name = one.cursor, one.episode.id
-        if found is None:  # deleted
+        if found is None:  # the episode was deleted
             return None
         summary, origin = decode_episode_note(found.head.note, episode_id=name, where=cursor.where)
         if not cursor.next_row and not self._wanted.accepts(summary):
@@ -207,25 +207,25 @@ class EpisodesTail(Tail[T]):
             log.warning("%s", error)
             return None
         if is_behind(cursor, found):
-            return News(steps, cursor, "behind", origin)
-        return News(steps, cursor, "read" if summary.status == "running" else "over", origin)
+            return EpisodeRead(steps, cursor, "behind", origin)
+        return EpisodeRead(steps, cursor, "read" if summary.status == "running" else "over", origin)
 
 
 class AllTail(EpisodesTail[tuple[Episode, StepData]]):
-    """Gives pairs, step by step: the episode, and its next step."""
+    """Yields (episode, step) for every step."""
 
-    def _taken(self, episode: Episode, news: News) -> list[tuple[Episode, StepData]]:
-        return [(episode, step) for step in news.steps or ()]
+    def _items(self, episode: Episode, result: EpisodeRead) -> list[tuple[Episode, StepData]]:
+        return [(episode, step) for step in result.steps or ()]
 
 
-class Growth(NamedTuple):
-    """What an episode grew by.
+class NewSteps(NamedTuple):
+    """New steps of an episode.
 
     Attributes:
-        episode_id: The episode.
-        origin: Where it came from.
-        steps: The transitions that came, as arrays; None where only its end did.
-        is_over: Whether these are its last.
+        episode_id: Id of the episode.
+        origin: Origin of the episode.
+        steps: The new transitions as arrays; None if the episode only ended.
+        is_over: Whether these are its last steps.
     """
 
     episode_id: str
@@ -234,17 +234,17 @@ class Growth(NamedTuple):
     is_over: bool
 
 
-class GrowthTail(EpisodesTail[Growth]):
-    """Gives what came of each episode as arrays, for those who want all of it and quickly."""
+class NewStepsTail(EpisodesTail[NewSteps]):
+    """Yields new steps as arrays, for readers that need all episodes, and fast."""
 
     logs_per_look = 256
     rows_per_look = 4096
     follows_interrupted = True
 
     @property
-    def past(self) -> Collection[str]:
-        """Ids of those that are not followed any more, or never were."""
+    def not_followed(self) -> Collection[str]:
+        """Ids of episodes that are not followed: they are over, or were never wanted."""
         return self._over
 
-    def _taken(self, episode: Episode, news: News) -> list[Growth]:
-        return [Growth(episode.id, news.origin, news.steps, news.progress == "over")]
+    def _items(self, episode: Episode, result: EpisodeRead) -> list[NewSteps]:
+        return [NewSteps(episode.id, result.origin, result.steps, result.progress == "over")]

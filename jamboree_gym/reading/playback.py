@@ -1,4 +1,4 @@
-"""Steps at the pace at which they were recorded."""
+"""Yields steps at the speed at which they were recorded."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def paced(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[StepData]:
-    """Each step when it is due, counted from when the first one is asked for.
+    """Yield each step when it is due, counted from the request for the first one.
 
-    What is due is worked out from the beginning, not from the step before, so that waiting a little
-    too long each time does not add up, and whoever was slow catches up.
+    The due time is computed from the beginning, not from the step before. So small delays do not
+    add up, and a slow consumer receives steps without delay until it has caught up.
 
     Args:
         steps: The steps, oldest first.
         began_at: When the episode began, epoch seconds.
-        speed: How many times as quick.
-        clock: Tells the time now, seconds.
-        sleep: Waits for so many seconds.
+        speed: Factor on the recorded speed; 2 = twice as fast.
+        clock: Returns the current time, seconds.
+        sleep: Waits for a number of seconds.
     """
     began = clock()
     for step in steps:

@@ -1,4 +1,4 @@
-"""Finding episodes by what their summaries say."""
+"""Finds episodes by the values in their summaries."""
 
 from __future__ import annotations
 
@@ -36,29 +36,30 @@ __all__ = ["EpisodeQuery", "found_by"]
 
 
 class EpisodeQuery(StaysHere):
-    """Episodes that are asked for, the one that began first at the front.
+    """A lazy selection of episodes, ordered by their start.
 
-    Each of `where`, `order_by` and slicing gives a new query, and they are carried out in the order
-    in which they are written. A query reads nothing until it is used, and asks Redis anew each
-    time it is.
+    Each of `where`, `order_by` and slicing returns a new query. They are applied in the order in
+    which they are written. A query reads nothing until it is used, and it reads Redis again each
+    time.
 
-    A summary that is damaged in its listing is read from the episode's log, with a warning. Where
-    it is damaged there as well, the episode is left out with a warning that says what to do;
-    `table`, `frame` and everything else that reads the steps of all raises `DecodeError` instead.
+    If a summary is damaged in its listing, the query reads it from the episode's log, and warns. If
+    it is damaged there, too, the query leaves the episode out; the warning says what to do.
+    `table`, `frame` and everything else that reads the steps of all episodes raises `DecodeError`
+    instead.
 
     Example:
         >>> best = jam.episodes(run="first").where(min_steps=100).order_by("-episode_return")[:10]
         >>> best.summary_table().to_pandas()
 
     Args:
-        connection: Where the episodes are.
+        connection: The store of the episodes.
     """
 
     instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._run: str | None = None  # the one run that need be read
+        self._run: str | None = None  # the only run to read; None = all
         self._stages: tuple[Stage, ...] = ()
         self._is_cut = False
         self._asked = ""
@@ -80,18 +81,19 @@ class EpisodeQuery(StaysHere):
         since: float | None = None,
         until: float | None = None,
     ) -> EpisodeQuery:
-        """Only those of which all of this is true; bounds are included.
+        """Keep only episodes that match all conditions; bounds are included.
 
         Args:
-            test: Of an `EpisodeSummary`, whether its episode is wanted: for all that has no name
-                below. `lambda episode: episode.seed == 3 or episode.elapsed_s > 60`.
+            test: A function that returns whether an episode is wanted, given its `EpisodeSummary`.
+                Use it for conditions without a name below:
+                `lambda episode: episode.seed == 3 or episode.elapsed_s > 60`.
             run: Only of this run.
             env_id: Only of this environment.
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
-            parent: Only those that were forked from the episode with this id.
-            tags: Only with these tags, at these values; instead of a value, a function that says
-                whether a value will do: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
+            parent: Only forks of the episode with this id.
+            tags: Only with these tags and values. A function in place of a value returns whether a
+                value is accepted: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
             min_return: Lowest return.
             max_return: Highest return.
             min_steps: Lowest number of steps.
@@ -122,16 +124,16 @@ class EpisodeQuery(StaysHere):
         return query
 
     def order_by(self, name: str) -> EpisodeQuery:
-        """In another order.
+        """Sort the episodes.
 
         Args:
-            name: A field of `EpisodeSummary`, or `tags.<name>`; with a minus in front from the
-                highest down: `"-episode_return"`. Where there is no value (or NaN), the episode
-                comes last; equal ones stay in the order they were in.
+            name: A field of `EpisodeSummary`, or `tags.<name>`. A leading minus means descending
+                order: `"-episode_return"`. Episodes without a value (or with NaN) come last.
+                Episodes with equal values keep their order.
 
         Raises:
-            InvalidArgument: There is no such field. When the query is used: values of a tag have no
-                order among them.
+            InvalidArgument: There is no such field. Raised when the query is used: the values of a
+                tag cannot be ordered.
         """
         return self._then(order_of(name), f"order_by({name!r})")
 
@@ -142,10 +144,10 @@ class EpisodeQuery(StaysHere):
     def __getitem__(self, position: slice) -> EpisodeQuery: ...
 
     def __getitem__(self, position: int | slice) -> Episode | EpisodeQuery:
-        """One episode by its position, or a query for a slice of them.
+        """One episode by its position, or a query for a slice of the episodes.
 
         Raises:
-            EpisodeNotFound: There are not so many.
+            EpisodeNotFound: The query has fewer episodes.
         """
         if isinstance(position, slice):
             query = self._then(lambda found: found[position], f"[{_shown(position)}]")
@@ -184,47 +186,47 @@ class EpisodeQuery(StaysHere):
         return found
 
     def summaries(self) -> list[EpisodeSummary]:
-        """Summaries of the episodes."""
+        """Summaries of the episodes, in their order."""
         return [one.decoded() for one in self._found()]
 
     def summary_table(self) -> pa.Table:
-        """The summaries as an Arrow table, a row for each episode.
+        """The summaries as an Arrow table, one row per episode.
 
         Returns:
             A `pyarrow.Table` with the columns `episode_id`, `env_id`, `run`, `status` (string),
             `steps` (int64), `episode_return`, `started_at`, `elapsed_s` (float64), `seed`,
-            `vector_index` and `parent` (null where there is none), and `tag_<name>` for every tag
-            whose values are numbers, bools or texts; null where an episode lacks it.
+            `vector_index` and `parent` (null if there is none), and `tag_<name>` for every tag
+            whose values are numbers, bools or texts; null if an episode lacks it.
         """
         return to_summary_table(self._found())
 
     # -- their steps ------------------------------------------------------------------------
 
     def table(self, *, progress: bool | Progress = False) -> pa.Table:
-        """All steps of all episodes as one Arrow table, oldest first in the order of the episodes.
+        """All steps of all episodes as one Arrow table, in the order of the episodes.
 
-        Of a running episode, the steps that its summary tells of.
+        For a running episode, the table has the steps that its summary counts.
 
         Args:
-            progress: Whether to show on stderr how many episodes have been read; or a function
-                that is called with that number and the number of all.
+            progress: Whether to show on stderr how many episodes have been read; or a function that
+                is called with that number and the total.
 
         Returns:
-            A `pyarrow.Table` with the column `episode_id` and those of `Episode.table`. A column
-            that an episode does not have is null there. Numbers of two types become the type that
-            holds all of them exactly. An info, or a value without fixed shape, is a column only
-            if the values of all episodes fit into it.
+            A `pyarrow.Table` with the column `episode_id` and those of `Episode.table`. If an
+            episode lacks a column, its rows are null there. Numbers of two types become the type
+            that holds all of them exactly. An info, or a value without fixed shape, is a column
+            only if one column can hold the values of all episodes.
 
         Raises:
-            ColumnConflict: No one column holds the observations, actions or annotations of two
-                episodes; names both.
+            ColumnConflict: No single column can hold the observations, actions or annotations of
+                two episodes; names both.
             EpisodeNotFound: An episode has been deleted meanwhile.
-            DecodeError: Bytes of one are damaged; names key and index.
+            DecodeError: Bytes of an episode are damaged; names key and index.
         """
         return join(list(self._pieces(progress))).table.combine_chunks()
 
     def frame(self, *, progress: bool | Progress = False) -> vaex.dataframe.DataFrame:
-        """The same as a vaex DataFrame.
+        """As `table`, as a vaex DataFrame.
 
         Raises:
             MissingExtra: vaex is not installed (it has no build for this Python).
@@ -232,99 +234,99 @@ class EpisodeQuery(StaysHere):
         return table_to_frame(self.table(progress=progress))
 
     def to_arrow(self, path: str | Path, *, progress: bool | Progress = False) -> None:
-        """Write the same into an Arrow file, however large: no more than some MB are in memory.
+        """Write the rows of `table` into an Arrow file of any size, with a few MB in memory.
 
-        `vaex.open(path)` and `pyarrow.memory_map` read it without loading it. Whoever looks at
-        `path` meanwhile finds what was there before, or nothing.
+        `vaex.open(path)` and `pyarrow.memory_map` read the file without loading it. Until it is
+        complete, other programs find at `path` what was there before, or nothing.
 
         Example:
             >>> jam.episodes(run="first").to_arrow("first.arrow", progress=True)
             >>> frame = vaex.open("first.arrow")
 
         Args:
-            path: Where to; what is there is replaced at the end.
+            path: The file; an existing file is replaced at the end.
             progress: As in `table`.
         """
         write_arrow(self._pieces(progress), Path(path))
 
     def to_parquet(self, folder: str | Path, *, progress: bool | Progress = False) -> None:
-        """Write the same into Parquet files of a folder: no more than some MB are in memory.
+        """Write the rows of `table` into Parquet files in a folder, with a few MB in memory.
 
-        Only episodes that are over are written, each into one file with all of its steps. Called
-        again, also after it was killed, it adds those that are not there yet; it takes none away.
-        Every file is whole from the moment it is there. pyarrow, pandas, Polars, DuckDB and
-        `datasets` read the folder, or `folder/*.parquet`, as one table.
+        Writes only episodes that are over. Each goes into one file, with all of its steps. If you
+        call it again, also after a kill, it adds the missing episodes and removes none. A file
+        becomes visible when it is complete. pyarrow, pandas, Polars, DuckDB and `datasets` read the
+        folder, or `folder/*.parquet`, as one table.
 
         Example:
             >>> jam.episodes(run="first").to_parquet("first", progress=True)
             >>> pandas.read_parquet("first")
 
         Args:
-            folder: Where to; it is made.
+            folder: The folder; made if it is missing.
             progress: Whether to show on stderr how many episodes have been written; or a function
-                that is called with that number and the number of all.
+                that is called with that number and the total.
 
         Raises:
-            ColumnConflict: As in `table`. Files that are there by then stay.
-            ExportError: Another process is writing there, or files of something else are there.
+            ColumnConflict: As in `table`. Files that exist by then stay.
+            ExportError: Another process is writing there, or the folder has other files.
             EpisodeNotFound: An episode has been deleted meanwhile.
-            DecodeError: Bytes of one are damaged; names key and index.
+            DecodeError: Bytes of an episode are damaged; names key and index.
         """
         write_parts(self._connection, self._found(is_complete=True), Path(folder), progress)
 
     def _pieces(self, progress: bool | Progress) -> Iterator[Piece]:
-        """The table, piece by piece."""
+        """Yield the rows of `table` in parts."""
         found = self._found(is_complete=True)
         if not found:
             yield no_piece()
         yield from reported(pieces_of(self._connection, found), len(found), progress)
 
     def ids(self) -> list[str]:
-        """Their ids."""
+        """Ids of the episodes, in their order."""
         return [one.id for one in self._found()]
 
     def __iter__(self) -> Iterator[Episode]:
-        """The episodes."""
+        """Iterate over the episodes."""
         return map(self.episode, self.ids())
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of episodes."""
         return len(self._found())
 
     def episode(self, id: str) -> Episode:
-        """One episode by its id, whether it matches or not."""
+        """One episode by its id, even if it does not match."""
         return Episode(self._connection, id)
 
     def first(self) -> Episode:
-        """The one at the front.
+        """The first episode.
 
         Raises:
-            EpisodeNotFound: There is none.
+            EpisodeNotFound: No episode matches.
         """
         return self[0]
 
     def last(self) -> Episode:
-        """The one at the end.
+        """The last episode.
 
         Raises:
-            EpisodeNotFound: There is none.
+            EpisodeNotFound: No episode matches.
         """
         return self[-1]
 
     def __repr__(self) -> str:
-        """What is asked for."""
+        """The conditions of the query."""
         return f"<episodes{self._asked}>"
 
 
 def found_by(query: EpisodeQuery, *, is_complete: bool = True) -> tuple[Connection, Found]:
-    """What a query finds now, and where: for those who read the episodes themselves.
+    """The summaries that a query finds now, and the connection, for code that reads the steps.
 
     Args:
-        query: What is asked for.
-        is_complete: Whether an episode whose summary cannot be read may not be left out.
+        query: The query.
+        is_complete: Whether to raise if a summary cannot be read, instead of leaving it out.
 
     Raises:
-        DecodeError: There is such a one.
+        DecodeError: A summary cannot be read.
     """
     return query._connection, query._found(is_complete=is_complete)
 

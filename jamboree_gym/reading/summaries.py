@@ -1,4 +1,4 @@
-"""Summaries of runs: from their listings, and where one is damaged there, from its log's head."""
+"""Summaries of runs: from the listings, or from a log's head if a listing is damaged."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["read_summaries"]
 def read_summaries(
     connection: Connection, runs: Iterable[str], *, is_complete: bool = False
 ) -> Found:
-    """All summaries of these runs, a warning for each that is damaged in its listing.
+    """All summaries of these runs; warns of each that is damaged in its listing.
 
     Args:
-        connection: Where they are.
+        connection: The store.
         runs: Names of the runs.
-        is_complete: Whether none may be left out.
+        is_complete: Whether to raise if a summary cannot be read, instead of leaving it out.
 
     Raises:
-        DecodeError: One that may not be left out is damaged in its log as well.
+        DecodeError: A summary is damaged in its log as well, and `is_complete` is set.
     """
     found: Found = []
     unreadable: list[DecodeError] = []
@@ -45,7 +45,7 @@ def read_summaries(
         others = len(unreadable) - 1
         raise DecodeError(f"{unreadable[0]}" + (f" ({others} more like it)" if others else ""))
     for error in unreadable:
-        connection.store.say_once(f"{error}. Until then it is left out")
+        connection.store.warn_once(f"{error}. Until then it is left out")
     return found
 
 
@@ -62,7 +62,7 @@ def _summary_in_log(connection: Connection, episode_id: str, damage: str) -> Sto
             f"jam.backup.restore([{episode_id!r}]) brings the episode back if MongoDB holds it, "
             f"jam.episode({episode_id!r}).delete() deletes it there as well"
         ) from error
-    connection.store.say_once(
+    connection.store.warn_once(
         f"{damage}; it is read from the head of {key}. jam.backup.restore() puts it right"
     )
     return summary

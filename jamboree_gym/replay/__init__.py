@@ -1,4 +1,4 @@
-"""Episodes again: played back, simulated again and compared, shown, gone on with from any step."""
+"""Replays of episodes: played back, simulated and compared, shown, and continued from a step."""
 
 from jamboree_gym.environment.env_state import Snapshotable
 from jamboree_gym.replay.fork import ForkedEnv, fork

@@ -1,4 +1,4 @@
-"""A live environment that goes on from any step of a recorded episode."""
+"""A live environment that continues from any step of a recorded episode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.replay.rebuilding.fast_forward import Standing, check_step, stand_at
+from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fast_forward
 from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 from jamboree_gym.wrappers import RecordEpisodes
@@ -21,54 +21,52 @@ __all__ = ["ForkedEnv", "fork"]
 
 
 class ForkedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Stands where a recorded environment stood: call `step` at once.
+    """A live environment in the state of a recorded one: call `step` without a reset.
 
-    What comes is recorded as an episode of its own, a child of the recorded one. `reset` begins an
-    ordinary episode, as it does with any environment; the child is `abandoned` then.
+    The new steps are recorded as a child of the recorded episode. `reset` begins an ordinary
+    episode, and the child gets the status `abandoned`.
 
     Attributes:
         parent: The episode that it was forked from.
-        fork_step: After so many of its steps.
-        observation: What the parent's environment returned there: the first action answers it.
-        info: The info beside it.
+        fork_step: Number of the parent's steps before the fork.
+        observation: The parent's observation at the fork: the first action answers it.
+        info: The info with that observation.
     """
 
     def __init__(
         self,
-        standing: Standing,
+        live: LiveEnv,
         parent: Episode,
         fork_step: int,
         recorder: RecordEpisodes[Any, Any] | None,
     ) -> None:
-        super().__init__(recorder or standing.env)
+        super().__init__(recorder or live.env)
         self.parent = parent
         self.fork_step = fork_step
-        self.observation = deepcopy(standing.observation)  # its buffer may be used again
-        self.info = deepcopy(dict(standing.info))
+        self.observation = deepcopy(live.observation)  # the environment may reuse its buffer
+        self.info = deepcopy(dict(live.info))
         self._recorder = recorder
         if recorder is not None:
-            recorder.begin_child(
-                standing.observation, standing.info, parent=parent.id, fork_step=fork_step
-            )
+            recorder.begin_child(live.observation, live.info, parent=parent.id, fork_step=fork_step)
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override] # as in gym.Wrapper itself
-        """That of the environment, without what records it."""
+        """Spec of the environment, without the recorder."""
         return self.env.spec
 
     @property
     def episode_id(self) -> str:
-        """Id of the current episode: the child, until it is reset.
+        """Id of the current episode: the child until the next reset.
 
         Raises:
-            EpisodeNotFound: None is recorded (`record=False`).
+            EpisodeNotFound: Nothing is recorded (`record=False`).
         """
         if self._recorder is None:
             raise EpisodeNotFound(f"this fork of episode {self.parent.id!r} is not recorded")
         return self._recorder.episode_id
 
     def annotate(self, **values: Any) -> None:
-        """Say something of the next step: as `RecordEpisodes.annotate`."""
+        """Annotate the next step: as `RecordEpisodes.annotate`."""
         if self._recorder is not None:
             self._recorder.annotate(**values)
 
@@ -85,11 +83,11 @@ def fork(
     trust_entry_point: bool = False,
     trust_snapshots: bool = False,
 ) -> ForkedEnv:
-    """A live environment that stands where the recorded one stood after its first steps.
+    """A live environment in the state that the recorded one had after a number of steps.
 
-    The environment is made again as `verify` does it. It is brought there by the newest snapshot
-    before that step (see `snapshot_every=` of the recorder), or by playing all actions up to it;
-    whatever is played is compared with the recording, so nobody goes on from a wrong state.
+    The environment is rebuilt as by `verify`. The newest snapshot before that step (see
+    `snapshot_every=` of the recorder) brings it near, or it plays all actions from the reset. All
+    steps that it plays are compared with the recording, so a fork never starts from a wrong state.
 
     Example:
         >>> env = fork(jam.episode(id), step=40)
@@ -101,23 +99,24 @@ def fork(
         True
 
     Args:
-        episode: The parent. It may be going on, and it may be a fork itself.
-        step: After so many of its steps: 0 = as it began. Its end can be forked only if it is
-            none: neither terminated nor truncated.
+        episode: The parent. It may still be running, and it may be a fork itself.
+        step: Number of steps before the fork: 0 = the beginning. The last step can be forked only
+            if the episode was neither terminated nor truncated there.
         run: Run of the child; None = the parent's.
-        tags: Tags of the child, beside the parent's.
-        record: Whether to record it at all.
-        render_mode: For `render`; a time limit and all else is as recorded.
-        wrappers: Classes of wrappers, beside Gymnasium's and ours, that may be built again.
-        trust_entry_point: Import and call what the store names, where it is not known here, and
-            take arguments that name modules.
-        trust_snapshots: Use the stored snapshots of ALE, which reads them unchecked: bytes that
-            somebody has tampered with corrupt memory. Only for stores that nobody else writes to.
+        tags: Tags of the child, added to the parent's.
+        record: Whether to record the child.
+        render_mode: For `render`; a time limit and everything else is as recorded.
+        wrappers: Classes of wrappers that may be rebuilt, besides those of Gymnasium and this
+            package.
+        trust_entry_point: Import and call the code that the store names, if it is unknown here, and
+            accept arguments that name modules.
+        trust_snapshots: Use stored snapshots of ALE. ALE reads them unchecked: tampered bytes
+            corrupt memory. Use it only for stores that nobody else can write to.
 
     Raises:
-        EpisodeNotFound: There is no such episode.
-        ReplayError: It has no such step, its environment cannot be made here, or does not do the
-            same again; says why, and where they differ first.
+        EpisodeNotFound: The episode does not exist.
+        ReplayError: The episode has no such step, or its environment cannot be made here, or the
+            replay differs; says why, and names the first difference.
     """
     check_step(episode, step)
     make_env = partial(
@@ -126,7 +125,7 @@ def fork(
         trust_entry_point=trust_entry_point,
         render_mode=render_mode,
     )
-    standing = stand_at(
+    live = fast_forward(
         episode,
         step,
         make_env,
@@ -134,10 +133,10 @@ def fork(
         trust_snapshots=trust_snapshots,
     )
     try:
-        recorder = _recorder_of(standing.env, episode, run, tags) if record else None
-        return ForkedEnv(standing, episode, step, recorder)
+        recorder = _recorder_of(live.env, episode, run, tags) if record else None
+        return ForkedEnv(live, episode, step, recorder)
     except BaseException:
-        standing.env.close()
+        live.env.close()
         raise
 
 

@@ -1,4 +1,4 @@
-"""An episode as a video: simulated again, compared as it goes, and rendered."""
+"""Makes a video of an episode: simulates it again, compares each step, and renders it."""
 
 from __future__ import annotations
 
@@ -37,36 +37,38 @@ def video(
     trust_entry_point: bool = False,
     progress: bool | Progress = False,
 ) -> VerifyReport:
-    """Write an episode into a video file: a frame of the reset, and one of each step.
+    """Write an episode into a video file, with one frame for the reset and one for each step.
 
-    The episode is simulated again as by `verify`, with `render_mode="rgb_array"`, and all that the
-    environment returns is compared with what was recorded. If anything differs there is no video,
-    because it would show another episode.
+    The episode is simulated again as by `verify`, with `render_mode="rgb_array"`. All returned
+    values are compared with the recording. If anything differs, no video is written, because it
+    would show another episode.
 
     Args:
-        episode: Any episode that `verify` takes, of an environment that renders arrays.
-        path: Ends in `.mp4` (H.264) or `.gif`. What is there is replaced once the video is whole.
+        episode: An episode that `verify` accepts, of an environment that renders arrays.
+        path: A path that ends in `.mp4` (H.264) or `.gif`. An existing file is replaced once the
+            video is complete.
         fps: Frames per second; None = `render_fps` of the environment's metadata, else 30.
-        unverified: Write the video also of a replay that differs. The report says where.
-        wrappers: As of `verify`.
-        trust_entry_point: As of `verify`, which warns of it.
-        progress: Who is told how many frames there are, of how many; True: whoever looks at stderr.
+        unverified: Write the video even if the replay differs. The report says where it differs.
+        wrappers: As in `verify`.
+        trust_entry_point: As in `verify`, which explains the risk.
+        progress: Whether to show on stderr how many frames are written; or a function that is
+            called with that number and the total.
 
     Returns:
-        The report of the replay; true when all was equal.
+        The report of the replay; true if everything was equal.
 
     Raises:
         MissingExtra: PyAV is not installed.
-        ReplayError: The replay differs; names the first difference. Or it cannot be made or
-            rendered here, or the file cannot be written; says why.
+        ReplayError: The replay differs; names the first difference. Or the episode cannot be
+            replayed or rendered here, or the file cannot be written; says why.
 
     Example:
         >>> video(jam.episodes(run="first").last(), "last.mp4")
     """
     check = check_of(wrappers=wrappers, trust_entry_point=trust_entry_point)
     with video_file(Path(path)) as encoder:
-        film = _Film(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
-        report = verify_one(episode, check, render_mode=RENDER_MODE, watch=film.expose)
+        writer = _FrameWriter(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
+        report = verify_one(episode, check, render_mode=RENDER_MODE, watch=writer.add_frame)
         if not report and not unverified:
             raise ReplayError(
                 f"no video: episode {episode.id} does not happen again: {report.mismatch}\n"
@@ -75,8 +77,8 @@ def video(
     return report
 
 
-class _Film:
-    """Takes a frame of an environment whenever it has moved."""
+class _FrameWriter:
+    """Renders a frame of the environment after each move, and encodes it."""
 
     def __init__(
         self, encoder: VideoEncoder, fps: float | None, frames: int, tell: Progress | None
@@ -86,7 +88,7 @@ class _Film:
         self._frames = frames
         self._tell = tell
 
-    def expose(self, env: gym.Env[Any, Any]) -> None:
+    def add_frame(self, env: gym.Env[Any, Any]) -> None:
         fps = env.metadata.get("render_fps") if self._fps is None else self._fps
         self._encoder.add(_frame(env), fps=DEFAULT_FPS if fps is None else float(fps))
         if self._tell is not None:

@@ -1,4 +1,4 @@
-"""Frames -> a video file. The one module that knows PyAV."""
+"""Writes frames into a video file. The only module that uses PyAV."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from jamboree_gym.errors import MissingExtra, ReplayError
 __all__ = ["VideoEncoder", "video_file"]
 
 _FORMATS: Final = {".mp4": "mp4", ".gif": "gif"}
-_CRF: Final = "18"  # how much x264 may leave out: nothing that an eye would miss
+_CRF: Final = "18"  # x264 removes only what no eye would miss
 _MAX_FPS: Final = 1000
 _MAX_DENOMINATOR: Final = 1001  # 30000/1001 is a frame rate
 
 
 @contextmanager
 def video_file(path: Path) -> Iterator[VideoEncoder]:
-    """A video that stands at its path when it is whole; until then it grows in a file beside it.
+    """A video file that appears at its path when it is complete; before, it is a temporary file.
 
     Args:
         path: Ends in `.mp4` (H.264, which browsers play) or `.gif`.
 
     Returns:
-        A context that gives the encoder. If it is left with an error, nothing stays behind.
+        A context with the encoder. If an error leaves the context, no file stays behind.
 
     Raises:
         MissingExtra: PyAV is not installed.
@@ -56,7 +56,7 @@ def video_file(path: Path) -> Iterator[VideoEncoder]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What keeps a file from being written is an error that names it."""
+    """Raise an error that names the file if it cannot be written."""
     try:
         yield
     except OSError as error:
@@ -73,17 +73,17 @@ def _av() -> Any:
 
 
 class VideoEncoder:
-    """Writes frames, all of one size, into a file.
+    """Writes frames of one size into a file.
 
     Args:
-        av: The module.
-        path: The file. It is FFmpeg that opens it: given a file of Python's, PyAV 14 crashes where
-            a write fails.
+        av: The PyAV module.
+        path: The file. FFmpeg opens it: with a Python file object, PyAV 14 crashes if a write
+            fails.
         format: `mp4` or `gif`.
-        shown: What errors call the file.
+        shown: The path that errors name.
 
     Attributes:
-        frames: Number of frames so far.
+        frames: Number of frames written so far.
     """
 
     def __init__(self, av: Any, path: Path, format: str, shown: Path) -> None:
@@ -99,12 +99,12 @@ class VideoEncoder:
         """Append a frame.
 
         Args:
-            frame: uint8 (height, width, 3). Those of an MP4 are even: an odd one grows by a pixel.
-            fps: Frames per second; what is said with the first frame counts.
+            frame: uint8 (height, width, 3). An MP4 needs even sizes: an odd one grows by a pixel.
+            fps: Frames per second; only the value of the first call counts.
 
         Raises:
-            ReplayError: It is no such array, it has another size than the first, `fps` is no frame
-                rate, or the file cannot be written.
+            ReplayError: The frame is no such array, its size differs from the first, `fps` is
+                invalid, or the file cannot be written.
         """
         pixels = self._checked(frame)
         if self.frames == 0:
@@ -117,17 +117,17 @@ class VideoEncoder:
             self._encode(picture)
 
     def finish(self) -> None:
-        """Write what is left, and the end of the file."""
+        """Write the remaining frames and the end of the file."""
         if self.frames:
             self._encode(None)
         self._container.close()
 
     def __enter__(self) -> Self:
-        """Use as a context manager: the file is closed at the end."""
+        """Use as a context manager, which closes the file."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close; what was not finished is of no use."""
+        """Close the file; without `finish` before, its content is incomplete."""
         with suppress(OSError):
             self._container.close()
 
@@ -163,7 +163,7 @@ class VideoEncoder:
         self._stream.width, self._stream.height = width, height
 
     def _palette_graph(self, width: int, height: int) -> Any:
-        """Gives each frame the 255 colours that suit it: what is drawn with fewer stays exact."""
+        """Give each frame its best 255 colours: a picture with fewer colours stays exact."""
         graph = self._av.filter.Graph()
         source = graph.add_buffer(
             width=width,
@@ -183,7 +183,7 @@ class VideoEncoder:
         return graph
 
     def _encode(self, picture: Any) -> None:
-        """Encode a picture; None: those that are still on their way."""
+        """Encode a picture; None encodes the pictures that are still in the pipeline."""
         for ready in self._painted(picture) if self._palettes is not None else (picture,):
             self._container.mux(self._stream.encode(ready))
 
@@ -193,7 +193,7 @@ class VideoEncoder:
             try:
                 yield self._palettes.vpull()
             except BlockingIOError:
-                return  # it waits for the next picture
+                return  # the filter waits for the next picture
             except EOFError:
                 yield None
                 return

@@ -1,4 +1,4 @@
-"""How an episode might have gone on from one of its steps, under another policy."""
+"""Simulates how an episode could have continued from a step under another policy."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
-from jamboree_gym.replay.rebuilding.env_copies import standings
-from jamboree_gym.replay.rebuilding.fast_forward import Standing, check_step, stand_at
+from jamboree_gym.replay.rebuilding.env_copies import live_envs
+from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fast_forward
 from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 
 __all__ = ["WHAT_IF_TAG", "WhatIf", "what_if"]
 
 WHAT_IF_TAG: Final = "what_if"
-"""Tag of recorded continuations: after which step they were forked."""
+"""Tag of recorded continuations; its value is the step of the fork."""
 PERCENTILES: Final = (5, 50, 95)
 
 
 class Predictor(Protocol):
-    """A model of Stable-Baselines3, or what has its `predict`."""
+    """A model of Stable-Baselines3, or an object with the same `predict`."""
 
     def predict(self, observation: Any, *, deterministic: bool) -> tuple[Any, Any]:
-        """An action, and something that is left aside."""
+        """An action, and a second value that is ignored."""
         ...
 
 
 Act = Callable[[Any], Any]
-"""Gives the action for an observation."""
+"""Returns the action for an observation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WhatIf:
-    """What came of an episode under another policy, from one of its steps on.
+    """Results of another policy, from a step of an episode on.
 
     Attributes:
-        episode_id: The episode.
-        step: After so many of its steps the other policy took over.
-        returns: float64 (n,), undiscounted, from there on.
-        lengths: int64 (n,), steps from there on.
-        recorded_return: What really was gained from there on; with `max_steps`, in so many steps.
-        recorded_length: In how many steps.
-        children: Ids of the continuations, where they were recorded.
+        episode_id: Id of the episode.
+        step: Number of recorded steps before the other policy took over.
+        returns: float64 (n,), undiscounted returns after that step.
+        lengths: int64 (n,), numbers of steps after that step.
+        recorded_return: Recorded return after that step; with `max_steps`, of that many steps.
+        recorded_length: Number of recorded steps in that return.
+        children: Ids of the continuations, if they were recorded.
     """
 
     episode_id: str
@@ -72,11 +72,11 @@ class WhatIf:
 
     @property
     def share_better(self) -> float:
-        """Share of the continuations with a higher return than the recorded one: 0 to 1."""
+        """Share of continuations with a higher return than the recorded one: 0 to 1."""
         return float((self.returns > self.recorded_return).mean())
 
     def percentile(self, q: float) -> float:
-        """The return below which q percent of them are."""
+        """The return below which q percent of the continuations are."""
         return float(np.percentile(self.returns, q))
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class WhatIf:
         return len(self.returns)
 
     def __str__(self) -> str:
-        """Two lines."""
+        """The results in two lines."""
         spread = ", ".join(f"{q} %: {self.percentile(q):.6g}" for q in PERCENTILES)
         return (
             f"episode {self.episode_id} from step {self.step} on, {len(self):,} times: return "
@@ -112,15 +112,16 @@ def what_if(
     trust_entry_point: bool = False,
     trust_snapshots: bool = False,
 ) -> WhatIf:
-    """Fork an episode n times, go on under another policy, and see what comes of it.
+    """Fork an episode n times, and continue each fork under another policy.
 
-    The environment is brought there as by `fork`. Where it can be copied there, or has snapshots,
-    that is done once; a copy counts only if it has repeated the recorded steps, bit for bit.
+    The environment is brought to the step as by `fork`. If it can be copied there, or has
+    snapshots, that happens only once. A copy is used only if it has repeated the recorded steps,
+    bit for bit.
 
-    Every continuation has noise of its own: the environment's `np_random`, and the generator of
-    its action space, get the state that follows from `seed` and the continuation's number. So the
-    same call gives the same result, if the policy does. Noise from elsewhere (sticky actions of
-    ALE) goes on as it was.
+    Every continuation has its own noise: the state of `np_random` and of the action space's
+    generator follows from `seed` and the number of the continuation. So the same call gives the
+    same result if the policy is deterministic. Noise from other sources (sticky actions of ALE)
+    continues as it was.
 
     Example:
         >>> print(what_if(jam.episode(id), 40, model, n=200))
@@ -129,34 +130,34 @@ def what_if(
 
     Args:
         episode: The episode.
-        step: After so many of its steps the policy takes over.
-        policy: A function of the observation that gives the action, or a model with `predict` as
-            Stable-Baselines3 has it.
-        n: So many times.
-        seed: For the noise.
-        max_steps: Of each continuation; None = to its end, which an environment without a time
-            limit may not have.
-        same_noise: Let `np_random` go on as it did then: all differences come from the policy.
-        deterministic: What a `predict` is told.
-        record: Whether each continuation is recorded as a child, with the tag `what_if`.
+        step: Number of recorded steps before the policy takes over.
+        policy: A function that returns an action for an observation, or a model with `predict`, as
+            in Stable-Baselines3.
+        n: Number of continuations.
+        seed: Seed for the noise.
+        max_steps: Most steps of each continuation; None = until its end, which an environment
+            without a time limit may never reach.
+        same_noise: Keep the recorded state of `np_random`: all differences come from the policy.
+        deterministic: Passed to `predict`.
+        record: Whether to record each continuation as a child, with the tag `what_if`.
         run: Run of the children; None = the episode's.
-        tags: Tags of the children, beside the episode's.
-        progress: Whether to show on stderr how far it is; or a function that is called with the
-            number done and that of all.
+        tags: Tags of the children, added to the episode's.
+        progress: Whether to show progress on stderr; or a function that is called with the number
+            of finished continuations and the total.
         wrappers: As for `fork`.
         trust_entry_point: As for `fork`.
         trust_snapshots: As for `fork`.
 
     Raises:
-        ReplayError: As `fork`; or n, or the policy, is none.
+        ReplayError: As `fork`; or `n` or `policy` is invalid.
     """
     if n < 1:
         raise ReplayError(f"n={n}: a distribution needs at least one continuation")
     act = _act_of(policy, deterministic=deterministic)
     check_step(episode, step)
     make_env = partial(rebuild_env, wrappers=wrappers, trust_entry_point=trust_entry_point)
-    stand = partial(
-        stand_at,
+    make_live = partial(
+        fast_forward,
         episode,
         step,
         make_env,
@@ -167,15 +168,15 @@ def what_if(
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:
-        with closing(standings(stand, n, rest, episode.provenance.get("vector"))) as places:
-            for number, standing in enumerate(places):
-                noise = _new_noise(standing.env, seed, number, keep=same_noise)
+        with closing(live_envs(make_live, n, rest, episode.provenance.get("vector"))) as places:
+            for number, live in enumerate(places):
+                noise = _new_noise(live.env, seed, number, keep=same_noise)
                 if children is None:
-                    yield number + 1, _go_on(standing, act, max_steps)
+                    yield number + 1, _go_on(live, act, max_steps)
                 else:
-                    child = children.begin(standing, noise)
+                    child = children.begin(live, noise)
                     try:
-                        yield number + 1, _go_on(standing, act, max_steps, child)
+                        yield number + 1, _go_on(live, act, max_steps, child)
                     finally:
                         child.abandon()
 
@@ -204,7 +205,7 @@ def _act_of(policy: Act | Predictor, *, deterministic: bool) -> Act:
 def _new_noise(
     env: gym.Env[Any, Any], seed: int, number: int, *, keep: bool
 ) -> Mapping[str, Any] | None:
-    """Seed the generators for one continuation; the state that `np_random` got, if it got one."""
+    """Seed the generators for one continuation; return the state of `np_random` if it was set."""
     sequence = np.random.SeedSequence([seed, number])
     env.action_space.seed(int(sequence.generate_state(1)[0]))
     generator = None if keep else generator_of(env)
@@ -216,10 +217,10 @@ def _new_noise(
 
 
 def _go_on(
-    standing: Standing, act: Act, max_steps: int | None, recorder: EpisodeRecorder | None = None
+    live: LiveEnv, act: Act, max_steps: int | None, recorder: EpisodeRecorder | None = None
 ) -> tuple[float, int]:
-    """Return and length of one continuation."""
-    env, observation = standing.env, standing.observation
+    """Run one continuation; return its return and its length."""
+    env, observation = live.env, live.observation
     gained, steps, ends = 0.0, 0, False
     while not ends and (max_steps is None or steps < max_steps):
         action = act(observation)
@@ -236,7 +237,7 @@ def _go_on(
 
 
 class _Children:
-    """Begins an episode for each continuation, all with one recorder."""
+    """Begins an episode for each continuation; all share one recorder."""
 
     def __init__(
         self, parent: Episode, step: int, run: str | None, tags: Mapping[str, Any] | None
@@ -249,13 +250,13 @@ class _Children:
         self._recorder: EpisodeRecorder | None = None
         self.ids: list[str] = []
 
-    def begin(self, standing: Standing, rng_state: Mapping[str, Any] | None) -> EpisodeRecorder:
-        """What records the continuation."""
-        recorder = self._recorder = self._recorder or self._made_for(standing.env)
+    def begin(self, live: LiveEnv, rng_state: Mapping[str, Any] | None) -> EpisodeRecorder:
+        """Return the recorder of a continuation."""
+        recorder = self._recorder = self._recorder or self._made_for(live.env)
         recorder.admit()
         recorder.begin(
-            standing.observation,
-            standing.info,
+            live.observation,
+            live.info,
             rng_state=rng_state,
             parent=self._parent.id,
             fork_step=self._step,

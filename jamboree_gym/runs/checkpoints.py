@@ -1,4 +1,4 @@
-"""Checkpoints of a run: what is known of each, and its content in a log of its own."""
+"""Checkpoints of a run: a short record of each, and its content in a separate log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jamboree_gym.handlers.db_handler import DBHandler
 
 __all__ = ["Checkpoint", "CheckpointHandler"]
 
-PART_BYTES: Final = 4 << 20  # so that neither the server nor MongoDB gets much in one piece
+PART_BYTES: Final = 4 << 20  # so that neither Redis nor MongoDB gets a large value at once
 _EVERYTHING: Final = 2**52
 
 Model = TypeVar("Model")
@@ -26,11 +26,11 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """Bytes in a log of their own.
+    """Bytes in a separate log.
 
     Attributes:
-        name: Names the log.
-        size: In bytes.
+        name: Name of the log.
+        size: Number of bytes.
         digest: SHA-256, hexadecimal.
     """
 
@@ -40,7 +40,7 @@ class _Content:
 
 
 class ContentHandler(DBHandler):
-    """Bytes of a checkpoint, in parts."""
+    """Stores the bytes of a checkpoint, in parts."""
 
     def __init__(self, jam: Connection, run: str, name: str) -> None:
         super().__init__(jam)
@@ -49,18 +49,18 @@ class ContentHandler(DBHandler):
         self["run"], self["name"] = run, name
 
     def put(self, content: bytes) -> _Content:
-        """Keep this; once for a name."""
+        """Store the content; once for each name."""
         view = memoryview(content)
         for start in range(0, len(view), PART_BYTES):
             self.save({"content": bytes(view[start : start + PART_BYTES])})
         return _Content(self["name"], len(content), sha256(content).hexdigest())
 
     def read(self, kept: _Content) -> bytes:
-        """The same bytes again.
+        """Read the content back.
 
         Raises:
-            CheckpointNotFound: Not all of it is there.
-            DecodeError: They are others than were kept.
+            CheckpointNotFound: The content is missing or incomplete.
+            DecodeError: The content has changed since it was stored.
         """
         parts: list[bytes] = []
         while (part := self._part(len(parts))) is not None:
@@ -76,7 +76,7 @@ class ContentHandler(DBHandler):
         return content
 
     def is_whole(self, size: int) -> bool:
-        """Whether so many bytes are there; none of them is read."""
+        """Whether the log holds this number of bytes; reads none of them."""
         return self.count() * PART_BYTES >= size
 
     def _part(self, index: int) -> bytes | None:
@@ -92,18 +92,18 @@ class ContentHandler(DBHandler):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A model as it was at a timestep: what is known of it. Its content is read on request only.
+    """A model as it was at a timestep. Its content is read only on request.
 
     Attributes:
-        number: Which of the run's, in the order in which they were made.
+        number: Number of the checkpoint within the run, in order of creation.
         timesteps: The model's `num_timesteps`.
-        policy_version: Number of updates that the policy has had: the one that annotations of
-            steps have, in which it acted.
-        size: Of the content, bytes.
+        policy_version: Number of updates that the policy has had. Steps are annotated with the
+            same number.
+        size: Size of the content, bytes.
         digest: SHA-256 of the content, hexadecimal digits.
-        at: When it was made, epoch seconds.
+        at: Time of creation, epoch seconds.
         session: Id of the session that made it.
-        algorithm: Its class, for people: nothing is imported by that name.
+        algorithm: Name of the model's class, for people: nothing is imported by that name.
     """
 
     number: int
@@ -119,16 +119,16 @@ class Checkpoint:
     _handler: CheckpointHandler
 
     def content(self) -> bytes:
-        """The zip that Stable-Baselines3 has made of the model, checked against its digest.
+        """The zip file that Stable-Baselines3 made of the model, checked against its digest.
 
         Raises:
-            CheckpointNotFound: It is not there, or not all of it.
-            DecodeError: It is damaged.
+            CheckpointNotFound: The content is missing or incomplete.
+            DecodeError: The content is damaged.
         """
         return self._read(self._content)
 
     def normaliser(self) -> bytes | None:
-        """The file that `VecNormalize.save` has made beside it; None where there was none.
+        """The file that `VecNormalize.save` made; None if there was no `VecNormalize`.
 
         Raises:
             As `content`.
@@ -139,18 +139,18 @@ class Checkpoint:
         return self._handler.content(kept.name).read(kept)
 
     def load(self, algorithm: type[Model], env: Any = None, **options: Any) -> Model:
-        """A new model, by the algorithm's own loader, with the statistics of its `VecNormalize`.
+        """A new model by the algorithm's own loader, with the statistics of its `VecNormalize`.
 
-        The loader runs code that is in the zip, as it does with any file: load nothing from a store
-        that others can write to, unless you trust them.
+        The loader runs code from the zip file, as it does with any file. Load only from stores
+        whose writers you trust.
 
         Example:
             >>> model = jam.run("ppo").checkpoint().load(PPO)
 
         Args:
-            algorithm: The class that has made it: `PPO`, `DQN`, ...
-            env: What to train on, wrapped as it was then; None = to predict only.
-            **options: More for `algorithm.load`: `device=`, `custom_objects=`.
+            algorithm: The model's class: `PPO`, `DQN`, ...
+            env: The environment to train on, wrapped as before; None = only predict.
+            **options: More arguments for `algorithm.load`: `device=`, `custom_objects=`.
 
         Raises:
             InvalidArgument: The model was trained with a `VecNormalize`, and the env has none.
@@ -164,19 +164,19 @@ class Checkpoint:
         return model
 
     def load_into(self, model: Any) -> None:
-        """Give its weights to a model that is there; nothing else of it changes, no code runs.
+        """Copy the weights into an existing model. Nothing else in it changes, and no code runs.
 
-        So an actor gets what a learner has learned. Optimiser states are among the weights.
+        An actor can take over a learner's weights this way. They include the states of optimisers.
 
         Example:
             >>> jam.run("dqn").checkpoint().load_into(model)
 
         Args:
-            model: Of the same algorithm, policy and spaces.
+            model: A model of the same algorithm, policy and spaces.
 
         Raises:
             CheckpointNotFound: As `content`.
-            DecodeError: As `content`; or it is compressed, which no algorithm does.
+            DecodeError: As `content`; or the content is compressed, which no algorithm does.
         """
         content = self.content()
         try:
@@ -192,23 +192,23 @@ class Checkpoint:
                 f"checkpoint {self.number} was trained with a VecNormalize, and this env has none: "
                 "wrap it as it was, VecNormalize(env), and load again"
             )
-        with tempfile.TemporaryDirectory() as folder:  # its loader takes a path only
+        with tempfile.TemporaryDirectory() as folder:  # its loader accepts only a path
             path = Path(folder, "vecnormalize.pkl")
             path.write_bytes(self.normaliser() or b"")
             kept = type(own).load(str(path), own.venv)
         own.obs_rms, own.ret_rms = getattr(kept, "obs_rms", None), kept.ret_rms
 
     def delete(self) -> None:
-        """Delete it, from Redis and from MongoDB; its number is not given again."""
+        """Delete the checkpoint from Redis and MongoDB. Its number is never used again."""
         self._handler.remove(self)
 
 
 def _refuse_compressed(content: bytes) -> None:
-    """A few bytes of a zip may stand for gigabytes; those of a model are stored as they are.
+    """Refuse compressed content: a few bytes could expand to gigabytes. Models are not compressed.
 
     Raises:
-        ValueError: It would take more memory than it has bytes.
-        BadZipFile: It is none.
+        ValueError: The content would take more memory than it has bytes.
+        BadZipFile: The content is no zip file.
     """
     with ZipFile(BytesIO(content)) as archive:
         _refuse_compressed_members(archive, len(content))
@@ -223,13 +223,13 @@ def _refuse_compressed(content: bytes) -> None:
 def _refuse_compressed_members(archive: ZipFile, size: int) -> None:
     members = archive.infolist()
     if any(one.compress_type != ZIP_STORED for one in members):
-        raise ValueError("it is compressed, as none is that is ever stored")
+        raise ValueError("it is compressed, but stored checkpoints never are")
     if sum(one.file_size for one in members) > size:
         raise ValueError(f"what is in it has more than its {size} bytes")
 
 
 class CheckpointHandler(DBHandler):
-    """What is known of the checkpoints of a run; what they contain lies in logs of its own.
+    """Stores the records of a run's checkpoints; their contents lie in separate logs.
 
     Example:
         >>> handler = CheckpointHandler(jam, "ppo")
@@ -245,7 +245,7 @@ class CheckpointHandler(DBHandler):
         self["run"] = run
 
     def content(self, name: str) -> ContentHandler:
-        """Where the content of this name lies."""
+        """The handler for the content of this name."""
         return ContentHandler(self.event, self["run"], name)
 
     def put(
@@ -258,15 +258,15 @@ class CheckpointHandler(DBHandler):
         algorithm: str = "",
         normaliser: bytes | None = None,
     ) -> None:
-        """Keep a checkpoint, its content first. What the process leaves half-done is never loaded.
+        """Store a checkpoint, its content first. An incomplete checkpoint is never loaded.
 
         Args:
-            content: The zip.
-            timesteps: The model's.
-            policy_version: Number of updates that it has had.
+            content: The zip file.
+            timesteps: The model's `num_timesteps`.
+            policy_version: Number of updates that the policy has had.
             session: Id of the session.
-            algorithm: Its class.
-            normaliser: What `VecNormalize.save` writes.
+            algorithm: Name of the model's class.
+            normaliser: The file that `VecNormalize.save` writes.
         """
         name = self.event.new_episode_id()
         kept = self.content(name).put(content)
@@ -285,23 +285,23 @@ class CheckpointHandler(DBHandler):
         )
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Those that are not deleted, the oldest first; no content is read.
+        """The checkpoints that are not deleted, the oldest first; reads no content.
 
         Raises:
-            DecodeError: What is stored tells of no checkpoints.
+            DecodeError: The stored records are not those of checkpoints.
         """
         deleted = {one["number"] for one in self._deleted.many(_EVERYTHING)}
         found = self.many(_EVERYTHING)
         return [self._checkpoint(one) for one in found if one["index"] not in deleted]
 
     def _settled_key(self) -> str:
-        """Key of the log, after what this process has saved: contents come before their records."""
-        with suppress(UnsavedRecords):  # without a server, the next line says so
+        """Key of the log, once this process has saved: contents are stored before their records."""
+        with suppress(UnsavedRecords):  # without a server, the next line raises
             self.event.flush(timeout_s=0)
         return super()._settled_key()
 
     def newest(self) -> Checkpoint | None:
-        """The newest that is whole; as a rule, no other is read, however many there are."""
+        """The newest complete checkpoint. Usually reads only one record, even if there are many."""
         record = self.last()
         if record is None:
             return None
@@ -311,7 +311,7 @@ class CheckpointHandler(DBHandler):
         return next(filter(self._is_whole, reversed(self.checkpoints())), None)
 
     def _is_whole(self, checkpoint: Checkpoint) -> bool:
-        """Not deleted, not half saved."""
+        """Whether it is neither deleted nor incomplete."""
         return self.content(checkpoint._content.name).is_whole(checkpoint.size)
 
     def _checkpoint(self, record: Mapping[str, Any]) -> Checkpoint:
@@ -335,7 +335,7 @@ class CheckpointHandler(DBHandler):
             raise DecodeError(f"{self._key}: not a checkpoint: {error!r}") from error
 
     def remove(self, checkpoint: Checkpoint) -> None:
-        """Delete a checkpoint, its content included."""
+        """Delete a checkpoint with its content."""
         self._deleted.save({"number": checkpoint.number})
         for kept in (checkpoint._content, checkpoint._normaliser):
             if kept is not None:
@@ -347,7 +347,7 @@ class CheckpointHandler(DBHandler):
 
 
 class _DeletedHandler(DBHandler):
-    """Numbers of the checkpoints that were deleted."""
+    """Stores the numbers of deleted checkpoints."""
 
     def __init__(self, jam: Connection, run: str) -> None:
         super().__init__(jam)

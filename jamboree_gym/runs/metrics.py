@@ -1,4 +1,4 @@
-"""What is logged while a run is trained: losses, returns, results of evaluations."""
+"""What training logs: losses, returns, results of evaluations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PREFIX = "metric"
 
 
 class MetricHandler(DBHandler):
-    """What was logged together is a record.
+    """Stores metrics; values that were logged together are one record.
 
     Example:
         >>> handler = MetricHandler(jam, "ppo")
@@ -32,15 +32,15 @@ class MetricHandler(DBHandler):
         self["run"] = run
 
     def put(self, timesteps: int, *, session: str, values: Mapping[str, Any]) -> None:
-        """Keep values by name, which were logged at this timestep."""
+        """Store values by name, logged at this timestep."""
         self.save({"timesteps": timesteps, "session": session, "values": dict(values)})
 
 
 def metric_table(records: Sequence[Mapping[str, Any]], *, where: str) -> pa.Table:
-    """The records as a table; what is neither number nor text is no column.
+    """The records as a table; only numbers and texts get a column.
 
     Raises:
-        DecodeError: They are not of metrics.
+        DecodeError: The records are not those of metrics.
     """
     try:
         columns = {

@@ -1,4 +1,4 @@
-"""`Run`: what was trained under a name, from the first session to the newest."""
+"""`Run`: everything that was trained under one name, from the first session to the newest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Model = TypeVar("Model")
 
 
 class Run(StaysHere):
-    r"""Reads what a `JamboreeCallback` has kept of a run; holds nothing itself.
+    r"""Reads what a `JamboreeCallback` has stored of a run; keeps nothing in memory.
 
     Example:
         >>> run = jam.run("ppo")
@@ -32,7 +32,7 @@ class Run(StaysHere):
         2026-05-01 10:00:00 to 2026-05-01 10:02:11: timesteps 0 to 61440: finished
 
     Args:
-        connection: Where it is stored.
+        connection: The store of the run.
         name: The run's name.
     """
 
@@ -49,14 +49,14 @@ class Run(StaysHere):
 
     @property
     def episodes(self) -> EpisodeQuery:
-        """Its episodes, the one that began first at the front."""
+        """Its episodes, ordered by their start."""
         return EpisodeQuery(self._connection).where(run=self.name)
 
     @property
     def history(self) -> list[RunSession]:
         """Its sessions, the oldest first: each call of `learn`, and how it ended.
 
-        Empty where nothing was trained with a `JamboreeCallback`.
+        Empty if no training used a `JamboreeCallback`.
         """
         records = self._sessions.many(EVERYTHING)
         return sessions_of(
@@ -68,7 +68,7 @@ class Run(StaysHere):
 
     @property
     def info(self) -> dict[str, Any]:
-        """What was trained, as of the newest session.
+        """Facts about the training, from the newest session.
 
         Returns:
             A dict with `algorithm`, `policy`, `hyperparameters` (what is no JSON as text, a
@@ -80,7 +80,7 @@ class Run(StaysHere):
             `timesteps`, `resumed_from`.
 
         Raises:
-            RunNotFound: Nothing was trained with a `JamboreeCallback`.
+            RunNotFound: No training used a `JamboreeCallback`.
         """
         history = self.history
         if not history:
@@ -100,7 +100,7 @@ class Run(StaysHere):
         }
 
     def metrics(self) -> pa.Table:
-        """All that was logged, a row for each time that something was, the oldest first.
+        """All logged metrics, one row for each time of logging, the oldest first.
 
         Example:
             >>> table = jam.run("ppo").metrics()
@@ -109,12 +109,12 @@ class Run(StaysHere):
         Returns:
             A `pyarrow.Table` with `timesteps` (int64), `at` (epoch seconds), `session`, and a
             column for each name whose values are numbers or texts: `train/loss`,
-            `rollout/ep_rew_mean`, `eval/mean_reward`; null where it was not logged.
+            `rollout/ep_rew_mean`, `eval/mean_reward`; null in rows without that value.
         """
         return metric_table(self._metrics.many(EVERYTHING), where=f"run {self.name!r}")
 
     def checkpoints(self) -> list[Checkpoint]:
-        """What is known of its checkpoints, the oldest first. None of their content is read."""
+        """Its checkpoints, the oldest first. Reads none of their content."""
         return self._checkpoints.checkpoints()
 
     def checkpoint(
@@ -124,10 +124,11 @@ class Run(StaysHere):
         policy_version: int | None = None,
         session: str | None = None,
     ) -> Checkpoint:
-        """The newest checkpoint, or the newest of which all of this is true.
+        """The newest checkpoint, or the newest one that matches all arguments.
 
-        Without arguments it takes a millisecond, however many there are, and passes over one that
-        is not whole yet: so actors can look as often as they like for newer weights.
+        Without arguments it takes a millisecond, even if there are many checkpoints. It skips a
+        checkpoint that is not complete yet. So actors can check for newer weights as often as they
+        like.
 
         Example:
             >>> step = episode.recent(1)
@@ -135,13 +136,13 @@ class Run(StaysHere):
             >>> model = jam.run("ppo").checkpoint(policy_version=version).load(PPO)
 
         Args:
-            number: Its number.
-            policy_version: The one that steps are annotated with in which it acted. After a
-                resumption numbers come again, with other weights.
-            session: Only of the session with this id.
+            number: Number of the checkpoint.
+            policy_version: The number with which steps are annotated. After a resumption the same
+                numbers occur again, with other weights.
+            session: Only checkpoints of the session with this id.
 
         Raises:
-            CheckpointNotFound: There is none; says which there are.
+            CheckpointNotFound: No checkpoint matches; says which there are.
         """
         asked = {"number": number, "policy_version": policy_version, "session": session}
         asked = {name: value for name, value in asked.items() if value is not None}
@@ -153,7 +154,7 @@ class Run(StaysHere):
                 return one
         listed = ", ".join(f"{one.number} ({one.policy_version} updates)" for one in found)
         raise CheckpointNotFound(
-            f"run {self.name!r} has no checkpoint{_shown(asked)}"
+            f"run {self.name!r} has no checkpoint{_as_text(asked)}"
             + (f"; it has {listed}: " if listed else " at all: ")
             + "JamboreeCallback(jam, checkpoint_every=...) makes "
             + ("more" if listed else "some")
@@ -168,14 +169,15 @@ class Run(StaysHere):
         refill: bool = True,
         **options: Any,
     ) -> Model:
-        """The model of the newest checkpoint, to go on with in this process.
+        """The model of the newest checkpoint, ready to continue training in this process.
 
-        With its `num_timesteps`, the statistics of its `VecNormalize`, and, if it has a replay
-        buffer, the newest of the run's transitions in it, also those after the checkpoint. Where a
-        seed was set, the generators get another one, so that it does not see its first episodes
-        again. A checkpoint that is not whole (its process died saving it) is passed over.
+        The model has its `num_timesteps` and the statistics of its `VecNormalize`. If it has a
+        replay buffer, the buffer holds the newest transitions of the run, also those after the
+        checkpoint. If a seed was set, the generators get another seed, so that the model does not
+        see its first episodes again. An incomplete checkpoint (its process died while saving) is
+        skipped.
 
-        As with `Checkpoint.load`, code that is in the checkpoint runs.
+        As with `Checkpoint.load`, code from the checkpoint runs.
 
         Example:
             >>> env = jam.record(make_vec_env("CartPole-v1", 4), run="dqn")
@@ -183,23 +185,23 @@ class Run(StaysHere):
             >>> model.learn(50_000, reset_num_timesteps=False, callback=JamboreeCallback(jam))
 
         Args:
-            algorithm: The class that was trained: `PPO`, `DQN`, ...
-            env: Recorded into this run, and wrapped as it was.
-            checkpoint: Another one than the newest.
+            algorithm: The model's class: `PPO`, `DQN`, ...
+            env: The environment, recorded into this run and wrapped as before.
+            checkpoint: The checkpoint to use; None = the newest.
             refill: Whether to fill a replay buffer.
-            **options: More for `algorithm.load`: `device=`, `custom_objects=`.
+            **options: More arguments for `algorithm.load`: `device=`, `custom_objects=`.
 
         Raises:
-            CheckpointNotFound: There is none.
-            InvalidArgument: The env is not recorded into this run, or what was recorded is not what
-                a replay buffer holds; says what to do.
+            CheckpointNotFound: There is no checkpoint.
+            InvalidArgument: The env is not recorded into this run, or a replay buffer cannot hold
+                what was recorded; says what to do.
             BufferMismatch: Likewise, where a wrapper above the recorder may change what the model
                 sees (`VecFrameStack`; not `VecNormalize`, `VecTransposeImage`, `VecMonitor`).
             MissingExtra: Stable-Baselines3 is not installed.
         """
         candidates = self.checkpoints()[::-1] if checkpoint is None else [checkpoint]
         if not candidates:
-            self.checkpoint()  # raises
+            self.checkpoint()  # raises if there is none
         resumed: Model = _resuming().resume(
             self.name, self.episodes, candidates, algorithm, env, refill, options
         )
@@ -210,7 +212,7 @@ class Run(StaysHere):
         return f"<run {self.name!r}>"
 
 
-def _shown(asked: dict[str, Any]) -> str:
+def _as_text(asked: dict[str, Any]) -> str:
     parts = [f"{name}={value!r}" for name, value in asked.items()]
     return f" with {', '.join(parts)}" if parts else ""
 

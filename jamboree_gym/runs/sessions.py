@@ -1,4 +1,4 @@
-"""Sessions of a run: each call of `learn`, from its beginning to however it ended."""
+"""Sessions of a run: each call of `learn`, from its start to its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jamboree_gym.handlers.db_handler import DBHandler
 
 __all__ = ["EVERYTHING", "RunSession", "SessionEnd", "SessionHandler", "sessions_of"]
 
-EVERYTHING: Final = 2**52  # more records than any log has
+EVERYTHING: Final = 2**52  # more records than any log can have
 
 SessionEnd = Literal["running", "finished", "raised", "interrupted"]
 """`raised`: an exception came out of `learn`. `interrupted`: its process died."""
@@ -27,19 +27,18 @@ class RunSession:
     """One call of `learn`, as `Run.history` shows it; as text, one line.
 
     Attributes:
-        id: Names it among all sessions.
-        how: `running`, `finished` (also where a callback stopped it early), `raised` an exception,
-            or `interrupted`: its process died, which is known at the latest ten seconds later.
-        began_at: Epoch seconds.
-        ended_at: Epoch seconds; of an interrupted one, when its newest recorded step was; None
-            while it is running.
-        timesteps_from: The model's `num_timesteps` when it began.
-        timesteps_to: When it ended; of one that is running or was interrupted, as far as its steps
-            are recorded.
-        resumed_from: Number of the checkpoint that the model came from; None where it was not
-            resumed.
+        id: Unique name of the session.
+        how: `running`, `finished` (also if a callback stopped it early), `raised` an exception, or
+            `interrupted`: its process died, which shows at most ten seconds later.
+        began_at: Start, epoch seconds.
+        ended_at: End, epoch seconds; of an interrupted session, the time of its newest recorded
+            step; None while it is running.
+        timesteps_from: The model's `num_timesteps` at the start.
+        timesteps_to: The same at the end; while running or interrupted, at the newest recorded
+            step.
+        resumed_from: Number of the checkpoint that the model came from; None if it was not resumed.
         info: As `Run.info`.
-        writer: Names the process.
+        writer: Name of the process.
     """
 
     id: str
@@ -53,7 +52,7 @@ class RunSession:
     writer: str
 
     def __str__(self) -> str:
-        """One line."""
+        """The session in one line."""
         began, ended = (
             "now" if at is None else time.strftime(_TIME, time.localtime(at))
             for at in (self.began_at, self.ended_at)
@@ -64,7 +63,7 @@ class RunSession:
 
 
 class SessionHandler(DBHandler):
-    """Beginning and end of each session of a run.
+    """Stores the beginning and the end of each session of a run.
 
     Example:
         >>> handler = SessionHandler(jam, "ppo")
@@ -87,14 +86,14 @@ class SessionHandler(DBHandler):
         steps: Mapping[str, int],
         info: Mapping[str, Any],
     ) -> None:
-        """A session begins.
+        """Record the beginning of a session.
 
         Args:
-            session: A fresh id.
-            timesteps: The model's.
-            resumed_from: Number of the checkpoint that it came from.
-            steps: Of each episode that goes on already, how many are recorded.
-            info: Whatever else is known of it.
+            session: A new id.
+            timesteps: The model's `num_timesteps`.
+            resumed_from: Number of the checkpoint that the model came from.
+            steps: Number of recorded steps of each episode that is already running.
+            info: Any other facts about the session.
         """
         self.save(
             {
@@ -109,7 +108,7 @@ class SessionHandler(DBHandler):
         )
 
     def end(self, session: str, how: SessionEnd, *, timesteps: int) -> None:
-        """It has ended."""
+        """Record the end of a session."""
         self.save({"event": "ended", "session": session, "how": how, "timesteps": timesteps})
 
 
@@ -120,13 +119,13 @@ def sessions_of(
     *,
     where: str,
 ) -> list[RunSession]:
-    """The sessions that these records tell of, the oldest first.
+    """The sessions in these records, the oldest first.
 
     Args:
-        records: Those of a `SessionHandler`, oldest first.
-        dead: Tells which of some writers hold no lease.
-        listing: Gives summaries of the episodes of the run; asked only where a session has no end.
-        where: What errors call the log.
+        records: Records of a `SessionHandler`, oldest first.
+        dead: Returns which of some writers hold no lease.
+        listing: Returns summaries of the run's episodes; called only if a session has no end.
+        where: Name of the log, for errors.
 
     Raises:
         DecodeError: The records are not of sessions.
@@ -178,7 +177,7 @@ def _session(
 
 
 def _recorded(began: Mapping[str, Any], episodes: Collection[StoredSummary]) -> tuple[int, float]:
-    """How many steps a session has recorded, and when the newest of them was."""
+    """Number of steps that a session has recorded, and the time of the newest one."""
     before, writer, at = began["steps"], bytes.fromhex(began["writer"]), began["timestamp"]
     own = [
         one

@@ -1,4 +1,4 @@
-"""The embedded servers, for a user who has none: a supervisor for each home, and its clients.
+"""The embedded servers, for users without their own: one supervisor per home, and its clients.
 
-Imports `errors` and `store.urls` only, as the supervisor runs without NumPy and Gymnasium.
+Imports only `errors` and `store.urls`: the supervisor runs without NumPy and Gymnasium.
 """

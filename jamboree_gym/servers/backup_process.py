@@ -1,4 +1,4 @@
-"""Keeps the backup process of a home running: started on first need, again when it dies."""
+"""Keeps the backup process of a home running: starts it on first need, restarts it if it dies."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 from jamboree_gym.servers.control import encode
 from jamboree_gym.servers.home import Home, last_line, trim_log
 from jamboree_gym.servers.own_files import open_own
-from jamboree_gym.servers.server_watchdog import Keeper
+from jamboree_gym.servers.server_watchdog import ServerWatchdog
 
-__all__ = ["BackupKeeper"]
+__all__ = ["BackupWatchdog"]
 
 NAME = "backup"
-LAST_COPY_S = 10.0  # Python and its libraries are loaded in it, too
-MONGO_START_S = 10.0  # it starts in one or two
+LAST_COPY_S = 10.0  # includes the time to load Python and its libraries
+MONGO_START_S = 10.0  # it usually starts in one or two seconds
 WATCH_INTERVAL_S = 0.05
-# Restarts: the first one at once, then 0.5 s, 1 s ... apart. A start costs half a second of CPU.
+# Restarts: the first one at once, then after 0.5 s, 1 s ... A start costs half a second of CPU.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 STABLE_AFTER_S = 10.0
-MONGO_AGAIN_S = 60.0  # a Mongo server that could not be started
+MONGO_AGAIN_S = 60.0  # wait before the next try after the Mongo server failed to start
 _ROOT = str(Path(__file__).resolve().parents[2])
 _log = logging.getLogger(__name__)
 
 
-class BackupKeeper:
+class BackupWatchdog:
     """The one process that copies a home's Redis to its MongoDB. All methods run on one event loop.
 
     Args:
         home: The home.
-        redis_url: Where its Valkey is.
-        mongo: Keeps its Mongo server, which is started with the process.
+        redis_url: URL of its Valkey.
+        mongo: The watchdog of its Mongo server, which is started together with the process.
 
     Attributes:
-        restarts: How often the process had to be started again.
-        last_error: The last thing that went wrong with it, None while all is well.
+        restarts: How often the process was restarted.
+        last_error: The last error of the process; None while it runs well.
     """
 
-    def __init__(self, home: Home, redis_url: str, mongo: Keeper) -> None:
+    def __init__(self, home: Home, redis_url: str, mongo: ServerWatchdog) -> None:
         self.restarts = 0
         self.last_error: str | None = None
         self._home = home
@@ -55,27 +55,27 @@ class BackupKeeper:
         self._mongo_again_at = 0.0
         self._namespaces: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
-        self._told: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
         self._stopping = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
-        """The live process's id."""
+        """Process id of the live process."""
         return self._process.pid if self._process is not None else None
 
     def back_up(self, namespace: str) -> None:
-        """From now on copy this namespace, too. Returns at once."""
+        """Copy this namespace, too, from now on. Returns at once."""
         self._namespaces.add(namespace)
-        if self._mongo.gave_up is not None:  # somebody needs it: perhaps it can be started by now
+        if self._mongo.gave_up is not None:  # its start may succeed by now
             self._mongo.start()
         if not self._stopping.is_set() and (self._keeping is None or self._keeping.done()):
             self._keeping = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        """Have it make its last copy; returns once the process is gone.
+        """Let the process make its last copy; return once it is gone.
 
-        Within `LAST_COPY_S`, which begin when Mongo has been started, or takes too long to.
+        It has `LAST_COPY_S` for the copy. The time begins when Mongo has started, or has failed to.
         """
         self._stopping.set()
         if self._keeping is None:
@@ -93,7 +93,7 @@ class BackupKeeper:
 
     async def _keep(self) -> None:
         failures = 0
-        while True:  # once even if told to stop by now: somebody has just delivered something
+        while True:  # once even after `stop`: something may be waiting to be copied
             is_last, started_at = self._stopping.is_set(), time.monotonic()
             await self._wait_for_mongo()
             try:
@@ -109,18 +109,18 @@ class BackupKeeper:
             failures += 1
 
     async def _wait_for_mongo(self) -> None:
-        """Until it answers or has given up: the process would only complain."""
+        """Wait until Mongo answers or has given up; the process would only log errors before."""
         self._mongo_again_at = time.monotonic() + MONGO_AGAIN_S
         self._mongo.start()
         while self._mongo.is_starting:
             await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def _run_until_it_ends(self) -> str:
-        """How it ended, empty if as it should."""
+        """Run the process; return how it ended, empty if as planned."""
         log = self._home.server_log(NAME)
         trim_log(log)
         process = self._process = self._spawn(log)
-        self._told = {}
+        self._sent = {}
         _log.info("%s started (pid %d)", NAME, process.pid)
         while process.poll() is None and not self._stopping.is_set():
             await self._tell(process)
@@ -153,18 +153,18 @@ class BackupKeeper:
             )
 
     async def _tell(self, process: subprocess.Popen[bytes]) -> None:
-        """What it does not know yet."""
+        """Send the process the messages that it has not received."""
         message = {
             "redis_url": self._redis_url,
             "namespaces": sorted(self._namespaces),
             "trouble": str(self._mongo.gave_up or ""),
         }
-        if message != self._told and process.stdin is not None:
-            self._told = message
+        if message != self._sent and process.stdin is not None:
+            self._sent = message
             await asyncio.to_thread(_write, process.stdin.fileno(), encode(message))
 
     def _try_mongo_again(self) -> None:
-        """A disk may have room again; what is not installed will not be found."""
+        """Retry the Mongo server, unless it is not installed: the disk may have space again."""
         gave_up, now = self._mongo.gave_up, time.monotonic()
         if gave_up is None or isinstance(gave_up, MissingExtra) or now < self._mongo_again_at:
             return
@@ -184,7 +184,7 @@ class BackupKeeper:
 
 
 def _write(descriptor: int, line: bytes) -> None:
-    """All of it. That nobody reads any more is noticed by who watches the process."""
+    """Write the whole line. A closed pipe is no error: `_run_until_it_ends` notices the end."""
     try:
         while line:
             line = line[os.write(descriptor, line) :]

@@ -30,18 +30,18 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 CONNECT_TIMEOUT_S = 2.0
-# The supervisor knows better why something takes too long: let its answer come first.
+# The supervisor knows the reason for a delay: let its answer arrive before the client gives up.
 ANSWER_GRACE_S = 2.0
 MAX_REPLY_BYTES = 1 << 20
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """One message as a line, stamped with the version of the protocol."""
+    """Encode one message as a line, with the version of the protocol."""
     return json.dumps({"version": PROTOCOL_VERSION, **message}).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The message in a line; ValueError if it holds none."""
+    """Decode the message in a line; ValueError if there is none."""
     try:
         message = json.loads(line.decode())
     except RecursionError as error:
@@ -58,10 +58,10 @@ def error_reply(error: JamboreeError) -> dict[str, Any]:
 
 
 def decode_reply(line: bytes) -> dict[str, Any]:
-    """The reply in a line.
+    """Decode the reply in a line.
 
     Raises:
-        EmbeddedServerError: It holds none.
+        EmbeddedServerError: The line holds no reply.
     """
     try:
         return decode(line)
@@ -70,7 +70,7 @@ def decode_reply(line: bytes) -> dict[str, Any]:
 
 
 def unexpected(what: str) -> EmbeddedServerError:
-    """The error for a reply that no supervisor of this version gives."""
+    """The error for a reply that no supervisor of this version sends."""
     return EmbeddedServerError(
         f"the supervisor of the embedded servers gave an answer that is none: {what}\n"
         "stop it with `jamboree-gym down`, then try again"
@@ -78,10 +78,10 @@ def unexpected(what: str) -> EmbeddedServerError:
 
 
 def url_in(reply: dict[str, Any], scheme: str) -> str:
-    """The URL that a reply holds.
+    """The URL in a reply.
 
     Raises:
-        EmbeddedServerError: It holds none, or one of another kind.
+        EmbeddedServerError: The reply holds no URL, or one with another scheme.
     """
     url = reply.get("url")
     if not isinstance(url, str) or not url.startswith(f"{scheme}://"):
@@ -90,7 +90,7 @@ def url_in(reply: dict[str, Any], scheme: str) -> str:
 
 
 def raise_for(reply: dict[str, Any]) -> None:
-    """Raise what a reply reports, if it reports an error."""
+    """Raise the error that a reply reports, if it reports one."""
     if reply.get("ok") is True:
         return
     text = reply.get("error")
@@ -104,7 +104,7 @@ class ControlConnection:
 
     Raises:
         OSError: Nobody listens at `path`.
-        EmbeddedServerError: Another user does.
+        EmbeddedServerError: Another user listens there.
     """
 
     def __init__(self, path: str) -> None:
@@ -122,17 +122,16 @@ class ControlConnection:
         """Send one request and wait for its reply.
 
         Args:
-            op: What to do.
-            timeout_s: What the supervisor may take for it.
-            options: Further fields of the request.
+            op: Name of the request.
+            timeout_s: Time limit for the supervisor's answer, seconds.
+            options: More fields of the request.
 
         Returns:
             The fields of the reply.
 
         Raises:
             OSError: The supervisor is gone, or does not answer (`TimeoutError`).
-            EmbeddedServerError: It answered that the request failed, or something else than a
-                supervisor answers.
+            EmbeddedServerError: The request failed, or the answer does not come from a supervisor.
         """
         deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
         self._socket.settimeout(timeout_s + ANSWER_GRACE_S)
@@ -142,7 +141,7 @@ class ControlConnection:
         return reply
 
     def is_open(self) -> bool:
-        """Whether the supervisor has not closed its end; to be asked between two requests."""
+        """Whether the supervisor still keeps its end open. Ask only between two requests."""
         self._socket.setblocking(False)
         try:
             return bool(self._socket.recv(1, socket.MSG_PEEK))
@@ -152,14 +151,14 @@ class ControlConnection:
             return False
 
     def wait_for_end(self, *, timeout_s: float) -> None:
-        """Return once the supervisor has closed its end, as it does when its process ends."""
+        """Return once the supervisor has closed its end, which happens when its process ends."""
         self._socket.settimeout(timeout_s)
         with contextlib.suppress(ConnectionError):
             while self._socket.recv(4096):
                 pass
 
     def close(self) -> None:
-        """Close this process's end. No shutdown: a forked process may hold the same socket."""
+        """Close this end, without shutdown: a forked process may share the socket."""
         self._socket.close()
 
     def _read_line(self, deadline: float) -> bytes:
@@ -176,7 +175,7 @@ class ControlConnection:
 
 
 def _check_place(path: str) -> None:
-    """Whoever may write to a directory may put a socket of his own into it."""
+    """Check the directory's owner and mode: a user who can write to it could put a socket there."""
     place = Path(path).parent.lstat()
     if place.st_uid != os.geteuid():
         raise foreign(Path(path).parent, place.st_uid)
@@ -184,7 +183,7 @@ def _check_place(path: str) -> None:
 
 
 def _check_peer(connection: socket.socket, path: str) -> None:
-    """Make sure that who listens is this user; elsewhere than on Linux, the socket's owner is."""
+    """Check that the listener is this user; on other systems than Linux, the socket's owner."""
     if sys.platform != "linux":
         return
     peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

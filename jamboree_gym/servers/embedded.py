@@ -1,7 +1,7 @@
-"""Servers for who has none: the client's side.
+"""Embedded servers for users without their own: the client's side.
 
-The first process of a home directory starts a supervisor, which runs Valkey and, when first asked
-for it, a MongoDB server; every other process of that home joins. See docs/embedded-servers.md.
+The first process of a home directory starts a supervisor. The supervisor runs Valkey and, on first
+request, a MongoDB server. Every other process of that home joins. See docs/embedded-servers.md.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ SHORT_REQUEST_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What runs in a home.
+    """State of the servers of a home.
 
     Attributes:
-        running: Whether its supervisor answers.
-        home: The directory.
+        running: Whether the supervisor answers.
+        home: The home directory.
         supervisor_pid: Process id of the supervisor.
-        clients: How many processes have joined (more if one joined twice).
-        redis_pid: Process id of Valkey, None if not started.
-        mongo_pid: Process id of the Mongo server, None if not started.
-        redis_restarts: How often Valkey died and was started again.
-        mongo_restarts: The same of the Mongo server.
-        last_error: What last went wrong, even if all is well again.
-        idle_exit_s: Seconds that the servers stay after their last client.
-        stays: Whether they stay until told to go, instead.
-        backup_pid: Process id of the backup, None if it has not been needed.
-        backup_restarts: How often it died and was started again.
+        clients: Number of clients (a process that joined twice counts twice).
+        redis_pid: Process id of Valkey; None if it is not started.
+        mongo_pid: Process id of the Mongo server; None if it is not started.
+        redis_restarts: How often Valkey died and was restarted.
+        mongo_restarts: The same for the Mongo server.
+        last_error: The last error, even if it is over.
+        idle_exit_s: Seconds that the servers stay after their last client has left.
+        stays: Whether they stay until they are stopped, instead.
+        backup_pid: Process id of the backup; None if it was not needed yet.
+        backup_restarts: How often the backup died and was restarted.
     """
 
     running: bool
@@ -81,10 +81,10 @@ class ServerStatus:
 
 
 class EmbeddedServers:
-    """The servers of a home directory, for as long as this is open.
+    """A client's access to the servers of a home directory, for as long as it is open.
 
-    Made by `join`. Holds one connection to the supervisor, by which that one knows that somebody
-    is there. Safe to use from several threads, and in a forked child.
+    Made by `join`. It holds one connection to the supervisor, which counts its clients by these
+    connections. Safe to use from several threads, and in a forked child.
     """
 
     def __init__(self, home: Home, *, timeout_s: float) -> None:
@@ -105,12 +105,12 @@ class EmbeddedServers:
         """Join the servers of a home; start them if they do not run.
 
         Args:
-            home: Their directory; `default_home()` if None.
-            timeout_s: How long this, `ensure` and `mongo_url` may take.
+            home: The home directory; `default_home()` if None.
+            timeout_s: Time limit for this call, `ensure` and `mongo_url`, seconds.
 
         Raises:
-            EmbeddedServerError: They could not be started or joined.
-            MissingExtra: They are not installed.
+            EmbeddedServerError: The servers could not be started or joined.
+            MissingExtra: The servers are not installed.
         """
         _require_unix(sys.platform)
         servers = cls(Home.at(home), timeout_s=timeout_s)
@@ -123,7 +123,7 @@ class EmbeddedServers:
 
     @property
     def redis_url(self) -> str:
-        """For redis-py: `unix:///.../valkey.sock`."""
+        """URL for redis-py: `unix:///.../valkey.sock`."""
         return self._redis_url
 
     @property
@@ -132,24 +132,25 @@ class EmbeddedServers:
         return self._home.data_dir("mongo").is_dir()
 
     def mongo_url(self) -> str:
-        """For pymongo, password included; starts the Mongo server if it does not run.
+        """URL for pymongo, password included; starts the Mongo server if it does not run.
 
         Raises:
-            EmbeddedServerError: It could not be started.
-            MissingExtra: It is not installed.
+            EmbeddedServerError: The Mongo server could not be started.
+            MissingExtra: The Mongo server is not installed.
         """
         self._check_open()
         self._uses_mongo = True
         return url_in(ask_once(self._home, "mongo", timeout_s=self._timeout_s), "mongodb")
 
     def ensure(self) -> None:
-        """Make sure that the servers run: to be called after a connection error.
+        """Make sure that the servers run; call it after a connection error.
 
-        Returns once Valkey answers. The Mongo server, if this object has used it, is on its way
-        up by then: pymongo waits for it by itself, and `mongo_url` says what keeps it.
+        Returns once Valkey answers. If this object has used the Mongo server, that server is
+        restarted, too, but may not answer yet: pymongo waits for it, and `mongo_url` reports its
+        errors.
 
         Raises:
-            EmbeddedServerError: They could not be started or joined.
+            EmbeddedServerError: The servers could not be started or joined.
         """
         deadline = time.monotonic() + self._timeout_s
         with self._lock:
@@ -159,28 +160,28 @@ class EmbeddedServers:
             ask_once(self._home, "mongo", timeout_s=SHORT_REQUEST_TIMEOUT_S, wait=False)
 
     def is_joined(self) -> bool:
-        """Whether the supervisor that was joined is still there. Asks it nothing."""
+        """Whether the joined supervisor is still there. Sends it no request."""
         with self._lock:
             return self._control is not None and self._control.is_open()
 
     def back_up(self, namespace: str) -> None:
-        """Have a namespace copied to the Mongo server from now on. Does not wait for that one.
+        """Have a namespace copied to the Mongo server from now on. Does not wait for that server.
 
         Raises:
-            EmbeddedServerError: The supervisor cannot be asked.
+            EmbeddedServerError: The supervisor does not answer.
         """
         ask_once(self._home, "backup", timeout_s=SHORT_REQUEST_TIMEOUT_S, namespace=namespace)
 
     def stay(self) -> None:
-        """Have the servers stay when their last client leaves, until they are stopped."""
+        """Keep the servers running after the last client has left, until they are stopped."""
         ask_once(self._home, "stay", timeout_s=SHORT_REQUEST_TIMEOUT_S)
 
     def status(self) -> ServerStatus:
-        """What runs in this home."""
+        """State of the servers of this home."""
         return server_status(self._home.path)
 
     def close(self) -> None:
-        """Leave. The servers stay for other clients, and for a while without any."""
+        """Leave. The servers stay for other clients, and for a while without any client."""
         with self._lock:
             self._closed = True
             self._drop_control()
@@ -202,7 +203,7 @@ class EmbeddedServers:
 
     def _ask_for_redis(self, deadline: float) -> str:
         while True:
-            if self._inherited:  # the parent may be in the middle of a request on it
+            if self._inherited:  # the parent may be in the middle of a request on this connection
                 self._drop_control()
                 self._inherited = False
             if self._control is None:
@@ -224,17 +225,17 @@ class EmbeddedServers:
             raise JamboreeClosed(f"the servers of {self._home.path} were left: join them again")
 
     def after_fork_in_child(self) -> None:
-        """Leave to the parent its place among the clients of the supervisor."""
-        self._lock = threading.Lock()  # whoever held it is not in this process
+        """Leave the supervisor's connection to the parent process."""
+        self._lock = threading.Lock()  # in the parent, another thread may have held the lock
         self._inherited = True
 
 
 def server_status(home: Path | str | None = None) -> ServerStatus:
-    """What runs in a home. Starts nothing, and makes no directory.
+    """State of the servers of a home. Starts nothing, and makes no directory.
 
     Raises:
-        EmbeddedServerError: The home, or something in it, belongs to somebody else; or what
-            answers is no supervisor.
+        EmbeddedServerError: The home, or something in it, belongs to another user; or the program
+            that answers is no supervisor.
     """
     where = Home.at(home)
     control = reach(where)
@@ -243,7 +244,7 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
     with contextlib.closing(control):
         try:
             reply = control.ask("status", timeout_s=STATUS_TIMEOUT_S)
-        except ConnectionError:  # it has just ended
+        except ConnectionError:  # the supervisor has just ended
             return ServerStatus(running=False, home=where.path, last_error=_orphaned(where))
         except OSError as error:
             trouble = f"the supervisor does not answer: {error}"
@@ -256,13 +257,13 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
 
 
 def stop_servers(home: Path | str | None = None, *, timeout_s: float = JOIN_TIMEOUT_S) -> bool:
-    """Stop the servers of a home, whoever uses them.
+    """Stop the servers of a home, even if other processes use them.
 
     Returns:
-        Whether any ran.
+        Whether any server ran.
 
     Raises:
-        EmbeddedServerError: They do not end in time.
+        EmbeddedServerError: The servers do not end in time.
     """
     _require_unix(sys.platform)
     where = Home.at(home)
@@ -271,21 +272,21 @@ def stop_servers(home: Path | str | None = None, *, timeout_s: float = JOIN_TIME
     if control is None:
         if _orphaned(where) is None:
             return False
-        control = connect(where, deadline)  # a new supervisor takes on what a killed one left
+        control = connect(where, deadline)  # a new one adopts a killed one's servers
     _send_down(where, control, deadline)
-    while _orphaned(where) is not None:  # that one was being killed itself, and has left them
+    while _orphaned(where) is not None:  # the supervisor was killed meanwhile
         _send_down(where, connect(where, deadline), deadline)
     return True
 
 
 def _send_down(home: Home, control: ControlConnection, deadline: float) -> None:
-    """Tell a supervisor to stop its servers; returns once it is gone, by this or otherwise."""
+    """Tell a supervisor to stop its servers; return once it is gone."""
     with contextlib.closing(control):
         try:
             control.ask("down", timeout_s=time_left_s(deadline))
             control.wait_for_end(timeout_s=time_left_s(deadline))
         except ConnectionError:
-            return  # it ended before it could answer
+            return  # the supervisor ended before it could answer
         except OSError as error:
             raise EmbeddedServerError(
                 f"the servers of {home.path} did not stop in time\nsee {home.supervisor_log}"
@@ -303,7 +304,7 @@ _REPLIED_FIELDS: dict[str, Any] = {
 
 
 def _orphaned(home: Home) -> str | None:
-    """What to say if a killed supervisor has left servers behind."""
+    """A message if a killed supervisor has left servers behind; else None."""
     for server in ("valkey", "mongo"):
         if is_held(home.server_lock(server)):
             return f"the supervisor is gone, but {server} runs: `up` or `down` takes it on"

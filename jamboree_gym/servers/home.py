@@ -1,4 +1,4 @@
-"""The home directory of the embedded servers: its paths, its permissions, who serves it."""
+"""The home directory of the embedded servers: paths, permissions, and the supervisor's record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SERVERS = ("valkey", "mongo")
 
 
 def default_home() -> Path:
-    """Where the embedded servers live unless told otherwise: `JAMBOREE_HOME`, else user data."""
+    """The home unless another is given: `JAMBOREE_HOME`, else the directory for user data."""
     named = os.environ.get(HOME_VARIABLE)
     if named:
         return Path(named)
@@ -40,11 +40,11 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorRecord:
-    """What a supervisor writes down so that clients find it.
+    """The file by which clients find the supervisor.
 
     Attributes:
-        pid: Its process id.
-        host: The machine it runs on; a home on a network disk is seen from several.
+        pid: Process id of the supervisor.
+        host: Its machine: a home on a network disk is visible on several machines.
         control: Path of its control socket.
     """
 
@@ -55,7 +55,7 @@ class SupervisorRecord:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The paths below one home directory. Making one touches nothing on disk.
+    """The paths inside one home directory. Making this object touches nothing on disk.
 
     Attributes:
         path: The directory, absolute and without symlinks.
@@ -69,32 +69,32 @@ class Home:
         chosen = default_home() if path is None else Path(path)
         try:
             return cls(chosen.expanduser().resolve())
-        except (OSError, RuntimeError) as error:  # a loop of symlinks, a "~name" nobody has
+        except (OSError, RuntimeError) as error:  # a loop of symlinks, an unknown "~name"
             raise EmbeddedServerError(_unusable(chosen, error)) from error
 
     @property
     def start_lock(self) -> Path:
-        """Held by the client that starts a supervisor, until that one answers."""
+        """Lock of a client that starts a supervisor; held until the supervisor answers."""
         return self.path / _START_LOCK
 
     @property
     def supervisor_lock(self) -> Path:
-        """Held by the supervisor for as long as it lives."""
+        """Lock of the supervisor; held for as long as it lives."""
         return self.path / "supervisor.lock"
 
     @property
     def supervisor_log(self) -> Path:
-        """What the supervisor did, and what it died of."""
+        """Log file of the supervisor, also with the reason of its end."""
         return self.path / "supervisor.log"
 
     @property
     def record_file(self) -> Path:
-        """The `SupervisorRecord` as JSON."""
+        """File with the `SupervisorRecord`, as JSON."""
         return self.path / "supervisor.json"
 
     @property
     def mongo_file(self) -> Path:
-        """Port, user and password of the Mongo server."""
+        """File with port, user and password of the Mongo server."""
         return self.path / "mongo.json"
 
     def data_dir(self, server: str) -> Path:
@@ -102,44 +102,44 @@ class Home:
         return self.path / server
 
     def server_log(self, server: str) -> Path:
-        """What one server printed."""
+        """Output of one server."""
         return self.path / f"{server}.log"
 
     def server_lock(self, server: str) -> Path:
-        """Held by the process of one server (and its forks), whoever started it."""
+        """Lock of a server process (and its forks); held even after its supervisor has died."""
         return self.path / f"{server}.lock"
 
     @property
     def mongo_settings(self) -> Path:
-        """The settings of the Mongo server: none."""
+        """Settings file of the Mongo server; empty."""
         return self.path / "secantusd.toml"
 
     def prepare(self) -> None:
-        """Make the directory if need be, and make it private.
+        """Make the directory if it is missing, and make it private.
 
         Raises:
-            EmbeddedServerError: It cannot be made, or it or something in it belongs to somebody
-                else.
+            EmbeddedServerError: The directory cannot be made; or it, or something in it, belongs to
+                another user.
         """
         _make_private(self.path, self._check_entries)
 
     def check(self) -> bool:
-        """Whether the directory is there. Makes and changes nothing.
+        """Whether the directory exists. Makes and changes nothing.
 
         Raises:
-            EmbeddedServerError: It or something in it belongs to somebody else.
+            EmbeddedServerError: The directory, or something in it, belongs to another user.
         """
         try:
             found = self.path.lstat()
             if found.st_uid != os.geteuid():
                 raise foreign(self.path, found.st_uid)
             self._check_entries()
-        except OSError:  # it is not there, or we may not look into it
+        except OSError:  # the directory is missing, or we may not read it
             return False
         return True
 
     def _check_entries(self) -> None:
-        """Make sure that what we open, lock, connect to or write to is ours."""
+        """Check that every file that we open, lock, connect to or write to is ours."""
         entries = [self.start_lock, self.supervisor_lock, self.supervisor_log, self.record_file]
         entries += [self.mongo_file, self.mongo_settings, self.server_log("backup")]
         for server in _SERVERS:
@@ -149,7 +149,7 @@ class Home:
         _check_sockets(self.path)
 
     def prepare_socket_dir(self) -> Path:
-        """The directory for the sockets: the home itself, or a short one when it lies too deep."""
+        """Directory for the sockets: the home, or a short one if the home's path is too long."""
         if len(os.fsencode(self.path / CONTROL_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
             return self.path
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
@@ -162,20 +162,20 @@ class Home:
         return sockets
 
     def read_record(self) -> SupervisorRecord | None:
-        """Who serves this home, or did before it was killed; None if nobody wrote that down.
+        """The record of the supervisor, which may have been killed; None if there is no record.
 
         Raises:
-            EmbeddedServerError: Somebody else wrote it down.
+            EmbeddedServerError: Another user wrote the record.
         """
         try:
             record = SupervisorRecord(**json.loads(read_own(self.record_file)))
-        except (OSError, RecursionError, TypeError, ValueError):  # none yet, or of another version
+        except (OSError, RecursionError, TypeError, ValueError):  # no record, or another version
             return None
         kinds = [type(value) for value in asdict(record).values()]
         return record if kinds == [int, str, str] and 0 < record.pid < 2**31 else None
 
     def write_record(self, record: SupervisorRecord) -> None:
-        """Tell the clients where the supervisor is."""
+        """Write the record, so that clients find the supervisor."""
         write_private(self.record_file, asdict(record))
 
     def unusable(self, error: OSError) -> EmbeddedServerError:
@@ -184,10 +184,10 @@ class Home:
 
 
 def write_private(path: Path, fields: dict[str, Any]) -> None:
-    """Replace a JSON file in one step; only its owner can read it."""
+    """Replace a JSON file atomically; only its owner can read it."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        draft.unlink(missing_ok=True)  # left by a killed process, or a link
+        draft.unlink(missing_ok=True)  # a killed process left it, or it is a link
         descriptor = open_own(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with os.fdopen(descriptor, "w") as file:
             json.dump(fields, file)
@@ -201,7 +201,7 @@ def write_private(path: Path, fields: dict[str, Any]) -> None:
 
 
 def last_line(log: Path, *, since_byte: int = 0) -> str:
-    """The last line in a log that says something; empty if there is none."""
+    """The last line of a log that is not blank; empty if there is none."""
     try:
         with os.fdopen(open_own(log, os.O_RDONLY), "rb") as file:
             file.seek(max(since_byte, os.fstat(file.fileno()).st_size - 4096))
@@ -212,7 +212,7 @@ def last_line(log: Path, *, since_byte: int = 0) -> str:
 
 
 def trim_log(log: Path) -> int:
-    """Put a log aside that has grown; returns the size of the one to append to."""
+    """Rename a log that has grown large; return the size of the current log."""
     try:
         size_bytes = log.lstat().st_size
     except FileNotFoundError:
@@ -229,7 +229,7 @@ def _check_sockets(directory: Path) -> None:
 
 
 def _make_private(path: Path, check_entries: Callable[[], None]) -> None:
-    """Make a directory for us alone, and then look what others have left in it."""
+    """Make a private directory, and then check the files that others may have left in it."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
@@ -238,7 +238,7 @@ def _make_private(path: Path, check_entries: Callable[[], None]) -> None:
         if found.st_uid != os.geteuid():
             raise PermissionError(None, f"it belongs to another user (uid {found.st_uid})")
         if stat.S_IMODE(found.st_mode) & 0o077:
-            check_entries()  # first, too: it may be open for a good reason
+            check_entries()  # before, too: the directory may be open to others for a good reason
             _close_to_others(path)
     except OSError as error:
         raise EmbeddedServerError(_unusable(path, error)) from error
@@ -255,7 +255,7 @@ def _close_to_others(path: Path) -> None:
 
 
 def _check_it_is_for_us(directory: int) -> None:
-    """Closing /tmp or somebody's whole home directory to all others would do harm."""
+    """Refuse a directory that others use: closing /tmp or a user's home to them would do harm."""
     names = set(os.listdir(directory))
     if names and _START_LOCK not in names:
         raise FileExistsError(None, "it holds other things and is open to other users")

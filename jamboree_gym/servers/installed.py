@@ -1,4 +1,4 @@
-"""Finds the packages that bring the servers, without importing them."""
+"""Finds the packages that contain the servers, without importing them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["package_dir"]
 
 
 def package_dir(name: str, *, instead: str) -> Path:
-    """Where a package of the extra `embedded` is installed.
+    """Directory of an installed package of the extra `embedded`.
 
     Args:
         name: The package.
-        instead: What to pass to do without it.
+        instead: The argument by which a user can do without it.
 
     Raises:
-        MissingExtra: It is not installed.
+        MissingExtra: The package is not installed.
     """
     try:
         spec = importlib.util.find_spec(name)

@@ -1,4 +1,4 @@
-"""Starts the supervisor of a home from a client, so that it outlives that client."""
+"""Starts the supervisor of a home from a client; the supervisor outlives that client."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PROGRAM = Path(__file__).with_name("run_supervisor.py").resolve()
 
 
 def launch_supervisor(home: Home, *, timeout_s: float) -> None:
-    """Start a supervisor and return once it can be asked. The caller holds the start lock.
+    """Start a supervisor and return once it answers. The caller holds the start lock.
 
     Raises:
-        EmbeddedServerError: It did not come up.
+        EmbeddedServerError: The supervisor did not start.
     """
     deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
     log_start = trim_log(home.supervisor_log)
@@ -38,7 +38,7 @@ def launch_supervisor(home: Home, *, timeout_s: float) -> None:
         os.close(ready)
     if not answer:
         launcher.kill()
-    launcher.wait()  # it forked the supervisor and left
+    launcher.wait()  # it has forked the supervisor and ended
     if not answer:
         words = last_line(home.supervisor_log, since_byte=log_start) or "it printed nothing"
         raise EmbeddedServerError(
@@ -49,11 +49,11 @@ def launch_supervisor(home: Home, *, timeout_s: float) -> None:
 
 
 def _spawn(home: Home, told: int, *, lock_timeout_s: float) -> subprocess.Popen[bytes]:
-    """Detached from our terminal, our session and our output: what kills us leaves it alone."""
+    """Start it detached from our terminal, session and output, so that a kill of ours misses it."""
     descriptor = open_own(home.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with os.fdopen(descriptor, "ab") as log:
         return subprocess.Popen(
-            # -P: a module of the user's working directory must not stand in for one of Python's
+            # -P: a module in the user's working directory must not replace one of Python's
             [
                 *(sys.executable, "-P", str(_PROGRAM)),
                 *("--home", str(home.path), "--ready-fd", str(told)),
@@ -68,7 +68,7 @@ def _spawn(home: Home, told: int, *, lock_timeout_s: float) -> subprocess.Popen[
 
 
 def _read_all(descriptor: int, deadline: float) -> bytes:
-    """What the supervisor tells before it closes the pipe or ends; empty after the deadline."""
+    """Read what the supervisor writes until it closes the pipe; empty after the deadline."""
     received = b""
     while select.select([descriptor], [], [], max(deadline - time.monotonic(), 0.0))[0]:
         part = os.read(descriptor, 65536)

@@ -1,4 +1,4 @@
-"""How the Mongo server is run: its command line, its one user, what proves that it answers."""
+"""How the Mongo server runs: its command line, its one user, and the check that it answers."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from jamboree_gym.servers.server_processes import launch
 __all__ = ["MongoProgram"]
 
 PING_TIMEOUT_S = 1.0
-CACHE_SIZE = "128M"  # the server's own default grows to half a gigabyte
+CACHE_SIZE = "128M"  # the server's default would grow to half a gigabyte
 HOST = "127.0.0.1"
 USER = "jamboree"
-# Below the ports that the system hands out to clients (from 32768 on Linux, 49152 on macOS):
-# a port that is to be free again after a restart must not be taken by somebody's connection.
+# Below the ports that the system gives to clients (from 32768 on Linux, 49152 on macOS). So no
+# client connection can take the port while the server restarts.
 PORTS = range(20000, 32000)
 
 
 @dataclass(frozen=True, slots=True)
 class MongoAccess:
-    """How the Mongo server is reached; kept in the home, for its owner's eyes only.
+    """Port and login of the Mongo server; kept in the home, readable only by its owner.
 
     Attributes:
-        port: On the loopback address.
-        password: Made once.
-        user_created: Whether the server knows the user by now.
+        port: Port on the loopback address.
+        password: The password, made once.
+        user_created: Whether the user exists in the server.
     """
 
     port: int
@@ -51,19 +51,19 @@ class MongoAccess:
 
 
 class MongoProgram:
-    """The Mongo server: loopback only, one user with a password made here."""
+    """The Mongo server: listens on loopback only, with one user and a password made here."""
 
     name = "mongo"
 
     def __init__(self, home: Home) -> None:
         self.home = home
         self._data_dir = home.data_dir(self.name)
-        self._port: int | None = None  # of the last command line
-        self._is_open = False  # while it runs without --auth
+        self._port: int | None = None  # of the newest command line
+        self._is_open = False  # True while it runs without --auth
 
     @property
     def url(self) -> str:
-        """For pymongo. An acknowledged write has been synced to the journal."""
+        """URL for pymongo. An acknowledged write has been synced to the journal."""
         access = self._access()
         return (
             f"mongodb://{USER}:{access.password}@{HOST}:{access.port}/"
@@ -71,7 +71,10 @@ class MongoProgram:
         )
 
     def prepare(self, stopping: threading.Event) -> None:
-        """A free port, and the user: created while the server runs on another port, open."""
+        """Choose a free port, and create the user if necessary.
+
+        To create the user, the server runs for a moment without a password, on another port.
+        """
         package_dir("secantus", instead="mongo_url=...")
         access = self._access(or_new=True)
         if not _is_free(access.port):
@@ -94,11 +97,11 @@ class MongoProgram:
             self._is_open = False
 
     def command(self) -> list[str]:
-        """The server that asks for a password."""
+        """The command line of the server with password."""
         return [*self._command(self._access().port), "--auth"]
 
     def serves(self, command_line: Sequence[str]) -> bool:
-        """Whether it is a secantus on our data directory."""
+        """Whether a command line is that of a secantus on our data directory."""
         options = set(itertools.pairwise(command_line))
         ours = {
             ("--config", str(self.home.mongo_settings)),
@@ -107,10 +110,10 @@ class MongoProgram:
         return {("-m", "secantus"), *ours} <= options
 
     def answers(self) -> bool:
-        """Whether it lets our user in (or anybody, while it runs open)."""
+        """Whether the server accepts our login (or any, while it runs without password)."""
         from pymongo.errors import OperationFailure, PyMongoError
 
-        if not self.accepts_clients():  # pymongo would look again only every half second
+        if not self.accepts_clients():  # pymongo would check only every half second
             return False
         try:
             with self._client() as client:
@@ -125,7 +128,7 @@ class MongoProgram:
         return True
 
     def accepts_clients(self) -> bool:
-        """Whether its port is open. Told to stop, it waits 2 s for a connection: this is one."""
+        """Whether its port is open. A stopping server waits 2 s for a connection: this is one."""
         try:
             socket.create_connection((HOST, self._port or 0), PING_TIMEOUT_S).close()
         except OSError:
@@ -133,7 +136,7 @@ class MongoProgram:
         return True
 
     def started(self) -> None:
-        """Drop any user but ours: while the server ran open, others could make one."""
+        """Delete all users but ours: others could add some while there was no password."""
         access = self._access()
         if access.user_created:
             return
@@ -146,10 +149,10 @@ class MongoProgram:
     def _command(self, port: int) -> list[str]:
         self._port = port
         settings = self.home.mongo_settings
-        # Empty. Without it the server picks up any in the user's home.
+        # An empty file. Without it the server would read the settings in the user's home.
         os.close(open_own(settings, os.O_WRONLY | os.O_CREAT))
         return [
-            # -P: it runs in the home, where no module is to be taken from
+            # -P: it runs in the home, from which no module must be imported
             *(sys.executable, "-P", "-m", "secantus", "--config", str(settings)),
             *("--host", HOST, "--port", str(port)),
             *("--storage-path", self._storage_path()),
@@ -157,12 +160,12 @@ class MongoProgram:
         ]
 
     def _storage_path(self) -> str:
-        """WiredTiger takes text only: where the home's path is none, the path from there."""
+        """The data directory as text, for WiredTiger; relative if the home's path is no text."""
         path = str(self._data_dir)
         return path if is_unicode(path) else os.path.relpath(path, self.home.path)
 
     def _client(self) -> Any:
-        from pymongo import MongoClient  # here: a supervisor without Mongo need not load it
+        from pymongo import MongoClient  # here: a supervisor without Mongo never loads it
 
         url = f"mongodb://{HOST}:{self._port}/?directConnection=true" if self._is_open else self.url
         return MongoClient(url, serverSelectionTimeoutMS=int(PING_TIMEOUT_S * 1000))
@@ -174,7 +177,7 @@ class MongoProgram:
         try:
             with self._client() as client:
                 yield client
-                client.admin.command("fsync")  # or a server killed soon after forgets its users
+                client.admin.command("fsync")  # else a kill soon after loses the users
         except PyMongoError as error:
             raise EmbeddedServerError(f"cannot set up the Mongo server's user: {error}") from error
 

@@ -1,6 +1,7 @@
-"""What lies in a home has to be ours: no other user's file is opened, and no link followed.
+"""Checks that files in a home are ours: no file of another user is opened, no link is followed.
 
-A directory may have been open to others before we closed it. What they left there looks like ours.
+A directory may have been open to others before we made it private. Files that they left there
+would look like ours.
 """
 
 from __future__ import annotations
@@ -27,38 +28,40 @@ _ADVICE = (
 
 
 def foreign(path: Path | str, uid: int) -> EmbeddedServerError:
-    """The error for what belongs to somebody else."""
+    """The error for a file of another user."""
     return _refused(path, f"belongs to another user (uid {uid})")
 
 
 def check_entry(path: Path) -> None:
-    """Make sure that a path is free, or ours, and no link. What it is shows where it is used.
+    """Check that nothing is at a path, or something of ours that is no link.
+
+    What kind of file it is, shows when it is used.
 
     Raises:
-        EmbeddedServerError: It is not; names it.
+        EmbeddedServerError: The check failed; names the path.
     """
     _check(path)
 
 
 def check_tree(directory: Path) -> None:
-    """Make sure that a directory of ours holds files and directories of ours, and no links.
+    """Check that a directory of ours holds only files and directories of ours, and no links.
 
     Raises:
-        EmbeddedServerError: It does not; names what is in the way.
+        EmbeddedServerError: The check failed; names the path in question.
     """
     with os.scandir(directory) as entries:
         for entry in entries:
             path = Path(entry.path)
-            _check(path, may_have_names=True)  # as backups by hard links give them
+            _check(path, may_have_names=True)  # backups by hard links give a file several names
             if entry.is_dir(follow_symlinks=False):
                 check_tree(path)
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a file of ours, which is made (for us alone) if the flags say so.
+    """Open a file of ours; with O_CREAT in the flags, make it readable for us alone.
 
     Raises:
-        EmbeddedServerError: It is somebody else's, or no file.
+        EmbeddedServerError: It belongs to another user, or is no file.
         OSError: It cannot be opened.
     """
     try:
@@ -79,12 +82,12 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def read_own(path: Path) -> str:
-    """The text in a file of ours.
+    """The text of a file of ours.
 
     Raises:
-        EmbeddedServerError: It is somebody else's, or no file.
+        EmbeddedServerError: It belongs to another user, or is no file.
         OSError: It cannot be read.
-        ValueError: It is no text.
+        ValueError: Its content is no text.
     """
     with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
         return file.read()

@@ -1,7 +1,7 @@
 """The lock that a server process holds on its data for as long as it lives.
 
-The supervisor takes it and hands it down by inheritance: it stays held when the supervisor is
-killed, and is free the moment the server is gone. So nobody ever starts two on the same data.
+The supervisor takes the lock, and the server inherits it. The lock stays held if the supervisor is
+killed, and is free as soon as the server has ended. So two servers never run on the same data.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ POLL_S = 0.01
 
 
 def take(path: Path, *, timeout_s: float = 0.0) -> int | None:
-    """Take the lock; the descriptor to inherit, or None while a live process holds it.
+    """Take the lock; return the descriptor to inherit, or None if a live process holds the lock.
 
     Raises:
-        EmbeddedServerError: It is somebody else's.
+        EmbeddedServerError: The lock file belongs to another user.
     """
     deadline = time.monotonic() + timeout_s
     descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
@@ -44,7 +44,7 @@ def is_held(path: Path) -> bool:
     """Whether a live process holds the lock. Makes no file.
 
     Raises:
-        EmbeddedServerError: It is somebody else's.
+        EmbeddedServerError: The lock file belongs to another user.
     """
     try:
         descriptor = open_own(path, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""One server process: started, adopted after its supervisor died, waited for, stopped."""
+"""One server process: how it starts, is adopted after its supervisor died, and stops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jamboree_gym.servers.server_lock import take
 
 __all__ = ["ServerProcess", "ServerProgram", "launch", "start_server"]
 
-START_TIMEOUT_S = 600.0  # loading many gigabytes takes its time
+START_TIMEOUT_S = 600.0  # loading many gigabytes of data takes long
 STOP_GRACE_S = 15.0
 STOP_CHECK_INTERVAL_S = 0.02
 CHECKS_BEFORE_REPEAT = 25
@@ -31,32 +31,32 @@ _log = logging.getLogger(__name__)
 
 
 class ServerProgram(Protocol):
-    """How one kind of server is run. Everything else here is the same for all."""
+    """How one kind of server runs. All other code here is the same for every kind."""
 
     name: str
     home: Home
 
     def prepare(self, stopping: threading.Event) -> None:
-        """What must be in place before the start; runs while no process serves the data."""
+        """Prepare the start; called while no process serves the data."""
 
     def command(self) -> list[str]:
         """The command line."""
 
     def serves(self, command_line: Sequence[str]) -> bool:
-        """Whether a process with this command line serves this home's data, in whatever mode."""
+        """Whether a process with this command line serves this home's data, in any mode."""
 
     def answers(self) -> bool:
-        """Whether the server answers a request just now."""
+        """Whether the server answers a request now."""
 
     def accepts_clients(self) -> bool:
-        """Whether it still takes connections, though told to stop. Asking may help it notice."""
+        """Whether a stopping server still accepts connections. Asking may help it notice."""
 
     def started(self) -> None:
-        """Called once it answers for the first time."""
+        """Called when the server has answered for the first time."""
 
 
 class ServerProcess:
-    """A live server process: our own child, or one that a killed supervisor has left."""
+    """A live server process: our own child, or one that a killed supervisor left behind."""
 
     def __init__(self, program: ServerProgram, process: psutil.Process | psutil.Popen) -> None:
         self.program = program
@@ -73,14 +73,14 @@ class ServerProcess:
             return False
 
     def how_it_ended(self) -> str:
-        """Its exit in words, once it has ended."""
+        """Describe how the process ended; call it only after the end."""
         code = self._process.poll() if isinstance(self._process, psutil.Popen) else None
         if code is None:
             return "ended"
         return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
 
     def stop(self) -> None:
-        """Ask it to end; after `STOP_GRACE_S` kill it. Returns once it is gone."""
+        """Ask the process to end; kill it after `STOP_GRACE_S`. Return once it is gone."""
         try:
             if self._end_by_request():
                 return
@@ -95,10 +95,10 @@ class ServerProcess:
             )
 
     def _end_by_request(self) -> bool:
-        """SIGTERM, and again when it had no effect.
+        """Send SIGTERM, and again if it had no effect.
 
-        A Python server loses a signal that a thread takes just as it is being started: only the
-        main thread runs the handler, and nothing wakes it.
+        A Python server loses a signal if a thread that is just being started receives it: only the
+        main thread runs the handler, and nothing wakes the main thread.
         """
         deadline = time.monotonic() + STOP_GRACE_S
         self._process.terminate()
@@ -122,14 +122,14 @@ class ServerProcess:
 
 
 def start_server(program: ServerProgram, stopping: threading.Event) -> ServerProcess:
-    """Start a server, or adopt the one that a killed supervisor left, and wait until it answers.
+    """Start a server, or adopt the one that a killed supervisor left; wait until it answers.
 
     Args:
         program: The server.
-        stopping: Set by another thread to give up at once.
+        stopping: Another thread sets this event to stop the wait at once.
 
     Raises:
-        EmbeddedServerError: It could not be started; the message has its last words.
+        EmbeddedServerError: The server could not be started; the message has its last output line.
     """
     try:
         server = _adopt(program)
@@ -154,7 +154,7 @@ def launch(
     """Run `command` as the one process on the program's data, and wait until it answers."""
     log = program.home.server_log(program.name)
     log_start = trim_log(log)
-    # is_held(), asked by a client, takes the lock for a moment: wait a little for it.
+    # A client that calls is_held() takes the lock for a moment: wait briefly for it.
     lock = take(program.home.server_lock(program.name), timeout_s=LAUNCH_LOCK_TIMEOUT_S)
     if lock is None:
         raise EmbeddedServerError(
@@ -170,8 +170,8 @@ def launch(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=program.home.path,
-                pass_fds=(lock,),  # the process keeps the lock, however we end
-                restore_signals=False,  # past a file size limit it gets an error, not SIGXFSZ
+                pass_fds=(lock,),  # the process keeps the lock, even after our end
+                restore_signals=False,  # so a file beyond a size limit causes an error, not SIGXFSZ
             )
     finally:
         os.close(lock)
@@ -202,7 +202,7 @@ def _wait_until_it_answers(
 
 
 def _adopt(program: ServerProgram) -> ServerProcess | None:
-    """The server that serves this home's data already, if it is the one we would start."""
+    """Adopt the server that already serves this home's data, if it is as we would start it."""
     deadline = time.monotonic() + ORPHAN_TIMEOUT_S
     while (lock := take(program.home.server_lock(program.name))) is None:
         orphan = _find(program)
@@ -213,14 +213,14 @@ def _adopt(program: ServerProgram) -> ServerProcess | None:
             _log.info("%s (pid %d) was left in a bad state: stopped", program.name, orphan.pid)
             ServerProcess(program, orphan).stop()
         if time.monotonic() > deadline:
-            return None  # launch() says who is in the way
+            return None  # launch() reports which process holds the lock
         time.sleep(POLL_S)
     os.close(lock)
     return None
 
 
 def _is_as_started(program: ServerProgram, process: psutil.Process) -> bool:
-    """Whether a process answers, with the options and on the port that we would give it."""
+    """Whether a process answers, and has the options and the port that we would give it."""
     try:
         return bool(process.cmdline() == program.command()) and program.answers()
     except psutil.NoSuchProcess:
@@ -228,13 +228,13 @@ def _is_as_started(program: ServerProgram, process: psutil.Process) -> bool:
 
 
 def _find(program: ServerProgram) -> psutil.Process | None:
-    """Our own process that serves this home's data. Valkey forks to rewrite its log: the parent."""
+    """Our process that serves this home's data. If Valkey forked to rewrite its log: the parent."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
             if process.uids().real == os.getuid() and program.serves(process.cmdline()):
                 found[process.pid] = process
-        except psutil.Error:  # it ended while we looked, or is not ours to look at
+        except psutil.Error:  # the process ended meanwhile, or is not visible to us
             continue
     for process in found.values():
         try:

@@ -1,4 +1,4 @@
-"""Keeps one server running: started on first need, started again when it dies."""
+"""Keeps one server running: starts it on first need, restarts it if it dies."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.servers.home import last_line
 from jamboree_gym.servers.server_processes import ServerProcess, ServerProgram, start_server
 
-__all__ = ["Keeper"]
+__all__ = ["ServerWatchdog"]
 
 WATCH_INTERVAL_S = 0.05
 RETRY_INTERVAL_S = 0.02
-# Restarts after a death: at once, then 0.2 s, 0.4 s ... apart; after MAX_FAILURES the next client
-# that asks gets one more attempt, and the error.
+# Restarts after a death: at once, then after 0.2 s, 0.4 s ... After MAX_FAILURES the next client
+# that asks gets one more attempt, and the error if it fails.
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 5.0
 MAX_FAILURES = 5
@@ -24,14 +24,14 @@ STABLE_AFTER_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Keeper:
-    """One server of the supervisor. All methods run on its event loop.
+class ServerWatchdog:
+    """Keeps one server of the supervisor running. All methods run on its event loop.
 
     Attributes:
-        program: What it runs.
-        restarts: How often the server had to be started again.
-        last_error: The last thing that went wrong with it, None while all is well.
-        gave_up: Why it is not tried any more until somebody asks, None while it is.
+        program: The kind of server.
+        restarts: How often the server was restarted.
+        last_error: The last error of the server; None while it runs well.
+        gave_up: Why restarts have stopped until a client asks; None while they go on.
     """
 
     def __init__(self, program: ServerProgram) -> None:
@@ -39,32 +39,32 @@ class Keeper:
         self.restarts = 0
         self.last_error: str | None = None
         self._server: ServerProcess | None = None
-        self._stopping = threading.Event()  # read by the thread that starts the server, too
+        self._stopping = threading.Event()  # also read by the thread that starts the server
         self._keeping: asyncio.Task[None] | None = None
         self.gave_up: JamboreeError | None = None
 
     @property
     def pid(self) -> int | None:
-        """The live server's process id."""
+        """Process id of the live server."""
         return self._server.pid if self._server is not None else None
 
     @property
     def is_starting(self) -> bool:
-        """Whether the server is on its way up."""
+        """Whether the server is starting."""
         is_tried = self._keeping is not None and not self._keeping.done()
         return is_tried and self._server is None
 
     def start(self) -> None:
-        """See to it that the server comes up, without waiting for it."""
+        """Start the server if it does not run; does not wait for it."""
         if not self._stopping.is_set() and (self._keeping is None or self._keeping.done()):
             self.gave_up = None
             self._keeping = asyncio.create_task(self._keep())
 
     async def up(self, *, timeout_s: float) -> None:
-        """Return once the server answers; start it if nobody has.
+        """Return once the server answers; start it if it does not run.
 
         Raises:
-            JamboreeError: It cannot be started, or takes longer.
+            JamboreeError: The server cannot be started, or takes longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         self.start()
@@ -76,11 +76,11 @@ class Keeper:
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(self._too_slow(timeout_s))
             if self._keeping is not None and self._keeping.done():
-                self._keeping.result()  # a fault of ours: not to be waited for in silence
+                self._keeping.result()  # a bug of ours: raise it at once
             await asyncio.sleep(RETRY_INTERVAL_S)
 
     async def stop(self) -> None:
-        """Stop the server, or its start, and return once its process is gone."""
+        """Stop the server, or its start; return once its process is gone."""
         self._stopping.set()
         if self._keeping is not None:
             await asyncio.wait([self._keeping])
@@ -96,17 +96,17 @@ class Keeper:
 
     async def _keep(self) -> None:
         failures = 0
-        while True:  # once even if told to stop by now: there may be an orphan to take along
+        while True:  # once even after `stop`: there may be an orphan to stop
             started_at = time.monotonic()
             try:
                 error: JamboreeError = await self._run_until_it_dies()
                 self.restarts += 1
             except JamboreeError as start_error:
                 error = start_error
-                failures = failures or MAX_FAILURES  # it has never come up: tell at once
+                failures = failures or MAX_FAILURES  # it has never started: report that at once
             if self._stopping.is_set():
                 return
-            if self.last_error != str(error):  # else it has been said
+            if self.last_error != str(error):  # else it was logged before
                 _log.error("%s", error)
             self.last_error = str(error)
             if time.monotonic() - started_at > STABLE_AFTER_S:

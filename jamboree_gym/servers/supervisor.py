@@ -1,10 +1,10 @@
-"""The supervisor: one small process per home that holds its servers for all their clients.
+"""The supervisor: one small process per home that runs its servers for all their clients.
 
-It also keeps the process that copies from one of them to the other.
+It also runs the backup process, which copies from Valkey to Mongo.
 
-Started by the first client that needs it, as `run_supervisor.py`; by hand, it would be
-`python -m jamboree_gym.servers.supervisor --home HOME`. It leaves once no client has held a
-connection to its control socket for a while.
+The first client that needs servers starts it, as `run_supervisor.py`; the command by hand is
+`python -m jamboree_gym.servers.supervisor --home HOME`. It exits when no client has been connected
+to its control socket for a while.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError
-from jamboree_gym.servers.backup_process import BackupKeeper
+from jamboree_gym.servers.backup_process import BackupWatchdog
 from jamboree_gym.servers.control import PROTOCOL_VERSION, decode, encode, error_reply
 from jamboree_gym.servers.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
 from jamboree_gym.servers.mongo_program import MongoProgram
 from jamboree_gym.servers.server_lock import is_held
-from jamboree_gym.servers.server_watchdog import Keeper
+from jamboree_gym.servers.server_watchdog import ServerWatchdog
 from jamboree_gym.servers.valkey_program import ValkeyProgram
 
 __all__ = ["IDLE_EXIT_VARIABLE", "Supervisor", "main"]
@@ -37,7 +37,7 @@ __all__ = ["IDLE_EXIT_VARIABLE", "Supervisor", "main"]
 IDLE_EXIT_VARIABLE = "JAMBOREE_IDLE_EXIT_S"
 PYTHON_PATH = "PYTHONPATH"
 IDLE_EXIT_S = 60.0
-FIRST_CLIENT_GRACE_S = 5.0  # whoever started us needs a moment to connect
+FIRST_CLIENT_GRACE_S = 5.0  # the client that started us needs a moment to connect
 LOCK_TIMEOUT_S = 15.0
 HOME_CHECK_INTERVAL_S = 1.0
 CONTROL_BACKLOG = 1024
@@ -45,11 +45,11 @@ _log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Answers the clients of one home, counts them, and holds the servers while there are any.
+    """Answers and counts the clients of one home, and runs the servers while there are any clients.
 
     Args:
         home: The home; the caller holds its supervisor lock.
-        idle_exit_s: How long to stay after the last client has left.
+        idle_exit_s: Seconds to stay after the last client has left.
     """
 
     def __init__(self, home: Home, *, idle_exit_s: float) -> None:
@@ -60,15 +60,15 @@ class Supervisor:
         self._control_path = sockets / CONTROL_SOCKET
         self._valkey = ValkeyProgram(home, socket_path=sockets / VALKEY_SOCKET)
         self._mongo = MongoProgram(home)
-        self._redis_keeper = Keeper(self._valkey)
-        self._mongo_keeper = Keeper(self._mongo)
-        self._backup = BackupKeeper(home, self._valkey.url, self._mongo_keeper)
+        self._redis_watchdog = ServerWatchdog(self._valkey)
+        self._mongo_watchdog = ServerWatchdog(self._mongo)
+        self._backup = BackupWatchdog(home, self._valkey.url, self._mongo_watchdog)
         self._clients: set[asyncio.StreamWriter] = set()
         self._stop = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
 
     async def run(self, ready: ReadyPipe) -> None:
-        """Serve until idle, told to stop, or the home is gone; then a last copy, and an end."""
+        """Serve until idle, stopped, or without a home; then make a last copy and exit."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -82,7 +82,7 @@ class Supervisor:
         self._adopt_orphans()
         ready.tell({"ok": True})
         await self._stop.wait()
-        # From here on a client that comes finds nobody, and starts a supervisor that waits for us.
+        # From here on a new client finds no supervisor. It starts one, which waits for our end.
         _log.info("stopping")
         home_check.cancel()
         listener.close()
@@ -93,12 +93,12 @@ class Supervisor:
             shutil.rmtree(self._control_path.parent, ignore_errors=True)
 
     def _adopt_orphans(self) -> None:
-        for keeper in (self._redis_keeper, self._mongo_keeper):
+        for keeper in (self._redis_watchdog, self._mongo_watchdog):
             if is_held(self._home.server_lock(keeper.program.name)):
                 keeper.start()
 
     async def _stop_servers(self) -> None:
-        keepers = (self._redis_keeper, self._mongo_keeper)
+        keepers = (self._redis_watchdog, self._mongo_watchdog)
         ends = await asyncio.gather(*(each.stop() for each in keepers), return_exceptions=True)
         for error in filter(None, ends):
             _log.error("%s", error)
@@ -110,7 +110,7 @@ class Supervisor:
             while line := await reader.readline():
                 reply = await self._reply(decode(line), writer)
                 if self._stop.is_set() and not reply.get("while_stopping"):
-                    return  # told by the end of the connection, the client starts a new supervisor
+                    return  # the closed connection tells the client to start a new supervisor
                 writer.write(encode(reply))
                 await writer.drain()
         except (KeyError, OSError, TypeError, ValueError) as error:  # gone, or no message of ours
@@ -122,13 +122,13 @@ class Supervisor:
 
     async def _reply(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         op = request.get("op")
-        if op == "down":  # understood in every version, as is "status"
+        if op == "down":  # every version understands this, and "status"
             self._stop.set()
             return {"ok": True, "while_stopping": True}
         if op == "status":
             return {"ok": True, "while_stopping": True, **await self._status()}
         if op == "redis":
-            self._clients.add(writer)  # from now on this connection counts
+            self._clients.add(writer)  # from now on this connection counts as a client
             self._watch_idle()
         try:
             return {"ok": True, **await self._serve(request)}
@@ -144,13 +144,13 @@ class Supervisor:
         timeout_s = float(request["timeout_s"])
         match request.get("op"):
             case "redis":
-                await self._redis_keeper.up(timeout_s=timeout_s)
+                await self._redis_watchdog.up(timeout_s=timeout_s)
                 return {"url": self._valkey.url}
             case "mongo" if request.get("wait", True):
-                await self._mongo_keeper.up(timeout_s=timeout_s)
+                await self._mongo_watchdog.up(timeout_s=timeout_s)
                 return {"url": self._mongo.url}
             case "mongo":
-                self._mongo_keeper.start()
+                self._mongo_watchdog.start()
             case "backup":
                 self._backup.back_up(str(request["namespace"]))
             case "stay":
@@ -167,15 +167,15 @@ class Supervisor:
             "clients": len(self._clients),
             "stays": self._stay,
             "idle_exit_s": self._idle_exit_s,
-            "redis_pid": self._redis_keeper.pid,
-            "mongo_pid": self._mongo_keeper.pid,
+            "redis_pid": self._redis_watchdog.pid,
+            "mongo_pid": self._mongo_watchdog.pid,
             "backup_pid": self._backup.pid,
-            "redis_restarts": self._redis_keeper.restarts,
-            "mongo_restarts": self._mongo_keeper.restarts,
+            "redis_restarts": self._redis_watchdog.restarts,
+            "mongo_restarts": self._mongo_watchdog.restarts,
             "backup_restarts": self._backup.restarts,
             "last_error": complaint
-            or self._redis_keeper.last_error
-            or self._mongo_keeper.last_error
+            or self._redis_watchdog.last_error
+            or self._mongo_watchdog.last_error
             or self._backup.last_error,
         }
 
@@ -189,7 +189,7 @@ class Supervisor:
             self._idle_timer = loop.call_later(idle_exit_s, self._stop.set)
 
     async def _leave_with_home(self) -> None:
-        """Stop when the home is deleted under us: nobody could reach us any more."""
+        """Stop if the home is deleted: no client could reach us any more."""
         ours = self._control_path.stat().st_ino
         while _inode(self._control_path) == ours and self._home.record_file.exists():
             await asyncio.sleep(HOME_CHECK_INTERVAL_S)
@@ -198,17 +198,17 @@ class Supervisor:
 
 
 class ReadyPipe:
-    """Tells the client that started this process, once, whether it is up.
+    """Tells the client that started this process, once, whether the start succeeded.
 
     Args:
-        descriptor: The pipe's end, None if nobody listens.
+        descriptor: Our end of the pipe; None if nobody listens.
     """
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send the first message and close; ignore the others."""
+        """Send the first message and close the pipe; ignore later messages."""
         if self._descriptor is None:
             return
         with contextlib.suppress(BrokenPipeError), os.fdopen(self._descriptor, "wb") as pipe:
@@ -217,10 +217,10 @@ class ReadyPipe:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the supervisor of one home in the background; ends the process."""
+    """Run the supervisor of one home in the background; this process ends."""
     options = _parse(arguments)
     if os.fork():
-        os._exit(0)  # now nobody has to wait for us but init
+        os._exit(0)  # now only init has to wait for us
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
     ready = ReadyPipe(options.ready_fd)
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _log.error("%s", error)
         ready.tell(error_reply(_as_ours(error)))
         os._exit(1)
-    # The kernel closes what clients are still connected to: they take it as the sign of our end.
+    # The kernel closes the connections of the clients: that tells them of our end.
     os._exit(0)
 
 
@@ -250,7 +250,7 @@ def _run(options: argparse.Namespace, ready: ReadyPipe) -> None:
 
 
 def _keep_python_path() -> None:
-    """Have it name the same directories for our servers, which run in the home, not here."""
+    """Make the directories absolute for our servers, which run in the home, not here."""
     named = os.environ.get(PYTHON_PATH)
     if named:
         places = map(os.path.abspath, named.split(os.pathsep))

@@ -1,4 +1,4 @@
-"""How a client gets at the supervisor of a home: connects to it, or starts it."""
+"""How a client reaches the supervisor of a home: it connects, or starts the supervisor first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_INTERVAL_S = 0.02
 
 
 def ask_once(home: Home, op: str, *, timeout_s: float, **options: Any) -> dict[str, Any]:
-    """One request on its own connection: it waits for no other, and counts as no client."""
+    """Send one request on a separate connection, which waits for no other and is not counted."""
     deadline = time.monotonic() + timeout_s
     while True:
         with contextlib.closing(connect(home, deadline)) as control:
@@ -31,14 +31,14 @@ def ask_once(home: Home, op: str, *, timeout_s: float, **options: Any) -> dict[s
 
 
 def connect(home: Home, deadline: float) -> ControlConnection:
-    """A connection to the home's supervisor, which is started if it does not run."""
+    """Connect to the home's supervisor; start it if it does not run."""
     home.prepare()
     while (control := reach(home)) is None:
         require_valkey()
         try:
             with FileLock(home.start_lock, timeout=time_left_s(deadline), mode=0o600):
                 control = reach(home)
-                if control is not None:  # another process was faster
+                if control is not None:  # another process has started it first
                     return control
                 launch_supervisor(home, timeout_s=time_left_s(deadline))
         except Timeout as error:
@@ -52,22 +52,22 @@ def connect(home: Home, deadline: float) -> ControlConnection:
 
 
 def reach(home: Home) -> ControlConnection | None:
-    """A connection to the home's supervisor; None if it does not run.
+    """Connect to the home's supervisor; None if it does not run.
 
     Raises:
-        EmbeddedServerError: The home, or something in it, belongs to somebody else.
+        EmbeddedServerError: The home, or something in it, belongs to another user.
     """
     record = home.read_record() if home.check() else None
     if record is None:
         return None
     try:
         return ControlConnection(record.control)
-    except OSError:  # a socket that a killed supervisor left, or none
+    except OSError:  # a killed supervisor left the socket, or there is none
         return None
 
 
 def retry_or_raise(home: Home, error: OSError, deadline: float) -> None:
-    """After a broken request: a short pause, or at the deadline the error for the caller."""
+    """After a failed request: pause briefly, or at the deadline raise the error for the caller."""
     if time.monotonic() >= deadline or isinstance(error, TimeoutError):
         raise EmbeddedServerError(
             f"the supervisor of {home.path} does not answer: {error}\nsee {home.supervisor_log}"
@@ -76,5 +76,5 @@ def retry_or_raise(home: Home, error: OSError, deadline: float) -> None:
 
 
 def time_left_s(deadline: float) -> float:
-    """Until a `time.monotonic()`; never so little that a request could not even be tried."""
+    """Seconds until a `time.monotonic()`; at least enough to try one request."""
     return max(deadline - time.monotonic(), 0.01)

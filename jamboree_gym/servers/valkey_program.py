@@ -1,4 +1,4 @@
-"""How Valkey is run: its command line, and what proves that it answers."""
+"""How Valkey runs: its command line, and the check that it answers."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ class ValkeyProgram:
 
     @property
     def url(self) -> str:
-        """For redis-py."""
+        """URL for redis-py."""
         return f"unix://{quote(os.fsencode(self._socket_path))}"
 
     def prepare(self, stopping: threading.Event) -> None:
-        """The data directory, with nothing in it that is not ours."""
+        """Check the data directory: everything in it must be ours."""
         self._data_dir.mkdir(mode=0o700, exist_ok=True)
         check_tree(self._data_dir)
 
     def command(self) -> list[str]:
-        """No TCP port, no snapshots beside the append-only file, its options visible in `ps`."""
+        """No TCP port, no snapshots besides the append-only file; `ps` shows all options."""
         options = {
             "port": "0",
             "unixsocket": str(self._socket_path),
@@ -73,32 +73,32 @@ class ValkeyProgram:
         return [str(require_valkey()), *flags]
 
     def serves(self, command_line: Sequence[str]) -> bool:
-        """Whether it is a valkey-server on our data directory."""
+        """Whether a command line is that of a valkey-server on our data directory."""
         options = itertools.pairwise(command_line)
         return ("--dir", str(self._data_dir)) in options and (
             Path(command_line[0]).name == "valkey-server"
         )
 
     def answers(self) -> bool:
-        """Whether it has loaded its data and replies."""
+        """Whether it has loaded its data and answers."""
         return self._ask(b"PING\r\n").startswith(b"+PONG")
 
     def complaint(self) -> str | None:
-        """Why it takes no writes at the moment, if so: its file could not be written."""
+        """Why it refuses writes now (its file could not be written); None if it accepts them."""
         reply = self._ask(b"INFO persistence\r\n")
         if b"aof_last_write_status:err" in reply:
             return f"valkey cannot write to {self._data_dir}: free some disk space"
         return None
 
     def accepts_clients(self) -> bool:
-        """Not of interest: it never misses a signal."""
+        """Always False: Valkey never misses a signal."""
         return False
 
     def started(self) -> None:
-        """Nothing left to do."""
+        """Do nothing."""
 
     def _ask(self, request: bytes) -> bytes:
-        """The reply to an inline command, or nothing."""
+        """The reply to an inline command; empty if there is none."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(PING_TIMEOUT_S)
             try:

@@ -1,4 +1,4 @@
-"""Where logs lie: `redis` is the hot log, `mongo` the backup, `read_through` one behind the other.
+"""Stores of logs: `redis` is the hot log, `mongo` the backup, `read_through` combines both.
 
 Imports `encoding` and below. `delivery`, `handlers`, `reading` and `backup` import it.
 """

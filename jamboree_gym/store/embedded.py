@@ -1,4 +1,4 @@
-"""The documented name of what now stands in `jamboree_gym.servers.embedded`."""
+"""Keeps the documented import path of `jamboree_gym.servers.embedded`."""
 
 from jamboree_gym.servers.embedded import *  # noqa: F403
 from jamboree_gym.servers.embedded import __all__ as __all__

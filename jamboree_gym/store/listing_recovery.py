@@ -1,4 +1,4 @@
-"""Whether Redis lists what MongoDB holds; where it was emptied, the listings come back first."""
+"""Restores the listings in Redis from MongoDB after Redis was emptied."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "kept_
 
 COVERED = "all"
 PARTLY_COVERED = "part"
-NO_ROOM = "no room"  # never stored: the server takes no writes, or not from this user
+NO_ROOM = "no room"  # never stored: the server is full, or this user may not write
 ATTEMPTS = 3
 
 log = logging.getLogger(__name__)
@@ -30,18 +30,18 @@ Heads = Mapping[str, Head]
 
 
 def is_covered(coverage: str) -> bool:
-    """Whether it is known what the listings hold."""
+    """Whether the coverage marker shows what the listings contain."""
     return coverage in (COVERED, PARTLY_COVERED)
 
 
 def cover(store: RedisStore, mongo: MongoStore) -> str:
-    """Where Redis was emptied, list what MongoDB holds, and put back the heads of logs of records.
+    """If Redis was emptied, list what MongoDB holds, and restore the heads of logs of records.
 
-    So no such log is begun anew. Interrupted, or where Redis is emptied meanwhile, it is not taken
-    as done. Several at once do no harm.
+    The heads prevent that such a log is begun again. If the recovery is interrupted, or Redis is
+    emptied meanwhile, the recovery does not count as done. Several processes may recover at once.
 
     Returns:
-        How far Redis lists what MongoDB holds.
+        The coverage marker: how much of MongoDB's data Redis lists.
     """
     coverage = store.coverage()
     try:
@@ -61,13 +61,13 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
                 log.info("%d episodes of MongoDB at %s are listed again", listed, mongo.where)
             return COVERED
         coverage = store.coverage()
-        if is_covered(coverage):  # another process has done it
+        if is_covered(coverage):  # another process has recovered them
             return coverage
     return NO_ROOM
 
 
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
-    """How many episodes were not listed, and whether nothing was deleted meanwhile."""
+    """Number of episodes that were not listed before, and whether nothing was deleted meanwhile."""
     standing, deleted, identity = store.standing(), store.deleted(), mongo.identity()
     listed = 0
     by_run = attrgetter("run")
@@ -84,7 +84,7 @@ def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
 
 
 def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
-    """Summaries of a run by episode id, as MongoDB holds them."""
+    """Summaries of a run from MongoDB, by episode id."""
     deleted = store.deleted()
     return {
         entry.name: entry.summary
@@ -96,7 +96,7 @@ def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, 
 def _readable(
     heads: Mapping[str, Head | DecodeError], deleted: Collection[tuple[str, float]]
 ) -> Heads:
-    """Without what is damaged, which `verify` names, and what was deleted."""
+    """The heads that are neither damaged (`verify` reports those) nor deleted."""
     return {
         key: head
         for key, head in heads.items()

@@ -1,4 +1,4 @@
-"""What goes into a log's store and comes out of it: frozen records, no I/O."""
+"""Records that go into a log's store and come out of it; frozen, without I/O."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ _BORN = struct.Struct(">d")
 
 
 def identity(key: str, born: float) -> str:
-    """A log and its birth: what tells it from others of the same key; `#` is in no quoted key."""
+    """Key and birth of a log: its identity among logs of one key. No quoted key has a `#`."""
     return f"{key}#{_BORN.pack(born).hex()}"
 
 
 def key_of(identity: str) -> str:
-    """The key in it."""
+    """The key in an identity."""
     return identity.partition("#")[0]
 
 
 class IndexEntry(NamedTuple):
-    """Where a log is listed: one field in the summaries of its run.
+    """An entry of a log in a listing: one field in the summaries of its run.
 
     Attributes:
         name: The episode's id.
-        summary: What a listing shows of it, encoded.
-        run: The run it belongs to.
-        time: When it was last written, epoch seconds.
+        summary: The encoded summary.
+        run: Name of the episode's run.
+        time: Time of the last write, epoch seconds.
     """
 
     name: str
@@ -59,19 +59,19 @@ class IndexEntry(NamedTuple):
 
 
 class Append(NamedTuple):
-    """One atomic append: frames that continue each other, and a new note if there is one.
+    """One atomic append: consecutive frames, and optionally a new note.
 
     Attributes:
         key: The log.
-        codec: Codec of its frames.
-        frames: Encoded frames, each beginning where the one before ends.
-        after: Records in the log after it.
-        note: Replaces the head's note; empty keeps the old one.
-        entry: Listing to refresh in the same step.
+        codec: Codec of the log's frames.
+        frames: Encoded frames; each begins where the one before ends.
+        after: Number of records in the log after the append.
+        note: New note of the head; empty keeps the old one.
+        entry: Listing to update in the same step.
         blobs: Content that the frames refer to, by digest; stored before them.
-        born: Timestamp of the log's first record, epoch seconds; None where another may have begun
-            it.
-        is_repeated: Whether an earlier try may have been stored.
+        born: Timestamp of the log's first record, epoch seconds; None if another writer may have
+            begun the log.
+        is_repeated: Whether an earlier attempt may have been stored.
         asked_in: The epoch in which MongoDB was asked for this log.
     """
 
@@ -88,7 +88,7 @@ class Append(NamedTuple):
 
 
 def birth_of(append: Append) -> float:
-    """Birth of the log that an append begins, or goes on with; -inf where that is not known."""
+    """Birth of the log that an append begins or continues; -inf if it is unknown."""
     if append.born is not None:
         return append.born
     if append.frames:
@@ -100,15 +100,15 @@ def birth_of(append: Append) -> float:
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """What the server decided.
+    """The server's answer to an append.
 
     Attributes:
-        stored: How many of the frames, from the first on, are in the log now, from this try or an
-            earlier one. The next one does not continue the log: another writer was there first.
+        stored: How many of the frames, from the first on, are in the log now, by this attempt or an
+            earlier one. The next frame does not continue the log: another writer was faster.
         count: Records in the log, counted from its very first.
         t_last: Timestamp of the newest record, epoch seconds.
-        is_deleted: Whether the log was deleted after an earlier try had begun it.
-        was_repeated: Whether the answer to an earlier try had been lost.
+        is_deleted: Whether the log was deleted after an earlier attempt had begun it.
+        was_repeated: Whether an earlier attempt was stored, but its answer was lost.
     """
 
     stored: int
@@ -119,16 +119,16 @@ class AppendResult:
 
     @property
     def is_absent(self) -> bool:
-        """Whether there is no such log in Redis, for whatever reason."""
+        """Whether Redis has no such log, for any reason."""
         return self.count == 0 and not self.is_deleted
 
 
 class Asked(NamedTuple):
-    """What MongoDB said of logs that Redis does not have.
+    """MongoDB's answer about logs that Redis does not have.
 
     Attributes:
-        epoch: In which it was asked.
-        deleted: Those of them that were deleted.
+        epoch: The epoch of the question.
+        deleted: The logs that were deleted.
     """
 
     epoch: str
@@ -136,11 +136,11 @@ class Asked(NamedTuple):
 
 
 class Acknowledged(NamedTuple):
-    """Logs of which it could not be noted that MongoDB holds them.
+    """Logs whose acknowledgement could not be stored in Redis.
 
     Attributes:
-        gone: They are not there any more, or others are.
-        overtaken: Redis was emptied, and holds less of them now, or something else.
+        gone: Logs that no longer exist, or were replaced by others.
+        overtaken: Logs of which Redis holds fewer records, or other ones, because it was emptied.
     """
 
     gone: set[str]
@@ -149,13 +149,13 @@ class Acknowledged(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackupMark:
-    """What the backup last said of itself.
+    """The last status that the backup stored in Redis.
 
     Attributes:
-        by: Host and process that copies.
-        seen_at: When it said so, by Redis' clock, epoch seconds.
-        complete_until: All that was stored before this was in MongoDB by then; None = no change.
-        error: What kept it from copying, empty if nothing did.
+        by: Host and process of the backup.
+        seen_at: Time of the status by Redis' clock, epoch seconds.
+        complete_until: Everything stored before this time was in MongoDB then; None = no change.
+        error: What stopped the copy; empty if nothing did.
     """
 
     by: str
@@ -165,10 +165,10 @@ class BackupMark:
 
 
 class MongoIdentity(NamedTuple):
-    """One MongoDB among others.
+    """Identity of a MongoDB.
 
     Attributes:
-        id: At random, kept in it; empty where no backup has ever gone there.
+        id: A random id, stored in it; empty if no backup has ever gone there.
         where: Its hosts.
     """
 
@@ -178,12 +178,12 @@ class MongoIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackupClaim:
-    """Somebody would copy a namespace to MongoDB.
+    """A request for the lease to copy a namespace to MongoDB.
 
     Attributes:
-        by: Who.
-        to: Where to.
-        seconds: For how long, if it is not said again.
+        by: Id of the backup that asks.
+        to: The destination.
+        seconds: Duration of the lease unless it is renewed.
     """
 
     by: str
@@ -192,12 +192,12 @@ class BackupClaim:
 
 
 class Adoption(NamedTuple):
-    """A MongoDB acknowledges from now on.
+    """A change of the MongoDB that acknowledges.
 
     Attributes:
-        epoch: In which it does.
-        is_unsettled: Whether logs may still be there that another one has acknowledged.
-        instead_of: Where that is; empty if it is the same as before.
+        epoch: The new epoch.
+        is_unsettled: Whether Redis may still have logs that another MongoDB has acknowledged.
+        instead_of: Hosts of the previous MongoDB; empty if it is the same one.
     """
 
     epoch: str
@@ -207,18 +207,18 @@ class Adoption(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogSlice:
-    """Head of a log and the frames that overlap what was asked for."""
+    """Head of a log, and the frames that overlap the requested range."""
 
     head: Head
     frames: list[Frame]
 
     @classmethod
     def from_answer(cls, answer: Any, *, where: str) -> LogSlice | None:
-        """What the script `READ` answers; None when there is no such log.
+        """Decode the answer of the script `READ`; None if there is no such log.
 
         Raises:
-            DecodeError: Head or frames are damaged, or do not continue each other, or go beyond
-                the log's end.
+            DecodeError: Head or frames are damaged, do not continue each other, or exceed the end
+                of the log.
         """
         if answer is None:
             return None
@@ -228,6 +228,6 @@ class LogSlice:
             if after.start != before.stop:
                 raise DecodeError(f"{where} at index {before.stop}: a batch is missing")
         decoded = decode_head(head, where=where)
-        if frames and frames[-1].stop > decoded.count:  # who follows the log would never get on
+        if frames and frames[-1].stop > decoded.count:  # a follower would wait for ever
             raise DecodeError(f"{where} at index {frames[-1].start}: a batch beyond the log's end")
         return cls(decoded, frames)

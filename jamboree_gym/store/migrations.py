@@ -1,9 +1,9 @@
-"""Stores that an older release wrote -> the format of this one, in place.
+"""Migrates stores of older releases to the current format, in place.
 
-Version 1 had heads without `held`, `newest`, `born` and a checksum, and in MongoDB a document for
-each frame, named without the log's birth. Frames, notes and blobs are the same in both.
+The heads of version 1 lack `held`, `newest`, `born` and a checksum. In MongoDB, version 1 has one
+document for each frame, and its id lacks the log's birth. Frames, notes and blobs are unchanged.
 
-Each log is changed in one step, so a migration that was interrupted can be begun again.
+Each log is changed in one step, so an interrupted migration can be started again.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _IS_OLD: dict[str, Any] = {"format": {"$exists": False}}  # of a chunk or a blob
 
 
 def migrate(store: RedisStore, mongo: MongoStore | None) -> int:
-    """Bring a namespace up to date. Nobody may write to it meanwhile.
+    """Migrate a namespace. Nobody may write to it meanwhile.
 
     Args:
-        store: Its Redis.
-        mongo: Its MongoDB, None where there is none.
+        store: Redis of the namespace.
+        mongo: MongoDB of the namespace; None if there is none.
 
     Returns:
         Number of logs that were changed.
 
     Raises:
-        DecodeError: A log is damaged; it was left as it is, and so were those after it.
-        StoreUnavailable: Redis or MongoDB does not answer; begin again.
+        DecodeError: A log is damaged. This log and those after it were not changed.
+        StoreUnavailable: Redis or MongoDB does not answer; start again.
     """
     changed = set() if mongo is None else mongo.run(lambda: set(_migrated_in_mongo(mongo)))
     return len(changed | store.run(lambda: set(_migrated_in_redis(store, mongo))))
@@ -59,17 +59,17 @@ def _upgraded(raw: bytes, born: float, *, where: str) -> Head:
 
 
 def _migrated_in_mongo(mongo: MongoStore) -> Iterator[str]:
-    """Keys of the logs that are changed."""
+    """Migrate the logs in MongoDB; yield the key of each."""
     database = mongo.database
     database.blobs.update_many(_IS_OLD, {"$set": {"format": DOCUMENT_VERSION}})
     for document in list(database.logs.find({"format": 1})):
         _migrate_log(mongo, document)
         yield document["_id"]
-    database.chunks.delete_many(_IS_OLD)  # also what an interrupted backup or migration left
+    database.chunks.delete_many(_IS_OLD)  # also leftovers of an interrupted backup or migration
 
 
 def _migrated_in_redis(store: RedisStore, mongo: MongoStore | None) -> Iterator[str]:
-    """Keys of the logs that are changed, each with the birth that MongoDB knows of it."""
+    """Migrate the logs in Redis, with births from MongoDB if possible; yield the key of each."""
     for key in store.log_keys():
         raw, oldest = store.client.lindex(key, 0), store.client.lindex(key, 1)
         if not isinstance(raw, bytes) or raw[:3] != b"JH\x01":

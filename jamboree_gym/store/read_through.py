@@ -1,4 +1,4 @@
-"""The hot log with the backup behind it: what Redis no longer has is read from MongoDB."""
+"""Read-through: what Redis no longer has is read from the backup in MongoDB."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from jamboree_gym.store.restore import put_back, refill
 
 __all__ = ["BackedStore"]
 
-MAX_PUT_BACK_BYTES = 64 << 20  # what is larger is read from MongoDB each time
+MAX_PUT_BACK_BYTES = 64 << 20  # larger logs are read from MongoDB each time
 LOGS_AT_ONCE = 200
-ASK_AGAIN_S = 30.0  # while MongoDB is away
-ABSENT_S = 1.0  # for so long it is not asked again for what it does not hold
+ASK_AGAIN_S = 30.0  # pause between questions while MongoDB is away
+ABSENT_S = 1.0  # how long MongoDB's answer "not here" is remembered
 MAX_ABSENT = 10_000
 
 log = logging.getLogger(__name__)
@@ -41,59 +41,59 @@ _T = TypeVar("_T")
 
 
 class BackedStore(RedisStore):
-    """Reads as `RedisStore` does; what is missing there comes from MongoDB, and is put back.
+    """Reads as `RedisStore` does. MongoDB supplies what Redis lacks, and Redis gets it back.
 
-    A log that is gone is put back whole, one of which Redis holds the newest frames is filled up,
-    up to 64 MB; what is larger, or finds no room, or may not be written by this user, is read from
-    MongoDB alone. Where Redis was
-    emptied, the listings come back before they are read, and no log of records is begun anew.
+    A missing log is restored whole. If Redis holds only the newest frames of a log, the older
+    frames are restored, up to 64 MB. Larger logs are read from MongoDB alone, and so are logs for
+    which Redis has no room, or which this user may not write. If Redis was emptied, the listings
+    are restored before they are read, and no log of records is begun again.
 
     Args:
-        redis: The same without a backup; its connections are shared.
-        find_backup: Opens the backup; None where there is none.
+        redis: The same store without a backup; both share their connections.
+        find_backup: Opens the backup; returns None if there is none.
 
     Attributes:
-        redis: As given: what Redis itself holds.
+        redis: As given; reads only what Redis holds.
     """
 
     def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
         super().__init__(redis.link, redis.keyspace)
         self.redis = redis
         self._find_backup = find_backup
-        self._absent: dict[str, float] = {}  # log -> until when
+        self._absent: dict[str, float] = {}  # log -> time of the next question
         self._absent_lock = threading.Lock()
-        self._questions: list[set[str]] = []  # of each, what was appended to since it was asked
-        self._said: set[str] = set()
+        self._questions: list[set[str]] = []  # for each open question, the logs appended to since
+        self._warned: set[str] = set()
         self._away: BackupUnavailable | None = None
         self._ask_again_at = 0.0
 
     # -- asking MongoDB ---------------------------------------------------------------------
 
     def _ask(self, question: Callable[[MongoStore], _T]) -> _T | None:
-        """What MongoDB answers, None where there is no backup.
+        """MongoDB's answer to a question; None if there is no backup.
 
         Raises:
-            BackupUnavailable: It does not answer, or did not a moment ago.
+            BackupUnavailable: MongoDB does not answer, or did not a moment ago.
         """
         if self._away is not None and time.monotonic() < self._ask_again_at:
             raise self._away.with_traceback(None)
-        mongo = self._opened()
+        mongo = self._open_backup()
         if mongo is None:
             return None
         try:
             answer = question(mongo)
         except BackupUnavailable as error:
-            raise self._noted(error) from error
+            raise self._note_outage(error) from error
         self._away = None
         return answer
 
-    def _opened(self) -> MongoStore | None:
+    def _open_backup(self) -> MongoStore | None:
         try:
             return self._find_backup()
         except JamboreeError as error:
-            raise self._noted(error) from error
+            raise self._note_outage(error) from error
 
-    def _noted(self, error: JamboreeError) -> BackupUnavailable:
+    def _note_outage(self, error: JamboreeError) -> BackupUnavailable:
         if self._away is None and not isinstance(error, InterpreterEnds):
             log.warning("%s; what Redis does not have cannot be read until it answers", error)
         self._away = BackupUnavailable(f"not in Redis at {self.where}, and {error}")
@@ -108,17 +108,17 @@ class BackedStore(RedisStore):
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
-        """As `RedisStore.read_many`; what is missing in Redis comes from MongoDB."""
+        """As `RedisStore.read_many`; what Redis lacks comes from MongoDB."""
         answers = super().read_many(keys, reads)
         self._put_back([key for key, found in zip(keys, answers, strict=True) if found is None])
         return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
 
     def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
-        """What Redis answered to a read, with what MongoDB alone holds of it.
+        """Complete the answer of Redis to a read with frames that only MongoDB holds.
 
         Raises:
-            StoreUnavailable: That is needed, and MongoDB does not answer.
-            DecodeError: It is damaged there.
+            StoreUnavailable: MongoDB is needed, and does not answer.
+            DecodeError: The log is damaged in MongoDB.
         """
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
@@ -128,17 +128,17 @@ class BackedStore(RedisStore):
         found = super()._read(key, *how)
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
-        found = LogSlice(replace(kept.head, held=kept.head.count), [])  # there was no room
+        found = LogSlice(replace(kept.head, held=kept.head.count), [])  # Redis had no room for it
         frames = self._ask(lambda mongo: self._kept_frames(mongo, key, found.head))
         return None if frames is None else self._joined(found, frames, how)
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
-        """What Redis answered, with the older frames, which are put back if they are not many."""
+        """Add older frames to the answer of Redis; restore them to Redis if they are small."""
         head = found.head
         frames = self._ask(lambda mongo: self._kept_frames(mongo, key, head))
         if frames is None:
             raise DecodeError(
-                f"{key} at index {head.first}: Redis at {self.where} has let go of it, and no "
+                f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
                 "backup is known that holds it; mongo_url=... says where that is"
             )
         if self._refilled(key, head, frames):
@@ -152,10 +152,10 @@ class BackedStore(RedisStore):
         return LogSlice(found.head, [*below, *found.frames])
 
     def _kept_frames(self, mongo: MongoStore, key: str, head: Head) -> KeptFrames | None:
-        """A log in MongoDB; None where it holds another one, or none.
+        """The frames of a log in MongoDB; None if MongoDB holds no log, or another one.
 
         Raises:
-            DecodeError: Its document is damaged.
+            DecodeError: The log's document is damaged.
         """
         kept = mongo.logs([key]).get(key)
         if isinstance(kept, DecodeError):
@@ -175,15 +175,15 @@ class BackedStore(RedisStore):
             return False
 
     def _put_back(self, keys: Sequence[str]) -> dict[str, KeptLog]:
-        """Put logs that Redis does not have back, as far as there is room.
+        """Restore logs that Redis does not have, as far as it has room.
 
         Returns:
-            Those that MongoDB holds.
+            The logs that MongoDB holds.
 
         Raises:
-            BackupUnavailable: Whether there is such an episode cannot be said now. A log of records
-                is taken as not being there: Redis never lets go of its head.
-            DecodeError: The only one that was asked for is damaged.
+            BackupUnavailable: It is unknown now whether an episode exists. A log of records counts
+                as missing then: Redis never evicts its head.
+            DecodeError: The only requested log is damaged.
         """
         now = time.monotonic()
         asked = sorted(key for key in keys if self._absent.get(key, 0.0) <= now)
@@ -194,7 +194,7 @@ class BackedStore(RedisStore):
             self._questions.append(appended)
         absent = set[str]()
         try:
-            found = self._asked_for(asked)
+            found = self._restore_missing(asked)
             absent = set(asked) - found.keys()
         finally:
             with self._absent_lock:
@@ -204,7 +204,7 @@ class BackedStore(RedisStore):
                 self._absent |= dict.fromkeys(absent - appended, now + ABSENT_S)
         return found
 
-    def _asked_for(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+    def _restore_missing(self, keys: Sequence[str]) -> dict[str, KeptLog]:
         try:
             return self._ask(lambda mongo: self._put_back_from(mongo, keys)) or {}
         except BackupUnavailable:
@@ -231,14 +231,14 @@ class BackedStore(RedisStore):
         frames, identity = frames_of(mongo, key, kept), mongo.identity()
         try:
             put_back(self.redis, key, kept.head, frames, mongo=identity, standing=standing)
-        except DecodeError:  # reading it by itself says so
+        except DecodeError:  # a read of this log alone raises the error
             if is_alone:
                 raise
         except (AccessRefused, StoreFull) as error:
             log.debug("%s: read from MongoDB alone: %s", key, error)
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
-        """As `RedisStore.whole`; of what cannot be put back, the head alone."""
+        """As `RedisStore.whole`; only the head of a log that cannot be restored."""
         answers = super().whole(keys)
         gone = [key for key, answer in zip(keys, answers, strict=True) if not answer]
         if not gone:
@@ -252,7 +252,7 @@ class BackedStore(RedisStore):
         ]
 
     def head(self, key: str) -> Head | None:
-        """As `RedisStore.head`; of a log that Redis does not have, that in MongoDB."""
+        """As `RedisStore.head`; if Redis does not have the log, the head in MongoDB."""
         head = super().head(key)
         if head is not None:
             return head
@@ -260,7 +260,7 @@ class BackedStore(RedisStore):
         return super().head(key) or (None if kept is None else kept.head)
 
     def memory(self, key: str) -> int:
-        """Bytes that a log takes up in Redis, or would if it were all there, roughly."""
+        """Approximate bytes that a log occupies in Redis, or would occupy if it were complete."""
         newest = self._read(key, "last", 1)
         if newest is None or not newest.frames:
             return 0
@@ -269,7 +269,7 @@ class BackedStore(RedisStore):
         return super().memory(key) + below
 
     def pop(self, key: str, n: int, *, first: int | None = None) -> tuple[int, int, list[Frame]]:
-        """As `RedisStore.pop`; what MongoDB alone holds is read there before it is taken."""
+        """As `RedisStore.pop`; frames that only MongoDB holds are read before their removal."""
         answer = super().pop(key, n, first=first)
         if answer == (0, 0, []) and self._put_back([key]):
             answer = super().pop(key, n)
@@ -283,7 +283,7 @@ class BackedStore(RedisStore):
         return answer
 
     def blob(self, name: str) -> bytes:
-        """As `RedisStore.blob`; what is missing or damaged in Redis comes from MongoDB."""
+        """As `RedisStore.blob`; a missing or damaged blob comes from MongoDB."""
         try:
             return super().blob(name)
         except DecodeError:
@@ -306,10 +306,10 @@ class BackedStore(RedisStore):
         return list(dict.fromkeys([*kept, *super().runs()]))
 
     def summaries(self, run: str) -> dict[str, bytes]:
-        """As `RedisStore.summaries`, with those for which Redis had no room."""
+        """As `RedisStore.summaries`, plus those for which Redis had no room."""
         found, coverage = self.summaries_and_coverage(run)
         if not is_covered(coverage):
-            coverage = self._covered(coverage)
+            coverage = self._recover_listings(coverage)
             found = super().summaries(run) if is_covered(coverage) else found
         if coverage not in (PARTLY_COVERED, NO_ROOM):
             return found
@@ -317,22 +317,22 @@ class BackedStore(RedisStore):
         return kept | found
 
     def cover(self) -> str:
-        """See to it that Redis lists what MongoDB holds; how far it does."""
-        return self._covered(self.coverage())
+        """Make Redis list what MongoDB holds; return the coverage marker."""
+        return self._recover_listings(self.coverage())
 
-    def _covered(self, coverage: str) -> str:
+    def _recover_listings(self, coverage: str) -> str:
         if is_covered(coverage):
             return coverage
         try:
             return self._ask(lambda mongo: cover(self.redis, mongo)) or coverage
-        except BackupUnavailable:  # it has been said
+        except BackupUnavailable:  # the warning was already logged
             return coverage
 
     # -- writing ----------------------------------------------------------------------------
 
     @property
     def can_ask(self) -> bool:
-        """Whether a log that is not here may be in MongoDB."""
+        """Whether a log that is not in Redis may be in MongoDB."""
         return True
 
     def append(
@@ -342,7 +342,7 @@ class BackedStore(RedisStore):
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
-        """As `RedisStore.append`; for some, see `must_ask`, MongoDB has to be asked before."""
+        """As `RedisStore.append`; asks MongoDB first for logs that need it, see `must_ask`."""
         results = super().append(appends, fsync=fsync, prepare=prepare)
         with self._absent_lock:
             for appended in self._questions:
@@ -357,10 +357,10 @@ class BackedStore(RedisStore):
         self._absent_lock, self._questions = threading.Lock(), []
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
-        """Bring back what MongoDB holds of these logs, and say which of them were deleted.
+        """Restore what MongoDB holds of these logs; return which of them were deleted.
 
-        It may take its time; that it cannot be asked is no error: what is saved then begins the log
-        anew.
+        This may take long. It is no error if MongoDB does not answer: the saved records then begin
+        the log again.
         """
         epoch, deleted = self.epoch(), set[str]()
         keys = [append.key for append in appends]
@@ -373,10 +373,10 @@ class BackedStore(RedisStore):
         for find in finds:
             try:
                 find()
-            except BackupUnavailable as error:  # it has been said
+            except BackupUnavailable as error:  # the warning was already logged
                 log.debug("%s", error)
             except (AccessRefused, DecodeError) as error:
-                self.say_once(f"{error}; what is saved begins the log anew if Redis has lost it")
+                self.warn_once(f"{error}; what is saved begins the log anew if Redis has lost it")
         return Asked(epoch, deleted)
 
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
@@ -386,8 +386,8 @@ class BackedStore(RedisStore):
         kept = self._ask(lambda mongo: mongo.deleted(logs)) or set()
         return noted | {key for key, _ in kept}
 
-    def say_once(self, what: str) -> None:
-        """Warn, if that has not been said yet."""
-        if what not in self._said:
-            self._said.add(what)
+    def warn_once(self, what: str) -> None:
+        """Log a warning, unless it has been logged before."""
+        if what not in self._warned:
+            self._warned.add(what)
             log.warning("%s", what)

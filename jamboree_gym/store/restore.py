@@ -1,4 +1,4 @@
-"""A log as it comes back from MongoDB into Redis: whole, or its head first and then its frames."""
+"""Restores a log from MongoDB to Redis: whole, or first its head and then its frames."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAGE_BYTES = 8 << 20
 
 
 def entry_of(store: RedisStore, key: str, head: Head) -> IndexEntry | None:
-    """Where an episode is listed; None of other logs.
+    """The listing entry of an episode; None for other logs.
 
     Raises:
-        DecodeError: Its note is damaged.
+        DecodeError: The episode's note is damaged.
     """
     if head.codec != CODEC_STEPS:
         return None
@@ -41,24 +41,24 @@ def put_back(
     standing: str,
     instead_of: bytes = b"",
 ) -> bool:
-    """Put a log back: whole if it is not large, else its head alone, for `refill`.
+    """Restore a log: whole if it is small, else only its head, for `refill`.
 
     Args:
-        store: Where to.
+        store: The destination.
         key: The log.
-        head: Its head in MongoDB.
-        blobs: All its frames there; checked to the last before anything is put back.
-        mongo: Which one that is.
-        standing: How things stood before MongoDB was asked.
+        head: The log's head in MongoDB.
+        blobs: All frames in MongoDB; all are checked before anything is restored.
+        mongo: Identity of that MongoDB.
+        standing: State of Redis before MongoDB was asked.
         instead_of: A damaged head in Redis, whose log is replaced if MongoDB has all of it.
 
     Returns:
-        False when Redis already holds as much or more, or something else, or anything was deleted
-        meanwhile, or Redis emptied.
+        False if Redis already holds as much or more, or a different log, or if a log was deleted or
+        Redis emptied meanwhile.
 
     Raises:
         DecodeError: A frame is damaged or missing.
-        StoreFull: Redis takes no more.
+        StoreFull: Redis has no memory left.
     """
     frames, size, where = list[bytes](), 0, f"MongoDB at {mongo.where}: {key}"
     for frame in checked_chain(blobs, head, where=where):
@@ -74,23 +74,23 @@ def put_back(
 
 
 def refill(store: RedisStore, key: str, head: Head, kept: KeptFrames, *, max_bytes: float) -> bool:
-    """Put frames that Redis has let go of back in front of those that it has, the newest first.
+    """Restore evicted frames in front of those that Redis holds, the newest first.
 
-    Interrupted, or where the server has no room for more, what is back by then stays.
+    If the call is interrupted, or Redis has no more room, the frames restored so far stay.
 
     Args:
-        store: Where to.
+        store: The destination.
         key: The log.
-        head: As it is in Redis.
-        kept: Its frames in MongoDB.
-        max_bytes: If there are more, none is put back.
+        head: The log's head in Redis.
+        kept: The log's frames in MongoDB.
+        max_bytes: If the frames are larger, none is restored.
 
     Returns:
-        Whether all of them are back.
+        Whether all frames were restored.
 
     Raises:
         DecodeError: A frame is damaged or missing.
-        StoreFull: Redis takes no more.
+        StoreFull: Redis has no memory left.
     """
     while head.held > head.first:
         newest = kept.covering(head.held - 1, head.held)[0]

@@ -1,4 +1,4 @@
-"""What to do about a connection that TLS, or the lack of it, has kept from being made."""
+"""Advice for connections that fail because of TLS, or because TLS is missing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["MONGO_WORDS", "REDIS_WORDS", "TlsWords", "tls_advice"]
 
 @dataclass(frozen=True, slots=True)
 class TlsWords:
-    """What TLS is called in the URLs of a store.
+    """Names of TLS options in the URLs of a store.
 
     Attributes:
-        with_tls: How to ask for it.
-        without_tls: How not to.
-        authority: The option that names the authority which signed the server's certificate.
-        certificate: What names a client's own certificate.
+        with_tls: How to turn TLS on.
+        without_tls: How to turn TLS off.
+        authority: The option with the authority that signed the server's certificate.
+        certificate: The option with the client's own certificate.
     """
 
     with_tls: str
@@ -33,12 +33,12 @@ _BAD_FILE = ("No such file", "not readable", "Permission denied", "PEM", "X509:"
 
 
 def tls_advice(reason: str, words: TlsWords, *, is_tls: bool) -> str:
-    """What to do; empty where TLS seems to have no part in it.
+    """Advice for an error; empty if TLS seems not to be the cause.
 
     Args:
-        reason: What the client library says.
-        words: Of the store.
-        is_tls: Whether the connection was to be one with TLS.
+        reason: The error text of the client library.
+        words: Names of the store's TLS options.
+        is_tls: Whether the connection should use TLS.
     """
     if not is_tls:
         return f"does it demand TLS? then use {words.with_tls}" if _has(reason, _CUT_OFF) else ""

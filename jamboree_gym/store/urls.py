@@ -1,4 +1,4 @@
-"""URLs of stores: what of them can be shown, and which would be misread."""
+"""URLs of stores: hides their passwords, and finds URLs that would be misread."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _AUTHORITY_ENDS = re.compile("[/?#]")
 
 
 def is_cut_short(url: str) -> bool:
-    """Whether an `@` stands where a path or options are.
+    """Whether there is an `@` in the path or the options.
 
-    A password that holds a `/`, `?` or `#` and is not quoted ends there for whoever parses the URL:
-    its user would be taken for the host, and the beginning of the password for the port.
+    An unquoted password that contains `/`, `?` or `#` ends there for a URL parser. The parser would
+    then take the user for the host, and the beginning of the password for the port.
     """
     _, _, behind_scheme = url.partition("://")
     return "@" in "".join(_AUTHORITY_ENDS.split(behind_scheme, maxsplit=1)[1:])
 
 
 def mask_password(url: str) -> str:
-    """A store URL as it can be shown, however badly its password is quoted."""
+    """A store URL without its password, even if the password is badly quoted."""
     scheme, colon, rest = url.partition("://")
     login, at, hosts = rest.rpartition("@")
     user, has_password, _ = login.partition(":")
@@ -31,10 +31,10 @@ def mask_password(url: str) -> str:
 
 
 def hosts_of(url: str) -> str:
-    """The hosts of a URL; never a user or a password, however badly they are quoted."""
+    """The hosts of a URL, without user or password, even if these are badly quoted."""
     return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
 
 
 def backed_up_to(mongo_url: str | None) -> str:
-    """Where a namespace is copied to, in words: hosts, or `EMBEDDED`."""
+    """The destination of a namespace's backup, for people: hosts, or `EMBEDDED`."""
     return EMBEDDED if mongo_url is None else hosts_of(mongo_url)

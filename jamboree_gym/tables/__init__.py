@@ -1,4 +1,4 @@
-"""Transitions and summaries as columns: Arrow tables, vaex frames, conditions over columns.
+"""Transitions and summaries as columns: Arrow tables, vaex frames, conditions on columns.
 
 Imports `encoding` and below. `reading` and the exports import it.
 """

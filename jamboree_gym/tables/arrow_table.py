@@ -1,4 +1,4 @@
-"""Columns of several episodes -> one Arrow table."""
+"""Converts columns of several episodes into one Arrow table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 _INFO = "info_"
 
 ColumnsOf: TypeAlias = "Callable[[Transitions], Mapping[str, Column | None]]"
-"""The columns of transitions."""
+"""Returns the columns of transitions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,9 +38,9 @@ class Piece:
     """A part of a table.
 
     Attributes:
-        table: Its rows.
-        owners: By column, an episode that has it.
-        unfit: Columns that are none, because there are values that fit into no column.
+        table: Rows of the part.
+        owners: By column, the id of an episode that has it.
+        unfit: Names of values that no column can hold.
     """
 
     table: pa.Table
@@ -49,7 +49,7 @@ class Piece:
 
 
 def to_table(steps: Transitions) -> pa.Table:
-    """Transitions of one episode as a table."""
+    """Convert transitions of one episode into a table."""
     columns = to_columns_or_none(steps)
     return pa.table({name: _arrow(one) for name, one in columns.items() if one is not None})
 
@@ -60,13 +60,13 @@ def piece_of(
     counts: npt.NDArray[np.int64],
     columns_of: ColumnsOf = to_columns_or_none,
 ) -> Piece:
-    """Transitions of several episodes.
+    """Convert transitions of several episodes into a part of a table.
 
     Args:
         steps: The transitions.
-        ids: The episodes that they are of.
-        counts: Number of transitions of each.
-        columns_of: What columns they have; None for one whose values fit into none.
+        ids: Ids of the episodes.
+        counts: Number of transitions of each episode.
+        columns_of: Returns their columns; None for values that no column can hold.
     """
     columns = columns_of(steps)
     unfit = frozenset(name for name, column in columns.items() if column is None)
@@ -78,7 +78,7 @@ def piece_of(
 
 
 def _arrow(column: Column) -> pa.Array:
-    """A column as an Arrow array; elements of more than one number as (nested) lists."""
+    """A column as an Arrow array; elements with several numbers become (nested) lists."""
     if isinstance(column, pa.Array):
         return column
     array = np.ascontiguousarray(column, column.dtype.newbyteorder("="))
@@ -88,29 +88,29 @@ def _arrow(column: Column) -> pa.Array:
     return arrow
 
 
-# -- one schema for all -----------------------------------------------------------------------
+# -- one schema for all parts -----------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Columns:
-    """What columns there are in all pieces together.
+    """Collects the columns of all parts.
 
     Attributes:
-        kinds: By name, the types that it has, each with an episode that has it so.
-        unfit: Those that are none.
+        kinds: By name, the types of the column, each with the id of an episode that has it.
+        unfit: Names of values that no column can hold.
     """
 
     kinds: dict[str, dict[pa.DataType, str]] = field(default_factory=dict)
     unfit: set[str] = field(default_factory=set)
 
     def see(self, schema: pa.Schema, piece: Piece) -> None:
-        """Take note of the columns of a piece."""
+        """Add the columns of a part."""
         self.unfit |= piece.unfit
         for one in schema:
             self.kinds.setdefault(one.name, {}).setdefault(one.type, piece.owners[one.name])
 
     def schema(self) -> pa.Schema:
-        """The columns of all, each of the type that holds all.
+        """The columns of all parts; each has a type that holds all values.
 
         Raises:
             ColumnConflict: There is no such type.
@@ -125,10 +125,10 @@ class Columns:
         return pa.schema(fields)
 
     def refuse(self, name: str) -> None:
-        """No type holds a column: an info has none then; whatever else is an error.
+        """Drop a column of an info that no type can hold; any other column is an error.
 
         Raises:
-            ColumnConflict: It is not of the infos.
+            ColumnConflict: The column does not belong to the infos.
         """
         if not name.startswith(_INFO):
             kinds = [f"{kind} in episode {owner}" for kind, owner in self.kinds[name].items()]
@@ -157,11 +157,11 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 class Inexact(Exception):
-    """A column has a number that its common type does not hold exactly."""
+    """A column has a number that its common type cannot hold exactly."""
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of a schema; null where it has none."""
+    """The table with the columns of a schema; columns that it lacks are null."""
     columns = []
     for one in schema:
         if one.name not in table.column_names:
@@ -176,15 +176,14 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) -> Piece:
-    """Pieces, one below the other.
+    """Join parts, one below the other.
 
     Args:
-        pieces: At least one.
-        order: A number for each row of all pieces, by which they are to be sorted; those of equal
-            numbers stay as they are.
+        pieces: At least one part.
+        order: A sort key for each row of all parts; rows with equal keys keep their order.
 
     Raises:
-        ColumnConflict: No one column holds the values of two episodes; names both.
+        ColumnConflict: No single column can hold the values of two episodes; names both.
     """
     pieces = list(with_rows(pieces))
     if len(pieces) == 1 and order is None:
@@ -207,9 +206,9 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
 
 
 def with_rows(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Those that have rows; if none has, the first.
+    """The parts that have rows; the first part if none has.
 
-    What an episode without steps would have had for columns is but a guess.
+    The columns of an episode without steps are only a guess.
     """
     first, is_empty = None, True
     for piece in pieces:
@@ -222,7 +221,7 @@ def with_rows(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def no_piece() -> Piece:
-    """A table without rows, with the columns that any has."""
+    """A table without rows, with the columns that every table has."""
     nothing = pa.schema(
         [
             ("episode_id", pa.string()),

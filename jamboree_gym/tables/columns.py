@@ -1,4 +1,4 @@
-"""Transitions as the columns of a table, and as a vaex DataFrame."""
+"""Converts transitions into the columns of a table, and into a vaex DataFrame."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _INTEGERS = (int, np.integer)
 _NO_SCALAR = object()
 
 Column: TypeAlias = "npt.NDArray[Any] | pa.Array"
-"""Arrow only where values are missing, and for texts."""
+"""An Arrow array only if values are missing, or for texts."""
 
 
 def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
-    """Transitions as a vaex DataFrame with the columns of `to_columns`, in the order they are in.
+    """Convert transitions into a vaex DataFrame with the columns of `to_columns`, in their order.
 
     Raises:
         MissingExtra: vaex is not installed (it has no build for this Python).
@@ -47,7 +47,7 @@ def to_frame(steps: Transitions) -> vaex.dataframe.DataFrame:
 
 
 def table_to_frame(table: pa.Table) -> vaex.dataframe.DataFrame:
-    """A table, each of whose columns is one chunk, as a vaex DataFrame.
+    """Convert a table with one chunk per column into a vaex DataFrame.
 
     Raises:
         MissingExtra: vaex is not installed (it has no build for this Python).
@@ -67,9 +67,9 @@ def _vaex() -> Any:
 
 
 def _in_memory(column: pa.ChunkedArray) -> Column:
-    """Numbers as NumPy's, which vaex is quickest with; Arrow where values are missing."""
+    """Numbers as a NumPy array, which vaex reads fastest; an Arrow array if values are missing."""
     array, shape = column.combine_chunks(), [len(column)]
-    if isinstance(array, pa.ChunkedArray):  # as older releases of pyarrow return it
+    if isinstance(array, pa.ChunkedArray):  # older releases of pyarrow return it
         array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
     if array.null_count or pa.types.is_string(array.type):
         return array
@@ -80,13 +80,13 @@ def _in_memory(column: pa.ChunkedArray) -> Column:
 
 
 def to_columns(steps: Transitions) -> dict[str, Column]:
-    """Columns by name, each as long as there are transitions."""
+    """Columns by name; each has one value per transition."""
     columns = to_columns_or_none(steps)
     return {name: column for name, column in columns.items() if column is not None}
 
 
 def to_columns_or_none(steps: Transitions) -> dict[str, Column | None]:
-    """The same, with None for values that fit into no column."""
+    """As `to_columns`, with None for values that no column can hold."""
     return {
         **number_columns(steps),
         **_tree_columns("action", steps.actions),
@@ -108,7 +108,7 @@ def number_columns(steps: Transitions) -> dict[str, Column | None]:
 
 
 def _tree_columns(name: str, arrays: Arrays) -> dict[str, Column | None]:
-    """Columns of every part; its name is added to that of the whole."""
+    """Columns of every part; the name of a part is appended to that of the whole."""
     found: dict[str, Column | None] = {}
     for path, values in leaves_of(arrays, name):
         columns = _object_column if values.dtype == object else _array_columns
@@ -117,14 +117,14 @@ def _tree_columns(name: str, arrays: Arrays) -> dict[str, Column | None]:
 
 
 def _object_column(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:
-    """Texts are a column; what else has no fixed shape is none."""
+    """One column of texts; None for other values without a fixed shape."""
     if all(isinstance(value, str) for value in values):
         return {name: pa.array([str(value) for value in values], pa.string())}
     return {name: None}
 
 
 def _array_columns(name: str, values: npt.NDArray[Any]) -> dict[str, Column | None]:
-    """One for every element, as long as they are not too many."""
+    """One column for every element, unless there are too many elements."""
     size = math.prod(values.shape[1:])
     if values.ndim == 1 or size > MAX_COLUMNS:
         return {name: values}
@@ -133,7 +133,7 @@ def _array_columns(name: str, values: npt.NDArray[Any]) -> dict[str, Column | No
 
 
 def _annotation_columns(steps: Transitions) -> dict[str, Column | None]:
-    """What the agent said; missing where it said nothing."""
+    """Columns of annotations; null at steps without an annotation."""
     columns = _tree_columns("annotation", dict(steps.annotations))
     unsaid = ~steps.annotated
     if not unsaid.any():
@@ -150,9 +150,9 @@ def _annotation_columns(steps: Transitions) -> dict[str, Column | None]:
 
 
 def scalar_columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Column | None]:
-    """One column for every key, of nested dicts too, whose values are numbers or texts throughout.
+    """One column for every key, also of nested dicts, whose values are all numbers or all texts.
 
-    None for a key whose values fit into no column; a key that has no value anywhere is left out.
+    None for a key whose values no column can hold. A key without any value is left out.
     """
     if not any(rows):
         return {}
@@ -162,7 +162,7 @@ def scalar_columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _flattened(info: Mapping[Any, Any]) -> dict[str, Any]:
-    """Values by dotted name. A name that stands for two, or for a dict, has no value to show."""
+    """Values by dotted name. A name that occurs twice, or that names a dict, has no value."""
     flat: dict[str, Any] = {}
     for key, value in info.items():
         found = {str(key): value}
@@ -175,7 +175,7 @@ def _flattened(info: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _scalar_column(values: Sequence[Any]) -> Column | None:
-    """The values, where None is a missing one; None if they do not fit into one column exactly."""
+    """The values as a column, with None for missing ones; None if no column holds them exactly."""
     values = [value[()] if _is_0d(value) else value for value in values]
     present = [value for value in values if value is not None]
     if not present:

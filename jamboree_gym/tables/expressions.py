@@ -1,7 +1,7 @@
-"""Conditions over columns, as text: `reward < -1 and action == 2`.
+"""Evaluates conditions on columns that are written as text: `reward < -1 and action == 2`.
 
-A text is parsed as a Python expression, and the tree is worked out here, node by node, for the few
-kinds of nodes that a condition is made of. Nothing of it is ever run as code.
+The text is parsed as a Python expression. The code here then evaluates the tree, node by node, for
+the few kinds of nodes that a condition can have. No part of the text is ever executed as code.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ _COLUMN: Final = "column"
 _BITWISE = (ast.BitAnd, ast.BitOr, ast.BitXor, ast.Invert)
 
 _ANNOTATION = "annotation"
-_MAX_SHOWN = 40  # names of columns in a message
-_MAX_TEXT = 80  # of the expression in a message
+_MAX_SHOWN = 40  # most names of columns in a message
+_MAX_TEXT = 80  # longest part of the expression in a message, characters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Values:
-    """What a part of the expression is at each step.
+    """The value of a part of the expression at each step.
 
     Attributes:
-        data: An array (n,), or one Python value for all.
-        missing: Where there is none: bool (n,), or False for nowhere.
+        data: An array (n,), or one Python value for all steps.
+        missing: Where the value is missing: bool (n,), or False for nowhere.
     """
 
     data: Any
@@ -81,7 +81,7 @@ class _Values:
 
     @property
     def number(self) -> Any:
-        """As float64, in which all arithmetic is done."""
+        """The value as float64: all arithmetic uses it."""
         return self.data.astype(np.float64) if np.ndim(self.data) else float(self.data)
 
     @property
@@ -94,25 +94,25 @@ class _Values:
 
 
 def _condition(true: Any, false: Any) -> _Values:
-    """What is neither is missing."""
+    """A condition; where it is neither true nor false, it is missing."""
     return _Values(true, np.logical_not(np.logical_or(true, false)))
 
 
 class Condition:
-    """A condition over the columns that a frame of steps has.
+    """A condition on the columns of a frame of steps.
 
-    It has comparisons (`a < b <= c`, `in (1, 2)`), `and`, `or`, `not`, arithmetic, numbers, texts,
-    and the functions abs, sqrt, isnan, isfinite, min and max. `info_a.b` is a column too, and
-    `column("any name")` is one whose name is no Python name.
+    It supports comparisons (`a < b <= c`, `in (1, 2)`), `and`, `or`, `not`, arithmetic, numbers,
+    texts, and the functions abs, sqrt, isnan, isfinite, min and max. `info_a.b` is a column, too.
+    Use `column("any name")` for a column whose name is not a Python name.
 
-    Arithmetic is done in float64. Where a value is missing, it is unknown what is said of it: true
-    is only what is so whatever the missing value may be.
+    Arithmetic uses float64. A condition with a missing value is true only if it would be true for
+    every possible value.
 
     Args:
         text: The expression.
 
     Raises:
-        InvalidExpression: It is none.
+        InvalidExpression: The text is no valid condition.
     """
 
     def __init__(self, text: str) -> None:
@@ -128,11 +128,11 @@ class Condition:
             raise InvalidExpression(f"the expression cannot be read: {error}") from error
 
     def hits(self, steps: Transitions) -> npt.NDArray[np.int64]:
-        """Indices of the steps of which it is true.
+        """Indices of the steps for which the condition is true.
 
         Raises:
-            InvalidExpression: It names a column that these steps do not have, or does with one what
-                cannot be done; says where.
+            InvalidExpression: A column does not exist in these steps, or an operation is impossible
+                for its values; says where.
         """
         try:
             with np.errstate(all="ignore"):
@@ -148,7 +148,7 @@ class Condition:
 
 
 class _Evaluation:
-    """Works out an expression over these steps."""
+    """Evaluates an expression over these steps."""
 
     def __init__(self, text: str, steps: Transitions) -> None:
         self._text = text
@@ -156,7 +156,7 @@ class _Evaluation:
         self._unsaid = ~steps.annotated
 
     def value(self, node: ast.expr) -> _Values:
-        """What a part is."""
+        """Evaluate a part."""
         match node:
             case ast.Constant(value=bool() | int() | float() | str() as constant):
                 return _Values(constant)
@@ -181,7 +181,7 @@ class _Evaluation:
         raise self._refused(node)
 
     def condition(self, node: ast.expr) -> _Values:
-        """The same for what has to be true or false."""
+        """Evaluate a part that must be true or false."""
         value = self.value(node)
         if not value.is_condition:
             raise InvalidExpression(
@@ -197,12 +197,12 @@ class _Evaluation:
 
     def _signed(self, sign: ast.unaryop, node: ast.expr) -> _Values:
         value = self._number(node)
-        if isinstance(value.data, int):  # stays an int, which compares exactly
+        if isinstance(value.data, int):  # it stays an int, which compares exactly
             return _Values(-value.data if isinstance(sign, ast.USub) else +value.data)
         return _applied(np.negative if isinstance(sign, ast.USub) else np.positive, [value])
 
     def _comparison(self, nodes: Sequence[ast.expr], signs: Sequence[ast.cmpop]) -> _Values:
-        """`a < b < c` is `a < b and b < c`."""
+        """Evaluate a chain: `a < b < c` is `a < b and b < c`."""
         if isinstance(signs[0], (ast.In, ast.NotIn)) and len(signs) == 1:
             return self._membership(nodes[0], nodes[1], isinstance(signs[0], ast.NotIn))
         found, left = [], self.value(nodes[0])
@@ -288,7 +288,7 @@ def _short(text: str) -> str:
 
 
 def _dotted(node: ast.expr) -> str:
-    """`a.b.c` as it is written; nothing for what is no name."""
+    """`a.b.c` as it is written; empty if the node is no name."""
     if isinstance(node, ast.Attribute):
         before = _dotted(node.value)
         return f"{before}.{node.attr}" if before else ""
@@ -306,7 +306,7 @@ def _values_of(column: Column) -> _Values:
 
 
 def _applied(function: Callable[..., Any], parts: Sequence[_Values]) -> _Values:
-    """A function of numbers."""
+    """Apply a function of numbers."""
     found = function(*(part.number for part in parts))
     missing = reduce(operator.or_, [part.missing for part in parts])
     return _Values(found if np.ndim(found) else found.item(), missing)

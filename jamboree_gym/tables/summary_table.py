@@ -1,4 +1,4 @@
-"""Summaries of episodes as a table."""
+"""Converts summaries of episodes into a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 def to_summary_table(summaries: Sequence[StoredSummary]) -> pa.Table:
-    """A row for each summary; the columns are those of `EpisodeQuery.summary_table`."""
+    """One row per summary; the columns are those of `EpisodeQuery.summary_table`."""
     columns: dict[str, Any] = {
         "episode_id": pa.array([one.id for one in summaries], pa.string()),
         **{name: pa.array(list(map(attrgetter(name), summaries)), kind) for name, kind in _COLUMNS},
@@ -41,12 +41,12 @@ def _seeds(summaries: Sequence[StoredSummary]) -> pa.Array:
     seeds = decode_seeds(summaries)
     try:
         return pa.array(seeds, pa.int64())
-    except (pa.ArrowException, OverflowError):  # whatever `reset` was given
+    except (pa.ArrowException, OverflowError):  # a user can pass anything to `reset`
         return pa.array([None if seed is None else str(seed) for seed in seeds], pa.string())
 
 
 def _tag_columns(summaries: Sequence[StoredSummary]) -> dict[str, pa.Array]:
-    """Made of the different tags, of which there are few, and then spread."""
+    """Columns of the tags: built from the few distinct tags, and then repeated per episode."""
     known = {one.tags: one for one in summaries}
     position_of = {tags: position for position, tags in enumerate(known)}
     positions = pa.array([position_of[one.tags] for one in summaries], pa.int64())

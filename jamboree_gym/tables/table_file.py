@@ -1,4 +1,4 @@
-"""Columns of several episodes -> one file."""
+"""Writes columns of several episodes into one file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Spool", "write_arrow"]
 
 
 class Spool:
-    """Pieces on disk: only the last one shows which columns there are.
+    """Parts of a table on disk: the set of all columns is known only after the last part.
 
     Args:
-        path: Their files, one for each schema, lie beside it.
+        path: Path of the result; the temporary files, one for each schema, lie next to it.
 
     Attributes:
-        columns: What columns the pieces have.
-        nbytes: Size of all pieces in memory.
+        columns: The columns of all parts.
+        nbytes: Size of all parts in memory, bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,12 +31,12 @@ class Spool:
         self._writers: dict[pa.Schema, Any] = {}
         self._files = ExitStack()
         self._paths: list[Path] = []
-        self._order: list[tuple[int, int]] = []  # of each batch its file, and its place there
+        self._order: list[tuple[int, int]] = []  # file and position of each batch
         self.columns = Columns()
         self.nbytes = 0
 
     def add(self, piece: Piece) -> None:
-        """Put a piece behind the others."""
+        """Append a part."""
         schema = piece.table.schema
         if schema not in self._writers:
             self._paths.append(self._path.with_name(f"{self._path.name}.{len(self._paths)}.part"))
@@ -51,19 +51,19 @@ class Spool:
             place[1] += 1
 
     def only_file(self) -> Path | None:
-        """The one file, as it is whole, if all pieces have the same columns."""
+        """The one file, complete, if all parts have the same columns; else None."""
         self._close()
         is_whole = len(self._paths) == 1 and not self.columns.unfit & self.columns.kinds.keys()
         return self._paths[0] if is_whole else None
 
     def write(self, opened: Callable[[pa.Schema], AbstractContextManager[Any]]) -> None:
-        """Write all pieces with the columns of all.
+        """Write all parts, each with the columns of all.
 
         Args:
-            opened: Begins a file of these columns, anew if asked again; has `write_table`.
+            opened: Opens a file with these columns (a new one at each call); has `write_table`.
 
         Raises:
-            ColumnConflict: No one column holds the values of two episodes; names both.
+            ColumnConflict: No single column can hold the values of two episodes; names both.
         """
         self._close()
         with ExitStack() as maps:
@@ -90,18 +90,18 @@ class Spool:
         self._files.close()
 
     def discard(self) -> None:
-        """Remove its files."""
+        """Remove the temporary files."""
         self._files.close()
         for path in self._paths:
             path.unlink(missing_ok=True)
 
 
 def write_arrow(pieces: Iterable[Piece], path: Path) -> None:
-    """Write an Arrow IPC file, of which no more than one piece is in memory.
+    """Write an Arrow IPC file, with at most one part in memory.
 
     Raises:
-        ColumnConflict: No one column holds the values of two episodes; names both. There is no
-            file then.
+        ColumnConflict: No single column can hold the values of two episodes; names both. No file is
+            written then.
     """
     spool, whole = Spool(path), path.with_name(f"{path.name}.whole.part")
     try:

@@ -102,10 +102,10 @@ def test_trim_says_how_much_went(jam: Jamboree, run: Run) -> None:
     with Jamboree(f"unix://{jam.store.where}", **options) as recording:
         play(recording.record(CountingEnv(3)), [ACTION] * 3)
     run("flush")
-    assert run("trim").output == "0 bytes of logs and 0 summaries let go of\n"
+    assert run("trim").output == "0 bytes of logs and 0 summaries evicted\n"
     run("retain", "--max-redis-bytes", "0")
     result = run("trim")
-    assert "bytes of logs and 1 summaries let go of" in result.output
+    assert "bytes of logs and 1 summaries evicted" in result.output
     assert not result.output.startswith("0 ")
     assert list(jam.store.log_keys()) == []
     shown = run("status").output

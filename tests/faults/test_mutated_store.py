@@ -85,7 +85,7 @@ def test_each_flipped_bit_of_a_listing_is_noticed_and_hides_nothing(
     for changed in flips(jam.redis.hget(listing, name)):
         jam.redis.hset(listing, name, changed)
         caplog.clear()
-        jam.store._said.clear()  # what has been warned of
+        jam.store._warned.clear()  # what has been warned of
         assert jam.episodes(run="run").summaries() == whole
         assert f"{listing}: summary of {name}" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Whether an action is the recorded one."""
+"""Checks whether an action is the recorded one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["is_same"]
 
 
 def is_same(given: Any, recorded: Any, layout: Layout) -> bool:
-    """Whether a value is the recorded one, bit for bit: -0.0 is not 0.0, NaN is the same NaN.
+    """Whether a value is the recorded one, bit for bit: -0.0 is not 0.0, NaN equals the same NaN.
 
-    Numbers are compared in the recorded dtype, if they lose nothing there: the int 1 is the
-    `numpy.int64` 1, while the float64 0.1 is not the float32 0.1.
+    Numbers are compared in the recorded dtype, if the conversion is exact: the int 1 equals the
+    `numpy.int64` 1, but the float64 0.1 does not equal the float32 0.1.
 
     Args:
         given: Any value.
         recorded: A value of this layout.
-        layout: How it is stored.
+        layout: Layout of the recorded value.
     """
     if isinstance(layout, Group):
         parts = _parts(given, layout)
@@ -37,7 +37,7 @@ def is_same(given: Any, recorded: Any, layout: Layout) -> bool:
 
 
 def _parts(given: Any, layout: Group) -> list[Any] | None:
-    """Parts of a value that is built as the layout says; None for another one."""
+    """Parts of a value with this layout; None for any other value."""
     if layout.kind == "dict":
         is_alike = isinstance(given, dict) and given.keys() == set(layout.names)
     else:

@@ -1,4 +1,4 @@
-"""What a replay shows: frames that were recorded, or those of a second run beside it."""
+"""Frames that a replay shows: recorded ones, or those of a second simulation."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["Frames", "RecordedFrames", "SimulatedFrames"]
 
 
 class Frames(Protocol):
-    """Frames of an episode, asked for step by step; an earlier step may follow a later one."""
+    """Frames of an episode by step; the steps may come in any order."""
 
     def at(self, step: int) -> Any:
-        """The frame that shows the state after so many steps."""
+        """The frame that shows the state after this many steps."""
 
     def close(self) -> None:
-        """Let go of what makes them."""
+        """Release the resources of the frames."""
 
 
 class RecordedFrames:
-    """Frames that were kept with `record_frames=`; between two, the earlier one.
+    """Frames recorded with `record_frames=`; a step without a frame shows the newest one before it.
 
     Args:
-        episode: The episode, which is read in parts as the replay goes on.
+        episode: The episode. It is read in parts during the replay.
     """
 
     def __init__(self, episode: Episode) -> None:
@@ -46,10 +46,10 @@ class RecordedFrames:
         self._next = next(self._frames, None)
 
     def at(self, step: int) -> Any:
-        """The newest that was recorded up to this step.
+        """The newest frame recorded up to this step.
 
         Raises:
-            ReplayError: There is none yet.
+            ReplayError: There is no frame yet.
         """
         if step < self._step:
             self._begin()
@@ -64,18 +64,19 @@ class RecordedFrames:
         return self._shown.copy()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 class SimulatedFrames:
-    """Frames of the environment, made again and stepped beside the replay.
+    """Frames of the rebuilt environment, which is stepped together with the replay.
 
-    A frame is given only while all that the second run returned equals the recording, bit for bit.
+    A frame is shown only while everything that the simulation returned equals the recording,
+    exactly.
 
     Args:
         episode: The episode.
-        rows: All its rows.
-        vector: What provenance says of the vector environment that it came through, if any.
+        rows: All rows of the episode.
+        vector: Provenance of the vector environment of the recording; None if there was none.
     """
 
     def __init__(self, episode: Episode, rows: Rows, vector: Mapping[str, Any] | None) -> None:
@@ -87,15 +88,15 @@ class SimulatedFrames:
         self._failure: ReplayError | None = None
 
     def at(self, step: int) -> Any:
-        """What the environment renders after this step.
+        """The rendered frame after this step.
 
         Raises:
-            ReplayError: The environment cannot be made again or rendered here, or does not do the
-                same again.
+            ReplayError: The environment cannot be made or rendered here, or its replay differs from
+                the recording.
         """
         if step < self._step:
             self.close()
-        env = self._begun() if self._env is None else self._env
+        env = self._start_env() if self._env is None else self._env
         if self._failure is not None:
             raise self._failure
         if step > self._step:
@@ -107,7 +108,7 @@ class SimulatedFrames:
         except Exception as error:
             raise ReplayError(f"the environment cannot be rendered here: {error}") from error
 
-    def _begun(self) -> gym.Env[Any, Any]:
+    def _start_env(self) -> gym.Env[Any, Any]:
         env = rebuild_env(self._episode.provenance, render_mode=RENDER_MODE)
         try:
             shown = begin_as_recorded(env, line_of(self._episode))
@@ -119,7 +120,7 @@ class SimulatedFrames:
         return env
 
     def _compare(self, env: gym.Env[Any, Any], rows: Rows, shown: Shown) -> None:
-        """Step on through these rows; the environment stands at the first, and shows this."""
+        """Play these rows. The environment is at the first row; `shown` is its last result."""
         try:
             _, mismatch = play_on(env, rows, self._vector, shown)
         except ReplayError as error:
@@ -135,7 +136,7 @@ class SimulatedFrames:
         return self._failure
 
     def close(self) -> None:
-        """Close the environment; the next frame makes it anew."""
+        """Close the environment; the next frame rebuilds it."""
         env, self._env, self._step, self._failure = self._env, None, 0, None
         if env is not None:
             env.close()

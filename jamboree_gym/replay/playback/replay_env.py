@@ -1,4 +1,4 @@
-"""An episode as an environment: it gives what was recorded, and needs no simulator."""
+"""An episode as an environment that returns recorded values and needs no simulator."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ _MAX_SHOWN = 100
 
 
 class ReplayEnv(gym.Env[Any, Any]):
-    """A recorded episode as an environment: `reset` and `step` return what they returned then.
+    """A recorded episode as an environment: `reset` and `step` return the recorded values.
 
-    Values have the very types that they had, and are the caller's own. The whole episode is read
-    once, when this is made; what a running one gets later is not seen.
+    Values have exactly the recorded types, and the caller may change them. The constructor reads
+    the whole episode once; later steps of a running episode are not seen.
 
-    An action has to be the recorded one, bit for bit (`on_mismatch`). `recorded_action` is the one
-    that comes next, and `remaining` says how many there are:
+    An action must be the recorded one, bit for bit (see `on_mismatch`). `recorded_action` is the
+    next recorded action, and `remaining` is the number of steps left:
 
         >>> env = ReplayEnv(episode)
         >>> observation, info = env.reset()
         >>> while env.remaining:
         ...     observation, reward, *_ = env.step(env.recorded_action)
 
-    `gymnasium.utils.env_checker.check_env` passes with `on_mismatch="ignore"`, as it takes random
-    actions with seeds of its own, if the episode has three steps or more and its observations are
-    in the declared space. It has no `spec`, so that the checks of one are left out.
+    `gymnasium.utils.env_checker.check_env` takes random actions, with its own seeds. It passes with
+    `on_mismatch="ignore"` if the episode has at least three steps and its observations are in the
+    declared space. The environment has no `spec`, so that the checks of a spec are skipped.
 
     Args:
         episode: The episode.
-        on_mismatch: What becomes of an action that is not the recorded one, and of a seed or
-            options of a reset that are not: `raise` refuses it, and the replay stays where it was;
-            `warn` warns of the first since the reset and plays on; `ignore` plays on. A reset
-            without them begins in any case.
+        on_mismatch: What happens if an action, or the seed or options of a reset, differs from the
+            recording: `raise` refuses it, and the replay does not move; `warn` warns of the first
+            difference since the reset and continues; `ignore` continues. A reset without seed and
+            options is always accepted.
         render_mode: `rgb_array` or None.
-        frames: What `render` shows: `recorded` is the newest frame that was recorded so far
-            (`record_frames=`); `simulated` is rendered by the environment, made again from the
-            local registry and stepped beside the replay, while it equals the recording bit for
-            bit. None: recorded if there are any, else simulated.
+        frames: What `render` shows: `recorded` is the newest recorded frame so far
+            (`record_frames=`); `simulated` comes from the environment, rebuilt from the local
+            registry and stepped with the replay, as long as it equals the recording bit for bit.
+            None: recorded if there are any frames, else simulated.
 
     Attributes:
         episode: The episode.
 
     Raises:
-        EpisodeNotFound: There is no such episode.
-        DecodeError: Its bytes, or its spaces, are damaged.
-        ReplayError: An argument is none of these.
+        EpisodeNotFound: The episode does not exist.
+        DecodeError: The episode's bytes, or its spaces, are damaged.
+        ReplayError: An argument has no valid value.
     """
 
     metadata = {"render_modes": [RENDER_MODE], "render_fps": 30}  # noqa: RUF012 - as in gym.Env
@@ -116,17 +116,17 @@ class ReplayEnv(gym.Env[Any, Any]):
 
     @property
     def remaining(self) -> int:
-        """How many steps are left."""
+        """Number of steps left."""
         return self._last - self._row if self._row > 0 else self._last
 
     @property
     def recorded_action(self) -> Any:
-        """The action that was taken next.
+        """The next recorded action.
 
         Raises:
-            ReplayError: There is none.
+            ReplayError: There is no next step.
         """
-        return _own(self._action(self._next_row()))
+        return _private_copy(self._action(self._next_row()))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -135,13 +135,13 @@ class ReplayEnv(gym.Env[Any, Any]):
 
         Args:
             seed: None, or the recorded one.
-            options: Likewise.
+            options: None, or the recorded ones.
 
         Returns:
             The recorded first observation and info.
 
         Raises:
-            ReplayMismatch: They are others, with `on_mismatch="raise"`.
+            ReplayMismatch: Seed or options differ, with `on_mismatch="raise"`.
         """
         self._has_warned = False
         if self._on_mismatch != "ignore":
@@ -154,11 +154,11 @@ class ReplayEnv(gym.Env[Any, Any]):
         """Take the next step.
 
         Returns:
-            What it returned when it was recorded.
+            The recorded result of the step.
 
         Raises:
-            ReplayMismatch: It is not the recorded action, with `on_mismatch="raise"`.
-            ReplayError: There is no next step, or no reset came before.
+            ReplayMismatch: The action differs from the recorded one, with `on_mismatch="raise"`.
+            ReplayError: There is no next step, or the replay was not reset.
         """
         row = self._next_row()
         if self._on_mismatch != "ignore":
@@ -180,7 +180,7 @@ class ReplayEnv(gym.Env[Any, Any]):
 
     def _returned(self, row: int) -> tuple[Any, dict[str, Any]]:
         info = self._rows.infos[row]
-        return _own(self._rows.observation(row)), dict(deepcopy(info)) if info else {}
+        return _private_copy(self._rows.observation(row)), dict(deepcopy(info)) if info else {}
 
     def _action(self, row: int) -> Any:
         return item(self._rows.actions, row, self._action_layout(row))
@@ -192,13 +192,13 @@ class ReplayEnv(gym.Env[Any, Any]):
         recorded = {} if origin.options is None else origin.options
         is_given = options is not None and not _are_same(options, {})
         if is_given and not _are_same(options, recorded):
-            self._differs(f"its options are {_shown(origin.options)}, not {_shown(options)}")
+            self._differs(f"its options are {_short(origin.options)}, not {_short(options)}")
 
     def _check_action(self, action: Any, row: int) -> None:
         recorded = self._action(row)
         if not is_same(action, recorded, self._action_layout(row)):
             self._differs(
-                f"at step {row - 1} its action is {_shown(recorded)}, not {_shown(action)}"
+                f"at step {row - 1} its action is {_short(recorded)}, not {_short(action)}"
             )
 
     def _differs(self, how: str) -> None:
@@ -215,9 +215,9 @@ class ReplayEnv(gym.Env[Any, Any]):
         """The frame of this step, uint8 (height, width, 3) with most environments.
 
         Raises:
-            ReplayError: There is none: this was made without `render_mode`, no reset came before,
-                nothing was recorded so far, the environment cannot be made again here, or it does
-                not do the same again; says which, and where it differs first.
+            ReplayError: There is no frame: `render_mode` was not set, the replay was not reset, no
+                frame has been recorded so far, the environment cannot be rebuilt here, or its
+                replay differs; says which, and names the first difference.
         """
         if self._frames is None:
             raise ReplayError("to see frames: ReplayEnv(episode, render_mode='rgb_array')")
@@ -226,13 +226,13 @@ class ReplayEnv(gym.Env[Any, Any]):
         return self._frames.at(self._row)
 
     def close(self) -> None:
-        """Close the environment that renders, if there is one. It may be called twice."""
+        """Close the environment that renders, if there is one. A second call does nothing."""
         if self._frames is not None:
             self._frames.close()
         super().close()
 
     def __repr__(self) -> str:
-        """The episode."""
+        """The episode's id."""
         return f"<ReplayEnv of {self.episode.id!r}>"
 
 
@@ -250,8 +250,8 @@ def _check_choice(name: str, given: Any, choices: tuple[Any, ...]) -> None:
         raise ReplayError(f"{name}={given!r}: choose one of {', '.join(map(repr, choices))}")
 
 
-def _own(value: Any) -> Any:
-    """A copy that shares nothing with what is kept here."""
+def _private_copy(value: Any) -> Any:
+    """A copy that shares no memory with the replay."""
     return value.copy() if value.__class__ is np.ndarray else deepcopy(value)
 
 
@@ -263,6 +263,6 @@ def _are_same(given: Any, recorded: Any) -> bool:
     )
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."

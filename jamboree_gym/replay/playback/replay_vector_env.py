@@ -22,10 +22,11 @@ __all__ = ["ReplayVectorEnv"]
 class ReplayVectorEnv(SyncVectorEnv):
     """One `ReplayEnv` for each of several episodes, stepped together.
 
-    Episodes differ in length, and none is played twice: autoreset is DISABLED, and one that is over
-    stays where it is. It then takes any action, shows its last observation again, with reward 0.0,
-    no end and no info; so sums over time are those of the episodes. `remaining` says how many steps
-    each has left: also of one that was abandoned, which no `terminated` or `truncated` ends.
+    Episodes differ in length, and none is played twice: autoreset is DISABLED. After its end an
+    episode does not move. It then accepts any action, and returns its last observation with reward
+    0.0, no end and no info; so sums over time are those of the episodes. `remaining` says how many
+    steps each episode has left, also for an abandoned one, which has no `terminated` or `truncated`
+    at its end.
 
     Example:
         >>> envs = ReplayVectorEnv(jam.episodes(run="first"))
@@ -35,17 +36,17 @@ class ReplayVectorEnv(SyncVectorEnv):
         ...     observations, rewards, *_ = envs.step(envs.recorded_actions)
 
     Args:
-        episodes: A query, or episodes; all with the same spaces.
+        episodes: A query, or episodes; all must have the same spaces.
         on_mismatch: As in `ReplayEnv`. After a `ReplayMismatch` some episodes have moved: reset.
-        render_mode: As in `ReplayEnv`; `render` gives a tuple of frames.
+        render_mode: As in `ReplayEnv`; `render` returns a tuple of frames.
         frames: As in `ReplayEnv`.
 
     Attributes:
         episodes: The episodes, in the order of the sub-environments.
 
     Raises:
-        EpisodeNotFound: An episode is not there.
-        DecodeError: The bytes of one are damaged.
+        EpisodeNotFound: An episode does not exist.
+        DecodeError: The bytes of an episode are damaged.
         ReplayError: There is no episode, or two have different spaces; names both.
     """
 
@@ -73,15 +74,15 @@ class ReplayVectorEnv(SyncVectorEnv):
 
     @property
     def remaining(self) -> npt.NDArray[np.int64]:
-        """How many steps each episode has left: int64 (n,)."""
+        """Number of steps that each episode has left: int64 (n,)."""
         return np.array([replay.remaining for replay in self._replays], np.int64)
 
     @property
     def recorded_actions(self) -> Any:
-        """The actions that were taken next, batched; of an episode that is over, any action.
+        """The next recorded actions, batched; any action for an episode that is over.
 
         Raises:
-            ReplayError: All are over, or no reset came before.
+            ReplayError: All episodes are over, or the replay was not reset.
         """
         left = [replay.recorded_action for replay in self._replays if replay.remaining]
         if not left:
@@ -91,17 +92,17 @@ class ReplayVectorEnv(SyncVectorEnv):
         return _batched(actions, self.single_action_space)
 
     def step(self, actions: Any) -> tuple[Any, npt.NDArray[np.float64], Any, Any, dict[str, Any]]:
-        """Take the next step of each episode; those that are over stay where they are.
+        """Take the next step of each episode; episodes that are over do not move.
 
         Raises:
             ReplayMismatch: An action is not the recorded one, with `on_mismatch="raise"`.
         """
-        self._autoreset_envs[:] = False  # else it insists on a reset of those that are over
+        self._autoreset_envs[:] = False  # else it demands a reset of the episodes that are over
         return super().step(actions)
 
 
 class _StaysAtItsEnd(gym.Wrapper[Any, Any, Any, Any]):
-    """A replay that can be stepped after its end, and does not move then."""
+    """A replay that accepts steps after its end, without moving."""
 
     env: ReplayEnv
     _observation: Any = None
@@ -130,7 +131,7 @@ def _check_alike(replays: Sequence[ReplayEnv], name: str) -> None:
 
 
 def _batched(actions: Sequence[Any], space: spaces.Space[Any]) -> Any:
-    """Actions as one batch, with the dtypes that they have rather than those of the space."""
+    """Actions as one batch, with their own dtypes instead of those of the space."""
     if isinstance(space, spaces.Dict):
         return {
             name: _batched([action[name] for action in actions], part)

@@ -1,4 +1,4 @@
-"""Making the environment of an episode again, and bringing it to where it stood.
+"""Rebuilds the environment of an episode, and brings it into a recorded state.
 
 Imported by the other rooms of `replay`.
 """

@@ -1,4 +1,4 @@
-"""Bringing an environment to where an episode began: by a reset, or by the steps of its parents."""
+"""Brings an environment to the beginning of an episode: by a reset, or by its parents' steps."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from jamboree_gym.replay.verification.compare import actions_as_taken
 __all__ = ["WHOLE", "Shown", "begin_as_recorded", "begin_child", "begin_root", "line_of"]
 
 Shown = tuple[Any, Mapping[str, Any]]
-"""An observation and the info beside it."""
+"""An observation and its info."""
 
 WHOLE = ("terminated", "truncated", "abandoned")
 """Statuses of episodes whose last step is known."""
 
 
 def line_of(episode: Episode) -> list[Episode]:
-    """How an episode came about by forks: the one that began with a reset, ..., itself.
+    """The ancestors of a forked episode: first the one that began with a reset, last itself.
 
     Raises:
-        EpisodeNotFound: There is no such episode.
-        ReplayError: One that it came from is missing.
+        EpisodeNotFound: The episode does not exist.
+        ReplayError: An ancestor is missing.
     """
     if episode.parent is None:
         return [episode]
@@ -43,13 +43,13 @@ def line_of(episode: Episode) -> list[Episode]:
 def begin_as_recorded(
     env: gym.Env[Any, Any], line: Sequence[Episode], *, trust_entry_point: bool = False
 ) -> Shown:
-    """Bring the environment to where the last episode of a line began.
+    """Bring the environment to the beginning of the last episode of a line.
 
     Returns:
-        The first observation of that episode, and the info beside it.
+        The first observation of that episode, and its info.
 
     Raises:
-        ReplayError: What comes before it is missing, or cannot be played again.
+        ReplayError: An earlier episode is missing, or cannot be played again.
     """
     shown = begin_root(env, line[0], trust_entry_point=trust_entry_point)
     for parent, child in pairwise(line):
@@ -62,14 +62,14 @@ def begin_as_recorded(
 def begin_root(
     env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool = False
 ) -> Shown:
-    """Reset as recorded, after the episodes that this one follows have been played."""
+    """Reset as recorded, after playing the episodes that this one follows."""
     for earlier in reversed(_episodes_before(episode)):
         _play(env, earlier, trust_entry_point=trust_entry_point)
     return reset_as_recorded(env, episode.origin, trust_entry_point=trust_entry_point)
 
 
 def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
-    """Give the generator the state that it was given when the episode was forked, if any.
+    """Set the generator to the state that it got when the episode was forked, if any.
 
     Raises:
         ReplayError: The generator is of another kind.
@@ -79,10 +79,10 @@ def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
 
 
 def _episodes_before(episode: Episode) -> list[Episode]:
-    """Those that an episode follows, the newest first, back to one that begins by itself.
+    """The episodes that an episode follows, newest first, back to one that depends on none.
 
     Raises:
-        ReplayError: One of them is missing or not whole, or they follow each other in a circle.
+        ReplayError: An episode is missing or incomplete, or they follow each other in a circle.
     """
     before: list[Episode] = []
     seen = {episode.id}
@@ -107,7 +107,7 @@ def _episodes_before(episode: Episode) -> list[Episode]:
 
 
 def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) -> None:
-    """Do what was done then, from the beginning to the end."""
+    """Play an episode from its beginning to its end."""
     rows, origin = episode.rows(), episode.origin
     try:
         if origin.parent is None:
@@ -120,10 +120,10 @@ def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) 
 
 
 def _play_on(env: gym.Env[Any, Any], episode: Episode, rows: Rows) -> Shown | None:
-    """Do what was done then, without a look at what comes of it.
+    """Take the recorded actions without comparing the results.
 
     Returns:
-        The last observation and info; None where there are no steps.
+        The last observation and info; None if there are no steps.
     """
     shown = None
     try:

@@ -1,4 +1,4 @@
-"""Bringing an environment to where a recorded one stood after some of its steps, and proving it."""
+"""Brings an environment into the state after some recorded steps, and proves that it is there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from jamboree_gym.replay.rebuilding.beginning import Shown, begin_child, begin_r
 from jamboree_gym.replay.rebuilding.rebuild import reset_as_recorded
 from jamboree_gym.replay.verification.compare import Mismatch, SecondRun, first_mismatch
 
-__all__ = ["MakeEnv", "Standing", "check_step", "play_on", "stand_at"]
+__all__ = ["LiveEnv", "MakeEnv", "check_step", "fast_forward", "play_on"]
 
 MakeEnv: TypeAlias = Callable[[Mapping[str, Any]], gym.Env[Any, Any]]
-"""Makes an environment, by what provenance says of it."""
+"""Makes an environment from its provenance."""
 
 SNAPSHOTS_TRIED: Final = 3
 
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class LiveEnv:
     """A live environment in the middle of an episode.
 
     Attributes:
         env: The environment.
-        observation: What it returned last.
-        info: Likewise.
+        observation: The last observation.
+        info: The last info.
     """
 
     env: gym.Env[Any, Any]
@@ -45,10 +45,10 @@ class Standing:
 
 
 def check_step(episode: Episode, step: int) -> None:
-    """Make sure that an episode can be forked after so many steps.
+    """Check that an episode can be forked after this many steps.
 
     Raises:
-        ReplayError: It has not so many, or has ended there.
+        ReplayError: The episode has fewer steps, or has ended there.
     """
     summary = episode.summary
     has_ended = summary.status in ("terminated", "truncated")
@@ -62,28 +62,29 @@ def check_step(episode: Episode, step: int) -> None:
         )
 
 
-def stand_at(
+def fast_forward(
     episode: Episode,
     step: int,
     make_env: MakeEnv,
     *,
     trust_entry_point: bool = False,
     trust_snapshots: bool = False,
-) -> Standing:
-    """Make the environment of an episode again and bring it to where it stood after some steps.
+) -> LiveEnv:
+    """Rebuild the environment of an episode, and bring it into the state after some steps.
 
-    By the newest snapshot before that step, or from the reset on where none can be used. What is
-    played is compared with the recording, bit for bit.
+    It starts from the newest snapshot before that step, or from the reset if no snapshot can be
+    used. The steps that it plays are compared with the recording, bit for bit.
 
     Args:
         episode: The episode.
-        step: After so many of its steps; 0 = as it began.
+        step: Number of steps; 0 = the beginning.
         make_env: Makes the environment.
-        trust_entry_point: Reset with options that name modules, too.
-        trust_snapshots: Use those too that an environment reads unchecked.
+        trust_entry_point: Reset even with options that name modules.
+        trust_snapshots: Use even snapshots that an environment reads unchecked.
 
     Raises:
-        ReplayError: It cannot be made, or does not do the same again; names the first difference.
+        ReplayError: The environment cannot be made, or its replay differs; names the first
+            difference.
     """
     line = line_of(episode)
     steps = [child.origin.fork_step or 0 for child in line[1:]] + [step]
@@ -94,8 +95,8 @@ def stand_at(
             shown = _from_snapshot(env, line, steps, trust_entry_point=trust_entry_point)
         if shown is None:
             shown = begin_root(env, line[0], trust_entry_point=trust_entry_point)
-            shown = _along(env, line, steps, shown, start=0)
-        return Standing(env, *shown)
+            shown = _play_line(env, line, steps, shown, start=0)
+        return LiveEnv(env, *shown)
     except BaseException:
         env.close()
         raise
@@ -108,10 +109,10 @@ def _from_snapshot(
     *,
     trust_entry_point: bool,
 ) -> Shown | None:
-    """By the newest snapshot on the way; None where there is none that can be used.
+    """Start from the newest snapshot on the way; None if no snapshot can be used.
 
-    At least one step is played after it. That shows whether all that matters was in it, and
-    observation and info come from the environment itself.
+    At least one step is played after it. That step proves that the snapshot was complete, and
+    observation and info then come from the environment itself.
     """
     for position, start, state in islice(_snapshots(line, steps), SNAPSHOTS_TRIED):
         episode = line[position]
@@ -119,14 +120,14 @@ def _from_snapshot(
             reset_as_recorded(env, line[0].origin, trust_entry_point=trust_entry_point)
             prime(env, episode.rows(start, start + 1).action(0) if start else None)
             put_state(env, state)
-            return _along(env, line[position:], steps[position:], None, start=start)
+            return _play_line(env, line[position:], steps[position:], None, start=start)
         except ReplayError as error:
             log.warning("snapshot %d of episode %s is of no use: %s", start, episode.id, error)
     return None
 
 
 def _snapshots(line: Sequence[Episode], steps: Sequence[int]) -> Iterator[tuple[int, int, bytes]]:
-    """Snapshots on the way, the newest first: of which episode, after which step, and the state."""
+    """Snapshots on the way, newest first, as (number of the episode in the line, step, state)."""
     for position in reversed(range(len(line))):
         episode, before = line[position], steps[position]
         if not _has_same_versions(episode.provenance):
@@ -144,7 +145,7 @@ def _has_same_versions(provenance: Mapping[str, Any]) -> bool:
     return isinstance(versions, Mapping) and conditions_now(versions) == versions
 
 
-def _along(
+def _play_line(
     env: gym.Env[Any, Any],
     line: Sequence[Episode],
     steps: Sequence[int],
@@ -155,14 +156,14 @@ def _along(
     """Play the steps of each episode of a line that lead to the next one.
 
     Args:
-        env: Stands after `start` steps of the first episode.
+        env: An environment in the state after `start` steps of the first episode.
         line: An episode, a child of it, a child of that one, ...
-        steps: How many steps of each lead to where the next one begins.
-        shown: What the environment has returned last, where that is known.
-        start: So many steps of the first one have been played.
+        steps: Number of steps in each episode before the next one begins.
+        shown: The last result of the environment, if it is known.
+        start: Number of steps of the first episode that have been played.
 
     Raises:
-        ReplayError: What comes of it is not what was recorded; names the first difference.
+        ReplayError: A result differs from the recording; names the first difference.
     """
     for episode, stop in zip(line, steps, strict=True):
         if episode is not line[0]:
@@ -181,16 +182,16 @@ def _along(
 def play_on(
     env: gym.Env[Any, Any], rows: Rows, vector: Mapping[str, Any] | None, shown: Shown
 ) -> tuple[Shown, Mismatch | None]:
-    """Take the actions of the rows behind the first one, and compare what comes of them.
+    """Take the actions of the rows after the first one, and compare the results.
 
     Args:
-        env: Stands where the first row is.
-        rows: Of an episode.
-        vector: What provenance says of the vector environment that they came through, if any.
-        shown: What the environment has returned last.
+        env: An environment in the state of the first row.
+        rows: Rows of an episode.
+        vector: Provenance of the vector environment of the recording; None if there was none.
+        shown: The last result of the environment.
 
     Returns:
-        What it has returned at the end, and the first difference.
+        The last result, and the first difference.
     """
     run = SecondRun(rows, vector=vector)
     shown = run.play(env, *shown)

@@ -1,4 +1,4 @@
-"""What is missing where an environment is not registered: which package, in which version."""
+"""Says which package, in which version, is missing if an environment is not registered."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jamboree_gym.errors import ReplayError
 
 __all__ = ["missing_registration"]
 
-# Only what can be a name is shown as one: the store may hold anything.
+# Shows only valid names as names: the store may hold any text.
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9.+!_-]+")
 
 
 def missing_registration(name: str, provenance: Mapping[str, Any]) -> ReplayError:
-    """The error for an environment that is not registered here. Nothing is imported to tell.
+    """The error for an environment that is not registered here. Imports nothing.
 
     Args:
-        name: Its id.
-        provenance: Of its episode.
+        name: Id of the environment.
+        provenance: Provenance of its episode.
     """
     package = _package(provenance)
     if package is None:
@@ -52,7 +52,7 @@ def _package(provenance: Mapping[str, Any]) -> str | None:
 
 
 def _distribution(package: str, provenance: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The distribution that the package was of, and its version then."""
+    """The distribution of the package, and its version when the episode was recorded."""
     versions = provenance.get("versions")
     names = dict(versions) if isinstance(versions, Mapping) else {}
     known = {

@@ -1,6 +1,6 @@
-"""Texts in stored arguments that name something to import: some environments import what they get.
+"""Finds texts in stored arguments that name a module: some environments import such arguments.
 
-Nothing is imported to find out: modules are only looked for.
+The check imports nothing: it only searches for the modules.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ __all__ = ["check_arguments", "names_module"]
 MAX_SHOWN: Final = 60
 _NEVER_IN_A_NAME: Final = frozenset("/\\\0 \t\r\n")
 _MAY_HOLD_TEXT: Final = "SU"
-_SCHEMES: Final = ("http", "redis")  # of URLs, and packages too
+_SCHEMES: Final = ("http", "redis")  # schemes of URLs that are also names of packages
 
 
 def check_arguments(
     arguments: Mapping[Any, Any], of: str, registered: Mapping[str, Any] | None = None
 ) -> None:
-    """Make sure that no argument names a module that could be imported here.
+    """Check that no argument names a module that could be imported here.
 
     Args:
         arguments: As stored.
-        of: What they are for.
-        registered: What is registered here for the same arguments: it is not of the store.
+        of: Name of the thing that they are for.
+        registered: Values registered here for the same arguments; they do not come from the store.
 
     Raises:
-        ReplayError: One does; says which, and what it is.
+        ReplayError: An argument names a module; names both.
     """
     for name, value in arguments.items():
         known = {text for _, text in _texts((registered or {}).get(name), "")}
@@ -49,7 +49,7 @@ def check_arguments(
 
 
 def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """All texts in a value, keys included, with the way to each."""
+    """All texts in a value, keys included, each with its path."""
     waiting: list[tuple[Any, str]] = [(value, where)]
     while waiting:
         one, at = waiting.pop()
@@ -75,11 +75,11 @@ def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def names_module(text: str) -> bool:
-    """Whether a text is `module.name` or `module:name`, and importing that could run a module.
+    """Whether a text is `module.name` or `module:name`, and an import of it could run a module.
 
-    The module is one that can be found here: what stands before the colon, or at least the first
-    of the names between the dots. What is loaded already has been run: it counts only if what
-    comes after it is the name of something in it.
+    The module must be installed here: the part before the colon, or at least the first of the names
+    between the dots. A module that is already loaded has already run: it counts only if the rest of
+    the text names something inside it.
     """
     module, colon, rest = text.partition(":")
     names = module.split(".")
@@ -96,12 +96,12 @@ def names_module(text: str) -> bool:
 
 
 def _runs_something(names: list[str]) -> bool:
-    """Whether one of these is found that is more than a directory."""
+    """Whether one of these names is found and is more than a directory."""
     found = _top_level(names[0])
     for name in names[1:]:
         if found is None or not _is_directory(found):
             break
-        # By its last name alone: a longer one would have to have its parents imported.
+        # Search only for the last name: a longer name would import its parents.
         found = PathFinder.find_spec(name, list(found.submodule_search_locations or ()))
     return found is not None and not _is_directory(found)
 
@@ -109,10 +109,10 @@ def _runs_something(names: list[str]) -> bool:
 def _top_level(name: str) -> ModuleSpec | None:
     try:
         return find_spec(name)
-    except ValueError:  # loaded by hand, or no name
+    except ValueError:  # a module without a spec, or an invalid name
         return ModuleSpec(name, None, origin=name) if name in sys.modules else None
 
 
 def _is_directory(found: ModuleSpec) -> bool:
-    """Without `__init__.py`: to import it runs nothing."""
+    """Whether it has no `__init__.py`: importing it runs nothing."""
     return found.origin is None and found.submodule_search_locations is not None

@@ -1,7 +1,7 @@
-"""Making the environment of an episode again, from what is registered and installed here.
+"""Rebuilds the environment of an episode from what is registered and installed here.
 
-The store only names things. A name is looked up in Gymnasium's registry or compared with that of a
-class that is loaded anyway; it is never imported, unless the caller trusts it.
+The store only contains names. A name is looked up in Gymnasium's registry, or compared with the
+name of a class that is already loaded. It is never imported, unless the caller trusts the store.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = ["begins_anew", "rebuild_env", "reset_as_recorded"]
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _REWARD_DTYPE = re.compile(r"[<>=|]?[biuf][1-8]")
-# What Gymnasium registers for shimmy: it would import the environment that its arguments name.
+# Gymnasium registers these for shimmy: they would import the environment that their arguments name.
 _IMPORTING_ENVS = ("GymV21Environment-v0", "GymV26Environment-v0")
-# Environments and wrappers of which nothing is left after a reset, but the generator.
+# Environments and wrappers in which a reset erases everything but the generator.
 _BEGIN_ANEW = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
 _WRAPPERS_BEGIN_ANEW = (
     of_gymnasium.OrderEnforcing,
@@ -54,18 +54,19 @@ def rebuild_env(
     trust_entry_point: bool = False,
     render_mode: str | None = None,
 ) -> gym.Env[Any, Any]:
-    """Make the environment of an episode again, from the local registry.
+    """Rebuild the environment of an episode from the local registry.
 
     Args:
-        provenance: As the store has it: whoever can write there has written it.
-        wrappers: Classes, beside Gymnasium's own and ours, that may be built with stored arguments.
-        trust_entry_point: Import and call what the store names, where it is not known here, and
-            take arguments that name modules.
-        render_mode: Asked for instead of the recorded one; a second run needs no window.
+        provenance: As stored: any writer of the store may have written it.
+        wrappers: Classes that may be built with stored arguments, besides those of Gymnasium and
+            this package.
+        trust_entry_point: Import and call the code that the store names, if it is unknown here, and
+            accept arguments that name modules.
+        render_mode: Replaces the recorded mode; a replay needs no window.
 
     Raises:
-        ReplayError: It has no spec, is not registered here, cannot be constructed, does not know
-            the render mode, had a wrapper that may not be built, or was part of a vector
+        ReplayError: The environment has no spec, is not registered here, cannot be constructed,
+            lacks the render mode, had a wrapper that must not be built, or was part of a vector
             environment that cannot be taken apart; or an argument names a module.
     """
     _check_stands_alone(provenance)
@@ -96,9 +97,9 @@ def rebuild_env(
 
 
 def begins_anew(env: gym.Env[Any, Any]) -> bool:
-    """Whether nothing of an episode is known to be left in an environment that is reset.
+    """Whether a reset is known to erase all traces of earlier episodes.
 
-    Where this is not known, an episode needs an environment of its own.
+    If this is not known, each episode needs its own environment.
     """
     while isinstance(env, gym.Wrapper):
         if type(env) not in _WRAPPERS_BEGIN_ANEW:
@@ -108,7 +109,7 @@ def begins_anew(env: gym.Env[Any, Any]) -> bool:
 
 
 def _check_stands_alone(provenance: Mapping[str, Any]) -> None:
-    """Make sure that one sub-environment does the same without the vector environment around it."""
+    """Check that one sub-environment behaves the same without its vector environment."""
     try:
         vector = provenance.get("vector")
         if vector is None:
@@ -139,7 +140,7 @@ def _make(
     *,
     trust_entry_point: bool,
 ) -> gym.Env[Any, Any]:
-    if ":" in name:  # gym.make would import what stands before it
+    if ":" in name:  # gym.make would import the part before the colon
         raise ReplayError(f"{name!r} names a module to import; nothing that is stored is imported")
     if name in _IMPORTING_ENVS and not trust_entry_point:
         raise ReplayError(f"{name} imports what its arguments name; nothing that is stored is")
@@ -157,12 +158,12 @@ def _make(
 
 
 def _check_render_mode(name: str, render_mode: str) -> None:
-    """Make sure that an environment has it; one that cannot be loaded says so when it is made."""
+    """Check that an environment has this mode. One that cannot be loaded fails later, when made."""
     try:
         creator: Any = gym.registry[name].entry_point
         creator = load_env_creator(creator) if isinstance(creator, str) else creator
         known = list(creator.metadata["render_modes"])
-    except Exception:  # noqa: BLE001 - not known before it is made
+    except Exception:  # noqa: BLE001 - unknown before the environment is made
         return
     if render_mode not in known:
         raise ReplayError(f"{name} does not render {render_mode!r}: its render modes are {known}")
@@ -180,16 +181,16 @@ def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
 def reset_as_recorded(
     env: gym.Env[Any, Any], origin: EpisodeOrigin, *, trust_entry_point: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """Reset with the seed, or the state of the generator, that the episode began with.
+    """Reset with the recorded seed, or with the recorded state of the generator.
 
-    An episode that follows another one needs an environment in which that one was just played.
+    An episode that follows another one needs an environment in which that one has just been played.
 
     Returns:
-        The first observation, and the info beside it.
+        The first observation and its info.
 
     Raises:
-        ReplayError: Neither is known, the options could not be stored or name a module (unless
-            `trust_entry_point`), or the reset fails.
+        ReplayError: Neither seed nor state is known, the options could not be stored or name a
+            module (unless `trust_entry_point`), or the reset fails.
     """
     if holds_unrecorded(origin.options):
         raise ReplayError("the options of the reset could not be stored when it was recorded")
@@ -218,7 +219,7 @@ def _generator(state: Mapping[str, Any]) -> np.random.Generator:
     name = state.get("bit_generator") if isinstance(state, Mapping) else state
     if name not in _BIT_GENERATORS:
         raise ReplayError(f"the episode was recorded with the unknown bit generator {name!r}")
-    bit_generator = getattr(np.random, str(name))(0)  # quicker than from the system's entropy
+    bit_generator = getattr(np.random, str(name))(0)  # faster than with the system's entropy
     try:
         bit_generator.state = {name: state[name] for name in state if name != EMULATOR}
     except (KeyError, OverflowError, TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Wrapping an environment as it was wrapped: which classes may be built, and with what.
+"""Wraps an environment as recorded: decides which classes may be built, and with which arguments.
 
-The store names them; a class is taken only if it is loaded anyway and on a list, or if the caller
-hands it over.
+The store contains the names of classes. A class is used only if it is already loaded and on a list,
+or if the caller passes it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 BuiltWrapper: TypeAlias = type[gym.Wrapper[Any, Any, Any, Any]] | partial[Any]
-"""A class of wrappers that may be built; with `functools.partial` also what with."""
+"""A wrapper class that may be built; with `functools.partial`, also its arguments."""
 
-# Wrappers of Gymnasium that do nothing with their arguments but computing. Not among them:
-# ArrayConversion and its kind, whose arguments are modules and which bring torch or jax;
-# RecordVideo, which writes files; and what takes a function, which cannot be written down anyway.
+# Wrappers of Gymnasium that only compute with their arguments. Not among them: ArrayConversion and
+# its kind, whose arguments are modules, and which load torch or jax; RecordVideo, which writes
+# files; and wrappers with a function as argument, which cannot be stored.
 _HARMLESS = (
     *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction"),
     *("ClipReward", "DelayObservation", "DiscretizeAction", "DiscretizeObservation"),
@@ -48,7 +48,7 @@ _HARMLESS = (
     *("RescaleObservation", "ReshapeObservation", "ResizeObservation", "StickyAction"),
     *("TimeAwareObservation", "TimeLimit"),
 )
-# Wrappers that change nothing of what a step takes or returns, but their infos: left out.
+# Wrappers that change only infos, not what a step takes or returns: a replay leaves them out.
 _STATISTICS = (
     "gymnasium.wrappers.common:RecordEpisodeStatistics",
     "gymnasium.wrappers.vector.common:RecordEpisodeStatistics",
@@ -70,7 +70,7 @@ OBSERVERS = (
     "stable_baselines3.common.vec_env.vec_check_nan:VecCheckNan",
     "stable_baselines3.common.vec_env.vec_video_recorder:VecVideoRecorder",
 )
-# Wrappers that a spec does not name, by class.
+# Wrappers that a spec omits, by class.
 _TIME_LIMIT = "gymnasium.wrappers.common.TimeLimit"
 _NOT_IN_SPEC = (
     "gymnasium.wrappers.common.OrderEnforcing",
@@ -79,11 +79,11 @@ _NOT_IN_SPEC = (
 
 
 class Limit(NamedTuple):
-    """A `TimeLimit`: a spec knows only the outermost, and not where it stands.
+    """A `TimeLimit`: a spec stores only the outermost one, without its position.
 
     Attributes:
-        below: How many of the wrappers in the spec are inside it.
-        steps: The number of steps.
+        below: Number of wrappers in the spec that are inside it.
+        steps: The limit, number of steps.
     """
 
     below: int
@@ -91,11 +91,11 @@ class Limit(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What an environment was wrapped in, innermost first.
+    """The wrappers of an environment, innermost first.
 
     Attributes:
-        wrappers: As its spec has them.
-        limits: The time limits among them; None where only the spec is known.
+        wrappers: The wrappers in its spec.
+        limits: The time limits among them; None if only the spec is known.
     """
 
     wrappers: list[Any]
@@ -103,7 +103,7 @@ class Layers(NamedTuple):
 
 
 def layers_of(provenance: Mapping[str, Any]) -> Layers:
-    """The layers of an environment, as provenance tells them."""
+    """The layers of an environment, according to its provenance."""
     wrappers = list(provenance["env_spec"]["additional_wrappers"])
     limits, below = [], 0
     for one in reversed(provenance["wrappers"]):
@@ -124,13 +124,13 @@ def wrap_again(
     """Wrap an environment that was just made.
 
     Args:
-        env: With the wrappers that it brings itself.
-        layers: What it was wrapped in.
-        trusted: Classes that may be built, beside Gymnasium's own and ours.
-        trust_entry_point: Import and call what the store names, where it is not known here.
+        env: The environment, with the wrappers that its registration adds.
+        layers: The recorded layers.
+        trusted: Classes that may be built, besides those of Gymnasium and this package.
+        trust_entry_point: Import and call the code that the store names, if it is unknown here.
 
     Raises:
-        ReplayError: A wrapper may not be built, or cannot be.
+        ReplayError: A wrapper must not be built, or cannot be.
     """
     own_wrappers, own_limits = _already_there(env)
     limits = deque((layers.limits or [])[own_limits:])
@@ -145,7 +145,7 @@ def wrap_again(
 
 
 def _already_there(env: gym.Env[Any, Any]) -> tuple[int, int]:
-    """How many wrappers, and how many time limits, a registered environment brings itself."""
+    """Number of wrappers, and of time limits, that a registered environment adds by itself."""
     wrappers = 0 if env.spec is None else len(env.spec.additional_wrappers)
     limits = 0
     while isinstance(env, gym.Wrapper):
@@ -167,7 +167,7 @@ def _wrap(
     *,
     trust_entry_point: bool,
 ) -> gym.Env[Any, Any]:
-    """Apply a wrapper again; its entry point has to be the very name of one that may be built."""
+    """Rebuild a wrapper; its entry point must be exactly the name of a class that may be built."""
     try:
         name, entry_point, kwargs = wrapper["name"], wrapper["entry_point"], wrapper["kwargs"]
         known = {_entry_point_of(one): one for one in (*_buildable(), *trusted)}.get(entry_point)
@@ -210,13 +210,13 @@ def _buildable() -> list[Any]:
 
 
 def _entry_point_of(wrapper: Any) -> str:
-    """As Gymnasium writes it down."""
+    """The entry point in Gymnasium's notation."""
     known = wrapper.func if isinstance(wrapper, partial) else wrapper
     return f"{known.__module__}:{known.__name__}"
 
 
 def _arguments(wrapper: Any, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What to build a wrapper with: what is stored, unless the caller has said it."""
+    """Arguments for a wrapper: the stored ones, unless the caller has passed others."""
     if isinstance(wrapper, partial):
         return {}
     if kwargs is not None:
@@ -245,7 +245,7 @@ def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
 
 
 def ignored_infos(provenance: Mapping[str, Any]) -> set[Any]:
-    """Infos that a replay does not have: statistics, with the time that an episode took."""
+    """Infos that a replay lacks: statistics, which contain the elapsed time of an episode."""
     try:
         spec, vector = provenance["env_spec"], provenance.get("vector")
         wrappers = [(one["entry_point"], one["kwargs"]) for one in spec["additional_wrappers"]]
@@ -262,5 +262,5 @@ def ignored_infos(provenance: Mapping[str, Any]) -> set[Any]:
 
 
 def damaged(error: Exception) -> ReplayError:
-    """The error for a provenance that nobody of us has written."""
+    """The error for a provenance that this package cannot have written."""
     return ReplayError(f"the episode's provenance is damaged: {error!r}")

@@ -1,4 +1,4 @@
-"""The backup on MongoDB: its store, its client, its documents, and who reads logs out of them.
+"""The backup on MongoDB: its store, client, documents, and readers of single logs.
 
 Imports `store.log`, `store.urls` and below. `store.read_through` and `backup` import it.
 """

@@ -1,4 +1,4 @@
-"""A pymongo client by URL; what is wrong with the URL, or with TLS, said without secrets."""
+"""Makes a pymongo client from a URL; errors in the URL or in TLS are reported without secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["client_from_url", "reason_of"]
 
 CONNECT_TIMEOUT_S = 4.0
-ONE_TRY_TIMEOUT_S = 0.75 * CONNECT_TIMEOUT_S  # shorter: how it ended is known when time is up
+ONE_TRY_TIMEOUT_S = 0.75 * CONNECT_TIMEOUT_S  # shorter: the reason is known in time
 ANSWER_TIMEOUT_S = 30.0
 _SCHEMES = ("mongodb", "mongodb+srv")
 _HOST = r"([\w.-]+|\[[\da-fA-F:.]+\]|%2F[^:@/?]+)(:\d+)?"
@@ -24,11 +24,11 @@ _QUOTE = "user and password have to be quoted: urllib.parse.quote_plus(password)
 
 
 def client_from_url(url: str) -> MongoClient[Any]:
-    """A client that waits a few seconds for a connection. Connects to nothing yet.
+    """A client that waits a few seconds for a connection. This call makes no connection.
 
     Raises:
-        InvalidUrl: Another scheme, a malformed address, an option or a file that cannot be used.
-            Neither the message nor what it comes from repeats a password, wherever it may be.
+        InvalidUrl: The scheme is unknown, the address malformed, or an option or a file cannot be
+            used. Neither the message nor its cause shows a password.
     """
     from pymongo import MongoClient
     from pymongo.errors import ConfigurationError, InvalidURI
@@ -51,19 +51,19 @@ def client_from_url(url: str) -> MongoClient[Any]:
                 socketTimeoutMS=int(ANSWER_TIMEOUT_S * 1000),
                 appname="jamboree-gym",
             )
-    except OSError as error:  # of the files for TLS, of which it names only the option
+    except OSError as error:  # about the files for TLS; the message names only the option
         reason = f"{error}; {tls_advice('X509:', MONGO_WORDS, is_tls=True)}"
     except (InvalidURI, ConfigurationError, ValueError) as error:
-        if has_clear_hosts and "@" not in url:  # else the message may hold a part of the password
+        if has_clear_hosts and "@" not in url:  # else it may show a part of the password
             reason = str(error)
-    # Raised out here, it does not bring pymongo's error along.
+    # Raised outside the handler, it has no cause: pymongo's error may contain the password.
     raise InvalidUrl(f"mongo_url{f' for {where}' * has_clear_hosts} cannot be used: {reason}")
 
 
 def reason_of(error: Exception, client: MongoClient[Any], *, has_answered: bool) -> str:
-    """Why a server cannot be reached, in a sentence; and if it is TLS, what to do.
+    """Why a server cannot be reached, in one sentence, with advice if TLS is the cause.
 
-    Of a server that has answered it is not TLS.
+    TLS cannot be the cause if the server has answered before.
     """
     reason = re.split(r", Timeout:|, full error:| \(configured timeouts", str(error))[0]
     is_tls = client.options.pool_options._ssl_context is not None

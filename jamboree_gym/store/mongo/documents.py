@@ -1,7 +1,8 @@
-"""What the backup's documents look like, and the names of databases, as pure functions.
+"""The backup's documents and the names of its databases, as pure functions.
 
-A log is one document (its head, and with it the frames that were there at its first copy, if these
-are small) and one for each further frame. Each has a format version and a CRC-32.
+A log has one document, with its head. If the frames of its first copy are small, this document
+contains them, too. Each later frame has its own document. Every document has a format version and
+a CRC-32.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 DOCUMENT_VERSION = 2
-MAX_PART_BYTES = 12 * 2**20  # a document of MongoDB holds 16 MB
+MAX_PART_BYTES = 12 * 2**20  # MongoDB limits a document to 16 MB
 MAX_INLINE_BYTES = 64 * 2**10
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
@@ -48,12 +49,12 @@ _RESERVED_DATABASES = ("admin", "config", "local")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewLog:
-    """A log as it is copied for the first time.
+    """A log that is copied for the first time.
 
     Attributes:
-        head: Its head.
+        head: Head of the log.
         frames: All its frames.
-        run: The run of an episode, None for other logs.
+        run: Run of the episode; None for other logs.
     """
 
     head: Head
@@ -63,12 +64,12 @@ class NewLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GrownLog:
-    """A log of which frames have been inserted.
+    """A log to which frames have been added in MongoDB.
 
     Attributes:
-        head: Its head.
-        since: Index from which on they were inserted.
-        run: The run of an episode, None for other logs.
+        head: Head of the log.
+        since: Index of the first added record.
+        run: Run of the episode; None for other logs.
     """
 
     head: Head
@@ -78,11 +79,11 @@ class GrownLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptLog:
-    """A log as MongoDB holds it, without the frames that have documents of their own.
+    """A log in MongoDB, without the frames that have their own documents.
 
     Attributes:
-        head: Its head as last kept.
-        frames: Those that are in its document.
+        head: The stored head.
+        frames: The frames in the log's document.
     """
 
     head: Head
@@ -91,11 +92,11 @@ class KeptLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptFrame:
-    """A frame as MongoDB holds it.
+    """A frame in MongoDB.
 
     Attributes:
         start: Index of its first record.
-        blob: Its bytes, None where they are damaged.
+        blob: Its bytes; None if they are damaged.
     """
 
     start: int
@@ -103,7 +104,7 @@ class KeptFrame:
 
 
 def log_document(key: str, log: NewLog) -> dict[str, Any]:
-    """A log with all its frames."""
+    """The document of a log with all its frames."""
     document = {"_id": key, "run": log.run, **head_fields(log.head)}
     if log.frames:
         document["frames"] = list(log.frames)
@@ -112,7 +113,7 @@ def log_document(key: str, log: NewLog) -> dict[str, Any]:
 
 
 def head_fields(head: Head) -> dict[str, Any]:
-    """What a log's document says of its head."""
+    """The fields of a log's document that come from its head."""
     content = head.encode()
     return {
         "format": DOCUMENT_VERSION,
@@ -128,7 +129,7 @@ def kept_log(document: Any, *, where: str) -> KeptLog:
     """Inverse of `log_document`.
 
     Raises:
-        DecodeError: It is damaged, or of another format.
+        DecodeError: The document is damaged, or has another format.
     """
     at = f"{where}: {document['_id']}"
     _check_format(document, at)
@@ -146,7 +147,7 @@ def kept_log(document: Any, *, where: str) -> KeptLog:
 
 
 def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, Any]]:
-    """A frame: one document, or one for each 12 MB."""
+    """The documents of a frame: one, or one for each 12 MB."""
     start, stop, t_first, t_last = frame_span(frame)
     for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
         content = frame[offset : offset + MAX_PART_BYTES]
@@ -165,10 +166,10 @@ def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, A
 
 
 def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
-    """Start, stop, first and last time of the frame that a document is of.
+    """Start, stop, first and last time of the frame in a document.
 
     Raises:
-        DecodeError: It does not say so.
+        DecodeError: The document is damaged.
     """
     indices = [document.get(name) for name in ("start", "stop")]
     times = [document.get(name) for name in ("t_first", "t_last")]
@@ -178,21 +179,21 @@ def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
 
 
 def is_chunk_of(id: str, key: str, born: float) -> bool:
-    """Whether a document of `chunks` belongs to this log, and to no other of the same key."""
+    """Whether a document of `chunks` belongs to exactly this log; others may have the same key."""
     return id.startswith(f"{identity(key, born)}#")
 
 
 def birth_of(document: Any) -> float:
-    """Birth of the log that a document is of; of one that is damaged in this, -inf."""
+    """Birth of the log of a document; -inf if it is damaged."""
     born = document.get("born")
     return born if isinstance(born, float) else -math.inf
 
 
 def kept_frames(documents: Iterable[Any]) -> Iterator[tuple[str, KeptFrame]]:
-    """Log and content of each frame, from documents of chunks that are sorted by id.
+    """Log and content of each frame, from documents of `chunks` sorted by id.
 
     Yields:
-        The log as `identity` names it, and its frame.
+        The log in the form of `identity`, and its frame.
     """
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
@@ -216,7 +217,7 @@ def _log_and_start(document: Any) -> tuple[str, int]:
 
 
 def blob_document(name: str, content: bytes) -> dict[str, Any]:
-    """Immutable content."""
+    """The document of immutable content."""
     crc = zlib.crc32(content)
     return {"_id": name, "format": DOCUMENT_VERSION, "content": content, "crc": crc}
 
@@ -225,7 +226,7 @@ def blob_content(document: Any, *, where: str) -> bytes:
     """Inverse of `blob_document`.
 
     Raises:
-        DecodeError: It is damaged, or of another format.
+        DecodeError: The document is damaged, or has another format.
     """
     content = checked_content(document, where=f"{where}: the blob")
     if digest(content) != document["_id"]:
@@ -237,10 +238,10 @@ def blob_content(document: Any, *, where: str) -> bytes:
 
 
 def checked_content(document: Any, *, where: str) -> bytes:
-    """The content of a document that holds one, with its checksum.
+    """The content of a document, checked by its checksum.
 
     Raises:
-        DecodeError: It is damaged, or of another format.
+        DecodeError: The document is damaged, or has another format.
     """
     at = f"{where} {document['_id']}"
     _check_format(document, at)
@@ -269,9 +270,9 @@ def _crc_of(frames: Iterable[bytes]) -> int:
 
 
 def database_name(namespace: str) -> str:
-    """A namespace as MongoDB allows it: lower-case letters, digits, `_` and `-`, 63 bytes at most.
+    """A valid database name: lower-case letters, digits, `_` and `-`, at most 63 bytes.
 
-    MongoDB refuses two databases whose names differ in case only, and keeps some for itself.
+    MongoDB refuses two names that differ only in case, and reserves some names for itself.
     """
     safe = "".join(c if c in _NAME_CHARACTERS else "_" for c in namespace)
     if safe == namespace and len(safe) <= 48 and safe not in _RESERVED_DATABASES:

@@ -1,4 +1,4 @@
-"""One log in MongoDB, read in part: frames found by index or by time, the others left alone."""
+"""Reads parts of one log in MongoDB: finds frames by index or time without reading the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Span = tuple[int, int, float, float]
 
 
 def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
-    """Whether Redis' answer to such a read may lack frames that MongoDB alone holds."""
+    """Whether Redis' answer to such a read may lack frames that only MongoDB holds."""
     head, frames = found.head, found.frames
     if head.held <= head.first:
         return False
@@ -36,13 +36,13 @@ def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
 
 
 class KeptFrames:
-    """Frames of one log that are below `held`: those that Redis has let go of.
+    """Frames of one log below `held`: those that Redis has evicted.
 
     Args:
         mongo: The backup.
         key: The log.
-        log: What its document holds.
-        held: Index from which on Redis has the frames.
+        log: The log's document.
+        held: Index of the first record that Redis holds.
     """
 
     def __init__(self, mongo: MongoStore, key: str, log: KeptLog, held: int) -> None:
@@ -57,7 +57,7 @@ class KeptFrames:
         """The frames that Redis' answer to such a read lacks.
 
         Raises:
-            DecodeError: One is damaged or missing.
+            DecodeError: A frame is damaged or missing.
         """
         head = found.head
         match how:
@@ -70,17 +70,17 @@ class KeptFrames:
                 stop = self._first(lambda span: span[2] > float(t1))
                 if start >= stop and not found.frames:
                     return []
-                return self.covering(self._back(start, before), max(start, stop))
+                return self.covering(self._start_before(start, before), max(start, stop))
             case ("as_of", t, before):
                 stop = self._held if found.frames else self._first(lambda span: span[2] > float(t))
-                return self.covering(self._back(stop, before + (not found.frames)), stop)
+                return self.covering(self._start_before(stop, before + (not found.frames)), stop)
         raise TypeError(f"there is no such read: {how!r}")
 
     def covering(self, start: int, stop: int) -> list[Frame]:
-        """Frames that hold any index in `[start, stop)`.
+        """Frames that contain any index in `[start, stop)`.
 
         Raises:
-            DecodeError: One is damaged or missing.
+            DecodeError: A frame is damaged or missing.
         """
         stop = min(stop, self._held)
         if start >= stop:
@@ -112,7 +112,7 @@ class KeptFrames:
         return self._inline[-1][0][1] if self._inline else 0
 
     def _span_at(self, index: int) -> Span:
-        """Of the frame that holds an index."""
+        """Start, stop and times of the frame that contains an index."""
         span = next((span for span, _ in self._inline if span[0] <= index < span[1]), None)
         if span is None:
             span = self._mongo.frame_at(self._key, self._log.head.born, index)
@@ -121,7 +121,7 @@ class KeptFrames:
         return span
 
     def _first(self, is_at_or_after: Callable[[Span], bool]) -> int:
-        """Index with which the first frame begins that fits, as all after it do; else `held`."""
+        """Start of the first frame that passes the test, as all later ones do; else `held`."""
         low, high = self._log.head.first, self._held
         while low < high:
             span = self._span_at((low + high) // 2)
@@ -131,8 +131,8 @@ class KeptFrames:
                 low = span[1]
         return min(low, self._held)
 
-    def _back(self, index: int, frames: int) -> int:
-        """Index with which the frame begins that is so many frames before this one."""
+    def _start_before(self, index: int, frames: int) -> int:
+        """Start of the frame that is this number of frames before an index."""
         for _ in range(frames):
             if index <= self._log.head.first:
                 break

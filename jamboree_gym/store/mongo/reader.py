@@ -1,4 +1,4 @@
-"""Logs as MongoDB hands them out: frames in order, one after the other, whole or not."""
+"""Reads logs from MongoDB: all frames of a log, in order."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ LOGS_PER_QUERY = 200
 def kept_logs(
     mongo: MongoStore, keys: Sequence[str]
 ) -> Iterator[tuple[str, tuple[Head, Iterator[bytes]] | DecodeError | None]]:
-    """Logs as MongoDB holds them.
+    """Read several logs.
 
     Args:
         mongo: The backup.
         keys: The logs, sorted.
 
     Yields:
-        For each key: the head and the frames, in order; or what is wrong with its document; or None
-        where it is not there. The frames have to be taken before the next log is asked for, and
-        raise `DecodeError` where one is damaged.
+        For each key: the head and the frames, in order; or the error of a damaged document; or None
+        if the log is missing. Take the frames before the next log: they come from the same stream.
+        A damaged frame raises `DecodeError`.
     """
     for first in range(0, len(keys), LOGS_PER_QUERY):
         part = keys[first : first + LOGS_PER_QUERY]
@@ -47,21 +47,21 @@ def frames_of(mongo: MongoStore, key: str, log: KeptLog) -> Iterator[bytes]:
     """All frames of one log, in order.
 
     Raises:
-        DecodeError: One is damaged.
+        DecodeError: A frame is damaged.
     """
     frames = _SortedFrames(mongo.frames_between(key, key) if _is_split(log) else ())
     return _in_order(log, frames, key, f"MongoDB at {mongo.where}: {key}")
 
 
 def _is_split(log: KeptLog | DecodeError | None) -> bool:
-    """Whether some of its frames have documents of their own."""
+    """Whether some of the log's frames have their own documents."""
     if not isinstance(log, KeptLog):
         return False
     return not log.frames or frame_span(log.frames[-1])[1] < log.head.count
 
 
 def _in_order(log: KeptLog, frames: _SortedFrames, key: str, where: str) -> Iterator[bytes]:
-    """Frames that continue each other; those that are kept twice, once."""
+    """Frames that continue each other; a frame that is stored twice is returned once."""
     expected = 0
     for blob in log.frames:
         expected = decode_frame(blob, where=where).stop
@@ -75,14 +75,14 @@ def _in_order(log: KeptLog, frames: _SortedFrames, key: str, where: str) -> Iter
 
 
 class _SortedFrames:
-    """Finds the frames of a log in a stream that is sorted by log; asked in the same order."""
+    """Finds the frames of logs in a stream sorted by log; ask for the logs in the same order."""
 
     def __init__(self, frames: Iterable[tuple[str, KeptFrame]]) -> None:
         self._frames = iter(frames)
         self._next = next(self._frames, None)
 
     def of(self, log: str) -> Iterator[KeptFrame]:
-        """The frames of a log, passing over those of the logs before it."""
+        """The frames of a log; skips those of the logs before it."""
         key = key_of(log)
         while self._next is not None and key_of(self._next[0]) <= key:
             found, frame = self._next
@@ -92,10 +92,10 @@ class _SortedFrames:
 
 
 def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator[Frame]:
-    """Frames, of which each readable record of a log has to be in one.
+    """Check that the frames contain every readable record of the log, without a gap.
 
     Raises:
-        DecodeError: One is damaged or missing.
+        DecodeError: A frame is damaged or missing.
     """
     expected: int | None = None
     for blob in blobs:

@@ -1,4 +1,4 @@
-"""The backup on MongoDB: the very bytes of the logs, in documents below MongoDB's 16 MB."""
+"""The backup on MongoDB: stores the unchanged bytes of logs, in documents below its 16 MB limit."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 HEADS_AT_ONCE = 1000
 CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
-FEW = 8  # parts of one frame, and what is left of a log that was deleted
-SCAN_TIMEOUT_S = 600.0  # for what goes through a whole collection before the first answer comes
+FEW = 8  # for parts of one frame, and leftovers of a deleted log
+SCAN_TIMEOUT_S = 600.0  # for requests that read a whole collection before the first answer
 _IDENTITY = "identity"
 _DUPLICATE = 11000
 _DISK_FULL = 14031
@@ -74,11 +74,11 @@ log = logging.getLogger(__name__)
 
 
 class BackupUnavailable(StoreUnavailable):
-    """It is MongoDB that does not answer."""
+    """MongoDB does not answer."""
 
 
 class InterpreterEnds(BackupUnavailable):
-    """pymongo needs threads, and Python 3.12 and newer starts none at its end."""
+    """pymongo needs threads, and Python 3.12 and newer starts none while the interpreter ends."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -88,10 +88,10 @@ class InterpreterEnds(BackupUnavailable):
 
 
 def check_threads() -> None:
-    """To be called before a client is made, which would wait for its threads in vain.
+    """Check that threads can start; a new client would wait for its threads in vain.
 
     Raises:
-        InterpreterEnds: None can be started any more.
+        InterpreterEnds: No thread can be started any more.
     """
     try:
         threading.Thread(target=int).start()
@@ -100,16 +100,16 @@ def check_threads() -> None:
 
 
 class MongoStore:
-    """Logs and blobs of one namespace, in the database of the same name.
+    """Logs and blobs of one namespace, in the database with its name.
 
-    A log is one document in `logs`: its head, and the frames that were there when it was first
-    copied, if these are small. Each further frame is one in `chunks`, or one for each 12 MB of it.
-    What was deleted leaves a document in `deleted`: whatever of it comes later is not seen. All
-    writes wait for `w=majority, j=True`.
+    A log has one document in `logs`: its head, and the frames of its first copy if these are small.
+    Each later frame has a document in `chunks`, or one for each 12 MB. A deleted log leaves a
+    document in `deleted`, which hides all data that a slow backup still copies of it. All writes
+    wait for `w=majority, j=True`.
 
     Args:
-        client: A pymongo client. The store owns it.
-        namespace: Name of the database.
+        client: A pymongo client. The store owns and closes it.
+        namespace: The namespace, from which the name of the database is made.
     """
 
     def __init__(self, client: MongoClient[Any], namespace: str, *, where: str) -> None:
@@ -131,11 +131,11 @@ class MongoStore:
 
     @classmethod
     def from_url(cls, url: str, namespace: str) -> MongoStore:
-        """Open by URL: `mongodb://` or `mongodb+srv://`.
+        """Open a store by URL: `mongodb://` or `mongodb+srv://`.
 
         Raises:
-            InvalidUrl: Another scheme, a malformed address, or an option that cannot be used.
-            StoreUnavailable: Nothing answers there, or it refuses the login.
+            InvalidUrl: The scheme is unknown, the address malformed, or an option cannot be used.
+            StoreUnavailable: Nothing answers there, or the server refuses the login.
         """
         check_threads()
         store = cls(client_from_url(url), namespace, where=hosts_of(url))
@@ -147,28 +147,29 @@ class MongoStore:
         return store
 
     def check(self) -> None:
-        """Make sure that a server answers and lets us in.
+        """Check that a server answers and accepts the login.
 
         Raises:
-            StoreUnavailable: It does not.
+            StoreUnavailable: It does not answer, or refuses the login.
         """
         self.run(lambda: self._logs.find_one({"_id": ""}))
         self._has_answered = True
 
     def close(self) -> None:
-        """Close the client's connections. Twice is quiet."""
+        """Close the client's connections. A second call does nothing."""
         self._client.close()
 
     # -- writing ----------------------------------------------------------------------------
 
     def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
-        """Keep logs that are copied for the first time, each with all its frames.
+        """Store logs that are copied for the first time, each with all its frames.
 
         Returns:
-            Logs of which something else is kept, and what; nothing of them was changed.
+            Logs of which MongoDB holds something else, each with the difference; these are not
+            changed.
 
         Raises:
-            StoreUnavailable: No answer; insert again.
+            StoreUnavailable: MongoDB does not answer; insert again.
         """
         refused: dict[str, str] = {}
         for documents in _by_size(log_document(key, log) for key, log in logs.items()):
@@ -180,10 +181,10 @@ class MongoStore:
         return refused
 
     def _merge(self, key: str, log: NewLog) -> str | None:
-        """Bring a log that is kept already up to date; what differs if it is another one."""
+        """Update a log that MongoDB already holds; return the difference if it is another log."""
         while True:
             document = self._find_one(self._logs, key)
-            if document is None:  # it has just been deleted
+            if document is None:  # the log has just been deleted
                 if not self._insert_new(self._logs, [log_document(key, log)]):
                     return None
                 continue
@@ -198,7 +199,7 @@ class MongoStore:
                 return None
 
     def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
-        """What differs in the log that is kept, and whether there is nothing to do."""
+        """The difference to the stored log, and whether there is nothing to do."""
         try:
             kept = kept_log(document, where=f"MongoDB at {self.where}")
         except DecodeError as error:
@@ -213,16 +214,16 @@ class MongoStore:
         return None, kept.head.revision >= log.head.revision
 
     def insert_frames(self, frames: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
-        """Keep further frames of logs. What is already there stays, if it is the same.
+        """Store further frames of logs. A frame that is already there stays, if it is the same.
 
         Args:
-            frames: Log, its birth, and the bytes of each.
+            frames: For each frame its log, the log's birth, and its bytes.
 
         Returns:
-            Logs of which other bytes are kept, and where.
+            Logs with other bytes in MongoDB, each with the first such index.
 
         Raises:
-            StoreUnavailable: No answer; insert again.
+            StoreUnavailable: MongoDB does not answer; insert again.
         """
         self._index_chunks()
         refused: dict[str, str] = {}
@@ -238,7 +239,7 @@ class MongoStore:
     def _insert_new(
         self, collection: Collection[Any], documents: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Insert; the documents whose id was taken."""
+        """Insert documents; return those whose id already exists."""
         from pymongo.errors import BulkWriteError
 
         try:
@@ -248,7 +249,7 @@ class MongoStore:
         return []
 
     def _duplicates(self, error: BulkWriteError) -> list[dict[str, Any]]:
-        """Which writes found their id taken; raises whatever else was wrong."""
+        """The writes whose id already exists; raises any other error."""
         failures = error.details["writeErrors"]
         others = [failure for failure in failures if failure["code"] != _DUPLICATE]
         others += error.details["writeConcernErrors"]
@@ -257,20 +258,20 @@ class MongoStore:
         return list(failures)
 
     def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
-        """Keep heads of logs that have grown; an older revision never replaces a newer one.
+        """Store the heads of logs that have grown; an older revision never replaces a newer one.
 
         Returns:
-            Logs whose heads were not kept: under the name of which there is another one, and what;
-            or None, where more is kept than was known when the frames were inserted, so that they
-            have to be compared.
+            Logs whose heads were not stored. The value is the difference if MongoDB holds another
+            log of the same name. It is None if MongoDB holds more frames than expected, so that
+            they must be compared.
         """
         unsettled: dict[str, str | None] = {}
-        for key in self._updated(logs):
+        for key in self._update_heads(logs):
             log, document = logs[key], self._find_one(self._logs, key)
             if document is None or self._clear_if_deleted(key, birth_of(document)):
-                self._updated({key: log})
+                self._update_heads({key: log})
                 continue
-            kept = self._kept(document)
+            kept = self._decoded(document)
             if isinstance(kept, DecodeError):
                 unsettled[key] = str(kept)
             elif kept.head.born != log.head.born:
@@ -279,8 +280,8 @@ class MongoStore:
                 unsettled[key] = None
         return unsettled
 
-    def _updated(self, logs: Mapping[str, GrownLog]) -> list[str]:
-        """Update or insert; the logs of which something else is there than was expected."""
+    def _update_heads(self, logs: Mapping[str, GrownLog]) -> list[str]:
+        """Update or insert; return the logs whose stored state is not the expected one."""
         from pymongo import UpdateOne
         from pymongo.errors import BulkWriteError
 
@@ -294,7 +295,7 @@ class MongoStore:
         return []
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
-        """Keep immutable content under its digest."""
+        """Store immutable content under its digest."""
         documents = [blob_document(name, content) for name, content in blobs.items()]
         if documents:
             self._insert_new(self._blobs, documents)
@@ -302,7 +303,7 @@ class MongoStore:
     # -- deleting ---------------------------------------------------------------------------
 
     def delete(self, key: str, born: float) -> None:
-        """Delete a log, for good: what a backup that has read it before brings, is not seen."""
+        """Delete a log for good: data that a slow backup copies afterwards stays hidden."""
         tombstone = {"_id": identity(key, born), "at": time.time()}
         self._insert_new(self._deleted, [tombstone])
         self._clear(key, born)
@@ -312,9 +313,9 @@ class MongoStore:
         self.clear_frames(key, born, 0)
 
     def clear_frames(self, key: str, born: float, start: int) -> int:
-        """Remove frames of a log that begin at an index or later; the number of documents."""
+        """Remove the frames of a log from an index on; return the number of documents."""
         self._index_chunks()
-        query: dict[str, Any] = {"key": key}  # all of them: one may be damaged in its start
+        query: dict[str, Any] = {"key": key}  # without the start: a damaged document may lack it
         if start:
             query["start"] = {"$gte": start}
         found = self.run(lambda: [one["_id"] for one in self._chunks.find(query, {"_id": 1})])
@@ -325,14 +326,14 @@ class MongoStore:
         return len(ids)
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
-        """Remove what is left of a log, if it was deleted."""
+        """Remove the remains of a log if it was deleted; return whether it was."""
         if self._find_one(self._deleted, identity(key, born)) is None:
             return False
         self._clear(key, born)
         return True
 
     def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
-        """Remove what came of these logs after they were deleted."""
+        """Remove data that arrived for these logs after their deletion."""
         for key, born in logs:
             self._clear_if_deleted(key, born)
 
@@ -349,21 +350,21 @@ class MongoStore:
         return iter(sorted(found))
 
     def birth(self, key: str) -> float | None:
-        """When a log was born; None where it is not kept."""
+        """Birth of a log; None if MongoDB does not hold it."""
         found = self._find_one(self._logs, key)
         return None if found is None else birth_of(found)
 
     def logs(self, keys: Sequence[str]) -> dict[str, KeptLog | DecodeError]:
-        """Several logs; of one that is damaged, what is wrong. Those not kept are left out."""
+        """Read several logs; the error in place of a damaged one. Missing logs are left out."""
         return self._not_deleted(self._find(self._logs, keys))
 
     def _not_deleted(self, found: Sequence[Any]) -> dict[str, KeptLog | DecodeError]:
         ids = {identity(one["_id"], birth_of(one)): one for one in found}
         for one in self._find(self._deleted, list(ids), {"_id": 1}):
             del ids[one["_id"]]
-        return {document["_id"]: self._kept(document) for document in ids.values()}
+        return {document["_id"]: self._decoded(document) for document in ids.values()}
 
-    def _kept(self, document: Any) -> KeptLog | DecodeError:
+    def _decoded(self, document: Any) -> KeptLog | DecodeError:
         try:
             return kept_log(document, where=f"MongoDB at {self.where}")
         except DecodeError as error:
@@ -372,7 +373,7 @@ class MongoStore:
     def heads(self, run: str | None = None) -> Iterator[dict[str, Head | DecodeError]]:
         """Heads of all logs, or of the episodes of a run, a thousand at a time.
 
-        Of one that is damaged, what is wrong.
+        The error in place of a damaged head.
         """
         if run is not None:
             self._scan(lambda: self._logs.create_index("run"))
@@ -388,7 +389,7 @@ class MongoStore:
             cursor.close()
 
     def runs(self) -> list[str]:
-        """Names of all runs of which it holds episodes, in no order."""
+        """Names of all runs with episodes in MongoDB, in no order."""
         groups = self._scan(lambda: list(self._logs.aggregate([{"$group": {"_id": "$run"}}])))
         return [group["_id"] for group in groups if isinstance(group["_id"], str)]
 
@@ -396,10 +397,10 @@ class MongoStore:
         """Indices and times of the newest frame in `chunks` that begins at or before an index.
 
         Raises:
-            DecodeError: Its document is damaged.
+            DecodeError: The frame's document is damaged.
         """
         self._index_chunks()
-        query = {"key": key, "start": {"$lt": index + 1}}  # SecantusDB's $lte misses what is equal
+        query = {"key": key, "start": {"$lt": index + 1}}  # $lte of SecantusDB misses equal values
         cursor = self.run(
             lambda: self._chunks.find(query, {"content": 0}).sort("start", -1).limit(FEW)
         )
@@ -407,21 +408,21 @@ class MongoStore:
         return chunk_span(found[0], where=f"MongoDB at {self.where}") if found else None
 
     def frames_from(self, key: str, born: float, start: int, stop: int) -> Iterator[KeptFrame]:
-        """Frames in `chunks` that begin at `start` or later, and before `stop`; in order."""
+        """Frames in `chunks` that begin at `start` or later and before `stop`, in order."""
         query = {"key": key, "start": {"$gte": start, "$lt": stop}}
         ours = identity(key, born)
         return (frame for found, frame in self._frames(query) if found == ours)
 
     def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """Birth and number of records of several logs, of those that are kept."""
+        """Birth and number of records of each of these logs; missing logs are left out."""
         found = self._find(self._logs, keys, {"born": 1, "count": 1})
         return {one["_id"]: (birth_of(one), one["count"]) for one in found}
 
     def frames_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, KeptFrame]]:
-        """Frames that have documents of their own, of all logs from one key to another.
+        """Frames with their own documents, of all logs from one key to another.
 
         Yields:
-            The log as `identity` names it, and its frame; sorted by key and start.
+            The log in the form of `identity`, and its frame; sorted by key and start.
         """
         return self._frames({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
 
@@ -434,16 +435,16 @@ class MongoStore:
             cursor.close()
 
     def blob(self, name: str) -> bytes | None:
-        """Content stored by `put_blobs`, None where it is not kept.
+        """Content stored by `put_blobs`; None if it is missing.
 
         Raises:
-            DecodeError: It is damaged.
+            DecodeError: The content is damaged.
         """
         found = self._find_one(self._blobs, name)
         return None if found is None else blob_content(found, where=f"MongoDB at {self.where}")
 
     def blobs(self) -> dict[str, bytes | DecodeError]:
-        """All immutable content, by digest; of what is damaged, what is wrong."""
+        """All immutable content, by digest; the error in place of damaged content."""
         found = self._scan(lambda: list(self._blobs.find({})))
         return {blob["_id"]: self._content(blob) for blob in found}
 
@@ -454,32 +455,32 @@ class MongoStore:
             return error
 
     def put_setting(self, name: str, content: bytes) -> None:
-        """Keep a setting of the namespace."""
+        """Store a setting of the namespace."""
         fields = {"format": DOCUMENT_VERSION, "content": content, "crc": zlib.crc32(content)}
         self.run(lambda: self._settings.update_one({"_id": name}, {"$set": fields}, upsert=True))
 
     def setting(self, name: str) -> bytes | None:
-        """What `put_setting` has kept, None where there is none.
+        """A setting stored by `put_setting`; None if it is missing.
 
         Raises:
-            DecodeError: It is damaged, or of another format.
+            DecodeError: The setting is damaged, or has another format.
         """
         found = self._find_one(self._settings, name)
         return None if found is None else checked_content(found, where=f"MongoDB at {self.where}")
 
     def identity(self) -> MongoIdentity:
-        """Which one this is; asked for once it has one, for those that read."""
+        """Identity of this MongoDB, for readers; a known id is not asked for again."""
         if not self._id:
             found = self._find_one(self._settings, _IDENTITY)
             self._id = "" if found is None else str(found.get("id", ""))
         return MongoIdentity(self._id, self.where)
 
     def identity_now(self) -> MongoIdentity:
-        """The same for those that write: a new one where it has none, as it was emptied."""
+        """Identity of this MongoDB, for writers; makes a new id if MongoDB was emptied."""
         self._id, new = "", secrets.token_hex(8)
         if not self.identity().id:
             self._insert_new(self._settings, [{"_id": _IDENTITY, "id": new}])
-        if not self.identity().id:  # it is there, and damaged
+        if not self.identity().id:  # the stored id is damaged
             update = {"$set": {"id": new}}
             self.run(lambda: self._settings.update_one({"_id": _IDENTITY}, update))
         return self.identity()
@@ -499,28 +500,28 @@ class MongoStore:
         return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
 
     def _index_chunks(self) -> None:
-        """Once: without an index, each search for the frames of a log would go through all."""
+        """Make the index, once: without it, a search for frames reads the whole collection."""
         from pymongo.errors import OperationFailure
 
         if not self._is_indexed:
             try:
                 self._scan(lambda: self._chunks.create_index(CHUNK_ORDER))
-            except BackupUnavailable as error:  # it can be read without, slowly
+            except BackupUnavailable as error:  # reads work without it, slowly
                 if not isinstance(error.__cause__, OperationFailure):
                     raise
                 log.debug("no index: %s", error)
             self._is_indexed = True
 
     def _scan(self, action: Callable[[], _T]) -> _T:
-        """As `run`, with time for a server that answers when it has been through everything."""
+        """As `run`, for a request that the server answers only after reading a whole collection."""
         import pymongo
 
-        self.run(lambda: self._client.admin.command("ping"))  # one that is away is not waited for
+        self.run(lambda: self._client.admin.command("ping"))  # so that an absent server fails soon
         with pymongo.timeout(SCAN_TIMEOUT_S):
             return self.run(action)
 
     def run(self, action: Callable[[], _T]) -> _T:
-        """Do it; translate what fails. Write errors by document go through as they are."""
+        """Run an action and translate its errors, except write errors of single documents."""
         from pymongo import errors
 
         try:
@@ -542,7 +543,7 @@ class MongoStore:
             return StoreFull(
                 f"MongoDB at {self.where} has no disk space left: free some there, and try again"
             )
-        if code == _INTERNAL_ERROR:  # all that a storage engine says which could not write
+        if code == _INTERNAL_ERROR:  # the storage engine gives no other reason for a failed write
             message += (
                 "; its log says why. If its disk is full: free some space there, and start it again"
             )
@@ -552,7 +553,7 @@ class MongoStore:
 
 
 def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Which document is brought up to date, and what it says then."""
+    """The document to update, and its new fields."""
     expected = {
         "_id": key,
         "born": log.head.born,
@@ -563,7 +564,7 @@ def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def _by_size(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Documents, some megabytes at a time."""
+    """Documents in groups of some megabytes."""
     part, size = list[dict[str, Any]](), 0
     for document in documents:
         part.append(document)

@@ -18,7 +18,7 @@ from jamboree_gym.integrations.sb3.buffers.conversion import (
 )
 from jamboree_gym.reading.bulk_read import read_blocks
 from jamboree_gym.reading.filters import EpisodeFilter
-from jamboree_gym.reading.follow_all import Growth, GrowthTail
+from jamboree_gym.reading.follow_all import NewSteps, NewStepsTail
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 
 __all__ = ["Batch", "LiveSteps"]
@@ -59,7 +59,7 @@ class LiveSteps:
         self._wanted = wanted
         self._conversions = Conversions(connection, of_buffer)
         self._max_steps = max_steps
-        self._tail: GrowthTail | None = None
+        self._tail: NewStepsTail | None = None
 
     def look(self, for_s: float, take: Callable[[Batch], None]) -> None:
         """Give what is new, which at the first time is everything, piece by piece.
@@ -76,7 +76,7 @@ class LiveSteps:
             DecodeError: Stored bytes are damaged.
         """
         if self._tail is None:
-            tail = GrowthTail(self._connection, self._wanted)
+            tail = NewStepsTail(self._connection, self._wanted)
             tail.begin()
             for batch in list(self._past(tail)):
                 take(batch)
@@ -89,9 +89,9 @@ class LiveSteps:
             if time.monotonic() > until:
                 return
 
-    def _past(self, tail: GrowthTail) -> Iterator[Batch]:
+    def _past(self, tail: NewStepsTail) -> Iterator[Batch]:
         """What is over already: the newest of it."""
-        past = tail.past
+        past = tail.not_followed
         query = EpisodeQuery(self._connection).where(run=self._wanted.run)
         _, found = found_by(query, is_complete=False)
         found = [one for one in self._wanted.among(found) if one.steps and one.id in past]
@@ -110,7 +110,7 @@ class LiveSteps:
                 is_over = [end >= lengths[id] for id, end in zip(block.ids, ends, strict=True)]
                 yield Batch(block.ids, counts, is_over, convert(block.transitions()))
 
-    def _batch(self, growths: Sequence[Growth]) -> Batch:
+    def _batch(self, growths: Sequence[NewSteps]) -> Batch:
         converted = [
             self._conversions.of(one.episode_id, one.origin.provenance)(one.steps)
             for one in growths
