@@ -1,0 +1,18 @@
+#!lua
+-- include: layout
+-- Puts older frames in front of the others.
+--
+-- KEYS: log.
+-- ARGV: time of birth (8 bytes), index from which on Redis holds its frames, the same afterwards,
+-- frames that end there...
+-- Answer: 1, or 0 where the log has changed.
+
+local head = read_head(KEYS[1])
+if head and head.err then return head end
+local born = struct.unpack('<d', ARGV[1])
+if not head or head.born ~= born or head.held ~= tonumber(ARGV[2]) then return 0 end
+head.held = tonumber(ARGV[3])
+redis.call('LPOP', KEYS[1])
+for i = #ARGV, 4, -1 do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+redis.call('LPUSH', KEYS[1], pack_head(head))
+return 1

@@ -1,0 +1,51 @@
+#!lua
+-- include: layout, stands
+-- KEYS: log, summaries, runs, deletions, unbacked, epoch, backup.
+-- ARGV: the answer of standing.lua before MongoDB was asked, summary field ('' = none), summary,
+-- run, time of the run, damaged head ('' = none), head, identity of the MongoDB, where it is,
+-- frames...
+-- Answer: 1 when the log was put back; 0 when Redis already holds as much or more, or when anything
+-- was deleted meanwhile, or Redis was emptied.
+--
+-- A log with that damaged head is replaced if MongoDB has acknowledged all of it, and no frame
+-- reaches beyond what is put back. A log that holds less is replaced if its newest frame is among
+-- those that are put back. Frames of a MongoDB that does not acknowledge stay unacknowledged.
+--
+-- A full server refuses this script, replace.lua and refill.lua. The first line sees to that:
+-- without it the first DEL would let all later commands through.
+
+if not stands(KEYS[6], KEYS[4], ARGV[1]) then return 0 end
+local given = unpack_head(ARGV[7])
+local count, revision = given.count, given.revision
+if ARGV[6] ~= '' then
+  if redis.call('LINDEX', KEYS[1], 0) ~= ARGV[6] then return 0 end
+  if redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
+  local is_read, _, stop = pcall(frame_span, redis.call('LINDEX', KEYS[1], -1))
+  if redis.call('LLEN', KEYS[1]) > 1 and is_read and stop > count then return 0 end
+  redis.call('DEL', KEYS[1])
+end
+local head = read_head(KEYS[1])
+if head and head.err then return head end
+if head then
+  if head.count > count or head.revision >= revision then return 0 end
+  local newest, is_among = redis.call('LINDEX', KEYS[1], -1), redis.call('LLEN', KEYS[1]) == 1
+  for i = 10, #ARGV do is_among = is_among or ARGV[i] == newest end
+  if not is_among and redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
+  redis.call('DEL', KEYS[1])
+end
+redis.call('RPUSH', KEYS[1], ARGV[7])
+for i = 10, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+if ARGV[8] ~= '' and not redis.call('HGET', KEYS[7], 'mongo') then
+  redis.call('HSET', KEYS[7], 'mongo', ARGV[8], 'mongo_at', ARGV[9])
+end
+if redis.call('HGET', KEYS[7], 'mongo') ~= ARGV[8] then
+  local back = read_head(KEYS[1])
+  back.acked = 0
+  redis.call('LSET', KEYS[1], 0, pack_head(back))
+  redis.call('ZADD', KEYS[5], revision, KEYS[1])
+end
+if ARGV[2] ~= '' then
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+  redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[4])
+end
+return 1
