@@ -22,7 +22,6 @@ from jamboree_gym.delivery.peers import Peers, Place
 from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import (
-    CHECK_EVERY_BYTES,
     CLOSE_TIMEOUT_S,
     WhenFull,
     WriteMode,
@@ -90,7 +89,6 @@ class Connection(StaysHere):
         self.write_mode = write
         self.clock = clock
         self._backs_up = _backs_up(backup)
-        self._is_sync = write != "buffered"
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
         self._stamps = EpisodeStamps(clock)
@@ -262,37 +260,6 @@ class Connection(StaysHere):
             asked = self.store.ask_for(list(unknown.values()))
             again |= {at: one._replace(asked_in=asked.epoch) for at, one in unknown.items()}
         return again
-
-    def admit(self) -> None:
-        """To be called before a put, and before the environment moves for one.
-
-        Blocks, or raises, while `max_pending_bytes` wait for a server that does not answer.
-
-        Raises:
-            StoreUnavailable: So much waits, and `when_full` is `raise`.
-            JamboreeError: The background writer has failed; it goes on trying.
-        """
-        if self.writer.needs_admission:
-            self.writer.admit()
-
-    def after_put(self, outbox: Outbox, queued_bytes: int) -> None:
-        """Keep the promises of the write mode after something was put.
-
-        Raises:
-            JamboreeError: In `sync` and `fsync` mode, the server has not confirmed it; it stays
-                queued and is tried again in the background. In any mode: the log cannot be
-                written.
-        """
-        if outbox.error is not None:
-            outbox.raise_error()
-        writer, schedule = self.writer, self.writer.schedule
-        # Where it is late, the caller waits for the thread; in `sync` mode it delivers by itself.
-        is_late = not self._is_sync and time.monotonic() > schedule.late_at
-        if is_late or queued_bytes > CHECK_EVERY_BYTES or writer.has_outage:
-            writer.look(queued_bytes)
-            outbox.late_at = schedule.late_at_epoch
-        if self._is_sync:
-            self.writer.deliver(outbox)
 
     def check_open(self) -> None:
         """Raise `JamboreeClosed` where it is closed."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from inspect import isfunction, signature
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from jamboree_gym.store import restore as put_back
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.read_through import BackedStore
 from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
@@ -714,3 +716,18 @@ def test_it_is_said_once_that_the_listing_came_back(
     for _ in range(3):
         jam.episodes().ids()
     assert sum("are listed again" in one for one in caplog.messages) == 1
+
+
+@pytest.mark.once
+def test_what_the_backup_overrides_takes_the_same_arguments_with_the_same_defaults() -> None:
+    def arguments(method: Any) -> list[Any]:
+        return [(of.name, of.kind, of.default) for of in signature(method).parameters.values()]
+
+    methods = [
+        name
+        for name, value in vars(BackedStore).items()
+        if isfunction(value) and name != "__init__" and hasattr(RedisStore, name)
+    ]
+    assert "append" in methods
+    for name in methods:
+        assert arguments(getattr(BackedStore, name)) == arguments(getattr(RedisStore, name)), name

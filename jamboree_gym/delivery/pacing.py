@@ -43,6 +43,11 @@ class Schedule:
     # -- the callers' side ------------------------------------------------------------------
 
     @property
+    def is_late(self) -> bool:
+        """Whether the thread should have delivered by now."""
+        return time.monotonic() > self.late_at
+
+    @property
     def late_at_epoch(self) -> float:
         """`late_at` in epoch seconds, as the clock is set now."""
         return self._clock() + (self.late_at - time.monotonic())

@@ -60,8 +60,8 @@ class Writer:
         on_delivery: Called whenever the server has taken something; has to return at once.
 
     Attributes:
-        needs_admission: Whether to call `admit` before a put: as much as may is waiting, or the
-            thread has failed.
+        needs_admission: Whether `admit` does anything: as much as may is waiting, or the thread has
+            failed. For callers that have no time to call it.
         has_outage: Whether to `look` after a put, because the server does not answer.
         schedule: Of the thread.
     """
@@ -139,6 +139,24 @@ class Writer:
                     log.warning("no background thread (%s): saves wait for flush or close", error)
         self._work.set()
 
+    def after_put(self, outbox: Outbox, queued_bytes: int) -> None:
+        """Keep the promises of the write mode after something was put.
+
+        Raises:
+            JamboreeError: In `sync` and `fsync` mode, the server has not confirmed it; it stays
+                queued and is tried again in the background. In any mode: the log cannot be
+                written.
+        """
+        if outbox.error is not None:
+            outbox.raise_error()
+        # Where the thread is late the caller waits for it; without one it delivers by itself.
+        is_late = self._background and self.schedule.is_late
+        if is_late or queued_bytes > CHECK_EVERY_BYTES or self.has_outage:
+            self.look(queued_bytes)
+            outbox.late_at = self.schedule.late_at_epoch
+        if not self._background:
+            self.deliver(outbox)
+
     def look(self, queued_bytes: int = 0) -> None:
         """See to it that the thread runs, and whether more is waiting than may.
 
@@ -147,7 +165,7 @@ class Writer:
         Args:
             queued_bytes: What waits in the outbox of the last put, as far as the caller knows.
         """
-        if not self.has_outage and time.monotonic() > self.schedule.late_at:
+        if not self.has_outage and self.schedule.is_late:
             self.schedule.step_aside()
         has_grown = abs(queued_bytes - self._looked_at_bytes) > CHECK_EVERY_BYTES
         if time.monotonic() < self._look_after and not has_grown:
@@ -164,14 +182,18 @@ class Writer:
         return self.pending_bytes > self._max_pending_bytes
 
     def admit(self) -> None:
-        """Block or raise while more than `max_pending_bytes` wait.
+        """To be called before a put, and before the environment moves for one.
 
-        It raises only where the server does not answer; one that is slow is waited for.
+        Blocks or raises while more than `max_pending_bytes` wait. It raises only where the server
+        does not answer; one that is slow is waited for.
 
         Raises:
-            StoreUnavailable: So it is; nothing is lost. Says what to do.
+            StoreUnavailable: So much waits, and `when_full` is `raise`. Nothing is lost; says what
+                to do.
             JamboreeError: The thread has failed in a way that nobody thought of. It goes on trying.
         """
+        if not self.needs_admission:
+            return
         self._raise_failure()
         while self._is_full and not self._closing:
             self._say_full()

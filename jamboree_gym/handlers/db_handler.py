@@ -141,9 +141,9 @@ class DBHandler(StaysHere):
         """
         outbox = self._outbox or self._open_outbox()
         encoded = self._encode(record)
-        event = self.event
-        event.admit()
-        event.after_put(outbox, outbox.put(encoded))
+        writer = self.event.writer
+        writer.admit()
+        writer.after_put(outbox, outbox.put(encoded))
 
     def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Save several records, in order; if one of them cannot be stored, save none.
@@ -154,10 +154,10 @@ class DBHandler(StaysHere):
         outbox = self._outbox or self._open_outbox()
         queued_bytes = 0
         encoded_records = [self._encode(record) for record in records]
-        self.event.admit()
+        self.event.writer.admit()
         for encoded in encoded_records:
             queued_bytes = outbox.put(encoded)
-        self.event.after_put(outbox, queued_bytes)
+        self.event.writer.after_put(outbox, queued_bytes)
 
     def _open_outbox(self) -> RecordOutbox:
         self._reserved = STORED_FIELDS.union(self.required)

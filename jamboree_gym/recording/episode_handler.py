@@ -299,7 +299,7 @@ class EpisodeHandler(DBHandler):
             self._leave(steps)
             return
         try:
-            self.event.after_put(steps, steps.pending_bytes)
+            self.event.writer.after_put(steps, steps.pending_bytes)
         except (StoreFull, StoreUnavailable) as error:
             if steps.error is not None:
                 raise
@@ -314,7 +314,7 @@ class EpisodeHandler(DBHandler):
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
-        self.event.admit()
+        self.event.writer.admit()
         try:
             self.step(**record)
         except TypeError:

@@ -113,8 +113,7 @@ class EpisodeRecorder:
             StoreUnavailable: So much waits, and the Jamboree was opened with `when_full="raise"`.
                 Nothing is lost: repeat the call when Redis is back.
         """
-        if self.jam.writer.needs_admission:
-            self.jam.writer.admit()
+        self.jam.writer.admit()
 
     def begin(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -245,7 +244,7 @@ class VectorRecorder:
                 self._errors.append(_named(error, index))
         self._plain_bytes += size * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         writer = recorder.jam.writer
-        if self._plain_bytes >= self._look_at_bytes or time.monotonic() > writer.schedule.late_at:
+        if self._plain_bytes >= self._look_at_bytes or writer.schedule.is_late:
             writer.look(self._plain_bytes)
             self._look_at_bytes = self._plain_bytes + LOOK_EVERY_BYTES
         return True
