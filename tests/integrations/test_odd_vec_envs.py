@@ -110,6 +110,19 @@ def test_an_info_of_a_vec_env_that_is_none_costs_its_own_step_alone(jam: Jambore
     recorded.close()
 
 
+@pytest.mark.parametrize("infos", [[], (), [{"k": 1}]], ids=repr)
+def test_infos_that_a_vec_env_leaves_out_are_empty(jam: Jamboree, infos: Any) -> None:
+    venv = dummy(make_cartpole, make_cartpole)
+    recorded = jam.record(venv)
+    recorded.reset()
+    returned_by = type(venv).step_wait
+    venv.step_wait = lambda: (*returned_by(venv)[:3], infos)
+    recorded.step(np.zeros(2, int))
+    kept = [jam.episode(one).data().infos[-1] for one in recorded.episode_ids]
+    assert kept == [*map(dict, infos), *([{}] * (2 - len(infos)))]
+    recorded.close()
+
+
 def test_there_are_no_episode_ids_before_a_reset(jam: Jamboree) -> None:
     recorded = jam.record(dummy(make_cartpole))
     assert not hasattr(recorded, "episode_ids")

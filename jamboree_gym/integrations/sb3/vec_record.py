@@ -153,7 +153,9 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
                     self._recorder.miss(i, error)
                     continue
                 try:
-                    self._record(i, _part(observations, i), reward, is_done, infos[i])
+                    # SB3 itself asks only for the infos that are there.
+                    info = infos[i] if i < len(infos) else {}
+                    self._record(i, _part(observations, i), reward, is_done, info)
                 except Exception as error:  # noqa: BLE001 - raised by `batch`
                     self._recorder.miss(i, error)
                 if is_done:
