@@ -12,6 +12,7 @@ from jamboree_gym.errors import ExportError
 __all__ = [
     "Arrays",
     "LeafPath",
+    "check_leaf",
     "leaves_of",
     "map_leaves",
     "numbers_of",
@@ -76,6 +77,20 @@ def numbers_of(
                 "numbers of fixed shape only: ask for other episodes"
             )
         yield leaf, values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def check_leaf(path: LeafPath, values: npt.NDArray[Any], *, into: str, episode: str = "") -> None:
+    """Refuse what a format has no place for that takes arrays of one shape, and texts.
+
+    Raises:
+        ExportError: The values have no fixed shape and are no texts; names the leaf.
+    """
+    if values.dtype == object and not all(isinstance(value, str) for value in values):
+        of = f" of episode {episode!r}" if episode else ""
+        raise ExportError(
+            f"{path_shown(path)}{of} has no fixed shape, and {into} takes arrays and texts only: "
+            "ask for other episodes"
+        )
 
 
 def path_shown(path: LeafPath) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.trees import Arrays, leaves_of, path_shown
+from jamboree_gym.arrays.trees import Arrays, check_leaf, leaves_of, path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.parquet import write_parts
@@ -124,12 +124,8 @@ def _columns(steps: Transitions) -> Mapping[str, Column | None]:
 def _leaf_columns(name: str, arrays: Arrays) -> Iterator[tuple[str, Column]]:
     for path, values in leaves_of(arrays, name):
         column = "_".join(map(str, path))
+        check_leaf(path, values, into="datasets")
         if values.dtype == object:
-            if not all(isinstance(value, str) for value in values):
-                raise ExportError(
-                    f"{path_shown(path)} has no fixed shape, and datasets takes arrays and texts "
-                    "only: ask for other episodes"
-                )
             yield column, pa.array(values.tolist(), pa.string())
         elif values.ndim > 2 and math.prod(values.shape[1:]):
             if values.ndim - 1 not in _ARRAYS:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.trees import Arrays, path_shown
+from jamboree_gym.arrays.trees import Arrays, check_leaf, path_shown
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
@@ -174,7 +174,9 @@ class _Writer:
             for key, item in enumerate(arrays):
                 self._put(group.require_group(name), f"_index_{key}", item, (*path, key), id)
         else:
-            self._append(group, name, _storable(arrays, path, id))
+            check_leaf(path, arrays, into="HDF5", episode=id)
+            _check_texts(arrays, path, id)
+            self._append(group, name, arrays)
 
     def _append(self, group: Any, name: str, values: npt.NDArray[Any]) -> None:
         self._nbytes += values.nbytes
@@ -226,16 +228,6 @@ def _quoted(name: str) -> str:
     """A name without what HDF5 takes for a path; `%` for the empty one."""
     quoted = name.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
     return (quoted.replace(".", "%2E") or "%") if set(quoted) <= {"."} else quoted
-
-
-def _storable(values: npt.NDArray[Any], path: tuple[str | int, ...], id: str) -> npt.NDArray[Any]:
-    if values.dtype == object and not all(isinstance(value, str) for value in values):
-        raise ExportError(
-            f"{path_shown(path)} of episode {id!r} has no fixed shape, and HDF5 takes arrays and "
-            "texts only: ask for other episodes"
-        )
-    _check_texts(values, path, id)
-    return values
 
 
 def _check_texts(values: Iterable[Any], path: tuple[str | int, ...], id: str) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from jamboree_gym.arrays.packing import Arrays
-from jamboree_gym.arrays.trees import leaves_of, map_leaves, path_shown
-from jamboree_gym.errors import ExportError
+from jamboree_gym.arrays.trees import check_leaf, leaves_of, map_leaves
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.reading.query import EpisodeQuery, found_by
@@ -74,7 +73,8 @@ def to_rlds(query: EpisodeQuery, *, progress: bool | Progress = False) -> Iterat
 def _steps(part: EpisodePart) -> Iterator[dict[str, Any]]:
     rows, count = part.rows, len(part.rows) - 1
     for name, arrays in (("observation", rows.observations), ("action", rows.actions)):
-        _check(arrays, name, part.summary.id)
+        for path, values in leaves_of(arrays, name):
+            check_leaf(path, values, into="RLDS", episode=part.summary.id)
     for k in range(count):
         yield {
             "observation": _value(rows.observations, k),
@@ -95,15 +95,6 @@ def _steps(part: EpisodePart) -> Iterator[dict[str, Any]]:
             "is_last": True,
             "is_terminal": bool(rows.terminations[count]),
         }
-
-
-def _check(arrays: Arrays, name: str, episode: str) -> None:
-    for path, values in leaves_of(arrays, name):
-        if values.dtype == object and not all(isinstance(value, str) for value in values):
-            raise ExportError(
-                f"{path_shown(path)} of episode {episode!r} has no fixed shape, and RLDS takes "
-                "arrays and texts only: ask for other episodes"
-            )
 
 
 def _value(arrays: Arrays, row: int) -> Any:
