@@ -61,7 +61,7 @@ class InfoColumns:
         self.layouts: dict[str, Any] = {}
         self._rests = [dict(info) for info in infos]
         self._absent: list[list[str]] = [[] for _ in infos]
-        self._said: list[dict[str, Any]] = [{} for _ in infos]
+        self._annotations: list[dict[str, Any]] = [{} for _ in infos]
         for key in _common_keys(infos[1:]):
             self._add(key)
 
@@ -78,10 +78,10 @@ class InfoColumns:
         for rest in self._rests:
             rest.pop(key, None)
 
-    def say(
+    def add_annotations(
         self, annotated: npt.NDArray[np.bool_], arrays: Mapping[str, Arrays], layout: Group
     ) -> None:
-        """Add what the agent said of the steps (arrays of T rows)."""
+        """Add the annotations of the steps (arrays of T rows)."""
         self.columns[ANNOTATED] = np.concatenate([[False], annotated])
         known = dict(zip(layout.names, layout.parts, strict=True))
         for name, values in arrays.items():
@@ -89,11 +89,11 @@ class InfoColumns:
                 self.columns[ANNOTATION + name] = _with_empty_row(values)
                 continue
             for row in np.flatnonzero(annotated).tolist():
-                self._said[row + 1][name] = item(values, row, known[name])
+                self._annotations[row + 1][name] = item(values, row, known[name])
 
     def close(self) -> dict[str, Any]:
         """All columns, with that of the rest if there is any."""
-        rows = list(zip(self._rests, self._absent, self._said, strict=True))
+        rows = list(zip(self._rests, self._absent, self._annotations, strict=True))
         if any(map(any, rows)):
             texts = [
                 b64encode(encode_value(list(row))).decode() if any(row) else "" for row in rows
@@ -105,7 +105,7 @@ class InfoColumns:
     def read(
         columns: Mapping[str, Any], layouts: Mapping[str, Any], count: int
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Inverse: the infos of so many rows, and what was said by name, T rows each.
+        """Inverse: the infos of so many rows, and the annotations by name, T rows each.
 
         Raises:
             DecodeError: They are not as they were written.
@@ -120,10 +120,10 @@ def _read(
     columns: Mapping[str, Any], layouts: Mapping[str, Any], count: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     infos: list[dict[str, Any]] = [{} for _ in range(count)]
-    for key, kept in layouts.items():
-        for info, value in zip(infos, _values(columns[key], kept, count), strict=True):
+    for key, layout in layouts.items():
+        for info, value in zip(infos, _values(columns[key], layout, count), strict=True):
             info[key] = value
-    said = {
+    annotations = {
         key.removeprefix(ANNOTATION): values[1:]
         for key, values in columns.items()
         if key.startswith(ANNOTATION)
@@ -136,14 +136,14 @@ def _read(
         infos[row] = {**{k: v for k, v in infos[row].items() if k not in absent}, **rest}
         for name, value in named.items():
             others.setdefault(name, [None] * (count - 1))[row - 1] = value
-    return infos, said | {name: as_objects(values) for name, values in others.items()}
+    return infos, annotations | {name: as_objects(values) for name, values in others.items()}
 
 
-def _values(column: Any, kept: Any, count: int) -> list[Any]:
+def _values(column: Any, stored_layout: Any, count: int) -> list[Any]:
     """The values of a column as they were."""
-    if kept == _TEXT:
+    if stored_layout == _TEXT:
         return [text.decode() if isinstance(text, bytes) else str(text) for text in column]
-    layout = layout_from_json(kept)
+    layout = layout_from_json(stored_layout)
     return [item(column, row, layout) for row in range(count)]
 
 

@@ -90,7 +90,7 @@ def to_buffer(
     columns = InfoColumns(rows.infos)
     columns.columns[TIMESTAMP] = rows.timestamps
     if steps.annotated.any():
-        columns.say(steps.annotated, steps.annotations, _all_annotations(rows.schemas))
+        columns.add_annotations(steps.annotated, steps.annotations, _all_annotations(rows.schemas))
     truncations = steps.truncations.copy()
     truncations[-1] |= not steps.terminations[-1]
     where = f"episode {whole.id!r}: "

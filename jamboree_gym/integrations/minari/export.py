@@ -173,8 +173,8 @@ class _Export:
             environment = self._environments.get(name)
             if environment is None:
                 environment = self._environment_of(name, self._connection.store.blob(name), one.id)
-            buffer, beside, layouts = to_buffer(read, one.decoded(), environment.space_pair)
-            episodes.append((buffer, beside))
+            buffer, metadata, layouts = to_buffer(read, one.decoded(), environment.space_pair)
+            episodes.append((buffer, metadata))
             found = {"provenances": {name: self._texts[name]}, "layouts": layouts}
             own = merged(own, found)
         first = self._first()

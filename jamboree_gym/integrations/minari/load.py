@@ -111,8 +111,8 @@ def _opened(dataset_id: str) -> MinariDataset:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Beside:
-    """What the dataset says of an episode beside its steps."""
+class _Listed:
+    """What the dataset's metadata says of an episode."""
 
     index: int
     id: str
@@ -150,13 +150,13 @@ class _Source:
     def bring(self, importer: EpisodeImporter, indices: Sequence[int]) -> list[str]:
         """Import those of these episodes that are not there yet; the ids of all."""
         metadata = zip(indices, self._read("get_episode_metadata", indices), strict=True)
-        besides = [self._beside(index, one) for index, one in metadata]
-        there = importer.stored([beside.id for beside in besides])
-        missing = [one for one in besides if not self._is_there(one, there.get(one.id))]
+        listed_episodes = [self._listed(index, one) for index, one in metadata]
+        there = importer.stored([listed.id for listed in listed_episodes])
+        missing = [one for one in listed_episodes if not self._is_there(one, there.get(one.id))]
         episodes = self._read("get_episodes", [one.index for one in missing]) if missing else ()
-        for beside, content in zip(missing, episodes, strict=True):
-            importer.add(self._episode(beside, content, there.get(beside.id)))
-        return [beside.id for beside in besides]
+        for listed, content in zip(missing, episodes, strict=True):
+            importer.add(self._episode(listed, content, there.get(listed.id)))
+        return [listed.id for listed in listed_episodes]
 
     def _read(self, how: str, indices: Sequence[int]) -> Iterator[Mapping[str, Any]]:
         """What Minari's own reader gives."""
@@ -165,54 +165,54 @@ class _Source:
         except _UNREADABLE as error:
             raise DecodeError(f"the Minari dataset {self._id!r} cannot be read: {error}") from error
 
-    def _beside(self, index: int, metadata: Mapping[str, Any]) -> _Beside:
+    def _listed(self, index: int, metadata: Mapping[str, Any]) -> _Listed:
         note = note_of(metadata, f"episode {index} of {self._id}")
-        return _Beside(index, self._new_id(index if note is None else note[0].id), note, metadata)
+        return _Listed(index, self._new_id(index if note is None else note[0].id), note, metadata)
 
     def _new_id(self, known: int | str) -> str:
         return episode_id_of(_SOURCE, self._id, self._run, known)
 
-    def _is_there(self, beside: _Beside, stored: EpisodeSummary | None) -> bool:
-        if stored is None or stored.steps < beside.steps:
+    def _is_there(self, listed: _Listed, stored: EpisodeSummary | None) -> bool:
+        if stored is None or stored.steps < listed.steps:
             return False
-        if stored.steps > beside.steps:
+        if stored.steps > listed.steps:
             raise InvalidRecord(
-                f"episode {beside.index} of {self._id} was imported with {stored.steps} steps and "
-                f"has {beside.steps}: that was another dataset. Import under another run"
+                f"episode {listed.index} of {self._id} was imported with {stored.steps} steps and "
+                f"has {listed.steps}: that was another dataset. Import under another run"
             )
         return True
 
     def _episode(
-        self, beside: _Beside, content: Mapping[str, Any], begun: EpisodeSummary | None
+        self, listed: _Listed, content: Mapping[str, Any], begun: EpisodeSummary | None
     ) -> NewEpisode:
-        if len(content["rewards"]) != beside.steps:
+        if len(content["rewards"]) != listed.steps:
             raise DecodeError(
-                f"episode {beside.index} of {self._id} has {beside.steps} steps, and Minari reads "
+                f"episode {listed.index} of {self._id} has {listed.steps} steps, and Minari reads "
                 f"{len(content['rewards'])}: of its Arrow files it reads 131,072 rows at most"
             )
-        episode = self._recorded(beside, content) or self._found(beside, content)
-        tags = {**episode.summary.tags, _SOURCE: self._id, "minari_episode": beside.index}
-        summary = replace(episode.summary, id=beside.id, run=self._run, tags={**tags, **self._tags})
+        episode = self._recorded(listed, content) or self._found(listed, content)
+        tags = {**episode.summary.tags, _SOURCE: self._id, "minari_episode": listed.index}
+        summary = replace(episode.summary, id=listed.id, run=self._run, tags={**tags, **self._tags})
         if begun is not None and episode.timestamps is None:
             summary = replace(summary, started_at=begun.started_at)  # a killed import began it
         return replace(episode, summary=summary)
 
     # -- episodes that were recorded --------------------------------------------------------
 
-    def _recorded(self, beside: _Beside, content: Mapping[str, Any]) -> NewEpisode | None:
+    def _recorded(self, listed: _Listed, content: Mapping[str, Any]) -> NewEpisode | None:
         """An episode that `to_minari` has written; None where another program has."""
-        if beside.note is None:
+        if listed.note is None:
             return None
-        summary, origin, name = beside.note
-        where, count = f"episode {beside.index} of {self._id}", beside.steps + 1
+        summary, origin, name = listed.note
+        where, count = f"episode {listed.index} of {self._id}", listed.steps + 1
         try:
-            kept, provenance = self._layouts[name], self._provenances[origin.provenance]
+            layouts, provenance = self._layouts[name], self._provenances[origin.provenance]
         except KeyError as error:
             raise DecodeError(f"{where}: its dataset lacks {error}") from error
         if name not in self._schemas:
-            self._schemas[name] = schemas_of(kept)
+            self._schemas[name] = schemas_of(layouts)
         columns = content["infos"]
-        infos, said = InfoColumns.read(columns, kept["infos"], count)
+        infos, annotations = InfoColumns.read(columns, layouts["infos"], count)
         times = np.asarray(columns[TIMESTAMP], np.float64)
         truncations = np.array(content["truncations"], np.bool_)
         truncations[-1] &= summary.status not in ("abandoned", "interrupted")
@@ -233,7 +233,7 @@ class _Source:
             infos,
             times[1:],
             np.asarray(columns[ANNOTATED], np.bool_)[1:] if ANNOTATED in columns else None,
-            said,
+            annotations,
         )
 
     def _relinked(self, id: str | None) -> str | None:
@@ -242,7 +242,7 @@ class _Source:
 
     # -- episodes of others -----------------------------------------------------------------
 
-    def _found(self, beside: _Beside, content: Mapping[str, Any]) -> NewEpisode:
+    def _found(self, listed: _Listed, content: Mapping[str, Any]) -> NewEpisode:
         """An episode that another program has written."""
         pairs = zip(("observations", "actions"), self._space_pair, strict=True)
         observations, actions = (_arrays(content[name], space) for name, space in pairs)
@@ -250,11 +250,11 @@ class _Source:
             layout_of_arrays(observations, self._space_pair[0]),
             layout_of_arrays(actions, self._space_pair[1]),
         ).shared
-        seed, options = beside.metadata.get("seed"), beside.metadata.get("options")
+        seed, options = listed.metadata.get("seed"), listed.metadata.get("options")
         name = digest(self._foreign)
         return NewEpisode(
             EpisodeSummary(
-                beside.id,
+                listed.id,
                 self._env_id,
                 self._run,
                 "abandoned",
@@ -273,7 +273,7 @@ class _Source:
             content["rewards"],
             content["terminations"],
             content["truncations"],
-            _infos(content.get("infos") or {}, beside.steps),
+            _infos(content.get("infos") or {}, listed.steps),
         )
 
 

@@ -41,7 +41,7 @@ _MAIN = "main_data.hdf5"
 _LENGTHS = "lengths.json"
 
 Written = tuple[EpisodeBuffer, Mapping[str, Any]]
-"""An episode as Minari takes it, and what stands beside it."""
+"""An episode as Minari takes it, and the metadata that Minari keeps of it."""
 
 
 class DatasetFiles:
@@ -144,9 +144,9 @@ class DatasetFiles:
         with whole(self.parts.next()) as new:
             storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)
             storage.update_episodes([buffer for buffer, _ in episodes])
-            storage.update_episode_metadata([beside for _, beside in episodes])
+            storage.update_episode_metadata([metadata for _, metadata in episodes])
             storage.update_metadata({OWN_METADATA: dict(own)})
-            lengths = {beside["jamboree_id"]: len(buffer.rewards) for buffer, beside in episodes}
+            lengths = {one["jamboree_id"]: len(buffer.rewards) for buffer, one in episodes}
             (new / _LENGTHS).write_text(json.dumps(lengths))
 
     def finish(self, metadata: Mapping[str, Any]) -> MinariDataset:

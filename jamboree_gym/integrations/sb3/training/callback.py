@@ -100,13 +100,13 @@ class JamboreeCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self._session is not None:
-            self._session.say_version()
+            self._session.annotate_version()
 
     def _on_step(self) -> bool:
         session = self._session
         if session is not None:
             session.timesteps = self.num_timesteps
-            session.say_version()
+            session.annotate_version()
             if self._checkpoint_every and self.num_timesteps >= self._next_checkpoint:
                 self._checkpoint(session)
         return True

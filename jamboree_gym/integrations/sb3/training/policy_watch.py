@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from stable_baselines3.common.policies import BasePolicy
 
-__all__ = ["PolicyWatch", "said_of_actions"]
+__all__ = ["PolicyWatch", "value_and_log_prob"]
 
 
-def said_of_actions(result: Any, num_envs: int) -> dict[str, npt.NDArray[np.float32]]:
+def value_and_log_prob(result: Any, num_envs: int) -> dict[str, npt.NDArray[np.float32]]:
     """Value and log-probability, if a `forward` returned them.
 
     Args:
@@ -25,10 +25,10 @@ def said_of_actions(result: Any, num_envs: int) -> dict[str, npt.NDArray[np.floa
     """
     if not isinstance(result, tuple) or len(result) < 3:
         return {}
-    said = {"value": result[1], "log_prob": result[2]}
-    if not all(isinstance(one, torch.Tensor) and one.numel() == num_envs for one in said.values()):
+    named = {"value": result[1], "log_prob": result[2]}
+    if not all(isinstance(one, torch.Tensor) and one.numel() == num_envs for one in named.values()):
         return {}
-    return {name: one.detach().flatten().cpu().numpy() for name, one in said.items()}
+    return {name: one.detach().flatten().cpu().numpy() for name, one in named.items()}
 
 
 class PolicyWatch:

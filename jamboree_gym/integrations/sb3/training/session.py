@@ -21,7 +21,7 @@ from jamboree_gym.integrations.sb3.training.described_model import described_mod
 from jamboree_gym.integrations.sb3.training.learning import LearnWatch
 from jamboree_gym.integrations.sb3.training.logger_links import link_run
 from jamboree_gym.integrations.sb3.training.metric_writer import MetricWriter
-from jamboree_gym.integrations.sb3.training.policy_watch import PolicyWatch, said_of_actions
+from jamboree_gym.integrations.sb3.training.policy_watch import PolicyWatch, value_and_log_prob
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.runs.checkpoints import CheckpointHandler
@@ -72,17 +72,17 @@ class TrainingSession:
         link_run(jam, run, model.logger, self.timesteps)
         self._logger.output_formats.append(self._writer)
         if isinstance(model, OnPolicyAlgorithm):
-            self._policy = PolicyWatch(model.policy, self._say)
+            self._policy = PolicyWatch(model.policy, self._annotate)
         _open_sessions[model] = self
         self._learn = LearnWatch(self._end_raised)
         jam.before_close(self._end_raised)
 
-    def _say(self, result: Any) -> None:
-        said = said_of_actions(result, self._model.n_envs)
-        self._recorded.annotate(policy_version=self._model._n_updates, **said)
+    def _annotate(self, result: Any) -> None:
+        annotation = value_and_log_prob(result, self._model.n_envs)
+        self._recorded.annotate(policy_version=self._model._n_updates, **annotation)
 
-    def say_version(self) -> None:
-        """Say which policy takes the next step, where the policy does not by itself."""
+    def annotate_version(self) -> None:
+        """Annotate the next step with the version of its policy, unless `forward` does it."""
         if self._policy is None:
             self._recorded.annotate(policy_version=self._model._n_updates)
 
