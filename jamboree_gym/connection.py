@@ -373,7 +373,7 @@ class Connection(StaysHere):
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
         elsewhere = set(writers) - writers_here
-        return elsewhere - self.store.living(elsewhere) if elsewhere else set()
+        return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from MongoDB where there may be a copy.
@@ -410,7 +410,7 @@ class Connection(StaysHere):
         except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
             log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
         else:
-            self.store.forget_deleted(key, born, mongo=identity)
+            self.store.deletions.forget(key, born, mongo=identity)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.

@@ -67,7 +67,7 @@ class Comparison:
 
         What MongoDB lacks, and only an episode referred to that was deleted, is no difference.
         """
-        here, kept = self._store.blobs(), self._mongo.blobs()
+        here, kept = self._store.blobs.all(), self._mongo.blobs()
         lacking = here.keys() - kept.keys()
         lacking &= self._referred_to() if lacking else set()
         for name in sorted({*here, *kept}):
@@ -97,7 +97,7 @@ class Comparison:
         """Logs as Redis holds them, and how many bytes have been read."""
         found: dict[str, Log | DecodeError] = {}
         small = []
-        for key, head in self._store.heads(keys).items():
+        for key, head in self._store.reader.heads(keys).items():
             if isinstance(head, DecodeError):
                 found[key] = head
             elif head.first == 0 and head.revision <= FEW_REVISIONS:

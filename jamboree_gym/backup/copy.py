@@ -101,7 +101,7 @@ class LogCopier:
         frames: list[tuple[str, float, bytes]] = []
         by_themselves: list[str] = []
         copied_bytes = 0
-        unacked = self._store.unacked(keys)
+        unacked = self._store.reader.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
         read_anew = self._bear_anew(heads) | self._kept_in_part(heads)
         for key, found in unacked.items():
@@ -146,7 +146,7 @@ class LogCopier:
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
         taken = self._mongo.deleted(new) if new else set()
         for key, born in taken:
-            if not self._store.bear_anew(key, new[key, born], epoch=self._epoch):
+            if not self._store.deletions.bear_anew(key, new[key, born], epoch=self._epoch):
                 self._changed.add(key)
         return {key for key, _ in taken}
 
@@ -271,12 +271,12 @@ class LogCopier:
     def _blob(self, name: str) -> bytes:
         """From Redis, or, where it has lost it, from MongoDB; then it is put back, too."""
         try:
-            return self._store.blob(name)
+            return self._store.blobs.get(name)
         except DecodeError:
             kept = self._mongo.blob(name)
             if kept is None:
                 raise
-        self._store.put_blob(name, kept)
+        self._store.blobs.put(name, kept)
         return kept
 
     def _put_heads(self, logs: Mapping[str, GrownLog], *, acked: int | None = None) -> None:
@@ -318,7 +318,7 @@ class LogCopier:
 
         What Redis lost while it was on its way to MongoDB comes back from there.
         """
-        gone, overtaken = self._store.acknowledge(heads, epoch=self._epoch)
+        gone, overtaken = self._store.acknowledgements.acknowledge(heads, epoch=self._epoch)
         self._mongo.clear_deleted((key, heads[key].born) for key in gone)
         if overtaken:
             restorer = Restorer(self._store, self._mongo, is_asked_for=False)
@@ -340,10 +340,10 @@ def _acked(head: Head) -> Head:
 
 def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
     """Have MongoDB forget what was deleted in Redis; the number of logs."""
-    deleted = store.deleted()
+    deleted = store.deletions.noted()
     for key, born in sorted(deleted):
         mongo.delete(key, born)
-        store.forget_deleted(key, born, mongo=mongo.identity())
+        store.deletions.forget(key, born, mongo=mongo.identity())
     return len(deleted)
 
 
@@ -354,8 +354,8 @@ def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int
         store: Where they are.
         keys: The logs that have changed, where they are known.
     """
-    pending = [key for key, _ in store.unbacked()] if keys is None else keys
-    heads = store.heads(pending) if pending else {}
+    pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
+    heads = store.reader.heads(pending) if pending else {}
     return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
 
 

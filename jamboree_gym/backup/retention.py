@@ -303,7 +303,7 @@ class Trimmer:
             How many bytes were freed so far.
         """
         freed = 0
-        for run in self._store.runs():
+        for run in self._store.listings.runs():
             for sizes in self._room.listed_only(run):
                 keys = {self._store.keyspace.episode(id): id for id in sizes}
                 ids = [keys[key] for key in self._mongo.counts(list(keys))]
