@@ -85,8 +85,8 @@ def seconds(action) -> float:
 
 def raw_listing(jam) -> None:
     """What Redis and its client take for the listings."""
-    for run in jam.store.runs():
-        jam.store.summaries(run)
+    for run in jam.store.listings.runs():
+        jam.store.listings.summaries(run)
 
 
 def raw_episodes(jam, keys) -> None:

@@ -313,7 +313,7 @@ class Connection(StaysHere):
     def dead(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold no lease; one of this process is never among them."""
         elsewhere = writers_here.not_among(writers)
-        return elsewhere - self.store.living(elsewhere) if elsewhere else set()
+        return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
         """Delete a log from Redis, and from MongoDB where there may be a copy.

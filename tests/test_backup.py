@@ -32,7 +32,7 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.documents import GrownLog
-from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.redis.acknowledgements import Acknowledgements
 
 OpenJamboree = Callable[..., Jamboree]
 Dump = dict[str, list[bytes] | bytes]
@@ -1008,7 +1008,7 @@ def test_what_a_killed_flush_brought_is_not_brought_again_in_another_form(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch, further: int
 ) -> None:
     handler = notes(jam, 3)
-    monkeypatch.setattr(RedisStore, "acknowledge", interrupted)
+    monkeypatch.setattr(Acknowledgements, "acknowledge", interrupted)
     with pytest.raises(KeyboardInterrupt):
         jam.backup.flush()
     monkeypatch.undo()

@@ -34,6 +34,7 @@ from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis import link as redis_link
 from jamboree_gym.store.redis.link import RedisLink
+from jamboree_gym.store.redis.reader import LogReader
 from jamboree_gym.store.redis.store import RedisStore
 
 pytestmark = pytest.mark.usefixtures("as_processes")
@@ -160,7 +161,7 @@ def test_who_records_has_a_lease_again_with_the_first_rows_after_it(open_jam: Op
     jam.flush()
 
     assert other.episode(env.episode_id).status == "running"
-    assert jam.writer_name in other.store.living([jam.writer_name])
+    assert jam.writer_name in other.store.leases.living([jam.writer_name])
 
 
 # -- what the backup acknowledges is still that -------------------------------------------------
@@ -282,12 +283,12 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     notes.save_many({"n": n} for n in range(3))
     store, key = jam.redis_store, notes._key
     frames = jam.redis.lrange(key, 1, -1)
-    raw, head = store.undecoded_head(key), store.head(key)
+    raw, head = store.reader.undecoded_head(key), store.head(key)
     assert head is not None
     kept = replace(head, count=10, held=0, t_last=head.born - 1)
     (moved, t_last), *_ = rejoin._renumbered(kept, [decode_frame(frames[0], where=key)])
     joined = replace(head, first=10, held=10, newest=10, acked=10, count=13, t_last=t_last)
-    assert store.replace(key, joined, [moved], instead_of=raw, epoch=store.epoch())
+    assert store.restorer.replace(key, joined, [moved], instead_of=raw, epoch=store.epoch())
     again = Append(key, CODEC_RECORDS, frames, 3, is_repeated=True)
 
     (result,) = store.append([again])
@@ -340,12 +341,12 @@ def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
     store, key, epoch = jam.redis_store, notes._key, jam.redis_store.epoch()
-    ((head, _),) = store.unacked([key]).values()
+    ((head, _),) = store.reader.unacked([key]).values()
     jam.redis.flushall()
     notes.save({"n": 0})
 
     for known in (epoch, store.epoch()):
-        assert store.acknowledge({key: head}, epoch=known)[0] | {key} == {key}
+        assert store.acknowledgements.acknowledge({key: head}, epoch=known)[0] | {key} == {key}
         now = store.head(key)
         assert now is not None
         assert now.acked == 0
@@ -507,7 +508,7 @@ def test_a_backup_does_not_wait_for_such_a_log_where_redis_was_emptied_meanwhile
         jam.redis.flushall()
         jam.redis.restore(key, 0, lying)
 
-    in_the_gap(RedisStore, "unacked", empty_and_put_back)
+    in_the_gap(LogReader, "unacked", empty_and_put_back)
     open_jam().backup.flush()
     jam.redis.zadd(jam.keyspace.unbacked, {key: 1})
 

@@ -36,6 +36,8 @@ from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.redis.listings import Listings
+from jamboree_gym.store.redis.restorer import Restorer
 from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
@@ -253,7 +255,7 @@ def test_a_backup_lists_again_by_itself_what_an_emptied_redis_lost(jam: Jamboree
     jam.redis.flushall()
     follower_of(jam).copy_once()
 
-    assert list(jam.redis_store.summaries(jam.own_run)) == [id]
+    assert list(jam.redis_store.listings.summaries(jam.own_run)) == [id]
     assert jam.redis.get(jam.keyspace.coverage) == b"all"
 
 
@@ -589,16 +591,16 @@ def test_deleted_while_it_is_being_put_back_it_stays_deleted(
     key = jam.keyspace.episode(ids[0])
     entry = IndexEntry(ids[0], b"", jam.episode(ids[0]).summary.run, 0.0)
     jam.redis.delete(key, jam.keyspace.coverage)
-    method = "list_episodes" if is_listing else "restore"
-    put, has_deleted = getattr(RedisStore, method), list[bool]()
+    owner, method = (Listings, "list_episodes") if is_listing else (Restorer, "restore")
+    put, has_deleted = getattr(owner, method), list[bool]()
 
-    def after_a_deletion(self: RedisStore, *arguments: Any, **options: Any) -> Any:
+    def after_a_deletion(self: Any, *arguments: Any, **options: Any) -> Any:
         if not has_deleted:
             has_deleted.append(True)
             jam.delete_log(key, entry=entry)
         return put(self, *arguments, **options)
 
-    monkeypatch.setattr(RedisStore, method, after_a_deletion)
+    monkeypatch.setattr(owner, method, after_a_deletion)
     with suppress(EpisodeNotFound):
         jam.episode(ids[0]).data() if not is_listing else jam.episodes().ids()
     assert has_deleted

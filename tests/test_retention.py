@@ -254,7 +254,7 @@ def test_no_more_goes_than_is_needed(jam: Jamboree) -> None:
     jam.backup.flush()
     found = [
         Candidate(head.t_last, key, head.born, head.revision)
-        for key, head in jam.redis_store.heads(keys).items()
+        for key, head in jam.redis_store.reader.heads(keys).items()
         if isinstance(head, Head)
     ]
     enough = jam.redis_store.memory(keys[0]) + 1
@@ -552,7 +552,9 @@ def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
     jam.mongo.logs.delete_one({"_id": lost})
     jam.redis.delete(lost)
     trim_all(jam)
-    listed = {run: jam.redis.hkeys(jam.keyspace.summaries(run)) for run in jam.redis_store.runs()}
+    listed = {
+        run: jam.redis.hkeys(jam.keyspace.summaries(run)) for run in jam.redis_store.listings.runs()
+    }
     assert {run: len(ids) for run, ids in listed.items()} == {"gone": 0, "stays": 1, "fresh": 1}
     assert unlisted not in here(jam)
 
@@ -563,10 +565,12 @@ def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
     jam.redis.zrem(jam.keyspace.unbacked, here_again, gone)
     ids = [jam.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
     jam.redis_store.room.unlist("a", ids)
-    assert set(jam.redis_store.summaries("a")) == set(ids)  # nobody knows what the listing lacks
-    jam.redis_store.put_coverage("all")
+    assert set(jam.redis_store.listings.summaries("a")) == set(
+        ids
+    )  # nobody knows what the listing lacks
+    jam.redis_store.listings.put_coverage("all")
     jam.redis_store.room.unlist("a", ids)
-    assert set(jam.redis_store.summaries("a")) == set(ids[:2])
+    assert set(jam.redis_store.listings.summaries("a")) == set(ids[:2])
 
 
 # -- who carries it out ---------------------------------------------------------------------------
@@ -638,7 +642,7 @@ def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
     copier = copy.LogCopier(jam.redis_store, jam.mongo_store, on_acknowledged=trimmer.add)
     keys = recorded(jam, 2)
     copier.begin()
-    list(copier.copy(list(jam.redis_store.unbacked())))
+    list(copier.copy(list(jam.redis_store.acknowledgements.unbacked())))
     while trimmer._search is not None:
         trimmer._continue_search()
     trimmer._trim_by_size(10**15)
@@ -678,7 +682,7 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
     monkeypatch.setattr(owner, where, another_is_quicker)
     copier = copy.LogCopier(jam.redis_store, jam.mongo_store)
     copier.begin()
-    list(copier.copy(list(jam.redis_store.unbacked())))
+    list(copier.copy(list(jam.redis_store.acknowledgements.unbacked())))
     assert copier.failures == {}
     key = jam.keyspace.episode(env.episode_id)
     assert jam.redis_store.head(key).held == 23  # type: ignore[union-attr]

@@ -276,12 +276,12 @@ def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
     head, entry = store.head(key), IndexEntry(ids[1], b"what was there before", "a", 1.0)
     assert head is not None
 
-    standing = store.standing()
+    standing = store.restorer.standing()
     mongo = jam.mongo_store.identity()
-    assert not store.restore(
+    assert not store.restorer.restore(
         key, head, (), None, standing=standing, mongo=mongo, instead_of=b"damaged"
     )
-    assert not store.mend("a", entry, instead_of=b"damaged")
+    assert not store.listings.mend("a", entry, instead_of=b"damaged")
     assert jam.redis.lrange(key, 0, -1) == log
     assert jam.redis.hget(listing, ids[1]) == summary
 

@@ -19,7 +19,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import BackupMismatch, EpisodeNotFound
 from jamboree_gym.store.mongo.store import BackupUnavailable, MongoStore
-from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.redis.acknowledgements import Acknowledgements
 
 Open = Callable[..., Jamboree]
 OTHER_HOST = "localhost"  # another database on the same server stands for another MongoDB
@@ -117,7 +117,7 @@ def test_an_adoption_that_is_killed_is_gone_on_with_and_nothing_goes_meanwhile(
     first.backup.flush()
     first.backup.retain(max_redis_bytes=1)
     with monkeypatch.context() as killed:
-        killed.setattr(RedisStore, "unacknowledge", lambda *_, **__: 1 / 0)
+        killed.setattr(Acknowledgements, "unacknowledge", lambda *_, **__: 1 / 0)
         with suppress(ZeroDivisionError):
             second.backup.flush()
     assert not first.backup.trim().freed_bytes

@@ -28,9 +28,9 @@ def adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
     Returns:
         The epoch in which this MongoDB acknowledges.
     """
-    adoption = store.adopt(mongo.identity_now(), to=to)
+    adoption = store.acknowledgements.adopt(mongo.identity_now(), to=to)
     if adoption.instead_of:
-        has_evicted = store.trimmed_bytes() > 0
+        has_evicted = store.backup_state.trimmed_bytes() > 0
         log.log(
             logging.WARNING if has_evicted else logging.INFO,
             "MongoDB at %s takes the place of the one at %s as the backup of %s: all that Redis "
@@ -41,6 +41,8 @@ def adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
     if adoption.is_unsettled:
         keys = list(store.log_keys())
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            store.unacknowledge(keys[first : first + LOGS_AT_ONCE], epoch=adoption.epoch)
-        store.adopted(epoch=adoption.epoch)
+            store.acknowledgements.unacknowledge(
+                keys[first : first + LOGS_AT_ONCE], epoch=adoption.epoch
+            )
+        store.acknowledgements.adopted(epoch=adoption.epoch)
     return adoption.epoch

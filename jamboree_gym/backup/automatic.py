@@ -168,7 +168,7 @@ class SupervisorsBackup:
                 self._servers.ensure()
             if not self._is_asked:
                 if not self._has_said_where:
-                    self._store.copy_to(EMBEDDED)
+                    self._store.backup_state.copy_to(EMBEDDED)
                     self._has_said_where = True
                 self._servers.back_up(self._store.keyspace.namespace)
         except JamboreeError as error:

@@ -120,7 +120,7 @@ class Backup:
         self._connection.flush()
         copier = LogCopier(self._store, self._connection.mongo_store)
         copier.begin()
-        pending = list(self._store.unbacked())
+        pending = list(self._store.acknowledgements.unbacked())
         for done in copier.copy(pending):
             if progress is not None:
                 progress(done, len(pending))
@@ -129,10 +129,10 @@ class Backup:
 
     def status(self) -> BackupStatus:
         """How far MongoDB is behind, and which process copies. Asks only Redis."""
-        pending = [key for key, _ in self._store.unbacked()]
-        deletes = len(self._store.deleted())
+        pending = [key for key, _ in self._store.acknowledgements.unbacked()]
+        deletes = len(self._store.deletions.noted())
         records = pending_records(self._store, pending)
-        mark, now = self._store.backup_mark(), self._store.time()
+        mark, now = self._store.backup_state.mark(), self._store.time()
         is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
         until = None if mark is None else mark.complete_until
         lag_s = 0.0 if not pending and not deletes else None if until is None else now - until
@@ -147,12 +147,12 @@ class Backup:
             records,
             deletes,
             lag_s,
-            self._store.backup_at(),
+            self._store.backup_state.mongo_at(),
             mark.by if mark is not None and is_seen else None,
             error or None,
             memory.used_bytes,
             memory_limit(policy, memory),
-            self._store.trimmed_bytes(),
+            self._store.backup_state.trimmed_bytes(),
         )
 
     # -- what stays in Redis ----------------------------------------------------------------
@@ -265,7 +265,7 @@ class Backup:
             if isinstance(content, DecodeError):
                 failures.append(content)
             else:
-                self._store.put_blob(name, content)
+                self._store.blobs.put(name, content)
         keys = list(mongo.keys()) if episodes is None else self._keys_of(episodes)
         restorer = Restorer(self._store, mongo, is_asked_for=episodes is not None)
         for done in restorer.restore(keys):

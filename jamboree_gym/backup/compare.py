@@ -67,7 +67,7 @@ class Comparison:
 
         A blob that MongoDB lacks is no difference if only a deleted episode referred to it.
         """
-        here, kept = self._store.blobs(), self._mongo.blobs()
+        here, kept = self._store.blobs.all(), self._mongo.blobs()
         lacking = here.keys() - kept.keys()
         lacking &= self._digests_in_use() if lacking else set()
         for name in sorted({*here, *kept}):
@@ -97,7 +97,7 @@ class Comparison:
         """Logs as Redis holds them, and the number of bytes read."""
         found: dict[str, Log | DecodeError] = {}
         small = []
-        for key, head in self._store.heads(keys).items():
+        for key, head in self._store.reader.heads(keys).items():
             if isinstance(head, DecodeError):
                 found[key] = head
             elif head.first == 0 and head.revision <= FEW_REVISIONS:

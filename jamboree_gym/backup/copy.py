@@ -101,7 +101,7 @@ class LogCopier:
         frames: list[tuple[str, float, bytes]] = []
         by_themselves: list[str] = []
         copied_bytes = 0
-        unacked = self._store.unacked(keys)
+        unacked = self._store.reader.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
         read_anew = self._assign_new_births(heads) | self._incomplete_logs(heads)
         for key, found in unacked.items():
@@ -146,7 +146,7 @@ class LogCopier:
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
         taken = self._mongo.deleted(new) if new else set()
         for key, born in taken:
-            if not self._store.bear_anew(key, new[key, born], epoch=self._epoch):
+            if not self._store.deletions.bear_anew(key, new[key, born], epoch=self._epoch):
                 self._changed.add(key)
         return {key for key, _ in taken}
 
@@ -276,12 +276,12 @@ class LogCopier:
     def _blob(self, name: str) -> bytes:
         """The blob from Redis. If Redis lost it, it comes from MongoDB and is restored to Redis."""
         try:
-            return self._store.blob(name)
+            return self._store.blobs.get(name)
         except DecodeError:
             kept = self._mongo.blob(name)
             if kept is None:
                 raise
-        self._store.put_blob(name, kept)
+        self._store.blobs.put(name, kept)
         return kept
 
     def _put_heads(self, logs: Mapping[str, GrownLog], *, acked: int | None = None) -> None:
@@ -323,7 +323,7 @@ class LogCopier:
 
         What Redis lost during the copy is restored from MongoDB.
         """
-        gone, overtaken = self._store.acknowledge(heads, epoch=self._epoch)
+        gone, overtaken = self._store.acknowledgements.acknowledge(heads, epoch=self._epoch)
         self._mongo.clear_deleted((key, heads[key].born) for key in gone)
         if overtaken:
             restorer = Restorer(self._store, self._mongo, is_asked_for=False)
@@ -345,10 +345,10 @@ def _acked(head: Head) -> Head:
 
 def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
     """Delete from MongoDB what was deleted in Redis; return the number of logs."""
-    deleted = store.deleted()
+    deleted = store.deletions.noted()
     for key, born in sorted(deleted):
         mongo.delete(key, born)
-        store.forget_deleted(key, born, mongo=mongo.identity())
+        store.deletions.forget(key, born, mongo=mongo.identity())
     return len(deleted)
 
 
@@ -359,8 +359,8 @@ def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int
         store: The Redis store.
         keys: The changed logs, if they are known.
     """
-    pending = [key for key, _ in store.unbacked()] if keys is None else keys
-    heads = store.heads(pending) if pending else {}
+    pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
+    heads = store.reader.heads(pending) if pending else {}
     return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
 
 

@@ -66,7 +66,7 @@ def _ids_kept_by_rules(store: RedisStore, policy: RetentionPolicy, episodes: Fou
     filters = policy.filters()
     if not filters:
         return set()
-    living = store.living({one.writer.hex() for one in episodes if one.status == "running"})
+    living = store.leases.living({one.writer.hex() for one in episodes if one.status == "running"})
     as_of_now = [
         one if one.status != "running" or one.writer.hex() in living else _interrupted(one)
         for one in episodes

@@ -109,7 +109,7 @@ class Follower:
         if self._leader_lock.claim():
             return self._copy()
         if self._leader_lock.to != self._to:
-            if self._open_mongo().identity().id == self._store.copied_to_id():
+            if self._open_mongo().identity().id == self._store.backup_state.copied_to_id():
                 self._to = self._leader_lock.to
                 self._leader_lock.copy_to(self._to)  # the same MongoDB under another name
                 return 0.0
@@ -132,7 +132,7 @@ class Follower:
         copier, trimmer = self._copier_to(mongo)
         copier.begin(self._to)
         cover(store, mongo)
-        unbacked = dict(store.unbacked())
+        unbacked = dict(store.acknowledgements.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
         copier.failures = {}
@@ -148,7 +148,7 @@ class Follower:
         until = None if reasons else began
         damaged = self._make_room(trimmer)
         error = next(iter(reasons), damaged)
-        store.put_backup_mark(BackupMark(self._leader_lock.name, began, until, error))
+        store.backup_state.put_mark(BackupMark(self._leader_lock.name, began, until, error))
         return max(0.0, due - time.monotonic())
 
     def _copier_to(self, mongo: MongoStore) -> tuple[LogCopier, Trimmer]:
@@ -178,7 +178,7 @@ class Follower:
         self._say(f"{error}; the backup goes on when that is over, and nothing is lost", kind)
         try:
             mark = BackupMark(self._leader_lock.name, self._store.time(), None, error)
-            self._store.put_backup_mark(mark)
+            self._store.backup_state.put_mark(mark)
         except JamboreeError as second:  # Redis is away
             log.debug("%s", second)
 

@@ -62,7 +62,7 @@ class LeaderLock:
         Raises:
             JamboreeError: Redis does not accept the write.
         """
-        hold = partial(self._store.hold_backup, self._claim)
+        hold = partial(self._store.backup_state.hold, self._claim)
         found, self.to = hold(known_to=self.to, is_new=self._is_new)
         self._is_new = False
         if found not in {"", self._id} and _may_replace(self._kind, found):
@@ -84,7 +84,7 @@ class LeaderLock:
         """Release the lease. If Redis is away, the lease expires by itself."""
         self._holds = False
         try:
-            self._store.let_go_of_backup(self._id)
+            self._store.backup_state.let_go(self._id)
         except JamboreeError:
             return
 

@@ -40,7 +40,7 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     Raises:
         DecodeError: Data of the log is damaged.
     """
-    raw = store.undecoded_head(key)
+    raw = store.reader.undecoded_head(key)
     kept = mongo.logs([key]).get(key)
     if not raw or not isinstance(kept, KeptLog):
         return False
@@ -64,7 +64,9 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
         born=kept.head.born,
         note=b"",
     )
-    return store.replace(key, joined, [blob for blob, _ in moved], instead_of=raw, epoch=epoch)
+    return store.restorer.replace(
+        key, joined, [blob for blob, _ in moved], instead_of=raw, epoch=epoch
+    )
 
 
 def _frames_only_in_redis(

@@ -46,7 +46,7 @@ class Restorer:
         """Restore logs, given sorted; yield how many have been processed so far."""
         done = 0
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            standing, deleted = self._store.standing(), self._store.deleted()
+            standing, deleted = self._store.restorer.standing(), self._store.deletions.noted()
             for key, kept in kept_logs(self._mongo, keys[first : first + LOGS_AT_ONCE]):
                 try:
                     is_gone = isinstance(kept, tuple) and (key, kept[0].born) in deleted
@@ -65,7 +65,7 @@ class Restorer:
                 if self._is_asked_for:
                     raise EpisodeNotFound(f"MongoDB at {self._mongo.where}: {key} is not there")
                 return False
-            raw = self._store.undecoded_head(key)
+            raw = self._store.reader.undecoded_head(key)
             try:
                 current, damaged = _decoded(raw, key), b""
             except DecodeError:
@@ -77,7 +77,7 @@ class Restorer:
             if self._put_back(key, *kept, standing, damaged):
                 self._fill_up(key)
                 return True
-            standing = self._store.standing()
+            standing = self._store.restorer.standing()
             kept = dict(kept_logs(self._mongo, [key]))[key]
         return False
 

@@ -304,7 +304,7 @@ class Trimmer:
             Number of bytes freed so far.
         """
         freed = 0
-        for run in self._store.runs():
+        for run in self._store.listings.runs():
             for sizes in self._room.listed_only(run):
                 keys = {self._store.keyspace.episode(id): id for id in sizes}
                 ids = [keys[key] for key in self._mongo.counts(list(keys))]

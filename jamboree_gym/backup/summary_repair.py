@@ -20,8 +20,8 @@ def damaged_summaries(store: RedisStore) -> dict[str, DecodeError]:
     keyspace = store.keyspace
     return {
         keyspace.episode(episode_id): DecodeError(f"{keyspace.summaries(run)}: {error}")
-        for run in store.runs()
-        for episode_id, error in decode_summaries(store.summaries(run))[1].items()
+        for run in store.listings.runs()
+        for episode_id, error in decode_summaries(store.listings.summaries(run))[1].items()
     }
 
 
@@ -39,8 +39,8 @@ def mend_listings(
         Number of summaries repaired, and the errors of the others.
     """
     mended, failures = 0, []
-    for run in store.runs():
-        entries = store.summaries(run)
+    for run in store.listings.runs():
+        entries = store.listings.summaries(run)
         for episode_id, error in decode_summaries(entries)[1].items():
             key = store.keyspace.episode(episode_id)
             if keys is not None and key not in keys:
@@ -51,7 +51,9 @@ def mend_listings(
             except DecodeError as again:
                 failures.append(DecodeError(f"{damage}; {again}"))
             else:
-                if entry is not None and store.mend(run, entry, instead_of=entries[episode_id]):
+                if entry is not None and store.listings.mend(
+                    run, entry, instead_of=entries[episode_id]
+                ):
                     mended += 1
     return mended, failures
 

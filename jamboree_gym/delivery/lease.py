@@ -84,7 +84,7 @@ class Lease:
 
     def _renew(self) -> None:
         losses, now, now_monotonic = self._store.losses, self._clock(), time.monotonic()
-        self._store.put_lease(self._writer, self._holder, LEASE_S)
+        self._store.leases.put(self._writer, self._holder, LEASE_S)
         self._losses, self._renewed_at, self._renewed_at_monotonic = losses, now, now_monotonic
 
     def _run(self) -> None:

@@ -293,7 +293,7 @@ def _together(connection: Connection, digest: bytes, together: dict[bytes, _Toge
     joined = together.get(digest)
     if joined is None:
         name = digest.hex()
-        blob = connection.store.blob(name)
+        blob = connection.store.blobs.get(name)
         schema = StepSchema.from_blob(blob, where=connection.keyspace.blob(name))
         joined = together[digest] = _Together(RowCollector(schema), [], [])
     return joined

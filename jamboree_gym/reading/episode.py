@@ -110,7 +110,7 @@ class Episode(StaysHere):
         cannot be read is left out with a warning, as in `jam.episodes()`.
         """
         self._connection.settle_all()
-        listed = read_summaries(self._connection, self._connection.store.runs())
+        listed = read_summaries(self._connection, self._connection.store.listings.runs())
         found = [one for one in listed if one.parent == self.id]
         return [Episode(self._connection, one.id) for one in by_start(found)]
 
@@ -146,7 +146,7 @@ class Episode(StaysHere):
     def provenance(self) -> dict[str, Any]:
         """Environment spec, wrappers, versions, platform, host and process it came from."""
         name = self.origin.provenance
-        content = self._connection.store.blob(name)
+        content = self._connection.store.blobs.get(name)
         return decode_provenance(content, where=self._connection.keyspace.blob(name))
 
     @property
@@ -417,8 +417,8 @@ class Episode(StaysHere):
             return self._notes()[0].run
         except (DecodeError, EpisodeNotFound):
             store = self._connection.store
-            for run in store.runs():
-                if self.id in store.summaries(run):
+            for run in store.listings.runs():
+                if self.id in store.listings.summaries(run):
                     return run
             raise
 
@@ -464,7 +464,7 @@ class Episode(StaysHere):
         return decode_frames(frames, self._schema, where=self._key)
 
     def _schema(self, name: str) -> StepSchema:
-        blob = self._connection.store.blob(name)
+        blob = self._connection.store.blobs.get(name)
         return StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
 
     def __repr__(self) -> str:

@@ -118,7 +118,7 @@ class EpisodesTail(Tail[T]):
         """Find the episodes in the listings of their runs."""
         store = self._connection.store
         losses, position = store.losses, store.feed.position()
-        runs = store.runs() if self._wanted.run is None else [self._wanted.run]
+        runs = store.listings.runs() if self._wanted.run is None else [self._wanted.run]
         unknown = [
             one.decoded()
             for one in read_summaries(self._connection, runs)

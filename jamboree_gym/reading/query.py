@@ -173,7 +173,7 @@ class EpisodeQuery(StaysHere):
     def _found(self, *, is_complete: bool = False) -> Found:
         self._connection.settle_all()
         store = self._connection.store
-        runs = store.runs() if self._run is None else [self._run]
+        runs = store.listings.runs() if self._run is None else [self._run]
         found = read_summaries(self._connection, runs, is_complete=is_complete)
         running = [one for one in found if one.status == "running"]
         dead = self._connection.dead({one.writer.hex() for one in running})

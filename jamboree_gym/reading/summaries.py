@@ -33,7 +33,7 @@ def read_summaries(
     found: Found = []
     unreadable: list[DecodeError] = []
     for run in runs:
-        summaries, damaged = decode_summaries(connection.store.summaries(run))
+        summaries, damaged = decode_summaries(connection.store.listings.summaries(run))
         found += summaries
         listing = connection.keyspace.summaries(run)
         for episode_id, error in damaged.items():

@@ -133,7 +133,7 @@ class EpisodeImporter:
         store, keyspace = self._connection.store, self._connection.keyspace
         keys = {keyspace.episode(id): id for id in ids}
         found = {}
-        for key, head in store.heads(list(keys)).items():
+        for key, head in store.reader.heads(list(keys)).items():
             if isinstance(head, DecodeError):
                 raise head
             found[keys[key]] = decode_episode_note(head.note, episode_id=keys[key], where=key)[0]

@@ -43,7 +43,7 @@ def cover(store: RedisStore, mongo: MongoStore) -> str:
     Returns:
         The coverage marker: how much of MongoDB's data Redis lists.
     """
-    coverage = store.coverage()
+    coverage = store.listings.coverage()
     try:
         return coverage if is_covered(coverage) else _recover(store, mongo)
     except (AccessRefused, StoreFull) as error:
@@ -54,13 +54,13 @@ def cover(store: RedisStore, mongo: MongoStore) -> str:
 def _recover(store: RedisStore, mongo: MongoStore) -> str:
     for _ in range(ATTEMPTS):
         ours = secrets.token_hex(8)
-        store.put_coverage(ours)
+        store.listings.put_coverage(ours)
         listed, is_current = _list_all(store, mongo)
-        if is_current and store.settle_coverage(ours, COVERED):
+        if is_current and store.listings.settle_coverage(ours, COVERED):
             if listed:
                 log.info("%d episodes of MongoDB at %s are listed again", listed, mongo.where)
             return COVERED
-        coverage = store.coverage()
+        coverage = store.listings.coverage()
         if is_covered(coverage):  # another process has recovered them
             return coverage
     return NO_ROOM
@@ -68,24 +68,28 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
 
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
     """Number of episodes that were not listed before, and whether nothing was deleted meanwhile."""
-    standing, deleted, identity = store.standing(), store.deleted(), mongo.identity()
+    standing, deleted, identity = (
+        store.restorer.standing(),
+        store.deletions.noted(),
+        mongo.identity(),
+    )
     listed = 0
     by_run = attrgetter("run")
     for some in mongo.heads():
         heads = _readable(some, deleted)
         entries = list(_entries(store, heads))
         for _, group in groupby(sorted(entries, key=by_run), by_run):
-            listed += store.list_episodes(list(group), standing=standing) or 0
+            listed += store.listings.list_episodes(list(group), standing=standing) or 0
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
-                store.restore(key, back, (), None, standing=standing, mongo=identity)
-    return listed, store.standing() == standing
+                store.restorer.restore(key, back, (), None, standing=standing, mongo=identity)
+    return listed, store.restorer.standing() == standing
 
 
 def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
     """Summaries of a run from MongoDB, by episode id."""
-    deleted = store.deleted()
+    deleted = store.deletions.noted()
     return {
         entry.name: entry.summary
         for some in mongo.heads(run)

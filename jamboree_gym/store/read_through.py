@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Frame, Head
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
@@ -24,7 +24,9 @@ from jamboree_gym.store.mongo.documents import KeptLog
 from jamboree_gym.store.mongo.frame_reader import KeptFrames, is_lacking
 from jamboree_gym.store.mongo.reader import frames_of
 from jamboree_gym.store.mongo.store import BackupUnavailable, InterpreterEnds, MongoStore
+from jamboree_gym.store.redis.blobs import Blobs
 from jamboree_gym.store.redis.link import AccessRefused
+from jamboree_gym.store.redis.listings import Listings
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import put_back, refill
 
@@ -38,6 +40,13 @@ MAX_ABSENT = 10_000
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+
+class Ask(Protocol):
+    """Puts a question to MongoDB; None where there is no backup."""
+
+    def __call__(self, question: Callable[[MongoStore], _T]) -> _T | None:
+        """What MongoDB answers."""
 
 
 class BackedStore(RedisStore):
@@ -54,11 +63,18 @@ class BackedStore(RedisStore):
 
     Attributes:
         redis: As given; reads only what Redis holds.
+        listings: The listings, with those of MongoDB.
+        blobs: The blobs, with those of MongoDB.
     """
 
+    listings: BackedListings
+    blobs: BackedBlobs
+
     def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
-        super().__init__(redis.link, redis.keyspace)
+        super().__init__(redis.link, redis.keyspace, can_ask=True)
         self.redis = redis
+        self.listings = BackedListings(redis, self._ask)
+        self.blobs = BackedBlobs(redis, self._ask)
         self._find_backup = find_backup
         self._absent: dict[str, float] = {}  # log -> time of the next question
         self._absent_lock = threading.Lock()
@@ -215,7 +231,7 @@ class BackedStore(RedisStore):
     def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, KeptLog]:
         found: dict[str, KeptLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            standing, deleted = self.redis.standing(), self.redis.deleted()
+            standing, deleted = self.redis.restorer.standing(), self.redis.deletions.noted()
             for key, kept in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
                 if isinstance(kept, DecodeError):
                     if len(keys) == 1:
@@ -282,58 +298,7 @@ class BackedStore(RedisStore):
                 return (*answer[:2], found.frames)
         return answer
 
-    def blob(self, name: str) -> bytes:
-        """As `RedisStore.blob`; a missing or damaged blob comes from MongoDB."""
-        try:
-            return super().blob(name)
-        except DecodeError:
-            content = self._ask(lambda mongo: mongo.blob(name))
-            if content is None:
-                raise
-        try:
-            self.put_blob(name, content)
-        except (AccessRefused, StoreFull) as error:
-            log.debug("blob %s: read from MongoDB alone: %s", name, error)
-        return content
-
-    # -- listings ---------------------------------------------------------------------------
-
-    def runs(self) -> list[str]:
-        """As `RedisStore.runs`."""
-        kept: list[str] = []
-        if self.cover() == NO_ROOM:
-            kept = self._ask(lambda mongo: mongo.runs()) or []
-        return list(dict.fromkeys([*kept, *super().runs()]))
-
-    def summaries(self, run: str) -> dict[str, bytes]:
-        """As `RedisStore.summaries`, plus those for which Redis had no room."""
-        found, coverage = self.summaries_and_coverage(run)
-        if not is_covered(coverage):
-            coverage = self._recover_listings(coverage)
-            found = super().summaries(run) if is_covered(coverage) else found
-        if coverage not in (PARTLY_COVERED, NO_ROOM):
-            return found
-        kept = self._ask(lambda mongo: kept_summaries(self.redis, mongo, run)) or {}
-        return kept | found
-
-    def cover(self) -> str:
-        """Make Redis list what MongoDB holds; return the coverage marker."""
-        return self._recover_listings(self.coverage())
-
-    def _recover_listings(self, coverage: str) -> str:
-        if is_covered(coverage):
-            return coverage
-        try:
-            return self._ask(lambda mongo: cover(self.redis, mongo)) or coverage
-        except BackupUnavailable:  # the warning was already logged
-            return coverage
-
     # -- writing ----------------------------------------------------------------------------
-
-    @property
-    def can_ask(self) -> bool:
-        """Whether a log that is not in Redis may be in MongoDB."""
-        return True
 
     def append(
         self,
@@ -369,7 +334,7 @@ class BackedStore(RedisStore):
             partial(self._put_back, keys),
         ]
         if any(append.codec == CODEC_RECORDS for append in appends):
-            finds.append(self.cover)
+            finds.append(self.listings.cover)
         for find in finds:
             try:
                 find()
@@ -382,7 +347,7 @@ class BackedStore(RedisStore):
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
         """Which of these logs were deleted after they had begun."""
         logs = {(append.key, birth_of(append)) for append in appends}
-        noted = {key for key, born in self.redis.deleted() if (key, born) in logs}
+        noted = {key for key, born in self.redis.deletions.noted() if (key, born) in logs}
         kept = self._ask(lambda mongo: mongo.deleted(logs)) or set()
         return noted | {key for key, _ in kept}
 
@@ -391,3 +356,74 @@ class BackedStore(RedisStore):
         if what not in self._warned:
             self._warned.add(what)
             log.warning("%s", what)
+
+
+class BackedListings(Listings):
+    """The listings, with what MongoDB lists.
+
+    Args:
+        redis: What Redis itself holds.
+        ask: Asks MongoDB; None where there is no backup.
+    """
+
+    def __init__(self, redis: RedisStore, ask: Ask) -> None:
+        super().__init__(redis.link, redis.keyspace)
+        self._redis = redis
+        self._ask = ask
+
+    def runs(self) -> list[str]:
+        """As `Listings.runs`."""
+        kept: list[str] = []
+        if self.cover() == NO_ROOM:
+            kept = self._ask(lambda mongo: mongo.runs()) or []
+        return list(dict.fromkeys([*kept, *super().runs()]))
+
+    def summaries(self, run: str) -> dict[str, bytes]:
+        """As `Listings.summaries`, with those for which Redis had no room."""
+        found, coverage = self.summaries_and_coverage(run)
+        if not is_covered(coverage):
+            coverage = self._covered(coverage)
+            found = super().summaries(run) if is_covered(coverage) else found
+        if coverage not in (PARTLY_COVERED, NO_ROOM):
+            return found
+        kept = self._ask(lambda mongo: kept_summaries(self._redis, mongo, run)) or {}
+        return kept | found
+
+    def cover(self) -> str:
+        """See to it that Redis lists what MongoDB holds; how far it does."""
+        return self._covered(self.coverage())
+
+    def _covered(self, coverage: str) -> str:
+        if is_covered(coverage):
+            return coverage
+        try:
+            return self._ask(lambda mongo: cover(self._redis, mongo)) or coverage
+        except BackupUnavailable:  # it has been said
+            return coverage
+
+
+class BackedBlobs(Blobs):
+    """The blobs, with those that MongoDB holds.
+
+    Args:
+        redis: What Redis itself holds.
+        ask: Asks MongoDB; None where there is no backup.
+    """
+
+    def __init__(self, redis: RedisStore, ask: Ask) -> None:
+        super().__init__(redis.link, redis.keyspace)
+        self._ask = ask
+
+    def get(self, name: str) -> bytes:
+        """As `Blobs.get`; what is missing or damaged in Redis comes from MongoDB."""
+        try:
+            return super().get(name)
+        except DecodeError:
+            content: bytes | None = self._ask(lambda mongo: mongo.blob(name))
+            if content is None:
+                raise
+        try:
+            self.put(name, content)
+        except (AccessRefused, StoreFull) as error:
+            log.debug("blob %s: read from MongoDB alone: %s", name, error)
+        return content

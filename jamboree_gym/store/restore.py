@@ -68,7 +68,7 @@ def put_back(
     is_whole = size <= PAGE_BYTES
     back = replace(head, acked=head.count, held=0 if is_whole else head.count)
     entry, there = entry_of(store, key, head), frames if is_whole else ()
-    return store.restore(
+    return store.restorer.restore(
         key, back, there, entry, standing=standing, mongo=mongo, instead_of=instead_of
     )
 
@@ -100,7 +100,7 @@ def refill(store: RedisStore, key: str, head: Head, kept: KeptFrames, *, max_byt
         rows = max(1, int(PAGE_BYTES / row_bytes))
         page = kept.covering(max(head.first, head.held - rows), head.held)
         frames = [frame.blob for frame in page]
-        if not store.refill(key, head, page[0].start, frames):
+        if not store.restorer.refill(key, head, page[0].start, frames):
             return False
         head = replace(head, held=page[0].start)
     return True

@@ -147,7 +147,9 @@ def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_bac
         wait_until(lambda: "blocks until it has room" in caplog.text, timeout_s=60)
         recording.rows_when_stuck()
         reader.redis.delete(jam.keyspace.lease(jam.writer_name))
-        wait_until(lambda: reader.store.living([jam.writer_name]))  # renewed, although it is full
+        wait_until(
+            lambda: reader.store.leases.living([jam.writer_name])
+        )  # renewed, although it is full
         wait_until(lambda: reader.backup.status().last_error)
         assert "MongoDB" in str(reader.backup.status().last_error)
         before = recording.rows_when_stuck()
@@ -178,9 +180,9 @@ def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     endless.reset()
     recording, steps = Recording(jam), 0
     for _ in range(KILLS):
-        trimmed = jam.store.trimmed_bytes()
+        trimmed = jam.store.backup_state.trimmed_bytes()
         follower = start_follower(jam)
-        while jam.store.trimmed_bytes() == trimmed:
+        while jam.store.backup_state.trimmed_bytes() == trimmed:
             endless.step(ACTION)
             steps += 1
         threading.Event().wait(random.uniform(0, 0.1))
@@ -226,7 +228,7 @@ def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
     assert status.follower
     jam.backup.retain()  # less is kept, told to the full server
     follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
-    wait_until(lambda: follower.copy_once() and jam.store.trimmed_bytes())
+    wait_until(lambda: follower.copy_once() and jam.store.backup_state.trimmed_bytes())
     assert list(jam.store.log_keys()) == []
     jam.redis.config_set("maxmemory", 0)
 

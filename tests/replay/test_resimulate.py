@@ -218,7 +218,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
     key = jam.keyspace.episode(episode.id)
     frame = decode_frame(jam.redis.lindex(key, 1), where=key)
     name = schema_digest(frame, where=key)
-    schema = StepSchema.from_blob(jam.store.blob(name), where=name)
+    schema = StepSchema.from_blob(jam.store.blobs.get(name), where=name)
     read = decode_rows(frame, lambda _: schema, where=key)
     rows: list[Any] = []
     for i in range(len(read)):

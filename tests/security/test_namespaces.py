@@ -85,7 +85,7 @@ def test_a_user_for_one_namespace_is_kept_out_of_the_other(
                 lambda: intruder.episode(id).data(),
                 lambda: intruder.episodes().ids(),
                 lambda: intruder.episode(id).delete(),
-                lambda: intruder.store.put_blob("theirs", b""),
+                lambda: intruder.store.blobs.put("theirs", b""),
                 lambda: NoteHandler(intruder, "same").delete(),
                 lambda: list(intruder.tail(since=0, timeout_s=0.001)),
             ):

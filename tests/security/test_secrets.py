@@ -212,7 +212,7 @@ def stored(jam: Jamboree) -> bytes:
     for key in jam.redis.scan_iter():
         found += key + jam.redis.dump(key) + (jam.redis.type(key))
         found += b"".join(jam.redis.lrange(key, 0, -1)) if jam.redis.type(key) == b"list" else b""
-    for digest, blob in jam.store.blobs().items():
+    for digest, blob in jam.store.blobs.all().items():
         found += digest.encode() + blob
     for name in jam.mongo.client.list_database_names():
         if name != "admin":  # where the server keeps its users
@@ -234,7 +234,7 @@ def test_an_outage_tells_no_password(
     wait_until(lambda: caplog.records)
     for attempt in (
         lambda: jam.flush(0.01),
-        lambda: jam.store.runs(),
+        lambda: jam.store.listings.runs(),
         lambda: jam.redis.ping(),
         lambda: jam.close(0.01),
     ):

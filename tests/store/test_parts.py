@@ -51,7 +51,7 @@ def test_what_was_popped_and_has_no_copy_yet_is_copied(jam: Jamboree) -> None:
     notes = saved(jam, 6)
     assert len(notes.pop(4)) == 4
 
-    _, frames = jam.redis_store.unacked([notes._key])[notes._key]  # type: ignore[misc]
+    _, frames = jam.redis_store.reader.unacked([notes._key])[notes._key]  # type: ignore[misc]
     assert [frame_span(frame)[:2] for frame in frames] == [(n, n + 1) for n in range(6)]
     assert jam.backup.flush() == 6
     assert jam.backup.verify()

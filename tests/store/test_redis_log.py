@@ -397,7 +397,7 @@ def test_content_is_sent_again_to_a_server_that_came_back_empty(
     server.start()
     store.append([Append("k", CODEC_RECORDS, [frame(0, [1.0])], 1, blobs=blobs)])
     other = RedisStore.from_url(server.url, Keyspace("test"))
-    assert other.blob(name) == b"content"
+    assert other.blobs.get(name) == b"content"
     store.close()
     other.close()
 
@@ -454,14 +454,14 @@ def test_a_log_that_was_begun_anew_is_not_acknowledged_by_a_copy_of_the_old_one(
 ) -> None:
     key = store.keyspace.records("e", {})
     append(store, key, frame(0, [1.0]))
-    (old, _) = store.unacked([key])[key]
+    (old, _) = store.reader.unacked([key])[key]
     store.delete(key)
     append(store, key, frame(0, [2.0]))
 
-    answer = store.acknowledge({key: replace(old, acked=1)}, epoch=store.epoch())
+    answer = store.acknowledgements.acknowledge({key: replace(old, acked=1)}, epoch=store.epoch())
     assert answer == ({key}, set())
     assert store.head(key).acked == 0
-    assert dict(store.unbacked()) == {key: 1}
+    assert dict(store.acknowledgements.unbacked()) == {key: 1}
 
 
 def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: RedisStore) -> None:
@@ -469,10 +469,10 @@ def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: Re
     for first_time in (1.0, 2.0):
         append(store, key, frame(0, [first_time]))
         assert store.delete(key) == first_time
-    store.forget_deleted(key, 1.0, mongo=MONGO)
-    assert store.deleted() == {(key, 2.0)}
-    store.forget_deleted(key, 2.0, mongo=MONGO)
-    assert store.deleted() == set()
+    store.deletions.forget(key, 1.0, mongo=MONGO)
+    assert store.deletions.noted() == {(key, 2.0)}
+    store.deletions.forget(key, 2.0, mongo=MONGO)
+    assert store.deletions.noted() == set()
 
 
 def test_namespaces_are_kept_apart(any_redis: Server, store: RedisStore) -> None:

@@ -172,7 +172,9 @@ class _Export:
             name = read.origin.provenance
             environment = self._environments.get(name)
             if environment is None:
-                environment = self._environment_of(name, self._connection.store.blob(name), one.id)
+                environment = self._environment_of(
+                    name, self._connection.store.blobs.get(name), one.id
+                )
             buffer, metadata, layouts = to_buffer(read, one.decoded(), environment.space_pair)
             episodes.append((buffer, metadata))
             found = {"provenances": {name: self._texts[name]}, "layouts": layouts}

@@ -255,7 +255,7 @@ class Resimulator:
     def _origin(self, whole: WholeEpisode) -> _Origin:
         digest = whole.origin.provenance
         if digest not in self._origins:
-            self._origins[digest] = _origin_of(digest, self._connection.store.blob(digest))
+            self._origins[digest] = _origin_of(digest, self._connection.store.blobs.get(digest))
         return self._origins[digest]
 
     def close(self) -> None:

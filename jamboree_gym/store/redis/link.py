@@ -32,7 +32,7 @@ from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.scripts import Script
 from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
 
-__all__ = ["AccessRefused", "Call", "RedisLink", "as_text", "script_call"]
+__all__ = ["AccessRefused", "Call", "RedisLink", "as_named", "as_text", "script_call"]
 
 _T = TypeVar("_T")
 _NUMBERS = frozenset({bool, int, float})
@@ -102,6 +102,11 @@ class RedisLink:
         if isinstance(answer, RedisError):
             raise self.translated(answer, key=key) from answer
         return answer
+
+    def keys(self, pattern: str) -> list[str]:
+        """Keys that match a pattern, in no order."""
+        found = self.run(lambda: list(self.client.scan_iter(match=pattern, count=1000)))
+        return [as_text(key) for key in found]
 
     def pipeline(self, calls: Callable[[], Sequence[Call]], *, again: bool = True) -> list[Any]:
         """Send calls in one round trip; raises what the server refuses for all keys alike.
@@ -242,6 +247,12 @@ class RedisLink:
 def as_text(name: bytes) -> str:
     """A name out of Redis; where it is no text, others than we wrote it: there is no such thing."""
     return name.decode(errors="replace")
+
+
+def as_named(found: Any) -> dict[str, bytes]:
+    """What HGETALL answers: with RESP 3 a dict, with RESP 2 a list."""
+    pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
+    return {as_text(name): content for name, content in pairs}
 
 
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:

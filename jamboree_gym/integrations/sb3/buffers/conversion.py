@@ -186,7 +186,7 @@ class Conversions:
 
     def _checked(self, episode_id: str, digest: str) -> Converter:
         where = self._connection.keyspace.blob(digest)
-        provenance = decode_provenance(self._connection.store.blob(digest), where=where)
+        provenance = decode_provenance(self._connection.store.blobs.get(digest), where=where)
         if _is_normalised(provenance):
             raise BufferMismatch(
                 f"episode {episode_id!r} was recorded above VecNormalize, and a buffer holds raw "
@@ -217,7 +217,7 @@ def provenances_of(connection: Connection, ids: Sequence[str]) -> Iterator[tuple
     """
     for first in range(0, len(ids), _HEADS_AT_ONCE):
         keys = {connection.keyspace.episode(id): id for id in ids[first : first + _HEADS_AT_ONCE]}
-        heads = connection.store.heads(list(keys))
+        heads = connection.store.reader.heads(list(keys))
         for key, id in keys.items():
             head = heads.get(key)
             if isinstance(head, DecodeError):

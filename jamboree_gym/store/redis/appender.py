@@ -1,0 +1,187 @@
+"""Appending to logs, whatever happens to the server meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.store.log import Append, AppendResult
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.blobs import Blobs
+from jamboree_gym.store.redis.epochs import new_epoch
+from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
+from jamboree_gym.store.redis.listings import listing_arguments
+
+__all__ = ["LogAppender"]
+
+FSYNC_TIMEOUT_S = 4.0
+
+
+class _Server:
+    """What is remembered of the server, as long as it is true.
+
+    Attributes:
+        epoch: Of the namespace; empty as long as nobody has asked.
+        losses: Connections lost by then; another server may have taken its place since.
+        blobs: Digests of the blobs that it holds.
+    """
+
+    def __init__(self, epoch: str, losses: int) -> None:
+        self.epoch = epoch
+        self.losses = losses
+        self.blobs: set[str] = set()
+
+
+class LogAppender:
+    """Appends to logs, and remembers what it has to know of the server.
+
+    Args:
+        link: To the server.
+        keyspace: Names of all keys.
+        blobs: Stored before the frames that refer to them.
+        can_ask: Whether a log that is not here may be in MongoDB.
+    """
+
+    def __init__(self, link: RedisLink, keyspace: Keyspace, blobs: Blobs, *, can_ask: bool) -> None:
+        self._link = link
+        self._keyspace = keyspace
+        self._blobs = blobs
+        self._can_ask = can_ask
+        self._server = _Server("", 0)
+        self._emptied = 0
+
+    def append(
+        self,
+        appends: Sequence[Append],
+        *,
+        fsync: bool = False,
+        prepare: Callable[[], None] | None = None,
+    ) -> list[AppendResult | JamboreeError]:
+        """Append to several logs in one round trip, atomically for each of them.
+
+        Sending the same append again is harmless: a frame that is already there is not added.
+
+        Args:
+            appends: What to append.
+            fsync: Whether to wait until the server has it on disk.
+            prepare: Called before each try, of which there are more where Redis was emptied.
+
+        Returns:
+            For each append the server's decision, or why this one log cannot be written.
+
+        Raises:
+            StoreUnavailable: No answer; what was sent may or may not be stored. Send it again.
+            StoreFull: The server has no memory or disk left.
+        """
+        blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
+        tries = 0
+        server = self._server
+
+        def calls() -> list[Call]:
+            nonlocal tries, server
+            tries += 1
+            server = self._known_server()
+            missing = blobs.keys() - server.blobs
+            sent: list[Call] = [self._blobs.put_call(name, blobs[name]) for name in missing]
+            sent.append(self._append_call(appends, server.epoch, is_repeated=tries > 1))
+            if fsync:
+                sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
+            return sent
+
+        while True:
+            if prepare is not None:
+                prepare()
+            self._learn_epoch()
+            answers = self._link.pipeline(calls)
+            on_disk = answers.pop()[0] if fsync else 1
+            results = answers[-1]
+            if not isinstance(results, bytes):
+                break
+            self._enter(as_text(results))
+        if on_disk < 1:
+            where = self._link.where
+            raise StoreUnavailable(
+                f"Redis at {where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
+            )
+        server.blobs |= blobs.keys()
+        if isinstance(results, RedisError):
+            raise self._link.translated(results, key=appends[0].key) from results
+        was_repeated = tries > 1
+        return [
+            self._append_result(append, answer, was_repeated=was_repeated)
+            for append, answer in zip(appends, results, strict=True)
+        ]
+
+    def _append_result(
+        self, append: Append, answer: Any, *, was_repeated: bool
+    ) -> AppendResult | JamboreeError:
+        if isinstance(answer, RedisError):
+            translated = self._link.translated(answer, key=append.key)
+            if isinstance(translated, DecodeError):
+                return translated
+            raise translated from answer
+        stored, count, t_last = answer
+        is_deleted = int(stored) < 0
+        return AppendResult(
+            max(0, int(stored)), int(count), float(t_last), is_deleted, was_repeated
+        )
+
+    def _append_call(self, appends: Sequence[Append], epoch: str, *, is_repeated: bool) -> Call:
+        space = self._keyspace
+        keys = [space.unbacked, space.runs, space.feed, space.coverage, space.epoch, space.deleted]
+        arguments: list[Any] = ["1" if self._can_ask else "", epoch, new_epoch()]
+        for append in appends:
+            entry, frames = append.entry, append.frames
+            keys += (append.key, space.summaries(entry.run if entry else ""))
+            repeated = "1" if is_repeated or append.is_repeated else ""
+            asked_in = "" if is_repeated else append.asked_in
+            arguments += (
+                str(append.codec),
+                append.note,
+                *listing_arguments(entry),
+                str(append.after),
+            )
+            arguments += (repeated, asked_in, str(len(frames)), *frames)
+        return script_call(scripts.APPEND, keys, arguments)
+
+    def must_ask(self, append: Append, result: AppendResult) -> bool:
+        """Whether MongoDB has to be asked for this log before anything is stored there."""
+        if not result.is_absent or not self._can_ask:
+            return False
+        return result.was_repeated or append.asked_in != self._server.epoch
+
+    def epoch(self) -> str:
+        """The epoch of the namespace: another one than before, and Redis was emptied meanwhile.
+
+        Raises:
+            AccessRefused: There is none, and this user may not write.
+        """
+        return as_text(self._link.script(scripts.EPOCH, (self._keyspace.epoch,), (new_epoch(),)))
+
+    @property
+    def losses(self) -> int:
+        """How many connections were lost, and how often the server was found emptied.
+
+        What was known of it before may be untrue.
+        """
+        return self._link.losses + self._emptied
+
+    def _learn_epoch(self) -> None:
+        """Before the first append: blobs that are sent with it must not be of an earlier epoch."""
+        if not self._known_server().epoch:
+            self._server.epoch = self.epoch()
+
+    def _enter(self, epoch: str) -> None:
+        """Redis was emptied: forget what is remembered of it."""
+        self._emptied += 1
+        self._server = _Server(epoch, self._link.losses)
+
+    def _known_server(self) -> _Server:
+        """Nothing is known of one that was away."""
+        if self._server.losses != self._link.losses:
+            self._server = _Server(self._server.epoch, self._link.losses)
+        return self._server

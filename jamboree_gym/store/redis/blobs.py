@@ -1,0 +1,67 @@
+"""Immutable content under its own digest: schemas, provenance."""
+
+from __future__ import annotations
+
+from jamboree_gym.encoding.batch_format import decode_note, encode_note
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.keys import Keyspace, digest
+from jamboree_gym.store.redis.link import Call, RedisLink
+
+__all__ = ["Blobs"]
+
+
+class Blobs:
+    """Content that many episodes share; each is asked for once, as it never changes.
+
+    Args:
+        link: To the server.
+        keyspace: Names of all keys.
+    """
+
+    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
+        self._link = link
+        self._keyspace = keyspace
+        self._known: dict[str, bytes] = {}
+
+    def put(self, name: str, content: bytes) -> None:
+        """Store immutable content under its own digest, also over what is damaged there."""
+        self._link.call("SET", self._keyspace.blob(name), encode_note(content))
+        self._known[name] = content
+
+    def put_call(self, name: str, content: bytes) -> Call:
+        """The command that stores content unless it is there."""
+        return ("SET", self._keyspace.blob(name), encode_note(content), "NX")
+
+    def get(self, name: str) -> bytes:
+        """Content stored by `put`.
+
+        Raises:
+            DecodeError: It is gone, or damaged.
+        """
+        if name not in self._known:
+            key = self._keyspace.blob(name)
+            note: bytes | None = self._link.call("GET", key)
+            if note is None:
+                where = self._link.where
+                raise DecodeError(f"{key} is missing on {where}: restore it from the backup")
+            self._known[name] = _checked_blob(name, note, where=key)
+        return self._known[name]
+
+    def all(self) -> dict[str, bytes | DecodeError]:
+        """All immutable content of the namespace, by digest; of what is damaged, what is wrong."""
+        prefix = self._keyspace.blob("")
+        found: dict[str, bytes | DecodeError] = {}
+        for key in self._link.keys(f"{prefix}*"):
+            try:
+                note = self._link.call("GET", key)
+                found[key[len(prefix) :]] = _checked_blob(key[len(prefix) :], note, where=key)
+            except DecodeError as error:
+                found[key[len(prefix) :]] = error
+        return found
+
+
+def _checked_blob(name: str, note: bytes, *, where: str) -> bytes:
+    content = decode_note(note, where=where)
+    if digest(content) != name:
+        raise DecodeError(f"{where}: the content is not that of its name, it is damaged")
+    return content

@@ -1,0 +1,88 @@
+"""The listings: the summaries of each run's episodes, and the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from redis.exceptions import RedisError
+
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.link import RedisLink, as_named, as_text
+
+__all__ = ["Listings", "listing_arguments"]
+
+
+class Listings:
+    """Summaries of episodes by run, and whether they are all there.
+
+    Args:
+        link: To the server.
+        keyspace: Names of all keys.
+    """
+
+    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
+        self._link = link
+        self._keyspace = keyspace
+
+    def summaries(self, run: str) -> dict[str, bytes]:
+        """All summaries of a run by episode id."""
+        return as_named(self._link.call("HGETALL", self._keyspace.summaries(run)))
+
+    def summaries_and_coverage(self, run: str) -> tuple[dict[str, bytes], str]:
+        """Both in one round trip: see `summaries` and `coverage`."""
+        key = self._keyspace.summaries(run)
+        found, coverage = self._link.pipeline(
+            lambda: [("HGETALL", key), ("GET", self._keyspace.coverage)]
+        )
+        if isinstance(found, RedisError):
+            raise self._link.translated(found, key=key) from found
+        return as_named(found), as_text(coverage or b"")
+
+    def runs(self) -> list[str]:
+        """Names of all runs, the one written last at the end."""
+        names = self._link.run(
+            lambda: cast(Any, self._link.client.zrange(self._keyspace.runs, 0, -1))
+        )
+        return [as_text(name) for name in names]
+
+    def list_episodes(self, entries: Sequence[IndexEntry], *, standing: str) -> int | None:
+        """List episodes of one run.
+
+        Returns:
+            How many were not listed; None if anything was deleted meanwhile, or Redis emptied.
+        """
+        run, newest = entries[0].run, max(entry.time for entry in entries)
+        space = self._keyspace
+        keys = (space.summaries(run), space.runs, space.deletions, space.epoch)
+        pairs = [part for entry in entries for part in (entry.name, entry.summary)]
+        added = self._link.script(scripts.LIST, keys, (standing, run, repr(newest), *pairs))
+        return None if added is None else int(added)
+
+    def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
+        """Replace a damaged summary in the listing of a run; False where it is another by now."""
+        arguments = (entry.name, instead_of, entry.summary)
+        return bool(self._link.script(scripts.MEND, (self._keyspace.summaries(run),), arguments))
+
+    def coverage(self) -> str:
+        """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""
+        return as_text(self._link.call("GET", self._keyspace.coverage) or b"")
+
+    def put_coverage(self, value: str) -> None:
+        """Say so."""
+        self._link.call("SET", self._keyspace.coverage, value)
+
+    def settle_coverage(self, expected: str, value: str) -> bool:
+        """Say so if nobody has said anything else, and Redis was not emptied meanwhile."""
+        return bool(
+            self._link.script(scripts.SETTLE, (self._keyspace.coverage,), (expected, value))
+        )
+
+
+def listing_arguments(entry: IndexEntry | None) -> tuple[Any, ...]:
+    """What a script needs to list a log: field, summary, run, time."""
+    if entry is None:
+        return "", "", "", "0"
+    return entry.name, entry.summary, entry.run, repr(entry.time)

@@ -1,0 +1,178 @@
+"""Reading logs as Redis itself holds them."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from jamboree_gym.encoding.batch_format import Head, decode_head, frame_span
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.log import LogSlice
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.link import RedisLink, script_call
+
+__all__ = ["LogReader"]
+
+_NOT_ASKED = object()
+
+
+class LogReader:
+    """Reads logs that Redis holds. What MongoDB alone holds, it does not see.
+
+    An answer of more than 8 MB is asked for part by part.
+
+    Args:
+        link: To the server.
+    """
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    def read(self, key: str, *how: Any) -> LogSlice | None:
+        """A slice of one log; `how` as in lua/read.lua. None when there is no such log."""
+        return LogSlice.from_answer(self._in_parts(key, how), where=key)
+
+    def _in_parts(self, key: str, how: tuple[Any, ...], answer: Any = _NOT_ASKED) -> Any:
+        """What the script `READ` answers without a limit, asked for part by part.
+
+        Redis puts an answer together before it sends any of it, and who waits for it gives up
+        after a time; so no answer may be large.
+
+        Args:
+            key: The log.
+            how: What to read of it.
+            answer: The first part, if it has been asked for already.
+        """
+        if answer is _NOT_ASKED:
+            answer = self._link.script(scripts.READ, (key,), (*how, scripts.PART_BYTES))
+        if answer is None or len(answer) == 2:
+            return answer
+        raw_head, frames, stop = answer
+        head, end = decode_head(raw_head, where=key), _end_of(frames)
+        while end < stop:
+            part = ("rest", end, stop, scripts.PART_BYTES)
+            more = self._link.script(scripts.READ, (key,), part)
+            if more is None:
+                return None
+            now = decode_head(more[0], where=key)
+            is_forgotten = now.first != head.first and not _begins_at(more[1], end)
+            # It is another log, MongoDB has the rest now, or it was popped and is forgotten.
+            if now.born != head.born or now.held > end or is_forgotten:
+                return self._in_parts(key, how)
+            frames += more[1]
+            if not more[1] or _end_of(more[1]) <= end:  # damaged: decoding it says so
+                break
+            end = _end_of(more[1])
+        return raw_head, frames
+
+    def read_many(
+        self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
+    ) -> list[LogSlice | None]:
+        """Slices of several logs in one round trip.
+
+        Args:
+            keys: The logs.
+            reads: What to read of each: `("range", start, stop)` or `("last", n)`.
+        """
+        calls = [
+            script_call(scripts.READ, (key,), (*how, scripts.PART_BYTES))
+            for key, how in zip(keys, reads, strict=True)
+        ]
+        answers = self._link.pipeline(lambda: calls) if calls else []
+        return [self._slice(*one) for one in zip(keys, answers, reads, strict=True)]
+
+    def _slice(self, key: str, answer: Any, how: tuple[Any, ...]) -> LogSlice | None:
+        if isinstance(answer, RedisError):
+            raise self._link.translated(answer, key=key) from answer
+        return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
+
+    def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
+        """Heads, and frames that MongoDB has not acknowledged, of several logs in one round trip.
+
+        Args:
+            keys: The logs; those that do not exist are left out.
+
+        Returns:
+            For each log its head and undecoded frames, or what is wrong with it.
+        """
+        calls = [script_call(scripts.READ, (key,), ("unacked", scripts.PART_BYTES)) for key in keys]
+        found: dict[str, tuple[Head, list[bytes]] | DecodeError] = {}
+        answers = self._link.pipeline(lambda: calls) if calls else []
+        for key, answer in zip(keys, answers, strict=True):
+            try:
+                if isinstance(answer, RedisError):
+                    raise self._link.translated(answer, key=key) from answer
+                answer = self._in_parts(key, ("unacked",), answer)
+                if answer is not None:
+                    found[key] = (decode_head(answer[0], where=key), answer[1])
+            except DecodeError as error:
+                found[key] = error
+        return found
+
+    def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
+        """All that several logs hold, in one round trip: head and frames, undecoded.
+
+        Without a script, which would take three times as long for short ones; a single one, which
+        may be large, in parts. Empty where there is no such log. Not for logs that are popped.
+        """
+        if len(keys) == 1:
+            return [self._whole_one(keys[0])]
+        answers = self._link.pipeline(lambda: [("LRANGE", key, "0", "-1") for key in keys])
+        for key, answer in zip(keys, answers, strict=True):
+            if isinstance(answer, RedisError):
+                raise self._link.translated(answer, key=key) from answer
+        return answers
+
+    def _whole_one(self, key: str) -> list[bytes]:
+        try:
+            answer = self._in_parts(key, ("all",))
+        except DecodeError:  # reading it by itself says what is wrong
+            return [self.undecoded_head(key)]
+        return [] if answer is None else [answer[0], *answer[1]]
+
+    def head(self, key: str) -> Head | None:
+        """The head of a log, None when there is no such log."""
+        raw: bytes | None = self._link.call("LINDEX", key, 0)
+        return None if raw is None else decode_head(raw, where=key)
+
+    def undecoded_head(self, key: str) -> bytes:
+        """The bytes of a log's head, whether they are whole or not; none where there is no log."""
+        return self._link.call("LINDEX", key, 0) or b""
+
+    def heads(self, keys: Sequence[str]) -> dict[str, Head | DecodeError]:
+        """Heads of several logs in one round trip; of one that is damaged, what is wrong."""
+        answers = self._link.pipeline(lambda: [("LINDEX", key, "0") for key in keys])
+        found: dict[str, Head | DecodeError] = {}
+        for key, answer in zip(keys, answers, strict=True):
+            try:
+                if isinstance(answer, RedisError):
+                    raise self._link.translated(answer, key=key) from answer
+                if answer is not None:
+                    found[key] = decode_head(answer, where=key)
+            except DecodeError as error:
+                found[key] = error
+        return found
+
+    def memory(self, key: str) -> int:
+        """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
+        return int(self._link.call("MEMORY", "USAGE", key) or 0)
+
+
+def _end_of(frames: Sequence[bytes]) -> int:
+    """Index after the last record of frames as they are stored; a large one where it is damaged."""
+    try:
+        return frame_span(frames[-1])[1]
+    except struct.error:
+        return sys.maxsize
+
+
+def _begins_at(frames: Sequence[bytes], index: int) -> bool:
+    """Whether no record is missing before these; a damaged frame is named when it is decoded."""
+    try:
+        return bool(frames) and frame_span(frames[0])[0] <= index
+    except struct.error:
+        return True
