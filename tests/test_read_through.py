@@ -383,6 +383,18 @@ def test_two_that_pop_a_trimmed_log_get_each_record_once(
     assert sorted(popped) == list(range(80))
 
 
+def test_that_mongodb_had_no_such_log_is_forgotten_once_redis_was_emptied(
+    jam: Jamboree, open_jamboree: OpenJamboree, own_valkey: Server, mongo: Server
+) -> None:
+    other = NoteHandler(open_jamboree(own_valkey.url, mongo_url=mongo.url), "n")
+    assert other.many(9) == []
+    NoteHandler(jam, "n").save({"n": 0})
+    jam.backup.flush()
+    jam.redis.flushall()
+
+    assert [one["n"] for one in other.many(9)] == [0]
+
+
 def test_after_flushall_a_queue_is_popped_on(jam: Jamboree) -> None:
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(10))

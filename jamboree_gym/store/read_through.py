@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Frame, Head
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
@@ -49,6 +49,18 @@ class Ask(Protocol):
         """What MongoDB answers."""
 
 
+class _Absent(NamedTuple):
+    """MongoDB had no such log. Once Redis was emptied, MongoDB has to be asked again.
+
+    Attributes:
+        until: When MongoDB is asked again anyway, on the monotonic clock.
+        standing: `Restorer.standing` before the question.
+    """
+
+    until: float
+    standing: str
+
+
 class BackedStore(RedisStore):
     """Reads as `RedisStore` does. MongoDB supplies what Redis lacks, and Redis gets it back.
 
@@ -76,7 +88,7 @@ class BackedStore(RedisStore):
         self.listings = BackedListings(redis, self._ask)
         self.blobs = BackedBlobs(redis, self._ask)
         self._find_backup = find_backup
-        self._absent: dict[str, float] = {}  # log -> time of the next question
+        self._absent: dict[str, _Absent] = {}
         self._absent_lock = threading.Lock()
         self._questions: list[set[str]] = []  # for each open question, the logs appended to since
         self._warned: set[str] = set()
@@ -201,8 +213,11 @@ class BackedStore(RedisStore):
                 as missing then: Redis never evicts its head.
             DecodeError: The only requested log is damaged.
         """
+        if not keys:
+            return {}
         now = time.monotonic()
-        asked = sorted(key for key in keys if self._absent.get(key, 0.0) <= now)
+        standing = self.redis.restorer.standing()
+        asked = sorted(key for key in keys if not self._is_known_absent(key, standing, now))
         if not asked:
             return {}
         appended = set[str]()
@@ -217,8 +232,13 @@ class BackedStore(RedisStore):
                 self._questions = [one for one in self._questions if one is not appended]
                 if len(self._absent) > MAX_ABSENT:
                     self._absent.clear()
-                self._absent |= dict.fromkeys(absent - appended, now + ABSENT_S)
+                answer = _Absent(now + ABSENT_S, standing)
+                self._absent |= dict.fromkeys(absent - appended, answer)
         return found
+
+    def _is_known_absent(self, key: str, standing: str, now: float) -> bool:
+        known = self._absent.get(key)
+        return known is not None and known.until > now and known.standing == standing
 
     def _restore_missing(self, keys: Sequence[str]) -> dict[str, KeptLog]:
         try:
