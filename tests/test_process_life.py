@@ -69,3 +69,22 @@ def test_at_the_end_what_is_there_and_not_done_is_finished_the_newest_first(proc
 
     assert done.stderr == ""
     assert done.stdout.split() == ["sooner", "later"]
+
+
+TWO_FORKS_UNDER_ONE_PROCESS_ID = """
+import os
+from jamboree_gym.store.redis.epochs import new_epoch
+os.getpid = lambda: 1
+for _ in range(2):
+    if not (child := os.fork()):
+        print(new_epoch(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+print(new_epoch())
+"""
+
+
+def test_no_epoch_is_named_twice_although_a_process_id_comes_again() -> None:
+    done = run_python(TWO_FORKS_UNDER_ONE_PROCESS_ID)
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.split())) == 3
