@@ -20,6 +20,7 @@ from processes import run_python
 import jamboree_gym
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "jamboree_gym"
 
 # The rooms, the lowest first: a room imports only from those before it, and from itself.
 ROOMS = [
@@ -274,14 +275,45 @@ def test_every_module_stands_in_a_room() -> None:
     assert names == set(ROOMS), "a new room goes into ROOMS, above what it imports"
 
 
-@pytest.mark.once
-def test_every_room_says_what_it_is_and_who_imports_it() -> None:
-    silent = [
-        path
+def rooms_named(docstring: str, label: str) -> set[str]:
+    """What stands behind `Imports:` or `Imported by:`."""
+    found = re.search(rf"^{label}: ([^.]*)\.", docstring, re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", found[1])) if found else set()
+
+
+@cache
+def own_edges() -> set[tuple[str, str]]:
+    """Each module of ours, with each of our own names that it imports."""
+    return {
+        (module_name(path), imported)
         for path, tree in own_modules().items()
-        if path.name == "__init__.py" and not ast.get_docstring(tree)
-    ]
-    assert not silent
+        for _, imported in own_imports(path, tree)
+    }
+
+
+def room_of(name: str) -> str:
+    """The room of a module; empty for the package itself."""
+    return name.split(".")[1] if name.count(".") else ""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "room", [module_name(path) for path in sorted(PACKAGE.glob("*/**/__init__.py"))]
+)
+def test_every_room_says_what_it_imports_and_who_imports_it(room: str) -> None:
+    def is_inside(name: str) -> bool:
+        return f"{name}.".startswith(f"{room}.")
+
+    imports, imported_by = set[str](), set[str]()
+    for importer, imported in own_edges():
+        if is_inside(importer) and not is_inside(imported):
+            imports.add(room_of(imported))
+        elif is_inside(imported) and not is_inside(importer):
+            imported_by.add(room_of(importer))
+    docstring = ast.get_docstring(own_modules()[ROOT / Path(*room.split(".")) / "__init__.py"])
+    assert docstring
+    assert rooms_named(docstring, "Imports") == imports - {room_of(room)}
+    assert rooms_named(docstring, "Imported by") == imported_by - {""}
 
 
 @pytest.mark.once

@@ -1,4 +1,7 @@
 """Values of spaces as arrays and bytes: their layout, how they are packed, where two differ.
 
-Imports `errors` and `keys` only. Every other room may import it.
+Imports: `errors`, `keys`.
+Imported by: `backup`, `connection`, `delivery`, `encoding`, `environment`, `handlers`,
+    `integrations`, `reading`, `recording`, `records`, `replay`, `runs`, `servers`, `tables`,
+    `wrappers`.
 """

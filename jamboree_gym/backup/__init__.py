@@ -1,4 +1,9 @@
-"""Redis -> MongoDB and back."""
+"""Redis -> MongoDB and back.
+
+Imports: `arrays`, `connection`, `encoding`, `errors`, `keys`, `progress`, `reading`, `servers`,
+    `store`.
+Imported by: `cli`, `jamboree`.
+"""
 
 from jamboree_gym.backup.backup import Backup, BackupReport, BackupStatus
 from jamboree_gym.backup.policy import RetentionPolicy

@@ -1,4 +1,7 @@
-"""The command line: `jamboree-gym`. One module per group of commands; each parses, calls, shows."""
+"""The command line: `jamboree-gym`. One module per group of commands; each parses, calls, shows.
+
+Imports: `backup`, `errors`, `jamboree`, `progress`, `reading`, `replay`, `servers`, `store`.
+"""
 
 from __future__ import annotations
 

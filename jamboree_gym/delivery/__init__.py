@@ -1,4 +1,7 @@
 """From a recorder to Redis: outboxes, the writer thread, its pacing, and the lease of a process.
 
-Imports `store` and below. `connection` is the only door to it for the rooms above.
+Imports: `arrays`, `encoding`, `environment`, `errors`, `process_life`, `records`, `servers`,
+    `store`.
+Imported by: `connection`, `handlers`, `integrations`, `jamboree`, `reading`, `recording`, `runs`,
+    `wrappers`.
 """

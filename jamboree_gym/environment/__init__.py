@@ -1,4 +1,6 @@
 """Facts about an environment: its origin, arguments, state, spaces and outcomes.
 
-Imports `arrays`. The rooms that encode, record and replay import it.
+Imports: `arrays`, `errors`.
+Imported by: `delivery`, `encoding`, `handlers`, `integrations`, `reading`, `recording`, `replay`,
+    `wrappers`.
 """

@@ -1,4 +1,6 @@
 """Handlers, which store records in one log each; following a log; side logs of an episode.
 
-Imports `connection` and below. `reading`, `recording` and `runs` import it.
+Imports: `arrays`, `connection`, `delivery`, `encoding`, `environment`, `errors`, `records`,
+    `store`.
+Imported by: `jamboree`, `reading`, `recording`, `replay`, `runs`, `wrappers`.
 """

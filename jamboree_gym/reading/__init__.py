@@ -1,4 +1,6 @@
 """Stored episodes: one, many at once, found by their summaries, followed, compared.
 
-Imports `handlers`, `tables` and below. Replay, runs, wrappers and integrations import it.
+Imports: `arrays`, `connection`, `delivery`, `encoding`, `environment`, `errors`, `handlers`,
+    `progress`, `records`, `store`, `tables`.
+Imported by: `backup`, `cli`, `integrations`, `jamboree`, `recording`, `replay`, `runs`, `wrappers`.
 """

@@ -1,4 +1,9 @@
-"""Replays of episodes: played back, simulated and compared, shown, and continued from a step."""
+"""Replays of episodes: played back, simulated and compared, shown, and continued from a step.
+
+Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `handlers`, `progress`,
+    `reading`, `recording`, `records`, `wrappers`.
+Imported by: `cli`.
+"""
 
 from jamboree_gym.environment.env_state import Snapshotable
 from jamboree_gym.replay.fork import ForkedEnv, fork

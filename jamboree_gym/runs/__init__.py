@@ -1,4 +1,6 @@
 """A run: its sessions, its metrics, its checkpoints.
 
-Imports `reading` and below. `integrations.sb3` and `jamboree` import it.
+Imports: `arrays`, `connection`, `delivery`, `encoding`, `errors`, `handlers`, `integrations`,
+    `reading`, `tables`.
+Imported by: `integrations`, `jamboree`.
 """

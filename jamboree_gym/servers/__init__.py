@@ -1,4 +1,5 @@
 """The embedded servers, for users without their own: one supervisor per home, and its clients.
 
-Imports only `errors` and `store.urls`: the supervisor runs without NumPy and Gymnasium.
+Imports: `arrays`, `errors`, `process_life`, `store`.
+Imported by: `backup`, `cli`, `delivery`, `store`.
 """

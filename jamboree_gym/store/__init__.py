@@ -1,4 +1,6 @@
 """Stores of logs: `redis` is the hot log, `mongo` the backup, `read_through` combines both.
 
-Imports `encoding` and below. `delivery`, `handlers`, `reading` and `backup` import it.
+Imports: `encoding`, `errors`, `keys`, `process_life`, `servers`.
+Imported by: `backup`, `cli`, `connection`, `delivery`, `handlers`, `reading`, `recording`,
+    `servers`.
 """

@@ -1,4 +1,5 @@
 """Transitions and summaries as columns: Arrow tables, vaex frames, conditions on columns.
 
-Imports `encoding` and below. `reading` and the exports import it.
+Imports: `arrays`, `encoding`, `errors`, `records`.
+Imported by: `integrations`, `reading`, `recording`, `runs`.
 """

@@ -1,4 +1,9 @@
-"""Environment wrappers."""
+"""Environment wrappers.
+
+Imports: `arrays`, `connection`, `delivery`, `environment`, `errors`, `handlers`, `reading`,
+    `recording`, `records`.
+Imported by: `integrations`, `jamboree`, `replay`.
+"""
 
 from jamboree_gym.wrappers.recent import RecentTransactionsObservation
 from jamboree_gym.wrappers.record import RecordEpisodes

@@ -1,4 +1,7 @@
-"""Recorded episodes as a LeRobot data set; needs neither LeRobot nor torch."""
+"""Recorded episodes as a LeRobot data set; needs neither LeRobot nor torch.
+
+Imports: `arrays`, `errors`, `progress`, `reading`.
+"""
 
 from jamboree_gym.integrations.lerobot.dataset import to_lerobot
 

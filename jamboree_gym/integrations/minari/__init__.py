@@ -1,4 +1,8 @@
-"""Minari datasets out of the store, and into it."""
+"""Minari datasets out of the store, and into it.
+
+Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `keys`, `progress`, `reading`,
+    `recording`, `records`.
+"""
 
 from jamboree_gym.errors import MissingExtra
 

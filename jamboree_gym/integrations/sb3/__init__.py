@@ -1,4 +1,9 @@
-"""What is recorded by Stable-Baselines3, and what it trains from."""
+"""What is recorded by Stable-Baselines3, and what it trains from.
+
+Imports: `arrays`, `connection`, `delivery`, `encoding`, `environment`, `errors`, `keys`,
+    `progress`, `reading`, `recording`, `records`, `runs`, `wrappers`.
+Imported by: `jamboree`, `runs`.
+"""
 
 from jamboree_gym.errors import MissingExtra
 

@@ -1,4 +1,5 @@
 """Rebuilds the environment of an episode, and brings it into a recorded state.
 
-Imported by the other rooms of `replay`.
+Imports: `encoding`, `environment`, `errors`, `handlers`, `reading`, `records`, `wrappers`.
+Imported by: `replay`.
 """

@@ -1,4 +1,6 @@
 """Simulating episodes again and comparing them with what was recorded.
 
-Imports `replay.rebuilding`. `replay.video` and `jamboree_gym.replay` import it.
+Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `progress`, `reading`,
+    `records`.
+Imported by: `replay`.
 """

@@ -1,4 +1,6 @@
 """Stable-Baselines3's buffers, filled with what was recorded, before training or live.
 
-Imported by `jamboree_gym.integrations.sb3` and its room `training`.
+Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `progress`, `reading`,
+    `records`.
+Imported by: `integrations`.
 """
