@@ -228,7 +228,8 @@ class VectorRecorder:
         if self._plain.observation != layout or self._plain.action != action_layout:
             self._plain = StepSchema(layout, action_layout).shared
         schema, now = self._plain, self._clock()
-        gains = gained.astype(np.float64).ravel().tolist()
+        is_plain = gained.dtype == np.float64 and gained.ndim == 1
+        gains = (gained if is_plain else gained.astype(np.float64).ravel()).tolist()
         for index, recorder in enumerate(self._recorders):
             if index in skipped:
                 continue

@@ -146,12 +146,13 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
                 abandoned. All have moved, as above.
         """
         self._recorder.admit()
-        own_actions = copied_batch(actions)
-        awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
-        rng_states = self._rng_states([i for i, resets in enumerate(awaited) if resets])
+        own_actions, size = copied_batch(actions), len(self._awaits_autoreset)
+        awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * size
+        resetting = [i for i, resets in enumerate(awaited) if resets]
+        rng_states = self._rng_states(resetting) if resetting else {}
         with self._recorder.batch() as call:
             result = call.returned = self.env.step(actions)
-            parts = of_step(result, self.num_envs)
+            parts = of_step(result, size)
             self._record(own_actions, *parts, awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result
@@ -169,13 +170,13 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         rng_states: Mapping[int, Mapping[str, Any]],
     ) -> None:
         """Keep what a step returned; `awaited` becomes what the next one resets."""
-        size = self.num_envs
+        size = len(awaited)
         terminated, refused = flags_of("terminations", terminations, size)
         truncated, also_refused = flags_of("truncations", truncations, size)
         refused = {**also_refused, **refused}
-        ends = np.logical_or(terminated, truncated)
-        special = {*np.flatnonzero(ends).tolist(), *np.flatnonzero(awaited).tolist()}
-        special.update(refused)
+        ends = terminated | truncated
+        special = {*ends.nonzero()[0].tolist(), *refused}
+        special.update([i for i, resets in enumerate(awaited) if resets])
         has_infos = batched_infos.__class__ is not dict or batched_infos
         if has_infos or not self._recorder.step_plain(own_actions, batch, rewards, special):
             special = set(range(size))

@@ -54,6 +54,9 @@ def of_step(result: Any, num_envs: int | None = None) -> Returned:
     Raises:
         InvalidRecord: It is something else; says what, and carries it in `returned`.
     """
+    if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
+        plain: Returned = result
+        return plain
     count = len(result) if isinstance(result, (tuple, list)) else None
     if count == 5 and _is_info(result[4], num_envs):
         observation, reward, terminated, truncated, info = result
