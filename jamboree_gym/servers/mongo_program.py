@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import psutil
+
 from jamboree_gym.arrays.unicode_text import is_unicode
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.home import Home, write_private
@@ -109,11 +111,15 @@ class MongoProgram:
         }
         return {("-m", "secantus"), *ours} <= options
 
-    def answers(self) -> bool:
-        """Whether the server accepts our login (or any, while it runs without password)."""
+    def answers(self, pid: int) -> bool:
+        """Whether the server accepts our login (or any, while it runs without password).
+
+        The server of a copied home accepts it, too, and may have taken the port meanwhile: only the
+        answer of our own process counts.
+        """
         from pymongo.errors import OperationFailure, PyMongoError
 
-        if not self.accepts_clients():  # pymongo would check only every half second
+        if not self._is_open_in(pid):  # pymongo would check only every half second
             return False
         try:
             with self._client() as client:
@@ -134,6 +140,14 @@ class MongoProgram:
         except OSError:
             return False
         return True
+
+    def _is_open_in(self, pid: int) -> bool:
+        try:
+            sockets = psutil.Process(pid).net_connections("tcp4")
+        except psutil.Error:  # the process has ended
+            return False
+        listening = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
+        return self._port in listening
 
     def started(self) -> None:
         """Delete all users but ours: others could add some while there was no password."""

@@ -45,8 +45,8 @@ class ServerProgram(Protocol):
     def serves(self, command_line: Sequence[str]) -> bool:
         """Whether a process with this command line serves this home's data, in any mode."""
 
-    def answers(self) -> bool:
-        """Whether the server answers a request now."""
+    def answers(self, pid: int) -> bool:
+        """Whether the server answers a request now, and it is this process that does."""
 
     def accepts_clients(self) -> bool:
         """Whether a stopping server still accepts connections. Asking may help it notice."""
@@ -71,6 +71,10 @@ class ServerProcess:
             return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    def answers(self) -> bool:
+        """Whether the process answers a request now."""
+        return self.program.answers(self.pid)
 
     def how_it_ended(self) -> str:
         """Describe how the process ended; call it only after the end."""
@@ -191,7 +195,7 @@ def _wait_until_it_answers(
     name = server.program.name
     log = server.program.home.server_log(name)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not server.program.answers():
+    while not server.answers():
         words = last_line(log, since_byte=log_start) or "it printed nothing"
         if not server.is_alive():
             how = server.how_it_ended()
@@ -222,7 +226,7 @@ def _adopt(program: ServerProgram) -> ServerProcess | None:
 def _is_as_started(program: ServerProgram, process: psutil.Process) -> bool:
     """Whether a process answers, and has the options and the port that we would give it."""
     try:
-        return bool(process.cmdline() == program.command()) and program.answers()
+        return bool(process.cmdline() == program.command()) and program.answers(process.pid)
     except psutil.NoSuchProcess:
         return False
 

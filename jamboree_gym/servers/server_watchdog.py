@@ -92,7 +92,7 @@ class ServerWatchdog:
     async def _answers(self) -> bool:
         if self._server is None:
             return False
-        return await asyncio.to_thread(self.program.answers)
+        return await asyncio.to_thread(self._server.answers)
 
     async def _keep(self) -> None:
         failures = 0

@@ -79,8 +79,8 @@ class ValkeyProgram:
             Path(command_line[0]).name == "valkey-server"
         )
 
-    def answers(self) -> bool:
-        """Whether it has loaded its data and answers."""
+    def answers(self, pid: int) -> bool:
+        """Whether it has loaded its data and answers; only our own process has the socket."""
         return self._ask(b"PING\r\n").startswith(b"+PONG")
 
     def complaint(self) -> str | None:

@@ -21,7 +21,7 @@ from filelock import FileLock
 import jamboree_gym
 from jamboree_gym.servers.embedded import EmbeddedServers, ServerStatus, server_status
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.mongo_program import MongoProgram
+from jamboree_gym.servers.mongo_program import MongoProgram, _free_port
 
 PATIENCE_S = 30.0
 SUPERVISOR = "--ready-fd"  # is in its command line
@@ -94,7 +94,14 @@ def use_before(home: Path, template_in: Path) -> Path:
         if not template.exists():
             make_used_home(template)
     shutil.copytree(template, home)
+    give_a_port_of_its_own(home)
     return home
+
+
+def give_a_port_of_its_own(home: Path) -> None:
+    """So that no two homes, copied from one, meet at their port when they start at once."""
+    file = Home.at(home).mongo_file
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"port": _free_port()}))
 
 
 def make_used_home(template: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -35,7 +36,7 @@ from jamboree_gym.servers.control import decode
 from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
 from jamboree_gym.servers.home import Home
 from jamboree_gym.servers.mongo_program import MongoProgram
-from jamboree_gym.servers.server_processes import ServerProcess, start_server
+from jamboree_gym.servers.server_processes import ServerProcess, launch, start_server
 
 NOBODY = 65534
 
@@ -283,6 +284,19 @@ def test_users_made_while_the_server_ran_open_are_dropped(
         users = mongo.admin.command("usersInfo")["users"]
     server.stop()
     assert [user["user"] for user in users] == ["jamboree"]
+
+
+def test_the_mongo_of_a_copied_home_is_not_taken_for_our_own(
+    used_home: Path,
+) -> None:
+    with new_home() as copy:
+        copied = MongoProgram(Home.at(shutil.copytree(used_home, copy)))
+        server = start_server(MongoProgram(Home.at(used_home)), threading.Event())
+        try:
+            with pytest.raises(EmbeddedServerError, match="Address already in use"):
+                launch(copied, copied.command(), threading.Event())
+        finally:
+            server.stop()
 
 
 @pytest.mark.once
