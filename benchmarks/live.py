@@ -196,7 +196,7 @@ def newest_of_one() -> None:
         here, there = jam.episode(env.episode_id), elsewhere.episode(env.episode_id)
         newest = elsewhere.store.last(jam.keyspace.episode(env.episode_id), 251)
         assert newest is not None
-        elsewhere.redis.set("as-many-bytes", b"".join(frame.blob for frame in newest.frames))
+        elsewhere.redis.set("as-many-bytes", b"".join(batch.blob for batch in newest.batches))
         taken = in_turn(
             READS,
             memory=lambda: microseconds(lambda: here.recent(16)),

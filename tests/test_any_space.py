@@ -20,7 +20,7 @@ from recorded_envs import ScriptedEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.step_outbox import StepOutbox
-from jamboree_gym.encoding.batch_format import decode_frame
+from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.rows import Rows, decode_rows
 from jamboree_gym.environment.spaces import layout_of_space
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
@@ -150,12 +150,12 @@ def through_the_store(
     box.seal()
     append = box.next_append()
     assert append is not None
-    frames = [decode_frame(frame, where="log") for frame in append.frames]
+    batches = [decode_batch(batch, where="log") for batch in append.batches]
 
     def find(name: str) -> StepSchema:
         return StepSchema.from_blob(append.blobs[name], where=name)
 
-    return Rows.concatenate([decode_rows(frame, find, where="log") for frame in frames])
+    return Rows.concatenate([decode_rows(batch, find, where="log") for batch in batches])
 
 
 @pytest.mark.deep
@@ -235,7 +235,7 @@ def test_an_episode_of_nested_spaces_survives_the_backup(jam: Jamboree) -> None:
     assert all(map(is_same, [step.observation for step in steps], observations))
 
 
-def test_a_shape_that_changes_at_every_step_costs_few_frames(jam: Jamboree) -> None:
+def test_a_shape_that_changes_at_every_step_costs_few_batches(jam: Jamboree) -> None:
     observations = [np.zeros(k % 7) for k in range(501)]
     env = jam.record(ScriptedEnv(observations=observations))
     play(env, [np.zeros(2, np.float32)] * 500)

@@ -18,7 +18,7 @@ from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 from redis.exceptions import OutOfMemoryError
 
 from jamboree_gym import Jamboree
-from jamboree_gym.encoding.batch_format import FRAME_BODY, encode_frame, encode_note
+from jamboree_gym.encoding.batch_format import BATCH_BODY, encode_batch, encode_note
 from jamboree_gym.errors import (
     BackupMismatch,
     DecodeError,
@@ -172,7 +172,7 @@ def test_a_log_of_many_deliveries_is_copied_in_pages(jam: Jamboree) -> None:
     assert len(jam.episode(env.episode_id).data()) == 1200
 
 
-def test_a_frame_of_more_than_16_mb_is_split_and_comes_back(jam: Jamboree) -> None:
+def test_a_batch_of_more_than_16_mb_is_split_and_comes_back(jam: Jamboree) -> None:
     observations = [np.random.default_rng(i).random(2_200_000) for i in range(2)]
     env = jam.record(ScriptedEnv(observations=observations))
     play(env, [ACTION])
@@ -262,12 +262,12 @@ def flip_in_mongo(jam: Jamboree, key: str) -> None:
 
 
 def flip_inline_in_mongo(jam: Jamboree, key: str) -> None:
-    frames = jam.mongo.logs.find_one({"_id": key})["frames"]
-    frames[-1] = flipped(frames[-1])
-    jam.mongo.logs.update_one({"_id": key}, {"$set": {"frames": frames}})
+    batches = jam.mongo.logs.find_one({"_id": key})["frames"]
+    batches[-1] = flipped(batches[-1])
+    jam.mongo.logs.update_one({"_id": key}, {"$set": {"frames": batches}})
 
 
-def lose_inline_frame(jam: Jamboree, key: str) -> None:
+def lose_inline_batch(jam: Jamboree, key: str) -> None:
     jam.mongo.logs.update_one({"_id": key}, {"$pop": {"frames": -1}})
 
 
@@ -297,7 +297,7 @@ HARMS = [
     flip_in_mongo,
     flip_inline_in_mongo,
     lose_chunk,
-    lose_inline_frame,
+    lose_inline_batch,
     flip_head,
     of_another_format,
 ]
@@ -511,7 +511,7 @@ def test_a_blob_that_is_damaged_in_mongodb_does_not_keep_the_rest_back(jam: Jamb
     assert jam.episodes().ids() == ids
 
 
-def test_frames_of_an_interrupted_flush_are_not_restored_without_their_head(
+def test_batches_of_an_interrupted_flush_are_not_restored_without_their_head(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = jam.record(CountingEnv())
@@ -721,19 +721,19 @@ def test_a_log_that_was_begun_anew_follows_what_the_backup_holds(jam: Jamboree) 
     assert [one["n"] for one in NoteHandler(jam, "a").many(999)] == list(range(303))
 
 
-def forge_last_frame(jam: Jamboree, key: str, older: bytes) -> int:
-    """Put an older state of a log back, with another frame at its end; its number of records."""
+def forge_last_batch(jam: Jamboree, key: str, older: bytes) -> int:
+    """Put an older state of a log back, with another batch at its end; its number of records."""
     jam.redis.restore(key, 0, older, replace=True)
-    frame = jam.redis.lindex(key, -1)
-    count = int.from_bytes(frame[4:8], "little")
-    other = encode_frame(
-        codec=frame[3],
-        start=int.from_bytes(frame[8:16], "little"),
+    batch = jam.redis.lindex(key, -1)
+    count = int.from_bytes(batch[4:8], "little")
+    other = encode_batch(
+        codec=batch[3],
+        start=int.from_bytes(batch[8:16], "little"),
         count=count,
         writer=b"somebody",
         t_first=1.0,
         t_last=2.0,
-        body=frame[FRAME_BODY:],
+        body=batch[BATCH_BODY:],
     )
     jam.redis.lset(key, -1, other)
     jam.redis.zadd(jam.keyspace.unbacked, {key: 99})
@@ -745,7 +745,7 @@ def test_other_bytes_of_the_same_episode_are_not_overwritten(jam: Jamboree, step
     key = jam.keyspace.episode(record(jam, steps=steps))
     older = jam.redis.dump(key)
     jam.backup.flush()
-    forge_last_frame(jam, key, older)
+    forge_last_batch(jam, key, older)
 
     with pytest.raises(BackupMismatch, match=r"other bytes at index .*nothing was overwritten"):
         jam.backup.flush()
@@ -760,7 +760,7 @@ def test_other_records_at_the_same_indices_follow_those_that_mongodb_holds(
     jam.flush()
     older = jam.redis.dump(handler._key)
     jam.backup.flush()
-    more = forge_last_frame(jam, handler._key, older)
+    more = forge_last_batch(jam, handler._key, older)
 
     assert jam.backup.flush() == more
     assert jam.backup.verify()
@@ -1019,5 +1019,5 @@ def test_what_a_killed_flush_brought_is_not_brought_again_in_another_form(
     assert jam.backup.flush() == 3 + further
     assert jam.backup.verify()
     inline = jam.mongo.logs.find_one({"_id": handler._key})["frames"]
-    frames = jam.redis.llen(handler._key) - 1
-    assert len(inline) + jam.mongo.chunks.count_documents({"key": handler._key}) == frames
+    batches = jam.redis.llen(handler._key) - 1
+    assert len(inline) + jam.mongo.chunks.count_documents({"key": handler._key}) == batches

@@ -14,11 +14,11 @@ from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     CODEC_STEPS,
     Head,
-    decode_frame,
+    decode_batch,
     decode_head,
     decode_note,
     decode_records,
-    encode_frame,
+    encode_batch,
     encode_note,
     encode_records,
     plain_span,
@@ -30,9 +30,9 @@ numbers = st.integers(0, 2**53)
 times = st.floats(allow_nan=False)
 
 
-def frame_of(records: list[dict[str, Any]], *, start: int = 7, codec: int = CODEC_RECORDS) -> bytes:
+def batch_of(records: list[dict[str, Any]], *, start: int = 7, codec: int = CODEC_RECORDS) -> bytes:
     timestamps = [float(start + i) for i in range(len(records))]
-    return encode_frame(
+    return encode_batch(
         codec=codec,
         start=start,
         count=len(records),
@@ -52,10 +52,10 @@ def frame_of(records: list[dict[str, Any]], *, start: int = 7, codec: int = CODE
     codec=st.sampled_from([CODEC_RECORDS, CODEC_STEPS]),
     body=st.binary(),
 )
-def test_a_frame_comes_back(**parts: Any) -> None:
-    frame = decode_frame(encode_frame(**parts), where="k")
-    assert {name: getattr(frame, name) for name in parts} == parts
-    assert frame.stop == parts["start"] + parts["count"]
+def test_a_batch_comes_back(**parts: Any) -> None:
+    batch = decode_batch(encode_batch(**parts), where="k")
+    assert {name: getattr(batch, name) for name in parts} == parts
+    assert batch.stop == parts["start"] + parts["count"]
 
 
 @given(
@@ -83,26 +83,26 @@ def test_a_note_comes_back(content: bytes) -> None:
 
 @given(st.lists(st.dictionaries(st.text("abc", max_size=3), st.integers()), min_size=1))
 def test_records_come_back_with_index_and_timestamp(records: list[dict[str, Any]]) -> None:
-    decoded = decode_records(decode_frame(frame_of(records), where="k"), where="k")
+    decoded = decode_records(decode_batch(batch_of(records), where="k"), where="k")
     assert decoded == [
         {**record, "index": 7 + i, "timestamp": 7.0 + i} for i, record in enumerate(records)
     ]
 
 
-def test_each_flipped_bit_in_a_frame_gives_decode_error_that_names_key_and_index() -> None:
-    frame = frame_of([{"a": 1}, {"a": 2.5}])
-    for bit in range(len(frame) * 8):
-        damaged = bytearray(frame)
+def test_each_flipped_bit_in_a_batch_gives_decode_error_that_names_key_and_index() -> None:
+    batch = batch_of([{"a": 1}, {"a": 2.5}])
+    for bit in range(len(batch) * 8):
+        damaged = bytearray(batch)
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DecodeError, match=r"^the:key at index \d+: "):
-            decode_frame(bytes(damaged), where="the:key")
+            decode_batch(bytes(damaged), where="the:key")
 
 
-def test_each_shortened_frame_gives_decode_error_that_names_the_key() -> None:
-    frame = frame_of([{"a": 1}])
-    for length in range(len(frame)):
+def test_each_shortened_batch_gives_decode_error_that_names_the_key() -> None:
+    batch = batch_of([{"a": 1}])
+    for length in range(len(batch)):
         with pytest.raises(DecodeError, match=r"^the:key"):
-            decode_frame(frame[:length], where="the:key")
+            decode_batch(batch[:length], where="the:key")
 
 
 def test_each_flipped_bit_in_a_note_gives_decode_error() -> None:
@@ -114,11 +114,11 @@ def test_each_flipped_bit_in_a_note_gives_decode_error() -> None:
             decode_note(bytes(damaged), where="the:key")
 
 
-def test_a_frame_of_an_unknown_version_asks_for_an_upgrade() -> None:
-    frame = bytearray(frame_of([{"a": 1}]))
-    frame[2] = 2
+def test_a_batch_of_an_unknown_version_asks_for_an_upgrade() -> None:
+    batch = bytearray(batch_of([{"a": 1}]))
+    batch[2] = 2
     with pytest.raises(DecodeError, match=r"k at index 7: format version 2 is unknown.* upgrade"):
-        decode_frame(bytes(frame), where="k")
+        decode_batch(bytes(batch), where="k")
 
 
 def a_head(**parts: Any) -> bytes:
@@ -172,30 +172,30 @@ def test_a_head_that_contradicts_itself_gives_decode_error() -> None:
 )
 def test_a_body_that_is_not_what_its_header_says_gives_decode_error(body: bytes) -> None:
     parts = {"start": 0, "count": 2, "writer": b"writer01", "t_first": 1.0, "t_last": 2.0}
-    frame = decode_frame(encode_frame(codec=CODEC_RECORDS, body=body, **parts), where="k")
+    batch = decode_batch(encode_batch(codec=CODEC_RECORDS, body=body, **parts), where="k")
     with pytest.raises(DecodeError, match=r"k at index [01]: "):
-        decode_records(frame, where="k")
+        decode_records(batch, where="k")
 
 
 def test_a_batch_of_steps_is_not_read_as_records() -> None:
-    frame = decode_frame(frame_of([{"a": 1}], codec=CODEC_STEPS), where="k")
+    batch = decode_batch(batch_of([{"a": 1}], codec=CODEC_STEPS), where="k")
     with pytest.raises(DecodeError, match="not a batch of records"):
-        decode_records(frame, where="k")
+        decode_records(batch, where="k")
 
 
 def test_the_checksum_is_the_crc_that_other_languages_have() -> None:
-    frame = frame_of([{"a": 1}])
-    header, stored, body = frame[:40], struct.unpack("<I", frame[40:44])[0], frame[44:]
+    batch = batch_of([{"a": 1}])
+    header, stored, body = batch[:40], struct.unpack("<I", batch[40:44])[0], batch[44:]
     assert stored == zlib.crc32(header + body)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5119, 5120, 5121, 10_240, 10_241, 81_920, 81_921, 10**6])
 def test_the_checksum_of_any_size_is_that_of_zlib(size: int) -> None:
     body = bytes(i * i % 251 for i in range(size))
-    frame = encode_frame(
+    batch = encode_batch(
         codec=CODEC_STEPS, start=0, count=1, writer=bytes(8), t_first=0.0, t_last=0.0, body=body
     )
-    assert struct.unpack("<I", frame[40:44])[0] == zlib.crc32(frame[:40] + body)
+    assert struct.unpack("<I", batch[40:44])[0] == zlib.crc32(batch[:40] + body)
 
 
 def test_a_digest_is_sixteen_hexadecimal_digits() -> None:
@@ -206,10 +206,10 @@ def test_a_digest_is_sixteen_hexadecimal_digits() -> None:
 @pytest.mark.parametrize(("start", "count"), [(3, 0), (2**53 + 1, 1), (2**64 - 1, 2)])
 def test_a_batch_that_is_never_stored_gives_decode_error(start: int, count: int) -> None:
     times = {"t_first": 1.0, "t_last": 1.0}
-    blob = encode_frame(
+    blob = encode_batch(
         codec=CODEC_STEPS, start=start, count=count, writer=bytes(8), **times, body=bytes(20)
     )
 
     with pytest.raises(DecodeError, match=f"log at index {start}: a batch of {count}"):
-        decode_frame(blob, where="log")
+        decode_batch(blob, where="log")
     assert plain_span(blob, CODEC_STEPS)[1] == 0

@@ -23,8 +23,8 @@ from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.backup import rejoin
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
-    decode_frame,
-    encode_frame,
+    decode_batch,
+    encode_batch,
     encode_records,
 )
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
@@ -142,8 +142,8 @@ def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw
         key = jam.keyspace.records("note", {"name": number})
         body = encode_records([1.0], [encode_mapping({"n": number})])
         fields: dict[str, Any] = {"codec": CODEC_RECORDS, "start": 0, "count": 1, "body": body}
-        frame = encode_frame(**fields, writer=b"writer-a", t_first=1.0, t_last=1.0)
-        jam.redis_store.append([Append(key, CODEC_RECORDS, (frame,), 1, blobs=blobs)])
+        batch = encode_batch(**fields, writer=b"writer-a", t_first=1.0, t_last=1.0)
+        jam.redis_store.append([Append(key, CODEC_RECORDS, (batch,), 1, blobs=blobs)])
 
     append(0, {})
     in_the_gap(RedisLink, "pipeline", lambda: (jam.redis.flushall(), append(1, {})))
@@ -179,7 +179,7 @@ def test_records_that_a_backup_read_before_are_not_lost_and_new_ones_follow_them
     seen: list[list[int]] = []
     in_the_gap(
         MongoStore,
-        "insert_frames",
+        "insert_batches",
         lambda: (other.redis.flushall(), seen.append(numbers(other))),
         before=True,
     )
@@ -206,7 +206,7 @@ def test_an_episode_that_a_backup_read_before_is_whole_and_goes_on(
         env.step(ACTION)
     in_the_gap(
         MongoStore,
-        "insert_frames",
+        "insert_batches",
         lambda: (other.redis.flushall(), other.episode(env.episode_id).data()),
         before=True,
     )
@@ -233,7 +233,7 @@ def test_records_that_were_saved_meanwhile_move_behind_those_that_a_backup_broug
         for n in (100, 101, 102, 103):
             notes.save({"n": n})
 
-    in_the_gap(MongoStore, "insert_frames", empty_and_go_on, before=True)
+    in_the_gap(MongoStore, "insert_batches", empty_and_go_on, before=True)
     copier.backup.flush()
     copier.backup.flush()
 
@@ -282,14 +282,14 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
     store, key = jam.redis_store, notes._key
-    frames = jam.redis.lrange(key, 1, -1)
+    batches = jam.redis.lrange(key, 1, -1)
     raw, head = store.reader.undecoded_head(key), store.head(key)
     assert head is not None
     kept = replace(head, count=10, held=0, t_last=head.born - 1)
-    (moved, t_last), *_ = rejoin._renumbered(kept, [decode_frame(frames[0], where=key)])
+    (moved, t_last), *_ = rejoin._renumbered(kept, [decode_batch(batches[0], where=key)])
     joined = replace(head, first=10, held=10, newest=10, acked=10, count=13, t_last=t_last)
     assert store.restorer.replace(key, joined, [moved], instead_of=raw, epoch=store.epoch())
-    again = Append(key, CODEC_RECORDS, frames, 3, is_repeated=True)
+    again = Append(key, CODEC_RECORDS, batches, 3, is_repeated=True)
 
     (result,) = store.append([again])
     assert isinstance(result, AppendResult)
@@ -299,7 +299,7 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     assert result.stored == 0
 
 
-def test_frames_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
+def test_batches_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
     open_jam: Open, in_the_gap: Callable[..., None]
 ) -> None:
     jam, other = open_jam(write="sync"), open_jam()
@@ -311,7 +311,7 @@ def test_frames_that_a_killed_backup_left_are_cleared_where_redis_has_lost_them(
     def die() -> None:
         raise KeyboardInterrupt
 
-    in_the_gap(MongoStore, "insert_frames", die)
+    in_the_gap(MongoStore, "insert_batches", die)
     with pytest.raises(KeyboardInterrupt):
         jam.backup.flush()
     jam.redis.flushall()

@@ -79,12 +79,12 @@ def check_that_all_records_reached_redis_and_mongo(handler: DBHandler, at_least:
 
 def records_in_mongo(jam: Jamboree) -> list[dict]:
     """Every record of every chunk, read with pymongo, in order."""
-    from jamboree_gym.encoding.batch_format import decode_frame
+    from jamboree_gym.encoding.batch_format import decode_batch
 
     found = []
     for chunk in jam.mongo["chunks"].find().sort("_id", 1):
-        frame = decode_frame(chunk["content"], where=chunk["_id"])
-        found += decode_value(bytes(frame.body[frame.count * 8 :]), where=chunk["_id"])
+        batch = decode_batch(chunk["content"], where=chunk["_id"])
+        found += decode_value(bytes(batch.body[batch.count * 8 :]), where=chunk["_id"])
     return found
 
 

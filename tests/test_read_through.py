@@ -22,7 +22,7 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.encoding.batch_format import decode_head, frame_span
+from jamboree_gym.encoding.batch_format import batch_span, decode_head
 from jamboree_gym.errors import (
     DecodeError,
     EpisodeNotFound,
@@ -84,13 +84,13 @@ def record(jam: Jamboree, steps: int = 3, length: int = 3, **options: Any) -> st
     return env.episode_id
 
 
-def record_in_frames(jam: Jamboree, frames: int = 9, rows: int = 3, copied: int = 4) -> str:
-    """Record an episode in many frames, the first of which are copied before the others."""
+def record_in_batches(jam: Jamboree, batches: int = 9, rows: int = 3, copied: int = 4) -> str:
+    """Record an episode in many batches, the first of which are copied before the others."""
     env = jam.record(CountingEnv(length=10**9))
     play(env, [ACTION] * (rows - 1))
     jam.flush()
-    for frame in range(1, frames):
-        if frame == copied:
+    for batch in range(1, batches):
+        if batch == copied:
             jam.backup.flush()
         for _ in range(rows):
             env.step(ACTION)
@@ -100,13 +100,13 @@ def record_in_frames(jam: Jamboree, frames: int = 9, rows: int = 3, copied: int 
     return env.episode_id
 
 
-def trim(jam: Jamboree, key: str, frames: int) -> None:
-    """Let go of the oldest frames of a log."""
+def trim(jam: Jamboree, key: str, batches: int) -> None:
+    """Let go of the oldest batches of a log."""
     head = decode_head(jam.redis.lindex(key, 0), where=key)
     assert head.acked == head.count
     blobs = jam.redis.lrange(key, 1, -1)
-    held = frame_span(blobs[frames])[0] if frames < len(blobs) else head.count
-    jam.redis.ltrim(key, frames, -1)
+    held = batch_span(blobs[batches])[0] if batches < len(blobs) else head.count
+    jam.redis.ltrim(key, batches, -1)
     jam.redis.lset(key, 0, replace(head, held=held).encode())
 
 
@@ -181,7 +181,7 @@ def test_each_way_to_read_a_lost_episode_brings_it_back(
         ]
 
     reader = open_jamboree(own_valkey.url, mongo_url=mongo.url)
-    id = record_in_frames(jam)
+    id = record_in_batches(jam)
     first, ways = all_ways(id), len(all_ways(id))
     key = jam.keyspace.episode(id)
     for lost in (lambda: jam.redis.delete(key), jam.redis.flushall, lambda: trim(jam, key, 5)):
@@ -281,10 +281,10 @@ def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> 
 def test_every_read_of_a_trimmed_log_finds_what_was_there(
     jam: Jamboree, room: str, trimmed: int
 ) -> None:
-    id = record_in_frames(jam)
+    id = record_in_batches(jam)
     key, store = jam.keyspace.episode(id), jam.store
-    frames = [frame for frame in jam.redis_store.read(key, 0, 10**9).frames]  # type: ignore[union-attr]
-    edges = sorted({frame.t_first for frame in frames} | {frame.t_last for frame in frames})
+    batches = [batch for batch in jam.redis_store.read(key, 0, 10**9).batches]  # type: ignore[union-attr]
+    edges = sorted({batch.t_first for batch in batches} | {batch.t_last for batch in batches})
     times = [edges[0] - 1, edges[0], edges[5], edges[9], edges[-1], edges[-1] + 1]
     reads: list[tuple[Any, ...]] = [
         *(("range", a, b) for a, b in product((0, 1, 8, 9, 14, 26), (1, 9, 13, 27, 99)) if a < b),
@@ -297,31 +297,31 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         *(("as_of", repr(t), k) for t, k in product(times, (0, 1, 3))),
     ]
     whole = jam.redis.lrange(key, 0, -1)
-    expected = [[frame.blob for frame in jam.redis_store._read(key, *how).frames] for how in reads]  # type: ignore[union-attr]
+    expected = [[batch.blob for batch in jam.redis_store._read(key, *how).batches] for how in reads]  # type: ignore[union-attr]
     trim(jam, key, trimmed)
     rest = jam.redis.lrange(key, 0, -1)
     for how, wanted in zip(reads, expected, strict=True):
         if room == "put back":
             with jam.redis.pipeline() as pipe:
                 pipe.delete(key).rpush(key, *rest).execute()
-        found = [frame.blob for frame in store._read(key, *how).frames]  # type: ignore[union-attr]
+        found = [batch.blob for batch in store._read(key, *how).batches]  # type: ignore[union-attr]
         missed = [blob for blob in wanted if blob not in found]
         assert not missed, how
-        spans = [frame_span(blob)[:2] for blob in found]
+        spans = [batch_span(blob)[:2] for blob in found]
         assert all(a[1] == b[0] for a, b in pairwise(spans)), how
     jam.backup.restore()
     assert jam.redis.lrange(key, 1, -1) == whole[1:]
     assert is_in_redis(jam, key)
 
 
-def test_frames_that_mongodb_keeps_twice_are_read_once(jam: Jamboree, room: str) -> None:
-    id = record_in_frames(jam)
+def test_batches_that_mongodb_keeps_twice_are_read_once(jam: Jamboree, room: str) -> None:
+    id = record_in_batches(jam)
     key = jam.keyspace.episode(id)
     wanted = jam.episode(id).data().rewards.tolist()
     inline = jam.mongo.logs.find_one({"_id": key})["frames"]
     born = decode_head(jam.redis.lindex(key, 0), where=key).born
     # as a backup leaves it that was killed before it had kept a head
-    assert jam.mongo_store.insert_frames((key, born, blob) for blob in inline) == {}
+    assert jam.mongo_store.insert_batches((key, born, blob) for blob in inline) == {}
     trim(jam, key, 6)
 
     assert jam.episode(id).data().rewards.tolist() == wanted
@@ -425,7 +425,7 @@ def test_what_is_large_comes_back_page_by_page(
 
 
 def test_a_full_redis_is_read_from_mongodb(jam: Jamboree) -> None:
-    id = record_in_frames(jam)
+    id = record_in_batches(jam)
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(10))
     jam.backup.flush()
@@ -444,8 +444,8 @@ def test_a_full_redis_is_read_from_mongodb(jam: Jamboree) -> None:
     assert len(list(jam.redis_store.log_keys())) == 1
 
 
-def test_a_full_redis_is_not_filled_by_older_frames(jam: Jamboree) -> None:
-    id = record_in_frames(jam)
+def test_a_full_redis_is_not_filled_by_older_batches(jam: Jamboree) -> None:
+    id = record_in_batches(jam)
     key = jam.keyspace.episode(id)
     wanted = jam.episode(id).data().rewards.tolist()
     trim(jam, key, 5)
@@ -508,7 +508,7 @@ def test_a_part_that_mongodb_alone_holds_is_never_left_out_in_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
-    id = record_in_frames(jam)
+    id = record_in_batches(jam)
     trim(jam, jam.keyspace.episode(id), 5)
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
 
@@ -520,7 +520,7 @@ def test_a_part_that_mongodb_alone_holds_is_never_left_out_in_silence(
 
 
 def test_a_trimmed_part_that_mongodb_lost_is_a_decode_error(jam: Jamboree) -> None:
-    id = record_in_frames(jam)
+    id = record_in_batches(jam)
     key = jam.keyspace.episode(id)
     trim(jam, key, 6)
     jam.mongo.chunks.delete_one({"key": key})

@@ -20,7 +20,7 @@ from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     Head,
     decode_records,
-    encode_frame,
+    encode_batch,
     encode_records,
 )
 from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
@@ -78,7 +78,7 @@ def kept(jam: Jamboree, key: str) -> tuple[Head, int]:
     (_, found), *_ = kept_logs(jam.mongo_store, [key])
     assert isinstance(found, tuple)
     head, blobs = found
-    return head, sum(frame.count for frame in checked_chain(blobs, head, where=key))
+    return head, sum(batch.count for batch in checked_chain(blobs, head, where=key))
 
 
 def trim_all(jam: Jamboree) -> None:
@@ -268,12 +268,12 @@ def test_no_more_goes_than_is_needed(jam: Jamboree) -> None:
 def test_of_what_goes_in_part_no_more_goes_than_is_needed(jam: Jamboree) -> None:
     store, key = jam.redis_store, jam.keyspace.records("n", {})
     times = [time.time() + number for number in range(6)]
-    frames = [append(key, number, t=t) for number, t in enumerate(times)]
-    for one in frames:
+    batches = [append(key, number, t=t) for number, t in enumerate(times)]
+    for one in batches:
         store.append([one])
     jam.backup.flush()
     found, counts = [Candidate(times[0], key, times[0], None)], {key: 6}
-    size = len(frames[0].frames[0])
+    size = len(batches[0].batches[0])
     let = store.room.trim(found, counts, before=1e300, enough_bytes=size + 1)
     assert (let.freed_bytes, [one.time for one in let.later]) == (2 * size, [times[2]])
     let = store.room.trim(let.later, counts, before=times[4])
@@ -451,8 +451,8 @@ def append(key: str, start: int, *, writer: bytes = WRITER, t: float | None = No
     t = time.time() if t is None else t
     body = encode_records([t], [b"\x81\xa1n" + bytes([start])])
     options: Any = {"codec": CODEC_RECORDS, "start": start, "count": 1, "writer": writer}
-    frame = encode_frame(**options, t_first=t, t_last=t, body=body)
-    return Append(key, CODEC_RECORDS, [frame], start + 1)
+    batch = encode_batch(**options, t_first=t, t_last=t, body=body)
+    return Append(key, CODEC_RECORDS, [batch], start + 1)
 
 
 def age(jam: Jamboree, key: str) -> None:
@@ -487,8 +487,8 @@ def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
     any_jam.backup.flush()
     (_, found), *_ = kept_logs(any_jam.mongo_store, [key])
     assert isinstance(found, tuple)
-    frames = checked_chain(found[1], found[0], where=key)
-    assert [decode_records(one, where=key)[0]["n"] for one in frames] == [0, 1]
+    batches = checked_chain(found[1], found[0], where=key)
+    assert [decode_records(one, where=key)[0]["n"] for one in batches] == [0, 1]
 
 
 def test_records_that_are_old_go_as_they_come_to_be_too_old(jam: Jamboree) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from jamboree_gym.arrays.layout import Leaf
-from jamboree_gym.delivery.outbox import MAX_FRAMES_PER_APPEND
-from jamboree_gym.delivery.step_buffer import LOOK_EVERY_BYTES, MAX_FRAME_BYTES, ROWS_PER_FRAME
+from jamboree_gym.delivery.outbox import MAX_BATCHES_PER_APPEND
+from jamboree_gym.delivery.step_buffer import LOOK_EVERY_BYTES, MAX_BATCH_BYTES, ROWS_PER_BATCH
 from jamboree_gym.delivery.step_outbox import StepOutbox
-from jamboree_gym.encoding.batch_format import decode_frame
+from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.rows import ROW_WIDTH, StepSchema, decode_rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
@@ -51,20 +51,20 @@ def put(box: StepOutbox, number: int, reward: float = 1.0) -> bool:
 
 
 def accepted(box: StepOutbox) -> list[bytes]:
-    """The frames of the next append, as if the server had taken them."""
+    """The batches of the next append, as if the server had taken them."""
     append = box.next_append()
     if append is None:
         return []
-    box.settle(AppendResult(len(append.frames), append.after, 0.0))
-    return list(append.frames)
+    box.settle(AppendResult(len(append.batches), append.after, 0.0))
+    return list(append.batches)
 
 
-def all_numbers(frames: list[bytes]) -> list[float]:
+def all_numbers(batches: list[bytes]) -> list[float]:
     numbers: list[float] = []
-    for blob in frames:
-        frame = decode_frame(blob, where="log")
-        assert frame.start == len(numbers)
-        numbers += decode_rows(frame, lambda _: SCHEMA, where="log").observations[:, 0].tolist()
+    for blob in batches:
+        batch = decode_batch(blob, where="log")
+        assert batch.start == len(numbers)
+        numbers += decode_rows(batch, lambda _: SCHEMA, where="log").observations[:, 0].tolist()
     return numbers
 
 
@@ -81,13 +81,13 @@ def hasty_threads() -> Iterator[None]:
 @pytest.mark.parametrize("keep", [1, 300])
 def test_rows_put_while_another_thread_seals_are_sent_once_and_in_order(keep: int) -> None:
     box = begun(keep=keep)
-    frames: list[bytes] = []
+    batches: list[bytes] = []
     stopped = threading.Event()
 
     def deliver() -> None:
         while not stopped.is_set():
             box.seal()
-            frames.extend(accepted(box))
+            batches.extend(accepted(box))
 
     thread = threading.Thread(target=deliver)
     thread.start()
@@ -98,9 +98,9 @@ def test_rows_put_while_another_thread_seals_are_sent_once_and_in_order(keep: in
     box.end("terminated")
     box.seal()
     while sent := accepted(box):
-        frames += sent
+        batches += sent
 
-    assert all_numbers(frames) == list(range(20_001))
+    assert all_numbers(batches) == list(range(20_001))
     assert (box.unsaved, box.summary.steps, box.summary.status) == (0, 20_000, "terminated")
 
 
@@ -196,7 +196,7 @@ def test_a_last_row_that_is_sealed_before_the_end_is_announced_ends_the_episode(
 
 def test_the_summary_is_never_ahead_of_the_rows() -> None:
     box = begun()
-    count = MAX_FRAMES_PER_APPEND * ROWS_PER_FRAME + 10
+    count = MAX_BATCHES_PER_APPEND * ROWS_PER_BATCH + 10
     for number in range(1, count):
         put(box, number)
     box.end("terminated")
@@ -205,13 +205,13 @@ def test_the_summary_is_never_ahead_of_the_rows() -> None:
     told = []
     while append := box.next_append():
         summary, _ = decode_episode_note(append.note, episode_id="e", where="log")
-        last = decode_frame(append.frames[-1], where="log")
+        last = decode_batch(append.batches[-1], where="log")
         told.append((summary.steps, summary.status))
         assert summary.steps == last.stop - 1
-        box.settle(AppendResult(len(append.frames), last.stop, 0.0))
+        box.settle(AppendResult(len(append.batches), last.stop, 0.0))
 
     assert told == [
-        (MAX_FRAMES_PER_APPEND * ROWS_PER_FRAME - 1, "running"),
+        (MAX_BATCHES_PER_APPEND * ROWS_PER_BATCH - 1, "running"),
         (count - 1, "terminated"),
     ]
 
@@ -251,8 +251,8 @@ def test_a_reset_that_is_sealed_already_keeps_its_layout() -> None:
     step(box, np.zeros(3, np.float32), OBSERVATION, 0.0, False, False, None)
     box.seal()
 
-    frames = accepted(box)
-    assert [decode_frame(blob, where="log").count for blob in frames] == [1, 1]
+    batches = accepted(box)
+    assert [decode_batch(blob, where="log").count for blob in batches] == [1, 1]
 
 
 def test_recent_leaves_rows_of_another_layout_to_the_store() -> None:
@@ -294,8 +294,8 @@ def test_layouts_that_are_sealed_are_forgotten() -> None:
         step(box, number % 2 or np.int64(0), OBSERVATION, 1.0, False, False, None)
     box.seal()
 
-    assert len(box._schemas) <= 11 + ROWS_PER_FRAME
-    assert sum(decode_frame(blob, where="log").count for blob in accepted(box)) == 1_001
+    assert len(box._schemas) <= 11 + ROWS_PER_BATCH
+    assert sum(decode_batch(blob, where="log").count for blob in accepted(box)) == 1_001
 
 
 def test_what_waits_is_counted_with_its_infos() -> None:
@@ -322,11 +322,11 @@ def test_large_rows_are_a_reason_to_look_at_what_waits_every_time() -> None:
 def test_small_rows_are_a_reason_now_and_then() -> None:
     box = begun()
 
-    assert [put(box, number) for number in range(1, 2 * ROWS_PER_FRAME)].count(True) == 2
+    assert [put(box, number) for number in range(1, 2 * ROWS_PER_BATCH)].count(True) == 2
 
 
-def test_large_rows_make_small_frames() -> None:
-    shape = (MAX_FRAME_BYTES // 4,)
+def test_large_rows_make_small_batches() -> None:
+    shape = (MAX_BATCH_BYTES // 4,)
     box = outbox(schema=StepSchema(Leaf(np.dtype(np.uint8), shape, "array"), SCHEMA.action))
     observation = np.zeros(shape, np.uint8)
     box.put_reset(observation, None)
@@ -334,7 +334,7 @@ def test_large_rows_make_small_frames() -> None:
         step(box, 0, observation, 0.0, False, False, None)
     box.seal()
 
-    assert max(map(len, accepted(box))) < MAX_FRAME_BYTES * 1.1
+    assert max(map(len, accepted(box))) < MAX_BATCH_BYTES * 1.1
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_refused_outbox_counts_what_it_loses_but_does_not_hold_it() -> None:
 
     assert box.unsaved == 1_001
     assert box.pending_bytes == 0
-    assert len(box._rows) <= (ROWS_PER_FRAME + 1) * ROW_WIDTH
+    assert len(box._rows) <= (ROWS_PER_BATCH + 1) * ROW_WIDTH
     assert box.next_append() is None
 
 

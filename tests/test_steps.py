@@ -1,4 +1,4 @@
-"""Rows <-> frames, for every dtype and shape that a space may have."""
+"""Rows <-> batches, for every dtype and shape that a space may have."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from jamboree_gym.arrays.values import encode_mapping, encode_value
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     CODEC_STEPS,
-    Frame,
-    decode_frame,
-    encode_frame,
+    Batch,
+    decode_batch,
+    encode_batch,
 )
-from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_frames
+from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches
 from jamboree_gym.encoding.row_parts import cut_rows
 from jamboree_gym.encoding.rows import (
     ROW_WIDTH,
@@ -67,8 +67,8 @@ def row(observation: Any, action: Any = 0, info: bytes | None = None, at: float 
     return (kept[0], kept[1], 0.5, False, True, at, info, None)
 
 
-def frame_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options: Any) -> Frame:
-    blob = encode_frame(
+def batch_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options: Any) -> Batch:
+    blob = encode_batch(
         codec=CODEC_STEPS,
         start=start,
         count=len(rows),
@@ -77,11 +77,11 @@ def frame_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options:
         t_last=rows[-1][5],
         body=encode_rows(flat(rows), schema, **options),
     )
-    return decode_frame(blob, where="log")
+    return decode_batch(blob, where="log")
 
 
 def stored_and_read(rows: Sequence[Row], schema: StepSchema, **options: Any) -> Rows:
-    return decode_rows(frame_of(rows, schema, **options), stored(schema, NUMPY), where="log")
+    return decode_rows(batch_of(rows, schema, **options), stored(schema, NUMPY), where="log")
 
 
 def stored(*schemas: StepSchema) -> FindSchema:
@@ -170,7 +170,7 @@ def test_infos_come_back_each_with_its_row(infos: list[dict[str, Any]]) -> None:
     assert stored_and_read(rows, StepSchema(INT64, INT64)).infos == infos
 
 
-def test_a_frame_without_infos_spends_no_byte_on_them() -> None:
+def test_a_batch_without_infos_spends_no_byte_on_them() -> None:
     schema = StepSchema(FLOAT32, INT64)
     observation = np.zeros(2, np.float32)
     plain = encode_rows(flat([row(observation)]), schema)
@@ -185,9 +185,9 @@ def test_what_actions_were_comes_back() -> None:
     rows = [row(0, 1), row(0, np.int64(1)), row(0, 1)]
 
     python, numpy = StepSchema(INT64, INT64), StepSchema(INT64, NUMPY.action)
-    frame = frame_of(rows, python, start=7, changes=[(1, numpy), (2, python)])
+    batch = batch_of(rows, python, start=7, changes=[(1, numpy), (2, python)])
 
-    read = decode_rows(frame, stored(python, numpy), where="log")
+    read = decode_rows(batch, stored(python, numpy), where="log")
 
     assert [type(read.action(n)) for n in range(3)] == [int, np.int64, int]
 
@@ -284,8 +284,8 @@ def test_every_row_is_in_one_part_with_its_own_layout(
 # -- damage -----------------------------------------------------------------------------------
 
 
-def damaged_frame(body: bytes, count: int = 3) -> Frame:
-    return Frame(5, count, 1.0, 2.0, CODEC_STEPS, bytes(8), memoryview(body))
+def damaged_batch(body: bytes, count: int = 3) -> Batch:
+    return Batch(5, count, 1.0, 2.0, CODEC_STEPS, bytes(8), memoryview(body))
 
 
 GOOD_SCHEMA = StepSchema(FLOAT32, INT64)
@@ -299,7 +299,7 @@ def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: i
     body = bytearray(GOOD_BODY)
     body[position] = value
     with contextlib.suppress(DecodeError):
-        rows = decode_rows(damaged_frame(bytes(body)), stored(GOOD_SCHEMA), where="log")
+        rows = decode_rows(damaged_batch(bytes(body)), stored(GOOD_SCHEMA), where="log")
 
         assert rows.observations.shape == (3, 2)
 
@@ -308,25 +308,25 @@ def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: i
 @example(12 + int.from_bytes(GOOD_BODY[8:12], "little"))  # just behind the Arrow part
 def test_a_body_that_was_cut_off_is_named(length: int) -> None:
     with pytest.raises(DecodeError, match="log at index 5"):
-        decode_rows(damaged_frame(GOOD_BODY[:length]), stored(GOOD_SCHEMA), where="log")
+        decode_rows(damaged_batch(GOOD_BODY[:length]), stored(GOOD_SCHEMA), where="log")
 
 
 def test_a_wrong_number_of_rows_is_named() -> None:
     with pytest.raises(DecodeError, match="3 rows where its header says 4"):
-        decode_rows(damaged_frame(GOOD_BODY, count=4), stored(GOOD_SCHEMA), where="log")
+        decode_rows(damaged_batch(GOOD_BODY, count=4), stored(GOOD_SCHEMA), where="log")
 
 
 def test_infos_that_are_no_msgpack_are_named() -> None:
     size = 12 + int.from_bytes(GOOD_BODY[8:12], "little")
     with pytest.raises(DecodeError, match="log at index 5"):
-        decode_rows(damaged_frame(GOOD_BODY[:size] + b"\xc1"), stored(GOOD_SCHEMA), where="log")
+        decode_rows(damaged_batch(GOOD_BODY[:size] + b"\xc1"), stored(GOOD_SCHEMA), where="log")
 
 
-def test_a_frame_of_records_is_not_one_of_steps() -> None:
-    frame = Frame(0, 1, 1.0, 1.0, CODEC_RECORDS, bytes(8), memoryview(GOOD_BODY))
+def test_a_batch_of_records_is_not_one_of_steps() -> None:
+    batch = Batch(0, 1, 1.0, 1.0, CODEC_RECORDS, bytes(8), memoryview(GOOD_BODY))
 
     with pytest.raises(DecodeError, match="not a batch of steps"):
-        schema_digest(frame, where="log")
+        schema_digest(batch, where="log")
 
 
 @pytest.mark.parametrize("blob", [b"", b"nonsense", GOOD_SCHEMA.blob[:40]], ids=len)
@@ -351,11 +351,11 @@ def test_equal_layouts_have_one_blob() -> None:
 BATCH_END = 12 + int.from_bytes(GOOD_BODY[8:12], "little")
 
 
-def sealed(body: bytes) -> Frame:
-    """A whole frame, with its checksum."""
+def sealed(body: bytes) -> Batch:
+    """A whole batch, with its checksum."""
     times = {"t_first": 1.0, "t_last": 1.0}
-    blob = encode_frame(codec=CODEC_STEPS, start=5, count=3, writer=bytes(8), **times, body=body)
-    return decode_frame(blob, where="log")
+    blob = encode_batch(codec=CODEC_STEPS, start=5, count=3, writer=bytes(8), **times, body=body)
+    return decode_batch(blob, where="log")
 
 
 def rest(infos: list[Any], changes: list[Any] | None = None) -> bytes:
@@ -363,7 +363,7 @@ def rest(infos: list[Any], changes: list[Any] | None = None) -> bytes:
     return GOOD_BODY[:BATCH_END] + msgspec.msgpack.encode((infos, changes or []))
 
 
-@pytest.mark.parametrize("read", [decode_rows, lambda f, *a, **k: decode_frames([f], *a, **k)])
+@pytest.mark.parametrize("read", [decode_rows, lambda f, *a, **k: decode_batches([f], *a, **k)])
 @pytest.mark.parametrize(
     "body",
     [
@@ -387,7 +387,7 @@ def test_rows_of_other_columns_are_refused() -> None:
     body = rest([], [(1, other.digest_bytes)])
 
     with pytest.raises(DecodeError, match="other columns"):
-        decode_rows(damaged_frame(body), stored(GOOD_SCHEMA, other), where="log")
+        decode_rows(damaged_batch(body), stored(GOOD_SCHEMA, other), where="log")
 
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
@@ -404,10 +404,10 @@ def test_a_compressed_batch_is_refused_before_it_is_unpacked(codec: str) -> None
     body = GOOD_BODY[:8] + len(message).to_bytes(4, "little") + message + GOOD_BODY[BATCH_END:]
 
     with pytest.raises(DecodeError, match="compressed"):
-        decode_rows(damaged_frame(body), stored(GOOD_SCHEMA), where="log")
+        decode_rows(damaged_batch(body), stored(GOOD_SCHEMA), where="log")
 
 
-def test_a_frame_shorter_than_a_batch_is_not_cut() -> None:
+def test_a_batch_shorter_than_a_batch_is_not_cut() -> None:
     collector = RowCollector(GOOD_SCHEMA)
 
     assert not collector.add_alike([sealed(GOOD_BODY[:4]).blob], 3)

@@ -16,7 +16,7 @@ from recorded_envs import ACTION, CountingEnv, play
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree, StepData
-from jamboree_gym.encoding.batch_format import encode_frame
+from jamboree_gym.encoding.batch_format import encode_batch
 from jamboree_gym.errors import EpisodeNotFound, JamboreeClosed, StoreUnavailable
 from jamboree_gym.handlers.follow import EpisodeTail
 from jamboree_gym.reading.episode import Episode
@@ -356,7 +356,7 @@ def test_a_follower_keeps_the_feed_from_expiring(
 
 def one_frame() -> bytes:
     times = {"t_first": 1.0, "t_last": 1.0}
-    return encode_frame(codec=2, start=0, count=1, writer=bytes(8), body=b"", **times)
+    return encode_batch(codec=2, start=0, count=1, writer=bytes(8), body=b"", **times)
 
 
 def test_the_feed_is_capped(jam: Jamboree) -> None:

@@ -142,7 +142,7 @@ class StepSchema:
 
     @cached_property
     def digest_bytes(self) -> bytes:
-        """Name of the blob as a frame holds it."""
+        """Name of the blob as a batch holds it."""
         return bytes.fromhex(self.digest)
 
     @property
@@ -151,7 +151,7 @@ class StepSchema:
         return _shared(self)
 
     def shares_columns_with(self, other: StepSchema) -> bool:
-        """Whether rows of both fit into one frame."""
+        """Whether rows of both fit into one batch."""
         return all(map(share_columns, self._layouts, other._layouts))
 
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jamboree_gym.backup.copy import FEW_REVISIONS, FIRST_LOGS, next_portion
 from jamboree_gym.backup.pages import pages
-from jamboree_gym.encoding.batch_format import Frame, Head, decode_head
+from jamboree_gym.encoding.batch_format import Batch, Head, decode_head
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import DecodeError
@@ -18,7 +18,7 @@ from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["Comparison"]
 
-Log = tuple[Head, Iterable[Frame]]
+Log = tuple[Head, Iterable[Batch]]
 
 
 class Comparison:
@@ -90,7 +90,7 @@ class Comparison:
                     _, origin = decode_episode_note(head.note, episode_id=episode_id, where=key)
                     names.add(origin.provenance)
                     for page in pages(self._store, key, max(head.first, head.held), head.count):
-                        names |= {schema_digest(frame, where=key) for frame in page}
+                        names |= {schema_digest(batch, where=key) for batch in page}
         return names
 
     def _read_from_redis(self, keys: Sequence[str]) -> tuple[dict[str, Log | DecodeError], int]:
@@ -105,7 +105,7 @@ class Comparison:
             else:
                 since = max(head.first, head.held)
                 read = pages(self._store, key, since, head.count)
-                found[key] = head, (frame for page in read for frame in page)
+                found[key] = head, (batch for page in read for batch in page)
         whole = {key: log for key, log in zip(small, self._store.whole(small), strict=True) if log}
         for key, log in whole.items():
             try:
@@ -137,7 +137,7 @@ class Comparison:
         theirs = checked_chain(blobs, kept_head, where=f"MongoDB at {self._mongo.where}: {key}")
         if ours is None:
             return sum(1 for _ in theirs)
-        return _equal_frames(key, ours, kept_head, theirs)
+        return _equal_batches(key, ours, kept_head, theirs)
 
 
 def _whole(key: str, log: Sequence[bytes]) -> Log:
@@ -146,9 +146,9 @@ def _whole(key: str, log: Sequence[bytes]) -> Log:
     return head, checked_chain(log[1:], there, where=key)
 
 
-def _equal_frames(key: str, ours: Log, kept_head: Head, theirs: Iterator[Frame]) -> int:
-    """Number of frames; raises `DecodeError` if the two sides differ."""
-    head, frames = ours
+def _equal_batches(key: str, ours: Log, kept_head: Head, theirs: Iterator[Batch]) -> int:
+    """Number of batches; raises `DecodeError` if the two sides differ."""
+    head, batches = ours
     if (kept_head.born, kept_head.count, kept_head.first, kept_head.note) != (
         *(head.born, head.count, head.first, head.note),
     ):
@@ -156,10 +156,10 @@ def _equal_frames(key: str, ours: Log, kept_head: Head, theirs: Iterator[Frame])
             f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
             f" Redis {head.count} as of change {head.revision}"
         )
-    batches = 0
-    for frame in frames:
-        same = next((one for one in theirs if one.start == frame.start), None)
-        if same is None or same.blob != frame.blob:
-            raise DecodeError(f"{key} at index {frame.start}: MongoDB holds other bytes")
-        batches += 1
-    return batches
+    compared = 0
+    for batch in batches:
+        same = next((one for one in theirs if one.start == batch.start), None)
+        if same is None or same.blob != batch.blob:
+            raise DecodeError(f"{key} at index {batch.start}: MongoDB holds other bytes")
+        compared += 1
+    return compared

@@ -10,7 +10,7 @@ from jamboree_gym.backup.adopt import adopt
 from jamboree_gym.backup.pages import ROUND_TRIP_BYTES, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, Frame, Head, decode_frame, frame_span
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_span, decode_batch
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
@@ -98,7 +98,7 @@ class LogCopier:
         """Copy small logs with one round trip to each server; return the number of bytes."""
         new: dict[str, NewLog] = {}
         grown: dict[str, GrownLog] = {}
-        frames: list[tuple[str, float, bytes]] = []
+        batches: list[tuple[str, float, bytes]] = []
         by_themselves: list[str] = []
         copied_bytes = 0
         unacked = self._store.reader.unacked(keys)
@@ -112,7 +112,7 @@ class LogCopier:
                 if isinstance(found, DecodeError):
                     raise found
                 head, blobs = found
-                run = self._put_blobs(key, head, [decode_frame(one, where=key) for one in blobs])
+                run = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
             except DecodeError as error:
                 self.failures[key] = error
                 continue
@@ -124,10 +124,10 @@ class LogCopier:
                 by_themselves.append(key)
             else:
                 grown[key] = GrownLog(_acked(head), head.acked, run)
-                frames += [(key, head.born, blob) for blob in blobs]
+                batches += [(key, head.born, blob) for blob in blobs]
         refused = self._differing(grown)
-        frames = [one for one in frames if one[0] not in refused]
-        refused |= self._mongo.insert_logs(new) | self._mongo.insert_frames(frames)
+        batches = [one for one in batches if one[0] not in refused]
+        refused |= self._mongo.insert_logs(new) | self._mongo.insert_batches(batches)
         self._refuse(refused)
         heads = {key: log.head for key, log in new.items() if key not in refused}
         self.copied += sum(head.count for head in heads.values())
@@ -185,7 +185,7 @@ class LogCopier:
                 return
             for page in pages(self._store, key, since, head.count):
                 self._put_blobs(key, head, page)
-                refused = self._mongo.insert_frames((key, head.born, one.blob) for one in page)
+                refused = self._mongo.insert_batches((key, head.born, one.blob) for one in page)
                 self._refuse(refused)
                 if refused:
                     return
@@ -198,7 +198,7 @@ class LogCopier:
     def _differing(self, logs: Mapping[str, GrownLog]) -> dict[str, str]:
         """Logs whose unacknowledged data in MongoDB differ from Redis, each with its difference.
 
-        Ask before frames are inserted: the new frames would mix with the ones in MongoDB.
+        Ask before batches are inserted: the new batches would mix with the ones in MongoDB.
         """
         counts = self._mongo.counts(list(logs))
         others = {(key, born) for key, (born, _) in counts.items() if born != logs[key].head.born}
@@ -214,14 +214,14 @@ class LogCopier:
         return found
 
     def _was_trimmed(self, key: str, head: Head) -> bool:
-        """Whether a faster backup was first, so that Redis has evicted the frames to be read."""
+        """Whether a faster backup was first, so that Redis has evicted the batches to be read."""
         now = self._store.head(key)
         return now is None or now.born != head.born or now.held > head.held
 
     def _count_in_mongo(self, key: str, head: Head) -> int:
         """Number of records that MongoDB holds of a log without any acknowledgement.
 
-        A backup that was killed could not acknowledge. This avoids copying its frames again in
+        A backup that was killed could not acknowledge. This avoids copying its batches again in
         another form.
         """
         log = self._mongo.logs([key]).get(key)
@@ -247,9 +247,9 @@ class LogCopier:
             )
 
     def _clear_leftovers(self, key: str) -> bool:
-        """Remove frames that a killed backup copied to MongoDB and that Redis has lost.
+        """Remove batches that a killed backup copied to MongoDB and that Redis has lost.
 
-        No head counts these frames, and others have taken their place. Within one epoch both are
+        No head counts these batches, and others have taken their place. Within one epoch both are
         the same.
         """
         head, kept = self._store.head(key), self._mongo.logs([key]).get(key)
@@ -258,15 +258,15 @@ class LogCopier:
         if kept is not None and (kept.head.born != head.born or self._difference(key, 0)):
             return False
         start = 0 if kept is None else kept.head.count
-        return self._mongo.clear_frames(key, head.born, start) > 0
+        return self._mongo.clear_batches(key, head.born, start) > 0
 
-    def _put_blobs(self, key: str, head: Head, frames: Sequence[Frame]) -> str | None:
-        """Insert each blob that frames and head refer to, once; return the run of an episode."""
+    def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> str | None:
+        """Insert each blob that batches and head refer to, once; return the run of an episode."""
         if head.codec != CODEC_STEPS:
             return None
         episode_id = self._store.keyspace.episode_id(key)
         summary, origin = decode_episode_note(head.note, episode_id=episode_id, where=key)
-        names = {schema_digest(frame, where=key) for frame in frames} | {origin.provenance}
+        names = {schema_digest(batch, where=key) for batch in batches} | {origin.provenance}
         new = names - self._blobs
         if new:
             self._mongo.put_blobs({name: self._blob(name) for name in sorted(new)})
@@ -295,24 +295,24 @@ class LogCopier:
         self._acknowledge(heads)
 
     def _settle(self, key: str, log: GrownLog) -> str | None:
-        """Compare the unexpected frames in MongoDB; keep the head if all are equal."""
+        """Compare the unexpected batches in MongoDB; keep the head if all are equal."""
         difference = self._difference(key, log.since)
         if difference is not None:
             return difference
         return self._mongo.put_heads({key: replace(log, since=log.head.count)}).get(key)
 
     def _difference(self, key: str, since: int) -> str | None:
-        """Describe how frames in MongoDB differ from those in Redis; None if they are equal."""
+        """Describe how batches in MongoDB differ from those in Redis; None if they are equal."""
         try:
             for _, kept in kept_logs(self._mongo, [key]):
                 if isinstance(kept, DecodeError):
                     return str(kept)
                 for blob in kept[1] if kept is not None else ():
-                    start, stop, _, _ = frame_span(blob)
+                    start, stop, _, _ = batch_span(blob)
                     found = self._store.read(key, start, stop) if stop > since else None
                     if found is None or found.head.held > start:  # only MongoDB holds it
                         continue
-                    if [frame.blob for frame in found.frames] != [blob]:
+                    if [batch.blob for batch in found.batches] != [blob]:
                         return f"other bytes at index {start}"
         except DecodeError as error:
             return str(error)

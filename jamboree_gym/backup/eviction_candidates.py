@@ -83,7 +83,7 @@ def _interrupted(summary: StoredSummary) -> StoredSummary:
 def _candidate(key: str, head: Head, summary: StoredSummary | None) -> Candidate | None:
     """A log from which something may be evicted: a finished episode whole, other logs in part.
 
-    Of a log that goes in part, the age of the oldest frame is unknown here; the Lua script checks
+    Of a log that goes in part, the age of the oldest batch is unknown here; the Lua script checks
     it.
     """
     is_over = summary is not None and summary.status != "running"

@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from jamboree_gym.backup.pages import pages
-from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Frame, Head, decode_head, encode_frame
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head, decode_head, encode_batch
+from jamboree_gym.store.mongo.batch_reader import KeptBatches
 from jamboree_gym.store.mongo.documents import KeptLog
-from jamboree_gym.store.mongo.frame_reader import KeptFrames
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -47,11 +47,11 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     head = decode_head(raw, where=key)
     if head.codec != CODEC_RECORDS or head.first > max(head.acked, head.held):
         return False
-    ours = _frames_only_in_redis(store, mongo, key, head, kept)
-    if not ours or sum(len(frame.blob) for frame in ours) > MAX_MOVED_BYTES:
+    ours = _batches_only_in_redis(store, mongo, key, head, kept)
+    if not ours or sum(len(batch.blob) for batch in ours) > MAX_MOVED_BYTES:
         return False
     moved = list(_renumbered(kept.head, ours))
-    count = kept.head.count + sum(frame.count for frame in ours)
+    count = kept.head.count + sum(batch.count for batch in ours)
     joined = Head(
         codec=CODEC_RECORDS,
         first=kept.head.first,
@@ -69,18 +69,18 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     )
 
 
-def _frames_only_in_redis(
+def _batches_only_in_redis(
     store: RedisStore, mongo: MongoStore, key: str, head: Head, kept: KeptLog
-) -> list[Frame]:
-    """The frames of Redis from the first difference on; empty if there is no difference."""
+) -> list[Batch]:
+    """The batches of Redis from the first difference on; empty if there is no difference."""
     is_same_log = head.born == kept.head.born
     if not is_same_log and (head.acked or head.held):
         return []
     start = max(head.acked, head.held) if is_same_log else 0
-    ours = [frame for page in pages(store, key, start, head.count) for frame in page]
-    theirs: Sequence[Frame] = ()
+    ours = [batch for page in pages(store, key, start, head.count) for batch in page]
+    theirs: Sequence[Batch] = ()
     if is_same_log and start < kept.head.count:
-        theirs = KeptFrames(mongo, key, kept, kept.head.count).covering(start, kept.head.count)
+        theirs = KeptBatches(mongo, key, kept, kept.head.count).covering(start, kept.head.count)
     same = 0
     while same < min(len(ours), len(theirs)) and ours[same].blob == theirs[same].blob:
         same += 1
@@ -88,24 +88,24 @@ def _frames_only_in_redis(
     return [] if is_beyond else ours[same:]
 
 
-def _renumbered(kept: Head, frames: Sequence[Frame]) -> Iterator[tuple[bytes, float]]:
-    """Re-encode frames to follow a log, with new indices and times; yield (frame, last time)."""
+def _renumbered(kept: Head, batches: Sequence[Batch]) -> Iterator[tuple[bytes, float]]:
+    """Re-encode batches to follow a log, with new indices and times; yield (batch, last time)."""
     start, t_last = kept.count, kept.t_last
-    for frame in frames:
-        split = frame.count * 8
+    for batch in batches:
+        split = batch.count * 8
         times = list[float]()
-        for time_s in struct.unpack(f"<{frame.count}d", frame.body[:split]):
+        for time_s in struct.unpack(f"<{batch.count}d", batch.body[:split]):
             t_last = time_s if time_s > t_last else math.nextafter(t_last, math.inf)
             times.append(t_last)
-        body = struct.pack(f"<{frame.count}d", *times) + bytes(frame.body[split:])
-        blob = encode_frame(
+        body = struct.pack(f"<{batch.count}d", *times) + bytes(batch.body[split:])
+        blob = encode_batch(
             codec=CODEC_RECORDS,
             start=start,
-            count=frame.count,
-            writer=frame.writer,
+            count=batch.count,
+            writer=batch.writer,
             t_first=times[0],
             t_last=t_last,
             body=body,
         )
-        start += frame.count
+        start += batch.count
         yield blob, t_last

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head, decode_head, decode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
+from jamboree_gym.store.mongo.batch_reader import KeptBatches
 from jamboree_gym.store.mongo.documents import KeptLog
-from jamboree_gym.store.mongo.frame_reader import KeptFrames
 from jamboree_gym.store.mongo.reader import kept_logs
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
@@ -92,14 +92,14 @@ class Restorer:
         )
 
     def _fill_up(self, key: str) -> bool:
-        """Restore the frames that Redis has evicted or lacks; return whether there were any."""
+        """Restore the batches that Redis has evicted or lacks; return whether there were any."""
         head, kept = self._store.head(key), None
         if head is not None and head.held > head.first:
             kept = self._mongo.logs([key]).get(key)
         if head is None or not isinstance(kept, KeptLog) or kept.head.born != head.born:
             return False
-        frames = KeptFrames(self._mongo, key, kept, head.held)
-        return refill(self._store, key, head, frames, max_bytes=math.inf)
+        batches = KeptBatches(self._mongo, key, kept, head.held)
+        return refill(self._store, key, head, batches, max_bytes=math.inf)
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:

@@ -250,38 +250,40 @@ class Trimmer:
         freed = 0.0
         if self._policy.max_age_s is not None:
             before = self._store.time() - self._policy.max_age_s
-            while time.monotonic() < until and (batch := self._oldest(before)):
-                freed += self._trim_batch(batch, before)
+            while time.monotonic() < until and (portion := self._oldest(before)):
+                freed += self._trim_portion(portion, before)
         return freed
 
     def _trim_by_size(self, excess: float, until: float = math.inf) -> float:
         """Evict this many bytes, until a time; return the number of bytes evicted."""
         freed = 0.0
         while freed < excess and time.monotonic() < until:
-            batch = self._oldest(math.inf)
-            if not batch:
+            portion = self._oldest(math.inf)
+            if not portion:
                 break
-            before = math.nextafter(batch[-1].time, math.inf) if self._candidates else math.inf
-            freed += self._trim_batch(batch, before, enough_bytes=excess - freed)
+            before = math.nextafter(portion[-1].time, math.inf) if self._candidates else math.inf
+            freed += self._trim_portion(portion, before, enough_bytes=excess - freed)
         return freed
 
     def _oldest(self, before: float) -> list[Candidate]:
         """Take the oldest candidates that are older than this time."""
-        batch: list[Candidate] = []
-        while self._candidates and self._candidates[0].time < before and len(batch) < LOGS_AT_ONCE:
-            batch.append(heapq.heappop(self._candidates))
-        return batch
+        portion: list[Candidate] = []
+        while (
+            self._candidates and self._candidates[0].time < before and len(portion) < LOGS_AT_ONCE
+        ):
+            portion.append(heapq.heappop(self._candidates))
+        return portion
 
-    def _trim_batch(
-        self, batch: list[Candidate], before: float, *, enough_bytes: float = math.inf
+    def _trim_portion(
+        self, portion: list[Candidate], before: float, *, enough_bytes: float = math.inf
     ) -> int:
-        counts = self._mongo.counts([one.key for one in batch])
+        counts = self._mongo.counts([one.key for one in portion])
         kept = {
             one.key: counts[one.key][1]
-            for one in batch
+            for one in portion
             if one.key in counts and counts[one.key][0] == one.born
         }
-        let = self._room.trim(batch, kept, before=before, enough_bytes=enough_bytes)
+        let = self._room.trim(portion, kept, before=before, enough_bytes=enough_bytes)
         for one in let.later:
             heapq.heappush(self._candidates, one)
         self._freed += let.freed_bytes

@@ -19,17 +19,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_frame, encode_records
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.store.redis.store import Append, AppendResult, IndexEntry
 
-__all__ = ["Batch", "Outbox", "RecordOutbox"]
+__all__ = ["SealedBatch", "Outbox", "RecordOutbox"]
 
-MAX_FRAMES_PER_APPEND = 64
+MAX_BATCHES_PER_APPEND = 64
 MAX_APPEND_BYTES = 8 << 20  # so that one append does not keep the server from others for long
-MAX_FRAME_BYTES = 1 << 20
-MAX_FRAME_RECORDS = 256  # so that reading the newest few never decodes many
+MAX_BATCH_BYTES = 1 << 20
+MAX_BATCH_RECORDS = 256  # so that reading the newest few never decodes many
 MAX_RECORD_BYTES = 256 << 20  # Redis takes no more than 512 MiB in one piece
 RECORD_OVERHEAD_BYTES = 64
 
@@ -37,18 +37,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
+class SealedBatch:
     """A sealed batch that waits for the server's answer.
 
     Attributes:
-        frame: Its bytes.
+        encoded: Its bytes.
         count: Number of records in it.
         timestamps: Their times, epoch seconds; empty where a batch is never moved.
         records: The encoded records, kept for the case that another writer was first.
         summary: Of an episode, as it is after these rows.
     """
 
-    frame: bytes
+    encoded: bytes
     count: int
     timestamps: Sequence[float] = ()
     records: Sequence[bytes] = ()
@@ -60,7 +60,7 @@ class Outbox(ABC):
 
     Args:
         key: The log.
-        codec: Codec of its frames.
+        codec: Codec of its encoded.
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
         clock: Gives the time of each record, epoch seconds.
@@ -113,7 +113,7 @@ class Outbox(ABC):
         self._marked = False
         self.late_at = math.inf
         self._next_index = 0
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[SealedBatch] = deque()
         self._sent = 0
         self._is_uncertain = False  # whether the server has what was sent last
         self._asked_in = ""
@@ -163,22 +163,22 @@ class Outbox(ABC):
         """
         if self.error is not None:
             return None
-        frames: list[bytes] = []
+        encoded: list[bytes] = []
         size = 0
-        limit = self._sent if self._is_uncertain and self._sent else MAX_FRAMES_PER_APPEND
+        limit = self._sent if self._is_uncertain and self._sent else MAX_BATCHES_PER_APPEND
         for batch in self._batches:
-            if len(frames) == limit or size >= MAX_APPEND_BYTES:
+            if len(encoded) == limit or size >= MAX_APPEND_BYTES:
                 break
-            frames.append(batch.frame)
-            size += len(batch.frame)
-        note, entry = self._note(len(frames))
-        if not frames and not note:
+            encoded.append(batch.encoded)
+            size += len(batch.encoded)
+        note, entry = self._note(len(encoded))
+        if not encoded and not note:
             return None
         append = Append(
             self.key,
             self._codec,
-            frames,
-            self._index_after(len(frames)),
+            encoded,
+            self._index_after(len(encoded)),
             note,
             entry,
             self._blobs(),
@@ -186,7 +186,7 @@ class Outbox(ABC):
             self._is_uncertain,
             "" if self._is_uncertain else self._asked_in,
         )
-        self._sent, self._is_uncertain = len(frames), True
+        self._sent, self._is_uncertain = len(encoded), True
         return append
 
     def _index_after(self, sent: int) -> int:
@@ -290,7 +290,7 @@ class RecordOutbox(Outbox):
     @property
     def pending_bytes(self) -> int:
         """Memory held by them, roughly."""
-        return self._queued_bytes + sum(len(batch.frame) * 2 for batch in list(self._batches))
+        return self._queued_bytes + sum(len(batch.encoded) * 2 for batch in list(self._batches))
 
     def seal(self) -> None:
         """Turn what has been put so far into batches."""
@@ -311,8 +311,10 @@ class RecordOutbox(Outbox):
             self._batches, self._next_index = batches, next_index
             self._queue, self._queued_bytes = left, left_bytes
 
-    def _batch(self, start: int, timestamps: Sequence[float], records: Sequence[bytes]) -> Batch:
-        frame = encode_frame(
+    def _batch(
+        self, start: int, timestamps: Sequence[float], records: Sequence[bytes]
+    ) -> SealedBatch:
+        encoded = encode_batch(
             codec=CODEC_RECORDS,
             start=start,
             count=len(records),
@@ -321,13 +323,13 @@ class RecordOutbox(Outbox):
             t_last=timestamps[-1],
             body=encode_records(timestamps, records),
         )
-        return Batch(frame, len(records), timestamps, records)
+        return SealedBatch(encoded, len(records), timestamps, records)
 
     def _continue_at(self, result: AppendResult) -> None:
         """Queue behind the other writer: new indices, and times after its last one."""
         self._warn_if_less(result.count)
         next_index, t_last = result.count, result.t_last
-        moved: deque[Batch] = deque()
+        moved: deque[SealedBatch] = deque()
         for batch in self._batches:
             timestamps = []
             for time_s in batch.timestamps:
@@ -374,11 +376,11 @@ def _check_size(record: bytes) -> None:
 
 
 def _cuts(records: Sequence[bytes]) -> Iterator[slice]:
-    """Where to cut records into frames: by count, and earlier where they are large."""
+    """Where to cut records into encoded: by count, and earlier where they are large."""
     first, size = 0, 0
     for position, record in enumerate(records):
         size += len(record)
-        if size >= MAX_FRAME_BYTES or position + 1 - first == MAX_FRAME_RECORDS:
+        if size >= MAX_BATCH_BYTES or position + 1 - first == MAX_BATCH_RECORDS:
             yield slice(first, position + 1)
             first, size = position + 1, 0
     if first < len(records):

@@ -1,11 +1,11 @@
-"""Rows of an episode -> a frame, and the summary that is stored with it."""
+"""Rows of an episode -> a batch, and the summary that is stored with it."""
 
 from __future__ import annotations
 
 from functools import reduce
 from operator import add
 
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_frame
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_batch
 from jamboree_gym.encoding.row_parts import RowPart
 from jamboree_gym.encoding.rows import (
     REWARD,
@@ -23,8 +23,8 @@ __all__ = ["seal_note", "seal_rows", "status_after", "summary_after"]
 
 
 def seal_rows(part: RowPart, writer: bytes) -> bytes:
-    """The frame of these rows."""
-    return encode_frame(
+    """The batch of these rows."""
+    return encode_batch(
         codec=CODEC_STEPS,
         start=part.start,
         count=part.count,
@@ -36,7 +36,7 @@ def seal_rows(part: RowPart, writer: bytes) -> bytes:
 
 
 def seal_note(summary: EpisodeSummary, origin: bytes) -> tuple[bytes, IndexEntry]:
-    """What is stored beside the frames: the episode's note, and its entry in the listing."""
+    """What is stored beside the batches: the episode's note, and its entry in the listing."""
     content = encode_summary(summary)
     written_at = summary.started_at + summary.elapsed_s
     entry = IndexEntry(summary.id, content, summary.run, written_at)

@@ -38,14 +38,14 @@ from jamboree_gym.errors import InvalidRecord
 
 __all__ = [
     "LOOK_EVERY_BYTES",
-    "MAX_FRAME_BYTES",
-    "ROWS_PER_FRAME",
+    "MAX_BATCH_BYTES",
+    "ROWS_PER_BATCH",
     "ROW_OVERHEAD_BYTES",
     "RowBuffer",
 ]
 
-ROWS_PER_FRAME = 256
-MAX_FRAME_BYTES = 1 << 20
+ROWS_PER_BATCH = 256
+MAX_BATCH_BYTES = 1 << 20
 ROW_OVERHEAD_BYTES = 200
 LOOK_EVERY_BYTES = 1 << 20  # so often the caller looks at how much is waiting
 _NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})
@@ -109,7 +109,7 @@ class RowBuffer(Outbox, ABC):
         self._parts: list[RowPart] = []  # taken, but in no batch yet
         self._seal_lock = threading.Lock()
         self._schemas: list[tuple[int, StepSchema]] = []  # first row number of each
-        self._columns_since = 0  # row number from which on all rows fit into one frame
+        self._columns_since = 0  # row number from which on all rows fit into one batch
         self._relayouts = 0
         self._t_last = started_at
         self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
@@ -143,7 +143,7 @@ class RowBuffer(Outbox, ABC):
         self._pack_annotation = schema.pack_annotation
         self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
         self._has_encoded = schema.has_encoded
-        rows = max(1, min(ROWS_PER_FRAME, LOOK_EVERY_BYTES // self._row_bytes))
+        rows = max(1, min(ROWS_PER_BATCH, LOOK_EVERY_BYTES // self._row_bytes))
         self._look_every = rows * ROW_WIDTH
 
     def put_reset(self, observation: Any, info: bytes | None) -> None:
@@ -354,7 +354,7 @@ class RowBuffer(Outbox, ABC):
             count = len(rows) // ROW_WIDTH
             new_bytes = variable_bytes - self._variable_bytes_sealed
             row_bytes = self._row_bytes + new_bytes // count
-            size = max(1, min(ROWS_PER_FRAME, MAX_FRAME_BYTES // row_bytes))
+            size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
             parts = self._parts + cut_rows(start, rows, self._schemas, size)
             stop = start + count
             self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
@@ -369,7 +369,7 @@ class RowBuffer(Outbox, ABC):
     def _forget(self) -> None:
         """Let go of rows and layouts that neither a batch nor `recent` needs any more."""
         surplus = self._sealed - self._first_kept - self._keep
-        if surplus >= ROWS_PER_FRAME:
+        if surplus >= ROWS_PER_BATCH:
             del self._rows[: surplus * ROW_WIDTH]
             self._first_kept += surplus
         needed_from = min(self._sealed, self._first_kept)

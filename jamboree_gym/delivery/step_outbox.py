@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain, islice
 
 from jamboree_gym.arrays.values import shown
-from jamboree_gym.delivery.outbox import Batch, Outbox
+from jamboree_gym.delivery.outbox import Outbox, SealedBatch
 from jamboree_gym.delivery.sealed_steps import seal_note, seal_rows, status_after, summary_after
 from jamboree_gym.delivery.step_buffer import RowBuffer
 from jamboree_gym.encoding.row_parts import RowPart, single_rows
@@ -143,7 +143,7 @@ class StepOutbox(RowBuffer):
         """Memory held by what is not acknowledged, roughly."""
         if self.error is not None or self.is_deleted:
             return 0
-        return self._waiting_bytes + sum(len(batch.frame) for batch in list(self._batches))
+        return self._waiting_bytes + sum(len(batch.encoded) for batch in list(self._batches))
 
     def seal(self) -> None:
         """Turn what has been put so far into batches, and bring the summary up to date."""
@@ -169,7 +169,7 @@ class StepOutbox(RowBuffer):
 
     def _sealed_parts(
         self, parts: Sequence[RowPart], status: EpisodeStatus
-    ) -> tuple[list[Batch], EpisodeSummary]:
+    ) -> tuple[list[SealedBatch], EpisodeSummary]:
         summary, batches = self.summary, []
         if parts and status == "running":
             status = status_after(parts[-1])  # it may be here a moment before `end` is called
@@ -186,7 +186,7 @@ class StepOutbox(RowBuffer):
         Raises:
             Exception: There is nothing before it: the log can never be written.
         """
-        batches, summary = list[Batch](), self.summary
+        batches, summary = list[SealedBatch](), self.summary
         for row in chain.from_iterable(map(single_rows, self._parts)):
             try:
                 sealed, summary = self._sealed_row(summary, row)
@@ -210,15 +210,17 @@ class StepOutbox(RowBuffer):
             self.cut_off, self._status = cut_off, "abandoned"
         self._batches, self.summary, self._parts = all_batches, summary, []
 
-    def _sealed_row(self, summary: EpisodeSummary, row: RowPart) -> tuple[Batch, EpisodeSummary]:
+    def _sealed_row(
+        self, summary: EpisodeSummary, row: RowPart
+    ) -> tuple[SealedBatch, EpisodeSummary]:
         after = summary_after(summary, row)
         return self._batch(row, after), after
 
-    def _batch(self, part: RowPart, summary: EpisodeSummary) -> Batch:
+    def _batch(self, part: RowPart, summary: EpisodeSummary) -> SealedBatch:
         for used in (part.schema, *[changed for _, changed in part.changes]):
             if used.digest not in self._blobs_used:
                 self._blobs_used = {**self._blobs_used, used.digest: used.blob}
-        return Batch(seal_rows(part, self._writer_id), part.count, summary=summary)
+        return SealedBatch(seal_rows(part, self._writer_id), part.count, summary=summary)
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """The summary as it is after the batches of the next append: never ahead of the rows."""

@@ -513,7 +513,7 @@ class Writer:
             append = outbox.next_append()
             if append is not None:
                 sent.append((outbox, append))
-                size += sum(map(len, append.frames))
+                size += sum(map(len, append.batches))
         if sent:
             self._send(sent, unknown)
         return done

@@ -1,8 +1,8 @@
-"""Bytes of the store: frames (batches), heads, blobs.
+"""Bytes of the store: batches, heads, blobs.
 
-A log is one Redis list. Element 0 is its *head*, each further element is one *frame*: a batch of
-records that were encoded together. Both are little-endian structs followed by a body and carry a
-format version; Redis and MongoDB hold the very same bytes. A frame and a note carry a CRC-32; the
+A log is one Redis list. Element 0 is its *head*, each further element is one *batch*: consecutive
+records that are encoded together. Both are little-endian structs followed by a body and carry a
+format version; Redis and MongoDB hold the very same bytes. A batch and a note carry a CRC-32; the
 rest of a head a part of its SHA-1, because the server-side scripts write it and have no CRC-32.
 
 No pickle anywhere: decoding builds numbers, strings, containers and NumPy arrays, nothing else.
@@ -28,18 +28,18 @@ __all__ = [
     "CODEC_RECORDS",
     "CODEC_STEPS",
     "FORMAT_VERSION",
-    "FRAME_BODY",
+    "BATCH_BODY",
     "HEAD_VERSION",
-    "Frame",
+    "Batch",
     "Head",
-    "decode_frame",
+    "decode_batch",
     "decode_head",
     "decode_note",
     "decode_records",
-    "encode_frame",
+    "encode_batch",
     "encode_note",
     "encode_records",
-    "frame_span",
+    "batch_span",
     "plain_span",
 ]
 
@@ -48,23 +48,23 @@ HEAD_VERSION = 2
 CODEC_RECORDS = 1
 CODEC_STEPS = 2
 
-_FRAME_MAGIC = b"JB"
+_BATCH_MAGIC = b"JB"
 _HEAD_MAGIC = b"JH"
 # magic, version, codec, count, start, writer, t_first, t_last | crc
-_FRAME = struct.Struct("<2sBBIQ8sdd")
+_BATCH = struct.Struct("<2sBBIQ8sdd")
 # magic, version, codec, first, held, newest, count, acked, revision, t_last, born | check
 _HEAD = struct.Struct("<2sBBQQQQQQdd")
 _HEAD_CHECK_BYTES = 8
 _CRC = struct.Struct("<I")
-FRAME_BODY = _FRAME.size + _CRC.size
+BATCH_BODY = _BATCH.size + _CRC.size
 _MSGPACK_ARRAY32 = b"\xdd"
 _LAST_INDEX = 2**53  # the server's scripts count in float64
 _CRC_HELD = 5120  # zlib lets go of the interpreter lock for more bytes than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One decoded batch.
+class Batch:
+    """A decoded batch.
 
     Attributes:
         start: Index of its first record in the log.
@@ -94,7 +94,7 @@ class Frame:
         """All of it as it is stored, with its header."""
         content = self.body.obj
         if not isinstance(content, bytes):
-            raise TypeError("a frame's body is a view of the frame")
+            raise TypeError("a batch's body is a view of the batch")
         return content
 
 
@@ -103,9 +103,9 @@ class Head:
     """What the log knows of itself; the server-side scripts keep it.
 
     Attributes:
-        codec: Codec of the log's frames.
+        codec: Codec of the log's batches.
         first: Lowest index that is still readable; rises by `pop`.
-        held: Frames that end at or below this index are in MongoDB only.
+        held: Batches that end at or below this index are in MongoDB only.
         newest: Index with which the newest append began.
         count: Index that the next record will get.
         acked: Records below this index are held by MongoDB.
@@ -139,11 +139,11 @@ def _head_check(fixed: bytes) -> bytes:
     return sha1(fixed, usedforsecurity=False).hexdigest()[:_HEAD_CHECK_BYTES].encode()
 
 
-def encode_frame(
+def encode_batch(
     *, codec: int, start: int, count: int, writer: bytes, t_first: float, t_last: float, body: bytes
 ) -> bytes:
     """Put header and checksum around the body of a batch."""
-    header = _FRAME.pack(_FRAME_MAGIC, FORMAT_VERSION, codec, count, start, writer, t_first, t_last)
+    header = _BATCH.pack(_BATCH_MAGIC, FORMAT_VERSION, codec, count, start, writer, t_first, t_last)
     return b"".join((header, _CRC.pack(_crc32(body, zlib.crc32(header))), body))
 
 
@@ -160,21 +160,21 @@ def _crc32(content: bytes, value: int) -> int:
     return value
 
 
-def decode_frame(blob: bytes, *, where: str) -> Frame:
-    """Read and check one frame.
+def decode_batch(blob: bytes, *, where: str) -> Batch:
+    """Read and check one batch.
 
     Args:
         blob: The bytes as stored.
         where: Key of the log, for the error message.
 
     Raises:
-        DecodeError: Too short, not a frame, an unknown version, a wrong checksum, or no records.
+        DecodeError: Too short, not a batch, an unknown version, a wrong checksum, or no records.
     """
-    if len(blob) < FRAME_BODY:
+    if len(blob) < BATCH_BODY:
         raise DecodeError(f"{where}: a batch of {len(blob)} bytes is shorter than its header")
-    magic, version, codec, count, start, writer, t_first, t_last = _FRAME.unpack_from(blob)
+    magic, version, codec, count, start, writer, t_first, t_last = _BATCH.unpack_from(blob)
     at = f"{where} at index {start}"
-    if magic != _FRAME_MAGIC:
+    if magic != _BATCH_MAGIC:
         raise DecodeError(f"{at}: not a batch, it begins with {magic!r}")
     if version != FORMAT_VERSION:
         raise DecodeError(
@@ -182,35 +182,35 @@ def decode_frame(blob: bytes, *, where: str) -> Frame:
             f"{FORMAT_VERSION}; upgrade jamboree-gym"
         )
     view = memoryview(blob)
-    (stored,) = _CRC.unpack_from(blob, _FRAME.size)
-    if zlib.crc32(view[FRAME_BODY:], zlib.crc32(view[: _FRAME.size])) != stored:
+    (stored,) = _CRC.unpack_from(blob, _BATCH.size)
+    if zlib.crc32(view[BATCH_BODY:], zlib.crc32(view[: _BATCH.size])) != stored:
         raise DecodeError(f"{at}: checksum does not match, the batch of {count} is damaged")
     if count == 0 or start > _LAST_INDEX:
         raise DecodeError(f"{at}: a batch of {count} is never stored there")
-    return Frame(start, count, t_first, t_last, codec, writer, view[FRAME_BODY:])
+    return Batch(start, count, t_first, t_last, codec, writer, view[BATCH_BODY:])
 
 
 def plain_span(blob: bytes, codec: int) -> tuple[int, int]:
-    """Start and count of a frame of this codec, checked as `decode_frame` does.
+    """Start and count of a batch of this codec, checked as `decode_batch` does.
 
-    For those who read many: it makes no `Frame`, and does not say what is wrong.
+    For those who read many: it makes no `Batch`, and does not say what is wrong.
 
     Returns:
         Start and count; a count of 0 if anything is wrong.
     """
-    if len(blob) < FRAME_BODY:
+    if len(blob) < BATCH_BODY:
         return 0, 0
-    magic, version, its_codec, count, start, _, _, _ = _FRAME.unpack_from(blob)
-    if magic != _FRAME_MAGIC or version != FORMAT_VERSION or its_codec != codec:
+    magic, version, its_codec, count, start, _, _, _ = _BATCH.unpack_from(blob)
+    if magic != _BATCH_MAGIC or version != FORMAT_VERSION or its_codec != codec:
         return 0, 0
-    (stored,) = _CRC.unpack_from(blob, _FRAME.size)
-    is_whole = zlib.crc32(blob[FRAME_BODY:], zlib.crc32(blob[: _FRAME.size])) == stored
+    (stored,) = _CRC.unpack_from(blob, _BATCH.size)
+    is_whole = zlib.crc32(blob[BATCH_BODY:], zlib.crc32(blob[: _BATCH.size])) == stored
     return (start, count) if is_whole and start <= _LAST_INDEX else (0, 0)
 
 
-def frame_span(blob: bytes) -> tuple[int, int, float, float]:
-    """Start, stop and the first and last time that the header of a whole frame tells of."""
-    _, _, _, count, start, _, t_first, t_last = _FRAME.unpack_from(blob)
+def batch_span(blob: bytes) -> tuple[int, int, float, float]:
+    """Start, stop and the first and last time that the header of a whole batch tells of."""
+    _, _, _, count, start, _, t_first, t_last = _BATCH.unpack_from(blob)
     return start, start + count, t_first, t_last
 
 
@@ -265,22 +265,22 @@ def encode_records(timestamps: Sequence[float], records: Sequence[bytes]) -> byt
     return b"".join((times, _MSGPACK_ARRAY32, struct.pack(">I", len(records)), *records))
 
 
-def decode_records(frame: Frame, *, where: str) -> list[dict[str, Any]]:
+def decode_records(batch: Batch, *, where: str) -> list[dict[str, Any]]:
     """Records of a batch, each with its `index` and `timestamp`.
 
     Raises:
         DecodeError: The body is not what its header says.
     """
-    split = frame.count * 8
-    if frame.codec != CODEC_RECORDS or len(frame.body) < split:
-        raise DecodeError(f"{where} at index {frame.start}: not a batch of records")
-    times: npt.NDArray[np.float64] = np.frombuffer(frame.body[:split], dtype="<f8")
-    records = decode_value(bytes(frame.body[split:]), where=f"{where} at index {frame.start}")
-    if not isinstance(records, list) or len(records) != frame.count:
-        raise DecodeError(f"{where} at index {frame.start}: expected {frame.count} records")
+    split = batch.count * 8
+    if batch.codec != CODEC_RECORDS or len(batch.body) < split:
+        raise DecodeError(f"{where} at index {batch.start}: not a batch of records")
+    times: npt.NDArray[np.float64] = np.frombuffer(batch.body[:split], dtype="<f8")
+    records = decode_value(bytes(batch.body[split:]), where=f"{where} at index {batch.start}")
+    if not isinstance(records, list) or len(records) != batch.count:
+        raise DecodeError(f"{where} at index {batch.start}: expected {batch.count} records")
     for offset, (record, timestamp) in enumerate(zip(records, times.tolist(), strict=True)):
         if not isinstance(record, dict) or math.isnan(timestamp):
-            raise DecodeError(f"{where} at index {frame.start + offset}: not a record")
-        record["index"] = frame.start + offset
+            raise DecodeError(f"{where} at index {batch.start + offset}: not a record")
+        record["index"] = batch.start + offset
         record["timestamp"] = timestamp
     return records

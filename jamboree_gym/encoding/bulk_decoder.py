@@ -1,4 +1,4 @@
-"""Rows of many frames -> arrays, all at once.
+"""Rows of many batches -> arrays, all at once.
 
 pyarrow takes as long to read a batch of 20 rows as one of 2,000, and a policy that fails makes many
 of 20, as does an environment that is slow. But the header of a plain batch is known beforehand (see
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import FindSchema, StepSchema
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, FRAME_BODY, Frame, plain_span
+from jamboree_gym.encoding.batch_format import BATCH_BODY, CODEC_STEPS, Batch, plain_span
 from jamboree_gym.encoding.rows import (
     NO_REST,
     PREFIX,
@@ -28,52 +28,52 @@ from jamboree_gym.encoding.rows import (
 from jamboree_gym.encoding.step_batches import template_of
 from jamboree_gym.errors import DecodeError
 
-__all__ = ["RowCollector", "decode_frames", "plain_frame"]
+__all__ = ["RowCollector", "decode_batches", "plain_batch"]
 
 _NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
-_BATCH = FRAME_BODY + PREFIX.size  # where the Arrow message begins
+_MESSAGE = BATCH_BODY + PREFIX.size  # where the Arrow message begins
 
 
-def plain_frame(raw: bytes) -> tuple[int, int, bytes]:
-    """Start, count and schema digest of a frame of rows; a count of 0 if anything is wrong."""
+def plain_batch(raw: bytes) -> tuple[int, int, bytes]:
+    """Start, count and schema digest of a batch of rows; a count of 0 if anything is wrong."""
     start, count = plain_span(raw, CODEC_STEPS)
-    return (start, count, raw[FRAME_BODY : FRAME_BODY + 8]) if len(raw) >= _BATCH else (0, 0, b"")
+    return (start, count, raw[BATCH_BODY : BATCH_BODY + 8]) if len(raw) >= _MESSAGE else (0, 0, b"")
 
 
-def decode_frames(frames: Sequence[Frame], find_schema: FindSchema, *, where: str) -> Rows:
-    """Rows of successive frames of one episode, in memory of their own.
+def decode_batches(batches: Sequence[Batch], find_schema: FindSchema, *, where: str) -> Rows:
+    """Rows of successive batches of one episode, in memory of their own.
 
     Args:
-        frames: The frames, at least one.
+        batches: The batches, at least one.
         find_schema: Gives the schema of a digest.
         where: Key of the log, for the error message.
 
     Raises:
         DecodeError: The body of one is damaged.
     """
-    rows = _plain_rows(frames, find_schema, where)
+    rows = _plain_rows(batches, find_schema, where)
     if rows is not None:
         return rows
-    return Rows.concatenate([decode_rows(frame, find_schema, where=where) for frame in frames])
+    return Rows.concatenate([decode_rows(batch, find_schema, where=where) for batch in batches])
 
 
-def _plain_rows(frames: Sequence[Frame], find_schema: FindSchema, where: str) -> Rows | None:
-    """The same without pyarrow; None where a frame is not plain, or has another schema."""
-    digests = {schema_digest(frame, where=where) for frame in frames}
+def _plain_rows(batches: Sequence[Batch], find_schema: FindSchema, where: str) -> Rows | None:
+    """The same without pyarrow; None where a batch is not plain, or has another schema."""
+    digests = {schema_digest(batch, where=where) for batch in batches}
     if len(digests) > 1:
         return None
     collector = RowCollector(find_schema(*digests))
-    is_plain = collector.add((frame.blob, frame.count) for frame in frames)
-    return collector.rows(start=frames[0].start) if is_plain else None
+    is_plain = collector.add((batch.blob, batch.count) for batch in batches)
+    return collector.rows(start=batches[0].start) if is_plain else None
 
 
 class _Pieces(NamedTuple):
-    """A frame that has been cut.
+    """A batch that has been cut.
 
     Attributes:
         rows: Number of rows.
         columns: The bytes of each column.
-        infos: Infos that are not empty, by row of the frame.
+        infos: Infos that are not empty, by row of the batch.
     """
 
     rows: int
@@ -82,7 +82,7 @@ class _Pieces(NamedTuple):
 
 
 class RowCollector:
-    """Collects frames of one schema, of whichever episodes.
+    """Collects batches of one schema, of whichever episodes.
 
     Args:
         schema: Their schema.
@@ -95,14 +95,14 @@ class RowCollector:
         # What was added so far: number of rows, the columns, the infos by row.
         self._parts: list[tuple[int, list[npt.NDArray[Any]], Mapping[int, dict[str, Any]]]] = []
 
-    def add(self, frames: Iterable[tuple[bytes, int]]) -> bool:
-        """Cut and keep frames, each given with its number of rows.
+    def add(self, batches: Iterable[tuple[bytes, int]]) -> bool:
+        """Cut and keep batches, each given with its number of rows.
 
         Returns:
             Whether they are plain; if not, none of them is kept.
         """
         pieces = []
-        for raw, count in frames:
+        for raw, count in batches:
             if (piece := self._cut(raw, count)) is None:
                 return False
             pieces.append(piece)
@@ -113,10 +113,10 @@ class RowCollector:
         if self._template is None:
             return None
         places = self._template.buffers(count)
-        end = _BATCH + PREFIX.unpack_from(raw, FRAME_BODY)[1]
-        if not raw.startswith(self._template.header(count), _BATCH):
+        end = _MESSAGE + PREFIX.unpack_from(raw, BATCH_BODY)[1]
+        if not raw.startswith(self._template.header(count), _MESSAGE):
             return None
-        if _BATCH + places[-1][1] > end:
+        if _MESSAGE + places[-1][1] > end:
             return None
         infos: Mapping[int, dict[str, Any]] = _NO_INFOS
         if not raw.endswith(NO_REST) or len(raw) != end + len(NO_REST):
@@ -126,39 +126,39 @@ class RowCollector:
                 return None
             if changes:
                 return None
-        columns = [raw[_BATCH + start : _BATCH + stop] for start, stop in places]
+        columns = [raw[_MESSAGE + start : _MESSAGE + stop] for start, stop in places]
         return _Pieces(count, columns, infos)
 
-    def add_alike(self, frames: Sequence[bytes], count: int) -> bool:
-        """Cut and keep frames of one size, each with so many rows, all at once.
+    def add_alike(self, batches: Sequence[bytes], count: int) -> bool:
+        """Cut and keep batches of one size, each with so many rows, all at once.
 
         Returns:
             Whether they are plain and without infos; if not, none of them is kept.
         """
         if self._template is None:
             return False
-        bytes_of = np.frombuffer(b"".join(frames), np.uint8).reshape(len(frames), -1)
+        bytes_of = np.frombuffer(b"".join(batches), np.uint8).reshape(len(batches), -1)
         header, places = self._template.header(count), self._template.buffers(count)
         end = bytes_of.shape[1] - len(NO_REST)
-        if end < _BATCH + places[-1][1]:
+        if end < _MESSAGE + places[-1][1]:
             return False
         fixed = (
-            (FRAME_BODY + 8, PREFIX.pack(b"", end - _BATCH)[8:]),
-            (_BATCH, header),
+            (BATCH_BODY + 8, PREFIX.pack(b"", end - _MESSAGE)[8:]),
+            (_MESSAGE, header),
             (end, NO_REST),
         )
         if not all(_each_has(bytes_of, *one) for one in fixed):
             return False
         self._take_pieces()
         columns = [
-            _column(leaf, bytes_of[:, _BATCH + start : _BATCH + stop], count)
+            _column(leaf, bytes_of[:, _MESSAGE + start : _MESSAGE + stop], count)
             for leaf, (start, stop) in zip(self._schema.columns, places, strict=True)
         ]
-        self._parts.append((len(frames) * count, columns, _NO_INFOS))
+        self._parts.append((len(batches) * count, columns, _NO_INFOS))
         return True
 
     def rows(self, *, start: int = 0) -> Rows:
-        """All rows that were added, one frame after the other, as if they were of one episode.
+        """All rows that were added, one batch after the other, as if they were of one episode.
 
         Args:
             start: Row number of the first.
@@ -194,14 +194,14 @@ class RowCollector:
         return infos
 
 
-def _each_has(frames: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
-    """Whether each frame has these bytes there."""
+def _each_has(batches: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
+    """Whether each batch has these bytes there."""
     expected = np.frombuffer(content, np.uint8)
-    return bool((frames[:, place : place + len(content)] == expected).all())
+    return bool((batches[:, place : place + len(content)] == expected).all())
 
 
 def _column(leaf: Any, content: npt.NDArray[np.uint8], count: int) -> npt.NDArray[Any]:
-    """The bytes of one column, a line for each frame of `count` rows -> its array."""
+    """The bytes of one column, a line for each batch of `count` rows -> its array."""
     if leaf.dtype.kind == "b":
         bits = np.unpackbits(content, axis=1, count=count * leaf.size, bitorder="little")
         flat: npt.NDArray[Any] = bits.reshape(-1).view(np.bool_)
@@ -211,7 +211,7 @@ def _column(leaf: Any, content: npt.NDArray[np.uint8], count: int) -> npt.NDArra
 
 
 def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """The bytes of one column, frame by frame -> its array, which may be written to."""
+    """The bytes of one column, batch by batch -> its array, which may be written to."""
     content = bytearray().join(pieces)
     if leaf.dtype.kind == "b":
         flat = _from_bits(content, counts * leaf.size)
@@ -221,7 +221,7 @@ def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) ->
 
 
 def _from_bits(content: bytearray, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Bits, of which those of each frame begin with a byte of their own."""
+    """Bits, of which those of each batch begin with a byte of their own."""
     bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
     if len(widths) == 1:
         return bits[: widths[0]].view(np.bool_)

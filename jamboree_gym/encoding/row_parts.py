@@ -1,4 +1,4 @@
-"""Cutting the rows of an episode into the parts that become frames."""
+"""Cutting the rows of an episode into the parts that become batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["RowPart", "cut_rows", "single_rows"]
 
 @dataclass(slots=True, eq=False)
 class RowPart:
-    """Consecutive rows that fit into one frame.
+    """Consecutive rows that fit into one batch.
 
     Attributes:
         start: Row number of the first.

@@ -1,11 +1,11 @@
-"""Rows of an episode <-> the body of a frame.
+"""Rows of an episode <-> the body of a batch.
 
 Row 0 is the reset, row k the k-th step: observation and info are what the call *returned*, action
 is the one that led there. So a row is complete the moment `step` returns, an episode of T steps
 has T + 1 rows, and a row never has to be written twice.
 
-Body of a frame: digest of the schema (8 bytes), length of the Arrow part (4 bytes), one Arrow
-record batch, then what is empty in most frames: a msgpack pair of [row offset, encoded info] for
+Body of a batch: digest of the schema (8 bytes), length of the Arrow part (4 bytes), one Arrow
+record batch, then what is empty in most batches: a msgpack pair of [row offset, encoded info] for
 the infos that are not empty, and [row offset, digest of a schema] wherever Python numbers go over
 to NumPy scalars or back. A replay has to know, because NumPy computes differently with the two.
 """
@@ -44,7 +44,7 @@ from jamboree_gym.arrays.step_schema import (
     schema_at,
 )
 from jamboree_gym.arrays.values import decode_value
-from jamboree_gym.encoding.batch_format import CODEC_STEPS, Frame
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch
 from jamboree_gym.encoding.step_batches import column_array, column_values, serialize_batch
 from jamboree_gym.errors import DecodeError
 
@@ -155,7 +155,7 @@ class Rows:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
-        """Rows of successive frames as one, in memory of their own."""
+        """Rows of successive batches as one, in memory of their own."""
         return cls(
             start=parts[0].start,
             observations=concatenate(
@@ -207,7 +207,7 @@ class Rows:
 
 
 def _joined_annotations(parts: Sequence[Rows]) -> dict[str, Arrays]:
-    """By name; rows of frames that lack a name are filled up."""
+    """By name; rows of batches that lack a name are filled up."""
     known: dict[Any, Layout] = {}
     for part in parts:
         layout = part.schemas[0][1].annotation
@@ -242,7 +242,7 @@ def _columns(rows: FlatRows) -> list[Sequence[Any]]:
 
 
 def encode_rows(rows: FlatRows, schema: StepSchema, changes: SchemaChanges = ()) -> bytes:
-    """Body of a frame that holds these rows.
+    """Body of a batch that holds these rows.
 
     Args:
         rows: Rows with the same columns.
@@ -251,56 +251,56 @@ def encode_rows(rows: FlatRows, schema: StepSchema, changes: SchemaChanges = ())
     """
     columns = _columns(rows)
     infos = columns.pop(INFO)
-    batch = serialize_batch(schema, columns)
-    prefix = PREFIX.pack(schema.digest_bytes, len(batch))
+    message = serialize_batch(schema, columns)
+    prefix = PREFIX.pack(schema.digest_bytes, len(message))
     if not changes and not any(infos):
-        return b"".join((prefix, batch, NO_REST))
+        return b"".join((prefix, message, NO_REST))
     kept = [(offset, info) for offset, info in enumerate(infos) if info]
     digests = [(offset, changed.digest_bytes) for offset, changed in changes]
-    return b"".join((prefix, batch, msgspec.msgpack.encode((kept, digests))))
+    return b"".join((prefix, message, msgspec.msgpack.encode((kept, digests))))
 
 
-def schema_digest(frame: Frame, *, where: str) -> str:
-    """Digest of the schema that a frame's first row has.
+def schema_digest(batch: Batch, *, where: str) -> str:
+    """Digest of the schema that a batch's first row has.
 
     Raises:
-        DecodeError: The frame does not hold rows.
+        DecodeError: The batch does not hold rows.
     """
-    if frame.codec != CODEC_STEPS or len(frame.body) < PREFIX.size:
-        raise DecodeError(f"{where} at index {frame.start}: not a batch of steps")
-    return bytes(frame.body[:8]).hex()
+    if batch.codec != CODEC_STEPS or len(batch.body) < PREFIX.size:
+        raise DecodeError(f"{where} at index {batch.start}: not a batch of steps")
+    return bytes(batch.body[:8]).hex()
 
 
-def decode_rows(frame: Frame, find_schema: FindSchema, *, where: str) -> Rows:
-    """Rows of a frame as arrays that share its memory.
+def decode_rows(batch: Batch, find_schema: FindSchema, *, where: str) -> Rows:
+    """Rows of a batch as arrays that share its memory.
 
     Args:
-        frame: The frame.
+        batch: The batch.
         find_schema: Gives the schema of a digest.
         where: Key of the log, for the error message.
 
     Raises:
         DecodeError: The body is damaged.
     """
-    at = f"{where} at index {frame.start}"
-    schema = find_schema(schema_digest(frame, where=where))
-    size = PREFIX.unpack_from(frame.body)[1]
+    at = f"{where} at index {batch.start}"
+    schema = find_schema(schema_digest(batch, where=where))
+    size = PREFIX.unpack_from(batch.body)[1]
     try:
-        _refuse_compressed(frame.body[PREFIX.size : PREFIX.size + size])
-        body = pa.py_buffer(frame.body)[PREFIX.size : PREFIX.size + size]
-        batch = pa.ipc.read_record_batch(body, schema.arrow)
-        batch.validate(full=True)
-        infos, changes = decode_rest(frame.body[PREFIX.size + size :], frame.count, where=at)
-        if len(batch) != frame.count or any(map(_lacks_values, batch.columns)):
-            raise DecodeError(f"{at}: {len(batch)} rows where its header says {frame.count}")
-        schemas = [(frame.start, schema)]
-        schemas += [(frame.start + n, find_schema(name.hex())) for n, name in changes]
+        _refuse_compressed(batch.body[PREFIX.size : PREFIX.size + size])
+        body = pa.py_buffer(batch.body)[PREFIX.size : PREFIX.size + size]
+        arrow_batch = pa.ipc.read_record_batch(body, schema.arrow)
+        arrow_batch.validate(full=True)
+        infos, changes = decode_rest(batch.body[PREFIX.size + size :], batch.count, where=at)
+        if len(arrow_batch) != batch.count or any(map(_lacks_values, arrow_batch.columns)):
+            raise DecodeError(f"{at}: {len(arrow_batch)} rows where its header says {batch.count}")
+        schemas = [(batch.start, schema)]
+        schemas += [(batch.start + n, find_schema(name.hex())) for n, name in changes]
         if not all(changed.shares_columns_with(schema) for _, changed in schemas):
             raise DecodeError(f"{at}: rows of other columns than the first")
-        pairs = zip(batch.columns, schema.columns, strict=True)
+        pairs = zip(arrow_batch.columns, schema.columns, strict=True)
         columns = (column_array(values, column, where=at) for values, column in pairs)
-        all_infos = [infos.get(offset, {}) for offset in range(frame.count)]
-        return Rows.of_columns(frame.start, columns, all_infos, schemas)
+        all_infos = [infos.get(offset, {}) for offset in range(batch.count)]
+        return Rows.of_columns(batch.start, columns, all_infos, schemas)
     except DAMAGED as error:
         raise DecodeError(f"{at}: {error}") from error
 
@@ -315,11 +315,11 @@ def _refuse_compressed(message: memoryview) -> None:
         ValueError: It is compressed, or no message.
     """
     try:
-        batch = _field_at(message, 8 + _INT32.unpack_from(message, 8)[0], 2)
-        if batch == 0:
+        record_batch = _field_at(message, 8 + _INT32.unpack_from(message, 8)[0], 2)
+        if record_batch == 0:
             raise ValueError("a message without a header")
-        batch += _INT32.unpack_from(message, batch)[0]
-        if _field_at(message, batch, 3):
+        record_batch += _INT32.unpack_from(message, record_batch)[0]
+        if _field_at(message, record_batch, 3):
             raise ValueError("the batch is compressed, as none is that is ever stored")
     except struct.error as error:
         raise ValueError("not a message of Arrow") from error

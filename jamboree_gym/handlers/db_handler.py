@@ -11,7 +11,7 @@ from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.stays_here import StaysHere
-from jamboree_gym.encoding.batch_format import Frame, Head, decode_records
+from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnknownKey
 from jamboree_gym.handlers.follow import Tail
 from jamboree_gym.store.redis.store import LogSlice
@@ -248,8 +248,8 @@ class DBHandler(StaysHere):
         if n <= 0:
             return []
         key = self._settled_key()
-        start, stop, frames = self.event.store.pop(key, n)
-        return [r for r in self._decode(key, frames) if start <= r["index"] < stop]
+        start, stop, batches = self.event.store.pop(key, n)
+        return [r for r in self._decode(key, batches) if start <= r["index"] < stop]
 
     def delete(self) -> None:
         """Delete all records under the handler's keys, from Redis and from MongoDB."""
@@ -275,11 +275,11 @@ class DBHandler(StaysHere):
         """Readable records of a slice."""
         if found is None:
             return []
-        records = self._decode(self._key, found.frames)
+        records = self._decode(self._key, found.batches)
         return [record for record in records if record["index"] >= found.head.first]
 
-    def _decode(self, key: str, frames: Iterable[Frame]) -> list[dict[str, Any]]:
-        return [record for frame in frames for record in decode_records(frame, where=key)]
+    def _decode(self, key: str, batches: Iterable[Batch]) -> list[dict[str, Any]]:
+        return [record for batch in batches for record in decode_records(batch, where=key)]
 
     def __repr__(self) -> str:
         """Entity and keys."""

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.lease import LEASE_S
 from jamboree_gym.delivery.stays_here import StaysHere
-from jamboree_gym.encoding.batch_format import Frame
+from jamboree_gym.encoding.batch_format import Batch
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, StoreUnavailable
@@ -136,36 +136,36 @@ class StepCursor:
 
     Attributes:
         where: Key of the log.
-        decode: Returns the rows of successive frames.
+        decode: Returns the rows of successive batches.
         join: Returns the transitions between rows.
         next_row: Index of the first row that has not been read.
         last: The row before that, which begins the next step; None at the beginning.
     """
 
     where: str
-    decode: Callable[[Sequence[Frame]], Rows]
+    decode: Callable[[Sequence[Batch]], Rows]
     join: Callable[[Rows], Transitions]
     next_row: int = 0
     last: Rows | None = None
 
     def read(self, found: LogSlice) -> tuple[Transitions | None, StepCursor]:
-        """The steps that frames from `next_row` on complete, if any, and the cursor after them.
+        """The steps that batches from `next_row` on complete, if any, and the cursor after them.
 
         Raises:
-            DecodeError: A frame is missing or damaged.
+            DecodeError: A batch is missing or damaged.
             EpisodeNotFound: Rows that were read earlier are missing now.
         """
-        frames = found.frames
+        batches = found.batches
         if found.head.count < self.next_row:
             raise EpisodeNotFound(
                 f"{self.where}: of {self.next_row} rows that were read only {found.head.count} are "
                 "still in Redis. Was it emptied? Restore the backup."
             )
-        if self.next_row < (frames[0].start if frames else found.head.count):
+        if self.next_row < (batches[0].start if batches else found.head.count):
             raise DecodeError(f"{self.where}: rows from {self.next_row} on are missing")
-        if not frames:
+        if not batches:
             return None, self
-        rows = self.decode(frames)
+        rows = self.decode(batches)
         if self.last is not None:
             rows = Rows.concatenate([self.last, rows])
         after = replace(self, next_row=rows.start + len(rows), last=rows[len(rows) - 1 :])

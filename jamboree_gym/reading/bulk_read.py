@@ -13,7 +13,7 @@ import numpy.typing as npt
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.batch_format import decode_head
-from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_frame
+from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_batch
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_episode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
@@ -166,12 +166,12 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
     keys = [connection.keyspace.episode(summary.id) for summary in trip]
     logs = connection.store.whole(keys)
     together: dict[bytes, _Together] = {}
-    alike: dict[tuple[bytes, int, int], list[int]] = {}  # by schema, rows and size of the one frame
+    alike: dict[tuple[bytes, int, int], list[int]] = {}  # by schema, rows and size of the one batch
     others = []
     for position, (summary, log) in enumerate(zip(trip, logs, strict=True)):
         if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-        start, count, digest = plain_frame(log[1]) if len(log) == 2 else (0, 0, b"")
+        start, count, digest = plain_batch(log[1]) if len(log) == 2 else (0, 0, b"")
         if count == summary.steps + 1 and start == 0:
             alike.setdefault((digest, count, len(log[1])), []).append(position)
         else:
@@ -262,7 +262,7 @@ def _whole_episode(
 def _is_joined(
     connection: Connection,
     summary: Listed,
-    frames: Sequence[bytes],
+    batches: Sequence[bytes],
     together: dict[bytes, _Together],
 ) -> bool:
     """Join an episode to those of its schema; False if it has to be read by itself.
@@ -271,8 +271,8 @@ def _is_joined(
     itself tells what is wrong.
     """
     row, counts, digest = 0, list[int](), b""
-    for raw in frames:
-        start, count, its_digest = plain_frame(raw)
+    for raw in batches:
+        start, count, its_digest = plain_batch(raw)
         if start != row or count == 0 or its_digest != (digest or its_digest):
             return False
         digest = its_digest
@@ -281,7 +281,7 @@ def _is_joined(
     if row != summary.steps + 1:
         return False
     joined = _together(connection, digest, together)
-    if not joined.collector.add(zip(frames, counts, strict=True)):
+    if not joined.collector.add(zip(batches, counts, strict=True)):
         return False
     joined.ids.append(summary.id)
     joined.counts.append(row)

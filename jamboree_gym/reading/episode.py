@@ -15,8 +15,8 @@ from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.stays_here import StaysHere
-from jamboree_gym.encoding.batch_format import Frame
-from jamboree_gym.encoding.bulk_decoder import decode_frames
+from jamboree_gym.encoding.batch_format import Batch
+from jamboree_gym.encoding.bulk_decoder import decode_batches
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.environment.provenance import decode_provenance
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Episode", "recent_of", "to_episode_data", "to_transitions", "transitions_between"]
 
 _EVERYTHING = 2**52
-_STEPS_PER_READ = 256  # as many as a frame may hold
+_STEPS_PER_READ = 256  # as many as a batch may hold
 
 
 class Episode(StaysHere):
@@ -256,14 +256,14 @@ class Episode(StaysHere):
         return next(iter(to_transitions(rows[max(0, stop - 2) : stop])), None)
 
     def _timed(self, read: Callable[..., LogSlice | None], *times: float) -> Rows:
-        """Rows of the frames that such a read finds, in one round trip.
+        """Rows of the batches that such a read finds, in one round trip.
 
-        With the frame before them, as the first step begins with its last observation.
+        With the batch before them, as the first step begins with its last observation.
         """
         self._connection.settle(self._key)
         found = read(self._key, *times, before=1)
-        frames = found.frames if found is not None else []
-        return self._join(found, frames[0].start, frames[-1].stop) if frames else self.rows(0, 0)
+        batches = found.batches if found is not None else []
+        return self._join(found, batches[0].start, batches[-1].stop) if batches else self.rows(0, 0)
 
     def table(self) -> pa.Table:
         """All steps as a `pyarrow.Table`, oldest first; the columns are those of `frame`.
@@ -446,22 +446,22 @@ class Episode(StaysHere):
         return rows[max(0, start - rows.start) : max(0, stop - rows.start)]
 
     def _join(self, found: LogSlice | None, start: int, stop: int) -> Rows:
-        """Rows of the frames; a negative start counts from the end."""
+        """Rows of the batches; a negative start counts from the end."""
         if found is None:
             raise self._not_found()
         count = found.head.count
         start = max(0, count + start) if start < 0 else start
-        _check_complete(found.frames, start, min(stop, count), where=self._key)
-        if found.frames:
-            return self._decode(found.frames)
+        _check_complete(found.batches, start, min(stop, count), where=self._key)
+        if found.batches:
+            return self._decode(found.batches)
         newest = self._connection.store.last(self._key, 1)  # its layout, for arrays without rows
-        if newest is None or not newest.frames:
+        if newest is None or not newest.batches:
             raise DecodeError(f"{self._key}: the log has no rows")
-        rows = self._decode(newest.frames[-1:])
+        rows = self._decode(newest.batches[-1:])
         return rows[len(rows) :]
 
-    def _decode(self, frames: Sequence[Frame]) -> Rows:
-        return decode_frames(frames, self._schema, where=self._key)
+    def _decode(self, batches: Sequence[Batch]) -> Rows:
+        return decode_batches(batches, self._schema, where=self._key)
 
     def _schema(self, name: str) -> StepSchema:
         blob = self._connection.store.blobs.get(name)
@@ -527,11 +527,11 @@ def _is_there(handler: RenderHandler | SnapshotHandler) -> bool:
         return True
 
 
-def _check_complete(frames: Sequence[Frame], start: int, stop: int, *, where: str) -> None:
+def _check_complete(batches: Sequence[Batch], start: int, stop: int, *, where: str) -> None:
     """Make sure that no row from `start` to `stop` is missing."""
-    for frame in frames:
-        if start < min(frame.start, stop):
-            raise DecodeError(f"{where}: rows {start} to {frame.start - 1} are missing")
-        start = frame.stop
+    for batch in batches:
+        if start < min(batch.start, stop):
+            raise DecodeError(f"{where}: rows {start} to {batch.start - 1} are missing")
+        start = batch.stop
     if start < stop:
         raise DecodeError(f"{where}: rows {start} to {stop - 1} are missing")

@@ -20,9 +20,9 @@ from jamboree_gym.arrays.layout import ENCODED, Group, Layout, Leaf, has_column
 from jamboree_gym.arrays.packing import Arrays, rows_of, unstack, variable_bytes
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema, schema_at
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_FRAMES_PER_APPEND
+from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
 from jamboree_gym.delivery.sealed_steps import seal_note, seal_rows, status_after, summary_after
-from jamboree_gym.delivery.step_buffer import MAX_FRAME_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_FRAME
+from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.row_parts import RowPart, cut_rows
@@ -149,7 +149,7 @@ class EpisodeImporter:
         check_summary(episode.summary)
         key = self._connection.keyspace.episode(episode.summary.id)
         for append in _appends(key, episode, self._infos):
-            size = sum(map(len, append.frames))
+            size = sum(map(len, append.batches))
             is_next = bool(self._appends) and self._appends[-1].key == append.key
             if self._appends and (is_next or self._bytes + size > MAX_APPEND_BYTES):
                 self.flush()
@@ -166,7 +166,7 @@ class EpisodeImporter:
                 raise EpisodeNotFound(
                     f"{append.key} was deleted while it was imported: import it again"
                 )
-            if result.stored < len(append.frames):
+            if result.stored < len(append.batches):
                 raise EpisodeInUse(
                     f"{append.key} is there already, with other steps: delete that episode, or "
                     "import under another run"
@@ -187,29 +187,29 @@ def _appends(key: str, episode: NewEpisode, infos: InfoEncoder) -> Iterator[Appe
     writer = bytes.fromhex(episode.summary.writer)
     origin = encode_origin(episode.origin)
     blobs = {**episode.blobs, **{schema.digest: schema.blob for _, schema in episode.schemas}}
-    frames, size, summary = list[bytes](), 0, replace(episode.summary, status="running")
+    batches, size, summary = list[bytes](), 0, replace(episode.summary, status="running")
     parts = _parts(rows, episode.schemas)
     for number, part in enumerate(parts, 1):
-        frames.append(seal_rows(part, writer))
-        size += len(frames[-1])
+        batches.append(seal_rows(part, writer))
+        size += len(batches[-1])
         summary = summary_after(summary, part)
         is_last = number == len(parts)
         if is_last:
             summary = replace(summary, status=_final_status(episode.summary.status, part))
-        if is_last or len(frames) == MAX_FRAMES_PER_APPEND or size >= MAX_APPEND_BYTES:
+        if is_last or len(batches) == MAX_BATCHES_PER_APPEND or size >= MAX_APPEND_BYTES:
             note, entry = seal_note(summary, origin)
             after = part.start + part.count
-            yield Append(key, CODEC_STEPS, frames, after, note, entry, blobs)
-            frames, size = [], 0
+            yield Append(key, CODEC_STEPS, batches, after, note, entry, blobs)
+            batches, size = [], 0
 
 
 def _parts(rows: list[Any], schemas: SchemaChanges) -> list[RowPart]:
-    """Rows as they become frames."""
+    """Rows as they become batches."""
     count = len(rows) // ROW_WIDTH
     infos = sum(len(info) for info in rows[INFO::ROW_WIDTH] if info)
     row_bytes = max(schema.row_bytes for _, schema in schemas) + ROW_OVERHEAD_BYTES
     row_bytes += (infos + _encoded_bytes(rows, schemas)) // count
-    return cut_rows(0, rows, schemas, max(1, min(ROWS_PER_FRAME, MAX_FRAME_BYTES // row_bytes)))
+    return cut_rows(0, rows, schemas, max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes)))
 
 
 def _encoded_bytes(rows: list[Any], schemas: SchemaChanges) -> int:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jamboree_gym.encoding.batch_format import Frame, Head, decode_frame, decode_head, frame_span
+from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch, decode_head
 from jamboree_gym.errors import DecodeError
 
 __all__ = [
@@ -59,16 +59,16 @@ class IndexEntry(NamedTuple):
 
 
 class Append(NamedTuple):
-    """One atomic append: consecutive frames, and optionally a new note.
+    """One atomic append: consecutive batches, and optionally a new note.
 
     Attributes:
         key: The log.
-        codec: Codec of the log's frames.
-        frames: Encoded frames; each begins where the one before ends.
+        codec: Codec of the log's batches.
+        batches: Encoded batches; each begins where the one before ends.
         after: Number of records in the log after the append.
         note: New note of the head; empty keeps the old one.
         entry: Listing to update in the same step.
-        blobs: Content that the frames refer to, by digest; stored before them.
+        blobs: Content that the batches refer to, by digest; stored before them.
         born: Timestamp of the log's first record, epoch seconds; None if another writer may have
             begun the log.
         is_repeated: Whether an earlier attempt may have been stored.
@@ -77,7 +77,7 @@ class Append(NamedTuple):
 
     key: str
     codec: int
-    frames: Sequence[bytes]
+    batches: Sequence[bytes]
     after: int
     note: bytes = b""
     entry: IndexEntry | None = None
@@ -91,8 +91,8 @@ def birth_of(append: Append) -> float:
     """Birth of the log that an append begins or continues; -inf if it is unknown."""
     if append.born is not None:
         return append.born
-    if append.frames:
-        start, _, t_first, _ = frame_span(append.frames[0])
+    if append.batches:
+        start, _, t_first, _ = batch_span(append.batches[0])
         if start == 0:
             return t_first
     return -math.inf
@@ -103,8 +103,8 @@ class AppendResult:
     """The server's answer to an append.
 
     Attributes:
-        stored: How many of the frames, from the first on, are in the log now, by this attempt or an
-            earlier one. The next frame does not continue the log: another writer was faster.
+        stored: How many of the batches, from the first on, are in the log now, by this attempt or
+            an earlier one. The next batch does not continue the log: another writer was faster.
         count: Records in the log, counted from its very first.
         t_last: Timestamp of the newest record, epoch seconds.
         is_deleted: Whether the log was deleted after an earlier attempt had begun it.
@@ -207,27 +207,27 @@ class Adoption(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogSlice:
-    """Head of a log, and the frames that overlap the requested range."""
+    """Head of a log, and the batches that overlap the requested range."""
 
     head: Head
-    frames: list[Frame]
+    batches: list[Batch]
 
     @classmethod
     def from_answer(cls, answer: Any, *, where: str) -> LogSlice | None:
         """Decode the answer of the script `READ`; None if there is no such log.
 
         Raises:
-            DecodeError: Head or frames are damaged, do not continue each other, or exceed the end
+            DecodeError: Head or batches are damaged, do not continue each other, or exceed the end
                 of the log.
         """
         if answer is None:
             return None
         head, raw = answer[:2]
-        frames = [decode_frame(frame, where=where) for frame in raw]
-        for before, after in pairwise(frames):
+        batches = [decode_batch(batch, where=where) for batch in raw]
+        for before, after in pairwise(batches):
             if after.start != before.stop:
                 raise DecodeError(f"{where} at index {before.stop}: a batch is missing")
         decoded = decode_head(head, where=where)
-        if frames and frames[-1].stop > decoded.count:  # a follower would wait for ever
-            raise DecodeError(f"{where} at index {frames[-1].start}: a batch beyond the log's end")
-        return cls(decoded, frames)
+        if batches and batches[-1].stop > decoded.count:  # a follower would wait for ever
+            raise DecodeError(f"{where} at index {batches[-1].start}: a batch beyond the log's end")
+        return cls(decoded, batches)

@@ -1,7 +1,7 @@
 """Migrates stores of older releases to the current format, in place.
 
 The heads of version 1 lack `held`, `newest`, `born` and a checksum. In MongoDB, version 1 has one
-document for each frame, and its id lacks the log's birth. Frames, notes and blobs are unchanged.
+document for each batch, and its id lacks the log's birth. Batches, notes and blobs are unchanged.
 
 Each log is changed in one step, so an interrupted migration can be started again.
 """
@@ -14,13 +14,13 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from jamboree_gym.encoding.batch_format import Head, frame_span
+from jamboree_gym.encoding.batch_format import Head, batch_span
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
     chunk_documents,
     head_fields,
-    kept_frames,
+    kept_batches,
 )
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
@@ -76,7 +76,7 @@ def _migrated_in_redis(store: RedisStore, mongo: MongoStore | None) -> Iterator[
             continue
         born = None if mongo is None else mongo.birth(key)
         if born is None:
-            born = frame_span(oldest)[2] if isinstance(oldest, bytes) else -math.inf
+            born = batch_span(oldest)[2] if isinstance(oldest, bytes) else -math.inf
         head = _upgraded(raw, born, where=key).encode()
         store.client.lset(key, 0, head)  # type: ignore[arg-type]  # bytes are taken, too
         yield key
@@ -89,12 +89,12 @@ def _migrate_log(mongo: MongoStore, document: Any) -> None:
     is_of_log = {"_id": {"$gte": f"{key}#", "$lt": f"{key}$"}, **_IS_OLD}
     chunks = mongo.database.chunks
     old = [{**one, "format": DOCUMENT_VERSION} for one in chunks.find(is_of_log).sort("_id", 1)]
-    frames = [frame for _, frame in kept_frames(old)]
-    for frame in frames:
-        if frame.blob is None:
-            raise DecodeError(f"{where} at index {frame.start}: checksum does not match")
-    blobs = [frame.blob for frame in frames if frame.blob is not None]
-    head = _upgraded(document["head"], frame_span(blobs[0])[2] if blobs else -math.inf, where=where)
+    batches = [batch for _, batch in kept_batches(old)]
+    for batch in batches:
+        if batch.blob is None:
+            raise DecodeError(f"{where} at index {batch.start}: checksum does not match")
+    blobs = [batch.blob for batch in batches if batch.blob is not None]
+    head = _upgraded(document["head"], batch_span(blobs[0])[2] if blobs else -math.inf, where=where)
     for blob in blobs:
         for part in chunk_documents(key, head.born, blob):
             chunks.replace_one({"_id": part["_id"]}, part, upsert=True)

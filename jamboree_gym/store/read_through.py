@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Frame, Head
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
 from jamboree_gym.store.listing_recovery import (
     NO_ROOM,
@@ -20,9 +20,9 @@ from jamboree_gym.store.listing_recovery import (
     kept_summaries,
 )
 from jamboree_gym.store.log import Append, AppendResult, Asked, LogSlice, birth_of
+from jamboree_gym.store.mongo.batch_reader import KeptBatches, is_lacking
 from jamboree_gym.store.mongo.documents import KeptLog
-from jamboree_gym.store.mongo.frame_reader import KeptFrames, is_lacking
-from jamboree_gym.store.mongo.reader import frames_of
+from jamboree_gym.store.mongo.reader import batches_of
 from jamboree_gym.store.mongo.store import BackupUnavailable, InterpreterEnds, MongoStore
 from jamboree_gym.store.redis.blobs import Blobs
 from jamboree_gym.store.redis.link import AccessRefused
@@ -64,8 +64,8 @@ class _Absent(NamedTuple):
 class BackedStore(RedisStore):
     """Reads as `RedisStore` does. MongoDB supplies what Redis lacks, and Redis gets it back.
 
-    A missing log is restored whole. If Redis holds only the newest frames of a log, the older
-    frames are restored, up to 64 MB. Larger logs are read from MongoDB alone, and so are logs for
+    A missing log is restored whole. If Redis holds only the newest batches of a log, the older
+    batches are restored, up to 64 MB. Larger logs are read from MongoDB alone, and so are logs for
     which Redis has no room, or which this user may not write. If Redis was emptied, the listings
     are restored before they are read, and no log of records is begun again.
 
@@ -142,7 +142,7 @@ class BackedStore(RedisStore):
         return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
 
     def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
-        """Complete the answer of Redis to a read with frames that only MongoDB holds.
+        """Complete the answer of Redis to a read with batches that only MongoDB holds.
 
         Raises:
             StoreUnavailable: MongoDB is needed, and does not answer.
@@ -157,30 +157,30 @@ class BackedStore(RedisStore):
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         found = LogSlice(replace(kept.head, held=kept.head.count), [])  # Redis had no room for it
-        frames = self._ask(lambda mongo: self._kept_frames(mongo, key, found.head))
-        return None if frames is None else self._joined(found, frames, how)
+        batches = self._ask(lambda mongo: self._kept_batches(mongo, key, found.head))
+        return None if batches is None else self._joined(found, batches, how)
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
-        """Add older frames to the answer of Redis; restore them to Redis if they are small."""
+        """Add older batches to the answer of Redis; restore them to Redis if they are small."""
         head = found.head
-        frames = self._ask(lambda mongo: self._kept_frames(mongo, key, head))
-        if frames is None:
+        batches = self._ask(lambda mongo: self._kept_batches(mongo, key, head))
+        if batches is None:
             raise DecodeError(
                 f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
                 "backup is known that holds it; mongo_url=... says where that is"
             )
-        if self._refilled(key, head, frames):
+        if self._refilled(key, head, batches):
             again = super()._read(key, *how)
             if again is not None and not is_lacking(again, how):
                 return again
-        return self._joined(found, frames, how)
+        return self._joined(found, batches, how)
 
-    def _joined(self, found: LogSlice, frames: KeptFrames, how: tuple[Any, ...]) -> LogSlice:
-        below = self._ask(lambda _: frames.selected(found, how)) or []
-        return LogSlice(found.head, [*below, *found.frames])
+    def _joined(self, found: LogSlice, batches: KeptBatches, how: tuple[Any, ...]) -> LogSlice:
+        below = self._ask(lambda _: batches.selected(found, how)) or []
+        return LogSlice(found.head, [*below, *found.batches])
 
-    def _kept_frames(self, mongo: MongoStore, key: str, head: Head) -> KeptFrames | None:
-        """The frames of a log in MongoDB; None if MongoDB holds no log, or another one.
+    def _kept_batches(self, mongo: MongoStore, key: str, head: Head) -> KeptBatches | None:
+        """The batches of a log in MongoDB; None if MongoDB holds no log, or another one.
 
         Raises:
             DecodeError: The log's document is damaged.
@@ -190,9 +190,9 @@ class BackedStore(RedisStore):
             raise kept
         if kept is None or kept.head.born != head.born:
             return None
-        return KeptFrames(mongo, key, kept, head.held)
+        return KeptBatches(mongo, key, kept, head.held)
 
-    def _refilled(self, key: str, head: Head, kept: KeptFrames) -> bool:
+    def _refilled(self, key: str, head: Head, kept: KeptBatches) -> bool:
         def fill(_: MongoStore) -> bool:
             return refill(self.redis, key, head, kept, max_bytes=MAX_PUT_BACK_BYTES)
 
@@ -264,9 +264,9 @@ class BackedStore(RedisStore):
     def _put_back_one(
         self, mongo: MongoStore, key: str, kept: KeptLog, standing: str, *, is_alone: bool
     ) -> None:
-        frames, identity = frames_of(mongo, key, kept), mongo.identity()
+        batches, identity = batches_of(mongo, key, kept), mongo.identity()
         try:
-            put_back(self.redis, key, kept.head, frames, mongo=identity, standing=standing)
+            put_back(self.redis, key, kept.head, batches, mongo=identity, standing=standing)
         except DecodeError:  # a read of this log alone raises the error
             if is_alone:
                 raise
@@ -298,14 +298,14 @@ class BackedStore(RedisStore):
     def memory(self, key: str) -> int:
         """Approximate bytes that a log occupies in Redis, or would occupy if it were complete."""
         newest = self._read(key, "last", 1)
-        if newest is None or not newest.frames:
+        if newest is None or not newest.batches:
             return 0
-        head, frame = newest.head, newest.frames[-1]
-        below = max(0, head.held - head.first) * len(frame.blob) // frame.count
+        head, batch = newest.head, newest.batches[-1]
+        below = max(0, head.held - head.first) * len(batch.blob) // batch.count
         return super().memory(key) + below
 
-    def pop(self, key: str, n: int, *, first: int | None = None) -> tuple[int, int, list[Frame]]:
-        """As `RedisStore.pop`; frames that only MongoDB holds are read before their removal."""
+    def pop(self, key: str, n: int, *, first: int | None = None) -> tuple[int, int, list[Batch]]:
+        """As `RedisStore.pop`; batches that only MongoDB holds are read before their removal."""
         answer = super().pop(key, n, first=first)
         if answer == (0, 0, []) and self._put_back([key]):
             answer = super().pop(key, n)
@@ -315,7 +315,7 @@ class BackedStore(RedisStore):
             found = self.read(key, first, first + n)
             answer = super().pop(key, n, first=first)
             if answer is not None and answer[0] == first and found is not None:
-                return (*answer[:2], found.frames)
+                return (*answer[:2], found.batches)
         return answer
 
     # -- writing ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Restores a log from MongoDB to Redis: whole, or first its head and then its frames."""
+"""Restores a log from MongoDB to Redis: whole, or first its head and then its batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_summary
 from jamboree_gym.store.log import IndexEntry, MongoIdentity
-from jamboree_gym.store.mongo.frame_reader import KeptFrames
+from jamboree_gym.store.mongo.batch_reader import KeptBatches
 from jamboree_gym.store.mongo.reader import checked_chain
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -47,7 +47,7 @@ def put_back(
         store: The destination.
         key: The log.
         head: The log's head in MongoDB.
-        blobs: All frames in MongoDB; all are checked before anything is restored.
+        blobs: All batches in MongoDB; all are checked before anything is restored.
         mongo: Identity of that MongoDB.
         standing: State of Redis before MongoDB was asked.
         instead_of: A damaged head in Redis, whose log is replaced if MongoDB has all of it.
@@ -57,39 +57,39 @@ def put_back(
         Redis emptied meanwhile.
 
     Raises:
-        DecodeError: A frame is damaged or missing.
+        DecodeError: A batch is damaged or missing.
         StoreFull: Redis has no memory left.
     """
-    frames, size, where = list[bytes](), 0, f"MongoDB at {mongo.where}: {key}"
-    for frame in checked_chain(blobs, head, where=where):
-        size += len(frame.blob)
+    batches, size, where = list[bytes](), 0, f"MongoDB at {mongo.where}: {key}"
+    for batch in checked_chain(blobs, head, where=where):
+        size += len(batch.blob)
         if size <= PAGE_BYTES:
-            frames.append(frame.blob)
+            batches.append(batch.blob)
     is_whole = size <= PAGE_BYTES
     back = replace(head, acked=head.count, held=0 if is_whole else head.count)
-    entry, there = entry_of(store, key, head), frames if is_whole else ()
+    entry, there = entry_of(store, key, head), batches if is_whole else ()
     return store.restorer.restore(
         key, back, there, entry, standing=standing, mongo=mongo, instead_of=instead_of
     )
 
 
-def refill(store: RedisStore, key: str, head: Head, kept: KeptFrames, *, max_bytes: float) -> bool:
-    """Restore evicted frames in front of those that Redis holds, the newest first.
+def refill(store: RedisStore, key: str, head: Head, kept: KeptBatches, *, max_bytes: float) -> bool:
+    """Restore evicted batches in front of those that Redis holds, the newest first.
 
-    If the call is interrupted, or Redis has no more room, the frames restored so far stay.
+    If the call is interrupted, or Redis has no more room, the batches restored so far stay.
 
     Args:
         store: The destination.
         key: The log.
         head: The log's head in Redis.
-        kept: The log's frames in MongoDB.
-        max_bytes: If the frames are larger, none is restored.
+        kept: The log's batches in MongoDB.
+        max_bytes: If the batches are larger, none is restored.
 
     Returns:
-        Whether all frames were restored.
+        Whether all batches were restored.
 
     Raises:
-        DecodeError: A frame is damaged or missing.
+        DecodeError: A batch is damaged or missing.
         StoreFull: Redis has no memory left.
     """
     while head.held > head.first:
@@ -99,8 +99,8 @@ def refill(store: RedisStore, key: str, head: Head, kept: KeptFrames, *, max_byt
             return False
         rows = max(1, int(PAGE_BYTES / row_bytes))
         page = kept.covering(max(head.first, head.held - rows), head.held)
-        frames = [frame.blob for frame in page]
-        if not store.restorer.refill(key, head, page[0].start, frames):
+        batches = [batch.blob for batch in page]
+        if not store.restorer.refill(key, head, page[0].start, batches):
             return False
         head = replace(head, held=page[0].start)
     return True

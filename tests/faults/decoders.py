@@ -34,18 +34,18 @@ from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import decode_value, encode_mapping, encode_value
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.batch_format import (
+    BATCH_BODY,
     CODEC_RECORDS,
     CODEC_STEPS,
-    FRAME_BODY,
-    Frame,
+    Batch,
     Head,
-    decode_frame,
+    decode_batch,
     decode_records,
-    encode_frame,
+    encode_batch,
     encode_note,
     encode_records,
 )
-from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_frames, plain_frame
+from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches, plain_batch
 from jamboree_gym.encoding.rows import PREFIX, Rows, decode_rows
 from jamboree_gym.encoding.summary_codec import (
     decode_episode_note,
@@ -65,11 +65,11 @@ from jamboree_gym.reading.filters import by_start
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.servers import control
 from jamboree_gym.store.log import Append, LogSlice
-from jamboree_gym.store.mongo.documents import chunk_documents, kept_frames
+from jamboree_gym.store.mongo.documents import chunk_documents, kept_batches
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.summary_table import to_summary_table
 
-__all__ = ["BLOBS", "DECODERS", "Decoder", "memory_ran_out", "mutate_frame", "seal_frame"]
+__all__ = ["BLOBS", "DECODERS", "Decoder", "memory_ran_out", "mutate_batch", "seal_batch"]
 
 WRITER = b"\x01writer\xff"
 _HEADER = struct.Struct("<2sBBIQ8sdd")
@@ -191,7 +191,7 @@ def _episode(
             box.seal()
         action = _sample(acted, k)
         if number == 0 and k == 2 and isinstance(action, np.integer):
-            action = int(action)  # the frame has to tell that it was a Python number
+            action = int(action)  # the batch has to tell that it was a Python number
         box.act(action)
         said = {"value": 0.5 * k, "logits": np.zeros(3)} if number == 1 and k % 2 else None
         box.put(_sample(observed, k + 1), k, k == 8, False, told if k % 3 == 0 else None, said)
@@ -216,7 +216,7 @@ APPENDS = [
 ]
 BLOBS = {name: blob for append in APPENDS for name, blob in append.blobs.items()}
 SCHEMAS = {name: blob for name, blob in BLOBS.items() if not blob.startswith(b"{")}
-FRAMES = [frame for append in APPENDS for frame in append.frames]
+BATCHES = [batch for append in APPENDS for batch in append.batches]
 PROVENANCES = [blob for blob in BLOBS.values() if blob.startswith(b"{")]
 
 
@@ -227,7 +227,7 @@ def find_schema(name: str) -> StepSchema:
     return StepSchema.from_blob(SCHEMAS[name], where=name)
 
 
-def _record_frames() -> Iterator[bytes]:
+def _record_batches() -> Iterator[bytes]:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     content = pa.compress(pixels.tobytes(), codec="zstd", asbytes=True)
     render = {"step": 0, "shape": [2, 4, 3], "dtype": "|u1", "codec": "zstd", "content": content}
@@ -237,7 +237,7 @@ def _record_frames() -> Iterator[bytes]:
     for records in ([{"value": 1}, dict(INFO)], [render], [snapshot]):
         body = encode_records([5.0 + n for n in range(len(records))], list(map(_kept, records)))
         count, times = len(records), {"t_first": 5.0, "t_last": 6.0}
-        yield encode_frame(
+        yield encode_batch(
             codec=CODEC_RECORDS, start=3, count=count, writer=WRITER, **times, body=body
         )
 
@@ -246,24 +246,24 @@ def _kept(record: Mapping[str, Any]) -> bytes:
     return encode_mapping(record)
 
 
-RECORD_FRAMES = list(_record_frames())
+RECORD_BATCHES = list(_record_batches())
 
 
 # -- making checksums right again -----------------------------------------------------------
 
 
-def seal_frame(frame: bytes) -> bytes:
-    """The frame with a checksum that fits."""
-    header = frame[: _HEADER.size]
-    body = frame[FRAME_BODY:]
+def seal_batch(batch: bytes) -> bytes:
+    """The batch with a checksum that fits."""
+    header = batch[: _HEADER.size]
+    body = batch[BATCH_BODY:]
     return b"".join((header, struct.pack("<I", zlib.crc32(body, zlib.crc32(header))), body))
 
 
-def mutate_frame(rng: Random, frame: bytes) -> bytes:
+def mutate_batch(rng: Random, batch: bytes) -> bytes:
     """Another body, or another header; half of the time where msgpack stands in the body."""
     if rng.random() < 0.2:
-        return mutate_bytes(rng, frame[:FRAME_BODY]) + frame[FRAME_BODY:]
-    head, body = frame[:FRAME_BODY], frame[FRAME_BODY:]
+        return mutate_bytes(rng, batch[:BATCH_BODY]) + batch[BATCH_BODY:]
+    head, body = batch[:BATCH_BODY], batch[BATCH_BODY:]
     split = _msgpack_in(head, body)
     if rng.random() < 0.5:
         return head + body[:split] + mutate_msgpack(rng, body[split:])
@@ -274,8 +274,8 @@ def mutate_frame(rng: Random, frame: bytes) -> bytes:
 
 
 def _msgpack_in(head: bytes, body: bytes) -> int:
-    """Where in the body of a frame its msgpack begins."""
-    if len(head) < FRAME_BODY or len(body) < PREFIX.size:
+    """Where in the body of a batch its msgpack begins."""
+    if len(head) < BATCH_BODY or len(body) < PREFIX.size:
         return 0
     _, _, codec, count, *_ = _HEADER.unpack_from(head)
     return count * 8 if codec == CODEC_RECORDS else PREFIX.size + PREFIX.unpack_from(body)[1]
@@ -288,29 +288,29 @@ def _read_value(content: bytes) -> None:
     repr(decode_value(content, where="here"))
 
 
-def _read_frame(content: bytes) -> None:
-    frame = decode_frame(content, where="here")
-    assert content == frame.blob
-    assert frame.count > 0
+def _read_batch(content: bytes) -> None:
+    batch = decode_batch(content, where="here")
+    assert content == batch.blob
+    assert batch.count > 0
 
 
-def _read_sealed_frame(content: bytes) -> None:
-    blob = seal_frame(content)
-    frame = decode_frame(blob, where="here")
-    if frame.codec == CODEC_RECORDS:
-        for record in decode_records(frame, where="here"):
+def _read_sealed_batch(content: bytes) -> None:
+    blob = seal_batch(content)
+    batch = decode_batch(blob, where="here")
+    if batch.codec == CODEC_RECORDS:
+        for record in decode_records(batch, where="here"):
             assert type(record) is dict
             assert type(record["index"]) is int
             assert type(record["timestamp"]) is float
         return
-    _look_at_rows(_rows_in_both_ways(frame))
+    _look_at_rows(_rows_in_both_ways(batch))
 
 
-def _rows_in_both_ways(frame: Frame) -> Rows:
+def _rows_in_both_ways(batch: Batch) -> Rows:
     """By pyarrow, and cut by ourselves: what both take is the same."""
-    cut = _outcome(lambda: decode_frames([frame], find_schema, where="here"))
-    read = _outcome(lambda: decode_rows(frame, find_schema, where="here"))
-    alike = _outcome(lambda: _collected(frame))
+    cut = _outcome(lambda: decode_batches([batch], find_schema, where="here"))
+    read = _outcome(lambda: decode_rows(batch, find_schema, where="here"))
+    alike = _outcome(lambda: _collected(batch))
     if isinstance(read, Rows):
         assert isinstance(cut, Rows)
         _assert_same(cut, read)
@@ -329,12 +329,12 @@ def _outcome(read: Callable[[], Rows | None]) -> Rows | JamboreeError | None:
         return error
 
 
-def _collected(frame: Frame) -> Rows | None:
-    start, count, name = plain_frame(frame.blob)
+def _collected(batch: Batch) -> Rows | None:
+    start, count, name = plain_batch(batch.blob)
     if not count:
         return None
     collector = RowCollector(find_schema(name.hex()))
-    return collector.rows(start=start) if collector.add_alike([frame.blob], count) else None
+    return collector.rows(start=start) if collector.add_alike([batch.blob], count) else None
 
 
 def _assert_same(one: Rows, other: Rows) -> None:
@@ -368,31 +368,31 @@ def _look_at_rows(rows: Rows) -> None:
 
 
 def _read_slice(content: bytes) -> None:
-    """Several frames, one behind the other, each cut off the content by its length."""
-    frames, rest = [], content
+    """Several batches, one behind the other, each cut off the content by its length."""
+    batches, rest = [], content
     while len(rest) >= 4:
         (size,) = struct.unpack_from("<I", rest)
-        frames.append(seal_frame(rest[4 : 4 + size]))
+        batches.append(seal_batch(rest[4 : 4 + size]))
         rest = rest[4 + size :]
     head = Head(CODEC_STEPS, 0, 0, 0, 10, 0, 1, 100.0, 1.0, b"").encode()
-    found = LogSlice.from_answer([head, frames], where="here")
-    if found is not None and found.frames:
-        _look_at_rows(decode_frames(found.frames, find_schema, where="here"))
+    found = LogSlice.from_answer([head, batches], where="here")
+    if found is not None and found.batches:
+        _look_at_rows(decode_batches(found.batches, find_schema, where="here"))
 
 
 def _mutate_slice(rng: Random, content: bytes) -> bytes:
     if rng.random() < 0.2:
         return mutate_bytes(rng, content)
-    frames, rest = [], content
+    batches, rest = [], content
     while len(rest) >= 4:
         (size,) = struct.unpack_from("<I", rest)
-        frames.append(rest[4 : 4 + size])
+        batches.append(rest[4 : 4 + size])
         rest = rest[4 + size :]
-    if not frames:
+    if not batches:
         return mutate_bytes(rng, content)
-    at = rng.randrange(len(frames))
-    frames[at] = rng.choice([mutate_frame(rng, frames[at]), rng.choice(FRAMES), frames[0]])
-    return b"".join(struct.pack("<I", len(one)) + one for one in frames)
+    at = rng.randrange(len(batches))
+    batches[at] = rng.choice([mutate_batch(rng, batches[at]), rng.choice(BATCHES), batches[0]])
+    return b"".join(struct.pack("<I", len(one)) + one for one in batches)
 
 
 def _read_summary(content: bytes) -> None:
@@ -431,7 +431,7 @@ def _episode_notes() -> Iterator[bytes]:
 def _read_schema(content: bytes) -> None:
     schema = StepSchema.from_blob(content, where="here")
     collector = RowCollector(schema)
-    collector.add_alike([bytes(FRAME_BODY + 40)], 1)
+    collector.add_alike([bytes(BATCH_BODY + 40)], 1)
     assert schema.row_bytes >= 0
 
 
@@ -476,7 +476,7 @@ def _read_provenance(content: bytes) -> None:
 
 def _read_record(decode: Callable[..., object]) -> Callable[[bytes], None]:
     def read(content: bytes) -> None:
-        frame = encode_frame(
+        batch = encode_batch(
             codec=CODEC_RECORDS,
             start=0,
             count=1,
@@ -485,15 +485,15 @@ def _read_record(decode: Callable[..., object]) -> Callable[[bytes], None]:
             t_last=1.0,
             body=encode_records([1.0], [content]),
         )
-        (record,) = decode_records(decode_frame(frame, where="here"), where="here")
+        (record,) = decode_records(decode_batch(batch, where="here"), where="here")
         decode(record, where="here")
 
     return read
 
 
 def _record_contents(number: int) -> list[bytes]:
-    frame = decode_frame(RECORD_FRAMES[number], where="here")
-    return [bytes(frame.body[8 + 5 :])]
+    batch = decode_batch(RECORD_BATCHES[number], where="here")
+    return [bytes(batch.body[8 + 5 :])]
 
 
 class _Counter(gym.Env[Any, Any]):
@@ -556,23 +556,23 @@ VALUES = [
     encode_value(HOLDERS),
 ]
 SLICES = [
-    b"".join(struct.pack("<I", len(one)) + one for one in append.frames) for append in APPENDS
+    b"".join(struct.pack("<I", len(one)) + one for one in append.batches) for append in APPENDS
 ]
 NOTES = list(_episode_notes())
 
 
 def _read_chunks(content: bytes) -> None:
-    documents = list(chunk_documents("log", 0.0, FRAMES[0]))
+    documents = list(chunk_documents("log", 0.0, BATCHES[0]))
     changed = {**documents[0], "content": content, "crc": zlib.crc32(content)}
-    for _, frame in kept_frames([changed]):
-        _read_frame(frame.blob or b"")
+    for _, batch in kept_batches([changed]):
+        _read_batch(batch.blob or b"")
 
 
 DECODERS = [
     Decoder("value", VALUES, mutate_msgpack, _read_value),
-    Decoder("frame", [*FRAMES, *RECORD_FRAMES], mutate_bytes, _read_frame),
-    Decoder("rows", FRAMES, mutate_frame, _read_sealed_frame),
-    Decoder("records", RECORD_FRAMES, mutate_frame, _read_sealed_frame),
+    Decoder("batch", [*BATCHES, *RECORD_BATCHES], mutate_bytes, _read_batch),
+    Decoder("rows", BATCHES, mutate_batch, _read_sealed_batch),
+    Decoder("records", RECORD_BATCHES, mutate_batch, _read_sealed_batch),
     Decoder("slice", SLICES, _mutate_slice, _read_slice),
     Decoder("summary", [n.entry.summary[4:] for n in APPENDS], mutate_msgpack, _read_summary),
     Decoder("note", NOTES, mutate_msgpack, _read_episode_note),
@@ -584,5 +584,5 @@ DECODERS = [
     Decoder("snapshot", _record_contents(2), mutate_msgpack, _read_record(decode_snapshot)),
     Decoder("state", [take_state(STATE_ENV)], mutate_msgpack, _read_state),
     Decoder("control", CONTROL, mutate_json, _read_control),
-    Decoder("chunks", FRAMES[:1], mutate_bytes, _read_chunks),
+    Decoder("chunks", BATCHES[:1], mutate_bytes, _read_chunks),
 ]

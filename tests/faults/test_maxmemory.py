@@ -44,11 +44,11 @@ def is_complete(jam: Jamboree) -> bool:
 
 
 def rows_in_mongodb(jam: Jamboree, keys: Sequence[str] | None = None) -> int:
-    """Rows of logs there, each log whole and each frame undamaged."""
+    """Rows of logs there, each log whole and each batch undamaged."""
     rows = 0
     for key, found in kept_logs(jam.mongo_store, sorted(keys or jam.mongo_store.keys())):
         assert isinstance(found, tuple), found
-        rows += sum(frame.count for frame in checked_chain(found[1], found[0], where=key))
+        rows += sum(batch.count for batch in checked_chain(found[1], found[0], where=key))
     return rows
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import Server
-from decoders import mutate_frame, seal_frame
+from decoders import mutate_batch, seal_batch
 from mutations import mutate_bytes, mutate_json, mutate_msgpack
 from processes import NoteHandler
 from recorded_envs import CountingEnv, RenderingEnv, play
@@ -172,7 +172,7 @@ def change_something(jam: Jamboree, rng: Random, keys: list[str]) -> str:
         place = rng.randrange(jam.redis.llen(key))
         old = jam.redis.lindex(key, place)
         new = old[:HEAD_BYTES] + mutated_episode_note(rng, old[HEAD_BYTES:])
-        jam.redis.lset(key, place, seal_frame(mutate_frame(rng, old)) if place else new)
+        jam.redis.lset(key, place, seal_batch(mutate_batch(rng, old)) if place else new)
         return f"{key} {place}"
     if kind == b"hash":
         name = rng.choice(jam.redis.hkeys(key))
@@ -278,8 +278,8 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
         collection = rng.choice(filled)
         document = rng.choice(list(collection.find(not_the_identity)))
         field = rng.choice([field for field, value in document.items() if type(value) is bytes])
-        content = rng.choice([mutate_frame, mutate_bytes])(rng, document[field])
-        content = seal_frame(content) if content[:2] == b"JB" else content
+        content = rng.choice([mutate_batch, mutate_bytes])(rng, document[field])
+        content = seal_batch(content) if content[:2] == b"JB" else content
         collection.replace_one(
             {"_id": document["_id"]}, document | {field: content, "crc": zlib.crc32(content)}
         )

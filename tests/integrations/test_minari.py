@@ -408,7 +408,7 @@ def test_an_episode_that_follows_another_comes_back_and_verifies(
 def test_a_long_episode_comes_back(
     jam: Jamboree, other: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "MAX_FRAMES_PER_APPEND", 1)
+    monkeypatch.setattr(importing, "MAX_BATCHES_PER_APPEND", 1)
     (id,) = record(jam, CountingEnv(length=600), steps=600)
 
     (back,) = from_minari(other, to_minari(jam.episodes(), "long-v0"))
@@ -733,7 +733,7 @@ def test_an_import_that_was_cut_goes_on_where_it_was(
     ours: bool, jam: Jamboree, other: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = long_dataset(jam, ours)
-    monkeypatch.setattr(importing, "MAX_FRAMES_PER_APPEND", 1)
+    monkeypatch.setattr(importing, "MAX_BATCHES_PER_APPEND", 1)
     append, calls = other.append_whole, []
 
     def once(appends: Any) -> Any:

@@ -34,7 +34,7 @@ from replayed_envs import (
 )
 
 from jamboree_gym import EpisodeHandler, Jamboree
-from jamboree_gym.encoding.batch_format import decode_frame, encode_frame
+from jamboree_gym.encoding.batch_format import decode_batch, encode_batch
 from jamboree_gym.encoding.rows import StepSchema, decode_rows, encode_rows, schema_digest
 from jamboree_gym.environment.provenance import describe
 from jamboree_gym.errors import ReplayError
@@ -216,7 +216,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
     """Store another value in one row, through the codec of the store itself."""
     jam.flush()
     key = jam.keyspace.episode(episode.id)
-    frame = decode_frame(jam.redis.lindex(key, 1), where=key)
+    frame = decode_batch(jam.redis.lindex(key, 1), where=key)
     name = schema_digest(frame, where=key)
     schema = StepSchema.from_blob(jam.store.blobs.get(name), where=name)
     read = decode_rows(frame, lambda _: schema, where=key)
@@ -238,7 +238,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
         ]
         rows += (*kept, *values[2:], read.timestamps[i], None, None)
     body = encode_rows(rows, schema)
-    blob = encode_frame(
+    blob = encode_batch(
         codec=frame.codec,
         start=frame.start,
         count=frame.count,

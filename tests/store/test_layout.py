@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lengths import examples
 
 import jamboree_gym
-from jamboree_gym.encoding.batch_format import Head, decode_head, encode_frame, frame_span
+from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head, encode_batch
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import identity
 from jamboree_gym.store.redis import scripts
@@ -40,13 +40,13 @@ for i, name in ipairs(names) do head[name] = tonumber(ARGV[i]) end
 return pack_head(head)
 """
 
-READ_FRAME = f"""-- include: layout
+READ_BATCH = f"""-- include: layout
 {EXACT}
-local start, stop, t_first, t_last = frame_span(ARGV[1])
-return {{exact(start), exact(stop), exact(t_first), exact(t_last), frame_writer(ARGV[1])}}
+local start, stop, t_first, t_last = batch_span(ARGV[1])
+return {{exact(start), exact(stop), exact(t_first), exact(t_last), batch_writer(ARGV[1])}}
 """
 
-COMPARE_FRAMES = """-- include: layout
+COMPARE_BATCHES = """-- include: layout
 return {has_same_records(ARGV[1], ARGV[2]) and 1 or 0, identity(KEYS[1], tonumber(ARGV[3]))}
 """
 
@@ -65,8 +65,8 @@ def heads(draw: st.DrawFn) -> Head:
 
 
 @st.composite
-def frames(draw: st.DrawFn) -> dict[str, Any]:
-    """Arguments of `encode_frame`."""
+def batches(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of `encode_batch`."""
     return {
         "codec": draw(st.sampled_from([1, 2])),
         "start": draw(st.integers(0, 2**53 - 2**32)),
@@ -86,7 +86,7 @@ def run(valkey: Server, namespace: str) -> Iterator[Run]:
     """Runs the text of a script on the server."""
     store = RedisStore.from_url(valkey.url, Keyspace(namespace))
     composed = {
-        text: scripts.compose(text) for text in (READ_HEAD, PACK_HEAD, READ_FRAME, COMPARE_FRAMES)
+        text: scripts.compose(text) for text in (READ_HEAD, PACK_HEAD, READ_BATCH, COMPARE_BATCHES)
     }
     yield lambda text, *arguments: store.client.eval(
         composed[text].source, 1, f"{namespace}:log", *arguments
@@ -115,11 +115,11 @@ def test_a_head_means_the_same_in_python_and_in_the_scripts(run: Run) -> None:
 @pytest.mark.deep
 def test_a_batch_header_means_the_same_in_python_and_in_the_scripts(run: Run) -> None:
     @settings(max_examples=examples(500))
-    @given(frames())
+    @given(batches())
     def check(parts: dict[str, Any]) -> None:
-        frame = encode_frame(**parts)
-        *numbers, writer = run(READ_FRAME, frame)
-        assert tuple(map(float, numbers)) == frame_span(frame)
+        batch = encode_batch(**parts)
+        *numbers, writer = run(READ_BATCH, batch)
+        assert tuple(map(float, numbers)) == batch_span(batch)
         assert writer == parts["writer"]
 
     check()
@@ -131,8 +131,8 @@ def test_a_batch_that_was_moved_differs_in_its_index_alone(run: Run, change: str
     one |= {"t_last": 2.0, "body": b"records"}
     moved = one | {"start": 1000}
     other = moved | {change: {"writer": b"writer-b", "body": b"others"}.get(change, 7)}
-    encoded = [encode_frame(**parts) for parts in (one, moved, other)]
-    answers = [run(COMPARE_FRAMES, encoded[0], frame, 0)[0] for frame in encoded]
+    encoded = [encode_batch(**parts) for parts in (one, moved, other)]
+    answers = [run(COMPARE_BATCHES, encoded[0], batch, 0)[0] for batch in encoded]
     assert answers == [1, 1, 0]
 
 
@@ -141,7 +141,7 @@ def test_python_and_the_scripts_give_a_log_the_same_identity(run: Run, namespace
     @settings(max_examples=examples(500))
     @given(times)
     def check(born: float) -> None:
-        _, found = run(COMPARE_FRAMES, b"", b"", repr(born))
+        _, found = run(COMPARE_BATCHES, b"", b"", repr(born))
         assert found.decode() == identity(f"{namespace}:log", born)
 
     check()

@@ -10,14 +10,14 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.encoding.batch_format import frame_span
+from jamboree_gym.encoding.batch_format import batch_span
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.link import RedisLink
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each frame is a part."""
+    """Each batch is a part."""
     monkeypatch.setattr(scripts, "PART_BYTES", 1)
 
 
@@ -51,8 +51,8 @@ def test_what_was_popped_and_has_no_copy_yet_is_copied(jam: Jamboree) -> None:
     notes = saved(jam, 6)
     assert len(notes.pop(4)) == 4
 
-    _, frames = jam.redis_store.reader.unacked([notes._key])[notes._key]  # type: ignore[misc]
-    assert [frame_span(frame)[:2] for frame in frames] == [(n, n + 1) for n in range(6)]
+    _, batches = jam.redis_store.reader.unacked([notes._key])[notes._key]  # type: ignore[misc]
+    assert [batch_span(batch)[:2] for batch in batches] == [(n, n + 1) for n in range(6)]
     assert jam.backup.flush() == 6
     assert jam.backup.verify()
 

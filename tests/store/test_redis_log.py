@@ -21,12 +21,12 @@ from hypothesis.stateful import (
 from lengths import examples
 
 from jamboree_gym.arrays.values import encode_mapping
-from jamboree_gym.delivery.outbox import MAX_FRAMES_PER_APPEND, RecordOutbox
+from jamboree_gym.delivery.outbox import MAX_BATCHES_PER_APPEND, RecordOutbox
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
-    Frame,
+    Batch,
     decode_records,
-    encode_frame,
+    encode_batch,
     encode_records,
 )
 from jamboree_gym.errors import DecodeError, StoreUnavailable
@@ -39,9 +39,9 @@ KINDS = sorted(REDIS_PROGRAMS)
 Record = dict[str, Any]
 
 
-def frame(start: int, times: list[float], *, writer: bytes = b"writer-a") -> bytes:
+def batch(start: int, times: list[float], *, writer: bytes = b"writer-a") -> bytes:
     records = [encode_mapping({"n": start + i}) for i in range(len(times))]
-    return encode_frame(
+    return encode_batch(
         codec=CODEC_RECORDS,
         start=start,
         count=len(times),
@@ -52,20 +52,20 @@ def frame(start: int, times: list[float], *, writer: bytes = b"writer-a") -> byt
     )
 
 
-def append(store: RedisStore, key: str, *frames: bytes) -> AppendResult:
-    (result,) = store.append([Append(key, CODEC_RECORDS, frames, 0)])
+def append(store: RedisStore, key: str, *batches: bytes) -> AppendResult:
+    (result,) = store.append([Append(key, CODEC_RECORDS, batches, 0)])
     assert isinstance(result, AppendResult), result
     return result
 
 
-def records_of(frames: list[Frame]) -> list[Record]:
-    return [record for part in frames for record in decode_records(part, where="k")]
+def records_of(batches: list[Batch]) -> list[Record]:
+    return [record for part in batches for record in decode_records(part, where="k")]
 
 
 def readable(found: LogSlice | None) -> list[Record]:
     if found is None:
         return []
-    return [record for record in records_of(found.frames) if record["index"] >= found.head.first]
+    return [record for record in records_of(found.batches) if record["index"] >= found.head.first]
 
 
 def everything(store: RedisStore, key: str) -> list[int]:
@@ -105,7 +105,7 @@ class LogMachine(RuleBasedStateMachine):
         self.sent = []
         for size in sizes:
             times = [self.t_last + step * (i + 1) for i in range(size)]
-            self.sent.append(frame(self.count, times))
+            self.sent.append(batch(self.count, times))
             self.model += [(self.count + i, t) for i, t in enumerate(times)]
             self.count, self.t_last = self.count + size, times[-1]
         result = append(self.store, self.key, *self.sent)
@@ -119,7 +119,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(offset=st.integers(-9, 9).filter(bool))
     def append_at_a_wrong_index(self, offset: int) -> None:
-        stale = frame(max(0, self.count + offset), [self.t_last + 1], writer=b"writer-b")
+        stale = batch(max(0, self.count + offset), [self.t_last + 1], writer=b"writer-b")
         if self.count + offset >= 0:
             result = append(self.store, self.key, stale)
             assert (result.stored, result.count) == (0, self.count)
@@ -127,13 +127,13 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def append_at_a_past_time(self) -> None:
         if self.count:
-            result = append(self.store, self.key, frame(self.count, [self.t_last]))
+            result = append(self.store, self.key, batch(self.count, [self.t_last]))
             assert result == AppendResult(0, self.count, self.t_last)
 
     @rule(n=st.integers(1, 9))
     def pop(self, n: int) -> None:
-        start, stop, frames = self.store.pop(self.key, n)
-        taken = [r["index"] for r in records_of(frames) if start <= r["index"] < stop]
+        start, stop, batches = self.store.pop(self.key, n)
+        taken = [r["index"] for r in records_of(batches) if start <= r["index"] < stop]
         assert taken == [index for index, _ in self.model[:n]]
         del self.model[:n]
 
@@ -199,7 +199,7 @@ def test_a_log_that_is_not_there_reads_as_none(store: RedisStore) -> None:
 
 def test_a_log_of_many_batches_is_searched_from_any_end(store: RedisStore) -> None:
     key = store.keyspace.records("large", {})
-    batches = [frame(start, [start + 1.0, start + 1.5]) for start in range(0, 6000, 2)]
+    batches = [batch(start, [start + 1.0, start + 1.5]) for start in range(0, 6000, 2)]
     for first in range(0, len(batches), 500):
         append(store, key, *batches[first : first + 500])
     for index in (0, 1, 2, 2999, 3000, 5998, 5999):
@@ -215,7 +215,7 @@ def test_a_batch_of_ten_megabytes_comes_back(store: RedisStore) -> None:
     key = store.keyspace.records("large", {})
     body = encode_records([1.0], [encode_mapping({"blob": bytes(10 << 20)})])
     header = {"codec": CODEC_RECORDS, "start": 0, "count": 1, "writer": b"writer-a"}
-    append(store, key, encode_frame(**header, t_first=1.0, t_last=1.0, body=body))
+    append(store, key, encode_batch(**header, t_first=1.0, t_last=1.0, body=body))
     assert len(readable(store.last(key, 1))[0]["blob"]) == 10 << 20
 
 
@@ -283,7 +283,7 @@ def test_nothing_is_stored_twice_when_another_writer_comes_between_two_tries(
     assert ours.unsaved == theirs.unsaved == 0
 
 
-@pytest.mark.parametrize("delivered", [1, MAX_FRAMES_PER_APPEND, MAX_FRAMES_PER_APPEND + 9])
+@pytest.mark.parametrize("delivered", [1, MAX_BATCHES_PER_APPEND, MAX_BATCHES_PER_APPEND + 9])
 def test_a_conflict_in_the_middle_of_many_batches_keeps_their_order(
     store: RedisStore, delivered: int
 ) -> None:
@@ -296,7 +296,7 @@ def test_a_conflict_in_the_middle_of_many_batches_keeps_their_order(
     put(ours, *range(delivered, 200))
     send(store, ours)
     stored = numbers_in(store, key)
-    assert stored.index(1000) == min(delivered, MAX_FRAMES_PER_APPEND)
+    assert stored.index(1000) == min(delivered, MAX_BATCHES_PER_APPEND)
     assert [number for number in stored if number != 1000] == list(range(200))
 
 
@@ -356,11 +356,11 @@ def test_a_writer_whose_clock_is_behind_costs_no_more_than_one_conflict(store: R
 
 
 def test_a_script_that_the_server_forgot_is_loaded_again(store: RedisStore) -> None:
-    append(store, "k", frame(0, [1.0]))
+    append(store, "k", batch(0, [1.0]))
     store.client.script_flush()
     assert everything(store, "k") == [0]
     store.client.script_flush()
-    append(store, "k", frame(1, [2.0]))
+    append(store, "k", batch(1, [2.0]))
     store.client.script_flush()
     assert store.pop("k", 1)[:2] == (0, 1)
 
@@ -372,14 +372,14 @@ def test_a_server_that_was_killed_and_started_again_is_used_as_before(
 ) -> None:
     server = start_own_redis(kind, "--appendfsync", "always")
     store = RedisStore.from_url(server.url, Keyspace("test"))
-    append(store, "k", frame(0, [1.0]), frame(1, [2.0]))
+    append(store, "k", batch(0, [1.0]), batch(1, [2.0]))
     for restart in range(3):
         server.kill()
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
             store.count("k")
         server.start()
         assert store.pop("k", 1)[0] == restart
-        append(store, "k", frame(2 + restart, [3.0 + restart]))
+        append(store, "k", batch(2 + restart, [3.0 + restart]))
         assert store.count("k") == 2
     store.close()
 
@@ -392,10 +392,10 @@ def test_content_is_sent_again_to_a_server_that_came_back_empty(
     store = RedisStore.from_url(server.url, Keyspace("test"))
     name = digest(b"content")
     blobs = {name: b"content"}
-    store.append([Append("k", CODEC_RECORDS, [frame(0, [1.0])], 1, blobs=blobs)])
+    store.append([Append("k", CODEC_RECORDS, [batch(0, [1.0])], 1, blobs=blobs)])
     server.kill()
     server.start()
-    store.append([Append("k", CODEC_RECORDS, [frame(0, [1.0])], 1, blobs=blobs)])
+    store.append([Append("k", CODEC_RECORDS, [batch(0, [1.0])], 1, blobs=blobs)])
     other = RedisStore.from_url(server.url, Keyspace("test"))
     assert other.blobs.get(name) == b"content"
     store.close()
@@ -405,7 +405,7 @@ def test_content_is_sent_again_to_a_server_that_came_back_empty(
 @pytest.mark.parametrize("part", ["a:b", "a/b", "{a}", "a}{b", "line\nbreak", "süß 🎲", "", " "])
 def test_a_key_of_odd_characters_is_a_log_like_any_other(store: RedisStore, part: str) -> None:
     key = store.keyspace.records(part or "empty", {"name": part})
-    append(store, key, frame(0, [1.0]))
+    append(store, key, batch(0, [1.0]))
     assert everything(store, key) == [0]
     assert list(store.log_keys()) == [key]
 
@@ -417,7 +417,7 @@ def test_a_foreign_value_under_the_key_is_named_and_holds_no_other_log_back(
     store.client.rpush("list", "x")
     store.client.rpush("long", b"x" * 100)
     keys = ("text", "list", "long", "ours")
-    answers = store.append([Append(key, CODEC_RECORDS, [frame(0, [1.0])], 1) for key in keys])
+    answers = store.append([Append(key, CODEC_RECORDS, [batch(0, [1.0])], 1) for key in keys])
     for key, answer in zip(("text", "list", "long"), answers, strict=False):
         assert isinstance(answer, DecodeError)
         assert str(answer).startswith(f"{key} on ")
@@ -428,15 +428,15 @@ def test_a_foreign_value_under_the_key_is_named_and_holds_no_other_log_back(
 
 
 def test_a_batch_that_is_missing_in_the_middle_is_noticed(store: RedisStore) -> None:
-    append(store, "k8", *(frame(i, [i + 1.0]) for i in range(3)))
-    store.client.lrem("k8", 1, frame(1, [2.0]).decode("latin-1").encode("latin-1"))
+    append(store, "k8", *(batch(i, [i + 1.0]) for i in range(3)))
+    store.client.lrem("k8", 1, batch(1, [2.0]).decode("latin-1").encode("latin-1"))
     with pytest.raises(DecodeError, match="k8 at index 1: a batch is missing"):
         store.read("k8", 0, 9)
 
 
 def test_a_batch_behind_the_end_is_noticed(store: RedisStore) -> None:
-    append(store, "k9", frame(0, [1.0]))
-    store.client.lset("k9", 1, frame(0, [1.0, 2.0]))  # who follows would read it again and again
+    append(store, "k9", batch(0, [1.0]))
+    store.client.lset("k9", 1, batch(0, [1.0, 2.0]))  # who follows would read it again and again
     with pytest.raises(DecodeError, match=r"k9 at index 0: a batch beyond"):
         store.read("k9", 0, 9)
 
@@ -444,7 +444,7 @@ def test_a_batch_behind_the_end_is_noticed(store: RedisStore) -> None:
 def test_a_log_of_a_newer_format_is_left_alone(store: RedisStore) -> None:
     head = store.client.rpush("newer", b"JH\x63" + bytes(80))
     assert head == 1
-    (answer,) = store.append([Append("newer", CODEC_RECORDS, [frame(0, [1.0])], 1)])
+    (answer,) = store.append([Append("newer", CODEC_RECORDS, [batch(0, [1.0])], 1)])
     assert isinstance(answer, DecodeError)
     assert "is of format 99" in str(answer)
 
@@ -453,10 +453,10 @@ def test_a_log_that_was_begun_anew_is_not_acknowledged_by_a_copy_of_the_old_one(
     store: RedisStore,
 ) -> None:
     key = store.keyspace.records("e", {})
-    append(store, key, frame(0, [1.0]))
+    append(store, key, batch(0, [1.0]))
     (old, _) = store.reader.unacked([key])[key]
     store.delete(key)
-    append(store, key, frame(0, [2.0]))
+    append(store, key, batch(0, [2.0]))
 
     answer = store.acknowledgements.acknowledge({key: replace(old, acked=1)}, epoch=store.epoch())
     assert answer == ({key}, set())
@@ -467,7 +467,7 @@ def test_a_log_that_was_begun_anew_is_not_acknowledged_by_a_copy_of_the_old_one(
 def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: RedisStore) -> None:
     key = store.keyspace.records("e", {})
     for first_time in (1.0, 2.0):
-        append(store, key, frame(0, [first_time]))
+        append(store, key, batch(0, [first_time]))
         assert store.delete(key) == first_time
     store.deletions.forget(key, 1.0, mongo=MONGO)
     assert store.deletions.noted() == {(key, 2.0)}
@@ -477,7 +477,7 @@ def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: Re
 
 def test_namespaces_are_kept_apart(any_redis: Server, store: RedisStore) -> None:
     other = RedisStore.from_url(any_redis.url, Keyspace(store.keyspace.namespace + "x"))
-    append(store, store.keyspace.records("e", {}), frame(0, [1.0]))
+    append(store, store.keyspace.records("e", {}), batch(0, [1.0]))
     assert list(other.log_keys()) == []
     assert other.count(other.keyspace.records("e", {})) == 0
     other.close()

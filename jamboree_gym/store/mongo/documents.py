@@ -1,7 +1,7 @@
 """The backup's documents and the names of its databases, as pure functions.
 
-A log has one document, with its head. If the frames of its first copy are small, this document
-contains them, too. Each later frame has its own document. Every document has a format version and
+A log has one document, with its head. If the batches of its first copy are small, this document
+contains them, too. Each later batch has its own document. Every document has a format version and
 a CRC-32.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from jamboree_gym.encoding.batch_format import Head, decode_head, frame_span
+from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
 from jamboree_gym.store.log import identity
@@ -23,7 +23,7 @@ __all__ = [
     "DOCUMENT_VERSION",
     "MAX_INLINE_BYTES",
     "GrownLog",
-    "KeptFrame",
+    "KeptBatch",
     "KeptLog",
     "NewLog",
     "birth_of",
@@ -35,7 +35,7 @@ __all__ = [
     "database_name",
     "head_fields",
     "is_chunk_of",
-    "kept_frames",
+    "kept_batches",
     "kept_log",
     "log_document",
 ]
@@ -53,18 +53,18 @@ class NewLog:
 
     Attributes:
         head: Head of the log.
-        frames: All its frames.
+        batches: All its batches.
         run: Run of the episode; None for other logs.
     """
 
     head: Head
-    frames: Sequence[bytes]
+    batches: Sequence[bytes]
     run: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GrownLog:
-    """A log to which frames have been added in MongoDB.
+    """A log to which batches have been added in MongoDB.
 
     Attributes:
         head: Head of the log.
@@ -79,20 +79,20 @@ class GrownLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptLog:
-    """A log in MongoDB, without the frames that have their own documents.
+    """A log in MongoDB, without the batches that have their own documents.
 
     Attributes:
         head: The stored head.
-        frames: The frames in the log's document.
+        batches: The batches in the log's document.
     """
 
     head: Head
-    frames: Sequence[bytes]
+    batches: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptFrame:
-    """A frame in MongoDB.
+class KeptBatch:
+    """A batch in MongoDB.
 
     Attributes:
         start: Index of its first record.
@@ -104,11 +104,11 @@ class KeptFrame:
 
 
 def log_document(key: str, log: NewLog) -> dict[str, Any]:
-    """The document of a log with all its frames."""
+    """The document of a log with all its batches."""
     document = {"_id": key, "run": log.run, **head_fields(log.head)}
-    if log.frames:
-        document["frames"] = list(log.frames)
-        document["frames_crc"] = _crc_of(log.frames)
+    if log.batches:
+        document["frames"] = list(log.batches)
+        document["frames_crc"] = _crc_of(log.batches)
     return document
 
 
@@ -133,24 +133,24 @@ def kept_log(document: Any, *, where: str) -> KeptLog:
     """
     at = f"{where}: {document['_id']}"
     _check_format(document, at)
-    content, frames = document.get("head"), document.get("frames", [])
+    content, batches = document.get("head"), document.get("frames", [])
     if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, the head of the log is damaged")
     head = decode_head(content, where=at)
     numbers = {name: document.get(name) for name in ("born", "revision", "count")}
     if numbers != {name: getattr(head, name) for name in numbers}:
         raise DecodeError(f"{at}: its document contradicts the head of the log, it is damaged")
-    are_bytes = isinstance(frames, list) and all(isinstance(frame, bytes) for frame in frames)
-    if not are_bytes or (frames and _crc_of(frames) != document.get("frames_crc")):
+    are_bytes = isinstance(batches, list) and all(isinstance(batch, bytes) for batch in batches)
+    if not are_bytes or (batches and _crc_of(batches) != document.get("frames_crc")):
         raise DecodeError(f"{at} at index 0: checksum does not match, the batches are damaged")
-    return KeptLog(head, frames)
+    return KeptLog(head, batches)
 
 
-def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, Any]]:
-    """The documents of a frame: one, or one for each 12 MB."""
-    start, stop, t_first, t_last = frame_span(frame)
-    for part, offset in enumerate(range(0, len(frame), MAX_PART_BYTES)):
-        content = frame[offset : offset + MAX_PART_BYTES]
+def chunk_documents(key: str, born: float, batch: bytes) -> Iterator[dict[str, Any]]:
+    """The documents of a batch: one, or one for each 12 MB."""
+    start, stop, t_first, t_last = batch_span(batch)
+    for part, offset in enumerate(range(0, len(batch), MAX_PART_BYTES)):
+        content = batch[offset : offset + MAX_PART_BYTES]
         yield {
             "_id": f"{identity(key, born)}#{start:016d}#{part:04d}",
             "key": key,
@@ -166,7 +166,7 @@ def chunk_documents(key: str, born: float, frame: bytes) -> Iterator[dict[str, A
 
 
 def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
-    """Start, stop, first and last time of the frame in a document.
+    """Start, stop, first and last time of the batch in a document.
 
     Raises:
         DecodeError: The document is damaged.
@@ -189,16 +189,16 @@ def birth_of(document: Any) -> float:
     return born if isinstance(born, float) else -math.inf
 
 
-def kept_frames(documents: Iterable[Any]) -> Iterator[tuple[str, KeptFrame]]:
-    """Log and content of each frame, from documents of `chunks` sorted by id.
+def kept_batches(documents: Iterable[Any]) -> Iterator[tuple[str, KeptBatch]]:
+    """Log and content of each batch, from documents of `chunks` sorted by id.
 
     Yields:
-        The log in the form of `identity`, and its frame.
+        The log in the form of `identity`, and its batch.
     """
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
         is_whole = all(_is_part(one, number) for number, one in enumerate(parts))
-        yield log, KeptFrame(start, b"".join(one["content"] for one in parts) if is_whole else None)
+        yield log, KeptBatch(start, b"".join(one["content"] for one in parts) if is_whole else None)
 
 
 def _is_part(document: Any, number: int) -> bool:
@@ -262,10 +262,10 @@ def _check_format(document: Any, at: str) -> None:
         raise DecodeError(f"{at} is of format version {version!r}, which {what}")
 
 
-def _crc_of(frames: Iterable[bytes]) -> int:
+def _crc_of(batches: Iterable[bytes]) -> int:
     crc = 0
-    for frame in frames:
-        crc = zlib.crc32(frame, crc)
+    for batch in batches:
+        crc = zlib.crc32(batch, crc)
     return crc
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jamboree_gym.encoding.batch_format import Head, decode_frame
+from jamboree_gym.encoding.batch_format import Head, decode_batch
 from jamboree_gym.errors import (
     DecodeError,
     JamboreeError,
@@ -31,7 +31,7 @@ from jamboree_gym.store.mongo.client import client_from_url, reason_of
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
     GrownLog,
-    KeptFrame,
+    KeptBatch,
     KeptLog,
     NewLog,
     birth_of,
@@ -43,7 +43,7 @@ from jamboree_gym.store.mongo.documents import (
     database_name,
     head_fields,
     is_chunk_of,
-    kept_frames,
+    kept_batches,
     kept_log,
     log_document,
 )
@@ -61,7 +61,7 @@ MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 HEADS_AT_ONCE = 1000
 CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
-FEW = 8  # for parts of one frame, and leftovers of a deleted log
+FEW = 8  # for parts of one batch, and leftovers of a deleted log
 SCAN_TIMEOUT_S = 600.0  # for requests that read a whole collection before the first answer
 _IDENTITY = "identity"
 _DUPLICATE = 11000
@@ -102,9 +102,9 @@ def check_threads() -> None:
 class MongoStore:
     """Logs and blobs of one namespace, in the database with its name.
 
-    A log has one document in `logs`: its head, and the frames of its first copy if these are small.
-    Each later frame has a document in `chunks`, or one for each 12 MB. A deleted log leaves a
-    document in `deleted`, which hides all data that a slow backup still copies of it. All writes
+    A log has one document in `logs`: its head, and the batches of its first copy if these are
+    small. Each later batch has a document in `chunks`, or one for each 12 MB. A deleted log leaves
+    a document in `deleted`, which hides all data that a slow backup still copies of it. All writes
     wait for `w=majority, j=True`.
 
     Args:
@@ -162,7 +162,7 @@ class MongoStore:
     # -- writing ----------------------------------------------------------------------------
 
     def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
-        """Store logs that are copied for the first time, each with all its frames.
+        """Store logs that are copied for the first time, each with all its batches.
 
         Returns:
             Logs of which MongoDB holds something else, each with the difference; these are not
@@ -208,16 +208,16 @@ class MongoStore:
             if not self._clear_if_deleted(key, kept.head.born):
                 return "another log of the same name", True
             return None, self._insert_new(self._logs, [log_document(key, log)]) == []
-        for ours, theirs in zip(log.frames, kept.frames, strict=False):
+        for ours, theirs in zip(log.batches, kept.batches, strict=False):
             if ours != theirs:
-                return f"other bytes at index {decode_frame(ours, where=key).start}", True
+                return f"other bytes at index {decode_batch(ours, where=key).start}", True
         return None, kept.head.revision >= log.head.revision
 
-    def insert_frames(self, frames: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
-        """Store further frames of logs. A frame that is already there stays, if it is the same.
+    def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
+        """Store further batches of logs. A batch that is already there stays, if it is the same.
 
         Args:
-            frames: For each frame its log, the log's birth, and its bytes.
+            batches: For each batch its log, the log's birth, and its bytes.
 
         Returns:
             Logs with other bytes in MongoDB, each with the first such index.
@@ -227,7 +227,7 @@ class MongoStore:
         """
         self._index_chunks()
         refused: dict[str, str] = {}
-        parts = (part for frame in frames for part in chunk_documents(*frame))
+        parts = (part for batch in batches for part in chunk_documents(*batch))
         for documents in _by_size(parts):
             taken = {one["_id"]: one for one in self._insert_new(self._chunks, documents)}
             for kept in self._find(self._chunks, list(taken), {"crc": 1}):
@@ -262,7 +262,7 @@ class MongoStore:
 
         Returns:
             Logs whose heads were not stored. The value is the difference if MongoDB holds another
-            log of the same name. It is None if MongoDB holds more frames than expected, so that
+            log of the same name. It is None if MongoDB holds more batches than expected, so that
             they must be compared.
         """
         unsettled: dict[str, str | None] = {}
@@ -310,10 +310,10 @@ class MongoStore:
 
     def _clear(self, key: str, born: float) -> None:
         self.run(lambda: self._logs.delete_one({"_id": key, "born": born}))
-        self.clear_frames(key, born, 0)
+        self.clear_batches(key, born, 0)
 
-    def clear_frames(self, key: str, born: float, start: int) -> int:
-        """Remove the frames of a log from an index on; return the number of documents."""
+    def clear_batches(self, key: str, born: float, start: int) -> int:
+        """Remove the batches of a log from an index on; return the number of documents."""
         self._index_chunks()
         query: dict[str, Any] = {"key": key}  # without the start: a damaged document may lack it
         if start:
@@ -393,11 +393,11 @@ class MongoStore:
         groups = self._scan(lambda: list(self._logs.aggregate([{"$group": {"_id": "$run"}}])))
         return [group["_id"] for group in groups if isinstance(group["_id"], str)]
 
-    def frame_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
-        """Indices and times of the newest frame in `chunks` that begins at or before an index.
+    def batch_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
+        """Indices and times of the newest batch in `chunks` that begins at or before an index.
 
         Raises:
-            DecodeError: The frame's document is damaged.
+            DecodeError: The batch's document is damaged.
         """
         self._index_chunks()
         query = {"key": key, "start": {"$lt": index + 1}}  # $lte of SecantusDB misses equal values
@@ -407,30 +407,30 @@ class MongoStore:
         found = self.run(lambda: [one for one in cursor if is_chunk_of(one["_id"], key, born)])
         return chunk_span(found[0], where=f"MongoDB at {self.where}") if found else None
 
-    def frames_from(self, key: str, born: float, start: int, stop: int) -> Iterator[KeptFrame]:
-        """Frames in `chunks` that begin at `start` or later and before `stop`, in order."""
+    def batches_from(self, key: str, born: float, start: int, stop: int) -> Iterator[KeptBatch]:
+        """Batches in `chunks` that begin at `start` or later and before `stop`, in order."""
         query = {"key": key, "start": {"$gte": start, "$lt": stop}}
         ours = identity(key, born)
-        return (frame for found, frame in self._frames(query) if found == ours)
+        return (batch for found, batch in self._batches(query) if found == ours)
 
     def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
         """Birth and number of records of each of these logs; missing logs are left out."""
         found = self._find(self._logs, keys, {"born": 1, "count": 1})
         return {one["_id"]: (birth_of(one), one["count"]) for one in found}
 
-    def frames_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, KeptFrame]]:
-        """Frames with their own documents, of all logs from one key to another.
+    def batches_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, KeptBatch]]:
+        """Batches with their own documents, of all logs from one key to another.
 
         Yields:
-            The log in the form of `identity`, and its frame; sorted by key and start.
+            The log in the form of `identity`, and its batch; sorted by key and start.
         """
-        return self._frames({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
+        return self._batches({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
 
-    def _frames(self, query: Any) -> Iterator[tuple[str, KeptFrame]]:
+    def _batches(self, query: Any) -> Iterator[tuple[str, KeptBatch]]:
         self._index_chunks()
         cursor = self.run(lambda: self._chunks.find(query).sort(CHUNK_ORDER))
         try:
-            yield from kept_frames(iter(lambda: self.run(lambda: next(cursor, None)), None))
+            yield from kept_batches(iter(lambda: self.run(lambda: next(cursor, None)), None))
         finally:
             cursor.close()
 
@@ -500,7 +500,7 @@ class MongoStore:
         return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
 
     def _index_chunks(self) -> None:
-        """Make the index, once: without it, a search for frames reads the whole collection."""
+        """Make the index, once: without it, a search for batches reads the whole collection."""
         from pymongo.errors import OperationFailure
 
         if not self._is_indexed:

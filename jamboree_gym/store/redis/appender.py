@@ -42,7 +42,7 @@ class LogAppender:
     Args:
         link: To the server.
         keyspace: Names of all keys.
-        blobs: Stored before the frames that refer to them.
+        blobs: Stored before the batches that refer to them.
         can_ask: Whether a log that is not here may be in MongoDB.
     """
 
@@ -63,7 +63,7 @@ class LogAppender:
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each of them.
 
-        Sending the same append again is harmless: a frame that is already there is not added.
+        Sending the same append again is harmless: a batch that is already there is not added.
 
         Args:
             appends: What to append.
@@ -135,7 +135,7 @@ class LogAppender:
         keys = [space.unbacked, space.runs, space.feed, space.coverage, space.epoch, space.deleted]
         arguments: list[Any] = ["1" if self._can_ask else "", epoch, new_epoch()]
         for append in appends:
-            entry, frames = append.entry, append.frames
+            entry, batches = append.entry, append.batches
             keys += (append.key, space.summaries(entry.run if entry else ""))
             repeated = "1" if is_repeated or append.is_repeated else ""
             asked_in = "" if is_repeated else append.asked_in
@@ -145,7 +145,7 @@ class LogAppender:
                 *listing_arguments(entry),
                 str(append.after),
             )
-            arguments += (repeated, asked_in, str(len(frames)), *frames)
+            arguments += (repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:

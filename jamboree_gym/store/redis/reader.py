@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from jamboree_gym.encoding.batch_format import Head, decode_head, frame_span
+from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import LogSlice
 from jamboree_gym.store.redis import scripts
@@ -51,8 +51,8 @@ class LogReader:
             answer = self._link.script(scripts.READ, (key,), (*how, scripts.PART_BYTES))
         if answer is None or len(answer) == 2:
             return answer
-        raw_head, frames, stop = answer
-        head, end = decode_head(raw_head, where=key), _end_of(frames)
+        raw_head, batches, stop = answer
+        head, end = decode_head(raw_head, where=key), _end_of(batches)
         while end < stop:
             part = ("rest", end, stop, scripts.PART_BYTES)
             more = self._link.script(scripts.READ, (key,), part)
@@ -63,11 +63,11 @@ class LogReader:
             # It is another log, MongoDB has the rest now, or it was popped and is forgotten.
             if now.born != head.born or now.held > end or is_forgotten:
                 return self._in_parts(key, how)
-            frames += more[1]
+            batches += more[1]
             if not more[1] or _end_of(more[1]) <= end:  # damaged: decoding it says so
                 break
             end = _end_of(more[1])
-        return raw_head, frames
+        return raw_head, batches
 
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
@@ -91,13 +91,13 @@ class LogReader:
         return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
-        """Heads, and frames that MongoDB has not acknowledged, of several logs in one round trip.
+        """Heads, and batches that MongoDB has not acknowledged, of several logs in one round trip.
 
         Args:
             keys: The logs; those that do not exist are left out.
 
         Returns:
-            For each log its head and undecoded frames, or what is wrong with it.
+            For each log its head and undecoded batches, or what is wrong with it.
         """
         calls = [script_call(scripts.READ, (key,), ("unacked", scripts.PART_BYTES)) for key in keys]
         found: dict[str, tuple[Head, list[bytes]] | DecodeError] = {}
@@ -114,7 +114,7 @@ class LogReader:
         return found
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
-        """All that several logs hold, in one round trip: head and frames, undecoded.
+        """All that several logs hold, in one round trip: head and batches, undecoded.
 
         Without a script, which would take three times as long for short ones; a single one, which
         may be large, in parts. Empty where there is no such log. Not for logs that are popped.
@@ -162,17 +162,17 @@ class LogReader:
         return int(self._link.call("MEMORY", "USAGE", key) or 0)
 
 
-def _end_of(frames: Sequence[bytes]) -> int:
-    """Index after the last record of frames as they are stored; a large one where it is damaged."""
+def _end_of(batches: Sequence[bytes]) -> int:
+    """Index after the last record of stored batches; a large one if the last is damaged."""
     try:
-        return frame_span(frames[-1])[1]
+        return batch_span(batches[-1])[1]
     except struct.error:
         return sys.maxsize
 
 
-def _begins_at(frames: Sequence[bytes], index: int) -> bool:
-    """Whether no record is missing before these; a damaged frame is named when it is decoded."""
+def _begins_at(batches: Sequence[bytes], index: int) -> bool:
+    """Whether no record is missing before these; a damaged batch is named when it is decoded."""
     try:
-        return bool(frames) and frame_span(frames[0])[0] <= index
+        return bool(batches) and batch_span(batches[0])[0] <= index
     except struct.error:
         return True

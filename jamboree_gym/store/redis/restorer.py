@@ -46,7 +46,7 @@ class Restorer:
         self,
         key: str,
         head: Head,
-        frames: Iterable[bytes],
+        batches: Iterable[bytes],
         entry: IndexEntry | None,
         *,
         standing: str,
@@ -57,8 +57,8 @@ class Restorer:
 
         Args:
             key: The log.
-            head: Its head; `held` says which of its frames are not among these.
-            frames: The others.
+            head: Its head; `held` says which of its batches are not among these.
+            batches: The others.
             entry: Where it is listed.
             standing: As it was before MongoDB was asked.
             mongo: Where it was.
@@ -78,19 +78,19 @@ class Restorer:
             instead_of,
             head.encode(),
             *mongo,
-            *frames,
+            *batches,
         )
         return bool(self._link.script(scripts.RESTORE, keys, arguments))
 
     def replace(
-        self, key: str, head: Head, frames: Sequence[bytes], *, instead_of: bytes, epoch: str
+        self, key: str, head: Head, batches: Sequence[bytes], *, instead_of: bytes, epoch: str
     ) -> bool:
-        """Have another head and other frames take the place of a log's; False if it has changed."""
+        """Replace the head and the batches of a log; False if the log has changed."""
         keys = (key, self._keyspace.unbacked, self._keyspace.epoch)
-        arguments = (epoch, instead_of, head.encode(), *frames)
+        arguments = (epoch, instead_of, head.encode(), *batches)
         return bool(self._link.script(scripts.REPLACE, keys, arguments, again=False))
 
-    def refill(self, key: str, head: Head, start: int, frames: Sequence[bytes]) -> bool:
-        """Put the frames from `start` to `head.held` back; False when the log has changed."""
-        arguments = (_BORN.pack(head.born), head.held, start, *frames)
+    def refill(self, key: str, head: Head, start: int, batches: Sequence[bytes]) -> bool:
+        """Put the batches from `start` to `head.held` back; False when the log has changed."""
+        arguments = (_BORN.pack(head.born), head.held, start, *batches)
         return bool(self._link.script(scripts.REFILL, (key,), arguments, again=False))

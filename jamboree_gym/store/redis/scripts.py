@@ -1,8 +1,8 @@
 """The server-side scripts, each a file in `lua/`: what must be decided in one atomic step.
 
 Each file says what it takes (KEYS, ARGV) and answers. Scripts work on logs: lists whose element 0
-is the head and whose other elements are frames, laid out as in `encoding/batch_format.py`. They are
-sent by their digest (EVALSHA) and loaded again whenever the server has forgotten them.
+is the head and whose other elements are batches, laid out as in `encoding/batch_format.py`. They
+are sent by their digest (EVALSHA) and loaded again whenever the server has forgotten them.
 
 A file may begin with `-- include: layout, search`: these parts are put in front of it.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
-from jamboree_gym.encoding.batch_format import Frame, Head, decode_frame
+from jamboree_gym.encoding.batch_format import Batch, Head, decode_batch
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice
@@ -164,7 +164,7 @@ class RedisStore:
 
     def pop(
         self, key: str, n: int, *, first: int | None = None
-    ) -> tuple[int, int, list[Frame]] | None:
+    ) -> tuple[int, int, list[Batch]] | None:
         """Take the n oldest records off a log.
 
         Args:
@@ -173,7 +173,7 @@ class RedisStore:
             first: The oldest, where the caller has read them already.
 
         Returns:
-            First index taken, the index after the last, and the frames that hold them. None where
+            First index taken, the index after the last, and the batches that hold them. None where
             MongoDB alone holds some of these: nothing is taken unless `first` is right.
         """
         keys = (key, self.keyspace.unbacked)
@@ -181,8 +181,8 @@ class RedisStore:
         answer = self.link.script(scripts.POP, keys, (n, known), again=False)
         if answer is None:
             return None
-        start, stop, frames = answer
-        return start, stop, [decode_frame(frame, where=key) for frame in frames]
+        start, stop, batches = answer
+        return start, stop, [decode_batch(batch, where=key) for batch in batches]
 
     def delete(
         self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
@@ -193,19 +193,19 @@ class RedisStore:
     # -- reading ----------------------------------------------------------------------------
 
     def read(self, key: str, start: int, stop: int) -> LogSlice | None:
-        """Frames that hold any index in `[start, stop)`; None when there is no such log."""
+        """Batches that hold any index in `[start, stop)`; None when there is no such log."""
         return self._read(key, "range", start, stop)
 
     def last(self, key: str, n: int) -> LogSlice | None:
-        """Frames that hold any of the newest n records."""
+        """Batches that hold any of the newest n records."""
         return self._read(key, "last", n)
 
     def between(self, key: str, t0: float, t1: float, *, before: int = 0) -> LogSlice | None:
-        """Frames that hold any record with t0 <= timestamp <= t1, and `before` more before them."""
+        """Batches with any record of t0 <= timestamp <= t1, and `before` batches before them."""
         return self._read(key, "between", repr(float(t0)), repr(float(t1)), before)
 
     def as_of(self, key: str, t: float, *, before: int = 0) -> LogSlice | None:
-        """The frame that holds the newest record with timestamp <= t, and `before` before it."""
+        """The batch that holds the newest record with timestamp <= t, and `before` before it."""
         return self._read(key, "as_of", repr(float(t)), before)
 
     def _read(self, key: str, *how: Any) -> LogSlice | None:

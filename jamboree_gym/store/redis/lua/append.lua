@@ -6,9 +6,9 @@
 -- append:
 --   codec, note ('' keeps the old one), summary field ('' = none), summary, run, time of the run,
 --   records in the log after it, '1' where an earlier try may have been stored,
---   the epoch in which MongoDB was asked for the log, number of frames, frames...
--- Answer: for each append {k, count, t_last}, or its error. The first k frames are in the log, from
--- now or from an earlier try. Frame k + 1 does not continue the log: another writer was there
+--   the epoch in which MongoDB was asked for the log, number of batches, batches...
+-- Answer: for each append {k, count, t_last}, or its error. The first k batches are in the log, from
+-- now or from an earlier try. Batch k + 1 does not continue the log: another writer was there
 -- first.
 --
 -- In another epoch nothing is done, and the answer is that epoch: what the sender remembers of the
@@ -17,12 +17,12 @@
 -- An append that is sent again after a lost answer changes nothing. Yet it writes the head again,
 -- because WAITAOF waits only for what its own connection has written. The listings are written
 -- first: if a foreign value lies under their names, the error leaves the log as it was. Note and
--- listing describe the log after the last frame. Where that frame is refused, they are not written.
+-- listing describe the log after the last batch. Where that batch is refused, they are not written.
 --
--- A frame that was moved behind records that only MongoDB held (replace.lua) is recognized by all
+-- A batch that was moved behind records that only MongoDB held (replace.lua) is recognized by all
 -- but its index.
 --
--- A log that does not exist is begun by its first frame only, else the answer is {0, 0, -inf}. That
+-- A log that does not exist is begun by its first batch only, else the answer is {0, 0, -inf}. That
 -- is also the answer where MongoDB has to be asked first: for records, if Redis was emptied and it
 -- is not known yet what MongoDB holds; for a repeated try, because the log may have been deleted
 -- after the first. Where that deletion is noted here, the answer is {-1, 0, -inf}. A log that is
@@ -38,7 +38,7 @@ if not epoch then
   redis.call('SET', KEYS[5], epoch)
 end
 if epoch ~= ARGV[2] then return epoch end
-local moved_back = 256 -- so many frames are compared with one that may have been moved
+local moved_back = 256 -- so many batches are compared with one that may have been moved
 local can_ask = ARGV[1] == '1'
 local function is_stored(key, raw, start)
   local position = lower_bound(key, function(stored_start) return stored_start >= start end)
@@ -54,13 +54,13 @@ end
 local function append(key, summaries, at)
   local note, field, after = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 6])
   local is_repeated, was_asked_for = ARGV[at + 7] == '1', ARGV[at + 8] == epoch
-  local count_of_frames = tonumber(ARGV[at + 9])
+  local count_of_batches = tonumber(ARGV[at + 9])
   local head, born = read_head(key), nil
   if head and head.err then return head end
   local fresh = not head
   if fresh then
-    if count_of_frames > 0 then
-      local _, _, t_first = frame_span(ARGV[at + 10])
+    if count_of_batches > 0 then
+      local _, _, t_first = batch_span(ARGV[at + 10])
       born = t_first
       while redis.call('HGET', deleted, identity(key, born)) do
         if is_repeated then return {-1, 0, '-inf'} end
@@ -75,8 +75,8 @@ local function append(key, summaries, at)
             revision = 0, t_last = -math.huge, born = -math.huge, note = ''}
   end
   local accepted, stored, begins_at = {}, 0, head.count
-  for i = at + 10, at + 9 + count_of_frames do
-    local start, stop, t_first, t_last = frame_span(ARGV[i])
+  for i = at + 10, at + 9 + count_of_batches do
+    local start, stop, t_first, t_last = batch_span(ARGV[i])
     if start == head.count and t_first > head.t_last then
       if start == 0 then head.born = born end
       accepted[#accepted + 1] = ARGV[i]
@@ -88,7 +88,7 @@ local function append(key, summaries, at)
     stored = stored + 1
   end
   if fresh and #accepted == 0 then return {0, 0, '-inf'} end
-  if stored < count_of_frames or (count_of_frames == 0 and head.count ~= after) then
+  if stored < count_of_batches or (count_of_batches == 0 and head.count ~= after) then
     note, field = '', ''
   end
   local is_change = #accepted > 0 or (note ~= '' and note ~= head.note)

@@ -1,4 +1,4 @@
--- How heads and frames are laid out: what encoding/batch_format.py says in Python. Indices and counts
+-- How heads and batches are laid out: what encoding/batch_format.py says in Python. Indices and counts
 -- are exact below 2^53, because Lua counts in float64.
 
 local HEAD_LAYOUT = '<c2BBI8I8I8I8I8I8dd'
@@ -52,15 +52,15 @@ local function identity(key, born)
   return key .. '#' .. string.gsub(struct.pack('>d', born), '.', hexadecimal)
 end
 
--- Index of a frame's first record, index after its last, and the times of these two.
-local function frame_span(raw)
+-- Index of a batch's first record, index after its last, and the times of these two.
+local function batch_span(raw)
   local count, start, _, t_first, t_last = struct.unpack('<I4I8c8dd', raw, 5)
   return start, start + count, t_first, t_last
 end
 
-local function frame_writer(raw) return string.sub(raw, 17, 24) end
+local function batch_writer(raw) return string.sub(raw, 17, 24) end
 
--- Whether two frames differ in their index, and in the checksum that follows from it, at most.
+-- Whether two batches differ in their index, and in the checksum that follows from it, at most.
 local function has_same_records(raw, other)
   return string.sub(raw, 5, 8) == string.sub(other, 5, 8)
     and string.sub(raw, 17, 40) == string.sub(other, 17, 40)

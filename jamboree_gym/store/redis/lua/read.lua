@@ -3,11 +3,11 @@
 -- ARGV: one of
 --   'range' start stop | 'last' n | 'between' t0 t1 before | 'as_of' t before |
 --   'unacked' | 'all' | 'rest' start stop
--- then the limit: how many bytes of frames may be answered. At least one frame always is.
--- Answer: {head, frames} with every frame that overlaps; nothing where there is no such log. Where
--- the limit cuts the answer off: {head, the first frames, index after the last one wanted}.
+-- then the limit: how many bytes of batches may be answered. At least one batch always is.
+-- Answer: {head, batches} with every batch that overlaps; nothing where there is no such log. Where
+-- the limit cuts the answer off: {head, the first batches, index after the last one wanted}.
 --
--- `before`: how many more frames to answer in front of them, because a step begins where the row
+-- `before`: how many more batches to answer in front of them, because a step begins where the row
 -- before it ends. 'all', 'unacked' and 'rest' include records that were popped and still are there.
 
 local head = read_head(KEYS[1])
@@ -40,19 +40,19 @@ if from < 1 or to < from then return {pack_head(head), {}} end
 if how == 'as_of' then from = math.max(1, from - b) end
 if how == 'between' then from = math.max(1, from - tonumber(ARGV[4])) end
 local limit, size, position = tonumber(ARGV[#ARGV]), 0, from
-local frames = {}
+local batches = {}
 while position <= to do
-  local fit = size == 0 and 1 or math.floor((limit - size) / (size / #frames)) + 1
+  local fit = size == 0 and 1 or math.floor((limit - size) / (size / #batches)) + 1
   local some_to = math.min(to, position + math.max(1, math.min(fit, 1000)) - 1)
   local some = redis.call('LRANGE', KEYS[1], position, some_to)
-  for _, frame in ipairs(some) do
-    if size > 0 and size + #frame > limit then
-      local _, stop = frame_span(redis.call('LINDEX', KEYS[1], to))
-      return {pack_head(head), frames, stop}
+  for _, batch in ipairs(some) do
+    if size > 0 and size + #batch > limit then
+      local _, stop = batch_span(redis.call('LINDEX', KEYS[1], to))
+      return {pack_head(head), batches, stop}
     end
-    size = size + #frame
-    frames[#frames + 1] = frame
+    size = size + #batch
+    batches[#batches + 1] = batch
   end
   position = position + #some
 end
-return {pack_head(head), frames}
+return {pack_head(head), batches}

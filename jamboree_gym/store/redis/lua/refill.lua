@@ -1,10 +1,10 @@
 #!lua
 -- include: layout
--- Puts older frames in front of the others.
+-- Puts older batches in front of the others.
 --
 -- KEYS: log.
--- ARGV: time of birth (8 bytes), index from which on Redis holds its frames, the same afterwards,
--- frames that end there...
+-- ARGV: time of birth (8 bytes), index from which on Redis holds its batches, the same afterwards,
+-- batches that end there...
 -- Answer: 1, or 0 where the log has changed.
 
 local head = read_head(KEYS[1])

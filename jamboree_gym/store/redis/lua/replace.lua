@@ -1,7 +1,7 @@
 #!lua
 -- include: layout
 -- KEYS: log, unbacked, epoch.
--- ARGV: the epoch, the head as it is, then what takes its place: head, frames...
+-- ARGV: the epoch, the head as it is, then what takes its place: head, batches...
 -- Answer: 1, or 0 where the log has changed.
 
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end

@@ -3,13 +3,13 @@
 -- KEYS: log, summaries, runs, deletions, unbacked, epoch, backup.
 -- ARGV: the answer of standing.lua before MongoDB was asked, summary field ('' = none), summary,
 -- run, time of the run, damaged head ('' = none), head, identity of the MongoDB, where it is,
--- frames...
+-- batches...
 -- Answer: 1 when the log was put back; 0 when Redis already holds as much or more, or when anything
 -- was deleted meanwhile, or Redis was emptied.
 --
--- A log with that damaged head is replaced if MongoDB has acknowledged all of it, and no frame
--- reaches beyond what is put back. A log that holds less is replaced if its newest frame is among
--- those that are put back. Frames of a MongoDB that does not acknowledge stay unacknowledged.
+-- A log with that damaged head is replaced if MongoDB has acknowledged all of it, and no batch
+-- reaches beyond what is put back. A log that holds less is replaced if its newest batch is among
+-- those that are put back. Batches of a MongoDB that does not acknowledge stay unacknowledged.
 --
 -- A full server refuses this script, replace.lua and refill.lua. The first line sees to that:
 -- without it the first DEL would let all later commands through.
@@ -20,7 +20,7 @@ local count, revision = given.count, given.revision
 if ARGV[6] ~= '' then
   if redis.call('LINDEX', KEYS[1], 0) ~= ARGV[6] then return 0 end
   if redis.call('ZSCORE', KEYS[5], KEYS[1]) then return 0 end
-  local is_read, _, stop = pcall(frame_span, redis.call('LINDEX', KEYS[1], -1))
+  local is_read, _, stop = pcall(batch_span, redis.call('LINDEX', KEYS[1], -1))
   if redis.call('LLEN', KEYS[1]) > 1 and is_read and stop > count then return 0 end
   redis.call('DEL', KEYS[1])
 end

@@ -3,11 +3,11 @@
 -- Evicts records that MongoDB holds.
 --
 -- KEYS: unbacked, backup, then the logs.
--- ARGV: time (only frames before it may go), bytes (end once this many are free), then for each
+-- ARGV: time (only batches before it may go), bytes (end once this many are free), then for each
 -- log:
 --   time of birth (8 bytes), how many records MongoDB was just seen to hold,
 --   the revision at which its episode was over ('' = it is not over, or the log is no episode).
--- Answer: for each log {freed bytes, time of its oldest frame that may go later ('' = none)}. None
+-- Answer: for each log {freed bytes, time of its oldest batch that may go later ('' = none)}. None
 -- for the logs after enough was found.
 --
 -- A writer that lost the answer to its newest append sends it again, and has to find it. So that
@@ -28,13 +28,13 @@ local function evict(key, head, held, position)
   redis.call('LSET', key, 0, pack_head(head))
 end
 local function trim_front(key, head, limit)
-  local newest_by, position, size = frame_writer(redis.call('LINDEX', key, -1)), 1, 0
+  local newest_by, position, size = batch_writer(redis.call('LINDEX', key, -1)), 1, 0
   local start, stop, t_first, t_last
   local later = ''
   local function may_go()
     local raw = redis.call('LINDEX', key, position)
-    start, stop, t_first, t_last = frame_span(raw)
-    local is_fresh = t_last >= now - quiet_s and frame_writer(raw) ~= newest_by
+    start, stop, t_first, t_last = batch_span(raw)
+    local is_fresh = t_last >= now - quiet_s and batch_writer(raw) ~= newest_by
     if stop > limit or (head.codec ~= CODEC_STEPS and is_fresh) then return false end
     if t_last >= before or size >= enough - freed then
       later = string.format('%.17g', t_last)
