@@ -19,7 +19,6 @@ from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.opened import Opened, RunningBackup, closer, writers_here
 from jamboree_gym.delivery.outbox import Outbox, RecordOutbox
 from jamboree_gym.delivery.peers import Peers, Place
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import (
     CLOSE_TIMEOUT_S,
@@ -34,7 +33,7 @@ from jamboree_gym.errors import (
     JamboreeError,
 )
 from jamboree_gym.keys import Keyspace
-from jamboree_gym.process_life import AtExit, follow_forks
+from jamboree_gym.process_life import AtExit, StaysHere, follow_forks
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.mongo.store import MongoStore

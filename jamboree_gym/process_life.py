@@ -1,7 +1,7 @@
-"""What happens to the objects of this process when it forks, and when it ends.
+"""What happens to the objects of this process when it forks or ends, and when they are copied.
 
 The one place that asks Python for it. An object that holds locks, threads or connections says so
-with `follow_forks`; one that has something to finish keeps an `AtExit`.
+with `follow_forks` and is a `StaysHere`; one that has something to finish keeps an `AtExit`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import os
 import weakref
 from collections.abc import Callable
 from multiprocessing import parent_process, util
-from typing import Protocol
+from typing import ClassVar, NoReturn, Protocol, SupportsIndex
 
-__all__ = ["AtExit", "follow_forks"]
+from jamboree_gym.errors import NotCopyable
+
+__all__ = ["AtExit", "StaysHere", "follow_forks"]
 
 log = logging.getLogger(__name__)
 
@@ -86,3 +88,24 @@ class AtExit:
         atexit.unregister(self)
         if self._in_worker is not None:
             self._in_worker.cancel()
+
+
+class StaysHere:
+    """Cannot be copied or pickled.
+
+    Attributes:
+        instead: What to do instead.
+    """
+
+    instead: ClassVar[str] = "open a Jamboree where you need it"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """What `copy` and `pickle` call.
+
+        Raises:
+            NotCopyable: Always; says what to do.
+        """
+        raise NotCopyable(
+            f"{type(self).__name__} is bound to its process and its connection, so it cannot be "
+            f"copied or pickled: {self.instead}"
+        )

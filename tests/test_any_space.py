@@ -141,12 +141,12 @@ def through_the_store(
     box = StepOutbox(
         "log", bytes(8), lambda _: math.inf, summary=summary, origin=origin, schema=schema, keep=5
     )
-    box.put_reset(observations[0], None)
+    box.add_reset(observations[0], None)
     for k, action in enumerate(actions):
         if k == sealed_after:
             box.seal()
-        box.act(action)
-        box.put(observations[k + 1], 0.0, False, False, None)
+        box.set_action(action)
+        box.add_step(observations[k + 1], 0.0, False, False, None)
     box.seal()
     append = box.next_append()
     assert append is not None

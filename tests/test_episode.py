@@ -527,8 +527,8 @@ def test_steps_are_written_by_hand(jam: Jamboree) -> None:
 class FaultyHandler(EpisodeHandler):
     """A subclass with a mistake in it."""
 
-    def keep(self, *returned: Any) -> None:
-        super().keep(*returned)
+    def add_step(self, *returned: Any) -> None:
+        super().add_step(*returned)
         len(3)  # type: ignore[arg-type]
 
 

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from jamboree_gym.arrays.layout import Leaf
+from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import MAX_BATCHES_PER_APPEND
-from jamboree_gym.delivery.step_buffer import LOOK_EVERY_BYTES, MAX_BATCH_BYTES, ROWS_PER_BATCH
+from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, MAX_BATCH_BYTES, ROWS_PER_BATCH
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.batch_format import decode_batch
-from jamboree_gym.encoding.rows import ROW_WIDTH, StepSchema, decode_rows
+from jamboree_gym.encoding.row_encoder import ROW_WIDTH
+from jamboree_gym.encoding.rows import decode_rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
@@ -37,13 +39,13 @@ def outbox(mark: Callable[[Any], float] = lambda _: math.inf, **options: Any) ->
 
 def begun(**options: Any) -> StepOutbox:
     box = outbox(**options)
-    box.put_reset(OBSERVATION, None)
+    box.add_reset(OBSERVATION, None)
     return box
 
 
 def step(box: StepOutbox, action: Any, observation: Any, *rest: Any) -> bool:
-    box.act(action)
-    return box.put(observation, *rest)
+    box.set_action(action)
+    return box.add_step(observation, *rest)
 
 
 def put(box: StepOutbox, number: int, reward: float = 1.0) -> bool:
@@ -148,7 +150,7 @@ def test_a_closed_writer_is_told_to_every_put() -> None:
 
     box = outbox(mark=refuse)
     with pytest.raises(JamboreeClosed):
-        box.put_reset(OBSERVATION, None)
+        box.add_reset(OBSERVATION, None)
     for number in range(3):
         with pytest.raises(JamboreeClosed):
             put(box, number)
@@ -310,13 +312,13 @@ def test_what_waits_is_counted_with_its_infos() -> None:
 
 
 def test_large_rows_are_a_reason_to_look_at_what_waits_every_time() -> None:
-    large = StepSchema(Leaf(np.dtype(np.uint8), (LOOK_EVERY_BYTES,), "array"), SCHEMA.action)
+    large = StepSchema(Leaf(np.dtype(np.uint8), (CHECK_EVERY_BYTES,), "array"), SCHEMA.action)
     box = outbox(schema=large)
-    observation = np.zeros(LOOK_EVERY_BYTES, np.uint8)
-    box.put_reset(observation, None)
+    observation = np.zeros(CHECK_EVERY_BYTES, np.uint8)
+    box.add_reset(observation, None)
 
     assert all(step(box, 0, observation, 0.0, False, False, None) for _ in range(3))
-    assert step(begun(), 0, OBSERVATION, 0.0, False, False, bytes(LOOK_EVERY_BYTES))
+    assert step(begun(), 0, OBSERVATION, 0.0, False, False, bytes(CHECK_EVERY_BYTES))
 
 
 def test_small_rows_are_a_reason_now_and_then() -> None:
@@ -329,7 +331,7 @@ def test_large_rows_make_small_batches() -> None:
     shape = (MAX_BATCH_BYTES // 4,)
     box = outbox(schema=StepSchema(Leaf(np.dtype(np.uint8), shape, "array"), SCHEMA.action))
     observation = np.zeros(shape, np.uint8)
-    box.put_reset(observation, None)
+    box.add_reset(observation, None)
     for _ in range(5):
         step(box, 0, observation, 0.0, False, False, None)
     box.seal()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jamboree_gym.arrays.layout import Group, Leaf, layout_of
-from jamboree_gym.arrays.step_schema import FindSchema, schema_at
+from jamboree_gym.arrays.step_schema import FindSchema, StepSchema, schema_at
 from jamboree_gym.arrays.values import encode_mapping, encode_value
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
@@ -27,16 +27,8 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
 )
 from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches
-from jamboree_gym.encoding.row_parts import cut_rows
-from jamboree_gym.encoding.rows import (
-    ROW_WIDTH,
-    Rows,
-    StepSchema,
-    decode_rows,
-    encode_rows,
-    rows_to_arrays,
-    schema_digest,
-)
+from jamboree_gym.encoding.row_encoder import ROW_WIDTH, cut_rows, encode_rows
+from jamboree_gym.encoding.rows import Rows, decode_rows, rows_to_arrays, schema_digest
 from jamboree_gym.errors import DecodeError
 
 DTYPES = [

@@ -295,7 +295,7 @@ def test_logs_that_cannot_be_written_are_said_in_one_flush_and_in_no_later_one(
 def test_a_record_too_large_for_redis_is_refused_at_the_call(open_jamboree: OpenJamboree) -> None:
     outbox = RecordOutbox("k", b"writer-a", open_jamboree().writer.mark)
     with pytest.raises(InvalidRecord, match="a record of 256 MiB is larger than 256 MiB"):
-        outbox.put(bytes(MAX_RECORD_BYTES + 1))
+        outbox.append(bytes(MAX_RECORD_BYTES + 1))
     assert outbox.unsaved == 0
 
 
@@ -543,7 +543,7 @@ def test_a_handler_that_outlives_a_delete_by_another_goes_on_from_zero(
 def test_records_go_through_the_writer_once_each(open_jamboree: OpenJamboree) -> None:
     jam = open_jamboree()
     outbox = RecordOutbox("k", b"writer-a", jam.writer.mark)
-    outbox.put(encode_mapping({"n": 0}))
+    outbox.append(encode_mapping({"n": 0}))
     assert (outbox.unsaved, outbox.is_settled) == (1, False)
     jam.flush()
     assert (outbox.unsaved, outbox.is_settled, outbox.pending_bytes) == (0, True, 0)

@@ -2,6 +2,5 @@
 
 Imports: `arrays`, `encoding`, `environment`, `errors`, `process_life`, `records`, `servers`,
     `store`.
-Imported by: `connection`, `handlers`, `integrations`, `jamboree`, `reading`, `recording`, `runs`,
-    `wrappers`.
+Imported by: `connection`, `handlers`, `jamboree`, `recording`.
 """

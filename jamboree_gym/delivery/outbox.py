@@ -60,7 +60,7 @@ class Outbox(ABC):
 
     Args:
         key: The log.
-        codec: Codec of its encoded.
+        codec: Codec of its batches.
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
         clock: Gives the time of each record, epoch seconds.
@@ -263,7 +263,7 @@ class RecordOutbox(Outbox):
         self._queued_bytes = 0
         self._t_last = -math.inf
 
-    def put(self, record: bytes) -> int:
+    def append(self, record: bytes) -> int:
         """Queue one encoded record; the bytes queued since the last seal.
 
         Raises:
@@ -376,7 +376,7 @@ def _check_size(record: bytes) -> None:
 
 
 def _cuts(records: Sequence[bytes]) -> Iterator[slice]:
-    """Where to cut records into encoded: by count, and earlier where they are large."""
+    """Where to cut records into batches: by count, and earlier where they are large."""
     first, size = 0, 0
     for position, record in enumerate(records):
         size += len(record)

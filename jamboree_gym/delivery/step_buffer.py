@@ -30,14 +30,13 @@ from jamboree_gym.arrays.packing import pack_any, variable_bytes
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
-from jamboree_gym.encoding.row_parts import RowPart, cut_rows
-from jamboree_gym.encoding.rows import ROW_WIDTH, TIMESTAMP, Rows, rows_to_arrays
-from jamboree_gym.encoding.step_batches import prepare
+from jamboree_gym.encoding.row_encoder import ROW_WIDTH, TIMESTAMP, RowPart, cut_rows, prepare
+from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
 
 __all__ = [
-    "LOOK_EVERY_BYTES",
+    "CHECK_EVERY_BYTES",
     "MAX_BATCH_BYTES",
     "ROWS_PER_BATCH",
     "ROW_OVERHEAD_BYTES",
@@ -47,7 +46,7 @@ __all__ = [
 ROWS_PER_BATCH = 256
 MAX_BATCH_BYTES = 1 << 20
 ROW_OVERHEAD_BYTES = 200
-LOOK_EVERY_BYTES = 1 << 20  # so often the caller looks at how much is waiting
+CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
 _NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
@@ -66,11 +65,11 @@ class RowBuffer(Outbox, ABC):
     """
 
     __slots__ = (
+        "_check_every",
         "_columns_since",
         "_first_kept",
         "_has_encoded",
         "_keep",
-        "_look_every",
         "_pack_annotation",
         "_pack_observation",
         "_parts",
@@ -84,8 +83,8 @@ class RowBuffer(Outbox, ABC):
         "_variable_bytes_put",
         "_variable_bytes_sealed",
         "pack_action",
+        "packed_action",
         "schema",
-        "taken",
     )
 
     def __init__(
@@ -101,7 +100,7 @@ class RowBuffer(Outbox, ABC):
     ) -> None:
         super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.schema = schema  # layout of the newest row
-        self.taken: Any = None  # the packed action of the step that comes
+        self.packed_action: Any = None  # of the next step
         self._keep = max(1, keep)
         self._rows: list[Any] = []  # flat: see FlatRows
         self._first_kept = 0  # row number of the first of self._rows
@@ -143,10 +142,10 @@ class RowBuffer(Outbox, ABC):
         self._pack_annotation = schema.pack_annotation
         self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
         self._has_encoded = schema.has_encoded
-        rows = max(1, min(ROWS_PER_BATCH, LOOK_EVERY_BYTES // self._row_bytes))
-        self._look_every = rows * ROW_WIDTH
+        rows = max(1, min(ROWS_PER_BATCH, CHECK_EVERY_BYTES // self._row_bytes))
+        self._check_every = rows * ROW_WIDTH
 
-    def put_reset(self, observation: Any, info: bytes | None) -> None:
+    def add_reset(self, observation: Any, info: bytes | None) -> None:
         """Queue row 0: what `reset` returned.
 
         Raises:
@@ -154,35 +153,37 @@ class RowBuffer(Outbox, ABC):
         """
         schema = self.schema
         try:
-            kept = self._pack_observation(observation)
+            packed_observation = self._pack_observation(observation)
         except Exception:  # noqa: BLE001 - whatever it is, the slow way says it
             layout = _layout_of(observation, schema.observation, "observation")
-            kept = _packed(observation, layout, "observation")
+            packed_observation = _packed(observation, layout, "observation")
             if layout != schema.observation:
                 self._use(0, _prepared(StepSchema(layout, schema.action, schema.annotation)))
         if info is not None:
             self._variable_bytes_put += len(info)
         if self._has_encoded:
-            self._variable_bytes_put += variable_bytes(kept, self.schema.observation)
+            self._variable_bytes_put += variable_bytes(packed_observation, self.schema.observation)
         nothing = self.schema.action_filler
-        self._rows.extend((kept, nothing, 0.0, False, False, self._t_last, info, None))
+        self._rows.extend(
+            (packed_observation, nothing, 0.0, False, False, self._t_last, info, None)
+        )
         self._announce()
 
-    def act(self, action: Any) -> None:
+    def set_action(self, action: Any) -> None:
         """Keep the action of the step that comes, as it is before the environment gets it.
 
-        Quicker: `taken = pack_action(action)`, and this only where that does not work.
+        Quicker: `packed_action = pack_action(action)`, and this only where that does not work.
 
         Raises:
             InvalidRecord: It cannot be encoded; says what of it.
         """
         known = self.schema
         layout = self._next_layout(_layout_of(action, known.action, "action"), known.action)
-        self.taken = _packed(action, layout, "action")
+        self.packed_action = _packed(action, layout, "action")
         if layout != known.action:
             self._change(StepSchema(known.observation, layout, known.annotation))
 
-    def put(
+    def add_step(
         self,
         observation: Any,
         reward: Any,
@@ -191,7 +192,7 @@ class RowBuffer(Outbox, ABC):
         info: bytes | None,
         annotation: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Queue what a step returned, beside the action `taken`; `info` encoded, None if empty.
+        """Queue what a step returned beside `packed_action`; `info` is encoded, None if empty.
 
         Returns:
             Whether this is a good moment to look at how much is waiting.
@@ -201,10 +202,10 @@ class RowBuffer(Outbox, ABC):
                 what.
         """
         try:
-            kept = self._pack_observation(observation)
-            said = None if annotation is None else self._pack_annotation(annotation)
+            packed_observation = self._pack_observation(observation)
+            packed_annotation = None if annotation is None else self._pack_annotation(annotation)
         except Exception:  # noqa: BLE001 - as above
-            kept, said = self._relayout(observation, annotation)
+            packed_observation, packed_annotation = self._relayout(observation, annotation)
         kind = reward.__class__
         if kind is not float:
             try:
@@ -217,21 +218,32 @@ class RowBuffer(Outbox, ABC):
             self.late_at = -math.inf  # such a time says nothing of the thread: have it looked at
         self._t_last = now
         if info is not None or self._has_encoded:
-            self._count_variable(kept, info)
+            self._count_variable(packed_observation, info)
         rows = self._rows
         rows.extend(  # one call, so that another thread sees the row whole or not at all
-            (kept, self.taken, reward, terminated, truncated, now, info, said)
+            (
+                packed_observation,
+                self.packed_action,
+                reward,
+                terminated,
+                truncated,
+                now,
+                info,
+                packed_annotation,
+            )
         )
         if self._marked:
             return (
                 now > self.late_at
-                or len(rows) % self._look_every == 0
-                or (info is not None and len(info) >= LOOK_EVERY_BYTES)
+                or len(rows) % self._check_every == 0
+                or (info is not None and len(info) >= CHECK_EVERY_BYTES)
             )
         self._announce()
         return True
 
-    def put_plain(self, kept_action: Any, kept: Any, reward: float, now: float) -> None:
+    def add_plain_step(
+        self, packed_action: Any, packed_observation: Any, reward: float, now: float
+    ) -> None:
         """Queue a step of the newest layout that is packed already, is not the last, has no info.
 
         For recorders of many environments, which pack all of them at once.
@@ -239,14 +251,16 @@ class RowBuffer(Outbox, ABC):
         if now <= self._t_last:
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
-        self._rows.extend((kept, kept_action, reward, False, False, now, None, None))
+        self._rows.extend(
+            (packed_observation, packed_action, reward, False, False, now, None, None)
+        )
         if not self._marked:
             self._announce()
 
     def _count_variable(self, observation: Any, info: bytes | None) -> None:
         size = len(info or b"")
         if self._has_encoded:
-            size += variable_bytes(self.taken, self.schema.action)
+            size += variable_bytes(self.packed_action, self.schema.action)
             size += variable_bytes(observation, self.schema.observation)
         self._variable_bytes_put += size
 
@@ -262,20 +276,20 @@ class RowBuffer(Outbox, ABC):
 
     def _relayout(self, observation: Any, annotation: Mapping[str, Any] | None) -> tuple[Any, Any]:
         """Take the layout of these values from the next row on; the values as they are kept."""
-        known, said = self.schema, self.schema.annotation
+        known, new_annotation = self.schema, self.schema.annotation
         layout = _layout_of(observation, known.observation, "observation")
         layout = self._next_layout(layout, known.observation)
         if annotation is not None:
             if not all(map(is_column_name, annotation)):
                 raise InvalidRecord(f"the annotation {list(annotation)!r}: a name is a text")
-            said = cast(Group, _layout_of(dict(annotation), said, "annotation"))
-            if said.names == known.annotation.names:
-                said = cast(Group, self._next_layout(said, known.annotation))
+            new_annotation = cast(Group, _layout_of(dict(annotation), new_annotation, "annotation"))
+            if new_annotation.names == known.annotation.names:
+                new_annotation = cast(Group, self._next_layout(new_annotation, known.annotation))
         packed = (
             _packed(observation, layout, "observation"),
-            None if annotation is None else _packed(annotation, said, "annotation"),
+            None if annotation is None else _packed(annotation, new_annotation, "annotation"),
         )
-        schema = StepSchema(layout, known.action, said)
+        schema = StepSchema(layout, known.action, new_annotation)
         if schema != known:
             self._change(schema)
         return packed

@@ -9,13 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
+from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import shown
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
-from jamboree_gym.delivery.sealed_steps import seal_note, seal_rows, status_after, summary_after
 from jamboree_gym.delivery.step_buffer import RowBuffer
-from jamboree_gym.encoding.row_parts import RowPart, single_rows
-from jamboree_gym.encoding.rows import StepSchema
-from jamboree_gym.encoding.summary_codec import check_summary, encode_origin
+from jamboree_gym.encoding.row_encoder import (
+    RowPart,
+    seal_rows,
+    single_rows,
+    status_after,
+    summary_after,
+)
+from jamboree_gym.encoding.summary_codec import (
+    check_summary,
+    encode_episode_note,
+    encode_origin,
+    encode_summary,
+)
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeError
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.redis.store import AppendResult, IndexEntry
@@ -281,3 +291,11 @@ class StepOutbox(RowBuffer):
                     "rows that this process did not write. Give the episode another id."
                 )
             )
+
+
+def seal_note(summary: EpisodeSummary, origin: bytes) -> tuple[bytes, IndexEntry]:
+    """What is stored beside the batches: the episode's note, and its entry in the listing."""
+    content = encode_summary(summary)
+    written_at = summary.started_at + summary.elapsed_s
+    entry = IndexEntry(summary.id, content, summary.run, written_at)
+    return encode_episode_note(content, origin), entry

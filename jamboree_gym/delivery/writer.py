@@ -38,8 +38,8 @@ CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
 SAY_FULL_EVERY_S = 300.0
-LOOK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
-QUICK_LOOK_S = 1e-4  # ... unless that is soon done
+CHECK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
+QUICK_CHECK_S = 1e-4  # ... unless that is soon done
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Writer:
     Attributes:
         needs_admission: Whether `admit` does anything: as much as may is waiting, or the thread has
             failed. For callers that have no time to call it.
-        has_outage: Whether to `look` after a put, because the server does not answer.
+        has_outage: Whether to `check` after a put, because the server does not answer.
         schedule: Of the thread.
     """
 
@@ -89,8 +89,8 @@ class Writer:
         self._max_pending_bytes = max_pending_bytes
         self._when_full = when_full
         self._on_delivery = on_delivery
-        self._look_after = 0.0
-        self._looked_at_bytes = 0
+        self._check_after = 0.0
+        self._checked_at_bytes = 0
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
         self._refused: dict[Outbox, JamboreeError] = {}
@@ -113,7 +113,7 @@ class Writer:
         """There is something to deliver in this outbox.
 
         Returns:
-            When to `look` if it has not been delivered, epoch seconds.
+            When to `check` if it has not been delivered, epoch seconds.
 
         Raises:
             JamboreeClosed: The writer has been closed.
@@ -139,7 +139,7 @@ class Writer:
                     log.warning("no background thread (%s): saves wait for flush or close", error)
         self._work.set()
 
-    def after_put(self, outbox: Outbox, queued_bytes: int) -> None:
+    def after_append(self, outbox: Outbox, queued_bytes: int) -> None:
         """Keep the promises of the write mode after something was put.
 
         Raises:
@@ -152,12 +152,12 @@ class Writer:
         # Where the thread is late the caller waits for it; without one it delivers by itself.
         is_late = self._background and self.schedule.is_late
         if is_late or queued_bytes > CHECK_EVERY_BYTES or self.has_outage:
-            self.look(queued_bytes)
+            self.check(queued_bytes)
             outbox.late_at = self.schedule.late_at_epoch
         if not self._background:
             self.deliver(outbox)
 
-    def look(self, queued_bytes: int = 0) -> None:
+    def check(self, queued_bytes: int = 0) -> None:
         """See to it that the thread runs, and whether more is waiting than may.
 
         The latter seldom where it takes long to add up, if not much was put since.
@@ -167,15 +167,15 @@ class Writer:
         """
         if not self.has_outage and self.schedule.is_late:
             self.schedule.step_aside()
-        has_grown = abs(queued_bytes - self._looked_at_bytes) > CHECK_EVERY_BYTES
-        if time.monotonic() < self._look_after and not has_grown:
+        has_grown = abs(queued_bytes - self._checked_at_bytes) > CHECK_EVERY_BYTES
+        if time.monotonic() < self._check_after and not has_grown:
             return
-        self._looked_at_bytes = queued_bytes
+        self._checked_at_bytes = queued_bytes
         began = time.thread_time()  # without the time that other threads took meanwhile
         if self._is_full:
             self.needs_admission = True
         took_s = time.thread_time() - began
-        self._look_after = time.monotonic() + max(0.0, took_s - QUICK_LOOK_S) / LOOK_SHARE
+        self._check_after = time.monotonic() + max(0.0, took_s - QUICK_CHECK_S) / CHECK_SHARE
 
     @property
     def _is_full(self) -> bool:

@@ -2,7 +2,7 @@
 
 pyarrow takes as long to read a batch of 20 rows as one of 2,000, and a policy that fails makes many
 of 20, as does an environment that is slow. But the header of a plain batch is known beforehand (see
-`batch_headers`), and with it where each column lies. So the batches are cut there, and the pieces
+`row_encoder`), and with it where each column lies. So the batches are cut there, and the pieces
 of a column are joined.
 """
 
@@ -17,15 +17,8 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import FindSchema, StepSchema
 from jamboree_gym.encoding.batch_format import BATCH_BODY, CODEC_STEPS, Batch, plain_span
-from jamboree_gym.encoding.rows import (
-    NO_REST,
-    PREFIX,
-    Rows,
-    decode_rest,
-    decode_rows,
-    schema_digest,
-)
-from jamboree_gym.encoding.step_batches import template_of
+from jamboree_gym.encoding.row_encoder import NO_REST, PREFIX, template_of
+from jamboree_gym.encoding.rows import Rows, decode_rest, decode_rows, schema_digest
 from jamboree_gym.errors import DecodeError
 
 __all__ = ["RowCollector", "decode_batches", "plain_batch"]

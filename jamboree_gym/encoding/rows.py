@@ -1,4 +1,4 @@
-"""Rows of an episode <-> the body of a batch.
+"""Rows of an episode as arrays, out of batches or of memory: the half that reads.
 
 Row 0 is the reset, row k the k-th step: observation and info are what the call *returned*, action
 is the one that led there. So a row is complete the moment `step` returns, an episode of T steps
@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.layout import Layout
+from jamboree_gym.arrays.layout import Column, Layout, Leaf
 from jamboree_gym.arrays.packing import (
     Arrays,
     LayoutAt,
+    as_objects,
     concatenate,
     filler,
     grouped,
@@ -45,45 +46,23 @@ from jamboree_gym.arrays.step_schema import (
 )
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch
-from jamboree_gym.encoding.step_batches import column_array, column_values, serialize_batch
+from jamboree_gym.encoding.row_encoder import (
+    INFO,
+    NO_REST,
+    PREFIX,
+    FlatRows,
+    column_values,
+    columns_of,
+)
 from jamboree_gym.errors import DecodeError
 
 __all__ = [
-    "ANNOTATION",
-    "INFO",
-    "NO_REST",
-    "PREFIX",
-    "REWARD",
-    "ROW_WIDTH",
-    "TERMINATED",
-    "TIMESTAMP",
-    "TRUNCATED",
-    "FlatRows",
     "Rows",
-    "SchemaChanges",
-    "StepSchema",
     "decode_rest",
     "decode_rows",
-    "encode_rows",
     "rows_to_arrays",
     "schema_digest",
 ]
-
-FlatRows = Sequence[Any]
-"""Rows one after the other, each of them eight values: observation, action, reward, terminated,
-truncated, timestamp, encoded info or None if empty, annotation or None if there is none.
-Observation, action and annotation are packed (see `packing`).
-
-Flat, because a tuple for each row would be one more object for the garbage collector to follow:
-that is a fifth of the recorder's time where many short episodes are recorded.
-"""
-
-ROW_WIDTH = 8
-REWARD, TERMINATED, TRUNCATED = 2, 3, 4  # positions in a row
-TIMESTAMP, INFO, ANNOTATION = 5, 6, 7
-
-PREFIX = struct.Struct("<8sI")
-NO_REST = msgspec.msgpack.encode(([], []))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,33 +210,10 @@ def rows_to_arrays(
     rows: FlatRows, schema: StepSchema, *, start: int, schemas: SchemaChanges = ()
 ) -> Rows:
     """Rows as they were put -> arrays."""
-    columns = _columns(rows)
+    columns = columns_of(rows)
     infos = [decode_value(info, where="memory") if info else {} for info in columns.pop(INFO)]
     arrays = (stack(values, column) for column, values in column_values(schema, columns))
     return Rows.of_columns(start, arrays, infos, schemas or [(start, schema)])
-
-
-def _columns(rows: FlatRows) -> list[Sequence[Any]]:
-    return [rows[position::ROW_WIDTH] for position in range(ROW_WIDTH)]
-
-
-def encode_rows(rows: FlatRows, schema: StepSchema, changes: SchemaChanges = ()) -> bytes:
-    """Body of a batch that holds these rows.
-
-    Args:
-        rows: Rows with the same columns.
-        schema: The layout of the first.
-        changes: Where others hold, by offset in `rows`.
-    """
-    columns = _columns(rows)
-    infos = columns.pop(INFO)
-    message = serialize_batch(schema, columns)
-    prefix = PREFIX.pack(schema.digest_bytes, len(message))
-    if not changes and not any(infos):
-        return b"".join((prefix, message, NO_REST))
-    kept = [(offset, info) for offset, info in enumerate(infos) if info]
-    digests = [(offset, changed.digest_bytes) for offset, changed in changes]
-    return b"".join((prefix, message, msgspec.msgpack.encode((kept, digests))))
 
 
 def schema_digest(batch: Batch, *, where: str) -> str:
@@ -298,7 +254,7 @@ def decode_rows(batch: Batch, find_schema: FindSchema, *, where: str) -> Rows:
         if not all(changed.shares_columns_with(schema) for _, changed in schemas):
             raise DecodeError(f"{at}: rows of other columns than the first")
         pairs = zip(arrow_batch.columns, schema.columns, strict=True)
-        columns = (column_array(values, column, where=at) for values, column in pairs)
+        columns = (_column_array(values, column, where=at) for values, column in pairs)
         all_infos = [infos.get(offset, {}) for offset in range(batch.count)]
         return Rows.of_columns(batch.start, columns, all_infos, schemas)
     except DAMAGED as error:
@@ -374,3 +330,10 @@ def _is_ascending(rows: Sequence[int], start: int, stop: int) -> bool:
 _decode_pair = msgspec.msgpack.Decoder(
     tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]
 ).decode
+
+
+def _column_array(values: pa.Array, column: Column, *, where: str) -> npt.NDArray[Any]:
+    """A column of a batch as an array."""
+    if isinstance(column, Leaf):
+        return column.from_arrow(values)
+    return as_objects([decode_value(value.as_py(), where=where) for value in values])

@@ -10,10 +10,10 @@ from typing import Any
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnknownKey
 from jamboree_gym.handlers.follow import Tail
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.store.redis.store import LogSlice
 
 __all__ = ["DBHandler"]
@@ -143,7 +143,7 @@ class DBHandler(StaysHere):
         encoded = self._encode(record)
         writer = self.event.writer
         writer.admit()
-        writer.after_put(outbox, outbox.put(encoded))
+        writer.after_append(outbox, outbox.append(encoded))
 
     def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Save several records, in order; if one of them cannot be stored, save none.
@@ -156,8 +156,8 @@ class DBHandler(StaysHere):
         encoded_records = [self._encode(record) for record in records]
         self.event.writer.admit()
         for encoded in encoded_records:
-            queued_bytes = outbox.put(encoded)
-        self.event.writer.after_put(outbox, queued_bytes)
+            queued_bytes = outbox.append(encoded)
+        self.event.writer.after_append(outbox, queued_bytes)
 
     def _open_outbox(self) -> RecordOutbox:
         self._reserved = STORED_FIELDS.union(self.required)

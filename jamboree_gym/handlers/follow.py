@@ -20,11 +20,11 @@ from typing import Generic, TypeVar
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.lease import LEASE_S
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.encoding.batch_format import Batch
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, StoreUnavailable
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.records import EpisodeSummary, StepData, Transitions
 from jamboree_gym.store.log import LogSlice
 

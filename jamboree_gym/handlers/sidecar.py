@@ -96,7 +96,7 @@ class SidecarHandler(DBHandler, ABC):
 
     def _put(self, record: Mapping[str, Any]) -> None:
         outbox = self._outbox or self._open_outbox()
-        self.event.writer.after_put(outbox, outbox.put(self._encode(record)))
+        self.event.writer.after_append(outbox, outbox.append(self._encode(record)))
 
     def _first_of(self, step: int) -> int:
         """Index of the first record of this step or a later one."""

@@ -14,7 +14,6 @@ from jamboree_gym.arrays.packing import RowChoice, rows_of
 from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.encoding.batch_format import Batch
 from jamboree_gym.encoding.bulk_decoder import decode_batches
 from jamboree_gym.encoding.rows import Rows
@@ -25,6 +24,7 @@ from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.filters import by_start
 from jamboree_gym.reading.playback import paced
 from jamboree_gym.reading.summaries import read_summaries

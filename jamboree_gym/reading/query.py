@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 import pyarrow as pa
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.filters import (

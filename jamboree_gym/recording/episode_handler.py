@@ -18,7 +18,7 @@ from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
-from jamboree_gym.encoding.step_batches import prepare
+from jamboree_gym.encoding.row_encoder import prepare
 from jamboree_gym.environment.outcomes import flag_of, refusal
 from jamboree_gym.environment.spaces import check_space, layout_of_space
 from jamboree_gym.errors import (
@@ -61,7 +61,7 @@ class EpisodeHandler(DBHandler):
         limit: Number of steps that `transactions` shows, and that stay in memory while recording.
         info_keys: Which keys of infos are kept; None = all.
         strict_infos: Whether an info that cannot be stored is an error.
-        annotation: What is said of the step that comes, by name.
+        annotation: What is annotation of the step that comes, by name.
         writing: What the current episode is written to; None when none is.
         strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
             of what cannot.
@@ -147,11 +147,11 @@ class EpisodeHandler(DBHandler):
         )
         self._keys["episode"] = summary.id
         jam.adopt(steps)
-        steps.put_reset(observation, encoded)
+        steps.add_reset(observation, encoded)
         self._steps = self.writing = steps
         self._buffered = jam.write_mode == "buffered"
         if jam.writer.has_outage or not self._buffered:
-            self._after_put(_MOVED)
+            self._after_append(_MOVED)
 
     def step(
         self,
@@ -180,24 +180,24 @@ class EpisodeHandler(DBHandler):
             StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. It
                 waits in memory, and the episode goes on: do not keep it again.
         """
-        self.act(action)
+        self.set_action(action)
         if annotation is not None:
             self._add_annotation(annotation)
-        self.keep(observation, reward, terminated, truncated, info)
+        self.add_step(observation, reward, terminated, truncated, info)
 
-    def act(self, action: Any) -> None:
+    def set_action(self, action: Any) -> None:
         """The first half of `step`, to be called before the environment gets the action."""
         steps = self.writing
         if steps is None:
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
         try:
-            steps.taken = steps.pack_action(action)
+            steps.packed_action = steps.pack_action(action)
         except Exception:  # noqa: BLE001 - whatever it is, the slow way says it
-            self._act_slowly(steps, action)
+            self._set_action_slowly(steps, action)
 
-    def _act_slowly(self, steps: StepOutbox, action: Any) -> None:
+    def _set_action_slowly(self, steps: StepOutbox, action: Any) -> None:
         try:
-            steps.act(action)
+            steps.set_action(action)
         except InvalidRecord as error:
             self._give_up(error)
             raise
@@ -216,7 +216,7 @@ class EpisodeHandler(DBHandler):
         with suppress(JamboreeError):  # the other error tells more
             self.end("abandoned")
 
-    def keep(
+    def add_step(
         self,
         observation: Any,
         reward: Any,
@@ -228,22 +228,24 @@ class EpisodeHandler(DBHandler):
         steps = self.writing
         if steps is None:
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
-        said, self.annotation = self.annotation, None
+        annotation, self.annotation = self.annotation, None
         try:
             if terminated.__class__ is not bool:
                 terminated = flag_of("terminated", terminated)
             if truncated.__class__ is not bool:
                 truncated = flag_of("truncated", truncated)
             encoded = self._encoded(info) if info.__class__ is not dict or info else None
-            looks = steps.put(observation, reward, terminated, truncated, encoded, said)
+            should_check = steps.add_step(
+                observation, reward, terminated, truncated, encoded, annotation
+            )
         except InvalidRecord as error:
             self._give_up(error)
             raise
         if terminated or truncated:  # first: it is over even where this cannot be confirmed
             self._end(steps, "terminated" if terminated else "truncated")
-            looks = looks or steps.error is not None
-        if looks or not self._buffered:
-            self._after_put(_MOVED)
+            should_check = should_check or steps.error is not None
+        if should_check or not self._buffered:
+            self._after_append(_MOVED)
 
     def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
         try:
@@ -259,7 +261,7 @@ class EpisodeHandler(DBHandler):
             raise refusal("info", error) from error
 
     def plain_steps(self, schema: StepSchema) -> StepOutbox | None:
-        """Where `put_plain` may put the next step, if it has this (shared) schema."""
+        """Where `add_plain_step` may put the next step, if it has this (shared) schema."""
         steps = self.writing
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
@@ -283,14 +285,14 @@ class EpisodeHandler(DBHandler):
         if steps is not None:
             self._end(steps, status)
             if steps.error is not None or not self._buffered:
-                self._after_put("It is over, and that")
+                self._after_append("It is over, and that")
 
     def _end(self, steps: StepOutbox, status: EpisodeStatus) -> None:
         self._schema = steps.schema
         steps.end(status)
         self.writing = None  # last, so that one more call completes one that Ctrl-C has cut off
 
-    def _after_put(self, what: str) -> None:
+    def _after_append(self, what: str) -> None:
         """Keep the promises of the write mode for what waits now."""
         steps = self._steps
         if steps is None:
@@ -299,7 +301,7 @@ class EpisodeHandler(DBHandler):
             self._leave(steps)
             return
         try:
-            self.event.writer.after_put(steps, steps.pending_bytes)
+            self.event.writer.after_append(steps, steps.pending_bytes)
         except (StoreFull, StoreUnavailable) as error:
             if steps.error is not None:
                 raise

@@ -21,12 +21,19 @@ from jamboree_gym.arrays.packing import Arrays, rows_of, unstack, variable_bytes
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema, schema_at
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
-from jamboree_gym.delivery.sealed_steps import seal_note, seal_rows, status_after, summary_after
 from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
+from jamboree_gym.delivery.step_outbox import seal_note
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.encoding.info_codec import InfoEncoder
-from jamboree_gym.encoding.row_parts import RowPart, cut_rows
-from jamboree_gym.encoding.rows import INFO, ROW_WIDTH
+from jamboree_gym.encoding.row_encoder import (
+    INFO,
+    ROW_WIDTH,
+    RowPart,
+    cut_rows,
+    seal_rows,
+    status_after,
+    summary_after,
+)
 from jamboree_gym.encoding.summary_codec import check_summary, decode_episode_note, encode_origin
 from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, InvalidRecord
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary

@@ -17,7 +17,7 @@ from jamboree_gym.arrays.layout import NOTHING, Leaf, as_array, has_column
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.tensors import detached
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.step_buffer import LOOK_EVERY_BYTES, ROW_OVERHEAD_BYTES
+from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.environment.outcomes import raise_refused, refusal
 from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
@@ -96,7 +96,7 @@ class VectorRecorder:
         self._clock = jam.clock
         self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
         self._plain_bytes = 0  # put by `step_plain`, roughly
-        self._look_at_bytes = LOOK_EVERY_BYTES  # then it is looked at how much is waiting
+        self._check_at_bytes = CHECK_EVERY_BYTES  # then it checks how much is waiting
 
     @property
     def handlers(self) -> list[EpisodeHandler]:
@@ -240,14 +240,14 @@ class VectorRecorder:
                 )
                 continue
             try:
-                steps.put_plain(taken[index], kept[index], gains[index], now)
+                steps.add_plain_step(taken[index], kept[index], gains[index], now)
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._errors.append(_named(error, index))
         self._plain_bytes += size * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         writer = recorder.jam.writer
-        if self._plain_bytes >= self._look_at_bytes or writer.schedule.is_late:
-            writer.look(self._plain_bytes)
-            self._look_at_bytes = self._plain_bytes + LOOK_EVERY_BYTES
+        if self._plain_bytes >= self._check_at_bytes or writer.schedule.is_late:
+            writer.check(self._plain_bytes)
+            self._check_at_bytes = self._plain_bytes + CHECK_EVERY_BYTES
         return True
 
     def annotate(self, values: Mapping[str, Any]) -> None:

@@ -226,10 +226,10 @@ def _go_on(
         action = act(observation)
         if recorder is not None:
             recorder.admit()
-            recorder.handler.act(action)
+            recorder.handler.set_action(action)
         observation, reward, terminated, truncated, info = env.step(action)
         if recorder is not None:
-            recorder.handler.keep(observation, reward, terminated, truncated, info)
+            recorder.handler.add_step(observation, reward, terminated, truncated, info)
         gained += float(reward)
         steps += 1
         ends = bool(terminated or truncated)

@@ -1,6 +1,6 @@
 """A run: its sessions, its metrics, its checkpoints.
 
-Imports: `arrays`, `connection`, `delivery`, `encoding`, `errors`, `handlers`, `integrations`,
-    `reading`, `tables`.
+Imports: `arrays`, `connection`, `encoding`, `errors`, `handlers`, `integrations`,
+    `process_life`, `reading`, `tables`.
 Imported by: `integrations`, `jamboree`.
 """

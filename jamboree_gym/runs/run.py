@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler, metric_table

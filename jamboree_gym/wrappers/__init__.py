@@ -1,6 +1,6 @@
 """Environment wrappers.
 
-Imports: `arrays`, `connection`, `delivery`, `environment`, `errors`, `handlers`, `reading`,
+Imports: `arrays`, `connection`, `environment`, `errors`, `handlers`, `process_life`, `reading`,
     `recording`, `records`.
 Imported by: `integrations`, `jamboree`, `replay`.
 """

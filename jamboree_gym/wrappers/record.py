@@ -10,7 +10,6 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.environment.outcomes import raise_refused
 from jamboree_gym.environment.provenance import carries_over, describe, env_id_of, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_reward_space
@@ -28,6 +27,7 @@ from jamboree_gym.handlers.rendered_frames import (
     rendered,
 )
 from jamboree_gym.handlers.snapshots import SnapshotRecorder
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
@@ -234,7 +234,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             return self.env.step(action)
         if recorder.jam.writer.needs_admission:
             recorder.admit()
-        handler.act(action)
+        handler.set_action(action)
         result: tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]] | None = None
         failure: JamboreeError | None = None
         try:
@@ -244,7 +244,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             else:
                 observation, reward, terminated, truncated, info = of_step(result)
             try:
-                handler.keep(observation, reward, terminated, truncated, info)
+                handler.add_step(observation, reward, terminated, truncated, info)
             except (StoreFull, StoreUnavailable) as error:  # it waits in memory
                 failure = error
             if self._sidecars and not handler.was_deleted:

@@ -14,12 +14,12 @@ from gymnasium.vector.utils import iterate
 
 from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_vector_reward_space
 from jamboree_gym.environment.sent_specs import fetch_specs, spec_of_parent
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch

@@ -46,7 +46,8 @@ from jamboree_gym.encoding.batch_format import (
     encode_records,
 )
 from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches, plain_batch
-from jamboree_gym.encoding.rows import PREFIX, Rows, decode_rows
+from jamboree_gym.encoding.row_encoder import PREFIX
+from jamboree_gym.encoding.rows import Rows, decode_rows
 from jamboree_gym.encoding.summary_codec import (
     decode_episode_note,
     decode_summaries,
@@ -185,16 +186,16 @@ def _episode(
         blobs={digest(provenance): provenance},
     )
     told = encode_value(INFO) if number % 2 else None
-    box.put_reset(_sample(observed, 0), told)
+    box.add_reset(_sample(observed, 0), told)
     for k in range(9):
         if k == 5:
             box.seal()
         action = _sample(acted, k)
         if number == 0 and k == 2 and isinstance(action, np.integer):
             action = int(action)  # the batch has to tell that it was a Python number
-        box.act(action)
+        box.set_action(action)
         said = {"value": 0.5 * k, "logits": np.zeros(3)} if number == 1 and k % 2 else None
-        box.put(_sample(observed, k + 1), k, k == 8, False, told if k % 3 == 0 else None, said)
+        box.add_step(_sample(observed, k + 1), k, k == 8, False, told if k % 3 == 0 else None, said)
     box.end("terminated")
     box.seal()
     append = box.next_append()

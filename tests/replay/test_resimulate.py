@@ -34,8 +34,10 @@ from replayed_envs import (
 )
 
 from jamboree_gym import EpisodeHandler, Jamboree
+from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.batch_format import decode_batch, encode_batch
-from jamboree_gym.encoding.rows import StepSchema, decode_rows, encode_rows, schema_digest
+from jamboree_gym.encoding.row_encoder import encode_rows
+from jamboree_gym.encoding.rows import decode_rows, schema_digest
 from jamboree_gym.environment.provenance import describe
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.keys import digest

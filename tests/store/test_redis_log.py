@@ -228,7 +228,7 @@ def outbox(key: str, writer: bytes, clock: Iterator[float]) -> RecordOutbox:
 
 def put(box: RecordOutbox, *numbers: int) -> None:
     for number in numbers:
-        box.put(encode_mapping({"n": number}))
+        box.append(encode_mapping({"n": number}))
         box.seal()
 
 

@@ -549,7 +549,7 @@ if find_spec("ale_py.vector_env"):  # not in the lowest version
 def force(env: Any, reward: Any) -> None:
     """Put a row as no recorder would."""
     steps = env.handler.writing
-    steps.put_plain(
+    steps.add_plain_step(
         steps.schema.action_filler, np.zeros(2, np.float32).tobytes(), reward, time.time()
     )
 

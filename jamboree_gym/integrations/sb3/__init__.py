@@ -1,6 +1,6 @@
 """What is recorded by Stable-Baselines3, and what it trains from.
 
-Imports: `arrays`, `connection`, `delivery`, `encoding`, `environment`, `errors`, `keys`,
+Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `keys`, `process_life`,
     `progress`, `reading`, `recording`, `records`, `runs`, `wrappers`.
 Imported by: `jamboree`, `runs`.
 """

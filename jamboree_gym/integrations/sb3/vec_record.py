@@ -13,12 +13,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.stays_here import StaysHere
 from jamboree_gym.environment.outcomes import flag_of
 from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_reward_space, refuse_reward_space
 from jamboree_gym.environment.sent_specs import fetch_specs
 from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.vector_recorder import RecordedSubEnvs, VectorRecorder, copied_batch

@@ -15,9 +15,8 @@ from lengths import examples
 
 from jamboree_gym.arrays.layout import Group, Leaf, layout_of
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.encoding import step_batches
-from jamboree_gym.encoding.batch_headers import MAX_ROW_BYTES
-from jamboree_gym.encoding.step_batches import Columns, serialize_batch
+from jamboree_gym.encoding import row_encoder
+from jamboree_gym.encoding.row_encoder import MAX_ROW_BYTES, Columns, serialize_batch
 from jamboree_gym.environment.spaces import layout_of_space
 
 DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4"]
@@ -99,11 +98,11 @@ def test_headers_for_any_number_of_rows_are_those_of_pyarrow(
         layout_of_space(action_space),
         cast(Group, layout_of(annotation)),
     )
-    template = step_batches.template_of(schema)
+    template = row_encoder.template_of(schema)
     assert template is not None
 
     for count in [*range(1, 300), 1000, 1 << 16]:
-        message = step_batches._by_pyarrow(schema, step_batches._zeros(schema, count))
+        message = row_encoder._by_pyarrow(schema, row_encoder._zeros(schema, count))
         assert message.startswith(template.header(count))
 
 
@@ -112,5 +111,5 @@ def test_a_schema_of_large_rows_is_left_to_pyarrow() -> None:
     schema = StepSchema(rows, Leaf(np.dtype(np.int64), (), "python"))
     columns = [[bytes(rows.nbytes)] * 2, [0] * 2, [0.0] * 2, [False] * 2, [False] * 2, [0.0] * 2]
 
-    assert step_batches.template_of(schema) is None
+    assert row_encoder.template_of(schema) is None
     assert serialize_batch(schema, [*columns, [None] * 2]) == by_pyarrow(schema, columns)
