@@ -40,10 +40,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from jamboree_gym import Jamboree
-from jamboree_gym.errors import CheckpointNotFound, StoreUnavailable
+from jamboree_gym import CheckpointNotFound, EpisodeSummary, Jamboree, StoreUnavailable
 from jamboree_gym.integrations.sb3 import JamboreeCallback, JamboreeReplayBuffer, Unsaved
-from jamboree_gym.records import EpisodeSummary
 
 ENV_ID = "CartPole-v1"
 LEARNER = "learner"

@@ -34,9 +34,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import polyak_update
 
-from jamboree_gym import Jamboree
+from jamboree_gym import Episode, Jamboree
 from jamboree_gym.integrations.sb3 import to_replay_buffer, to_trajectories
-from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.query import EpisodeQuery
 
 ENVS = 8

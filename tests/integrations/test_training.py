@@ -373,6 +373,21 @@ def test_evaluations_are_among_the_metrics(jam: Jamboree) -> None:
     assert rows[-1]["eval/mean_reward"] == evaluation.last_mean_reward
 
 
+@pytest.mark.parametrize("order", ["rn", pytest.param("nr", marks=pytest.mark.long)])
+def test_below_and_above_a_normaliser_the_evaluation_environment_is_recorded_too(
+    jam: Jamboree, order: str
+) -> None:
+    from stable_baselines3.common.callbacks import EvalCallback
+
+    model = PPO_CASE.model(make(lambda inner: jam.record(inner, run="trained"), order))
+    venv = make(lambda inner: jam.record(inner, run="evaluated"), order)
+    evaluation = EvalCallback(venv, eval_freq=32, n_eval_episodes=1, verbose=0, warn=False)
+    model.learn(64, callback=[callback_for(jam), evaluation])
+
+    jam.flush()
+    assert len(jam.episodes(run="evaluated"))
+
+
 def test_metrics_are_numbers_texts_and_arrays_and_what_else_there_is_is_told_once(
     jam: Jamboree, caplog: pytest.LogCaptureFixture
 ) -> None:
