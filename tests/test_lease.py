@@ -186,7 +186,7 @@ def test_the_environment_does_not_notice_that_no_lease_can_be_had(
     durable_valkey.kill()
     env = jam.record(CountingEnv(length=100))
     returned = play(env, [ACTION] * 20)
-    wait_until(lambda: jam.writer.has_outage)
+    wait_until(lambda: jam.writer.backpressure.has_outage)
     assert len(returned) == 21
     durable_valkey.start()
     jam.flush()

@@ -142,7 +142,7 @@ def test_a_synchronous_save_waits_for_no_thread_after_an_outage(
         handler.save({"n": 0})
     durable_valkey.start()
     jam.flush()
-    wait_until(lambda: not jam.writer.has_outage)
+    wait_until(lambda: not jam.writer.backpressure.has_outage)
     wait_until(lambda: time.monotonic() > jam.writer.schedule.late_at)  # of a round that is over
     waits: list[None] = []
     monkeypatch.setattr(Schedule, "step_aside", lambda _: waits.append(None))

@@ -15,8 +15,8 @@ from processes import NoteHandler, wait_until
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES
 from jamboree_gym.delivery.outbox import MAX_RECORD_BYTES, Outbox, RecordOutbox
-from jamboree_gym.delivery.writer import CHECK_EVERY_BYTES
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS
 from jamboree_gym.errors import (
     DecodeError,
@@ -123,7 +123,7 @@ def test_what_is_saved_slowly_fills_no_more_than_max_pending_bytes_either(
         handler.save({"blob": bytes(100_000)})
         with pytest.raises(UnsavedRecords):
             jam.flush(timeout_s=0.0)  # seals: from here on it is a batch of its own
-    wait_until(lambda: jam.writer.has_outage)
+    wait_until(lambda: jam.writer.backpressure.has_outage)
     saver = Saver(handler, size=100_000)
     saver.start()
     wait_until(lambda: jam.writer.pending_bytes > 1 << 20)
@@ -142,11 +142,11 @@ def test_max_pending_bytes_holds_where_it_takes_long_to_add_up_what_waits(
     own_valkey.kill()
     for number in range(3000):
         save_numbers(NoteHandler(jam, f"n{number}"), number)
-    wait_until(lambda: jam.writer.has_outage)
+    wait_until(lambda: jam.writer.backpressure.has_outage)
     handler = NoteHandler(jam, "large")
     with pytest.raises(StoreUnavailable):
-        save_blobs(handler, CHECK_EVERY_BYTES + 1, count=1000)
-    assert (jam.writer.unsaved - 3000) * CHECK_EVERY_BYTES <= limit + CHECK_EVERY_BYTES
+        save_blobs(handler, CHECK_AFTER_BYTES + 1, count=1000)
+    assert (jam.writer.unsaved - 3000) * CHECK_AFTER_BYTES <= limit + CHECK_AFTER_BYTES
     with pytest.raises(UnsavedRecords):
         jam.close(timeout_s=0.1)
 
@@ -341,7 +341,7 @@ def test_a_mistake_in_the_writer_thread_surfaces_at_a_later_save_and_at_flush(
     broken_jam.adopt(outbox)
     BrokenOutbox.broken = method
     handler.save({"n": 0})
-    wait_until(lambda: broken_jam.writer.needs_admission)
+    wait_until(lambda: broken_jam.writer.backpressure.is_on)
     with pytest.raises(JamboreeError, match=f"writer failed: .*a mistake in {method}"):
         handler.save({"n": 1})
     with pytest.raises(UnsavedRecords, match=f"1 records are not in Redis: .*mistake in {method}"):
@@ -349,7 +349,7 @@ def test_a_mistake_in_the_writer_thread_surfaces_at_a_later_save_and_at_flush(
     assert "ZeroDivisionError" in caplog.text
     BrokenOutbox.broken = ""
     broken_jam.flush()
-    wait_until(lambda: not broken_jam.writer.needs_admission)
+    wait_until(lambda: not broken_jam.writer.backpressure.is_on)
     handler.save({"n": 1})
     assert numbers_in(handler) == [0, 1]
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES, Backpressure, WhenFull
 from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, Outbox
 from jamboree_gym.delivery.pacing import Schedule
@@ -21,25 +22,18 @@ from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
     JamboreeError,
-    StoreFull,
-    StoreUnavailable,
     UnsavedRecords,
 )
 from jamboree_gym.store.log import Append, AppendResult, Asked
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["WhenFull", "WriteMode", "Writer"]
+__all__ = ["WriteMode", "Writer"]
 
 WriteMode = Literal["buffered", "sync", "fsync"]
-WhenFull = Literal["block", "raise"]
 
 APPENDS_PER_ROUND_TRIP = 256
-CHECK_EVERY_BYTES = 1 << 18
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
-SAY_FULL_EVERY_S = 300.0
-CHECK_SHARE = 0.1  # of the callers' time, at most, goes into adding up what is waiting ...
-QUICK_CHECK_S = 1e-4  # ... unless that is soon done
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +48,13 @@ class Writer:
             `deliver` could not bring there.
         fsync: Whether each delivery waits until the server has it on disk.
         flush_interval_s: A record waits no longer than this for its delivery to begin.
-        max_pending_bytes: More than this undelivered, and `admit` lets nobody through.
-        when_full: Whether it blocks then, or raises.
+        max_pending_bytes: The bound of `backpressure`.
+        when_full: Whether that blocks, or raises.
         clock: Gives the time, epoch seconds.
         on_delivery: Called whenever the server has taken something; has to return at once.
 
     Attributes:
-        needs_admission: Whether `admit` does anything: as much as may is waiting, or the thread has
-            failed. For callers that have no time to call it.
-        has_outage: Whether to `check` after a put, because the server does not answer.
+        backpressure: Asked before each put.
         schedule: Of the thread.
     """
 
@@ -79,18 +71,12 @@ class Writer:
         clock: Callable[[], float],
         on_delivery: Callable[[], None] | None = None,
     ) -> None:
-        self.needs_admission = False
-        self.has_outage = False
         self.schedule = Schedule(flush_interval_s, clock)
         self._store = store
         self._lease = lease
         self._background = background
         self._fsync = fsync
-        self._max_pending_bytes = max_pending_bytes
-        self._when_full = when_full
         self._on_delivery = on_delivery
-        self._check_after = 0.0
-        self._checked_at_bytes = 0
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
         self._refused: dict[Outbox, JamboreeError] = {}
@@ -102,10 +88,13 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._askers: list[threading.Thread] = []
         self._closing = False
-        self._outage: Exception | None = None
-        self._failure: Exception | None = None
-        self._has_said_full = self._has_said_redis_full = False
-        self._said_store_full_at = -math.inf
+        self.backpressure = Backpressure(
+            self,
+            where=store.where,
+            schedule=self.schedule,
+            max_pending_bytes=max_pending_bytes,
+            when_full=when_full,
+        )
 
     # -- the caller's side ------------------------------------------------------------------
 
@@ -151,89 +140,11 @@ class Writer:
             outbox.raise_error()
         # Where the thread is late the caller waits for it; without one it delivers by itself.
         is_late = self._background and self.schedule.is_late
-        if is_late or queued_bytes > CHECK_EVERY_BYTES or self.has_outage:
-            self.check(queued_bytes)
+        if is_late or queued_bytes > CHECK_AFTER_BYTES or self.backpressure.has_outage:
+            self.backpressure.check(queued_bytes)
             outbox.late_at = self.schedule.late_at_epoch
         if not self._background:
             self.deliver(outbox)
-
-    def check(self, queued_bytes: int = 0) -> None:
-        """See to it that the thread runs, and whether more is waiting than may.
-
-        The latter seldom where it takes long to add up, if not much was put since.
-
-        Args:
-            queued_bytes: What waits in the outbox of the last put, as far as the caller knows.
-        """
-        if not self.has_outage and self.schedule.is_late:
-            self.schedule.step_aside()
-        has_grown = abs(queued_bytes - self._checked_at_bytes) > CHECK_EVERY_BYTES
-        if time.monotonic() < self._check_after and not has_grown:
-            return
-        self._checked_at_bytes = queued_bytes
-        began = time.thread_time()  # without the time that other threads took meanwhile
-        if self._is_full:
-            self.needs_admission = True
-        took_s = time.thread_time() - began
-        self._check_after = time.monotonic() + max(0.0, took_s - QUICK_CHECK_S) / CHECK_SHARE
-
-    @property
-    def _is_full(self) -> bool:
-        return self.pending_bytes > self._max_pending_bytes
-
-    def admit(self) -> None:
-        """To be called before a put, and before the environment moves for one.
-
-        Blocks or raises while more than `max_pending_bytes` wait. It raises only where the server
-        does not answer; one that is slow is waited for.
-
-        Raises:
-            StoreUnavailable: So much waits, and `when_full` is `raise`. Nothing is lost; says what
-                to do.
-            JamboreeError: The thread has failed in a way that nobody thought of. It goes on trying.
-        """
-        if not self.needs_admission:
-            return
-        self._raise_failure()
-        while self._is_full and not self._closing:
-            self._say_full()
-            if self._outage is not None and self._when_full == "raise":
-                raise self._full_error(self._outage) from self._outage
-            self.schedule.wait_for_delivery(BACKOFF_S[0])
-            self._raise_failure()
-        self.needs_admission = False  # the next look sets it again
-
-    def _raise_failure(self) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise JamboreeError(
-                f"the background writer failed: {failure!r}; {self.unsaved} records wait in memory "
-                "and are tried again; what this call was to save is not among them: repeat it"
-            ) from failure
-
-    def _say_full(self) -> None:
-        """Once per outage, and once where it is Redis that is full."""
-        is_redis_full = isinstance(self._outage, StoreFull)
-        if not self._has_said_full or (is_redis_full and not self._has_said_redis_full):
-            self._has_said_full = True
-            self._has_said_redis_full |= is_redis_full
-            raises = self._outage is not None and self._when_full == "raise"
-            log.warning(
-                "%.0f MiB wait for Redis at %s: saving %s until it %s (%s)",
-                self.pending_bytes / 2**20,
-                self._store.where,
-                "raises StoreUnavailable" if raises else "blocks",
-                "has room" if is_redis_full else "answers",
-                self._outage or "it is slower than what is saved",
-            )
-
-    def _full_error(self, outage: Exception) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"{self.unsaved} records ({self.pending_bytes / 2**20:.1f} MiB, max_pending_bytes is "
-            f"{self._max_pending_bytes / 2**20:.1f} MiB) wait for Redis at {self._store.where}: "
-            f"{outage}. Nothing is lost, and nothing was done: repeat the call when Redis is back, "
-            'or open the Jamboree with when_full="block"'
-        )
 
     @property
     def pending_bytes(self) -> int:
@@ -345,6 +256,7 @@ class Writer:
         if self._closing:
             return
         self._closing = True  # from now on `mark` refuses, and `flush` seals what was put before
+        self.backpressure.close()
         try:
             self.flush(timeout_s)
         finally:
@@ -381,49 +293,12 @@ class Writer:
             self.schedule.go_on()
             error = self._try_delivery(self._ask_beside)
             if error is None:
-                self._recover()
+                self.backpressure.recover()
                 failures = 0
             else:
-                self._report(error)
+                self.backpressure.report(error)
                 self._work.set()
                 failures += 1
-
-    def _report(self, error: Exception) -> None:
-        """Say what goes wrong, once per outage, and have the next put look at it."""
-        if not isinstance(error, JamboreeError):
-            self._failure = error
-        if self._outage is None and self._failure is not None:
-            log.error("the background writer failed", exc_info=error)
-        elif self._outage is None and not self._was_said_of_full(error):
-            log.warning("%s; what is saved meanwhile waits in memory", error)
-        self._outage = error
-        self.has_outage = True
-        if self._is_full or self._failure is not None:
-            self.needs_admission = True
-
-    def _was_said_of_full(self, error: Exception) -> bool:
-        """Whether it is known that the server is full: with room made bit by bit it is often so."""
-        if not isinstance(error, StoreFull):
-            return False
-        was_said = self._is_known_full
-        if not was_said:
-            self._said_store_full_at = time.monotonic()
-        return was_said
-
-    @property
-    def _is_known_full(self) -> bool:
-        return time.monotonic() - self._said_store_full_at < SAY_FULL_EVERY_S
-
-    def _recover(self) -> None:
-        if isinstance(self._outage, StoreFull):
-            log.info("Redis at %s has room again", self._store.where)
-        elif self._outage is not None:
-            log.info("Redis at %s answers again", self._store.where)
-        if self._has_said_full and self.pending_bytes * 2 <= self._max_pending_bytes:
-            self._has_said_redis_full &= self._is_known_full
-            self._has_said_full = self._has_said_redis_full
-        self._outage = self._failure = None
-        self.has_outage = self.needs_admission = False
 
     def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:
         """Deliver what is marked; for which logs MongoDB has to be asked before."""

@@ -142,7 +142,7 @@ class DBHandler(StaysHere):
         outbox = self._outbox or self._open_outbox()
         encoded = self._encode(record)
         writer = self.event.writer
-        writer.admit()
+        writer.backpressure.admit()
         writer.after_append(outbox, outbox.append(encoded))
 
     def save_many(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -154,7 +154,7 @@ class DBHandler(StaysHere):
         outbox = self._outbox or self._open_outbox()
         queued_bytes = 0
         encoded_records = [self._encode(record) for record in records]
-        self.event.writer.admit()
+        self.event.writer.backpressure.admit()
         for encoded in encoded_records:
             queued_bytes = outbox.append(encoded)
         self.event.writer.after_append(outbox, queued_bytes)

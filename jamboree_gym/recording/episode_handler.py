@@ -150,7 +150,7 @@ class EpisodeHandler(DBHandler):
         steps.add_reset(observation, encoded)
         self._steps = self.writing = steps
         self._buffered = jam.write_mode == "buffered"
-        if jam.writer.has_outage or not self._buffered:
+        if jam.writer.backpressure.has_outage or not self._buffered:
             self._after_append(_MOVED)
 
     def step(
@@ -316,7 +316,7 @@ class EpisodeHandler(DBHandler):
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
-        self.event.writer.admit()
+        self.event.writer.backpressure.admit()
         try:
             self.step(**record)
         except TypeError:

@@ -113,7 +113,7 @@ class EpisodeRecorder:
             StoreUnavailable: So much waits, and the Jamboree was opened with `when_full="raise"`.
                 Nothing is lost: repeat the call when Redis is back.
         """
-        self.jam.writer.admit()
+        self.jam.writer.backpressure.admit()
 
     def begin(
         self,

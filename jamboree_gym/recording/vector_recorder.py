@@ -246,7 +246,7 @@ class VectorRecorder:
         self._plain_bytes += size * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         writer = recorder.jam.writer
         if self._plain_bytes >= self._check_at_bytes or writer.schedule.is_late:
-            writer.check(self._plain_bytes)
+            writer.backpressure.check(self._plain_bytes)
             self._check_at_bytes = self._plain_bytes + CHECK_EVERY_BYTES
         return True
 

@@ -232,7 +232,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         if handler.writing is None:
             self._unbroken = None
             return self.env.step(action)
-        if recorder.jam.writer.needs_admission:
+        if recorder.jam.writer.backpressure.is_on:
             recorder.admit()
         handler.set_action(action)
         result: tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]] | None = None

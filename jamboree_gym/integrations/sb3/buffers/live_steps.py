@@ -81,7 +81,7 @@ class LiveSteps:
             for batch in list(self._past(tail)):
                 take(batch)
             self._tail = tail
-        elif not self._connection.writer.has_outage:
+        elif not self._connection.writer.backpressure.has_outage:
             self._connection.flush(OWN_DELIVERY_S)
         until = time.monotonic() + for_s
         while growths := self._tail.look(0.0):
