@@ -20,7 +20,7 @@ from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.control import decode
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.mongo_program import MongoProgram
+from jamboree_gym.servers.programs.mongo import MongoProgram
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED

@@ -18,7 +18,7 @@ from jamboree_gym.errors import EmbeddedServerError, JamboreeClosed
 from jamboree_gym.process_life import follow_forks
 from jamboree_gym.servers.control import ControlConnection, unexpected, url_in
 from jamboree_gym.servers.home import Home, default_home
-from jamboree_gym.servers.server_lock import is_held
+from jamboree_gym.servers.own_files import is_lock_held
 from jamboree_gym.servers.supervisor_access import (
     ask_once,
     connect,
@@ -306,7 +306,7 @@ _REPLIED_FIELDS: dict[str, Any] = {
 def _orphaned(home: Home) -> str | None:
     """A message if a killed supervisor has left servers behind; else None."""
     for server in ("valkey", "mongo"):
-        if is_held(home.server_lock(server)):
+        if is_lock_held(home.server_lock(server)):
             return f"the supervisor is gone, but {server} runs: `up` or `down` takes it on"
     return None
 
