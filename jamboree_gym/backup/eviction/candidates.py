@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 
-from jamboree_gym.backup.policy import RetentionPolicy
+from jamboree_gym.backup.eviction.policy import RetentionPolicy
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_stored_summary
 from jamboree_gym.errors import DecodeError
