@@ -1,0 +1,145 @@
+"""What commands share: the options of a store, how errors are shown, and a progress bar."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from jamboree_gym.errors import JamboreeError
+from jamboree_gym.jamboree import Jamboree
+from jamboree_gym.progress import Progress
+
+__all__ = [
+    "HomeOption",
+    "StoreOptions",
+    "add_store_command",
+    "errors_shown",
+    "printable",
+    "progress_bar",
+]
+
+_PANEL = "Store"
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory of the servers.",
+        envvar="JAMBOREE_HOME",
+        show_default="user data",
+        rich_help_panel=_PANEL,
+    ),
+]
+RedisUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help="redis://, rediss:// or unix://.",
+        envvar="JAMBOREE_REDIS_URL",
+        show_default="embedded",
+        rich_help_panel=_PANEL,
+    ),
+]
+MongoUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help="mongodb:// or mongodb+srv://.",
+        envvar="JAMBOREE_MONGO_URL",
+        show_default="embedded",
+        rich_help_panel=_PANEL,
+    ),
+]
+NamespaceOption = Annotated[
+    str, typer.Option(help="Namespace of the project.", rich_help_panel=_PANEL)
+]
+
+
+_STORE_OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> annotation, default
+    "home": (HomeOption, None),
+    "redis_url": (RedisUrlOption, None),
+    "mongo_url": (MongoUrlOption, None),
+    "namespace": (NamespaceOption, "jamboree"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """The store that a command's options choose."""
+
+    home: Path | None
+    redis_url: str | None
+    namespace: str
+    mongo_url: str | None = None
+
+    def open(self) -> Jamboree:
+        """Open the store."""
+        return Jamboree(self.redis_url, self.mongo_url, home=self.home, namespace=self.namespace)
+
+
+def add_store_command(
+    app: typer.Typer, command: Callable[..., None], *, has_mongo_url: bool = True
+) -> None:
+    """Add a command to `app`, with the options of a store in place of its parameter `store`.
+
+    Args:
+        app: The group of commands.
+        command: The command; it takes its `StoreOptions` as `store`, and its own options by name.
+        has_mongo_url: Whether `--mongo-url` is among the options.
+    """
+    names = [name for name in _STORE_OPTIONS if has_mongo_url or name != "mongo_url"]
+
+    @wraps(command)
+    def with_store(**values: Any) -> None:
+        store = StoreOptions(**{name: values.pop(name) for name in names})
+        command(store=store, **values)
+
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    own = [one.replace(kind=_KEYWORD) for one in parameters if one.name != "store"]
+    options = [_option(name, *_STORE_OPTIONS[name]) for name in names]
+    with_store.__annotations__ = {one.name: one.annotation for one in [*own, *options]}
+    with_store.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    app.command()(with_store)
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
+
+
+@contextmanager
+def errors_shown(exit_code: int = 1) -> Iterator[None]:
+    """Show our own errors as a message instead of a traceback."""
+    try:
+        yield
+    except JamboreeError as error:
+        typer.echo(f"error: {printable(str(error))}", err=True)
+        raise typer.Exit(exit_code) from error
+
+
+def printable(text: str) -> str:
+    """Stored text without characters that would control the terminal."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+@contextmanager
+def progress_bar(doing: str) -> Iterator[Progress]:
+    """A progress bar if stderr is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = doing, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
