@@ -95,9 +95,9 @@ class LogCopier:
         copied_bytes = 0
         unacked = self._store.reader.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
-        read_anew = self._assign_new_births(heads) | self._incomplete_logs(heads)
+        read_again = self._assign_new_births(heads) | self._incomplete_logs(heads)
         for key, found in unacked.items():
-            if key in read_anew:
+            if key in read_again:
                 by_themselves.append(key)
                 continue
             try:
@@ -136,11 +136,11 @@ class LogCopier:
             Logs that have changed in Redis and must be read again.
         """
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
-        taken = self._mongo.deleted(new) if new else set()
-        for key, born in taken:
+        deleted = self._mongo.deleted(new) if new else set()
+        for key, born in deleted:
             if not self._store.deletions.bear_anew(key, new[key, born], epoch=self._epoch):
                 self._changed.add(key)
-        return {key for key, _ in taken}
+        return {key for key, _ in deleted}
 
     def _incomplete_logs(self, logs: Mapping[str, Head]) -> set[str]:
         """Logs with nothing acknowledged that are incomplete in Redis or in MongoDB."""

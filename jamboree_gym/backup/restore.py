@@ -75,14 +75,14 @@ class Restorer:
                 current, damaged = None, raw
             if current is not None and not _is_behind(current, kept[0]):
                 return self._fill_up(key)
-            if self._put_back(key, *kept, standing, damaged):
+            if self._restore_whole(key, *kept, standing, damaged):
                 self._fill_up(key)
                 return True
             standing = self._store.restorer.standing()
             kept = dict(kept_logs(self._mongo, [key]))[key]
         return False
 
-    def _put_back(
+    def _restore_whole(
         self, key: str, head: Head, blobs: Iterator[bytes], standing: str, instead_of: bytes
     ) -> bool:
         return put_back(

@@ -158,21 +158,25 @@ class _Writer:
             "annotations": steps.annotations,
         }
         for column, arrays in columns.items():
-            self._put(group, column, arrays, (column,), id)
+            self._append_tree(group, column, arrays, (column,), id)
         self._infos += observed.infos
         if part.is_last:
             self._end(group, part)
 
-    def _put(
+    def _append_tree(
         self, group: Any, name: str, arrays: Arrays, path: tuple[str | int, ...], id: str
     ) -> None:
         """Put arrays behind those that are there."""
         if isinstance(arrays, dict):
             for key, item in arrays.items():
-                self._put(group.require_group(name), _quoted(str(key)), item, (*path, key), id)
+                self._append_tree(
+                    group.require_group(name), _quoted(str(key)), item, (*path, key), id
+                )
         elif isinstance(arrays, (list, tuple)):
             for key, item in enumerate(arrays):
-                self._put(group.require_group(name), f"_index_{key}", item, (*path, key), id)
+                self._append_tree(
+                    group.require_group(name), f"_index_{key}", item, (*path, key), id
+                )
         else:
             check_leaf(path, arrays, into="HDF5", episode=id)
             _check_texts(arrays, path, id)
@@ -181,9 +185,9 @@ class _Writer:
     def _append(self, group: Any, name: str, values: npt.NDArray[Any]) -> None:
         self._nbytes += values.nbytes
         if name in group:
-            there = group[name]
-            there.resize(len(there) + len(values), axis=0)
-            there[len(there) - len(values) :] = values
+            dataset = group[name]
+            dataset.resize(len(dataset) + len(values), axis=0)
+            dataset[len(dataset) - len(values) :] = values
             return
         kind = h5py.string_dtype() if values.dtype == object else values.dtype
         growing = {"maxshape": (None, *values.shape[1:]), "chunks": True} if values.size else {}

@@ -123,10 +123,10 @@ class BackupWatchdog:
         self._sent = {}
         _log.info("%s started (pid %d)", NAME, process.pid)
         while process.poll() is None and not self._stopping.is_set():
-            await self._tell(process)
+            await self._send_message(process)
             self._try_mongo_again()
             await asyncio.sleep(WATCH_INTERVAL_S)
-        await self._tell(process)
+        await self._send_message(process)
         if process.stdin is not None:
             await asyncio.to_thread(process.stdin.close)
         code = await asyncio.to_thread(process.wait)
@@ -152,7 +152,7 @@ class BackupWatchdog:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             )
 
-    async def _tell(self, process: subprocess.Popen[bytes]) -> None:
+    async def _send_message(self, process: subprocess.Popen[bytes]) -> None:
         """Send the process the messages that it has not received."""
         message = {
             "redis_url": self._redis_url,

@@ -80,7 +80,7 @@ class Supervisor:
         home_check = asyncio.create_task(self._leave_with_home())
         self._watch_idle(at_least_s=FIRST_CLIENT_GRACE_S)
         self._adopt_orphans()
-        ready.tell({"ok": True})
+        ready.send({"ok": True})
         await self._stop.wait()
         # From here on a new client finds no supervisor. It starts one, which waits for our end.
         _log.info("stopping")
@@ -207,7 +207,7 @@ class ReadyPipe:
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         """Send the first message and close the pipe; ignore later messages."""
         if self._descriptor is None:
             return
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(options, ready)
     except (JamboreeError, OSError) as error:
         _log.error("%s", error)
-        ready.tell(error_reply(_as_jamboree_error(error)))
+        ready.send(error_reply(_as_jamboree_error(error)))
         os._exit(1)
     # The kernel closes the connections of the clients: that tells them of our end.
     os._exit(0)

@@ -99,15 +99,15 @@ def _launch_supervisor(home: Home, *, timeout_s: float) -> None:
     """
     deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
     log_start = trim_log(home.supervisor_log)
-    ready, told = os.pipe()
+    read_end, write_end = os.pipe()
     try:
         try:
-            launcher = _spawn(home, told, lock_timeout_s=timeout_s)
+            launcher = _spawn(home, write_end, lock_timeout_s=timeout_s)
         finally:
-            os.close(told)
-        answer = _read_all(ready, deadline)
+            os.close(write_end)
+        answer = _read_all(read_end, deadline)
     finally:
-        os.close(ready)
+        os.close(read_end)
     if not answer:
         launcher.kill()
     launcher.wait()  # it has forked the supervisor and ended
@@ -120,7 +120,7 @@ def _launch_supervisor(home: Home, *, timeout_s: float) -> None:
     raise_for(decode_reply(answer))
 
 
-def _spawn(home: Home, told: int, *, lock_timeout_s: float) -> subprocess.Popen[bytes]:
+def _spawn(home: Home, write_end: int, *, lock_timeout_s: float) -> subprocess.Popen[bytes]:
     """Start it detached from our terminal, session and output, so that a kill of ours misses it."""
     descriptor = open_own(home.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with os.fdopen(descriptor, "ab") as log:
@@ -128,13 +128,13 @@ def _spawn(home: Home, told: int, *, lock_timeout_s: float) -> subprocess.Popen[
             # -P: a module in the user's working directory must not replace one of Python's
             [
                 *(sys.executable, "-P", str(_PROGRAM)),
-                *("--home", str(home.path), "--ready-fd", str(told)),
+                *("--home", str(home.path), "--ready-fd", str(write_end)),
                 *("--lock-timeout-s", str(lock_timeout_s)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            pass_fds=(told,),
+            pass_fds=(write_end,),
             start_new_session=True,
         )
 

@@ -140,17 +140,17 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
             observation, info = self._with_source(self._reader, observation, info)
             return observation, reward, terminated, truncated, info
         past = self._past
-        past.put("action", action)
+        past.set("action", action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         annotation, self._annotation = self._annotation, {}
-        past.put("reward", reward)
-        past.put("info", info)
-        past.put("annotation", annotation)
+        past.set("reward", reward)
+        past.set("info", info)
+        past.set("annotation", annotation)
         past.commit()
         return self._with_past(observation), reward, terminated, truncated, info
 
     def _with_past(self, observation: Any) -> Any:
-        self._past.put("observation", observation)  # the next transaction begins with it
+        self._past.set("observation", observation)  # the next transaction begins with it
         return self._view.observation(observation, self._past.arrays())
 
     def _with_source(

@@ -107,7 +107,7 @@ class SourceReader:
         past.clear()
         for step in steps:
             for role in ("observation", "action", "reward", "info", "annotation"):
-                past.put(role, getattr(step, role))
+                past.set(role, getattr(step, role))
             past.commit()
         self._shown = past.arrays(), read_at
 

@@ -109,7 +109,7 @@ class RecentTransactionsObservation(VectorWrapper):
             InvalidRecord: An action, a reward, a flag or an info is not what is declared; names
                 it. With a `source`: of its transactions.
         """
-        self._put_each("action", iterate(self.action_space, actions))
+        self._set_each("action", iterate(self.action_space, actions))
         batch, rewards, terminations, truncations, infos = self.env.step(actions)
         ends = self._ends(terminations, truncations)
         awaited, split = self._awaits_autoreset, split_infos(infos, self.num_envs)
@@ -143,10 +143,10 @@ class RecentTransactionsObservation(VectorWrapper):
             ends |= flags
         return ends
 
-    def _put_each(self, role: str, values: Iterable[Any]) -> None:
+    def _set_each(self, role: str, values: Iterable[Any]) -> None:
         if self._reader is None:
             for past, value in zip(self._pasts, values, strict=True):
-                past.put(role, value)
+                past.set(role, value)
 
     def _with_source(self, reader: SourceReader, infos: dict[str, Any]) -> dict[str, Any]:
         """Take what was read last; the infos with its age."""
@@ -158,9 +158,9 @@ class RecentTransactionsObservation(VectorWrapper):
         """The transaction of a sub-environment is complete."""
         if self._reader is None:
             past = self._pasts[i]
-            past.put("reward", reward)
-            past.put("info", info)
-            past.put("annotation", self._annotations[i])
+            past.set("reward", reward)
+            past.set("info", info)
+            past.set("annotation", self._annotations[i])
             past.commit()
 
     def _forget(self, i: int) -> None:
@@ -172,7 +172,7 @@ class RecentTransactionsObservation(VectorWrapper):
         """What a sub-environment shows; its next transaction begins with it."""
         if self._reader is not None:
             return self._view.observation(now, self._borrowed)
-        self._pasts[i].put("observation", now)
+        self._pasts[i].set("observation", now)
         return self._view.observation(now, self._pasts[i].arrays())
 
     def _each(self, batch: Any) -> Any:

@@ -233,12 +233,12 @@ class Trimmer:
         self, portion: list[Candidate], before: float, *, enough_bytes: float = math.inf
     ) -> int:
         counts = self._mongo.counts([one.key for one in portion])
-        kept = {
+        backed_up = {
             one.key: counts[one.key][1]
             for one in portion
             if one.key in counts and counts[one.key][0] == one.born
         }
-        evicted = self._room.trim(portion, kept, before=before, enough_bytes=enough_bytes)
+        evicted = self._room.trim(portion, backed_up, before=before, enough_bytes=enough_bytes)
         for one in evicted.later:
             heapq.heappush(self._candidates, one)
         self._freed += evicted.freed_bytes

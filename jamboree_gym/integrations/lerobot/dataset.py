@@ -257,12 +257,12 @@ class _Writer:
         _check_alike(files, features, part.summary.id)
         for name, values in columns.items():
             self._stats.setdefault(name, Stats()).add(values)
-        self._put(pa.table({name: features[name].to_arrow(columns[name]) for name in features}))
+        self._append(pa.table({name: features[name].to_arrow(columns[name]) for name in features}))
         self._length += count
         if part.is_last:
             self._end(part.summary.id, task)
 
-    def _put(self, table: pa.Table) -> None:
+    def _append(self, table: pa.Table) -> None:
         self._waiting.append(table)
         self._nbytes += table.nbytes
         self._waiting_nbytes += table.nbytes

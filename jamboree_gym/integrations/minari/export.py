@@ -101,7 +101,7 @@ def to_minari(
         "eval_env_spec": None if eval_env is None else _spec(eval_env).to_json(),
     }
     given = {name: value for name, value in metadata.items() if value is not None}
-    with files.held():
+    with files.locked():
         connection, found = found_by(query)
         wanted = _exportable(found)
         if not wanted and not files.exists:

@@ -88,14 +88,14 @@ def from_minari(
     opened = _opened(dataset) if isinstance(dataset, str) else dataset
     source = _Source(jam, opened, opened.id if run is None else run, jam.check_tags(tags or {}))
     indices = [int(index) for index in opened.episode_indices]
-    tell = teller(progress, "episodes imported")
+    report = teller(progress, "episodes imported")
     ids: list[str] = []
     with EpisodeImporter(jam) as importer:
         for first in range(0, len(indices), EPISODES_PER_READ):
             ids += source.bring(importer, indices[first : first + EPISODES_PER_READ])
             importer.flush()
-            if tell is not None:
-                tell(len(ids), len(indices))
+            if report is not None:
+                report(len(ids), len(indices))
     return ids
 
 
@@ -152,7 +152,7 @@ class _Source:
         metadata = zip(indices, self._read("get_episode_metadata", indices), strict=True)
         listed_episodes = [self._listed(index, one) for index, one in metadata]
         there = importer.stored([listed.id for listed in listed_episodes])
-        missing = [one for one in listed_episodes if not self._is_there(one, there.get(one.id))]
+        missing = [one for one in listed_episodes if not self._is_imported(one, there.get(one.id))]
         episodes = self._read("get_episodes", [one.index for one in missing]) if missing else ()
         for listed, content in zip(missing, episodes, strict=True):
             importer.add(self._episode(listed, content, there.get(listed.id)))
@@ -172,7 +172,7 @@ class _Source:
     def _new_id(self, known: int | str) -> str:
         return episode_id_of(_SOURCE, self._id, self._run, known)
 
-    def _is_there(self, listed: _Listed, stored: EpisodeSummary | None) -> bool:
+    def _is_imported(self, listed: _Listed, stored: EpisodeSummary | None) -> bool:
         if stored is None or stored.steps < listed.steps:
             return False
         if stored.steps > listed.steps:

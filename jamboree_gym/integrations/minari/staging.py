@@ -74,7 +74,7 @@ class DatasetFiles:
         self._merged = self._staging / "merged"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Held by one process at a time; what a killed one has begun is completed or removed.
 
         Raises:

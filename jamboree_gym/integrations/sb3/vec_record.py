@@ -98,16 +98,17 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         self._recorder.admit()
         base = _base(self.venv)
         seeds = [
-            None if seed is None else int(seed) for seed in self._known_of_each("_seeds", None)
+            None if seed is None else int(seed) for seed in self._attribute_of_each("_seeds", None)
         ]
         options = [
-            self._recorder.kept_options(_given(one)) for one in self._known_of_each("_options", {})
+            self._recorder.kept_options(_without_empty(one))
+            for one in self._attribute_of_each("_options", {})
         ]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
-            self._take_over_reset_infos()
-            for i, info in enumerate(self._known_of_each("reset_infos", {})):
+            self._copy_reset_infos()
+            for i, info in enumerate(self._attribute_of_each("reset_infos", {})):
                 self._recorder.begin(
                     i,
                     _part(observations, i),
@@ -143,8 +144,8 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         """
         with self._recorder.batch() as call:
             result = call.returned = self.venv.step_wait()
-            self._take_over_reset_infos()
-            reset_infos = self._known_of_each("reset_infos", {})
+            self._copy_reset_infos()
+            reset_infos = self._attribute_of_each("reset_infos", {})
             observations, rewards, dones, infos = result
             for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
                 try:
@@ -178,13 +179,13 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             missing = f"the last observation is not in infos[{_LAST_OBSERVATION!r}]"
             self._recorder.miss(i, InvalidRecord(missing))
 
-    def _known_of_each(self, name: str, nothing: Any) -> Sequence[Any]:
+    def _attribute_of_each(self, name: str, nothing: Any) -> Sequence[Any]:
         """What the VecEnv has under this name for each environment, if it is like SB3's own."""
         found = getattr(_base(self.venv), name, None)
         is_known = isinstance(found, (list, tuple)) and len(found) == self.num_envs
         return list(found or ()) if is_known else [nothing] * self.num_envs
 
-    def _take_over_reset_infos(self) -> None:
+    def _copy_reset_infos(self) -> None:
         """Be asked for them as the VecEnv below."""
         found = getattr(_base(self.venv), "reset_infos", None)
         if found is not None:
@@ -220,7 +221,7 @@ def _part(observations: Any, i: int) -> Any:
     return observations[i]
 
 
-def _given(options: Any) -> Any:
+def _without_empty(options: Any) -> Any:
     """The options of a reset; an empty dict are none."""
     return None if isinstance(options, Mapping) and not options else options
 

@@ -145,9 +145,9 @@ def check_of(
         if not is_list or not all(isinstance(key, str) for key in infos):
             raise ReplayError(f"infos={infos!r}: choose True, False or a list of keys")
         infos = tuple(infos) or False
-    strangers = [one for one in wrappers if not _is_wrapper(one)]
-    if strangers:
-        raise ReplayError(f"wrappers: {strangers[0]!r} is no subclass of gymnasium.Wrapper")
+    not_wrappers = [one for one in wrappers if not _is_wrapper(one)]
+    if not_wrappers:
+        raise ReplayError(f"wrappers: {not_wrappers[0]!r} is no subclass of gymnasium.Wrapper")
     return Check(Tolerance(rtol, atol), infos, tuple(wrappers), trust_entry_point)
 
 

@@ -101,7 +101,7 @@ class _Worker:
         self.is_ready = False
         self.chunk: deque[Numbered] = deque()
 
-    def give(self, chunk: Sequence[Numbered]) -> None:
+    def send(self, chunk: Sequence[Numbered]) -> None:
         self.chunk.extend(chunk)
         try:
             self.pipe.send([id for _, id in chunk])
@@ -166,7 +166,7 @@ class _Team:
 
     def _occupy(self, worker: _Worker) -> None:
         if self._waiting:
-            worker.give(self._waiting.popleft())
+            worker.send(self._waiting.popleft())
         else:
             self._workers.pop(worker.pipe).end()
 

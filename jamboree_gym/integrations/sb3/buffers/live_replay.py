@@ -177,7 +177,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._priorities = SumTree(self.buffer_size) if self._is_prioritized else None
         self._highest_priority = 1.0
         self.pos, self.full = 0, False
-        self._look_at, self._is_away = -np.inf, False
+        self._refresh_at, self._is_away = -np.inf, False
         self._live: LiveSteps | None = None
         if self._jam is not None:
             of_buffer = self.observation_space, self.action_space
@@ -225,11 +225,11 @@ class JamboreeReplayBuffer(ReplayBuffer):
         """
         before = self._succession.count
         if self._live is not None:
-            self._live.look(max(self.refresh_s, 0.01), self._take)
-        self._look_at = time.monotonic() + self.refresh_s
+            self._live.read_new(max(self.refresh_s, 0.01), self._add_batch)
+        self._refresh_at = time.monotonic() + self.refresh_s
         return self._succession.count - before
 
-    def _take(self, batch: Batch) -> None:
+    def _add_batch(self, batch: Batch) -> None:
         rows = self._succession.append(batch.ids, batch.counts, batch.is_over)
         if batch.steps is None:
             return
@@ -245,8 +245,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self.full = self._succession.count >= self.buffer_size
         self.pos = self._succession.count % self.buffer_size
 
-    def _look_if_due(self) -> None:
-        if time.monotonic() < self._look_at:
+    def _refresh_if_due(self) -> None:
+        if time.monotonic() < self._refresh_at:
             return
         try:
             self.refresh()
@@ -256,7 +256,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
             if not self._is_away:
                 log.warning("%s; sampling goes on with the %s steps here", error, self.size())
             self._is_away = True
-            self._look_at = time.monotonic() + AWAY_S
+            self._refresh_at = time.monotonic() + AWAY_S
             return
         if self._is_away:
             log.info("Redis answers again: sampling goes on with what comes")
@@ -280,7 +280,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
             BufferMismatch: As `refresh`.
             StoreUnavailable: Redis is away, and nothing has been read yet.
         """
-        self._look_if_due()
+        self._refresh_if_due()
         self._check_filled()
         if self._priorities is None:
             return self._get_samples(np.random.randint(self.size(), size=batch_size), env)
@@ -326,7 +326,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         Raises:
             EpisodeNotFound: No episode that is here has so many steps.
         """
-        self._look_if_due()
+        self._refresh_if_due()
         self._check_filled()
         windows = np.empty((0, length), np.int64)
         for _ in range(TRIES):

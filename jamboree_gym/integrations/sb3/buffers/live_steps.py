@@ -61,12 +61,12 @@ class LiveSteps:
         self._max_steps = max_steps
         self._tail: NewStepsTail | None = None
 
-    def look(self, for_s: float, take: Callable[[Batch], None]) -> None:
+    def read_new(self, for_s: float, add_batch: Callable[[Batch], None]) -> None:
         """Give what is new, which at the first time is everything, piece by piece.
 
         Args:
             for_s: Where others write faster than this reads, return after about so long.
-            take: Gets it.
+            add_batch: Gets it.
 
         Raises:
             BufferMismatch: The spaces of an episode are not the buffer's, or it was recorded above
@@ -79,13 +79,13 @@ class LiveSteps:
             tail = NewStepsTail(self._connection, self._wanted)
             tail.begin()
             for batch in list(self._past(tail)):
-                take(batch)
+                add_batch(batch)
             self._tail = tail
         elif not self._connection.writer.has_outage:
             self._connection.flush(OWN_DELIVERY_S)
         until = time.monotonic() + for_s
         while growths := self._tail.look(0.0):
-            take(self._batch(growths))
+            add_batch(self._batch(growths))
             if time.monotonic() > until:
                 return
 

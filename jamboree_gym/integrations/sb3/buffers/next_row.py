@@ -30,7 +30,7 @@ class Succession:
         self.following = np.full(size, -1, np.int64)
         self.count = 0
         self._newest: dict[str, int] = {}  # step of each episode that goes on
-        self._look_at = _FEW
+        self._prune_above = _FEW
 
     def append(
         self, ids: Sequence[str], counts: Sequence[int], is_over: Sequence[bool]
@@ -71,9 +71,9 @@ class Succession:
 
     def _forget(self, oldest: int) -> None:
         """Episodes whose newest step has been overwritten."""
-        if len(self._newest) > self._look_at:
+        if len(self._newest) > self._prune_above:
             self._newest = {id: step for id, step in self._newest.items() if step >= oldest}
-            self._look_at = _FEW + 2 * len(self._newest)
+            self._prune_above = _FEW + 2 * len(self._newest)
 
     def windows(
         self, rows: npt.NDArray[np.int64], length: int
@@ -87,10 +87,10 @@ class Succession:
         found = np.empty((len(rows), length), np.int64)
         found[:, 0] = rows
         counts = np.ones(len(rows), np.int64)
-        goes_on = np.ones(len(rows), np.bool_)
+        has_next = np.ones(len(rows), np.bool_)
         for step in range(1, length):
             after = self.following[found[:, step - 1]]
-            goes_on &= after >= 0
-            found[:, step] = np.where(goes_on, after, found[:, step - 1])
-            counts += goes_on
+            has_next &= after >= 0
+            found[:, step] = np.where(has_next, after, found[:, step - 1])
+            counts += has_next
         return found, counts

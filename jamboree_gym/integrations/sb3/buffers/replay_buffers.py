@@ -156,7 +156,7 @@ def _fill(
         for block in blocks:
             convert = conversions.of(block.ids[0], digests[block.ids[0]])
             steps = block.transitions()
-            filling.put(block, [by_id[id] for id in block.ids], convert(steps), steps.infos)
+            filling.add(block, [by_id[id] for id in block.ids], convert(steps), steps.infos)
     filling.finish(pieces)
     return rows * buffer.n_envs
 
@@ -183,11 +183,11 @@ class _Filling:
         self._begin = buffer.pos
         self._last_observations: dict[int, Any] = {}  # of each column, where they are shared
         if buffer.size():
-            _end_what_goes_on(buffer)
+            _end_open_episodes(buffer)
         if isinstance(buffer, HerReplayBuffer):
             _forget_overwritten(buffer, rows)
 
-    def put(
+    def add(
         self, block: Block, pieces: Sequence[list[Piece]], steps: Converted, infos: Sequence[Any]
     ) -> None:
         """Write what pieces there are of the episodes in a block."""
@@ -265,14 +265,14 @@ def _parts_in(
         first += count
 
 
-def _end_what_goes_on(buffer: ReplayBuffer) -> None:
+def _end_open_episodes(buffer: ReplayBuffer) -> None:
     """What the buffer holds is not gone on with by what comes now."""
     newest = buffer.pos - 1
-    goes_on = buffer.dones[newest] == 0
+    is_open = buffer.dones[newest] == 0
     if buffer.optimize_memory_usage:
-        buffer.dones[newest, goes_on] = 1
+        buffer.dones[newest, is_open] = 1
     else:
-        buffer.timeouts[newest, goes_on] = 1
+        buffer.timeouts[newest, is_open] = 1
     if isinstance(buffer, HerReplayBuffer):
         for column in np.flatnonzero(buffer._current_ep_start != buffer.pos).tolist():
             buffer._compute_episode_length(column)
