@@ -1,9 +1,11 @@
-"""What commands share: the options of a store, how errors are shown, and a progress bar."""
+"""What commands share: options, how errors are shown, and a progress bar."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -15,15 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from jamboree_gym.errors import JamboreeError
+from jamboree_gym.errors import JamboreeError, ReplayError
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.progress import Progress
 
 __all__ = [
     "HomeOption",
+    "ModulesOption",
     "StoreOptions",
+    "TrustOption",
     "add_store_command",
     "errors_shown",
+    "import_modules",
     "printable",
     "progress_bar",
 ]
@@ -63,6 +68,19 @@ NamespaceOption = Annotated[
 ]
 
 
+ModulesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import", help="A module to import first, as it registers environments; repeatable."
+    ),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-entry-point",
+        help="Import and call what the store names: whoever writes there runs code here.",
+    ),
+]
 _STORE_OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> annotation, default
     "home": (HomeOption, None),
     "redis_url": (RedisUrlOption, None),
@@ -143,3 +161,18 @@ def progress_bar(doing: str) -> Iterator[Progress]:
     with Bar(*columns, console=console) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def import_modules(modules: Sequence[str] | None) -> None:
+    """Import modules that register environments.
+
+    Raises:
+        ReplayError: A module cannot be imported; says why.
+    """
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
+    for name in modules or ():
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ReplayError(f"--import {name}: {type(error).__name__}: {error}") from error

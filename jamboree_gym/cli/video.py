@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from jamboree_gym.cli.commands import (
+    ModulesOption,
     StoreOptions,
+    TrustOption,
     add_store_command,
     errors_shown,
+    import_modules,
     printable,
     progress_bar,
 )
-from jamboree_gym.cli.replays import ModulesOption, TrustOption, import_modules
 from jamboree_gym.replay import video as write_video
 
 __all__ = ["register"]

@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeClosed
 from jamboree_gym.process_life import follow_forks
@@ -27,9 +27,6 @@ from jamboree_gym.servers.supervisor_access import (
     time_left_s,
 )
 from jamboree_gym.store.urls import mask_password
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = [
     "EmbeddedServers",
@@ -189,12 +186,7 @@ class EmbeddedServers:
     def __enter__(self) -> EmbeddedServers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

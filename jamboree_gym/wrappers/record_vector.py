@@ -58,12 +58,11 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
     Args:
         env: A vector environment. Of an `AsyncVectorEnv` the specs are asked for, once.
         jam: Where to record. It stays open when the environment is closed.
-        run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        run: As for `jamboree_gym.wrappers.RecordEpisodes`, like the options that follow.
+        tags: `{"lr": 3e-4, "branch": "main"}`.
         handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error (its episode is then
-            abandoned), instead of a mark in place of what cannot, and one warning.
+        record_infos: True, False or a list of keys.
+        strict_infos: Whether an info that cannot be stored is an error.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.

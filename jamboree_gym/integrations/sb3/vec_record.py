@@ -48,16 +48,14 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         >>> PPO("MlpPolicy", venv).learn(10_000)
 
     Args:
-        venv: A VecEnv. What passes through
-            is recorded: above a `VecNormalize`, that is what it returns. Where environments live in
-            other processes, their specs are asked for, once.
+        venv: A VecEnv. What passes through is recorded: above a `VecNormalize`, that is what it
+            returns. If its environments live in other processes, it asks for their specs once.
         jam: Where to record. It stays open when the VecEnv is closed.
-        run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        run: As for `jamboree_gym.wrappers.RecordEpisodes`, like the options that follow.
+        tags: `{"lr": 3e-4, "branch": "main"}`.
         handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error (its episode is then
-            abandoned), instead of a mark in place of what cannot, and one warning.
+        record_infos: True, False or a list of keys.
+        strict_infos: Whether an info that cannot be stored is an error.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
