@@ -1,4 +1,4 @@
-"""An observation with the newest transactions beside it."""
+"""An observation together with the newest transactions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class RecentView:
 
     Args:
         observation_space: That of the environment.
-        past: What stands beside it.
+        past: The newest transactions.
         flatten: Whether to make one vector of all.
 
     Attributes:

@@ -33,15 +33,14 @@ _TRUNCATED = "TimeLimit.truncated"
 class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
     """Records every episode of every environment; changes nothing of what is returned.
 
-    A VecEnv resets an environment in the very step that ends its episode. So the episode's last
-    observation is taken from `terminal_observation`, and the next one begins with the observation
-    that the step returned. Both `terminal_observation` and `TimeLimit.truncated`, which tells
-    whether an end is a truncation, are put into the infos by the VecEnv: they are left out of the
-    recorded ones, so that these are the environment's own.
+    A VecEnv resets an environment in the same step that ends its episode. So the episode's last
+    observation comes from `terminal_observation`, and the next episode begins with the observation
+    that the step returned. `terminal_observation` and `TimeLimit.truncated` are not recorded as
+    infos, because the VecEnv adds them, not the environment.
 
-    The seeds of `venv.seed(...)` and the options of `set_options(...)` are kept with the episodes
-    that the next reset begins. A reset within a step is without seed: such an episode says which
-    one it follows.
+    The seeds of `venv.seed(...)` and the options of `set_options(...)` are recorded with the
+    episodes that the next reset begins. A reset within a step has no seed: such an episode names
+    the episode before it.
 
     Example:
         >>> venv = VecRecordEpisodes(make_vec_env("CartPole-v1", n_envs=4, seed=1), jam)
@@ -59,7 +58,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept; names it.
+        InvalidRecord: A tag cannot be stored; names it.
     """
 
     instead = "copy or pickle the environment below it (`venv.venv`), and record the copy"
@@ -211,7 +210,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
 
 
 def _part(observations: Any, i: int) -> Any:
-    """What a batch of observations holds of one environment."""
+    """The observation of one environment in a batch."""
     if isinstance(observations, dict):
         return {name: values[i] for name, values in observations.items()}
     if isinstance(observations, tuple):
@@ -220,7 +219,7 @@ def _part(observations: Any, i: int) -> Any:
 
 
 def _without_empty(options: Any) -> Any:
-    """The options of a reset; an empty dict are none."""
+    """The options of a reset; None instead of an empty dict."""
     return None if isinstance(options, Mapping) and not options else options
 
 
@@ -270,7 +269,7 @@ def _sub_envs(venv: VecEnv) -> Sequence[gym.Env[Any, Any] | EnvSpec | None]:
 
 
 def _description(venv: VecEnv) -> dict[str, Any]:
-    """What provenance says of the VecEnv."""
+    """The provenance of the VecEnv."""
     *wrappers, base = vec_env_chain(venv)
     rewards = getattr(base, "buf_rews", None) if isinstance(base, DummyVecEnv) else None
     rewards = np.empty(0) if rewards is None else rewards

@@ -73,19 +73,19 @@ def recorded_actions(rows: Rows) -> Iterator[Any]:
 
 
 class SecondRun:
-    """The recorded actions again, and what the environment returned, row by row.
+    """Plays the recorded actions again, and collects the results row by row.
 
     Args:
-        rows: The recorded rows, of a whole episode.
-        vector: What provenance says of the vector environment that they came through, if any: it
-            has put every value into an array of its own dtype.
-        infos: Those that are compared, if any.
+        rows: The recorded rows of a whole episode.
+        vector: The provenance of the vector environment that recorded them, if any: it has put
+            every value into an array of its own dtype.
+        infos: The infos to compare, if any.
 
     Attributes:
-        observations: Packed as the recorded ones.
-        rewards: Those of the steps.
+        observations: The observations, packed like the recorded ones.
+        rewards: The rewards of the steps.
         end: Terminated and truncated, as the last call returned them.
-        misfit: The observation after these, where it has another layout than the recorded one.
+        misfit: The next observation, if it has another layout than the recorded one.
     """
 
     def __init__(

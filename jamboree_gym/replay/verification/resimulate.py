@@ -70,11 +70,11 @@ class _Origin(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where an environment stands that is kept.
+    """The state of a cached environment.
 
     Attributes:
         digest: The provenance of its episodes.
-        after: The episode at whose end it stands; None where that does not matter.
+        after: The episode that it has just finished; None if that does not matter.
     """
 
     digest: str
@@ -82,23 +82,23 @@ class _Place(NamedTuple):
 
 
 Watch = Callable[[gym.Env[Any, Any]], object]
-"""Is shown the environment after the reset and after each step."""
+"""Called with the environment after the reset and after each step."""
 
 
 class Resimulator:
-    """Verifies episodes one after the other, and keeps what they share.
+    """Verifies episodes one after the other, and caches what they share.
 
-    What is found must not depend on what was verified before. So an environment is used for another
-    episode only where a new one would be the same: if nothing of an episode is known to be left in
-    it after a reset (see `begins_anew`), or for the very episode that follows the one at whose end
-    it stands. And a difference that is found then counts only if a new environment shows it too.
+    A result must not depend on the episodes verified before. So an environment is used again only
+    if a new one would be the same: if a reset removes everything of an earlier episode (see
+    `begins_anew`), or for the episode that directly follows the one it has just finished. A
+    difference that is found then counts only if a new environment shows it, too.
 
     Args:
-        connection: Where the episodes are.
-        check: What is compared, and how.
+        connection: The store.
+        check: What to compare, and how.
         elsewhere: Environments that can only be made in another process.
-        render_mode: What environments are made with.
-        watch: Looks on; what it raises ends the second run.
+        render_mode: The `render_mode` of the environments.
+        watch: Called after each step; an error that it raises ends the second run.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class Resimulator:
         """Read these episodes in one round trip.
 
         Returns:
-            For each a function that verifies it. An episode that cannot be simulated again is
-            reported, with the reason; only `StoreUnavailable` is raised. None where its environment
-            can only be made elsewhere.
+            For each a function that verifies it. The report of an episode that cannot be simulated
+            has the reason; only `StoreUnavailable` is raised. The function returns None if the
+            environment can only be made elsewhere.
         """
         found = [_decoded(decode) for decode in whole_episodes(self._connection, ids)]
         self._followed = {one.origin.follows for one in found if isinstance(one, WholeEpisode)}
@@ -273,7 +273,7 @@ class Resimulator:
 
 
 def _decoded(decode: Callable[[], WholeEpisode]) -> WholeEpisode | JamboreeError:
-    """An episode, or what is wrong with it."""
+    """An episode, or the error of reading it."""
     try:
         return decode()
     except StoreUnavailable:
