@@ -36,38 +36,23 @@ __all__ = [
 _PANEL = "Store"
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
+
+def _store_option(help: str, envvar: str, default: str) -> Any:
+    return typer.Option(help=help, envvar=envvar, show_default=default, rich_help_panel=_PANEL)
+
+
 HomeOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Directory of the servers.",
-        envvar="JAMBOREE_HOME",
-        show_default="user data",
-        rich_help_panel=_PANEL,
-    ),
+    Path | None, _store_option("Directory of the servers.", "JAMBOREE_HOME", "user data")
 ]
 RedisUrlOption = Annotated[
-    str | None,
-    typer.Option(
-        help="redis://, rediss:// or unix://.",
-        envvar="JAMBOREE_REDIS_URL",
-        show_default="embedded",
-        rich_help_panel=_PANEL,
-    ),
+    str | None, _store_option("redis://, rediss:// or unix://.", "JAMBOREE_REDIS_URL", "embedded")
 ]
 MongoUrlOption = Annotated[
-    str | None,
-    typer.Option(
-        help="mongodb:// or mongodb+srv://.",
-        envvar="JAMBOREE_MONGO_URL",
-        show_default="embedded",
-        rich_help_panel=_PANEL,
-    ),
+    str | None, _store_option("mongodb:// or mongodb+srv://.", "JAMBOREE_MONGO_URL", "embedded")
 ]
 NamespaceOption = Annotated[
     str, typer.Option(help="Namespace of the project.", rich_help_panel=_PANEL)
 ]
-
-
 ModulesOption = Annotated[
     list[str] | None,
     typer.Option(
