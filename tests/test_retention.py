@@ -14,8 +14,12 @@ from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.backup import RetentionPolicy, copy, retention
-from jamboree_gym.backup.eviction_candidates import find_candidates
+from jamboree_gym.backup import RetentionPolicy
+from jamboree_gym.backup import copy as copying
+from jamboree_gym.backup.copy import LogCopier
+from jamboree_gym.backup.eviction import trimmer as trimming
+from jamboree_gym.backup.eviction.candidates import find_candidates
+from jamboree_gym.backup.eviction.trimmer import Trimmer
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     Head,
@@ -592,7 +596,7 @@ def test_a_follower_carries_it_out(jam: Jamboree) -> None:
 def test_what_a_follower_has_copied_goes_without_being_looked_for(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "find_candidates", lambda *_: iter(()))
+    monkeypatch.setattr(trimming, "find_candidates", lambda *_: iter(()))
     jam.backup.retain(max_redis_bytes=0, keep=[{"run": "best"}])
     follower = follower_of(jam)
     follower.copy_once()
@@ -619,7 +623,7 @@ def test_what_is_kept_from_now_on_is_not_let_go_of_as_it_was_found_before(jam: J
 def test_what_was_found_and_not_needed_goes_the_next_time(jam: Jamboree) -> None:
     keys = recorded(jam, 3)
     jam.backup.flush()
-    trimmer = retention.Trimmer(jam.redis_store, jam.mongo_store)
+    trimmer = Trimmer(jam.redis_store, jam.mongo_store)
     *_, found = find_candidates(jam.redis_store, RetentionPolicy())
     trimmer._candidates = sorted(found)
     for number in range(3):
@@ -634,12 +638,12 @@ def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
     def passes_by(*_: object) -> Iterator[list[Candidate]]:
         yield []
 
-    monkeypatch.setattr(retention, "find_candidates", passes_by)
+    monkeypatch.setattr(trimming, "find_candidates", passes_by)
     jam.backup.retain(max_redis_bytes=10**15)
-    trimmer = retention.Trimmer(jam.redis_store, jam.mongo_store)
+    trimmer = Trimmer(jam.redis_store, jam.mongo_store)
     trimmer.work_for_a_turn()
     trimmer._begin_search()
-    copier = copy.LogCopier(jam.redis_store, jam.mongo_store, on_acknowledged=trimmer.add)
+    copier = LogCopier(jam.redis_store, jam.mongo_store, on_acknowledged=trimmer.add)
     keys = recorded(jam, 2)
     copier.begin()
     list(copier.copy(list(jam.redis_store.acknowledgements.unbacked())))
@@ -667,7 +671,7 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
         jam.flush()
         env.step(ACTION)
     jam.flush()
-    owner = copy if where == "pages" else type(jam.mongo_store)
+    owner = copying if where == "pages" else type(jam.mongo_store)
     real = getattr(owner, where)
 
     def another_is_quicker(*arguments: Any) -> Any:
@@ -680,7 +684,7 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
         return real(*arguments)
 
     monkeypatch.setattr(owner, where, another_is_quicker)
-    copier = copy.LogCopier(jam.redis_store, jam.mongo_store)
+    copier = LogCopier(jam.redis_store, jam.mongo_store)
     copier.begin()
     list(copier.copy(list(jam.redis_store.acknowledgements.unbacked())))
     assert copier.failures == {}

@@ -1,4 +1,4 @@
-"""Redis -> MongoDB and back.
+"""The backup: copies Redis to MongoDB, compares both, restores, and evicts from Redis.
 
 Imports: `arrays`, `connection`, `encoding`, `errors`, `keys`, `progress`, `reading`, `servers`,
     `store`.
@@ -6,7 +6,7 @@ Imported by: `cli`, `jamboree`.
 """
 
 from jamboree_gym.backup.backup import Backup, BackupReport, BackupStatus
-from jamboree_gym.backup.policy import RetentionPolicy
-from jamboree_gym.backup.retention import Trimmed
+from jamboree_gym.backup.eviction.policy import RetentionPolicy
+from jamboree_gym.backup.eviction.trimmer import Trimmed
 
 __all__ = ["Backup", "BackupReport", "BackupStatus", "RetentionPolicy", "Trimmed"]

@@ -148,7 +148,7 @@ class SupervisorsBackup:
         self.needs_threads = False
         self._servers = servers
         self._store = store
-        self._is_asked = self._has_said_where = False
+        self._is_asked = self._has_set_destination = False
         self._failures = 0
 
     def run(self, delivered: threading.Event, stop: threading.Event) -> None:
@@ -167,9 +167,9 @@ class SupervisorsBackup:
                 self._is_asked = False
                 self._servers.ensure()
             if not self._is_asked:
-                if not self._has_said_where:
+                if not self._has_set_destination:
                     self._store.backup_state.copy_to(EMBEDDED)
-                    self._has_said_where = True
+                    self._has_set_destination = True
                 self._servers.back_up(self._store.keyspace.namespace)
         except JamboreeError as error:
             if self.trouble is None:

@@ -11,19 +11,16 @@ from jamboree_gym.backup.copy import (
     LogCopier,
     finish_deletions,
     pending_records,
-    raise_first,
 )
-from jamboree_gym.backup.policy import RetentionPolicy
-from jamboree_gym.backup.restore import Restorer
-from jamboree_gym.backup.retention import (
-    Trimmed,
-    Trimmer,
+from jamboree_gym.backup.eviction.policy import (
+    RetentionPolicy,
     known_policy,
     load_policy,
     memory_limit,
     store_policy,
 )
-from jamboree_gym.backup.summary_repair import damaged_summaries, mend_listings
+from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
+from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_listings
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
@@ -124,7 +121,7 @@ class Backup:
         for done in copier.copy(pending):
             if progress is not None:
                 progress(done, len(pending))
-        raise_first(list(copier.failures.values()))
+        _raise_first(list(copier.failures.values()))
         return copier.copied
 
     def status(self) -> BackupStatus:
@@ -271,10 +268,19 @@ class Backup:
         for done in restorer.restore(keys):
             if progress is not None:
                 progress(done, len(keys))
-        listed, unlisted = mend_listings(self._store, mongo, None if episodes is None else keys)
-        raise_first([*failures, *restorer.failures, *unlisted])
+        listed, unlisted = repair_listings(self._store, mongo, None if episodes is None else keys)
+        _raise_first([*failures, *restorer.failures, *unlisted])
         return restorer.restored + listed
 
     def _keys_of(self, episodes: Iterable[HasId | str]) -> list[str]:
         ids = [one if isinstance(one, str) else one.id for one in episodes]
         return sorted({self._connection.keyspace.episode(id) for id in ids})
+
+
+def _raise_first(failures: Sequence[JamboreeError]) -> None:
+    """Raise the first failure, if there is one, and say how many there are in total."""
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        first = failures[0]
+        raise type(first)(f"{first} (and {len(failures) - 1} more like it)") from first

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from jamboree_gym.backup.copy import FEW_REVISIONS, FIRST_LOGS, next_portion
-from jamboree_gym.backup.pages import pages
+from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_head
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_episode_note

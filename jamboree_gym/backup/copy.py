@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from jamboree_gym.backup.adopt import adopt
-from jamboree_gym.backup.pages import ROUND_TRIP_BYTES, pages
+from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_span, decode_batch
@@ -19,19 +19,11 @@ from jamboree_gym.store.mongo.reader import kept_logs
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = [
-    "FEW_REVISIONS",
-    "FIRST_LOGS",
-    "LogCopier",
-    "finish_deletions",
-    "next_portion",
-    "pending_records",
-    "raise_first",
-]
+__all__ = ["LogCopier", "finish_deletions", "pending_records"]
 
-FIRST_LOGS = 20  # the first portion, while the size of the logs is unknown
-MAX_LOGS = 400
-FEW_REVISIONS = 8  # a log with at most this many writes is small
+UNACKNOWLEDGED_AT_ONCE = 500
+
+_log = logging.getLogger(__name__)
 
 
 class LogCopier:
@@ -70,7 +62,7 @@ class LogCopier:
         Args:
             to: The hosts of the automatic backup; empty = there is none.
         """
-        epoch = adopt(self._store, self._mongo, to=to)
+        epoch = _adopt(self._store, self._mongo, to=to)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
         finish_deletions(self._store, self._mongo)
@@ -103,9 +95,9 @@ class LogCopier:
         copied_bytes = 0
         unacked = self._store.reader.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
-        read_anew = self._assign_new_births(heads) | self._incomplete_logs(heads)
+        read_again = self._assign_new_births(heads) | self._incomplete_logs(heads)
         for key, found in unacked.items():
-            if key in read_anew:
+            if key in read_again:
                 by_themselves.append(key)
                 continue
             try:
@@ -144,11 +136,11 @@ class LogCopier:
             Logs that have changed in Redis and must be read again.
         """
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
-        taken = self._mongo.deleted(new) if new else set()
-        for key, born in taken:
+        deleted = self._mongo.deleted(new) if new else set()
+        for key, born in deleted:
             if not self._store.deletions.bear_anew(key, new[key, born], epoch=self._epoch):
                 self._changed.add(key)
-        return {key for key, _ in taken}
+        return {key for key, _ in deleted}
 
     def _incomplete_logs(self, logs: Mapping[str, Head]) -> set[str]:
         """Logs with nothing acknowledged that are incomplete in Redis or in MongoDB."""
@@ -333,9 +325,38 @@ class LogCopier:
             self._on_acknowledged({key: heads[key] for key in acknowledged})
 
 
-def next_portion(at_once: int, logs: int, size: int) -> int:
-    """Number of logs for the next portion, from the number and total size of the last ones."""
-    return max(1, min(at_once * 4, MAX_LOGS, logs * ROUND_TRIP_BYTES // max(1, size)))
+def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
+    """Make this MongoDB the one that acknowledges copies of the namespace.
+
+    If another MongoDB did so before, or this one was emptied, nothing counts as acknowledged yet.
+    If the process is killed midway, the next call finishes the change.
+
+    Args:
+        store: The Redis store, which remembers the choice.
+        mongo: The MongoDB that is to acknowledge.
+        to: The hosts to which the automatic backup copies; empty = there is no automatic backup.
+
+    Returns:
+        The epoch in which this MongoDB acknowledges.
+    """
+    adoption = store.acknowledgements.adopt(mongo.identity_now(), to=to)
+    if adoption.instead_of:
+        has_evicted = store.backup_state.trimmed_bytes() > 0
+        _log.log(
+            logging.WARNING if has_evicted else logging.INFO,
+            "MongoDB at %s takes the place of the one at %s as the backup of %s: all that Redis "
+            "holds is copied there%s",
+            *(mongo.where, adoption.instead_of, store.keyspace.namespace),
+            "; what Redis has evicted is only in the other one" if has_evicted else "",
+        )
+    if adoption.is_unsettled:
+        keys = list(store.log_keys())
+        for first in range(0, len(keys), UNACKNOWLEDGED_AT_ONCE):
+            store.acknowledgements.unacknowledge(
+                keys[first : first + UNACKNOWLEDGED_AT_ONCE], epoch=adoption.epoch
+            )
+        store.acknowledgements.adopted(epoch=adoption.epoch)
+    return adoption.epoch
 
 
 def _acked(head: Head) -> Head:
@@ -362,12 +383,3 @@ def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int
     pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
     heads = store.reader.heads(pending) if pending else {}
     return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))
-
-
-def raise_first(failures: Sequence[JamboreeError]) -> None:
-    """Raise the first failure, if there is one, and say how many there are in total."""
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        first = failures[0]
-        raise type(first)(f"{first} (and {len(failures) - 1} more like it)") from first

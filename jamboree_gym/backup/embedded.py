@@ -20,7 +20,7 @@ from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.control import decode
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.mongo_program import MongoProgram
+from jamboree_gym.servers.programs.mongo import MongoProgram
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED
@@ -59,7 +59,7 @@ class EmbeddedBackup:
         self._stop = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def handle(self, message: dict[str, Any]) -> None:
         """Handle a message: where Redis is, which namespaces to copy, why Mongo does not run."""
         self._mongo.trouble = message["trouble"]
         for namespace in message["namespaces"]:
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     backup = EmbeddedBackup(Home.at(options.home))
     try:
         for line in sys.stdin.buffer:
-            backup.tell(decode(line))
+            backup.handle(decode(line))
     finally:
         backup.end()
 

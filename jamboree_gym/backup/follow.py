@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from jamboree_gym.backup.copy import LogCopier
+from jamboree_gym.backup.eviction.trimmer import Trimmer
 from jamboree_gym.backup.leader_lock import Kind, LeaderLock
-from jamboree_gym.backup.retention import Trimmer
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
@@ -65,7 +65,7 @@ class Follower:
         self._trimmer: Trimmer | None = None
         self._failed: dict[str, tuple[int, str]] = {}  # log -> its revision then, and the reason
         self._try_again_at = 0.0
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._outages = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -101,7 +101,7 @@ class Follower:
             return pause_s
         if self._outages:
             log.info("the backup of %s goes on", self._store.keyspace.namespace)
-            self._said.clear()
+            self._warned.clear()
         self._outages, self.trouble = 0, None
         return pause_s
 
@@ -113,7 +113,7 @@ class Follower:
                 self._to = self._leader_lock.to
                 self._leader_lock.copy_to(self._to)  # the same MongoDB under another name
                 return 0.0
-            self._say(
+            self._warn_once(
                 f"{self._store.keyspace.namespace} is copied to MongoDB at {self._leader_lock.to}, "
                 f"and no more to {self._to}: the Jamboree that was opened last says so"
             )
@@ -144,7 +144,7 @@ class Follower:
         }
         reasons = [reason for _, reason in self._failed.values()]
         for reason in reasons:
-            self._say(reason)
+            self._warn_once(reason)
         until = None if reasons else began
         damaged = self._make_room(trimmer)
         error = next(iter(reasons), damaged)
@@ -162,7 +162,7 @@ class Follower:
         try:
             trimmer.work_for_a_turn()
         except DecodeError as error:  # with an unknown policy, evict nothing and copy everything
-            self._say(f"{error}; nothing is evicted from Redis: call backup.retain() anew")
+            self._warn_once(f"{error}; nothing is evicted from Redis: call backup.retain() anew")
             return str(error)
         return ""
 
@@ -175,15 +175,15 @@ class Follower:
 
     def _note(self, error: str, *, kind: str) -> None:
         """Warn about an error, and store it in Redis for `status` if Redis answers."""
-        self._say(f"{error}; the backup goes on when that is over, and nothing is lost", kind)
+        self._warn_once(f"{error}; the backup goes on when that is over, and nothing is lost", kind)
         try:
             mark = BackupMark(self._leader_lock.name, self._store.time(), None, error)
             self._store.backup_state.put_mark(mark)
         except JamboreeError as second:  # Redis is away
             log.debug("%s", second)
 
-    def _say(self, what: str, kind: str = "") -> None:
+    def _warn_once(self, what: str, kind: str = "") -> None:
         """Warn once per outage. Warnings of the same kind count as one, whatever their text."""
-        if (kind or what) not in self._said:
-            self._said.add(kind or what)
+        if (kind or what) not in self._warned:
+            self._warned.add(kind or what)
             log.warning("%s", what)

@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 
-from jamboree_gym.backup.pages import pages
+from jamboree_gym.backup.portions import pages
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head, decode_head, encode_batch
 from jamboree_gym.store.mongo.batch_reader import KeptBatches
 from jamboree_gym.store.mongo.documents import KeptLog

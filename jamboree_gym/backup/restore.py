@@ -1,20 +1,21 @@
-"""Restores logs from MongoDB to Redis, some hundreds at a time."""
+"""Restores logs from MongoDB to Redis, some hundreds at a time, and repairs damaged listings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head, decode_head, decode_note
+from jamboree_gym.encoding.summary_codec import decode_summaries
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
 from jamboree_gym.store.mongo.batch_reader import KeptBatches
 from jamboree_gym.store.mongo.documents import KeptLog
 from jamboree_gym.store.mongo.reader import kept_logs
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.restore import put_back, refill
+from jamboree_gym.store.restore import entry_of, put_back, refill
 
-__all__ = ["Restorer"]
+__all__ = ["Restorer", "damaged_summaries", "repair_listings"]
 
 LOGS_AT_ONCE = 200
 ATTEMPTS = 3  # retries if something is deleted meanwhile
@@ -74,14 +75,14 @@ class Restorer:
                 current, damaged = None, raw
             if current is not None and not _is_behind(current, kept[0]):
                 return self._fill_up(key)
-            if self._put_back(key, *kept, standing, damaged):
+            if self._restore_whole(key, *kept, standing, damaged):
                 self._fill_up(key)
                 return True
             standing = self._store.restorer.standing()
             kept = dict(kept_logs(self._mongo, [key]))[key]
         return False
 
-    def _put_back(
+    def _restore_whole(
         self, key: str, head: Head, blobs: Iterator[bytes], standing: str, instead_of: bytes
     ) -> bool:
         return put_back(
@@ -100,6 +101,59 @@ class Restorer:
             return False
         batches = KeptBatches(self._mongo, key, kept, head.held)
         return refill(self._store, key, head, batches, max_bytes=math.inf)
+
+
+def damaged_summaries(store: RedisStore) -> dict[str, DecodeError]:
+    """Describe the damaged summaries in Redis' listings, by the key of the episode's log."""
+    keyspace = store.keyspace
+    return {
+        keyspace.episode(episode_id): DecodeError(f"{keyspace.summaries(run)}: {error}")
+        for run in store.listings.runs()
+        for episode_id, error in decode_summaries(store.listings.summaries(run))[1].items()
+    }
+
+
+def repair_listings(
+    store: RedisStore, mongo: MongoStore, keys: Collection[str] | None = None
+) -> tuple[int, list[DecodeError]]:
+    """Rewrite the damaged summaries in the listings.
+
+    Args:
+        store: The store with the listings.
+        mongo: Searched for a log that Redis does not have.
+        keys: Only these logs; None = all.
+
+    Returns:
+        Number of summaries repaired, and the errors of the others.
+    """
+    repaired, failures = 0, []
+    for run in store.listings.runs():
+        entries = store.listings.summaries(run)
+        for episode_id, error in decode_summaries(entries)[1].items():
+            key = store.keyspace.episode(episode_id)
+            if keys is not None and key not in keys:
+                continue
+            damage = f"{store.keyspace.summaries(run)}: {error}"
+            try:
+                entry = entry_of(store, key, _find_head(store, mongo, key))
+            except DecodeError as again:
+                failures.append(DecodeError(f"{damage}; {again}"))
+            else:
+                if entry is not None and store.listings.mend(
+                    run, entry, instead_of=entries[episode_id]
+                ):
+                    repaired += 1
+    return repaired, failures
+
+
+def _find_head(store: RedisStore, mongo: MongoStore, key: str) -> Head:
+    head = store.head(key)
+    if head is not None:
+        return head
+    kept = mongo.logs([key]).get(key)
+    if isinstance(kept, KeptLog):
+        return kept.head
+    raise kept or DecodeError(f"{key} is neither in Redis nor in MongoDB: it can only be deleted")
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,15 +12,12 @@ from rich.table import Table
 
 from jamboree_gym.backup import Backup, BackupStatus
 from jamboree_gym.cli import retention
-from jamboree_gym.cli.progress_bar import progress_bar
-from jamboree_gym.cli.stores import (
-    HomeOption,
-    MongoUrlOption,
-    NamespaceOption,
-    RedisUrlOption,
+from jamboree_gym.cli.commands import (
+    StoreOptions,
+    add_store_command,
     errors_shown,
-    open_store,
     printable,
+    progress_bar,
 )
 
 __all__ = ["register"]
@@ -36,25 +32,18 @@ def register(app: typer.Typer) -> None:
         help="Copy to MongoDB, compare, restore, make room.", no_args_is_help=True
     )
     for command in (flush, status, verify, restore):
-        commands.command()(command)
+        add_store_command(commands, command)
     retention.register(commands)
     app.add_typer(commands, name="backup")
 
 
 @contextmanager
-def _open_backup(
-    home: Path | None, redis_url: str | None, mongo_url: str | None, namespace: str
-) -> Iterator[Backup]:
-    with errors_shown(NOT_DONE), open_store(home, redis_url, namespace, mongo_url) as jam:
+def _open_backup(store: StoreOptions) -> Iterator[Backup]:
+    with errors_shown(NOT_DONE), store.open() as jam:
         yield jam.backup
 
 
-def flush(
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    mongo_url: MongoUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
-) -> None:
+def flush(store: StoreOptions) -> None:
     """Copy what MongoDB does not hold yet.
 
     The automatic backup copies what is saved; this command waits until all of it is copied.
@@ -62,24 +51,19 @@ def flush(
     Example: jamboree-gym backup flush --namespace my-project
     """
     with (
-        _open_backup(home, redis_url, mongo_url, namespace) as backup,
-        progress_bar("copying") as told,
+        _open_backup(store) as backup,
+        progress_bar("copying") as progress,
     ):
-        typer.echo(f"{backup.flush(progress=told):,} records copied")
+        typer.echo(f"{backup.flush(progress=progress):,} records copied")
 
 
-def status(
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    mongo_url: MongoUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
-) -> None:
+def status(store: StoreOptions) -> None:
     """Show how far MongoDB is behind, and who copies. Asks Redis only.
 
     Example: jamboree-gym backup status --redis-url redis://localhost
     """
-    with _open_backup(home, redis_url, mongo_url, namespace) as backup:
-        Console().print(_table(backup.status(), namespace))
+    with _open_backup(store) as backup:
+        Console().print(_table(backup.status(), store.namespace))
 
 
 def _table(found: BackupStatus, namespace: str) -> Table:
@@ -101,12 +85,7 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"
 
 
-def verify(
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    mongo_url: MongoUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
-) -> None:
+def verify(store: StoreOptions) -> None:
     """Compare both sides, byte for byte.
 
     Exit code 0: all is equal and whole. 1: something differs. 2: it could not be compared.
@@ -114,10 +93,10 @@ def verify(
     Example: jamboree-gym backup verify --namespace my-project
     """
     with (
-        _open_backup(home, redis_url, mongo_url, namespace) as backup,
-        progress_bar("comparing") as told,
+        _open_backup(store) as backup,
+        progress_bar("comparing") as progress,
     ):
-        report = backup.verify(progress=told)
+        report = backup.verify(progress=progress)
     for what in report.different.values():
         typer.echo(printable(what))
     equal = report.logs - len(report.different)
@@ -126,20 +105,17 @@ def verify(
 
 
 def restore(
+    store: StoreOptions,
     episode_ids: Annotated[
         list[str] | None, typer.Argument(metavar="EPISODE_ID", help="Only these episodes.")
     ] = None,
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    mongo_url: MongoUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
 ) -> None:
     """Put back into Redis what MongoDB holds and Redis does not. Overwrites nothing newer.
 
     Example: jamboree-gym backup restore --namespace my-project
     """
     with (
-        _open_backup(home, redis_url, mongo_url, namespace) as backup,
-        progress_bar("restoring") as told,
+        _open_backup(store) as backup,
+        progress_bar("restoring") as progress,
     ):
-        typer.echo(f"{backup.restore(episode_ids or None, progress=told):,} logs put back")
+        typer.echo(f"{backup.restore(episode_ids or None, progress=progress):,} logs put back")

@@ -6,14 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.stores import (
-    HomeOption,
-    MongoUrlOption,
-    NamespaceOption,
-    RedisUrlOption,
-    errors_shown,
-    open_store,
-)
+from jamboree_gym.cli.commands import StoreOptions, add_store_command, errors_shown
 from jamboree_gym.store.migrations import migrate as migrate_store
 
 __all__ = ["register"]
@@ -21,14 +14,11 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command()(migrate)
+    add_store_command(app, migrate)
 
 
 def migrate(
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    mongo_url: MongoUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
+    store: StoreOptions,
     redis_only: Annotated[
         bool, typer.Option("--redis-only", help="There is no MongoDB, or nothing in it.")
     ] = False,
@@ -39,6 +29,6 @@ def migrate(
 
     Example: jamboree-gym migrate --namespace my-project
     """
-    with errors_shown(), open_store(home, redis_url, namespace, mongo_url) as jam:
+    with errors_shown(), store.open() as jam:
         changed = migrate_store(jam.store, None if redis_only else jam.mongo_store)
         typer.echo(f"{changed} logs brought up to date")

@@ -8,15 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from jamboree_gym.backup import RetentionPolicy
-from jamboree_gym.cli.stores import (
-    HomeOption,
-    MongoUrlOption,
-    NamespaceOption,
-    RedisUrlOption,
-    errors_shown,
-    open_store,
-    printable,
-)
+from jamboree_gym.cli.commands import StoreOptions, add_store_command, errors_shown, printable
 from jamboree_gym.errors import InvalidArgument
 
 __all__ = ["register"]
@@ -31,10 +23,11 @@ _TAG = "tags."
 def register(commands: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (retain, trim):
-        commands.command()(command)
+        add_store_command(commands, command)
 
 
 def retain(
+    store: StoreOptions,
     max_redis_bytes: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="While Redis uses more, the oldest goes: 500M, 2G."),
@@ -53,10 +46,6 @@ def retain(
     show: Annotated[
         bool, typer.Option("--show", help="Change nothing, show what is told.")
     ] = False,
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    mongo_url: MongoUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
 ) -> None:
     """Set how much of the backed-up data stays in Redis. Without options: all of it.
 
@@ -68,24 +57,19 @@ def retain(
         size = _amount("--max-redis-bytes", max_redis_bytes, _BYTES)
         age_s = _amount("--max-age", max_age, _SECONDS)
         rules = [_rule(one) for one in keep or ()]
-        with open_store(home, redis_url, namespace, mongo_url) as jam:
+        with store.open() as jam:
             if not show:
                 limit = None if size is None else int(size)
                 jam.backup.retain(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
             typer.echo(_policy_text(jam.backup.retention()))
 
 
-def trim(
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    mongo_url: MongoUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
-) -> None:
+def trim(store: StoreOptions) -> None:
     """Evict now from Redis what `retain` allows. Evicts only what MongoDB holds.
 
     Example: jamboree-gym backup trim --namespace my-project
     """
-    with errors_shown(NOT_DONE), open_store(home, redis_url, namespace, mongo_url) as jam:
+    with errors_shown(NOT_DONE), store.open() as jam:
         done = jam.backup.trim()
     typer.echo(f"{done.freed_bytes:,} bytes of logs and {done.summaries:,} summaries evicted")
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jamboree_gym.cli.stores import HomeOption, errors_shown
+from jamboree_gym.cli.commands import HomeOption, errors_shown
 from jamboree_gym.servers.embedded import (
     EmbeddedServers,
     ServerStatus,

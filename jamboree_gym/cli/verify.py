@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.progress_bar import progress_bar
-from jamboree_gym.cli.replays import ModulesOption, TrustOption, import_modules
-from jamboree_gym.cli.stores import (
-    HomeOption,
-    NamespaceOption,
-    RedisUrlOption,
+from jamboree_gym.cli.commands import (
+    ModulesOption,
+    StoreOptions,
+    TrustOption,
+    add_store_command,
     errors_shown,
-    open_store,
+    import_modules,
     printable,
+    progress_bar,
 )
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.jamboree import Jamboree
@@ -32,10 +32,11 @@ ALL_EQUAL, SOME_DIFFER, NOT_CHECKED = 0, 1, 2
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(verify)
+    add_store_command(app, verify, has_mongo_url=False)
 
 
 def verify(
+    store: StoreOptions,
     episode_ids: Annotated[
         list[str] | None, typer.Argument(metavar="EPISODE_ID", help="Only these episodes.")
     ] = None,
@@ -55,9 +56,6 @@ def verify(
     json: Annotated[Path | None, typer.Option(help="Write all reports to this file.")] = None,
     modules: ModulesOption = None,
     trust_entry_point: TrustOption = False,
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
 ) -> None:
     """Simulate recorded episodes again and compare them, bit for bit.
 
@@ -73,7 +71,7 @@ def verify(
         raise typer.BadParameter("choose one of --limit and --last")
     with errors_shown(NOT_CHECKED):
         import_modules(modules)
-        with open_store(home, redis_url, namespace) as jam, progress_bar("verifying") as progress:
+        with store.open() as jam, progress_bar("verifying") as progress:
             reports = verify_episodes(
                 _chosen(jam, episode_ids, run, env_id, limit, last),
                 workers=workers,

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.progress_bar import progress_bar
-from jamboree_gym.cli.replays import ModulesOption, TrustOption, import_modules
-from jamboree_gym.cli.stores import (
-    HomeOption,
-    NamespaceOption,
-    RedisUrlOption,
+from jamboree_gym.cli.commands import (
+    ModulesOption,
+    StoreOptions,
+    TrustOption,
+    add_store_command,
     errors_shown,
-    open_store,
+    import_modules,
     printable,
+    progress_bar,
 )
 from jamboree_gym.replay import video as write_video
 
@@ -24,10 +24,11 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(video)
+    add_store_command(app, video, has_mongo_url=False)
 
 
 def video(
+    store: StoreOptions,
     episode_id: Annotated[str, typer.Argument(help="The episode.")],
     path: Annotated[Path, typer.Argument(help="Where to: out.mp4 or out.gif.")],
     fps: Annotated[
@@ -39,9 +40,6 @@ def video(
     ] = False,
     modules: ModulesOption = None,
     trust_entry_point: TrustOption = False,
-    home: HomeOption = None,
-    redis_url: RedisUrlOption = None,
-    namespace: NamespaceOption = "jamboree",
 ) -> None:
     """Simulate a recorded episode again, and write it as an MP4 or GIF video.
 
@@ -51,7 +49,7 @@ def video(
     """
     with errors_shown():
         import_modules(modules)
-        with open_store(home, redis_url, namespace) as jam, progress_bar("rendering") as progress:
+        with store.open() as jam, progress_bar("rendering") as progress:
             report = write_video(
                 jam.episode(episode_id),
                 path,

@@ -64,11 +64,11 @@ def to_datasets(
     cache_dir: str | Path | None = None,
     progress: bool | Progress = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """The steps of the episodes that are over as a data set, a row for each.
+    """A data set of the steps of all episodes that are over, a row for each step.
 
-    They are written into a folder of Parquet files, as `EpisodeQuery.to_parquet` does it (what is
-    there stays, what is not is added), but arrays keep their shape, and what an action led to is
-    there too. `datasets.load_dataset(folder)` opens it anywhere, and so it can be put on the Hub.
+    The steps are written into a folder of Parquet files, as by `EpisodeQuery.to_parquet` (a second
+    call adds the missing episodes), but arrays keep their shape, and the next observation is
+    included. `datasets.load_dataset(folder)` opens it anywhere, so it can be put on the Hub.
 
     Example:
         >>> steps = to_datasets(jam.episodes(run="first"), "first")
@@ -76,20 +76,19 @@ def to_datasets(
 
     Args:
         query: The episodes.
-        folder: Where to; it is made. Not one that `to_parquet` has written.
-        streaming: Whether to read the files as they are asked for, instead of copying them into
-            the cache of `datasets` first.
-        cache_dir: Where that cache is; None: where `datasets` has it.
+        folder: The folder, which is made. It must not be one of `to_parquet`.
+        streaming: Whether to read the files when rows are used, instead of copying them into the
+            cache of `datasets` first.
+        cache_dir: Folder of that cache; None = the one of `datasets`.
         progress: Whether to show on stderr how many episodes have been written; or a function that
             is called with that number and the number of all.
 
     Returns:
         A data set with the columns `episode_id`, `index`, `timestamp`, `reward`, `terminated`,
         `truncated`, `action`, `observation` (before the action), `next_observation` (after it),
-        `annotation_<name>` (NaN, or 0 for what is no float, where nothing was said), and
-        `info_<key>`. A dict or tuple is a column for each leaf:
-        `observation_joints_0`. A vector is a list of fixed length, an array of two to five
-        dimensions `Array2D` to `Array5D`.
+        `annotation_<name>` (NaN, or 0 if it is no float, for steps without it), and `info_<key>`.
+        A dict or tuple has a column for each leaf: `observation_joints_0`. A vector is a list of
+        fixed length, an array of two to five dimensions `Array2D` to `Array5D`.
 
     Raises:
         ExportError: Values without fixed shape that are no texts, or arrays of more dimensions;

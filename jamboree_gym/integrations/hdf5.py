@@ -43,11 +43,10 @@ def to_hdf5(
 ) -> Path:
     """Write the episodes that are over into HDF5 files of a folder.
 
-    HDF5 cannot be added to safely: who is killed meanwhile leaves a damaged file. So the episodes
-    go into `part-00000.hdf5`, ..., each of which is whole from the moment it is there, and
-    `main_data.hdf5` links to all of them: open that one. Called again, also after it was killed, it
-    adds the episodes that are not there yet. The groups are those that Minari writes
-    (https://minari.farama.org, `HDF5Storage`), with more beside them.
+    A process that is killed while it appends to an HDF5 file leaves a damaged file. So the episodes
+    go into complete files `part-00000.hdf5`, ..., and `main_data.hdf5` links to all of them: open
+    that one. If you call this again, also after a kill, it adds the missing episodes. The groups
+    are those of Minari (https://minari.farama.org, `HDF5Storage`), with some additions.
 
     A group `episode_0`, `episode_1`, ... for each episode of T steps:
 
@@ -105,7 +104,7 @@ def _lengths_in(path: Path) -> dict[str, int]:
 def _write_parts(
     files: PartFolder, parts: Iterator[EpisodePart], number: int, compression: str | None
 ) -> None:
-    """Write new files; `number` is that of the first episode."""
+    """Write new files; `number` is the number of the first episode."""
     part = next(parts, None)
     while part is not None:
         with whole(files.next()) as aside, h5py.File(aside, "w") as file:
@@ -158,21 +157,25 @@ class _Writer:
             "annotations": steps.annotations,
         }
         for column, arrays in columns.items():
-            self._put(group, column, arrays, (column,), id)
+            self._append_tree(group, column, arrays, (column,), id)
         self._infos += observed.infos
         if part.is_last:
-            self._end(group, part)
+            self._finish_episode(group, part)
 
-    def _put(
+    def _append_tree(
         self, group: Any, name: str, arrays: Arrays, path: tuple[str | int, ...], id: str
     ) -> None:
-        """Put arrays behind those that are there."""
+        """Append arrays, which may be nested, to the datasets of a group."""
         if isinstance(arrays, dict):
             for key, item in arrays.items():
-                self._put(group.require_group(name), _quoted(str(key)), item, (*path, key), id)
+                self._append_tree(
+                    group.require_group(name), _quoted(str(key)), item, (*path, key), id
+                )
         elif isinstance(arrays, (list, tuple)):
             for key, item in enumerate(arrays):
-                self._put(group.require_group(name), f"_index_{key}", item, (*path, key), id)
+                self._append_tree(
+                    group.require_group(name), f"_index_{key}", item, (*path, key), id
+                )
         else:
             check_leaf(path, arrays, into="HDF5", episode=id)
             _check_texts(arrays, path, id)
@@ -181,9 +184,9 @@ class _Writer:
     def _append(self, group: Any, name: str, values: npt.NDArray[Any]) -> None:
         self._nbytes += values.nbytes
         if name in group:
-            there = group[name]
-            there.resize(len(there) + len(values), axis=0)
-            there[len(there) - len(values) :] = values
+            dataset = group[name]
+            dataset.resize(len(dataset) + len(values), axis=0)
+            dataset[len(dataset) - len(values) :] = values
             return
         kind = h5py.string_dtype() if values.dtype == object else values.dtype
         growing = {"maxshape": (None, *values.shape[1:]), "chunks": True} if values.size else {}
@@ -191,8 +194,7 @@ class _Writer:
             name, data=values, dtype=kind, compression=self._compression, **growing
         )
 
-    def _end(self, group: Any, part: EpisodePart) -> None:
-        """What belongs to the whole episode."""
+    def _finish_episode(self, group: Any, part: EpisodePart) -> None:
         for name, column in scalar_columns("", self._infos).items():
             values = None if column is None else _without_missing(column)
             if values is not None:

@@ -24,11 +24,11 @@ _BROKE_OFF = ("abandoned", "interrupted", "running")
 
 
 def to_rlds(query: EpisodeQuery, *, progress: bool | Progress = False) -> Iterator[dict[str, Any]]:
-    """The episodes one by one, as RLDS has them; about 8 MB are read at once.
+    """The episodes one by one in the form of RLDS; about 8 MB are read at once.
 
-    An episode of T steps has T + 1 steps in RLDS, one for each observation. A step's action is the
-    one taken *from* its observation, its reward and discount came of it. The last step has the
-    last observation; its action, reward and discount mean nothing, and are zeros.
+    An episode of T steps has T + 1 steps in RLDS, one for each observation. A step's action was
+    chosen *from* its observation; its reward and discount are the result of that action. The last
+    step has the last observation; its action, reward and discount are zeros without meaning.
 
     Example:
         >>> for episode in to_rlds(jam.episodes(run="first")):
@@ -48,7 +48,7 @@ def to_rlds(query: EpisodeQuery, *, progress: bool | Progress = False) -> Iterat
           step, else 1), `is_first`, `is_last`, `is_terminal` (bool; the last one of an episode that
           terminated).
         - `episode_id`, `experiment_id` (the run), `env_id`.
-        - `invalid`: whether it broke off (abandoned, interrupted, still running).
+        - `invalid`: whether it has no end of its own (abandoned, interrupted, still running).
 
     Raises:
         ExportError: Values without fixed shape that are no texts; names the leaf.
@@ -88,7 +88,7 @@ def _steps(part: EpisodePart) -> Iterator[dict[str, Any]]:
     if part.is_last:
         yield {
             "observation": _value(rows.observations, count),
-            "action": _nothing(_value(rows.actions, count)),
+            "action": _zeros_like(_value(rows.actions, count)),
             "reward": np.float64(0),
             "discount": np.float32(0),
             "is_first": part.is_first and count == 0,
@@ -106,6 +106,6 @@ def _value(arrays: Arrays, row: int) -> Any:
     return arrays[row]
 
 
-def _nothing(value: Any) -> Any:
-    """Zeros, or an empty text, in the place of a value."""
+def _zeros_like(value: Any) -> Any:
+    """A value of zeros, and empty texts."""
     return map_leaves(lambda part: "" if isinstance(part, str) else np.zeros_like(part), value)

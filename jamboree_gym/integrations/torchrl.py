@@ -34,8 +34,8 @@ def to_tensordict(
 ) -> TensorDict:
     """All steps of all episodes as one TensorDict, in the order of the episodes.
 
-    Its keys are those that a rollout in `torchrl.envs.GymWrapper` has, so that TorchRL's losses
-    and samplers find what they look for.
+    Its keys are those of a rollout in `torchrl.envs.GymWrapper`, so that TorchRL's losses and
+    samplers work with it.
 
     Example:
         >>> data = to_tensordict(jam.episodes(run="first"))
@@ -43,7 +43,7 @@ def to_tensordict(
 
     Args:
         query: The episodes.
-        annotations: What the agent said, by name, that shall be there too.
+        annotations: Names of annotations to include.
         progress: Whether to show on stderr how many episodes have been read; or a function that is
             called with that number and the number of all.
 
@@ -51,17 +51,17 @@ def to_tensordict(
         A TensorDict of batch size [N], the number of steps:
 
         - `observation` (N, ...) and `("next", "observation")`: before and after the action. A dict
-          is there key by key, as TorchRL has it; a tuple as `("observation", "0")`, .... Floats of
-          shape () are (N, 1), as in a rollout; so they are in actions.
-        - `action` (N, ...), taken from `observation`; integers stay integers.
+          has an entry for each key, as in TorchRL; a tuple is `("observation", "0")`, .... Floats
+          of shape () are (N, 1), as in a rollout; the same holds for actions.
+        - `action` (N, ...), chosen from `observation`; integers stay integers.
         - `("next", "reward")` float32 (N, 1).
         - `("next", "terminated")`, `("next", "truncated")`, `("next", "done")` bool (N, 1). An
-          episode that broke off (abandoned, interrupted, still running) is truncated at its last
+          episode without an end (abandoned, interrupted, still running) is truncated at its last
           step. `terminated`, `truncated`, `done`: false, as before any step.
         - `step_count` int64 (N, 1), and `("next", "step_count")`.
         - `episode` and `("collector", "traj_ids")` int64 (N,): position of the episode in the
           query. `SliceSampler` takes one or the other as `traj_key`.
-        - `("annotation", name)`; NaN (0 for what is no float) where the agent said nothing.
+        - `("annotation", name)`; NaN (0 if it is no float) for steps without this annotation.
 
     Raises:
         ExportError: Values without fixed shape, or episodes whose leaves differ; names the leaf.
@@ -77,7 +77,7 @@ def to_tensordict(
 def tensordicts(
     query: EpisodeQuery, *, annotations: Sequence[str] = (), progress: bool | Progress = False
 ) -> Iterator[TensorDict]:
-    """The same part by part: about 8 MB are read at once, and all of a short episode."""
+    """As `to_tensordict`, in parts of about 8 MB; a short episode is never split."""
     connection, found = found_by(query)
     positions = {one.id: position for position, one in enumerate(found)}
     lengths = {one.id: one.steps for one in found}
@@ -112,7 +112,7 @@ def to_replay_buffer(
         query: The episodes.
         sampler: How to sample; None: single steps, uniformly.
         batch_size: Number of steps in a sample.
-        folder: Where to keep them on disk, memory-mapped; None: in memory.
+        folder: Folder of memory-mapped files that hold the steps; None = in memory.
         annotations: As in `to_tensordict`.
         progress: As in `to_tensordict`.
 

@@ -81,18 +81,18 @@ class _FrameWriter:
     """Renders a frame of the environment after each move, and encodes it."""
 
     def __init__(
-        self, encoder: VideoEncoder, fps: float | None, frames: int, tell: Progress | None
+        self, encoder: VideoEncoder, fps: float | None, frames: int, progress: Progress | None
     ) -> None:
         self._encoder = encoder
         self._fps = fps
         self._frames = frames
-        self._tell = tell
+        self._progress = progress
 
     def add_frame(self, env: gym.Env[Any, Any]) -> None:
         fps = env.metadata.get("render_fps") if self._fps is None else self._fps
         self._encoder.add(_frame(env), fps=DEFAULT_FPS if fps is None else float(fps))
-        if self._tell is not None:
-            self._tell(self._encoder.frames, self._frames)
+        if self._progress is not None:
+            self._progress(self._encoder.frames, self._frames)
 
 
 def _frame(env: gym.Env[Any, Any]) -> Any:

@@ -39,7 +39,7 @@ class Predictor(Protocol):
         ...
 
 
-Act = Callable[[Any], Any]
+ChooseAction = Callable[[Any], Any]
 """Returns the action for an observation."""
 
 
@@ -97,7 +97,7 @@ class WhatIf:
 def what_if(
     episode: Episode,
     step: int,
-    policy: Act | Predictor,
+    policy: ChooseAction | Predictor,
     n: int = 100,
     *,
     seed: int = 0,
@@ -153,7 +153,7 @@ def what_if(
     """
     if n < 1:
         raise ReplayError(f"n={n}: a distribution needs at least one continuation")
-    act = _act_of(policy, deterministic=deterministic)
+    choose_action = _action_chooser(policy, deterministic=deterministic)
     check_step(episode, step)
     make_env = partial(rebuild_env, wrappers=wrappers, trust_entry_point=trust_entry_point)
     make_live = partial(
@@ -172,11 +172,11 @@ def what_if(
             for number, live in enumerate(places):
                 noise = _new_noise(live.env, seed, number, keep=same_noise)
                 if children is None:
-                    yield number + 1, _go_on(live, act, max_steps)
+                    yield number + 1, _continue(live, choose_action, max_steps)
                 else:
                     child = children.begin(live, noise)
                     try:
-                        yield number + 1, _go_on(live, act, max_steps, child)
+                        yield number + 1, _continue(live, choose_action, max_steps, child)
                     finally:
                         child.abandon()
 
@@ -185,7 +185,7 @@ def what_if(
     return WhatIf(
         episode.id,
         step,
-        np.array([gained for gained, _ in outcomes], np.float64),
+        np.array([total for total, _ in outcomes], np.float64),
         np.array([steps for _, steps in outcomes], np.int64),
         reduce(add, happened.tolist(), 0.0),  # as continuations add up; sum() of 3.12 does not
         len(happened),
@@ -193,7 +193,7 @@ def what_if(
     )
 
 
-def _act_of(policy: Act | Predictor, *, deterministic: bool) -> Act:
+def _action_chooser(policy: ChooseAction | Predictor, *, deterministic: bool) -> ChooseAction:
     predict = getattr(policy, "predict", None)
     if predict is not None:
         return lambda observation: predict(observation, deterministic=deterministic)[0]
@@ -216,24 +216,27 @@ def _new_noise(
     return state
 
 
-def _go_on(
-    live: LiveEnv, act: Act, max_steps: int | None, recorder: EpisodeRecorder | None = None
+def _continue(
+    live: LiveEnv,
+    choose_action: ChooseAction,
+    max_steps: int | None,
+    recorder: EpisodeRecorder | None = None,
 ) -> tuple[float, int]:
     """Run one continuation; return its return and its length."""
     env, observation = live.env, live.observation
-    gained, steps, ends = 0.0, 0, False
+    total, steps, ends = 0.0, 0, False
     while not ends and (max_steps is None or steps < max_steps):
-        action = act(observation)
+        action = choose_action(observation)
         if recorder is not None:
             recorder.admit()
             recorder.handler.set_action(action)
         observation, reward, terminated, truncated, info = env.step(action)
         if recorder is not None:
             recorder.handler.add_step(observation, reward, terminated, truncated, info)
-        gained += float(reward)
+        total += float(reward)
         steps += 1
         ends = bool(terminated or truncated)
-    return gained, steps
+    return total, steps
 
 
 class _Children:
@@ -252,7 +255,7 @@ class _Children:
 
     def begin(self, live: LiveEnv, rng_state: Mapping[str, Any] | None) -> EpisodeRecorder:
         """Return the recorder of a continuation."""
-        recorder = self._recorder = self._recorder or self._made_for(live.env)
+        recorder = self._recorder = self._recorder or self._make_recorder(live.env)
         recorder.admit()
         recorder.begin(
             live.observation,
@@ -264,7 +267,7 @@ class _Children:
         self.ids.append(recorder.episode_id)
         return recorder
 
-    def _made_for(self, env: gym.Env[Any, Any]) -> EpisodeRecorder:
+    def _make_recorder(self, env: gym.Env[Any, Any]) -> EpisodeRecorder:
         return EpisodeRecorder(
             self._parent.connection,
             env.observation_space,

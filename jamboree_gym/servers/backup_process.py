@@ -57,7 +57,7 @@ class BackupWatchdog:
         self._process: subprocess.Popen[bytes] | None = None
         self._sent: dict[str, Any] = {}
         self._stopping = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -69,8 +69,8 @@ class BackupWatchdog:
         self._namespaces.add(namespace)
         if self._mongo.gave_up is not None:  # its start may succeed by now
             self._mongo.start()
-        if not self._stopping.is_set() and (self._keeping is None or self._keeping.done()):
-            self._keeping = asyncio.create_task(self._keep())
+        if not self._stopping.is_set() and (self._watching is None or self._watching.done()):
+            self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Let the process make its last copy; return once it is gone.
@@ -78,12 +78,12 @@ class BackupWatchdog:
         It has `LAST_COPY_S` for the copy. The time begins when Mongo has started, or has failed to.
         """
         self._stopping.set()
-        if self._keeping is None:
+        if self._watching is None:
             return
         deadline = time.monotonic() + MONGO_START_S
         while self._mongo.is_starting and time.monotonic() < deadline:
             await asyncio.sleep(WATCH_INTERVAL_S)
-        _, unfinished = await asyncio.wait([self._keeping], timeout=LAST_COPY_S)
+        _, unfinished = await asyncio.wait([self._watching], timeout=LAST_COPY_S)
         if self._process is not None:
             _log.warning("the backup did not end within %.0f s: killed", LAST_COPY_S)
             self._process.kill()
@@ -91,7 +91,7 @@ class BackupWatchdog:
         for task in unfinished:
             task.cancel()
 
-    async def _keep(self) -> None:
+    async def _watch(self) -> None:
         failures = 0
         while True:  # once even after `stop`: something may be waiting to be copied
             is_last, started_at = self._stopping.is_set(), time.monotonic()
@@ -123,10 +123,10 @@ class BackupWatchdog:
         self._sent = {}
         _log.info("%s started (pid %d)", NAME, process.pid)
         while process.poll() is None and not self._stopping.is_set():
-            await self._tell(process)
+            await self._send_message(process)
             self._try_mongo_again()
             await asyncio.sleep(WATCH_INTERVAL_S)
-        await self._tell(process)
+        await self._send_message(process)
         if process.stdin is not None:
             await asyncio.to_thread(process.stdin.close)
         code = await asyncio.to_thread(process.wait)
@@ -152,7 +152,7 @@ class BackupWatchdog:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             )
 
-    async def _tell(self, process: subprocess.Popen[bytes]) -> None:
+    async def _send_message(self, process: subprocess.Popen[bytes]) -> None:
         """Send the process the messages that it has not received."""
         message = {
             "redis_url": self._redis_url,

@@ -72,7 +72,7 @@ def decode_reply(line: bytes) -> dict[str, Any]:
 def unexpected(what: str) -> EmbeddedServerError:
     """The error for a reply that no supervisor of this version sends."""
     return EmbeddedServerError(
-        f"the supervisor of the embedded servers gave an answer that is none: {what}\n"
+        f"the supervisor of the embedded servers gave an unexpected answer: {what}\n"
         "stop it with `jamboree-gym down`, then try again"
     )
 

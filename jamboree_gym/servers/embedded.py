@@ -12,13 +12,13 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeClosed
 from jamboree_gym.process_life import follow_forks
 from jamboree_gym.servers.control import ControlConnection, unexpected, url_in
 from jamboree_gym.servers.home import Home, default_home
-from jamboree_gym.servers.server_lock import is_held
+from jamboree_gym.servers.own_files import is_lock_held
 from jamboree_gym.servers.supervisor_access import (
     ask_once,
     connect,
@@ -27,9 +27,6 @@ from jamboree_gym.servers.supervisor_access import (
     time_left_s,
 )
 from jamboree_gym.store.urls import mask_password
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = [
     "EmbeddedServers",
@@ -189,12 +186,7 @@ class EmbeddedServers:
     def __enter__(self) -> EmbeddedServers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -306,7 +298,7 @@ _REPLIED_FIELDS: dict[str, Any] = {
 def _orphaned(home: Home) -> str | None:
     """A message if a killed supervisor has left servers behind; else None."""
     for server in ("valkey", "mongo"):
-        if is_held(home.server_lock(server)):
+        if is_lock_held(home.server_lock(server)):
             return f"the supervisor is gone, but {server} runs: `up` or `down` takes it on"
     return None
 

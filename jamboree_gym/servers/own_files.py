@@ -1,7 +1,11 @@
-"""Checks that files in a home are ours: no file of another user is opened, no link is followed.
+"""Opens, checks and locks files of a home: no file of another user is opened, no link is followed.
 
 A directory may have been open to others before we made it private. Files that they left there
 would look like ours.
+
+A server process holds the lock on its data for as long as it lives: the supervisor takes the lock,
+and the server inherits it. The lock stays held if the supervisor is killed, and is free as soon as
+the server has ended. So two servers never run on the same data.
 """
 
 from __future__ import annotations
@@ -9,18 +13,26 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
+import time
 from pathlib import Path
 
 from jamboree_gym.errors import EmbeddedServerError
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = [
     "check_entry",
     "check_tree",
     "foreign",
+    "is_lock_held",
     "open_own",
     "read_own",
+    "take_lock",
 ]
 
+LOCK_POLL_S = 0.01
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would block us
 _ADVICE = (
     "remove it if you do not know it, or name another directory: home=... or JAMBOREE_HOME=..."
@@ -91,6 +103,44 @@ def read_own(path: Path) -> str:
     """
     with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
         return file.read()
+
+
+def take_lock(path: Path, *, timeout_s: float = 0.0) -> int | None:
+    """Take the lock; return the descriptor to inherit, or None if a live process holds the lock.
+
+    Raises:
+        EmbeddedServerError: The lock file belongs to another user.
+    """
+    deadline = time.monotonic() + timeout_s
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+        time.sleep(LOCK_POLL_S)
+
+
+def is_lock_held(path: Path) -> bool:
+    """Whether a live process holds the lock. Makes no file.
+
+    Raises:
+        EmbeddedServerError: The lock file belongs to another user.
+    """
+    try:
+        descriptor = open_own(path, os.O_RDWR)
+    except OSError:  # no server has run here yet, or the home is not ours
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _check(path: Path, *, may_have_names: bool = False) -> None:

@@ -9,7 +9,11 @@ import time
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.servers.home import last_line
-from jamboree_gym.servers.server_processes import ServerProcess, ServerProgram, start_server
+from jamboree_gym.servers.programs.server_processes import (
+    ServerProcess,
+    ServerProgram,
+    start_server,
+)
 
 __all__ = ["ServerWatchdog"]
 
@@ -40,7 +44,7 @@ class ServerWatchdog:
         self.last_error: str | None = None
         self._server: ServerProcess | None = None
         self._stopping = threading.Event()  # also read by the thread that starts the server
-        self._keeping: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.gave_up: JamboreeError | None = None
 
     @property
@@ -51,14 +55,14 @@ class ServerWatchdog:
     @property
     def is_starting(self) -> bool:
         """Whether the server is starting."""
-        is_tried = self._keeping is not None and not self._keeping.done()
+        is_tried = self._watching is not None and not self._watching.done()
         return is_tried and self._server is None
 
     def start(self) -> None:
         """Start the server if it does not run; does not wait for it."""
-        if not self._stopping.is_set() and (self._keeping is None or self._keeping.done()):
+        if not self._stopping.is_set() and (self._watching is None or self._watching.done()):
             self.gave_up = None
-            self._keeping = asyncio.create_task(self._keep())
+            self._watching = asyncio.create_task(self._watch())
 
     async def up(self, *, timeout_s: float) -> None:
         """Return once the server answers; start it if it does not run.
@@ -75,15 +79,15 @@ class ServerWatchdog:
                 raise EmbeddedServerError(f"{self.program.name} is being stopped")
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(self._too_slow(timeout_s))
-            if self._keeping is not None and self._keeping.done():
-                self._keeping.result()  # a bug of ours: raise it at once
+            if self._watching is not None and self._watching.done():
+                self._watching.result()  # a bug of ours: raise it at once
             await asyncio.sleep(RETRY_INTERVAL_S)
 
     async def stop(self) -> None:
         """Stop the server, or its start; return once its process is gone."""
         self._stopping.set()
-        if self._keeping is not None:
-            await asyncio.wait([self._keeping])
+        if self._watching is not None:
+            await asyncio.wait([self._watching])
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
             _log.info("%s stopped", self.program.name)
@@ -94,7 +98,7 @@ class ServerWatchdog:
             return False
         return await asyncio.to_thread(self._server.answers)
 
-    async def _keep(self) -> None:
+    async def _watch(self) -> None:
         failures = 0
         while True:  # once even after `stop`: there may be an orphan to stop
             started_at = time.monotonic()

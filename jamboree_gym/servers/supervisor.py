@@ -27,10 +27,10 @@ from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.servers.backup_process import BackupWatchdog
 from jamboree_gym.servers.control import PROTOCOL_VERSION, decode, encode, error_reply
 from jamboree_gym.servers.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
-from jamboree_gym.servers.mongo_program import MongoProgram
-from jamboree_gym.servers.server_lock import is_held
+from jamboree_gym.servers.own_files import is_lock_held
+from jamboree_gym.servers.programs.mongo import MongoProgram
+from jamboree_gym.servers.programs.valkey import ValkeyProgram
 from jamboree_gym.servers.server_watchdog import ServerWatchdog
-from jamboree_gym.servers.valkey_program import ValkeyProgram
 
 __all__ = ["IDLE_EXIT_VARIABLE", "Supervisor", "main"]
 
@@ -80,7 +80,7 @@ class Supervisor:
         home_check = asyncio.create_task(self._leave_with_home())
         self._watch_idle(at_least_s=FIRST_CLIENT_GRACE_S)
         self._adopt_orphans()
-        ready.tell({"ok": True})
+        ready.send({"ok": True})
         await self._stop.wait()
         # From here on a new client finds no supervisor. It starts one, which waits for our end.
         _log.info("stopping")
@@ -93,13 +93,13 @@ class Supervisor:
             shutil.rmtree(self._control_path.parent, ignore_errors=True)
 
     def _adopt_orphans(self) -> None:
-        for keeper in (self._redis_watchdog, self._mongo_watchdog):
-            if is_held(self._home.server_lock(keeper.program.name)):
-                keeper.start()
+        for watchdog in (self._redis_watchdog, self._mongo_watchdog):
+            if is_lock_held(self._home.server_lock(watchdog.program.name)):
+                watchdog.start()
 
     async def _stop_servers(self) -> None:
-        keepers = (self._redis_watchdog, self._mongo_watchdog)
-        ends = await asyncio.gather(*(each.stop() for each in keepers), return_exceptions=True)
+        watchdogs = (self._redis_watchdog, self._mongo_watchdog)
+        ends = await asyncio.gather(*(each.stop() for each in watchdogs), return_exceptions=True)
         for error in filter(None, ends):
             _log.error("%s", error)
 
@@ -207,7 +207,7 @@ class ReadyPipe:
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         """Send the first message and close the pipe; ignore later messages."""
         if self._descriptor is None:
             return
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(options, ready)
     except (JamboreeError, OSError) as error:
         _log.error("%s", error)
-        ready.tell(error_reply(_as_ours(error)))
+        ready.send(error_reply(_as_jamboree_error(error)))
         os._exit(1)
     # The kernel closes the connections of the clients: that tells them of our end.
     os._exit(0)
@@ -238,18 +238,18 @@ def _run(options: argparse.Namespace, ready: ReadyPipe) -> None:
     home = Home.at(options.home)
     idle_exit_s = _idle_exit_s() if options.idle_exit_s is None else options.idle_exit_s
     home.prepare()
-    _keep_python_path()
+    _make_python_path_absolute()
     os.chdir(home.path)
     lock = FileLock(home.supervisor_lock, mode=0o600)
     try:
         lock.acquire(timeout=options.lock_timeout_s)
     except Timeout as error:
-        raise EmbeddedServerError(_taken(home)) from error
+        raise EmbeddedServerError(_held_by(home)) from error
     supervisor = Supervisor(home, idle_exit_s=idle_exit_s)
     asyncio.new_event_loop().run_until_complete(supervisor.run(ready))
 
 
-def _keep_python_path() -> None:
+def _make_python_path_absolute() -> None:
     """Make the directories absolute for our servers, which run in the home, not here."""
     named = os.environ.get(PYTHON_PATH)
     if named:
@@ -276,7 +276,7 @@ def _idle_exit_s() -> float:
         ) from error
 
 
-def _taken(home: Home) -> str:
+def _held_by(home: Home) -> str:
     record = home.read_record()
     who = f"process {record.pid} on {record.host}" if record else "another process"
     return (
@@ -285,7 +285,7 @@ def _taken(home: Home) -> str:
     )
 
 
-def _as_ours(error: JamboreeError | OSError) -> JamboreeError:
+def _as_jamboree_error(error: JamboreeError | OSError) -> JamboreeError:
     return error if isinstance(error, JamboreeError) else EmbeddedServerError(str(error))
 
 

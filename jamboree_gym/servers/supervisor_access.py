@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.servers.control import ControlConnection
-from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.launcher import launch_supervisor
-from jamboree_gym.servers.valkey_program import require_valkey
+from jamboree_gym.servers.control import (
+    ANSWER_GRACE_S,
+    ControlConnection,
+    decode_reply,
+    raise_for,
+)
+from jamboree_gym.servers.home import Home, last_line, trim_log
+from jamboree_gym.servers.own_files import open_own
+from jamboree_gym.servers.programs.installed import require_valkey
 
 __all__ = ["ask_once", "connect", "reach", "retry_or_raise", "time_left_s"]
 
 RETRY_INTERVAL_S = 0.02
+_PROGRAM = Path(__file__).with_name("run_supervisor.py").resolve()
 
 
 def ask_once(home: Home, op: str, *, timeout_s: float, **options: Any) -> dict[str, Any]:
@@ -40,7 +51,7 @@ def connect(home: Home, deadline: float) -> ControlConnection:
                 control = reach(home)
                 if control is not None:  # another process has started it first
                     return control
-                launch_supervisor(home, timeout_s=time_left_s(deadline))
+                _launch_supervisor(home, timeout_s=time_left_s(deadline))
         except Timeout as error:
             raise EmbeddedServerError(
                 f"another process has been starting the servers of {home.path} for too long\n"
@@ -78,3 +89,62 @@ def retry_or_raise(home: Home, error: OSError, deadline: float) -> None:
 def time_left_s(deadline: float) -> float:
     """Seconds until a `time.monotonic()`; at least enough to try one request."""
     return max(deadline - time.monotonic(), 0.01)
+
+
+def _launch_supervisor(home: Home, *, timeout_s: float) -> None:
+    """Start a supervisor and return once it answers. The caller holds the start lock.
+
+    Raises:
+        EmbeddedServerError: The supervisor did not start.
+    """
+    deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
+    log_start = trim_log(home.supervisor_log)
+    read_end, write_end = os.pipe()
+    try:
+        try:
+            launcher = _spawn(home, write_end, lock_timeout_s=timeout_s)
+        finally:
+            os.close(write_end)
+        answer = _read_all(read_end, deadline)
+    finally:
+        os.close(read_end)
+    if not answer:
+        launcher.kill()
+    launcher.wait()  # it has forked the supervisor and ended
+    if not answer:
+        words = last_line(home.supervisor_log, since_byte=log_start) or "it printed nothing"
+        raise EmbeddedServerError(
+            f"the supervisor of the embedded servers did not come up: {words}\n"
+            f"see {home.supervisor_log}"
+        )
+    raise_for(decode_reply(answer))
+
+
+def _spawn(home: Home, write_end: int, *, lock_timeout_s: float) -> subprocess.Popen[bytes]:
+    """Start it detached from our terminal, session and output, so that a kill of ours misses it."""
+    descriptor = open_own(home.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with os.fdopen(descriptor, "ab") as log:
+        return subprocess.Popen(
+            # -P: a module in the user's working directory must not replace one of Python's
+            [
+                *(sys.executable, "-P", str(_PROGRAM)),
+                *("--home", str(home.path), "--ready-fd", str(write_end)),
+                *("--lock-timeout-s", str(lock_timeout_s)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(write_end,),
+            start_new_session=True,
+        )
+
+
+def _read_all(descriptor: int, deadline: float) -> bytes:
+    """Read what the supervisor writes until it closes the pipe; empty after the deadline."""
+    received = b""
+    while select.select([descriptor], [], [], max(deadline - time.monotonic(), 0.0))[0]:
+        part = os.read(descriptor, 65536)
+        if not part:
+            return received
+        received += part
+    return b""

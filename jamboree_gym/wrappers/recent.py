@@ -1,4 +1,4 @@
-"""`RecentTransactionsObservation`: an agent sees what it did last, and what came of it."""
+"""`RecentTransactionsObservation`: an agent sees its last actions and their results."""
 
 from __future__ import annotations
 
@@ -27,32 +27,31 @@ STALENESS = "recent_staleness_s"
 class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], RecordConstructorArgs):
     """Puts the newest n transactions into the observation, oldest first, newest last.
 
-    A transaction is what the agent saw, what it did then, and what it got for it. The one that
-    comes is not among them: what the agent sees now stands beside them, as the environment
-    returned it. (Gymnasium's `FrameStackObservation` has it among its n.)
+    A transaction is an observation, the action that answered it, and the reward for it. The current
+    observation is not part of the n transactions; it is under a key of its own, unchanged. (In
+    Gymnasium's `FrameStackObservation` it is one of the n.)
 
-    The observation is a `Dict` of arrays without a `Dict` in it, as Stable-Baselines3 takes it:
+    The observation is a flat `Dict` of arrays, as Stable-Baselines3 needs it:
 
     | key | space | what |
     |---|---|---|
-    | `observation` | the environment's | what the agent sees now; the parts of a Dict under their own keys, of a Tuple as `observation_0`, ...; keys of nested ones joined by `_` |
-    | `recent_observations` | `Box` (n · size,) float32 | what it saw; of a Dict or Tuple one for each part, `recent_observations_<key>` |
+    | `observation` | the environment's | the current observation; the parts of a Dict under their own keys, of a Tuple as `observation_0`, ...; keys of nested ones joined by `_` |
+    | `recent_observations` | `Box` (n · size,) float32 | what it saw; for a Dict or Tuple one for each part, `recent_observations_<key>` |
     | `recent_actions` | `Box` (n · size,) float32 | what it did then; as above |
     | `recent_rewards` | `Box` (n,) float32 | what it got for it |
-    | `recent_info_<key>` | `Box` (n,) float32 | a number in the info that came with it, 0 where there was none |
-    | `recent_annotation_<name>` | `Box` (n,) float32 | what it said of it (`annotate`), 0 where it said nothing |
-    | `recent_mask` | `MultiBinary` (n,) int8 | 1 where there is a transaction, 0 where there is none yet; there all others are 0 |
+    | `recent_info_<key>` | `Box` (n,) float32 | a number in its info, 0 if there is none |
+    | `recent_annotation_<name>` | `Box` (n,) float32 | an annotation of it (`annotate`), 0 if there is none |
+    | `recent_mask` | `MultiBinary` (n,) int8 | 1 for a transaction, 0 if there is none yet; then all other values are 0 |
 
-    All are vectors, because SB3's `check_env` asks for these: `reshape(n, -1)` has a row for each
-    transaction. An element of `Discrete` or `MultiDiscrete` becomes one-hot columns, as Gymnasium's
-    `flatten` and SB3's own preprocessing have it: its number says nothing of order, and zeros can
-    mean that nothing is there. Images (`Box` of uint8 from 0 to 255 with three axes) stay uint8
-    images, side by side along their channels as in SB3's `VecFrameStack`, so that its CNN gets
-    them.
+    All are vectors, because SB3's `check_env` requires it: `reshape(n, -1)` has a row for each
+    transaction. An element of `Discrete` or `MultiDiscrete` becomes one-hot columns, as in
+    Gymnasium's `flatten` and SB3's preprocessing: its number implies no order, and zeros can mean
+    "no transaction". Images (`Box` of uint8 from 0 to 255 with three axes) stay uint8 images,
+    stacked along their channels as in SB3's `VecFrameStack`, so that SB3's CNN can use them.
 
-    It needs no store. Around a recorder, `RecentTransactionsObservation(jam.record(env), 3)`, the
-    environment's own observations are recorded; inside, `jam.record(RecentTransactionsObservation(
-    env, 3))`, those that the agent saw.
+    The wrapper needs no store. `RecentTransactionsObservation(jam.record(env), 3)` records the
+    environment's own observations; `jam.record(RecentTransactionsObservation(env, 3))` records
+    those that the agent saw.
 
     Example:
         >>> env = RecentTransactionsObservation(gym.make("CartPole-v1"), 3)
@@ -64,22 +63,23 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
 
     Args:
         env: An environment; every part of its spaces has a fixed shape.
-        n: How many transactions, at least 1.
-        fields: What of them: `observations`, `actions`, `rewards`, `info_<key>`,
+        n: Number of transactions, at least 1.
+        fields: The parts of a transaction: `observations`, `actions`, `rewards`, `info_<key>`,
             `annotation_<name>`; none of them twice.
-        source: Whose transactions: None for those that pass through here. Or `jam.episode(id)`,
-            another agent's, live or not; or `jam.episodes(run=...)`: the newest n of any actor in
-            that run. A thread reads them again and again; a step takes what was read last and
-            waits for nothing. `info["recent_staleness_s"]` says how long ago that read began,
-            infinite before the first: a store that does not answer changes nothing else. Their
-            spaces have to be those of `env`, as far as `fields` asks for them.
-        across_episodes: Go on showing the transactions of earlier episodes after a reset. What a
-            recorder outside keeps then depends on earlier episodes, and does not replay.
-        flatten: One `Box` (k,) float32 instead, for policies that take vectors only: what is seen
-            now, the fields in their order, the mask. Images are numbers from 0 to 255 in it.
+        source: Where the transactions come from: None = this environment; `jam.episode(id)` =
+            another agent's episode, live or not; `jam.episodes(run=...)` = the newest n of any
+            actor in that run. A thread reads them again and again; a step uses the last result and
+            never waits. `info["recent_staleness_s"]` is the time since that read began, infinite
+            before the first one, and grows if the store does not answer. The spaces that `fields`
+            needs must be those of `env`.
+        across_episodes: Whether transactions of earlier episodes stay after a reset. Episodes that
+            a recorder outside records then depend on earlier episodes, and cannot be replayed.
+        flatten: Return one `Box` (k,) float32 instead, for policies that accept only vectors: the
+            current observation, the fields in their order, the mask. Images become numbers from 0
+            to 255.
 
     Raises:
-        InvalidArgument: `n` or a field is not what it can be.
+        InvalidArgument: `n`, a field or `source` is invalid.
         UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
     """  # noqa: E501 - rows of a table
 
@@ -118,7 +118,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment; unless `across_episodes`, its own past is forgotten."""
+        """Reset the environment; forget its transactions, unless `across_episodes`."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._annotation = {}
         if self._reader is not None:
@@ -129,28 +129,28 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         return self._with_past(observation), info
 
     def step(self, action: ActType) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step the environment; what comes of it is the newest transaction.
+        """Step the environment; the step becomes the newest transaction.
 
         Raises:
-            InvalidRecord: An action, a reward or an info is not the number, or has not the shape,
-                that is declared; names it. With a `source`: of its transactions.
+            InvalidRecord: An action, a reward or an info is not a number, or has another shape than
+                declared (with a `source`: in one of its transactions); names it.
         """
         if self._reader is not None:
             observation, reward, terminated, truncated, info = self.env.step(action)
             observation, info = self._with_source(self._reader, observation, info)
             return observation, reward, terminated, truncated, info
         past = self._past
-        past.put("action", action)
+        past.set("action", action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         annotation, self._annotation = self._annotation, {}
-        past.put("reward", reward)
-        past.put("info", info)
-        past.put("annotation", annotation)
+        past.set("reward", reward)
+        past.set("info", info)
+        past.set("annotation", annotation)
         past.commit()
         return self._with_past(observation), reward, terminated, truncated, info
 
     def _with_past(self, observation: Any) -> Any:
-        self._past.put("observation", observation)  # the next transaction begins with it
+        self._past.set("observation", observation)  # the next transaction begins with it
         return self._view.observation(observation, self._past.arrays())
 
     def _with_source(
@@ -168,13 +168,13 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
             super().close()
 
     def annotate(self, **values: Any) -> None:
-        """Say something of the next step, for the fields `annotation_<name>`.
+        """Annotate the next step, for the fields `annotation_<name>`.
 
-        A recorder inside is told, too. One outside does not tell this wrapper what it is told: put
-        this wrapper around the recorder, to show what the agent said.
+        A recorder inside gets the annotations, too. A recorder outside does not pass them on: to
+        show annotations, put this wrapper around the recorder.
 
         Args:
-            **values: By name, as for `RecordEpisodes.annotate`; numbers, where they are shown.
+            **values: By name, as for `RecordEpisodes.annotate`; numbers if they are shown.
         """
         self._annotation.update(values)
         if self.env.has_wrapper_attr("annotate"):
@@ -184,10 +184,10 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
 def check_arguments(
     n: int, fields: Sequence[str], source: Source | None, across_episodes: bool
 ) -> None:
-    """Refuse what is no number of transactions, no list of fields, or no source of them.
+    """Check the arguments of the wrapper.
 
     Raises:
-        InvalidArgument: It is not; names it.
+        InvalidArgument: One is invalid; names it.
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise InvalidArgument(f"n={n!r}: it is the number of transactions, 1 or more")

@@ -125,7 +125,7 @@ class Column:
         lows, highs = np.stack([np.minimum(low, 0)] * n), np.stack([np.maximum(high, 0)] * n)
         self.space = spaces.Box(self._arranged(lows), self._arranged(highs), dtype=low.dtype.type)
 
-    def put(self, value: Any) -> None:
+    def set(self, value: Any) -> None:
         """Set what the next transaction has here.
 
         Raises:

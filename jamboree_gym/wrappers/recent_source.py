@@ -1,4 +1,4 @@
-"""Reading the newest transactions of other episodes beside the environment's thread."""
+"""Reads the newest transactions of other episodes, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Source = Episode | EpisodeQuery
 PAUSE_S: Final = 0.05
 """Pause between two reads, seconds."""
 PAUSE_PER_READ: Final = 4
-"""And at least so many times what the read took: where a run is long, reads are rare."""
+"""The pause is at least this many times as long as the read: reads of a long run are rare."""
 CLOSE_TIMEOUT_S: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class SourceReader:
     """Reads the newest n transactions of a source again and again, in a thread of its own.
 
-    A store that fails is asked again; meanwhile what was read last stays, and gets older.
+    If the store fails, it is asked again; until then the last result stays, and gets older.
 
     Args:
         source: An episode, or a query for episodes.
@@ -49,7 +49,7 @@ class SourceReader:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to read, where that is not so yet. In a forked process it has to begin again."""
+        """Start the thread if it does not run; a forked process has to start it again."""
         if self._stop.is_set() or (self._thread is not None and self._thread.is_alive()):
             return
         self._thread = threading.Thread(target=self._run, name="jamboree-recent", daemon=True)
@@ -107,7 +107,7 @@ class SourceReader:
         past.clear()
         for step in steps:
             for role in ("observation", "action", "reward", "info", "annotation"):
-                past.put(role, getattr(step, role))
+                past.set(role, getattr(step, role))
             past.commit()
         self._shown = past.arrays(), read_at
 
@@ -130,5 +130,5 @@ def newest_of(source: Source, n: int) -> list[StepData]:
 
 
 def _newest_at(summary: EpisodeSummary) -> float:
-    """When its newest step returned, epoch seconds."""
+    """Time of the newest step, epoch seconds."""
     return summary.started_at + summary.elapsed_s

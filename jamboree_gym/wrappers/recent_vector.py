@@ -25,9 +25,9 @@ __all__ = ["RecentTransactionsObservation"]
 class RecentTransactionsObservation(VectorWrapper):
     """Puts the newest n transactions of each sub-environment into its observation.
 
-    What each sub-environment shows is what `jamboree_gym.wrappers.RecentTransactionsObservation`
-    shows around it, in every autoreset mode: the step that NEXT_STEP autoreset ignores is no
-    transaction, and the last observation in `infos["final_obs"]` has its transactions, too.
+    In every autoreset mode, each sub-environment shows the same as with a
+    `jamboree_gym.wrappers.RecentTransactionsObservation` of its own: the step that NEXT_STEP
+    autoreset ignores is no transaction, and `infos["final_obs"]` has transactions, too.
 
     Example:
         >>> envs = gym.make_vec("CartPole-v1", num_envs=4)
@@ -38,16 +38,16 @@ class RecentTransactionsObservation(VectorWrapper):
 
     Args:
         env: A vector environment; every part of its spaces has a fixed shape.
-        n: How many transactions, at least 1.
+        n: Number of transactions, at least 1.
         fields: `observations`, `actions`, `rewards`, `info_<key>`, `annotation_<name>`; none twice.
-        source: An episode or a query; all sub-environments show the same then, and
-            `infos["recent_staleness_s"]` says of each how old it is.
-        across_episodes: Go on showing the transactions of earlier episodes after a reset.
+        source: An episode or a query; then all sub-environments show the same, and
+            `infos["recent_staleness_s"]` has its age for each.
+        across_episodes: Whether transactions of earlier episodes stay after a reset.
         flatten: One `Box` (num_envs, k) float32 instead of a `Dict`.
 
     Raises:
-        InvalidArgument: `n`, a field or `source` is not what it can be, or the environment does not
-            say its autoreset mode.
+        InvalidArgument: `n`, a field or `source` is invalid, or the environment does not declare
+            its autoreset mode.
         UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
     """
 
@@ -61,7 +61,7 @@ class RecentTransactionsObservation(VectorWrapper):
         across_episodes: bool = False,
         flatten: bool = False,
     ) -> None:
-        self._reader: SourceReader | None = None  # asked for by `close`, also of one half made
+        self._reader: SourceReader | None = None  # `close` reads it, also after a failed __init__
         check_arguments(n, fields, source, across_episodes)
         super().__init__(env)
         self._mode = autoreset_mode(env)
@@ -103,13 +103,13 @@ class RecentTransactionsObservation(VectorWrapper):
         return self._batch([self._seen(i, now) for i, now in self._each(batch)]), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step the sub-environments; what comes of it is the newest transaction of each.
+        """Step the sub-environments; the step becomes the newest transaction of each.
 
         Raises:
-            InvalidRecord: An action, a reward, a flag or an info is not what is declared; names
-                it. With a `source`: of its transactions.
+            InvalidRecord: An action, a reward, a flag or an info is not as declared (with a
+                `source`: in one of its transactions); names it.
         """
-        self._put_each("action", iterate(self.action_space, actions))
+        self._set_each("action", iterate(self.action_space, actions))
         batch, rewards, terminations, truncations, infos = self.env.step(actions)
         ends = self._ends(terminations, truncations)
         awaited, split = self._awaits_autoreset, split_infos(infos, self.num_envs)
@@ -143,36 +143,35 @@ class RecentTransactionsObservation(VectorWrapper):
             ends |= flags
         return ends
 
-    def _put_each(self, role: str, values: Iterable[Any]) -> None:
+    def _set_each(self, role: str, values: Iterable[Any]) -> None:
         if self._reader is None:
             for past, value in zip(self._pasts, values, strict=True):
-                past.put(role, value)
+                past.set(role, value)
 
     def _with_source(self, reader: SourceReader, infos: dict[str, Any]) -> dict[str, Any]:
-        """Take what was read last; the infos with its age."""
+        """Use the last result of the reader; return the infos with its age."""
         self._borrowed, staleness_s = reader.newest()
         ages, all_of_them = np.full(self.num_envs, staleness_s), np.ones(self.num_envs, np.bool_)
         return {**infos, STALENESS: ages, f"_{STALENESS}": all_of_them}
 
     def _commit(self, i: int, reward: Any, info: Mapping[str, Any]) -> None:
-        """The transaction of a sub-environment is complete."""
+        """Complete the transaction of a sub-environment."""
         if self._reader is None:
             past = self._pasts[i]
-            past.put("reward", reward)
-            past.put("info", info)
-            past.put("annotation", self._annotations[i])
+            past.set("reward", reward)
+            past.set("info", info)
+            past.set("annotation", self._annotations[i])
             past.commit()
 
     def _forget(self, i: int) -> None:
-        """A new episode begins."""
         if self._reader is None and not self._across_episodes:
             self._pasts[i].clear()
 
     def _seen(self, i: int, now: Any) -> Any:
-        """What a sub-environment shows; its next transaction begins with it."""
+        """The observation of a sub-environment, which also begins its next transaction."""
         if self._reader is not None:
             return self._view.observation(now, self._borrowed)
-        self._pasts[i].put("observation", now)
+        self._pasts[i].set("observation", now)
         return self._view.observation(now, self._pasts[i].arrays())
 
     def _each(self, batch: Any) -> Any:
@@ -185,9 +184,9 @@ class RecentTransactionsObservation(VectorWrapper):
         return concatenate(space, observations, empty)
 
     def annotate(self, **values: Any) -> None:
-        """Say something of the next step, for the fields `annotation_<name>`.
+        """Annotate the next step, for the fields `annotation_<name>`.
 
-        A recorder inside is told, too.
+        A recorder inside gets the annotations, too.
 
         Args:
             **values: By name; a scalar for all alike, else an array (num_envs, ...), a list, or a

@@ -1,4 +1,4 @@
-"""An observation with the newest transactions beside it."""
+"""An observation together with the newest transactions."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Past:
             (MASK, spaces.MultiBinary(n)),
         ]
 
-    def put(self, role: str, value: Any) -> None:
+    def set(self, role: str, value: Any) -> None:
         """Copy what the columns need of an observation, an action, ... of the next transaction.
 
         Raises:
             InvalidRecord: It does not fit; names the column.
         """
         for column in self._by_role.get(role, ()):
-            column.put(value)
+            column.set(value)
 
     def commit(self) -> None:
         """The next transaction is complete: it is the newest, and the oldest is forgotten."""
@@ -72,7 +72,7 @@ class RecentView:
 
     Args:
         observation_space: That of the environment.
-        past: What stands beside it.
+        past: The newest transactions.
         flatten: Whether to make one vector of all.
 
     Attributes:

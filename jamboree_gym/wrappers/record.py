@@ -42,9 +42,9 @@ ActType = TypeVar("ActType")
 class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     """Records every episode of an environment; changes nothing of what it does or returns.
 
-    An episode that is reset before its end, or closed, is `abandoned`. The seed of a reset is kept,
-    or, where none was given, the state of the environment's random generator just before it, so
-    that unseeded episodes can be replayed too.
+    An episode that is reset or closed before its end is `abandoned`. The seed of a reset is
+    recorded; without a seed, the state of the environment's random generator just before it, so
+    that unseeded episodes can be replayed, too.
 
     Example:
         >>> env = RecordEpisodes(gym.make("CartPole-v1"), jam, run="first")
@@ -54,30 +54,29 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         1
 
     Args:
-        env: An environment with spaces of Gymnasium, nested as they may be.
+        env: An environment with spaces of Gymnasium, which may be nested.
         jam: Where to record. It stays open when the environment is closed.
         run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        tags: Values by which episodes can be found: `{"lr": 3e-4, "branch": "main"}`.
         handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error (the episode is then
-            abandoned), instead of a mark in place of what cannot, and one warning.
-        record_frames: Keep what `env.render()` returns: k for every k-th step, the reset being step
-            0, or a function of that number that says whether to. Off by default, because frames
-            can be rendered again by a replay.
-        snapshot_every: Keep where the environment stands after the reset and after every so-many-th
-            step, so that forks need not play all steps again; None = not at all.
+        record_infos: Whether to record infos, or a list of the keys to record.
+        strict_infos: Whether an info that cannot be stored is an error, which abandons the episode.
+            If False, a mark takes the place of such a value, and one warning is logged.
+        record_frames: Record what `env.render()` returns: k for every k-th step (the reset is step
+            0), or a function from the number of a step to whether its frame is recorded. Off by
+            default, because a replay can render frames again.
+        snapshot_every: Record the environment's state after the reset and after every k-th step, so
+            that forks need not play all steps again; None = no snapshots.
 
     Attributes:
-        handler: The handler that writes; it stands on the current episode.
+        handler: The handler that writes the current episode.
 
     Raises:
-        UnsupportedSpace: A space cannot be recorded, or `reward_space` says that rewards are
-            several numbers; names it.
-        InvalidRecord: A tag cannot be kept; names it.
-        InvalidArgument: An argument is not what it can be; names it. Or frames are asked
-            of an environment that was not made with `render_mode="rgb_array"`, or snapshots of one
-            that offers none.
+        UnsupportedSpace: A space cannot be recorded, or `reward_space` declares several numbers;
+            names it.
+        InvalidRecord: A tag cannot be stored; names it.
+        InvalidArgument: An argument is invalid; names it. Or the environment was not made with
+            `render_mode="rgb_array"` and cannot render frames, or it offers no snapshots.
     """
 
     instead = "copy or pickle the environment below it (`env.env`), and record the copy"
@@ -123,7 +122,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override] # as in gym.Wrapper itself
-        """That of the environment: it is made again without its recorder."""
+        """Spec of the environment, without the recorder."""
         return self.env.spec
 
     @property
@@ -142,7 +141,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
 
         Raises:
             StoreUnavailable, StoreFull: As `step`.
-            InvalidRecord: What it returned cannot be recorded; nothing is until the next reset.
+            InvalidRecord: The result cannot be recorded; nothing is recorded until the next reset.
         """
         self._recorder.admit()
         rng_state = None if seed is not None else rng_state_of(self._base)
@@ -172,7 +171,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
     def _begin(
         self, observation: ObsType, info: Mapping[str, Any], **origin: Any
     ) -> JamboreeError | None:
-        """Begin an episode; why it is not in Redis yet, although it has begun."""
+        """Begin an episode; return why Redis has not confirmed it, if it has begun all the same."""
         failure: JamboreeError | None = None
         try:
             self._recorder.begin(observation, info, **origin)
@@ -197,14 +196,14 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         fork_step: int,
         rng_state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin an episode where the environment stands, as a child of the one that led there.
+        """Begin an episode in the environment's current state, as a child of the one it came from.
 
         Args:
-            observation: What the environment returned last.
-            info: Likewise.
-            parent: Id of the episode of which steps have been played.
-            fork_step: How many of them.
-            rng_state: What the environment's generator was given since; None = it kept its own.
+            observation: The last observation that the environment returned.
+            info: The info that came with it.
+            parent: Id of the episode whose steps were played.
+            fork_step: Number of these steps.
+            rng_state: A state that the environment's generator was set to since; None = it was not.
         """
         self._recorder.admit()
         failure = self._begin(
@@ -265,7 +264,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         return result
 
     def _step_sidecars(self) -> StoreFull | StoreUnavailable | None:
-        """Record frames and snapshots of the step; returns why Redis has not confirmed them."""
+        """Record frames and snapshots of the step; return why Redis has not confirmed them."""
         failure = None
         for sidecar in self._sidecars:
             try:
@@ -275,9 +274,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         return failure
 
     def annotate(self, **values: Any) -> None:
-        """Say something of the next step: it is recorded beside it.
+        """Annotate the next step with what the agent knows when it acts.
 
-        Whatever the agent knows when it acts. These names mean the same everywhere:
+        These names mean the same everywhere:
 
         | name | what | dtype |
         |---|---|---|
@@ -286,7 +285,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         | `policy_version` | number of updates that its policy has had | int |
         | `q_values` | its estimate for each action | float (n,) |
 
-        Calls before one step add up. What is said before a reset is dropped.
+        Several calls before one step are merged. A reset drops annotations.
 
         Args:
             **values: Scalars or arrays by name; dicts and tuples of these; any dtype.
@@ -303,7 +302,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         self._recorder.annotate(values)
 
     def close(self) -> None:
-        """Close the environment; an episode that has not ended is abandoned."""
+        """Close the environment; an unfinished episode becomes `abandoned`."""
         try:
             self._recorder.abandon()
         finally:
@@ -311,9 +310,9 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
 
 
 def _has_moved(error: BaseException) -> bool:
-    """Whether the environment has, although it raises.
+    """Whether the environment has moved although it raised.
 
-    Another recorder is wrapped in this one, or what it returned is no result.
+    A recorder inside this one raised, or the environment returned something that is no result.
     """
     has_returned = isinstance(error, JamboreeError) and error.returned is not None
     return has_returned or isinstance(error, NoResult)

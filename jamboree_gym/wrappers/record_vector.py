@@ -40,13 +40,13 @@ _RESETS_NEXT_STEP = "gymnasium.envs.functional_jax_env.FunctionalJaxVectorEnv"
 class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
     """Records every episode of every sub-environment; changes nothing of what is returned.
 
-    Whatever the autoreset mode, the recorded episodes are those that the sub-environments would
-    have given if they had been stepped one by one. The step that NEXT_STEP autoreset ignores is not
-    in them: it begins the next episode.
+    In every autoreset mode, the recorded episodes are the same as if each sub-environment were
+    stepped alone. The step that NEXT_STEP autoreset ignores is not recorded: it begins the next
+    episode.
 
-    Each sub-environment's seed is kept. Without one, the state of its generator just before the
-    reset is, where the sub-environments live in this process and it can be asked for; else the
-    episode says which one it follows.
+    The seed of each sub-environment is recorded. Without a seed, the state of its generator just
+    before the reset is recorded if the sub-environment lives in this process; otherwise the id of
+    the episode before it.
 
     Example:
         >>> envs = RecordEpisodes(gym.make_vec("CartPole-v1", num_envs=4), jam, run="first")
@@ -56,19 +56,18 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         1
 
     Args:
-        env: A vector environment. Of an `AsyncVectorEnv` the specs are asked for, once.
+        env: A vector environment. An `AsyncVectorEnv` is asked once for its specs.
         jam: Where to record. It stays open when the environment is closed.
-        run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        run: As for `jamboree_gym.wrappers.RecordEpisodes`, like the options that follow.
+        tags: `{"lr": 3e-4, "branch": "main"}`.
         handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error (its episode is then
-            abandoned), instead of a mark in place of what cannot, and one warning.
+        record_infos: True, False or a list of keys.
+        strict_infos: Whether an info that cannot be stored is an error.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept.
-        InvalidArgument: The environment does not say its autoreset mode.
+        InvalidRecord: A tag cannot be stored.
+        InvalidArgument: The environment does not declare its autoreset mode.
     """
 
     instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
@@ -169,7 +168,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         awaited: list[bool],
         rng_states: Mapping[int, Mapping[str, Any]],
     ) -> None:
-        """Keep what a step returned; `awaited` becomes what the next one resets."""
+        """Record the result of a step; update `awaited` to what the next step resets."""
         size = len(awaited)
         terminated, refused = flags_of("terminations", terminations, size)
         truncated, also_refused = flags_of("truncations", truncations, size)
@@ -238,7 +237,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
             super().close(**kwargs)
 
     def _split(self, observations: Any, infos: Any) -> tuple[Sequence[Any], Any]:
-        """What a batch holds of each sub-environment."""
+        """The parts of a batch, one for each sub-environment."""
         num_envs = self.num_envs
         return (
             _parts(self.observation_space, observations),
@@ -280,7 +279,7 @@ class _NoInfos:
 
 
 def _parts(space: Space[Any], batch: Any) -> Sequence[Any]:
-    """What a batch holds of each sub-environment."""
+    """The parts of a batch, one for each sub-environment."""
     if batch.__class__ is np.ndarray and batch.ndim:  # no need to take all of them out of it
         return cast("Sequence[Any]", batch)
     return list(iterate(space, batch))
@@ -334,7 +333,7 @@ def _sub_envs(env: VectorEnv[Any, Any, Any]) -> list[gym.Env[Any, Any] | EnvSpec
 
 
 def _description(env: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> dict[str, Any]:
-    """What provenance says of the vector environment."""
+    """The provenance of the vector environment."""
     wrappers, base = [], env
     while isinstance(base, VectorWrapper):
         wrappers.append(class_name(type(base)))

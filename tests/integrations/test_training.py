@@ -214,13 +214,13 @@ def test_a_learn_that_an_exception_has_ended_is_told_from_one_that_goes_on() -> 
 
     def learn() -> None:
         watches.append(LearnWatch(has_ended.set))
-        assert watches[0]._goes_on()
+        assert watches[0]._is_running()
         raise ValueError("burnt")
 
     with pytest.raises(ValueError, match="burnt") as caught:
         learn()
 
-    assert not watches[0]._goes_on()
+    assert not watches[0]._is_running()
     assert has_ended.wait(20)
     assert watches[0]._frame is None
     assert caught.traceback[-1].frame.f_locals["watches"] is watches  # a debugger still finds it

@@ -11,7 +11,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import fork, verify
-from jamboree_gym.replay.verification.compare import actions_as_taken
+from jamboree_gym.replay.verification.compare import recorded_actions
 
 
 def assert_forks_like_recorded(
@@ -24,7 +24,7 @@ def assert_forks_like_recorded(
     rows, data = episode.rows(), episode.data()
     is_same = _are_same if episode.provenance["vector"] else _are_identical
     has_ended = episode.status in ("terminated", "truncated")
-    actions = list(actions_as_taken(rows))
+    actions = list(recorded_actions(rows))
     for step in range(len(actions) + (not has_ended)) if steps is None else steps:
         env = fork(episode, step, **options)
         assert is_same(env.observation, rows.observation(step)), step

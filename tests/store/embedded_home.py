@@ -21,7 +21,7 @@ from filelock import FileLock
 import jamboree_gym
 from jamboree_gym.servers.embedded import EmbeddedServers, ServerStatus, server_status
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.mongo_program import MongoProgram, _free_port
+from jamboree_gym.servers.programs.mongo import MongoProgram, _free_port
 
 PATIENCE_S = 30.0
 SUPERVISOR = "--ready-fd"  # is in its command line

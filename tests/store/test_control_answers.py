@@ -95,10 +95,10 @@ def test_a_status_of_other_kinds_is_an_error(
 ) -> None:
     answering(b'{"ok": true, ' + field + b"}")
 
-    with pytest.raises(EmbeddedServerError, match="gave an answer that is none"):
+    with pytest.raises(EmbeddedServerError, match="gave an unexpected answer"):
         server_status(home)
 
 
 def test_a_launch_that_tells_nonsense_is_an_error() -> None:
-    with pytest.raises(EmbeddedServerError, match="gave an answer that is none"):
+    with pytest.raises(EmbeddedServerError, match="gave an unexpected answer"):
         decode_reply(b"Traceback (most recent call last)\n")

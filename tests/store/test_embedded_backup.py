@@ -35,7 +35,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.backup.automatic import SupervisorsBackup
 from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.mongo_program import MongoProgram
+from jamboree_gym.servers.programs.mongo import MongoProgram
 
 BACKUP = "jamboree_gym.backup.embedded"  # is in its command line
 MONGO_CLIENT = "jamboree_gym.store.mongo.client"
@@ -357,8 +357,8 @@ def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_clien
 def test_a_process_that_does_not_end_is_killed(
     used_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = "jamboree_gym.servers.backup_process"
-    shorten(monkeypatch, tmp_path, SUPERVISOR, keeper, LAST_COPY_S=0.5)
+    module = "jamboree_gym.servers.backup_process"
+    shorten(monkeypatch, tmp_path, SUPERVISOR, module, LAST_COPY_S=0.5)
     with Jamboree(home=used_home, backup=True) as jam:
         NoteHandler(jam, "n").save({"n": 1})
         wait_until(lambda: bool(backups_of(used_home)))

@@ -35,8 +35,8 @@ from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.control import decode
 from jamboree_gym.servers.embedded import EmbeddedServers, server_status, stop_servers
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.mongo_program import MongoProgram
-from jamboree_gym.servers.server_processes import ServerProcess, launch, start_server
+from jamboree_gym.servers.programs.mongo import MongoProgram
+from jamboree_gym.servers.programs.server_processes import ServerProcess, launch, start_server
 
 NOBODY = 65534
 
@@ -178,7 +178,7 @@ def test_record_of_the_supervisor_cut_short_does_not_matter(home: Path) -> None:
 def test_data_held_by_a_stranger_is_left_alone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    servers = "jamboree_gym.servers.server_processes"
+    servers = "jamboree_gym.servers.programs.server_processes"
     patience = {"ORPHAN_TIMEOUT_S": 0.2, "LAUNCH_LOCK_TIMEOUT_S": 0.2}
     shorten(monkeypatch, tmp_path, SUPERVISOR, servers, **patience)
     home.mkdir(mode=0o700)

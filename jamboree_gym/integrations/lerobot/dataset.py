@@ -45,10 +45,10 @@ def to_lerobot(
 ) -> Path:
     """Write the episodes that are over as a LeRobot data set.
 
-    A frame for each step: the observation *before* the action, the action, and what came of it.
-    The last observation of an episode is not in a LeRobot data set; episodes without steps are left
-    out. Called again, also after it was killed, it adds the episodes that are not there yet. Open
-    the data set when it has returned.
+    A frame for each step: the observation *before* the action, the action, and its results. The
+    last observation of an episode is not in a LeRobot data set; episodes without steps are left
+    out. If you call this again, also after a kill, it adds the missing episodes. Open the data set
+    after the call has returned.
 
     - A vector or number that is the whole observation is `observation.state`, an image
       `observation.image`; those of a dict are `observation.<key>` and `observation.images.<key>`.
@@ -64,11 +64,11 @@ def to_lerobot(
 
     Args:
         query: The episodes.
-        folder: Where to; it is made.
+        folder: The folder, which is made.
         fps: Steps per second.
-        task: What was to be done, in words; None: the id of the environment.
+        task: The task in words; None = the id of the environment.
         names: Other names for the features: `{"observation.agent_pos": "observation.state"}`.
-        robot_type: What LeRobot is told of the robot.
+        robot_type: The robot type in LeRobot's metadata.
         progress: Whether to show on stderr how many episodes have been written; or a function that
             is called with that number and the number of all.
 
@@ -94,13 +94,13 @@ def to_lerobot(
 
 
 class _Files:
-    """What there is of a data set.
+    """The files of a data set.
 
     Attributes:
         lengths: Number of steps of its episodes, by their ids, in order.
-        frames: How many frames it has.
+        frames: Number of frames.
         tasks: Its tasks, in order.
-        features: Its features; none as long as there is no episode.
+        features: Its features; empty without an episode.
     """
 
     def __init__(self, parts: PartFolder) -> None:
@@ -126,7 +126,7 @@ class _Files:
         return place, self.folder / "data" / name, self.folder / "meta" / "episodes" / name
 
     def write_meta(self, fps: float, robot_type: str | None) -> None:
-        """What is known of the data set as a whole."""
+        """Write the metadata of the whole data set."""
         tasks = pa.table(
             {"task_index": pa.array(range(len(self.tasks)), pa.int64()), "task": self.tasks}
         )
@@ -196,7 +196,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _features_in(path: Path) -> dict[str, Feature]:
-    """The features that a file in `meta/episodes` tells of."""
+    """The features that a file in `meta/episodes` names."""
     known = json.loads(pq.read_schema(path).metadata[_ID.encode()])
     return {name: Feature(one["dtype"], tuple(one["shape"])) for name, one in known.items()}
 
@@ -208,7 +208,6 @@ def _write(
     task: str | None,
     names: Mapping[str, str],
 ) -> None:
-    """Write new files."""
     part = next(parts, None)
     while part is not None:
         place, data, episodes = files.next()
@@ -223,7 +222,7 @@ def _write(
 
 
 class _Writer:
-    """Writes frames of episodes into one file, and remembers what is to be said of these."""
+    """Writes frames of episodes into one file, and collects the metadata of these episodes."""
 
     def __init__(self, files: _Files, path: Path, place: Mapping[str, int]) -> None:
         self._files = files
@@ -257,12 +256,12 @@ class _Writer:
         _check_alike(files, features, part.summary.id)
         for name, values in columns.items():
             self._stats.setdefault(name, Stats()).add(values)
-        self._put(pa.table({name: features[name].to_arrow(columns[name]) for name in features}))
+        self._append(pa.table({name: features[name].to_arrow(columns[name]) for name in features}))
         self._length += count
         if part.is_last:
             self._end(part.summary.id, task)
 
-    def _put(self, table: pa.Table) -> None:
+    def _append(self, table: pa.Table) -> None:
         self._waiting.append(table)
         self._nbytes += table.nbytes
         self._waiting_nbytes += table.nbytes

@@ -1,8 +1,8 @@
-"""Infos and annotations of an episode <-> what Minari has for infos: a column for each key.
+"""Infos and annotations of an episode <-> Minari's infos: a column for each key.
 
-A key that every step's info has, with values of one layout, is a column. (The reset's info may
-lack it: NaN, 0 or an empty text is there.) All else is encoded, row by row, in a column of texts,
-so that what comes back is what was recorded, and no other reader of the dataset stumbles over it.
+A key is a column if every step's info has it, with values of one layout. (If the reset's info lacks
+it, the column has NaN, 0 or an empty text there.) Everything else is encoded, row by row, in a
+column of texts: it is restored as it was recorded, and other readers of the dataset can ignore it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _DAMAGE = (DecodeError, ArithmeticError, AttributeError, LookupError, TypeError,
 
 
 class InfoColumns:
-    """The columns of one episode's infos, and what tells them from arrays that look alike.
+    """The columns of one episode's infos, and their layouts.
 
     Attributes:
         columns: By key, T + 1 rows each.
@@ -105,7 +105,7 @@ class InfoColumns:
     def read(
         columns: Mapping[str, Any], layouts: Mapping[str, Any], count: int
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Inverse: the infos of so many rows, and the annotations by name, T rows each.
+        """Inverse: the infos of `count` rows, and the annotations by name, T rows each.
 
         Raises:
             DecodeError: They are not as they were written.

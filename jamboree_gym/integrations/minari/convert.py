@@ -1,4 +1,4 @@
-"""One episode <-> what Minari holds of one; what Minari has no place for is named by its leaf.
+"""One episode <-> Minari's form of it; an error names the leaf that Minari cannot hold.
 
 Minari's `observations[k]` was acted on by `actions[k]`, as in `EpisodeData`: nothing is shifted.
 """
@@ -42,11 +42,11 @@ Note = tuple[EpisodeSummary, EpisodeOrigin, str]
 
 
 def check_minari_space(space: spaces.Space[Any], place: str) -> None:
-    """Refuse what Minari has no place for.
+    """Check that Minari can hold values of a space.
 
     Args:
         space: Observation or action space.
-        place: What it is, as the message shall call it: `observation`.
+        place: Its name in the message: `observation`.
 
     Raises:
         UnsupportedSpace: Names the leaf: `observation['map'][1]`.
@@ -74,16 +74,15 @@ def check_minari_space(space: spaces.Space[Any], place: str) -> None:
 def to_buffer(
     whole: WholeEpisode, summary: EpisodeSummary, space_pair: tuple[Any, Any]
 ) -> tuple[EpisodeBuffer, dict[str, Any], dict[str, Any]]:
-    """An episode as Minari's writer takes it.
+    """An episode in the form of Minari's writer.
 
-    Minari wants an end: where the episode has none, its last step is truncated, and its status
-    tells what was.
+    Minari requires an end: the last step of an episode without one is truncated; its status stays.
 
     Returns:
-        The buffer, what it says of the episode beside it, and the layouts by their digest.
+        The buffer, the metadata of the episode, and the layouts by their digest.
 
     Raises:
-        InvalidRecord: Values are not of their space, so that Minari cannot hold them; names the
+        InvalidRecord: Values are outside of their space, so Minari cannot hold them; names the
             leaf.
     """
     rows, steps = whole.rows, whole.rows[_NO_STEPS]
@@ -110,7 +109,7 @@ def to_buffer(
 
 
 def _all_annotations(schemas: SchemaChanges) -> Group:
-    """The layouts of all that was ever said, by name."""
+    """The layouts of all annotations, by name."""
     known = {
         name: part
         for _, schema in schemas
@@ -120,7 +119,7 @@ def _all_annotations(schemas: SchemaChanges) -> Group:
 
 
 def _arrays(arrays: Arrays, space: spaces.Space[Any], place: str) -> Any:
-    """Arrays as Minari's writer wants them for a space."""
+    """Arrays in the form of Minari's writer for a space."""
     if isinstance(space, spaces.Dict):
         if not isinstance(arrays, dict) or arrays.keys() != space.spaces.keys():
             raise _misfit(place, space)
@@ -164,7 +163,7 @@ def _plain_options(options: Any) -> dict[str, Any] | None:
     return plain or None
 
 
-# -- what stands beside an episode --------------------------------------------------------------
+# -- the metadata of an episode -----------------------------------------------------------------
 
 
 def _layouts(schemas: SchemaChanges, infos: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +193,7 @@ def schemas_of(layouts: Mapping[str, Any]) -> SchemaChanges:
 
 
 def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> dict[str, Any]:
-    """What the dataset says of the episode: to be read by people, and all of it as a note."""
+    """The metadata of an episode: fields for people, and the complete summary as a note."""
     note = b64encode(encode_episode_note(encode_summary(summary), encode_origin(origin))).decode()
     if len(note) > _MAX_NOTE:
         raise InvalidRecord(
@@ -212,7 +211,7 @@ def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> d
 
 
 def note_of(metadata: Mapping[str, Any], where: str) -> Note | None:
-    """What `to_minari` says of an episode; None where another program has written it.
+    """The note that `to_minari` wrote for an episode; None if another program wrote the episode.
 
     Raises:
         DecodeError: It is damaged.

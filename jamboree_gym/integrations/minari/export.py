@@ -50,33 +50,33 @@ def to_minari(
     eval_env: str | EnvSpec | None = None,
     progress: bool | Progress = False,
 ) -> MinariDataset:
-    """Write episodes into a Minari dataset (its HDF5 format), all that was recorded of them.
+    """Write episodes completely into a Minari dataset (in Minari's HDF5 format).
 
-    Observations with the last one, actions, rewards, ends, infos, seeds and options are where
-    Minari has them; what it has no place for is beside them, and `from_minari` brings it back.
-    Images are kept as they are, not as JPEG.
+    Observations (including the last one), actions, rewards, ends, infos, seeds and options are
+    where Minari expects them. Everything else is stored in addition, and `from_minari` restores it.
+    Images are stored without loss, not as JPEG.
 
-    Called again with the same id, it adds what the dataset lacks: episodes that were recorded
-    meanwhile, or the rest after a kill. Nothing is twice. Minari sees the dataset only as it was
-    before, or with all of it. Memory holds some MB, or the one episode that is larger.
+    If you call this again with the same id, it adds the missing episodes: new ones, or the rest
+    after a kill. No episode is written twice. Minari sees either the old dataset or the complete
+    new one. Memory holds some MB, or one episode if that is larger.
 
-    Episodes that still go on, and those without a step, are left out; a warning is logged. One
-    that was `abandoned` or `interrupted` gets a last step that is truncated, as Minari wants an
-    end; its status is in its metadata.
+    Running episodes and episodes without a step are left out, with a warning in the log. Minari
+    requires an end, so the last step of an `abandoned` or `interrupted` episode is truncated; its
+    status is in its metadata.
 
     Example:
         >>> dataset = to_minari(jam.episodes(run="expert"), "cartpole/expert-v0")
         >>> dataset.recover_environment()
 
     Args:
-        query: Which episodes, and in what order.
-        dataset_id: `(namespace/)name-v0`. Where it lies: `MINARI_DATASETS_PATH`, as for Minari.
-        description: What it is, in Markdown.
-        algorithm_name: Who acted.
+        query: The episodes, in the order of the dataset.
+        dataset_id: `(namespace/)name-v0`. `MINARI_DATASETS_PATH` chooses the folder, as in Minari.
+        description: Description in Markdown.
+        algorithm_name: The algorithm that chose the actions.
         author: One name, or several.
-        author_email: Likewise.
-        code_permalink: Where the code is that made it.
-        eval_env: To evaluate in; without it, the environment that was recorded.
+        author_email: One address, or several.
+        code_permalink: URL of the code that made the dataset.
+        eval_env: Environment for evaluation; None = the recorded one.
         progress: Whether to show on stderr how many episodes are written; or a function that is
             called with that number and the number of all.
 
@@ -85,8 +85,8 @@ def to_minari(
 
     Raises:
         UnsupportedSpace: Minari has no such space (Sequence, Graph, OneOf); names the leaf.
-        InvalidArgument: No id of a dataset, or a dataset of this id that is not ours.
-        InvalidRecord: Episodes of several environments, or values that are not of their space.
+        InvalidArgument: The id is invalid, or another program wrote the dataset of this id.
+        InvalidRecord: The episodes have several environments, or values outside of their space.
         EpisodeNotFound: There is nothing to write, or an episode was deleted meanwhile.
         ExportError: Another process writes this dataset.
         MissingExtra: Minari, h5py or Pillow is not installed.
@@ -101,7 +101,7 @@ def to_minari(
         "eval_env_spec": None if eval_env is None else _spec(eval_env).to_json(),
     }
     given = {name: value for name, value in metadata.items() if value is not None}
-    with files.held():
+    with files.locked():
         connection, found = found_by(query)
         wanted = _exportable(found)
         if not wanted and not files.exists:
@@ -120,7 +120,7 @@ def _spec(env: str | EnvSpec) -> EnvSpec:
 
 
 def _exportable(found: Found) -> Found:
-    """Those that are over and have a step."""
+    """The episodes that are over and have a step."""
     wanted = [one for one in found if one.status != "running" and one.steps > 0]
     if len(wanted) < len(found):
         log.warning(

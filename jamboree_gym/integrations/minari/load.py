@@ -48,26 +48,26 @@ def from_minari(
     tags: Mapping[str, Any] | None = None,
     progress: bool | Progress = False,
 ) -> list[str]:
-    """Put the episodes of a Minari dataset into the store, as if they had been recorded.
+    """Store the episodes of a Minari dataset as if they had been recorded.
 
-    Of a dataset that `to_minari` has written everything comes back as it was recorded: types,
-    times, tags, annotations, and where each episode came from. Of any other, what it holds; times
-    are those of the import, its steps a microsecond apart, because Minari knows none.
+    A dataset of `to_minari` is restored as it was recorded: types, times, tags, annotations and
+    provenance. From any other dataset, its content is imported; Minari has no times, so the steps
+    get the time of the import, a microsecond apart.
 
-    An episode's id follows from the dataset's id, the run and its place there (or the id that it
-    was recorded with). So a second call adds what is missing, also after a kill, and nothing twice.
+    The id of an episode follows from the id of the dataset, the run and its position (or from its
+    recorded id). So a second call, also after a kill, adds the missing episodes, and none twice.
 
     Example:
         >>> ids = from_minari(jam, "D4RL/pointmaze/umaze-v2", progress=True)
         >>> jam.episode(ids[0]).data().rewards.sum()
 
     Args:
-        jam: Where to.
-        dataset: A dataset, of which the episodes it points to are taken; or the id of one that is
-            on this machine.
-        run: The run that they belong to; None = the dataset's id.
-        tags: Whatever episodes shall be found by; beside those that they were recorded with, and
-            `minari` (the dataset's id) and `minari_episode` (the number there).
+        jam: The Jamboree that stores them.
+        dataset: A dataset, of which the selected episodes are imported; or the id of a dataset on
+            this machine.
+        run: The run of the episodes; None = the dataset's id.
+        tags: Tags for all episodes, added to the recorded ones and to `minari` (the dataset's id)
+            and `minari_episode` (the position).
         progress: Whether to show on stderr how many episodes there are; or a function that is
             called with that number and the number of all.
 
@@ -77,8 +77,7 @@ def from_minari(
     Raises:
         EpisodeNotFound: There is no such dataset here.
         InvalidArgument: The run's name is no valid Unicode, or the tags are no dict.
-        InvalidRecord: A tag cannot be kept, or the dataset holds other episodes than the one of
-            this id that was imported before.
+        InvalidRecord: A tag cannot be stored, or another dataset with this id was imported before.
         DecodeError: What the dataset holds is damaged.
         StoreUnavailable: Redis is away; call again when it is back.
         MissingExtra: Minari, h5py or Pillow is not installed.
@@ -88,14 +87,14 @@ def from_minari(
     opened = _opened(dataset) if isinstance(dataset, str) else dataset
     source = _Source(jam, opened, opened.id if run is None else run, jam.check_tags(tags or {}))
     indices = [int(index) for index in opened.episode_indices]
-    tell = teller(progress, "episodes imported")
+    report = teller(progress, "episodes imported")
     ids: list[str] = []
     with EpisodeImporter(jam) as importer:
         for first in range(0, len(indices), EPISODES_PER_READ):
             ids += source.bring(importer, indices[first : first + EPISODES_PER_READ])
             importer.flush()
-            if tell is not None:
-                tell(len(ids), len(indices))
+            if report is not None:
+                report(len(ids), len(indices))
     return ids
 
 
@@ -112,7 +111,7 @@ def _opened(dataset_id: str) -> MinariDataset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Listed:
-    """What the dataset's metadata says of an episode."""
+    """An episode, according to the dataset's metadata."""
 
     index: int
     id: str
@@ -125,7 +124,7 @@ class _Listed:
 
 
 class _Source:
-    """A dataset that episodes are taken from."""
+    """A dataset whose episodes are imported."""
 
     def __init__(
         self, jam: Connection, dataset: MinariDataset, run: str, tags: Mapping[str, Any]
@@ -152,7 +151,7 @@ class _Source:
         metadata = zip(indices, self._read("get_episode_metadata", indices), strict=True)
         listed_episodes = [self._listed(index, one) for index, one in metadata]
         there = importer.stored([listed.id for listed in listed_episodes])
-        missing = [one for one in listed_episodes if not self._is_there(one, there.get(one.id))]
+        missing = [one for one in listed_episodes if not self._is_imported(one, there.get(one.id))]
         episodes = self._read("get_episodes", [one.index for one in missing]) if missing else ()
         for listed, content in zip(missing, episodes, strict=True):
             importer.add(self._episode(listed, content, there.get(listed.id)))
@@ -172,7 +171,7 @@ class _Source:
     def _new_id(self, known: int | str) -> str:
         return episode_id_of(_SOURCE, self._id, self._run, known)
 
-    def _is_there(self, listed: _Listed, stored: EpisodeSummary | None) -> bool:
+    def _is_imported(self, listed: _Listed, stored: EpisodeSummary | None) -> bool:
         if stored is None or stored.steps < listed.steps:
             return False
         if stored.steps > listed.steps:

@@ -1,9 +1,9 @@
-"""A Minari dataset on disk, which grows so that a kill loses no more than its newest part.
+"""A Minari dataset on disk that grows in parts: a kill loses only the newest part.
 
-HDF5 does not survive a writer that is killed: its file may be unreadable then. So episodes are
-written into *parts*, small datasets in a hidden folder, each of which takes its name when it is
-whole. At the end all are copied into one, beside what the dataset held before, and that folder
-takes the dataset's place. So Minari sees the dataset as it was, or with everything in it.
+If a process is killed while it writes an HDF5 file, the file may be unreadable. So episodes are
+written into *parts*: small datasets in a hidden folder, each of which gets its name when it is
+complete. At the end, the old dataset and all parts are copied into a new folder, which replaces the
+dataset. So Minari sees either the old dataset or the complete new one.
 
     <datasets>/.jamboree/<id>/part-00000        whole; `lengths.json` in it says what it holds
     <datasets>/.jamboree/<id>/merged            whole; takes the dataset's place
@@ -45,7 +45,7 @@ Written = tuple[EpisodeBuffer, Mapping[str, Any]]
 
 
 class DatasetFiles:
-    """The files of one dataset, and those that become part of it.
+    """The files of one dataset, and the parts that will be merged into it.
 
     Args:
         dataset_id: `(namespace/)name-v0`.
@@ -54,7 +54,7 @@ class DatasetFiles:
         InvalidArgument: It is no id of a dataset.
 
     Attributes:
-        parts: What is written and not in the dataset yet.
+        parts: The parts that are written and not yet merged.
     """
 
     def __init__(self, dataset_id: str) -> None:
@@ -74,8 +74,8 @@ class DatasetFiles:
         self._merged = self._staging / "merged"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Held by one process at a time; what a killed one has begun is completed or removed.
+    def locked(self) -> Iterator[None]:
+        """Lock the dataset; complete or remove what a killed process has begun.
 
         Raises:
             ExportError: Another process writes this dataset.
@@ -88,18 +88,18 @@ class DatasetFiles:
 
     @property
     def exists(self) -> bool:
-        """Whether Minari sees it."""
+        """Whether Minari sees the dataset."""
         return self.data.exists()
 
     def storage(self) -> MinariStorage:
-        """The dataset as it is."""
+        """The storage of the current dataset."""
         return MinariStorage.read(self.data)
 
     def own_metadata(self) -> dict[str, Any]:
-        """What `to_minari` keeps of the dataset itself; empty where there is none.
+        """The metadata that `to_minari` stored; empty if there is no dataset yet.
 
         Raises:
-            InvalidArgument: There is a dataset of this id that another program has written.
+            InvalidArgument: Another program wrote the dataset of this id.
         """
         if not self.exists:
             return {}
@@ -111,10 +111,10 @@ class DatasetFiles:
             )
         return own
 
-    # -- what it holds ----------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------
 
     def lengths(self) -> dict[str, int]:
-        """Number of steps of the episodes in it and in parts, by their ids."""
+        """Number of steps of each episode in the dataset and in parts, by id."""
         found: dict[str, int] = {}
         if self.exists:
             storage = self.storage()
@@ -133,13 +133,13 @@ class DatasetFiles:
         space_pair: tuple[spaces.Space[Any], spaces.Space[Any]],
         env_spec: EnvSpec | None,
     ) -> None:
-        """Keep some more episodes, all or none of them.
+        """Write episodes as one part, all or none of them.
 
         Args:
-            episodes: What they hold.
-            own: What of the dataset itself has to be known to read them.
+            episodes: The episodes.
+            own: Metadata of the dataset that is needed to read them.
             space_pair: Spaces of observations and actions.
-            env_spec: Of their environment.
+            env_spec: Spec of their environment.
         """
         with whole(self.parts.next()) as new:
             storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)
@@ -150,7 +150,7 @@ class DatasetFiles:
             (new / _LENGTHS).write_text(json.dumps(lengths))
 
     def finish(self, metadata: Mapping[str, Any]) -> MinariDataset:
-        """Put the parts into the dataset, with what else it shall say of itself."""
+        """Merge the parts into the dataset, and set its metadata."""
         parts = self.parts.paths()
         if parts:
             known = {"dataset_id": self.dataset_id, "minari_version": minari.__version__}
@@ -184,9 +184,9 @@ class DatasetFiles:
         )
 
     def _publish(self) -> None:
-        """Let what is merged take the dataset's place, or complete what a killed call began.
+        """Replace the dataset by the merged one; also completes this for a call that was killed.
 
-        Where `merged` is, it is newer than the dataset, and all parts are in it.
+        If `merged` exists, it is newer than the dataset and holds all parts.
         """
         if not self._merged.exists():
             return
@@ -204,7 +204,7 @@ class DatasetFiles:
 
 
 def _copy_episodes(source: Path, target: h5py.File) -> None:
-    """Copy all episodes of a part behind those that are there."""
+    """Append all episodes of a part."""
     with h5py.File(source, "r") as part:
         for number in range(len(part)):
             position = len(target)
@@ -214,7 +214,7 @@ def _copy_episodes(source: Path, target: h5py.File) -> None:
 
 
 def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What two parts have to say of themselves, as one."""
+    """The merged metadata of two parts."""
     return {
         name: {**value, **other.get(name, {})} if isinstance(value, Mapping) else value
         for name, value in one.items()

@@ -33,35 +33,32 @@ _TRUNCATED = "TimeLimit.truncated"
 class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
     """Records every episode of every environment; changes nothing of what is returned.
 
-    A VecEnv resets an environment in the very step that ends its episode. So the episode's last
-    observation is taken from `terminal_observation`, and the next one begins with the observation
-    that the step returned. Both `terminal_observation` and `TimeLimit.truncated`, which tells
-    whether an end is a truncation, are put into the infos by the VecEnv: they are left out of the
-    recorded ones, so that these are the environment's own.
+    A VecEnv resets an environment in the same step that ends its episode. So the episode's last
+    observation comes from `terminal_observation`, and the next episode begins with the observation
+    that the step returned. `terminal_observation` and `TimeLimit.truncated` are not recorded as
+    infos, because the VecEnv adds them, not the environment.
 
-    The seeds of `venv.seed(...)` and the options of `set_options(...)` are kept with the episodes
-    that the next reset begins. A reset within a step is without seed: such an episode says which
-    one it follows.
+    The seeds of `venv.seed(...)` and the options of `set_options(...)` are recorded with the
+    episodes that the next reset begins. A reset within a step has no seed: such an episode names
+    the episode before it.
 
     Example:
         >>> venv = VecRecordEpisodes(make_vec_env("CartPole-v1", n_envs=4, seed=1), jam)
         >>> PPO("MlpPolicy", venv).learn(10_000)
 
     Args:
-        venv: A VecEnv. What passes through
-            is recorded: above a `VecNormalize`, that is what it returns. Where environments live in
-            other processes, their specs are asked for, once.
+        venv: A VecEnv. What passes through is recorded: above a `VecNormalize`, that is what it
+            returns. If its environments live in other processes, it asks for their specs once.
         jam: Where to record. It stays open when the VecEnv is closed.
-        run: Name of the run that the episodes belong to; None = the Jamboree's own.
-        tags: Whatever episodes shall be found by: `{"lr": 3e-4, "branch": "main"}`.
+        run: As for `jamboree_gym.wrappers.RecordEpisodes`, like the options that follow.
+        tags: `{"lr": 3e-4, "branch": "main"}`.
         handler_class: `EpisodeHandler` or a subclass.
-        record_infos: Whether infos are kept, or a list of the keys that are.
-        strict_infos: Whether an info that cannot be stored is an error (its episode is then
-            abandoned), instead of a mark in place of what cannot, and one warning.
+        record_infos: True, False or a list of keys.
+        strict_infos: Whether an info that cannot be stored is an error.
 
     Raises:
         UnsupportedSpace: A space cannot be recorded; names it.
-        InvalidRecord: A tag cannot be kept; names it.
+        InvalidRecord: A tag cannot be stored; names it.
     """
 
     instead = "copy or pickle the environment below it (`venv.venv`), and record the copy"
@@ -98,16 +95,17 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         self._recorder.admit()
         base = _base(self.venv)
         seeds = [
-            None if seed is None else int(seed) for seed in self._known_of_each("_seeds", None)
+            None if seed is None else int(seed) for seed in self._attribute_of_each("_seeds", None)
         ]
         options = [
-            self._recorder.kept_options(_given(one)) for one in self._known_of_each("_options", {})
+            self._recorder.kept_options(_without_empty(one))
+            for one in self._attribute_of_each("_options", {})
         ]
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
-            self._take_over_reset_infos()
-            for i, info in enumerate(self._known_of_each("reset_infos", {})):
+            self._copy_reset_infos()
+            for i, info in enumerate(self._attribute_of_each("reset_infos", {})):
                 self._recorder.begin(
                     i,
                     _part(observations, i),
@@ -143,8 +141,8 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         """
         with self._recorder.batch() as call:
             result = call.returned = self.venv.step_wait()
-            self._take_over_reset_infos()
-            reset_infos = self._known_of_each("reset_infos", {})
+            self._copy_reset_infos()
+            reset_infos = self._attribute_of_each("reset_infos", {})
             observations, rewards, dones, infos = result
             for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
                 try:
@@ -178,13 +176,13 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             missing = f"the last observation is not in infos[{_LAST_OBSERVATION!r}]"
             self._recorder.miss(i, InvalidRecord(missing))
 
-    def _known_of_each(self, name: str, nothing: Any) -> Sequence[Any]:
+    def _attribute_of_each(self, name: str, nothing: Any) -> Sequence[Any]:
         """What the VecEnv has under this name for each environment, if it is like SB3's own."""
         found = getattr(_base(self.venv), name, None)
         is_known = isinstance(found, (list, tuple)) and len(found) == self.num_envs
         return list(found or ()) if is_known else [nothing] * self.num_envs
 
-    def _take_over_reset_infos(self) -> None:
+    def _copy_reset_infos(self) -> None:
         """Be asked for them as the VecEnv below."""
         found = getattr(_base(self.venv), "reset_infos", None)
         if found is not None:
@@ -212,7 +210,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
 
 
 def _part(observations: Any, i: int) -> Any:
-    """What a batch of observations holds of one environment."""
+    """The observation of one environment in a batch."""
     if isinstance(observations, dict):
         return {name: values[i] for name, values in observations.items()}
     if isinstance(observations, tuple):
@@ -220,8 +218,8 @@ def _part(observations: Any, i: int) -> Any:
     return observations[i]
 
 
-def _given(options: Any) -> Any:
-    """The options of a reset; an empty dict are none."""
+def _without_empty(options: Any) -> Any:
+    """The options of a reset; None instead of an empty dict."""
     return None if isinstance(options, Mapping) and not options else options
 
 
@@ -271,7 +269,7 @@ def _sub_envs(venv: VecEnv) -> Sequence[gym.Env[Any, Any] | EnvSpec | None]:
 
 
 def _description(venv: VecEnv) -> dict[str, Any]:
-    """What provenance says of the VecEnv."""
+    """The provenance of the VecEnv."""
     *wrappers, base = vec_env_chain(venv)
     rewards = getattr(base, "buf_rews", None) if isinstance(base, DummyVecEnv) else None
     rewards = np.empty(0) if rewards is None else rewards

@@ -87,8 +87,8 @@ class ReplayVectorEnv(SyncVectorEnv):
         left = [replay.recorded_action for replay in self._replays if replay.remaining]
         if not left:
             raise ReplayError("all episodes are over: there is no more")
-        taken = iter(left)
-        actions = [next(taken) if replay.remaining else left[0] for replay in self._replays]
+        upcoming = iter(left)
+        actions = [next(upcoming) if replay.remaining else left[0] for replay in self._replays]
         return _batched(actions, self.single_action_space)
 
     def step(self, actions: Any) -> tuple[Any, npt.NDArray[np.float64], Any, Any, dict[str, Any]]:

@@ -14,7 +14,7 @@ from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeOrigin
 from jamboree_gym.replay.rebuilding.rebuild import reset_as_recorded
-from jamboree_gym.replay.verification.compare import actions_as_taken
+from jamboree_gym.replay.verification.compare import recorded_actions
 
 __all__ = ["WHOLE", "Shown", "begin_as_recorded", "begin_child", "begin_root", "line_of"]
 
@@ -127,7 +127,7 @@ def _play_on(env: gym.Env[Any, Any], episode: Episode, rows: Rows) -> Shown | No
     """
     shown = None
     try:
-        for action in actions_as_taken(rows):
+        for action in recorded_actions(rows):
             observation, _, _, _, info = env.step(action)
             shown = observation, info
     except Exception as error:

@@ -132,7 +132,7 @@ def wrap_again(
     Raises:
         ReplayError: A wrapper must not be built, or cannot be.
     """
-    own_wrappers, own_limits = _already_there(env)
+    own_wrappers, own_limits = _registered_layers(env)
     limits = deque((layers.limits or [])[own_limits:])
     for number, wrapper in enumerate(layers.wrappers):
         while limits and limits[0].below <= number:
@@ -144,7 +144,7 @@ def wrap_again(
     return env
 
 
-def _already_there(env: gym.Env[Any, Any]) -> tuple[int, int]:
+def _registered_layers(env: gym.Env[Any, Any]) -> tuple[int, int]:
     """Number of wrappers, and of time limits, that a registered environment adds by itself."""
     wrappers = 0 if env.spec is None else len(env.spec.additional_wrappers)
     limits = 0
@@ -236,11 +236,11 @@ def _check_shows_only_the_episode(kwargs: Mapping[str, Any]) -> None:
             "the observations hold transactions of earlier episodes (across_episodes=True): record "
             "inside RecentTransactionsObservation, and the environment itself can be replayed"
         )
-    said = [field for field in kwargs.get("fields", ()) if str(field).startswith(ANNOTATION)]
-    if said:
+    annotations = [field for field in kwargs.get("fields", ()) if str(field).startswith(ANNOTATION)]
+    if annotations:
         raise ReplayError(
-            f"the observations hold what the agent said ({said[0]}), and no agent plays in a "
-            "replay: record inside RecentTransactionsObservation"
+            f"the observations hold annotations ({annotations[0]}), and no agent plays "
+            "in a replay: record inside RecentTransactionsObservation"
         )
 
 

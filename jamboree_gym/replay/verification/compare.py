@@ -32,7 +32,7 @@ from jamboree_gym.environment.provenance import hides_truncations
 from jamboree_gym.errors import InvalidRecord, ReplayError
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
 
-__all__ = ["Mismatch", "SecondRun", "actions_as_taken", "first_mismatch"]
+__all__ = ["Mismatch", "SecondRun", "recorded_actions", "first_mismatch"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +59,7 @@ class Mismatch(Difference):
         return f"{text}, and {self.others:,} more there" if self.others else text
 
 
-def actions_as_taken(rows: Rows) -> Iterator[Any]:
+def recorded_actions(rows: Rows) -> Iterator[Any]:
     """The actions of all steps: Python numbers where the agent gave Python numbers.
 
     NumPy computes differently with the two: `float32 * 0.5` stays `float32`, `float32 *
@@ -67,25 +67,25 @@ def actions_as_taken(rows: Rows) -> Iterator[Any]:
     """
     layout = rows.schemas[0][1].action
     if len(rows.schemas) == 1 and isinstance(layout, Leaf) and rows.actions.dtype == layout.dtype:
-        taken = rows.actions[1:]  # all at once: a tenth of the time
-        return iter(taken.tolist() if layout.kind == "python" else taken)
+        actions = rows.actions[1:]  # all at once: a tenth of the time
+        return iter(actions.tolist() if layout.kind == "python" else actions)
     return (rows.action(row) for row in range(1, len(rows)))
 
 
 class SecondRun:
-    """The recorded actions again, and what the environment returned, row by row.
+    """Plays the recorded actions again, and collects the results row by row.
 
     Args:
-        rows: The recorded rows, of a whole episode.
-        vector: What provenance says of the vector environment that they came through, if any: it
-            has put every value into an array of its own dtype.
-        infos: Those that are compared, if any.
+        rows: The recorded rows of a whole episode.
+        vector: The provenance of the vector environment that recorded them, if any: it has put
+            every value into an array of its own dtype.
+        infos: The infos to compare, if any.
 
     Attributes:
-        observations: Packed as the recorded ones.
-        rewards: Those of the steps.
+        observations: The observations, packed like the recorded ones.
+        rewards: The rewards of the steps.
         end: Terminated and truncated, as the last call returned them.
-        misfit: The observation after these, where it has another layout than the recorded one.
+        misfit: The next observation, if it has another layout than the recorded one.
     """
 
     def __init__(
@@ -124,21 +124,21 @@ class SecondRun:
             ReplayError: A step fails; says which.
         """
         observations, rewards, step = self.observations, self.rewards, env.step
-        keep_info = None if self.infos is None else self.infos.keep
+        add_info = None if self.infos is None else self.infos.add
         packs = chain.from_iterable(map(self._packs, _spans(self.rows)))
         try:
             observations.append(self._packed(next(packs), observation))
-            if keep_info is not None:
-                keep_info(info)
-            for action, pack in zip(actions_as_taken(self.rows), packs, strict=True):
+            if add_info is not None:
+                add_info(info)
+            for action, pack in zip(recorded_actions(self.rows), packs, strict=True):
                 observation, reward, terminated, truncated, info = step(action)
                 try:
                     observations.append(pack(observation))
                 except (InvalidRecord, Misfit):
                     observations.append(self._packed(pack, observation))
                 rewards.append(reward if reward.__class__ is float else number_of(reward))
-                if keep_info is not None:
-                    keep_info(info)
+                if add_info is not None:
+                    add_info(info)
                 if terminated or truncated:
                     self.end = bool(terminated), bool(truncated)
                     break

@@ -27,7 +27,7 @@ class WatchedInfos:
         is_batched: Whether the recorded ones came through a vector environment.
 
     Attributes:
-        kept: Encoded infos of the second run, row by row.
+        encoded: Encoded infos of the second run, row by row.
     """
 
     def __init__(
@@ -44,30 +44,32 @@ class WatchedInfos:
         self._recorded = recorded
         self._is_batched = is_batched
         self._encoder = InfoEncoder()
-        self.kept: list[bytes | None] = []
+        self.encoded: list[bytes | None] = []
 
-    def keep(self, info: Mapping[Any, Any]) -> None:
-        """Keep what is compared of an info, as it is now."""
+    def add(self, info: Mapping[Any, Any]) -> None:
+        """Encode what is compared of an info, as it is now."""
         chosen = self._chosen(info)
-        self.kept.append(self._encoder.encode(_unbatched(chosen) if self._is_batched else chosen))
+        self.encoded.append(
+            self._encoder.encode(_unbatched(chosen) if self._is_batched else chosen)
+        )
 
     def unseen(self) -> list[str]:
         """Names that no info of either run has."""
-        runs = (self._recorded, map(_decoded, self.kept))
+        runs = (self._recorded, map(_decoded, self.encoded))
         seen = {name for infos in runs for info in infos for name in self._chosen(info)}
         return [name for name in self._names if name not in seen]
 
     def differing_rows(self, tolerance: Tolerance) -> Iterator[int]:
         """Rows whose infos differ, in order."""
-        for row, kept in enumerate(self.kept):
+        for row, encoded in enumerate(self.encoded):
             chosen = self._chosen(self._recorded[row])
-            is_same = kept == (encode_value(chosen) if chosen else None)
+            is_same = encoded == (encode_value(chosen) if chosen else None)
             if not is_same and any(self.differences(row, tolerance)):
                 yield row
 
     def differences(self, row: int, tolerance: Tolerance) -> Iterator[Difference]:
         """Where the infos of a row differ."""
-        recorded, simulated = self._recorded[row], _decoded(self.kept[row])
+        recorded, simulated = self._recorded[row], _decoded(self.encoded[row])
         for name in self._names:
             parts = _found(recorded, name), simulated.get(name, NOTHING)
             if parts[0] is not NOTHING or parts[1] is not NOTHING:
@@ -91,8 +93,8 @@ def _place(info: Mapping[Any, Any], name: Any) -> str:
     return "".join(f"[{quoted(part)}]" for part in names)
 
 
-def _decoded(kept: bytes | None) -> Mapping[Any, Any]:
-    return {} if kept is None else decode_value(kept, where="memory")
+def _decoded(encoded: bytes | None) -> Mapping[Any, Any]:
+    return {} if encoded is None else decode_value(encoded, where="memory")
 
 
 def _unbatched(value: Any) -> Any:

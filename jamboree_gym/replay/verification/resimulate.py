@@ -18,7 +18,7 @@ from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.rebuilding.rebuild import begins_anew, rebuild_env, reset_as_recorded
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper, ignored_infos
-from jamboree_gym.replay.verification.compare import SecondRun, actions_as_taken, first_mismatch
+from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch, recorded_actions
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
 from jamboree_gym.replay.verification.report import (
     Change,
@@ -27,9 +27,9 @@ from jamboree_gym.replay.verification.report import (
     remembering_of,
 )
 
-__all__ = ["Check", "Checked", "Resimulator", "Watch", "actions_as_taken", "rebuild_env"]
+__all__ = ["Check", "Checked", "Resimulator", "Watch", "recorded_actions", "rebuild_env"]
 
-MAX_KEPT = 64  # environments: as many sub-environments of a vector environment go on at once
+MAX_CACHED = 64  # environments: as many sub-environments of a vector environment go on at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +70,11 @@ class _Origin(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where an environment stands that is kept.
+    """The state of a cached environment.
 
     Attributes:
         digest: The provenance of its episodes.
-        after: The episode at whose end it stands; None where that does not matter.
+        after: The episode that it has just finished; None if that does not matter.
     """
 
     digest: str
@@ -82,23 +82,23 @@ class _Place(NamedTuple):
 
 
 Watch = Callable[[gym.Env[Any, Any]], object]
-"""Is shown the environment after the reset and after each step."""
+"""Called with the environment after the reset and after each step."""
 
 
 class Resimulator:
-    """Verifies episodes one after the other, and keeps what they share.
+    """Verifies episodes one after the other, and caches what they share.
 
-    What is found must not depend on what was verified before. So an environment is used for another
-    episode only where a new one would be the same: if nothing of an episode is known to be left in
-    it after a reset (see `begins_anew`), or for the very episode that follows the one at whose end
-    it stands. And a difference that is found then counts only if a new environment shows it too.
+    A result must not depend on the episodes verified before. So an environment is used again only
+    if a new one would be the same: if a reset removes everything of an earlier episode (see
+    `begins_anew`), or for the episode that directly follows the one it has just finished. A
+    difference that is found then counts only if a new environment shows it, too.
 
     Args:
-        connection: Where the episodes are.
-        check: What is compared, and how.
+        connection: The store.
+        check: What to compare, and how.
         elsewhere: Environments that can only be made in another process.
-        render_mode: What environments are made with.
-        watch: Looks on; what it raises ends the second run.
+        render_mode: The `render_mode` of the environments.
+        watch: Called after each step; an error that it raises ends the second run.
     """
 
     def __init__(
@@ -117,15 +117,15 @@ class Resimulator:
         self._watch = watch
         self._origins: dict[str, _Origin] = {}
         self._followed: set[str | None] = set()
-        self._kept: dict[_Place, gym.Env[Any, Any]] = {}
+        self._cached: dict[_Place, gym.Env[Any, Any]] = {}
 
     def read(self, ids: Sequence[str]) -> list[Callable[[], Checked | None]]:
         """Read these episodes in one round trip.
 
         Returns:
-            For each a function that verifies it. An episode that cannot be simulated again is
-            reported, with the reason; only `StoreUnavailable` is raised. None where its environment
-            can only be made elsewhere.
+            For each a function that verifies it. The report of an episode that cannot be simulated
+            has the reason; only `StoreUnavailable` is raised. The function returns None if the
+            environment can only be made elsewhere.
         """
         found = [_decoded(decode) for decode in whole_episodes(self._connection, ids)]
         self._followed = {one.origin.follows for one in found if isinstance(one, WholeEpisode)}
@@ -154,7 +154,7 @@ class Resimulator:
         """
         origin = self._origin(whole)
         place = _Place(origin.digest, whole.origin.follows)
-        env = self._kept.pop(place, None) if whole.origin.parent is None else None
+        env = self._cached.pop(place, None) if whole.origin.parent is None else None
         if env is not None:
             try:
                 shown = reset_as_recorded(
@@ -164,7 +164,7 @@ class Resimulator:
             except ReplayError:
                 checked = None
             if checked is not None and checked.report:
-                self._keep(env, whole, origin)
+                self._cache(env, whole, origin)
                 return checked
             env.close()
         return self._on_new_env(whole, origin)
@@ -191,11 +191,11 @@ class Resimulator:
             return checked
         finally:
             if is_equal:
-                self._keep(env, whole, origin)
+                self._cache(env, whole, origin)
             else:
                 env.close()
 
-    def _keep(self, env: gym.Env[Any, Any], whole: WholeEpisode, origin: _Origin) -> None:
+    def _cache(self, env: gym.Env[Any, Any], whole: WholeEpisode, origin: _Origin) -> None:
         """Keep an environment in which an episode was just played, if another one may have it."""
         is_followed = whole.origin.follows is not None or whole.id in self._followed
         if is_followed and whole.status in WHOLE:
@@ -205,10 +205,10 @@ class Resimulator:
         else:
             env.close()
             return
-        self._close(self._kept.pop(place, None))
-        self._kept[place] = env
-        if len(self._kept) > MAX_KEPT:
-            self._close(self._kept.pop(next(iter(self._kept))))
+        self._close(self._cached.pop(place, None))
+        self._cached[place] = env
+        if len(self._cached) > MAX_CACHED:
+            self._close(self._cached.pop(next(iter(self._cached))))
 
     def _close(self, env: gym.Env[Any, Any] | None) -> None:
         if env is not None:
@@ -260,8 +260,8 @@ class Resimulator:
 
     def close(self) -> None:
         """Close the environments that are kept."""
-        while self._kept:
-            self._close(self._kept.popitem()[1])
+        while self._cached:
+            self._close(self._cached.popitem()[1])
 
     def __enter__(self) -> Self:
         """Use as a context manager: `close` at the end."""
@@ -273,7 +273,7 @@ class Resimulator:
 
 
 def _decoded(decode: Callable[[], WholeEpisode]) -> WholeEpisode | JamboreeError:
-    """An episode, or what is wrong with it."""
+    """An episode, or the error of reading it."""
     try:
         return decode()
     except StoreUnavailable:

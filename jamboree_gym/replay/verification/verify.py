@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import gymnasium as gym
 
@@ -24,34 +24,28 @@ from jamboree_gym.replay.verification.workers import Numbered, checked_in_proces
 __all__ = ["check_of", "verify", "verify_one"]
 
 MAX_CHUNK = 100  # episodes that are read in one round trip
-CHUNKS_A_WORKER = 4  # at least so many, where there are enough episodes: none waits for long
+CHUNKS_A_WORKER = 4  # or more, if there are enough episodes: then no worker waits for long
+
+
+class VerifyOptions(TypedDict, total=False):
+    """The options of `verify`, which explains them."""
+
+    workers: int
+    rtol: float
+    atol: float
+    infos: bool | Collection[str]
+    wrappers: Sequence[BuiltWrapper]
+    trust_entry_point: bool
+    progress: bool | Progress
+
+
+@overload
+def verify(episodes: Episode, **options: Unpack[VerifyOptions]) -> VerifyReport: ...
 
 
 @overload
 def verify(
-    episodes: Episode,
-    *,
-    workers: int = 1,
-    rtol: float = 0.0,
-    atol: float = 0.0,
-    infos: bool | Collection[str] = (),
-    wrappers: Sequence[BuiltWrapper] = (),
-    trust_entry_point: bool = False,
-    progress: bool | Progress = False,
-) -> VerifyReport: ...
-
-
-@overload
-def verify(
-    episodes: EpisodeQuery | Iterable[Episode],
-    *,
-    workers: int = 1,
-    rtol: float = 0.0,
-    atol: float = 0.0,
-    infos: bool | Collection[str] = (),
-    wrappers: Sequence[BuiltWrapper] = (),
-    trust_entry_point: bool = False,
-    progress: bool | Progress = False,
+    episodes: EpisodeQuery | Iterable[Episode], **options: Unpack[VerifyOptions]
 ) -> VerifyReports: ...
 
 
@@ -75,21 +69,21 @@ def verify(
     Args:
         episodes: An episode, or many: `jam.episodes(...)`, or any iterable of episodes of one
             `Jamboree`. Their environments were made by `gymnasium.make`.
-        workers: In so many processes, which are started for it. A script that asks for more than
-            one needs `if __name__ == "__main__":`. Environments that are registered here are
+        workers: Number of processes, which are started for this call. A script that asks for more
+            than one needs `if __name__ == "__main__":`. Environments that are registered here are
             known there; one whose spec cannot be pickled is simulated in this process.
-        rtol: How far floats (observations, rewards, infos) may be from the recorded ones, relative
-            to these. Everything else has to be equal in any case.
-        atol: How far they may be absolutely. With both at 0, every bit counts.
-        infos: Keys of the infos that are compared too, those of nested dicts with a dot
-            (`"state.lives"`); True: all that are recorded.
-        wrappers: Classes that the environment may be wrapped in, as it was, beside Gymnasium's own
-            and ours. They are built with the arguments that are stored, whoever has written them
-            there; or with yours: `functools.partial(Crop, size=8)`.
+        rtol: Allowed difference of floats (observations, rewards, infos), relative to the recorded
+            ones. Everything else must be equal.
+        atol: Allowed absolute difference of floats. If both are 0, every bit must be equal.
+        infos: Keys of infos to compare too, with a dot for those of nested dicts
+            (`"state.lives"`); True: all recorded infos.
+        wrappers: Wrapper classes that may be built, besides those of Gymnasium and this package.
+            They are built with the stored arguments, which anyone who writes to the store can
+            choose; or with yours: `functools.partial(Crop, size=8)`.
         trust_entry_point: Import and call what the store names for environments and wrappers that
-            are not known here, and hand on arguments that name modules, which an environment may
-            import. **Whoever can write into the store can then run any code in this
-            process.** Only for stores that nobody else writes to.
+            are unknown here, and pass on arguments that name modules, which an environment may
+            import. **Anyone who can write to the store can then run any code in this process.**
+            Use it only for stores that nobody else writes to.
         progress: Whether to show on stderr how many episodes have been verified; or a function
             that is called with that number and the number of all.
 
@@ -133,10 +127,10 @@ def check_of(
     *,
     trust_entry_point: bool = False,
 ) -> Check:
-    """The arguments of `verify`, of which it takes only what makes sense.
+    """The checked arguments of `verify`.
 
     Raises:
-        ReplayError: Something does not; names it.
+        ReplayError: An argument is invalid; names it.
     """
     if not (rtol >= 0 and atol >= 0):
         raise ReplayError(f"rtol={rtol}, atol={atol}: choose 0 or more")
@@ -145,9 +139,9 @@ def check_of(
         if not is_list or not all(isinstance(key, str) for key in infos):
             raise ReplayError(f"infos={infos!r}: choose True, False or a list of keys")
         infos = tuple(infos) or False
-    strangers = [one for one in wrappers if not _is_wrapper(one)]
-    if strangers:
-        raise ReplayError(f"wrappers: {strangers[0]!r} is no subclass of gymnasium.Wrapper")
+    not_wrappers = [one for one in wrappers if not _is_wrapper(one)]
+    if not_wrappers:
+        raise ReplayError(f"wrappers: {not_wrappers[0]!r} is no subclass of gymnasium.Wrapper")
     return Check(Tolerance(rtol, atol), infos, tuple(wrappers), trust_entry_point)
 
 
@@ -159,7 +153,7 @@ def _is_wrapper(one: Any) -> bool:
 def verify_one(
     episode: Episode, check: Check, *, render_mode: str | None = None, watch: Watch | None = None
 ) -> VerifyReport:
-    """As `verify`, with somebody who looks on."""
+    """Verify one episode; `watch` sees each step."""
     connection = episode.connection
     with Resimulator(connection, check, render_mode=render_mode, watch=watch) as resimulator:
         (decode,) = whole_episodes(connection, [episode.id])
@@ -170,7 +164,7 @@ def verify_one(
 
 
 def _summary(episode: Episode) -> EpisodeSummary:
-    """Its summary, or one that says nothing where it cannot be read: its report will tell."""
+    """The summary of an episode; an empty one if it cannot be read, which its report says later."""
     try:
         return episode.summary
     except (DecodeError, EpisodeNotFound):

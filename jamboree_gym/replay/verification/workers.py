@@ -1,7 +1,7 @@
-"""Verifying in several processes, of which each may die without taking the others along.
+"""Verifies in several processes; if one dies, the others continue.
 
-`concurrent.futures` gives up all that is left when one process dies. Here each process has a pipe
-of its own and says after each episode what became of it: so it is known which one was its last.
+`concurrent.futures` gives up all remaining work when one process dies. Here each process has a pipe
+of its own and reports after each episode, so it is known at which episode it died.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Numbered", "checked_in_processes"]
 Numbered = tuple[int, str]
 """Position of an episode among all, and its id."""
 
-END_TIMEOUT_S = 10.0  # for a process that is told to end, before it is killed
+END_TIMEOUT_S = 10.0  # after this long a process that was asked to end is killed
 _READY = "ready"
 _CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit locks that threads hold
 
@@ -35,17 +35,17 @@ _CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit locks th
 def checked_in_processes(
     connection: Connection, check: Check, chunks: Iterable[Sequence[Numbered]], workers: int
 ) -> Iterator[tuple[int, Checked]]:
-    """Verify in so many processes; what is done first comes first.
+    """Verify in several processes; yield results as they arrive.
 
-    An episode whose process dies is reported with that reason, and a new process goes on with those
-    that it had not begun. Those whose environment cannot be made in another process are verified in
-    this one, at the end.
+    An episode whose process dies is reported with that reason, and a new process continues with the
+    next one. Episodes whose environment cannot be made in another process are verified in this one,
+    at the end.
 
     Args:
-        connection: Where the episodes are; each process opens its own.
-        check: What is compared, and how.
-        chunks: Episodes that are read in one round trip.
-        workers: How many processes.
+        connection: The store; each process opens its own connection.
+        check: What to compare, and how.
+        chunks: Episodes to read in one round trip.
+        workers: Number of processes.
 
     Raises:
         ReplayError: The processes cannot be started.
@@ -71,7 +71,7 @@ def checked_in_processes(
 
 
 def _job(connection: Connection, check: Check) -> bytes:
-    """What a process has to know."""
+    """What a worker process needs, pickled."""
     specs = {name: _pickled(spec) for name, spec in gym.registry.items()}
     try:
         return pickle.dumps((connection.read_options(), check, specs))
@@ -83,7 +83,7 @@ def _job(connection: Connection, check: Check) -> bytes:
 
 
 def _pickled(spec: Any) -> bytes | None:
-    """None where it cannot be pickled: a lambda in it, a class in a function."""
+    """None if it cannot be pickled: it holds a lambda, or a class that a function defines."""
     try:
         return pickle.dumps(spec)
     except Exception:  # noqa: BLE001 - pickling calls what the classes define
@@ -91,7 +91,7 @@ def _pickled(spec: Any) -> bytes | None:
 
 
 class _Worker:
-    """A process, and what it was given to do."""
+    """A worker process and its episodes."""
 
     def __init__(self, job: bytes) -> None:
         self.pipe, theirs = _CONTEXT.Pipe()
@@ -101,7 +101,7 @@ class _Worker:
         self.is_ready = False
         self.chunk: deque[Numbered] = deque()
 
-    def give(self, chunk: Sequence[Numbered]) -> None:
+    def send(self, chunk: Sequence[Numbered]) -> None:
         self.chunk.extend(chunk)
         try:
             self.pipe.send([id for _, id in chunk])
@@ -109,7 +109,7 @@ class _Worker:
             return  # it has died: the next read says so
 
     def end(self) -> None:
-        """Let it end, or make it."""
+        """End the process; kill it if it does not end."""
         self.pipe.close()
         if self.chunk or not self.is_ready:
             self.process.terminate()
@@ -166,7 +166,7 @@ class _Team:
 
     def _occupy(self, worker: _Worker) -> None:
         if self._waiting:
-            worker.give(self._waiting.popleft())
+            worker.send(self._waiting.popleft())
         else:
             self._workers.pop(worker.pipe).end()
 

@@ -80,16 +80,16 @@ class Unsaved(dict[str, Any]):
 
 
 class JamboreeReplayBuffer(ReplayBuffer):
-    """Samples what is in the store, and what other processes record meanwhile.
+    """Samples the steps in the store, and those that other processes record meanwhile.
 
-    It keeps the newest `buffer_size` steps in arrays of the same layout as those of `ReplayBuffer`
-    (with one column, whatever `n_envs` is), and looks at most every `refresh_s`, when something is
-    sampled, at what has come. **`add` keeps nothing**: what the model's own environment does comes
-    through the store as well, so record it, in the same run: `jam.record(env, run=...)`. Steps of
-    this process are there at the next look. Of an episode that goes on, the newest step is sampled
-    as one after which it goes on. Dict observations are taken, too.
+    It holds the newest `buffer_size` steps in arrays of the same layout as those of `ReplayBuffer`
+    (with one column, whatever `n_envs` is). `sample` first reads new steps, at most every
+    `refresh_s`. **`add` stores nothing**: the steps of the model's own environment come through the
+    store, too, so record it in the same run: `jam.record(env, run=...)`. The next refresh has the
+    steps of this process. The newest step of an unfinished episode is sampled as a step that does
+    not end it. Dict observations are supported.
 
-    While Redis is away it goes on with what it has, and warns once.
+    If Redis does not answer, the buffer samples the steps that it has, and warns once.
 
     Example:
         >>> env = jam.record(gym.make("CartPole-v1"), run="actors")
@@ -98,28 +98,28 @@ class JamboreeReplayBuffer(ReplayBuffer):
         >>> model.learn(50_000)
 
     Args:
-        buffer_size: At most so many steps, the newest. Like the next ones, this is given by SB3.
+        buffer_size: Number of steps to hold, the newest. SB3 passes this and the next six.
         observation_space: Of the model.
         action_space: Of the model.
-        device: Where samples go.
-        n_envs: Of no importance.
-        optimize_memory_usage: Has to be False: the episodes of several processes come mixed.
-        handle_timeout_termination: Whether a truncation is no end: `dones` is 0 there.
-        jam: Where the steps are; None only for a model that is loaded without going to be trained.
-        run: Only of this run.
-        env_id: Only of this environment.
-        tags: Only with these tags, at these values, or values of which a function is true.
-        where: A function of the `EpisodeSummary`, asked when an episode is first seen, at its
-            beginning or in the middle: for what does not change in it.
-        n_steps: Rewards of so many steps are summed up, as in SB3's `NStepReplayBuffer`; the sum
-            ends with the episode.
+        device: Device of the samples.
+        n_envs: Ignored.
+        optimize_memory_usage: Must be False, because episodes of several processes are mixed.
+        handle_timeout_termination: Whether `dones` is 0 after a truncation.
+        jam: The store; None only for a model that is loaded and not trained further.
+        run: Only episodes of this run.
+        env_id: Only episodes of this environment.
+        tags: Only episodes with these tags: values, or functions that are true for the value.
+        where: A function of the `EpisodeSummary`, called once when an episode is first seen, which
+            may be before its end: test only what does not change.
+        n_steps: Number of steps whose rewards are added up, as in SB3's `NStepReplayBuffer`; the
+            sum ends with the episode.
         gamma: Discount factor of that sum: the model's.
         prioritized: Whether steps are drawn in proportion to their priorities (Schaul et al.,
             "Prioritized Experience Replay", 2015). `sample` then returns `PrioritizedSamples`. A
             new step has the highest priority so far, until `update_priorities` changes it.
         alpha: Exponent of the priorities; 0 = all alike.
         beta: Exponent of the weights; 1 corrects fully. May be changed at any time.
-        refresh_s: Seconds between two looks; 0 looks at every call of `sample`.
+        refresh_s: Seconds between two reads of the store; 0 = read at every call of `sample`.
 
     Raises:
         BufferMismatch: `optimize_memory_usage` is set, or SB3 has no buffer for the spaces.
@@ -167,7 +167,6 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._allocate()
 
     def _allocate(self) -> None:
-        """Begin with nothing."""
         rows = self.buffer_size, 1
         self.observations, self.next_observations = self._empty(), self._empty()
         dtype = self._maybe_cast_dtype(self.action_space.dtype)
@@ -177,7 +176,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._priorities = SumTree(self.buffer_size) if self._is_prioritized else None
         self._highest_priority = 1.0
         self.pos, self.full = 0, False
-        self._look_at, self._is_away = -np.inf, False
+        self._refresh_at, self._is_away = -np.inf, False
         self._live: LiveSteps | None = None
         if self._jam is not None:
             of_buffer = self.observation_space, self.action_space
@@ -194,7 +193,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         }
 
     def reset(self) -> None:
-        """Forget what it holds; the next look reads everything again."""
+        """Drop all steps; the next refresh reads everything again."""
         self._allocate()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -225,11 +224,11 @@ class JamboreeReplayBuffer(ReplayBuffer):
         """
         before = self._succession.count
         if self._live is not None:
-            self._live.look(max(self.refresh_s, 0.01), self._take)
-        self._look_at = time.monotonic() + self.refresh_s
+            self._live.read_new(max(self.refresh_s, 0.01), self._add_batch)
+        self._refresh_at = time.monotonic() + self.refresh_s
         return self._succession.count - before
 
-    def _take(self, batch: Batch) -> None:
+    def _add_batch(self, batch: Batch) -> None:
         rows = self._succession.append(batch.ids, batch.counts, batch.is_over)
         if batch.steps is None:
             return
@@ -245,8 +244,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self.full = self._succession.count >= self.buffer_size
         self.pos = self._succession.count % self.buffer_size
 
-    def _look_if_due(self) -> None:
-        if time.monotonic() < self._look_at:
+    def _refresh_if_due(self) -> None:
+        if time.monotonic() < self._refresh_at:
             return
         try:
             self.refresh()
@@ -256,7 +255,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
             if not self._is_away:
                 log.warning("%s; sampling goes on with the %s steps here", error, self.size())
             self._is_away = True
-            self._look_at = time.monotonic() + AWAY_S
+            self._refresh_at = time.monotonic() + AWAY_S
             return
         if self._is_away:
             log.info("Redis answers again: sampling goes on with what comes")
@@ -280,7 +279,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
             BufferMismatch: As `refresh`.
             StoreUnavailable: Redis is away, and nothing has been read yet.
         """
-        self._look_if_due()
+        self._refresh_if_due()
         self._check_filled()
         if self._priorities is None:
             return self._get_samples(np.random.randint(self.size(), size=batch_size), env)
@@ -300,8 +299,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         """Set priorities, for TD errors say.
 
         Args:
-            indices: `PrioritizedSamples.indices`; of those whose step has been overwritten since,
-                nothing is changed.
+            indices: `PrioritizedSamples.indices`; those of overwritten steps are ignored.
             priorities: (n,), array or tensor; their absolute values count.
 
         Raises:
@@ -318,15 +316,15 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._highest_priority = max(self._highest_priority, float(values.max(initial=0.0)))
 
     def sample_windows(self, batch_size: int, length: int, env: VecNormalize | None = None) -> Any:
-        """Draw so many steps in a row, of one episode each, all such windows with the same odds.
+        """Draw windows of `length` consecutive steps of one episode, all with the same odds.
 
         Returns:
             As `sample`, without priorities; each tensor is (batch_size, length, ...).
 
         Raises:
-            EpisodeNotFound: No episode that is here has so many steps.
+            EpisodeNotFound: No episode in the buffer has that many steps.
         """
-        self._look_if_due()
+        self._refresh_if_due()
         self._check_filled()
         windows = np.empty((0, length), np.int64)
         for _ in range(TRIES):
@@ -344,7 +342,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         return self._samples(rows, rows, self._rewards(rows, env), env, (batch_size, length))
 
     def _get_samples(self, batch_inds: _Rows, env: VecNormalize | None = None) -> Any:
-        """Steps of these rows; with `n_steps`, what came of so many from there on."""
+        """Steps of these rows; with `n_steps`, the discounted sum of rewards from there on."""
         rewards = self._rewards(batch_inds, env)
         if self.n_steps == 1:
             return self._samples(batch_inds, batch_inds, rewards, env, (len(batch_inds),))
@@ -382,7 +380,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         return map_leaves(lambda part: self._tensor(part, shape), parts)
 
     def _tensor(self, array: Any, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor of what is nobody else's."""
+        """A tensor that shares memory with `array`, which nothing else refers to."""
         if len(shape) > 1:
             array = array.reshape(*shape, *array.shape[1:])
         return self.to_torch(array, copy=False)
@@ -391,7 +389,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         return self._normalize_reward(self.rewards[rows, 0], env)
 
     def _numbers(self, rows: _Rows) -> _Rows:
-        """The numbers of the steps that are in these rows."""
+        """The numbers of the steps in these rows."""
         count = self._succession.count
         return count - 1 - (count - 1 - rows) % self.buffer_size
 

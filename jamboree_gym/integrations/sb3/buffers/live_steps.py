@@ -1,4 +1,4 @@
-"""What was recorded so far and what comes, as Stable-Baselines3's buffers hold it."""
+"""Recorded steps and new ones, in the form of Stable-Baselines3's buffers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jamboree_gym.reading.query import EpisodeQuery, found_by
 
 __all__ = ["Batch", "LiveSteps"]
 
-OWN_DELIVERY_S = 2.0  # so long a look waits for what this process has recorded
+OWN_DELIVERY_S = 2.0  # how long a read waits for the delivery of this process's own steps
 
 
 class Batch(NamedTuple):
@@ -32,8 +32,8 @@ class Batch(NamedTuple):
     Attributes:
         ids: The episodes.
         counts: Number of steps of each, may be 0.
-        is_over: Whether it does not go on after them.
-        steps: The steps; None where there are none.
+        is_over: Whether the episode ends with them.
+        steps: The steps; None if there are none.
     """
 
     ids: Sequence[str]
@@ -43,13 +43,13 @@ class Batch(NamedTuple):
 
 
 class LiveSteps:
-    """Follows the episodes that match a filter: first those that are there, then what comes.
+    """Follows the episodes that match a filter: first those recorded so far, then new steps.
 
     Args:
-        connection: Where they are.
-        wanted: What they must be.
+        connection: The store.
+        wanted: The filter.
         of_buffer: The spaces of the buffer that gets the steps.
-        max_steps: Of what was there before, no more than about so many of the newest.
+        max_steps: About how many of the steps recorded so far to read, the newest.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class LiveSteps:
         self._max_steps = max_steps
         self._tail: NewStepsTail | None = None
 
-    def look(self, for_s: float, take: Callable[[Batch], None]) -> None:
-        """Give what is new, which at the first time is everything, piece by piece.
+    def read_new(self, for_s: float, add_batch: Callable[[Batch], None]) -> None:
+        """Pass on all new steps in batches; the first call passes on everything.
 
         Args:
-            for_s: Where others write faster than this reads, return after about so long.
-            take: Gets it.
+            for_s: Return after about this many seconds if others write faster than this reads.
+            add_batch: Gets each batch.
 
         Raises:
             BufferMismatch: The spaces of an episode are not the buffer's, or it was recorded above
                 `VecNormalize`.
-            UnsavedRecords: What this process has recorded cannot be brought to Redis.
+            UnsavedRecords: Steps of this process could not be delivered to Redis.
             StoreUnavailable: Redis is away.
             DecodeError: Stored bytes are damaged.
         """
@@ -79,18 +79,18 @@ class LiveSteps:
             tail = NewStepsTail(self._connection, self._wanted)
             tail.begin()
             for batch in list(self._past(tail)):
-                take(batch)
+                add_batch(batch)
             self._tail = tail
         elif not self._connection.writer.backpressure.has_outage:
             self._connection.flush(OWN_DELIVERY_S)
         until = time.monotonic() + for_s
         while growths := self._tail.look(0.0):
-            take(self._batch(growths))
+            add_batch(self._batch(growths))
             if time.monotonic() > until:
                 return
 
     def _past(self, tail: NewStepsTail) -> Iterator[Batch]:
-        """What is over already: the newest of it."""
+        """The newest steps of episodes that are over."""
         past = tail.not_followed
         query = EpisodeQuery(self._connection).where(run=self._wanted.run)
         _, found = found_by(query, is_complete=False)

@@ -1,4 +1,4 @@
-"""Which row of a ring comes after which in its episode, as episodes come in pieces, mixed."""
+"""Links each row of a ring to the next row of its episode, while episodes arrive mixed."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ _FEW = 1024
 
 
 class Succession:
-    """Follows n rows of a ring that is written over and over.
+    """The order of the rows of a ring, in which new steps overwrite the oldest.
 
-    A row comes after those before it in its episode, so it is overwritten after them: what is
-    linked to is always there.
+    A row is overwritten after the rows before it in its episode, so a link never leads to a row
+    that was overwritten.
 
     Args:
         size: Number of rows.
 
     Attributes:
-        following: int64 (size,), the row after each in its episode; -1 where there is none (yet).
-        count: How many steps there have been; step n went to row n % size.
+        following: int64 (size,), the next row of each row's episode; -1 if there is none (yet).
+        count: Number of steps so far; step n is in row n % size.
     """
 
     def __init__(self, size: int) -> None:
         self.following = np.full(size, -1, np.int64)
         self.count = 0
-        self._newest: dict[str, int] = {}  # step of each episode that goes on
-        self._look_at = _FEW
+        self._newest: dict[str, int] = {}  # newest step of each unfinished episode
+        self._prune_above = _FEW
 
     def append(
         self, ids: Sequence[str], counts: Sequence[int], is_over: Sequence[bool]
     ) -> npt.NDArray[np.int64]:
-        """Steps of several episodes, one after the other; each goes on where it was.
+        """Append steps of several episodes, one episode after the other.
 
         Args:
             ids: The episodes.
             counts: Number of steps of each.
-            is_over: Whether it does not go on after them.
+            is_over: Whether the episode ends with them.
 
         Returns:
-            The rows of the steps; of more than fit, those of the last ones.
+            The rows of the steps; only of the last ones if not all fit.
         """
         size, total = len(self.following), sum(counts)
         after = np.arange(self.count + 1, self.count + 1 + total)
@@ -66,31 +66,30 @@ class Succession:
         self.following[kept % size] = np.where(following < 0, -1, following % size)
         for before, first in links:
             self.following[before % size] = first % size
-        self._forget(oldest)
+        self._forget_overwritten(oldest)
         return kept % size
 
-    def _forget(self, oldest: int) -> None:
-        """Episodes whose newest step has been overwritten."""
-        if len(self._newest) > self._look_at:
+    def _forget_overwritten(self, oldest: int) -> None:
+        if len(self._newest) > self._prune_above:
             self._newest = {id: step for id, step in self._newest.items() if step >= oldest}
-            self._look_at = _FEW + 2 * len(self._newest)
+            self._prune_above = _FEW + 2 * len(self._newest)
 
     def windows(
         self, rows: npt.NDArray[np.int64], length: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """So many rows from each of these on.
+        """Windows of `length` rows that begin at these rows.
 
         Returns:
-            (n, length) rows, in which the last is repeated where an episode is over before; and
-            how many differ, (n,).
+            Rows (n, length), in which the last row is repeated if the episode ends before; and the
+            number of different rows in each window, (n,).
         """
         found = np.empty((len(rows), length), np.int64)
         found[:, 0] = rows
         counts = np.ones(len(rows), np.int64)
-        goes_on = np.ones(len(rows), np.bool_)
+        has_next = np.ones(len(rows), np.bool_)
         for step in range(1, length):
             after = self.following[found[:, step - 1]]
-            goes_on &= after >= 0
-            found[:, step] = np.where(goes_on, after, found[:, step - 1])
-            counts += goes_on
+            has_next &= after >= 0
+            found[:, step] = np.where(has_next, after, found[:, step - 1])
+            counts += has_next
         return found, counts

@@ -44,9 +44,9 @@ def to_replay_buffer(
     progress: bool | Progress = False,
     **buffer_kwargs: Any,
 ) -> ReplayBuffer:
-    """A replay buffer with the steps of these episodes, as a model that played them would have it.
+    """A replay buffer with the steps of these episodes, as if a model had played them.
 
-    See `fill_replay_buffer` for what is where in it.
+    See `fill_replay_buffer` for its content.
 
     Example:
         >>> model = SAC("MlpPolicy", env)
@@ -57,13 +57,13 @@ def to_replay_buffer(
         query: The episodes.
         buffer_class: `ReplayBuffer`, `DictReplayBuffer`, `HerReplayBuffer` or a subclass. None =
             the first, or for dict observations the second, as SB3 chooses.
-        buffer_size: Of how many steps, over all columns; None = as many as there are.
-        n_envs: How many columns: the number of environments of the model that goes on with it.
-        device: Where samples go.
+        buffer_size: Number of steps, over all columns; None = those of the episodes.
+        n_envs: Number of columns: the number of environments of the model that will train with it.
+        device: Device of the samples.
         progress: Whether to show on stderr how many episodes have been read; or a function that is
             called with that number and the number of all.
-        **buffer_kwargs: What else the class takes: `optimize_memory_usage`, `n_steps`; `env`, for
-            `HerReplayBuffer`.
+        **buffer_kwargs: Other arguments of the class: `optimize_memory_usage`, `n_steps`; `env`
+            for `HerReplayBuffer`.
 
     Raises:
         EpisodeNotFound: There is no such episode, or none with a step.
@@ -88,34 +88,33 @@ def to_replay_buffer(
 def fill_replay_buffer(
     buffer: ReplayBuffer, query: EpisodeQuery, *, progress: bool | Progress = False
 ) -> int:
-    """Add the steps of these episodes to a buffer, the oldest first; where not all fit, the newest.
+    """Add the steps of these episodes to a buffer, oldest first; only the newest if not all fit.
 
-    Each `next_obs` is what the step returned, at an end the real last observation. `dones` and
-    `timeouts` are what `done` and `TimeLimit.truncated` of a VecEnv are. An episode that has no end
-    of its own (running, abandoned, interrupted) or was cut in two ends with `dones` 0 and
-    `timeouts` 1: SB3 samples it as a step after which the episode goes on, and an
-    `NStepReplayBuffer` does not go on to the next episode. With `optimize_memory_usage` the next
-    episode takes the place of the last observation, so SB3 takes every end for a terminal one: here
-    as well. `HerReplayBuffer` samples all of the episodes, also those without an end, as it does
-    once SB3 has loaded one from a file.
+    Each `next_obs` is what the step returned; at an end, the real last observation. `dones` and
+    `timeouts` are like `done` and `TimeLimit.truncated` of a VecEnv. An episode that has no end of
+    its own (running, abandoned, interrupted) or was split ends with `dones` 0 and `timeouts` 1: SB3
+    samples its last step as one that does not end the episode, and an `NStepReplayBuffer` stops
+    there. With `optimize_memory_usage` the next episode overwrites the last observation, so every
+    end counts as terminal, as always in SB3. `HerReplayBuffer` samples all episodes, also those
+    without an end, as it does after SB3 has loaded a buffer from a file.
 
     Example:
         >>> fill_replay_buffer(model.replay_buffer, jam.episodes(run="first"))
         50000
 
     Args:
-        buffer: Of a model, say; what it holds stays, as far as there is room. A
-            `JamboreeReplayBuffer` takes in what it asks for itself, whatever the query.
+        buffer: The buffer, for example of a model; its steps stay as far as there is room. A
+            `JamboreeReplayBuffer` refreshes itself, and ignores the query.
         query: The episodes.
         progress: As in `to_replay_buffer`.
 
     Returns:
-        How many steps were added: all, or as many as the buffer holds. With several columns they
-        are as many in each, so up to `n_envs - 1` of the oldest are left out.
+        Number of added steps: all, or as many as fit. Each column gets the same number, so up to
+        `n_envs - 1` of the oldest steps are left out.
 
     Raises:
-        BufferMismatch: The buffer's spaces are others than those that were recorded, or these were
-            recorded above `VecNormalize`. Nothing has been added then.
+        BufferMismatch: The buffer's spaces differ from the recorded ones, or the episodes were
+            recorded above `VecNormalize`. Nothing was added.
         EpisodeNotFound: An episode has been deleted meanwhile.
         DecodeError: Bytes of one are damaged; names key and index.
     """
@@ -156,7 +155,7 @@ def _fill(
         for block in blocks:
             convert = conversions.of(block.ids[0], digests[block.ids[0]])
             steps = block.transitions()
-            filling.put(block, [by_id[id] for id in block.ids], convert(steps), steps.infos)
+            filling.add(block, [by_id[id] for id in block.ids], convert(steps), steps.infos)
     filling.finish(pieces)
     return rows * buffer.n_envs
 
@@ -183,11 +182,11 @@ class _Filling:
         self._begin = buffer.pos
         self._last_observations: dict[int, Any] = {}  # of each column, where they are shared
         if buffer.size():
-            _end_what_goes_on(buffer)
+            _end_open_episodes(buffer)
         if isinstance(buffer, HerReplayBuffer):
             _forget_overwritten(buffer, rows)
 
-    def put(
+    def add(
         self, block: Block, pieces: Sequence[list[Piece]], steps: Converted, infos: Sequence[Any]
     ) -> None:
         """Write what pieces there are of the episodes in a block."""
@@ -265,14 +264,14 @@ def _parts_in(
         first += count
 
 
-def _end_what_goes_on(buffer: ReplayBuffer) -> None:
-    """What the buffer holds is not gone on with by what comes now."""
+def _end_open_episodes(buffer: ReplayBuffer) -> None:
+    """End the unfinished episodes in the buffer: the added steps do not continue them."""
     newest = buffer.pos - 1
-    goes_on = buffer.dones[newest] == 0
+    is_open = buffer.dones[newest] == 0
     if buffer.optimize_memory_usage:
-        buffer.dones[newest, goes_on] = 1
+        buffer.dones[newest, is_open] = 1
     else:
-        buffer.timeouts[newest, goes_on] = 1
+        buffer.timeouts[newest, is_open] = 1
     if isinstance(buffer, HerReplayBuffer):
         for column in np.flatnonzero(buffer._current_ep_start != buffer.pos).tolist():
             buffer._compute_episode_length(column)

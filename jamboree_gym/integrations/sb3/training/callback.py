@@ -16,17 +16,17 @@ __all__ = ["JamboreeCallback"]
 
 
 class JamboreeCallback(BaseCallback):
-    """Keeps what a recorded model learns: with what, from what, what came of it, and the model.
+    """Records the training of a model: its settings, its metrics, and checkpoints.
 
-    The model's environment has to be recorded: `jam.record(venv, run="...")` anywhere in its VecEnv
+    The model's environment must be recorded: `jam.record(venv, run="...")` anywhere in its VecEnv
     (below or above `VecMonitor`, `VecNormalize`, `VecFrameStack`, ...), or `jam.record(env, ...)`
-    in each environment of a `DummyVecEnv`. Of several recorders the innermost counts.
+    in each environment of a `DummyVecEnv`. If there are several recorders, the innermost counts.
 
-    What is kept, and read back with `jam.run(name)`: algorithm, policy, hyperparameters, versions,
-    machine; all that SB3 logs, results of `EvalCallback` included; checkpoints, which are SB3's own
-    zip. Beside each step lies `policy_version`, the number of updates of the policy that took it,
-    and, where the algorithm has them (PPO, A2C, RecurrentPPO, MaskablePPO), `value` and `log_prob`.
-    The model learns bit by bit what it would learn without.
+    `jam.run(name)` reads back: algorithm, policy, hyperparameters, versions, machine; everything
+    that SB3 logs, including results of `EvalCallback`; checkpoints, as SB3's own zip. Each step is
+    annotated with `policy_version`, the number of updates of the policy that chose its action, and,
+    if the algorithm has them (PPO, A2C, RecurrentPPO, MaskablePPO), `value` and `log_prob`. The
+    training gives the same weights, bit for bit, as without the callback.
 
     Example:
         >>> env = jam.record(make_vec_env("CartPole-v1", n_envs=4), run="ppo")
@@ -36,11 +36,10 @@ class JamboreeCallback(BaseCallback):
         'finished'
 
     Args:
-        jam: Where the environment is recorded.
-        checkpoint_every: So many timesteps lie between two checkpoints; None = only one, at the
-            end.
-        keep_checkpoints: So many of the run's newest checkpoints stay, older ones are deleted;
-            None = all.
+        jam: The Jamboree that records the environment.
+        checkpoint_every: Number of timesteps between two checkpoints; None = only one, at the end.
+        keep_checkpoints: Number of the run's newest checkpoints to keep; older ones are deleted;
+            None = keep all.
         verbose: As in other callbacks.
 
     Raises:

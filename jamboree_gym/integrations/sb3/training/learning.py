@@ -34,14 +34,14 @@ class LearnWatch:
             threading.Thread(target=self._watch, name="jamboree-learn", daemon=True).start()
 
     def _watch(self) -> None:
-        while self._goes_on():
+        while self._is_running():
             if self._ended.wait(LOOK_EVERY_S):
                 return
         if not self._ended.is_set():
             self._frame = None
             self._on_exception()
 
-    def _goes_on(self) -> bool:
+    def _is_running(self) -> bool:
         frame = self._frame
         return frame is not None and _is_executing(frame)
 

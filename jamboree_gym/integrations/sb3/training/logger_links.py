@@ -36,36 +36,36 @@ def link_run(jam: Connection, run: str, logger: Logger, timesteps: int) -> None:
     What one of them has against it is a warning: training goes on.
     """
     link = link_of(jam, run)
-    for name, tell in (
-        ("TensorBoard", lambda: _tell_tensorboard(logger, run, link, timesteps)),
-        ("W&B", lambda: _tell_wandb(run, link)),
-        ("MLflow", lambda: _tell_mlflow(run, link)),
+    for name, add_link in (
+        ("TensorBoard", lambda: _add_to_tensorboard(logger, run, link, timesteps)),
+        ("W&B", lambda: _add_to_wandb(run, link)),
+        ("MLflow", lambda: _add_to_mlflow(run, link)),
     ):
-        _try(name, tell)
+        _try(name, add_link)
 
 
-def _try(name: str, tell: Callable[[], None]) -> None:
+def _try(name: str, add_link: Callable[[], None]) -> None:
     try:
-        tell()
+        add_link()
     except Exception as error:  # noqa: BLE001 - whatever they raise, the run is recorded
         log.warning("%s was not told of the run: %r", name, error)
 
 
-def _tell_tensorboard(logger: Logger, run: str, link: str, timesteps: int) -> None:
+def _add_to_tensorboard(logger: Logger, run: str, link: str, timesteps: int) -> None:
     for one in logger.output_formats:
         if isinstance(one, TensorBoardOutputFormat):
             one.writer.add_text(_TEXT, f"{run} ({link})", timesteps)
             one.writer.flush()
 
 
-def _tell_wandb(run: str, link: str) -> None:
+def _add_to_wandb(run: str, link: str) -> None:
     active = getattr(sys.modules.get("wandb"), "run", None)  # who uses it has loaded it
     if active is not None:
-        told = {"jamboree_run": run, "jamboree_link": link}
-        active.config.update(told, allow_val_change=True)
+        fields = {"jamboree_run": run, "jamboree_link": link}
+        active.config.update(fields, allow_val_change=True)
 
 
-def _tell_mlflow(run: str, link: str) -> None:
+def _add_to_mlflow(run: str, link: str) -> None:
     mlflow = sys.modules.get("mlflow")
     if mlflow is not None and mlflow.active_run() is not None:
         mlflow.set_tags({"jamboree.run": run, "jamboree.link": link})

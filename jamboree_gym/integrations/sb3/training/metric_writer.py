@@ -48,11 +48,11 @@ class MetricWriter(KVWriter):
             if NAME not in (key_excluded.get(name) or ())
         }
         kept = {name: value for name, value in values.items() if isinstance(value, _KEPT)}
-        self._tell_of(values.keys() - kept.keys())
+        self._warn_of(values.keys() - kept.keys())
         if kept:
             self._handler.put(step, session=self._session, values=kept)
 
-    def _tell_of(self, names: set[str]) -> None:
+    def _warn_of(self, names: set[str]) -> None:
         new = names - self._left_out
         if new:
             self._left_out |= new

@@ -40,12 +40,12 @@ class PolicyWatch:
 
     Args:
         policy: The policy.
-        tell: Gets what `forward` returned.
+        on_result: Gets what `forward` returned.
     """
 
-    def __init__(self, policy: BasePolicy, tell: Callable[[Any], None]) -> None:
+    def __init__(self, policy: BasePolicy, on_result: Callable[[Any], None]) -> None:
         self._policy = policy
-        self._tell = tell
+        self._on_result = on_result
         self._before = policy.__dict__.get("forward")
         self._forward = policy.forward
         policy.__dict__["forward"] = self
@@ -53,7 +53,7 @@ class PolicyWatch:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the policy itself returns."""
         result = self._forward(*args, **kwargs)
-        self._tell(result)
+        self._on_result(result)
         return result
 
     def remove(self) -> None:

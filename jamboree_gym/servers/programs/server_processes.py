@@ -14,8 +14,7 @@ import psutil
 
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.home import Home, last_line, trim_log
-from jamboree_gym.servers.own_files import open_own
-from jamboree_gym.servers.server_lock import take
+from jamboree_gym.servers.own_files import open_own, take_lock
 
 __all__ = ["ServerProcess", "ServerProgram", "launch", "start_server"]
 
@@ -158,8 +157,8 @@ def launch(
     """Run `command` as the one process on the program's data, and wait until it answers."""
     log = program.home.server_log(program.name)
     log_start = trim_log(log)
-    # A client that calls is_held() takes the lock for a moment: wait briefly for it.
-    lock = take(program.home.server_lock(program.name), timeout_s=LAUNCH_LOCK_TIMEOUT_S)
+    # A client that calls is_lock_held() takes the lock for a moment: wait briefly for it.
+    lock = take_lock(program.home.server_lock(program.name), timeout_s=LAUNCH_LOCK_TIMEOUT_S)
     if lock is None:
         raise EmbeddedServerError(
             f"{program.home.server_lock(program.name)} is held by a process that is not"
@@ -208,7 +207,7 @@ def _wait_until_it_answers(
 def _adopt(program: ServerProgram) -> ServerProcess | None:
     """Adopt the server that already serves this home's data, if it is as we would start it."""
     deadline = time.monotonic() + ORPHAN_TIMEOUT_S
-    while (lock := take(program.home.server_lock(program.name))) is None:
+    while (lock := take_lock(program.home.server_lock(program.name))) is None:
         orphan = _find(program)
         if orphan is not None and _is_as_started(program, orphan):
             _log.info("%s (pid %d) adopted", program.name, orphan.pid)

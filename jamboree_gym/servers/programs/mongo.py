@@ -19,9 +19,9 @@ import psutil
 from jamboree_gym.arrays.unicode_text import is_unicode
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.home import Home, write_private
-from jamboree_gym.servers.installed import package_dir
 from jamboree_gym.servers.own_files import check_tree, open_own, read_own
-from jamboree_gym.servers.server_processes import launch
+from jamboree_gym.servers.programs.installed import package_dir
+from jamboree_gym.servers.programs.server_processes import launch
 
 __all__ = ["MongoProgram"]
 

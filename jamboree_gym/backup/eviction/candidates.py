@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 
-from jamboree_gym.backup.policy import RetentionPolicy
+from jamboree_gym.backup.eviction.policy import RetentionPolicy
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_stored_summary
 from jamboree_gym.errors import DecodeError
@@ -37,10 +37,10 @@ def candidates_among(
 ) -> Iterator[Candidate]:
     """Logs from which something may be evicted, judging by their heads."""
     episodes = _episodes(store, heads)
-    kept = _ids_kept_by_rules(store, policy, list(episodes.values()))
+    protected = _protected_ids(store, policy, list(episodes.values()))
     for key, head in heads.items():
         summary = episodes.get(key)
-        if head.codec == CODEC_STEPS and (summary is None or summary.id in kept):
+        if head.codec == CODEC_STEPS and (summary is None or summary.id in protected):
             continue
         candidate = _candidate(key, head, summary)
         if candidate is not None:
@@ -61,7 +61,7 @@ def _episodes(store: RedisStore, heads: Mapping[str, Head]) -> dict[str, StoredS
     return found
 
 
-def _ids_kept_by_rules(store: RedisStore, policy: RetentionPolicy, episodes: Found) -> set[str]:
+def _protected_ids(store: RedisStore, policy: RetentionPolicy, episodes: Found) -> set[str]:
     """Ids of the episodes that a rule keeps."""
     filters = policy.filters()
     if not filters:

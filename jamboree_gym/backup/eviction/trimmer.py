@@ -9,21 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from jamboree_gym.backup.eviction_candidates import (
+from jamboree_gym.backup.eviction.candidates import (
     MAX_CANDIDATES,
     candidates_among,
     find_candidates,
 )
-from jamboree_gym.backup.policy import RetentionPolicy, decode_policy, encode_policy
+from jamboree_gym.backup.eviction.policy import RetentionPolicy, load_policy, memory_limit
 from jamboree_gym.encoding.batch_format import Head
-from jamboree_gym.keys import MONGO_SETTINGS
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.eviction import Candidate, Memory
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["Trimmed", "Trimmer", "known_policy", "load_policy", "memory_limit", "store_policy"]
+__all__ = ["Trimmed", "Trimmer"]
 
-SHARE_OF_MAXMEMORY = 0.8
 TRIM_TO = 7 / 8  # evict down to this share of the limit, so that eviction rests between turns
 UNLISTED_SHARE = 1 / 4  # share of the limit that removing summaries frees at once
 LOGS_AT_ONCE = 100
@@ -32,8 +30,7 @@ TURN_S = 0.2  # length of one turn of searching and evicting; then the backup co
 SEARCH_PAUSE_SHARE = 2  # a search takes at most a third of the time: copying frees memory, too
 SEARCH_AGAIN_S = 10.0  # shortest pause between searches ...
 SEARCH_AGAIN_SHARE = 5  # ... and at least this many times as long as the last search took
-AGE_LOOKS_S = (1.0, 60.0)
-_SETTING = "retention"
+AGE_SEARCH_S = (1.0, 60.0)
 
 log = logging.getLogger(__name__)
 
@@ -49,48 +46,6 @@ class Trimmed:
 
     freed_bytes: int
     summaries: int
-
-
-def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) -> None:
-    """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
-    content = encode_policy(policy)
-    mongo.put_setting(_SETTING, content)
-    store.room.put_policy(content)
-
-
-def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
-    """The policy of Redis; that of MongoDB if Redis has none because it was emptied.
-
-    Raises:
-        DecodeError: It is damaged.
-    """
-    if store.room.policy() is not None:
-        return known_policy(store)
-    kept = mongo.setting(_SETTING)
-    where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
-    policy = RetentionPolicy() if kept is None else decode_policy(kept, where=where)
-    store.room.put_policy(encode_policy(policy))
-    return policy
-
-
-def known_policy(store: RedisStore) -> RetentionPolicy:
-    """The policy that Redis holds; an empty one if Redis was emptied.
-
-    Raises:
-        DecodeError: It is damaged.
-    """
-    content = store.room.policy()
-    if content is None:
-        return RetentionPolicy()
-    return decode_policy(content, where=store.keyspace.retention)
-
-
-def memory_limit(policy: RetentionPolicy, memory: Memory) -> int | None:
-    """Number of bytes above which the oldest data is evicted; None = no limit."""
-    limits = [] if policy.max_redis_bytes is None else [policy.max_redis_bytes]
-    if memory.max_bytes is not None:
-        limits.append(int(memory.max_bytes * SHARE_OF_MAXMEMORY))
-    return min(limits, default=None)
 
 
 class Trimmer:
@@ -114,7 +69,7 @@ class Trimmer:
         self._search: Iterator[list[Candidate]] | None = None
         self._unlisting: Iterator[int] | None = None
         self._search_began = 0.0
-        self._search_at = self._check_at = self._age_search_at = self._look_at = -math.inf
+        self._search_at = self._check_at = self._age_search_at = self._next_turn_at = -math.inf
         self._is_limited = False
         self._has_searched = False  # since summaries were last removed from the listings
         self._freed = self._unlisted = 0
@@ -213,7 +168,7 @@ class Trimmer:
         self._added = []
         self._search = find_candidates(self._store, self._policy)
         if self._policy.max_age_s is not None:
-            shortest, longest = AGE_LOOKS_S
+            shortest, longest = AGE_SEARCH_S
             pause_s = min(max(self._policy.max_age_s / 10, shortest), longest)
             self._age_search_at = self._search_began + pause_s
 
@@ -236,12 +191,12 @@ class Trimmer:
     ) -> None:
         """Run a search of Redis for one turn, if it is due."""
         began = time.monotonic()
-        if not is_running() or began < self._look_at:
+        if not is_running() or began < self._next_turn_at:
             return
         while is_running() and time.monotonic() < began + TURN_S:
             advance()
         now = time.monotonic()
-        self._look_at = now + (now - began) * SEARCH_PAUSE_SHARE
+        self._next_turn_at = now + (now - began) * SEARCH_PAUSE_SHARE
 
     # -- evicting ---------------------------------------------------------------------------
 
@@ -278,16 +233,16 @@ class Trimmer:
         self, portion: list[Candidate], before: float, *, enough_bytes: float = math.inf
     ) -> int:
         counts = self._mongo.counts([one.key for one in portion])
-        kept = {
+        backed_up = {
             one.key: counts[one.key][1]
             for one in portion
             if one.key in counts and counts[one.key][0] == one.born
         }
-        let = self._room.trim(portion, kept, before=before, enough_bytes=enough_bytes)
-        for one in let.later:
+        evicted = self._room.trim(portion, backed_up, before=before, enough_bytes=enough_bytes)
+        for one in evicted.later:
             heapq.heappush(self._candidates, one)
-        self._freed += let.freed_bytes
-        return let.freed_bytes
+        self._freed += evicted.freed_bytes
+        return evicted.freed_bytes
 
     # -- listings ---------------------------------------------------------------------------
 

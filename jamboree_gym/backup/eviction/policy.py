@@ -1,4 +1,4 @@
-"""The retention policy: what Redis may evict; its checks and its encoding."""
+"""The retention policy: what Redis may evict; its checks, its encoding, and where it is stored."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Any
 
 from jamboree_gym.arrays.values import decode_value, encode_mapping
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
+from jamboree_gym.keys import MONGO_SETTINGS
 from jamboree_gym.reading.filters import EpisodeFilter
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.eviction import Memory
+from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["RetentionPolicy", "decode_policy", "encode_policy"]
+__all__ = ["RetentionPolicy", "known_policy", "load_policy", "memory_limit", "store_policy"]
 
+SHARE_OF_MAXMEMORY = 0.8
 POLICY_VERSION = 1
+_SETTING = "retention"
 _TEXTS = ("run", "env_id", "status", "parent")
 _NUMBERS = ("min_return", "max_return", "min_steps", "max_steps", "since", "until")
 _RULES = (*_TEXTS, "tags", *_NUMBERS)
@@ -50,6 +56,74 @@ class RetentionPolicy:
         return [EpisodeFilter(**rule) for rule in self.keep]
 
 
+def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) -> None:
+    """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
+    content = _encode_policy(policy)
+    mongo.put_setting(_SETTING, content)
+    store.room.put_policy(content)
+
+
+def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
+    """The policy of Redis; that of MongoDB if Redis has none because it was emptied.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    if store.room.policy() is not None:
+        return known_policy(store)
+    content = mongo.setting(_SETTING)
+    where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
+    policy = RetentionPolicy() if content is None else _decode_policy(content, where=where)
+    store.room.put_policy(_encode_policy(policy))
+    return policy
+
+
+def known_policy(store: RedisStore) -> RetentionPolicy:
+    """The policy that Redis holds; an empty one if Redis was emptied.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    content = store.room.policy()
+    if content is None:
+        return RetentionPolicy()
+    return _decode_policy(content, where=store.keyspace.retention)
+
+
+def memory_limit(policy: RetentionPolicy, memory: Memory) -> int | None:
+    """Number of bytes above which the oldest data is evicted; None = no limit."""
+    limits = [] if policy.max_redis_bytes is None else [policy.max_redis_bytes]
+    if memory.max_bytes is not None:
+        limits.append(int(memory.max_bytes * SHARE_OF_MAXMEMORY))
+    return min(limits, default=None)
+
+
+def _encode_policy(policy: RetentionPolicy) -> bytes:
+    return encode_mapping(
+        {
+            "version": POLICY_VERSION,
+            "max_redis_bytes": policy.max_redis_bytes,
+            "max_age_s": policy.max_age_s,
+            "keep": [dict(rule) for rule in policy.keep],
+        }
+    )
+
+
+def _decode_policy(content: bytes, *, where: str) -> RetentionPolicy:
+    """Inverse of `_encode_policy`.
+
+    Raises:
+        DecodeError: The content is damaged, or a newer release wrote it.
+    """
+    found = decode_value(content, where=where)
+    if not isinstance(found, dict) or found.get("version") != POLICY_VERSION:
+        raise DecodeError(f"{where}: not a retention policy that this release knows")
+    try:
+        return RetentionPolicy(found["max_redis_bytes"], found["max_age_s"], tuple(found["keep"]))
+    except (InvalidArgument, KeyError, TypeError) as error:
+        raise DecodeError(f"{where}: not a retention policy: {error}") from error
+
+
 def _checked_rule(rule: Any) -> dict[str, Any]:
     """A rule that can be stored and that names at least one condition."""
     if not isinstance(rule, Mapping) or not rule:
@@ -81,30 +155,3 @@ def _check_tags(tags: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def encode_policy(policy: RetentionPolicy) -> bytes:
-    """Encode a policy for storage."""
-    return encode_mapping(
-        {
-            "version": POLICY_VERSION,
-            "max_redis_bytes": policy.max_redis_bytes,
-            "max_age_s": policy.max_age_s,
-            "keep": [dict(rule) for rule in policy.keep],
-        }
-    )
-
-
-def decode_policy(content: bytes, *, where: str) -> RetentionPolicy:
-    """Inverse of `encode_policy`.
-
-    Raises:
-        DecodeError: The content is damaged, or a newer release wrote it.
-    """
-    found = decode_value(content, where=where)
-    if not isinstance(found, dict) or found.get("version") != POLICY_VERSION:
-        raise DecodeError(f"{where}: not a retention policy that this release knows")
-    try:
-        return RetentionPolicy(found["max_redis_bytes"], found["max_age_s"], tuple(found["keep"]))
-    except (InvalidArgument, KeyError, TypeError) as error:
-        raise DecodeError(f"{where}: not a retention policy: {error}") from error
