@@ -36,8 +36,8 @@ from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.redis.eviction import Restorer
 from jamboree_gym.store.redis.listings import Listings
-from jamboree_gym.store.redis.restorer import Restorer
 from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]

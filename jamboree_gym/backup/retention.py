@@ -55,7 +55,7 @@ def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) 
     """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
     content = encode_policy(policy)
     mongo.put_setting(_SETTING, content)
-    store.room.put_policy(content)
+    store.eviction.put_policy(content)
 
 
 def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
@@ -64,12 +64,12 @@ def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
     Raises:
         DecodeError: It is damaged.
     """
-    if store.room.policy() is not None:
+    if store.eviction.policy() is not None:
         return known_policy(store)
     kept = mongo.setting(_SETTING)
     where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
     policy = RetentionPolicy() if kept is None else decode_policy(kept, where=where)
-    store.room.put_policy(encode_policy(policy))
+    store.eviction.put_policy(encode_policy(policy))
     return policy
 
 
@@ -79,7 +79,7 @@ def known_policy(store: RedisStore) -> RetentionPolicy:
     Raises:
         DecodeError: It is damaged.
     """
-    content = store.room.policy()
+    content = store.eviction.policy()
     if content is None:
         return RetentionPolicy()
     return decode_policy(content, where=store.keyspace.retention)
@@ -106,7 +106,7 @@ class Trimmer:
     def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
         self._store = store
         self._mongo = mongo
-        self._room = store.room
+        self._eviction = store.eviction
         self._policy = RetentionPolicy()
         self._candidates: list[Candidate] = []  # a heap
         self._found: list[Candidate] = []
@@ -178,7 +178,7 @@ class Trimmer:
 
     def _excess(self) -> tuple[float, int]:
         """Number of bytes above the target, and the limit."""
-        memory = self._room.memory()
+        memory = self._eviction.memory()
         self._warn(memory)
         limit = memory_limit(self._policy, memory)
         self._is_limited = limit is not None or self._policy.max_age_s is not None
@@ -283,11 +283,11 @@ class Trimmer:
             for one in portion
             if one.key in counts and counts[one.key][0] == one.born
         }
-        let = self._room.trim(portion, kept, before=before, enough_bytes=enough_bytes)
-        for one in let.later:
+        evicted = self._eviction.trim(portion, kept, before=before, enough_bytes=enough_bytes)
+        for one in evicted.retry_later:
             heapq.heappush(self._candidates, one)
-        self._freed += let.freed_bytes
-        return let.freed_bytes
+        self._freed += evicted.freed_bytes
+        return evicted.freed_bytes
 
     # -- listings ---------------------------------------------------------------------------
 
@@ -307,10 +307,10 @@ class Trimmer:
         """
         freed = 0
         for run in self._store.listings.runs():
-            for sizes in self._room.listed_only(run):
+            for sizes in self._eviction.listed_only(run):
                 keys = {self._store.keyspace.episode(id): id for id in sizes}
                 ids = [keys[key] for key in self._mongo.counts(list(keys))]
-                self._room.unlist(run, ids)
+                self._eviction.unlist(run, ids)
                 freed += sum(sizes[id] for id in ids)
                 self._unlisted += len(ids)
                 yield freed

@@ -34,7 +34,7 @@ OpenJamboree = Callable[..., Jamboree]
 
 def limit_memory(jam: Jamboree, room_bytes: int = ROOM_BYTES) -> int:
     """Give the server so much more than it uses now, or less; what it has then."""
-    limit = jam.store.room.memory().used_bytes + room_bytes
+    limit = jam.store.eviction.memory().used_bytes + room_bytes
     jam.redis.config_set("maxmemory", limit)
     return limit
 
@@ -123,7 +123,7 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     for keys in batched(rows_of, 200, every=max(1, len(rows_of) // 4000)):
         assert rows_in_mongodb(jam, keys) == sum(rows_of[key] for key in keys)
     assert jam.backup.status().trimmed_bytes > MAXMEMORY_MB * 2**20 / 4
-    assert jam.store.room.memory().used_bytes < MAXMEMORY_MB * 2**20
+    assert jam.store.eviction.memory().used_bytes < MAXMEMORY_MB * 2**20
 
 
 def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_back(

@@ -12,9 +12,9 @@ from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.blobs import Blobs
-from jamboree_gym.store.redis.epochs import new_epoch
-from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
+from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart, as_text, script_call
 from jamboree_gym.store.redis.listings import listing_arguments
+from jamboree_gym.store.redis.liveness import new_epoch
 
 __all__ = ["LogAppender"]
 
@@ -36,7 +36,7 @@ class _Server:
         self.blobs: set[str] = set()
 
 
-class LogAppender:
+class LogAppender(RedisPart):
     """Appends to logs, and remembers what it has to know of the server.
 
     Args:
@@ -47,8 +47,7 @@ class LogAppender:
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace, blobs: Blobs, *, can_ask: bool) -> None:
-        self._link = link
-        self._keyspace = keyspace
+        super().__init__(link, keyspace)
         self._blobs = blobs
         self._can_ask = can_ask
         self._server = _Server("", 0)
@@ -108,8 +107,7 @@ class LogAppender:
                 f"Redis at {where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
             )
         server.blobs |= blobs.keys()
-        if isinstance(results, RedisError):
-            raise self._link.translated(results, key=appends[0].key) from results
+        self._link.checked(results, key=appends[0].key)
         was_repeated = tries > 1
         return [
             self._append_result(append, answer, was_repeated=was_repeated)

@@ -10,20 +10,16 @@ from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.acknowledgements import Acknowledgements
 from jamboree_gym.store.redis.appender import LogAppender
-from jamboree_gym.store.redis.backup_state import BackupState
+from jamboree_gym.store.redis.backup_state import Acknowledgements, BackupState, Deletions
 from jamboree_gym.store.redis.blobs import Blobs
-from jamboree_gym.store.redis.check import check_server
-from jamboree_gym.store.redis.client import client_from_url
-from jamboree_gym.store.redis.deletions import Deletions
-from jamboree_gym.store.redis.eviction import Room
+from jamboree_gym.store.redis.client import check_server, client_from_url
+from jamboree_gym.store.redis.eviction import Eviction, Restorer
 from jamboree_gym.store.redis.feed import Feed
-from jamboree_gym.store.redis.leases import Leases
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.listings import Listings
+from jamboree_gym.store.redis.liveness import Leases
 from jamboree_gym.store.redis.reader import LogReader
-from jamboree_gym.store.redis.restorer import Restorer
 
 __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 
@@ -52,7 +48,7 @@ class RedisStore:
         backup_state: Who copies to MongoDB, and how far that has come.
         restorer: Puts logs back.
         feed: Tells which episodes grow.
-        room: What takes up the server's memory, and what may be evicted.
+        eviction: What takes up the server's memory, and what may be evicted.
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace, *, can_ask: bool = False) -> None:
@@ -60,7 +56,7 @@ class RedisStore:
         self.keyspace = keyspace
         self.link = link
         self.can_ask = can_ask
-        self.reader = LogReader(link)
+        self.reader = LogReader(link, keyspace)
         self.listings = Listings(link, keyspace)
         self.blobs = Blobs(link, keyspace)
         self.leases = Leases(link, keyspace)
@@ -69,7 +65,7 @@ class RedisStore:
         self.backup_state = BackupState(link, keyspace)
         self.restorer = Restorer(link, keyspace)
         self.feed = Feed(link, keyspace)
-        self.room = Room(link, keyspace)
+        self.eviction = Eviction(link, keyspace)
         self._appender = LogAppender(link, keyspace, self.blobs, can_ask=can_ask)
 
     @classmethod
