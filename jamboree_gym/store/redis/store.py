@@ -9,6 +9,7 @@ from jamboree_gym.encoding.batch_format import Batch, Head, decode_batch
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice
+from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.backup_state import Acknowledgements, BackupState, Deletions
@@ -26,7 +27,7 @@ __all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
 _T = TypeVar("_T")
 
 
-class RedisStore:
+class RedisStore(LogStore):
     """The logs of one namespace on one server, and what belongs to them.
 
     Args:
@@ -50,6 +51,9 @@ class RedisStore:
         feed: Tells which episodes grow.
         eviction: What takes up the server's memory, and what may be evicted.
     """
+
+    listings: Listings
+    blobs: Blobs
 
     def __init__(self, link: RedisLink, keyspace: Keyspace, *, can_ask: bool = False) -> None:
         self.client = link.client
