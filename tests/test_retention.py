@@ -26,8 +26,9 @@ from jamboree_gym.encoding.batch_format import (
 from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.eviction import Candidate
-from jamboree_gym.store.redis.store import Append, RedisStore
+from jamboree_gym.store.redis.store import Append
 
 OpenJamboree = Callable[..., Jamboree]
 WRITER, OTHER = b"writer-a", b"writer-b"
@@ -411,18 +412,18 @@ def test_an_episode_in_one_append_that_is_repeated_after_trimming_is_kept_once(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
-    real = RedisStore.append
+    real = LogAppender.append
 
-    def noted(self: RedisStore, appends: Any, **options: Any) -> Any:
+    def noted(self: LogAppender, appends: Any, **options: Any) -> Any:
         sent.extend(appends)
         return real(self, appends, **options)
 
-    monkeypatch.setattr(RedisStore, "append", noted)
+    monkeypatch.setattr(LogAppender, "append", noted)
     (key,) = recorded(jam)
     jam.backup.flush()
     trim_all(jam)
     assert here(jam) == set()
-    real(jam.redis_store, sent[-1:])
+    jam.redis_store.append(sent[-1:])
     jam.backup.flush()
     assert kept(jam, key)[1] == 4
     assert jam.backup.verify()

@@ -40,5 +40,5 @@ def migrate(
     Example: jamboree-gym migrate --namespace my-project
     """
     with errors_shown(), open_store(home, redis_url, namespace, mongo_url) as jam:
-        changed = migrate_store(jam.store, None if redis_only else jam.mongo_store)
+        changed = migrate_store(jam.redis_store, None if redis_only else jam.mongo_store)
         typer.echo(f"{changed} logs brought up to date")

@@ -130,7 +130,7 @@ class EpisodeImporter:
         Raises:
             DecodeError: The bytes of one are damaged; names its key.
         """
-        store, keyspace = self._connection.store, self._connection.keyspace
+        store, keyspace = self._connection.redis_store, self._connection.keyspace
         keys = {keyspace.episode(id): id for id in ids}
         found = {}
         for key, head in store.reader.heads(list(keys)).items():

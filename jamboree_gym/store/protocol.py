@@ -126,17 +126,30 @@ class LogStore(Protocol):
             Its birth, None where there was no log and none was given.
         """
 
+    def select(self, key: str, *how: Any) -> LogSlice | None:
+        """A part of one log; None when there is no such log.
+
+        Args:
+            key: The log.
+            how: `("range", start, stop)`, `("last", n)`, `("between", t0, t1, before)` or
+                `("as_of", t, before)`, times as text: see `read`, `last`, `between` and `as_of`.
+        """
+
     def read(self, key: str, start: int, stop: int) -> LogSlice | None:
         """Batches that hold any index in `[start, stop)`; None when there is no such log."""
+        return self.select(key, "range", start, stop)
 
     def last(self, key: str, n: int) -> LogSlice | None:
         """Batches that hold any of the newest n records."""
+        return self.select(key, "last", n)
 
     def between(self, key: str, t0: float, t1: float, *, before: int = 0) -> LogSlice | None:
         """Batches with any record of t0 <= timestamp <= t1, and `before` batches before them."""
+        return self.select(key, "between", repr(float(t0)), repr(float(t1)), before)
 
     def as_of(self, key: str, t: float, *, before: int = 0) -> LogSlice | None:
         """The batch that holds the newest record with timestamp <= t, and `before` before it."""
+        return self.select(key, "as_of", repr(float(t)), before)
 
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
@@ -156,6 +169,8 @@ class LogStore(Protocol):
 
     def count(self, key: str) -> int:
         """Number of readable records in a log."""
+        head = self.head(key)
+        return 0 if head is None else head.count - head.first
 
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""

@@ -15,7 +15,7 @@ from jamboree_gym.backup.follow import Follower
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.protocol import LogStore
-from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis.eviction import Candidate
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -62,7 +62,7 @@ class TestReadThrough(StoreContract):
             request.param(redis)
 
         yield Backend(
-            BackedStore(redis, lambda: backup),
+            ReadThroughStore(redis, lambda: backup),
             lose=lambda: empty(redis),
             disturb=copy_and_forget,
             examples=100,
@@ -72,7 +72,7 @@ class TestReadThrough(StoreContract):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("store", [RedisStore, BackedStore])
+@pytest.mark.parametrize("store", [RedisStore, ReadThroughStore])
 def test_a_store_takes_the_arguments_of_the_protocol_with_the_same_defaults(
     store: type[LogStore],
 ) -> None:
