@@ -25,7 +25,7 @@ from jamboree_gym.encoding.batch_format import (
 )
 from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.eviction import Candidate
 from jamboree_gym.store.redis.store import Append
@@ -76,7 +76,7 @@ def here(jam: Jamboree) -> set[str]:
 
 def kept(jam: Jamboree, key: str) -> tuple[Head, int]:
     """The head of a log in MongoDB, and how many records there are, without a gap."""
-    (_, found), *_ = kept_logs(jam.mongo_store, [key])
+    (_, found), *_ = stored_logs(jam.mongo_store, [key])
     assert isinstance(found, tuple)
     head, blobs = found
     return head, sum(batch.count for batch in checked_chain(blobs, head, where=key))
@@ -488,7 +488,7 @@ def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
     (result,) = store.append([append(key, 1)])
     assert (result.stored, result.count) == (1, 2)  # type: ignore[union-attr]
     any_jam.backup.flush()
-    (_, found), *_ = kept_logs(any_jam.mongo_store, [key])
+    (_, found), *_ = stored_logs(any_jam.mongo_store, [key])
     assert isinstance(found, tuple)
     batches = checked_chain(found[1], found[0], where=key)
     assert [decode_records(one, where=key)[0]["n"] for one in batches] == [0, 1]

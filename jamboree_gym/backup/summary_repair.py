@@ -7,7 +7,7 @@ from collections.abc import Collection
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.encoding.summary_codec import decode_summaries
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.mongo.documents import KeptLog
+from jamboree_gym.store.mongo.documents import StoredLog
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of
@@ -63,6 +63,6 @@ def _head(store: RedisStore, mongo: MongoStore, key: str) -> Head:
     if head is not None:
         return head
     kept = mongo.logs([key]).get(key)
-    if isinstance(kept, KeptLog):
+    if isinstance(kept, StoredLog):
         return kept.head
     raise kept or DecodeError(f"{key} is neither in Redis nor in MongoDB: it can only be deleted")

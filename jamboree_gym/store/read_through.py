@@ -17,13 +17,13 @@ from jamboree_gym.store.listing_recovery import (
     PARTLY_COVERED,
     cover,
     is_covered,
-    kept_summaries,
+    stored_summaries,
 )
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice, birth_of
-from jamboree_gym.store.mongo.batch_reader import KeptBatches, is_lacking
-from jamboree_gym.store.mongo.documents import KeptLog
-from jamboree_gym.store.mongo.reader import batches_of
-from jamboree_gym.store.mongo.store import BackupUnavailable, InterpreterEnds, MongoStore
+from jamboree_gym.store.mongo.documents import StoredLog
+from jamboree_gym.store.mongo.link import BackupUnavailable, InterpreterEnds
+from jamboree_gym.store.mongo.reader import StoredBatches, batches_of, is_lacking
+from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.protocol import BlobReader, ListingReader, LogStore
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.blobs import Blobs
@@ -167,20 +167,22 @@ class ReadThroughStore(LogStore):
         """
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
-        kept = self._put_back([key]).get(key)
-        if kept is None:
+        stored = self._put_back([key]).get(key)
+        if stored is None:
             return None
         found = self.redis.reader.read(key, *how)
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
-        found = LogSlice(replace(kept.head, held=kept.head.count), [])  # Redis had no room for it
-        batches = self._ask(lambda mongo: self._kept_batches(mongo, key, found.head))
+        found = LogSlice(
+            replace(stored.head, held=stored.head.count), []
+        )  # Redis had no room for it
+        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, found.head))
         return None if batches is None else self._joined(found, batches, how)
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""
         head = found.head
-        batches = self._ask(lambda mongo: self._kept_batches(mongo, key, head))
+        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
         if batches is None:
             raise DecodeError(
                 f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
@@ -192,26 +194,26 @@ class ReadThroughStore(LogStore):
                 return again
         return self._joined(found, batches, how)
 
-    def _joined(self, found: LogSlice, batches: KeptBatches, how: tuple[Any, ...]) -> LogSlice:
+    def _joined(self, found: LogSlice, batches: StoredBatches, how: tuple[Any, ...]) -> LogSlice:
         below = self._ask(lambda _: batches.selected(found, how)) or []
         return LogSlice(found.head, [*below, *found.batches])
 
-    def _kept_batches(self, mongo: MongoStore, key: str, head: Head) -> KeptBatches | None:
+    def _stored_batches(self, mongo: MongoStore, key: str, head: Head) -> StoredBatches | None:
         """The batches of a log in MongoDB; None if MongoDB holds no log, or another one.
 
         Raises:
             DecodeError: The log's document is damaged.
         """
-        kept = mongo.logs([key]).get(key)
-        if isinstance(kept, DecodeError):
-            raise kept
-        if kept is None or kept.head.born != head.born:
+        stored = mongo.logs([key]).get(key)
+        if isinstance(stored, DecodeError):
+            raise stored
+        if stored is None or stored.head.born != head.born:
             return None
-        return KeptBatches(mongo, key, kept, head.held)
+        return StoredBatches(mongo, key, stored, head.held)
 
-    def _refilled(self, key: str, head: Head, kept: KeptBatches) -> bool:
+    def _refilled(self, key: str, head: Head, stored: StoredBatches) -> bool:
         def fill(_: MongoStore) -> bool:
-            return refill(self.redis, key, head, kept, max_bytes=MAX_PUT_BACK_BYTES)
+            return refill(self.redis, key, head, stored, max_bytes=MAX_PUT_BACK_BYTES)
 
         try:
             return bool(self._ask(fill))
@@ -219,7 +221,7 @@ class ReadThroughStore(LogStore):
             log.debug("%s: read from MongoDB alone: %s", key, error)
             return False
 
-    def _put_back(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+    def _put_back(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         """Restore logs that Redis does not have, as far as it has room.
 
         Returns:
@@ -257,7 +259,7 @@ class ReadThroughStore(LogStore):
         known = self._absent.get(key)
         return known is not None and known.until > now and known.standing == standing
 
-    def _restore_missing(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+    def _restore_missing(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         try:
             return self._ask(lambda mongo: self._put_back_from(mongo, keys)) or {}
         except BackupUnavailable:
@@ -265,25 +267,25 @@ class ReadThroughStore(LogStore):
                 raise
             return {}
 
-    def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, KeptLog]:
-        found: dict[str, KeptLog] = {}
+    def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, StoredLog]:
+        found: dict[str, StoredLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
             standing, deleted = self.redis.restorer.standing(), self.redis.deletions.noted()
-            for key, kept in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
-                if isinstance(kept, DecodeError):
+            for key, stored in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
+                if isinstance(stored, DecodeError):
                     if len(keys) == 1:
-                        raise kept
-                elif (key, kept.head.born) not in deleted:
-                    found[key] = kept
-                    self._put_back_one(mongo, key, kept, standing, is_alone=len(keys) == 1)
+                        raise stored
+                elif (key, stored.head.born) not in deleted:
+                    found[key] = stored
+                    self._put_back_one(mongo, key, stored, standing, is_alone=len(keys) == 1)
         return found
 
     def _put_back_one(
-        self, mongo: MongoStore, key: str, kept: KeptLog, standing: str, *, is_alone: bool
+        self, mongo: MongoStore, key: str, stored: StoredLog, standing: str, *, is_alone: bool
     ) -> None:
-        batches, identity = batches_of(mongo, key, kept), mongo.identity()
+        batches, identity = batches_of(mongo, key, stored), mongo.identity()
         try:
-            put_back(self.redis, key, kept.head, batches, mongo=identity, standing=standing)
+            put_back(self.redis, key, stored.head, batches, mongo=identity, standing=standing)
         except DecodeError:  # a read of this log alone raises the error
             if is_alone:
                 raise
@@ -296,9 +298,9 @@ class ReadThroughStore(LogStore):
         gone = [key for key, answer in zip(keys, answers, strict=True) if not answer]
         if not gone:
             return answers
-        kept = self._put_back(gone)
+        stored = self._put_back(gone)
         back = dict(zip(gone, self.redis.reader.whole(gone), strict=True))
-        heads = {key: [one.head.encode()] for key, one in kept.items()}
+        heads = {key: [one.head.encode()] for key, one in stored.items()}
         return [
             answer or back[key] or heads.get(key, [])
             for key, answer in zip(keys, answers, strict=True)
@@ -309,8 +311,8 @@ class ReadThroughStore(LogStore):
         head = self.redis.head(key)
         if head is not None:
             return head
-        kept = self._put_back([key]).get(key)
-        return self.redis.head(key) or (None if kept is None else kept.head)
+        stored = self._put_back([key]).get(key)
+        return self.redis.head(key) or (None if stored is None else stored.head)
 
     def memory(self, key: str) -> int:
         """Approximate bytes that a log occupies in Redis, or would occupy if it were complete."""
@@ -404,8 +406,8 @@ class ReadThroughStore(LogStore):
         """Which of these logs were deleted after they had begun."""
         logs = {(append.key, birth_of(append)) for append in appends}
         noted = {key for key, born in self.redis.deletions.noted() if (key, born) in logs}
-        kept = self._ask(lambda mongo: mongo.deleted(logs)) or set()
-        return noted | {key for key, _ in kept}
+        stored = self._ask(lambda mongo: mongo.deleted(logs)) or set()
+        return noted | {key for key, _ in stored}
 
     def warn_once(self, what: str) -> None:
         """Log a warning, unless it has been logged before."""
@@ -441,7 +443,7 @@ class ReadThroughListings(ListingReader):
             found = self._redis.listings.summaries(run) if is_covered(coverage) else found
         if coverage not in (PARTLY_COVERED, NO_ROOM):
             return found
-        stored = self._ask(lambda mongo: kept_summaries(self._redis, mongo, run)) or {}
+        stored = self._ask(lambda mongo: stored_summaries(self._redis, mongo, run)) or {}
         return stored | found
 
     def cover(self) -> str:

@@ -20,7 +20,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.delivery import lease
 from jamboree_gym.errors import StoreFull
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
@@ -46,7 +46,7 @@ def is_complete(jam: Jamboree) -> bool:
 def rows_in_mongodb(jam: Jamboree, keys: Sequence[str] | None = None) -> int:
     """Rows of logs there, each log whole and each batch undamaged."""
     rows = 0
-    for key, found in kept_logs(jam.mongo_store, sorted(keys or jam.mongo_store.keys())):
+    for key, found in stored_logs(jam.mongo_store, sorted(keys or jam.mongo_store.keys())):
         assert isinstance(found, tuple), found
         rows += sum(batch.count for batch in checked_chain(found[1], found[0], where=key))
     return rows
