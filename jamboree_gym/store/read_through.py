@@ -71,7 +71,7 @@ class ReadThroughStore(LogStore):
     are restored before they are read, and no log of records is begun again.
 
     Args:
-        redis: The same store without a backup, which is borrowed, but closed with this one.
+        redis: The same store without a backup. `close` closes it, too.
         find_backup: Opens the backup; returns None if there is none.
 
     Attributes:

@@ -60,22 +60,7 @@ class LogAppender(RedisPart):
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
-        """Append to several logs in one round trip, atomically for each of them.
-
-        Sending the same append again is harmless: a batch that is already there is not added.
-
-        Args:
-            appends: What to append.
-            fsync: Whether to wait until the server has it on disk.
-            prepare: Called before each try, of which there are more where Redis was emptied.
-
-        Returns:
-            For each append the server's decision, or why this one log cannot be written.
-
-        Raises:
-            StoreUnavailable: No answer; what was sent may or may not be stored. Send it again.
-            StoreFull: The server has no memory or disk left.
-        """
+        """Append to several logs in one round trip, atomically for each: see `LogStore.append`."""
         blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
         tries = 0
         server = self._server
@@ -153,19 +138,12 @@ class LogAppender(RedisPart):
         return result.was_repeated or append.asked_in != self._server.epoch
 
     def epoch(self) -> str:
-        """The epoch of the namespace: another one than before, and Redis was emptied meanwhile.
-
-        Raises:
-            AccessRefused: There is none, and this user may not write.
-        """
+        """The epoch of the namespace: see `LogStore.epoch`."""
         return as_text(self._link.script(scripts.EPOCH, (self._keyspace.epoch,), (new_epoch(),)))
 
     @property
     def losses(self) -> int:
-        """How many connections were lost, and how often the server was found emptied.
-
-        What was known of it before may be untrue.
-        """
+        """How often what was known of the server became untrue: see `LogStore.losses`."""
         return self._link.losses + self._emptied
 
     def _learn_epoch(self) -> None:

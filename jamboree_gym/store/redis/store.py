@@ -131,7 +131,7 @@ class RedisStore(LogStore):
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
-        """Append to several logs in one round trip: see `LogAppender.append`."""
+        """Append to several logs in one round trip: see `LogStore.append`."""
         return self._appender.append(appends, fsync=fsync, prepare=prepare)
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:
@@ -144,19 +144,12 @@ class RedisStore(LogStore):
         return Asked("", set())
 
     def epoch(self) -> str:
-        """The epoch of the namespace. Where it is another than before, Redis was emptied meanwhile.
-
-        Raises:
-            AccessRefused: There is none, and this user may not write.
-        """
+        """The epoch of the namespace: see `LogStore.epoch`."""
         return self._appender.epoch()
 
     @property
     def losses(self) -> int:
-        """How many connections were lost, and how often the server was found emptied.
-
-        What was known of it before may be untrue.
-        """
+        """How often what was known of the server became untrue: see `LogStore.losses`."""
         return self._appender.losses
 
     def pop(
