@@ -15,7 +15,7 @@ from _pairs import in_turn, jamboree, machine, median
 
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import Writer
-from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.redis.appender import LogAppender
 
 ENVS = ("CartPole-v1", "Pendulum-v1")
 NEVER_S = 100.0  # a flush interval in which the thread does nothing
@@ -120,7 +120,7 @@ def main() -> None:
     print(machine())
     clocked(StepOutbox, "seal")
     clocked(StepOutbox, "next_append")
-    clocked(RedisStore, "append")
+    clocked(LogAppender, "append")
     clocked(Writer, "_try_delivery")
     for env_id in ENVS:
         thread_s.clear()

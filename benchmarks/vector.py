@@ -32,7 +32,7 @@ def make(num_envs: int, mode: str):
 
 def frames_in(jam) -> list[bytes]:
     """All that the logs hold."""
-    keys = list(jam.store.log_keys())
+    keys = list(jam.redis_store.log_keys())
     return [frame for log in jam.store.whole(keys) for frame in log[1:]]
 
 

@@ -92,7 +92,7 @@ def same_weights(a: PPO, b: PPO) -> bool:
 
 def stored_bytes(jam: Jamboree) -> dict[str, bytes]:
     """Every log in Redis, byte for byte."""
-    keys = list(jam.store.log_keys())
+    keys = list(jam.redis_store.log_keys())
     return {key: b"".join(log) for key, log in zip(keys, jam.store.whole(keys), strict=True)}
 
 

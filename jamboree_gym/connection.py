@@ -33,7 +33,7 @@ from jamboree_gym.process_life import AtExit, StaysHere, follow_forks
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.mongo.store import MongoStore
-from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import backed_up_to
 
@@ -102,7 +102,9 @@ class Connection(StaysHere):
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
         self.redis_store = self._open_redis(self._redis_url)
-        self.store = self._opened.store = BackedStore(self.redis_store, self._opened.backup_to_read)
+        self.store = self._opened.store = ReadThroughStore(
+            self.redis_store, self._opened.backup_to_read
+        )
         self._begin_to_write()
         follow_forks(self)
         settings = self.redis_store.client.connection_pool.connection_kwargs

@@ -106,7 +106,7 @@ class Jamboree(Connection):
     @property
     def redis(self) -> redis.Redis:
         """The redis-py client, for what is not thought of here."""
-        return self.store.client
+        return self.redis_store.client
 
     @property
     def mongo(self) -> Database[Any]:

@@ -52,7 +52,7 @@ def check_that_all_is_kept_once(jam: Jamboree) -> None:
     """Both sides are equal, and MongoDB has no document that is not needed for it."""
     report = jam.backup.verify()
     assert report, report.different
-    frames = sum(jam.redis.llen(key) - 1 for key in jam.store.log_keys())
+    frames = sum(jam.redis.llen(key) - 1 for key in jam.redis_store.log_keys())
     inline = sum(len(log.get("frames", ())) for log in jam.mongo.logs.find({}, {"frames": 1}))
     assert inline + jam.mongo.chunks.count_documents({}) == frames
-    assert jam.mongo.logs.count_documents({}) == len(list(jam.store.log_keys()))
+    assert jam.mongo.logs.count_documents({}) == len(list(jam.redis_store.log_keys()))

@@ -47,5 +47,5 @@ def forge_provenance(jam: Jamboree, episode: Episode, change: Callable[[Any], An
 
 def forge_blob(jam: Jamboree, episode: Episode, content: bytes) -> Episode:
     """Store these bytes as the provenance of an episode."""
-    jam.store.blobs.put(digest(content), content)
+    jam.redis_store.blobs.put(digest(content), content)
     return forge_origin(jam, episode, provenance=digest(content))

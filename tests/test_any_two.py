@@ -23,7 +23,7 @@ from test_importing import bring, new_episode
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.mongo.link import MongoLink
 from jamboree_gym.store.redis.link import RedisLink
 
 pytestmark = pytest.mark.usefixtures("as_processes")
@@ -66,7 +66,7 @@ class Calls:
         self.loses_next_answer = False
         self._thread = threading.current_thread()
         self._depth = 0
-        for owner, name in ((RedisLink, "run"), (MongoStore, "run")):
+        for owner, name in ((RedisLink, "run"), (MongoLink, "run")):
             monkeypatch.setattr(owner, name, self._seen(getattr(owner, name)))
         monkeypatch.setattr(RedisLink, "_send", self._losing(RedisLink._send))
 
@@ -221,7 +221,7 @@ class World:
     def kill(self) -> None:
         """None of its threads says anything to Redis any more."""
         for jam in self._opened:
-            jam.store.link.close()
+            jam.redis_store.link.close()
         raise Killed
 
     # -- what has to hold -----------------------------------------------------------------------

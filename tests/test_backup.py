@@ -32,7 +32,7 @@ from jamboree_gym.errors import (
 )
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.documents import GrownLog
-from jamboree_gym.store.redis.acknowledgements import Acknowledgements
+from jamboree_gym.store.redis.backup_state import Acknowledgements
 
 OpenJamboree = Callable[..., Jamboree]
 Dump = dict[str, list[bytes] | bytes]

@@ -322,13 +322,13 @@ def test_who_may_replace_whom(jam: Jamboree, theirs: str, kind: str, is_taken: b
     theirs = theirs.format(here=platform.node(), alive=os.getppid(), dead=dead.pid)
     if theirs:
         jam.redis.set(jam.keyspace.backup_holder, theirs)
-    one = LeaderLock(jam.store, kind, to="m", is_new=True)  # type: ignore[arg-type]
+    one = LeaderLock(jam.redis_store, kind, to="m", is_new=True)  # type: ignore[arg-type]
     assert one.claim() is is_taken
     assert (holder(jam) == theirs) is not is_taken
 
 
 def test_a_holder_keeps_it_until_it_lets_go_or_says_nothing(jam: Jamboree) -> None:
-    one, other = (LeaderLock(jam.store, "thread", to="m", is_new=True) for _ in range(2))
+    one, other = (LeaderLock(jam.redis_store, "thread", to="m", is_new=True) for _ in range(2))
     assert one.claim()
     assert one.claim()
     assert 0 < jam.redis.pttl(jam.keyspace.backup_holder) <= 12_000

@@ -31,7 +31,7 @@ from jamboree_gym.errors import (
     UnsupportedServer,
 )
 from jamboree_gym.store.log import Append, Asked
-from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.read_through import ReadThroughStore
 
 PASSWORD = "s3cr3t/p@ss"
 QUOTED = "s3cr3t%2Fp%40ss"
@@ -286,7 +286,7 @@ def test_namespaces_are_kept_apart(
     ours.save({"n": 1})
     ours.event.flush()
     assert theirs.last() is None
-    assert list(theirs.event.store.log_keys()) == []
+    assert list(theirs.event.redis_store.log_keys()) == []
     theirs.delete()
     assert ours.count() == 1
 
@@ -376,7 +376,7 @@ def test_what_is_connected_while_it_is_closed_is_closed_too(own_valkey: Server) 
     with redis.Redis.from_url(own_valkey.url) as server:
         before = connections()
         jam = Jamboree(own_valkey.url)
-        link = jam.store.redis.link
+        link = jam.redis_store.link
 
         def closing_first(of_link: bool) -> None:
             jam.close()
@@ -392,14 +392,14 @@ def test_what_is_connected_while_it_is_closed_is_closed_too(own_valkey: Server) 
 def test_close_waits_for_the_thread_that_asks_the_backup(
     open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ask_slowly(store: BackedStore, appends: Sequence[Append]) -> Asked:
+    def ask_slowly(store: ReadThroughStore, appends: Sequence[Append]) -> Asked:
         asked.append(threading.current_thread())
         if asked[-1].name == "jamboree-ask":
             time.sleep(0.3)
         return ask(store, appends)
 
-    ask, asked = BackedStore.ask_for, list[threading.Thread]()
-    monkeypatch.setattr(BackedStore, "ask_for", ask_slowly)
+    ask, asked = ReadThroughStore.ask_for, list[threading.Thread]()
+    monkeypatch.setattr(ReadThroughStore, "ask_for", ask_slowly)
     with open_jamboree() as jam:
         NoteHandler(jam, "n").save({"n": 1})
         wait_until(lambda: asked)

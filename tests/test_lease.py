@@ -78,14 +78,14 @@ def kill(process: Process) -> None:
 
 
 def leases(jam: Connection) -> list[bytes]:
-    found: Any = jam.store.client.keys(jam.keyspace.lease("*"))
+    found: Any = jam.redis_store.client.keys(jam.keyspace.lease("*"))
     return sorted(found)
 
 
 def let_leases_expire(jam: Connection) -> None:
     """What happens by itself, only sooner."""
     for key in leases(jam):
-        jam.store.client.pexpire(key, 1)
+        jam.redis_store.client.pexpire(key, 1)
     wait_until(lambda: not leases(jam))
 
 

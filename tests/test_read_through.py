@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from inspect import isfunction, signature
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,8 @@ from jamboree_gym.store import restore as put_back
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
-from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.redis.eviction import Restorer
 from jamboree_gym.store.redis.listings import Listings
-from jamboree_gym.store.redis.restorer import Restorer
-from jamboree_gym.store.redis.store import RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
 EPISODES = int(os.environ.get("JAMBOREE_FLUSHED_EPISODES", "400"))
@@ -297,14 +294,15 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         *(("as_of", repr(t), k) for t, k in product(times, (0, 1, 3))),
     ]
     whole = jam.redis.lrange(key, 0, -1)
-    expected = [[batch.blob for batch in jam.redis_store._read(key, *how).batches] for how in reads]  # type: ignore[union-attr]
+    slices = [jam.redis_store.select(key, *how) for how in reads]
+    expected = [[batch.blob for batch in found.batches] for found in slices]  # type: ignore[union-attr]
     trim(jam, key, trimmed)
     rest = jam.redis.lrange(key, 0, -1)
     for how, wanted in zip(reads, expected, strict=True):
         if room == "put back":
             with jam.redis.pipeline() as pipe:
                 pipe.delete(key).rpush(key, *rest).execute()
-        found = [batch.blob for batch in store._read(key, *how).batches]  # type: ignore[union-attr]
+        found = [batch.blob for batch in store.select(key, *how).batches]  # type: ignore[union-attr]
         missed = [blob for blob in wanted if blob not in found]
         assert not missed, how
         spans = [batch_span(blob)[:2] for blob in found]
@@ -730,18 +728,3 @@ def test_it_is_said_once_that_the_listing_came_back(
     for _ in range(3):
         jam.episodes().ids()
     assert sum("are listed again" in one for one in caplog.messages) == 1
-
-
-@pytest.mark.once
-def test_what_the_backup_overrides_takes_the_same_arguments_with_the_same_defaults() -> None:
-    def arguments(method: Any) -> list[Any]:
-        return [(of.name, of.kind, of.default) for of in signature(method).parameters.values()]
-
-    methods = [
-        name
-        for name, value in vars(BackedStore).items()
-        if isfunction(value) and name != "__init__" and hasattr(RedisStore, name)
-    ]
-    assert "append" in methods
-    for name in methods:
-        assert arguments(getattr(BackedStore, name)) == arguments(getattr(RedisStore, name)), name

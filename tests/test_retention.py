@@ -28,10 +28,11 @@ from jamboree_gym.encoding.batch_format import (
     encode_records,
 )
 from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
+from jamboree_gym.store.log import Append
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
+from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.eviction import Candidate
-from jamboree_gym.store.redis.store import Append, RedisStore
 
 OpenJamboree = Callable[..., Jamboree]
 WRITER, OTHER = b"writer-a", b"writer-b"
@@ -79,7 +80,7 @@ def here(jam: Jamboree) -> set[str]:
 
 def kept(jam: Jamboree, key: str) -> tuple[Head, int]:
     """The head of a log in MongoDB, and how many records there are, without a gap."""
-    (_, found), *_ = kept_logs(jam.mongo_store, [key])
+    (_, found), *_ = stored_logs(jam.mongo_store, [key])
     assert isinstance(found, tuple)
     head, blobs = found
     return head, sum(batch.count for batch in checked_chain(blobs, head, where=key))
@@ -148,9 +149,11 @@ def test_without_mongodb_nothing_goes(
 
 def test_a_log_that_began_anew_is_not_taken_for_the_one_that_was_found(jam: Jamboree) -> None:
     found = over(jam)
-    jam.redis_store.room.trim([found._replace(born=found.born - 1)], {found.key: 4}, before=1e300)
+    jam.redis_store.eviction.trim(
+        [found._replace(born=found.born - 1)], {found.key: 4}, before=1e300
+    )
     assert here(jam) == {found.key}
-    jam.redis_store.room.trim([found], {found.key: 4}, before=1e300)
+    jam.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == set()
 
 
@@ -161,19 +164,19 @@ def test_a_log_of_which_something_is_not_acknowledged_stays_whatever_else_is_sai
     head = jam.redis_store.head(found.key)
     assert head is not None
     jam.redis.lset(found.key, 0, replace(head, acked=3).encode())
-    jam.redis_store.room.trim([found], {found.key: 4}, before=1e300)
+    jam.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
 
 
 def test_a_change_that_came_after_it_was_found_keeps_an_episode(jam: Jamboree) -> None:
     found = over(jam)
     changed = found._replace(over_at=found.over_at + 1)  # type: ignore[operator]
-    jam.redis_store.room.trim([changed], {found.key: 4}, before=1e300)
+    jam.redis_store.eviction.trim([changed], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
-    jam.redis_store.room.trim([found], {found.key: 3}, before=1e300)
+    jam.redis_store.eviction.trim([found], {found.key: 3}, before=1e300)
     assert here(jam) == {found.key}
     jam.redis.zadd(jam.keyspace.unbacked, {found.key: 9})
-    jam.redis_store.room.trim([found], {found.key: 4}, before=1e300)
+    jam.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
 
 
@@ -244,13 +247,13 @@ def test_the_oldest_goes_first(
     jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, flush_interval_s=600)
     keys = recorded(jam, 300, length=60)
     jam.backup.flush()
-    limit = jam.redis_store.room.memory().used_bytes - 20 * jam.redis_store.memory(keys[0])
+    limit = jam.redis_store.eviction.memory().used_bytes - 20 * jam.redis_store.memory(keys[0])
     jam.backup.retain(max_redis_bytes=limit)
     jam.backup.trim()
     gone = len(keys) - len(here(jam))
     assert here(jam) == set(keys[gone:])
     assert 20 <= gone < len(keys)
-    assert jam.redis_store.room.memory().used_bytes < limit
+    assert jam.redis_store.eviction.memory().used_bytes < limit
 
 
 def test_no_more_goes_than_is_needed(jam: Jamboree) -> None:
@@ -262,11 +265,11 @@ def test_no_more_goes_than_is_needed(jam: Jamboree) -> None:
         if isinstance(head, Head)
     ]
     enough = jam.redis_store.memory(keys[0]) + 1
-    let = jam.redis_store.room.trim(
+    let = jam.redis_store.eviction.trim(
         found, dict.fromkeys(keys, 4), before=1e300, enough_bytes=enough
     )
     assert here(jam) == set(keys[2:])
-    assert list(let.later) == found[2:]
+    assert list(let.retry_later) == found[2:]
 
 
 def test_of_what_goes_in_part_no_more_goes_than_is_needed(jam: Jamboree) -> None:
@@ -278,12 +281,12 @@ def test_of_what_goes_in_part_no_more_goes_than_is_needed(jam: Jamboree) -> None
     jam.backup.flush()
     found, counts = [Candidate(times[0], key, times[0], None)], {key: 6}
     size = len(batches[0].batches[0])
-    let = store.room.trim(found, counts, before=1e300, enough_bytes=size + 1)
-    assert (let.freed_bytes, [one.time for one in let.later]) == (2 * size, [times[2]])
-    let = store.room.trim(let.later, counts, before=times[4])
-    assert (let.freed_bytes, [one.time for one in let.later]) == (2 * size, [times[4]])
-    let = store.room.trim(let.later, counts, before=1e300)
-    assert (let.freed_bytes, list(let.later)) == (size, [])
+    let = store.eviction.trim(found, counts, before=1e300, enough_bytes=size + 1)
+    assert (let.freed_bytes, [one.time for one in let.retry_later]) == (2 * size, [times[2]])
+    let = store.eviction.trim(let.retry_later, counts, before=times[4])
+    assert (let.freed_bytes, [one.time for one in let.retry_later]) == (2 * size, [times[4]])
+    let = store.eviction.trim(let.retry_later, counts, before=1e300)
+    assert (let.freed_bytes, list(let.retry_later)) == (size, [])
     assert store.head(key).held == 5  # type: ignore[union-attr]
 
 
@@ -302,7 +305,7 @@ def test_of_what_goes_on_only_what_both_stores_say_is_kept_goes(
     head = jam.redis_store.head(key)
     assert head is not None
     found = Candidate(head.born, key, head.born, None)
-    jam.redis_store.room.trim([found], {key: counted}, before=1e300)
+    jam.redis_store.eviction.trim([found], {key: counted}, before=1e300)
     assert jam.redis_store.head(key).held == 2  # type: ignore[union-attr]
 
 
@@ -413,18 +416,18 @@ def test_an_episode_in_one_append_that_is_repeated_after_trimming_is_kept_once(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
-    real = RedisStore.append
+    real = LogAppender.append
 
-    def noted(self: RedisStore, appends: Any, **options: Any) -> Any:
+    def noted(self: LogAppender, appends: Any, **options: Any) -> Any:
         sent.extend(appends)
         return real(self, appends, **options)
 
-    monkeypatch.setattr(RedisStore, "append", noted)
+    monkeypatch.setattr(LogAppender, "append", noted)
     (key,) = recorded(jam)
     jam.backup.flush()
     trim_all(jam)
     assert here(jam) == set()
-    real(jam.redis_store, sent[-1:])
+    jam.redis_store.append(sent[-1:])
     jam.backup.flush()
     assert kept(jam, key)[1] == 4
     assert jam.backup.verify()
@@ -489,7 +492,7 @@ def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
     (result,) = store.append([append(key, 1)])
     assert (result.stored, result.count) == (1, 2)  # type: ignore[union-attr]
     any_jam.backup.flush()
-    (_, found), *_ = kept_logs(any_jam.mongo_store, [key])
+    (_, found), *_ = stored_logs(any_jam.mongo_store, [key])
     assert isinstance(found, tuple)
     batches = checked_chain(found[1], found[0], where=key)
     assert [decode_records(one, where=key)[0]["n"] for one in batches] == [0, 1]
@@ -501,10 +504,10 @@ def test_records_that_are_old_go_as_they_come_to_be_too_old(jam: Jamboree) -> No
         store.append([append(key, start, t=first + start)])
     jam.backup.flush()
     found = [Candidate(first, key, first, None)]
-    let = store.room.trim(found, {key: 2}, before=first + 1)
-    assert [one.time for one in let.later] == [first + 1]
+    let = store.eviction.trim(found, {key: 2}, before=first + 1)
+    assert [one.time for one in let.retry_later] == [first + 1]
     assert store.head(key).held == 1  # type: ignore[union-attr]
-    store.room.trim(let.later, {key: 2}, before=first + 1.5)
+    store.eviction.trim(let.retry_later, {key: 2}, before=first + 1.5)
     assert store.head(key).held == 2  # type: ignore[union-attr]
 
 
@@ -537,7 +540,7 @@ def test_listings_stay_until_logs_are_not_enough(
     recorded(jam, 20, length=400, run="first")
     key, *_ = recorded(jam, 20, length=400, run="second")
     jam.backup.flush()
-    used = jam.redis_store.room.memory().used_bytes  # other connections' buffers come and go
+    used = jam.redis_store.eviction.memory().used_bytes  # other connections' buffers come and go
     jam.backup.retain(max_redis_bytes=used - 5 * jam.redis_store.memory(key))
     jam.backup.trim()
     assert len(here(jam)) < 40
@@ -568,12 +571,12 @@ def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
     jam.redis.delete(to_be_copied, gone)
     jam.redis.zrem(jam.keyspace.unbacked, here_again, gone)
     ids = [jam.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
-    jam.redis_store.room.unlist("a", ids)
+    jam.redis_store.eviction.unlist("a", ids)
     assert set(jam.redis_store.listings.summaries("a")) == set(
         ids
     )  # nobody knows what the listing lacks
     jam.redis_store.listings.put_coverage("all")
-    jam.redis_store.room.unlist("a", ids)
+    jam.redis_store.eviction.unlist("a", ids)
     assert set(jam.redis_store.listings.summaries("a")) == set(ids[:2])
 
 

@@ -49,7 +49,7 @@ class NoisyEnv(gym.Env[Any, Any]):
 
 def in_redis(jam: Jamboree) -> int:
     """Number of records that are there, without asking a writer for more."""
-    return sum(jam.store.count(key) for key in jam.store.log_keys())
+    return sum(jam.store.count(key) for key in jam.redis_store.log_keys())
 
 
 def step_one(jam: Jamboree) -> None:

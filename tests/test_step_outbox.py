@@ -22,7 +22,7 @@ from jamboree_gym.encoding.rows import decode_rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
-from jamboree_gym.store.redis.store import AppendResult
+from jamboree_gym.store.log import AppendResult
 
 SCHEMA = StepSchema(
     Leaf(np.dtype(np.float32), (2,), "array"), Leaf(np.dtype(np.int64), (), "python")

@@ -17,8 +17,8 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
 from jamboree_gym.integrations.rlds import to_rlds
 from jamboree_gym.replay import fork, verify
+from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.redis.store import IndexEntry
 
 OpenJamboree = Callable[..., Jamboree]
 

@@ -18,8 +18,9 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import BackupMismatch, EpisodeNotFound
-from jamboree_gym.store.mongo.store import BackupUnavailable, MongoStore
-from jamboree_gym.store.redis.acknowledgements import Acknowledgements
+from jamboree_gym.store.mongo.link import BackupUnavailable
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.backup_state import Acknowledgements
 
 Open = Callable[..., Jamboree]
 OTHER_HOST = "localhost"  # another database on the same server stands for another MongoDB

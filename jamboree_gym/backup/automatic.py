@@ -13,7 +13,8 @@ from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.embedded import EmbeddedServers
-from jamboree_gym.store.mongo.store import InterpreterEnds, MongoStore
+from jamboree_gym.store.mongo.link import InterpreterEnds
+from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED, hosts_of
 

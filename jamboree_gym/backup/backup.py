@@ -134,7 +134,7 @@ class Backup:
         until = None if mark is None else mark.complete_until
         lag_s = 0.0 if not pending and not deletes else None if until is None else now - until
         error = mark.error if mark is not None else ""
-        memory, policy = self._store.room.memory(), RetentionPolicy()
+        memory, policy = self._store.eviction.memory(), RetentionPolicy()
         try:
             policy = known_policy(self._store)
         except DecodeError as damaged:

@@ -11,7 +11,7 @@ from jamboree_gym.encoding.batch_format import Batch, Head, decode_head
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -52,7 +52,7 @@ class Comparison:
         while done < len(keys):
             part = keys[done : done + at_once]
             ours, size = self._read_from_redis(part)
-            for key, kept in kept_logs(self._mongo, part):
+            for key, kept in stored_logs(self._mongo, part):
                 try:
                     self.batches += self._compare(key, ours.get(key), kept)
                 except DecodeError as error:

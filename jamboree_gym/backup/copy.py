@@ -14,8 +14,8 @@ from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_s
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
-from jamboree_gym.store.mongo.documents import MAX_INLINE_BYTES, GrownLog, KeptLog, NewLog
-from jamboree_gym.store.mongo.reader import kept_logs
+from jamboree_gym.store.mongo.documents import MAX_INLINE_BYTES, GrownLog, NewLog, StoredLog
+from jamboree_gym.store.mongo.reader import stored_logs
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -217,7 +217,7 @@ class LogCopier:
         another form.
         """
         log = self._mongo.logs([key]).get(key)
-        if not isinstance(log, KeptLog) or log.head.born != head.born:
+        if not isinstance(log, StoredLog) or log.head.born != head.born:
             return 0
         return 0 if self._difference(key, 0) else min(log.head.count, head.count)
 
@@ -296,7 +296,7 @@ class LogCopier:
     def _difference(self, key: str, since: int) -> str | None:
         """Describe how batches in MongoDB differ from those in Redis; None if they are equal."""
         try:
-            for _, kept in kept_logs(self._mongo, [key]):
+            for _, kept in stored_logs(self._mongo, [key]):
                 if isinstance(kept, DecodeError):
                     return str(kept)
                 for blob in kept[1] if kept is not None else ():

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from jamboree_gym.backup.portions import pages
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head, decode_head, encode_batch
-from jamboree_gym.store.mongo.batch_reader import KeptBatches
-from jamboree_gym.store.mongo.documents import KeptLog
+from jamboree_gym.store.mongo.documents import StoredLog
+from jamboree_gym.store.mongo.reader import StoredBatches
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -42,7 +42,7 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     """
     raw = store.reader.undecoded_head(key)
     kept = mongo.logs([key]).get(key)
-    if not raw or not isinstance(kept, KeptLog):
+    if not raw or not isinstance(kept, StoredLog):
         return False
     head = decode_head(raw, where=key)
     if head.codec != CODEC_RECORDS or head.first > max(head.acked, head.held):
@@ -70,7 +70,7 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
 
 
 def _batches_only_in_redis(
-    store: RedisStore, mongo: MongoStore, key: str, head: Head, kept: KeptLog
+    store: RedisStore, mongo: MongoStore, key: str, head: Head, kept: StoredLog
 ) -> list[Batch]:
     """The batches of Redis from the first difference on; empty if there is no difference."""
     is_same_log = head.born == kept.head.born
@@ -80,7 +80,7 @@ def _batches_only_in_redis(
     ours = [batch for page in pages(store, key, start, head.count) for batch in page]
     theirs: Sequence[Batch] = ()
     if is_same_log and start < kept.head.count:
-        theirs = KeptBatches(mongo, key, kept, kept.head.count).covering(start, kept.head.count)
+        theirs = StoredBatches(mongo, key, kept, kept.head.count).covering(start, kept.head.count)
     same = 0
     while same < min(len(ours), len(theirs)) and ours[same].blob == theirs[same].blob:
         same += 1

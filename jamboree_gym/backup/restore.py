@@ -8,9 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head, decode_head, decode_note
 from jamboree_gym.encoding.summary_codec import decode_summaries
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
-from jamboree_gym.store.mongo.batch_reader import KeptBatches
-from jamboree_gym.store.mongo.documents import KeptLog
-from jamboree_gym.store.mongo.reader import kept_logs
+from jamboree_gym.store.mongo.documents import StoredLog
+from jamboree_gym.store.mongo.reader import StoredBatches, stored_logs
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of, put_back, refill
@@ -48,7 +47,7 @@ class Restorer:
         done = 0
         for first in range(0, len(keys), LOGS_AT_ONCE):
             standing, deleted = self._store.restorer.standing(), self._store.deletions.noted()
-            for key, kept in kept_logs(self._mongo, keys[first : first + LOGS_AT_ONCE]):
+            for key, kept in stored_logs(self._mongo, keys[first : first + LOGS_AT_ONCE]):
                 try:
                     is_gone = isinstance(kept, tuple) and (key, kept[0].born) in deleted
                     self.restored += self._restore(key, None if is_gone else kept, standing)
@@ -79,7 +78,7 @@ class Restorer:
                 self._fill_up(key)
                 return True
             standing = self._store.restorer.standing()
-            kept = dict(kept_logs(self._mongo, [key]))[key]
+            kept = dict(stored_logs(self._mongo, [key]))[key]
         return False
 
     def _restore_whole(
@@ -97,9 +96,9 @@ class Restorer:
         head, kept = self._store.head(key), None
         if head is not None and head.held > head.first:
             kept = self._mongo.logs([key]).get(key)
-        if head is None or not isinstance(kept, KeptLog) or kept.head.born != head.born:
+        if head is None or not isinstance(kept, StoredLog) or kept.head.born != head.born:
             return False
-        batches = KeptBatches(self._mongo, key, kept, head.held)
+        batches = StoredBatches(self._mongo, key, kept, head.held)
         return refill(self._store, key, head, batches, max_bytes=math.inf)
 
 
@@ -150,10 +149,10 @@ def _find_head(store: RedisStore, mongo: MongoStore, key: str) -> Head:
     head = store.head(key)
     if head is not None:
         return head
-    kept = mongo.logs([key]).get(key)
-    if isinstance(kept, KeptLog):
-        return kept.head
-    raise kept or DecodeError(f"{key} is neither in Redis nor in MongoDB: it can only be deleted")
+    stored = mongo.logs([key]).get(key)
+    if isinstance(stored, StoredLog):
+        return stored.head
+    raise stored or DecodeError(f"{key} is neither in Redis nor in MongoDB: it can only be deleted")
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:

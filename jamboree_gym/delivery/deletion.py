@@ -60,4 +60,4 @@ def _delete_from_mongo(opened: Opened, key: str, born: float) -> None:
     except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
         log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
     else:
-        opened.store.deletions.forget(key, born, mongo=identity)
+        opened.store.redis.deletions.forget(key, born, mongo=identity)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.read_through import ReadThroughStore
 
 __all__ = ["LEASE_S", "Lease"]
 
@@ -38,7 +38,7 @@ class Lease:
         clock: Gives the time, epoch seconds.
     """
 
-    def __init__(self, store: RedisStore, writer: str, clock: Callable[[], float]) -> None:
+    def __init__(self, store: ReadThroughStore, writer: str, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
         self._writer = writer

@@ -26,8 +26,9 @@ from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, Writer
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.servers.embedded import EmbeddedServers
-from jamboree_gym.store.mongo.store import MongoStore, check_threads
-from jamboree_gym.store.read_through import BackedStore
+from jamboree_gym.store.mongo.link import check_threads
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.read_through import ReadThroughStore
 
 __all__ = ["Opened", "RunningBackup", "closer", "writers_here"]
 
@@ -87,7 +88,7 @@ class Opened:
         namespace: Of the Jamboree.
     """
 
-    store: BackedStore
+    store: ReadThroughStore
     writer: Writer
     lease: Lease
     writer_name: str

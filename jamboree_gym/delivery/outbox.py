@@ -22,7 +22,7 @@ from itertools import islice
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
 from jamboree_gym.records import EpisodeSummary
-from jamboree_gym.store.redis.store import Append, AppendResult, IndexEntry
+from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 
 __all__ = ["SealedBatch", "Outbox", "RecordOutbox"]
 

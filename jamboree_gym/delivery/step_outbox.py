@@ -28,7 +28,7 @@ from jamboree_gym.encoding.summary_codec import (
 )
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeError
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
-from jamboree_gym.store.redis.store import AppendResult, IndexEntry
+from jamboree_gym.store.log import AppendResult, IndexEntry
 
 __all__ = ["StepOutbox"]
 

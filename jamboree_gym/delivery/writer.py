@@ -25,7 +25,7 @@ from jamboree_gym.errors import (
     UnsavedRecords,
 )
 from jamboree_gym.store.log import Append, AppendResult, Asked
-from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.protocol import LogStore
 
 __all__ = ["WriteMode", "Writer"]
 
@@ -60,7 +60,7 @@ class Writer:
 
     def __init__(
         self,
-        store: RedisStore,
+        store: LogStore,
         lease: Lease,
         *,
         background: bool,

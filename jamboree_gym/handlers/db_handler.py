@@ -14,7 +14,7 @@ from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnknownKey
 from jamboree_gym.handlers.follow import Tail
 from jamboree_gym.process_life import StaysHere
-from jamboree_gym.store.redis.store import LogSlice
+from jamboree_gym.store.log import LogSlice
 
 __all__ = ["DBHandler"]
 

@@ -211,7 +211,7 @@ class EpisodeTail(Tail[StepData]):
         if self._may_wait and self._position is None:
             self._position = store.feed.position()
         rows = cursor.next_row, cursor.next_row + ROWS_PER_LOOK
-        position, has_lease, found = store.feed.look(
+        position, has_lease, found = store.feed.poll(
             cursor.where,
             *rows,
             after=self._position,

@@ -36,7 +36,7 @@ from jamboree_gym.records import (
     StepData,
     Transitions,
 )
-from jamboree_gym.store.redis.store import IndexEntry, LogSlice
+from jamboree_gym.store.log import IndexEntry, LogSlice
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition

@@ -37,7 +37,7 @@ from jamboree_gym.encoding.row_encoder import (
 from jamboree_gym.encoding.summary_codec import check_summary, decode_episode_note, encode_origin
 from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, InvalidRecord
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
-from jamboree_gym.store.redis.store import Append
+from jamboree_gym.store.log import Append
 
 __all__ = ["TICK_S", "EpisodeImporter", "NewEpisode", "episode_id_of", "layout_of_arrays"]
 
@@ -137,7 +137,7 @@ class EpisodeImporter:
         Raises:
             DecodeError: The bytes of one are damaged; names its key.
         """
-        store, keyspace = self._connection.store, self._connection.keyspace
+        store, keyspace = self._connection.redis_store, self._connection.keyspace
         keys = {keyspace.episode(id): id for id in ids}
         found = {}
         for key, head in store.reader.heads(list(keys)).items():

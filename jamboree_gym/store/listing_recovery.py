@@ -17,7 +17,7 @@ from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of
 
-__all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "kept_summaries"]
+__all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "stored_summaries"]
 
 COVERED = "all"
 PARTLY_COVERED = "part"
@@ -87,7 +87,7 @@ def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
     return listed, store.restorer.standing() == standing
 
 
-def kept_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
+def stored_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
     """Summaries of a run from MongoDB, by episode id."""
     deleted = store.deletions.noted()
     return {

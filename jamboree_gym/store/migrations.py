@@ -20,7 +20,7 @@ from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
     chunk_documents,
     head_fields,
-    kept_batches,
+    stored_batches,
 )
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
@@ -46,7 +46,7 @@ def migrate(store: RedisStore, mongo: MongoStore | None) -> int:
         DecodeError: A log is damaged. This log and those after it were not changed.
         StoreUnavailable: Redis or MongoDB does not answer; start again.
     """
-    changed = set() if mongo is None else mongo.run(lambda: set(_migrated_in_mongo(mongo)))
+    changed = set() if mongo is None else mongo.link.run(lambda: set(_migrated_in_mongo(mongo)))
     return len(changed | store.run(lambda: set(_migrated_in_redis(store, mongo))))
 
 
@@ -89,7 +89,7 @@ def _migrate_log(mongo: MongoStore, document: Any) -> None:
     is_of_log = {"_id": {"$gte": f"{key}#", "$lt": f"{key}$"}, **_IS_OLD}
     chunks = mongo.database.chunks
     old = [{**one, "format": DOCUMENT_VERSION} for one in chunks.find(is_of_log).sort("_id", 1)]
-    batches = [batch for _, batch in kept_batches(old)]
+    batches = [batch for _, batch in stored_batches(old)]
     for batch in batches:
         if batch.blob is None:
             raise DecodeError(f"{where} at index {batch.start}: checksum does not match")

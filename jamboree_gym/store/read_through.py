@@ -17,20 +17,21 @@ from jamboree_gym.store.listing_recovery import (
     PARTLY_COVERED,
     cover,
     is_covered,
-    kept_summaries,
+    stored_summaries,
 )
-from jamboree_gym.store.log import Append, AppendResult, Asked, LogSlice, birth_of
-from jamboree_gym.store.mongo.batch_reader import KeptBatches, is_lacking
-from jamboree_gym.store.mongo.documents import KeptLog
-from jamboree_gym.store.mongo.reader import batches_of
-from jamboree_gym.store.mongo.store import BackupUnavailable, InterpreterEnds, MongoStore
+from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice, birth_of
+from jamboree_gym.store.mongo.documents import StoredLog
+from jamboree_gym.store.mongo.link import BackupUnavailable, InterpreterEnds
+from jamboree_gym.store.mongo.reader import StoredBatches, batches_of, is_lacking
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.protocol import BlobReader, ListingReader, LogStore
+from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.blobs import Blobs
 from jamboree_gym.store.redis.link import AccessRefused
-from jamboree_gym.store.redis.listings import Listings
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import put_back, refill
 
-__all__ = ["BackedStore"]
+__all__ = ["ReadThroughStore"]
 
 MAX_PUT_BACK_BYTES = 64 << 20  # larger logs are read from MongoDB each time
 LOGS_AT_ONCE = 200
@@ -61,7 +62,7 @@ class _Absent(NamedTuple):
     standing: str
 
 
-class BackedStore(RedisStore):
+class ReadThroughStore(LogStore):
     """Reads as `RedisStore` does. MongoDB supplies what Redis lacks, and Redis gets it back.
 
     A missing log is restored whole. If Redis holds only the newest batches of a log, the older
@@ -70,23 +71,29 @@ class BackedStore(RedisStore):
     are restored before they are read, and no log of records is begun again.
 
     Args:
-        redis: The same store without a backup; both share their connections.
+        redis: The same store without a backup. `close` closes it, too.
         find_backup: Opens the backup; returns None if there is none.
 
     Attributes:
         redis: As given; reads only what Redis holds.
+        keyspace: Names of all keys.
         listings: The listings, with those of MongoDB.
         blobs: The blobs, with those of MongoDB.
+        leases: Which writers are alive.
+        feed: Tells which episodes grow.
     """
 
-    listings: BackedListings
-    blobs: BackedBlobs
+    listings: ReadThroughListings
+    blobs: ReadThroughBlobs
 
     def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
-        super().__init__(redis.link, redis.keyspace, can_ask=True)
         self.redis = redis
-        self.listings = BackedListings(redis, self._ask)
-        self.blobs = BackedBlobs(redis, self._ask)
+        self.keyspace = redis.keyspace
+        self.leases = redis.leases
+        self.feed = redis.feed
+        self.listings = ReadThroughListings(redis, self._ask)
+        self.blobs = ReadThroughBlobs(redis, self._ask)
+        self._appender = LogAppender(redis.link, redis.keyspace, redis.blobs, can_ask=True)
         self._find_backup = find_backup
         self._absent: dict[str, _Absent] = {}
         self._absent_lock = threading.Lock()
@@ -94,6 +101,15 @@ class BackedStore(RedisStore):
         self._warned: set[str] = set()
         self._away: BackupUnavailable | None = None
         self._ask_again_at = 0.0
+
+    @property
+    def where(self) -> str:
+        """Where Redis is: host and port, or socket path."""
+        return self.redis.where
+
+    def close(self) -> None:
+        """Close the connections to Redis; MongoDB belongs to the caller."""
+        self.redis.close()
 
     # -- asking MongoDB ---------------------------------------------------------------------
 
@@ -130,14 +146,15 @@ class BackedStore(RedisStore):
 
     # -- single logs ------------------------------------------------------------------------
 
-    def _read(self, key: str, *how: Any) -> LogSlice | None:
-        return self.completed(key, super()._read(key, *how), how)
+    def select(self, key: str, *how: Any) -> LogSlice | None:
+        """As `RedisStore.select`; what Redis lacks comes from MongoDB."""
+        return self.completed(key, self.redis.reader.read(key, *how), how)
 
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
         """As `RedisStore.read_many`; what Redis lacks comes from MongoDB."""
-        answers = super().read_many(keys, reads)
+        answers = self.redis.reader.read_many(keys, reads)
         self._put_back([key for key, found in zip(keys, answers, strict=True) if found is None])
         return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
 
@@ -150,51 +167,53 @@ class BackedStore(RedisStore):
         """
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
-        kept = self._put_back([key]).get(key)
-        if kept is None:
+        stored = self._put_back([key]).get(key)
+        if stored is None:
             return None
-        found = super()._read(key, *how)
+        found = self.redis.reader.read(key, *how)
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
-        found = LogSlice(replace(kept.head, held=kept.head.count), [])  # Redis had no room for it
-        batches = self._ask(lambda mongo: self._kept_batches(mongo, key, found.head))
+        found = LogSlice(
+            replace(stored.head, held=stored.head.count), []
+        )  # Redis had no room for it
+        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, found.head))
         return None if batches is None else self._joined(found, batches, how)
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""
         head = found.head
-        batches = self._ask(lambda mongo: self._kept_batches(mongo, key, head))
+        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
         if batches is None:
             raise DecodeError(
                 f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
                 "backup is known that holds it; mongo_url=... says where that is"
             )
         if self._refilled(key, head, batches):
-            again = super()._read(key, *how)
+            again = self.redis.reader.read(key, *how)
             if again is not None and not is_lacking(again, how):
                 return again
         return self._joined(found, batches, how)
 
-    def _joined(self, found: LogSlice, batches: KeptBatches, how: tuple[Any, ...]) -> LogSlice:
+    def _joined(self, found: LogSlice, batches: StoredBatches, how: tuple[Any, ...]) -> LogSlice:
         below = self._ask(lambda _: batches.selected(found, how)) or []
         return LogSlice(found.head, [*below, *found.batches])
 
-    def _kept_batches(self, mongo: MongoStore, key: str, head: Head) -> KeptBatches | None:
+    def _stored_batches(self, mongo: MongoStore, key: str, head: Head) -> StoredBatches | None:
         """The batches of a log in MongoDB; None if MongoDB holds no log, or another one.
 
         Raises:
             DecodeError: The log's document is damaged.
         """
-        kept = mongo.logs([key]).get(key)
-        if isinstance(kept, DecodeError):
-            raise kept
-        if kept is None or kept.head.born != head.born:
+        stored = mongo.logs([key]).get(key)
+        if isinstance(stored, DecodeError):
+            raise stored
+        if stored is None or stored.head.born != head.born:
             return None
-        return KeptBatches(mongo, key, kept, head.held)
+        return StoredBatches(mongo, key, stored, head.held)
 
-    def _refilled(self, key: str, head: Head, kept: KeptBatches) -> bool:
+    def _refilled(self, key: str, head: Head, stored: StoredBatches) -> bool:
         def fill(_: MongoStore) -> bool:
-            return refill(self.redis, key, head, kept, max_bytes=MAX_PUT_BACK_BYTES)
+            return refill(self.redis, key, head, stored, max_bytes=MAX_PUT_BACK_BYTES)
 
         try:
             return bool(self._ask(fill))
@@ -202,7 +221,7 @@ class BackedStore(RedisStore):
             log.debug("%s: read from MongoDB alone: %s", key, error)
             return False
 
-    def _put_back(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+    def _put_back(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         """Restore logs that Redis does not have, as far as it has room.
 
         Returns:
@@ -240,7 +259,7 @@ class BackedStore(RedisStore):
         known = self._absent.get(key)
         return known is not None and known.until > now and known.standing == standing
 
-    def _restore_missing(self, keys: Sequence[str]) -> dict[str, KeptLog]:
+    def _restore_missing(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         try:
             return self._ask(lambda mongo: self._put_back_from(mongo, keys)) or {}
         except BackupUnavailable:
@@ -248,25 +267,25 @@ class BackedStore(RedisStore):
                 raise
             return {}
 
-    def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, KeptLog]:
-        found: dict[str, KeptLog] = {}
+    def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, StoredLog]:
+        found: dict[str, StoredLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
             standing, deleted = self.redis.restorer.standing(), self.redis.deletions.noted()
-            for key, kept in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
-                if isinstance(kept, DecodeError):
+            for key, stored in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
+                if isinstance(stored, DecodeError):
                     if len(keys) == 1:
-                        raise kept
-                elif (key, kept.head.born) not in deleted:
-                    found[key] = kept
-                    self._put_back_one(mongo, key, kept, standing, is_alone=len(keys) == 1)
+                        raise stored
+                elif (key, stored.head.born) not in deleted:
+                    found[key] = stored
+                    self._put_back_one(mongo, key, stored, standing, is_alone=len(keys) == 1)
         return found
 
     def _put_back_one(
-        self, mongo: MongoStore, key: str, kept: KeptLog, standing: str, *, is_alone: bool
+        self, mongo: MongoStore, key: str, stored: StoredLog, standing: str, *, is_alone: bool
     ) -> None:
-        batches, identity = batches_of(mongo, key, kept), mongo.identity()
+        batches, identity = batches_of(mongo, key, stored), mongo.identity()
         try:
-            put_back(self.redis, key, kept.head, batches, mongo=identity, standing=standing)
+            put_back(self.redis, key, stored.head, batches, mongo=identity, standing=standing)
         except DecodeError:  # a read of this log alone raises the error
             if is_alone:
                 raise
@@ -275,13 +294,13 @@ class BackedStore(RedisStore):
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
         """As `RedisStore.whole`; only the head of a log that cannot be restored."""
-        answers = super().whole(keys)
+        answers = self.redis.reader.whole(keys)
         gone = [key for key, answer in zip(keys, answers, strict=True) if not answer]
         if not gone:
             return answers
-        kept = self._put_back(gone)
-        back = dict(zip(gone, super().whole(gone), strict=True))
-        heads = {key: [one.head.encode()] for key, one in kept.items()}
+        stored = self._put_back(gone)
+        back = dict(zip(gone, self.redis.reader.whole(gone), strict=True))
+        heads = {key: [one.head.encode()] for key, one in stored.items()}
         return [
             answer or back[key] or heads.get(key, [])
             for key, answer in zip(keys, answers, strict=True)
@@ -289,31 +308,31 @@ class BackedStore(RedisStore):
 
     def head(self, key: str) -> Head | None:
         """As `RedisStore.head`; if Redis does not have the log, the head in MongoDB."""
-        head = super().head(key)
+        head = self.redis.head(key)
         if head is not None:
             return head
-        kept = self._put_back([key]).get(key)
-        return super().head(key) or (None if kept is None else kept.head)
+        stored = self._put_back([key]).get(key)
+        return self.redis.head(key) or (None if stored is None else stored.head)
 
     def memory(self, key: str) -> int:
         """Approximate bytes that a log occupies in Redis, or would occupy if it were complete."""
-        newest = self._read(key, "last", 1)
+        newest = self.last(key, 1)
         if newest is None or not newest.batches:
             return 0
         head, batch = newest.head, newest.batches[-1]
         below = max(0, head.held - head.first) * len(batch.blob) // batch.count
-        return super().memory(key) + below
+        return self.redis.memory(key) + below
 
     def pop(self, key: str, n: int, *, first: int | None = None) -> tuple[int, int, list[Batch]]:
         """As `RedisStore.pop`; batches that only MongoDB holds are read before their removal."""
-        answer = super().pop(key, n, first=first)
+        answer = self.redis.pop(key, n, first=first)
         if answer == (0, 0, []) and self._put_back([key]):
-            answer = super().pop(key, n)
+            answer = self.redis.pop(key, n)
         while answer is None:
             head = self.head(key)
             first = 0 if head is None else head.first
             found = self.read(key, first, first + n)
-            answer = super().pop(key, n, first=first)
+            answer = self.redis.pop(key, n, first=first)
             if answer is not None and answer[0] == first and found is not None:
                 return (*answer[:2], found.batches)
         return answer
@@ -328,7 +347,7 @@ class BackedStore(RedisStore):
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """As `RedisStore.append`; asks MongoDB first for logs that need it, see `must_ask`."""
-        results = super().append(appends, fsync=fsync, prepare=prepare)
+        results = self._appender.append(appends, fsync=fsync, prepare=prepare)
         with self._absent_lock:
             for appended in self._questions:
                 appended.update(append.key for append in appends)
@@ -336,9 +355,28 @@ class BackedStore(RedisStore):
                 self._absent.pop(append.key, None)
         return results
 
+    def delete(
+        self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
+    ) -> float | None:
+        """As `RedisStore.delete`, which notes that MongoDB has to forget the log, too."""
+        return self.redis.delete(key, entry=entry, born=born)
+
+    def epoch(self) -> str:
+        """As `RedisStore.epoch`."""
+        return self._appender.epoch()
+
+    @property
+    def losses(self) -> int:
+        """As `RedisStore.losses`."""
+        return self._appender.losses
+
+    def must_ask(self, append: Append, result: AppendResult) -> bool:
+        """Whether MongoDB has to be asked for this log before anything is stored there."""
+        return self._appender.must_ask(append, result)
+
     def after_fork_in_child(self) -> None:
         """As `RedisStore.after_fork_in_child`."""
-        super().after_fork_in_child()
+        self.redis.after_fork_in_child()
         self._absent_lock, self._questions = threading.Lock(), []
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
@@ -368,8 +406,8 @@ class BackedStore(RedisStore):
         """Which of these logs were deleted after they had begun."""
         logs = {(append.key, birth_of(append)) for append in appends}
         noted = {key for key, born in self.redis.deletions.noted() if (key, born) in logs}
-        kept = self._ask(lambda mongo: mongo.deleted(logs)) or set()
-        return noted | {key for key, _ in kept}
+        stored = self._ask(lambda mongo: mongo.deleted(logs)) or set()
+        return noted | {key for key, _ in stored}
 
     def warn_once(self, what: str) -> None:
         """Log a warning, unless it has been logged before."""
@@ -378,7 +416,7 @@ class BackedStore(RedisStore):
             log.warning("%s", what)
 
 
-class BackedListings(Listings):
+class ReadThroughListings(ListingReader):
     """The listings, with what MongoDB lists.
 
     Args:
@@ -387,31 +425,30 @@ class BackedListings(Listings):
     """
 
     def __init__(self, redis: RedisStore, ask: Ask) -> None:
-        super().__init__(redis.link, redis.keyspace)
         self._redis = redis
         self._ask = ask
 
     def runs(self) -> list[str]:
         """As `Listings.runs`."""
-        kept: list[str] = []
+        stored: list[str] = []
         if self.cover() == NO_ROOM:
-            kept = self._ask(lambda mongo: mongo.runs()) or []
-        return list(dict.fromkeys([*kept, *super().runs()]))
+            stored = self._ask(lambda mongo: mongo.runs()) or []
+        return list(dict.fromkeys([*stored, *self._redis.listings.runs()]))
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """As `Listings.summaries`, with those for which Redis had no room."""
-        found, coverage = self.summaries_and_coverage(run)
+        found, coverage = self._redis.listings.summaries_and_coverage(run)
         if not is_covered(coverage):
             coverage = self._covered(coverage)
-            found = super().summaries(run) if is_covered(coverage) else found
+            found = self._redis.listings.summaries(run) if is_covered(coverage) else found
         if coverage not in (PARTLY_COVERED, NO_ROOM):
             return found
-        kept = self._ask(lambda mongo: kept_summaries(self._redis, mongo, run)) or {}
-        return kept | found
+        stored = self._ask(lambda mongo: stored_summaries(self._redis, mongo, run)) or {}
+        return stored | found
 
     def cover(self) -> str:
         """See to it that Redis lists what MongoDB holds; how far it does."""
-        return self._covered(self.coverage())
+        return self._covered(self._redis.listings.coverage())
 
     def _covered(self, coverage: str) -> str:
         if is_covered(coverage):
@@ -422,7 +459,7 @@ class BackedListings(Listings):
             return coverage
 
 
-class BackedBlobs(Blobs):
+class ReadThroughBlobs(BlobReader):
     """The blobs, with those that MongoDB holds.
 
     Args:
@@ -431,19 +468,20 @@ class BackedBlobs(Blobs):
     """
 
     def __init__(self, redis: RedisStore, ask: Ask) -> None:
-        super().__init__(redis.link, redis.keyspace)
+        # Its own: the backup, which uses those of `redis`, has to see what is there.
+        self._redis = Blobs(redis.link, redis.keyspace)
         self._ask = ask
 
     def get(self, name: str) -> bytes:
         """As `Blobs.get`; what is missing or damaged in Redis comes from MongoDB."""
         try:
-            return super().get(name)
+            return self._redis.get(name)
         except DecodeError:
             content: bytes | None = self._ask(lambda mongo: mongo.blob(name))
             if content is None:
                 raise
         try:
-            self.put(name, content)
+            self._redis.put(name, content)
         except (AccessRefused, StoreFull) as error:
             log.debug("blob %s: read from MongoDB alone: %s", name, error)
         return content

@@ -8,8 +8,7 @@ from dataclasses import replace
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_summary
 from jamboree_gym.store.log import IndexEntry, MongoIdentity
-from jamboree_gym.store.mongo.batch_reader import KeptBatches
-from jamboree_gym.store.mongo.reader import checked_chain
+from jamboree_gym.store.mongo.reader import StoredBatches, checked_chain
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["entry_of", "put_back", "refill"]
@@ -73,7 +72,9 @@ def put_back(
     )
 
 
-def refill(store: RedisStore, key: str, head: Head, kept: KeptBatches, *, max_bytes: float) -> bool:
+def refill(
+    store: RedisStore, key: str, head: Head, stored: StoredBatches, *, max_bytes: float
+) -> bool:
     """Restore evicted batches in front of those that Redis holds, the newest first.
 
     If the call is interrupted, or Redis has no more room, the batches restored so far stay.
@@ -82,7 +83,7 @@ def refill(store: RedisStore, key: str, head: Head, kept: KeptBatches, *, max_by
         store: The destination.
         key: The log.
         head: The log's head in Redis.
-        kept: The log's batches in MongoDB.
+        stored: The log's batches in MongoDB.
         max_bytes: If the batches are larger, none is restored.
 
     Returns:
@@ -93,12 +94,12 @@ def refill(store: RedisStore, key: str, head: Head, kept: KeptBatches, *, max_by
         StoreFull: Redis has no memory left.
     """
     while head.held > head.first:
-        newest = kept.covering(head.held - 1, head.held)[0]
+        newest = stored.covering(head.held - 1, head.held)[0]
         row_bytes = len(newest.blob) / newest.count
         if row_bytes * (head.held - head.first) > max_bytes:
             return False
         rows = max(1, int(PAGE_BYTES / row_bytes))
-        page = kept.covering(max(head.first, head.held - rows), head.held)
+        page = stored.covering(max(head.first, head.held - rows), head.held)
         batches = [batch.blob for batch in page]
         if not store.restorer.refill(key, head, page[0].start, batches):
             return False

@@ -107,7 +107,7 @@ def test_trim_says_how_much_went(jam: Jamboree, run: Run) -> None:
     result = run("trim")
     assert "bytes of logs and 1 summaries evicted" in result.output
     assert not result.output.startswith("0 ")
-    assert list(jam.store.log_keys()) == []
+    assert list(jam.redis_store.log_keys()) == []
     shown = run("status").output
     assert "of 0.0 MiB" in shown
 

@@ -66,7 +66,7 @@ from jamboree_gym.reading.filters import by_start
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.servers import control
 from jamboree_gym.store.log import Append, LogSlice
-from jamboree_gym.store.mongo.documents import chunk_documents, kept_batches
+from jamboree_gym.store.mongo.documents import chunk_documents, stored_batches
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.summary_table import to_summary_table
 
@@ -565,7 +565,7 @@ NOTES = list(_episode_notes())
 def _read_chunks(content: bytes) -> None:
     documents = list(chunk_documents("log", 0.0, BATCHES[0]))
     changed = {**documents[0], "content": content, "crc": zlib.crc32(content)}
-    for _, batch in kept_batches([changed]):
+    for _, batch in stored_batches([changed]):
         _read_batch(batch.blob or b"")
 
 

@@ -20,7 +20,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.delivery import lease
 from jamboree_gym.errors import StoreFull
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.mongo.reader import checked_chain, kept_logs
+from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
@@ -34,7 +34,7 @@ OpenJamboree = Callable[..., Jamboree]
 
 def limit_memory(jam: Jamboree, room_bytes: int = ROOM_BYTES) -> int:
     """Give the server so much more than it uses now, or less; what it has then."""
-    limit = jam.store.room.memory().used_bytes + room_bytes
+    limit = jam.redis_store.eviction.memory().used_bytes + room_bytes
     jam.redis.config_set("maxmemory", limit)
     return limit
 
@@ -46,7 +46,7 @@ def is_complete(jam: Jamboree) -> bool:
 def rows_in_mongodb(jam: Jamboree, keys: Sequence[str] | None = None) -> int:
     """Rows of logs there, each log whole and each batch undamaged."""
     rows = 0
-    for key, found in kept_logs(jam.mongo_store, sorted(keys or jam.mongo_store.keys())):
+    for key, found in stored_logs(jam.mongo_store, sorted(keys or jam.mongo_store.keys())):
         assert isinstance(found, tuple), found
         rows += sum(batch.count for batch in checked_chain(found[1], found[0], where=key))
     return rows
@@ -123,7 +123,7 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     for keys in batched(rows_of, 200, every=max(1, len(rows_of) // 4000)):
         assert rows_in_mongodb(jam, keys) == sum(rows_of[key] for key in keys)
     assert jam.backup.status().trimmed_bytes > MAXMEMORY_MB * 2**20 / 4
-    assert jam.store.room.memory().used_bytes < MAXMEMORY_MB * 2**20
+    assert jam.redis_store.eviction.memory().used_bytes < MAXMEMORY_MB * 2**20
 
 
 def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_back(
@@ -180,9 +180,9 @@ def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     endless.reset()
     recording, steps = Recording(jam), 0
     for _ in range(KILLS):
-        trimmed = jam.store.backup_state.trimmed_bytes()
+        trimmed = jam.redis_store.backup_state.trimmed_bytes()
         follower = start_follower(jam)
-        while jam.store.backup_state.trimmed_bytes() == trimmed:
+        while jam.redis_store.backup_state.trimmed_bytes() == trimmed:
             endless.step(ACTION)
             steps += 1
         threading.Event().wait(random.uniform(0, 0.1))
@@ -228,8 +228,8 @@ def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
     assert status.follower
     jam.backup.retain()  # less is kept, told to the full server
     follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
-    wait_until(lambda: follower.copy_once() and jam.store.backup_state.trimmed_bytes())
-    assert list(jam.store.log_keys()) == []
+    wait_until(lambda: follower.copy_once() and jam.redis_store.backup_state.trimmed_bytes())
+    assert list(jam.redis_store.log_keys()) == []
     jam.redis.config_set("maxmemory", 0)
 
 
@@ -251,4 +251,4 @@ def test_a_server_of_two_namespaces_is_made_room_in_by_both(
     limit_memory(both[0], -1)
     for jam in both:
         assert jam.backup.trim().freed_bytes > 0
-        assert list(jam.store.log_keys()) == []
+        assert list(jam.redis_store.log_keys()) == []

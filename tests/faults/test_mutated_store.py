@@ -96,16 +96,16 @@ def test_each_flipped_bit_of_a_schema_and_a_provenance_is_noticed(
     jam = open_jamboree()
     name = record(jam)
     jam.flush()
-    for digest in jam.store.blobs.all():
+    for digest in jam.redis_store.blobs.all():
         key = jam.keyspace.blob(digest)
         whole = jam.redis.get(key)
         for changed in flips(whole):
             jam.redis.set(key, changed)
-            jam.store.blobs._known.clear()  # what is known of it here
+            jam.store.blobs._redis._known.clear()  # what is known of it here
             with pytest.raises(DecodeError, match=key):
                 jam.store.blobs.get(digest)
         jam.redis.set(key, whole)
-    jam.store.blobs._known.clear()
+    jam.store.blobs._redis._known.clear()
     assert len(jam.episode(name).data()) == 3
 
 

@@ -35,7 +35,7 @@ def test_no_project_sees_lists_backs_up_restores_or_deletes_what_is_anothers(
     ids = {jam: fill(jam) for jam in jams}
     for jam, id in ids.items():
         keys = jam.keyspace.records("note", {"name": "same"}), jam.keyspace.episode(id)
-        assert sorted(jam.store.log_keys()) == sorted(keys)
+        assert sorted(jam.redis_store.log_keys()) == sorted(keys)
         assert jam.episodes().ids() == [id]
         assert [one.tags for one in jam.episodes().summaries()] == [{"of": jam.keyspace.namespace}]
         assert [steps for _, steps in jam.tail(since=0, timeout_s=0.001)] != []
@@ -51,12 +51,12 @@ def test_no_project_sees_lists_backs_up_restores_or_deletes_what_is_anothers(
 
 def assert_each_can_be_deleted_and_restored(ids: dict[Jamboree, str]) -> None:
     def held() -> set[tuple[str, int]]:
-        return {(jam.keyspace.namespace, len(list(jam.store.log_keys()))) for jam in ids}
+        return {(jam.keyspace.namespace, len(list(jam.redis_store.log_keys()))) for jam in ids}
 
     everything = held()
     for jam, id in ids.items():
         others = everything - {(jam.keyspace.namespace, 2)}
-        for key in list(jam.store.log_keys()):
+        for key in list(jam.redis_store.log_keys()):
             jam.redis.delete(key)
         assert held() == others | {(jam.keyspace.namespace, 0)}
         assert jam.backup.restore() == 2
@@ -85,7 +85,7 @@ def test_a_user_for_one_namespace_is_kept_out_of_the_other(
                 lambda: intruder.episode(id).data(),
                 lambda: intruder.episodes().ids(),
                 lambda: intruder.episode(id).delete(),
-                lambda: intruder.store.blobs.put("theirs", b""),
+                lambda: intruder.redis_store.blobs.put("theirs", b""),
                 lambda: NoteHandler(intruder, "same").delete(),
                 lambda: list(intruder.tail(since=0, timeout_s=0.001)),
             ):

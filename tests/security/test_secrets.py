@@ -212,7 +212,7 @@ def stored(jam: Jamboree) -> bytes:
     for key in jam.redis.scan_iter():
         found += key + jam.redis.dump(key) + (jam.redis.type(key))
         found += b"".join(jam.redis.lrange(key, 0, -1)) if jam.redis.type(key) == b"list" else b""
-    for digest, blob in jam.store.blobs.all().items():
+    for digest, blob in jam.redis_store.blobs.all().items():
         found += digest.encode() + blob
     for name in jam.mongo.client.list_database_names():
         if name != "admin":  # where the server keeps its users

@@ -116,7 +116,7 @@ def test_a_migration_that_was_interrupted_between_the_two_servers_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr("jamboree_gym.store.migrations._migrated_in_redis", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            migrate_store(old.store, old.mongo_store)
+            migrate_store(old.redis_store, old.mongo_store)
     assert "3 logs" in migrate(old)
 
     assert old.store.head(copied._key).born == old.mongo_store.birth(copied._key)
@@ -126,5 +126,5 @@ def test_a_migration_that_was_interrupted_between_the_two_servers_is_completed(
 def test_without_redis_the_migration_says_so(old: Jamboree, own_valkey: Server) -> None:
     own_valkey.kill()
     with pytest.raises(StoreUnavailable):
-        migrate_store(old.store, old.mongo_store)
+        migrate_store(old.redis_store, old.mongo_store)
     own_valkey.start()

@@ -25,7 +25,7 @@ def find_candidates(store: RedisStore, policy: RetentionPolicy) -> Iterator[list
         The candidates found so far, after every few hundred logs.
     """
     found: list[Candidate] = []
-    for heads in store.room.heads():
+    for heads in store.eviction.heads():
         found += candidates_among(store, policy, heads)
         if len(found) > 2 * MAX_CANDIDATES:
             found = heapq.nsmallest(MAX_CANDIDATES, found)

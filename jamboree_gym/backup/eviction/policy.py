@@ -60,7 +60,7 @@ def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) 
     """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
     content = _encode_policy(policy)
     mongo.put_setting(_SETTING, content)
-    store.room.put_policy(content)
+    store.eviction.put_policy(content)
 
 
 def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
@@ -69,12 +69,12 @@ def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
     Raises:
         DecodeError: It is damaged.
     """
-    if store.room.policy() is not None:
+    if store.eviction.policy() is not None:
         return known_policy(store)
     content = mongo.setting(_SETTING)
     where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
     policy = RetentionPolicy() if content is None else _decode_policy(content, where=where)
-    store.room.put_policy(_encode_policy(policy))
+    store.eviction.put_policy(_encode_policy(policy))
     return policy
 
 
@@ -84,7 +84,7 @@ def known_policy(store: RedisStore) -> RetentionPolicy:
     Raises:
         DecodeError: It is damaged.
     """
-    content = store.room.policy()
+    content = store.eviction.policy()
     if content is None:
         return RetentionPolicy()
     return _decode_policy(content, where=store.keyspace.retention)

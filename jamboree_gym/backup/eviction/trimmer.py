@@ -61,7 +61,7 @@ class Trimmer:
     def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
         self._store = store
         self._mongo = mongo
-        self._room = store.room
+        self._eviction = store.eviction
         self._policy = RetentionPolicy()
         self._candidates: list[Candidate] = []  # a heap
         self._found: list[Candidate] = []
@@ -133,7 +133,7 @@ class Trimmer:
 
     def _excess(self) -> tuple[float, int]:
         """Number of bytes above the target, and the limit."""
-        memory = self._room.memory()
+        memory = self._eviction.memory()
         self._warn(memory)
         limit = memory_limit(self._policy, memory)
         self._is_limited = limit is not None or self._policy.max_age_s is not None
@@ -238,8 +238,8 @@ class Trimmer:
             for one in portion
             if one.key in counts and counts[one.key][0] == one.born
         }
-        evicted = self._room.trim(portion, backed_up, before=before, enough_bytes=enough_bytes)
-        for one in evicted.later:
+        evicted = self._eviction.trim(portion, backed_up, before=before, enough_bytes=enough_bytes)
+        for one in evicted.retry_later:
             heapq.heappush(self._candidates, one)
         self._freed += evicted.freed_bytes
         return evicted.freed_bytes
@@ -262,10 +262,10 @@ class Trimmer:
         """
         freed = 0
         for run in self._store.listings.runs():
-            for sizes in self._room.listed_only(run):
+            for sizes in self._eviction.listed_only(run):
                 keys = {self._store.keyspace.episode(id): id for id in sizes}
                 ids = [keys[key] for key in self._mongo.counts(list(keys))]
-                self._room.unlist(run, ids)
+                self._eviction.unlist(run, ids)
                 freed += sum(sizes[id] for id in ids)
                 self._unlisted += len(ids)
                 yield freed

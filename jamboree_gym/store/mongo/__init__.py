@@ -1,4 +1,4 @@
-"""The backup on MongoDB: its store, client, documents, and readers of single logs.
+"""The backup on MongoDB: `store`, its link and writer, its documents, and a reader of logs.
 
 Imports: `encoding`, `errors`, `keys`.
 Imported by: `backup`, `connection`, `delivery`, `reading`, `store`.

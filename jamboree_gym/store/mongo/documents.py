@@ -23,8 +23,8 @@ __all__ = [
     "DOCUMENT_VERSION",
     "MAX_INLINE_BYTES",
     "GrownLog",
-    "KeptBatch",
-    "KeptLog",
+    "StoredBatch",
+    "StoredLog",
     "NewLog",
     "birth_of",
     "blob_content",
@@ -35,8 +35,8 @@ __all__ = [
     "database_name",
     "head_fields",
     "is_chunk_of",
-    "kept_batches",
-    "kept_log",
+    "stored_batches",
+    "stored_log",
     "log_document",
 ]
 
@@ -78,7 +78,7 @@ class GrownLog:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptLog:
+class StoredLog:
     """A log in MongoDB, without the batches that have their own documents.
 
     Attributes:
@@ -91,7 +91,7 @@ class KeptLog:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeptBatch:
+class StoredBatch:
     """A batch in MongoDB.
 
     Attributes:
@@ -125,7 +125,7 @@ def head_fields(head: Head) -> dict[str, Any]:
     }
 
 
-def kept_log(document: Any, *, where: str) -> KeptLog:
+def stored_log(document: Any, *, where: str) -> StoredLog:
     """Inverse of `log_document`.
 
     Raises:
@@ -143,7 +143,7 @@ def kept_log(document: Any, *, where: str) -> KeptLog:
     are_bytes = isinstance(batches, list) and all(isinstance(batch, bytes) for batch in batches)
     if not are_bytes or (batches and _crc_of(batches) != document.get("frames_crc")):
         raise DecodeError(f"{at} at index 0: checksum does not match, the batches are damaged")
-    return KeptLog(head, batches)
+    return StoredLog(head, batches)
 
 
 def chunk_documents(key: str, born: float, batch: bytes) -> Iterator[dict[str, Any]]:
@@ -189,7 +189,7 @@ def birth_of(document: Any) -> float:
     return born if isinstance(born, float) else -math.inf
 
 
-def kept_batches(documents: Iterable[Any]) -> Iterator[tuple[str, KeptBatch]]:
+def stored_batches(documents: Iterable[Any]) -> Iterator[tuple[str, StoredBatch]]:
     """Log and content of each batch, from documents of `chunks` sorted by id.
 
     Yields:
@@ -198,7 +198,10 @@ def kept_batches(documents: Iterable[Any]) -> Iterator[tuple[str, KeptBatch]]:
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
         is_whole = all(_is_part(one, number) for number, one in enumerate(parts))
-        yield log, KeptBatch(start, b"".join(one["content"] for one in parts) if is_whole else None)
+        yield (
+            log,
+            StoredBatch(start, b"".join(one["content"] for one in parts) if is_whole else None),
+        )
 
 
 def _is_part(document: Any, number: int) -> bool:

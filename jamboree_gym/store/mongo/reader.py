@@ -1,21 +1,25 @@
-"""Reads logs from MongoDB: all batches of a log, in order."""
+"""Reads logs from MongoDB: whole logs in order, or the batches that a read of one log needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.log import identity, key_of
-from jamboree_gym.store.mongo.documents import KeptBatch, KeptLog
+from jamboree_gym.store.log import LogSlice, identity, key_of
+from jamboree_gym.store.mongo.documents import StoredBatch, StoredLog
 from jamboree_gym.store.mongo.store import MongoStore
 
-__all__ = ["checked_chain", "batches_of", "kept_logs"]
+__all__ = ["StoredBatches", "batches_of", "checked_chain", "is_lacking", "stored_logs"]
 
 LOGS_PER_QUERY = 200
 
+Span = tuple[int, int, float, float]
+"""Start, stop, first and last time of a batch."""
 
-def kept_logs(
+
+def stored_logs(
     mongo: MongoStore, keys: Sequence[str]
 ) -> Iterator[tuple[str, tuple[Head, Iterator[bytes]] | DecodeError | None]]:
     """Read several logs.
@@ -36,14 +40,14 @@ def kept_logs(
         batches = _SortedBatches(mongo.batches_between(split[0], split[-1]) if split else ())
         for key in part:
             log = logs.get(key)
-            if not isinstance(log, KeptLog):
+            if not isinstance(log, StoredLog):
                 yield key, log
             else:
                 where = f"MongoDB at {mongo.where}: {key}"
                 yield key, (log.head, _in_order(log, batches, key, where))
 
 
-def batches_of(mongo: MongoStore, key: str, log: KeptLog) -> Iterator[bytes]:
+def batches_of(mongo: MongoStore, key: str, log: StoredLog) -> Iterator[bytes]:
     """All batches of one log, in order.
 
     Raises:
@@ -53,14 +57,14 @@ def batches_of(mongo: MongoStore, key: str, log: KeptLog) -> Iterator[bytes]:
     return _in_order(log, batches, key, f"MongoDB at {mongo.where}: {key}")
 
 
-def _is_split(log: KeptLog | DecodeError | None) -> bool:
+def _is_split(log: StoredLog | DecodeError | None) -> bool:
     """Whether some of the log's batches have their own documents."""
-    if not isinstance(log, KeptLog):
+    if not isinstance(log, StoredLog):
         return False
     return not log.batches or batch_span(log.batches[-1])[1] < log.head.count
 
 
-def _in_order(log: KeptLog, batches: _SortedBatches, key: str, where: str) -> Iterator[bytes]:
+def _in_order(log: StoredLog, batches: _SortedBatches, key: str, where: str) -> Iterator[bytes]:
     """Batches that continue each other; a batch that is stored twice is returned once."""
     expected = 0
     for blob in log.batches:
@@ -77,11 +81,11 @@ def _in_order(log: KeptLog, batches: _SortedBatches, key: str, where: str) -> It
 class _SortedBatches:
     """Finds the batches of logs in a stream sorted by log; ask for the logs in the same order."""
 
-    def __init__(self, batches: Iterable[tuple[str, KeptBatch]]) -> None:
+    def __init__(self, batches: Iterable[tuple[str, StoredBatch]]) -> None:
         self._batches = iter(batches)
         self._next = next(self._batches, None)
 
-    def of(self, log: str) -> Iterator[KeptBatch]:
+    def of(self, log: str) -> Iterator[StoredBatch]:
         """The batches of a log; skips those of the logs before it."""
         key = key_of(log)
         while self._next is not None and key_of(self._next[0]) <= key:
@@ -106,3 +110,126 @@ def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator
         yield batch
     if (head.first if expected is None else expected) < head.count:
         raise DecodeError(f"{where} at index {expected or head.first}: a batch is missing")
+
+
+def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
+    """Whether Redis' answer to such a read may lack batches that only MongoDB holds."""
+    head, batches = found.head, found.batches
+    if head.held <= head.first:
+        return False
+    match how:
+        case ("range", start, stop):
+            return bool(max(start, head.first) < min(stop, head.held))
+        case ("last", n):
+            return bool(n > 0 and head.count - n < head.held)
+        case ("between", t0, *_) if not batches:
+            return float(t0) <= head.t_last
+        case ("as_of", _, 0) if batches:
+            return False
+        case _:
+            return not batches or batches[0].start <= head.held
+
+
+class StoredBatches:
+    """Batches of one log below `held`: those that Redis has evicted.
+
+    Args:
+        mongo: The backup.
+        key: The log.
+        log: The log's document.
+        held: Index of the first record that Redis holds.
+    """
+
+    def __init__(self, mongo: MongoStore, key: str, log: StoredLog, held: int) -> None:
+        self._mongo = mongo
+        self._key = key
+        self._log = log
+        self._held = held
+        self._inline: list[tuple[Span, bytes]] = [(batch_span(one), one) for one in log.batches]
+        self._where = f"MongoDB at {mongo.where}: {key}"
+
+    def selected(self, found: LogSlice, how: tuple[Any, ...]) -> list[Batch]:
+        """The batches that Redis' answer to such a read lacks.
+
+        Raises:
+            DecodeError: A batch is damaged or missing.
+        """
+        head = found.head
+        match how:
+            case ("range", start, stop):
+                return self.covering(max(start, head.first), stop)
+            case ("last", n):
+                return self.covering(max(head.count - n, head.first), self._held)
+            case ("between", t0, t1, before):
+                start = self._first(lambda span: span[3] >= float(t0))
+                stop = self._first(lambda span: span[2] > float(t1))
+                if start >= stop and not found.batches:
+                    return []
+                return self.covering(self._start_before(start, before), max(start, stop))
+            case ("as_of", t, before):
+                stop = self._held if found.batches else self._first(lambda span: span[2] > float(t))
+                return self.covering(self._start_before(stop, before + (not found.batches)), stop)
+        raise TypeError(f"there is no such read: {how!r}")
+
+    def covering(self, start: int, stop: int) -> list[Batch]:
+        """Batches that contain any index in `[start, stop)`.
+
+        Raises:
+            DecodeError: A batch is damaged or missing.
+        """
+        stop = min(stop, self._held)
+        if start >= stop:
+            return []
+        blobs = [one for span, one in self._inline if span[1] > start and span[0] < stop]
+        batches = [decode_batch(one, where=self._where) for one in blobs]
+        if self._inline_stop < stop:
+            first = self._span_at(max(start, self._inline_stop))[0]
+            for stored in self._mongo.batches_from(self._key, self._log.head.born, first, stop):
+                if stored.blob is None:
+                    raise DecodeError(
+                        f"{self._where} at index {stored.start}: checksum does not match"
+                    )
+                batches.append(decode_batch(stored.blob, where=self._where))
+        self._check(batches, start, stop)
+        return batches
+
+    def _check(self, batches: list[Batch], start: int, stop: int) -> None:
+        expected = start
+        for batch in batches:
+            if batch.start > expected:
+                break
+            expected = batch.stop
+        if expected < stop:
+            raise DecodeError(f"{self._where} at index {expected}: a batch is missing")
+
+    @property
+    def _inline_stop(self) -> int:
+        return self._inline[-1][0][1] if self._inline else 0
+
+    def _span_at(self, index: int) -> Span:
+        """Start, stop and times of the batch that contains an index."""
+        span = next((span for span, _ in self._inline if span[0] <= index < span[1]), None)
+        if span is None:
+            span = self._mongo.batch_at(self._key, self._log.head.born, index)
+        if span is None or not span[0] <= index < span[1]:
+            raise DecodeError(f"{self._where} at index {index}: a batch is missing")
+        return span
+
+    def _first(self, is_at_or_after: Callable[[Span], bool]) -> int:
+        """Start of the first batch that passes the test, as all later ones do; else `held`."""
+        low, high = self._log.head.first, self._held
+        while low < high:
+            span = self._span_at((low + high) // 2)
+            if is_at_or_after(span):
+                high = max(low, span[0])
+            else:
+                low = span[1]
+        return min(low, self._held)
+
+    def _start_before(self, index: int, batches: int) -> int:
+        """Start of the batch that is this number of batches before an index."""
+        for _ in range(batches):
+            if index <= self._log.head.first:
+                break
+            index = self._span_at(index - 1)[0]
+        return index

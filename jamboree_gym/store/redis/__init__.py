@@ -1,5 +1,5 @@
-"""The hot log on Redis or Valkey: its store, its client and link, its scripts, its eviction.
+"""The hot log on Redis or Valkey: `store` and its parts, each over one `link`.
 
 Imports: `encoding`, `errors`, `keys`, `process_life`.
-Imported by: `backup`, `connection`, `delivery`, `handlers`, `reading`, `recording`, `store`.
+Imported by: `backup`, `connection`, `store`.
 """

@@ -12,9 +12,9 @@ from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.blobs import Blobs
-from jamboree_gym.store.redis.epochs import new_epoch
-from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
+from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart, as_text, script_call
 from jamboree_gym.store.redis.listings import listing_arguments
+from jamboree_gym.store.redis.liveness import new_epoch
 
 __all__ = ["LogAppender"]
 
@@ -36,7 +36,7 @@ class _Server:
         self.blobs: set[str] = set()
 
 
-class LogAppender:
+class LogAppender(RedisPart):
     """Appends to logs, and remembers what it has to know of the server.
 
     Args:
@@ -47,8 +47,7 @@ class LogAppender:
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace, blobs: Blobs, *, can_ask: bool) -> None:
-        self._link = link
-        self._keyspace = keyspace
+        super().__init__(link, keyspace)
         self._blobs = blobs
         self._can_ask = can_ask
         self._server = _Server("", 0)
@@ -61,22 +60,7 @@ class LogAppender:
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
-        """Append to several logs in one round trip, atomically for each of them.
-
-        Sending the same append again is harmless: a batch that is already there is not added.
-
-        Args:
-            appends: What to append.
-            fsync: Whether to wait until the server has it on disk.
-            prepare: Called before each try, of which there are more where Redis was emptied.
-
-        Returns:
-            For each append the server's decision, or why this one log cannot be written.
-
-        Raises:
-            StoreUnavailable: No answer; what was sent may or may not be stored. Send it again.
-            StoreFull: The server has no memory or disk left.
-        """
+        """Append to several logs in one round trip, atomically for each: see `LogStore.append`."""
         blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
         tries = 0
         server = self._server
@@ -108,8 +92,7 @@ class LogAppender:
                 f"Redis at {where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
             )
         server.blobs |= blobs.keys()
-        if isinstance(results, RedisError):
-            raise self._link.translated(results, key=appends[0].key) from results
+        self._link.checked(results, key=appends[0].key)
         was_repeated = tries > 1
         return [
             self._append_result(append, answer, was_repeated=was_repeated)
@@ -155,19 +138,12 @@ class LogAppender:
         return result.was_repeated or append.asked_in != self._server.epoch
 
     def epoch(self) -> str:
-        """The epoch of the namespace: another one than before, and Redis was emptied meanwhile.
-
-        Raises:
-            AccessRefused: There is none, and this user may not write.
-        """
+        """The epoch of the namespace: see `LogStore.epoch`."""
         return as_text(self._link.script(scripts.EPOCH, (self._keyspace.epoch,), (new_epoch(),)))
 
     @property
     def losses(self) -> int:
-        """How many connections were lost, and how often the server was found emptied.
-
-        What was known of it before may be untrue.
-        """
+        """How often what was known of the server became untrue: see `LogStore.losses`."""
         return self._link.losses + self._emptied
 
     def _learn_epoch(self) -> None:

@@ -1,29 +1,33 @@
-"""Who copies the namespace to MongoDB, where to, and how far that has come."""
+"""What Redis knows of the backup: who copies, what MongoDB holds, and what it has to forget."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
+from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.keys import Keyspace
-from jamboree_gym.store.log import BackupClaim, BackupMark
+from jamboree_gym.store.log import (
+    Acknowledged,
+    Adoption,
+    BackupClaim,
+    BackupMark,
+    IndexEntry,
+    MongoIdentity,
+    identity,
+    key_of,
+)
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import RedisLink, as_named, as_text
+from jamboree_gym.store.redis.link import RedisPart, as_named, as_text
+from jamboree_gym.store.redis.liveness import new_epoch
+from jamboree_gym.store.redis.scripts import BORN
 
-__all__ = ["BackupState"]
+__all__ = ["Acknowledgements", "BackupState", "Deletions"]
 
 
-class BackupState:
-    """What the backup process says of itself in Redis. A full server takes it, too.
-
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-    """
-
-    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        self._link = link
-        self._keyspace = keyspace
+class BackupState(RedisPart):
+    """What the backup process says of itself in Redis. A full server takes it, too."""
 
     def hold(
         self, claim: BackupClaim, *, known_to: str, is_new: bool = False, instead_of: str = ""
@@ -99,3 +103,102 @@ class BackupState:
     def _not_a_mark(self, error: Exception) -> DecodeError:
         key = self._keyspace.backup
         return DecodeError(f"{key}: the backup did not write this ({error!r}): DEL it in Redis")
+
+
+class Acknowledgements(RedisPart):
+    """Notes how much of each log MongoDB holds, and which MongoDB that is."""
+
+    def unbacked(self) -> Iterator[tuple[str, int]]:
+        """Logs with changes that MongoDB has not acknowledged, and the revision they are at."""
+        pairs = self._link.run(
+            lambda: cast(
+                Any, self._link.client.zrange(self._keyspace.unbacked, 0, -1, withscores=True)
+            )
+        )
+        return ((as_text(key), int(score)) for key, score in pairs)
+
+    def acknowledge(self, heads: Mapping[str, Head], *, epoch: str) -> Acknowledged:
+        """Note that MongoDB holds these logs as far as these heads say.
+
+        Args:
+            heads: As they are in MongoDB now.
+            epoch: In which they were read here.
+        """
+        if not heads:
+            return Acknowledged(set(), set())
+        arguments = [
+            argument
+            for head in heads.values()
+            for argument in (head.count, head.revision, BORN.pack(head.born))
+        ]
+        keys = (self._keyspace.unbacked, self._keyspace.epoch, *heads)
+        answers = self._link.script(scripts.ACKNOWLEDGE, keys, (epoch, *arguments))
+        by_answer = list(zip(heads, map(int, answers), strict=True))
+        gone = {key for key, answer in by_answer if answer == 0}
+        return Acknowledged(gone, {key for key, answer in by_answer if answer < 0})
+
+    def adopt(self, mongo: MongoIdentity, *, to: str) -> Adoption:
+        """Say which MongoDB acknowledges from now on.
+
+        Args:
+            mongo: Which one.
+            to: In which words the namespace is copied there by itself; empty = it is not.
+        """
+        space = self._keyspace
+        keys = (space.epoch, space.backup, space.coverage, space.deleted)
+        answer = self._link.script(scripts.ADOPT, keys, (*mongo, new_epoch(), to))
+        epoch, unsettled, before = map(as_text, answer)
+        return Adoption(epoch, unsettled == "1", before)
+
+    def unacknowledge(self, keys: Sequence[str], *, epoch: str) -> None:
+        """Nothing of these logs is acknowledged any more."""
+        self._link.script(
+            scripts.UNACKNOWLEDGE, (self._keyspace.unbacked, self._keyspace.epoch, *keys), (epoch,)
+        )
+
+    def adopted(self, *, epoch: str) -> None:
+        """That was done with all logs."""
+        keys = (self._keyspace.epoch, self._keyspace.backup)
+        self._link.script(scripts.ADOPTED, keys, (epoch,))
+
+
+class Deletions(RedisPart):
+    """Deletes logs, and remembers each deletion until MongoDB has forgotten the log."""
+
+    def delete(
+        self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
+    ) -> float | None:
+        """Delete a log and its listing, and note that MongoDB has to forget it, too.
+
+        Args:
+            key: The log.
+            entry: Where it is listed.
+            born: Its birth, where it is known from elsewhere; else that of the log here.
+
+        Returns:
+            Its birth, None where there was no log and none was given.
+        """
+        run, name = (entry.run, entry.name) if entry else ("", "")
+        space = self._keyspace
+        keys = (key, space.unbacked, space.summaries(run), space.deleted, space.deletions)
+        given = b"" if born is None else BORN.pack(born)
+        answer = self._link.script(scripts.DELETE, keys, (name, given))
+        return None if answer is None else float(BORN.unpack(answer)[0])
+
+    def noted(self) -> set[tuple[str, float]]:
+        """Logs that were deleted here and that MongoDB has to forget, and their births."""
+        deleted = as_named(self._link.call("HGETALL", self._keyspace.deleted))
+        return {(key_of(one), float(BORN.unpack(born)[0])) for one, born in deleted.items()}
+
+    def forget(self, key: str, born: float, *, mongo: MongoIdentity) -> None:
+        """This MongoDB has forgotten a log; those that were the backup before may come back."""
+        keys = (self._keyspace.deleted, self._keyspace.backup)
+        arguments = (identity(key, born), BORN.pack(born), mongo.id)
+        self._link.script(scripts.FORGET, keys, arguments)
+
+    def bear_anew(self, key: str, head: Head, *, epoch: str) -> bool:
+        """Give a log another birth, as one of this birth was deleted; False if it has changed."""
+        born = math.nextafter(head.born, math.inf)
+        arguments = (epoch, BORN.pack(head.born), head.revision, BORN.pack(born))
+        keys = (key, self._keyspace.unbacked, self._keyspace.epoch)
+        return bool(self._link.script(scripts.BEAR_ANEW, keys, arguments, again=False))

@@ -5,22 +5,16 @@ from __future__ import annotations
 from jamboree_gym.encoding.batch_format import decode_note, encode_note
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import Keyspace, digest
-from jamboree_gym.store.redis.link import Call, RedisLink
+from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart
 
 __all__ = ["Blobs"]
 
 
-class Blobs:
-    """Content that many episodes share; each is asked for once, as it never changes.
-
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-    """
+class Blobs(RedisPart):
+    """Content that many episodes share; each is asked for once, as it never changes."""
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        self._link = link
-        self._keyspace = keyspace
+        super().__init__(link, keyspace)
         self._known: dict[str, bytes] = {}
 
     def put(self, name: str, content: bytes) -> None:

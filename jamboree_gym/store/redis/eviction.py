@@ -1,25 +1,25 @@
-"""Room in Redis: how much there is, what takes it up, and letting go of what MongoDB holds."""
+"""What Redis evicts because MongoDB holds it, and what is put back from there."""
 
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from redis.exceptions import RedisError
-
-from jamboree_gym.encoding.batch_format import Head, decode_head, decode_note, encode_note
-from jamboree_gym.errors import DecodeError
-from jamboree_gym.keys import Keyspace
+from jamboree_gym.encoding.batch_format import Head, decode_note, encode_note
+from jamboree_gym.store.log import IndexEntry, MongoIdentity
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import Call, RedisLink, as_text
+from jamboree_gym.store.redis.link import AccessRefused, Call, RedisPart, as_text
+from jamboree_gym.store.redis.listings import listing_arguments
+from jamboree_gym.store.redis.liveness import new_epoch
+from jamboree_gym.store.redis.reader import LogReader
+from jamboree_gym.store.redis.scripts import BORN
 
-__all__ = ["Candidate", "Let", "Memory", "Room"]
+__all__ = ["Candidate", "Evicted", "Eviction", "Memory", "Restorer"]
 
 SCAN_COUNT = 1000
-_BORN = struct.Struct("<d")
+NEVER_STANDS = "?"  # nothing can be put back: this user may not write
 _ENDLESS = 1e300  # Lua need not read `inf` from text
 _ENTRY_BYTES = 48  # of a hash, beside name and value
 
@@ -56,29 +56,20 @@ class Candidate(NamedTuple):
     over_at: int | None
 
 
-class Let(NamedTuple):
-    """What was let go of.
+class Evicted(NamedTuple):
+    """What one call of `Eviction.trim` has freed.
 
     Attributes:
-        freed_bytes: How much, roughly.
-        later: The candidates of which some may go later.
+        freed_bytes: Roughly how much memory.
+        retry_later: The candidates of which some records may be evicted later.
     """
 
     freed_bytes: int
-    later: Sequence[Candidate]
+    retry_later: Sequence[Candidate]
 
 
-class Room:
-    """What one namespace takes up on a server.
-
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-    """
-
-    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        self._link = link
-        self._space = keyspace
+class Eviction(RedisPart):
+    """What of the namespace takes up the server's memory, and what of it may go."""
 
     def memory(self) -> Memory:
         """How much memory the server uses, for all that it holds, and how much it may."""
@@ -94,31 +85,22 @@ class Room:
         Raises:
             DecodeError: It is damaged.
         """
-        note: bytes | None = self._link.call("GET", self._space.retention)
-        return None if note is None else decode_note(note, where=self._space.retention)
+        note: bytes | None = self._link.call("GET", self._keyspace.retention)
+        return None if note is None else decode_note(note, where=self._keyspace.retention)
 
     def put_policy(self, content: bytes) -> None:
         """Say what may be let go of; also where the memory is full."""
-        self._link.script(scripts.PUT, (self._space.retention,), ("SET", encode_note(content)))
+        self._link.script(scripts.PUT, (self._keyspace.retention,), ("SET", encode_note(content)))
 
     # -- logs -------------------------------------------------------------------------------
 
     def heads(self) -> Iterator[dict[str, Head]]:
         """Heads of all logs, some hundred at a time. Damaged ones are left out."""
-        for pattern in self._space.log_patterns():
+        reader = LogReader(self._link, self._keyspace)
+        for pattern in self._keyspace.log_patterns():
             for keys in self._pages("SCAN", pattern):
-                yield self._heads(list(map(as_text, keys)))
-
-    def _heads(self, keys: Sequence[str]) -> dict[str, Head]:
-        found: dict[str, Head] = {}
-        answers = self._answers([("LINDEX", key, "0") for key in keys])
-        for key, answer in zip(keys, answers, strict=True):
-            try:
-                if isinstance(answer, bytes):
-                    found[key] = decode_head(answer, where=key)
-            except DecodeError:  # it stays where it is, and whoever reads it is told
-                continue
-        return found
+                found = reader.heads(list(map(as_text, keys)))
+                yield {key: head for key, head in found.items() if isinstance(head, Head)}
 
     def trim(
         self,
@@ -127,7 +109,7 @@ class Room:
         *,
         before: float,
         enough_bytes: float = math.inf,
-    ) -> Let:
+    ) -> Evicted:
         """Let go of what MongoDB has acknowledged, and of nothing else, the first logs first.
 
         Args:
@@ -139,14 +121,14 @@ class Room:
         arguments: list[Any] = [repr(min(limit, _ENDLESS)) for limit in (before, enough_bytes)]
         for one in candidates:
             over_at = "" if one.over_at is None else one.over_at
-            arguments += (_BORN.pack(one.born), kept.get(one.key, 0), over_at)
-        keys = (self._space.unbacked, self._space.backup, *(one.key for one in candidates))
+            arguments += (BORN.pack(one.born), kept.get(one.key, 0), over_at)
+        keys = (self._keyspace.unbacked, self._keyspace.backup, *(one.key for one in candidates))
         answers = self._link.script(scripts.TRIM, keys, arguments) if candidates else []
         later = list(candidates[len(answers) :])
         for one, (_, time) in zip(candidates, answers, strict=False):
             if time:
                 later.append(one._replace(time=float(time)))
-        return Let(sum(freed for freed, _ in answers), later)
+        return Evicted(sum(freed for freed, _ in answers), later)
 
     # -- listings ---------------------------------------------------------------------------
 
@@ -156,18 +138,18 @@ class Room:
         Yields:
             Their ids, and how many bytes their summaries take up, roughly.
         """
-        for pairs in self._pages("HSCAN", self._space.summaries(run)):
+        for pairs in self._pages("HSCAN", self._keyspace.summaries(run)):
             sizes = {
                 as_text(name): len(name) + len(summary) + _ENTRY_BYTES
                 for name, summary in zip(pairs[::2], pairs[1::2], strict=True)
             }
-            calls: list[Call] = [("EXISTS", self._space.episode(id)) for id in sizes]
+            calls: list[Call] = [("EXISTS", self._keyspace.episode(id)) for id in sizes]
             answers = self._answers(calls)
             yield {id: sizes[id] for id, there in zip(sizes, answers, strict=True) if not there}
 
     def unlist(self, run: str, ids: Sequence[str]) -> None:
         """Take episodes out of the listing of their run, if their logs are still not here."""
-        space = self._space
+        space = self._keyspace
         logs = [space.episode(id) for id in ids]
         keys = (space.unbacked, space.coverage, space.summaries(run), *logs)
         self._link.script(scripts.UNLIST, keys, ids)
@@ -182,10 +164,7 @@ class Room:
                 call: Call = ("SCAN", cursor, "MATCH", of, *count)
             else:
                 call = ("HSCAN", of, cursor, *count)
-            answer = self._answers([call])[0]
-            if isinstance(answer, RedisError):
-                raise self._link.translated(answer, key=of) from answer
-            cursor, found = answer
+            cursor, found = self._link.checked(self._answers([call])[0], key=of)
             if found:
                 yield found
             if cursor in (b"0", 0):
@@ -193,3 +172,71 @@ class Room:
 
     def _answers(self, calls: Sequence[Call]) -> list[Any]:
         return self._link.pipeline(lambda: calls) if calls else []
+
+
+class Restorer(RedisPart):
+    """Puts back what MongoDB holds, unless Redis has changed since MongoDB was asked."""
+
+    def standing(self) -> str:
+        """How things stand: to be asked before MongoDB is, and told when putting back.
+
+        So nothing is put back that was deleted, or that was read before Redis was emptied again.
+        """
+        keys = (self._keyspace.epoch, self._keyspace.deletions)
+        try:
+            return as_text(self._link.script(scripts.STANDING, keys, (new_epoch(),)))
+        except AccessRefused:
+            return NEVER_STANDS
+
+    def restore(
+        self,
+        key: str,
+        head: Head,
+        batches: Iterable[bytes],
+        entry: IndexEntry | None,
+        *,
+        standing: str,
+        mongo: MongoIdentity,
+        instead_of: bytes = b"",
+    ) -> bool:
+        """Put a log back as it was.
+
+        Args:
+            key: The log.
+            head: Its head; `held` says which of its batches are not among these.
+            batches: The others.
+            entry: Where it is listed.
+            standing: As it was before MongoDB was asked.
+            mongo: Where it was.
+            instead_of: A damaged head, whose log is replaced if MongoDB has all of it.
+
+        Returns:
+            False when Redis already holds as much or more, or something else, or anything was
+            deleted meanwhile, or Redis emptied.
+        """
+        space = self._keyspace
+        summaries = space.summaries(entry.run if entry else "")
+        listings = (summaries, space.runs, space.deletions, space.unbacked)
+        keys = (key, *listings, space.epoch, space.backup)
+        arguments = (
+            standing,
+            *listing_arguments(entry),
+            instead_of,
+            head.encode(),
+            *mongo,
+            *batches,
+        )
+        return bool(self._link.script(scripts.RESTORE, keys, arguments))
+
+    def replace(
+        self, key: str, head: Head, batches: Sequence[bytes], *, instead_of: bytes, epoch: str
+    ) -> bool:
+        """Replace the head and the batches of a log; False if the log has changed."""
+        keys = (key, self._keyspace.unbacked, self._keyspace.epoch)
+        arguments = (epoch, instead_of, head.encode(), *batches)
+        return bool(self._link.script(scripts.REPLACE, keys, arguments, again=False))
+
+    def refill(self, key: str, head: Head, start: int, batches: Sequence[bytes]) -> bool:
+        """Put the batches from `start` to `head.held` back; False when the log has changed."""
+        arguments = (BORN.pack(head.born), head.held, start, *batches)
+        return bool(self._link.script(scripts.REFILL, (key,), arguments, again=False))

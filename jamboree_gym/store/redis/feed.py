@@ -9,25 +9,23 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from redis.exceptions import RedisError
-
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import LogSlice
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
+from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart, as_text, script_call
 
-__all__ = ["Feed", "Grown", "Look"]
+__all__ = ["Feed", "GrownEpisodes", "PolledLog"]
 
 ENTRIES_AT_ONCE = scripts.FEED_ENTRIES // 10
 LIFETIME_S = 60
 RENEW_S = LIFETIME_S / 3
 
 
-class Grown(NamedTuple):
-    """What the feed said.
+class GrownEpisodes(NamedTuple):
+    """The episodes that the feed named after a position.
 
     Attributes:
-        position: Where to go on from.
+        position: Where to continue.
         episodes: Id and run of each episode that grew, the oldest change first; an episode may be
             there several times.
         is_complete: Whether nothing between this and the position before can have been forgotten.
@@ -38,8 +36,8 @@ class Grown(NamedTuple):
     is_complete: bool
 
 
-class Look(NamedTuple):
-    """One look at a log that may grow.
+class PolledLog(NamedTuple):
+    """What `Feed.poll` has found of a log that may grow.
 
     Attributes:
         position: Place in the feed before the log was read; None: there is no feed.
@@ -52,17 +50,11 @@ class Look(NamedTuple):
     found: LogSlice | None
 
 
-class Feed:
-    """Waits for episodes to grow. Each method is one round trip, whether it waits or not.
-
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-    """
+class Feed(RedisPart):
+    """Waits for episodes to grow. Each method is one round trip, whether it waits or not."""
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        self._link = link
-        self._keyspace = keyspace
+        super().__init__(link, keyspace)
         self._renew_at = 0.0
 
     def position(self) -> str:
@@ -72,7 +64,7 @@ class Feed:
         calls.append(("EXPIRE", feed, LIFETIME_S))
         return as_text(self._answers(calls)[0])
 
-    def after(self, position: str, *, wait_s: float) -> Grown:
+    def after(self, position: str, *, wait_s: float) -> GrownEpisodes:
         """What grew after a position; waits for it, so long.
 
         Args:
@@ -84,22 +76,22 @@ class Feed:
         answers = self._answers([wait, kept, *self._renewal()])
         streams = dict(answers[0] or ())  # with RESP 3 it is a dict, with RESP 2 a list of pairs
         entries: list[Any] = next(iter(streams.values()), [])
-        return Grown(
+        return GrownEpisodes(
             as_text(entries[-1][0]) if entries else position,
             [(as_text(fields[1]), as_text(fields[3])) for _, fields in entries if fields[1]],
             bool(answers[1]),  # the oldest entries are forgotten first
         )
 
-    def look(
+    def poll(
         self, key: str, start: int, stop: int, *, after: str | None, wait_s: float, writer: str
-    ) -> Look:
+    ) -> PolledLog:
         """Read a log once anything has grown, or the time is up.
 
         Args:
             key: The log.
             start: The first index wanted.
             stop: The index after the last.
-            after: Position of the look before; None does not wait, and leaves the feed alone.
+            after: Position of the poll before; None does not wait, and leaves the feed alone.
             wait_s: Seconds; 0 = do not wait.
             writer: Whose lease to look for; `""` = nobody's.
         """
@@ -115,7 +107,7 @@ class Feed:
         *others, read = self._answers(calls, key=key)
         has_lease = bool(others.pop()) if writer else None
         position = as_text(others[-1][0][0]) if others and others[-1] else None
-        return Look(position, has_lease, LogSlice.from_answer(read, where=key))
+        return PolledLog(position, has_lease, LogSlice.from_answer(read, where=key))
 
     def _renewal(self) -> list[Call]:
         """Now and then: keep it from expiring."""
@@ -129,8 +121,5 @@ class Feed:
         return ("XREAD", "COUNT", count, *block, "STREAMS", self._keyspace.feed, position)
 
     def _answers(self, calls: Sequence[Call], *, key: str = "") -> list[Any]:
-        answers = self._link.pipeline(lambda: calls)
-        for answer in answers:
-            if isinstance(answer, RedisError):
-                raise self._link.translated(answer, key=key or self._keyspace.feed) from answer
-        return answers
+        where = key or self._keyspace.feed
+        return [self._link.checked(one, key=where) for one in self._link.pipeline(lambda: calls)]

@@ -28,11 +28,20 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsupportedServer,
 )
+from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.scripts import Script
 from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
 
-__all__ = ["AccessRefused", "Call", "RedisLink", "as_named", "as_text", "script_call"]
+__all__ = [
+    "AccessRefused",
+    "Call",
+    "RedisLink",
+    "RedisPart",
+    "as_named",
+    "as_text",
+    "script_call",
+]
 
 _T = TypeVar("_T")
 _NUMBERS = frozenset({bool, int, float})
@@ -91,17 +100,11 @@ class RedisLink:
     ) -> Any:
         """Run one script; `again` says whether it may run a second time if its answer is lost."""
         call = script_call(script, keys, arguments)
-        answer = self.pipeline(lambda: [call], again=again)[0]
-        if isinstance(answer, RedisError):
-            raise self.translated(answer, key=keys[0]) from answer
-        return answer
+        return self.checked(self.pipeline(lambda: [call], again=again)[0], key=keys[0])
 
     def call(self, name: str, key: str, *arguments: Any) -> Any:
         """Send one command that may be sent twice."""
-        answer = self.pipeline(lambda: [(name, key, *arguments)])[0]
-        if isinstance(answer, RedisError):
-            raise self.translated(answer, key=key) from answer
-        return answer
+        return self.checked(self.pipeline(lambda: [(name, key, *arguments)])[0], key=key)
 
     def keys(self, pattern: str) -> list[str]:
         """Keys that match a pattern, in no order."""
@@ -210,6 +213,12 @@ class RedisLink:
             self._drop(connection)
         self.client.connection_pool.disconnect(inuse_connections=False)
 
+    def checked(self, answer: Any, *, key: str) -> Any:
+        """One answer of `pipeline`; raises it if it is an error."""
+        if isinstance(answer, RedisError):
+            raise self.translated(answer, key=key) from answer
+        return answer
+
     def translated(self, error: RedisError, *, key: str = "") -> JamboreeError:
         """What a caller is told."""
         text, where = str(error), f"Redis at {self.where}"
@@ -242,6 +251,19 @@ class RedisLink:
         """The reason, and what to do if it is TLS. Of a server that has answered it is not."""
         advice = tls_advice(text, REDIS_WORDS, is_tls=self._is_tls)
         return text if self._has_answered or not advice else f"{text.rstrip('.')}; {advice}"
+
+
+class RedisPart:
+    """A part of a store: commands and scripts for one kind of key.
+
+    Args:
+        link: To the server.
+        keyspace: Names of all keys.
+    """
+
+    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
+        self._link = link
+        self._keyspace = keyspace
 
 
 def as_text(name: bytes) -> str:

@@ -5,27 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from redis.exceptions import RedisError
-
-from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import RedisLink, as_named, as_text
+from jamboree_gym.store.redis.link import RedisPart, as_named, as_text
 
 __all__ = ["Listings", "listing_arguments"]
 
 
-class Listings:
-    """Summaries of episodes by run, and whether they are all there.
-
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-    """
-
-    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        self._link = link
-        self._keyspace = keyspace
+class Listings(RedisPart):
+    """Summaries of episodes by run, and whether they are all there."""
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """All summaries of a run by episode id."""
@@ -37,9 +25,7 @@ class Listings:
         found, coverage = self._link.pipeline(
             lambda: [("HGETALL", key), ("GET", self._keyspace.coverage)]
         )
-        if isinstance(found, RedisError):
-            raise self._link.translated(found, key=key) from found
-        return as_named(found), as_text(coverage or b"")
+        return as_named(self._link.checked(found, key=key)), as_text(coverage or b"")
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""

@@ -7,30 +7,22 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import LogSlice
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import RedisLink, script_call
+from jamboree_gym.store.redis.link import RedisPart, script_call
 
 __all__ = ["LogReader"]
 
 _NOT_ASKED = object()
 
 
-class LogReader:
+class LogReader(RedisPart):
     """Reads logs that Redis holds. What MongoDB alone holds, it does not see.
 
     An answer of more than 8 MB is asked for part by part.
-
-    Args:
-        link: To the server.
     """
-
-    def __init__(self, link: RedisLink) -> None:
-        self._link = link
 
     def read(self, key: str, *how: Any) -> LogSlice | None:
         """A slice of one log; `how` as in lua/read.lua. None when there is no such log."""
@@ -86,8 +78,7 @@ class LogReader:
         return [self._slice(*one) for one in zip(keys, answers, reads, strict=True)]
 
     def _slice(self, key: str, answer: Any, how: tuple[Any, ...]) -> LogSlice | None:
-        if isinstance(answer, RedisError):
-            raise self._link.translated(answer, key=key) from answer
+        self._link.checked(answer, key=key)
         return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
@@ -104,8 +95,7 @@ class LogReader:
         answers = self._link.pipeline(lambda: calls) if calls else []
         for key, answer in zip(keys, answers, strict=True):
             try:
-                if isinstance(answer, RedisError):
-                    raise self._link.translated(answer, key=key) from answer
+                self._link.checked(answer, key=key)
                 answer = self._in_parts(key, ("unacked",), answer)
                 if answer is not None:
                     found[key] = (decode_head(answer[0], where=key), answer[1])
@@ -123,8 +113,7 @@ class LogReader:
             return [self._whole_one(keys[0])]
         answers = self._link.pipeline(lambda: [("LRANGE", key, "0", "-1") for key in keys])
         for key, answer in zip(keys, answers, strict=True):
-            if isinstance(answer, RedisError):
-                raise self._link.translated(answer, key=key) from answer
+            self._link.checked(answer, key=key)
         return answers
 
     def _whole_one(self, key: str) -> list[bytes]:
@@ -145,13 +134,13 @@ class LogReader:
 
     def heads(self, keys: Sequence[str]) -> dict[str, Head | DecodeError]:
         """Heads of several logs in one round trip; of one that is damaged, what is wrong."""
-        answers = self._link.pipeline(lambda: [("LINDEX", key, "0") for key in keys])
+        answers = (
+            self._link.pipeline(lambda: [("LINDEX", key, "0") for key in keys]) if keys else []
+        )
         found: dict[str, Head | DecodeError] = {}
         for key, answer in zip(keys, answers, strict=True):
             try:
-                if isinstance(answer, RedisError):
-                    raise self._link.translated(answer, key=key) from answer
-                if answer is not None:
+                if self._link.checked(answer, key=key) is not None:
                     found[key] = decode_head(answer, where=key)
             except DecodeError as error:
                 found[key] = error

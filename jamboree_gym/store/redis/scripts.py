@@ -9,6 +9,7 @@ A file may begin with `-- include: layout, search`: these parts are put in front
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
@@ -21,6 +22,7 @@ __all__ = [
     "ALL",
     "APPEND",
     "BEAR_ANEW",
+    "BORN",
     "DELETE",
     "EPOCH",
     "FEED_ENTRIES",
@@ -47,6 +49,9 @@ __all__ = [
 
 FEED_ENTRIES = 10_000
 """How many entries the feed keeps."""
+
+BORN = struct.Struct("<d")
+"""How a script takes the birth of a log."""
 
 PART_BYTES = 8 << 20
 """How large an answer a reader asks for at once."""

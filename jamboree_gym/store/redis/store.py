@@ -9,40 +9,35 @@ from jamboree_gym.encoding.batch_format import Batch, Head, decode_batch
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice
+from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.acknowledgements import Acknowledgements
 from jamboree_gym.store.redis.appender import LogAppender
-from jamboree_gym.store.redis.backup_state import BackupState
+from jamboree_gym.store.redis.backup_state import Acknowledgements, BackupState, Deletions
 from jamboree_gym.store.redis.blobs import Blobs
-from jamboree_gym.store.redis.check import check_server
-from jamboree_gym.store.redis.client import client_from_url
-from jamboree_gym.store.redis.deletions import Deletions
-from jamboree_gym.store.redis.eviction import Room
+from jamboree_gym.store.redis.client import check_server, client_from_url
+from jamboree_gym.store.redis.eviction import Eviction, Restorer
 from jamboree_gym.store.redis.feed import Feed
-from jamboree_gym.store.redis.leases import Leases
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.listings import Listings
+from jamboree_gym.store.redis.liveness import Leases
 from jamboree_gym.store.redis.reader import LogReader
-from jamboree_gym.store.redis.restorer import Restorer
 
-__all__ = ["Append", "AppendResult", "IndexEntry", "LogSlice", "RedisStore"]
+__all__ = ["RedisStore"]
 
 _T = TypeVar("_T")
 
 
-class RedisStore:
+class RedisStore(LogStore):
     """The logs of one namespace on one server, and what belongs to them.
 
     Args:
         link: To the server.
         keyspace: Names of all keys.
-        can_ask: Whether a log that is not here may be in MongoDB.
 
     Attributes:
         client: The redis-py client of the link.
         link: As given.
         keyspace: As given.
-        can_ask: As given.
         reader: Reads logs undecoded, or many at a time, as Redis itself holds them.
         listings: Summaries of episodes by run.
         blobs: Immutable content by digest.
@@ -52,15 +47,17 @@ class RedisStore:
         backup_state: Who copies to MongoDB, and how far that has come.
         restorer: Puts logs back.
         feed: Tells which episodes grow.
-        room: What takes up the server's memory, and what may be evicted.
+        eviction: What takes up the server's memory, and what may be evicted.
     """
 
-    def __init__(self, link: RedisLink, keyspace: Keyspace, *, can_ask: bool = False) -> None:
+    listings: Listings
+    blobs: Blobs
+
+    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
         self.client = link.client
         self.keyspace = keyspace
         self.link = link
-        self.can_ask = can_ask
-        self.reader = LogReader(link)
+        self.reader = LogReader(link, keyspace)
         self.listings = Listings(link, keyspace)
         self.blobs = Blobs(link, keyspace)
         self.leases = Leases(link, keyspace)
@@ -69,8 +66,8 @@ class RedisStore:
         self.backup_state = BackupState(link, keyspace)
         self.restorer = Restorer(link, keyspace)
         self.feed = Feed(link, keyspace)
-        self.room = Room(link, keyspace)
-        self._appender = LogAppender(link, keyspace, self.blobs, can_ask=can_ask)
+        self.eviction = Eviction(link, keyspace)
+        self._appender = LogAppender(link, keyspace, self.blobs, can_ask=False)
 
     @classmethod
     def from_url(
@@ -134,48 +131,31 @@ class RedisStore:
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
-        """Append to several logs in one round trip: see `LogAppender.append`."""
+        """Append to several logs in one round trip: see `LogStore.append`."""
         return self._appender.append(appends, fsync=fsync, prepare=prepare)
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:
-        """Whether MongoDB has to be asked for this log before anything is stored there."""
+        """Never: there is no MongoDB behind it."""
         return self._appender.must_ask(append, result)
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
-        """Bring back what MongoDB holds of these logs, which may take a while."""
+        """Nothing comes back: there is no MongoDB behind it."""
         del appends
         return Asked("", set())
 
     def epoch(self) -> str:
-        """The epoch of the namespace. Where it is another than before, Redis was emptied meanwhile.
-
-        Raises:
-            AccessRefused: There is none, and this user may not write.
-        """
+        """The epoch of the namespace: see `LogStore.epoch`."""
         return self._appender.epoch()
 
     @property
     def losses(self) -> int:
-        """How many connections were lost, and how often the server was found emptied.
-
-        What was known of it before may be untrue.
-        """
+        """How often what was known of the server became untrue: see `LogStore.losses`."""
         return self._appender.losses
 
     def pop(
         self, key: str, n: int, *, first: int | None = None
     ) -> tuple[int, int, list[Batch]] | None:
-        """Take the n oldest records off a log.
-
-        Args:
-            key: The log.
-            n: How many.
-            first: The oldest, where the caller has read them already.
-
-        Returns:
-            First index taken, the index after the last, and the batches that hold them. None where
-            MongoDB alone holds some of these: nothing is taken unless `first` is right.
-        """
+        """Take the n oldest records off a log: see `LogStore.pop`."""
         keys = (key, self.keyspace.unbacked)
         known = "" if first is None else first
         answer = self.link.script(scripts.POP, keys, (n, known), again=False)
@@ -192,34 +172,14 @@ class RedisStore:
 
     # -- reading ----------------------------------------------------------------------------
 
-    def read(self, key: str, start: int, stop: int) -> LogSlice | None:
-        """Batches that hold any index in `[start, stop)`; None when there is no such log."""
-        return self._read(key, "range", start, stop)
-
-    def last(self, key: str, n: int) -> LogSlice | None:
-        """Batches that hold any of the newest n records."""
-        return self._read(key, "last", n)
-
-    def between(self, key: str, t0: float, t1: float, *, before: int = 0) -> LogSlice | None:
-        """Batches with any record of t0 <= timestamp <= t1, and `before` batches before them."""
-        return self._read(key, "between", repr(float(t0)), repr(float(t1)), before)
-
-    def as_of(self, key: str, t: float, *, before: int = 0) -> LogSlice | None:
-        """The batch that holds the newest record with timestamp <= t, and `before` before it."""
-        return self._read(key, "as_of", repr(float(t)), before)
-
-    def _read(self, key: str, *how: Any) -> LogSlice | None:
+    def select(self, key: str, *how: Any) -> LogSlice | None:
+        """A part of one log, as Redis itself holds it: see `LogStore.select`."""
         return self.reader.read(key, *how)
 
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
-        """Slices of several logs in one round trip.
-
-        Args:
-            keys: The logs.
-            reads: What to read of each: `("range", start, stop)` or `("last", n)`.
-        """
+        """Slices of several logs in one round trip: see `LogStore.read_many`."""
         return self.reader.read_many(keys, reads)
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
@@ -229,11 +189,6 @@ class RedisStore:
     def head(self, key: str) -> Head | None:
         """The head of a log, None when there is no such log."""
         return self.reader.head(key)
-
-    def count(self, key: str) -> int:
-        """Number of readable records in a log."""
-        head = self.head(key)
-        return 0 if head is None else head.count - head.first
 
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""

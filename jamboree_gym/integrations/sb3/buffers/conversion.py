@@ -217,7 +217,7 @@ def provenances_of(connection: Connection, ids: Sequence[str]) -> Iterator[tuple
     """
     for first in range(0, len(ids), _HEADS_AT_ONCE):
         keys = {connection.keyspace.episode(id): id for id in ids[first : first + _HEADS_AT_ONCE]}
-        heads = connection.store.reader.heads(list(keys))
+        heads = connection.redis_store.reader.heads(list(keys))
         for key, id in keys.items():
             head = heads.get(key)
             if isinstance(head, DecodeError):

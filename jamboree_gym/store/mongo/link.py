@@ -1,0 +1,195 @@
+"""Requests to one MongoDB, with its errors translated; and the collections of one namespace."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.keys import (
+    MONGO_BLOBS,
+    MONGO_CHUNKS,
+    MONGO_DELETED,
+    MONGO_LOGS,
+    MONGO_SETTINGS,
+)
+from jamboree_gym.store.mongo.client import reason_of
+from jamboree_gym.store.mongo.documents import database_name
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+    from pymongo.errors import BulkWriteError
+
+__all__ = ["CHUNK_ORDER", "BackupUnavailable", "InterpreterEnds", "MongoLink", "check_threads"]
+
+CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
+SCAN_TIMEOUT_S = 600.0  # for requests that read a whole collection before the first answer
+_DUPLICATE = 11000
+_DISK_FULL = 14031
+_INTERNAL_ERROR = 1
+_LOGIN_REFUSED = (13, 18)
+_T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
+
+
+class BackupUnavailable(StoreUnavailable):
+    """MongoDB does not answer."""
+
+
+class InterpreterEnds(BackupUnavailable):
+    """pymongo needs threads, and Python 3.12 and newer starts none while the interpreter ends."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "MongoDB cannot be opened while the interpreter ends; a Jamboree that is closed "
+            "before, by `close()` or `with`, waits for its backup"
+        )
+
+
+def check_threads() -> None:
+    """Check that threads can start; a new client would wait for its threads in vain.
+
+    Raises:
+        InterpreterEnds: No thread can be started any more.
+    """
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError as error:
+        raise InterpreterEnds from error
+
+
+class MongoLink:
+    """Sends requests, and knows the collections of one namespace.
+
+    Args:
+        client: A pymongo client. The link owns and closes it.
+        namespace: The namespace, from which the name of the database is made.
+        where: Hosts of the server, for messages.
+
+    Attributes:
+        where: As given.
+        database: The database; its writes wait for `w=majority, j=True`.
+        logs: A document for each log.
+        chunks: The batches that have documents of their own.
+        blobs: Immutable content.
+        deleted: The tombstones.
+        settings: Settings of the namespace, and the identity of this MongoDB.
+    """
+
+    def __init__(self, client: MongoClient[Any], namespace: str, *, where: str) -> None:
+        from pymongo import WriteConcern
+
+        self.where = where
+        self._client = client
+        self._has_answered = False
+        self._is_indexed = False
+        self.database: Database[Any] = client.get_database(
+            database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
+        )
+        self.logs = self.database[MONGO_LOGS]
+        self.chunks = self.database[MONGO_CHUNKS]
+        self.blobs = self.database[MONGO_BLOBS]
+        self.deleted = self.database[MONGO_DELETED]
+        self.settings = self.database[MONGO_SETTINGS]
+
+    def check(self) -> None:
+        """Check that a server answers and accepts the login.
+
+        Raises:
+            StoreUnavailable: It does not answer, or refuses the login.
+        """
+        self.run(lambda: self.logs.find_one({"_id": ""}))
+        self._has_answered = True
+
+    def close(self) -> None:
+        """Close the client's connections. A second call does nothing."""
+        self._client.close()
+
+    def find_one(self, collection: Collection[Any], id: str) -> Any:
+        """A document by its id; None if there is none."""
+        return self.run(lambda: collection.find_one({"_id": id}))
+
+    def find(
+        self, collection: Collection[Any], ids: Sequence[str], fields: Any = None
+    ) -> list[Any]:
+        """Documents by their ids, in no order; missing ones are left out."""
+        wanted = {"_id": {"$in": list(ids)}}
+        return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
+
+    def insert_new(
+        self, collection: Collection[Any], documents: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Insert documents; return those whose id already exists."""
+        from pymongo.errors import BulkWriteError
+
+        try:
+            self.run(lambda: collection.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            return [documents[failure["index"]] for failure in self.duplicates(error)]
+        return []
+
+    def duplicates(self, error: BulkWriteError) -> list[dict[str, Any]]:
+        """The writes whose id already exists; raises any other error."""
+        failures = error.details["writeErrors"]
+        others = [failure for failure in failures if failure["code"] != _DUPLICATE]
+        others += error.details["writeConcernErrors"]
+        if others:
+            raise self._refused(others[0]["code"], others[0]["errmsg"]) from error
+        return list(failures)
+
+    def index_chunks(self) -> None:
+        """Make the index, once: without it, a search for batches reads the whole collection."""
+        from pymongo.errors import OperationFailure
+
+        if not self._is_indexed:
+            try:
+                self.scan(lambda: self.chunks.create_index(CHUNK_ORDER))
+            except BackupUnavailable as error:  # reads work without it, slowly
+                if not isinstance(error.__cause__, OperationFailure):
+                    raise
+                log.debug("no index: %s", error)
+            self._is_indexed = True
+
+    def scan(self, action: Callable[[], _T]) -> _T:
+        """As `run`, for a request that the server answers only after reading a whole collection."""
+        import pymongo
+
+        self.run(lambda: self._client.admin.command("ping"))  # so that an absent server fails soon
+        with pymongo.timeout(SCAN_TIMEOUT_S):
+            return self.run(action)
+
+    def run(self, action: Callable[[], _T]) -> _T:
+        """Run an action and translate its errors, except write errors of single documents."""
+        from pymongo import errors
+
+        try:
+            return action()
+        except (errors.BulkWriteError, errors.DuplicateKeyError):
+            raise
+        except errors.OperationFailure as error:
+            raise self._refused(error.code, self._reason(error)) from error
+        except errors.PyMongoError as error:
+            raise BackupUnavailable(
+                f"MongoDB at {self.where} cannot be reached: {self._reason(error)}"
+            ) from error
+
+    def _reason(self, error: Exception) -> str:
+        return reason_of(error, self._client, has_answered=self._has_answered)
+
+    def _refused(self, code: int | None, message: str) -> JamboreeError:
+        if code == _DISK_FULL:
+            return StoreFull(
+                f"MongoDB at {self.where} has no disk space left: free some there, and try again"
+            )
+        if code == _INTERNAL_ERROR:  # the storage engine gives no other reason for a failed write
+            message += (
+                "; its log says why. If its disk is full: free some space there, and start it again"
+            )
+        if code in _LOGIN_REFUSED:
+            message += "; check user and password in mongo_url"
+        return BackupUnavailable(f"MongoDB at {self.where} refuses: {message}")

@@ -1,0 +1,216 @@
+"""Writes logs to MongoDB and deletes them there. A late copy changes nothing that it holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from jamboree_gym.encoding.batch_format import decode_batch
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.log import identity
+from jamboree_gym.store.mongo.documents import (
+    GrownLog,
+    NewLog,
+    birth_of,
+    chunk_documents,
+    head_fields,
+    is_chunk_of,
+    log_document,
+    stored_log,
+)
+from jamboree_gym.store.mongo.link import MongoLink
+
+__all__ = ["LogWriter"]
+
+MAX_INSERT_BYTES = 8 * 2**20
+MAX_DOCUMENTS = 10_000
+
+
+class LogWriter:
+    """Stores and deletes logs and their batches.
+
+    Args:
+        link: To the server.
+    """
+
+    def __init__(self, link: MongoLink) -> None:
+        self._link = link
+
+    def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
+        """Store logs that are copied for the first time, each with all its batches.
+
+        Returns:
+            Logs of which MongoDB holds something else, each with the difference; these are not
+            changed.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer; insert again.
+        """
+        refused: dict[str, str] = {}
+        for documents in _by_size(log_document(key, log) for key, log in logs.items()):
+            for taken in self._link.insert_new(self._link.logs, documents):
+                key = taken["_id"]
+                difference = self._merge(key, logs[key])
+                if difference is not None:
+                    refused[key] = difference
+        return refused
+
+    def _merge(self, key: str, log: NewLog) -> str | None:
+        """Update a log that MongoDB already holds; return the difference if it is another log."""
+        while True:
+            document = self._link.find_one(self._link.logs, key)
+            if document is None:  # the log has just been deleted
+                if not self._link.insert_new(self._link.logs, [log_document(key, log)]):
+                    return None
+                continue
+            difference, is_done = self._compare(key, document, log)
+            if is_done:
+                return difference
+            fields = {
+                name: value for name, value in log_document(key, log).items() if name != "_id"
+            }
+            seen = {name: document[name] for name in ("_id", "born", "revision")}
+            if self._link.run(
+                partial(self._link.logs.update_one, seen, {"$set": fields})
+            ).matched_count:
+                return None
+
+    def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
+        """The difference to the stored log, and whether there is nothing to do."""
+        try:
+            stored = stored_log(document, where=f"MongoDB at {self._link.where}")
+        except DecodeError as error:
+            return str(error), True
+        if stored.head.born != log.head.born:
+            if not self._clear_if_deleted(key, stored.head.born):
+                return "another log of the same name", True
+            return None, self._link.insert_new(self._link.logs, [log_document(key, log)]) == []
+        for ours, theirs in zip(log.batches, stored.batches, strict=False):
+            if ours != theirs:
+                return f"other bytes at index {decode_batch(ours, where=key).start}", True
+        return None, stored.head.revision >= log.head.revision
+
+    def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
+        """Store further batches of logs. A batch that is already there stays, if it is the same.
+
+        Args:
+            batches: For each batch its log, the log's birth, and its bytes.
+
+        Returns:
+            Logs with other bytes in MongoDB, each with the first such index.
+
+        Raises:
+            StoreUnavailable: MongoDB does not answer; insert again.
+        """
+        self._link.index_chunks()
+        refused: dict[str, str] = {}
+        parts = (part for batch in batches for part in chunk_documents(*batch))
+        for documents in _by_size(parts):
+            taken = {one["_id"]: one for one in self._link.insert_new(self._link.chunks, documents)}
+            for stored in self._link.find(self._link.chunks, list(taken), {"crc": 1}):
+                ours = taken[stored["_id"]]
+                if stored["crc"] != ours["crc"]:
+                    refused.setdefault(ours["key"], f"other bytes at index {ours['start']}")
+        return refused
+
+    def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
+        """Store the heads of logs that have grown; an older revision never replaces a newer one.
+
+        Returns:
+            Logs whose heads were not stored. The value is the difference if MongoDB holds another
+            log of the same name. It is None if MongoDB holds more batches than expected, so that
+            they must be compared.
+        """
+        unsettled: dict[str, str | None] = {}
+        for key in self._update_heads(logs):
+            log, document = logs[key], self._link.find_one(self._link.logs, key)
+            if document is None or self._clear_if_deleted(key, birth_of(document)):
+                self._update_heads({key: log})
+                continue
+            try:
+                stored = stored_log(document, where=f"MongoDB at {self._link.where}")
+            except DecodeError as error:
+                unsettled[key] = str(error)
+                continue
+            if stored.head.born != log.head.born:
+                unsettled[key] = "another log of the same name"
+            elif stored.head.count > log.since:
+                unsettled[key] = None
+        return unsettled
+
+    def _update_heads(self, logs: Mapping[str, GrownLog]) -> list[str]:
+        """Update or insert; return the logs whose stored state is not the expected one."""
+        from pymongo import UpdateOne
+        from pymongo.errors import BulkWriteError
+
+        keys = list(logs)
+        updates = [UpdateOne(*_update_of(key, log), upsert=True) for key, log in logs.items()]
+        try:
+            if updates:
+                self._link.run(lambda: self._link.logs.bulk_write(updates, ordered=False))
+        except BulkWriteError as error:
+            return [keys[failure["index"]] for failure in self._link.duplicates(error)]
+        return []
+
+    def delete(self, key: str, born: float) -> None:
+        """Delete a log for good: data that a slow backup copies afterwards stays hidden."""
+        tombstone = {"_id": identity(key, born), "at": time.time()}
+        self._link.insert_new(self._link.deleted, [tombstone])
+        self._clear(key, born)
+
+    def _clear(self, key: str, born: float) -> None:
+        self._link.run(lambda: self._link.logs.delete_one({"_id": key, "born": born}))
+        self.clear_batches(key, born, 0)
+
+    def clear_batches(self, key: str, born: float, start: int) -> int:
+        """Remove the batches of a log from an index on; return the number of documents."""
+        self._link.index_chunks()
+        query: dict[str, Any] = {"key": key}  # without the start: a damaged document may lack it
+        if start:
+            query["start"] = {"$gte": start}
+        found = self._link.run(
+            lambda: [one["_id"] for one in self._link.chunks.find(query, {"_id": 1})]
+        )
+        ids = [id for id in found if is_chunk_of(id, key, born)]
+        for first in range(0, len(ids), MAX_DOCUMENTS):
+            part = ids[first : first + MAX_DOCUMENTS]
+            self._link.run(partial(self._link.chunks.delete_many, {"_id": {"$in": part}}))
+        return len(ids)
+
+    def _clear_if_deleted(self, key: str, born: float) -> bool:
+        """Remove the remains of a log if it was deleted; return whether it was."""
+        if self._link.find_one(self._link.deleted, identity(key, born)) is None:
+            return False
+        self._clear(key, born)
+        return True
+
+    def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
+        """Remove data that arrived for these logs after their deletion."""
+        for key, born in logs:
+            self._clear_if_deleted(key, born)
+
+
+def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The document to update, and its new fields."""
+    expected = {
+        "_id": key,
+        "born": log.head.born,
+        "revision": {"$lt": log.head.revision},
+        "count": {"$lte": log.since},
+    }
+    return expected, {"$set": {"run": log.run, **head_fields(log.head)}}
+
+
+def _by_size(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Documents in groups of some megabytes."""
+    part, size = list[dict[str, Any]](), 0
+    for document in documents:
+        part.append(document)
+        size += len(document.get("content", b"")) + sum(map(len, document.get("frames", ())))
+        if size >= MAX_INSERT_BYTES or len(part) == MAX_DOCUMENTS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
