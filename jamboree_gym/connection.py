@@ -97,7 +97,7 @@ class Connection(StaysHere):
         self._lock = threading.RLock()
         self._outboxes = self._opened.outboxes
         self._closed = False
-        self._last_words: list[Callable[[], None]] = []
+        self._close_callbacks: list[Callable[[], None]] = []
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
@@ -348,19 +348,19 @@ class Connection(StaysHere):
 
     # -- the end ----------------------------------------------------------------------------
 
-    def before_close(self, say: Callable[[], None]) -> None:
+    def add_close_callback(self, callback: Callable[[], None]) -> None:
         """Have this called when it is closed, as long as something can still be saved."""
-        self._last_words.append(say)
+        self._close_callbacks.append(callback)
 
-    def not_before_close(self, say: Callable[[], None]) -> None:
+    def remove_close_callback(self, callback: Callable[[], None]) -> None:
         """Take that back."""
         with suppress(ValueError):  # it has been called already
-            self._last_words.remove(say)
+            self._close_callbacks.remove(callback)
 
-    def _say_last_words(self) -> None:
-        while not self._closed and self._last_words:
+    def _call_close_callbacks(self) -> None:
+        while not self._closed and self._close_callbacks:
             with suppress(JamboreeError):  # what is not saved, the writer will say
-                self._last_words.pop()()
+                self._close_callbacks.pop()()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Bring everything to Redis and let go of the servers. A second call does nothing.
@@ -372,7 +372,7 @@ class Connection(StaysHere):
             UnsavedRecords: Something could not be saved and is lost with this process; says how
                 many records.
         """
-        self._say_last_words()
+        self._call_close_callbacks()
         with self._lock:
             if self._closed:
                 return
@@ -380,14 +380,14 @@ class Connection(StaysHere):
         _peers.remove(self)
         self._if_dropped.detach()
         try:
-            self._opened.let_go(timeout_s)
+            self._opened.close(timeout_s)
         finally:
             self._at_exit.cancel()
 
     def after_fork_in_child(self) -> None:
         """Go on in a forked process: what the parent has queued, the parent will deliver."""
         self._lock = threading.RLock()  # whoever held it is not in this process
-        self._last_words = []  # the parent's
+        self._close_callbacks = []  # the parent's
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
         self._opened.after_fork_in_child()

@@ -262,7 +262,7 @@ FORKS = """
 import os, sys
 from jamboree_gym import Jamboree
 jam = Jamboree(sys.argv[1], namespace=sys.argv[2])
-jam.before_close(lambda: print("closed by", "parent" if os.getpid() == parent else "child"))
+jam.add_close_callback(lambda: print("closed by", "parent" if os.getpid() == parent else "child"))
 parent = os.getpid()
 child = os.fork()
 if child == 0:

@@ -138,7 +138,7 @@ class LogCopier:
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
         deleted = self._mongo.deleted(new) if new else set()
         for key, born in deleted:
-            if not self._store.deletions.bear_anew(key, new[key, born], epoch=self._epoch):
+            if not self._store.deletions.assign_new_birth(key, new[key, born], epoch=self._epoch):
                 self._changed.add(key)
         return {key for key, _ in deleted}
 

@@ -62,11 +62,11 @@ class LeaderLock:
         Raises:
             JamboreeError: Redis does not accept the write.
         """
-        hold = partial(self._store.backup_state.hold, self._claim)
-        found, self.to = hold(known_to=self.to, is_new=self._is_new)
+        take_lead = partial(self._store.backup_state.take_lead, self._claim)
+        found, self.to = take_lead(known_to=self.to, is_new=self._is_new)
         self._is_new = False
         if found not in {"", self._id} and _may_replace(self._kind, found):
-            found, self.to = hold(known_to=self.to, instead_of=found)
+            found, self.to = take_lead(known_to=self.to, instead_of=found)
         self._renewed_at = time.monotonic()
         self._holds = found == self._id
         return self._holds
@@ -84,7 +84,7 @@ class LeaderLock:
         """Release the lease. If Redis is away, the lease expires by itself."""
         self._holds = False
         try:
-            self._store.backup_state.let_go(self._id)
+            self._store.backup_state.release_lead(self._id)
         except JamboreeError:
             return
 

@@ -152,7 +152,7 @@ class Opened:
             if isinstance(outbox, StepOutbox) and outbox.error is None:
                 outbox.end("abandoned")
 
-    def let_go(self, timeout_s: float) -> None:
+    def close(self, timeout_s: float) -> None:
         """Bring everything to Redis, and close.
 
         Raises:
@@ -242,7 +242,7 @@ class _Closer:
         try:
             forget()
             opened.abandon()
-            opened.let_go(CLOSE_TIMEOUT_S)
+            opened.close(CLOSE_TIMEOUT_S)
         except JamboreeError as error:
             log.error("a Jamboree that was not closed: %s", error)
         except Exception as error:

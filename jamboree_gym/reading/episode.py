@@ -25,7 +25,7 @@ from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
 from jamboree_gym.process_life import StaysHere
-from jamboree_gym.reading.filters import by_start
+from jamboree_gym.reading.ordering import by_start
 from jamboree_gym.reading.playback import paced
 from jamboree_gym.reading.summaries import read_summaries
 from jamboree_gym.records import (

@@ -1,8 +1,8 @@
-"""Filters and orders for the episodes of a listing."""
+"""Filters for the episodes of a listing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, cast, get_args
@@ -14,7 +14,7 @@ from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 
-__all__ = ["EpisodeFilter", "EpisodeTest", "Found", "Sorting", "Stage", "by_start", "order_of"]
+__all__ = ["EpisodeFilter", "EpisodeTest", "Found", "Stage"]
 
 EpisodeTest = Callable[[EpisodeSummary], Any]
 """Returns whether an episode is wanted, given its summary."""
@@ -24,12 +24,6 @@ Found = list[StoredSummary]
 
 Stage = Callable[[Found], Found]
 """Removes some episodes, or changes their order."""
-
-_TAGS = "tags."
-_ORDERED_BY = (
-    *("id", "env_id", "run", "status", "steps", "episode_return", "started_at", "elapsed_s"),
-    *("seed", "vector_index", "parent"),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -136,62 +130,3 @@ def _eq(tag: Any, wanted: Any) -> bool:
     if isinstance(tag, np.ndarray) or isinstance(wanted, np.ndarray):
         return np.array_equal(tag, wanted)
     return bool(tag == wanted)
-
-
-def by_start(found: Found) -> Found:
-    """Sort episodes by their start; if two began at the same time, by id.
-
-    Uses NumPy: sorting tuples would take ten times as long.
-    """
-    times = np.array([one.started_at for one in found], np.float64)
-    order = times.argsort(kind="stable")
-    sorted_times = times[order]
-    if (sorted_times[1:] == sorted_times[:-1]).any():
-        found = sorted(found, key=attrgetter("id"))
-        order = np.array([one.started_at for one in found], np.float64).argsort(kind="stable")
-    return [found[position] for position in order.tolist()]
-
-
-@dataclass(frozen=True, slots=True)
-class Sorting:
-    """Sorts episodes by a field or a tag."""
-
-    name: str
-    descending: bool
-
-    def __call__(self, found: Found) -> Found:
-        """Episodes with a value in order, then the episodes without one."""
-        values = self._values(found)
-        unknown = [one is None or (isinstance(one, float) and one != one) for one in values]
-        positions = [position for position, is_unknown in enumerate(unknown) if not is_unknown]
-        try:
-            positions.sort(key=values.__getitem__, reverse=self.descending)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(
-                f"order_by({self.name!r}): no order among them: {error}"
-            ) from error
-        last = [position for position, is_unknown in enumerate(unknown) if is_unknown]
-        return [found[position] for position in (*positions, *last)]
-
-    def _values(self, found: Found) -> Sequence[Any]:
-        if self.name.startswith(_TAGS):
-            tag = self.name.removeprefix(_TAGS)
-            return [one.decoded_tags().get(tag) for one in found]
-        if self.name == "seed":
-            return [one.decoded_seed() for one in found]
-        return [getattr(one, self.name) for one in found]
-
-
-def order_of(name: str) -> Sorting:
-    """Parse the name of a field or a tag; a leading minus means descending order.
-
-    Raises:
-        InvalidArgument: There is no such field.
-    """
-    key = name.removeprefix("-")
-    if not key.startswith(_TAGS) and key not in _ORDERED_BY:
-        raise InvalidArgument(
-            f"order_by={name!r}: choose one of {', '.join(_ORDERED_BY)} or tags.<name>, "
-            "with a minus in front for descending"
-        )
-    return Sorting(key, descending=key != name)

@@ -13,14 +13,8 @@ from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.filters import (
-    EpisodeFilter,
-    EpisodeTest,
-    Found,
-    Stage,
-    by_start,
-    order_of,
-)
+from jamboree_gym.reading.filters import EpisodeFilter, EpisodeTest, Found, Stage
+from jamboree_gym.reading.ordering import by_start, order_of
 from jamboree_gym.reading.parquet import pieces_of, write_parts
 from jamboree_gym.reading.summaries import read_summaries
 from jamboree_gym.records import EpisodeSummary

@@ -204,7 +204,7 @@ def test_home_held_from_elsewhere_says_by_whom(home: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.once
-def test_damaged_log_of_valkey_is_an_error_with_its_last_words(
+def test_damaged_log_of_valkey_is_an_error_with_its_close_callbacks(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten(
@@ -439,7 +439,7 @@ def test_supervisor_refuses_what_it_does_not_understand(home: Path) -> None:
         assert servers.status().clients == 1
 
 
-def test_supervisor_that_cannot_start_shows_its_last_words(home: Path, tmp_path: Path) -> None:
+def test_supervisor_that_cannot_start_shows_its_close_callbacks(home: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif '--ready-fd' in sys.orig_argv: sys.exit('no supervisors today')"
     )

@@ -29,7 +29,7 @@ __all__ = ["Acknowledgements", "BackupState", "Deletions"]
 class BackupState(RedisPart):
     """What the backup process says of itself in Redis. A full server takes it, too."""
 
-    def hold(
+    def take_lead(
         self, claim: BackupClaim, *, known_to: str, is_new: bool = False, instead_of: str = ""
     ) -> tuple[str, str]:
         """Say that somebody copies to MongoDB, for so long, unless another does.
@@ -46,12 +46,12 @@ class BackupState(RedisPart):
         keys = (self._keyspace.backup_holder, self._keyspace.backup)
         new = "1" if is_new else ""
         arguments = (claim.by, int(claim.seconds * 1000), instead_of, claim.to, known_to, new)
-        holder, to = self._link.script(scripts.HOLD, keys, arguments)
+        holder, to = self._link.script(scripts.TAKE_LEAD, keys, arguments)
         return as_text(holder), as_text(to)
 
-    def let_go(self, who: str) -> None:
+    def release_lead(self, who: str) -> None:
         """Say that this one does not copy any more."""
-        self._link.script(scripts.LET_GO, (self._keyspace.backup_holder,), (who,))
+        self._link.script(scripts.RELEASE_LEAD, (self._keyspace.backup_holder,), (who,))
 
     def copy_to(self, to: str) -> None:
         """Say where the namespace is to be copied to from now on."""
@@ -159,7 +159,7 @@ class Acknowledgements(RedisPart):
     def adopted(self, *, epoch: str) -> None:
         """That was done with all logs."""
         keys = (self._keyspace.epoch, self._keyspace.backup)
-        self._link.script(scripts.ADOPTED, keys, (epoch,))
+        self._link.script(scripts.FINISH_ADOPTION, keys, (epoch,))
 
 
 class Deletions(RedisPart):
@@ -194,11 +194,11 @@ class Deletions(RedisPart):
         """This MongoDB has forgotten a log; those that were the backup before may come back."""
         keys = (self._keyspace.deleted, self._keyspace.backup)
         arguments = (identity(key, born), BORN.pack(born), mongo.id)
-        self._link.script(scripts.FORGET, keys, arguments)
+        self._link.script(scripts.FORGET_DELETION, keys, arguments)
 
-    def bear_anew(self, key: str, head: Head, *, epoch: str) -> bool:
+    def assign_new_birth(self, key: str, head: Head, *, epoch: str) -> bool:
         """Give a log another birth, as one of this birth was deleted; False if it has changed."""
         born = math.nextafter(head.born, math.inf)
         arguments = (epoch, BORN.pack(head.born), head.revision, BORN.pack(born))
         keys = (key, self._keyspace.unbacked, self._keyspace.epoch)
-        return bool(self._link.script(scripts.BEAR_ANEW, keys, arguments, again=False))
+        return bool(self._link.script(scripts.ASSIGN_BIRTH, keys, arguments, again=False))

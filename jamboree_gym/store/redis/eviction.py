@@ -152,7 +152,7 @@ class Eviction(RedisPart):
         space = self._keyspace
         logs = [space.episode(id) for id in ids]
         keys = (space.unbacked, space.coverage, space.summaries(run), *logs)
-        self._link.script(scripts.UNLIST, keys, ids)
+        self._link.script(scripts.UNLIST_EPISODES, keys, ids)
 
     # -- round trips ------------------------------------------------------------------------
 

@@ -44,13 +44,17 @@ class Listings(RedisPart):
         space = self._keyspace
         keys = (space.summaries(run), space.runs, space.deletions, space.epoch)
         pairs = [part for entry in entries for part in (entry.name, entry.summary)]
-        added = self._link.script(scripts.LIST, keys, (standing, run, repr(newest), *pairs))
+        added = self._link.script(
+            scripts.LIST_EPISODES, keys, (standing, run, repr(newest), *pairs)
+        )
         return None if added is None else int(added)
 
     def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
         """Replace a damaged summary in the listing of a run; False where it is another by now."""
         arguments = (entry.name, instead_of, entry.summary)
-        return bool(self._link.script(scripts.MEND, (self._keyspace.summaries(run),), arguments))
+        return bool(
+            self._link.script(scripts.REPLACE_SUMMARY, (self._keyspace.summaries(run),), arguments)
+        )
 
     def coverage(self) -> str:
         """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""
@@ -63,7 +67,7 @@ class Listings(RedisPart):
     def settle_coverage(self, expected: str, value: str) -> bool:
         """Say so if nobody has said anything else, and Redis was not emptied meanwhile."""
         return bool(
-            self._link.script(scripts.SETTLE, (self._keyspace.coverage,), (expected, value))
+            self._link.script(scripts.SET_COVERAGE, (self._keyspace.coverage,), (expected, value))
         )
 
 

@@ -18,19 +18,19 @@ from importlib.resources import files
 __all__ = [
     "ACKNOWLEDGE",
     "ADOPT",
-    "ADOPTED",
+    "FINISH_ADOPTION",
     "ALL",
     "APPEND",
-    "BEAR_ANEW",
+    "ASSIGN_BIRTH",
     "BORN",
     "DELETE",
     "EPOCH",
     "FEED_ENTRIES",
-    "FORGET",
-    "HOLD",
-    "LET_GO",
-    "LIST",
-    "MEND",
+    "FORGET_DELETION",
+    "TAKE_LEAD",
+    "RELEASE_LEAD",
+    "LIST_EPISODES",
+    "REPLACE_SUMMARY",
     "PART_BYTES",
     "POP",
     "PUT",
@@ -38,11 +38,11 @@ __all__ = [
     "REFILL",
     "REPLACE",
     "RESTORE",
-    "SETTLE",
+    "SET_COVERAGE",
     "STANDING",
     "TRIM",
     "UNACKNOWLEDGE",
-    "UNLIST",
+    "UNLIST_EPISODES",
     "Script",
     "compose",
 ]
@@ -104,21 +104,21 @@ POP = _script("pop")
 ACKNOWLEDGE = _script("acknowledge")
 ADOPT = _script("adopt")
 UNACKNOWLEDGE = _script("unacknowledge")
-ADOPTED = _script("adopted")
+FINISH_ADOPTION = _script("finish_adoption")
 STANDING = _script("standing")
 RESTORE = _script("restore")
 REPLACE = _script("replace")
 REFILL = _script("refill")
-LIST = _script("list")
-MEND = _script("mend")
-SETTLE = _script("settle")
+LIST_EPISODES = _script("list_episodes")
+REPLACE_SUMMARY = _script("replace_summary")
+SET_COVERAGE = _script("set_coverage")
 DELETE = _script("delete")
-FORGET = _script("forget")
-BEAR_ANEW = _script("bear_anew")
+FORGET_DELETION = _script("forget_deletion")
+ASSIGN_BIRTH = _script("assign_birth")
 TRIM = _script("trim")
-UNLIST = _script("unlist")
+UNLIST_EPISODES = _script("unlist_episodes")
 PUT = _script("put")
-HOLD = _script("hold")
-LET_GO = _script("let_go")
+TAKE_LEAD = _script("take_lead")
+RELEASE_LEAD = _script("release_lead")
 
 ALL = tuple(value for value in list(vars().values()) if isinstance(value, Script))

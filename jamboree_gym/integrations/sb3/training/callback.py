@@ -111,10 +111,10 @@ class JamboreeCallback(BaseCallback):
         return True
 
     def _checkpoint(self, session: TrainingSession) -> None:
-        session.checkpoint()
+        session.checkpoints.save()
         self._plan_checkpoint()
         if self._keep_checkpoints is not None:
-            session.forget_checkpoints(self._keep_checkpoints)
+            session.checkpoints.delete_all_but(self._keep_checkpoints)
 
     def _on_training_end(self) -> None:
         session = self._session

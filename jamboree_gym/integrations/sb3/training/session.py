@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from io import BytesIO
-from pathlib import Path
-from pickle import PicklingError
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from jamboree_gym.environment.provenance import class_name
-from jamboree_gym.errors import InvalidRecord, JamboreeError, StoreUnavailable
+from jamboree_gym.errors import JamboreeError
+from jamboree_gym.integrations.sb3.training.checkpointing import ModelCheckpoints
 from jamboree_gym.integrations.sb3.training.described_model import described_model
 from jamboree_gym.integrations.sb3.training.learning import LearnWatch
 from jamboree_gym.integrations.sb3.training.logger_links import link_run
@@ -45,6 +41,7 @@ class TrainingSession:
 
     Attributes:
         timesteps: The model's, after its newest step.
+        checkpoints: Of the model.
     """
 
     def __init__(self, model: BaseAlgorithm, recorded: RecordedEnv) -> None:
@@ -56,7 +53,7 @@ class TrainingSession:
         self._recorded = recorded
         self._id = jam.new_episode_id()
         self._sessions = SessionHandler(jam, run)
-        self._checkpoints = CheckpointHandler(jam, run)
+        self.checkpoints = ModelCheckpoints(model, CheckpointHandler(jam, run), session=self._id)
         self._lock = threading.Lock()
         self._is_over = False
         self._writer = MetricWriter(MetricHandler(jam, run), self._id)
@@ -75,7 +72,7 @@ class TrainingSession:
             self._policy = PolicyWatch(model.policy, self._annotate)
         _open_sessions[model] = self
         self._learn = LearnWatch(self._end_raised)
-        jam.before_close(self._end_raised)
+        jam.add_close_callback(self._end_raised)
 
     def _annotate(self, result: Any) -> None:
         annotation = value_and_log_prob(result, self._model.n_envs)
@@ -85,38 +82,6 @@ class TrainingSession:
         """Annotate the next step with the version of its policy, unless `forward` does it."""
         if self._policy is None:
             self._recorded.annotate(policy_version=self._model._n_updates)
-
-    def checkpoint(self) -> None:
-        """Keep the model as it is now.
-
-        Raises:
-            InvalidRecord: SB3 cannot save it; says why.
-        """
-        model, content = self._model, BytesIO()
-        try:
-            model.save(content)
-        except (AttributeError, TypeError, ValueError, PicklingError) as error:
-            raise InvalidRecord(
-                f"no checkpoint can be made, because model.save() fails: {error}. What is live (a "
-                "connection, a lock) may not be among the arguments of a model"
-            ) from error
-        self._checkpoints.put(
-            content.getvalue(),
-            timesteps=model.num_timesteps,
-            policy_version=model._n_updates,
-            session=self._id,
-            algorithm=class_name(type(model)),
-            normaliser=_normaliser(model),
-        )
-
-    def forget_checkpoints(self, keep: int) -> None:
-        """Delete all but the newest of the run. While Redis is away, none."""
-        try:
-            found = self._checkpoints.checkpoints()
-            for one in found[: max(0, len(found) - keep)]:
-                one.delete()
-        except StoreUnavailable:
-            return
 
     def end(self, how: SessionEnd) -> None:
         """It is over; model and logger are as they were. A second call does nothing."""
@@ -132,7 +97,7 @@ class TrainingSession:
         for handler in self._recorded.handlers:
             handler.annotation = None  # it was said of a step that does not come
         self._learn.end()
-        self._recorded.jam.not_before_close(self._end_raised)
+        self._recorded.jam.remove_close_callback(self._end_raised)
         self._sessions.end(self._id, how, timesteps=self.timesteps)
 
     def _end_raised(self) -> None:
@@ -153,14 +118,3 @@ def _steps(handler: EpisodeHandler) -> int:
     """How many steps the current episode has; from memory."""
     newest = handler.recent(1)
     return int(newest.indices[-1]) + 1 if len(newest) else 0
-
-
-def _normaliser(model: BaseAlgorithm) -> bytes | None:
-    """What SB3 saves of the model's `VecNormalize`."""
-    normaliser = model.get_vec_normalize_env()
-    if normaliser is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:  # it writes to a path only
-        path = Path(folder, "vecnormalize.pkl")
-        normaliser.save(str(path))
-        return path.read_bytes()

@@ -1,5 +1,5 @@
 #!lua
--- include: layout, stands
+-- include: layout, same_standing
 -- KEYS: log, summaries, runs, deletions, unbacked, epoch, backup.
 -- ARGV: the answer of standing.lua before MongoDB was asked, summary field ('' = none), summary,
 -- run, time of the run, damaged head ('' = none), head, identity of the MongoDB, where it is,
@@ -14,7 +14,7 @@
 -- A full server refuses this script, replace.lua and refill.lua. The first line sees to that:
 -- without it the first DEL would let all later commands through.
 
-if not stands(KEYS[6], KEYS[4], ARGV[1]) then return 0 end
+if not same_standing(KEYS[6], KEYS[4], ARGV[1]) then return 0 end
 local given = unpack_head(ARGV[7])
 local count, revision = given.count, given.revision
 if ARGV[6] ~= '' then

@@ -1,5 +1,5 @@
 #!lua
--- include: stands
+-- include: same_standing
 -- Lists episodes of a run. Those that are listed already stay as they are.
 --
 -- KEYS: summaries of the run, runs, deletions, epoch.
@@ -8,7 +8,7 @@
 -- Answer: how many were not listed; nothing when anything was deleted meanwhile, or Redis was
 -- emptied.
 
-if not stands(KEYS[4], KEYS[3], ARGV[1]) then return nil end
+if not same_standing(KEYS[4], KEYS[3], ARGV[1]) then return nil end
 local added = 0
 for i = 4, #ARGV, 2 do added = added + redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('ZADD', KEYS[2], 'GT', ARGV[3], ARGV[2])
