@@ -22,11 +22,11 @@ from jamboree_gym.tables.arrow_table import (
     Columns,
     ColumnsOf,
     Inexact,
-    Piece,
+    TablePart,
     conform,
+    empty_part,
     join,
-    no_piece,
-    piece_of,
+    table_part_of,
 )
 from jamboree_gym.tables.columns import to_columns_or_none
 from jamboree_gym.tables.table_file import Spool
@@ -40,19 +40,21 @@ _COMPRESSION = "zstd"
 
 def pieces_of(
     connection: Connection, found: Found, columns_of: ColumnsOf = to_columns_or_none
-) -> Iterator[tuple[int, Piece]]:
-    """The steps of these episodes as pieces of a table, in their order.
+) -> Iterator[tuple[int, TablePart]]:
+    """The steps of these episodes as parts of a table, in their order.
 
     Yields:
-        How many episodes are read to their end now, and the next piece.
+        How many episodes are read to their end now, and the next part.
     """
     positions = {one.id: position for position, one in enumerate(found)}
     for done, blocks in read_blocks(connection, found):
-        pieces = [piece_of(one.transitions(), one.ids, one.steps, columns_of) for one in blocks]
+        table_parts = [
+            table_part_of(one.transitions(), one.ids, one.steps, columns_of) for one in blocks
+        ]
         order = [
             np.array([positions[name] for name in one.ids]).repeat(one.steps) for one in blocks
         ]
-        yield done, join(pieces, np.concatenate(order))
+        yield done, join(table_parts, np.concatenate(order))
 
 
 def write_parts(
@@ -86,22 +88,24 @@ def write_parts(
     """
     parts = PartFolder(folder, f"{prefix}-*.parquet")
     with parts.locked():
-        pieces = parts.rest(
+        table_parts = parts.rest(
             found,
             _lengths(parts),
             lambda wanted: _ending(pieces_of(connection, wanted, columns_of)),
             progress,
         )
-        _write_new(parts, pieces)
+        _write_new(parts, table_parts)
         _make_alike(parts)
         return parts.paths()
 
 
-def _ending(pieces: Iterable[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[bool, Piece]]]:
-    """The pieces, and whether an episode ends with each."""
+def _ending(
+    table_parts: Iterable[tuple[int, TablePart]],
+) -> Iterator[tuple[int, tuple[bool, TablePart]]]:
+    """The parts, and whether an episode ends with each."""
     last = 0
-    for done, piece in pieces:
-        yield done, (done > last, piece)
+    for done, table_part in table_parts:
+        yield done, (done > last, table_part)
         last = done
 
 
@@ -126,17 +130,17 @@ def _lengths(parts: PartFolder) -> dict[str, int]:
 # -- new parts --------------------------------------------------------------------------------
 
 
-def _write_new(parts: PartFolder, pieces: Iterable[tuple[bool, Piece]]) -> None:
+def _write_new(parts: PartFolder, table_parts: Iterable[tuple[bool, TablePart]]) -> None:
     spool = _new_spool(parts)
     try:
-        for is_end, piece in pieces:
-            if len(piece.table):
-                spool.add(piece)
+        for is_end, table_part in table_parts:
+            if len(table_part.table):
+                spool.add(table_part)
             if is_end and spool.nbytes >= PART_BYTES:
                 _write_part(parts.next(), spool)
                 spool = _new_spool(parts)
         if not spool.nbytes and not parts.paths():
-            spool.add(no_piece())
+            spool.add(empty_part())
         if spool.columns.kinds:
             _write_part(parts.next(), spool)
     finally:
@@ -171,7 +175,9 @@ def _make_alike(parts: PartFolder) -> None:
     for path in parts.paths():
         schemas[path] = schema = pq.read_schema(path)
         note = json.loads(schema.metadata[_NOTE])
-        columns.see(schema, Piece(schema.empty_table(), note["owners"], frozenset(note["unfit"])))
+        columns.see(
+            schema, TablePart(schema.empty_table(), note["owners"], frozenset(note["unfit"]))
+        )
     while True:
         common = columns.schema()
         try:

@@ -89,7 +89,7 @@ class PartFolder:
         Args:
             found: The episodes of the export.
             lengths: Number of steps of each episode that is written, by its id.
-            read: Yields how many episodes are read to their end, and the next piece.
+            read: Yields how many episodes are read to their end, and the next part.
             progress: Is told how many are written, those of earlier calls included.
         """
         over = [one for one in found if one.status != "running"]
@@ -105,7 +105,7 @@ class PartFolder:
             )
         wanted = [one for one in over if one.id not in lengths]
         before = len(over) - len(wanted)
-        counted = ((before + done, piece) for done, piece in read(wanted))
+        counted = ((before + done, part) for done, part in read(wanted))
         return reported(counted, len(over), progress, done_is="written")
 
 

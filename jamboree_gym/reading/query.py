@@ -18,7 +18,7 @@ from jamboree_gym.reading.ordering import by_start, order_of
 from jamboree_gym.reading.parquet import pieces_of, write_parts
 from jamboree_gym.reading.summaries import read_summaries
 from jamboree_gym.records import EpisodeSummary
-from jamboree_gym.tables.arrow_table import Piece, join, no_piece
+from jamboree_gym.tables.arrow_table import TablePart, empty_part, join
 from jamboree_gym.tables.columns import table_to_frame
 from jamboree_gym.tables.summary_table import to_summary_table
 from jamboree_gym.tables.table_file import write_arrow
@@ -217,7 +217,7 @@ class EpisodeQuery(StaysHere):
             EpisodeNotFound: An episode has been deleted meanwhile.
             DecodeError: Bytes of an episode are damaged; names key and index.
         """
-        return join(list(self._pieces(progress))).table.combine_chunks()
+        return join(list(self._table_parts(progress))).table.combine_chunks()
 
     def frame(self, *, progress: bool | Progress = False) -> vaex.dataframe.DataFrame:
         """As `table`, as a vaex DataFrame.
@@ -241,7 +241,7 @@ class EpisodeQuery(StaysHere):
             path: The file; an existing file is replaced at the end.
             progress: As in `table`.
         """
-        write_arrow(self._pieces(progress), Path(path))
+        write_arrow(self._table_parts(progress), Path(path))
 
     def to_parquet(self, folder: str | Path, *, progress: bool | Progress = False) -> None:
         """Write the rows of `table` into Parquet files in a folder, with a few MB in memory.
@@ -268,11 +268,11 @@ class EpisodeQuery(StaysHere):
         """
         write_parts(self._connection, self._found(is_complete=True), Path(folder), progress)
 
-    def _pieces(self, progress: bool | Progress) -> Iterator[Piece]:
+    def _table_parts(self, progress: bool | Progress) -> Iterator[TablePart]:
         """Yield the rows of `table` in parts."""
         found = self._found(is_complete=True)
         if not found:
-            yield no_piece()
+            yield empty_part()
         yield from reported(pieces_of(self._connection, found), len(found), progress)
 
     def ids(self) -> list[str]:

@@ -18,11 +18,11 @@ __all__ = [
     "Columns",
     "ColumnsOf",
     "Inexact",
-    "Piece",
+    "TablePart",
     "conform",
     "join",
-    "no_piece",
-    "piece_of",
+    "empty_part",
+    "table_part_of",
     "to_table",
     "with_rows",
 ]
@@ -34,7 +34,7 @@ ColumnsOf: TypeAlias = "Callable[[Transitions], Mapping[str, Column | None]]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class TablePart:
     """A part of a table.
 
     Attributes:
@@ -54,12 +54,12 @@ def to_table(steps: Transitions) -> pa.Table:
     return pa.table({name: _arrow(one) for name, one in columns.items() if one is not None})
 
 
-def piece_of(
+def table_part_of(
     steps: Transitions,
     ids: Sequence[str],
     counts: npt.NDArray[np.int64],
     columns_of: ColumnsOf = to_columns_or_none,
-) -> Piece:
+) -> TablePart:
     """Convert transitions of several episodes into a part of a table.
 
     Args:
@@ -74,7 +74,7 @@ def piece_of(
     episode_id = pa.array(ids, pa.string()).take(positions)
     found = {name: _arrow(column) for name, column in columns.items() if column is not None}
     table = pa.table({"episode_id": episode_id, **found})
-    return Piece(table, dict.fromkeys(table.column_names, ids[0] if ids else ""), unfit)
+    return TablePart(table, dict.fromkeys(table.column_names, ids[0] if ids else ""), unfit)
 
 
 def _arrow(column: Column) -> pa.Array:
@@ -103,11 +103,11 @@ class Columns:
     kinds: dict[str, dict[pa.DataType, str]] = field(default_factory=dict)
     unfit: set[str] = field(default_factory=set)
 
-    def see(self, schema: pa.Schema, piece: Piece) -> None:
+    def see(self, schema: pa.Schema, table_part: TablePart) -> None:
         """Add the columns of a part."""
-        self.unfit |= piece.unfit
+        self.unfit |= table_part.unfit
         for one in schema:
-            self.kinds.setdefault(one.name, {}).setdefault(one.type, piece.owners[one.name])
+            self.kinds.setdefault(one.name, {}).setdefault(one.type, table_part.owners[one.name])
 
     def schema(self) -> pa.Schema:
         """The columns of all parts; each has a type that holds all values.
@@ -175,26 +175,26 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) -> Piece:
+def join(table_parts: Sequence[TablePart], order: npt.NDArray[np.int64] | None = None) -> TablePart:
     """Join parts, one below the other.
 
     Args:
-        pieces: At least one part.
+        table_parts: At least one part.
         order: A sort key for each row of all parts; rows with equal keys keep their order.
 
     Raises:
         ColumnConflict: No single column can hold the values of two episodes; names both.
     """
-    pieces = list(with_rows(pieces))
-    if len(pieces) == 1 and order is None:
-        return pieces[0]
+    table_parts = list(with_rows(table_parts))
+    if len(table_parts) == 1 and order is None:
+        return table_parts[0]
     known = Columns()
-    for piece in pieces:
-        known.see(piece.table.schema, piece)
+    for table_part in table_parts:
+        known.see(table_part.table.schema, table_part)
     while True:
         schema = known.schema()
         try:
-            tables = [conform(piece.table, schema) for piece in pieces]
+            tables = [conform(table_part.table, schema) for table_part in table_parts]
             break
         except Inexact as error:
             known.refuse(str(error))
@@ -202,25 +202,25 @@ def join(pieces: Sequence[Piece], order: npt.NDArray[np.int64] | None = None) ->
     table = pa.concat_tables(tables)
     if order is not None and (np.diff(order) < 0).any():
         table = table.take(pa.array(order.argsort(kind="stable")))
-    return Piece(table, owners, frozenset(known.unfit))
+    return TablePart(table, owners, frozenset(known.unfit))
 
 
-def with_rows(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def with_rows(table_parts: Iterable[TablePart]) -> Iterator[TablePart]:
     """The parts that have rows; the first part if none has.
 
     The columns of an episode without steps are only a guess.
     """
     first, is_empty = None, True
-    for piece in pieces:
-        first = first or piece
-        if len(piece.table):
+    for table_part in table_parts:
+        first = first or table_part
+        if len(table_part.table):
             is_empty = False
-            yield piece
+            yield table_part
     if is_empty and first is not None:
         yield first
 
 
-def no_piece() -> Piece:
+def empty_part() -> TablePart:
     """A table without rows, with the columns that every table has."""
     nothing = pa.schema(
         [
@@ -232,4 +232,4 @@ def no_piece() -> Piece:
             ("truncated", pa.bool_()),
         ]
     )
-    return Piece(nothing.empty_table(), dict.fromkeys(nothing.names, ""), frozenset())
+    return TablePart(nothing.empty_table(), dict.fromkeys(nothing.names, ""), frozenset())

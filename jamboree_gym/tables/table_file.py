@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jamboree_gym.tables.arrow_table import Columns, Inexact, Piece, conform, with_rows
+from jamboree_gym.tables.arrow_table import Columns, Inexact, TablePart, conform, with_rows
 
 __all__ = ["Spool", "write_arrow"]
 
@@ -35,17 +35,17 @@ class Spool:
         self.columns = Columns()
         self.nbytes = 0
 
-    def add(self, piece: Piece) -> None:
+    def add(self, table_part: TablePart) -> None:
         """Append a part."""
-        schema = piece.table.schema
+        schema = table_part.table.schema
         if schema not in self._writers:
             self._paths.append(self._path.with_name(f"{self._path.name}.{len(self._paths)}.part"))
             sink = self._files.enter_context(pa.OSFile(str(self._paths[-1]), "wb"))
             self._writers[schema] = [len(self._writers), 0, pa.ipc.new_file(sink, schema)]
-        self.columns.see(schema, piece)
-        self.nbytes += piece.table.nbytes
+        self.columns.see(schema, table_part)
+        self.nbytes += table_part.table.nbytes
         place = self._writers[schema]
-        for batch in piece.table.combine_chunks().to_batches():
+        for batch in table_part.table.combine_chunks().to_batches():
             place[2].write_batch(batch)
             self._order.append((place[0], place[1]))
             place[1] += 1
@@ -96,7 +96,7 @@ class Spool:
             path.unlink(missing_ok=True)
 
 
-def write_arrow(pieces: Iterable[Piece], path: Path) -> None:
+def write_arrow(table_parts: Iterable[TablePart], path: Path) -> None:
     """Write an Arrow IPC file, with at most one part in memory.
 
     Raises:
@@ -105,8 +105,8 @@ def write_arrow(pieces: Iterable[Piece], path: Path) -> None:
     """
     spool, whole = Spool(path), path.with_name(f"{path.name}.whole.part")
     try:
-        for piece in with_rows(pieces):
-            spool.add(piece)
+        for table_part in with_rows(table_parts):
+            spool.add(table_part)
         only = spool.only_file()
         if only is None:
             spool.write(lambda schema: _arrow_file(whole, schema))

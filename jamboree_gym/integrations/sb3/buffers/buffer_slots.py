@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Piece", "ranges", "rows_and_pieces"]
+__all__ = ["SlotSpan", "ranges", "rows_and_spans"]
 
 
-class Piece(NamedTuple):
+class SlotSpan(NamedTuple):
     """Consecutive steps of an episode that are consecutive rows of a column.
 
     Attributes:
@@ -29,9 +29,9 @@ class Piece(NamedTuple):
     row: int
 
 
-def rows_and_pieces(
+def rows_and_spans(
     steps: Sequence[int], vector_indices: Sequence[int | None], *, columns: int, max_rows: int
-) -> tuple[int, list[Piece]]:
+) -> tuple[int, list[SlotSpan]]:
     """How many rows are filled, and with what: the newest, where not all fit.
 
     Where the episodes are those of a vector environment with as many sub-environments as there are
@@ -54,31 +54,31 @@ def rows_and_pieces(
         return _balanced(steps, columns, max_rows)
     rows = min(totals[0], max_rows)
     filled = [rows - totals[0]] * columns  # below 0: does not fit
-    pieces = []
+    spans = []
     for episode, (count, index) in enumerate(zip(steps, vector_indices, strict=True)):
         column = index or 0
         start = min(count, max(0, -filled[column]))
         if start < count:
-            pieces.append(Piece(episode, start, count, column, filled[column] + start))
+            spans.append(SlotSpan(episode, start, count, column, filled[column] + start))
         filled[column] += count
-    return rows, pieces
+    return rows, spans
 
 
-def _balanced(steps: Sequence[int], columns: int, max_rows: int) -> tuple[int, list[Piece]]:
+def _balanced(steps: Sequence[int], columns: int, max_rows: int) -> tuple[int, list[SlotSpan]]:
     rows = min(sum(steps) // columns, max_rows)
     left_out = sum(steps) - rows * columns
     filled = [0] * columns
-    pieces = []
+    spans = []
     for episode, count in enumerate(steps):
         start = min(count, left_out)
         left_out -= start
         while start < count:
             column = filled.index(min(filled))
             stop = min(count, start + rows - filled[column])
-            pieces.append(Piece(episode, start, stop, column, filled[column]))
+            spans.append(SlotSpan(episode, start, stop, column, filled[column]))
             filled[column] += stop - start
             start = stop
-    return rows, pieces
+    return rows, spans
 
 
 def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import BufferMismatch, EpisodeNotFound
-from jamboree_gym.integrations.sb3.buffers.buffer_slots import Piece, ranges, rows_and_pieces
+from jamboree_gym.integrations.sb3.buffers.buffer_slots import SlotSpan, ranges, rows_and_spans
 from jamboree_gym.integrations.sb3.buffers.conversion import (
     Conversions,
     Converted,
@@ -137,7 +137,7 @@ def _refreshed(buffer: JamboreeReplayBuffer) -> int:
 def _fill(
     buffer: ReplayBuffer, connection: Connection, found: Found, progress: bool | Progress
 ) -> int:
-    rows, pieces = rows_and_pieces(
+    rows, spans = rows_and_spans(
         [one.steps for one in found],
         [one.vector_index for one in found],
         columns=buffer.n_envs,
@@ -145,9 +145,9 @@ def _fill(
     )
     if not rows:
         return 0
-    by_id: dict[str, list[Piece]] = defaultdict(list)
-    for piece in pieces:
-        by_id[found[piece.episode].id].append(piece)
+    by_id: dict[str, list[SlotSpan]] = defaultdict(list)
+    for span in spans:
+        by_id[found[span.episode].id].append(span)
     needed = [one for one in found if one.id in by_id]
     conversions = Conversions(connection, (buffer.observation_space, buffer.action_space))
     digests = _checked(connection, needed, conversions)
@@ -157,7 +157,7 @@ def _fill(
             convert = conversions.of(block.ids[0], digests[block.ids[0]])
             steps = block.transitions()
             filling.add(block, [by_id[id] for id in block.ids], convert(steps), steps.infos)
-    filling.finish(pieces)
+    filling.finish(spans)
     return rows * buffer.n_envs
 
 
@@ -188,10 +188,10 @@ class _Filling:
             _forget_overwritten(buffer, rows)
 
     def add(
-        self, block: Block, pieces: Sequence[list[Piece]], steps: Converted, infos: Sequence[Any]
+        self, block: Block, spans: Sequence[list[SlotSpan]], steps: Converted, infos: Sequence[Any]
     ) -> None:
-        """Write what pieces there are of the episodes in a block."""
-        parts = list(_parts_in(block, pieces))
+        """Write what spans there are of the episodes in a block."""
+        parts = list(_parts_in(block, spans))
         if not parts:
             return
         buffer, size = self._buffer, self._buffer.buffer_size
@@ -227,7 +227,7 @@ class _Filling:
         timeouts = steps.timeouts if buffer.handle_timeout_termination else np.False_
         buffer.timeouts[rows, column] = timeouts if is_shared else timeouts | is_cut
 
-    def finish(self, pieces: Sequence[Piece]) -> None:
+    def finish(self, spans: Sequence[SlotSpan]) -> None:
         """Say where the buffer ends now, and where its episodes do."""
         buffer, size = self._buffer, self._buffer.buffer_size
         end = self._begin + self._rows
@@ -237,31 +237,31 @@ class _Filling:
         buffer.pos = end % size
         if not isinstance(buffer, HerReplayBuffer):
             return
-        for piece in pieces:
-            length = piece.stop - piece.start
-            start = self._begin + piece.row
+        for span in spans:
+            length = span.stop - span.start
+            start = self._begin + span.row
             rows = np.arange(start, start + length) % size
-            buffer.ep_start[rows, piece.column] = start % size
-            buffer.ep_length[rows, piece.column] = length
+            buffer.ep_start[rows, span.column] = start % size
+            buffer.ep_length[rows, span.column] = length
         buffer._current_ep_start[:] = buffer.pos
 
 
 def _parts_in(
-    block: Block, pieces: Sequence[list[Piece]]
+    block: Block, spans: Sequence[list[SlotSpan]]
 ) -> Iterator[tuple[int, int, int, int, bool]]:
-    """What of the pieces is in a block.
+    """What of the spans is in a block.
 
     Yields:
         From which of its steps on, to which row, how many, to which column, and whether it is the
-        end of a piece.
+        end of a span.
     """
     first = 0
-    for of_episode, count in zip(pieces, block.steps.tolist(), strict=True):
-        for piece in of_episode:
-            start, stop = max(piece.start, block.start), min(piece.stop, block.start + count)
+    for of_episode, count in zip(spans, block.steps.tolist(), strict=True):
+        for span in of_episode:
+            start, stop = max(span.start, block.start), min(span.stop, block.start + count)
             if start < stop:
-                source, row = first + start - block.start, piece.row + start - piece.start
-                yield source, row, stop - start, piece.column, stop == piece.stop
+                source, row = first + start - block.start, span.row + start - span.start
+                yield source, row, stop - start, span.column, stop == span.stop
         first += count
 
 
