@@ -7,10 +7,13 @@ import pytest
 PUBLIC = {
     "jamboree_gym": [
         "DBHandler",
+        "Episode",
         "EpisodeData",
         "EpisodeHandler",
+        "EpisodeSummary",
         "Jamboree",
         "StepData",
+        "Transitions",
         "timecontext",
     ],
     "jamboree_envs": ["register_envs"],
@@ -79,6 +82,8 @@ PUBLIC = {
         "what_if",
     ],
 }
+
+PUBLIC["jamboree_gym"] = sorted([*PUBLIC["jamboree_gym"], *PUBLIC["jamboree_gym.errors"]])
 
 NEED_TORCH = {"jamboree_gym.integrations.sb3", "jamboree_gym.integrations.torchrl"}
 MODULES = [

@@ -18,7 +18,6 @@ from conftest import Server
 from processes import run_python
 
 import jamboree_gym
-from jamboree_gym import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "jamboree_gym"
@@ -179,12 +178,6 @@ def imported() -> subprocess.CompletedProcess[str]:
     """What a fresh Python says when it imports both packages, and warnings are errors."""
     command = [sys.executable, "-W", "error", "-c", IMPORT]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.once
-def test_what_users_hold_and_every_error_is_at_the_top() -> None:
-    held = {"Episode", "EpisodeData", "EpisodeSummary", "StepData", "Transitions"}
-    assert {*held, *errors.__all__} <= set(jamboree_gym.__all__)
 
 
 def test_import_loads_nothing_heavy(imported: subprocess.CompletedProcess[str]) -> None:
