@@ -393,6 +393,16 @@ def test_that_mongodb_had_no_such_log_is_forgotten_once_redis_was_emptied(
     assert [one["n"] for one in other.many(9)] == [0]
 
 
+def test_that_mongodb_had_no_such_log_is_forgotten_once_the_log_was_begun(jam: Jamboree) -> None:
+    notes = NoteHandler(jam, "n")
+    assert notes.many(9) == []
+    notes.save({"n": 0})
+    jam.backup.flush()
+    jam.redis.delete(notes._key)
+
+    assert [one["n"] for one in notes.many(9)] == [0]
+
+
 def test_after_flushall_a_queue_is_popped_on(jam: Jamboree) -> None:
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(10))
