@@ -88,7 +88,7 @@ def main() -> None:
     print(machine())
     ratios, all_lags = [], []
     with jamboree() as jam:
-        os.environ["JAMBOREE_HOME"] = str(jam.read_options()["home"])
+        os.environ["JAMBOREE_HOME"] = str(jam._connection.read_options()["home"])
         jam.mongo.command("ping")  # it runs in both cases
         for number in range(arguments.rounds):
             alone = end_of(trained(f"alone-{number}", arguments.seconds))

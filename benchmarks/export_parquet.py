@@ -84,7 +84,7 @@ def measure(rounds: int, steps: int) -> None:
             taken, path = [], Path(folder) / kind
             for _ in range(rounds):
                 answers = spawn.Queue()
-                arguments = (f"unix://{jam.store.where}", kind, str(path), answers)
+                arguments = (f"unix://{jam._connection.store.where}", kind, str(path), answers)
                 process = spawn.Process(target=export, args=arguments)
                 process.start()
                 taken.append(answers.get())

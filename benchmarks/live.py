@@ -176,7 +176,7 @@ def newest_of_actors(hz: float) -> None:
         actors.kill()
         actors.wait()
         trip_ms = round_trip_ms(jam)
-        frames = np.mean([jam.redis.llen(jam.keyspace.episode(id)) - 1 for id in ids])
+        frames = np.mean([jam.redis.llen(jam._connection.keyspace.episode(id)) - 1 for id in ids])
         rows = np.mean([len(jam.episode(id)) + 1 for id in ids])
     for name, seconds in taken.items():
         p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
@@ -188,13 +188,15 @@ def newest_of_actors(hz: float) -> None:
 
 def newest_of_one() -> None:
     """The newest steps of one episode, from memory and from Redis."""
-    with jamboree() as jam, Jamboree(home=jam._home) as elsewhere:
+    with jamboree() as jam, Jamboree(home=jam._connection._home) as elsewhere:
         env = jam.record(gym.make("Pendulum-v1", max_episode_steps=10**6))
         env.reset(seed=0)
         step_at(1e6, env, 1000)
         jam.flush()
         here, there = jam.episode(env.episode_id), elsewhere.episode(env.episode_id)
-        newest = elsewhere.store.last(jam.keyspace.episode(env.episode_id), 251)
+        newest = elsewhere._connection.store.last(
+            jam._connection.keyspace.episode(env.episode_id), 251
+        )
         assert newest is not None
         elsewhere.redis.set("as-many-bytes", b"".join(batch.blob for batch in newest.batches))
         taken = in_turn(
@@ -233,7 +235,7 @@ def act(home: str, hz: str) -> None:
 
 def start_child(what: str, jam: Jamboree, *more: str) -> subprocess.Popen[str]:
     """This file in another process, on the same servers."""
-    command = [sys.executable, __file__, "--child", what, str(jam._home), *more]
+    command = [sys.executable, __file__, "--child", what, str(jam._connection._home), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

@@ -30,7 +30,7 @@ def list_episodes(jam, count: int) -> None:
     rng = random.Random(0)
     for number in range(count):
         summary = EpisodeSummary(
-            jam.new_episode_id(),
+            jam._connection.new_episode_id(),
             "CartPole-v1",
             f"run-{number % RUNS}",
             "terminated",
@@ -41,11 +41,11 @@ def list_episodes(jam, count: int) -> None:
             None if number % 2 else number,
             {"lr": RATES[number % len(RATES)], "branch": "main", "policy": "random"},
             None,
-            jam.writer_name,
+            jam._connection.writer_name,
         )
-        name = jam.keyspace.summaries(summary.run)
+        name = jam._connection.keyspace.summaries(summary.run)
         jam.redis.hset(name, summary.id, encode_summary(summary))
-        jam.redis.zadd(jam.keyspace.runs, {summary.run: number})
+        jam.redis.zadd(jam._connection.keyspace.runs, {summary.run: number})
 
 
 class Everlasting(CartPoleEnv):
@@ -85,14 +85,14 @@ def seconds(action) -> float:
 
 def raw_listing(jam) -> None:
     """What Redis and its client take for the listings."""
-    for run in jam.store.listings.runs():
-        jam.store.listings.summaries(run)
+    for run in jam._connection.store.listings.runs():
+        jam._connection.store.listings.summaries(run)
 
 
 def raw_episodes(jam, keys) -> None:
     """What Redis and its client take for the episodes."""
     for first in range(0, len(keys), 1000):
-        jam.store.whole(keys[first : first + 1000])
+        jam._connection.store.whole(keys[first : first + 1000])
 
 
 def as_arrays(query) -> list[np.ndarray]:
@@ -131,7 +131,7 @@ def measure_steps(rounds: int, steps: int, length: int) -> None:
     with jamboree() as jam, tempfile.TemporaryDirectory() as folder:
         record(jam, "steps", steps, length)
         query = jam.episodes()
-        keys = [jam.keyspace.episode(name) for name in query.ids()]
+        keys = [jam._connection.keyspace.episode(name) for name in query.ids()]
         rows = len(keys) * length
         taken = in_turn(
             rounds,

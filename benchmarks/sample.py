@@ -96,7 +96,7 @@ def torchrl_on_redis(jam, own, batch: int):
         },
         [count],
     )
-    storage = StoreStorage(count, unix_socket_path=jam.store.where, prefix="torchrl")
+    storage = StoreStorage(count, unix_socket_path=jam._connection.store.where, prefix="torchrl")
     buffer = ReplayBuffer(storage=storage, batch_size=batch)
     for first in range(0, count, 10_000):
         buffer.extend(steps[first : first + 10_000])
@@ -144,7 +144,7 @@ def measure(jam, steps: int, batch: int, calls: int, rounds: int) -> None:
         measures["torchrl"] = lambda: per_call(torchrl.sample, max(1, calls // 20))
     taken = in_turn(rounds, **measures)
 
-    command = [sys.executable, __file__, "--child", str(jam.read_options()["home"])]
+    command = [sys.executable, __file__, "--child", str(jam._connection.read_options()["home"])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "records\n"

@@ -32,8 +32,8 @@ def make(num_envs: int, mode: str):
 
 def frames_in(jam) -> list[bytes]:
     """All that the logs hold."""
-    keys = list(jam.redis_store.log_keys())
-    return [frame for log in jam.store.whole(keys) for frame in log[1:]]
+    keys = list(jam._connection.redis_store.log_keys())
+    return [frame for log in jam._connection.store.whole(keys) for frame in log[1:]]
 
 
 def traced(arguments, written: list[bytes]) -> tuple[float, float]:

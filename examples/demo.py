@@ -92,8 +92,10 @@ def same_weights(a: PPO, b: PPO) -> bool:
 
 def stored_bytes(jam: Jamboree) -> dict[str, bytes]:
     """Every log in Redis, byte for byte."""
-    keys = list(jam.redis_store.log_keys())
-    return {key: b"".join(log) for key, log in zip(keys, jam.store.whole(keys), strict=True)}
+    keys = list(jam._connection.redis_store.log_keys())
+    return {
+        key: b"".join(log) for key, log in zip(keys, jam._connection.store.whole(keys), strict=True)
+    }
 
 
 def redis_memory(jam: Jamboree) -> int:

@@ -40,7 +40,7 @@ from jamboree_gym.store.urls import backed_up_to
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "HasConnection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
@@ -49,16 +49,30 @@ _WRITE_MODES = ("buffered", "sync", "fsync")
 _WHEN_FULL = ("block", "raise")
 
 
-class Connection(StaysHere):
-    """Opens the servers and owns them; base of `Jamboree`, which describes the arguments."""
+class HasConnection(StaysHere):
+    """A `Jamboree`, as the rooms below it see it: what recorders and handlers take."""
 
     instead = "open one in the other process, with the same arguments"
+
+    @property
+    def _connection(self) -> Connection:
+        """The servers, the writer and the outboxes."""
+        raise NotImplementedError
+
+
+class Connection(HasConnection):
+    """Opens the servers and owns them; `Jamboree` has one, and describes the arguments.
+
+    Args:
+        new_backup: Makes what copies to MongoDB by itself; without it, nothing does.
+    """
 
     def __init__(
         self,
         redis_url: str | None = None,
         mongo_url: str | None = None,
         *,
+        new_backup: Callable[[Connection], RunningBackup | None] | None = None,
         home: str | Path | None = None,
         namespace: str = "jamboree",
         write: WriteMode = "buffered",
@@ -83,7 +97,7 @@ class Connection(StaysHere):
         self.keyspace = Keyspace(check_text("namespace", namespace, InvalidArgument))
         self.write_mode = write
         self.clock = clock
-        self._backs_up = _backs_up(backup)
+        self._new_backup = new_backup if _backs_up(backup) else None
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
         self._stamps = EpisodeStamps(clock)
@@ -91,19 +105,19 @@ class Connection(StaysHere):
             time.strftime("%Y%m%d-%H%M%S-", time.localtime(clock())) + self.writer_id.hex()[:4]
         )
         self._home = None if home is None else Path(home).absolute()
-        self._redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
-        self._mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
-        self._opened = Opened(self._redis_url, self._mongo_url, self._home, namespace)
+        self.redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
+        self.mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
+        self.opened = Opened(self.redis_url, self.mongo_url, self._home, namespace)
         self._lock = threading.RLock()
-        self._outboxes = self._opened.outboxes
+        self._outboxes = self.opened.outboxes
         self._closed = False
         self._close_callbacks: list[Callable[[], None]] = []
         self._flush_interval_s = flush_interval_s
         self._max_pending_bytes = max_pending_bytes
         self._when_full: WhenFull = when_full
-        self.redis_store = self._open_redis(self._redis_url)
-        self.store = self._opened.store = ReadThroughStore(
-            self.redis_store, self._opened.backup_to_read
+        self.redis_store = self._open_redis(self.redis_url)
+        self.store = self.opened.store = ReadThroughStore(
+            self.redis_store, self.opened.backup_to_read
         )
         self._begin_to_write()
         follow_forks(self)
@@ -115,13 +129,13 @@ class Connection(StaysHere):
         # A script that ends without `close` saves all the same.
         self._at_exit = AtExit(self.close, worker_priority=WORKER_EXIT_PRIORITY)
         self._if_dropped = weakref.finalize(
-            self, closer.drop, self._opened, self._at_exit.cancel, repr(self)
+            self, closer.drop, self.opened, self._at_exit.cancel, repr(self)
         )
         self._if_dropped.atexit = False
 
     def _begin_to_write(self) -> None:
-        opened = self._opened
-        opened.backup = self._new_backup() if self._backs_up else None
+        opened = self.opened
+        opened.backup = None if self._new_backup is None else self._new_backup(self)
         opened.lease = Lease(self.store, self.writer_name, self.clock)
         opened.writer_name = self.writer_name
         self.writer = opened.writer = Writer(
@@ -138,16 +152,16 @@ class Connection(StaysHere):
         writers_here.add(self.writer_name)
 
     @property
-    def _lease(self) -> Lease:
-        return self._opened.lease
+    def _connection(self) -> Connection:
+        return self
 
-    def _new_backup(self) -> RunningBackup | None:
-        """What copies to MongoDB by itself; a bare connection has none."""
-        return None
+    @property
+    def _lease(self) -> Lease:
+        return self.opened.lease
 
     def _open_redis(self, url: str | None) -> RedisStore:
         if url is None:
-            servers = self._opened.join_servers()
+            servers = self.opened.join_servers()
             store = RedisStore.from_url(servers.redis_url, self.keyspace, revive=servers.ensure)
         else:
             store = RedisStore.from_url(url, self.keyspace)
@@ -155,14 +169,14 @@ class Connection(StaysHere):
             store.check(fsync=self.write_mode == "fsync")
         except BaseException:
             store.close()
-            self._opened.leave_servers()
+            self.opened.leave_servers()
             raise
         return store
 
     def read_options(self) -> dict[str, Any]:
         """Arguments with which another process opens the same Redis, to read from it."""
         return {
-            "redis_url": self._redis_url,
+            "redis_url": self.redis_url,
             "home": self._home,
             "namespace": self.keyspace.namespace,
         }
@@ -172,12 +186,12 @@ class Connection(StaysHere):
         """The backup; opened, and where embedded also started, on first use."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
-        return self._opened.opened_mongo()
+        return self.opened.opened_mongo()
 
     @property
     def backed_up_to(self) -> str:
         """Where what is saved here is copied to, in words."""
-        return backed_up_to(self._mongo_url)
+        return backed_up_to(self.mongo_url)
 
     def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the tags.
@@ -237,8 +251,8 @@ class Connection(StaysHere):
         waiting = dict(enumerate(appends))
         while waiting:
             answers = self.store.append(list(waiting.values()), fsync=self.write_mode == "fsync")
-            if self._opened.backup is not None:
-                self._opened.backup.begin()
+            if self.opened.backup is not None:
+                self.opened.backup.begin()
             answered = dict(zip(waiting, answers, strict=True))
             for answer in answered.values():
                 if isinstance(answer, JamboreeError):
@@ -318,7 +332,7 @@ class Connection(StaysHere):
         An episode that this process records ends with that: what comes of it is not kept.
         """
         self.check_open()
-        delete_log(self._opened, key, entry)
+        delete_log(self.opened, key, entry)
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.
@@ -365,6 +379,8 @@ class Connection(StaysHere):
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Bring everything to Redis and let go of the servers. A second call does nothing.
 
+        Episodes that are still being recorded are `abandoned`.
+
         Args:
             timeout_s: How long to go on trying, seconds.
 
@@ -377,10 +393,11 @@ class Connection(StaysHere):
             if self._closed:
                 return
             self._closed = True
+        self.opened.abandon()
         _peers.remove(self)
         self._if_dropped.detach()
         try:
-            self._opened.close(timeout_s)
+            self.opened.close(timeout_s)
         finally:
             self._at_exit.cancel()
 
@@ -390,7 +407,7 @@ class Connection(StaysHere):
         self._close_callbacks = []  # the parent's
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()
-        self._opened.after_fork_in_child()
+        self.opened.after_fork_in_child()
         if not self._closed:
             self._begin_to_write()
         for outbox in list(self._outboxes.values()):
@@ -411,8 +428,8 @@ class Connection(StaysHere):
 
     def __repr__(self) -> str:
         """Where it writes; no password."""
-        name, space = type(self).__name__, self.keyspace.namespace
-        return f"<{name} {space!r} on {self.store.where}, write={self.write_mode!r}>"
+        space = self.keyspace.namespace
+        return f"<Jamboree {space!r} on {self.store.where}, write={self.write_mode!r}>"
 
 
 def _backs_up(backup: bool | None) -> bool:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
-from jamboree_gym.backup.automatic import AutomaticBackup, FollowingThread, SupervisorsBackup
-from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S
+from jamboree_gym.backup.automatic import automatic_backup
+from jamboree_gym.connection import Connection, HasConnection
+from jamboree_gym.delivery.backpressure import WhenFull
+from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode
 from jamboree_gym.errors import InvalidArgument, UnsupportedSpace
 from jamboree_gym.handlers.rendered_frames import RecordFrames
 from jamboree_gym.reading.diff import EpisodeDiff, diff
@@ -28,6 +31,8 @@ from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import redis
     from pymongo.database import Database
     from stable_baselines3.common.vec_env import VecEnv
@@ -49,7 +54,7 @@ class RecordKeywords(TypedDict, total=False):
     snapshot_every: int | None
 
 
-class Jamboree(Connection):
+class Jamboree(HasConnection):
     """Saves, reads and deletes records in Redis (fast) and MongoDB (backup).
 
     Without URLs it uses embedded servers that live under `home`, shared by all processes of that
@@ -89,29 +94,64 @@ class Jamboree(Connection):
         EmbeddedServerError: They cannot be started; says why.
     """
 
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        mongo_url: str | None = None,
+        *,
+        home: str | Path | None = None,
+        namespace: str = "jamboree",
+        write: WriteMode = "buffered",
+        flush_interval_s: float = 0.05,
+        max_pending_bytes: int = 256 * 2**20,
+        when_full: WhenFull = "block",
+        backup: bool | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.__connection = Connection(
+            redis_url,
+            mongo_url,
+            new_backup=automatic_backup,
+            home=home,
+            namespace=namespace,
+            write=write,
+            flush_interval_s=flush_interval_s,
+            max_pending_bytes=max_pending_bytes,
+            when_full=when_full,
+            backup=backup,
+            clock=clock,
+        )
+
+    @property
+    def _connection(self) -> Connection:
+        return self.__connection
+
     @cached_property
     def backup(self) -> Backup:
         """Copying to MongoDB, comparing, restoring."""
-        return Backup(self)
-
-    def _new_backup(self) -> AutomaticBackup | None:
-        if self._mongo_url is not None:
-            follows = FollowingThread(self._opened.own_redis_url, self._mongo_url, self.keyspace)
-            return AutomaticBackup(follows, self.redis_store)
-        if self._redis_url is not None:
-            return None
-        asks = SupervisorsBackup(self._opened.join_servers(), self.redis_store)
-        return AutomaticBackup(asks, self.redis_store)
+        return Backup(self._connection)
 
     @property
     def redis(self) -> redis.Redis:
         """The redis-py client, for what is not thought of here."""
-        return self.redis_store.client
+        return self._connection.redis_store.client
 
     @property
     def mongo(self) -> Database[Any]:
         """The pymongo database, for what is not thought of here."""
-        return self.mongo_store.database
+        return self._connection.mongo_store.database
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """Return once Redis has everything that was saved before the call.
+
+        Args:
+            timeout_s: How long to go on trying, seconds.
+
+        Raises:
+            UnsavedRecords: Not everything could be brought there; says how much is missing. It
+                stays in memory and is tried again.
+        """
+        self._connection.flush(timeout_s)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Bring everything to Redis and let go of the servers. A second call does nothing.
@@ -125,9 +165,24 @@ class Jamboree(Connection):
             UnsavedRecords: Something could not be saved and is lost with this process; says how
                 many records.
         """
-        if not self._closed:
-            self._opened.abandon()
-        super().close(timeout_s)
+        self._connection.close(timeout_s)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: `close` at the end."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Where it writes; no password."""
+        return repr(self._connection)
 
     @overload
     def record(
@@ -169,7 +224,7 @@ class Jamboree(Connection):
 
     def episode(self, id: str) -> Episode:
         """One episode by its id. Reading it raises `EpisodeNotFound` where there is none."""
-        return Episode(self, id)
+        return Episode(self._connection, id)
 
     def episodes(
         self,
@@ -204,7 +259,7 @@ class Jamboree(Connection):
         """
         if limit is not None and limit < 0:
             raise InvalidArgument(f"limit={limit}: it is 0 or more")
-        query = EpisodeQuery(self).where(
+        query = EpisodeQuery(self._connection).where(
             run=run, env_id=env_id, status=status, tags=tags, min_return=min_return, since=since
         )
         query = query if order_by is None else query.order_by(order_by)
@@ -218,7 +273,7 @@ class Jamboree(Connection):
         Example:
             >>> print(*jam.run("ppo").history, sep="\n")
         """
-        return Run(self, name)
+        return Run(self._connection, name)
 
     def tail(
         self,
@@ -255,7 +310,9 @@ class Jamboree(Connection):
             StoreUnavailable: Redis is away at the call, or later for `timeout_s`.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        tail = AllTail(self, EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since))
+        tail = AllTail(
+            self._connection, EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
+        )
         tail.begin()
         return tail.follow(timeout_s)
 
@@ -277,7 +334,7 @@ class Jamboree(Connection):
             ...     print(episode.id, step.index, step.reward)
         """
         wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
-        return AllTail(self, wanted).afollow(timeout_s)
+        return AllTail(self._connection, wanted).afollow(timeout_s)
 
     def recent(self, episodes: Iterable[Episode | str], n: int) -> list[Transitions]:
         """The newest n steps of several episodes, in one round trip.
@@ -299,7 +356,7 @@ class Jamboree(Connection):
             DecodeError: Stored bytes are damaged; names key and index.
         """
         ids = [one.id if isinstance(one, Episode) else one for one in episodes]
-        return recent_of([Episode(self, id) for id in ids], n)
+        return recent_of([Episode(self._connection, id) for id in ids], n)
 
     def diff(self, a: Episode | str, b: Episode | str) -> EpisodeDiff:
         """Where two episodes part, and their summaries side by side.
@@ -322,7 +379,7 @@ class Jamboree(Connection):
             EpisodeNotFound: One of them, or an episode that it was forked from, is not there.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        return diff(*(one if isinstance(one, Episode) else Episode(self, one) for one in (a, b)))
+        return diff(*(one if isinstance(one, Episode) else self.episode(one) for one in (a, b)))
 
 
 def _recorder_of(env: Any) -> Any:

@@ -34,8 +34,10 @@ class Load:
 
 def follower_of(jam: Jamboree) -> Follower:
     """Copies from and to the stores of a Jamboree."""
-    to = jam.backed_up_to
-    return Follower(jam.redis_store, lambda: jam.mongo_store, to=to, is_new=True)
+    to = jam._connection.backed_up_to
+    return Follower(
+        jam._connection.redis_store, lambda: jam._connection.mongo_store, to=to, is_new=True
+    )
 
 
 def is_complete(jam: Jamboree) -> bool:
@@ -45,14 +47,14 @@ def is_complete(jam: Jamboree) -> bool:
 
 def pending(jam: Jamboree) -> int:
     """How many logs are not copied; asks for no more than that."""
-    return int(jam.redis.zcard(jam.keyspace.unbacked))
+    return int(jam.redis.zcard(jam._connection.keyspace.unbacked))
 
 
 def check_that_all_is_kept_once(jam: Jamboree) -> None:
     """Both sides are equal, and MongoDB has no document that is not needed for it."""
     report = jam.backup.verify()
     assert report, report.different
-    frames = sum(jam.redis.llen(key) - 1 for key in jam.redis_store.log_keys())
+    frames = sum(jam.redis.llen(key) - 1 for key in jam._connection.redis_store.log_keys())
     inline = sum(len(log.get("frames", ())) for log in jam.mongo.logs.find({}, {"frames": 1}))
     assert inline + jam.mongo.chunks.count_documents({}) == frames
-    assert jam.mongo.logs.count_documents({}) == len(list(jam.redis_store.log_keys()))
+    assert jam.mongo.logs.count_documents({}) == len(list(jam._connection.redis_store.log_keys()))

@@ -298,10 +298,15 @@ def start_follower() -> Iterator[StartFollower]:
     started: list[subprocess.Popen[str]] = []
 
     def start(jam: Jamboree) -> subprocess.Popen[str]:
-        urls = ("--redis-url", f"unix://{jam.store.where}", "--mongo-url", str(jam._mongo_url))
+        urls = (
+            "--redis-url",
+            f"unix://{jam._connection.store.where}",
+            "--mongo-url",
+            str(jam._connection.mongo_url),
+        )
         command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
         process = subprocess.Popen(
-            [*command, "--namespace", jam.keyspace.namespace],
+            [*command, "--namespace", jam._connection.keyspace.namespace],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
             stderr=subprocess.PIPE,
             text=True,

@@ -21,7 +21,7 @@ from jamboree_gym.records import EpisodeOrigin
 def forge_origin(jam: Jamboree, episode: Episode, **changes: Any) -> Episode:
     """Store another origin for an episode, through the codec of the store itself."""
     jam.flush()
-    key = jam.keyspace.episode(episode.id)
+    key = jam._connection.keyspace.episode(episode.id)
     head = jam.redis.lindex(key, 0)
     old = decode_head(head, where=key).note
     origin = replace(episode.origin, **changes)
@@ -47,5 +47,5 @@ def forge_provenance(jam: Jamboree, episode: Episode, change: Callable[[Any], An
 
 def forge_blob(jam: Jamboree, episode: Episode, content: bytes) -> Episode:
     """Store these bytes as the provenance of an episode."""
-    jam.redis_store.blobs.put(digest(content), content)
+    jam._connection.redis_store.blobs.put(digest(content), content)
     return forge_origin(jam, episode, provenance=digest(content))

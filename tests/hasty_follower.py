@@ -25,8 +25,15 @@ sys.exit(main())
 @contextmanager
 def hasty_follower(jam: Jamboree) -> Iterator[subprocess.Popen[str]]:
     """`python -m jamboree_gym.backup --follow` for a Jamboree's namespace."""
-    urls = ("--redis-url", f"unix://{jam.store.where}", "--mongo-url", jam._mongo_url)
-    process = start_python(FOLLOW, "--follow", *urls, "--namespace", jam.keyspace.namespace)
+    urls = (
+        "--redis-url",
+        f"unix://{jam._connection.store.where}",
+        "--mongo-url",
+        jam._connection.mongo_url,
+    )
+    process = start_python(
+        FOLLOW, "--follow", *urls, "--namespace", jam._connection.keyspace.namespace
+    )
     try:
         yield process
     finally:

@@ -90,7 +90,7 @@ def test_a_step_that_finds_no_room_raises_before_the_environment_moves(
     for _ in range(4):
         returned += call_until_full(step_or_reset)
         assert inner.moves == returned
-        assert LIMIT / 2 < jam.writer.pending_bytes < 3 * LIMIT
+        assert LIMIT / 2 < jam._connection.writer.pending_bytes < 3 * LIMIT
     assert caplog.text.count("MiB wait for Redis") == 1
 
     durable_valkey.start()
@@ -141,7 +141,7 @@ def test_the_error_says_how_much_waits_where_and_what_to_do(
     message = str(caught.value)
     assert f"{steps + 1} records" in message
     assert "max_pending_bytes is 1.0 MiB" in message
-    assert jam.store.where in message
+    assert jam._connection.store.where in message
     assert "repeat the call when Redis is back" in message
     assert isinstance(caught.value.__cause__, StoreUnavailable)
     durable_valkey.start()

@@ -221,7 +221,7 @@ class World:
     def kill(self) -> None:
         """None of its threads says anything to Redis any more."""
         for jam in self._opened:
-            jam.redis_store.link.close()
+            jam._connection.redis_store.link.close()
         raise Killed
 
     # -- what has to hold -----------------------------------------------------------------------

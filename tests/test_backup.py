@@ -67,10 +67,10 @@ def everything(jam: Jamboree) -> Dump:
     """All that Redis holds of a namespace, in raw bytes, but for signs of life and of comparing."""
     jam.flush()
     found: Dump = {}
-    for key in sorted(jam.redis.scan_iter(f"{jam.keyspace.namespace}:*", count=1000)):
+    for key in sorted(jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*", count=1000)):
         kind = jam.redis.type(key)
         name = key.decode()
-        space = jam.keyspace
+        space = jam._connection.keyspace
         if name.startswith((space.lease(""), space.coverage, space.deletions, space.epoch)):
             continue
         if kind == b"list":
@@ -85,7 +85,7 @@ def everything(jam: Jamboree) -> Dump:
 
 
 def wipe(jam: Jamboree) -> None:
-    for key in jam.redis.scan_iter(f"{jam.keyspace.namespace}:*", count=1000):
+    for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*", count=1000):
         jam.redis.delete(key)
 
 
@@ -99,7 +99,7 @@ def test_a_flush_copies_everything_and_the_next_one_nothing(jam: Jamboree) -> No
     assert jam.backup.flush() == 4 + 5
     assert jam.backup.verify()
     assert jam.backup.flush() == 0
-    assert jam.mongo_store.records() == 9
+    assert jam._connection.mongo_store.records() == 9
 
 
 def test_what_is_buffered_is_copied_too(jam: Jamboree) -> None:
@@ -205,7 +205,7 @@ def test_records_saved_between_reading_and_acknowledging_stay_pending(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = notes(jam, 3)
-    store = type(jam.mongo_store)
+    store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
     def save_and_insert(self: Any, logs: Any) -> Any:
@@ -245,7 +245,7 @@ def test_verify_counts_logs_and_batches(jam: Jamboree) -> None:
 
 def test_verify_names_a_log_that_mongodb_does_not_hold(jam: Jamboree) -> None:
     jam.backup.flush()
-    key = jam.keyspace.episode(record(jam))
+    key = jam._connection.keyspace.episode(record(jam))
 
     assert jam.backup.verify().different[key] == f"{key}: MongoDB does not hold it"
 
@@ -321,12 +321,12 @@ FIELDS_AND_VALUES = [
 def test_a_document_with_another_kind_of_field_is_damage_that_is_named(
     jam: Jamboree, collection: str, name: str, value: Any
 ) -> None:
-    key = jam.keyspace.episode(record_in_two_parts(jam))
+    key = jam._connection.keyspace.episode(record_in_two_parts(jam))
     is_of_log = {"_id": key} if collection == "logs" else {"key": key}
     jam.mongo[collection].update_one(is_of_log, {"$set": {name: value}})
 
     assert list(jam.backup.verify().different) == [key]
-    jam.redis.zadd(jam.keyspace.unbacked, {key: 99})
+    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 99})
     rows = jam.redis.lrange(key, 1, -1)
     with suppress(BackupMismatch):  # or it is mended by this
         jam.backup.flush()
@@ -340,7 +340,7 @@ def test_a_document_with_another_kind_of_field_is_damage_that_is_named(
 def test_verify_names_the_one_log_that_was_harmed(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]
 ) -> None:
-    keys = [jam.keyspace.episode(record_in_two_parts(jam)) for _ in range(3)]
+    keys = [jam._connection.keyspace.episode(record_in_two_parts(jam)) for _ in range(3)]
     assert jam.backup.verify()
     harm(jam, keys[1])
 
@@ -355,7 +355,7 @@ def test_verify_names_a_blob_that_mongodb_lost(jam: Jamboree) -> None:
     name = episode.origin.provenance
     jam.mongo.blobs.delete_one({"_id": name})
 
-    assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
+    assert list(jam.backup.verify().different) == [jam._connection.keyspace.blob(name)]
 
 
 def test_content_that_is_not_that_of_its_name_is_damage(jam: Jamboree) -> None:
@@ -363,14 +363,14 @@ def test_content_that_is_not_that_of_its_name_is_damage(jam: Jamboree) -> None:
     jam.backup.flush()
     name = episode.origin.provenance
     other = encode_note(b"{}")
-    jam.redis.set(jam.keyspace.blob(name), other)
-    url, space = f"unix://{jam.store.where}", jam.keyspace.namespace
+    jam.redis.set(jam._connection.keyspace.blob(name), other)
+    url, space = f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
     with (
         Jamboree(url, namespace=space) as reader,
         pytest.raises(DecodeError, match="not that of its name"),
     ):
         _ = reader.episode(episode.id).provenance
-    assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
+    assert list(jam.backup.verify().different) == [jam._connection.keyspace.blob(name)]
 
 
 def test_a_blob_that_is_damaged_or_gone_in_redis_is_read_from_mongodb_and_mended(
@@ -379,11 +379,13 @@ def test_a_blob_that_is_damaged_or_gone_in_redis_is_read_from_mongodb_and_mended
     episode = jam.episode(record(jam))
     jam.backup.flush()
     name, provenance = episode.origin.provenance, episode.provenance
-    key = jam.keyspace.blob(name)
+    key = jam._connection.keyspace.blob(name)
     for harm in (lambda: jam.redis.set(key, encode_note(b"{}")), lambda: jam.redis.delete(key)):
         harm()
         with Jamboree(
-            f"unix://{jam.store.where}", jam._mongo_url, namespace=jam.keyspace.namespace
+            f"unix://{jam._connection.store.where}",
+            jam._connection.mongo_url,
+            namespace=jam._connection.keyspace.namespace,
         ) as reader:
             assert reader.episode(episode.id).provenance == provenance
         assert jam.backup.verify()
@@ -423,7 +425,7 @@ def test_a_restore_after_flushall_is_byte_identical(
     jam.backup.flush()
     before = everything(jam)
     jam.redis.flushall()
-    assert list(jam.redis_store.log_keys()) == []
+    assert list(jam._connection.redis_store.log_keys()) == []
 
     assert jam.backup.restore() == 4
     assert everything(jam) == before
@@ -486,13 +488,13 @@ def test_a_log_that_is_damaged_in_mongodb_does_not_keep_the_others_back(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]
 ) -> None:
     ids = [record_in_two_parts(jam) for _ in range(3)]
-    harm(jam, jam.keyspace.episode(ids[1]))
+    harm(jam, jam._connection.keyspace.episode(ids[1]))
     wipe(jam)
 
     with pytest.raises(DecodeError):
         jam.backup.restore()
-    keys = [jam.keyspace.episode(id) for id in ids]
-    assert sorted(jam.redis_store.log_keys()) == sorted([keys[0], keys[2]])
+    keys = [jam._connection.keyspace.episode(id) for id in ids]
+    assert sorted(jam._connection.redis_store.log_keys()) == sorted([keys[0], keys[2]])
     with pytest.raises(DecodeError):
         jam.episode(ids[1]).data()
     assert [len(jam.episode(id).data().rewards) for id in (ids[0], ids[2])] == [600, 600]
@@ -503,7 +505,7 @@ def test_a_blob_that_is_damaged_in_mongodb_does_not_keep_the_rest_back(jam: Jamb
     jam.backup.flush()
     name = jam.episode(ids[0]).origin.provenance
     jam.mongo.blobs.update_one({"_id": name}, {"$set": {"content": b"other", "crc": 0}})
-    assert list(jam.backup.verify().different) == [jam.keyspace.blob(name)]
+    assert list(jam.backup.verify().different) == [jam._connection.keyspace.blob(name)]
     wipe(jam)
 
     with pytest.raises(DecodeError, match=name):
@@ -519,7 +521,7 @@ def test_batches_of_an_interrupted_flush_are_not_restored_without_their_head(
     jam.backup.flush()
     env.step(ACTION)
 
-    monkeypatch.setattr(type(jam.mongo_store), "put_heads", interrupted)
+    monkeypatch.setattr(type(jam._connection.mongo_store), "put_heads", interrupted)
     with pytest.raises(KeyboardInterrupt):
         jam.backup.flush()
     monkeypatch.undo()
@@ -548,7 +550,7 @@ def test_namespaces_are_kept_apart(
     wipe(neighbour)
     neighbour.backup.restore()
 
-    assert jam.mongo_store.records() == 3
+    assert jam._connection.mongo_store.records() == 3
     assert NoteHandler(neighbour, "n").count() == 2
     assert jam.mongo.name != neighbour.mongo.name
 
@@ -574,7 +576,7 @@ def test_a_deleted_episode_is_deleted_on_both_sides(jam: Jamboree) -> None:
     with pytest.raises(EpisodeNotFound):
         jam.episode(name).data()
     assert jam.episodes().ids() == [kept]
-    assert jam.mongo.chunks.count_documents({"key": jam.keyspace.episode(name)}) == 0
+    assert jam.mongo.chunks.count_documents({"key": jam._connection.keyspace.episode(name)}) == 0
 
 
 def interrupted(*_: Any, **__: Any) -> None:
@@ -586,7 +588,7 @@ def test_a_deletion_that_was_killed_in_between_is_completed_and_brings_nothing_b
 ) -> None:
     name = record(jam)
     jam.backup.flush()
-    monkeypatch.setattr(type(jam.mongo_store), "delete", interrupted)
+    monkeypatch.setattr(type(jam._connection.mongo_store), "delete", interrupted)
     with pytest.raises(KeyboardInterrupt):
         jam.episode(name).delete()
     monkeypatch.undo()
@@ -594,7 +596,7 @@ def test_a_deletion_that_was_killed_in_between_is_completed_and_brings_nothing_b
     assert jam.backup.status().pending_deletes == 1
     jam.backup.restore()
     assert jam.episodes().ids() == []
-    assert jam.mongo_store.records() == 0
+    assert jam._connection.mongo_store.records() == 0
     assert jam.backup.status().pending_deletes == 0
 
 
@@ -606,14 +608,14 @@ def test_without_mongodb_a_deletion_is_noted_and_done_by_the_next_flush(
 
     name = record(jam)
     jam.backup.flush()
-    monkeypatch.setattr(type(jam.mongo_store), "delete", unavailable)
+    monkeypatch.setattr(type(jam._connection.mongo_store), "delete", unavailable)
     jam.episode(name).delete()
     monkeypatch.undo()
 
     assert jam.episodes().ids() == []
     assert "deleted there by the next backup.flush()" in caplog.text
     jam.backup.flush()
-    assert jam.mongo_store.records() == 0
+    assert jam._connection.mongo_store.records() == 0
 
 
 @pytest.mark.parametrize("error", [StoreFull, EmbeddedServerError])
@@ -625,7 +627,7 @@ def test_a_mongodb_that_is_full_or_does_not_start_keeps_nobody_from_deleting(
 
     handler = notes(jam, 3)
     jam.backup.flush()
-    monkeypatch.setattr(type(jam.mongo_store), "delete", refused)
+    monkeypatch.setattr(type(jam._connection.mongo_store), "delete", refused)
     handler.delete()
 
     assert handler.count() == 0
@@ -636,7 +638,7 @@ def test_what_is_deleted_while_it_is_copied_does_not_stay(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = record(jam)
-    store = type(jam.mongo_store)
+    store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
     def delete_and_insert(self: Any, logs: Any) -> Any:
@@ -646,7 +648,7 @@ def test_what_is_deleted_while_it_is_copied_does_not_stay(
     monkeypatch.setattr(store, "insert_logs", delete_and_insert)
     jam.backup.flush()
 
-    assert jam.mongo_store.records() == 0
+    assert jam._connection.mongo_store.records() == 0
     assert jam.backup.restore() == 0
 
 
@@ -654,7 +656,7 @@ def test_what_a_killed_backup_brings_after_a_deletion_is_not_seen(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = notes(jam, 3)
-    store = type(jam.mongo_store)
+    store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
     def delete_and_insert(self: Any, logs: Any) -> Any:
@@ -699,7 +701,7 @@ def test_a_damaged_log_can_be_deleted(jam: Jamboree) -> None:
     handler.delete()
 
     assert handler.count() == 0
-    assert jam.mongo_store.records() == 0
+    assert jam._connection.mongo_store.records() == 0
 
 
 def test_a_log_that_was_begun_anew_follows_what_the_backup_holds(jam: Jamboree) -> None:
@@ -708,7 +710,7 @@ def test_a_log_that_was_begun_anew_follows_what_the_backup_holds(jam: Jamboree) 
     before = jam.mongo.logs.find_one({})
     wipe(jam)
     with Jamboree(  # knows of no backup
-        f"unix://{jam.store.where}", namespace=jam.keyspace.namespace
+        f"unix://{jam._connection.store.where}", namespace=jam._connection.keyspace.namespace
     ) as other:
         for n in range(300, 303):
             NoteHandler(other, "a").save({"n": n})
@@ -736,13 +738,13 @@ def forge_last_batch(jam: Jamboree, key: str, older: bytes) -> int:
         body=batch[BATCH_BODY:],
     )
     jam.redis.lset(key, -1, other)
-    jam.redis.zadd(jam.keyspace.unbacked, {key: 99})
+    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 99})
     return count
 
 
 @pytest.mark.parametrize("steps", [3, 3000])
 def test_other_bytes_of_the_same_episode_are_not_overwritten(jam: Jamboree, steps: int) -> None:
-    key = jam.keyspace.episode(record(jam, steps=steps))
+    key = jam._connection.keyspace.episode(record(jam, steps=steps))
     older = jam.redis.dump(key)
     jam.backup.flush()
     forge_last_batch(jam, key, older)
@@ -771,14 +773,14 @@ def test_other_records_at_the_same_indices_follow_those_that_mongodb_holds(
 def test_a_head_is_not_kept_where_more_is_kept_than_was_compared(jam: Jamboree) -> None:
     handler = notes(jam, 5)
     jam.backup.flush()
-    head = jam.store.head(handler._key)
+    head = jam._connection.store.head(handler._key)
     assert head is not None
     newer = replace(head, count=8, revision=head.revision + 1)
 
-    put_heads = jam.mongo_store.put_heads
+    put_heads = jam._connection.mongo_store.put_heads
     assert put_heads({handler._key: GrownLog(newer, since=3)}) == {handler._key: None}
     assert put_heads({handler._key: GrownLog(newer, since=5)}) == {}
-    assert jam.mongo_store.records() == 8
+    assert jam._connection.mongo_store.records() == 8
 
 
 def test_single_episodes_are_restored(jam: Jamboree) -> None:
@@ -787,8 +789,8 @@ def test_single_episodes_are_restored(jam: Jamboree) -> None:
     wipe(jam)
 
     assert jam.backup.restore(ids[:2]) == 2
-    keys = [jam.keyspace.episode(id) for id in ids]
-    assert sorted(jam.redis_store.log_keys()) == keys[:2]
+    keys = [jam._connection.keyspace.episode(id) for id in ids]
+    assert sorted(jam._connection.redis_store.log_keys()) == keys[:2]
     assert jam.backup.restore([jam.episode(ids[2])]) == 1
     with pytest.raises(EpisodeNotFound, match="gone"):
         jam.backup.restore(["gone", ids[3]])
@@ -808,7 +810,7 @@ def test_a_redis_that_is_full_is_backed_up_and_deleted_from(
     assert jam.backup.flush() == 300
     assert jam.backup.status().pending_logs == 0
     handler.delete()
-    assert handler.count() == jam.mongo_store.records() == 0
+    assert handler.count() == jam._connection.mongo_store.records() == 0
 
 
 # -- servers that are away, refuse, or differ -------------------------------------------------
@@ -923,7 +925,7 @@ with Jamboree(sys.argv[1], sys.argv[2], namespace=sys.argv[3]) as jam:
 
 def expect_all_once(jam: Jamboree, logs: int, records: int) -> None:
     assert jam.backup.verify()
-    assert jam.mongo_store.records() == logs * records
+    assert jam._connection.mongo_store.records() == logs * records
     assert jam.backup.status().pending_logs == 0
     before = everything(jam)
     wipe(jam)

@@ -42,7 +42,7 @@ def backup_threads() -> list[threading.Thread]:
 
 def holder(jam: Jamboree) -> str:
     """Who copies now."""
-    return (jam.redis.get(jam.keyspace.backup_holder) or b"").decode()
+    return (jam.redis.get(jam._connection.keyspace.backup_holder) or b"").decode()
 
 
 # -- the thread -----------------------------------------------------------------------------------
@@ -82,8 +82,8 @@ from jamboree_gym import Jamboree
 jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True)
 NoteHandler(jam, "script").save({"n": 1})
 """
-    url = f"unix://{jam.store.where}"
-    ended = run_python(script, url, mongo.url, jam.keyspace.namespace)
+    url = f"unix://{jam._connection.store.where}"
+    ended = run_python(script, url, mongo.url, jam._connection.keyspace.namespace)
     assert ended.returncode == 0
     assert NoteHandler(jam, "script").count() == 1
     if sys.version_info >= (3, 12) and ended.stderr:  # it starts no threads at its end
@@ -116,8 +116,8 @@ print(worker.exitcode)
 NoteHandler(jam, "parent").save({"n": 2})
 jam.close()
 """
-    url = f"unix://{jam.store.where}"
-    ended = run_python(script, url, mongo.url, jam.keyspace.namespace)
+    url = f"unix://{jam._connection.store.where}"
+    ended = run_python(script, url, mongo.url, jam._connection.keyspace.namespace)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
     assert NoteHandler(jam, "child").count() == 1
     assert is_complete(jam)
@@ -254,7 +254,12 @@ def test_of_several_processes_one_copies_and_another_when_it_is_killed(
     open_jamboree: OpenJamboree, mongo: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     jam = open_jamboree(mongo_url=mongo.url, backup=True)
-    other = start_python(RECORD, f"unix://{jam.store.where}", mongo.url, jam.keyspace.namespace)
+    other = start_python(
+        RECORD,
+        f"unix://{jam._connection.store.where}",
+        mongo.url,
+        jam._connection.keyspace.namespace,
+    )
     try:
         read_line(other)
         wait_until(lambda: holder(jam))
@@ -321,17 +326,19 @@ def test_who_may_replace_whom(jam: Jamboree, theirs: str, kind: str, is_taken: b
     dead.communicate()
     theirs = theirs.format(here=platform.node(), alive=os.getppid(), dead=dead.pid)
     if theirs:
-        jam.redis.set(jam.keyspace.backup_holder, theirs)
-    one = LeaderLock(jam.redis_store, kind, to="m", is_new=True)  # type: ignore[arg-type]
+        jam.redis.set(jam._connection.keyspace.backup_holder, theirs)
+    one = LeaderLock(jam._connection.redis_store, kind, to="m", is_new=True)  # type: ignore[arg-type]
     assert one.claim() is is_taken
     assert (holder(jam) == theirs) is not is_taken
 
 
 def test_a_holder_keeps_it_until_it_lets_go_or_says_nothing(jam: Jamboree) -> None:
-    one, other = (LeaderLock(jam.redis_store, "thread", to="m", is_new=True) for _ in range(2))
+    one, other = (
+        LeaderLock(jam._connection.redis_store, "thread", to="m", is_new=True) for _ in range(2)
+    )
     assert one.claim()
     assert one.claim()
-    assert 0 < jam.redis.pttl(jam.keyspace.backup_holder) <= 12_000
+    assert 0 < jam.redis.pttl(jam._connection.keyspace.backup_holder) <= 12_000
     assert not other.claim()
     other.release()
     assert not other.claim()

@@ -59,7 +59,7 @@ def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFo
         episode.delete()
 
     wait_until(lambda: is_complete(jam))
-    assert jam.mongo_store.records() == len(jam.episodes().first()) + 1
+    assert jam._connection.mongo_store.records() == len(jam.episodes().first()) + 1
 
 
 @pytest.mark.faults
@@ -154,7 +154,7 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_o
     assert (status.pending_logs, status.lag_s) == (1, None)
     assert bad._key in str(status.last_error)
     assert caplog.text.count("checksum does not match") == 1
-    assert list(jam.mongo_store.logs([good._key, bad._key])) == [good._key]
+    assert list(jam._connection.mongo_store.logs([good._key, bad._key])) == [good._key]
 
 
 def test_a_fault_that_nobody_thought_of_does_not_end_it(
@@ -166,7 +166,7 @@ def test_a_fault_that_nobody_thought_of_does_not_end_it(
     NoteHandler(jam, "n").save({"n": 1})
     jam.flush()
     follower = follower_of(jam)
-    monkeypatch.setattr(type(jam.mongo_store), "insert_logs", broken)
+    monkeypatch.setattr(type(jam._connection.mongo_store), "insert_logs", broken)
     follower.copy_once()
     assert "ZeroDivisionError" in str(jam.backup.status().last_error)
     assert "Traceback" in caplog.text
@@ -185,7 +185,7 @@ def test_what_is_copied_meanwhile_by_hand_is_copied_once(
     jam.backup.flush()
     play_on = [env.step(ACTION) for _ in range(20)]
     jam.flush()
-    store = type(jam.mongo_store)
+    store = type(jam._connection.mongo_store)
     put_heads = store.put_heads
 
     def another_is_quicker(self: object, logs: object) -> object:
@@ -215,11 +215,16 @@ def test_it_says_so_and_ends_where_there_is_no_redis() -> None:
 def test_without_follow_it_copies_once(jam: Jamboree) -> None:
     NoteHandler(jam, "n").save({"n": 1})
     jam.flush()
-    urls = ["--redis-url", f"unix://{jam.store.where}", "--mongo-url", str(jam._mongo_url)]
+    urls = [
+        "--redis-url",
+        f"unix://{jam._connection.store.where}",
+        "--mongo-url",
+        str(jam._connection.mongo_url),
+    ]
     command = [sys.executable, "-m", "jamboree_gym.backup", *urls]
-    command += ["--namespace", jam.keyspace.namespace]
+    command += ["--namespace", jam._connection.keyspace.namespace]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ended.stdout == f"{jam.keyspace.namespace}: 1 records copied\n"
+    assert ended.stdout == f"{jam._connection.keyspace.namespace}: 1 records copied\n"
 
 
 def test_ctrl_c_ends_it_as_sigterm_does(jam: Jamboree, start_follower: StartFollower) -> None:

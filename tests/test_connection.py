@@ -310,15 +310,15 @@ def test_every_recorded_time_comes_from_the_clock_of_the_jamboree(
     times += [(notes.last() or {})["timestamp"]]
     times += [int(one.id[:12], 16) / 1000 for one in episodes]
     assert all(1e9 <= t <= last for t in times), times
-    assert jam.own_run.startswith(time.strftime("%Y%m%d-", time.localtime(1e9)))
+    assert jam._connection.own_run.startswith(time.strftime("%Y%m%d-", time.localtime(1e9)))
 
 
 def test_tags_are_copied_and_checked(open_jamboree: Callable[..., Jamboree]) -> None:
     jam, tags = open_jamboree(), {"lr": 3e-4}
-    assert jam.check_tags(tags) == tags
-    assert jam.check_tags(tags) is not tags
+    assert jam._connection.check_tags(tags) == tags
+    assert jam._connection.check_tags(tags) is not tags
     with pytest.raises(InvalidRecord, match="tags: 'lr': cannot store"):
-        jam.check_tags({"lr": object()})
+        jam._connection.check_tags({"lr": object()})
 
 
 @pytest.mark.parametrize("tags", ["lr", ["lr"], 3], ids=repr)
@@ -376,7 +376,7 @@ def test_what_is_connected_while_it_is_closed_is_closed_too(own_valkey: Server) 
     with redis.Redis.from_url(own_valkey.url) as server:
         before = connections()
         jam = Jamboree(own_valkey.url)
-        link = jam.redis_store.link
+        link = jam._connection.redis_store.link
 
         def closing_first(of_link: bool) -> None:
             jam.close()
@@ -424,7 +424,9 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 
 def test_no_parser_of_the_client_is_left_to_the_garbage_collector(jam: Jamboree) -> None:
     """Its `__del__`, run anywhere in a training, would swallow a Ctrl-C that came meanwhile."""
-    done = run_python(NO_GARBAGE, f"unix://{jam.store.where}", jam.keyspace.namespace)
+    done = run_python(
+        NO_GARBAGE, f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
+    )
     assert done.stdout == "[]\n", done.stderr
 
 

@@ -27,7 +27,7 @@ def descriptors() -> int:
 def test_600_that_are_dropped_leave_no_descriptor_and_no_thread_and_lose_nothing(
     valkey: Server, jam: Jamboree
 ) -> None:
-    namespace, count = jam.keyspace.namespace, 600
+    namespace, count = jam._connection.keyspace.namespace, 600
     NoteHandler(jam, "n").last()
     before, threads = descriptors(), threading.active_count()
     most = 0
@@ -60,7 +60,7 @@ def test_the_thread_that_closes_is_there_only_while_it_closes(
     before = set(threading.enumerate())
     jam = Jamboree(valkey.url, namespace=namespace)
     assert set(threading.enumerate()) <= before
-    writer = jam.writer
+    writer = jam._connection.writer
     del jam
     wait_until(lambda: writer._closing and set(threading.enumerate()) <= before)
 
@@ -72,7 +72,7 @@ def test_one_that_is_dropped_is_told_of(valkey: Server, namespace: str) -> None:
 
 @pytest.mark.parametrize("holder", ["wrapper", "handler", "episode", "query", "backup"])
 def test_whatever_refers_to_it_keeps_it_open(jam: Jamboree, valkey: Server, holder: str) -> None:
-    namespace = jam.keyspace.namespace
+    namespace = jam._connection.keyspace.namespace
     other = Jamboree(valkey.url, namespace=namespace)
     here = weakref.ref(other)
     env = other.record(CountingEnv(length=50), run="r")
@@ -96,7 +96,9 @@ def test_whatever_refers_to_it_keeps_it_open(jam: Jamboree, valkey: Server, hold
 
 
 def test_one_in_a_cycle_delivers_when_the_collector_finds_it(valkey: Server, jam: Jamboree) -> None:
-    dropped = Jamboree(valkey.url, namespace=jam.keyspace.namespace, flush_interval_s=3600)
+    dropped = Jamboree(
+        valkey.url, namespace=jam._connection.keyspace.namespace, flush_interval_s=3600
+    )
     NoteHandler(dropped, "n").save({"n": 1})
     dropped.cycle = dropped  # type: ignore[attr-defined]
     del dropped
@@ -119,7 +121,7 @@ for number in range(5):
 kept = NoteHandler(Jamboree(sys.argv[1], namespace=sys.argv[2], flush_interval_s=3600), "n")
 kept.save({"n": 5})
 """
-    ended = run_python(source, valkey.url, jam.keyspace.namespace)
+    ended = run_python(source, valkey.url, jam._connection.keyspace.namespace)
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert sorted(record["n"] for record in NoteHandler(jam, "n").many(9)) == list(range(6))
@@ -143,7 +145,7 @@ if __name__ == "__main__":
     process.join()
     sys.exit(process.exitcode)
 """
-    ended = run_python(source, valkey.url, jam.keyspace.namespace)
+    ended = run_python(source, valkey.url, jam._connection.keyspace.namespace)
 
     assert ended.returncode == 0, ended.stderr
     assert sorted(record["n"] for record in NoteHandler(jam, "n").many(9)) == [0, 1]

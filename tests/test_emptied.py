@@ -123,7 +123,7 @@ def test_a_backup_that_has_copied_a_schema_copies_what_comes_after_it_was_lost(
     jam = open_jam()
     record(jam)
     jam.backup.flush()
-    for key in jam.redis.scan_iter(jam.keyspace.blob("*")):
+    for key in jam.redis.scan_iter(jam._connection.keyspace.blob("*")):
         jam.redis.delete(key)
     episode = record(jam)
 
@@ -139,17 +139,17 @@ def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw
     schema = {digest(b"a schema"): b"a schema"}
 
     def append(number: int, blobs: dict[str, bytes]) -> None:
-        key = jam.keyspace.records("note", {"name": number})
+        key = jam._connection.keyspace.records("note", {"name": number})
         body = encode_records([1.0], [encode_mapping({"n": number})])
         fields: dict[str, Any] = {"codec": CODEC_RECORDS, "start": 0, "count": 1, "body": body}
         batch = encode_batch(**fields, writer=b"writer-a", t_first=1.0, t_last=1.0)
-        jam.redis_store.append([Append(key, CODEC_RECORDS, (batch,), 1, blobs=blobs)])
+        jam._connection.redis_store.append([Append(key, CODEC_RECORDS, (batch,), 1, blobs=blobs)])
 
     append(0, {})
     in_the_gap(RedisLink, "pipeline", lambda: (jam.redis.flushall(), append(1, {})))
     append(2, schema)
     append(3, schema)
-    assert jam.redis.exists(jam.keyspace.blob(*schema)) == 1
+    assert jam.redis.exists(jam._connection.keyspace.blob(*schema)) == 1
 
 
 def test_who_records_has_a_lease_again_with_the_first_rows_after_it(open_jam: Open) -> None:
@@ -161,7 +161,9 @@ def test_who_records_has_a_lease_again_with_the_first_rows_after_it(open_jam: Op
     jam.flush()
 
     assert other.episode(env.episode_id).status == "running"
-    assert jam.writer_name in other.store.leases.living([jam.writer_name])
+    assert jam._connection.writer_name in other._connection.store.leases.living(
+        [jam._connection.writer_name]
+    )
 
 
 # -- what the backup acknowledges is still that -------------------------------------------------
@@ -281,7 +283,7 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     jam = open_jam(write="sync")
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
-    store, key = jam.redis_store, notes._key
+    store, key = jam._connection.redis_store, notes._key
     batches = jam.redis.lrange(key, 1, -1)
     raw, head = store.reader.undecoded_head(key), store.head(key)
     assert head is not None
@@ -340,7 +342,7 @@ def test_nothing_is_acknowledged_of_which_less_is_there(open_jam: Open) -> None:
     jam = open_jam(write="sync")
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
-    store, key, epoch = jam.redis_store, notes._key, jam.redis_store.epoch()
+    store, key, epoch = jam._connection.redis_store, notes._key, jam._connection.redis_store.epoch()
     ((head, _),) = store.reader.unacked([key]).values()
     jam.redis.flushall()
     notes.save({"n": 0})
@@ -422,7 +424,7 @@ def test_records_whose_answer_was_lost_are_not_saved_again_after_their_deletion(
 ) -> None:
     jam, other = open_jam(write="sync"), open_jam()
     real, acts = redis_link._answer, [lambda: NoteHandler(other, "n").delete()]
-    jam.store.epoch()
+    jam._connection.store.epoch()
 
     def answer(connection: Any) -> Any:
         got = real(connection)
@@ -475,13 +477,13 @@ def test_a_log_that_begins_again_under_a_birth_that_was_deleted_has_a_copy(
     """As an import does: its times, and so its birth, are those of the first time."""
     jam = open_jam(write="sync")
     episode = record(jam)
-    key, store = jam.keyspace.episode(episode), jam.redis_store
+    key, store = jam._connection.keyspace.episode(episode), jam._connection.redis_store
     jam.backup.flush()
-    lying, listing = jam.redis.dump(key), jam.redis.dump(jam.keyspace.summaries("a"))
+    lying, listing = jam.redis.dump(key), jam.redis.dump(jam._connection.keyspace.summaries("a"))
     jam.episode(episode).delete()
     jam.redis.restore(key, 0, lying)
-    jam.redis.restore(jam.keyspace.summaries("a"), 0, listing)
-    jam.redis.zadd(jam.keyspace.unbacked, {key: revision})
+    jam.redis.restore(jam._connection.keyspace.summaries("a"), 0, listing)
+    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: revision})
     head = store.head(key)
     assert head is not None
     jam.redis.lset(key, 0, replace(head, acked=0).encode())
@@ -499,10 +501,10 @@ def test_a_backup_does_not_wait_for_such_a_log_where_redis_was_emptied_meanwhile
     jam = open_jam(write="sync")
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(4))
-    key, head = notes._key, jam.redis_store.head(notes._key)
+    key, head = notes._key, jam._connection.redis_store.head(notes._key)
     lying = jam.redis.dump(key)
     assert head is not None
-    jam.mongo_store.delete(key, head.born)
+    jam._connection.mongo_store.delete(key, head.born)
 
     def empty_and_put_back() -> None:
         jam.redis.flushall()
@@ -510,7 +512,7 @@ def test_a_backup_does_not_wait_for_such_a_log_where_redis_was_emptied_meanwhile
 
     in_the_gap(LogReader, "unacked", empty_and_put_back)
     open_jam().backup.flush()
-    jam.redis.zadd(jam.keyspace.unbacked, {key: 1})
+    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 1})
 
     assert open_jam().backup.flush() == 4
 
@@ -540,7 +542,7 @@ def test_steps_arrive_while_mongodb_is_asked_for_another_log(
         asked.append(time.monotonic())
         time.sleep(1.0)  # as a MongoDB does that is being started
 
-    in_the_gap(type(jam.store), "ask_for", ask, before=True)
+    in_the_gap(type(jam._connection.store), "ask_for", ask, before=True)
     NoteHandler(jam, "n").save({"n": 1})
     wait_until(lambda: asked)
     for _ in range(5):
@@ -557,7 +559,10 @@ def test_a_refused_append_writes_no_summary(open_jam: Open) -> None:
     jam = open_jam(write="sync")
     env = jam.record(CountingEnv(length=100), run="a")
     play(env, [ACTION] * 2)
-    key, listing = jam.keyspace.episode(env.episode_id), jam.keyspace.summaries("a")
+    key, listing = (
+        jam._connection.keyspace.episode(env.episode_id),
+        jam._connection.keyspace.summaries("a"),
+    )
     rows, summaries = jam.redis.dump(key), jam.redis.dump(listing)
     for _ in range(3):
         env.step(ACTION)

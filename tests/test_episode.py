@@ -284,8 +284,8 @@ def test_an_episode_that_is_not_there_is_named_with_its_place(jam: Jamboree) -> 
         jam.episode("nowhere").data()
 
     assert "'nowhere'" in str(caught.value)
-    assert jam.keyspace.namespace in str(caught.value)
-    assert jam.store.where in str(caught.value)
+    assert jam._connection.keyspace.namespace in str(caught.value)
+    assert jam._connection.store.where in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_a_provenance_without_a_space_is_named(jam: Jamboree) -> None:
 def test_a_frame_that_is_missing_is_named(jam: Jamboree) -> None:
     env = recorded(jam, 1000, length=2000)
     jam.flush()
-    key = jam.keyspace.episode(env.episode_id)
+    key = jam._connection.keyspace.episode(env.episode_id)
     jam.redis.lrem(key, 1, jam.redis.lindex(key, 2))
 
     with pytest.raises(DecodeError, match="missing"):
@@ -381,7 +381,7 @@ def test_a_newest_frame_that_is_missing_is_named(
 ) -> None:
     env = recorded(jam, 1000, length=2000)
     jam.flush()
-    key = jam.keyspace.episode(env.episode_id)
+    key = jam._connection.keyspace.episode(env.episode_id)
     jam.redis.rpop(key)
 
     for read in (Episode.data, lambda episode: episode.recent(3)):
@@ -392,7 +392,7 @@ def test_a_newest_frame_that_is_missing_is_named(
 def test_a_flipped_bit_is_named(jam: Jamboree) -> None:
     env = recorded(jam)
     jam.flush()
-    key = jam.keyspace.episode(env.episode_id)
+    key = jam._connection.keyspace.episode(env.episode_id)
     frame = bytearray(jam.redis.lindex(key, 1))
     frame[-3] ^= 1
     jam.redis.lset(key, 1, bytes(frame))

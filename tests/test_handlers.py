@@ -169,9 +169,9 @@ def timed(open_jamboree: OpenJamboree) -> NoteHandler:
     handler = NoteHandler(jam, "timed")
     clock = iter(range(100, 200))
     outbox = RecordOutbox(
-        handler._key, b"writer-a", jam.writer.mark, clock=lambda: float(next(clock))
+        handler._key, b"writer-a", jam._connection.writer.mark, clock=lambda: float(next(clock))
     )
-    jam.adopt(outbox)
+    jam._connection.adopt(outbox)
     handler.save_many({"n": number} for number in range(10))
     return handler
 
@@ -212,8 +212,10 @@ def test_timestamps_increase_when_the_clock_stands_still_or_is_set_back(
     jam = open_jamboree()
     handler = NoteHandler(jam, "n")
     clock = iter([100.0, 100.0, 50.0, 101.0])
-    outbox = RecordOutbox(handler._key, b"writer-a", jam.writer.mark, clock=lambda: next(clock))
-    jam.adopt(outbox)
+    outbox = RecordOutbox(
+        handler._key, b"writer-a", jam._connection.writer.mark, clock=lambda: next(clock)
+    )
+    jam._connection.adopt(outbox)
     handler.save_many({"n": number} for number in range(4))
     times = [record["timestamp"] for record in handler.many(9)]
     assert times == sorted(set(times))
@@ -231,8 +233,11 @@ from jamboree_gym.delivery.outbox import RecordOutbox
 with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     handler = NoteHandler(jam, "n")
     clock = lambda: float(sys.argv[3])
-    outbox = RecordOutbox(handler._key, jam.writer_id, jam.writer.mark, clock=clock)
-    jam.adopt(outbox)
+    connection = jam._connection
+    outbox = RecordOutbox(
+        handler._key, connection.writer_id, connection.writer.mark, clock=clock
+    )
+    jam._connection.adopt(outbox)
     for number in range(10):
         handler.save({"n": number})
         jam.flush()

@@ -37,7 +37,7 @@ def new_episode(jam: Jamboree, **changes: Any) -> NewEpisode:
     )
     summary = EpisodeSummary(
         episode_id_of("test", 1), "", "run", "abandoned", 0, 0.0, 100.0, 0.0, None, {}, None,
-        jam.writer_name,
+        jam._connection.writer_name,
     )  # fmt: skip
     episode = NewEpisode(
         summary,
@@ -54,7 +54,7 @@ def new_episode(jam: Jamboree, **changes: Any) -> NewEpisode:
 
 
 def bring(jam: Jamboree, episode: NewEpisode) -> None:
-    with EpisodeImporter(jam) as importer:
+    with EpisodeImporter(jam._connection) as importer:
         importer.add(episode)
 
 
@@ -82,7 +82,7 @@ def test_twice_is_once(jam: Jamboree) -> None:
         bring(jam, new_episode(jam))
 
     assert len(jam.episodes().first()) == 3
-    with EpisodeImporter(jam) as importer:
+    with EpisodeImporter(jam._connection) as importer:
         found = importer.stored([episode_id_of("test", 1), episode_id_of("test", 2)])
     assert [one.steps for one in found.values()] == [3]
 

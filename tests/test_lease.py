@@ -78,14 +78,14 @@ def kill(process: Process) -> None:
 
 
 def leases(jam: Connection) -> list[bytes]:
-    found: Any = jam.redis_store.client.keys(jam.keyspace.lease("*"))
+    found: Any = jam._connection.redis_store.client.keys(jam._connection.keyspace.lease("*"))
     return sorted(found)
 
 
 def let_leases_expire(jam: Connection) -> None:
     """What happens by itself, only sooner."""
     for key in leases(jam):
-        jam.redis_store.client.pexpire(key, 1)
+        jam._connection.redis_store.client.pexpire(key, 1)
     wait_until(lambda: not leases(jam))
 
 
@@ -112,7 +112,9 @@ def test_a_lease_tells_host_and_process_and_expires(
     env.reset()
     jam.flush()
 
-    assert leases(jam) == [jam.keyspace.lease(jam.episode(env.episode_id).summary.writer).encode()]
+    assert leases(jam) == [
+        jam._connection.keyspace.lease(jam.episode(env.episode_id).summary.writer).encode()
+    ]
     assert jam.redis.get(leases(jam)[0]).decode() == f"{os.uname().nodename} {os.getpid()}"
     assert 0 < jam.redis.pttl(leases(jam)[0]) <= LEASE_S * 1000
 
@@ -156,7 +158,7 @@ def test_a_lease_outlives_a_renewal_that_is_missed(
             return super().wait(0.01)
 
     pauses, jam = list[float](), open_jamboree()
-    monkeypatch.setattr(jam._lease, "_stop", Impatient())
+    monkeypatch.setattr(jam._connection._lease, "_stop", Impatient())
     jam.record(CountingEnv()).reset()
     wait_until(lambda: len(pauses) > 5)
     assert 0 < max(pauses) < LEASE_S / 2
@@ -186,7 +188,7 @@ def test_the_environment_does_not_notice_that_no_lease_can_be_had(
     durable_valkey.kill()
     env = jam.record(CountingEnv(length=100))
     returned = play(env, [ACTION] * 20)
-    wait_until(lambda: jam.writer.backpressure.has_outage)
+    wait_until(lambda: jam._connection.writer.backpressure.has_outage)
     assert len(returned) == 21
     durable_valkey.start()
     jam.flush()
@@ -215,7 +217,7 @@ def test_an_episode_of_a_killed_process_is_interrupted_wherever_it_is_shown(
     assert jam.episodes(status="running").ids() == sorted([cut, live])
     assert jam.episode(cut).status == "running"
     kill(process)
-    jam.redis.pexpire(jam.keyspace.lease(jam.episode(cut).summary.writer), 1)
+    jam.redis.pexpire(jam._connection.keyspace.lease(jam.episode(cut).summary.writer), 1)
     wait_until(lambda: len(leases(jam)) == 1)
 
     assert jam.episode(cut).status == jam.episode(cut).summary.status == "interrupted"
@@ -236,14 +238,20 @@ def test_reading_writes_no_status(
 ) -> None:
     jam = open_jamboree()
     process, cut = start_recorder()
-    key = jam.keyspace.episode(cut)
+    key = jam._connection.keyspace.episode(cut)
     kill(process)
     let_leases_expire(jam)
-    before = jam.redis.lrange(key, 0, -1), jam.redis.hgetall(jam.keyspace.summaries("r"))
+    before = (
+        jam.redis.lrange(key, 0, -1),
+        jam.redis.hgetall(jam._connection.keyspace.summaries("r")),
+    )
 
     assert jam.episode(cut).status == "interrupted"
     assert jam.episodes(status="interrupted").ids() == [cut]
-    assert (jam.redis.lrange(key, 0, -1), jam.redis.hgetall(jam.keyspace.summaries("r"))) == before
+    assert (
+        jam.redis.lrange(key, 0, -1),
+        jam.redis.hgetall(jam._connection.keyspace.summaries("r")),
+    ) == before
 
 
 def test_a_tail_ends_when_the_writer_is_dead(
@@ -287,7 +295,7 @@ def test_an_episode_that_ends_with_its_process_is_never_taken_for_interrupted(
     summary, _ = jam.episode(ended)._notes()  # read here, judged after the process is gone
     process.communicate("end\n")
 
-    assert [shown.status for shown in jam.as_of_now([summary])] == ["running"]
+    assert [shown.status for shown in jam._connection.as_of_now([summary])] == ["running"]
     assert jam.episode(ended).status == "abandoned"
 
 
@@ -340,7 +348,10 @@ def test_an_episode_that_comes_back_from_mongodb_is_interrupted(
 def round_trips(jam: Jamboree, call: Callable[[], object]) -> list[str]:
     """Commands that a call sends, by Redis' own account."""
     commands: list[str] = []
-    with redis.Redis.from_url(f"unix://{jam.store.where}") as other, other.monitor() as monitor:
+    with (
+        redis.Redis.from_url(f"unix://{jam._connection.store.where}") as other,
+        other.monitor() as monitor,
+    ):
         done = threading.Event()
 
         def watch() -> None:
@@ -393,4 +404,4 @@ def test_no_row_reaches_redis_before_the_lease(
 
     commands = round_trips(jam, record)
     first_rows = next(i for i, command in enumerate(commands) if scripts.APPEND.sha in command)
-    assert any(jam.keyspace.lease("") in command for command in commands[:first_rows])
+    assert any(jam._connection.keyspace.lease("") in command for command in commands[:first_rows])

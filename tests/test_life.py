@@ -110,7 +110,7 @@ def test_a_forked_child_records_its_own_episodes_and_the_parents_goes_on(
     assert jam.episode(ids["own"]).status == "terminated"
     writers = {name: jam.episode(id_).summary.writer for name, id_ in ids.items()}
     assert writers["copy"] == writers["own"] != writers["parents"]
-    jam.redis.delete(jam.keyspace.lease(writers["parents"]))
+    jam.redis.delete(jam._connection.keyspace.lease(writers["parents"]))
     assert jam.episode(ids["parents"]).status == "interrupted"
 
 
@@ -132,7 +132,7 @@ pid = os.fork()
 if pid == 0:
     episode = jam.episode(env.episode_id)
     print(episode.status, jam.episodes(status="running").ids() != [])
-    jam.redis.delete(jam.keyspace.lease(episode.summary.writer))
+    jam.redis.delete(jam._connection.keyspace.lease(episode.summary.writer))
     print(episode.status)
     sys.exit(0)
 os.waitpid(pid, 0)

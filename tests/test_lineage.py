@@ -295,7 +295,7 @@ def test_siblings_and_cousins_are_compared_from_the_reset_on(jam: Jamboree) -> N
 def test_what_both_have_of_the_same_parent_is_not_read(jam: Jamboree) -> None:
     episode = record(jam, [0, 1] * 6)
     one, other = forked(episode, 10, [1]), forked(episode, 9, [1])
-    jam.redis.lset(jam.keyspace.episode(episode.id), 1, b"damaged")
+    jam.redis.lset(jam._connection.keyspace.episode(episode.id), 1, b"damaged")
 
     with pytest.raises(DecodeError):
         episode.data()

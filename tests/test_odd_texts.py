@@ -57,8 +57,8 @@ def by_tag(jam: Jamboree, text: str) -> None:
 
 
 def by_namespace(jam: Jamboree, text: str) -> None:
-    url = f"unix://{jam.store.where}"
-    with Jamboree(url, namespace=text + jam.keyspace.namespace) as other:
+    url = f"unix://{jam._connection.store.where}"
+    with Jamboree(url, namespace=text + jam._connection.keyspace.namespace) as other:
         assert len(other.episode(played(other.record(CountingEnv()))).data()) == 1
 
 
@@ -218,7 +218,7 @@ def imported(jam: Jamboree, text: str, **changes: Any) -> None:
         np.zeros(1, bool),
         np.zeros(1, bool),
     )
-    with EpisodeImporter(jam) as importer:
+    with EpisodeImporter(jam._connection) as importer:
         importer.add(episode)
     assert jam.episode(episode.summary.id).summary.run == episode.summary.run
 
@@ -228,7 +228,7 @@ def by_import(jam: Jamboree, text: str) -> None:
 
 
 def by_tag_of_import(jam: Jamboree, text: str) -> None:
-    imported(jam, jam.new_episode_id(), tags={text: text})
+    imported(jam, jam._connection.new_episode_id(), tags={text: text})
 
 
 def by_summary_by_hand(jam: Jamboree, text: str) -> None:
@@ -237,7 +237,7 @@ def by_summary_by_hand(jam: Jamboree, text: str) -> None:
     known = env.handler.episode.summary
     origin = EpisodeOrigin(None, None, None, "0" * 16)
     for name in ("id", "run", "env_id", "parent"):
-        unique = jam.new_episode_id()
+        unique = jam._connection.new_episode_id()
         value = unique + text if name == "id" else text
         summary = replace(known, **{"id": unique, name: value})
         env.handler.begin(observation, {}, summary=summary, origin=origin)

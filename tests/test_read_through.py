@@ -123,7 +123,7 @@ def test_after_flushall_every_episode_is_read_byte_for_byte(jam: Jamboree) -> No
         play(env, [ACTION] * 2)
     env.close()
     jam.backup.flush()
-    keys = list(jam.redis_store.log_keys())
+    keys = list(jam._connection.redis_store.log_keys())
     assert len(keys) == EPISODES
     before = {key: jam.redis.lrange(key, 1, -1) for key in keys}
     table = jam.episodes().table()
@@ -180,7 +180,7 @@ def test_each_way_to_read_a_lost_episode_brings_it_back(
     reader = open_jamboree(own_valkey.url, mongo_url=mongo.url)
     id = record_in_batches(jam)
     first, ways = all_ways(id), len(all_ways(id))
-    key = jam.keyspace.episode(id)
+    key = jam._connection.keyspace.episode(id)
     for lost in (lambda: jam.redis.delete(key), jam.redis.flushall, lambda: trim(jam, key, 5)):
         lost()
         for _ in range(2):
@@ -220,7 +220,7 @@ def test_emptied_in_the_middle_of_listing_it_is_listed_again(
     monkeypatch.setattr(MongoStore, "heads", emptied_once)
     assert jam.episodes().ids() == ids
     assert len(times) == 2
-    assert jam.redis.get(jam.keyspace.coverage) == b"all"
+    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
 
 
 def test_a_deletion_while_heads_are_put_back_leaves_no_log_of_records_out(
@@ -241,9 +241,9 @@ def test_a_deletion_while_heads_are_put_back_leaves_no_log_of_records_out(
 
     monkeypatch.setattr(MongoStore, "heads", with_a_deletion)
     assert jam.episodes().ids() == []
-    assert jam.redis.get(jam.keyspace.coverage) == b"all"
+    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
     keys = [NoteHandler(jam, name)._key for name in ("b", "c")]
-    assert sorted(jam.redis_store.log_keys()) == sorted(keys)
+    assert sorted(jam._connection.redis_store.log_keys()) == sorted(keys)
 
 
 def test_a_backup_lists_again_by_itself_what_an_emptied_redis_lost(jam: Jamboree) -> None:
@@ -252,8 +252,8 @@ def test_a_backup_lists_again_by_itself_what_an_emptied_redis_lost(jam: Jamboree
     jam.redis.flushall()
     follower_of(jam).copy_once()
 
-    assert list(jam.redis_store.listings.summaries(jam.own_run)) == [id]
-    assert jam.redis.get(jam.keyspace.coverage) == b"all"
+    assert list(jam._connection.redis_store.listings.summaries(jam._connection.own_run)) == [id]
+    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
 
 
 def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> None:
@@ -261,12 +261,12 @@ def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> 
     jam.backup.flush()
     assert jam.episodes().ids() == ids
     run = jam.episode(ids[0]).summary.run
-    jam.redis.set(jam.keyspace.coverage, "part")
-    jam.redis.hdel(jam.keyspace.summaries(run), *ids[:2])
+    jam.redis.set(jam._connection.keyspace.coverage, "part")
+    jam.redis.hdel(jam._connection.keyspace.summaries(run), *ids[:2])
     ids.append(record(jam))
 
     assert jam.episodes().ids() == ids
-    assert jam.redis.hlen(jam.keyspace.summaries(run)) == 3
+    assert jam.redis.hlen(jam._connection.keyspace.summaries(run)) == 3
     jam.episode(ids[0]).delete()
     assert jam.episodes().ids() == ids[1:]
 
@@ -279,8 +279,8 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
     jam: Jamboree, room: str, trimmed: int
 ) -> None:
     id = record_in_batches(jam)
-    key, store = jam.keyspace.episode(id), jam.store
-    batches = [batch for batch in jam.redis_store.read(key, 0, 10**9).batches]  # type: ignore[union-attr]
+    key, store = jam._connection.keyspace.episode(id), jam._connection.store
+    batches = [batch for batch in jam._connection.redis_store.read(key, 0, 10**9).batches]  # type: ignore[union-attr]
     edges = sorted({batch.t_first for batch in batches} | {batch.t_last for batch in batches})
     times = [edges[0] - 1, edges[0], edges[5], edges[9], edges[-1], edges[-1] + 1]
     reads: list[tuple[Any, ...]] = [
@@ -294,7 +294,7 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         *(("as_of", repr(t), k) for t, k in product(times, (0, 1, 3))),
     ]
     whole = jam.redis.lrange(key, 0, -1)
-    slices = [jam.redis_store.select(key, *how) for how in reads]
+    slices = [jam._connection.redis_store.select(key, *how) for how in reads]
     expected = [[batch.blob for batch in found.batches] for found in slices]  # type: ignore[union-attr]
     trim(jam, key, trimmed)
     rest = jam.redis.lrange(key, 0, -1)
@@ -314,12 +314,12 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
 
 def test_batches_that_mongodb_keeps_twice_are_read_once(jam: Jamboree, room: str) -> None:
     id = record_in_batches(jam)
-    key = jam.keyspace.episode(id)
+    key = jam._connection.keyspace.episode(id)
     wanted = jam.episode(id).data().rewards.tolist()
     inline = jam.mongo.logs.find_one({"_id": key})["frames"]
     born = decode_head(jam.redis.lindex(key, 0), where=key).born
     # as a backup leaves it that was killed before it had kept a head
-    assert jam.mongo_store.insert_batches((key, born, blob) for blob in inline) == {}
+    assert jam._connection.mongo_store.insert_batches((key, born, blob) for blob in inline) == {}
     trim(jam, key, 6)
 
     assert jam.episode(id).data().rewards.tolist() == wanted
@@ -446,15 +446,15 @@ def test_a_full_redis_is_read_from_mongodb(jam: Jamboree) -> None:
         assert jam.episodes().ids() == [id]
         assert jam.episodes().table().num_rows == 26
         assert [one["n"] for one in notes.many(10)] == list(range(10))
-    assert list(jam.redis_store.log_keys()) == []
+    assert list(jam._connection.redis_store.log_keys()) == []
     jam.redis.config_set("maxmemory", 0)
     np.testing.assert_array_equal(jam.episode(id).data().observations, wanted)
-    assert len(list(jam.redis_store.log_keys())) == 1
+    assert len(list(jam._connection.redis_store.log_keys())) == 1
 
 
 def test_a_full_redis_is_not_filled_by_older_batches(jam: Jamboree) -> None:
     id = record_in_batches(jam)
-    key = jam.keyspace.episode(id)
+    key = jam._connection.keyspace.episode(id)
     wanted = jam.episode(id).data().rewards.tolist()
     trim(jam, key, 5)
     jam.redis.config_set("maxmemory", 1)
@@ -517,7 +517,7 @@ def test_a_part_that_mongodb_alone_holds_is_never_left_out_in_silence(
 ) -> None:
     jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
     id = record_in_batches(jam)
-    trim(jam, jam.keyspace.episode(id), 5)
+    trim(jam, jam._connection.keyspace.episode(id), 5)
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
 
     for url in (None, f"mongodb://127.0.0.1:{free_port()}"):
@@ -529,7 +529,7 @@ def test_a_part_that_mongodb_alone_holds_is_never_left_out_in_silence(
 
 def test_a_trimmed_part_that_mongodb_lost_is_a_decode_error(jam: Jamboree) -> None:
     id = record_in_batches(jam)
-    key = jam.keyspace.episode(id)
+    key = jam._connection.keyspace.episode(id)
     trim(jam, key, 6)
     jam.mongo.chunks.delete_one({"key": key})
     with pytest.raises(DecodeError, match="a batch is missing"):
@@ -543,7 +543,7 @@ def test_a_trimmed_part_that_mongodb_lost_is_a_decode_error(jam: Jamboree) -> No
 def test_one_damaged_log_in_mongodb_leaves_the_others_readable(jam: Jamboree) -> None:
     ids = [record(jam) for _ in range(3)]
     jam.backup.flush()
-    key = jam.keyspace.episode(ids[1])
+    key = jam._connection.keyspace.episode(ids[1])
     jam.mongo.logs.update_one({"_id": key}, {"$set": {"frames_crc": 0}})
     jam.redis.flushall()
 
@@ -596,7 +596,7 @@ def test_what_mongodb_has_not_forgotten_yet_is_not_read_either(
 
     with pytest.raises(EpisodeNotFound):
         jam.episode(ids[0]).data()
-    jam.redis.delete(jam.keyspace.coverage, jam.keyspace.episode(ids[1]))
+    jam.redis.delete(jam._connection.keyspace.coverage, jam._connection.keyspace.episode(ids[1]))
     assert jam.episodes().ids() == ids[1:]
     assert jam.backup.restore() == 1
     assert jam.episodes().ids() == ids[1:]
@@ -608,16 +608,16 @@ def test_deleted_while_it_is_being_put_back_it_stays_deleted(
 ) -> None:
     ids = [record(jam) for _ in range(2)]
     jam.backup.flush()
-    key = jam.keyspace.episode(ids[0])
+    key = jam._connection.keyspace.episode(ids[0])
     entry = IndexEntry(ids[0], b"", jam.episode(ids[0]).summary.run, 0.0)
-    jam.redis.delete(key, jam.keyspace.coverage)
+    jam.redis.delete(key, jam._connection.keyspace.coverage)
     owner, method = (Listings, "list_episodes") if is_listing else (Restorer, "restore")
     put, has_deleted = getattr(owner, method), list[bool]()
 
     def after_a_deletion(self: Any, *arguments: Any, **options: Any) -> Any:
         if not has_deleted:
             has_deleted.append(True)
-            jam.delete_log(key, entry=entry)
+            jam._connection.delete_log(key, entry=entry)
         return put(self, *arguments, **options)
 
     monkeypatch.setattr(owner, method, after_a_deletion)

@@ -182,7 +182,7 @@ def test_frames_of_a_live_episode_are_seen_by_others(open_jamboree: OpenJamboree
     writer, reader = open_jamboree(), open_jamboree()
     env = writer.record(RenderingEnv(), record_frames=1)
     play(env, [ACTION] * 2)
-    wait_until(lambda: reader.redis.exists(reader.keyspace.episode(env.episode_id)))
+    wait_until(lambda: reader.redis.exists(reader._connection.keyspace.episode(env.episode_id)))
     episode = reader.episode(env.episode_id)
 
     wait_until(lambda: steps_of(episode) == [0, 1, 2])
@@ -266,7 +266,7 @@ def test_a_backup_brings_frames_back(jam: Jamboree) -> None:
     episode = rendered(jam, 1)
     before = [frame.tobytes() for _, frame in episode.renders()]
     jam.backup.flush()
-    for key in jam.redis.scan_iter(f"{jam.keyspace.namespace}:*"):
+    for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*"):
         jam.redis.delete(key)
     jam.backup.restore()
 
@@ -279,14 +279,14 @@ def test_an_episode_whose_frames_are_damaged_can_be_deleted(jam: Jamboree, backe
     jam.flush()
     if backed_up:
         jam.backup.flush()
-    frames = jam.keyspace.records("render", {"episode": episode.id})
+    frames = jam._connection.keyspace.records("render", {"episode": episode.id})
     jam.redis.lset(frames, 0, b"no head")
 
     episode.delete()
 
-    assert not jam.redis.exists(frames, jam.keyspace.episode(episode.id))
+    assert not jam.redis.exists(frames, jam._connection.keyspace.episode(episode.id))
     jam.backup.flush()
-    assert list(jam.mongo_store.keys()) == []
+    assert list(jam._connection.mongo_store.keys()) == []
 
 
 def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
@@ -296,7 +296,7 @@ def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
     jam = open_jamboree(mongo_url=own_mongo.url)
     episode = rendered(jam, True)
     jam.backup.flush()
-    jam.redis.delete(jam.keyspace.records("render", {"episode": episode.id}))
+    jam.redis.delete(jam._connection.keyspace.records("render", {"episode": episode.id}))
     own_mongo.kill()
 
     with pytest.raises(StoreUnavailable):
@@ -305,7 +305,7 @@ def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
 
     own_mongo.start()
     episode.delete()
-    assert list(jam.mongo_store.keys()) == []
+    assert list(jam._connection.mongo_store.keys()) == []
 
 
 @pytest.mark.parametrize("backed_up", [True, False])
@@ -315,19 +315,19 @@ def test_a_deleted_episode_takes_its_frames_along(jam: Jamboree, backed_up: bool
         jam.backup.flush()
     episode.delete()
 
-    keys = [key.decode() for key in jam.redis.scan_iter(f"{jam.keyspace.namespace}:*")]
+    keys = [key.decode() for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*")]
     assert not [key for key in keys if episode.id in key]
-    assert not [key for key in list(jam.mongo_store.keys()) if episode.id in key]
+    assert not [key for key in list(jam._connection.mongo_store.keys()) if episode.id in key]
     assert steps_of(other) == [0, 1, 2, 3, 4, 5]
 
 
 def test_frames_that_only_the_backup_holds_go_with_the_episode(jam: Jamboree) -> None:
     episode = rendered(jam, 1)
     jam.backup.flush()
-    jam.redis.delete(jam.keyspace.records("render", {"episode": episode.id}))
+    jam.redis.delete(jam._connection.keyspace.records("render", {"episode": episode.id}))
     episode.delete()
 
-    assert list(jam.mongo_store.keys()) == []
+    assert list(jam._connection.mongo_store.keys()) == []
 
 
 def test_a_record_without_a_step_gives_decode_error(jam: Jamboree) -> None:

@@ -59,7 +59,7 @@ def recorded(jam: Jamboree, count: int = 1, length: int = 3, **options: Any) -> 
     keys = []
     for _ in range(count):
         play(env, [ACTION] * length)
-        keys.append(jam.keyspace.episode(env.episode_id))
+        keys.append(jam._connection.keyspace.episode(env.episode_id))
         jam.flush()
     return keys
 
@@ -68,19 +68,19 @@ def over(jam: Jamboree) -> Candidate:
     """An episode that is over and backed up, as it is found."""
     (key,) = recorded(jam)
     jam.backup.flush()
-    head = jam.redis_store.head(key)
+    head = jam._connection.redis_store.head(key)
     assert head is not None
     return Candidate(head.t_last, key, head.born, head.revision)
 
 
 def here(jam: Jamboree) -> set[str]:
     """Keys of the logs that Redis holds."""
-    return set(jam.redis_store.log_keys())
+    return set(jam._connection.redis_store.log_keys())
 
 
 def kept(jam: Jamboree, key: str) -> tuple[Head, int]:
     """The head of a log in MongoDB, and how many records there are, without a gap."""
-    (_, found), *_ = stored_logs(jam.mongo_store, [key])
+    (_, found), *_ = stored_logs(jam._connection.mongo_store, [key])
     assert isinstance(found, tuple)
     head, blobs = found
     return head, sum(batch.count for batch in checked_chain(blobs, head, where=key))
@@ -149,11 +149,11 @@ def test_without_mongodb_nothing_goes(
 
 def test_a_log_that_began_anew_is_not_taken_for_the_one_that_was_found(jam: Jamboree) -> None:
     found = over(jam)
-    jam.redis_store.eviction.trim(
+    jam._connection.redis_store.eviction.trim(
         [found._replace(born=found.born - 1)], {found.key: 4}, before=1e300
     )
     assert here(jam) == {found.key}
-    jam.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
+    jam._connection.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == set()
 
 
@@ -161,22 +161,22 @@ def test_a_log_of_which_something_is_not_acknowledged_stays_whatever_else_is_sai
     jam: Jamboree,
 ) -> None:
     found = over(jam)
-    head = jam.redis_store.head(found.key)
+    head = jam._connection.redis_store.head(found.key)
     assert head is not None
     jam.redis.lset(found.key, 0, replace(head, acked=3).encode())
-    jam.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
+    jam._connection.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
 
 
 def test_a_change_that_came_after_it_was_found_keeps_an_episode(jam: Jamboree) -> None:
     found = over(jam)
     changed = found._replace(over_at=found.over_at + 1)  # type: ignore[operator]
-    jam.redis_store.eviction.trim([changed], {found.key: 4}, before=1e300)
+    jam._connection.redis_store.eviction.trim([changed], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
-    jam.redis_store.eviction.trim([found], {found.key: 3}, before=1e300)
+    jam._connection.redis_store.eviction.trim([found], {found.key: 3}, before=1e300)
     assert here(jam) == {found.key}
-    jam.redis.zadd(jam.keyspace.unbacked, {found.key: 9})
-    jam.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
+    jam.redis.zadd(jam._connection.keyspace.unbacked, {found.key: 9})
+    jam._connection.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
 
 
@@ -214,16 +214,16 @@ def test_an_interrupted_episode_is_kept_as_such(jam: Jamboree, open_jamboree: Op
         env.step(ACTION)
         jam.flush()
     jam.backup.flush()
-    jam._lease.close(1)
-    jam.redis.delete(jam.keyspace.lease(jam.writer_name))
-    reader = open_jamboree(mongo_url=jam._mongo_url)
-    key = jam.keyspace.episode(env.episode_id)
+    jam._connection._lease.close(1)
+    jam.redis.delete(jam._connection.keyspace.lease(jam._connection.writer_name))
+    reader = open_jamboree(mongo_url=jam._connection.mongo_url)
+    key = jam._connection.keyspace.episode(env.episode_id)
     reader.backup.retain(max_redis_bytes=0, keep=[{"status": "interrupted"}])
     reader.backup.trim()
-    assert reader.redis_store.head(key).held == 0  # type: ignore[union-attr]
+    assert reader._connection.redis_store.head(key).held == 0  # type: ignore[union-attr]
     reader.backup.retain(max_redis_bytes=0, keep=[{"status": "terminated"}])
     reader.backup.trim()
-    assert reader.redis_store.head(key).held > 0  # type: ignore[union-attr]
+    assert reader._connection.redis_store.head(key).held > 0  # type: ignore[union-attr]
 
 
 def test_only_what_is_old_enough_goes_for_its_age(jam: Jamboree) -> None:
@@ -231,7 +231,7 @@ def test_only_what_is_old_enough_goes_for_its_age(jam: Jamboree) -> None:
     between = time.time()
     recent = recorded(jam, 2)
     jam.backup.flush()
-    age_s = jam.redis_store.time() - between
+    age_s = jam._connection.redis_store.time() - between
     jam.backup.retain(max_age_s=age_s + 3600)
     jam.backup.trim()
     assert here(jam) == {*old, *recent}
@@ -247,13 +247,16 @@ def test_the_oldest_goes_first(
     jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, flush_interval_s=600)
     keys = recorded(jam, 300, length=60)
     jam.backup.flush()
-    limit = jam.redis_store.eviction.memory().used_bytes - 20 * jam.redis_store.memory(keys[0])
+    limit = (
+        jam._connection.redis_store.eviction.memory().used_bytes
+        - 20 * jam._connection.redis_store.memory(keys[0])
+    )
     jam.backup.retain(max_redis_bytes=limit)
     jam.backup.trim()
     gone = len(keys) - len(here(jam))
     assert here(jam) == set(keys[gone:])
     assert 20 <= gone < len(keys)
-    assert jam.redis_store.eviction.memory().used_bytes < limit
+    assert jam._connection.redis_store.eviction.memory().used_bytes < limit
 
 
 def test_no_more_goes_than_is_needed(jam: Jamboree) -> None:
@@ -261,11 +264,11 @@ def test_no_more_goes_than_is_needed(jam: Jamboree) -> None:
     jam.backup.flush()
     found = [
         Candidate(head.t_last, key, head.born, head.revision)
-        for key, head in jam.redis_store.reader.heads(keys).items()
+        for key, head in jam._connection.redis_store.reader.heads(keys).items()
         if isinstance(head, Head)
     ]
-    enough = jam.redis_store.memory(keys[0]) + 1
-    let = jam.redis_store.eviction.trim(
+    enough = jam._connection.redis_store.memory(keys[0]) + 1
+    let = jam._connection.redis_store.eviction.trim(
         found, dict.fromkeys(keys, 4), before=1e300, enough_bytes=enough
     )
     assert here(jam) == set(keys[2:])
@@ -273,7 +276,7 @@ def test_no_more_goes_than_is_needed(jam: Jamboree) -> None:
 
 
 def test_of_what_goes_in_part_no_more_goes_than_is_needed(jam: Jamboree) -> None:
-    store, key = jam.redis_store, jam.keyspace.records("n", {})
+    store, key = jam._connection.redis_store, jam._connection.keyspace.records("n", {})
     times = [time.time() + number for number in range(6)]
     batches = [append(key, number, t=t) for number, t in enumerate(times)]
     for one in batches:
@@ -301,23 +304,23 @@ def test_of_what_goes_on_only_what_both_stores_say_is_kept_goes(
         if number + 1 == acked:
             jam.backup.flush()
         env.step(ACTION)
-    key = jam.keyspace.episode(env.episode_id)
-    head = jam.redis_store.head(key)
+    key = jam._connection.keyspace.episode(env.episode_id)
+    head = jam._connection.redis_store.head(key)
     assert head is not None
     found = Candidate(head.born, key, head.born, None)
-    jam.redis_store.eviction.trim([found], {key: counted}, before=1e300)
-    assert jam.redis_store.head(key).held == 2  # type: ignore[union-attr]
+    jam._connection.redis_store.eviction.trim([found], {key: counted}, before=1e300)
+    assert jam._connection.redis_store.head(key).held == 2  # type: ignore[union-attr]
 
 
 def test_what_is_asked_for_is_in_both_stores_and_outlives_an_emptied_redis(jam: Jamboree) -> None:
     jam.backup.retain(max_redis_bytes=10**12, max_age_s=3600, keep=[{"tags": {"n": [1, 2]}}])
     told = RetentionPolicy(10**12, 3600, ({"tags": {"n": [1, 2]}},))
     assert jam.backup.retention() == told
-    jam.redis.delete(jam.keyspace.retention)
+    jam.redis.delete(jam._connection.keyspace.retention)
     assert jam.backup.retention() == told
-    assert jam.redis.exists(jam.keyspace.retention)
+    assert jam.redis.exists(jam._connection.keyspace.retention)
     jam.backup.retain()
-    jam.redis.delete(jam.keyspace.retention)
+    jam.redis.delete(jam._connection.keyspace.retention)
     assert jam.backup.retention() == RetentionPolicy()
 
 
@@ -355,8 +358,8 @@ def test_a_damaged_policy_keeps_all_and_copies_all(
     recorded(jam)
     jam.backup.flush()
     jam.backup.retain(max_redis_bytes=0)
-    note = jam.redis.get(jam.keyspace.retention)
-    jam.redis.set(jam.keyspace.retention, note[:-1] + b"!")
+    note = jam.redis.get(jam._connection.keyspace.retention)
+    jam.redis.set(jam._connection.keyspace.retention, note[:-1] + b"!")
     with pytest.raises(DecodeError, match="retention"):
         jam.backup.trim()
     follower = follower_of(jam)
@@ -383,11 +386,11 @@ def test_of_an_episode_that_goes_on_the_newest_append_stays(any_jam: Jamboree) -
     for number in range(30):
         env.step(ACTION)
         jam.flush()
-        key = jam.keyspace.episode(env.episode_id)
+        key = jam._connection.keyspace.episode(env.episode_id)
         if number % 10 == 9:
             jam.backup.flush()
             trim_all(jam)
-            head = jam.redis_store.head(key)
+            head = jam._connection.redis_store.head(key)
             assert head is not None
             assert head.held == head.newest == head.count - 1
             assert jam.redis.llen(key) == 2
@@ -398,7 +401,7 @@ def test_of_an_episode_that_goes_on_the_newest_append_stays(any_jam: Jamboree) -
 
 def test_an_append_that_is_repeated_after_trimming_is_stored_once(jam: Jamboree) -> None:
     """Its answer was lost."""
-    store, key = jam.redis_store, jam.keyspace.records("n", {})
+    store, key = jam._connection.redis_store, jam._connection.keyspace.records("n", {})
     appends = [append(key, start) for start in range(3)]
     for one in appends:
         store.append([one])
@@ -427,7 +430,7 @@ def test_an_episode_in_one_append_that_is_repeated_after_trimming_is_kept_once(
     jam.backup.flush()
     trim_all(jam)
     assert here(jam) == set()
-    jam.redis_store.append(sent[-1:])
+    jam._connection.redis_store.append(sent[-1:])
     jam.backup.flush()
     assert kept(jam, key)[1] == 4
     assert jam.backup.verify()
@@ -442,10 +445,10 @@ def test_an_episode_in_several_appends_stays_for_a_minute(jam: Jamboree) -> None
     for _ in range(3):
         env.step(ACTION)
         jam.flush()
-    key = jam.keyspace.episode(env.episode_id)
+    key = jam._connection.keyspace.episode(env.episode_id)
     jam.backup.flush()
     trim_all(jam)
-    head = jam.redis_store.head(key)
+    head = jam._connection.redis_store.head(key)
     assert head is not None
     assert head.held == head.newest > 0
     age(jam, key)
@@ -464,13 +467,17 @@ def append(key: str, start: int, *, writer: bytes = WRITER, t: float | None = No
 
 def age(jam: Jamboree, key: str) -> None:
     """Make a log's newest record long past."""
-    head = jam.redis_store.head(key)
+    head = jam._connection.redis_store.head(key)
     assert head is not None
     jam.redis.lset(key, 0, replace(head, t_last=head.t_last - LONG_AGO).encode())
 
 
 def test_records_of_another_writer_stay_for_a_minute(jam: Jamboree) -> None:
-    store, key, now = jam.redis_store, jam.keyspace.records("n", {}), time.time()
+    store, key, now = (
+        jam._connection.redis_store,
+        jam._connection.keyspace.records("n", {}),
+        time.time(),
+    )
     times = [now - LONG_AGO, now - LONG_AGO + 1, now, now, now]
     writers = [OTHER, WRITER, WRITER, OTHER, WRITER]
     for start, (t, writer) in enumerate(zip(times, writers, strict=True)):
@@ -482,7 +489,7 @@ def test_records_of_another_writer_stay_for_a_minute(jam: Jamboree) -> None:
 
 
 def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
-    store, key = any_jam.redis_store, any_jam.keyspace.records("n", {})
+    store, key = any_jam._connection.redis_store, any_jam._connection.keyspace.records("n", {})
     store.append([append(key, 0, t=time.time() - LONG_AGO)])
     any_jam.backup.flush()
     trim_all(any_jam)
@@ -492,14 +499,18 @@ def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
     (result,) = store.append([append(key, 1)])
     assert (result.stored, result.count) == (1, 2)  # type: ignore[union-attr]
     any_jam.backup.flush()
-    (_, found), *_ = stored_logs(any_jam.mongo_store, [key])
+    (_, found), *_ = stored_logs(any_jam._connection.mongo_store, [key])
     assert isinstance(found, tuple)
     batches = checked_chain(found[1], found[0], where=key)
     assert [decode_records(one, where=key)[0]["n"] for one in batches] == [0, 1]
 
 
 def test_records_that_are_old_go_as_they_come_to_be_too_old(jam: Jamboree) -> None:
-    store, key, first = jam.redis_store, jam.keyspace.records("n", {}), time.time() - LONG_AGO
+    store, key, first = (
+        jam._connection.redis_store,
+        jam._connection.keyspace.records("n", {}),
+        time.time() - LONG_AGO,
+    )
     for start in range(2):
         store.append([append(key, start, t=first + start)])
     jam.backup.flush()
@@ -519,12 +530,12 @@ def test_a_log_that_is_popped_keeps_its_first(jam: Jamboree) -> None:
     assert [note["n"] for note in notes.pop(2)] == [0, 1]
     jam.backup.flush()
     trim_all(jam)
-    head = jam.redis_store.head(notes._key)
+    head = jam._connection.redis_store.head(notes._key)
     assert head is not None
     assert (head.first, head.held, head.count) == (2, 3, 4)
     age(jam, notes._key)
     jam.backup.trim()
-    head = jam.redis_store.head(notes._key)
+    head = jam._connection.redis_store.head(notes._key)
     assert head is not None
     assert (head.first, head.held, head.count) == (2, 4, 4)
     assert kept(jam, notes._key)[0].first == 2
@@ -540,15 +551,17 @@ def test_listings_stay_until_logs_are_not_enough(
     recorded(jam, 20, length=400, run="first")
     key, *_ = recorded(jam, 20, length=400, run="second")
     jam.backup.flush()
-    used = jam.redis_store.eviction.memory().used_bytes  # other connections' buffers come and go
-    jam.backup.retain(max_redis_bytes=used - 5 * jam.redis_store.memory(key))
+    used = (
+        jam._connection.redis_store.eviction.memory().used_bytes
+    )  # other connections' buffers come and go
+    jam.backup.retain(max_redis_bytes=used - 5 * jam._connection.redis_store.memory(key))
     jam.backup.trim()
     assert len(here(jam)) < 40
     assert len(jam.episodes().ids()) == 40
-    assert jam.redis.get(jam.keyspace.coverage) == b"all"
+    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
     trim_all(jam)
-    assert jam.redis.get(jam.keyspace.coverage) == b"part"
-    assert jam.redis.hlen(jam.keyspace.summaries("first")) == 0
+    assert jam.redis.get(jam._connection.keyspace.coverage) == b"part"
+    assert jam.redis.hlen(jam._connection.keyspace.summaries("first")) == 0
 
 
 def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
@@ -560,7 +573,8 @@ def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
     jam.redis.delete(lost)
     trim_all(jam)
     listed = {
-        run: jam.redis.hkeys(jam.keyspace.summaries(run)) for run in jam.redis_store.listings.runs()
+        run: jam.redis.hkeys(jam._connection.keyspace.summaries(run))
+        for run in jam._connection.redis_store.listings.runs()
     }
     assert {run: len(ids) for run, ids in listed.items()} == {"gone": 0, "stays": 1, "fresh": 1}
     assert unlisted not in here(jam)
@@ -569,15 +583,15 @@ def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
 def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
     here_again, to_be_copied, gone = recorded(jam, 3, run="a")
     jam.redis.delete(to_be_copied, gone)
-    jam.redis.zrem(jam.keyspace.unbacked, here_again, gone)
-    ids = [jam.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
-    jam.redis_store.eviction.unlist("a", ids)
-    assert set(jam.redis_store.listings.summaries("a")) == set(
+    jam.redis.zrem(jam._connection.keyspace.unbacked, here_again, gone)
+    ids = [jam._connection.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
+    jam._connection.redis_store.eviction.unlist("a", ids)
+    assert set(jam._connection.redis_store.listings.summaries("a")) == set(
         ids
     )  # nobody knows what the listing lacks
-    jam.redis_store.listings.put_coverage("all")
-    jam.redis_store.eviction.unlist("a", ids)
-    assert set(jam.redis_store.listings.summaries("a")) == set(ids[:2])
+    jam._connection.redis_store.listings.put_coverage("all")
+    jam._connection.redis_store.eviction.unlist("a", ids)
+    assert set(jam._connection.redis_store.listings.summaries("a")) == set(ids[:2])
 
 
 # -- who carries it out ---------------------------------------------------------------------------
@@ -585,7 +599,7 @@ def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
 
 def test_a_follower_carries_it_out(jam: Jamboree) -> None:
     keys = recorded(jam, 3)
-    jam.backup.retain(max_redis_bytes=0, keep=[{"run": jam.own_run, "min_steps": 4}])
+    jam.backup.retain(max_redis_bytes=0, keep=[{"run": jam._connection.own_run, "min_steps": 4}])
     follower = follower_of(jam)
     follower.copy_once()
     assert here(jam) == set()
@@ -626,8 +640,8 @@ def test_what_is_kept_from_now_on_is_not_let_go_of_as_it_was_found_before(jam: J
 def test_what_was_found_and_not_needed_goes_the_next_time(jam: Jamboree) -> None:
     keys = recorded(jam, 3)
     jam.backup.flush()
-    trimmer = Trimmer(jam.redis_store, jam.mongo_store)
-    *_, found = find_candidates(jam.redis_store, RetentionPolicy())
+    trimmer = Trimmer(jam._connection.redis_store, jam._connection.mongo_store)
+    *_, found = find_candidates(jam._connection.redis_store, RetentionPolicy())
     trimmer._candidates = sorted(found)
     for number in range(3):
         assert here(jam) == set(keys[number:])
@@ -643,13 +657,15 @@ def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
 
     monkeypatch.setattr(trimming, "find_candidates", passes_by)
     jam.backup.retain(max_redis_bytes=10**15)
-    trimmer = Trimmer(jam.redis_store, jam.mongo_store)
+    trimmer = Trimmer(jam._connection.redis_store, jam._connection.mongo_store)
     trimmer.work_for_a_turn()
     trimmer._begin_search()
-    copier = LogCopier(jam.redis_store, jam.mongo_store, on_acknowledged=trimmer.add)
+    copier = LogCopier(
+        jam._connection.redis_store, jam._connection.mongo_store, on_acknowledged=trimmer.add
+    )
     keys = recorded(jam, 2)
     copier.begin()
-    list(copier.copy(list(jam.redis_store.acknowledgements.unbacked())))
+    list(copier.copy(list(jam._connection.redis_store.acknowledgements.unbacked())))
     while trimmer._search is not None:
         trimmer._continue_search()
     trimmer._trim_by_size(10**15)
@@ -674,7 +690,7 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
         jam.flush()
         env.step(ACTION)
     jam.flush()
-    owner = copying if where == "pages" else type(jam.mongo_store)
+    owner = copying if where == "pages" else type(jam._connection.mongo_store)
     real = getattr(owner, where)
 
     def another_is_quicker(*arguments: Any) -> Any:
@@ -687,12 +703,12 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
         return real(*arguments)
 
     monkeypatch.setattr(owner, where, another_is_quicker)
-    copier = LogCopier(jam.redis_store, jam.mongo_store)
+    copier = LogCopier(jam._connection.redis_store, jam._connection.mongo_store)
     copier.begin()
-    list(copier.copy(list(jam.redis_store.acknowledgements.unbacked())))
+    list(copier.copy(list(jam._connection.redis_store.acknowledgements.unbacked())))
     assert copier.failures == {}
-    key = jam.keyspace.episode(env.episode_id)
-    assert jam.redis_store.head(key).held == 23  # type: ignore[union-attr]
+    key = jam._connection.keyspace.episode(env.episode_id)
+    assert jam._connection.redis_store.head(key).held == 23  # type: ignore[union-attr]
     assert kept(jam, key)[1] == 24
     assert jam.backup.verify()
 
@@ -710,7 +726,7 @@ def test_two_followers_let_go_of_it_once(jam: Jamboree) -> None:
         follower.copy_once()
     status = jam.backup.status()
     assert (status.pending_logs, status.last_error) == (0, None)
-    assert kept(jam, jam.keyspace.episode(env.episode_id))[1] == 21
+    assert kept(jam, jam._connection.keyspace.episode(env.episode_id))[1] == 21
 
 
 def test_the_share_of_maxmemory_is_the_limit_without_a_policy(

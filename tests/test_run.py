@@ -262,7 +262,9 @@ FORKS = """
 import os, sys
 from jamboree_gym import Jamboree
 jam = Jamboree(sys.argv[1], namespace=sys.argv[2])
-jam.add_close_callback(lambda: print("closed by", "parent" if os.getpid() == parent else "child"))
+jam._connection.add_close_callback(
+    lambda: print("closed by", "parent" if os.getpid() == parent else "child")
+)
 parent = os.getpid()
 child = os.fork()
 if child == 0:
@@ -274,7 +276,9 @@ jam.close()
 
 
 def test_what_is_to_be_said_before_closing_is_said_by_its_own_process(jam: Jamboree) -> None:
-    done = run_warm(FORKS, f"unix://{jam.store.where}", jam.keyspace.namespace)
+    done = run_warm(
+        FORKS, f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
+    )
 
     assert done.stdout.split("\n") == ["closed by parent", ""], done.stderr
 
@@ -294,7 +298,9 @@ def test_reading_a_run_loads_no_torch(jam: Jamboree) -> None:
     begin(jam)
     MetricHandler(jam, "r").put(1, session="s", values={"loss": 1.0})
     jam.flush()
-    done = run_warm(READS, f"unix://{jam.store.where}", jam.keyspace.namespace)
+    done = run_warm(
+        READS, f"unix://{jam._connection.store.where}", jam._connection.keyspace.namespace
+    )
 
     assert done.stdout.split("\n") == ["1 1 1 PPO", "[]", ""], done.stderr
 

@@ -49,7 +49,7 @@ class NoisyEnv(gym.Env[Any, Any]):
 
 def in_redis(jam: Jamboree) -> int:
     """Number of records that are there, without asking a writer for more."""
-    return sum(jam.store.count(key) for key in jam.redis_store.log_keys())
+    return sum(jam._connection.store.count(key) for key in jam._connection.redis_store.log_keys())
 
 
 def step_one(jam: Jamboree) -> None:
@@ -112,7 +112,7 @@ def test_a_server_that_is_slow_is_not_waited_for(
         os.kill(own_valkey.process.pid, signal.SIGCONT)
     jam.flush()
 
-    pauses = (time.monotonic() - began) / jam.writer.schedule.pause_s
+    pauses = (time.monotonic() - began) / jam._connection.writer.schedule.pause_s
     assert 0 < len(waits) < 20 + pauses  # a millisecond in each, apart from the first few
 
 
@@ -142,8 +142,10 @@ def test_a_synchronous_save_waits_for_no_thread_after_an_outage(
         handler.save({"n": 0})
     durable_valkey.start()
     jam.flush()
-    wait_until(lambda: not jam.writer.backpressure.has_outage)
-    wait_until(lambda: time.monotonic() > jam.writer.schedule.late_at)  # of a round that is over
+    wait_until(lambda: not jam._connection.writer.backpressure.has_outage)
+    wait_until(
+        lambda: time.monotonic() > jam._connection.writer.schedule.late_at
+    )  # of a round that is over
     waits: list[None] = []
     monkeypatch.setattr(Schedule, "step_aside", lambda _: waits.append(None))
 

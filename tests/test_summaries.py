@@ -45,12 +45,12 @@ def flipped(content: bytes, place: int = -1) -> bytes:
 
 
 def damage_summary(jam: Jamboree, id: str, run: str = "a") -> None:
-    listing = jam.keyspace.summaries(run)
+    listing = jam._connection.keyspace.summaries(run)
     jam.redis.hset(listing, id, flipped(jam.redis.hget(listing, id)))
 
 
 def damage_head(jam: Jamboree, id: str, place: int = 30) -> None:
-    key = jam.keyspace.episode(id)
+    key = jam._connection.keyspace.episode(id)
     jam.redis.lset(key, 0, flipped(jam.redis.lindex(key, 0), place))
 
 
@@ -75,9 +75,10 @@ def test_that_is_said_once(jam: Jamboree, ids: list[str], caplog: pytest.LogCapt
         list(jam.episodes())
 
     (warning,) = caplog.messages
+    keyspace = jam._connection.keyspace
     assert warning == (
-        f"{jam.keyspace.summaries('a')}: summary of {ids[1]}: the checksum does not match; it is "
-        f"read from the head of {jam.keyspace.episode(ids[1])}. jam.backup.restore() puts it right"
+        f"{keyspace.summaries('a')}: summary of {ids[1]}: the checksum does not match; it is "
+        f"read from the head of {keyspace.episode(ids[1])}. jam.backup.restore() puts it right"
     )
 
 
@@ -86,7 +87,7 @@ def test_it_is_read_from_mongodb_where_redis_does_not_have_the_log(
 ) -> None:
     whole = jam.episodes().summaries()
     jam.backup.flush()
-    jam.redis.delete(jam.keyspace.episode(ids[1]))
+    jam.redis.delete(jam._connection.keyspace.episode(ids[1]))
     damage_summary(jam, ids[1])
 
     assert jam.episodes().summaries() == whole
@@ -97,7 +98,7 @@ def test_a_summary_of_which_nothing_is_left_is_read_from_the_log(
 ) -> None:
     whole = jam.episodes().summaries()
     for nothing in (b"", b"no"):
-        jam.redis.hset(jam.keyspace.summaries("a"), ids[1], nothing)
+        jam.redis.hset(jam._connection.keyspace.summaries("a"), ids[1], nothing)
         assert jam.episodes().summaries() == whole
 
 
@@ -135,8 +136,8 @@ def test_the_others_are_listed_and_it_is_named(
         assert jam.episodes().ids() == [ids[0], ids[2]]
 
     (warning,) = caplog.messages
-    assert f"{jam.keyspace.summaries('a')}: summary of {ids[1]}" in warning
-    assert jam.keyspace.episode(ids[1]) in warning
+    assert f"{jam._connection.keyspace.summaries('a')}: summary of {ids[1]}" in warning
+    assert jam._connection.keyspace.episode(ids[1]) in warning
     assert f"jam.backup.restore(['{ids[1]}'])" in warning
     assert f"jam.episode('{ids[1]}').delete()" in warning
 
@@ -180,7 +181,7 @@ def test_a_backup_that_is_away_hides_no_other_episode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
-    jam.redis.delete(jam.keyspace.episode(ids[1]))
+    jam.redis.delete(jam._connection.keyspace.episode(ids[1]))
     damage_summary(jam, ids[1])
     without = open_jamboree(mongo_url="mongodb://127.0.0.1:1")
 
@@ -193,11 +194,11 @@ def test_a_backup_that_is_away_hides_no_other_episode(
 def test_verify_names_it_and_restore_puts_it_right(
     jam: Jamboree, ids: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    listing = jam.keyspace.summaries("a")
+    listing = jam._connection.keyspace.summaries("a")
     jam.backup.flush()
     whole = jam.redis.hgetall(listing)
     damage_summary(jam, ids[1])
-    key = jam.keyspace.episode(ids[1])
+    key = jam._connection.keyspace.episode(ids[1])
 
     different = jam.backup.verify().different
     assert different == {key: f"{listing}: summary of {ids[1]}: the checksum does not match"}
@@ -211,7 +212,7 @@ def test_verify_names_it_and_restore_puts_it_right(
 
 
 def test_a_restore_lists_what_mongodb_alone_holds(jam: Jamboree, ids: list[str]) -> None:
-    listing, key = jam.keyspace.summaries("a"), jam.keyspace.episode(ids[1])
+    listing, key = jam._connection.keyspace.summaries("a"), jam._connection.keyspace.episode(ids[1])
     jam.backup.flush()
     whole, log = jam.redis.hgetall(listing), jam.redis.lrange(key, 1, -1)
     damage_summary(jam, ids[1])
@@ -224,7 +225,7 @@ def test_a_restore_lists_what_mongodb_alone_holds(jam: Jamboree, ids: list[str])
 
 @pytest.mark.parametrize("place", [30, -1], ids=["head", "note"])
 def test_a_log_with_a_damaged_head_is_replaced(jam: Jamboree, ids: list[str], place: int) -> None:
-    listing, key = jam.keyspace.summaries("a"), jam.keyspace.episode(ids[1])
+    listing, key = jam._connection.keyspace.summaries("a"), jam._connection.keyspace.episode(ids[1])
     jam.backup.flush()
     whole, log = jam.redis.hgetall(listing), jam.redis.lrange(key, 0, -1)
     damage_summary(jam, ids[1])
@@ -243,7 +244,7 @@ def test_a_log_of_which_mongodb_does_not_hold_all_is_not_replaced(jam: Jamboree)
     env.step(ACTION)
     env.close()
     jam.flush()
-    key = jam.keyspace.episode(env.episode_id)
+    key = jam._connection.keyspace.episode(env.episode_id)
     damage_head(jam, env.episode_id)
     log = jam.redis.lrange(key, 0, -1)
 
@@ -251,7 +252,9 @@ def test_a_log_of_which_mongodb_does_not_hold_all_is_not_replaced(jam: Jamboree)
         with pytest.raises(DecodeError, match=re.escape(key)):
             jam.backup.restore()
         assert jam.redis.lrange(key, 0, -1) == log
-        jam.redis.zrem(jam.keyspace.unbacked, key)  # as where MongoDB was put back to before
+        jam.redis.zrem(
+            jam._connection.keyspace.unbacked, key
+        )  # as where MongoDB was put back to before
 
 
 def test_a_record_that_was_taken_off_does_not_come_back_with_a_damaged_head(jam: Jamboree) -> None:
@@ -270,14 +273,18 @@ def test_a_record_that_was_taken_off_does_not_come_back_with_a_damaged_head(jam:
 def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
     jam: Jamboree, ids: list[str]
 ) -> None:
-    store, listing, key = jam.redis_store, jam.keyspace.summaries("a"), jam.keyspace.episode(ids[1])
+    store, listing, key = (
+        jam._connection.redis_store,
+        jam._connection.keyspace.summaries("a"),
+        jam._connection.keyspace.episode(ids[1]),
+    )
     jam.backup.flush()
     summary, log = jam.redis.hget(listing, ids[1]), jam.redis.lrange(key, 0, -1)
     head, entry = store.head(key), IndexEntry(ids[1], b"what was there before", "a", 1.0)
     assert head is not None
 
     standing = store.restorer.standing()
-    mongo = jam.mongo_store.identity()
+    mongo = jam._connection.mongo_store.identity()
     assert not store.restorer.restore(
         key, head, (), None, standing=standing, mongo=mongo, instead_of=b"damaged"
     )
@@ -292,7 +299,7 @@ def test_what_cannot_be_put_right_is_named_and_can_be_deleted(
     for id in ids[1:]:
         damage_summary(jam, id)
     damage_head(jam, ids[1])
-    jam.redis.delete(jam.keyspace.episode(ids[2]))
+    jam.redis.delete(jam._connection.keyspace.episode(ids[2]))
 
     with pytest.raises(DecodeError, match=r"the checksum does not match.*1 more like it"):
         jam.backup.restore()

@@ -154,8 +154,8 @@ def test_a_killed_one_leaves_whole_parts_and_is_gone_on_with(jam: Jamboree, tmp_
     for steps in (4, 3, 6, 2, 5):
         counted(jam, steps)
     jam.flush()
-    url = f"unix://{jam.store.where}"
-    assert run_python(KILLED, url, jam.keyspace.namespace, tmp_path).returncode == -9
+    url = f"unix://{jam._connection.store.where}"
+    assert run_python(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     left = parts(tmp_path)
     assert 0 < len(left) < 5

@@ -308,7 +308,7 @@ def test_a_file_that_could_not_be_written_leaves_the_one_before(
     jam.episodes().to_arrow(path)
     other = counted(jam, 3)
     jam.flush()
-    jam.redis.delete(jam.keyspace.episode(other))
+    jam.redis.delete(jam._connection.keyspace.episode(other))
 
     with pytest.raises(EpisodeNotFound, match=other):
         jam.episodes().to_arrow(path)
@@ -376,8 +376,10 @@ def test_many_short_episodes_are_one_round_trip(
     for steps in range(30):
         counted(jam, steps, run="many")
     trips: list[int] = []
-    whole = jam.store.whole
-    monkeypatch.setattr(jam.store, "whole", lambda keys: trips.append(len(keys)) or whole(keys))
+    whole = jam._connection.store.whole
+    monkeypatch.setattr(
+        jam._connection.store, "whole", lambda keys: trips.append(len(keys)) or whole(keys)
+    )
 
     assert jam.episodes().table().num_rows == sum(range(30))
     assert trips == [30]
@@ -397,7 +399,7 @@ def test_plain_episodes_are_decoded_together(
 def test_a_damaged_episode_among_many_is_named(jam: Jamboree, at: int) -> None:
     ids = [counted(jam, 3) for _ in range(5)]
     jam.flush()
-    key = jam.keyspace.episode(ids[3])
+    key = jam._connection.keyspace.episode(ids[3])
     frame = bytearray(jam.redis.lindex(key, 1))
     frame[at] ^= 1
     jam.redis.lset(key, 1, bytes(frame))
@@ -409,7 +411,7 @@ def test_a_damaged_episode_among_many_is_named(jam: Jamboree, at: int) -> None:
 def test_an_episode_that_is_cut_off_among_many_is_named(jam: Jamboree) -> None:
     ids = [counted(jam, 3) for _ in range(5)]
     jam.flush()
-    key = jam.keyspace.episode(ids[3])
+    key = jam._connection.keyspace.episode(ids[3])
     jam.redis.lset(key, 1, jam.redis.lindex(key, 1)[:50])
 
     with pytest.raises(DecodeError, match=ids[3]):
@@ -419,7 +421,7 @@ def test_an_episode_that_is_cut_off_among_many_is_named(jam: Jamboree) -> None:
 def test_an_episode_that_lacks_a_frame_is_named(jam: Jamboree) -> None:
     ids = [counted(jam, 600) for _ in range(3)]
     jam.flush()
-    jam.redis.rpop(jam.keyspace.episode(ids[1]))
+    jam.redis.rpop(jam._connection.keyspace.episode(ids[1]))
 
     with pytest.raises(DecodeError, match=f"{ids[1]}.*missing"):
         jam.episodes().table()

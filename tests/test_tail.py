@@ -277,9 +277,11 @@ def test_many_episodes_are_read_in_few_round_trips(
 
 def test_an_interrupted_episode_is_followed_once_it_goes_on(open_jamboree: OpenJamboree) -> None:
     jam = open_jamboree()
-    process = start_warm(ONE_BY_ONE, jam.store.where, jam.keyspace.namespace)
+    process = start_warm(
+        ONE_BY_ONE, jam._connection.store.where, jam._connection.keyspace.namespace
+    )
     episode_id = read_line(process).strip()
-    jam.redis.delete(jam.keyspace.lease(jam.episode(episode_id).summary.writer))
+    jam.redis.delete(jam._connection.keyspace.lease(jam.episode(episode_id).summary.writer))
     assert jam.episode(episode_id).status == "interrupted"
     tail = jam.tail(timeout_s=20)
     process.communicate("step\n")
@@ -312,10 +314,10 @@ def test_there_is_a_feed_only_while_somebody_follows(open_jamboree: OpenJamboree
     env = record(writer, 2, length=2)
     writer.flush()
     list(reader.episode(env.episode_id).tail())
-    assert not writer.redis.exists(writer.keyspace.feed)
+    assert not writer.redis.exists(writer._connection.keyspace.feed)
 
     list(reader.tail(timeout_s=0))
-    assert 0 < writer.redis.ttl(writer.keyspace.feed) <= LIFETIME_S
+    assert 0 < writer.redis.ttl(writer._connection.keyspace.feed) <= LIFETIME_S
 
 
 def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
@@ -327,7 +329,7 @@ def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
     pairs, steps = reader.tail(timeout_s=20), reader.episode(env.episode_id).tail(timeout_s=20)
     assert next(pairs)[1].index == next(steps).index == 0
     for expected in (1, 2):
-        writer.redis.delete(writer.keyspace.feed)
+        writer.redis.delete(writer._connection.keyspace.feed)
         env.step(ACTION)
         writer.flush()
 
@@ -347,9 +349,9 @@ def test_a_follower_keeps_the_feed_from_expiring(
     next(tail)
     thread = threading.Thread(target=lambda: next(tail))
     thread.start()
-    wait_until(lambda: reader.redis.exists(reader.keyspace.feed))
-    reader.redis.expire(reader.keyspace.feed, LIFETIME_S - 10)
-    wait_until(lambda: reader.redis.ttl(reader.keyspace.feed) > LIFETIME_S - 10)
+    wait_until(lambda: reader.redis.exists(reader._connection.keyspace.feed))
+    reader.redis.expire(reader._connection.keyspace.feed, LIFETIME_S - 10)
+    wait_until(lambda: reader.redis.ttl(reader._connection.keyspace.feed) > LIFETIME_S - 10)
     env.step(ACTION)
     thread.join()
 
@@ -360,14 +362,14 @@ def one_frame() -> bytes:
 
 
 def test_the_feed_is_capped(jam: Jamboree) -> None:
-    jam.store.feed.position()
+    jam._connection.store.feed.position()
     fill_the_feed(jam, FEED_ENTRIES)
-    assert jam.redis.xlen(jam.keyspace.feed) > FEED_ENTRIES
+    assert jam.redis.xlen(jam._connection.keyspace.feed) > FEED_ENTRIES
     frame = one_frame()
     for start in range(0, FEED_ENTRIES // 5, 500):
         appends = [
             Append(
-                jam.keyspace.episode(f"e{n}"),
+                jam._connection.keyspace.episode(f"e{n}"),
                 2,
                 [frame],
                 1,
@@ -376,18 +378,20 @@ def test_the_feed_is_capped(jam: Jamboree) -> None:
             )
             for n in range(start, start + 500)
         ]
-        assert len(jam.store.append(appends)) == 500
+        assert len(jam._connection.store.append(appends)) == 500
 
-    assert FEED_ENTRIES <= jam.redis.xlen(jam.keyspace.feed) < FEED_ENTRIES * 1.1
+    assert FEED_ENTRIES <= jam.redis.xlen(jam._connection.keyspace.feed) < FEED_ENTRIES * 1.1
 
 
 def test_an_append_that_is_sent_again_is_not_told_again(jam: Jamboree) -> None:
     entry = IndexEntry("e", b"summary", "r", 0.0)
-    jam.store.feed.position()
+    jam._connection.store.feed.position()
     for _ in range(3):
-        jam.store.append([Append(jam.keyspace.episode("e"), 2, [one_frame()], 1, b"note", entry)])
+        jam._connection.store.append(
+            [Append(jam._connection.keyspace.episode("e"), 2, [one_frame()], 1, b"note", entry)]
+        )
 
-    assert jam.redis.xlen(jam.keyspace.feed) == 2
+    assert jam.redis.xlen(jam._connection.keyspace.feed) == 2
 
 
 def test_what_the_feed_has_forgotten_is_not_missed(open_jamboree: OpenJamboree) -> None:
@@ -415,7 +419,9 @@ def fill_the_feed(jam: Jamboree, entries: int, *, maxlen: int | None = None) -> 
     fields = {"episode": "other", "run": "another"}
     with jam.redis.pipeline(transaction=False) as pipe:
         for _ in range(entries):
-            pipe.xadd(jam.keyspace.feed, fields, maxlen=maxlen, approximate=maxlen is not None)
+            pipe.xadd(
+                jam._connection.keyspace.feed, fields, maxlen=maxlen, approximate=maxlen is not None
+            )
         pipe.execute()
 
 
@@ -499,7 +505,9 @@ def test_a_lease_that_expired_while_redis_was_away_is_not_the_end(
     durable_valkey: Server, open_jamboree: OpenJamboree
 ) -> None:
     reader = open_jamboree(durable_valkey.url)
-    process = start_warm(ONE_BY_ONE, reader.store.where, reader.keyspace.namespace)
+    process = start_warm(
+        ONE_BY_ONE, reader._connection.store.where, reader._connection.keyspace.namespace
+    )
     episode_id = read_line(process).strip()
     writer = reader.episode(episode_id).summary.writer
     tail = EpisodeTail(reader, episode_id, reader.episode(episode_id).cursor())
@@ -508,7 +516,7 @@ def test_a_lease_that_expired_while_redis_was_away_is_not_the_end(
     process.communicate()
     durable_valkey.kill()
     durable_valkey.start()
-    reader.redis.delete(reader.keyspace.lease(writer))
+    reader.redis.delete(reader._connection.keyspace.lease(writer))
 
     assert tail.look(0) == []
     assert reader.episode(episode_id).status == "interrupted"
@@ -560,7 +568,7 @@ def test_a_process_that_follows_a_trainer_gets_all_it_records_though_redis_is_ki
 ) -> None:
     jam = open_jamboree(durable_valkey.url)
     names, path, log = (
-        (durable_valkey.url, jam.keyspace.namespace),
+        (durable_valkey.url, jam._connection.keyspace.namespace),
         tmp_path / "got",
         tmp_path / "l",
     )

@@ -60,7 +60,7 @@ def record(jam: Jamboree, steps: int = 3) -> str:
 
 
 def where_of(jam: Jamboree) -> str:
-    return jam.mongo_store.where
+    return jam._connection.mongo_store.where
 
 
 def test_another_mongodb_begins_with_nothing_acknowledged(open_jam: Open) -> None:
@@ -132,11 +132,11 @@ def test_what_redis_has_let_go_of_is_named_and_comes_from_the_one_before(open_ja
     notes = NoteHandler(first, "n")
     notes.save_many([{"n": n} for n in range(5)])
     first.backup.flush()
-    head = first.redis_store.head(notes._key)
+    head = first._connection.redis_store.head(notes._key)
     assert head is not None
-    first.redis.delete(notes._key, first.keyspace.coverage)
+    first.redis.delete(notes._key, first._connection.keyspace.coverage)
     first.episodes().ids()  # lists what MongoDB holds, and puts heads back
-    held = first.redis_store.head(notes._key)
+    held = first._connection.redis_store.head(notes._key)
     assert held is not None
     assert held.held == 5
 
@@ -152,7 +152,7 @@ def test_what_another_mongodb_brings_back_is_not_acknowledged(open_jam: Open) ->
     first, second = open_jam("first"), open_jam("second")
     lost, kept = record(first), record(first)
     first.backup.flush()
-    first.redis.delete(first.keyspace.episode(lost))
+    first.redis.delete(first._connection.keyspace.episode(lost))
     second.backup.flush()
     assert is_complete(second)
 
@@ -173,7 +173,7 @@ def test_what_was_deleted_stays_so_when_the_first_one_is_back(open_jam: Open) ->
     second.backup.flush()
 
     first.backup.flush()
-    first.redis.delete(*first.redis.keys(f"{first.keyspace.namespace}:*"))
+    first.redis.delete(*first.redis.keys(f"{first._connection.keyspace.namespace}:*"))
     with pytest.raises(EpisodeNotFound):
         first.episode(gone).data()
     assert first.episodes().ids() == [kept]
@@ -220,7 +220,12 @@ def test_it_is_copied_to_where_the_last_one_said_that_opened_it(
 def test_a_process_goes_on_where_a_thread_names_the_same_mongodb_otherwise(open_jam: Open) -> None:
     jam, stop = open_jam(), threading.Event()
     options: Any = {"is_new": True, "kind": "process"}
-    process = Follower(jam.redis_store, lambda: jam.mongo_store, to="by-another-name", **options)
+    process = Follower(
+        jam._connection.redis_store,
+        lambda: jam._connection.mongo_store,
+        to="by-another-name",
+        **options,
+    )
     thread = threading.Thread(target=process.run, args=(stop,))
     thread.start()
     try:
@@ -228,7 +233,7 @@ def test_a_process_goes_on_where_a_thread_names_the_same_mongodb_otherwise(open_
         wait_until(lambda: is_complete(jam))
         trainer = open_jam(backup=True)
         record(trainer)
-        wait_until(lambda: process._to == trainer.backed_up_to)
+        wait_until(lambda: process._to == trainer._connection.backed_up_to)
         trainer.close()
         record(jam)
         wait_until(lambda: is_complete(jam))
@@ -246,7 +251,7 @@ def test_an_outage_is_said_once_whatever_words_there_are_for_it(
     def open_mongo() -> MongoStore:
         raise BackupUnavailable(next(words))
 
-    follower = Follower(jam.redis_store, open_mongo, to="m", is_new=True)
+    follower = Follower(jam._connection.redis_store, open_mongo, to="m", is_new=True)
     for _ in range(2):
         follower.copy_once()
     assert [one.getMessage().partition(";")[0] for one in caplog.records] == ["connection reset"]
@@ -256,8 +261,8 @@ def test_one_mongodb_by_two_names_is_one(open_jam: Open, mongo: Server) -> None:
     jam = open_jam()
     record(jam)
     jam.backup.flush()
-    identity = jam.mongo_store.identity()
-    again = MongoStore.from_url(mongo.url, jam.keyspace.namespace)
+    identity = jam._connection.mongo_store.identity()
+    again = MongoStore.from_url(mongo.url, jam._connection.keyspace.namespace)
     assert again.identity_now() == identity
     with MongoClient[Any](mongo.url) as client:
         client[jam.mongo.name]["settings"].update_one({"_id": "identity"}, {"$unset": {"id": 1}})

@@ -98,7 +98,7 @@ def test_saving_blocks_at_max_pending_bytes_and_goes_on_when_redis_is_back(
     saver.start()
     wait_until(lambda: "saving blocks" in caplog.text)
     blocked_at = saver.saved
-    assert limit < jam.writer.pending_bytes < 3 * limit
+    assert limit < jam._connection.writer.pending_bytes < 3 * limit
     with pytest.raises(UnsavedRecords):
         jam.flush(timeout_s=0.5)
     assert saver.saved == blocked_at
@@ -123,11 +123,11 @@ def test_what_is_saved_slowly_fills_no_more_than_max_pending_bytes_either(
         handler.save({"blob": bytes(100_000)})
         with pytest.raises(UnsavedRecords):
             jam.flush(timeout_s=0.0)  # seals: from here on it is a batch of its own
-    wait_until(lambda: jam.writer.backpressure.has_outage)
+    wait_until(lambda: jam._connection.writer.backpressure.has_outage)
     saver = Saver(handler, size=100_000)
     saver.start()
-    wait_until(lambda: jam.writer.pending_bytes > 1 << 20)
-    assert jam.writer.pending_bytes < 2 << 20
+    wait_until(lambda: jam._connection.writer.pending_bytes > 1 << 20)
+    assert jam._connection.writer.pending_bytes < 2 << 20
     with pytest.raises(UnsavedRecords):
         jam.close(timeout_s=0.1)
     saver.join()
@@ -142,11 +142,11 @@ def test_max_pending_bytes_holds_where_it_takes_long_to_add_up_what_waits(
     own_valkey.kill()
     for number in range(3000):
         save_numbers(NoteHandler(jam, f"n{number}"), number)
-    wait_until(lambda: jam.writer.backpressure.has_outage)
+    wait_until(lambda: jam._connection.writer.backpressure.has_outage)
     handler = NoteHandler(jam, "large")
     with pytest.raises(StoreUnavailable):
         save_blobs(handler, CHECK_AFTER_BYTES + 1, count=1000)
-    assert (jam.writer.unsaved - 3000) * CHECK_AFTER_BYTES <= limit + CHECK_AFTER_BYTES
+    assert (jam._connection.writer.unsaved - 3000) * CHECK_AFTER_BYTES <= limit + CHECK_AFTER_BYTES
     with pytest.raises(UnsavedRecords):
         jam.close(timeout_s=0.1)
 
@@ -202,7 +202,7 @@ def test_a_save_in_sync_mode_that_was_not_confirmed_arrives_later_and_once(
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
             save_numbers(handler, number)
     durable_valkey.start()
-    wait_until(lambda: jam.writer.unsaved == 0)
+    wait_until(lambda: jam._connection.writer.unsaved == 0)
     save_numbers(handler, 3)
     assert numbers_in(handler) == [0, 1, 2, 3]
 
@@ -288,7 +288,7 @@ def test_logs_that_cannot_be_written_are_said_in_one_flush_and_in_no_later_one(
     save_numbers(ours, *range(10))
     jam.flush()
     jam.flush()
-    assert jam.writer.unsaved == 0
+    assert jam._connection.writer.unsaved == 0
     assert numbers_in(ours) == list(range(10))
 
 
@@ -337,11 +337,11 @@ def test_a_mistake_in_the_writer_thread_surfaces_at_a_later_save_and_at_flush(
     broken_jam: Jamboree, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = NoteHandler(broken_jam, "n")
-    outbox = BrokenOutbox(handler._key, b"writer-a", broken_jam.writer.mark)
-    broken_jam.adopt(outbox)
+    outbox = BrokenOutbox(handler._key, b"writer-a", broken_jam._connection.writer.mark)
+    broken_jam._connection.adopt(outbox)
     BrokenOutbox.broken = method
     handler.save({"n": 0})
-    wait_until(lambda: broken_jam.writer.backpressure.is_on)
+    wait_until(lambda: broken_jam._connection.writer.backpressure.is_on)
     with pytest.raises(JamboreeError, match=f"writer failed: .*a mistake in {method}"):
         handler.save({"n": 1})
     with pytest.raises(UnsavedRecords, match=f"1 records are not in Redis: .*mistake in {method}"):
@@ -349,7 +349,7 @@ def test_a_mistake_in_the_writer_thread_surfaces_at_a_later_save_and_at_flush(
     assert "ZeroDivisionError" in caplog.text
     BrokenOutbox.broken = ""
     broken_jam.flush()
-    wait_until(lambda: not broken_jam.writer.backpressure.is_on)
+    wait_until(lambda: not broken_jam._connection.writer.backpressure.is_on)
     handler.save({"n": 1})
     assert numbers_in(handler) == [0, 1]
 
@@ -359,9 +359,9 @@ def test_a_log_that_cannot_be_encoded_holds_no_other_back_and_surfaces(
 ) -> None:
     jam = Jamboree(valkey.url, namespace=namespace)
     handler = NoteHandler(jam, "broken")
-    outbox = BrokenOutbox(handler._key, b"writer-a", jam.writer.mark)
+    outbox = BrokenOutbox(handler._key, b"writer-a", jam._connection.writer.mark)
     outbox.broken = "seal"
-    jam.adopt(outbox)
+    jam._connection.adopt(outbox)
     handler.save({"n": 0})
     save_numbers(NoteHandler(jam, "ours"), 1)
     with pytest.raises(UnsavedRecords, match=r"1 records .* cannot be encoded: .*mistake in seal"):
@@ -399,7 +399,7 @@ def test_after_close_nothing_is_taken(valkey: Server, namespace: str, write: str
     for use in (lambda: handler.save({"n": 1}), handler.last, jam.flush):
         with pytest.raises(JamboreeClosed, match="this Jamboree is closed"):
             use()
-    assert jam.writer.unsaved == 0
+    assert jam._connection.writer.unsaved == 0
     with Jamboree(valkey.url, namespace=namespace) as other:
         assert numbers_in(NoteHandler(other, "n")) == [0]
 
@@ -542,7 +542,7 @@ def test_a_handler_that_outlives_a_delete_by_another_goes_on_from_zero(
 
 def test_records_go_through_the_writer_once_each(open_jamboree: OpenJamboree) -> None:
     jam = open_jamboree()
-    outbox = RecordOutbox("k", b"writer-a", jam.writer.mark)
+    outbox = RecordOutbox("k", b"writer-a", jam._connection.writer.mark)
     outbox.append(encode_mapping({"n": 0}))
     assert (outbox.unsaved, outbox.is_settled) == (1, False)
     jam.flush()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from jamboree_gym.backup.copy import pending_records
 from jamboree_gym.backup.follow import Follower
+from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.embedded import EmbeddedServers
@@ -18,7 +19,7 @@ from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
-__all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup"]
+__all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup", "automatic_backup"]
 
 CHECK_S = 1.0  # how often to check that the supervisor is still there
 BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -180,3 +181,16 @@ class SupervisorsBackup:
             return BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
         self._is_asked, self.trouble, self._failures = True, None, 0
         return CHECK_S
+
+
+def automatic_backup(connection: Connection) -> AutomaticBackup | None:
+    """What copies what is saved through a connection; None where there is no MongoDB to copy to."""
+    store = connection.redis_store
+    if connection.mongo_url is not None:
+        url = connection.opened.own_redis_url
+        return AutomaticBackup(
+            FollowingThread(url, connection.mongo_url, connection.keyspace), store
+        )
+    if connection.redis_url is not None:
+        return None
+    return AutomaticBackup(SupervisorsBackup(connection.opened.join_servers(), store), store)

@@ -30,5 +30,7 @@ def migrate(
     Example: jamboree-gym migrate --namespace my-project
     """
     with errors_shown(), store.open() as jam:
-        changed = migrate_store(jam.redis_store, None if redis_only else jam.mongo_store)
+        changed = migrate_store(
+            jam._connection.redis_store, None if redis_only else jam._connection.mongo_store
+        )
         typer.echo(f"{changed} logs brought up to date")

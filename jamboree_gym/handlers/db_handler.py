@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jamboree_gym.arrays.values import encode_mapping
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, UnknownKey
@@ -48,33 +48,46 @@ class DBHandler(StaysHere):
 
     instead = "make one in the other process, and set its `event` and its keys there"
 
-    def __init__(self, jam: Connection | None = None) -> None:
+    def __init__(self, jam: HasConnection | None = None) -> None:
         self.entity = ""
         self.required: dict[str, type] = {}
-        self._event = jam
+        self._event: HasConnection | None = None
+        self._linked: Connection | None = None
         self._keys: dict[str, Any] = {}
         self._outbox: RecordOutbox | None = None
         self._reserved: frozenset[str] = STORED_FIELDS
+        if jam is not None:
+            self.event = jam
 
     @property
-    def event(self) -> Connection:
+    def event(self) -> HasConnection:
         """The `Jamboree` that stores the records.
 
         Raises:
             UnknownKey: No Jamboree has been set.
         """
         if self._event is None:
-            raise UnknownKey(
-                f"{type(self).__name__} has no Jamboree: set handler.event = Jamboree() first"
-            )
+            raise self._has_no_jamboree()
         return self._event
 
     @event.setter
-    def event(self, jam: Connection) -> None:
-        if not isinstance(jam, Connection):
+    def event(self, jam: HasConnection) -> None:
+        if not isinstance(jam, HasConnection):
             raise InvalidArgument(f"handler.event must be a Jamboree, not {type(jam).__name__}")
         self._event = jam
+        self._linked = jam._connection
         self._outbox = None
+
+    @property
+    def _connection(self) -> Connection:
+        if self._linked is None:
+            raise self._has_no_jamboree()
+        return self._linked
+
+    def _has_no_jamboree(self) -> UnknownKey:
+        return UnknownKey(
+            f"{type(self).__name__} has no Jamboree: set handler.event = Jamboree() first"
+        )
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a required key.
@@ -121,7 +134,7 @@ class DBHandler(StaysHere):
         if not self.entity:
             raise UnknownKey(f"{type(self).__name__} has no entity: set self.entity in __init__")
         keys = {name: self[name] for name in self.required}
-        return self.event.keyspace.records(self.entity, keys)
+        return self._connection.keyspace.records(self.entity, keys)
 
     # -- saving -----------------------------------------------------------------------------
 
@@ -141,7 +154,7 @@ class DBHandler(StaysHere):
         """
         outbox = self._outbox or self._open_outbox()
         encoded = self._encode(record)
-        writer = self.event.writer
+        writer = self._connection.writer
         writer.backpressure.admit()
         writer.after_append(outbox, outbox.append(encoded))
 
@@ -154,14 +167,14 @@ class DBHandler(StaysHere):
         outbox = self._outbox or self._open_outbox()
         queued_bytes = 0
         encoded_records = [self._encode(record) for record in records]
-        self.event.writer.backpressure.admit()
+        self._connection.writer.backpressure.admit()
         for encoded in encoded_records:
             queued_bytes = outbox.append(encoded)
-        self.event.writer.after_append(outbox, queued_bytes)
+        self._connection.writer.after_append(outbox, queued_bytes)
 
     def _open_outbox(self) -> RecordOutbox:
         self._reserved = STORED_FIELDS.union(self.required)
-        self._outbox = self.event.record_outbox(self._key)
+        self._outbox = self._connection.record_outbox(self._key)
         return self._outbox
 
     def _encode(self, record: Mapping[str, Any]) -> bytes:
@@ -187,7 +200,7 @@ class DBHandler(StaysHere):
         if limit <= 0:
             return []
         key = self._settled_key()
-        return self._records(self.event.store.last(key, limit))[-limit:]
+        return self._records(self._connection.store.last(key, limit))[-limit:]
 
     def last(self) -> dict[str, Any] | None:
         """The newest record, None when there is none."""
@@ -196,18 +209,18 @@ class DBHandler(StaysHere):
     def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
         """Records with t0 <= timestamp <= t1 (epoch seconds), oldest first."""
         t0, t1 = self._seconds(t0), self._seconds(t1)
-        records = self._records(self.event.store.between(self._settled_key(), t0, t1))
+        records = self._records(self._connection.store.between(self._settled_key(), t0, t1))
         return [record for record in records if t0 <= record["timestamp"] <= t1]
 
     def as_of(self, t: float) -> dict[str, Any] | None:
         """The newest record with timestamp <= t (epoch seconds): what was known at that time."""
         t = self._seconds(t)
-        records = self._records(self.event.store.as_of(self._settled_key(), t))
+        records = self._records(self._connection.store.as_of(self._settled_key(), t))
         return next((record for record in reversed(records) if record["timestamp"] <= t), None)
 
     def count(self) -> int:
         """Number of records that can be read."""
-        return self.event.store.count(self._settled_key())
+        return self._connection.store.count(self._settled_key())
 
     def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
         """Follow the log: yield every record from the oldest on, and wait for new ones.
@@ -234,7 +247,7 @@ class DBHandler(StaysHere):
 
     def _read_from(self, index: int) -> tuple[list[dict[str, Any]], Head | None]:
         """Some records from an index on, and the head of the log."""
-        found = self.event.store.read(self._settled_key(), index, index + TAIL_RECORDS)
+        found = self._connection.store.read(self._settled_key(), index, index + TAIL_RECORDS)
         records = [record for record in self._records(found) if record["index"] >= index]
         return records, None if found is None else found.head
 
@@ -248,12 +261,12 @@ class DBHandler(StaysHere):
         if n <= 0:
             return []
         key = self._settled_key()
-        start, stop, batches = self.event.store.pop(key, n)
+        start, stop, batches = self._connection.store.pop(key, n)
         return [r for r in self._decode(key, batches) if start <= r["index"] < stop]
 
     def delete(self) -> None:
         """Delete all records under the handler's keys, from Redis and from MongoDB."""
-        self.event.delete_log(self._settled_key())
+        self._connection.delete_log(self._settled_key())
         self._outbox = None
 
     def _seconds(self, t: Any) -> float:
@@ -268,7 +281,7 @@ class DBHandler(StaysHere):
     def _settled_key(self) -> str:
         """Key of the log, once all records that this process has saved have arrived there."""
         key = self._outbox.key if self._outbox is not None else self._key
-        self.event.settle(key)
+        self._connection.settle(key)
         return key
 
     def _records(self, found: LogSlice | None) -> list[dict[str, Any]]:

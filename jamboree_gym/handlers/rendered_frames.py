@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import number_dtype
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.provenance import generator_of
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
 from jamboree_gym.handlers.sidecar import (
@@ -55,7 +55,7 @@ class RenderHandler(SidecarHandler):
         (0, array([[[255, 255, 255], ...
     """
 
-    def __init__(self, jam: Connection | None = None) -> None:
+    def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
         self.entity = "render"
 
@@ -120,7 +120,7 @@ class RenderRecorder(SidecarRecorder):
     """
 
     def __init__(
-        self, jam: Connection, render: Callable[[], Any], record_frames: RecordFrames
+        self, jam: HasConnection, render: Callable[[], Any], record_frames: RecordFrames
     ) -> None:
         super().__init__(RenderHandler(jam), render, _choice(record_frames))
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.handlers.db_handler import DBHandler
 
@@ -86,7 +86,7 @@ def _told_size(content: bytes) -> int | None:
 class SidecarHandler(DBHandler, ABC):
     """Records with a `step` each, in ascending order: 0 for the reset, k for the k-th step."""
 
-    def __init__(self, jam: Connection | None = None) -> None:
+    def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
         self.required = {"episode": str}
 
@@ -96,7 +96,7 @@ class SidecarHandler(DBHandler, ABC):
 
     def _put(self, record: Mapping[str, Any]) -> None:
         outbox = self._outbox or self._open_outbox()
-        self.event.writer.after_append(outbox, outbox.append(self._encode(record)))
+        self._connection.writer.after_append(outbox, outbox.append(self._encode(record)))
 
     def _first_of(self, step: int) -> int:
         """Index of the first record of this step or a later one."""
@@ -112,7 +112,7 @@ class SidecarHandler(DBHandler, ABC):
 
     def _page(self, index: int) -> list[dict[str, Any]]:
         """The record with this index, and the records after it that share its batch."""
-        found = self.event.store.read(self._settled_key(), index, index + 1)
+        found = self._connection.store.read(self._settled_key(), index, index + 1)
         page = [record for record in self._records(found) if record["index"] >= index]
         for record in page:
             if type(record.get("step")) is not int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.env_state import state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidArgument
 from jamboree_gym.handlers.sidecar import (
@@ -33,7 +33,7 @@ class SnapshotHandler(SidecarHandler):
         (0, b"...")
     """
 
-    def __init__(self, jam: Connection | None = None) -> None:
+    def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
         self.entity = "snapshot"
 
@@ -80,7 +80,7 @@ class SnapshotRecorder(SidecarRecorder):
         InvalidArgument: `every` is invalid, or a layer of the environment does not offer its state.
     """
 
-    def __init__(self, jam: Connection, env: gym.Env[Any, Any], every: int) -> None:
+    def __init__(self, jam: HasConnection, env: gym.Env[Any, Any], every: int) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise InvalidArgument(f"snapshot_every={every!r}: choose k for every k-th step")
         gap = state_gap(env)

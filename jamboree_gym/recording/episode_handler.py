@@ -15,7 +15,7 @@ from gymnasium import spaces
 from jamboree_gym.arrays.packing import rows_of
 from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.row_encoder import prepare
@@ -67,7 +67,7 @@ class EpisodeHandler(DBHandler):
             of what cannot.
     """
 
-    def __init__(self, jam: Connection | None = None) -> None:
+    def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
         self.entity = "episode"
         self.required = {"episode": str}
@@ -131,7 +131,7 @@ class EpisodeHandler(DBHandler):
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
         encoded = self._encoded(info)
         self.annotation = None
-        jam = self.event
+        jam = self._connection
         if not summary.writer:
             summary = replace(summary, writer=jam.writer_name)
         steps = StepOutbox(
@@ -301,7 +301,7 @@ class EpisodeHandler(DBHandler):
             self._leave(steps)
             return
         try:
-            self.event.writer.after_append(steps, steps.pending_bytes)
+            self._connection.writer.after_append(steps, steps.pending_bytes)
         except (StoreFull, StoreUnavailable) as error:
             if steps.error is not None:
                 raise
@@ -316,7 +316,7 @@ class EpisodeHandler(DBHandler):
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
-        self.event.writer.backpressure.admit()
+        self._connection.writer.backpressure.admit()
         try:
             self.step(**record)
         except TypeError:
@@ -338,12 +338,12 @@ class EpisodeHandler(DBHandler):
 
     @property
     def _key(self) -> str:
-        return self.event.keyspace.episode(self["episode"])
+        return self._connection.keyspace.episode(self["episode"])
 
     @property
     def episode(self) -> Episode:
         """The episode that the handler stands on."""
-        return Episode(self.event, self["episode"])
+        return Episode(self._connection, self["episode"])
 
     def recent(self, n: int) -> Transitions:
         """The newest n steps as arrays, oldest first; from memory while this handler writes them.
@@ -384,7 +384,7 @@ class EpisodeHandler(DBHandler):
 
     def count(self) -> int:
         """Number of steps."""
-        return max(0, self.event.store.count(self._settled_key()) - 1)
+        return max(0, self._connection.store.count(self._settled_key()) - 1)
 
     def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
         """Follow the episode until it ends, step by step."""
@@ -409,7 +409,7 @@ class EpisodeHandler(DBHandler):
         self._steps = self.writing = None
 
     def _settled_key(self) -> str:
-        self.event.settle(self._key)
+        self._connection.settle(self._key)
         return self._key
 
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.arrays.values import check_text, decode_value, encode_value
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeError, NotReset, UnknownKey
@@ -52,7 +52,7 @@ class EpisodeRecorder:
 
     def __init__(
         self,
-        jam: Connection,
+        jam: HasConnection,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         *,
@@ -64,15 +64,17 @@ class EpisodeRecorder:
         run = options.run
         if run is not None and not isinstance(run, str):
             raise InvalidArgument(f"run is a name, not {run!r} of type {type(run).__name__}")
-        self.jam = jam
+        self.jam = jam._connection
         self.handler = options.handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
         self.handler.info_keys = info_keys(options.record_infos)
         self.handler.strict_infos = options.strict_infos
-        self.run = jam.own_run if run is None else check_text("run", run, InvalidArgument)
+        self.run = self.jam.own_run if run is None else check_text("run", run, InvalidArgument)
         self._env_id = check_text("env_id", env_id)
-        self._tags = decode_value(encode_value(jam.check_tags(options.tags or {})), where="memory")
+        self._tags = decode_value(
+            encode_value(self.jam.check_tags(options.tags or {})), where="memory"
+        )
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from jamboree_gym.arrays.layout import NOTHING, Leaf, as_array, has_column
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.tensors import detached
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.environment.outcomes import raise_refused, refusal
 from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
@@ -67,7 +67,7 @@ class VectorRecorder:
 
     def __init__(
         self,
-        jam: Connection,
+        jam: HasConnection,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         sub_envs: Sequence[SubEnv],
@@ -93,7 +93,7 @@ class VectorRecorder:
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
         self._errors: list[Exception] = []
-        self._clock = jam.clock
+        self._clock = jam._connection.clock
         self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
         self._plain_bytes = 0  # put by `step_plain`, roughly
         self._check_at_bytes = CHECK_EVERY_BYTES  # then it checks how much is waiting

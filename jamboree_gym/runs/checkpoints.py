@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidArgument, UnsavedRecords
 from jamboree_gym.handlers.db_handler import DBHandler
 
@@ -42,7 +42,7 @@ class _Content:
 class ContentHandler(DBHandler):
     """Stores the bytes of a checkpoint, in parts."""
 
-    def __init__(self, jam: Connection, run: str, name: str) -> None:
+    def __init__(self, jam: HasConnection, run: str, name: str) -> None:
         super().__init__(jam)
         self.entity = "run-checkpoint-content"
         self.required = {"run": str, "name": str}
@@ -80,7 +80,7 @@ class ContentHandler(DBHandler):
         return self.count() * PART_BYTES >= size
 
     def _part(self, index: int) -> bytes | None:
-        found = self.event.store.read(self._settled_key(), index, index + 1)
+        found = self._connection.store.read(self._settled_key(), index, index + 1)
         part = next((one for one in self._records(found) if one["index"] == index), None)
         if part is None:
             return None
@@ -238,7 +238,7 @@ class CheckpointHandler(DBHandler):
         2048
     """
 
-    def __init__(self, jam: Connection | None = None, run: str = "") -> None:
+    def __init__(self, jam: HasConnection | None = None, run: str = "") -> None:
         super().__init__(jam)
         self.entity = "run-checkpoint"
         self.required = {"run": str}
@@ -246,7 +246,7 @@ class CheckpointHandler(DBHandler):
 
     def content(self, name: str) -> ContentHandler:
         """The handler for the content of this name."""
-        return ContentHandler(self.event, self["run"], name)
+        return ContentHandler(self._connection, self["run"], name)
 
     def put(
         self,
@@ -268,7 +268,7 @@ class CheckpointHandler(DBHandler):
             algorithm: Name of the model's class.
             normaliser: The file that `VecNormalize.save` writes.
         """
-        name = self.event.new_episode_id()
+        name = self._connection.new_episode_id()
         kept = self.content(name).put(content)
         beside = None
         if normaliser is not None:
@@ -297,7 +297,7 @@ class CheckpointHandler(DBHandler):
     def _settled_key(self) -> str:
         """Key of the log, once this process has saved: contents are stored before their records."""
         with suppress(UnsavedRecords):  # without a server, the next line raises
-            self.event.flush(timeout_s=0)
+            self._connection.flush(timeout_s=0)
         return super()._settled_key()
 
     def newest(self) -> Checkpoint | None:
@@ -343,13 +343,13 @@ class CheckpointHandler(DBHandler):
 
     @property
     def _deleted(self) -> _DeletedHandler:
-        return _DeletedHandler(self.event, self["run"])
+        return _DeletedHandler(self._connection, self["run"])
 
 
 class _DeletedHandler(DBHandler):
     """Stores the numbers of deleted checkpoints."""
 
-    def __init__(self, jam: Connection, run: str) -> None:
+    def __init__(self, jam: HasConnection, run: str) -> None:
         super().__init__(jam)
         self.entity = "run-checkpoint-deleted"
         self.required = {"run": str}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.tables.columns import scalar_columns
@@ -25,7 +25,7 @@ class MetricHandler(DBHandler):
         >>> handler.put(2048, session="s1", values={"rollout/ep_rew_mean": 21.5})
     """
 
-    def __init__(self, jam: Connection | None = None, run: str = "") -> None:
+    def __init__(self, jam: HasConnection | None = None, run: str = "") -> None:
         super().__init__(jam)
         self.entity = "run-metric"
         self.required = {"run": str}

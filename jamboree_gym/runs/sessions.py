@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.handlers.db_handler import DBHandler
@@ -71,7 +71,7 @@ class SessionHandler(DBHandler):
         >>> handler.end("s1", "finished", timesteps=10_000)
     """
 
-    def __init__(self, jam: Connection | None = None, run: str = "") -> None:
+    def __init__(self, jam: HasConnection | None = None, run: str = "") -> None:
         super().__init__(jam)
         self.entity = "run-session"
         self.required = {"run": str}
@@ -99,7 +99,7 @@ class SessionHandler(DBHandler):
             {
                 "event": "began",
                 "session": session,
-                "writer": self.event.writer_name,
+                "writer": self._connection.writer_name,
                 "timesteps": timesteps,
                 "resumed_from": resumed_from,
                 "steps": dict(steps),

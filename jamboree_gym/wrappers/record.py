@@ -9,7 +9,7 @@ from typing import Any, SupportsFloat, TypeVar
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import raise_refused
 from jamboree_gym.environment.provenance import carries_over, describe, env_id_of, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_reward_space
@@ -84,7 +84,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
     def __init__(
         self,
         env: gym.Env[ObsType, ActType],
-        jam: Connection,
+        jam: HasConnection,
         *,
         run: str | None = None,
         tags: Mapping[str, Any] | None = None,

@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import iterate
 
 from jamboree_gym.arrays.layout import as_array
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_vector_reward_space
@@ -75,7 +75,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
-        jam: Connection,
+        jam: HasConnection,
         *,
         run: str | None = None,
         tags: Mapping[str, Any] | None = None,

@@ -22,9 +22,9 @@ Run = Callable[..., Result]
 def run(jam: Jamboree, mongo: object) -> Run:
     """Runs a command on the store of `jam`."""
 
-    def run(*command: str, mongo_url: str = str(jam._mongo_url)) -> Result:
-        urls = ("--redis-url", f"unix://{jam.store.where}", "--mongo-url", mongo_url)
-        options = (*urls, "--namespace", jam.keyspace.namespace)
+    def run(*command: str, mongo_url: str = str(jam._connection.mongo_url)) -> Result:
+        urls = ("--redis-url", f"unix://{jam._connection.store.where}", "--mongo-url", mongo_url)
+        options = (*urls, "--namespace", jam._connection.keyspace.namespace)
         return CliRunner().invoke(app, ["backup", *command, *options])
 
     return run
@@ -98,8 +98,8 @@ def test_it_tells_what_stays_and_lets_go_of_the_rest(jam: Jamboree, run: Run) ->
 
 
 def test_trim_says_how_much_went(jam: Jamboree, run: Run) -> None:
-    options: Any = {"namespace": jam.keyspace.namespace, "flush_interval_s": 600}
-    with Jamboree(f"unix://{jam.store.where}", **options) as recording:
+    options: Any = {"namespace": jam._connection.keyspace.namespace, "flush_interval_s": 600}
+    with Jamboree(f"unix://{jam._connection.store.where}", **options) as recording:
         play(recording.record(CountingEnv(3)), [ACTION] * 3)
     run("flush")
     assert run("trim").output == "0 bytes of logs and 0 summaries evicted\n"
@@ -107,7 +107,7 @@ def test_trim_says_how_much_went(jam: Jamboree, run: Run) -> None:
     result = run("trim")
     assert "bytes of logs and 1 summaries evicted" in result.output
     assert not result.output.startswith("0 ")
-    assert list(jam.redis_store.log_keys()) == []
+    assert list(jam._connection.redis_store.log_keys()) == []
     shown = run("status").output
     assert "of 0.0 MiB" in shown
 

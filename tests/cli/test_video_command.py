@@ -67,7 +67,13 @@ def record(jam: Jamboree, *, fault: bool) -> list[str]:
         env.step(1)
     env.close()
     jam.flush()
-    return [env.episode_id, "--namespace", jam.keyspace.namespace, "--import", "shown_envs"]
+    return [
+        env.episode_id,
+        "--namespace",
+        jam._connection.keyspace.namespace,
+        "--import",
+        "shown_envs",
+    ]
 
 
 def test_it_writes_a_video_and_says_how_many_frames(jam: Jamboree, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Writer:
     def __init__(self, jam: Jamboree, name: str) -> None:
         self.jam = jam
         self.name = name
-        self.is_buffered = jam.write_mode == "buffered"
+        self.is_buffered = jam._connection.write_mode == "buffered"
         self.env: Any = jam.record(CountingEnv(), run=name)
         self.notes = {kind: NoteHandler(jam, kind) for kind in (name, "shared")}
         self.saved = dict.fromkeys(self.notes, 0)

@@ -114,7 +114,7 @@ def outage(loop: Loop, caplog: pytest.LogCaptureFixture, said: str) -> Iterator[
     assert "waits in memory" in warnings(caplog)[0]
     with pytest.raises(UnsavedRecords) as caught:
         loop.jam.flush(timeout_s=0.1)
-    unsaved = loop.jam.writer.unsaved
+    unsaved = loop.jam._connection.writer.unsaved
     assert caught.value.unsaved == unsaved >= 50 * EPISODE_STEPS
     assert f"{unsaved} records are not in Redis: Redis at 127.0.0.1" in str(caught.value)
     assert len(warnings(caplog)) == 1
@@ -140,7 +140,7 @@ def test_a_slow_line_loses_nothing(
     loop.jam.flush()
     proxy.up.bytes_per_s = 400_000
     loop.play(100)
-    assert loop.jam.writer.unsaved > 0
+    assert loop.jam._connection.writer.unsaved > 0
     loop.jam.flush()
 
     loop.check(reader)
@@ -207,7 +207,7 @@ def test_a_line_whose_answers_have_ended_is_opened_anew(
     accepted = proxy.accepted
     proxy.down.end()
     loop.play(50)
-    wait_until(lambda: loop.jam.writer.unsaved == 0)
+    wait_until(lambda: loop.jam._connection.writer.unsaved == 0)
 
     loop.check(reader)
     assert proxy.accepted > accepted
@@ -221,7 +221,7 @@ def test_a_line_on_which_the_server_hears_nothing_more_is_opened_anew(
     loop.jam.flush()
     proxy.up.end()
     loop.play(50)
-    wait_until(lambda: loop.jam.writer.unsaved == 0)
+    wait_until(lambda: loop.jam._connection.writer.unsaved == 0)
 
     loop.check(reader)
     assert not warnings(caplog)
@@ -275,10 +275,10 @@ def test_the_step_is_not_held_up_by_a_black_hole(
     loop.play()
     loop.jam.flush()
     proxy.hold()
-    before = loop.jam.store.losses
+    before = loop.jam._connection.store.losses
     loop.play(20)
 
-    assert loop.jam.store.losses == before
+    assert loop.jam._connection.store.losses == before
     proxy.release()
     loop.jam.flush()
     loop.check(reader)

@@ -162,7 +162,7 @@ def test_who_follows_sees_every_step_once(recorder: Recorder, jam: Jamboree) -> 
 def test_a_living_process_is_not_taken_for_a_dead_one(recorder: Recorder, jam: Jamboree) -> None:
     recorder.play(0.0)
     wait_until(lambda: len(jam.episodes()) == len(recorder.begun))
-    key = jam.keyspace.lease(jam.episode(recorder.begun[0]).summary.writer)
+    key = jam._connection.keyspace.lease(jam.episode(recorder.begun[0]).summary.writer)
     recorder.play(-HOUR_S)
     jam.redis.pexpire(key, int(LEASE_S * 500))
 
@@ -204,7 +204,7 @@ def test_rows_bring_the_lease_where_it_was_not_renewed(
     env = jam.record(CountingEnv(length=100))
     play(env, [ACTION])
     jam.flush()
-    key = jam.keyspace.lease(jam.writer_name)
+    key = jam._connection.keyspace.lease(jam._connection.writer_name)
     jam.redis.delete(key)
     clock.epoch_s, clock.monotonic_s = epoch_s, monotonic_s
     env.step(ACTION)
@@ -239,9 +239,9 @@ def test_a_late_thread_is_waited_for_though_the_clock_was_set_back(
 ) -> None:
     jam = open_jamboree(clock=clock)
     put = begin(jam)
-    schedule, waits = jam.writer.schedule, list[int]()
+    schedule, waits = jam._connection.writer.schedule, list[int]()
     monkeypatch.setattr(schedule, "step_aside", lambda: waits.append(1))
-    with jam.writer._delivery_lock:  # so the thread is late, and stays so
+    with jam._connection.writer._delivery_lock:  # so the thread is late, and stays so
         wait_until(lambda: [put()] and waits)
         waits.clear()
         clock.epoch_s = -HOUR_S
@@ -252,6 +252,6 @@ def test_no_episode_id_comes_twice_while_the_clock_stands_still(
     open_jamboree: OpenJamboree,
 ) -> None:
     jam = open_jamboree(clock=lambda: 1.7e9)
-    ids = [jam.new_episode_id() for _ in range(1 << 17)]
+    ids = [jam._connection.new_episode_id() for _ in range(1 << 17)]
 
     assert ids == sorted(set(ids))

@@ -65,7 +65,7 @@ class Recording:
         self.now = BEGAN_AT
         self.rounds += 1
         self.proxy.cut()
-        self.jam.store.head("nothing")
+        self.jam._connection.store.head("nothing")
 
     def record(self) -> None:
         """An episode, and records of a handler that has saved none so far."""
@@ -85,7 +85,7 @@ class Recording:
 
     def keys(self) -> list[bytes]:
         """All keys of the namespace."""
-        return sorted(self.direct.scan_iter(f"{self.jam.keyspace.namespace}:*"))
+        return sorted(self.direct.scan_iter(f"{self.jam._connection.keyspace.namespace}:*"))
 
     def contents(self) -> dict[bytes, Any]:
         """All that lies in the namespace, but for lease and epoch."""
@@ -142,14 +142,14 @@ def test_an_append_that_is_cut_at_any_byte_is_there_once_and_unchanged(
 
     for position in positions:
         recording.prepare()
-        losses = recording.jam.store.losses
+        losses = recording.jam._connection.store.losses
         lane.cut_after(position, ENDINGS[position // EVERY % 2])
         recording.record()
         assert not lane.is_cut_pending, position
-        assert recording.jam.store.losses > losses or position == size, position
+        assert recording.jam._connection.store.losses > losses or position == size, position
         assert recording.contents() == uncut, position
 
     with capsys.disabled():
-        mode = recording.jam.write_mode
+        mode = recording.jam._connection.write_mode
         print(f"\n{len(positions)} cuts in the {size} bytes that go {direction}, write={mode!r}")
     assert len(uncut) == 7

@@ -71,7 +71,7 @@ def recorded(jam: Jamboree, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_no_answer_is_large_however_a_large_episode_is_read(
     jam: Jamboree, recorded: str, valkey: Server, mongo: Server, tmp_path: Path
 ) -> None:
-    space = jam.keyspace.namespace
+    space = jam._connection.keyspace.namespace
     with (
         Proxy(valkey.url) as proxy,
         Jamboree(proxy.url, mongo.url, namespace=space, backup=False) as reader,

@@ -34,7 +34,7 @@ OpenJamboree = Callable[..., Jamboree]
 
 def limit_memory(jam: Jamboree, room_bytes: int = ROOM_BYTES) -> int:
     """Give the server so much more than it uses now, or less; what it has then."""
-    limit = jam.redis_store.eviction.memory().used_bytes + room_bytes
+    limit = jam._connection.redis_store.eviction.memory().used_bytes + room_bytes
     jam.redis.config_set("maxmemory", limit)
     return limit
 
@@ -46,7 +46,9 @@ def is_complete(jam: Jamboree) -> bool:
 def rows_in_mongodb(jam: Jamboree, keys: Sequence[str] | None = None) -> int:
     """Rows of logs there, each log whole and each batch undamaged."""
     rows = 0
-    for key, found in stored_logs(jam.mongo_store, sorted(keys or jam.mongo_store.keys())):
+    for key, found in stored_logs(
+        jam._connection.mongo_store, sorted(keys or jam._connection.mongo_store.keys())
+    ):
         assert isinstance(found, tuple), found
         rows += sum(batch.count for batch in checked_chain(found[1], found[0], where=key))
     return rows
@@ -105,7 +107,7 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     for _ in range(STEPS):
         if is_over:
             env.reset()
-            key = jam.keyspace.episode(env.episode_id)
+            key = jam._connection.keyspace.episode(env.episode_id)
             rows_of[key] = 1
         *_, terminated, truncated, _ = env.step(env.action_space.sample())
         is_over = terminated or truncated
@@ -117,13 +119,13 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     counts = {
         key: count
         for keys in batched(rows_of, 1000)
-        for key, (_, count) in jam.mongo_store.counts(keys).items()
+        for key, (_, count) in jam._connection.mongo_store.counts(keys).items()
     }
     assert counts == rows_of
     for keys in batched(rows_of, 200, every=max(1, len(rows_of) // 4000)):
         assert rows_in_mongodb(jam, keys) == sum(rows_of[key] for key in keys)
     assert jam.backup.status().trimmed_bytes > MAXMEMORY_MB * 2**20 / 4
-    assert jam.redis_store.eviction.memory().used_bytes < MAXMEMORY_MB * 2**20
+    assert jam._connection.redis_store.eviction.memory().used_bytes < MAXMEMORY_MB * 2**20
 
 
 def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_back(
@@ -146,9 +148,9 @@ def test_without_mongodb_saving_waits_says_what_to_do_and_goes_on_when_it_is_bac
         recording = Recording(jam)
         wait_until(lambda: "blocks until it has room" in caplog.text, timeout_s=60)
         recording.rows_when_stuck()
-        reader.redis.delete(jam.keyspace.lease(jam.writer_name))
+        reader.redis.delete(jam._connection.keyspace.lease(jam._connection.writer_name))
         wait_until(
-            lambda: reader.store.leases.living([jam.writer_name])
+            lambda: reader._connection.store.leases.living([jam._connection.writer_name])
         )  # renewed, although it is full
         wait_until(lambda: reader.backup.status().last_error)
         assert "MongoDB" in str(reader.backup.status().last_error)
@@ -180,9 +182,9 @@ def test_a_backup_that_is_killed_while_it_makes_room_loses_nothing(
     endless.reset()
     recording, steps = Recording(jam), 0
     for _ in range(KILLS):
-        trimmed = jam.redis_store.backup_state.trimmed_bytes()
+        trimmed = jam._connection.redis_store.backup_state.trimmed_bytes()
         follower = start_follower(jam)
-        while jam.redis_store.backup_state.trimmed_bytes() == trimmed:
+        while jam._connection.redis_store.backup_state.trimmed_bytes() == trimmed:
             endless.step(ACTION)
             steps += 1
         threading.Event().wait(random.uniform(0, 0.1))
@@ -208,7 +210,7 @@ def test_a_save_says_what_to_do_on_every_kind_of_server(
     with pytest.raises(StoreFull, match="raise maxmemory"):
         play(jam.record(CountingEnv(3)), [ACTION] * 3)
     jam.redis.config_set("maxmemory", 0)
-    wait_until(lambda: jam.writer.unsaved == 0)
+    wait_until(lambda: jam._connection.writer.unsaved == 0)
     assert notes.count() == 2
 
 
@@ -228,8 +230,10 @@ def test_the_backup_works_on_a_full_server_that_may_let_go_of_nothing(
     assert status.follower
     jam.backup.retain()  # less is kept, told to the full server
     follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
-    wait_until(lambda: follower.copy_once() and jam.redis_store.backup_state.trimmed_bytes())
-    assert list(jam.redis_store.log_keys()) == []
+    wait_until(
+        lambda: follower.copy_once() and jam._connection.redis_store.backup_state.trimmed_bytes()
+    )
+    assert list(jam._connection.redis_store.log_keys()) == []
     jam.redis.config_set("maxmemory", 0)
 
 
@@ -251,4 +255,4 @@ def test_a_server_of_two_namespaces_is_made_room_in_by_both(
     limit_memory(both[0], -1)
     for jam in both:
         assert jam.backup.trim().freed_bytes > 0
-        assert list(jam.redis_store.log_keys()) == []
+        assert list(jam._connection.redis_store.log_keys()) == []

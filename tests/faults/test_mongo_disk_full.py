@@ -30,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def batches(jam: Jamboree) -> dict[str, Any]:
     """Of all logs, byte for byte."""
     client: Any = jam.redis
-    return {key: client.lrange(key, 1, -1) for key in jam.redis_store.log_keys()}
+    return {key: client.lrange(key, 1, -1) for key in jam._connection.redis_store.log_keys()}
 
 
 def test_a_backup_onto_a_full_disk_says_so_and_goes_on_when_there_is_room(
@@ -70,7 +70,7 @@ def test_a_backup_onto_a_full_disk_says_so_and_goes_on_when_there_is_room(
     report = jam.backup.verify()
     assert report, report.different
     before = batches(jam)
-    for key in jam.redis.scan_iter(f"{jam.keyspace.namespace}:*"):
+    for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*"):
         jam.redis.delete(key)
     jam.backup.restore()
     assert batches(jam) == before

@@ -72,7 +72,7 @@ def opened() -> Iterator[ExitStack]:
 def kept(jam: Jamboree) -> dict[str, Any]:
     """The batches of all logs, byte for byte."""
     client: Any = jam.redis
-    return {key: client.lrange(key, 1, -1) for key in jam.redis_store.log_keys()}
+    return {key: client.lrange(key, 1, -1) for key in jam._connection.redis_store.log_keys()}
 
 
 @pytest.mark.timeout(120 + 10 * KILLS)

@@ -63,7 +63,7 @@ def test_each_flipped_bit_of_an_episode_is_noticed(open_jamboree: OpenJamboree) 
     jam = open_jamboree()
     episode, other = jam.episode(record(jam)), jam.episode(record(jam))
     jam.flush()
-    key = jam.keyspace.episode(episode.id)
+    key = jam._connection.keyspace.episode(episode.id)
     for place, whole in enumerate(jam.redis.lrange(key, 0, -1)):
         for changed in flips(whole):
             jam.redis.lset(key, place, changed)
@@ -80,12 +80,12 @@ def test_each_flipped_bit_of_a_listing_is_noticed_and_hides_nothing(
     record(jam)
     name = record(jam)
     jam.flush()
-    listing = jam.keyspace.summaries("run")
+    listing = jam._connection.keyspace.summaries("run")
     whole = jam.episodes(run="run").summaries()
     for changed in flips(jam.redis.hget(listing, name)):
         jam.redis.hset(listing, name, changed)
         caplog.clear()
-        jam.store._warned.clear()  # what has been warned of
+        jam._connection.store._warned.clear()  # what has been warned of
         assert jam.episodes(run="run").summaries() == whole
         assert f"{listing}: summary of {name}" in caplog.text
 
@@ -96,16 +96,16 @@ def test_each_flipped_bit_of_a_schema_and_a_provenance_is_noticed(
     jam = open_jamboree()
     name = record(jam)
     jam.flush()
-    for digest in jam.redis_store.blobs.all():
-        key = jam.keyspace.blob(digest)
+    for digest in jam._connection.redis_store.blobs.all():
+        key = jam._connection.keyspace.blob(digest)
         whole = jam.redis.get(key)
         for changed in flips(whole):
             jam.redis.set(key, changed)
-            jam.store.blobs._redis._known.clear()  # what is known of it here
+            jam._connection.store.blobs._redis._known.clear()  # what is known of it here
             with pytest.raises(DecodeError, match=key):
-                jam.store.blobs.get(digest)
+                jam._connection.store.blobs.get(digest)
         jam.redis.set(key, whole)
-    jam.store.blobs._redis._known.clear()
+    jam._connection.store.blobs._redis._known.clear()
     assert len(jam.episode(name).data()) == 3
 
 
@@ -254,7 +254,7 @@ def test_what_is_no_text_where_names_and_numbers_stand_gives_errors_of_ours_or_d
     jam.flush()
     if is_backed_up:
         jam.backup.flush()
-    WRITTEN_OVER[what](jam.redis, jam.keyspace, name)
+    WRITTEN_OVER[what](jam.redis, jam._connection.keyspace, name)
 
     assert_errors_of_ours_or_data(open_jamboree(mongo_url=mongo.url), name, other, what)
 
@@ -269,7 +269,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
     name, other = record(jam), record(jam, gym.make("CartPole-v1"))
     NoteHandler(jam, "n").save({"a": 1})
     jam.backup.flush()
-    database = jam.mongo_store.database
+    database = jam._connection.mongo_store.database
     for number in range(CHANGES):
         rng = Random(number)
         collections = [database[name] for name in sorted(database.list_collection_names())]
@@ -283,7 +283,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
         collection.replace_one(
             {"_id": document["_id"]}, document | {field: content, "crc": zlib.crc32(content)}
         )
-        jam.redis.delete(*jam.redis.keys(f"{jam.keyspace.namespace}:*"))
+        jam.redis.delete(*jam.redis.keys(f"{jam._connection.keyspace.namespace}:*"))
         reader = open_jamboree(mongo_url=mongo.url)
         for read in (reader.backup.restore, reader.backup.verify, reader.episode(name).data):
             try:
@@ -295,7 +295,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
                 raise AssertionError(f"after {place} was changed ({number})") from error
         reader.close()
         collection.replace_one({"_id": document["_id"]}, document)
-    jam.redis.delete(*jam.redis.keys(f"{jam.keyspace.namespace}:*"))
+    jam.redis.delete(*jam.redis.keys(f"{jam._connection.keyspace.namespace}:*"))
     reader = open_jamboree(mongo_url=mongo.url)
     reader.backup.restore()
     assert len(reader.episode(other).data()) == len(reader.episode(name).data()) == 3

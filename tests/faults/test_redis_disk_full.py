@@ -81,7 +81,7 @@ def test_a_run_goes_on_beside_a_full_disk_and_nothing_is_lost_or_repeated(
     assert isinstance(caught.value.__cause__, StoreFull)
     assert len(reader.episode(reader.episodes().ids()[0]).data()) == 100  # reading goes on
     free(server)
-    wait_until(lambda: jam.writer.unsaved == 0)
+    wait_until(lambda: jam._connection.writer.unsaved == 0)
     play()
     jam.flush()
     wait_until_written(reader)
@@ -113,7 +113,7 @@ def test_a_save_in_sync_mode_says_that_the_disk_is_full_and_arrives_later(
             number += 1
             notes.save({"n": number, "blob": bytes(1000)})
     free(server)
-    wait_until(lambda: jam.writer.unsaved == 0)
+    wait_until(lambda: jam._connection.writer.unsaved == 0)
     wait_until_written(jam)
     server.kill()
     server.start()

@@ -64,7 +64,7 @@ def test_a_killed_redis_loses_no_step_and_repeats_none(
     played, refused, _ = player.stop()
 
     episodes = check_is_as_played(jam, played)
-    assert len(list(jam.redis_store.log_keys())) == episodes
+    assert len(list(jam._connection.redis_store.log_keys())) == episodes
     with capsys.disabled():
         print(
             f"\n{kind} killed {KILLS} times, write={write!r}: {len(played) - episodes} steps of "

@@ -153,7 +153,9 @@ def test_a_learner_samples_what_four_actors_record_of_whom_one_is_killed(
         assert {0, 32} <= set(versions)
         check_weights(example, jam, player, model.get_env())
 
-    jam.redis.delete(jam.keyspace.lease(killed[0].summary.writer))  # it would expire by itself
+    jam.redis.delete(
+        jam._connection.keyspace.lease(killed[0].summary.writer)
+    )  # it would expire by itself
     assert killed[0].summary.status == "interrupted"
     all_of_them = jam.episodes(run="r").summaries()
     ends = Counter(one.status for one in all_of_them if one.tags["player"] != "learner")
@@ -192,7 +194,7 @@ def test_a_learner_that_is_killed_goes_on_from_its_newest_checkpoint(
         crew.stop()
 
     first, second = jam.run("r").history
-    jam.redis.delete(jam.keyspace.lease(first.writer))
+    jam.redis.delete(jam._connection.keyspace.lease(first._connection.writer))
     assert crew.killed == {"learner": 1}
     assert [one.how for one in jam.run("r").history] == ["interrupted", "finished"]
     assert second.timesteps_from == jam.run("r").checkpoint(second.resumed_from).timesteps > 0

@@ -59,7 +59,7 @@ def test_the_next_export_names_what_it_lacks(
     process = start_python(RECORDER, valkey.url, namespace)
     id = read_line(process).strip()
     process.send_signal(signal.SIGSTOP)
-    for key in jam.redis.keys(jam.keyspace.lease("*")):
+    for key in jam.redis.keys(jam._connection.keyspace.lease("*")):
         jam.redis.pexpire(key, 1)  # what happens by itself, only sooner
     wait_until(lambda: jam.episode(id).status == "interrupted")
     query = jam.episodes(run="r")

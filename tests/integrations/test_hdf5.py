@@ -154,8 +154,8 @@ def test_a_killed_one_is_gone_on_with(jam: Jamboree, tmp_path: Path) -> None:
     for steps in (4, 3, 6, 2, 5):
         record(jam, PayingEnv(steps), actions(steps))
     jam.flush()
-    url = f"unix://{jam.store.where}"
-    assert run_python(KILLED, url, jam.keyspace.namespace, tmp_path).returncode == -9
+    url = f"unix://{jam._connection.store.where}"
+    assert run_python(KILLED, url, jam._connection.keyspace.namespace, tmp_path).returncode == -9
 
     with h5py.File(tmp_path / "main_data.hdf5") as file:
         assert 0 < len(file) < 5

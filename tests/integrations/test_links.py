@@ -42,7 +42,7 @@ def test_tensorboard_shows_the_run(jam: Jamboree, tmp_path: Path) -> None:
     (event,) = events.Tensors("jamboree/run/text_summary")
     text = event.tensor_proto.string_val[0].decode()
     assert text.startswith("my run (jamboree://")
-    assert text.endswith(f"/{jam.keyspace.namespace}/my%20run)")
+    assert text.endswith(f"/{jam._connection.keyspace.namespace}/my%20run)")
     assert [tag for tag in events.Tags()["tensors"] if "jamboree" in tag] == [
         "jamboree/run/text_summary"
     ]

@@ -138,7 +138,7 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
     env = jam.record(Line(), run="r")
     play(env, 3, end=None)
     jam.flush()
-    print(jam.writer_name, flush=True)
+    print(jam._connection.writer_name, flush=True)
     sys.stdin.readline()
     env.step(1)
     jam.flush()
@@ -150,12 +150,16 @@ with Jamboree(sys.argv[1], namespace=sys.argv[2]) as jam:
 def test_an_interrupted_episode_is_there_and_goes_on_if_its_process_does(
     jam: Jamboree, valkey: Server
 ) -> None:
-    actor = start_python(STOPPED, valkey.url, jam.keyspace.namespace, Path(__file__).parent)
+    actor = start_python(
+        STOPPED, valkey.url, jam._connection.keyspace.namespace, Path(__file__).parent
+    )
     assert actor.stdin is not None
     try:
         writer = read_line(actor).strip()
         buffer = make(jam)
-        jam.redis.delete(jam.keyspace.lease(writer))  # as if it had been stopped for long
+        jam.redis.delete(
+            jam._connection.keyspace.lease(writer)
+        )  # as if it had been stopped for long
         assert jam.episodes(run="r").first().status == "interrupted"
         buffer.refresh()
         assert held(buffer) == steps_of(3)
@@ -189,7 +193,9 @@ def test_several_processes_write_while_it_samples(
     here = Path(__file__).parent
     with ThreadPoolExecutor(2) as pool:
         actors = [
-            pool.submit(run_python, ACTOR, valkey.url, jam.keyspace.namespace, first, here)
+            pool.submit(
+                run_python, ACTOR, valkey.url, jam._connection.keyspace.namespace, first, here
+            )
             for first in (0, 1000)
         ]
         sizes = []

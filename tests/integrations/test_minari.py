@@ -628,7 +628,10 @@ def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
     rounds = int(os.environ.get("JAMBOREE_KILLED_EXPORTS", "2"))
     for _ in range(rounds):
         process = start_python(
-            EXPORTER, f"unix://{jam.store.where}", jam.keyspace.namespace, datasets
+            EXPORTER,
+            f"unix://{jam._connection.store.where}",
+            jam._connection.keyspace.namespace,
+            datasets,
         )
         for _ in range(rng.randrange(1, 4)):
             read_line(process)
@@ -734,7 +737,7 @@ def test_an_import_that_was_cut_goes_on_where_it_was(
 ) -> None:
     dataset = long_dataset(jam, ours)
     monkeypatch.setattr(importing, "MAX_BATCHES_PER_APPEND", 1)
-    append, calls = other.append_whole, []
+    append, calls = other._connection.append_whole, []
 
     def once(appends: Any) -> Any:
         calls.append(appends)

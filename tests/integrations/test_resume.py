@@ -45,8 +45,10 @@ START_TIMEOUT_S = 120.0
 
 def start(jam: Jamboree, name: str) -> subprocess.Popen[str]:
     """A trainer that goes on until it is killed."""
-    url = f"unix://{jam.store.where}"
-    return start_python(TRAINER, url, jam.keyspace.namespace, name, Path(__file__).parent)
+    url = f"unix://{jam._connection.store.where}"
+    return start_python(
+        TRAINER, url, jam._connection.keyspace.namespace, name, Path(__file__).parent
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,9 @@ def resumed(request: pytest.FixtureRequest, killed: Jamboree) -> Any:
 
     case, run = CASES[request.param], killed.run(request.param)
     checkpoint = run.checkpoint()
-    killed.redis.delete(killed.keyspace.lease(run.history[0].writer))  # it would expire by itself
+    killed.redis.delete(
+        killed._connection.keyspace.lease(run.history[0].writer)
+    )  # it would expire by itself
     assert run.history[0].how == "interrupted"
     model = run.resume(case.algorithm, killed.record(case.make_venv(), run=case.name))
     began = {"timesteps": model.num_timesteps, "weights": weights(model), "seed": model.seed}
@@ -110,7 +114,7 @@ def test_the_history_has_a_line_for_the_interruption_and_one_for_the_resumption(
 ) -> None:
     _, run, checkpoint, model, _ = resumed
     first, second = run.history
-    before = run.episodes.where(lambda one: one.writer == first.writer)
+    before = run.episodes.where(lambda one: one.writer == first._connection.writer)
 
     assert str(first).endswith(f": timesteps 0 to {first.timesteps_to}: interrupted")
     assert str(second).endswith(f", from checkpoint {checkpoint.number}: finished")

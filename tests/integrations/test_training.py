@@ -451,7 +451,7 @@ def test_only_the_newest_checkpoints_stay(jam: Jamboree) -> None:
     assert found[0].number == 7
     assert len(found[0].content()) == found[0].size
     jam.flush()
-    assert len(jam.redis.keys(f"{jam.keyspace.namespace}:*checkpoint-content*")) == 2
+    assert len(jam.redis.keys(f"{jam._connection.keyspace.namespace}:*checkpoint-content*")) == 2
 
 
 def test_a_model_that_cannot_be_saved_is_told(jam: Jamboree) -> None:

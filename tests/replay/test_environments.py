@@ -136,7 +136,7 @@ def test_episodes_of_another_process_happen_again(
 ) -> None:
     ids = [case.id for case in cases]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, valkey.url, jam.keyspace.namespace, *ids],
+        [sys.executable, "-c", PROGRAM, valkey.url, jam._connection.keyspace.namespace, *ids],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,

@@ -111,7 +111,7 @@ def in_a_process(program: str, *arguments: str, hash_seed: int) -> str:
 
 @pytest.mark.long
 def test_the_order_of_a_set_is_caught_in_another_process(jam: Jamboree, valkey: Any) -> None:
-    where = valkey.url, jam.keyspace.namespace
+    where = valkey.url, jam._connection.keyspace.namespace
     id = in_a_process(RECORDER, *where, hash_seed=1)
 
     assert in_a_process(VERIFIER, *where, id, hash_seed=1) == "equal"

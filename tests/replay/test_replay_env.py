@@ -255,9 +255,9 @@ def test_an_interrupted_episode_ends_with_its_last_step(jam: Jamboree, valkey: S
         "env.reset(); env.step(2); env.step(1)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    assert run_python(dying, valkey.url, jam.keyspace.namespace).returncode == -9
+    assert run_python(dying, valkey.url, jam._connection.keyspace.namespace).returncode == -9
     episode = jam.episodes().last()
-    lease = jam.keyspace.lease(episode.summary.writer)
+    lease = jam._connection.keyspace.lease(episode.summary.writer)
     jam.redis.pexpire(lease, 1)
     wait_until(lambda: not jam.redis.exists(lease))
 
@@ -303,7 +303,7 @@ def test_a_damaged_space_is_an_error(
     episode = counted(jam)
     provenance = episode.provenance
     damage(provenance)
-    damaged = Episode(jam, episode.id)
+    damaged = Episode(jam._connection, episode.id)
     damaged.__class__ = type("DamagedEpisode", (Episode,), {"provenance": provenance})
 
     with pytest.raises(error):

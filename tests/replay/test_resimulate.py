@@ -217,10 +217,10 @@ def test_wrappers_of_gymnasium_are_applied_again(
 def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
     """Store another value in one row, through the codec of the store itself."""
     jam.flush()
-    key = jam.keyspace.episode(episode.id)
+    key = jam._connection.keyspace.episode(episode.id)
     frame = decode_batch(jam.redis.lindex(key, 1), where=key)
     name = schema_digest(frame, where=key)
-    schema = StepSchema.from_blob(jam.store.blobs.get(name), where=name)
+    schema = StepSchema.from_blob(jam._connection.store.blobs.get(name), where=name)
     read = decode_rows(frame, lambda _: schema, where=key)
     rows: list[Any] = []
     for i in range(len(read)):

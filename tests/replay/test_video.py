@@ -270,7 +270,12 @@ def test_mujoco_without_opengl_says_what_to_install(
     jam: Jamboree, valkey: Any, tmp_path: Path
 ) -> None:
     episode = record(jam, gym.make("Hopper-v5"))
-    arguments = valkey.url, jam.keyspace.namespace, episode.id, str(tmp_path / "out.gif")
+    arguments = (
+        valkey.url,
+        jam._connection.keyspace.namespace,
+        episode.id,
+        str(tmp_path / "out.gif"),
+    )
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_GL, *arguments],
         env={**os.environ, "MUJOCO_GL": ""},
@@ -340,7 +345,7 @@ def test_a_disk_that_is_full_is_named_and_nothing_is_left(
     done = subprocess.run(
         [
             *(sys.executable, "-W", "error", "-c", FULL_DISK),
-            *(valkey.url, jam.keyspace.namespace, balance(jam).id, str(path)),
+            *(valkey.url, jam._connection.keyspace.namespace, balance(jam).id, str(path)),
         ],
         capture_output=True,
         text=True,

@@ -156,7 +156,7 @@ def as_recorder(users: Users, **options: Any) -> None:
         play(users.owner.record(CountingEnv(3)), [ACTION] * 3)
         users.owner.backup.flush()
         users.admin.delete(*users.admin.scan_iter(f"{users.namespace}:*"))
-    users.owner.store.feed.position()
+    users.owner._connection.store.feed.position()
     one, other = users.open("recorder", **options), users.open("recorder", **options)
     try:
         env = one.record(CountingEnv(3))
@@ -196,8 +196,10 @@ def as_reader(users: Users) -> None:
         assert jam.backup.status().pending_logs >= 1
         if users.mongo_url is not None:  # what is not in Redis is read, and not put there
             users.owner.backup.flush()
-            key = jam.keyspace.episode(over.episode_id)
-            users.admin.delete(key, jam.keyspace.coverage, jam.keyspace.runs)
+            key = jam._connection.keyspace.episode(over.episode_id)
+            users.admin.delete(
+                key, jam._connection.keyspace.coverage, jam._connection.keyspace.runs
+            )
             assert over.episode_id in jam.episodes().ids()
             assert len(jam.episode(over.episode_id).data().rewards) == 3
             assert not users.admin.exists(key)
@@ -210,7 +212,7 @@ def as_deleter(users: Users) -> None:
     for one in (env, damaged):
         play(one, [ACTION] * 3)
     users.owner.flush()
-    users.admin.lset(users.owner.keyspace.episode(damaged.episode_id), 0, b"no head")
+    users.admin.lset(users.owner._connection.keyspace.episode(damaged.episode_id), 0, b"no head")
     notes = NoteHandler(users.owner, "popped")
     notes.save_many([{"n": 1}, {"n": 2}])
     jam = users.open("deleter")
@@ -230,7 +232,7 @@ def as_backup(users: Users) -> None:
     play(env, [ACTION] * 3)
     gone = NoteHandler(users.owner, "gone")
     gone.save({"n": 1})
-    users.owner.store.delete(gone._key)  # and MongoDB was not told
+    users.owner._connection.store.delete(gone._key)  # and MongoDB was not told
     jam = users.open("backup")
     try:
         assert jam.backup.status().pending_deletes
@@ -239,14 +241,20 @@ def as_backup(users: Users) -> None:
         status = jam.backup.status()
         assert (status.pending_logs, status.pending_deletes) == (0, 0)
         assert jam.backup.verify()
-        users.admin.delete(jam.keyspace.episode(env.episode_id))
+        users.admin.delete(jam._connection.keyspace.episode(env.episode_id))
         assert jam.backup.restore() == 1
-        head = users.owner.redis_store.head(jam.keyspace.episode(env.episode_id))
-        users.admin.lpop(jam.keyspace.episode(env.episode_id), 2)
-        users.admin.lpush(jam.keyspace.episode(env.episode_id), replace(head, held=1).encode())
+        head = users.owner._connection.redis_store.head(
+            jam._connection.keyspace.episode(env.episode_id)
+        )
+        users.admin.lpop(jam._connection.keyspace.episode(env.episode_id), 2)
+        users.admin.lpush(
+            jam._connection.keyspace.episode(env.episode_id), replace(head, held=1).encode()
+        )
         assert jam.backup.restore() == 1
         assert len(users.owner.episode(env.episode_id).data().rewards) == 3
-        listing = jam.keyspace.summaries(users.owner.episode(env.episode_id).summary.run)
+        listing = jam._connection.keyspace.summaries(
+            users.owner.episode(env.episode_id).summary.run
+        )
         users.admin.hset(listing, env.episode_id, b"no summary")
         assert jam.backup.restore() == 1
         assert jam.backup.verify()
@@ -280,7 +288,9 @@ def check_that_it_makes_room(users: Users, jam: Jamboree) -> None:
     done = jam.backup.trim()
     assert done.freed_bytes > 0
     assert done.summaries >= 1
-    assert jam.store.head(jam.keyspace.episode(going_on.episode_id)).held > 0  # type: ignore[union-attr]
+    assert (
+        jam._connection.store.head(jam._connection.keyspace.episode(going_on.episode_id)).held > 0
+    )  # type: ignore[union-attr]
     jam.backup.retain()
 
 

@@ -18,9 +18,9 @@ NAMESPACES = ["a", "a:b", "a:*", "[ab]", "{a}", "a%2A", "A"]
 
 def fill(jam: Jamboree) -> str:
     """An episode and a record, whose text is the namespace; the episode's id."""
-    env = jam.record(CountingEnv(3), run="same", tags={"of": jam.keyspace.namespace})
+    env = jam.record(CountingEnv(3), run="same", tags={"of": jam._connection.keyspace.namespace})
     play(env, [ACTION] * 3)
-    NoteHandler(jam, "same").save({"of": jam.keyspace.namespace})
+    NoteHandler(jam, "same").save({"of": jam._connection.keyspace.namespace})
     jam.flush()
     return env.episode_id
 
@@ -34,12 +34,19 @@ def test_no_project_sees_lists_backs_up_restores_or_deletes_what_is_anothers(
     ]
     ids = {jam: fill(jam) for jam in jams}
     for jam, id in ids.items():
-        keys = jam.keyspace.records("note", {"name": "same"}), jam.keyspace.episode(id)
-        assert sorted(jam.redis_store.log_keys()) == sorted(keys)
+        keys = (
+            jam._connection.keyspace.records("note", {"name": "same"}),
+            jam._connection.keyspace.episode(id),
+        )
+        assert sorted(jam._connection.redis_store.log_keys()) == sorted(keys)
         assert jam.episodes().ids() == [id]
-        assert [one.tags for one in jam.episodes().summaries()] == [{"of": jam.keyspace.namespace}]
+        assert [one.tags for one in jam.episodes().summaries()] == [
+            {"of": jam._connection.keyspace.namespace}
+        ]
         assert [steps for _, steps in jam.tail(since=0, timeout_s=0.001)] != []
-        assert [note["of"] for note in NoteHandler(jam, "same").many(9)] == [jam.keyspace.namespace]
+        assert [note["of"] for note in NoteHandler(jam, "same").many(9)] == [
+            jam._connection.keyspace.namespace
+        ]
         assert jam.backup.status().pending_logs == 2
         assert jam.backup.flush() == 4 + 1
         assert jam.backup.verify().logs == 2
@@ -51,19 +58,22 @@ def test_no_project_sees_lists_backs_up_restores_or_deletes_what_is_anothers(
 
 def assert_each_can_be_deleted_and_restored(ids: dict[Jamboree, str]) -> None:
     def held() -> set[tuple[str, int]]:
-        return {(jam.keyspace.namespace, len(list(jam.redis_store.log_keys()))) for jam in ids}
+        return {
+            (jam._connection.keyspace.namespace, len(list(jam._connection.redis_store.log_keys())))
+            for jam in ids
+        }
 
     everything = held()
     for jam, id in ids.items():
-        others = everything - {(jam.keyspace.namespace, 2)}
-        for key in list(jam.redis_store.log_keys()):
+        others = everything - {(jam._connection.keyspace.namespace, 2)}
+        for key in list(jam._connection.redis_store.log_keys()):
             jam.redis.delete(key)
-        assert held() == others | {(jam.keyspace.namespace, 0)}
+        assert held() == others | {(jam._connection.keyspace.namespace, 0)}
         assert jam.backup.restore() == 2
         assert held() == everything
         jam.episode(id).delete()
         NoteHandler(jam, "same").delete()
-        assert held() == others | {(jam.keyspace.namespace, 0)}
+        assert held() == others | {(jam._connection.keyspace.namespace, 0)}
         fill(jam)
 
 
@@ -80,12 +90,14 @@ def test_a_user_for_one_namespace_is_kept_out_of_the_other(
             url = valkey.url.replace("unix://", f"unix://{namespace}:SECRET@")
             own = open_jamboree(url, write="sync")
             fill(own)
-            intruder = open_jamboree(url, namespace=theirs.keyspace.namespace, write="sync")
+            intruder = open_jamboree(
+                url, namespace=theirs._connection.keyspace.namespace, write="sync"
+            )
             for attempt in (
                 lambda: intruder.episode(id).data(),
                 lambda: intruder.episodes().ids(),
                 lambda: intruder.episode(id).delete(),
-                lambda: intruder.redis_store.blobs.put("theirs", b""),
+                lambda: intruder._connection.redis_store.blobs.put("theirs", b""),
                 lambda: NoteHandler(intruder, "same").delete(),
                 lambda: list(intruder.tail(since=0, timeout_s=0.001)),
             ):

@@ -96,7 +96,7 @@ def test_no_error_repeats_a_password_of_mongodb(
     for url in (f"mongodb://{one}" for one in shown):
         jam = open_jamboree(mongo_url=url)
         with pytest.raises(JamboreeError) as caught:
-            jam.mongo_store  # noqa: B018 - opens it
+            jam._connection.mongo_store  # noqa: B018 - opens it
         assert is_free_of_secrets(everything_of(caught.value), NUMBER), url
         assert is_free_of_secrets(repr(jam) + repr(jam.backup) + mask_password(url), NUMBER), url
     assert is_free_of_secrets(caplog.text, NUMBER)
@@ -166,14 +166,27 @@ def locked_redis(start_own_redis: StartRedis) -> Server:
 def public_objects(jam: Jamboree, env: gym.Env[Any, Any]) -> Iterator[object]:
     """Whatever a user can hold in his hands."""
     episode, notes = jam.episode(env.episode_id), NoteHandler(jam, "n")  # type: ignore[attr-defined]
-    yield from (jam, jam.store, jam.redis, jam.redis.connection_pool, jam.mongo, jam.mongo_store)
-    yield from (jam.backup, jam.backup.status(), jam.backup.verify(), jam.keyspace, jam.writer)
+    yield from (
+        jam,
+        jam._connection.store,
+        jam.redis,
+        jam.redis.connection_pool,
+        jam.mongo,
+        jam._connection.mongo_store,
+    )
+    yield from (
+        jam.backup,
+        jam.backup.status(),
+        jam.backup.verify(),
+        jam._connection.keyspace,
+        jam._connection.writer,
+    )
     yield from (env, env.spec, env.unwrapped, notes, notes.event, notes.last(), notes.__dict__)
     yield from (episode, episode.summary, episode.origin, episode.provenance, episode.data())
     yield from (jam.episodes(), jam.episodes(run="x")[:3], jam.episodes().summary_table())
     yield from (jam.episodes().table(), verify(episode), jam.diff(episode, episode))
     yield from (list(jam.tail(since=0, timeout_s=0.01)), jam.record, gym.make("CartPole-v1"))
-    yield jam.read_options().keys()
+    yield jam._connection.read_options().keys()
 
 
 def test_no_repr_log_or_store_holds_a_password(
@@ -212,7 +225,7 @@ def stored(jam: Jamboree) -> bytes:
     for key in jam.redis.scan_iter():
         found += key + jam.redis.dump(key) + (jam.redis.type(key))
         found += b"".join(jam.redis.lrange(key, 0, -1)) if jam.redis.type(key) == b"list" else b""
-    for digest, blob in jam.redis_store.blobs.all().items():
+    for digest, blob in jam._connection.redis_store.blobs.all().items():
         found += digest.encode() + blob
     for name in jam.mongo.client.list_database_names():
         if name != "admin":  # where the server keeps its users
@@ -234,7 +247,7 @@ def test_an_outage_tells_no_password(
     wait_until(lambda: caplog.records)
     for attempt in (
         lambda: jam.flush(0.01),
-        lambda: jam.store.listings.runs(),
+        lambda: jam._connection.store.listings.runs(),
         lambda: jam.redis.ping(),
         lambda: jam.close(0.01),
     ):

@@ -374,7 +374,9 @@ def test_a_supervisor_that_cannot_be_asked_is_told_once_and_tried_again(
 ) -> None:
     home.parent.mkdir(exist_ok=True)
     home.write_text("no directory")
-    asks = SupervisorsBackup(EmbeddedServers(Home.at(home), timeout_s=0.1), jam.redis_store)
+    asks = SupervisorsBackup(
+        EmbeddedServers(Home.at(home), timeout_s=0.1), jam._connection.redis_store
+    )
     news, stop = threading.Event(), threading.Event()
     news.set()
     thread = threading.Thread(target=asks.run, args=(news, stop))
@@ -405,11 +407,11 @@ def test_a_home_that_is_opened_with_a_mongo_url_is_copied_there_and_later_to_its
     def save(mongo_url: str | None, n: int) -> Jamboree:
         with open_it(mongo_url) as jam:
             NoteHandler(jam, "n").save({"n": n})
-            wait_until(lambda: jam.backup.status().mongo == jam.mongo_store.where)
+            wait_until(lambda: jam.backup.status().mongo == jam._connection.mongo_store.where)
             wait_until(lambda: is_complete(jam))
             assert jam.backup.verify()
-            assert len(list(jam.mongo_store.keys())) == 1
-            assert jam.mongo_store.records() == n + 1
+            assert len(list(jam._connection.mongo_store.keys())) == 1
+            assert jam._connection.mongo_store.records() == n + 1
         return jam
 
     save(None, 0)

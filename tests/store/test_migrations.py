@@ -53,9 +53,9 @@ def _document(stored: dict[str, Any]) -> dict[str, Any]:
 def migrate(jam: Jamboree, *options: str) -> str:
     urls = (
         "--redis-url",
-        f"unix://{jam.store.where}",
+        f"unix://{jam._connection.store.where}",
         "--mongo-url",
-        f"mongodb://{jam.mongo_store.where}",
+        f"mongodb://{jam._connection.mongo_store.where}",
     )
     result = CliRunner().invoke(app, ["migrate", *urls, "--namespace", "format-1", *options])
     assert result.exit_code == 0, result.output
@@ -85,12 +85,12 @@ def test_after_the_migration_everything_is_there_and_goes_on(old: Jamboree) -> N
 
 
 def test_what_only_mongodb_holds_is_migrated_too(old: Jamboree) -> None:
-    before = old.redis.lrange(old.keyspace.episode(OLD["episode"]), 1, -1)
+    before = old.redis.lrange(old._connection.keyspace.episode(OLD["episode"]), 1, -1)
     old.redis.flushall()
     migrate(old)
     old.backup.restore()
 
-    assert old.redis.lrange(old.keyspace.episode(OLD["episode"]), 1, -1) == before
+    assert old.redis.lrange(old._connection.keyspace.episode(OLD["episode"]), 1, -1) == before
     assert [note["n"] for note in NoteHandler(old, "copied").many(9)] == [2, 3, 4]
 
 
@@ -116,15 +116,17 @@ def test_a_migration_that_was_interrupted_between_the_two_servers_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr("jamboree_gym.store.migrations._migrated_in_redis", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            migrate_store(old.redis_store, old.mongo_store)
+            migrate_store(old._connection.redis_store, old._connection.mongo_store)
     assert "3 logs" in migrate(old)
 
-    assert old.store.head(copied._key).born == old.mongo_store.birth(copied._key)
+    assert old._connection.store.head(copied._key).born == old._connection.mongo_store.birth(
+        copied._key
+    )
     assert old.mongo.chunks.count_documents({"format": {"$exists": False}}) == 0
 
 
 def test_without_redis_the_migration_says_so(old: Jamboree, own_valkey: Server) -> None:
     own_valkey.kill()
     with pytest.raises(StoreUnavailable):
-        migrate_store(old.redis_store, old.mongo_store)
+        migrate_store(old._connection.redis_store, old._connection.mongo_store)
     own_valkey.start()

@@ -51,7 +51,7 @@ def test_what_was_popped_and_has_no_copy_yet_is_copied(jam: Jamboree) -> None:
     notes = saved(jam, 6)
     assert len(notes.pop(4)) == 4
 
-    _, batches = jam.redis_store.reader.unacked([notes._key])[notes._key]  # type: ignore[misc]
+    _, batches = jam._connection.redis_store.reader.unacked([notes._key])[notes._key]  # type: ignore[misc]
     assert [batch_span(batch)[:2] for batch in batches] == [(n, n + 1) for n in range(6)]
     assert jam.backup.flush() == 6
     assert jam.backup.verify()
@@ -81,7 +81,7 @@ def test_an_episode_that_redis_lets_go_of_between_two_parts_is_read_where_it_is_
 
     def trim() -> None:
         jam.backup.trim()
-        head = jam.redis_store.head(jam.keyspace.episode(env.episode_id))
+        head = jam._connection.redis_store.head(jam._connection.keyspace.episode(env.episode_id))
         let_go.append(0 if head is None else head.held)
 
     before_the_second_part(trim)

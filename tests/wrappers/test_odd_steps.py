@@ -560,7 +560,7 @@ def test_a_row_that_cannot_be_encoded_costs_the_rest_of_its_episode_alone(
     odd, other = (jam.record(CountingEnv(length=9), run="forced") for _ in range(2))
     play(odd, [ACTION] * 3)
     play(other, [ACTION] * 9)
-    with jam.writer.paused():
+    with jam._connection.writer.paused():
         force(odd, [1.0, 2.0])
     with pytest.raises(UnsavedRecords, match=rf"{odd.episode_id}.* row 4 cannot be encoded"):
         jam.flush()
@@ -585,7 +585,7 @@ def test_close_says_once_what_could_not_be_encoded(
     jam = Jamboree(valkey.url, namespace=namespace)
     env = jam.record(CountingEnv(length=9))
     play(env, [ACTION])
-    with jam.writer.paused():
+    with jam._connection.writer.paused():
         force(env, "much")
     with pytest.raises(UnsavedRecords, match="row 2 cannot be encoded"):
         jam.close()

@@ -196,7 +196,7 @@ def test_a_run_without_name_gets_that_of_the_jamboree(jam: Jamboree) -> None:
     env = jam.record(CountingEnv())
     env.reset()
 
-    assert jam.episode(env.episode_id).summary.run == jam.own_run
+    assert jam.episode(env.episode_id).summary.run == jam._connection.own_run
 
 
 def test_tags_that_change_later_stay_as_they_were(jam: Jamboree) -> None:
@@ -287,7 +287,7 @@ def test_python_and_numpy_actions_share_a_column(jam: Jamboree) -> None:
 
     assert rows.actions[1:].tolist() == [0, 1, 2, 2, 1, 0]
     assert [type(rows.action(k)) for k in range(1, 7)] == [int, *[np.int64] * 2, int, np.int64, int]
-    (log,) = jam.store.whole([jam.keyspace.episode(env.episode_id)])
+    (log,) = jam._connection.store.whole([jam._connection.keyspace.episode(env.episode_id)])
     assert len(log) == 2  # a head and one frame
 
 
@@ -357,7 +357,7 @@ def test_an_episode_without_steps_is_read_verified_backed_up_and_restored(
     env.close()
     episode = jam.episode(env.episode_id)
     jam.backup.flush()
-    jam.redis.delete(jam.keyspace.episode(episode.id))
+    jam.redis.delete(jam._connection.keyspace.episode(episode.id))
     jam.backup.restore()
 
     assert episode.data().observations.shape == (1, 4)
@@ -614,7 +614,7 @@ def test_buffered_steps_reach_redis_by_themselves(open_jamboree: OpenJamboree) -
     env = jam.record(CountingEnv())
     play(env, [ACTION] * 3)
 
-    wait_until(lambda: reader.redis.exists(reader.keyspace.episode(env.episode_id)))
+    wait_until(lambda: reader.redis.exists(reader._connection.keyspace.episode(env.episode_id)))
     wait_until(lambda: reader.episode(env.episode_id).status == "terminated")
 
     assert len(reader.episode(env.episode_id).data()) == 3

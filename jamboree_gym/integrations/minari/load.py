@@ -15,7 +15,7 @@ from minari import MinariDataset
 from jamboree_gym.arrays.packing import Arrays, as_objects
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.arrays.values import check_text
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.environment.provenance import describe_imported
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument, InvalidRecord
 from jamboree_gym.integrations.minari.columns import ANNOTATED, TIMESTAMP, InfoColumns
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def from_minari(
-    jam: Connection,
+    jam: HasConnection,
     dataset: MinariDataset | str,
     *,
     run: str | None = None,
@@ -84,12 +84,18 @@ def from_minari(
     """
     if run is not None:
         check_text("run", run, InvalidArgument)
+    connection = jam._connection
     opened = _opened(dataset) if isinstance(dataset, str) else dataset
-    source = _Source(jam, opened, opened.id if run is None else run, jam.check_tags(tags or {}))
+    source = _Source(
+        connection,
+        opened,
+        opened.id if run is None else run,
+        connection.check_tags(tags or {}),
+    )
     indices = [int(index) for index in opened.episode_indices]
     report = teller(progress, "episodes imported")
     ids: list[str] = []
-    with EpisodeImporter(jam) as importer:
+    with EpisodeImporter(connection) as importer:
         for first in range(0, len(indices), EPISODES_PER_READ):
             ids += source.bring(importer, indices[first : first + EPISODES_PER_READ])
             importer.flush()
@@ -127,9 +133,9 @@ class _Source:
     """A dataset whose episodes are imported."""
 
     def __init__(
-        self, jam: Connection, dataset: MinariDataset, run: str, tags: Mapping[str, Any]
+        self, connection: Connection, dataset: MinariDataset, run: str, tags: Mapping[str, Any]
     ) -> None:
-        self._jam = jam
+        self._connection = connection
         self._storage = dataset.storage
         self._space_pair = (dataset.observation_space, dataset.action_space)
         self._id, self._run, self._tags = str(dataset.id), run, tags
@@ -259,10 +265,10 @@ class _Source:
                 "abandoned",
                 steps=0,
                 episode_return=0.0,
-                started_at=self._jam.start_time(after=-np.inf),
+                started_at=self._connection.start_time(after=-np.inf),
                 elapsed_s=0.0,
                 seed=None if seed is None else int(seed),
-                writer=self._jam.writer_name,
+                writer=self._connection.writer_name,
             ),
             EpisodeOrigin(None if seed is None else int(seed), None, options, name),
             {name: self._foreign},

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import flag_of
 from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, class_name, rng_state_of
 from jamboree_gym.environment.reward_spaces import check_reward_space, refuse_reward_space
@@ -66,7 +66,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
     def __init__(
         self,
         venv: VecEnv,
-        jam: Connection,
+        jam: HasConnection,
         *,
         run: str | None = None,
         tags: Mapping[str, Any] | None = None,

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from jamboree_gym.arrays.trees import map_leaves
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import (
     BufferMismatch,
     EpisodeNotFound,
@@ -138,7 +138,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
         *,
-        jam: Connection | None = None,
+        jam: HasConnection | None = None,
         run: str | None = None,
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
@@ -163,7 +163,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._alpha = alpha
         self._asked = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, test=where)
         self._is_prioritized = prioritized
-        self._jam = jam
+        self._connection = None if jam is None else jam._connection
         self._allocate()
 
     def _allocate(self) -> None:
@@ -178,9 +178,9 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self.pos, self.full = 0, False
         self._refresh_at, self._is_away = -np.inf, False
         self._live: LiveSteps | None = None
-        if self._jam is not None:
+        if self._connection is not None:
             of_buffer = self.observation_space, self.action_space
-            self._live = LiveSteps(self._jam, self._asked, of_buffer, self.buffer_size)
+            self._live = LiveSteps(self._connection, self._asked, of_buffer, self.buffer_size)
 
     def _empty(self) -> Any:
         shapes: Any = self.obs_shape
@@ -198,7 +198,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For `model.save_replay_buffer()`: what it holds, without where it came from."""
-        return {**self.__dict__, "_jam": None, "_live": None, "_asked": None}
+        return {**self.__dict__, "_connection": None, "_live": None, "_asked": None}
 
     @property
     def is_live(self) -> bool:

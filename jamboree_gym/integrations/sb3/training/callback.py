@@ -7,7 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from jamboree_gym.connection import Connection
+from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv, recorded_env
 from jamboree_gym.integrations.sb3.training.session import TrainingSession
@@ -51,7 +51,7 @@ class JamboreeCallback(BaseCallback):
 
     def __init__(
         self,
-        jam: Connection,
+        jam: HasConnection,
         *,
         checkpoint_every: int | None = None,
         keep_checkpoints: int | None = None,
@@ -60,7 +60,7 @@ class JamboreeCallback(BaseCallback):
         super().__init__(verbose)
         _check_number("checkpoint_every", checkpoint_every)
         _check_number("keep_checkpoints", keep_checkpoints)
-        self._jam = jam
+        self._connection = jam._connection
         self._checkpoint_every = checkpoint_every
         self._keep_checkpoints = keep_checkpoints
         self._next_checkpoint = 0
@@ -83,7 +83,7 @@ class JamboreeCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         self._recorded = recorded_env(self.model.get_env())
-        if self._recorded.jam is not self._jam:
+        if self._recorded.jam is not self._connection:
             raise InvalidArgument(
                 "the model's environment is recorded through another Jamboree than this callback "
                 "was given: give it that one, JamboreeCallback(jam)"

@@ -69,8 +69,8 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
         singles = _single_recorders(chain)
         handlers, annotate, below = [one.handler for one in singles], _AnnotateEach(singles), []
         above = [*chain[:-1], *_above_singles(chain[-1], singles)]
-    jam, run = handlers[0].event, own[-1].run if own else singles[0].run
-    if not own and {(one.handler.event, one.run) for one in singles} != {(jam, run)}:
+    jam, run = handlers[0]._connection, own[-1].run if own else singles[0].run
+    if not own and {(one.handler._connection, one.run) for one in singles} != {(jam, run)}:
         raise InvalidArgument("the environments of this VecEnv are recorded into different runs")
     wrappers = [class_name(type(one)) for one in chain]
     return RecordedEnv(jam, run, handlers, annotate, wrappers, above, _form(below), _form(chain))
