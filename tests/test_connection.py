@@ -286,7 +286,7 @@ def test_namespaces_are_kept_apart(
     ours.save({"n": 1})
     ours.event.flush()
     assert theirs.last() is None
-    assert list(theirs.event.redis_store.log_keys()) == []
+    assert list(theirs.event._connection.redis_store.log_keys()) == []
     theirs.delete()
     assert ours.count() == 1
 

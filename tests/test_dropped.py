@@ -74,7 +74,7 @@ def test_one_that_is_dropped_is_told_of(valkey: Server, namespace: str) -> None:
 def test_whatever_refers_to_it_keeps_it_open(jam: Jamboree, valkey: Server, holder: str) -> None:
     namespace = jam._connection.keyspace.namespace
     other = Jamboree(valkey.url, namespace=namespace)
-    here = weakref.ref(other)
+    here = weakref.ref(other._connection)
     env = other.record(CountingEnv(length=50), run="r")
     env.reset()
     held = {

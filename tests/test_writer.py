@@ -293,7 +293,7 @@ def test_logs_that_cannot_be_written_are_said_in_one_flush_and_in_no_later_one(
 
 
 def test_a_record_too_large_for_redis_is_refused_at_the_call(open_jamboree: OpenJamboree) -> None:
-    outbox = RecordOutbox("k", b"writer-a", open_jamboree().writer.mark)
+    outbox = RecordOutbox("k", b"writer-a", open_jamboree()._connection.writer.mark)
     with pytest.raises(InvalidRecord, match="a record of 256 MiB is larger than 256 MiB"):
         outbox.append(bytes(MAX_RECORD_BYTES + 1))
     assert outbox.unsaved == 0

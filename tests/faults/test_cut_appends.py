@@ -48,8 +48,8 @@ class Recording:
         options: Any = {"namespace": namespace, "write": write, "flush_interval_s": 3600}
         options["clock"] = lambda: self.now
         self.jam = self.opened.enter_context(Jamboree(self.proxy.url, **options))
-        patch.setattr(self.jam, "new_episode_id", lambda: EPISODE_ID)
-        patch.setattr(self.jam, "start_time", lambda *, after: self.now)
+        patch.setattr(self.jam._connection, "new_episode_id", lambda: EPISODE_ID)
+        patch.setattr(self.jam._connection, "start_time", lambda *, after: self.now)
         self.env = self.jam.record(CountingEnv(length=STEPS), run="r")
         self.direct = self.opened.enter_context(redis.Redis.from_url(server.url))
         self.rounds = 0

@@ -47,7 +47,9 @@ READS: dict[str, Callable[[Jamboree, Any, Path], Any]] = {
     "recent": lambda jam, episode, folder: len(jam.recent([episode], STEPS)[0]),
     "between": lambda jam, episode, folder: len(episode.between(0, 1e12)),
     "tail": lambda jam, episode, folder: sum(1 for _ in episode.tail()),
-    "whole": lambda jam, episode, folder: len(whole_episodes(jam, [episode.id])[0]().rows) - 1,
+    "whole": lambda jam, episode, folder: (
+        len(whole_episodes(jam._connection, [episode.id])[0]().rows) - 1
+    ),
     "verify": lambda jam, episode, folder: verify(episode).steps,
     "verify all": lambda jam, episode, folder: verify(jam.episodes())[0].steps,
     "arrow": lambda jam, episode, folder: jam.episodes().to_arrow(folder / "x.arrow") or STEPS,

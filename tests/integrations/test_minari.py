@@ -745,10 +745,10 @@ def test_an_import_that_was_cut_goes_on_where_it_was(
             raise Killed
         return append(appends)
 
-    monkeypatch.setattr(other, "append_whole", once)
+    monkeypatch.setattr(other._connection, "append_whole", once)
     with pytest.raises(Killed):
         from_minari(other, dataset)
-    monkeypatch.setattr(other, "append_whole", append)
+    monkeypatch.setattr(other._connection, "append_whole", append)
     begun = other.episodes().first()
     assert begun.status == "running"  # its writer is this process
     assert 0 < len(begun) < 600

@@ -178,5 +178,5 @@ def test_namespaces_are_kept_apart(any_redis: Server, store: RedisStore) -> None
     other = RedisStore.from_url(any_redis.url, Keyspace(store.keyspace.namespace + "x"))
     append(store, store.keyspace.records("e", {}), batch(0, [1.0]))
     assert list(other.log_keys()) == []
-    assert other.count(other._connection.keyspace.records("e", {})) == 0
+    assert other.count(other.keyspace.records("e", {})) == 0
     other.close()
