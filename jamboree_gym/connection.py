@@ -52,7 +52,7 @@ _WHEN_FULL = ("block", "raise")
 class HasConnection(StaysHere):
     """A `Jamboree`, as the rooms below it see it: what recorders and handlers take."""
 
-    instead = "open one in the other process, with the same arguments"
+    _instead = "open one in the other process, with the same arguments"
 
     @property
     def _connection(self) -> Connection:

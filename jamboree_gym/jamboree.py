@@ -133,12 +133,12 @@ class Jamboree(HasConnection):
 
     @property
     def redis(self) -> redis.Redis:
-        """The redis-py client, for what is not thought of here."""
+        """The underlying redis-py client."""
         return self._connection.redis_store.client
 
     @property
     def mongo(self) -> Database[Any]:
-        """The pymongo database, for what is not thought of here."""
+        """The underlying pymongo database."""
         return self._connection.mongo_store.database
 
     def flush(self, timeout_s: float = 10.0) -> None:

@@ -94,10 +94,10 @@ class StaysHere:
     """Cannot be copied or pickled.
 
     Attributes:
-        instead: What to do instead.
+        _instead: What to do instead.
     """
 
-    instead: ClassVar[str] = "open a Jamboree where you need it"
+    _instead: ClassVar[str] = "open a Jamboree where you need it"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """What `copy` and `pickle` call.
@@ -107,5 +107,5 @@ class StaysHere:
         """
         raise NotCopyable(
             f"{type(self).__name__} is bound to its process and its connection, so it cannot be "
-            f"copied or pickled: {self.instead}"
+            f"copied or pickled: {self._instead}"
         )

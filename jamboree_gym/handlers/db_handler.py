@@ -46,7 +46,7 @@ class DBHandler(StaysHere):
         required: Name and type of each key that must be set before saving or reading.
     """
 
-    instead = "make one in the other process, and set its `event` and its keys there"
+    _instead = "make one in the other process, and set its `event` and its keys there"
 
     def __init__(self, jam: HasConnection | None = None) -> None:
         self.entity = ""

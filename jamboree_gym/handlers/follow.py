@@ -47,7 +47,7 @@ class Tail(StaysHere, ABC, Generic[T]):
         is_over: Whether the last look has reached the end.
     """
 
-    instead = "follow there, with `tail()` of a Jamboree there"
+    _instead = "follow there, with `tail()` of a Jamboree there"
 
     is_over = False
 

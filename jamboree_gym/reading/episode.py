@@ -62,7 +62,7 @@ class Episode(StaysHere):
         id: The episode's id.
     """
 
-    instead = "take its `id`, and `jam.episode(id)` of a Jamboree there; or its `data()`"
+    _instead = "take its `id`, and `jam.episode(id)` of a Jamboree there; or its `data()`"
 
     def __init__(self, connection: Connection, id: str) -> None:
         self.id = id

@@ -49,7 +49,7 @@ class EpisodeQuery(StaysHere):
         connection: The store of the episodes.
     """
 
-    instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
+    _instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

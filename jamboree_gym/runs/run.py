@@ -36,7 +36,7 @@ class Run(StaysHere):
         name: The run's name.
     """
 
-    instead = "take its `name`, and `jam.run(name)` of a Jamboree there"
+    _instead = "take its `name`, and `jam.run(name)` of a Jamboree there"
 
     def __init__(self, connection: Connection, name: str) -> None:
         if not isinstance(name, str):

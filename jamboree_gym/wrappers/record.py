@@ -79,7 +79,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             `render_mode="rgb_array"` and cannot render frames, or it offers no snapshots.
     """
 
-    instead = "copy or pickle the environment below it (`env.env`), and record the copy"
+    _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
 
     def __init__(
         self,

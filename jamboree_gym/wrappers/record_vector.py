@@ -70,7 +70,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         InvalidArgument: The environment does not declare its autoreset mode.
     """
 
-    instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
+    _instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         InvalidRecord: A tag cannot be stored; names it.
     """
 
-    instead = "copy or pickle the environment below it (`venv.venv`), and record the copy"
+    _instead = "copy or pickle the environment below it (`venv.venv`), and record the copy"
 
     def __init__(
         self,
