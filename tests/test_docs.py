@@ -36,8 +36,14 @@ NEEDS = {
 SLOW = {"formats.md", "replay-buffers.md", "train.md"}
 
 
-def code_of(page: Path) -> str:
-    return "\n".join(BLOCK.findall(page.read_text()))
+def blocks_of(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text())
+
+
+def scripts_of(page: Path) -> list[str]:
+    """What a reader pastes: each block of the README, and a page of `docs/` from top to bottom."""
+    blocks = blocks_of(page)
+    return blocks if page.name == "README.md" else ["\n".join(blocks)] if blocks else []
 
 
 def needs_torch(page: Path) -> bool:
@@ -45,15 +51,16 @@ def needs_torch(page: Path) -> bool:
 
 
 def parameters(pages: list[Path]) -> list[Any]:
-    """Pages that have code; those with torch are last, as one worker of xdist gets neighbours."""
+    """Code of the pages; that with torch is last, as one worker of xdist gets neighbours."""
     return [
         pytest.param(
             page,
+            code,
             marks=[getattr(pytest.mark, NEEDS[page.name])] if page.name in NEEDS else [],
-            id=str(page.relative_to(ROOT)),
+            id=f"{page.relative_to(ROOT)}-{number}",
         )
         for page in sorted(pages, key=needs_torch)
-        if code_of(page)
+        for number, code in enumerate(scripts_of(page), start=1)
     ]
 
 
@@ -83,20 +90,22 @@ def run(environment: dict[str, str]) -> Iterator[Run]:
         yield run_it
 
 
-@pytest.mark.parametrize("page", parameters([page for page in PAGES if page.name not in SLOW]))
-def test_the_code_of_a_page_runs(page: Path, run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "code"), parameters([page for page in PAGES if page.name not in SLOW])
+)
+def test_the_code_of_a_page_runs(page: Path, code: str, run: Run, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
-    script.write_text(code_of(page))
+    script.write_text(code)
     run(script, torch=needs_torch(page))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", parameters(PAGES))
+@pytest.mark.parametrize(("page", "code"), parameters(PAGES))
 def test_the_code_of_a_page_runs_in_a_fresh_interpreter(
-    page: Path, environment: dict[str, str], tmp_path: Path
+    page: Path, code: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     script = tmp_path / "page.py"
-    script.write_text(code_of(page))
+    script.write_text(code)
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
