@@ -32,9 +32,9 @@ os.environ.setdefault("JAMBOREE_BACKUP", "0")
 
 
 @contextmanager
-def jamboree(**options) -> Iterator[Jamboree]:
+def jamboree(home: Path | None = None, **options) -> Iterator[Jamboree]:
     """A Jamboree on embedded servers of its own."""
-    home = Path(tempfile.mkdtemp(prefix="jamboree-bench-"))
+    home = home or Path(tempfile.mkdtemp(prefix="jamboree-bench-"))
     try:
         with Jamboree(home=home, **options) as jam:
             yield jam

@@ -1,0 +1,164 @@
+"""Processor instructions that recording a step costs, on all threads of the trainer (callgrind).
+
+Instructions do not drift with the machine, as times do. They are counted from the 200th step to the
+end of the last delivery. Valgrind makes a program about fifty times slower, so deliveries go by
+size here, not by time.
+
+Run: .venv/bin/python benchmarks/instructions.py [--case pendulum]    (needs valgrind)
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from _pairs import jamboree, machine
+from gymnasium import spaces
+
+from jamboree_gym import Jamboree
+
+NEVER_S = 3600.0
+MAX_PENDING_BYTES = 1 << 30
+WARM_STEPS = 200
+STEPS = 2000
+
+
+class Giving(gym.Env[Any, Any]):
+    """Gives the same observation and info again; an episode has 200 steps."""
+
+    def __init__(self, space: spaces.Space[Any], observation: Any, info: dict[str, Any]) -> None:
+        self.observation_space = space
+        self.action_space = spaces.Discrete(4)
+        self._observation, self._info, self._steps = observation, info, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._observation, self._info
+
+    def step(self, action):
+        self._steps += 1
+        return self._observation, 1.0, False, self._steps == 200, self._info
+
+
+def box(*shape: int) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, shape, np.float32)
+
+
+def frame() -> gym.Env:
+    space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    return Giving(space, space.sample(), {})
+
+
+def nested() -> gym.Env:
+    space = spaces.Dict({"position": box(3), "velocity": box(3), "goal": spaces.Discrete(5)})
+    return Giving(space, space.sample(), {})
+
+
+def infos() -> gym.Env:
+    return Giving(box(4), np.zeros(4, np.float32), {"lives": 3, "x": 0.5, "name": "level-1"})
+
+
+def made(env_id: str) -> Callable[[], gym.Env]:
+    return lambda: gym.make(env_id, disable_env_checker=True)
+
+
+CASES: dict[str, Callable[[], gym.Env]] = {
+    "cartpole": made("CartPole-v1"),
+    "pendulum": made("Pendulum-v1"),
+    "frame": frame,
+    "dict": nested,
+    "infos": infos,
+    "annotations": made("CartPole-v1"),
+}
+
+
+def run(case: str, steps: int, home: str | None) -> None:
+    """Step an environment, recorded if there is a home; nothing is printed."""
+    env = CASES[case]()
+    recorded = None
+    if home is not None:
+        jam = Jamboree(
+            home=home,
+            backup=False,
+            flush_interval_s=NEVER_S,
+            max_pending_bytes=MAX_PENDING_BYTES,
+        )
+        env = recorded = jam.record(env, run=case)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(200)]
+    env.reset(seed=0)
+    for step in range(WARM_STEPS + steps):
+        if step == WARM_STEPS:
+            count("on")
+        if recorded is not None and case == "annotations":
+            recorded.annotate(value=0.5, log_prob=-0.7, policy_version=step // 100)
+        _, _, terminated, truncated, _ = env.step(actions[step % 200])
+        if terminated or truncated:
+            env.reset()
+    if home is not None:
+        jam.flush()
+    count("off")
+    os._exit(0)
+
+
+def count(switch: str) -> None:
+    subprocess.run(["callgrind_control", "-i", switch, str(os.getpid())], check=True)
+
+
+def a_step(case: str, steps: int, home: str | None) -> float:
+    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
+    command += [
+        "--callgrind-out-file=/dev/null",
+        sys.executable,
+        __file__,
+        "--case",
+        case,
+        "--counted",
+        str(steps),
+    ]
+    done = subprocess.run(
+        command if home is None else [*command, "--home", home],
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+    )
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if found is None:
+        raise SystemExit(f"valgrind failed: {done.stderr[-400:]}")
+    return int(found[1]) / steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", action="append", choices=CASES, dest="cases")
+    parser.add_argument("--counted", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--home", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    cases = arguments.cases or list(CASES)
+    if arguments.counted is not None:
+        run(cases[0], arguments.counted, arguments.home)
+    if shutil.which("valgrind") is None:
+        print("left out: it needs valgrind (apt-get install valgrind)")
+        return
+    print(machine())
+    home = tempfile.mkdtemp(prefix="jamboree-bench-")
+    with jamboree(home=Path(home)):
+        for case in cases:
+            raw, recorded = a_step(case, STEPS, None), a_step(case, STEPS, home)
+            print(
+                f"{case:<12} raw {raw:>9,.0f}  recorded {recorded:>9,.0f}  "
+                f"recording +{recorded - raw:>8,.0f} instructions a step"
+            )
+
+
+if __name__ == "__main__":
+    main()
