@@ -23,10 +23,12 @@ from jamboree_gym.reading.diff import EpisodeDiff, diff
 from jamboree_gym.reading.episode import Episode, recent_of
 from jamboree_gym.reading.filters import EpisodeFilter
 from jamboree_gym.reading.follow_all import AllTail
+from jamboree_gym.reading.names import RunNames, full_id, id_of
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.runs.run import Run
+from jamboree_gym.runs.run_query import RunQuery
 from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
 
@@ -223,13 +225,25 @@ class Jamboree(HasConnection):
         return _recorder_of(env)(env, self, **options)
 
     def episode(self, id: str) -> Episode:
-        """One episode by its id. Reading it raises `EpisodeNotFound` where there is none."""
-        return Episode(self._connection, id)
+        """One episode by its id, or by the beginning of its id.
+
+        Reading it raises `EpisodeNotFound` where there is none.
+
+        Example:
+            >>> jam.episode("01a21f").data().rewards.sum()
+
+        Args:
+            id: The id, which costs nothing; or its first letters, which read the listings.
+
+        Raises:
+            EpisodeNotFound: Several ids begin like that; names some.
+        """
+        return Episode(self._connection, full_id(self._connection, id))
 
     def episodes(
         self,
         *,
-        run: str | None = None,
+        run: RunNames | None = None,
         env_id: str | None = None,
         status: str | None = None,
         tags: Mapping[str, Any] | None = None,
@@ -237,6 +251,7 @@ class Jamboree(HasConnection):
         since: float | None = None,
         order_by: str | None = None,
         limit: int | None = None,
+        wait: bool = False,
     ) -> EpisodeQuery:
         """Episodes by what their summaries say, the one that began first at the front.
 
@@ -244,7 +259,7 @@ class Jamboree(HasConnection):
         too: `jam.episodes(run="a").where(max_steps=99).order_by("-episode_return")[:10]`.
 
         Args:
-            run: Only of this run.
+            run: Only of this run, or of these.
             env_id: Only of this environment.
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
@@ -253,36 +268,56 @@ class Jamboree(HasConnection):
             since: Only those begun at or after this time, epoch seconds.
             order_by: As in `EpisodeQuery.order_by`.
             limit: At most so many, those at the front.
+            wait: Whether a run that is not there is one that is to come: the query then finds
+                nothing. Else it is taken for misspelt.
 
         Raises:
             InvalidArgument: There is no such status or field, or the limit is negative.
+            RunNotFound: When the query is used: there is no such run; names those that there are.
         """
         if limit is not None and limit < 0:
             raise InvalidArgument(f"limit={limit}: it is 0 or more")
-        query = EpisodeQuery(self._connection).where(
+        query = EpisodeQuery(self._connection, wait=wait).where(
             run=run, env_id=env_id, status=status, tags=tags, min_return=min_return, since=since
         )
         query = query if order_by is None else query.order_by(order_by)
         return query if limit is None else query[:limit]
 
-    def run(self, name: str) -> Run:
-        r"""What was trained under a name: its history, metrics, checkpoints and episodes.
+    def runs(self) -> RunQuery:
+        """All runs, the one written last at the end.
+
+        What is returned reads nothing yet. `print` shows a table.
+
+        Example:
+            >>> print(jam.runs())
+            >>> jam.runs().table().to_pandas()
+        """
+        return RunQuery(self._connection)
+
+    def run(self, name: str, *, wait: bool = False) -> Run:
+        r"""What was recorded under a name: its episodes, history, metrics and checkpoints.
 
         What is returned reads nothing yet.
 
         Example:
             >>> print(*jam.run("ppo").history, sep="\n")
+
+        Args:
+            name: The name.
+            wait: Whether a run that is not there is one that is to come. Else what is read of it
+                raises `RunNotFound`, which names the runs that there are.
         """
-        return Run(self._connection, name)
+        return Run(self._connection, name, wait=wait)
 
     def tail(
         self,
         *,
-        run: str | None = None,
+        run: RunNames | None = None,
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
         since: float | None = None,
         timeout_s: float | None = None,
+        wait: bool = False,
     ) -> Iterator[tuple[Episode, StepData]]:
         """Follow all episodes that go on at the call or begin later, each from its first step on.
 
@@ -295,12 +330,13 @@ class Jamboree(HasConnection):
             ...     print(episode.id, step.index, step.reward)
 
         Args:
-            run: Only of this run.
+            run: Only of this run, or of these.
             env_id: Only of this environment.
             tags: Only with these tags, at these values.
             since: Only those begun at or after this time, epoch seconds; and of these also what has
                 ended before the call. 0 = all that is stored, and then what comes.
             timeout_s: End after so many seconds without a new step; None waits for ever.
+            wait: Whether to wait for a run that is not there yet, too.
 
         Returns:
             An iterator of pairs: the episode, and its next step.
@@ -308,22 +344,23 @@ class Jamboree(HasConnection):
         Raises:
             UnsavedRecords: What this process has recorded so far cannot be brought to Redis.
             StoreUnavailable: Redis is away at the call, or later for `timeout_s`.
+            RunNotFound: There is no such run; names those that there are.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        tail = AllTail(
-            self._connection, EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
-        )
+        wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
+        tail = AllTail(self._connection, wanted, wait=wait)
         tail.begin()
         return tail.follow(timeout_s)
 
     def atail(
         self,
         *,
-        run: str | None = None,
+        run: RunNames | None = None,
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
         since: float | None = None,
         timeout_s: float | None = None,
+        wait: bool = False,
     ) -> AsyncIterator[tuple[Episode, StepData]]:
         """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
 
@@ -334,7 +371,7 @@ class Jamboree(HasConnection):
             ...     print(episode.id, step.index, step.reward)
         """
         wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
-        return AllTail(self._connection, wanted).afollow(timeout_s)
+        return AllTail(self._connection, wanted, wait=wait).afollow(timeout_s)
 
     def recent(self, episodes: Iterable[Episode | str], n: int) -> list[Transitions]:
         """The newest n steps of several episodes, in one round trip.
@@ -355,7 +392,7 @@ class Jamboree(HasConnection):
             EpisodeNotFound: One of them is not there.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        ids = [one.id if isinstance(one, Episode) else one for one in episodes]
+        ids = [id_of(self._connection, one) for one in episodes]
         return recent_of([Episode(self._connection, id) for id in ids], n)
 
     def diff(self, a: Episode | str, b: Episode | str) -> EpisodeDiff:
@@ -379,7 +416,7 @@ class Jamboree(HasConnection):
             EpisodeNotFound: One of them, or an episode that it was forked from, is not there.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        return diff(*(one if isinstance(one, Episode) else self.episode(one) for one in (a, b)))
+        return diff(*(self.episode(id_of(self._connection, one)) for one in (a, b)))
 
 
 def _recorder_of(env: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from jamboree_gym.backup.compare import Comparison
 from jamboree_gym.backup.copy import (
@@ -24,6 +24,7 @@ from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_list
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
+from jamboree_gym.reading.names import HasId, id_of
 from jamboree_gym.store.listing_recovery import cover
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
@@ -81,12 +82,6 @@ class BackupReport:
     def __bool__(self) -> bool:
         """Whether both sides are equal."""
         return not self.different
-
-
-class HasId(Protocol):
-    """An episode, as `jam.episodes()` gives them."""
-
-    id: str
 
 
 class Backup:
@@ -273,8 +268,8 @@ class Backup:
         return restorer.restored + listed
 
     def _keys_of(self, episodes: Iterable[HasId | str]) -> list[str]:
-        ids = [one if isinstance(one, str) else one.id for one in episodes]
-        return sorted({self._connection.keyspace.episode(id) for id in ids})
+        ids = {id_of(self._connection, one) for one in episodes}
+        return sorted(map(self._connection.keyspace.episode, ids))
 
 
 def _raise_first(failures: Sequence[JamboreeError]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.reading.names import RunNames, run_names
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 
 __all__ = ["EpisodeFilter", "EpisodeTest", "Found", "Stage"]
@@ -32,7 +33,7 @@ class EpisodeFilter:
 
     Attributes:
         test: Any other condition, as a function of the summary.
-        run: Name of the run.
+        run: Name of the run, or names of several.
         env_id: Gymnasium id of the environment.
         status: How the episode ended, or `running`, or `interrupted` if its writer died.
         parent: Id of the episode that it was forked from.
@@ -47,7 +48,7 @@ class EpisodeFilter:
     """
 
     test: EpisodeTest | None = None
-    run: str | None = None
+    run: RunNames | None = None
     env_id: str | None = None
     status: str | None = None
     parent: str | None = None
@@ -62,17 +63,26 @@ class EpisodeFilter:
     def __post_init__(self) -> None:
         if not isinstance(self.tags, Mapping):
             raise InvalidArgument(f"tags={self.tags!r}: give a dict, {{'lr': 0.001}}")
-        for name in ("run", "env_id", "parent"):
+        for name in ("env_id", "parent"):
             if isinstance(getattr(self, name), str):
                 check_text(name, getattr(self, name), InvalidArgument)
+        for run in self.runs or ():
+            check_text("run", run, InvalidArgument)
         if self.status is not None and self.status not in get_args(EpisodeStatus):
             raise InvalidArgument(
                 f"status={self.status!r}: an episode is {', '.join(get_args(EpisodeStatus))}"
             )
 
+    @property
+    def runs(self) -> tuple[str, ...] | None:
+        """Names of the runs; None = all."""
+        return run_names(self.run)
+
     def among(self, found: Found) -> Found:
         """The episodes that match, in the same order."""
-        for name in ("run", "env_id", "status", "parent"):
+        if (runs := self.runs) is not None:
+            found = [one for one in found if one.run in runs]
+        for name in ("env_id", "status", "parent"):
             wanted, of = getattr(self, name), attrgetter(name)
             if wanted is not None:
                 found = [one for one in found if of(one) == wanted]

@@ -15,6 +15,7 @@ from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.handlers.follow import ROWS_PER_LOOK, StepCursor, Tail, is_behind
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.filters import EpisodeFilter
+from jamboree_gym.reading.names import check_runs
 from jamboree_gym.reading.summaries import read_summaries
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary, StepData, Transitions
 from jamboree_gym.store.log import LogSlice
@@ -61,6 +62,7 @@ class EpisodesTail(Tail[T]):
         connection: The store of the episodes.
         wanted: Conditions on the episodes. With `since`, episodes that began after it and have
             ended are included.
+        wait: Whether to wait for a run in which nothing was recorded yet.
 
     Attributes:
         logs_per_look: Number of episodes per round trip.
@@ -72,9 +74,11 @@ class EpisodesTail(Tail[T]):
     rows_per_look: ClassVar[int] = ROWS_PER_LOOK
     follows_interrupted: ClassVar[bool] = False
 
-    def __init__(self, connection: Connection, wanted: EpisodeFilter) -> None:
+    def __init__(self, connection: Connection, wanted: EpisodeFilter, *, wait: bool = True) -> None:
         self._connection = connection
         self._wanted = wanted
+        self._wanted_runs = wanted.runs
+        self._waits = wait
         self._position: str | None = None  # None: the listings must be read
         self._losses = 0
         self._followed: dict[str, _Followed] = {}
@@ -110,15 +114,18 @@ class EpisodesTail(Tail[T]):
         Raises:
             UnsavedRecords: Records of this process cannot be delivered to Redis.
             StoreUnavailable: Redis is away.
+            RunNotFound: Nothing was recorded in one of the runs, and it does not wait for that.
         """
         self._connection.settle_all()
+        if not self._waits:
+            check_runs(self._connection, self._wanted_runs or ())
         self._read_listings()
 
     def _read_listings(self) -> None:
         """Find the episodes in the listings of their runs."""
         store = self._connection.store
         losses, position = store.losses, store.feed.position()
-        runs = store.listings.runs() if self._wanted.run is None else [self._wanted.run]
+        runs = store.listings.runs() if self._wanted_runs is None else self._wanted_runs
         unknown = [
             one.decoded()
             for one in read_summaries(self._connection, runs)
@@ -161,7 +168,8 @@ class EpisodesTail(Tail[T]):
         grown = self._connection.store.feed.after(self._position, wait_s=wait_s)
         self._position = grown.position if grown.is_complete else None
         for name, run in grown.episodes:
-            if name not in self._over and self._wanted.run in (None, run):
+            is_wanted = self._wanted_runs is None or run in self._wanted_runs
+            if is_wanted and name not in self._over:
                 self._grown[name] = None
 
     # -- their steps ------------------------------------------------------------------------

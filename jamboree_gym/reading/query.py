@@ -14,6 +14,7 @@ from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.filters import EpisodeFilter, EpisodeTest, Found, Stage
+from jamboree_gym.reading.names import RunNames, check_runs, full_id, id_of
 from jamboree_gym.reading.ordering import by_start, order_of
 from jamboree_gym.reading.parquet import pieces_of, write_parts
 from jamboree_gym.reading.summaries import read_summaries
@@ -47,13 +48,16 @@ class EpisodeQuery(StaysHere):
 
     Args:
         connection: The store of the episodes.
+        wait: Whether a run that nothing was recorded in is one that is to come, not a misspelt one.
     """
 
     _instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, wait: bool = False) -> None:
         self._connection = connection
-        self._run: str | None = None  # the only run to read; None = all
+        self._waits = wait
+        self._runs: tuple[str, ...] | None = None  # the only runs to read; None = all
+        self._named: tuple[str, ...] = ()  # all runs that a condition names
         self._stages: tuple[Stage, ...] = ()
         self._is_cut = False
         self._asked = ""
@@ -63,10 +67,10 @@ class EpisodeQuery(StaysHere):
         test: EpisodeTest | None = None,
         /,
         *,
-        run: str | None = None,
+        run: RunNames | None = None,
         env_id: str | None = None,
         status: str | None = None,
-        parent: str | None = None,
+        parent: Episode | str | None = None,
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
         max_return: float | None = None,
@@ -81,11 +85,11 @@ class EpisodeQuery(StaysHere):
             test: A function that returns whether an episode is wanted, given its `EpisodeSummary`.
                 Use it for conditions without a name below:
                 `lambda episode: episode.seed == 3 or episode.elapsed_s > 60`.
-            run: Only of this run.
+            run: Only of this run, or of these.
             env_id: Only of this environment.
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
-            parent: Only forks of the episode with this id.
+            parent: Only forks of this episode, or of the one with this id.
             tags: Only with these tags and values. A function in place of a value returns whether a
                 value is accepted: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
             min_return: Lowest return.
@@ -96,14 +100,15 @@ class EpisodeQuery(StaysHere):
             until: Latest start, epoch seconds.
 
         Raises:
-            InvalidArgument: There is no such status.
+            InvalidArgument: There is no such status. When the query is used, `RunNotFound` is
+                raised for a run in which nothing was recorded; `jam.episodes(wait=True)` does not.
         """
         asked = EpisodeFilter(
             test=test,
             run=run,
             env_id=env_id,
             status=status,
-            parent=parent,
+            parent=None if parent is None else id_of(self._connection, parent),
             tags=tags or {},
             min_return=min_return,
             max_return=max_return,
@@ -113,8 +118,9 @@ class EpisodeQuery(StaysHere):
             until=until,
         )
         query = self._then(asked.among, f"where({asked})")
-        if not self._is_cut and self._run is None:
-            query._run = run
+        query._named += asked.runs or ()
+        if not self._is_cut and self._runs is None:
+            query._runs = asked.runs
         return query
 
     def order_by(self, name: str) -> EpisodeQuery:
@@ -156,8 +162,8 @@ class EpisodeQuery(StaysHere):
             ) from None
 
     def _then(self, stage: Stage, shown: str) -> EpisodeQuery:
-        query = EpisodeQuery(self._connection)
-        query._run, query._is_cut = self._run, self._is_cut
+        query = EpisodeQuery(self._connection, wait=self._waits)
+        query._runs, query._named, query._is_cut = self._runs, self._named, self._is_cut
         query._stages = (*self._stages, stage)
         query._asked = f"{self._asked}.{shown}" if shown[0] != "[" else self._asked + shown
         return query
@@ -167,8 +173,10 @@ class EpisodeQuery(StaysHere):
     def _found(self, *, is_complete: bool = False) -> Found:
         self._connection.settle_all()
         store = self._connection.store
-        runs = store.listings.runs() if self._run is None else [self._run]
+        runs = store.listings.runs() if self._runs is None else dict.fromkeys(self._runs)
         found = read_summaries(self._connection, runs, is_complete=is_complete)
+        if not self._waits:
+            check_runs(self._connection, set(self._named) - {one.run for one in found})
         running = [one for one in found if one.status == "running"]
         dead = self._connection.dead({one.writer.hex() for one in running})
         for one in running:
@@ -281,15 +289,15 @@ class EpisodeQuery(StaysHere):
 
     def __iter__(self) -> Iterator[Episode]:
         """Iterate over the episodes."""
-        return map(self.episode, self.ids())
+        return (Episode(self._connection, id) for id in self.ids())
 
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self._found())
 
     def episode(self, id: str) -> Episode:
-        """One episode by its id, even if it does not match."""
-        return Episode(self._connection, id)
+        """One episode by its id or the beginning of that, even if it does not match."""
+        return Episode(self._connection, full_id(self._connection, id))
 
     def first(self) -> Episode:
         """The first episode.

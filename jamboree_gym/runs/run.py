@@ -10,9 +10,14 @@ from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
 from jamboree_gym.process_life import StaysHere
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.names import check_runs
+from jamboree_gym.reading.newest import newest_steps
 from jamboree_gym.reading.query import EpisodeQuery, found_by
+from jamboree_gym.records import StepData
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler, metric_table
+from jamboree_gym.runs.run_summary import RunState, RunSummary, summary_of_run
 from jamboree_gym.runs.sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
 
 if TYPE_CHECKING:
@@ -24,7 +29,10 @@ Model = TypeVar("Model")
 
 
 class Run(StaysHere):
-    r"""Reads what a `JamboreeCallback` has stored of a run; keeps nothing in memory.
+    r"""Reads what was recorded under a name; keeps nothing in memory.
+
+    Everything that is read of a run in which nothing was recorded raises `RunNotFound`, which names
+    the runs that there are.
 
     Example:
         >>> run = jam.run("ppo")
@@ -34,15 +42,17 @@ class Run(StaysHere):
     Args:
         connection: The store of the run.
         name: The run's name.
+        wait: Whether such a run is one that is to come: then it is empty.
     """
 
     _instead = "take its `name`, and `jam.run(name)` of a Jamboree there"
 
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, name: str, *, wait: bool = False) -> None:
         if not isinstance(name, str):
             raise InvalidArgument(f"a run has a name, not {name!r} of type {type(name).__name__}")
         self.name = check_text("name", name, InvalidArgument)
         self._connection = connection
+        self._waits = wait
         self._sessions = SessionHandler(connection, name)
         self._metrics = MetricHandler(connection, name)
         self._checkpoints = CheckpointHandler(connection, name)
@@ -50,7 +60,43 @@ class Run(StaysHere):
     @property
     def episodes(self) -> EpisodeQuery:
         """Its episodes, ordered by their start."""
-        return EpisodeQuery(self._connection).where(run=self.name)
+        return EpisodeQuery(self._connection, wait=self._waits).where(run=self.name)
+
+    @property
+    def summary(self) -> RunSummary:
+        """State, number of episodes and steps, returns and so on, as of now."""
+        _, episodes = found_by(self._all_episodes, is_complete=False)
+        sessions, checkpoints = self._known_sessions(), self._checkpoints.checkpoints()
+        if not episodes and not sessions and not checkpoints:
+            self._check_it_is_there()
+        return summary_of_run(self.name, episodes, sessions, len(checkpoints))
+
+    @property
+    def state(self) -> RunState:
+        """`running`, `stopped`, or `interrupted` if its process died."""
+        return self.summary.state
+
+    def recent(self, n: int) -> list[tuple[Episode, StepData]]:
+        """The newest n steps of all its episodes, oldest first, as `jam.tail` gives them.
+
+        Example:
+            >>> for episode, step in jam.run("ppo").recent(16):
+            ...     print(episode.id[:8], step.index, step.action, step.reward)
+
+        Args:
+            n: So many steps, or as many as it has.
+        """
+        _, found = found_by(self.episodes, is_complete=False)
+        return newest_steps(self._connection, found, n)
+
+    @property
+    def _all_episodes(self) -> EpisodeQuery:
+        """The same, also where there are none (any more)."""
+        return EpisodeQuery(self._connection, wait=True).where(run=self.name)
+
+    def _check_it_is_there(self) -> None:
+        if not self._waits:
+            check_runs(self._connection, [self.name])
 
     @property
     def history(self) -> list[RunSession]:
@@ -58,11 +104,17 @@ class Run(StaysHere):
 
         Empty if no training used a `JamboreeCallback`.
         """
+        history = self._known_sessions()
+        if not history:
+            self._check_it_is_there()
+        return history
+
+    def _known_sessions(self) -> list[RunSession]:
         records = self._sessions.many(EVERYTHING)
         return sessions_of(
             records,
             self._connection.dead,
-            lambda: found_by(self.episodes, is_complete=False)[1],
+            lambda: found_by(self._all_episodes, is_complete=False)[1],
             where=f"run {self.name!r}",
         )
 
@@ -111,11 +163,17 @@ class Run(StaysHere):
             column for each name whose values are numbers or texts: `train/loss`,
             `rollout/ep_rew_mean`, `eval/mean_reward`; null in rows without that value.
         """
-        return metric_table(self._metrics.many(EVERYTHING), where=f"run {self.name!r}")
+        records = self._metrics.many(EVERYTHING)
+        if not records:
+            self._check_it_is_there()
+        return metric_table(records, where=f"run {self.name!r}")
 
     def checkpoints(self) -> list[Checkpoint]:
         """Its checkpoints, the oldest first. Reads none of their content."""
-        return self._checkpoints.checkpoints()
+        found = self._checkpoints.checkpoints()
+        if not found:
+            self._check_it_is_there()
+        return found
 
     def checkpoint(
         self,

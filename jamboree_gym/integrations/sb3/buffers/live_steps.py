@@ -92,7 +92,7 @@ class LiveSteps:
     def _past(self, tail: NewStepsTail) -> Iterator[Batch]:
         """The newest steps of episodes that are over."""
         past = tail.not_followed
-        query = EpisodeQuery(self._connection).where(run=self._wanted.run)
+        query = EpisodeQuery(self._connection, wait=True).where(run=self._wanted.run)
         _, found = found_by(query, is_complete=False)
         found = [one for one in self._wanted.among(found) if one.steps and one.id in past]
         steps = np.array([one.steps for one in found][::-1], np.int64).cumsum()

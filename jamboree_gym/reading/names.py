@@ -1,0 +1,105 @@
+"""Names that users type: ids of episodes, also their first letters, and names of runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from difflib import SequenceMatcher
+from typing import Protocol
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
+
+__all__ = ["HasId", "RunNames", "check_runs", "full_id", "id_of", "run_names"]
+
+RunNames = str | Sequence[str]
+"""The name of a run, or the names of several."""
+
+MAX_NAMED = 10  # names of runs that an error lists
+MAX_IDS = 3
+_FULL_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class HasId(Protocol):
+    """An `Episode`."""
+
+    id: str
+
+
+def id_of(connection: Connection, episode: HasId | str) -> str:
+    """The full id of an episode that is given as such, by its id or by the id's beginning.
+
+    Raises:
+        EpisodeNotFound: Several ids begin like that; names some.
+        InvalidArgument: It is neither an episode nor a text.
+    """
+    if isinstance(episode, str):
+        return full_id(connection, episode)
+    id = getattr(episode, "id", None)
+    if not isinstance(id, str):
+        raise InvalidArgument(
+            f"{episode!r:.80} is no episode: give one of jam.episodes(), or an id such as '01a21f'"
+        )
+    return id
+
+
+def full_id(connection: Connection, id: str) -> str:
+    """The id that begins like this; a full id costs nothing, another one a read of the listings.
+
+    Where there is none, the text comes back as it is: reading it raises `EpisodeNotFound`.
+
+    Raises:
+        EpisodeNotFound: Several ids begin like that; names some.
+        InvalidArgument: The text is empty.
+    """
+    if _FULL_ID.fullmatch(id):
+        return id
+    if not id:
+        raise InvalidArgument("the id of an episode is empty: give the id, or its beginning")
+    connection.settle_all()
+    listings = connection.store.listings
+    ids = {found for run in listings.runs() for found in listings.summaries(run)}
+    if id in ids:
+        return id
+    found = sorted(one for one in ids if one.startswith(id))
+    if len(found) > 1:
+        raise EpisodeNotFound(
+            f"{len(found)} episodes begin with {id!r}: give more of the id, as one of "
+            f"{_listed(found, MAX_IDS)}"
+        )
+    return found[0] if found else id
+
+
+def run_names(runs: RunNames | None) -> tuple[str, ...] | None:
+    """The names as a tuple; None = no condition."""
+    if runs is None:
+        return None
+    return (runs,) if isinstance(runs, str) else tuple(runs)
+
+
+def check_runs(connection: Connection, names: Iterable[str]) -> None:
+    """Raise `RunNotFound` for the first run that nothing was recorded in; it names the others."""
+    asked = list(names)
+    if not asked:
+        return
+    connection.settle_all()
+    known = connection.store.listings.runs()
+    for name in asked:
+        if name not in known:
+            raise RunNotFound(_no_run(connection, name, known))
+
+
+def _no_run(connection: Connection, name: str, known: Collection[str]) -> str:
+    if not known:
+        where = f"{connection.store.where}, namespace {connection.keyspace.namespace!r}"
+        return f"no run {name!r}: nothing has been recorded yet on {where}"
+    nearest = sorted(known, key=lambda one: SequenceMatcher(None, name, one).ratio(), reverse=True)
+    return (
+        f"no run {name!r}; there {'is' if len(known) == 1 else 'are'} {_listed(nearest)} "
+        "(wait=True waits for a run that is to come)"
+    )
+
+
+def _listed(names: Sequence[str], most: int = MAX_NAMED) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,92 @@
+"""What a table of runs shows of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jamboree_gym.encoding.summary_codec import StoredSummary
+from jamboree_gym.runs.sessions import RunSession
+
+__all__ = ["RunState", "RunSummary", "run_state", "summary_of_run"]
+
+RunState = Literal["running", "stopped", "interrupted"]
+"""`running`: a living process records or trains. `interrupted`: the newest one died."""
+
+AVERAGED = 10  # episodes
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What is known of a run.
+
+    Attributes:
+        name: Its name.
+        state: `running`, `stopped`, or `interrupted`: its process died.
+        env_ids: Gymnasium ids of its environments, sorted.
+        episodes: Number of episodes, forks left out.
+        steps: Number of their steps.
+        began_at: When its first episode began, epoch seconds; None without episodes.
+        last_step_at: When its newest step was taken, epoch seconds; None without episodes.
+        mean_return: Mean return of its newest ten episodes that reached their end; None if none
+            did.
+        checkpoints: Number of checkpoints.
+        tags: Tags of the newest episode.
+    """
+
+    name: str
+    state: RunState
+    env_ids: Sequence[str]
+    episodes: int
+    steps: int
+    began_at: float | None
+    last_step_at: float | None
+    mean_return: float | None
+    checkpoints: int
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+def summary_of_run(
+    name: str,
+    episodes: Sequence[StoredSummary],
+    sessions: Sequence[RunSession],
+    checkpoints: int,
+) -> RunSummary:
+    """Summarise a run.
+
+    Args:
+        name: Its name.
+        episodes: Its episodes by their start, with their status as of now.
+        sessions: Its sessions, the oldest first.
+        checkpoints: Number of its checkpoints.
+    """
+    over = [one.episode_return for one in episodes if one.status in ("terminated", "truncated")]
+    newest = over[-AVERAGED:]
+    return RunSummary(
+        name,
+        run_state(episodes, sessions),
+        sorted({one.env_id for one in episodes}),
+        len(episodes),
+        sum(one.steps for one in episodes),
+        min((one.started_at for one in episodes), default=None),
+        max(map(ended_at, episodes), default=None),
+        sum(newest) / len(newest) if newest else None,
+        checkpoints,
+        episodes[-1].decoded_tags() if episodes else {},
+    )
+
+
+def run_state(episodes: Sequence[StoredSummary], sessions: Sequence[RunSession]) -> RunState:
+    """Whether a run goes on, and if not, whether its process died."""
+    session = sessions[-1].how if sessions else None
+    if session == "running" or any(one.status == "running" for one in episodes):
+        return "running"
+    last = max(episodes, key=ended_at, default=None)
+    died = session == "interrupted" if session else last and last.status == "interrupted"
+    return "interrupted" if died else "stopped"
+
+
+def ended_at(episode: StoredSummary) -> float:
+    """Time of its newest step, epoch seconds."""
+    return episode.started_at + episode.elapsed_s

@@ -1,0 +1,81 @@
+"""Small tables for people: as text on a terminal, as HTML in a notebook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+
+__all__ = ["MAX_ROWS", "ago", "html_table", "number", "text_table"]
+
+MAX_ROWS = 20
+MAX_CELL = 32  # characters
+
+Columns = Mapping[str, Sequence[object]]
+"""Cells by the name of their column; those that are numbers are aligned to the right."""
+
+
+def text_table(columns: Columns, *, rows: int) -> str:
+    """A table of a few lines.
+
+    Args:
+        columns: The first `MAX_ROWS` cells of each column, or all.
+        rows: Number of rows of the whole table; those that are left out are counted in a last line.
+    """
+    texts = {name: [_cell(one) for one in cells] for name, cells in columns.items()}
+    widths = {name: max(map(len, [name, *cells])) for name, cells in texts.items()}
+    is_number = {name: all(map(_is_number, cells)) for name, cells in columns.items()}
+
+    def line(cells: Mapping[str, str]) -> str:
+        aligned = [
+            cell.rjust(widths[name]) if is_number[name] else cell.ljust(widths[name])
+            for name, cell in cells.items()
+        ]
+        return "  ".join(aligned).rstrip()
+
+    shown = min(rows, *(len(cells) for cells in texts.values()))
+    lines = [line({name: name for name in texts})]
+    lines += [line({name: cells[row] for name, cells in texts.items()}) for row in range(shown)]
+    return "\n".join([*lines, *_rest(rows - shown)])
+
+
+def html_table(columns: Columns, *, rows: int) -> str:
+    """The same as HTML; every cell is escaped."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_cell(cell))}</td>" for cell in row) + "</tr>"
+        for row in zip(*columns.values(), strict=True)
+    )
+    shown = min(rows, *(len(cells) for cells in columns.values()))
+    rest = "".join(f"<p>{escape(line)}</p>" for line in _rest(rows - shown))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+
+
+def number(value: float | None) -> str:
+    """A number with four digits that count; `-` for none."""
+    return "-" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def ago(at: float | None, now: float) -> str:
+    """How long ago something was, in the largest fitting unit."""
+    if at is None:
+        return "-"
+    seconds = max(0.0, now - at)
+    for unit, length in (("s", 60.0), ("min", 3600.0), ("h", 2 * 86400.0)):
+        if seconds < length:
+            return f"{seconds / {'s': 1, 'min': 60, 'h': 3600}[unit]:.0f} {unit} ago"
+    return time.strftime("%Y-%m-%d", time.localtime(at))
+
+
+def _cell(value: object) -> str:
+    text = " ".join(("-" if value is None else str(value)).split())
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else text
+    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 3]}..."
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float) or _cell(value)[-1:].isdigit()
+
+
+def _rest(count: int) -> list[str]:
+    return [f"... and {count:,} more"] if count > 0 else []

@@ -1,0 +1,291 @@
+"""What is in a store, run by run, and names that are misspelt."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from recorded_envs import ACTION, CountingEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, JamboreeError, RunNotFound
+from jamboree_gym.runs.sessions import SessionHandler
+from jamboree_gym.tables.text_table import ago, html_table, text_table
+
+
+def record(jam: Jamboree, run: str, steps: int = 3, **options: Any) -> str:
+    """Record one episode that reaches its end; its id."""
+    env = jam.record(CountingEnv(length=steps), run=run, **options)
+    play(env, [ACTION] * steps)
+    env.close()
+    return env.episode_id
+
+
+# -- jam.runs() ---------------------------------------------------------------------------------
+
+
+def test_runs_come_in_the_order_in_which_they_were_written_last(jam: Jamboree) -> None:
+    for run in ("a", "b", "a"):
+        record(jam, run)
+
+    assert jam.runs().names() == ["b", "a"]
+    assert [run.name for run in jam.runs()] == ["b", "a"]
+    assert len(jam.runs()) == 2
+    assert jam.runs()[-1].name == "a"
+    assert [run.name for run in jam.runs()[:1]] == ["b"]
+    with pytest.raises(RunNotFound, match="there are 2 runs, so there is none at 2"):
+        jam.runs()[2]
+
+
+def test_a_summary_counts_what_a_run_has(jam: Jamboree) -> None:
+    for steps in (1, 2, 3):
+        record(jam, "a", steps, tags={"lr": 0.1 * steps})
+    summary = jam.run("a").summary
+
+    assert (summary.name, summary.state, summary.episodes, summary.steps) == ("a", "stopped", 3, 6)
+    episodes = jam.episodes(run="a").summaries()
+    assert summary.mean_return == pytest.approx(sum(one.episode_return for one in episodes) / 3)
+    assert summary.began_at == episodes[0].started_at
+    assert summary.last_step_at == max(one.started_at + one.elapsed_s for one in episodes)
+    assert summary.tags == {"lr": pytest.approx(0.3)}
+    assert summary.checkpoints == 0
+
+
+def test_the_mean_return_is_of_the_newest_ten_that_are_over(jam: Jamboree) -> None:
+    for steps in range(1, 13):
+        record(jam, "a", steps)
+    env = jam.record(CountingEnv(length=50), run="a")
+    play(env, [ACTION])
+    returns = [one.episode_return for one in jam.episodes(run="a").summaries()]
+
+    assert jam.run("a").summary.mean_return == pytest.approx(sum(returns[2:12]) / 10)
+
+
+def test_the_table_has_a_row_for_each_run(jam: Jamboree) -> None:
+    record(jam, "a", tags={"lr": 0.5, "branch": "main"})
+    record(jam, "b")
+    rows = jam.runs().table().to_pylist()
+
+    assert [row["run"] for row in rows] == ["a", "b"]
+    assert [row["state"] for row in rows] == ["stopped", "stopped"]
+    assert [row["tag_branch"] for row in rows] == ["main", None]
+    assert jam.runs().table().schema.equals(jam.runs().table().schema)
+
+
+def test_an_empty_store_has_a_table_without_rows(jam: Jamboree) -> None:
+    assert jam.runs().table().num_rows == 0
+    assert str(jam.runs()).startswith("no runs yet on ")
+
+
+def test_printed_runs_fit_on_a_screen_and_the_newest_is_first(jam: Jamboree) -> None:
+    for number in range(23):
+        record(jam, f"run-{number:02}", 1)
+    lines = str(jam.runs()).splitlines()
+
+    assert lines[0].split()[:2] == ["run", "state"]
+    assert lines[1].split()[:4] == ["run-22", "stopped", "1", "1"]
+    assert len(lines) == 22
+    assert lines[-1] == "... and 3 more"
+    assert max(map(len, lines)) <= 100
+
+
+def test_names_are_escaped_in_html(jam: Jamboree) -> None:
+    record(jam, "<b>bold</b>")
+    assert "<td>&lt;b&gt;bold&lt;/b&gt;</td>" in jam.runs()._repr_html_()
+
+
+def test_repr_reads_nothing(jam: Jamboree) -> None:
+    runs = jam.runs()
+    jam.close()
+    assert "print them" in repr(runs)
+
+
+# -- the state ----------------------------------------------------------------------------------
+
+
+def test_a_run_is_running_while_an_episode_is(jam: Jamboree) -> None:
+    env = jam.record(CountingEnv(length=50), run="a")
+    play(env, [ACTION])
+    assert jam.run("a").state == "running"
+    env.close()
+    assert jam.run("a").state == "stopped"
+
+
+def test_a_run_whose_newest_episode_was_cut_off_is_interrupted(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(jam, "a")
+    env = jam.record(CountingEnv(length=50), run="a")
+    play(env, [ACTION])
+    monkeypatch.setattr(jam._connection, "dead", set)
+    assert jam.run("a").state == "interrupted"
+
+
+def test_a_session_that_goes_on_makes_a_run_running(jam: Jamboree) -> None:
+    record(jam, "a")
+    sessions = SessionHandler(jam, "a")
+    sessions.begin("s", timesteps=0, resumed_from=None, steps={}, info={})
+    assert jam.run("a").state == "running"
+    sessions.end("s", "finished", timesteps=9)
+    assert jam.run("a").state == "stopped"
+
+
+# -- the newest steps of a run ------------------------------------------------------------------
+
+
+def test_recent_steps_of_a_run_come_from_all_of_its_episodes(jam: Jamboree) -> None:
+    first, second = record(jam, "a", 3), record(jam, "a", 2)
+    found = [(episode.id, step.index) for episode, step in jam.run("a").recent(4)]
+    assert found == [(first, 1), (first, 2), (second, 0), (second, 1)]
+
+
+def test_recent_steps_of_more_episodes_than_are_read_at_once(jam: Jamboree) -> None:
+    ids = [record(jam, "a", 1) for _ in range(40)]
+    assert [episode.id for episode, _ in jam.run("a").recent(35)] == ids[5:]
+
+
+@pytest.mark.parametrize("n", [0, 1, 99])
+def test_recent_gives_as_many_steps_as_there_are(jam: Jamboree, n: int) -> None:
+    record(jam, "a", 2)
+    assert len(jam.run("a").recent(n)) == min(n, 2)
+
+
+# -- misspelt runs ------------------------------------------------------------------------------
+
+USES = {
+    "len": lambda jam: len(jam.episodes(run="lander3")),
+    "last": lambda jam: jam.episodes(run="lander3").last(),
+    "where": lambda jam: jam.episodes().where(run="lander3").ids(),
+    "of a cut": lambda jam: jam.episodes()[:2].where(run="lander3").ids(),
+    "one of several": lambda jam: jam.episodes(run=["sac", "lander3"]).ids(),
+    "table": lambda jam: jam.episodes(run="lander3").table(),
+    "summary_table": lambda jam: jam.episodes(run="lander3").summary_table(),
+    "tail": lambda jam: next(jam.tail(run="lander3", timeout_s=0), None),
+    "history": lambda jam: jam.run("lander3").history,
+    "info": lambda jam: jam.run("lander3").info,
+    "metrics": lambda jam: jam.run("lander3").metrics(),
+    "checkpoints": lambda jam: jam.run("lander3").checkpoints(),
+    "checkpoint": lambda jam: jam.run("lander3").checkpoint(),
+    "episodes": lambda jam: jam.run("lander3").episodes.ids(),
+    "state": lambda jam: jam.run("lander3").state,
+    "recent": lambda jam: jam.run("lander3").recent(3),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_misspelt_run_is_said_with_the_nearest_names_first(jam: Jamboree, use: Any) -> None:
+    for run in ("sac", "lander", "lander2"):
+        record(jam, run, 1)
+    with pytest.raises(RunNotFound, match="no run 'lander3'; there are lander, lander2, sac"):
+        use(jam)
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_an_empty_store_says_that_it_is(jam: Jamboree, use: Any) -> None:
+    with pytest.raises(RunNotFound, match=r"no run '(lander3|sac)': nothing has been recorded yet"):
+        use(jam)
+
+
+WAITING = {
+    "len": lambda jam: len(jam.episodes(run="later", wait=True)) == 0,
+    "where": lambda jam: jam.episodes(wait=True).where(run="later").ids() == [],
+    "tail": lambda jam: list(jam.tail(run="later", timeout_s=0, wait=True)) == [],
+    "history": lambda jam: jam.run("later", wait=True).history == [],
+    "checkpoints": lambda jam: jam.run("later", wait=True).checkpoints() == [],
+    "metrics": lambda jam: jam.run("later", wait=True).metrics().num_rows == 0,
+    "episodes": lambda jam: jam.run("later", wait=True).episodes.ids() == [],
+}
+
+
+@pytest.mark.parametrize("use", WAITING.values(), ids=WAITING)
+def test_a_run_that_is_to_come_is_empty_where_that_is_asked_for(jam: Jamboree, use: Any) -> None:
+    record(jam, "sac", 1)
+    assert use(jam)
+
+
+def test_a_run_without_episodes_that_match_is_no_error(jam: Jamboree) -> None:
+    record(jam, "a")
+    assert jam.episodes(run="a", status="truncated").ids() == []
+    assert jam.run("a").history == []
+
+
+def test_several_runs_are_read_together(jam: Jamboree) -> None:
+    ids = {run: record(jam, run) for run in ("a", "b", "c")}
+    assert jam.episodes(run=["a", "c"]).ids() == [ids["a"], ids["c"]]
+    assert {episode.id for episode, _ in jam.tail(run=["c", "a"], since=0, timeout_s=0)} == {
+        ids["a"],
+        ids["c"],
+    }
+
+
+# -- ids ----------------------------------------------------------------------------------------
+
+
+def test_an_episode_is_found_by_the_beginning_of_its_id(jam: Jamboree) -> None:
+    id = record(jam, "a")
+    assert jam.episode(id[:6]).id == jam.episode(id).id == id
+    assert jam.episodes().episode(id[:6]).id == id
+    assert jam.recent([id[:6]], 1)[0].indices.tolist() == [2]
+    assert not jam.diff(id[:6], jam.episode(id))
+    assert jam.episodes().where(parent=id[:6]).ids() == []
+
+
+def test_a_beginning_that_several_ids_have_names_some(jam: Jamboree) -> None:
+    ids = sorted(record(jam, "a") for _ in range(5))
+    with pytest.raises(EpisodeNotFound, match=r"5 episodes begin with .*and 2 more") as error:
+        jam.episode(ids[0][:3])
+    assert ids[0] in str(error.value)
+
+
+def test_a_full_id_asks_the_server_nothing(jam: Jamboree) -> None:
+    id = record(jam, "a")
+    jam.flush()
+    before = jam.redis.info("commandstats")
+    jam.episode(id)
+    after = jam.redis.info("commandstats")
+    assert {name for name in after if after[name] != before.get(name)} == {"cmdstat_info"}
+
+
+def test_an_id_that_is_a_name_is_taken_as_it_is(jam: Jamboree) -> None:
+    with pytest.raises(EpisodeNotFound, match="no episode 'mine'"):
+        jam.episode("mine").data()
+    with pytest.raises(InvalidArgument, match="empty"):
+        jam.episode("")
+
+
+def test_restoring_takes_episodes_and_beginnings_of_ids(jam: Jamboree) -> None:
+    id = record(jam, "a")
+    jam.backup.flush()
+    jam.redis.delete(jam._connection.keyspace.episode(id))
+    assert jam.backup.restore([id[:6]]) == 1
+    with pytest.raises(JamboreeError):
+        jam.backup.restore(["zz"])
+
+
+# -- tables for people --------------------------------------------------------------------------
+
+
+def test_a_table_aligns_numbers_and_shortens_long_cells() -> None:
+    text = text_table({"name": ["a", "b" * 50], "n": [5, 12345]}, rows=2)
+    assert text.splitlines() == [
+        "name                                   n",
+        "a                                      5",
+        f"{'b' * 29}...  12,345",
+    ]
+
+
+def test_a_table_without_rows_has_its_head() -> None:
+    assert text_table({"name": [], "n": []}, rows=0) == "name  n"
+    assert html_table({"name": []}, rows=0).endswith("<tbody></tbody></table>")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s ago"), (59, "59 s ago"), (60, "1 min ago"), (7200, "2 h ago"), (-5, "0 s ago")],
+)
+def test_a_time_is_said_in_a_fitting_unit(seconds: float, text: str) -> None:
+    now = time.time()
+    assert ago(now - seconds, now) == text
+    assert ago(None, now) == "-"
+    assert len(ago(now - 9e5, now)) == len("2026-01-01")
