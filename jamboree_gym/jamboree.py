@@ -252,6 +252,7 @@ class Jamboree(HasConnection):
         order_by: str | None = None,
         limit: int | None = None,
         wait: bool = False,
+        forks: bool = False,
     ) -> EpisodeQuery:
         """Episodes by what their summaries say, the one that began first at the front.
 
@@ -270,6 +271,8 @@ class Jamboree(HasConnection):
             limit: At most so many, those at the front.
             wait: Whether a run that is not there is one that is to come: the query then finds
                 nothing. Else it is taken for misspelt.
+            forks: Whether forks of an episode of the same run are found, too: they are experiments,
+                not data of the run.
 
         Raises:
             InvalidArgument: There is no such status or field, or the limit is negative.
@@ -277,7 +280,7 @@ class Jamboree(HasConnection):
         """
         if limit is not None and limit < 0:
             raise InvalidArgument(f"limit={limit}: it is 0 or more")
-        query = EpisodeQuery(self._connection, wait=wait).where(
+        query = EpisodeQuery(self._connection, wait=wait, forks=forks).where(
             run=run, env_id=env_id, status=status, tags=tags, min_return=min_return, since=since
         )
         query = query if order_by is None else query.order_by(order_by)
@@ -318,6 +321,7 @@ class Jamboree(HasConnection):
         since: float | None = None,
         timeout_s: float | None = None,
         wait: bool = False,
+        forks: bool = False,
     ) -> Iterator[tuple[Episode, StepData]]:
         """Follow all episodes that go on at the call or begin later, each from its first step on.
 
@@ -337,6 +341,7 @@ class Jamboree(HasConnection):
                 ended before the call. 0 = all that is stored, and then what comes.
             timeout_s: End after so many seconds without a new step; None waits for ever.
             wait: Whether to wait for a run that is not there yet, too.
+            forks: Whether to follow forks of an episode of the same run, too.
 
         Returns:
             An iterator of pairs: the episode, and its next step.
@@ -348,7 +353,7 @@ class Jamboree(HasConnection):
             DecodeError: Stored bytes are damaged; names key and index.
         """
         wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
-        tail = AllTail(self._connection, wanted, wait=wait)
+        tail = AllTail(self._connection, wanted, wait=wait, forks=forks)
         tail.begin()
         return tail.follow(timeout_s)
 
@@ -361,6 +366,7 @@ class Jamboree(HasConnection):
         since: float | None = None,
         timeout_s: float | None = None,
         wait: bool = False,
+        forks: bool = False,
     ) -> AsyncIterator[tuple[Episode, StepData]]:
         """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
 
@@ -371,7 +377,7 @@ class Jamboree(HasConnection):
             ...     print(episode.id, step.index, step.reward)
         """
         wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
-        return AllTail(self._connection, wanted, wait=wait).afollow(timeout_s)
+        return AllTail(self._connection, wanted, wait=wait, forks=forks).afollow(timeout_s)
 
     def recent(self, episodes: Iterable[Episode | str], n: int) -> list[Transitions]:
         """The newest n steps of several episodes, in one round trip.

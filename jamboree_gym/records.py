@@ -169,6 +169,9 @@ class EpisodeSummary:
             of its own.
         writer: Names the process that recorded it, among those that hold a lease.
         parent: Id of the episode that it was forked from; None for one that began with a reset.
+        fork_step: Number of the parent's steps before the fork; steps, return and time of a fork
+            count from there. None for an episode that began with a reset.
+        parent_run: The run of the parent; None likewise.
     """
 
     id: str
@@ -184,6 +187,16 @@ class EpisodeSummary:
     vector_index: int | None = None
     writer: str = ""
     parent: str | None = None
+    fork_step: int | None = None
+    parent_run: str | None = None
+
+    @property
+    def is_experiment(self) -> bool:
+        """Whether it was forked from an episode of the same run: then it is no data of the run.
+
+        Queries leave such an episode out unless they are asked for `forks=True`.
+        """
+        return self.parent is not None and self.parent_run in (None, self.run)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

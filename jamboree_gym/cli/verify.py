@@ -42,6 +42,9 @@ def verify(
     ] = None,
     run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
     env_id: Annotated[str | None, typer.Option(help="Only of this environment.")] = None,
+    forks: Annotated[
+        bool, typer.Option("--forks", help="Also forks of an episode of the same run.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N episodes.")] = None,
     last: Annotated[int | None, typer.Option(min=1, help="Only the newest N episodes.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
@@ -73,7 +76,7 @@ def verify(
         import_modules(modules)
         with store.open() as jam, progress_bar("verifying") as progress:
             reports = verify_episodes(
-                _chosen(jam, episode_ids, run, env_id, limit, last),
+                _chosen(jam, episode_ids, run, env_id, limit, last, forks=forks),
                 workers=workers,
                 rtol=rtol,
                 atol=atol,
@@ -92,10 +95,12 @@ def _chosen(
     env_id: str | None,
     limit: int | None,
     last: int | None,
+    *,
+    forks: bool,
 ) -> EpisodeQuery | list[Episode]:
     if ids:
         return [jam.episode(id) for id in ids]
-    query = jam.episodes(run=run, env_id=env_id, limit=limit)
+    query = jam.episodes(run=run, env_id=env_id, limit=limit, forks=forks)
     return query if last is None else query[-last:]
 
 

@@ -193,6 +193,8 @@ def summary_after(
         known.vector_index,
         known.writer,
         known.parent,
+        known.fork_step,
+        known.parent_run,
     )
 
 

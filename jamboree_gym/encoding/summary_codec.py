@@ -90,6 +90,8 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
         bytes.fromhex(summary.writer),
         summary.parent,
     ]
+    if summary.parent is not None:
+        values.append([summary.fork_step, summary.parent_run])
     return encode_note(_pack(values))
 
 
@@ -103,6 +105,7 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
         seed: Encoded; None where there is none.
         tags: Encoded; None where there are none.
         writer: Eight bytes.
+        fork: Of a fork, `fork_step` and `parent_run`; None where an older release wrote it.
         id: The episode's id, which is not stored with the rest.
     """
 
@@ -118,12 +121,20 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
     vector_index: _Count | None
     writer: bytes
     parent: str | None
+    fork: tuple[_Count | None, str | None] | None = None
     id: str = ""
 
     @property
     def where(self) -> str:
         """What errors call it."""
         return f"summary of {self.id}"
+
+    @property
+    def is_experiment(self) -> bool:
+        """As in `EpisodeSummary`."""
+        if self.parent is None:
+            return False
+        return self.fork is None or self.fork[1] in (None, self.run)
 
     def decoded_tags(self) -> dict[str, Any]:
         """Its tags.
@@ -143,6 +154,7 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
         Raises:
             DecodeError: Seed or tags are damaged.
         """
+        fork_step, parent_run = self.fork or (None, None)
         return EpisodeSummary(
             self.id,
             self.env_id,
@@ -157,6 +169,8 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
             self.vector_index,
             self.writer.hex(),
             self.parent,
+            fork_step,
+            parent_run,
         )
 
 

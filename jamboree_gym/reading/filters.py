@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from operator import attrgetter
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
 import numpy as np
 
@@ -15,10 +16,19 @@ from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.reading.names import RunNames, run_names
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 
-__all__ = ["EpisodeFilter", "EpisodeTest", "Found", "Stage"]
+__all__ = ["ANY_PARENT", "AnyParent", "EpisodeFilter", "EpisodeTest", "Found", "Stage"]
 
 EpisodeTest = Callable[[EpisodeSummary], Any]
 """Returns whether an episode is wanted, given its summary."""
+
+
+class AnyParent(Enum):
+    """The type of `ANY_PARENT`: no condition on the parent, as None is one."""
+
+    ANY_PARENT = "any"
+
+
+ANY_PARENT: Final = AnyParent.ANY_PARENT
 
 Found = list[StoredSummary]
 """Episodes in an order."""
@@ -36,7 +46,8 @@ class EpisodeFilter:
         run: Name of the run, or names of several.
         env_id: Gymnasium id of the environment.
         status: How the episode ended, or `running`, or `interrupted` if its writer died.
-        parent: Id of the episode that it was forked from.
+        parent: Id of the episode that it was forked from; None = only those that began with a
+            reset.
         tags: Required tags and their values. A function in place of a value returns whether a value
             is accepted.
         min_return: Lowest return.
@@ -51,7 +62,7 @@ class EpisodeFilter:
     run: RunNames | None = None
     env_id: str | None = None
     status: str | None = None
-    parent: str | None = None
+    parent: str | AnyParent | None = ANY_PARENT
     tags: Mapping[str, Any] = field(default_factory=dict)
     min_return: float | None = None
     max_return: float | None = None
@@ -82,7 +93,9 @@ class EpisodeFilter:
         """The episodes that match, in the same order."""
         if (runs := self.runs) is not None:
             found = [one for one in found if one.run in runs]
-        for name in ("env_id", "status", "parent"):
+        if self.parent is not ANY_PARENT:
+            found = [one for one in found if one.parent == self.parent]
+        for name in ("env_id", "status"):
             wanted, of = getattr(self, name), attrgetter(name)
             if wanted is not None:
                 found = [one for one in found if of(one) == wanted]
@@ -130,8 +143,10 @@ class EpisodeFilter:
         asked = [
             f"{name}={getattr(self, name)!r}"
             for name in self.__slots__
-            if getattr(self, name) is not None and getattr(self, name) != {}
+            if getattr(self, name) is not None and getattr(self, name) not in ({}, ANY_PARENT)
         ]
+        if self.parent is None:
+            asked.append("parent=None")
         return ", ".join(asked)
 
 

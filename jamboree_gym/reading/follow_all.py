@@ -63,6 +63,7 @@ class EpisodesTail(Tail[T]):
         wanted: Conditions on the episodes. With `since`, episodes that began after it and have
             ended are included.
         wait: Whether to wait for a run in which nothing was recorded yet.
+        forks: Whether to follow forks of an episode of the same run, too.
 
     Attributes:
         logs_per_look: Number of episodes per round trip.
@@ -74,11 +75,19 @@ class EpisodesTail(Tail[T]):
     rows_per_look: ClassVar[int] = ROWS_PER_LOOK
     follows_interrupted: ClassVar[bool] = False
 
-    def __init__(self, connection: Connection, wanted: EpisodeFilter, *, wait: bool = True) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        wanted: EpisodeFilter,
+        *,
+        wait: bool = True,
+        forks: bool = False,
+    ) -> None:
         self._connection = connection
         self._wanted = wanted
         self._wanted_runs = wanted.runs
         self._waits = wait
+        self._has_forks = forks
         self._position: str | None = None  # None: the listings must be read
         self._losses = 0
         self._followed: dict[str, _Followed] = {}
@@ -141,7 +150,7 @@ class EpisodesTail(Tail[T]):
         is_first, interrupted = self._interrupted_before is None, self._interrupted_before or set()
         for summary in summaries:
             is_past = is_first and self._wanted.since is None
-            if not self._wanted.accepts(summary):
+            if not self._accepts(summary):
                 self._over.add(summary.id)
             elif summary.status == "running":
                 self._follow(summary.id)
@@ -155,6 +164,9 @@ class EpisodesTail(Tail[T]):
             else:
                 self._follow(summary.id)
         self._interrupted_before = interrupted
+
+    def _accepts(self, summary: EpisodeSummary) -> bool:
+        return (self._has_forks or not summary.is_experiment) and self._wanted.accepts(summary)
 
     def _follow(self, name: str) -> _Followed:
         episode = Episode(self._connection, name)
@@ -207,7 +219,7 @@ class EpisodesTail(Tail[T]):
         if found is None:  # the episode was deleted
             return None
         summary, origin = decode_episode_note(found.head.note, episode_id=name, where=cursor.where)
-        if not cursor.next_row and not self._wanted.accepts(summary):
+        if not cursor.next_row and not self._accepts(summary):
             return None
         try:
             steps, cursor = cursor.read(found)

@@ -13,7 +13,14 @@ from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.filters import EpisodeFilter, EpisodeTest, Found, Stage
+from jamboree_gym.reading.filters import (
+    ANY_PARENT,
+    AnyParent,
+    EpisodeFilter,
+    EpisodeTest,
+    Found,
+    Stage,
+)
 from jamboree_gym.reading.names import RunNames, check_runs, full_id, id_of
 from jamboree_gym.reading.ordering import by_start, order_of
 from jamboree_gym.reading.parquet import pieces_of, write_parts
@@ -35,7 +42,8 @@ class EpisodeQuery(StaysHere):
 
     Each of `where`, `order_by` and slicing returns a new query. They are applied in the order in
     which they are written. A query reads nothing until it is used, and it reads Redis again each
-    time.
+    time. Forks of an episode of the same run are experiments, not data of the run: a query finds
+    them only with `forks=True`, or by their parent.
 
     If a summary is damaged in its listing, the query reads it from the episode's log, and warns. If
     it is damaged there, too, the query leaves the episode out; the warning says what to do.
@@ -49,13 +57,15 @@ class EpisodeQuery(StaysHere):
     Args:
         connection: The store of the episodes.
         wait: Whether a run that nothing was recorded in is one that is to come, not a misspelt one.
+        forks: Whether forks of an episode of the same run are found, too.
     """
 
     _instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
 
-    def __init__(self, connection: Connection, *, wait: bool = False) -> None:
+    def __init__(self, connection: Connection, *, wait: bool = False, forks: bool = False) -> None:
         self._connection = connection
         self._waits = wait
+        self._has_forks = forks
         self._runs: tuple[str, ...] | None = None  # the only runs to read; None = all
         self._named: tuple[str, ...] = ()  # all runs that a condition names
         self._stages: tuple[Stage, ...] = ()
@@ -70,7 +80,7 @@ class EpisodeQuery(StaysHere):
         run: RunNames | None = None,
         env_id: str | None = None,
         status: str | None = None,
-        parent: Episode | str | None = None,
+        parent: Episode | str | AnyParent | None = ANY_PARENT,
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
         max_return: float | None = None,
@@ -89,7 +99,7 @@ class EpisodeQuery(StaysHere):
             env_id: Only of this environment.
             status: Only with this status: `running`, `terminated`, `truncated`, `abandoned`,
                 `interrupted`.
-            parent: Only forks of this episode, or of the one with this id.
+            parent: Only forks of this episode, or of the one with this id; None = no forks at all.
             tags: Only with these tags and values. A function in place of a value returns whether a
                 value is accepted: `{"branch": "main", "lr": lambda lr: lr >= 1e-4}`.
             min_return: Lowest return.
@@ -103,12 +113,14 @@ class EpisodeQuery(StaysHere):
             InvalidArgument: There is no such status. When the query is used, `RunNotFound` is
                 raised for a run in which nothing was recorded; `jam.episodes(wait=True)` does not.
         """
+        if parent is not None and not isinstance(parent, AnyParent):
+            parent = id_of(self._connection, parent)
         asked = EpisodeFilter(
             test=test,
             run=run,
             env_id=env_id,
             status=status,
-            parent=None if parent is None else id_of(self._connection, parent),
+            parent=parent,
             tags=tags or {},
             min_return=min_return,
             max_return=max_return,
@@ -119,6 +131,7 @@ class EpisodeQuery(StaysHere):
         )
         query = self._then(asked.among, f"where({asked})")
         query._named += asked.runs or ()
+        query._has_forks |= isinstance(parent, str)
         if not self._is_cut and self._runs is None:
             query._runs = asked.runs
         return query
@@ -162,7 +175,7 @@ class EpisodeQuery(StaysHere):
             ) from None
 
     def _then(self, stage: Stage, shown: str) -> EpisodeQuery:
-        query = EpisodeQuery(self._connection, wait=self._waits)
+        query = EpisodeQuery(self._connection, wait=self._waits, forks=self._has_forks)
         query._runs, query._named, query._is_cut = self._runs, self._named, self._is_cut
         query._stages = (*self._stages, stage)
         query._asked = f"{self._asked}.{shown}" if shown[0] != "[" else self._asked + shown
@@ -177,6 +190,8 @@ class EpisodeQuery(StaysHere):
         found = read_summaries(self._connection, runs, is_complete=is_complete)
         if not self._waits:
             check_runs(self._connection, set(self._named) - {one.run for one in found})
+        if not self._has_forks:
+            found = [one for one in found if not one.is_experiment]
         running = [one for one in found if one.status == "running"]
         dead = self._connection.dead({one.writer.hex() for one in running})
         for one in running:

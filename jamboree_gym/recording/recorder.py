@@ -126,7 +126,7 @@ class EpisodeRecorder:
         rng_state: Mapping[str, Any] | None = None,
         options: Any = None,
         follows: str | None = None,
-        parent: str | None = None,
+        parent: EpisodeSummary | None = None,
         fork_step: int | None = None,
     ) -> None:
         """Begin an episode with what a reset returned; one that has not ended is abandoned.
@@ -139,6 +139,7 @@ class EpisodeRecorder:
                 or cannot be written. This one has begun all the same.
         """
         seed = _own_seed(seed)
+        parent_id, parent_run = (None, None) if parent is None else (parent.id, parent.run)
         started_at = self.jam.start_time(after=self.handler.newest_at)
         failure: JamboreeError | None = None
         try:
@@ -161,10 +162,12 @@ class EpisodeRecorder:
                 self._tags,
                 self._vector_index,
                 self.jam.writer_name,
-                parent,
+                parent_id,
+                fork_step,
+                parent_run,
             ),
             origin=EpisodeOrigin(
-                seed, rng_state, options, self._provenance, follows, parent, fork_step
+                seed, rng_state, options, self._provenance, follows, parent_id, fork_step
             ),
             blobs=self._blobs,
         )

@@ -47,7 +47,9 @@ class ForkedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.info = deepcopy(dict(live.info))
         self._recorder = recorder
         if recorder is not None:
-            recorder.begin_child(live.observation, live.info, parent=parent.id, fork_step=fork_step)
+            recorder.begin_child(
+                live.observation, live.info, parent=parent.summary, fork_step=fork_step
+            )
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override] # as in gym.Wrapper itself

@@ -247,6 +247,7 @@ class _Children:
     ) -> None:
         summary = parent.summary
         self._parent, self._step = parent, step
+        self._summary = summary
         self._run = summary.run if run is None else run
         own = parent.connection.check_tags(tags or {})
         self._tags = {**summary.tags, WHAT_IF_TAG: step, **own}
@@ -261,7 +262,7 @@ class _Children:
             live.observation,
             live.info,
             rng_state=rng_state,
-            parent=self._parent.id,
+            parent=self._summary,
             fork_step=self._step,
         )
         self.ids.append(recorder.episode_id)

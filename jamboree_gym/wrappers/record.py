@@ -31,6 +31,7 @@ from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder
+from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.wrappers.returned import NoResult, of_reset, of_step
 
 __all__ = ["RecordEpisodes"]
@@ -192,7 +193,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         observation: ObsType,
         info: Mapping[str, Any],
         *,
-        parent: str,
+        parent: EpisodeSummary,
         fork_step: int,
         rng_state: Mapping[str, Any] | None = None,
     ) -> None:
@@ -201,7 +202,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         Args:
             observation: The last observation that the environment returned.
             info: The info that came with it.
-            parent: Id of the episode whose steps were played.
+            parent: Summary of the episode whose steps were played.
             fork_step: Number of these steps.
             rng_state: A state that the environment's generator was set to since; None = it was not.
         """

@@ -222,7 +222,13 @@ class _Source:
         truncations = np.array(content["truncations"], np.bool_)
         truncations[-1] &= summary.status not in ("abandoned", "interrupted")
         return NewEpisode(
-            replace(summary, steps=0, episode_return=0.0, parent=self._relinked(summary.parent)),
+            replace(
+                summary,
+                steps=0,
+                episode_return=0.0,
+                parent=self._relinked(summary.parent),
+                parent_run=None if summary.parent is None else self._new_run_of_parent(summary),
+            ),
             replace(
                 origin,
                 follows=self._relinked(origin.follows),
@@ -244,6 +250,10 @@ class _Source:
     def _relinked(self, id: str | None) -> str | None:
         """What an episode that is imported calls another one: that one is imported, too."""
         return None if id is None else self._new_id(id)
+
+    def _new_run_of_parent(self, summary: EpisodeSummary) -> str | None:
+        """The run of a fork's parent: if both were of one run, they stay together."""
+        return self._run if summary.parent_run == summary.run else summary.parent_run
 
     # -- episodes of others -----------------------------------------------------------------
 

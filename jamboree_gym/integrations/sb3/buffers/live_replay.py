@@ -28,6 +28,7 @@ from jamboree_gym.integrations.sb3.buffers.live_steps import Batch, LiveSteps
 from jamboree_gym.integrations.sb3.buffers.next_row import Succession
 from jamboree_gym.integrations.sb3.buffers.sum_tree import SumTree
 from jamboree_gym.reading.filters import EpisodeFilter, EpisodeTest
+from jamboree_gym.reading.names import RunNames
 
 __all__ = ["JamboreeReplayBuffer", "PrioritizedSamples", "Unsaved"]
 
@@ -111,6 +112,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         tags: Only episodes with these tags: values, or functions that are true for the value.
         where: A function of the `EpisodeSummary`, called once when an episode is first seen, which
             may be before its end: test only what does not change.
+        forks: Whether forks of an episode of the same run count, too.
         n_steps: Number of steps whose rewards are added up, as in SB3's `NStepReplayBuffer`; the
             sum ends with the episode.
         gamma: Discount factor of that sum: the model's.
@@ -139,10 +141,11 @@ class JamboreeReplayBuffer(ReplayBuffer):
         handle_timeout_termination: bool = True,
         *,
         jam: HasConnection | None = None,
-        run: str | None = None,
+        run: RunNames | None = None,
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
         where: EpisodeTest | None = None,
+        forks: bool = False,
         n_steps: int = 1,
         gamma: float = 0.99,
         prioritized: bool = False,
@@ -163,6 +166,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._alpha = alpha
         self._asked = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, test=where)
         self._is_prioritized = prioritized
+        self._has_forks = forks
         self._connection = None if jam is None else jam._connection
         self._allocate()
 
@@ -180,7 +184,13 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._live: LiveSteps | None = None
         if self._connection is not None:
             of_buffer = self.observation_space, self.action_space
-            self._live = LiveSteps(self._connection, self._asked, of_buffer, self.buffer_size)
+            self._live = LiveSteps(
+                self._connection,
+                self._asked,
+                of_buffer,
+                self.buffer_size,
+                forks=self._has_forks,
+            )
 
     def _empty(self) -> Any:
         shapes: Any = self.obs_shape

@@ -49,16 +49,24 @@ class LiveSteps:
         connection: The store.
         wanted: The filter.
         of_buffer: The spaces of the buffer that gets the steps.
+        forks: Whether forks of an episode of the same run count, too.
         max_steps: About how many of the steps recorded so far to read, the newest.
     """
 
     def __init__(
-        self, connection: Connection, wanted: EpisodeFilter, of_buffer: Spaces, max_steps: int
+        self,
+        connection: Connection,
+        wanted: EpisodeFilter,
+        of_buffer: Spaces,
+        max_steps: int,
+        *,
+        forks: bool,
     ) -> None:
         self._connection = connection
         self._wanted = wanted
         self._conversions = Conversions(connection, of_buffer)
         self._max_steps = max_steps
+        self._has_forks = forks
         self._tail: NewStepsTail | None = None
 
     def read_new(self, for_s: float, add_batch: Callable[[Batch], None]) -> None:
@@ -76,7 +84,7 @@ class LiveSteps:
             DecodeError: Stored bytes are damaged.
         """
         if self._tail is None:
-            tail = NewStepsTail(self._connection, self._wanted)
+            tail = NewStepsTail(self._connection, self._wanted, forks=self._has_forks)
             tail.begin()
             for batch in list(self._past(tail)):
                 add_batch(batch)
@@ -92,7 +100,8 @@ class LiveSteps:
     def _past(self, tail: NewStepsTail) -> Iterator[Batch]:
         """The newest steps of episodes that are over."""
         past = tail.not_followed
-        query = EpisodeQuery(self._connection, wait=True).where(run=self._wanted.run)
+        query = EpisodeQuery(self._connection, wait=True, forks=self._has_forks)
+        query = query.where(run=self._wanted.run)
         _, found = found_by(query, is_complete=False)
         found = [one for one in self._wanted.among(found) if one.steps and one.id in past]
         steps = np.array([one.steps for one in found][::-1], np.int64).cumsum()
