@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import ExportError
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 
 __all__ = ["PartFolder", "aside_of", "whole"]
 

@@ -13,7 +13,7 @@ from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.filters import (
+from jamboree_gym.reading.finding.filters import (
     ANY_PARENT,
     AnyParent,
     EpisodeFilter,
@@ -21,10 +21,10 @@ from jamboree_gym.reading.filters import (
     Found,
     Stage,
 )
-from jamboree_gym.reading.names import RunNames, check_runs, full_id, id_of
-from jamboree_gym.reading.ordering import by_start, order_of
+from jamboree_gym.reading.finding.names import RunNames, check_runs, full_id, id_of
+from jamboree_gym.reading.finding.ordering import by_start, order_of
+from jamboree_gym.reading.finding.summaries import read_summaries
 from jamboree_gym.reading.parquet import pieces_of, write_parts
-from jamboree_gym.reading.summaries import read_summaries
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.tables.arrow_table import TablePart, empty_part, join
 from jamboree_gym.tables.columns import table_to_frame

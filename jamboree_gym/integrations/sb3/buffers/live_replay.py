@@ -27,8 +27,8 @@ from jamboree_gym.integrations.sb3.buffers.conversion import assign
 from jamboree_gym.integrations.sb3.buffers.live_steps import Batch, LiveSteps
 from jamboree_gym.integrations.sb3.buffers.next_row import Succession
 from jamboree_gym.integrations.sb3.buffers.sum_tree import SumTree
-from jamboree_gym.reading.filters import EpisodeFilter, EpisodeTest
-from jamboree_gym.reading.names import RunNames
+from jamboree_gym.reading.finding.filters import EpisodeFilter, EpisodeTest
+from jamboree_gym.reading.finding.names import RunNames
 
 __all__ = ["JamboreeReplayBuffer", "PrioritizedSamples", "Unsaved"]
 
