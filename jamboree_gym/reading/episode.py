@@ -19,6 +19,7 @@ from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
 from jamboree_gym.process_life import StaysHere
+from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.reading.finding.ordering import by_start
 from jamboree_gym.reading.finding.summaries import read_summaries
 from jamboree_gym.reading.playback import paced
@@ -38,7 +39,14 @@ from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition
 
 if TYPE_CHECKING:
+    import os
+    from types import ModuleType
+
     import vaex.dataframe
+
+    from jamboree_gym.reading.diff import EpisodeDiff
+    from jamboree_gym.replay import ForkedEnv, VerifyReport, Video, WhatIf
+    from jamboree_gym.replay.what_if import ChooseAction, Predictor
 
 __all__ = ["Episode", "recent_of"]
 
@@ -411,6 +419,60 @@ class Episode(StaysHere):
             return True
         return head is not None and bool(head.acked)
 
+    # -- simulating it again ----------------------------------------------------------------
+
+    def verify(self, **options: Any) -> VerifyReport:
+        """Simulate it again, and compare bit for bit: as `jamboree_gym.replay.verify`.
+
+        Example:
+            >>> print(episode.verify())
+        """
+        done: VerifyReport = _replay().verify(self, **options)
+        return done
+
+    def fork(self, step: int, **options: Any) -> ForkedEnv:
+        """A live environment as it was after so many steps: as `jamboree_gym.replay.fork`.
+
+        Example:
+            >>> env = episode.fork(40)
+            >>> observation, reward, terminated, truncated, info = env.step(action)
+        """
+        done: ForkedEnv = _replay().fork(self, step, **options)
+        return done
+
+    def what_if(
+        self, step: int, policy: ChooseAction | Predictor, n: int = 100, **options: Any
+    ) -> WhatIf:
+        """Continue it n times under another policy: as `jamboree_gym.replay.what_if`.
+
+        Example:
+            >>> print(episode.what_if(40, model, n=200))
+        """
+        done: WhatIf = _replay().what_if(self, step, policy, n, **options)
+        return done
+
+    def video(self, path: str | os.PathLike[str], **options: Any) -> Video:
+        """Write it into a video file, simulated again: as `jamboree_gym.replay.video`.
+
+        Example:
+            >>> episode.video("worst.mp4")
+        """
+        done: Video = _replay().video(self, path, **options)
+        return done
+
+    def diff(self, other: Episode | str) -> EpisodeDiff:
+        """Where it parts from another one: as `jam.diff`.
+
+        Example:
+            >>> print(parent.diff(child))
+        """
+        found: EpisodeDiff = _diffing().diff(
+            self, Episode(self._connection, id_of(self._connection, other))
+        )
+        return found
+
+    # -- as it is stored --------------------------------------------------------------------
+
     def rows(self, start: int = 0, stop: int | None = None) -> Rows:
         """Rows with these numbers, as they are stored: row 0 is the reset, row k the k-th step."""
         return self._reader.rows(start, stop)
@@ -418,6 +480,18 @@ class Episode(StaysHere):
     def __repr__(self) -> str:
         """The id."""
         return f"<Episode {self.id!r}>"
+
+
+def _replay() -> ModuleType:
+    from jamboree_gym import replay  # stands on this module
+
+    return replay
+
+
+def _diffing() -> ModuleType:
+    from jamboree_gym.reading import diff  # stands on this module
+
+    return diff
 
 
 def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:

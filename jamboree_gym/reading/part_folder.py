@@ -135,3 +135,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write where a file is already, unless that is wanted.
+
+    Raises:
+        ExportError: There is one.
+    """
+    if not overwrite and path.exists():
+        raise ExportError(f"{path} is there already: overwrite=True replaces it")
