@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
+from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, JamboreeError, RunNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
@@ -268,6 +268,13 @@ class Run(StaysHere):
     def __repr__(self) -> str:
         """Its name."""
         return f"<run {self.name!r}>"
+
+    def __str__(self) -> str:
+        """Its summary in one line; if that cannot be read, the name."""
+        try:
+            return str(self.summary)
+        except JamboreeError:
+            return repr(self)
 
 
 def _as_text(asked: dict[str, Any]) -> str:
