@@ -219,10 +219,10 @@ class EpisodeSummary:
     parent_run: str | None = None
 
     def __str__(self) -> str:
-        """The episode in one line."""
+        """The episode in one line; of a fork, a second one says from where it counts."""
         since = ""
         if self.parent is not None:
-            since = f", from step {self.fork_step} of {self.parent}"
+            since = f"\n  counted from its fork, at step {self.fork_step} of {self.parent}"
         number = "" if self.vector_index is None else f" #{self.vector_index}"
         return (
             f"{self.id} {self.run}: {self.env_id or 'no spec'}{number}, {self.status}, "
