@@ -14,7 +14,7 @@ from jamboree_gym.arrays.brief import brief
 from jamboree_gym.replay import verify
 from jamboree_gym.runs.sessions import SessionHandler
 
-MAX_LINES, MAX_COLUMNS = 22, 120
+MAX_LINES, MAX_COLUMNS = 22, 125
 
 
 def record(jam: Jamboree, episodes: int = 1, steps: int = 3, **options: Any) -> str:
