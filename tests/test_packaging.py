@@ -213,23 +213,27 @@ finally:
     assert not {"numpy", "gymnasium", "pymongo", "redis"} & loaded
 
 
-FIRST_STEP = """
+FIRST_STEPS = """
 import sys
-from recorded_envs import ACTION, CountingEnv
+from recorded_envs import CountingEnv, NestedEnv
 from jamboree_gym import Jamboree
 
 before = set(sys.modules)
 with Jamboree(sys.argv[1]) as jam:
-    env = jam.record(CountingEnv())
-    env.reset()
-    env.step(ACTION)
-    assert len(jam.episode(env.episode_id).data()) == 1
+    for recorded in (CountingEnv(), NestedEnv()):  # the values of the other have no fixed size
+        env = jam.record(recorded)
+        env.reset(seed=1)
+        env.annotate(value=0.5)
+        env.step(env.action_space.sample())
+        assert len(jam.episode(env.episode_id).data()) == 1
+        env.close()
+    assert jam.episodes().last() is not None
 print(*{name.partition(".")[0] for name in set(sys.modules) - before})
 """
 
 
-def test_the_first_episode_loads_nothing_heavy(valkey: Server) -> None:
-    done = run_python(FIRST_STEP, valkey.url)
+def test_the_first_episodes_load_nothing_heavy(valkey: Server) -> None:
+    done = run_python(FIRST_STEPS, valkey.url)
     assert done.returncode == 0, done.stderr
     assert not NOT_LOADED_BY_IMPORT & set(done.stdout.split())
 
