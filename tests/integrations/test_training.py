@@ -506,6 +506,19 @@ def test_closing_the_jamboree_waits_until_old_checkpoints_are_deleted(
     assert len(open_jamboree().run("many").checkpoints()) == 5
 
 
+def test_a_checkpoint_that_could_not_be_stored_is_told_at_the_next(
+    open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jamboree_gym.runs.checkpoints import CheckpointHandler
+
+    jam = open_jamboree()
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="untold"))
+    monkeypatch.setattr(CheckpointHandler, "content", lambda *_: jam.check_tags({"no": object()}))
+    with pytest.raises(InvalidRecord, match="tags"):
+        model.learn(128, callback=callback_for(jam, checkpoint_every=32))
+    assert model.num_timesteps == 64
+
+
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_where_what_is_kept_is_said_unless_nothing_is_to_be_said(
     jam: Jamboree, capsys: pytest.CaptureFixture[str], verbose: int
