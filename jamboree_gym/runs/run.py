@@ -251,8 +251,8 @@ class Run(StaysHere):
 
         Raises:
             CheckpointNotFound: There is no checkpoint.
-            InvalidArgument: The env is not recorded into this run, or a replay buffer cannot hold
-                what was recorded; says what to do.
+            InvalidArgument: The env is not recorded into this run, the checkpoint is of another
+                algorithm, or a replay buffer cannot hold what was recorded; says what to do.
             BufferMismatch: Likewise, where a wrapper above the recorder may change what the model
                 sees (`VecFrameStack`; not `VecNormalize`, `VecTransposeImage`, `VecMonitor`).
             MissingExtra: Stable-Baselines3 is not installed.
