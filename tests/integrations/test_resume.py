@@ -115,7 +115,7 @@ def test_the_history_has_a_line_for_the_interruption_and_one_for_the_resumption(
 ) -> None:
     _, run, checkpoint, model, _ = resumed
     first, second = run.history
-    before = run.episodes.where(lambda one: one.writer == first._connection.writer)
+    before = run.episodes.where(lambda one: one.writer == first.writer)
 
     assert str(first).endswith(f": timesteps 0 to {first.timesteps_to}: interrupted")
     assert str(second).endswith(f", from checkpoint {checkpoint.number}: finished")
