@@ -21,6 +21,7 @@ from jamboree_gym.backup.eviction.policy import (
 )
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
 from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_listings
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
@@ -87,10 +88,12 @@ class BackupReport:
 class Backup:
     """Copies, compares and restores the logs of a `Jamboree`; reach it as `jam.backup`."""
 
+    @checked
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._store = connection.redis_store
 
+    @checked
     def flush(self, *, progress: Progress | None = None) -> int:
         """Copy to MongoDB what it does not hold yet; return once MongoDB has acknowledged it.
 
@@ -121,6 +124,7 @@ class Backup:
 
     def status(self) -> BackupStatus:
         """How far MongoDB is behind, and which process copies. Asks only Redis."""
+        self._connection.check_open()
         pending = [key for key, _ in self._store.acknowledgements.unbacked()]
         deletes = len(self._store.deletions.noted())
         records = pending_records(self._store, pending)
@@ -149,6 +153,7 @@ class Backup:
 
     # -- what stays in Redis ----------------------------------------------------------------
 
+    @checked
     def retain(
         self,
         *,
@@ -202,6 +207,7 @@ class Backup:
 
     # -- comparing --------------------------------------------------------------------------
 
+    @checked
     def verify(self, *, progress: Progress | None = None) -> BackupReport:
         """Compare all that Redis holds with the copy in MongoDB, byte for byte.
 
@@ -223,6 +229,7 @@ class Backup:
 
     # -- MongoDB -> Redis -------------------------------------------------------------------
 
+    @checked
     def restore(
         self,
         episodes: Iterable[HasId | str] | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE, rendered
 from jamboree_gym.progress import Progress, teller
@@ -27,6 +28,7 @@ _HINT_FOR_MUJOCO = (
 )
 
 
+@checked
 def video(
     episode: Episode,
     path: str | os.PathLike[str],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidArgument, UnsavedRecords
 from jamboree_gym.handlers.db_handler import DBHandler
@@ -138,6 +139,7 @@ class Checkpoint:
     def _read(self, kept: _Content) -> bytes:
         return self._handler.content(kept.name).read(kept)
 
+    @checked
     def load(self, algorithm: type[Model], env: Any = None, **options: Any) -> Model:
         """A new model by the algorithm's own loader, with the statistics of its `VecNormalize`.
 
@@ -163,6 +165,7 @@ class Checkpoint:
             self._restore_normaliser(model)
         return model
 
+    @checked
     def load_into(self, model: Any) -> None:
         """Copy the weights into an existing model. Nothing else in it changes, and no code runs.
 

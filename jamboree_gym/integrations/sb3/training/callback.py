@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv, recorded_env
@@ -49,6 +50,7 @@ class JamboreeCallback(BaseCallback):
         InvalidRecord: From `learn`, at a checkpoint: `model.save()` fails; says why.
     """
 
+    @checked
     def __init__(
         self,
         jam: HasConnection,
