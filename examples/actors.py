@@ -100,7 +100,7 @@ def make_learner(jam: Jamboree, plan: Plan) -> DQN:
     source = Unsaved(jam=jam, run=plan.run, n_steps=N_STEPS, gamma=GAMMA)
     try:
         known = {"replay_buffer_kwargs": source}
-        return jam.run(plan.run).resume(DQN, env, device="cpu", custom_objects=known)
+        return jam.run(plan.run, wait=True).resume(DQN, env, device="cpu", custom_objects=known)
     except CheckpointNotFound:
         return DQN(
             "MlpPolicy",
@@ -178,7 +178,7 @@ def load_newer(jam: Jamboree, run: str, than: int, model: DQN) -> tuple[int, int
     while True:
         end_if_told()
         with suppress(CheckpointNotFound, StoreUnavailable):  # not yet; not now
-            checkpoint = jam.run(run).checkpoint()
+            checkpoint = jam.run(run, wait=True).checkpoint()
             if checkpoint.number > than:
                 checkpoint.load_into(model)
                 return checkpoint.number, checkpoint.policy_version
@@ -328,7 +328,7 @@ def version_of(jam: Jamboree, episodes: list[EpisodeSummary]) -> str:
 def timesteps_so_far(jam: Jamboree, run: str) -> int:
     """Of the learner, as of its newest checkpoint."""
     try:
-        return jam.run(run).checkpoint().timesteps
+        return jam.run(run, wait=True).checkpoint().timesteps
     except CheckpointNotFound:
         return 0
 

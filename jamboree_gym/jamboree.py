@@ -22,9 +22,9 @@ from jamboree_gym.errors import InvalidArgument, UnsupportedSpace
 from jamboree_gym.handlers.rendered_frames import RecordFrames
 from jamboree_gym.reading.diff import EpisodeDiff, diff
 from jamboree_gym.reading.episode import Episode, recent_of
-from jamboree_gym.reading.filters import EpisodeFilter
+from jamboree_gym.reading.finding.filters import EpisodeFilter
+from jamboree_gym.reading.finding.names import RunNames, id_of
 from jamboree_gym.reading.follow_all import AllTail
-from jamboree_gym.reading.names import RunNames, id_of
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.records import StepData, Transitions

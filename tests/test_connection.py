@@ -446,7 +446,7 @@ def test_a_read_sees_what_another_jamboree_of_the_process_has_saved(
     assert [one.steps for one in reader.episodes(run="seen").summaries()] == [2]
     NoteHandler(writer, "seen").save({"n": 1})
     assert NoteHandler(reader, "seen").count() == 1
-    assert len(elsewhere.episodes(run="seen")) == 0
+    assert len(elsewhere.episodes(run="seen", wait=True)) == 0
     env.step(ACTION)
     writer.close()
     assert len(reader.episode(env.episode_id)) == 3

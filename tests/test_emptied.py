@@ -379,7 +379,7 @@ def test_a_reader_that_was_late_does_not_bring_a_deleted_episode_back(
     time.sleep(1.1)  # what MongoDB did not hold is asked for again after a second
     with pytest.raises(EpisodeNotFound):
         open_jam().episode(episode).data()
-    assert open_jam().episodes(run="a").ids() == []
+    assert open_jam().episodes(run="a", wait=True).ids() == []
 
 
 @pytest.mark.parametrize("write", ["buffered", "sync"])
@@ -467,7 +467,7 @@ def test_a_deletion_is_not_lost_where_redis_lets_go_of_the_episode_meanwhile(
     with pytest.raises(EpisodeNotFound):
         open_jam().episode(episode).data()
     jam.redis.flushall()
-    assert open_jam().episodes(run="a").ids() == []
+    assert open_jam().episodes(run="a", wait=True).ids() == []
 
 
 @pytest.mark.parametrize("revision", [1, 9])

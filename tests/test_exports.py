@@ -75,6 +75,7 @@ PUBLIC = {
         "Snapshotable",
         "VerifyReport",
         "VerifyReports",
+        "Video",
         "WhatIf",
         "fork",
         "verify",

@@ -124,8 +124,8 @@ def test_children_are_found_by_a_query(jam: Jamboree) -> None:
     child = forked(episode, 2, [1, 1])
 
     assert jam.episodes().where(parent=episode.id).ids() == [child.id]
-    assert jam.episodes().order_by("parent").ids() == [child.id, episode.id]
-    table = jam.episodes().summary_table()
+    assert jam.episodes(forks=True).order_by("parent").ids() == [child.id, episode.id]
+    table = jam.episodes(forks=True).summary_table()
     assert table.column("parent").to_pylist() == [None, episode.id]
 
 

@@ -334,6 +334,14 @@ def test_imports_point_one_way() -> None:
 MAY_IMPORT_UPWARDS = {
     # Going on with a run needs its trainer.
     ("jamboree_gym.runs.run", "jamboree_gym.integrations.sb3.training.resuming"),
+    # What users try first are methods of an episode; the types are for type checkers alone.
+    ("jamboree_gym.reading.episode", "jamboree_gym.replay"),
+    *(
+        ("jamboree_gym.reading.episode", f"jamboree_gym.replay.{name}")
+        for name in ("ForkedEnv", "VerifyReport", "Video", "WhatIf")
+    ),
+    ("jamboree_gym.reading.episode", "jamboree_gym.replay.what_if.ChooseAction"),
+    ("jamboree_gym.reading.episode", "jamboree_gym.replay.what_if.Predictor"),
     # A documented name from before the servers had a room of their own.
     ("jamboree_gym.store.embedded", "jamboree_gym.servers.embedded.*"),
     ("jamboree_gym.store.embedded", "jamboree_gym.servers.embedded.__all__"),
@@ -348,6 +356,9 @@ MAY_IMPORT_LATE = {
     ("jamboree_gym.cli", "jamboree_gym.cli.video"),
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
+    # What users try first are methods of an episode, and what does them stands on episodes.
+    ("jamboree_gym.reading.episode", "jamboree_gym.reading.diff"),
+    ("jamboree_gym.reading.episode", "jamboree_gym.replay"),
     # Reading a run loads no torch; going on with it does.
     ("jamboree_gym.runs.run", "jamboree_gym.integrations.sb3.training.resuming"),
 }

@@ -76,7 +76,7 @@ def test_a_checkpoint_is_asked_for_by_what_is_known_of_it(jam: Jamboree) -> None
     with pytest.raises(CheckpointNotFound, match=r"policy_version=3; it has 0 \(2 updates\), 1 "):
         run.checkpoint(policy_version=3)
     with pytest.raises(CheckpointNotFound, match="no checkpoint at all: JamboreeCallback"):
-        jam.run("nothing").checkpoint()
+        jam.run("nothing", wait=True).checkpoint()
 
 
 def test_a_deleted_checkpoint_is_gone_and_its_number_is_not_given_again(jam: Jamboree) -> None:
@@ -188,12 +188,13 @@ def begin(jam: Jamboree, session: str = "s", **more: Any) -> None:
 
 
 def test_a_run_that_nobody_has_trained_has_no_history(jam: Jamboree) -> None:
-    assert jam.run("r").history == []
-    assert jam.run("r").checkpoints() == []
-    assert jam.run("r").metrics().num_rows == 0
+    run = jam.run("r", wait=True)
+    assert run.history == []
+    assert run.checkpoints() == []
+    assert run.metrics().num_rows == 0
     with pytest.raises(RunNotFound, match=r"callback=JamboreeCallback\(jam\)"):
-        _ = jam.run("r").info
-    with pytest.raises(InvalidArgument, match="a run has a name, not 3"):
+        _ = run.info
+    with pytest.raises(InvalidArgument, match="name=3: give a text"):
         jam.run(3)  # type: ignore[arg-type]
 
 

@@ -162,7 +162,7 @@ def test_no_export_leaves_it_out(
     with pytest.raises(DecodeError, match=f"summary of {ids[1]}"):
         read(jam.episodes(run="a"), tmp_path)
     assert list(tmp_path.rglob("*.parquet")) == []
-    assert not jam.episodes(run="other").table()
+    assert not jam.episodes(run="other", wait=True).table()
 
 
 def test_an_export_says_how_many_there_are(jam: Jamboree, ids: list[str]) -> None:

@@ -311,7 +311,7 @@ def test_a_file_that_could_not_be_written_leaves_the_one_before(
     jam.redis.delete(jam._connection.keyspace.episode(other))
 
     with pytest.raises(EpisodeNotFound, match=other):
-        jam.episodes().to_arrow(path)
+        jam.episodes().to_arrow(path, overwrite=True)
     assert read(path).num_rows == 3
     assert [file.name for file in tmp_path.iterdir()] == ["steps.arrow"]
 

@@ -226,7 +226,7 @@ def test_a_tail_is_of_one_run_one_environment_and_some_tags(open_jamboree: OpenJ
     tails = [
         reader.tail(run="a", timeout_s=0.2),
         reader.tail(tags={"lr": 1}, timeout_s=0.2),
-        reader.tail(run="b", tags={"lr": 1}, timeout_s=0.2),
+        reader.tail(run="b", tags={"lr": 1}, timeout_s=0.2, wait=True),
         reader.tail(env_id="Another-v0", timeout_s=0.2),
     ]
     others = [

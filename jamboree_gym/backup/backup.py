@@ -25,7 +25,7 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
-from jamboree_gym.reading.names import HasId, id_of
+from jamboree_gym.reading.finding.names import HasId, id_of
 from jamboree_gym.store.listing_recovery import cover
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]

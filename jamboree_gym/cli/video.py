@@ -35,6 +35,9 @@ def video(
         float | None,
         typer.Option(help="Frames per second.", show_default="the environment's, else 30"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+    ] = False,
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also of a replay that differs.")
     ] = False,
@@ -50,14 +53,15 @@ def video(
     with errors_shown():
         import_modules(modules)
         with store.open() as jam, progress_bar("rendering") as progress:
-            report = write_video(
+            written = write_video(
                 jam.episode(episode_id),
                 path,
                 fps=fps,
+                overwrite=overwrite,
                 unverified=unverified,
                 trust_entry_point=trust_entry_point,
                 progress=progress,
             )
-    if not report:
-        typer.echo(printable(f"unverified: {report}"), err=True)
-    typer.echo(printable(f"{path}: {report.steps + 1:,} frames"))
+    if not written:
+        typer.echo(printable(f"unverified: {written.report}"), err=True)
+    typer.echo(printable(f"{path}: {written.frames:,} frames"))

@@ -17,7 +17,8 @@ from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_batch
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_episode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
-from jamboree_gym.reading.episode import Episode, to_transitions, transitions_between
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.row_arrays import to_transitions, transitions_between
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Transitions
 
 __all__ = ["Block", "Listed", "WholeEpisode", "read_blocks", "trips", "whole_episodes"]

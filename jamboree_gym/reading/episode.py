@@ -10,15 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from gymnasium import spaces
 
-from jamboree_gym.arrays.packing import RowChoice, rows_of
-from jamboree_gym.arrays.step_columns import take
-from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.checked import Count, Seconds, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.encoding.batch_format import Batch
-from jamboree_gym.encoding.bulk_decoder import decode_batches
 from jamboree_gym.encoding.rows import Rows
-from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.environment.provenance import decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
@@ -26,9 +20,12 @@ from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
 from jamboree_gym.process_life import StaysHere
-from jamboree_gym.reading.ordering import by_start
+from jamboree_gym.reading.finding.names import id_of
+from jamboree_gym.reading.finding.ordering import by_start
+from jamboree_gym.reading.finding.summaries import read_summaries
 from jamboree_gym.reading.playback import paced
-from jamboree_gym.reading.summaries import read_summaries
+from jamboree_gym.reading.row_arrays import to_episode_data, to_transitions
+from jamboree_gym.reading.row_reader import EVERYTHING, RowReader
 from jamboree_gym.records import (
     EpisodeData,
     EpisodeOrigin,
@@ -43,11 +40,17 @@ from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition
 
 if TYPE_CHECKING:
+    import os
+    from types import ModuleType
+
     import vaex.dataframe
 
-__all__ = ["Episode", "recent_of", "to_episode_data", "to_transitions", "transitions_between"]
+    from jamboree_gym.reading.diff import EpisodeDiff
+    from jamboree_gym.replay import ForkedEnv, VerifyReport, Video, WhatIf
+    from jamboree_gym.replay.what_if import ChooseAction, Predictor
 
-_EVERYTHING = 2**52
+__all__ = ["Episode", "recent_of"]
+
 _STEPS_PER_READ = 256  # as many as a batch may hold
 
 
@@ -70,7 +73,7 @@ class Episode(StaysHere):
     def __init__(self, connection: Connection, id: str) -> None:
         self.id = id
         self._connection = connection
-        self._key = connection.keyspace.episode(id)
+        self._reader = RowReader(connection, id)
 
     @property
     def connection(self) -> Connection:
@@ -182,17 +185,7 @@ class Episode(StaysHere):
         return True
 
     def _notes(self) -> tuple[EpisodeSummary, EpisodeOrigin]:
-        self._connection.settle(self._key)
-        head = self._connection.store.head(self._key)
-        if head is None:
-            raise self._not_found()
-        return decode_episode_note(head.note, episode_id=self.id, where=self._key)
-
-    def _not_found(self) -> EpisodeNotFound:
-        return EpisodeNotFound(
-            f"no episode {self.id!r} in namespace {self._connection.keyspace.namespace!r} on "
-            f"{self._connection.store.where}"
-        )
+        return self._reader.notes()
 
     # -- its steps --------------------------------------------------------------------------
 
@@ -220,7 +213,7 @@ class Episode(StaysHere):
         if start < 0 or (stop is not None and stop < 0):
             start, stop, _ = slice(start, stop).indices(len(self))
         first, end = start, None if stop is None else max(start, stop) + 1
-        held = self._connection.held(self._key)
+        held = self._connection.held(self._reader.key)
         rows = held.window(first, end) if held is not None else None
         return to_transitions(self.rows(first, end) if rows is None else rows)
 
@@ -230,12 +223,12 @@ class Episode(StaysHere):
         return recent_of([self], n)[0]
 
     def _recent_in_memory(self, n: int) -> Transitions | None:
-        held = self._connection.held(self._key)
+        held = self._connection.held(self._reader.key)
         rows = held.recent(n) if held is not None else None
         return None if rows is None else to_transitions(rows)
 
     def _recent(self, found: LogSlice | None, n: int) -> Transitions:
-        rows = self._join(found, -n - 1, _EVERYTHING)
+        rows = self._reader.joined(found, -n - 1, EVERYTHING)
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
 
     @checked
@@ -248,10 +241,10 @@ class Episode(StaysHere):
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        held = self._connection.held(self._key)
+        held = self._connection.held(self._reader.key)
         rows = held.between(t0, t1) if held is not None else None
         if rows is None:
-            rows = self._timed(self._connection.store.between, t0, t1)
+            rows = self._reader.timed(self._connection.store.between, t0, t1)
         first = max(1, int(rows.timestamps.searchsorted(t0)))
         stop = int(rows.timestamps.searchsorted(t1, side="right"))
         return to_transitions(rows[first - 1 : max(first, stop)])
@@ -266,22 +259,12 @@ class Episode(StaysHere):
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        held = self._connection.held(self._key)
+        held = self._connection.held(self._reader.key)
         rows = held.as_of(t) if held is not None else None
         if rows is None:
-            rows = self._timed(self._connection.store.as_of, t)
+            rows = self._reader.timed(self._connection.store.as_of, t)
         stop = int(rows.timestamps.searchsorted(t, side="right"))
         return next(iter(to_transitions(rows[max(0, stop - 2) : stop])), None)
-
-    def _timed(self, read: Callable[..., LogSlice | None], *times: float) -> Rows:
-        """Rows of the batches that such a read finds, in one round trip.
-
-        With the batch before them, as the first step begins with its last observation.
-        """
-        self._connection.settle(self._key)
-        found = read(self._key, *times, before=1)
-        batches = found.batches if found is not None else []
-        return self._join(found, batches[0].start, batches[-1].stop) if batches else self.rows(0, 0)
 
     def table(self) -> pa.Table:
         """All steps as a `pyarrow.Table`, oldest first; the columns are those of `frame`.
@@ -423,7 +406,7 @@ class Episode(StaysHere):
 
     def cursor(self) -> StepCursor:
         """For reading it step by step; at its beginning."""
-        return StepCursor(self._key, self._decode, to_transitions)
+        return StepCursor(self._reader.key, self._reader.decode, to_transitions)
 
     def delete(self) -> None:
         """Delete it from Redis and from MongoDB, with what was rendered and its snapshots.
@@ -435,7 +418,7 @@ class Episode(StaysHere):
         """
         entry = IndexEntry(self.id, b"", self._run(), 0.0)
         self._delete_what_lies_beside()
-        self._connection.delete_log(self._key, entry=entry)
+        self._connection.delete_log(self._reader.key, entry=entry)
 
     def _run(self) -> str:
         """Its run; where its log does not say, that which lists it."""
@@ -457,45 +440,85 @@ class Episode(StaysHere):
 
     def _may_be_backed_up(self) -> bool:
         try:
-            head = self._connection.store.head(self._key)
+            head = self._connection.store.head(self._reader.key)
         except DecodeError:
             return True
         return head is not None and bool(head.acked)
 
-    # -- reading rows -----------------------------------------------------------------------
+    # -- simulating it again ----------------------------------------------------------------
+
+    def verify(self, **options: Any) -> VerifyReport:
+        """Simulate it again, and compare bit for bit: as `jamboree_gym.replay.verify`.
+
+        Example:
+            >>> print(episode.verify())
+        """
+        done: VerifyReport = _replay().verify(self, **options)
+        return done
+
+    def fork(self, step: int, **options: Any) -> ForkedEnv:
+        """A live environment as it was after so many steps: as `jamboree_gym.replay.fork`.
+
+        Example:
+            >>> env = episode.fork(40)
+            >>> observation, reward, terminated, truncated, info = env.step(action)
+        """
+        done: ForkedEnv = _replay().fork(self, step, **options)
+        return done
+
+    def what_if(
+        self, step: int, policy: ChooseAction | Predictor, n: int = 100, **options: Any
+    ) -> WhatIf:
+        """Continue it n times under another policy: as `jamboree_gym.replay.what_if`.
+
+        Example:
+            >>> print(episode.what_if(40, model, n=200))
+        """
+        done: WhatIf = _replay().what_if(self, step, policy, n, **options)
+        return done
+
+    def video(self, path: str | os.PathLike[str], **options: Any) -> Video:
+        """Write it into a video file, simulated again: as `jamboree_gym.replay.video`.
+
+        Example:
+            >>> episode.video("worst.mp4")
+        """
+        done: Video = _replay().video(self, path, **options)
+        return done
+
+    @checked
+    def diff(self, other: Episode | str) -> EpisodeDiff:
+        """Where it parts from another one: as `jam.diff`.
+
+        Example:
+            >>> print(parent.diff(child))
+        """
+        found: EpisodeDiff = _diffing().diff(
+            self, Episode(self._connection, id_of(self._connection, other))
+        )
+        return found
+
+    # -- as it is stored --------------------------------------------------------------------
 
     def rows(self, start: int = 0, stop: int | None = None) -> Rows:
         """Rows with these numbers, as they are stored: row 0 is the reset, row k the k-th step."""
-        stop = _EVERYTHING if stop is None else stop
-        self._connection.settle(self._key)
-        rows = self._join(self._connection.store.read(self._key, start, stop), start, stop)
-        return rows[max(0, start - rows.start) : max(0, stop - rows.start)]
-
-    def _join(self, found: LogSlice | None, start: int, stop: int) -> Rows:
-        """Rows of the batches; a negative start counts from the end."""
-        if found is None:
-            raise self._not_found()
-        count = found.head.count
-        start = max(0, count + start) if start < 0 else start
-        _check_complete(found.batches, start, min(stop, count), where=self._key)
-        if found.batches:
-            return self._decode(found.batches)
-        newest = self._connection.store.last(self._key, 1)  # its layout, for arrays without rows
-        if newest is None or not newest.batches:
-            raise DecodeError(f"{self._key}: the log has no rows")
-        rows = self._decode(newest.batches[-1:])
-        return rows[len(rows) :]
-
-    def _decode(self, batches: Sequence[Batch]) -> Rows:
-        return decode_batches(batches, self._schema, where=self._key)
-
-    def _schema(self, name: str) -> StepSchema:
-        blob = self._connection.store.blobs.get(name)
-        return StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
+        return self._reader.rows(start, stop)
 
     def __repr__(self) -> str:
         """The id."""
         return f"<Episode {self.id!r}>"
+
+
+def _replay() -> ModuleType:
+    from jamboree_gym import replay  # stands on this module
+
+    return replay
+
+
+def _diffing() -> ModuleType:
+    from jamboree_gym.reading import diff  # stands on this module
+
+    return diff
 
 
 def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
@@ -504,46 +527,14 @@ def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
     recent = {episode.id: episode._recent_in_memory(n) for episode in episodes}
     asked = [episode for episode in episodes if recent[episode.id] is None]
     for episode in asked:
-        episode._connection.settle(episode._key)
+        episode._connection.settle(episode._reader.key)
     if asked:
         found = asked[0]._connection.store.read_many(
-            [episode._key for episode in asked], [("last", n + 1)] * len(asked)
+            [episode._reader.key for episode in asked], [("last", n + 1)] * len(asked)
         )
         for episode, one in zip(asked, found, strict=True):
             recent[episode.id] = episode._recent(one, n)
     return [cast(Transitions, recent[episode.id]) for episode in episodes]
-
-
-def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
-    """All rows of an episode -> its arrays; the reset's reward, action and so on mean nothing."""
-    columns = take(rows, slice(1, None)) | {"infos": rows.infos}
-    return EpisodeData(id=episode_id, observations=rows.observations, **columns)
-
-
-def to_transitions(rows: Rows) -> Transitions:
-    """Rows -> the transitions between them, one fewer."""
-    indices = np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64)
-    return transitions_between(rows, slice(-1), slice(1, None), indices)
-
-
-def transitions_between(
-    rows: Rows, before: RowChoice, after: RowChoice, indices: npt.NDArray[np.int64]
-) -> Transitions:
-    """The transitions from some rows to others.
-
-    Args:
-        rows: Of one episode or of several.
-        before: The rows that the transitions begin at.
-        after: The rows that they lead to, as many.
-        indices: int64 (n,), position of each transition in its episode.
-    """
-    return Transitions(
-        indices=indices,
-        observations=rows_of(rows.observations, before),
-        next_observations=rows_of(rows.observations, after),
-        schemas=rows.schemas,
-        **take(rows, after),
-    )
 
 
 def _is_there(handler: RenderHandler | SnapshotHandler) -> bool:
@@ -551,13 +542,3 @@ def _is_there(handler: RenderHandler | SnapshotHandler) -> bool:
         return handler.count() > 0
     except DecodeError:  # what is damaged can be deleted
         return True
-
-
-def _check_complete(batches: Sequence[Batch], start: int, stop: int, *, where: str) -> None:
-    """Make sure that no row from `start` to `stop` is missing."""
-    for batch in batches:
-        if start < min(batch.start, stop):
-            raise DecodeError(f"{where}: rows {start} to {batch.start - 1} are missing")
-        start = batch.stop
-    if start < stop:
-        raise DecodeError(f"{where}: rows {start} to {stop - 1} are missing")

@@ -12,7 +12,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.reading.bulk_read import read_blocks
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 
 __all__ = ["EpisodePart", "episode_parts"]
 

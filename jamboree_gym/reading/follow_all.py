@@ -14,9 +14,9 @@ from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.handlers.follow import ROWS_PER_LOOK, StepCursor, Tail, is_behind
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.filters import EpisodeFilter
-from jamboree_gym.reading.names import check_runs
-from jamboree_gym.reading.summaries import read_summaries
+from jamboree_gym.reading.finding.filters import EpisodeFilter
+from jamboree_gym.reading.finding.names import check_runs
+from jamboree_gym.reading.finding.summaries import read_summaries
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary, StepData, Transitions
 from jamboree_gym.store.log import LogSlice
 

@@ -16,7 +16,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.errors import ExportError
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.bulk_read import read_blocks
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.reading.part_folder import PartFolder, aside_of, whole
 from jamboree_gym.tables.arrow_table import (
     Columns,

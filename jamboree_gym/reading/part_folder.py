@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import ExportError
 from jamboree_gym.progress import Progress, reported
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 
 __all__ = ["PartFolder", "aside_of", "whole"]
 
@@ -135,3 +135,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write where a file is already, unless that is wanted.
+
+    Raises:
+        ExportError: There is one.
+    """
+    if not overwrite and path.exists():
+        raise ExportError(f"{path} is there already: overwrite=True replaces it")

@@ -14,7 +14,7 @@ from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.filters import (
+from jamboree_gym.reading.finding.filters import (
     ANY_PARENT,
     AnyParent,
     EpisodeFilter,
@@ -22,10 +22,11 @@ from jamboree_gym.reading.filters import (
     Found,
     Stage,
 )
-from jamboree_gym.reading.names import RunNames, check_runs, id_of
-from jamboree_gym.reading.ordering import by_start, order_of
+from jamboree_gym.reading.finding.names import RunNames, check_runs, id_of
+from jamboree_gym.reading.finding.ordering import by_start, order_of
+from jamboree_gym.reading.finding.summaries import read_summaries
 from jamboree_gym.reading.parquet import pieces_of, write_parts
-from jamboree_gym.reading.summaries import read_summaries
+from jamboree_gym.reading.part_folder import check_free
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.tables.arrow_table import TablePart, empty_part, join
 from jamboree_gym.tables.columns import table_to_frame
@@ -259,7 +260,9 @@ class EpisodeQuery(StaysHere):
         return table_to_frame(self.table(progress=progress))
 
     @checked
-    def to_arrow(self, path: str | Path, *, progress: bool | Progress = False) -> None:
+    def to_arrow(
+        self, path: str | Path, *, overwrite: bool = False, progress: bool | Progress = False
+    ) -> Path:
         """Write the rows of `table` into an Arrow file of any size, with a few MB in memory.
 
         `vaex.open(path)` and `pyarrow.memory_map` read the file without loading it. Until it is
@@ -270,13 +273,22 @@ class EpisodeQuery(StaysHere):
             >>> frame = vaex.open("first.arrow")
 
         Args:
-            path: The file; an existing file is replaced at the end.
+            path: The file.
+            overwrite: Whether an existing file is replaced, once the new one is complete.
             progress: As in `table`.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ExportError: The file is there already; nothing was written.
         """
+        check_free(Path(path), overwrite=overwrite)
         write_arrow(self._table_parts(progress), Path(path))
+        return Path(path)
 
     @checked
-    def to_parquet(self, folder: str | Path, *, progress: bool | Progress = False) -> None:
+    def to_parquet(self, folder: str | Path, *, progress: bool | Progress = False) -> Path:
         """Write the rows of `table` into Parquet files in a folder, with a few MB in memory.
 
         Writes only episodes that are over. Each goes into one file, with all of its steps. If you
@@ -293,6 +305,9 @@ class EpisodeQuery(StaysHere):
             progress: Whether to show on stderr how many episodes have been written; or a function
                 that is called with that number and the total.
 
+        Returns:
+            The path of the folder.
+
         Raises:
             ColumnConflict: As in `table`. Files that exist by then stay.
             ExportError: Another process is writing there, or the folder has other files.
@@ -300,6 +315,7 @@ class EpisodeQuery(StaysHere):
             DecodeError: Bytes of an episode are damaged; names key and index.
         """
         write_parts(self._connection, self._found(is_complete=True), Path(folder), progress)
+        return Path(folder)
 
     def _table_parts(self, progress: bool | Progress) -> Iterator[TablePart]:
         """Yield the rows of `table` in parts."""

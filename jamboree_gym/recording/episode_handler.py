@@ -30,7 +30,8 @@ from jamboree_gym.errors import (
     StoreUnavailable,
 )
 from jamboree_gym.handlers.db_handler import DBHandler
-from jamboree_gym.reading.episode import Episode, to_transitions
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.row_arrays import to_transitions
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.tables.columns import to_frame
 

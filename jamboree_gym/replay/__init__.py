@@ -2,7 +2,7 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
     `progress`, `reading`, `recording`, `records`, `wrappers`.
-Imported by: `cli`.
+Imported by: `cli`, `reading`.
 """
 
 from jamboree_gym.environment.env_state import Snapshotable
@@ -12,7 +12,7 @@ from jamboree_gym.replay.playback.replay_vector_env import ReplayVectorEnv
 from jamboree_gym.replay.verification.compare import Mismatch
 from jamboree_gym.replay.verification.report import Change, VerifyReport, VerifyReports
 from jamboree_gym.replay.verification.verify import verify
-from jamboree_gym.replay.video import video
+from jamboree_gym.replay.video import Video, video
 from jamboree_gym.replay.what_if import WhatIf, what_if
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Snapshotable",
     "VerifyReport",
     "VerifyReports",
+    "Video",
     "WhatIf",
     "fork",
     "verify",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jamboree_gym.errors import ReplayError
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE, rendered
 from jamboree_gym.progress import Progress, teller
 from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.part_folder import check_free
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper
 from jamboree_gym.replay.verification.report import VerifyReport
 from jamboree_gym.replay.verification.verify import check_of, verify_one
@@ -28,17 +30,48 @@ _HINT_FOR_MUJOCO = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video that was written; true if it shows what was recorded, bit for bit.
+
+    It can be used as a path: `open(video, "rb")`.
+
+    Attributes:
+        path: The file.
+        frames: Number of frames.
+        report: Of the replay that it shows.
+    """
+
+    path: Path
+    frames: int
+    report: VerifyReport
+
+    def __bool__(self) -> bool:
+        """Whether the replay was equal to the recording."""
+        return bool(self.report)
+
+    def __fspath__(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def __str__(self) -> str:
+        """The path and the number of frames; a second line says where the replay differs."""
+        text = f"{self.path}: {self.frames:,} frames"
+        return text if self else f"{text}\nunverified: {self.report}"
+
+
 @checked
 def video(
     episode: Episode,
     path: str | os.PathLike[str],
     *,
     fps: float | None = None,
+    overwrite: bool = False,
     unverified: bool = False,
     wrappers: Sequence[BuiltWrapper] = (),
     trust_entry_point: bool = False,
     progress: bool | Progress = False,
-) -> VerifyReport:
+) -> Video:
     """Write an episode into a video file, with one frame for the reset and one for each step.
 
     The episode is simulated again as by `verify`, with `render_mode="rgb_array"`. All returned
@@ -47,9 +80,9 @@ def video(
 
     Args:
         episode: An episode that `verify` accepts, of an environment that renders arrays.
-        path: A path that ends in `.mp4` (H.264) or `.gif`. An existing file is replaced once the
-            video is complete.
+        path: A path that ends in `.mp4` (H.264) or `.gif`.
         fps: Frames per second; None = `render_fps` of the environment's metadata, else 30.
+        overwrite: Whether an existing file is replaced, once the video is complete.
         unverified: Write the video even if the replay differs. The report says where it differs.
         wrappers: As in `verify`.
         trust_entry_point: As in `verify`, which explains the risk.
@@ -57,16 +90,18 @@ def video(
             called with that number and the total.
 
     Returns:
-        The report of the replay; true if everything was equal.
+        The path, the number of frames, and the report of the replay; true if all was equal.
 
     Raises:
         MissingExtra: PyAV is not installed.
+        ExportError: The file is there already; nothing was written.
         ReplayError: The replay differs; names the first difference. Or the episode cannot be
             replayed or rendered here, or the file cannot be written; says why.
 
     Example:
         >>> video(jam.episodes(run="first").last(), "last.mp4")
     """
+    check_free(Path(path), overwrite=overwrite)
     check = check_of(wrappers=wrappers, trust_entry_point=trust_entry_point)
     with video_file(Path(path)) as encoder:
         writer = _FrameWriter(encoder, fps, len(episode) + 1, teller(progress, "frames rendered"))
@@ -76,7 +111,7 @@ def video(
                 f"no video: episode {episode.id} does not happen again: {report.mismatch}\n"
                 "Its frames would show another one; unverified=True takes them all the same."
             )
-    return report
+    return Video(Path(path), encoder.frames, report)
 
 
 class _FrameWriter:

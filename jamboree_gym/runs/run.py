@@ -12,7 +12,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.names import check_runs
+from jamboree_gym.reading.finding.names import check_runs
 from jamboree_gym.reading.newest import newest_steps
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import StepData

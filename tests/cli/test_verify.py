@@ -151,10 +151,17 @@ def test_what_could_not_be_checked_is_exit_code_2(shell: Shell) -> None:
 
 
 def test_nothing_to_check_is_exit_code_2(shell: Shell) -> None:
-    done = shell.verify("--run", "misspelt")
+    done = shell.verify("--env-id", "none")
 
     assert done.exit_code == 2
     assert done.stdout.startswith("0 of 0 episodes are equal")
+
+
+def test_a_misspelt_run_is_said_with_exit_code_2(shell: Shell) -> None:
+    done = shell.verify("--run", "misspelt")
+
+    assert done.exit_code == 2
+    assert "no run 'misspelt'" in done.stderr
 
 
 def test_episodes_are_chosen(shell: Shell) -> None:

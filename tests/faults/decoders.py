@@ -61,8 +61,8 @@ from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
 from jamboree_gym.handlers.rendered_frames import _decode as decode_render
 from jamboree_gym.handlers.snapshots import _decoded as decode_snapshot
 from jamboree_gym.keys import digest
-from jamboree_gym.reading.episode import to_transitions
-from jamboree_gym.reading.ordering import by_start
+from jamboree_gym.reading.finding.ordering import by_start
+from jamboree_gym.reading.row_arrays import to_transitions
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 from jamboree_gym.servers import control
 from jamboree_gym.store.log import Append, LogSlice

@@ -22,6 +22,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
     BufferMismatch,
     EpisodeNotFound,
+    RunNotFound,
     StoreUnavailable,
 )
 
@@ -491,6 +492,9 @@ def test_reset_reads_everything_again(jam: Jamboree) -> None:
 
 def test_nothing_recorded_yet(jam: Jamboree) -> None:
     buffer = make(jam)
+    with pytest.raises(RunNotFound, match="no run 'r': nothing has been recorded yet"):
+        buffer.sample(4)
+    jam.record(Line(), run="r").reset()
     with pytest.raises(EpisodeNotFound, match=r"no steps of episodes\(run='r'\) are recorded yet"):
         buffer.sample(4)
     with pytest.raises(EpisodeNotFound, match="are recorded yet"):

@@ -382,7 +382,7 @@ def test_a_fork_comes_back_as_a_child_of_its_parent(jam: Jamboree, other: Jambor
     with fork(jam.episode(parent), step=3) as child:
         child.step(0)
 
-    ids = from_minari(other, to_minari(jam.episodes(), "forks-v0"))
+    ids = from_minari(other, to_minari(jam.episodes(forks=True), "forks-v0"))
 
     assert other.episode(ids[1]).parent.id == ids[0]
     assert verify(other.episode(ids[1]))

@@ -476,8 +476,8 @@ def test_nothing_to_fill_it_with(jam: Jamboree, record: Record) -> None:
     from jamboree_gym.integrations.sb3 import fill_replay_buffer, to_replay_buffer
 
     with pytest.raises(EpisodeNotFound, match="no steps to fill a buffer with"):
-        to_replay_buffer(jam.episodes(run="none"))
-    assert fill_replay_buffer(ReplayBuffer(9, VECTOR, VECTOR), jam.episodes(run="none")) == 0
+        to_replay_buffer(jam.episodes())
+    assert fill_replay_buffer(ReplayBuffer(9, VECTOR, VECTOR), jam.episodes()) == 0
 
 
 def test_sb3_has_no_buffer_for_a_tuple(jam: Jamboree, record: Record) -> None:

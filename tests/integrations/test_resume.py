@@ -60,7 +60,7 @@ def module_jam(valkey: Any) -> Iterator[Jamboree]:
 
 
 def wait_for_checkpoints(jam: Jamboree, run: str) -> None:
-    wait_until(lambda: jam.run(run).checkpoints()[1:], timeout_s=START_TIMEOUT_S)
+    wait_until(lambda: jam.run(run, wait=True).checkpoints()[1:], timeout_s=START_TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_an_environment_that_is_not_recorded_into_the_run_is_refused(
 def test_without_a_checkpoint_there_is_nothing_to_go_on_from(jam: Jamboree) -> None:
     case = CASES["DQN"]
     with pytest.raises(CheckpointNotFound, match="has no checkpoint at all"):
-        jam.run("none").resume(case.algorithm, jam.record(case.make_venv(), run="none"))
+        jam.run("none", wait=True).resume(case.algorithm, jam.record(case.make_venv(), run="none"))
 
 
 def test_a_buffer_is_not_filled_with_normalised_values(jam: Jamboree) -> None:

@@ -315,7 +315,7 @@ def test_an_episode_that_does_not_happen_again_is_not_forked(jam: Jamboree) -> N
     fork(episode, 1)  # up to there it does
     with pytest.raises(ReplayError, match=r"does not happen again.*observation.* at step 1: "):
         fork(episode, 3)
-    assert len(jam.episodes()) == 2
+    assert len(jam.episodes(forks=True)) == 2
 
 
 def test_an_episode_that_is_not_there_is_named(jam: Jamboree) -> None:

@@ -719,4 +719,4 @@ def test_episodes_with_different_spaces_are_named(jam: Jamboree) -> None:
 
 def test_no_episodes_are_no_vector(jam: Jamboree) -> None:
     with pytest.raises(ReplayError, match="there is no episode to replay"):
-        ReplayVectorEnv(jam.episodes(run="none"))
+        ReplayVectorEnv(jam.episodes())

@@ -18,7 +18,7 @@ from recorded_envs import CountingEnv, FailingEnv, RenderingEnv
 
 import jamboree_envs.faults
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import MissingExtra, ReplayError
+from jamboree_gym.errors import ExportError, MissingExtra, ReplayError
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import video
 
@@ -105,10 +105,11 @@ def test_a_gif_has_the_very_frames_that_the_environment_rendered(
     jam: Jamboree, tmp_path: Path
 ) -> None:
     episode = balance(jam, record_frames=1)
-    report = video(episode, tmp_path / "out.gif")
+    written = video(episode, tmp_path / "out.gif")
 
-    assert report
-    assert report.steps == 12
+    assert written
+    assert written.frames == 13
+    assert written.report.steps == 12
     frames, rendered = frames_of(tmp_path / "out.gif"), [frame for _, frame in episode.renders()]
     assert len(frames) == len(rendered) == 13
     assert all(map(np.array_equal, frames, rendered))
@@ -164,9 +165,19 @@ def test_an_episode_that_follows_others_is_shown_alone(jam: Jamboree, tmp_path: 
     assert len(frames_of(tmp_path / "out.gif")) == len(episode) + 1
 
 
-def test_what_was_there_is_replaced(jam: Jamboree, tmp_path: Path) -> None:
+def test_what_was_there_is_replaced_only_if_that_is_asked_for(
+    jam: Jamboree, tmp_path: Path
+) -> None:
     (tmp_path / "out.gif").write_text("an older video")
-    video(balance(jam), str(tmp_path / "out.gif"))
+    episode = balance(jam)
+    with pytest.raises(ExportError, match=r"out.gif is there already: overwrite=True replaces it"):
+        video(episode, str(tmp_path / "out.gif"))
+    assert (tmp_path / "out.gif").read_text() == "an older video"
+    written = video(episode, str(tmp_path / "out.gif"), overwrite=True)
+    assert written.path == tmp_path / "out.gif"
+    assert str(written) == f"{tmp_path / 'out.gif'}: 13 frames"
+    with open(written, "rb") as file:
+        assert file.read(3) == b"GIF"
 
     assert len(frames_of(tmp_path / "out.gif")) == 13
     assert files_in(tmp_path) == ["out.gif"]
@@ -187,7 +198,7 @@ def test_there_is_no_video_of_a_replay_that_differs(jam: Jamboree, tmp_path: Pat
     episode = record(jam, gym.make("tests/Faulty-v0"))
 
     with pytest.raises(ReplayError, match=r"no video: .*observation.* at step 5") as caught:
-        video(episode, tmp_path / "out.gif")
+        video(episode, tmp_path / "out.gif", overwrite=True)
     assert len(str(caught.value).splitlines()) == 2
     assert files_in(tmp_path) == ["out.gif"]
     assert (tmp_path / "out.gif").read_text() == "an older video"
@@ -196,11 +207,11 @@ def test_there_is_no_video_of_a_replay_that_differs(jam: Jamboree, tmp_path: Pat
 def test_a_video_of_a_replay_that_differs_has_to_be_asked_for(
     jam: Jamboree, tmp_path: Path
 ) -> None:
-    report = video(record(jam, gym.make("tests/Faulty-v0")), tmp_path / "out.gif", unverified=True)
+    written = video(record(jam, gym.make("tests/Faulty-v0")), tmp_path / "out.gif", unverified=True)
 
-    assert not report
-    assert report.mismatch is not None
-    assert report.mismatch.step == 5
+    assert not written
+    assert written.report.mismatch is not None
+    assert written.report.mismatch.step == 5
     assert len(frames_of(tmp_path / "out.gif")) == 13
 
 
@@ -253,7 +264,7 @@ def test_an_environment_that_cannot_be_rendered_here_is_named(
 WITHOUT_GL = """
 import sys
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.errors import ExportError, ReplayError
 from jamboree_gym.replay import video
 
 url, namespace, episode_id, path = sys.argv[1:]
@@ -323,7 +334,7 @@ FULL_DISK = """
 import resource, sys
 import jamboree_envs
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.errors import ExportError, ReplayError
 from jamboree_gym.replay import video
 
 url, namespace, episode_id, path = sys.argv[1:]

@@ -139,7 +139,7 @@ def test_two_numbers_are_no_observation_and_info(jam: Jamboree) -> None:
     env = jam.record(SayingEnv(np.array([0.0, 0.0])), run="two-numbers")
     with pytest.raises(InvalidRecord, match="one value of type ndarray"):
         env.reset()
-    assert len(jam.episodes(run="two-numbers")) == 0
+    assert len(jam.episodes(run="two-numbers", wait=True)) == 0
 
 
 def test_a_cost_among_the_results_says_where_to_put_it(jam: Jamboree) -> None:

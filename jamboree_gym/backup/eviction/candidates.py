@@ -9,7 +9,7 @@ from jamboree_gym.backup.eviction.policy import RetentionPolicy
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_stored_summary
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.store.redis.eviction import Candidate
 from jamboree_gym.store.redis.store import RedisStore
 

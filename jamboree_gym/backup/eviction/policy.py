@@ -11,7 +11,7 @@ from typing import Any
 from jamboree_gym.arrays.values import decode_value, encode_mapping
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
 from jamboree_gym.keys import MONGO_SETTINGS
-from jamboree_gym.reading.filters import EpisodeFilter
+from jamboree_gym.reading.finding.filters import EpisodeFilter
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.eviction import Memory
 from jamboree_gym.store.redis.store import RedisStore

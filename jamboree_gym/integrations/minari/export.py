@@ -28,7 +28,7 @@ from jamboree_gym.integrations.minari.staging import (
 )
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.bulk_read import trips, whole_episodes
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 
 __all__ = ["to_minari"]

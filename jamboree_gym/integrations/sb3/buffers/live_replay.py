@@ -28,8 +28,8 @@ from jamboree_gym.integrations.sb3.buffers.conversion import assign
 from jamboree_gym.integrations.sb3.buffers.live_steps import Batch, LiveSteps
 from jamboree_gym.integrations.sb3.buffers.next_row import Succession
 from jamboree_gym.integrations.sb3.buffers.sum_tree import SumTree
-from jamboree_gym.reading.filters import EpisodeFilter, EpisodeTest
-from jamboree_gym.reading.names import RunNames
+from jamboree_gym.reading.finding.filters import EpisodeFilter, EpisodeTest
+from jamboree_gym.reading.finding.names import RunNames, check_runs
 
 __all__ = ["JamboreeReplayBuffer", "PrioritizedSamples", "Unsaved"]
 
@@ -289,6 +289,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
 
         Raises:
             EpisodeNotFound: Nothing has been recorded yet.
+            RunNotFound: Nothing has been recorded in the run; names those that there are.
             BufferMismatch: As `refresh`.
             StoreUnavailable: Redis is away, and nothing has been read yet.
         """
@@ -415,6 +416,8 @@ class JamboreeReplayBuffer(ReplayBuffer):
                 "this buffer has no steps and knows of no store: give the model "
                 "replay_buffer_kwargs=Unsaved(jam=jam, ...)"
             )
+        if self._connection is not None:
+            check_runs(self._connection, self._asked.runs or ())
         raise EpisodeNotFound(
             f"no steps of episodes({self._asked}) are recorded yet: begin their actors first, and "
             "record the model's own environment as well: jam.record(env, run=...)"

@@ -17,7 +17,7 @@ from jamboree_gym.integrations.sb3.buffers.conversion import (
     provenances_of,
 )
 from jamboree_gym.reading.bulk_read import read_blocks
-from jamboree_gym.reading.filters import EpisodeFilter
+from jamboree_gym.reading.finding.filters import EpisodeFilter
 from jamboree_gym.reading.follow_all import NewSteps, NewStepsTail
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 

@@ -26,8 +26,8 @@ from jamboree_gym.integrations.sb3.buffers.conversion import (
 from jamboree_gym.integrations.sb3.buffers.live_replay import JamboreeReplayBuffer
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import Block, read_blocks
-from jamboree_gym.reading.filters import Found
-from jamboree_gym.reading.ordering import by_start
+from jamboree_gym.reading.finding.filters import Found
+from jamboree_gym.reading.finding.ordering import by_start
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 
 __all__ = ["fill_replay_buffer", "to_replay_buffer"]

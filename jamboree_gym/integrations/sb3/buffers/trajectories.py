@@ -15,8 +15,8 @@ from jamboree_gym.checked import checked
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import trips, whole_episodes
-from jamboree_gym.reading.episode import to_episode_data
 from jamboree_gym.reading.query import EpisodeQuery, found_by
+from jamboree_gym.reading.row_arrays import to_episode_data
 
 __all__ = ["Trajectory", "to_trajectories"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 
 __all__ = ["Sorting", "by_start", "order_of"]
 

@@ -11,7 +11,7 @@ from jamboree_gym.encoding.summary_codec import (
     decode_summaries,
 )
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.reading.filters import Found
+from jamboree_gym.reading.finding.filters import Found
 from jamboree_gym.store.mongo.link import BackupUnavailable
 
 __all__ = ["read_summaries"]

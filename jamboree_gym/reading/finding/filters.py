@@ -13,7 +13,7 @@ import numpy as np
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.reading.names import RunNames, run_names
+from jamboree_gym.reading.finding.names import RunNames, run_names
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary
 
 __all__ = ["ANY_PARENT", "AnyParent", "EpisodeFilter", "EpisodeTest", "Found", "Stage"]
