@@ -354,7 +354,7 @@ def _several(kind: type, of: _Check | None) -> _Check:
     def test(value: Any) -> Any:
         if not isinstance(value, kind) or isinstance(value, str | bytes | bytearray | Mapping):
             return _WRONG
-        if of is not None and isinstance(value, list | tuple | set | frozenset):
+        if of is not None and isinstance(value, Collection):  # an iterator is read only once
             return _WRONG if any(of.test(one) is _WRONG for one in value) else value
         return value
 
@@ -369,6 +369,9 @@ def _instance_of(kind: type) -> _Check | None:
     def test(value: Any) -> Any:
         return value if isinstance(value, kind) else _WRONG
 
+    if getattr(kind, "_is_protocol", False):
+        members = ", ".join(name for name in vars(kind) if not name.startswith("_"))
+        return _Check(test, f"an object with {members}", f"objects with {members}")
     name = kind.__name__
     one = f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
     return _Check(test, getattr(kind, "_in_messages", one), f"{name}s")

@@ -418,8 +418,8 @@ class Jamboree(HasConnection):
             EpisodeNotFound: One of them is not there.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        ids = [id_of(self._open(), one) for one in episodes]
-        return recent_of([Episode(self._open(), id) for id in ids], n)
+        connection = self._open()
+        return recent_of([Episode(connection, id_of(connection, one)) for one in episodes], n)
 
     @checked
     def diff(self, a: Episode | str, b: Episode | str) -> EpisodeDiff:

@@ -25,7 +25,8 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
-from jamboree_gym.reading.finding.names import HasId, id_of
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.store.listing_recovery import cover
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
@@ -232,7 +233,7 @@ class Backup:
     @checked
     def restore(
         self,
-        episodes: Iterable[HasId | str] | None = None,
+        episodes: Iterable[Episode | str] | None = None,
         *,
         progress: Progress | None = None,
     ) -> int:
@@ -274,7 +275,7 @@ class Backup:
         _raise_first([*failures, *restorer.failures, *unlisted])
         return restorer.restored + listed
 
-    def _keys_of(self, episodes: Iterable[HasId | str]) -> list[str]:
+    def _keys_of(self, episodes: Iterable[Episode | str]) -> list[str]:
         ids = {id_of(self._connection, one) for one in episodes}
         return sorted(map(self._connection.keyspace.episode, ids))
 

@@ -63,6 +63,7 @@ class JamboreeCallback(BaseCallback):
         _check_number("checkpoint_every", checkpoint_every)
         _check_number("keep_checkpoints", keep_checkpoints)
         self._connection = jam._connection
+        self._connection.check_open()
         self._checkpoint_every = checkpoint_every
         self._keep_checkpoints = keep_checkpoints
         self._next_checkpoint = 0
