@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "HasConnection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
+UNSET = "then the embedded server is used"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
@@ -52,6 +53,7 @@ _WHEN_FULL = ("block", "raise")
 class HasConnection(StaysHere):
     """A `Jamboree`, as the rooms below it see it: what recorders and handlers take."""
 
+    _in_messages = "a Jamboree"
     _instead = "open one in the other process, with the same arguments"
 
     @property
@@ -105,8 +107,8 @@ class Connection(HasConnection):
             time.strftime("%Y%m%d-%H%M%S-", time.localtime(clock())) + self.writer_id.hex()[:4]
         )
         self._home = None if home is None else Path(home).absolute()
-        self.redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
-        self.mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
+        self.redis_url = _url(redis_url, "JAMBOREE_REDIS_URL")
+        self.mongo_url = _url(mongo_url, "JAMBOREE_MONGO_URL")
         self.opened = Opened(self.redis_url, self.mongo_url, self._home, namespace)
         self._lock = threading.RLock()
         self._outboxes = self.opened.outboxes
@@ -275,7 +277,7 @@ class Connection(HasConnection):
     def check_open(self) -> None:
         """Raise `JamboreeClosed` where it is closed."""
         if self._closed:
-            raise JamboreeClosed("this Jamboree is closed: open a new one to read")
+            raise JamboreeClosed("this Jamboree is closed: open a new one")
 
     def settle(self, key: str) -> None:
         """Bring what this process has put into a log to the server, before it is read.
@@ -429,7 +431,16 @@ class Connection(HasConnection):
     def __repr__(self) -> str:
         """Where it writes; no password."""
         space = self.keyspace.namespace
-        return f"<Jamboree {space!r} on {self.store.where}, write={self.write_mode!r}>"
+        state = "closed" if self._closed else f"write={self.write_mode!r}"
+        return f"<Jamboree {space!r} on {self.store.where}, {state}>"
+
+
+def _url(given: str | None, variable: str) -> str | None:
+    """The URL that was given, or else that of the environment; None = the embedded server."""
+    url = os.environ.get(variable) if given is None else given
+    if url == "" and given is None:  # a secret that was not set: no reason to open another store
+        raise InvalidArgument(f"{variable} is empty: set it to a URL, or unset it ({UNSET})")
+    return url
 
 
 def _backs_up(backup: bool | None) -> bool:

@@ -73,8 +73,11 @@ class InvalidUrl(JamboreeError, ValueError):
     """A store URL has a scheme or a shape that is not supported."""
 
 
-class InvalidArgument(JamboreeError, ValueError):
-    """An argument of a call is not what it can be; the message names it and what to choose."""
+class InvalidArgument(JamboreeError, ValueError, TypeError):
+    """An argument of a call is not what it can be; the message names it and what to choose.
+
+    It is a `ValueError` and a `TypeError`: which of the two an argument is depends on who asks.
+    """
 
 
 class InvalidRecord(JamboreeError, ValueError):

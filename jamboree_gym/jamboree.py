@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
 from jamboree_gym.backup.automatic import automatic_backup
+from jamboree_gym.checked import Count, Seconds, checked
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode
@@ -22,7 +23,7 @@ from jamboree_gym.handlers.rendered_frames import RecordFrames
 from jamboree_gym.reading.diff import EpisodeDiff, diff
 from jamboree_gym.reading.episode import Episode, recent_of
 from jamboree_gym.reading.finding.filters import EpisodeFilter
-from jamboree_gym.reading.finding.names import RunNames, full_id, id_of
+from jamboree_gym.reading.finding.names import RunNames, id_of
 from jamboree_gym.reading.follow_all import AllTail
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.recording.episode_handler import EpisodeHandler
@@ -96,6 +97,7 @@ class Jamboree(HasConnection):
         EmbeddedServerError: They cannot be started; says why.
     """
 
+    @checked
     def __init__(
         self,
         redis_url: str | None = None,
@@ -128,6 +130,15 @@ class Jamboree(HasConnection):
     def _connection(self) -> Connection:
         return self.__connection
 
+    def _open(self) -> Connection:
+        """The connection, for a call that needs it open.
+
+        Raises:
+            JamboreeClosed: It is closed.
+        """
+        self._connection.check_open()
+        return self._connection
+
     @cached_property
     def backup(self) -> Backup:
         """Copying to MongoDB, comparing, restoring."""
@@ -136,14 +147,15 @@ class Jamboree(HasConnection):
     @property
     def redis(self) -> redis.Redis:
         """The underlying redis-py client."""
-        return self._connection.redis_store.client
+        return self._open().redis_store.client
 
     @property
     def mongo(self) -> Database[Any]:
         """The underlying pymongo database."""
         return self._connection.mongo_store.database
 
-    def flush(self, timeout_s: float = 10.0) -> None:
+    @checked
+    def flush(self, timeout_s: Seconds = 10.0) -> None:
         """Return once Redis has everything that was saved before the call.
 
         Args:
@@ -155,7 +167,8 @@ class Jamboree(HasConnection):
         """
         self._connection.flush(timeout_s)
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    @checked
+    def close(self, timeout_s: Seconds = CLOSE_TIMEOUT_S) -> None:
         """Bring everything to Redis and let go of the servers. A second call does nothing.
 
         Episodes that are still being recorded are `abandoned`.
@@ -171,6 +184,7 @@ class Jamboree(HasConnection):
 
     def __enter__(self) -> Self:
         """Use as a context manager: `close` at the end."""
+        self._open()
         return self
 
     def __exit__(
@@ -199,6 +213,7 @@ class Jamboree(HasConnection):
     @overload
     def record(self, env: VecEnv, **options: Unpack[RecordKeywords]) -> VecRecordEpisodes: ...
 
+    @checked
     def record(self, env: Any, **options: Unpack[RecordKeywords]) -> Any:
         """Wrap an environment so that every step is recorded.
 
@@ -224,7 +239,8 @@ class Jamboree(HasConnection):
                     )
         return _recorder_of(env)(env, self, **options)
 
-    def episode(self, id: str) -> Episode:
+    @checked
+    def episode(self, id: Episode | str) -> Episode:
         """One episode by its id, or by the beginning of its id.
 
         Reading it raises `EpisodeNotFound` where there is none.
@@ -233,13 +249,15 @@ class Jamboree(HasConnection):
             >>> jam.episode("01a21f").data().rewards.sum()
 
         Args:
-            id: The id, which costs nothing; or its first letters, which read the listings.
+            id: The id, which costs nothing; or its first letters, which read the listings. An
+                episode is taken for its id.
 
         Raises:
             EpisodeNotFound: Several ids begin like that; names some.
         """
-        return Episode(self._connection, full_id(self._connection, id))
+        return Episode(self._open(), id_of(self._open(), id))
 
+    @checked
     def episodes(
         self,
         *,
@@ -250,7 +268,7 @@ class Jamboree(HasConnection):
         min_return: float | None = None,
         since: float | None = None,
         order_by: str | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
         wait: bool = False,
         forks: bool = False,
     ) -> EpisodeQuery:
@@ -278,9 +296,7 @@ class Jamboree(HasConnection):
             InvalidArgument: There is no such status or field, or the limit is negative.
             RunNotFound: When the query is used: there is no such run; names those that there are.
         """
-        if limit is not None and limit < 0:
-            raise InvalidArgument(f"limit={limit}: it is 0 or more")
-        query = EpisodeQuery(self._connection, wait=wait, forks=forks).where(
+        query = EpisodeQuery(self._open(), wait=wait, forks=forks).where(
             run=run, env_id=env_id, status=status, tags=tags, min_return=min_return, since=since
         )
         query = query if order_by is None else query.order_by(order_by)
@@ -295,8 +311,9 @@ class Jamboree(HasConnection):
             >>> print(jam.runs())
             >>> jam.runs().table().to_pandas()
         """
-        return RunQuery(self._connection)
+        return RunQuery(self._open())
 
+    @checked
     def run(self, name: str, *, wait: bool = False) -> Run:
         r"""What was recorded under a name: its episodes, history, metrics and checkpoints.
 
@@ -310,8 +327,9 @@ class Jamboree(HasConnection):
             wait: Whether a run that is not there is one that is to come. Else what is read of it
                 raises `RunNotFound`, which names the runs that there are.
         """
-        return Run(self._connection, name, wait=wait)
+        return Run(self._open(), name, wait=wait)
 
+    @checked
     def tail(
         self,
         *,
@@ -319,7 +337,7 @@ class Jamboree(HasConnection):
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
         since: float | None = None,
-        timeout_s: float | None = None,
+        timeout_s: Seconds | None = None,
         wait: bool = False,
         forks: bool = False,
     ) -> Iterator[tuple[Episode, StepData]]:
@@ -353,10 +371,11 @@ class Jamboree(HasConnection):
             DecodeError: Stored bytes are damaged; names key and index.
         """
         wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
-        tail = AllTail(self._connection, wanted, wait=wait, forks=forks)
+        tail = AllTail(self._open(), wanted, wait=wait, forks=forks)
         tail.begin()
         return tail.follow(timeout_s)
 
+    @checked
     def atail(
         self,
         *,
@@ -364,7 +383,7 @@ class Jamboree(HasConnection):
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
         since: float | None = None,
-        timeout_s: float | None = None,
+        timeout_s: Seconds | None = None,
         wait: bool = False,
         forks: bool = False,
     ) -> AsyncIterator[tuple[Episode, StepData]]:
@@ -377,9 +396,10 @@ class Jamboree(HasConnection):
             ...     print(episode.id, step.index, step.reward)
         """
         wanted = EpisodeFilter(run=run, env_id=env_id, tags=tags or {}, since=since)
-        return AllTail(self._connection, wanted, wait=wait, forks=forks).afollow(timeout_s)
+        return AllTail(self._open(), wanted, wait=wait, forks=forks).afollow(timeout_s)
 
-    def recent(self, episodes: Iterable[Episode | str], n: int) -> list[Transitions]:
+    @checked
+    def recent(self, episodes: Iterable[Episode | str], n: Count) -> list[Transitions]:
         """The newest n steps of several episodes, in one round trip.
 
         Example:
@@ -398,9 +418,10 @@ class Jamboree(HasConnection):
             EpisodeNotFound: One of them is not there.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        ids = [id_of(self._connection, one) for one in episodes]
-        return recent_of([Episode(self._connection, id) for id in ids], n)
+        connection = self._open()
+        return recent_of([Episode(connection, id_of(connection, one)) for one in episodes], n)
 
+    @checked
     def diff(self, a: Episode | str, b: Episode | str) -> EpisodeDiff:
         """Where two episodes part, and their summaries side by side.
 
@@ -422,7 +443,7 @@ class Jamboree(HasConnection):
             EpisodeNotFound: One of them, or an episode that it was forked from, is not there.
             DecodeError: Stored bytes are damaged; names key and index.
         """
-        return diff(*(self.episode(id_of(self._connection, one)) for one in (a, b)))
+        return diff(*(self.episode(id_of(self._open(), one)) for one in (a, b)))
 
 
 def _recorder_of(env: Any) -> Any:
@@ -437,6 +458,6 @@ def _recorder_of(env: Any) -> Any:
 
         return sb3.VecRecordEpisodes
     raise UnsupportedSpace(
-        f"{type(env).__name__} cannot be recorded: it is no gymnasium.Env, no "
+        f"env: {type(env).__name__} cannot be recorded: it is no gymnasium.Env, no "
         "gymnasium.vector.VectorEnv and no VecEnv of Stable-Baselines3"
     )

@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jamboree_gym.checked import checked
+
 __all__ = ["timecontext"]
 
 
+@checked
 @contextmanager
 def timecontext(label: str = "it took") -> Iterator[None]:
     """Print how long a block took, in seconds.

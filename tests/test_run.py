@@ -234,7 +234,7 @@ def test_a_run_that_nobody_has_trained_has_no_history(jam: Jamboree) -> None:
     assert run.metrics().num_rows == 0
     with pytest.raises(RunNotFound, match=r"callback=JamboreeCallback\(jam\)"):
         _ = run.info
-    with pytest.raises(InvalidArgument, match="a run has a name, not 3"):
+    with pytest.raises(InvalidArgument, match="name=3: give a text"):
         jam.run(3)  # type: ignore[arg-type]
 
 

@@ -22,10 +22,12 @@ from jamboree_gym.backup.eviction.policy import (
 from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
 from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_listings
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
-from jamboree_gym.reading.finding.names import HasId, id_of
+from jamboree_gym.reading.episode import Episode
+from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.store.listing_recovery import cover
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
@@ -115,10 +117,12 @@ class BackupReport:
 class Backup:
     """Copies, compares and restores the logs of a `Jamboree`; reach it as `jam.backup`."""
 
+    @checked
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._store = connection.redis_store
 
+    @checked
     def flush(self, *, progress: Progress | None = None) -> int:
         """Copy to MongoDB what it does not hold yet; return once MongoDB has acknowledged it.
 
@@ -149,6 +153,7 @@ class Backup:
 
     def status(self) -> BackupStatus:
         """How far MongoDB is behind, and which process copies. Asks only Redis."""
+        self._connection.check_open()
         pending = [key for key, _ in self._store.acknowledgements.unbacked()]
         deletes = len(self._store.deletions.noted())
         records = pending_records(self._store, pending)
@@ -189,6 +194,7 @@ class Backup:
 
     # -- what stays in Redis ----------------------------------------------------------------
 
+    @checked
     def retain(
         self,
         *,
@@ -274,6 +280,7 @@ class Backup:
 
     # -- comparing --------------------------------------------------------------------------
 
+    @checked
     def verify(self, *, progress: Progress | None = None) -> BackupReport:
         """Compare all that Redis holds with the copy in MongoDB, byte for byte.
 
@@ -295,9 +302,10 @@ class Backup:
 
     # -- MongoDB -> Redis -------------------------------------------------------------------
 
+    @checked
     def restore(
         self,
-        episodes: Iterable[HasId | str] | None = None,
+        episodes: Iterable[Episode | str] | None = None,
         *,
         progress: Progress | None = None,
     ) -> int:
@@ -339,7 +347,7 @@ class Backup:
         _raise_first([*failures, *restorer.failures, *unlisted])
         return restorer.restored + listed
 
-    def _keys_of(self, episodes: Iterable[HasId | str]) -> list[str]:
+    def _keys_of(self, episodes: Iterable[Episode | str]) -> list[str]:
         ids = {id_of(self._connection, one) for one in episodes}
         return sorted(map(self._connection.keyspace.episode, ids))
 

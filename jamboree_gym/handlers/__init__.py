@@ -1,6 +1,6 @@
 """Handlers, which store records in one log each; following a log; side logs of an episode.
 
-Imports: `arrays`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
+Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
     `process_life`, `records`, `store`.
 Imported by: `jamboree`, `reading`, `recording`, `replay`, `runs`, `wrappers`.
 """

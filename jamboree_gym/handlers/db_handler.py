@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jamboree_gym.arrays.values import encode_mapping
+from jamboree_gym.checked import Count, Seconds, checked
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
@@ -48,6 +48,7 @@ class DBHandler(StaysHere):
 
     _instead = "make one in the other process, and set its `event` and its keys there"
 
+    @checked
     def __init__(self, jam: HasConnection | None = None) -> None:
         self.entity = ""
         self.required: dict[str, type] = {}
@@ -195,7 +196,8 @@ class DBHandler(StaysHere):
 
     # -- reading ----------------------------------------------------------------------------
 
-    def many(self, limit: int) -> list[dict[str, Any]]:
+    @checked
+    def many(self, limit: Count) -> list[dict[str, Any]]:
         """The newest `limit` records, oldest first; an empty list when there are none."""
         if limit <= 0:
             return []
@@ -206,15 +208,15 @@ class DBHandler(StaysHere):
         """The newest record, None when there is none."""
         return next(iter(self.many(1)), None)
 
+    @checked
     def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
         """Records with t0 <= timestamp <= t1 (epoch seconds), oldest first."""
-        t0, t1 = self._seconds(t0), self._seconds(t1)
         records = self._records(self._connection.store.between(self._settled_key(), t0, t1))
         return [record for record in records if t0 <= record["timestamp"] <= t1]
 
+    @checked
     def as_of(self, t: float) -> dict[str, Any] | None:
         """The newest record with timestamp <= t (epoch seconds): what was known at that time."""
-        t = self._seconds(t)
         records = self._records(self._connection.store.as_of(self._settled_key(), t))
         return next((record for record in reversed(records) if record["timestamp"] <= t), None)
 
@@ -222,7 +224,8 @@ class DBHandler(StaysHere):
         """Number of records that can be read."""
         return self._connection.store.count(self._settled_key())
 
-    def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+    @checked
+    def tail(self, *, timeout_s: Seconds | None = None) -> Iterator[dict[str, Any]]:
         """Follow the log: yield every record from the oldest on, and wait for new ones.
 
         If Redis is away, the iterator waits, and continues when Redis is back.
@@ -236,7 +239,8 @@ class DBHandler(StaysHere):
         """
         return _RecordTail(self._read_from).follow(timeout_s)
 
-    def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
+    @checked
+    def atail(self, *, timeout_s: Seconds | None = None) -> AsyncIterator[dict[str, Any]]:
         """As `tail`, for an event loop, which it does not block: it waits in its own thread.
 
         Example:
@@ -251,7 +255,8 @@ class DBHandler(StaysHere):
         records = [record for record in self._records(found) if record["index"] >= index]
         return records, None if found is None else found.head
 
-    def pop(self, n: int = 1) -> list[dict[str, Any]]:
+    @checked
+    def pop(self, n: Count = 1) -> list[dict[str, Any]]:
         """Take the n oldest records off the log, as from a queue, and return them.
 
         Indices are never reused: the next saved record continues the count. Each record goes to one
@@ -268,15 +273,6 @@ class DBHandler(StaysHere):
         """Delete all records under the handler's keys, from Redis and from MongoDB."""
         self._connection.delete_log(self._settled_key())
         self._outbox = None
-
-    def _seconds(self, t: Any) -> float:
-        try:
-            seconds = float(t)
-        except (TypeError, ValueError):
-            seconds = math.nan
-        if math.isnan(seconds):
-            raise InvalidArgument(f"{self._name}: a time is a number of epoch seconds, not {t!r}")
-        return seconds
 
     def _settled_key(self) -> str:
         """Key of the log, once all records that this process has saved have arrived there."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import number_dtype
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.provenance import generator_of
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
@@ -25,7 +26,7 @@ from jamboree_gym.handlers.sidecar import (
 
 __all__ = ["RENDER_MODE", "RecordFrames", "RenderHandler", "RenderRecorder", "rendered"]
 
-RecordFrames: TypeAlias = "bool | int | Callable[[int], bool] | None"
+RecordFrames: TypeAlias = bool | int | Callable[[int], bool] | None
 """A number k for every k-th step (the reset is step 0), or a function of the step's number."""
 
 RENDER_MODE: Final = "rgb_array"
@@ -82,6 +83,7 @@ class RenderHandler(SidecarHandler):
             }
         )
 
+    @checked
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
         """Yield (step, frame) from `start` to `stop` (exclusive), in order, for steps with a frame.
 

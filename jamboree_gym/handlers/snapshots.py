@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.env_state import state_gap, take_state
 from jamboree_gym.errors import DecodeError, InvalidArgument
@@ -47,6 +48,7 @@ class SnapshotHandler(SidecarHandler):
         content = compress(state, asbytes=True)
         self._put({"step": step, "size": len(state), "codec": CODEC, "content": content})
 
+    @checked
     def newest(self, *, before: int) -> tuple[int, bytes] | None:
         """The newest state before a step, as (step, state); None if there is none.
 

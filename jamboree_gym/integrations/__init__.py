@@ -1,6 +1,6 @@
 """Recording what other libraries step; each module needs its extra.
 
-Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `keys`, `process_life`,
-    `progress`, `reading`, `recording`, `records`, `runs`, `tables`, `wrappers`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
+    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `tables`, `wrappers`.
 Imported by: `jamboree`, `runs`.
 """

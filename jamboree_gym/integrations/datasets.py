@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jamboree_gym.arrays.trees import Arrays, check_leaf, leaves_of, path_shown
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.parquet import write_parts
@@ -56,6 +57,7 @@ def to_datasets(
 ) -> datasets.IterableDataset: ...
 
 
+@checked
 def to_datasets(
     query: EpisodeQuery,
     folder: str | Path,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jamboree_gym.arrays.trees import Arrays, check_leaf, path_shown
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
@@ -34,6 +35,7 @@ _IDS = "episode_ids"
 _LENGTHS = "episode_lengths"
 
 
+@checked
 def to_hdf5(
     query: EpisodeQuery,
     folder: str | Path,

@@ -14,6 +14,7 @@ import numpy as np
 
 from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.arrays.trees import check_leaf, leaves_of, map_leaves
+from jamboree_gym.checked import checked
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode_parts import EpisodePart, episode_parts
 from jamboree_gym.reading.query import EpisodeQuery, found_by
@@ -23,6 +24,7 @@ __all__ = ["to_rlds"]
 _BROKE_OFF = ("abandoned", "interrupted", "running")
 
 
+@checked
 def to_rlds(query: EpisodeQuery, *, progress: bool | Progress = False) -> Iterator[dict[str, Any]]:
     """The episodes one by one in the form of RLDS; about 8 MB are read at once.
 

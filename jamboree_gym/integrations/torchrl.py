@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.trees import LeafPath, numbers_of, path_shown
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import ExportError, MissingExtra
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import Block, read_blocks
@@ -29,6 +30,7 @@ __all__ = ["tensordicts", "to_replay_buffer", "to_tensordict"]
 _Columns = dict[LeafPath, npt.NDArray[Any]]
 
 
+@checked
 def to_tensordict(
     query: EpisodeQuery, *, annotations: Sequence[str] = (), progress: bool | Progress = False
 ) -> TensorDict:
@@ -74,6 +76,7 @@ def to_tensordict(
     return torch.cat(parts)
 
 
+@checked
 def tensordicts(
     query: EpisodeQuery, *, annotations: Sequence[str] = (), progress: bool | Progress = False
 ) -> Iterator[TensorDict]:
@@ -92,6 +95,7 @@ def tensordicts(
             yield _tensordict(parts)
 
 
+@checked
 def to_replay_buffer(
     query: EpisodeQuery,
     *,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from gymnasium import spaces
 
+from jamboree_gym.checked import Count, Seconds, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
@@ -65,8 +66,10 @@ class Episode(StaysHere):
         id: The episode's id.
     """
 
+    _in_messages = "an Episode: jam.episode(id)"
     _instead = "take its `id`, and `jam.episode(id)` of a Jamboree there; or its `data()`"
 
+    @checked
     def __init__(self, connection: Connection, id: str) -> None:
         self.id = id
         self._connection = connection
@@ -195,14 +198,27 @@ class Episode(StaysHere):
         """
         return to_episode_data(self.id, self.rows())
 
+    @checked
     def steps(self, start: int = 0, stop: int | None = None) -> Transitions:
-        """Steps `start` to `stop` (exclusive; None = to the newest) as arrays, oldest first."""
-        first, end = max(0, start), None if stop is None else stop + 1
+        """Steps `start` to `stop` (exclusive; None = to the newest) as arrays, oldest first.
+
+        They are counted as in a slice of a list: negative ones from the end.
+
+        Example:
+            >>> episode.steps(-16)  # the newest 16
+            >>> episode.steps(0, -1)  # all but the newest
+        """
+        if start < 0 and stop is None:
+            return self.recent(-start)
+        if start < 0 or (stop is not None and stop < 0):
+            start, stop, _ = slice(start, stop).indices(len(self))
+        first, end = start, None if stop is None else max(start, stop) + 1
         held = self._connection.held(self._reader.key)
         rows = held.window(first, end) if held is not None else None
         return to_transitions(self.rows(first, end) if rows is None else rows)
 
-    def recent(self, n: int) -> Transitions:
+    @checked
+    def recent(self, n: Count) -> Transitions:
         """The newest n steps as arrays, oldest first; `Jamboree.recent` for several episodes."""
         return recent_of([self], n)[0]
 
@@ -215,6 +231,7 @@ class Episode(StaysHere):
         rows = self._reader.joined(found, -n - 1, EVERYTHING)
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
 
+    @checked
     def between(self, t0: float, t1: float) -> Transitions:
         """Steps with t0 <= timestamp <= t1 (epoch seconds) as arrays, oldest first.
 
@@ -232,6 +249,7 @@ class Episode(StaysHere):
         stop = int(rows.timestamps.searchsorted(t1, side="right"))
         return to_transitions(rows[first - 1 : max(first, stop)])
 
+    @checked
     def as_of(self, t: float) -> StepData | None:
         """The newest step with timestamp <= t (epoch seconds): what was known then.
 
@@ -266,10 +284,12 @@ class Episode(StaysHere):
         """
         return to_frame(to_transitions(self.rows()))
 
+    @checked
     def renders(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
         """What was rendered at steps `start` to `stop` (exclusive; None = to the newest).
 
-        Step 0 is the reset, step k the k-th step. Needs a recorder with `record_frames=`.
+        Step 0 is the reset, step k the k-th step; they are counted as in a slice of a list,
+        negative ones from the end. Needs a recorder with `record_frames=`.
 
         Returns:
             An iterator of step and array, in order. It reads about a megabyte at a time.
@@ -277,7 +297,9 @@ class Episode(StaysHere):
         Raises:
             EpisodeNotFound: There is no such episode.
         """
-        self._notes()
+        count = len(self) + 1
+        if start < 0 or (stop is not None and stop < 0):
+            start, stop, _ = slice(start, stop).indices(count)
         return self._renders().frames(start, stop)
 
     def _renders(self) -> RenderHandler:
@@ -291,7 +313,8 @@ class Episode(StaysHere):
         handler["episode"] = self.id
         return handler
 
-    def tail(self, *, timeout_s: float | None = None) -> Iterator[StepData]:
+    @checked
+    def tail(self, *, timeout_s: Seconds | None = None) -> Iterator[StepData]:
         """Follow the episode from its first step on, until it ends or its writer has died.
 
         Each step comes once, in order, from whichever process records it. While Redis is away the
@@ -311,7 +334,8 @@ class Episode(StaysHere):
         """
         return EpisodeTail(self._connection, self.id, self.cursor()).follow(timeout_s)
 
-    def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[StepData]:
+    @checked
+    def atail(self, *, timeout_s: Seconds | None = None) -> AsyncIterator[StepData]:
         """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
 
         Example:
@@ -320,6 +344,7 @@ class Episode(StaysHere):
         """
         return EpisodeTail(self._connection, self.id, self.cursor()).afollow(timeout_s)
 
+    @checked
     def play(self, speed: float = 1.0) -> Iterator[StepData]:
         """Its steps at the pace at which they were taken, counted from when the first is asked for.
 
@@ -342,6 +367,7 @@ class Episode(StaysHere):
             raise ReplayError(f"speed={speed!r}: choose a number above 0, or math.inf")
         return paced(self._in_parts(), self.summary.started_at, speed)
 
+    @checked
     def find(self, test: str | Callable[[StepData], object]) -> npt.NDArray[np.int64]:
         """Indices of the steps of which something is true, ascending.
 
@@ -460,6 +486,7 @@ class Episode(StaysHere):
         done: Video = _replay().video(self, path, **options)
         return done
 
+    @checked
     def diff(self, other: Episode | str) -> EpisodeDiff:
         """Where it parts from another one: as `jam.diff`.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow as pa
 
+from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.process_life import StaysHere
@@ -21,7 +22,7 @@ from jamboree_gym.reading.finding.filters import (
     Found,
     Stage,
 )
-from jamboree_gym.reading.finding.names import RunNames, check_runs, full_id, id_of
+from jamboree_gym.reading.finding.names import RunNames, check_runs, id_of
 from jamboree_gym.reading.finding.ordering import by_start, order_of
 from jamboree_gym.reading.finding.summaries import read_summaries
 from jamboree_gym.reading.parquet import pieces_of, write_parts
@@ -62,8 +63,10 @@ class EpisodeQuery(StaysHere):
         forks: Whether forks of an episode of the same run are found, too.
     """
 
+    _in_messages = "a query of episodes: jam.episodes(run='name')"
     _instead = "ask again there, with `jam.episodes(...)`; or take its `summaries()`"
 
+    @checked
     def __init__(self, connection: Connection, *, wait: bool = False, forks: bool = False) -> None:
         self._connection = connection
         self._waits = wait
@@ -74,6 +77,7 @@ class EpisodeQuery(StaysHere):
         self._is_cut = False
         self._asked = ""
 
+    @checked
     def where(
         self,
         test: EpisodeTest | None = None,
@@ -86,8 +90,8 @@ class EpisodeQuery(StaysHere):
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
         max_return: float | None = None,
-        min_steps: int | None = None,
-        max_steps: int | None = None,
+        min_steps: Count | None = None,
+        max_steps: Count | None = None,
         since: float | None = None,
         until: float | None = None,
     ) -> EpisodeQuery:
@@ -138,6 +142,7 @@ class EpisodeQuery(StaysHere):
             query._runs = asked.runs
         return query
 
+    @checked
     def order_by(self, name: str) -> EpisodeQuery:
         """Sort the episodes.
 
@@ -158,6 +163,7 @@ class EpisodeQuery(StaysHere):
     @overload
     def __getitem__(self, position: slice) -> EpisodeQuery: ...
 
+    @checked
     def __getitem__(self, position: int | slice) -> Episode | EpisodeQuery:
         """One episode by its position, or a query for a slice of the episodes.
 
@@ -221,6 +227,7 @@ class EpisodeQuery(StaysHere):
 
     # -- their steps ------------------------------------------------------------------------
 
+    @checked
     def table(self, *, progress: bool | Progress = False) -> pa.Table:
         """All steps of all episodes as one Arrow table, in the order of the episodes.
 
@@ -244,6 +251,7 @@ class EpisodeQuery(StaysHere):
         """
         return join(list(self._table_parts(progress))).table.combine_chunks()
 
+    @checked
     def frame(self, *, progress: bool | Progress = False) -> vaex.dataframe.DataFrame:
         """As `table`, as a vaex DataFrame.
 
@@ -252,6 +260,7 @@ class EpisodeQuery(StaysHere):
         """
         return table_to_frame(self.table(progress=progress))
 
+    @checked
     def to_arrow(
         self, path: str | Path, *, overwrite: bool = False, progress: bool | Progress = False
     ) -> Path:
@@ -279,6 +288,7 @@ class EpisodeQuery(StaysHere):
         write_arrow(self._table_parts(progress), Path(path))
         return Path(path)
 
+    @checked
     def to_parquet(self, folder: str | Path, *, progress: bool | Progress = False) -> Path:
         """Write the rows of `table` into Parquet files in a folder, with a few MB in memory.
 
@@ -327,9 +337,10 @@ class EpisodeQuery(StaysHere):
         """Number of episodes."""
         return len(self._found())
 
-    def episode(self, id: str) -> Episode:
+    @checked
+    def episode(self, id: Episode | str) -> Episode:
         """One episode by its id or the beginning of that, even if it does not match."""
-        return Episode(self._connection, full_id(self._connection, id))
+        return Episode(self._connection, id_of(self._connection, id))
 
     def first(self) -> Episode:
         """The first episode.

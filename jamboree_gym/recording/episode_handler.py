@@ -15,6 +15,7 @@ from gymnasium import spaces
 from jamboree_gym.arrays.packing import rows_of
 from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.checked import Count, Seconds, checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
@@ -68,6 +69,7 @@ class EpisodeHandler(DBHandler):
             of what cannot.
     """
 
+    @checked
     def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
         self.entity = "episode"
@@ -84,6 +86,8 @@ class EpisodeHandler(DBHandler):
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a required key; another episode ends the writing of the current one."""
+        if isinstance(value, Episode):
+            value = value.id
         super().__setitem__(name, value)
         if self._steps is not None and self._steps.summary.id != value:
             self._steps = self.writing = None
@@ -346,7 +350,8 @@ class EpisodeHandler(DBHandler):
         """The episode that the handler stands on."""
         return Episode(self._connection, self["episode"])
 
-    def recent(self, n: int) -> Transitions:
+    @checked
+    def recent(self, n: Count) -> Transitions:
         """The newest n steps as arrays, oldest first; from memory while this handler writes them.
 
         Raises:
@@ -361,13 +366,15 @@ class EpisodeHandler(DBHandler):
         """The newest `limit` steps as a vaex DataFrame, newest first (columns: `Episode.frame`)."""
         return to_frame(reversed_transitions(self.recent(self.limit)))
 
-    def many(self, limit: int) -> list[dict[str, Any]]:
+    @checked
+    def many(self, limit: Count) -> list[dict[str, Any]]:
         """The newest `limit` steps as dicts (fields of `StepData`), oldest first."""
         try:
             return _as_dicts(self.recent(limit)) if limit > 0 else []
         except EpisodeNotFound:
             return []
 
+    @checked
     def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
         """Steps with t0 <= timestamp <= t1 (epoch seconds) as dicts, oldest first."""
         try:
@@ -375,6 +382,7 @@ class EpisodeHandler(DBHandler):
         except EpisodeNotFound:
             return []
 
+    @checked
     def as_of(self, t: float) -> dict[str, Any] | None:
         """The newest step with timestamp <= t (epoch seconds) as a dict; None if there is none."""
         try:
@@ -387,16 +395,19 @@ class EpisodeHandler(DBHandler):
         """Number of steps."""
         return max(0, self._connection.store.count(self._settled_key()) - 1)
 
-    def tail(self, *, timeout_s: float | None = None) -> Iterator[dict[str, Any]]:
+    @checked
+    def tail(self, *, timeout_s: Seconds | None = None) -> Iterator[dict[str, Any]]:
         """Follow the episode until it ends, step by step."""
         return (_as_dict(step) for step in self.episode.tail(timeout_s=timeout_s))
 
-    async def atail(self, *, timeout_s: float | None = None) -> AsyncIterator[dict[str, Any]]:
+    @checked
+    async def atail(self, *, timeout_s: Seconds | None = None) -> AsyncIterator[dict[str, Any]]:
         """As `tail`, for an event loop, which it does not block."""
         async for step in self.episode.atail(timeout_s=timeout_s):
             yield _as_dict(step)
 
-    def pop(self, n: int = 1) -> list[dict[str, Any]]:
+    @checked
+    def pop(self, n: Count = 1) -> list[dict[str, Any]]:
         """Not for episodes: their steps stay together.
 
         Raises:

@@ -15,13 +15,20 @@ from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
 from jamboree_gym.environment.outcomes import refusal
-from jamboree_gym.errors import InvalidArgument, InvalidRecord, JamboreeError, NotReset, UnknownKey
+from jamboree_gym.errors import (
+    InvalidArgument,
+    InvalidRecord,
+    JamboreeClosed,
+    JamboreeError,
+    NotReset,
+    UnknownKey,
+)
 from jamboree_gym.keys import digest
 from jamboree_gym.process_life import follow_forks
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
-__all__ = ["EpisodeRecorder"]
+__all__ = ["EpisodeRecorder", "closed_environment"]
 
 _SCALARS = (bool, int, float, bytes, np.generic)
 
@@ -62,9 +69,8 @@ class EpisodeRecorder:
         vector_index: int | None = None,
     ) -> None:
         run = options.run
-        if run is not None and not isinstance(run, str):
-            raise InvalidArgument(f"run is a name, not {run!r} of type {type(run).__name__}")
         self.jam = jam._connection
+        self.jam.check_open()
         self.handler = options.handler_class()
         self.handler.event = jam
         self.handler.use_spaces(observation_space, action_space)
@@ -231,3 +237,8 @@ def _copied(value: Any) -> Any:
     if array is not None:
         return np.array(array)
     return decode_value(encode_value(value), where="memory")  # a deep copy of what is kept
+
+
+def closed_environment() -> JamboreeClosed:
+    """What a step of a closed environment raises."""
+    return JamboreeClosed("this environment is closed: call reset() first, or make a new one")

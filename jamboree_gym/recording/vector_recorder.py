@@ -23,7 +23,7 @@ from jamboree_gym.environment.provenance import carries_over, describe_sub_env, 
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
-from jamboree_gym.recording.recorder import EpisodeRecorder
+from jamboree_gym.recording.recorder import EpisodeRecorder, closed_environment
 
 __all__ = ["RecordedSubEnvs", "VectorRecorder", "copied_batch", "each", "shares_of"]
 
@@ -63,6 +63,7 @@ class VectorRecorder:
 
     Attributes:
         run: Name of the run.
+        is_closed: Whether the vector environment was closed, and not reset since.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class VectorRecorder:
             for index, env in enumerate(sub_envs)
         ]
         self.run = self._recorders[0].run
+        self.is_closed = False
         self._is_independent = bool(vector["independent"])
         self._carries_over = [carries_over(env) for env in sub_envs]
         # Of each, the newest episode, if every step that was taken since it began is in it.
@@ -201,7 +203,13 @@ class VectorRecorder:
                 self._give_up(index)
 
     def admit(self) -> None:
-        """As `EpisodeRecorder.admit`: to be called before the environments move."""
+        """As `EpisodeRecorder.admit`: to be called before the environments move.
+
+        Raises:
+            JamboreeClosed: The vector environment was closed, and not reset since.
+        """
+        if self.is_closed:
+            raise closed_environment()
         self._recorders[0].admit()
 
     def step_plain(self, actions: Any, observations: Any, rewards: Any, skipped: set[int]) -> bool:

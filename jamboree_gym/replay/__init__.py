@@ -1,7 +1,7 @@
 """Replays of episodes: played back, simulated and compared, shown, and continued from a step.
 
-Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `handlers`, `progress`,
-    `reading`, `recording`, `records`, `wrappers`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
+    `progress`, `reading`, `recording`, `records`, `wrappers`.
 Imported by: `cli`, `reading`.
 """
 

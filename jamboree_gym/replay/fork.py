@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.fast_forward import LiveEnv, check_step, fast_forward
@@ -73,6 +74,7 @@ class ForkedEnv(gym.Wrapper[Any, Any, Any, Any]):
             self._recorder.annotate(**values)
 
 
+@checked
 def fork(
     episode: Episode,
     step: int,

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE, rendered
 from jamboree_gym.progress import Progress, teller
@@ -59,6 +60,7 @@ class Video:
         return text if self else f"{text}\nunverified: {self.report}"
 
 
+@checked
 def video(
     episode: Episode,
     path: str | os.PathLike[str],

@@ -7,12 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from jamboree_gym.checked import checked
 from jamboree_gym.environment.provenance import describe, env_id_of, generator_of
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.progress import Progress, reported
@@ -31,6 +32,7 @@ WHAT_IF_TAG: Final = "what_if"
 PERCENTILES: Final = (5, 50, 95)
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """A model of Stable-Baselines3, or an object with the same `predict`."""
 
@@ -75,6 +77,7 @@ class WhatIf:
         """Share of continuations with a higher return than the recorded one: 0 to 1."""
         return float((self.returns > self.recorded_return).mean())
 
+    @checked
     def percentile(self, q: float) -> float:
         """The return below which q percent of the continuations are."""
         return float(np.percentile(self.returns, q))
@@ -98,6 +101,7 @@ class WhatIf:
         )
 
 
+@checked
 def what_if(
     episode: Episode,
     step: int,
@@ -201,9 +205,7 @@ def _action_chooser(policy: ChooseAction | Predictor, *, deterministic: bool) ->
     predict = getattr(policy, "predict", None)
     if predict is not None:
         return lambda observation: predict(observation, deterministic=deterministic)[0]
-    if callable(policy):
-        return policy
-    raise ReplayError(f"policy={policy!r}: choose a function of the observation, or a model")
+    return cast(ChooseAction, policy)
 
 
 def _new_noise(

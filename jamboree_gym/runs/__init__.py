@@ -1,6 +1,6 @@
 """A run: its sessions, its metrics, its checkpoints.
 
-Imports: `arrays`, `connection`, `encoding`, `errors`, `handlers`, `integrations`,
+Imports: `arrays`, `checked`, `connection`, `encoding`, `errors`, `handlers`, `integrations`,
     `process_life`, `reading`, `records`, `tables`.
 Imported by: `integrations`, `jamboree`.
 """

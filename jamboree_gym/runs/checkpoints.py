@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import CheckpointNotFound, DecodeError, InvalidArgument, UnsavedRecords
 from jamboree_gym.handlers.db_handler import DBHandler
@@ -145,6 +146,7 @@ class Checkpoint:
     def _read(self, kept: _Content) -> bytes:
         return self._handler.content(kept.name).read(kept)
 
+    @checked
     def load(self, algorithm: type[Model], env: Any = None, **options: Any) -> Model:
         """A new model by the algorithm's own loader, with the statistics of its `VecNormalize`.
 
@@ -189,6 +191,7 @@ class Checkpoint:
                 f".load({name}), or .resume({name}, env)"
             )
 
+    @checked
     def load_into(self, model: Any) -> None:
         """Copy the weights into an existing model. Nothing else in it changes, and no code runs.
 

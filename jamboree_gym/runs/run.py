@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from jamboree_gym.arrays.values import check_text
+from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, JamboreeError, RunNotFound
 from jamboree_gym.process_life import StaysHere
@@ -47,9 +48,8 @@ class Run(StaysHere):
 
     _instead = "take its `name`, and `jam.run(name)` of a Jamboree there"
 
+    @checked
     def __init__(self, connection: Connection, name: str, *, wait: bool = False) -> None:
-        if not isinstance(name, str):
-            raise InvalidArgument(f"a run has a name, not {name!r} of type {type(name).__name__}")
         self.name = check_text("name", name, InvalidArgument)
         self._connection = connection
         self._waits = wait
@@ -76,7 +76,8 @@ class Run(StaysHere):
         """`running`, `stopped`, or `interrupted` if its process died."""
         return self.summary.state
 
-    def recent(self, n: int) -> list[tuple[Episode, StepData]]:
+    @checked
+    def recent(self, n: Count) -> list[tuple[Episode, StepData]]:
         """The newest n steps of all its episodes, oldest first, as `jam.tail` gives them.
 
         Example:
@@ -175,11 +176,12 @@ class Run(StaysHere):
             self._check_it_is_there()
         return found
 
+    @checked
     def checkpoint(
         self,
         number: int | None = None,
         *,
-        policy_version: int | None = None,
+        policy_version: Count | None = None,
         session: str | None = None,
     ) -> Checkpoint:
         """The newest checkpoint, or the newest one that matches all arguments.
@@ -218,6 +220,7 @@ class Run(StaysHere):
             + ("more" if listed else "some")
         )
 
+    @checked
     def resume(
         self,
         algorithm: type[Model],

@@ -7,6 +7,7 @@ from typing import overload
 
 import pyarrow as pa
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import RunNotFound
 from jamboree_gym.process_life import StaysHere
@@ -36,6 +37,7 @@ class RunQuery(StaysHere):
 
     _instead = "ask again there, with `jam.runs()`; or take its `table()`"
 
+    @checked
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
@@ -88,6 +90,7 @@ class RunQuery(StaysHere):
     @overload
     def __getitem__(self, position: slice) -> list[Run]: ...
 
+    @checked
     def __getitem__(self, position: int | slice) -> Run | list[Run]:
         """One run by its position, or a list of them; `jam.run(name)` finds one by its name.
 

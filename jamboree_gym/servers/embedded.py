@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jamboree_gym.checked import Seconds, checked
 from jamboree_gym.errors import EmbeddedServerError, JamboreeClosed
 from jamboree_gym.process_life import follow_forks
 from jamboree_gym.servers.control import ControlConnection, unexpected, url_in
@@ -96,8 +97,9 @@ class EmbeddedServers:
         follow_forks(self)
 
     @classmethod
+    @checked
     def join(
-        cls, home: Path | str | None = None, *, timeout_s: float = JOIN_TIMEOUT_S
+        cls, home: Path | str | None = None, *, timeout_s: Seconds = JOIN_TIMEOUT_S
     ) -> EmbeddedServers:
         """Join the servers of a home; start them if they do not run.
 
@@ -223,6 +225,7 @@ class EmbeddedServers:
         self._inherited = True
 
 
+@checked
 def server_status(home: Path | str | None = None) -> ServerStatus:
     """State of the servers of a home. Starts nothing, and makes no directory.
 
@@ -249,7 +252,8 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
     return ServerStatus(running=True, home=where.path, **known)
 
 
-def stop_servers(home: Path | str | None = None, *, timeout_s: float = JOIN_TIMEOUT_S) -> bool:
+@checked
+def stop_servers(home: Path | str | None = None, *, timeout_s: Seconds = JOIN_TIMEOUT_S) -> bool:
     """Stop the servers of a home, even if other processes use them.
 
     Returns:

@@ -15,7 +15,7 @@ from typing import Any
 
 import platformdirs
 
-from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.errors import EmbeddedServerError, InvalidArgument
 from jamboree_gym.servers.own_files import check_entry, foreign, open_own, read_own
 
 __all__ = [
@@ -41,7 +41,12 @@ _SERVERS = ("valkey", "mongo")
 def default_home() -> Path:
     """The home unless another is given: `JAMBOREE_HOME`, else the directory for user data."""
     named = os.environ.get(HOME_VARIABLE)
-    if named:
+    if named == "":
+        raise InvalidArgument(
+            f"{HOME_VARIABLE} is empty: set it to a directory, or unset it (then it is your "
+            "directory for user data)"
+        )
+    if named is not None:
         return Path(named)
     return platformdirs.user_data_path("jamboree-gym", appauthor=False)
 

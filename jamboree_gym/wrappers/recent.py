@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any, SupportsFloat, TypeVar
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import InvalidArgument
-from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.wrappers.recent_columns import columns_of
 from jamboree_gym.wrappers.recent_source import Source, SourceReader
 from jamboree_gym.wrappers.recent_view import Past, RecentView
@@ -83,6 +81,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
         UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
     """  # noqa: E501 - rows of a table
 
+    @checked
     def __init__(
         self,
         env: gym.Env[Any, ActType],
@@ -189,14 +188,9 @@ def check_arguments(
     Raises:
         InvalidArgument: One is invalid; names it.
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+    if n < 1:
         raise InvalidArgument(f"n={n!r}: it is the number of transactions, 1 or more")
-    if isinstance(fields, str) or len(set(fields)) < len(fields):
+    if len(set(fields)) < len(fields):
         raise InvalidArgument(f"fields={fields!r}: choose a list of names, each of them once")
-    if source is not None and not isinstance(source, (Episode, EpisodeQuery)):
-        raise InvalidArgument(
-            f"source={source!r}: choose an episode, jam.episode(id), or a query, "
-            "jam.episodes(run=...)"
-        )
     if source is not None and across_episodes:
         raise InvalidArgument("across_episodes is for the environment's own past, not for a source")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 
+from jamboree_gym.checked import checked
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.recording.vector_recorder import shares_of
 from jamboree_gym.wrappers.recent import FIELDS, STALENESS, check_arguments
@@ -51,6 +52,7 @@ class RecentTransactionsObservation(VectorWrapper):
         UnsupportedSpace: A part of a space has no fixed shape, or two parts have the same name.
     """
 
+    @checked
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],

@@ -9,6 +9,7 @@ from typing import Any, SupportsFloat, TypeVar
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import raise_refused
 from jamboree_gym.environment.provenance import carries_over, describe, env_id_of, rng_state_of
@@ -30,7 +31,7 @@ from jamboree_gym.handlers.snapshots import SnapshotRecorder
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.recording.episode_handler import EpisodeHandler, unconfirmed
 from jamboree_gym.recording.options import RecordOptions
-from jamboree_gym.recording.recorder import EpisodeRecorder
+from jamboree_gym.recording.recorder import EpisodeRecorder, closed_environment
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.wrappers.returned import NoResult, of_reset, of_step
 
@@ -82,6 +83,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
 
     _instead = "copy or pickle the environment below it (`env.env`), and record the copy"
 
+    @checked
     def __init__(
         self,
         env: gym.Env[ObsType, ActType],
@@ -108,6 +110,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
         self.handler = self._recorder.handler
         self._base = env.unwrapped
         self._carries_over = carries_over(env)
+        self._is_closed = False
         self._unbroken: str | None = None  # newest episode, if every step since it began is in it
         self._sidecars: list[RenderRecorder | SnapshotRecorder] = []
         if record_frames is not None and record_frames is not False:
@@ -145,6 +148,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             InvalidRecord: The result cannot be recorded; nothing is recorded until the next reset.
         """
         self._recorder.admit()
+        self._is_closed = False
         rng_state = None if seed is not None else rng_state_of(self._base)
         kept_options = self._recorder.kept_options(options)
         follows, self._unbroken = self._unbroken if self._carries_over else None, None
@@ -227,10 +231,13 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 confirmed the step. It waits in memory and the episode goes on: do not repeat the
                 call, but take what it would have returned from `returned`.
             InvalidRecord: Something in the step cannot be recorded; the episode is abandoned.
+            JamboreeClosed: The environment was closed, and not reset since.
         """
         recorder, handler = self._recorder, self.handler
         if handler.writing is None:
             self._unbroken = None
+            if self._is_closed:
+                raise closed_environment()
             return self.env.step(action)
         if recorder.jam.writer.backpressure.is_on:
             recorder.admit()
@@ -304,6 +311,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
 
     def close(self) -> None:
         """Close the environment; an unfinished episode becomes `abandoned`."""
+        self._is_closed = True
         try:
             self._recorder.abandon()
         finally:

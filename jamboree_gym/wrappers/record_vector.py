@@ -13,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import iterate
 
 from jamboree_gym.arrays.layout import as_array
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import flags_of
 from jamboree_gym.environment.provenance import class_name, rng_state_of
@@ -72,6 +73,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
 
     _instead = "copy or pickle the environment below it (`envs.env`), and record the copy"
 
+    @checked
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
@@ -109,6 +111,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         Raises:
             JamboreeError: As `step`.
         """
+        self._recorder.is_closed = False
         self._recorder.admit()
         chosen = self._chosen(options)
         seeds = self._seeds(seed)
@@ -231,6 +234,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
 
     def close(self, **kwargs: Any) -> None:
         """Close the environment; episodes that have not ended are abandoned."""
+        self._recorder.is_closed = True
         try:
             self._recorder.abandon()
         finally:

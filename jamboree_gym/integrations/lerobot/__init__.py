@@ -1,6 +1,6 @@
 """Recorded episodes as a LeRobot data set; needs neither LeRobot nor torch.
 
-Imports: `arrays`, `errors`, `progress`, `reading`.
+Imports: `arrays`, `checked`, `errors`, `progress`, `reading`.
 """
 
 from jamboree_gym.integrations.lerobot.dataset import to_lerobot

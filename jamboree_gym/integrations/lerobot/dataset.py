@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import ExportError
 from jamboree_gym.integrations.lerobot.features import Feature, columns_of, feature_of, frames_of
 from jamboree_gym.integrations.lerobot.stats import STATS, Stats
@@ -33,6 +34,7 @@ _PATH = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _ID = "jamboree_episode_id"  # a column more than LeRobot's own, in meta/episodes
 
 
+@checked
 def to_lerobot(
     query: EpisodeQuery,
     folder: str | Path,

@@ -1,7 +1,7 @@
 """Minari datasets out of the store, and into it.
 
-Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `keys`, `progress`, `reading`,
-    `recording`, `records`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`, `progress`,
+    `reading`, `recording`, `records`.
 """
 
 from jamboree_gym.errors import MissingExtra

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from minari import MinariDataset
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.environment.arguments import arguments_from_json, unkept
 from jamboree_gym.environment.provenance import BASE_VERSIONS, decode_provenance
@@ -38,6 +39,7 @@ _SAME = ("env_spec", "observation_space", "action_space")
 log = logging.getLogger(__name__)
 
 
+@checked
 def to_minari(
     query: EpisodeQuery,
     dataset_id: str,

@@ -15,6 +15,7 @@ from minari import MinariDataset
 from jamboree_gym.arrays.packing import Arrays, as_objects
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.arrays.values import check_text
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.environment.provenance import describe_imported
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument, InvalidRecord
@@ -40,6 +41,7 @@ _UNREADABLE = (OSError, AssertionError, LookupError, RuntimeError, TypeError, Va
 log = logging.getLogger(__name__)
 
 
+@checked
 def from_minari(
     jam: HasConnection,
     dataset: MinariDataset | str,

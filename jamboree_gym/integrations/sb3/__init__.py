@@ -1,7 +1,7 @@
 """What is recorded by Stable-Baselines3, and what it trains from.
 
-Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `keys`, `process_life`,
-    `progress`, `reading`, `recording`, `records`, `runs`, `wrappers`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
+    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `wrappers`.
 Imported by: `jamboree`, `runs`.
 """
 

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.outcomes import flag_of
 from jamboree_gym.environment.provenance import DONE_AND_TRUNCATED, class_name, rng_state_of
@@ -63,6 +64,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
 
     _instead = "copy or pickle the environment below it (`venv.venv`), and record the copy"
 
+    @checked
     def __init__(
         self,
         venv: VecEnv,
@@ -92,6 +94,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         Raises:
             JamboreeError: As `step_async` and `step_wait`.
         """
+        self._recorder.is_closed = False
         self._recorder.admit()
         base = _base(self.venv)
         seeds = [
@@ -203,6 +206,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
 
     def close(self) -> None:
         """Close the VecEnv; episodes that have not ended are abandoned."""
+        self._recorder.is_closed = True
         try:
             self._recorder.abandon()
         finally:

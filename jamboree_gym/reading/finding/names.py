@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
@@ -20,6 +20,7 @@ MAX_IDS = 3
 _FULL_ID = re.compile(r"[0-9a-f]{32}")
 
 
+@runtime_checkable
 class HasId(Protocol):
     """An `Episode`."""
 

@@ -1,5 +1,5 @@
 """A recorded episode as an environment that returns recorded values and needs no simulator.
 
-Imports: `arrays`, `encoding`, `environment`, `errors`, `handlers`, `reading`.
+Imports: `arrays`, `checked`, `encoding`, `environment`, `errors`, `handlers`, `reading`.
 Imported by: `replay`.
 """

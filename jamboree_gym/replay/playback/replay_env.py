@@ -5,15 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 
 from jamboree_gym.arrays.layout import ENCODED
 from jamboree_gym.arrays.packing import item
+from jamboree_gym.checked import checked
 from jamboree_gym.environment.spaces import space_from_json
-from jamboree_gym.errors import ReplayError, ReplayMismatch
+from jamboree_gym.errors import InvalidArgument, ReplayError, ReplayMismatch
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.playback.actions import is_same
@@ -64,11 +65,12 @@ class ReplayEnv(gym.Env[Any, Any]):
     Raises:
         EpisodeNotFound: The episode does not exist.
         DecodeError: The episode's bytes, or its spaces, are damaged.
-        ReplayError: An argument has no valid value.
+        InvalidArgument: An argument has no valid value.
     """
 
     metadata = {"render_modes": [RENDER_MODE], "render_fps": 30}  # noqa: RUF012 - as in gym.Env
 
+    @checked
     def __init__(
         self,
         episode: Episode,
@@ -77,9 +79,8 @@ class ReplayEnv(gym.Env[Any, Any]):
         render_mode: str | None = None,
         frames: ShownFrames | None = None,
     ) -> None:
-        _check_choice("on_mismatch", on_mismatch, get_args(OnMismatch))
-        _check_choice("render_mode", render_mode, (None, RENDER_MODE))
-        _check_choice("frames", frames, (None, *get_args(ShownFrames)))
+        if render_mode not in (None, RENDER_MODE):
+            raise InvalidArgument(f"render_mode={render_mode!r}: give {RENDER_MODE!r}, or None")
         self.episode = episode
         self.render_mode = render_mode
         self._on_mismatch = on_mismatch
@@ -243,11 +244,6 @@ _ENDINGS = {
     "abandoned": "was abandoned",
     "interrupted": "was interrupted",
 }
-
-
-def _check_choice(name: str, given: Any, choices: tuple[Any, ...]) -> None:
-    if given not in choices:
-        raise ReplayError(f"{name}={given!r}: choose one of {', '.join(map(repr, choices))}")
 
 
 def _private_copy(value: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.playback.replay_env import OnMismatch, ReplayEnv, ShownFrames
@@ -50,6 +51,7 @@ class ReplayVectorEnv(SyncVectorEnv):
         ReplayError: There is no episode, or two have different spaces; names both.
     """
 
+    @checked
     def __init__(
         self,
         episodes: Iterable[Episode],

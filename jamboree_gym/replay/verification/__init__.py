@@ -1,6 +1,6 @@
 """Simulating episodes again and comparing them with what was recorded.
 
-Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `progress`, `reading`,
-    `records`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `progress`,
+    `reading`, `records`.
 Imported by: `replay`.
 """

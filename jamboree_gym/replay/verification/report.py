@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from jamboree_gym.arrays.difference import EXACT, Tolerance, shown
+from jamboree_gym.checked import checked
 from jamboree_gym.environment.provenance import conditions_now, conditions_of
 from jamboree_gym.replay.verification.compare import Mismatch
 
@@ -135,6 +136,7 @@ class VerifyReports(Sequence[VerifyReport]):
         unseen: As given. If there are any, it is not true: what is misspelt is not compared.
     """
 
+    @checked
     def __init__(self, reports: Iterable[VerifyReport], unseen: Sequence[str] = ()) -> None:
         self._reports = tuple(reports)
         self.unseen = tuple(unseen)
@@ -145,6 +147,7 @@ class VerifyReports(Sequence[VerifyReport]):
     @overload
     def __getitem__(self, position: slice) -> VerifyReports: ...
 
+    @checked
     def __getitem__(self, position: int | slice) -> VerifyReport | VerifyReports:
         """One report, or some."""
         if isinstance(position, slice):
@@ -194,6 +197,7 @@ class VerifyReports(Sequence[VerifyReport]):
         """How many there are, and how many failed."""
         return f"<VerifyReports of {len(self)} episodes, {len(self.failed)} failed>"
 
+    @checked
     def to_json(self, path: str | Path | None = None) -> str:
         """All reports as JSON, for CI.
 

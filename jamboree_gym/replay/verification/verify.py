@@ -9,6 +9,7 @@ from typing import Any, TypedDict, Unpack, overload
 import gymnasium as gym
 
 from jamboree_gym.arrays.difference import Tolerance
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.progress import Progress, reported
@@ -49,6 +50,7 @@ def verify(
 ) -> VerifyReports: ...
 
 
+@checked
 def verify(
     episodes: Episode | EpisodeQuery | Iterable[Episode],
     *,
@@ -135,9 +137,6 @@ def check_of(
     if not (rtol >= 0 and atol >= 0):
         raise ReplayError(f"rtol={rtol}, atol={atol}: choose 0 or more")
     if not isinstance(infos, bool):
-        is_list = isinstance(infos, Collection) and not isinstance(infos, (str, bytes))
-        if not is_list or not all(isinstance(key, str) for key in infos):
-            raise ReplayError(f"infos={infos!r}: choose True, False or a list of keys")
         infos = tuple(infos) or False
     not_wrappers = [one for one in wrappers if not _is_wrapper(one)]
     if not_wrappers:

@@ -1,6 +1,6 @@
 """Stable-Baselines3's buffers, filled with what was recorded, before training or live.
 
-Imports: `arrays`, `connection`, `encoding`, `environment`, `errors`, `progress`, `reading`,
-    `records`.
+Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `progress`,
+    `reading`, `records`.
 Imported by: `integrations`.
 """

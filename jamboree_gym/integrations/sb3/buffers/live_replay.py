@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from jamboree_gym.arrays.trees import map_leaves
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import (
     BufferMismatch,
@@ -130,6 +131,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
     observations: Any
     next_observations: Any
 
+    @checked
     def __init__(
         self,
         buffer_size: int,
@@ -273,6 +275,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
 
     # -- what is drawn ----------------------------------------------------------------------
 
+    @checked
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """Draw steps at random, with NumPy's global generator, as SB3's buffers do.
 
@@ -326,6 +329,7 @@ class JamboreeReplayBuffer(ReplayBuffer):
         self._priorities[numbers[is_here] % self.buffer_size] = values[is_here] ** self._alpha
         self._highest_priority = max(self._highest_priority, float(values.max(initial=0.0)))
 
+    @checked
     def sample_windows(self, batch_size: int, length: int, env: VecNormalize | None = None) -> Any:
         """Draw windows of `length` consecutive steps of one episode, all with the same odds.
 

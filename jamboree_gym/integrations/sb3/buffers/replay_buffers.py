@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import BufferMismatch, EpisodeNotFound
 from jamboree_gym.integrations.sb3.buffers.buffer_slots import SlotSpan, ranges, rows_and_spans
@@ -35,6 +36,7 @@ _Buffer = TypeVar("_Buffer", bound=ReplayBuffer)
 _Indices = npt.NDArray[np.int64]
 
 
+@checked
 def to_replay_buffer(
     query: EpisodeQuery,
     buffer_class: type[ReplayBuffer] | None = None,
@@ -86,6 +88,7 @@ def to_replay_buffer(
     return buffer
 
 
+@checked
 def fill_replay_buffer(
     buffer: ReplayBuffer, query: EpisodeQuery, *, progress: bool | Progress = False
 ) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import Arrays
+from jamboree_gym.checked import checked
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import trips, whole_episodes
@@ -58,6 +59,7 @@ def to_trajectories(
 ) -> Iterator[_T]: ...
 
 
+@checked
 def to_trajectories(
     query: EpisodeQuery,
     make: Callable[..., Any] | None = None,

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.integrations.sb3.training.checkpointing import CheckpointSchedule
@@ -63,6 +64,7 @@ class JamboreeCallback(BaseCallback):
         InvalidRecord: From `learn`, at a checkpoint: `model.save()` fails; says why.
     """
 
+    @checked
     def __init__(
         self,
         jam: HasConnection,
@@ -80,6 +82,7 @@ class JamboreeCallback(BaseCallback):
         if checkpoint_every_s == "auto":
             checkpoint_every_s = CHECKPOINT_EVERY_S if checkpoint_every is None else None
         self._connection = jam._connection
+        self._connection.check_open()
         self._schedule = CheckpointSchedule(checkpoint_every, checkpoint_every_s, clock)
         self._keep_checkpoints = keep_checkpoints
         self._recorded: RecordedEnv | None = None
