@@ -239,6 +239,7 @@ class Backup:
         except DecodeError:  # `retain` is what mends a damaged one
             return RetentionPolicy()
 
+    @checked
     def would_evict(
         self,
         *,
