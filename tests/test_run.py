@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -49,6 +50,12 @@ def test_runs_do_not_meet(jam: Jamboree, run: str) -> None:
     CheckpointHandler(jam, run).put(b"here", timesteps=1, policy_version=1, session="s")
 
     assert [one.content() for one in jam.run(run).checkpoints()] == [b"here"]
+
+
+def test_a_list_of_checkpoints_prints_a_line_for_each(jam: Jamboree) -> None:
+    put(jam, b"x" * 2**20, timesteps=2048)
+    (one,) = jam.run("r").checkpoints()
+    assert re.match(r"<checkpoint 0: .* after 2,048 timesteps, .* updates, 1\.0 MiB, 20", repr(one))
 
 
 def test_a_large_checkpoint_goes_through_redis_and_mongodb(jam: Jamboree) -> None:

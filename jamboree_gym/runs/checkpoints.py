@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -125,6 +126,15 @@ class Checkpoint:
     _content: _Content
     _normaliser: _Content | None
     _handler: CheckpointHandler
+
+    def __repr__(self) -> str:
+        """What it is, in one line."""
+        made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.at))
+        name = self.algorithm.rpartition(".")[2]
+        return (
+            f"<checkpoint {self.number}: {name} after {self.timesteps:,} timesteps, "
+            f"{self.policy_version:,} updates, {self.size / 2**20:,.1f} MiB, {made}>"
+        )
 
     def content(self) -> bytes:
         """The zip file that Stable-Baselines3 made of the model, checked against its digest.
