@@ -44,7 +44,7 @@ def plain_actions(query) -> list:
     """Seed, state of the generator and actions of each episode, as they were given."""
     found = []
     for episode in query:
-        rows, origin = episode.rows(), episode.origin
+        rows, origin = episode._rows(), episode.origin
         actions = [rows.action(row) for row in range(1, len(rows))]
         found.append((origin.seed, origin.rng_state, actions))
     return found

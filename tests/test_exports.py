@@ -4,6 +4,8 @@ import importlib
 
 import pytest
 
+import jamboree_gym
+
 PUBLIC = {
     "jamboree_gym": [
         "DBHandler",
@@ -103,3 +105,23 @@ def test_every_public_name_exists_and_is_documented(module: str) -> None:
     loaded = importlib.import_module(module)
 
     assert [name for name in loaded.__all__ if not getattr(loaded, name).__doc__] == []
+
+
+def names_of(kind: type) -> list[str]:
+    return [name for name in dir(kind) if not name.startswith("_")]
+
+
+def test_a_jamboree_shows_what_a_user_needs() -> None:
+    assert names_of(jamboree_gym.Jamboree) == [
+        *("atail", "backup", "close", "diff", "episode", "episodes", "flush", "mongo", "recent"),
+        *("record", "redis", "run", "runs", "tail"),
+    ]
+
+
+def test_an_episode_shows_what_a_user_needs() -> None:
+    assert names_of(jamboree_gym.Episode) == [
+        *("action_space", "as_of", "atail", "between", "children", "data", "delete", "diff"),
+        *("find", "fork", "frame", "lineage", "observation_space", "origin", "parent", "play"),
+        *("predecessor", "provenance", "recent", "renders", "snapshots", "status", "steps"),
+        *("summary", "table", "tail", "verify", "video", "what_if"),
+    ]

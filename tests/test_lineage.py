@@ -42,7 +42,7 @@ def forked(episode: Episode, step: int, actions: list[int], **options: Any) -> E
     for action in actions:
         env.step(action)
     env.close()
-    return Episode(episode.connection, env.episode_id)
+    return Episode(episode._connection, env.episode_id)
 
 
 def scripted(jam: Jamboree, observations: list[Any], rewards: list[Any] | None = None) -> Episode:
@@ -306,7 +306,7 @@ def test_what_both_have_of_the_same_parent_is_not_read(jam: Jamboree) -> None:
 
 def forked_twin(jam: Jamboree, episode: Episode) -> Episode:
     """Another child of the same parent at the same step, with the same steps."""
-    rows = episode.rows()
+    rows = episode._rows()
     handler = EpisodeHandler(jam)
     handler.use_spaces(gym.make("CartPole-v1").observation_space, spaces.Discrete(2))
     summary, origin = episode.summary, episode.origin

@@ -52,7 +52,7 @@ def test_what_was_read_is_data_and_can_be_pickled(jam: Jamboree, env: Any) -> No
     for read in (episode.steps(), episode.recent(1), episode.data()):
         back = pickle.loads(pickle.dumps(read))
         np.testing.assert_array_equal(back.observations, read.observations)
-    rows = episode.rows()
+    rows = episode._rows()
     again = copy.deepcopy(rows)
     assert again.observation(1).tolist() == rows.observation(1).tolist()
     for one in (episode.summary, episode.origin, episode.provenance, next(iter(episode.steps()))):

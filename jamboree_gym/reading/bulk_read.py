@@ -140,7 +140,7 @@ def trips(
 
 def _part(connection: Connection, episode_id: str, start: int, stop: int) -> Block:
     """Some steps of one episode."""
-    rows = Episode(connection, episode_id).rows(start, stop + 1)
+    rows = Episode(connection, episode_id)._rows(start, stop + 1)
     return _single(episode_id, _complete(episode_id, start, stop + 1, rows))
 
 
@@ -188,7 +188,7 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
     for position in sorted(others):
         summary = trip[position]
         if not _is_joined(connection, summary, logs[position][1:], together):
-            rows = Episode(connection, summary.id).rows(0, summary.steps + 1)
+            rows = Episode(connection, summary.id)._rows(0, summary.steps + 1)
             rows = _complete(summary.id, 0, summary.steps + 1, rows)
             blocks.append(_single(summary.id, rows))
     return [*(one.block() for one in together.values() if one.ids), *blocks]
@@ -257,7 +257,7 @@ def _whole_episode(
         return WholeEpisode(id, notes[0].status, notes[1], rows)
     episode = Episode(connection, id)
     summary = episode.summary
-    return WholeEpisode(id, summary.status, episode.origin, episode.rows())
+    return WholeEpisode(id, summary.status, episode.origin, episode._rows())
 
 
 def _is_joined(

@@ -118,7 +118,7 @@ class _Part(NamedTuple):
     stop: int
 
     def rows(self, start: int, stop: int) -> Rows:
-        return self.episode.rows(start - self.offset, stop - self.offset)
+        return self.episode._rows(start - self.offset, stop - self.offset)
 
     def is_same_as(self, other: _Part) -> bool:
         return (self.episode.id, self.offset) == (other.episode.id, other.offset)

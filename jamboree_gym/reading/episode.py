@@ -75,11 +75,6 @@ class Episode(StaysHere):
         self._connection = connection
         self._reader = RowReader(connection, id)
 
-    @property
-    def connection(self) -> Connection:
-        """Where it is stored."""
-        return self._connection
-
     # -- what it is -------------------------------------------------------------------------
 
     @property
@@ -196,7 +191,7 @@ class Episode(StaysHere):
             EpisodeNotFound: There is no such episode.
             DecodeError: Its bytes are damaged; names key and index.
         """
-        return to_episode_data(self.id, self.rows())
+        return to_episode_data(self.id, self._rows())
 
     @checked
     def steps(self, start: int = 0, stop: int | None = None) -> Transitions:
@@ -215,7 +210,7 @@ class Episode(StaysHere):
         first, end = start, None if stop is None else max(start, stop) + 1
         held = self._connection.held(self._reader.key)
         rows = held.window(first, end) if held is not None else None
-        return to_transitions(self.rows(first, end) if rows is None else rows)
+        return to_transitions(self._rows(first, end) if rows is None else rows)
 
     @checked
     def recent(self, n: Count) -> Transitions:
@@ -271,7 +266,7 @@ class Episode(StaysHere):
 
         An array with more than 64 elements is a column of (nested) lists of fixed size.
         """
-        return to_table(to_transitions(self.rows()))
+        return to_table(to_transitions(self._rows()))
 
     def frame(self) -> vaex.dataframe.DataFrame:
         """All steps as a vaex DataFrame, oldest first.
@@ -282,7 +277,7 @@ class Episode(StaysHere):
         key of the infos whose values are numbers, bools or texts; keys of nested dicts with a dot
         (`info_a.b`). Where an info lacks the key, or has None there, the value is missing.
         """
-        return to_frame(to_transitions(self.rows()))
+        return to_frame(to_transitions(self._rows()))
 
     @checked
     def renders(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -332,7 +327,7 @@ class Episode(StaysHere):
             DecodeError: Its bytes are damaged; names key and index.
             StoreUnavailable: Redis has been away for `timeout_s`.
         """
-        return EpisodeTail(self._connection, self.id, self.cursor()).follow(timeout_s)
+        return EpisodeTail(self._connection, self.id, self._cursor()).follow(timeout_s)
 
     @checked
     def atail(self, *, timeout_s: Seconds | None = None) -> AsyncIterator[StepData]:
@@ -342,7 +337,7 @@ class Episode(StaysHere):
             >>> async for step in jam.episode(id).atail():
             ...     print(step.index, step.reward)
         """
-        return EpisodeTail(self._connection, self.id, self.cursor()).afollow(timeout_s)
+        return EpisodeTail(self._connection, self.id, self._cursor()).afollow(timeout_s)
 
     @checked
     def play(self, speed: float = 1.0) -> Iterator[StepData]:
@@ -404,7 +399,7 @@ class Episode(StaysHere):
             yield from steps
             start += len(steps)
 
-    def cursor(self) -> StepCursor:
+    def _cursor(self) -> StepCursor:
         """For reading it step by step; at its beginning."""
         return StepCursor(self._reader.key, self._reader.decode, to_transitions)
 
@@ -500,7 +495,7 @@ class Episode(StaysHere):
 
     # -- as it is stored --------------------------------------------------------------------
 
-    def rows(self, start: int = 0, stop: int | None = None) -> Rows:
+    def _rows(self, start: int = 0, stop: int | None = None) -> Rows:
         """Rows with these numbers, as they are stored: row 0 is the reset, row k the k-th step."""
         return self._reader.rows(start, stop)
 

@@ -170,7 +170,7 @@ class EpisodesTail(Tail[T]):
 
     def _follow(self, name: str) -> _Followed:
         episode = Episode(self._connection, name)
-        self._followed[name] = _Followed(episode, episode.cursor())
+        self._followed[name] = _Followed(episode, episode._cursor())
         return self._followed[name]
 
     def _read_feed(self, wait_s: float) -> None:

@@ -150,7 +150,7 @@ def _recorder_of(
     summary = parent.summary
     return RecordEpisodes(
         env,
-        parent.connection,
+        parent._connection,
         run=summary.run if run is None else run,
-        tags={**summary.tags, **parent.connection.check_tags(tags or {})},
+        tags={**summary.tags, **parent._connection.check_tags(tags or {})},
     )

@@ -172,7 +172,7 @@ def what_if(
         trust_entry_point=trust_entry_point,
         trust_snapshots=trust_snapshots,
     )
-    rest = episode.rows(step)
+    rest = episode._rows(step)
     children = _Children(episode, step, run, tags) if record else None
 
     def continuations() -> Iterator[tuple[int, tuple[float, int]]]:
@@ -255,7 +255,7 @@ class _Children:
         self._parent, self._step = parent, step
         self._summary = summary
         self._run = summary.run if run is None else run
-        own = parent.connection.check_tags(tags or {})
+        own = parent._connection.check_tags(tags or {})
         self._tags = {**summary.tags, WHAT_IF_TAG: step, **own}
         self._recorder: EpisodeRecorder | None = None
         self.ids: list[str] = []
@@ -276,7 +276,7 @@ class _Children:
 
     def _make_recorder(self, env: gym.Env[Any, Any]) -> EpisodeRecorder:
         return EpisodeRecorder(
-            self._parent.connection,
+            self._parent._connection,
             env.observation_space,
             env.action_space,
             env_id=env_id_of(env),

@@ -21,7 +21,7 @@ def assert_forks_like_recorded(
 
     As bits: observations, rewards and ends, both as returned and as recorded in the child.
     """
-    rows, data = episode.rows(), episode.data()
+    rows, data = episode._rows(), episode.data()
     is_same = _are_same if episode.provenance["vector"] else _are_identical
     has_ended = episode.status in ("terminated", "truncated")
     actions = list(recorded_actions(rows))
@@ -83,4 +83,4 @@ def _on_its_own_way(episode: Episode, step: int, *, seed: int, n: int) -> Episod
         if terminated or truncated:
             break
     env.close()
-    return Episode(episode.connection, env.episode_id)
+    return Episode(episode._connection, env.episode_id)

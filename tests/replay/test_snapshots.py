@@ -460,7 +460,7 @@ def test_snapshots_of_an_emulator_are_used_only_where_they_are_trusted(
 def test_a_simulator_is_brought_back_by_what_if(jam: Jamboree, name: str) -> None:
     episode = record(jam, SIMULATORS[name](), steps=20, every=5)
     step = len(episode) - 5
-    rows = episode.rows(step)
+    rows = episode._rows(step)
     taken = [rows.action(row) for row in range(1, len(rows))]
     actions: list[Any] = []
 

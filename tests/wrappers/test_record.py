@@ -283,7 +283,7 @@ def test_python_and_numpy_actions_share_a_column(jam: Jamboree) -> None:
     env = jam.record(DiscreteEnv(length=6))
     play(env, [0, np.int64(1), np.int64(2), 2, np.int64(1), 0])
 
-    rows = jam.episode(env.episode_id).rows()
+    rows = jam.episode(env.episode_id)._rows()
 
     assert rows.actions[1:].tolist() == [0, 1, 2, 2, 1, 0]
     assert [type(rows.action(k)) for k in range(1, 7)] == [int, *[np.int64] * 2, int, np.int64, int]

@@ -309,7 +309,7 @@ def test_actions_keep_the_type_that_the_sub_environment_saw(
     envs.reset(seed=1)
     envs.step(actions)
 
-    rows = jam.episode(envs.episode_ids[1]).rows()
+    rows = jam.episode(envs.episode_ids[1])._rows()
     assert type(rows.action(1)) is kind
     assert rows.actions.dtype == np.asarray(actions).dtype
 

@@ -84,7 +84,7 @@ class ReplayEnv(gym.Env[Any, Any]):
         self.episode = episode
         self.render_mode = render_mode
         self._on_mismatch = on_mismatch
-        self._rows = rows = episode.rows()
+        self._rows = rows = episode._rows()
         self._status = episode.status
         self._origin = episode.origin
         self._provenance = episode.provenance

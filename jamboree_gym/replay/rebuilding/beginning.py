@@ -54,7 +54,7 @@ def begin_as_recorded(
     shown = begin_root(env, line[0], trust_entry_point=trust_entry_point)
     for parent, child in pairwise(line):
         origin = child.origin
-        shown = _play_on(env, parent, parent.rows(0, (origin.fork_step or 0) + 1)) or shown
+        shown = _play_on(env, parent, parent._rows(0, (origin.fork_step or 0) + 1)) or shown
         begin_child(env, origin)
     return shown
 
@@ -108,7 +108,7 @@ def _episodes_before(episode: Episode) -> list[Episode]:
 
 def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) -> None:
     """Play an episode from its beginning to its end."""
-    rows, origin = episode.rows(), episode.origin
+    rows, origin = episode._rows(), episode.origin
     try:
         if origin.parent is None:
             reset_as_recorded(env, origin, trust_entry_point=trust_entry_point)

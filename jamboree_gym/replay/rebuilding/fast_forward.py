@@ -118,7 +118,7 @@ def _from_snapshot(
         episode = line[position]
         try:
             reset_as_recorded(env, line[0].origin, trust_entry_point=trust_entry_point)
-            prime(env, episode.rows(start, start + 1).action(0) if start else None)
+            prime(env, episode._rows(start, start + 1).action(0) if start else None)
             put_state(env, state)
             return _play_line(env, line[position:], steps[position:], None, start=start)
         except ReplayError as error:
@@ -169,7 +169,7 @@ def _play_line(
         if episode is not line[0]:
             begin_child(env, episode.origin)
             start = 0
-        rows = episode.rows(start, stop + 1)
+        rows = episode._rows(start, stop + 1)
         at = shown or (rows.observation(0), dict(rows.infos[0]))
         shown, mismatch = play_on(env, rows, episode.provenance.get("vector"), at)
         if mismatch is not None:

@@ -114,7 +114,7 @@ def verify(
     if isinstance(episodes, EpisodeQuery):
         return _verify_many(*found_by(episodes), check, workers, progress)
     listed = list(episodes)
-    connections = {episode.connection for episode in listed}
+    connections = {episode._connection for episode in listed}
     if len(connections) > 1:
         raise ReplayError("the episodes are of several Jamborees: verify those of each by itself")
     summaries = [_summary(episode) for episode in listed]
@@ -153,7 +153,7 @@ def verify_one(
     episode: Episode, check: Check, *, render_mode: str | None = None, watch: Watch | None = None
 ) -> VerifyReport:
     """Verify one episode; `watch` sees each step."""
-    connection = episode.connection
+    connection = episode._connection
     with Resimulator(connection, check, render_mode=render_mode, watch=watch) as resimulator:
         (decode,) = whole_episodes(connection, [episode.id])
         report, unseen = resimulator.verified(decode())
