@@ -1,6 +1,6 @@
 """How much tracing slows PPO (Stable-Baselines3, 4 CartPole environments), measured in turn.
 
-Three times: untraced, traced, and traced with `JamboreeCallback`, which makes one checkpoint at the
+Three times: untraced, traced, and traced with `JamboreeCallback`, which makes a checkpoint at the
 end. Target of tracing: at most 2 %. The weights at the end are compared: they have to be the same,
 bit for bit. A noisy machine spoils the comparison, so a run with clocks says where tracing spends
 time.
@@ -113,7 +113,7 @@ def main() -> None:
             arguments.rounds,
             untraced=lambda: run("untraced", lambda: gym.make("CartPole-v1")),
             traced=lambda: run("traced", recorded),
-            followed=lambda: run("followed", recorded, JamboreeCallback(jam)),
+            followed=lambda: run("followed", recorded, JamboreeCallback(jam, verbose=0)),
         )
         for rates in cpu.values():
             del rates[0]  # of the round that does not count

@@ -1,5 +1,10 @@
 """Every step of a Gymnasium environment, kept: traced to Redis, replayed, backed up to MongoDB."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from jamboree_gym.errors import (
     BackupMismatch,
     BufferMismatch,
@@ -29,12 +34,14 @@ from jamboree_gym.errors import (
     UnsupportedServer,
     UnsupportedSpace,
 )
-from jamboree_gym.handlers.db_handler import DBHandler
-from jamboree_gym.jamboree import Jamboree
-from jamboree_gym.reading.episode import Episode
-from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.records import EpisodeData, EpisodeSummary, StepData, Transitions
 from jamboree_gym.timing import timecontext
+
+if TYPE_CHECKING:
+    from jamboree_gym.handlers.db_handler import DBHandler
+    from jamboree_gym.jamboree import Jamboree
+    from jamboree_gym.reading.episode import Episode
+    from jamboree_gym.recording.episode_handler import EpisodeHandler
+    from jamboree_gym.records import EpisodeData, EpisodeSummary, StepData, Transitions
 
 __version__ = "0.1.0"
 
@@ -76,3 +83,30 @@ __all__ = [
     "UnsupportedSpace",
     "timecontext",
 ]
+
+# Imported when they are first used: redis-py, pyarrow and Gymnasium take half a second.
+_MODULES = {
+    "DBHandler": "handlers.db_handler",
+    "Episode": "reading.episode",
+    "EpisodeData": "records",
+    "EpisodeHandler": "recording.episode_handler",
+    "EpisodeSummary": "records",
+    "Jamboree": "jamboree",
+    "StepData": "records",
+    "Transitions": "records",
+}
+_ROOMS = {"backup", "handlers", "integrations", "records", "replay", "runs", "servers", "wrappers"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = found
+        return found
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

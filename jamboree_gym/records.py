@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from jamboree_gym.arrays.brief import brief
 from jamboree_gym.arrays.packing import Arrays, item
 from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
 
@@ -56,6 +57,19 @@ class StepData:
     timestamp: float
     annotation: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """What it was, in a line or two."""
+        ends = [name for name in ("terminated", "truncated") if getattr(self, name)]
+        said = [f"annotation {brief(self.annotation)}"] if self.annotation else []
+        parts = [
+            f"action {brief(self.action)}",
+            f"reward {brief(self.reward)}",
+            f"next_observation {brief(self.next_observation)}",
+            *ends,
+            *said,
+        ]
+        return f"<step {self.index}: {', '.join(parts)}>"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transitions:
@@ -96,6 +110,15 @@ class Transitions:
     def __len__(self) -> int:
         """Number of transitions."""
         return len(self.rewards)
+
+    def __repr__(self) -> str:
+        """How many there are, and their shapes."""
+        if not len(self):
+            return "<Transitions: none>"
+        places = f"{self.indices[0]} to {self.indices[-1]}"
+        return (
+            f"<Transitions {places}: {_shapes(self)}, rewards {brief(self.rewards.sum())} in all>"
+        )
 
     def __iter__(self) -> Iterator[StepData]:
         """The transitions one by one, oldest first."""
@@ -149,6 +172,11 @@ class EpisodeData:
         """Number of steps, T."""
         return len(self.rewards)
 
+    def __repr__(self) -> str:
+        """How many steps there are, and their shapes."""
+        total = brief(self.rewards.sum())
+        return f"<EpisodeData {self.id}: {len(self)} steps, return {total}, {_shapes(self)}>"
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSummary:
@@ -190,6 +218,17 @@ class EpisodeSummary:
     fork_step: int | None = None
     parent_run: str | None = None
 
+    def __str__(self) -> str:
+        """The episode in one line; of a fork, a second one says from where it counts."""
+        since = ""
+        if self.parent is not None:
+            since = f"\n  counted from its fork, at step {self.fork_step} of {self.parent}"
+        number = "" if self.vector_index is None else f" #{self.vector_index}"
+        return (
+            f"{self.id} {self.run}: {self.env_id or 'no spec'}{number}, {self.status}, "
+            f"{self.steps:,} steps, return {brief(self.episode_return)}{since}"
+        )
+
     @property
     def is_experiment(self) -> bool:
         """Whether it was forked from an episode of the same run: then it is no data of the run.
@@ -225,3 +264,7 @@ class EpisodeOrigin:
     follows: str | None = None
     parent: str | None = None
     fork_step: int | None = None
+
+
+def _shapes(steps: Transitions | EpisodeData) -> str:
+    return f"observations {brief(steps.observations)}, actions {brief(steps.actions)}"

@@ -79,6 +79,46 @@ def test_a_checkpoint_is_asked_for_by_what_is_known_of_it(jam: Jamboree) -> None
         jam.run("nothing", wait=True).checkpoint()
 
 
+class SAC:
+    """Loads what it is given, as the class of that name does."""
+
+    @classmethod
+    def load(cls, content: Any, env: Any = None) -> Any:
+        return cls.__name__, content.read()
+
+
+class MySAC(SAC):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "asked"),
+    [
+        ("stable_baselines3.sac.sac.SAC", SAC),  # another class of the same name
+        ("stable_baselines3.sac.sac.SAC", MySAC),
+        (f"{__name__}.MySAC", SAC),  # what it was saved of is a kind of what is asked for
+        ("not_loaded.Own", SAC),  # who knows
+        ("", SAC),
+    ],
+)
+def test_a_checkpoint_is_loaded_by_its_algorithm_and_its_relatives(
+    jam: Jamboree, algorithm: str, asked: type[Any]
+) -> None:
+    put(jam, b"a", algorithm=algorithm)
+    assert jam.run("r").checkpoint().load(asked) == (asked.__name__, b"a")
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["sb3_contrib.not.loaded.ARS", f"{__name__}.CheckpointHandler"]
+)
+def test_a_checkpoint_of_another_algorithm_names_both(jam: Jamboree, algorithm: str) -> None:
+    put(jam, b"a", algorithm=algorithm)
+    with pytest.raises(
+        InvalidArgument, match=r"^checkpoint 0 is of (ARS|C.*), you asked for SAC: "
+    ):
+        jam.run("r").checkpoint().load(SAC)
+
+
 def test_a_deleted_checkpoint_is_gone_and_its_number_is_not_given_again(jam: Jamboree) -> None:
     put(jam, b"a")
     put(jam, b"b")

@@ -67,6 +67,16 @@ def numbers_to_arrow(values: npt.NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(content)], null_count=0)
 
 
+def _numbers_from_arrow(column: pa.Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Inverse of `numbers_to_arrow`, without pandas too, which `to_numpy` imports."""
+    content = column.buffers()[1] or b""  # damaged: too short, a ValueError
+    start, stop = column.offset, column.offset + len(column)
+    if dtype.kind != "b":
+        return np.frombuffer(content, dtype, stop)[start:]
+    bits = np.frombuffer(content, np.uint8, -(-stop // 8))
+    return np.unpackbits(bits, count=stop, bitorder="little")[start:].view(np.bool_)
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A column of fixed dtype and shape.
@@ -131,9 +141,8 @@ class Leaf:
             flat = column.flatten() if column.offset else column.values
         if column.null_count or flat.null_count:
             raise ValueError("a value is missing")
-        values = flat.to_numpy(zero_copy_only=self.dtype.kind != "b")
-        values = values.reshape((len(column), *self.shape)).astype(self.dtype, copy=False)
-        return cast("npt.NDArray[Any]", values)
+        values = _numbers_from_arrow(flat, self.dtype.newbyteorder("="))
+        return values.reshape((len(column), *self.shape)).astype(self.dtype, copy=False)
 
     def stack(self, values: Any) -> npt.NDArray[Any]:
         """Values as rows keep them -> one array (n, ...)."""

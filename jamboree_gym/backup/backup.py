@@ -19,6 +19,7 @@ from jamboree_gym.backup.eviction.policy import (
     memory_limit,
     store_policy,
 )
+from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
 from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_listings
 from jamboree_gym.checked import checked
@@ -31,6 +32,7 @@ from jamboree_gym.store.listing_recovery import cover
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
+MAX_LISTED = 20
 UNSEEN_S = 10.0  # a backup that has been silent for this long counts as stopped
 
 
@@ -52,6 +54,7 @@ class BackupStatus:
         redis_bytes: All memory that the Redis server uses.
         redis_limit_bytes: Above this the oldest backed-up logs are evicted; None = no limit.
         trimmed_bytes: Bytes of the namespace's logs that were evicted so far, approximately.
+        copied_by: Who copies by itself, in words; says so if nobody does, and why.
     """
 
     pending_logs: int
@@ -64,6 +67,23 @@ class BackupStatus:
     redis_bytes: int
     redis_limit_bytes: int | None
     trimmed_bytes: int
+    copied_by: str = ""
+
+    def __str__(self) -> str:
+        """A few lines: who copies where to, and how far behind it is."""
+        if self.lag_s is None:
+            lag = "no copy has been complete yet"
+        else:
+            lag = f"{self.lag_s:.1f} s behind" if self.lag_s else "nothing is behind"
+        limit = "no limit" if self.redis_limit_bytes is None else _mib(self.redis_limit_bytes)
+        lines = [
+            f"copied by: {self.copied_by}",
+            f"copied to: {self.mongo or 'no MongoDB has acknowledged anything yet'}",
+            f"not copied: {self.pending_records:,} records in {self.pending_logs:,} logs, "
+            f"{self.pending_deletes:,} deletions; {lag}",
+            f"Redis: {_mib(self.redis_bytes)} of {limit}; evicted: {_mib(self.trimmed_bytes)}",
+        ]
+        return "\n".join(lines + ([f"error: {self.last_error}"] if self.last_error else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +104,14 @@ class BackupReport:
     def __bool__(self) -> bool:
         """Whether both sides are equal."""
         return not self.different
+
+    def __str__(self) -> str:
+        """How many logs are equal, and the first that are not."""
+        verdict = "all equal" if self else f"{len(self.different):,} differences"
+        lines = [f"{self.logs:,} logs compared ({self.batches:,} batches): {verdict}"]
+        lines += list(self.different.values())[:MAX_LISTED]
+        more = len(self.different) - MAX_LISTED
+        return "\n".join(lines + ([f"... and {more:,} more in .different"] if more > 0 else []))
 
 
 class Backup:
@@ -150,7 +178,19 @@ class Backup:
             memory.used_bytes,
             memory_limit(policy, memory),
             self._store.backup_state.trimmed_bytes(),
+            mark.by if mark is not None and is_seen else self._will_copy(),
         )
+
+    def _will_copy(self) -> str:
+        """Who copies while none has said so lately."""
+        connection = self._connection
+        if connection.opened.backup is None:
+            if connection.redis_url is not None and connection.mongo_url is None:
+                return "nobody: there is no mongo_url; jam.backup.flush() copies now"
+            return "nobody: backup=False; jam.backup.flush() copies now"
+        if connection.mongo_url is None:
+            return "the process beside the embedded servers, which has not said anything yet"
+        return "a thread of this process, from the first save on"
 
     # -- what stays in Redis ----------------------------------------------------------------
 
@@ -161,10 +201,12 @@ class Backup:
         max_redis_bytes: int | None = None,
         max_age_s: float | None = None,
         keep: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
+    ) -> RetentionPolicy:
         """Set how much of the backed-up data stays in Redis; without arguments, all of it.
 
-        Both stores keep this policy for the namespace. The running backup applies it; `trim`
+        Both stores keep this policy for the namespace. It replaces all of the one before, which is
+        returned: to add to that one, give its values again. `would_evict` with the same arguments
+        says what would go. The running backup applies it; `trim`
         applies it once. Redis evicts only what MongoDB has acknowledged. MongoDB never loses
         anything.
 
@@ -179,12 +221,43 @@ class Backup:
         Example:
             >>> jam.backup.retain(max_redis_bytes=2 * 2**30, keep=[{"run": "best"}])
 
+        Returns:
+            The policy that it replaces.
+
         Raises:
             InvalidArgument: A limit or a rule is invalid; says which.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
         policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)
+        replaced = self._replaced_policy()
         store_policy(self._store, self._connection.mongo_store, policy)
+        return replaced
+
+    def _replaced_policy(self) -> RetentionPolicy:
+        try:
+            return self.retention()
+        except DecodeError:  # `retain` is what mends a damaged one
+            return RetentionPolicy()
+
+    @checked
+    def would_evict(
+        self,
+        *,
+        max_redis_bytes: int | None = None,
+        max_age_s: float | None = None,
+        keep: Sequence[Mapping[str, Any]] = (),
+    ) -> WouldEvict:
+        """What `retain` with these arguments would evict from Redis now. Changes nothing.
+
+        Example:
+            >>> print(jam.backup.would_evict(max_age_s=3 * 86400))
+            120 episodes would leave Redis, at most 3.1 MiB; MongoDB keeps them
+
+        Raises:
+            InvalidArgument: A limit or a rule is invalid; says which.
+            StoreUnavailable: Redis does not answer.
+        """
+        return preview(self._store, RetentionPolicy(max_redis_bytes, max_age_s, keep))
 
     def retention(self) -> RetentionPolicy:
         """The policy that `retain` set last.
@@ -278,6 +351,10 @@ class Backup:
     def _keys_of(self, episodes: Iterable[Episode | str]) -> list[str]:
         ids = {id_of(self._connection, one) for one in episodes}
         return sorted(map(self._connection.keyspace.episode, ids))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def _raise_first(failures: Sequence[JamboreeError]) -> None:

@@ -48,7 +48,7 @@ class EmbeddedMongo:
         """
         if self.trouble:
             raise EmbeddedServerError(self.trouble)
-        return self._program.url
+        return self._program.open_to_clients()
 
 
 class EmbeddedBackup:

@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import psutil
-
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.store.log import BackupClaim
 from jamboree_gym.store.redis.store import RedisStore
@@ -95,5 +93,7 @@ def _may_replace(kind: Kind, holder: str) -> bool:
         case ["thread", *_] if kind == "process":
             return True
         case [_, node, pid, _] if node == platform.node() and pid.isdecimal():
+            import psutil  # here: it takes a while to load, and few need it
+
             return not psutil.pid_exists(int(pid))
     return False

@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from jamboree_gym.backup import Backup, BackupStatus
+from jamboree_gym.backup import Backup
 from jamboree_gym.cli import retention
 from jamboree_gym.cli.commands import (
     StoreOptions,
@@ -63,26 +61,7 @@ def status(store: StoreOptions) -> None:
     Example: jamboree-gym backup status --redis-url redis://localhost
     """
     with _open_backup(store) as backup:
-        Console().print(_table(backup.status(), store.namespace))
-
-
-def _table(found: BackupStatus, namespace: str) -> Table:
-    lag = "no backup has been complete yet" if found.lag_s is None else f"{found.lag_s:.1f} s"
-    table = Table(title=f"backup of {namespace}", show_header=False)
-    table.add_row("not copied", f"{found.pending_records:,} records in {found.pending_logs:,} logs")
-    table.add_row("not deleted", f"{found.pending_deletes:,} logs")
-    table.add_row("behind", lag)
-    table.add_row("MongoDB at", found.mongo or "none has acknowledged anything")
-    table.add_row("copies by itself", found.follower or "nobody")
-    limit = "" if found.redis_limit_bytes is None else f" of {_mib(found.redis_limit_bytes)}"
-    table.add_row("Redis uses", f"{_mib(found.redis_bytes)}{limit}")
-    table.add_row("evicted so far", _mib(found.trimmed_bytes))
-    table.add_row("last error", printable(found.last_error or "none"))
-    return table
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+        typer.echo(printable(str(backup.status())))
 
 
 def verify(store: StoreOptions) -> None:
@@ -97,10 +76,7 @@ def verify(store: StoreOptions) -> None:
         progress_bar("comparing") as progress,
     ):
         report = backup.verify(progress=progress)
-    for what in report.different.values():
-        typer.echo(printable(what))
-    equal = report.logs - len(report.different)
-    typer.echo(f"{equal:,} of {report.logs:,} logs are equal ({report.batches:,} batches)")
+    typer.echo(printable(str(report)))
     raise typer.Exit(0 if report else DIFFERENT)
 
 

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from jamboree_gym.errors import JamboreeError, ReplayError
+from jamboree_gym.errors import InvalidArgument, JamboreeError, ReplayError
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.progress import Progress
+from jamboree_gym.servers.home import Home
 
 __all__ = [
     "HomeOption",
@@ -27,6 +28,8 @@ __all__ = [
     "StoreOptions",
     "TrustOption",
     "add_store_command",
+    "check_home",
+    "confirm",
     "errors_shown",
     "import_modules",
     "printable",
@@ -84,7 +87,13 @@ class StoreOptions:
     mongo_url: str | None = None
 
     def open(self) -> Jamboree:
-        """Open the store."""
+        """Open the store.
+
+        Raises:
+            InvalidArgument: It is that of a home directory that is not there.
+        """
+        if self.redis_url is None:
+            check_home(self.home)
         return Jamboree(self.redis_url, self.mongo_url, home=self.home, namespace=self.namespace)
 
 
@@ -115,6 +124,36 @@ def add_store_command(
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
+
+
+def check_home(home: Path | None) -> None:
+    """Refuse a home directory that is not there: a command that looks does not make one.
+
+    Raises:
+        InvalidArgument: It is not there.
+    """
+    path = Home.at(home).path
+    if not path.is_dir():
+        raise InvalidArgument(
+            f"no home at {path}: nothing has been recorded there\n"
+            "--home or JAMBOREE_HOME names another one, --redis-url a server"
+        )
+
+
+def confirm(what: str, *, yes: bool) -> None:
+    """Ask before something is lost.
+
+    Raises:
+        InvalidArgument: There is nobody to ask.
+        typer.Exit: The answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidArgument(f"{what}\nadd --yes to do it, or --dry-run to see what would happen")
+    if not typer.confirm(f"{what}. Do it?"):
+        typer.echo("nothing was changed")
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -8,16 +8,27 @@ from typing import Annotated, Any
 import typer
 
 from jamboree_gym.backup import RetentionPolicy
-from jamboree_gym.cli.commands import StoreOptions, add_store_command, errors_shown, printable
+from jamboree_gym.cli.commands import (
+    StoreOptions,
+    add_store_command,
+    confirm,
+    errors_shown,
+    printable,
+)
 from jamboree_gym.errors import InvalidArgument
 
 __all__ = ["register"]
 
 NOT_DONE = 2
-_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SECONDS = {"": 1, "S": 1, "M": 60, "H": 3600, "D": 86400, "W": 7 * 86400}
+_BYTES = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TEXTS = ("run", "env_id", "status", "parent")
 _TAG = "tags."
+
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Change nothing, show what would leave Redis.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def register(commands: typer.Typer) -> None:
@@ -30,7 +41,7 @@ def retain(
     store: StoreOptions,
     max_redis_bytes: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="While Redis uses more, the oldest goes: 500M, 2G."),
+        typer.Option(metavar="SIZE", help="While Redis uses more, the oldest goes: 500MB, 2G."),
     ] = None,
     max_age: Annotated[
         str | None, typer.Option(metavar="TIME", help="What is older goes: 90s, 12h, 30d.")
@@ -46,10 +57,13 @@ def retain(
     show: Annotated[
         bool, typer.Option("--show", help="Change nothing, show what is told.")
     ] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Set how much of the backed-up data stays in Redis. Without options: all of it.
 
-    The running backup applies this. Nothing is deleted from MongoDB.
+    It replaces what was set before, shows both, and says what would leave Redis now. The running
+    backup applies it. Nothing is deleted from MongoDB.
 
     Example: jamboree-gym backup retain --max-redis-bytes 2G --max-age 30d --keep run=best
     """
@@ -58,28 +72,42 @@ def retain(
         age_s = _amount("--max-age", max_age, _SECONDS)
         rules = [_rule(one) for one in keep or ()]
         with store.open() as jam:
+            limit = None if size is None else int(size)
             if not show:
-                limit = None if size is None else int(size)
-                jam.backup.retain(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
-            typer.echo(_policy_text(jam.backup.retention()))
+                going = jam.backup.would_evict(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
+                if dry_run or going:
+                    typer.echo(str(going))
+                if dry_run:
+                    return
+                if going:
+                    confirm("That follows from these limits", yes=yes)
+                replaced = jam.backup.retain(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
+                if replaced not in (RetentionPolicy(), jam.backup.retention()):
+                    typer.echo(printable(f"replaced: {_one_line(replaced)}"))
+            typer.echo(printable(str(jam.backup.retention())))
 
 
-def trim(store: StoreOptions) -> None:
+def trim(store: StoreOptions, dry_run: DryRunOption = False, yes: YesOption = False) -> None:
     """Evict now from Redis what `retain` allows. Evicts only what MongoDB holds.
 
     Example: jamboree-gym backup trim --namespace my-project
     """
     with errors_shown(NOT_DONE), store.open() as jam:
-        done = jam.backup.trim()
-    typer.echo(f"{done.freed_bytes:,} bytes of logs and {done.summaries:,} summaries evicted")
+        policy = jam.backup.retention()
+        going = jam.backup.would_evict(
+            max_redis_bytes=policy.max_redis_bytes, max_age_s=policy.max_age_s, keep=policy.keep
+        )
+        if dry_run or going:
+            typer.echo(str(going))
+        if dry_run:
+            return
+        if going:
+            confirm("That follows from what retain was told", yes=yes)
+        typer.echo(str(jam.backup.trim()))
 
 
-def _policy_text(policy: RetentionPolicy) -> str:
-    size, age_s = policy.max_redis_bytes, policy.max_age_s
-    limits = [] if size is None else [f"the oldest goes while Redis uses more than {size:,} bytes"]
-    limits += [] if age_s is None else [f"what is older than {age_s:,.0f} s goes"]
-    kept = [f"episodes stay with {printable(str(dict(rule)))}" for rule in policy.keep]
-    return "\n".join([*(limits or ["all stays in Redis, below 80 % of its maxmemory"]), *kept])
+def _one_line(policy: RetentionPolicy) -> str:
+    return "; ".join(str(policy).splitlines())
 
 
 def _amount(option: str, text: str | None, units: dict[str, int]) -> float | None:
@@ -90,11 +118,15 @@ def _amount(option: str, text: str | None, units: dict[str, int]) -> float | Non
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]?)(?:i?[Bb])?", text.strip())
-    if found is None or found[2].upper() not in units:
-        known = ", ".join(f"3{unit}" for unit in units if unit)
-        raise InvalidArgument(f"{option} {text}: give a number with a unit: {known}")
-    return float(found[1]) * units[found[2].upper()]
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", text.strip())
+    unit = "" if found is None else found[2].lower().replace("ib", "b")
+    known = {name.lower(): size for name, size in units.items()}
+    size = known.get(unit, known.get(f"{unit}b"))  # 2G is 2GB
+    if found is None or size is None:
+        raise InvalidArgument(
+            f"{option} {text}: give a number with a unit: {', '.join(f'3{one}' for one in units)}"
+        )
+    return float(found[1]) * size
 
 
 def _rule(text: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jamboree_gym.cli.commands import HomeOption, errors_shown
+from jamboree_gym.cli.commands import HomeOption, check_home, errors_shown
 from jamboree_gym.servers.embedded import (
     EmbeddedServers,
     ServerStatus,
@@ -60,6 +60,7 @@ def down(
     Example: jamboree-gym down --home ./servers
     """
     with errors_shown():
+        check_home(home)
         typer.echo("stopped" if stop_servers(home, timeout_s=timeout_s) else "nothing was running")
 
 
@@ -69,6 +70,7 @@ def status(home: HomeOption = None) -> None:
     Example: jamboree-gym status --home ./servers
     """
     with errors_shown():
+        check_home(home)
         Console().print(_table(server_status(home)))
 
 

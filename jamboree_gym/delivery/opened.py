@@ -142,7 +142,7 @@ class Opened:
 
     @property
     def has_backup(self) -> bool:
-        """Whether MongoDB may hold anything; where none was ever started, nothing is copied yet."""
+        """Whether MongoDB may hold anything; a new embedded one does not until it is written to."""
         is_embedded = self.servers is not None and self.servers.have_backup
         return self.mongo is not None or self.mongo_url is not None or is_embedded
 

@@ -20,6 +20,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import accumulate
 from operator import add
 from typing import Any, cast
 
@@ -274,7 +275,14 @@ def column_values(schema: StepSchema, columns: Columns) -> Iterator[tuple[Column
 def _arrow(column: Column, values: Sequence[Any]) -> pa.Array:
     if isinstance(column, Leaf):
         return column.to_arrow(column.stack(values))
-    return pa.array(values, pa.binary())
+    return _blobs_to_arrow(values)
+
+
+def _blobs_to_arrow(values: Sequence[bytes]) -> pa.Array:
+    """Blobs -> an Arrow array of binary values, without pandas: see `numbers_to_arrow`."""
+    offsets = array("i", accumulate(map(len, values), initial=0))
+    content = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(pa.binary(), len(values), content, null_count=0)
 
 
 def _body(schema: StepSchema, columns: Columns) -> bytes:

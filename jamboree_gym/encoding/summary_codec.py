@@ -91,7 +91,7 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
         summary.parent,
     ]
     if summary.parent is not None:
-        values.append([summary.fork_step, summary.parent_run])
+        values += [summary.parent_run, summary.fork_step]  # older releases skip them
     return encode_note(_pack(values))
 
 
@@ -105,7 +105,7 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
         seed: Encoded; None where there is none.
         tags: Encoded; None where there are none.
         writer: Eight bytes.
-        fork: Of a fork, `fork_step` and `parent_run`; None where an older release wrote it.
+        parent_run: None also of a fork that an older release wrote; so is `fork_step`.
         id: The episode's id, which is not stored with the rest.
     """
 
@@ -121,7 +121,8 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
     vector_index: _Count | None
     writer: bytes
     parent: str | None
-    fork: tuple[_Count | None, str | None] | None = None
+    parent_run: str | None = None
+    fork_step: _Count | None = None
     id: str = ""
 
     @property
@@ -132,9 +133,7 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
     @property
     def is_experiment(self) -> bool:
         """As in `EpisodeSummary`."""
-        if self.parent is None:
-            return False
-        return self.fork is None or self.fork[1] in (None, self.run)
+        return self.parent is not None and self.parent_run in (None, self.run)
 
     def decoded_tags(self) -> dict[str, Any]:
         """Its tags.
@@ -154,7 +153,6 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
         Raises:
             DecodeError: Seed or tags are damaged.
         """
-        fork_step, parent_run = self.fork or (None, None)
         return EpisodeSummary(
             self.id,
             self.env_id,
@@ -169,8 +167,8 @@ class StoredSummary(msgspec.Struct, array_like=True, gc=False):
             self.vector_index,
             self.writer.hex(),
             self.parent,
-            fork_step,
-            parent_run,
+            self.fork_step,
+            self.parent_run,
         )
 
 

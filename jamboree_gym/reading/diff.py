@@ -58,6 +58,11 @@ class EpisodeDiff:
     common_steps: int
     divergence: Divergence | None
 
+    def __repr__(self) -> str:
+        """Where they part."""
+        where = "no difference" if self.divergence is None else str(self.divergence)
+        return f"<EpisodeDiff: {self.common_steps:,} steps are equal, then {where}>"
+
     def __bool__(self) -> bool:
         """Whether they differ."""
         return self.divergence is not None

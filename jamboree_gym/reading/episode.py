@@ -15,7 +15,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError, ReplayError
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
@@ -507,6 +507,13 @@ class Episode(StaysHere):
     def __repr__(self) -> str:
         """The id."""
         return f"<Episode {self.id!r}>"
+
+    def __str__(self) -> str:
+        """Its summary in one line; if that cannot be read, the id."""
+        try:
+            return str(self.summary)
+        except JamboreeError:
+            return repr(self)
 
 
 def _replay() -> ModuleType:

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
-
 from jamboree_gym.errors import ExportError
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.finding.filters import Found
@@ -55,6 +53,8 @@ class PartFolder:
         Raises:
             ExportError: Another process writes there, or it is no folder.
         """
+        from filelock import FileLock, Timeout  # here: it takes a while to load
+
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:

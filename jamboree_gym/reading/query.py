@@ -32,6 +32,7 @@ from jamboree_gym.tables.arrow_table import TablePart, empty_part, join
 from jamboree_gym.tables.columns import table_to_frame
 from jamboree_gym.tables.summary_table import to_summary_table
 from jamboree_gym.tables.table_file import write_arrow
+from jamboree_gym.tables.text_table import MAX_ROWS, ago, html_table, number, text_table
 
 if TYPE_CHECKING:
     import vaex.dataframe
@@ -361,6 +362,17 @@ class EpisodeQuery(StaysHere):
         """The conditions of the query."""
         return f"<episodes{self._asked}>"
 
+    def __str__(self) -> str:
+        """A table of the first episodes."""
+        found = self._found()
+        if not found:
+            return f"no episodes: {self!r}"
+        return text_table(_columns(found, self._connection.clock()), rows=len(found))
+
+    def _repr_html_(self) -> str:
+        found = self._found()
+        return html_table(_columns(found, self._connection.clock()), rows=len(found))
+
 
 def found_by(query: EpisodeQuery, *, is_complete: bool = True) -> tuple[Connection, Found]:
     """The summaries that a query finds now, and the connection, for code that reads the steps.
@@ -373,6 +385,27 @@ def found_by(query: EpisodeQuery, *, is_complete: bool = True) -> tuple[Connecti
         DecodeError: A summary cannot be read.
     """
     return query._connection, query._found(is_complete=is_complete)
+
+
+def _columns(found: Found, now: float) -> dict[str, list[object]]:
+    """What a table for people shows of the first episodes."""
+    shown = [one.decoded() for one in found[:MAX_ROWS]]
+    columns: dict[str, list[object]] = {
+        "episode": [one.id for one in shown],
+        "run": [one.run for one in shown],
+        "environment": [one.env_id for one in shown],
+        "status": [one.status for one in shown],
+        "steps": [one.steps for one in shown],
+        "return": [number(one.episode_return) for one in shown],
+        "began": [ago(one.started_at, now) for one in shown],
+    }
+    if len(set(columns["run"])) == 1:
+        del columns["run"]
+    if any(one.parent is not None for one in shown):
+        columns["from step"] = [
+            None if one.parent is None else f"{one.fork_step} of {one.parent}" for one in shown
+        ]
+    return columns
 
 
 def _shown(cut: slice) -> str:

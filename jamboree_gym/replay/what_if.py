@@ -86,6 +86,10 @@ class WhatIf:
         """Number of continuations."""
         return len(self.returns)
 
+    def __repr__(self) -> str:
+        """How many there are, and their mean."""
+        return f"<WhatIf of {len(self):,} continuations, return {self.mean:.6g} on average>"
+
     def __str__(self) -> str:
         """The results in two lines."""
         spread = ", ".join(f"{q} %: {self.percentile(q):.6g}" for q in PERCENTILES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,10 @@ __all__ = ["Checkpoint", "CheckpointHandler"]
 
 PART_BYTES: Final = 4 << 20  # so that neither Redis nor MongoDB gets a large value at once
 _EVERYTHING: Final = 2**52
+_PACKAGES: Final = (
+    "stable_baselines3",
+    "sb3_contrib",
+)  # their classes need not be loaded to be known
 
 Model = TypeVar("Model")
 
@@ -105,6 +110,7 @@ class Checkpoint:
         at: Time of creation, epoch seconds.
         session: Id of the session that made it.
         algorithm: Name of the model's class, for people: nothing is imported by that name.
+        is_final: Whether a call of `learn` came to its end with it.
     """
 
     number: int
@@ -115,6 +121,7 @@ class Checkpoint:
     at: float
     session: str
     algorithm: str
+    is_final: bool
     _content: _Content
     _normaliser: _Content | None
     _handler: CheckpointHandler
@@ -155,15 +162,34 @@ class Checkpoint:
             **options: More arguments for `algorithm.load`: `device=`, `custom_objects=`.
 
         Raises:
-            InvalidArgument: The model was trained with a `VecNormalize`, and the env has none.
+            InvalidArgument: The checkpoint is of another algorithm; or the model was trained with a
+                `VecNormalize`, and the env has none.
             CheckpointNotFound: As `content`.
             DecodeError: As `content`.
         """
+        self._check_is_of(algorithm)
         loaded: Any = algorithm
         model: Model = loaded.load(BytesIO(self.content()), env=env, **options)
         if env is not None and self._normaliser is not None:
             self._restore_normaliser(model)
         return model
+
+    def _check_is_of(self, algorithm: type[Any]) -> None:
+        """Refuse another algorithm than the model's own, a class of the same name, or a relative.
+
+        Raises:
+            InvalidArgument: It is another one; names both.
+        """
+        module, _, name = self.algorithm.rpartition(".")
+        if not name or any(one.__name__ == name for one in algorithm.__mro__):
+            return
+        own = getattr(sys.modules.get(module), name, None)
+        is_known = isinstance(own, type) or module.partition(".")[0] in _PACKAGES
+        if is_known and not (isinstance(own, type) and issubclass(own, algorithm)):
+            raise InvalidArgument(
+                f"checkpoint {self.number} is of {name}, you asked for {algorithm.__name__}: use "
+                f".load({name}), or .resume({name}, env)"
+            )
 
     @checked
     def load_into(self, model: Any) -> None:
@@ -260,6 +286,7 @@ class CheckpointHandler(DBHandler):
         session: str,
         algorithm: str = "",
         normaliser: bytes | None = None,
+        is_final: bool = False,
     ) -> None:
         """Store a checkpoint, its content first. An incomplete checkpoint is never loaded.
 
@@ -270,6 +297,7 @@ class CheckpointHandler(DBHandler):
             session: Id of the session.
             algorithm: Name of the model's class.
             normaliser: The file that `VecNormalize.save` writes.
+            is_final: Whether the session ends with it.
         """
         name = self._connection.new_episode_id()
         kept = self.content(name).put(content)
@@ -282,6 +310,7 @@ class CheckpointHandler(DBHandler):
                 "policy_version": policy_version,
                 "session": session,
                 "algorithm": algorithm,
+                "is_final": is_final,
                 "content": [kept.name, kept.size, kept.digest],
                 "normaliser": beside and [beside.name, beside.size, beside.digest],
             }
@@ -330,6 +359,7 @@ class CheckpointHandler(DBHandler):
                 record["timestamp"],
                 record["session"],
                 record["algorithm"],
+                record.get("is_final", False),  # an earlier release did not say
                 content,
                 beside,
                 self,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
+from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, JamboreeError, RunNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
@@ -254,8 +254,8 @@ class Run(StaysHere):
 
         Raises:
             CheckpointNotFound: There is no checkpoint.
-            InvalidArgument: The env is not recorded into this run, or a replay buffer cannot hold
-                what was recorded; says what to do.
+            InvalidArgument: The env is not recorded into this run, the checkpoint is of another
+                algorithm, or a replay buffer cannot hold what was recorded; says what to do.
             BufferMismatch: Likewise, where a wrapper above the recorder may change what the model
                 sees (`VecFrameStack`; not `VecNormalize`, `VecTransposeImage`, `VecMonitor`).
             MissingExtra: Stable-Baselines3 is not installed.
@@ -271,6 +271,13 @@ class Run(StaysHere):
     def __repr__(self) -> str:
         """Its name."""
         return f"<run {self.name!r}>"
+
+    def __str__(self) -> str:
+        """Its summary in one line; if that cannot be read, the name."""
+        try:
+            return str(self.summary)
+        except JamboreeError:
+            return repr(self)
 
 
 def _as_text(asked: dict[str, Any]) -> str:

@@ -46,6 +46,16 @@ class RunSummary:
     checkpoints: int
     tags: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The run in one line."""
+        mean = (
+            "" if self.mean_return is None else f", return of the last 10: {self.mean_return:.6g}"
+        )
+        return (
+            f"{self.name} ({self.state}): {self.episodes:,} episodes, {self.steps:,} steps of "
+            f"{', '.join(self.env_ids) or 'no environment'}{mean}, {self.checkpoints} checkpoints"
+        )
+
 
 def summary_of_run(
     name: str,

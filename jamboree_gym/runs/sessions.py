@@ -51,6 +51,10 @@ class RunSession:
     info: Mapping[str, Any]
     writer: str
 
+    def __repr__(self) -> str:
+        """The session in one line."""
+        return f"<session {self.id[:8]}: {self}>"
+
     def __str__(self) -> str:
         """The session in one line."""
         began, ended = (

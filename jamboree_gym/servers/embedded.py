@@ -127,8 +127,9 @@ class EmbeddedServers:
 
     @property
     def have_backup(self) -> bool:
-        """Whether the Mongo server of this home has ever been started."""
-        return self._home.data_dir("mongo").is_dir()
+        """Whether the Mongo server of this home may hold anything."""
+        home = self._home
+        return home.data_dir("mongo").is_dir() and not home.mongo_unused.exists()
 
     def mongo_url(self) -> str:
         """URL for pymongo, password included; starts the Mongo server if it does not run.

@@ -18,7 +18,15 @@ import platformdirs
 from jamboree_gym.errors import EmbeddedServerError, InvalidArgument
 from jamboree_gym.servers.own_files import check_entry, foreign, open_own, read_own
 
-__all__ = ["Home", "SupervisorRecord", "default_home", "last_line", "trim_log", "write_private"]
+__all__ = [
+    "Home",
+    "SupervisorRecord",
+    "default_home",
+    "last_line",
+    "remove_durably",
+    "trim_log",
+    "write_private",
+]
 
 HOME_VARIABLE = "JAMBOREE_HOME"
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
@@ -115,6 +123,11 @@ class Home:
         return self.path / f"{server}.lock"
 
     @property
+    def mongo_unused(self) -> Path:
+        """Marker: nobody has been given access to the Mongo server, so it holds nothing."""
+        return self.path / "mongo.unused"
+
+    @property
     def mongo_settings(self) -> Path:
         """Settings file of the Mongo server; empty."""
         return self.path / "secantusd.toml"
@@ -146,7 +159,8 @@ class Home:
     def _check_entries(self) -> None:
         """Check that every file that we open, lock, connect to or write to is ours."""
         entries = [self.start_lock, self.supervisor_lock, self.supervisor_log, self.record_file]
-        entries += [self.mongo_file, self.mongo_settings, self.server_log("backup")]
+        entries += [self.mongo_file, self.mongo_settings, self.mongo_unused]
+        entries += [self.server_log("backup")]
         for server in _SERVERS:
             entries += [self.data_dir(server), self.server_log(server), self.server_lock(server)]
         for entry in entries:
@@ -202,6 +216,21 @@ def write_private(path: Path, fields: dict[str, Any]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+        raise EmbeddedServerError(_unusable(path.parent, error)) from error
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file, if it is there, so that it stays away after a loss of power."""
+    try:
+        path.unlink()
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
         raise EmbeddedServerError(_unusable(path.parent, error)) from error
 
 

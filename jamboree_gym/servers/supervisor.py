@@ -148,7 +148,7 @@ class Supervisor:
                 return {"url": self._valkey.url}
             case "mongo" if request.get("wait", True):
                 await self._mongo_watchdog.up(timeout_s=timeout_s)
-                return {"url": self._mongo.url}
+                return {"url": self._mongo.open_to_clients()}
             case "mongo":
                 self._mongo_watchdog.start()
             case "backup":

@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.control import (
     ANSWER_GRACE_S,
@@ -43,6 +41,8 @@ def ask_once(home: Home, op: str, *, timeout_s: float, **options: Any) -> dict[s
 
 def connect(home: Home, deadline: float) -> ControlConnection:
     """Connect to the home's supervisor; start it if it does not run."""
+    from filelock import FileLock, Timeout  # here: it takes a while to load
+
     home.prepare()
     while (control := reach(home)) is None:
         require_valkey()

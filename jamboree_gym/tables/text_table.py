@@ -74,7 +74,8 @@ def _cell(value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return value is None or isinstance(value, int | float) or _cell(value)[-1:].isdigit()
+    text = _cell(value)
+    return text == "-" or text.replace(",", "").replace(".", "").lstrip("-").isdigit()
 
 
 def _rest(count: int) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import NoteHandler
+from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from typer.testing import CliRunner, Result
 
@@ -41,7 +43,7 @@ def test_it_copies_compares_and_restores(jam: Jamboree, run: Run) -> None:
     handler = saved(jam)
     assert "3 records copied" in run("flush").output
     verified = run("verify")
-    assert (verified.exit_code, verified.output) == (0, "1 of 1 logs are equal (1 batches)\n")
+    assert (verified.exit_code, verified.output) == (0, "1 logs compared (1 batches): all equal\n")
     jam.redis.delete(handler._key)
     assert "1 logs put back" in run("restore").output
     assert handler.count() == 3
@@ -103,20 +105,86 @@ def test_trim_says_how_much_went(jam: Jamboree, run: Run) -> None:
         play(recording.record(CountingEnv(3)), [ACTION] * 3)
     run("flush")
     assert run("trim").output == "0 bytes of logs and 0 summaries evicted\n"
-    run("retain", "--max-redis-bytes", "0")
-    result = run("trim")
+    run("retain", "--max-redis-bytes", "0B", "--yes")
+    result = run("trim", "--yes")
     assert "bytes of logs and 1 summaries evicted" in result.output
-    assert not result.output.startswith("0 ")
     assert list(jam._connection.redis_store.log_keys()) == []
     shown = run("status").output
     assert "of 0.0 MiB" in shown
+
+
+def record(jam: Jamboree, steps: int = 3) -> None:
+    play(jam.record(CountingEnv(steps)), [ACTION] * steps)
+
+
+def test_a_limit_says_what_goes_and_does_nothing_without_a_yes(jam: Jamboree, run: Run) -> None:
+    for _ in range(2):
+        record(jam)
+    jam.backup.flush()
+    wait_until_older(jam, seconds=0.05)
+    limit = ("retain", "--max-age", "0.05s")
+
+    refused, dry = run(*limit), run(*limit, "--dry-run")
+    assert (refused.exit_code, dry.exit_code) == (2, 0)
+    assert "2 episodes would leave Redis, at most 0.0 MiB" in refused.output
+    assert "add --yes to do it, or --dry-run" in refused.output
+    assert dry.output.startswith("2 episodes would leave Redis")
+    assert jam.backup.retention() == RetentionPolicy()
+
+    assert run(*limit, "--yes").exit_code == 0
+    assert jam.backup.retention() == RetentionPolicy(max_age_s=0.05)
+    assert run("trim").exit_code == 2
+    assert run("trim", "--dry-run").output.startswith("2 episodes")
+    assert "2 episodes" in run("trim", "--yes").output
+    assert str(jam.backup.would_evict(max_age_s=0.0)) == "nothing would leave Redis now"
+
+
+def wait_until_older(jam: Jamboree, *, seconds: float) -> None:
+    newest = max(one.started_at + one.elapsed_s for one in jam.episodes().summaries())
+    wait_until(lambda: time.time() - newest > seconds)
+
+
+def test_a_limit_that_takes_nothing_is_set_without_asking(jam: Jamboree, run: Run) -> None:
+    record(jam)
+    jam.backup.flush()
+    assert run("retain", "--max-age", "30d").output == "what is older than 30 days goes\n"
+
+
+def test_what_is_replaced_is_said(jam: Jamboree, run: Run) -> None:
+    run("retain", "--max-age", "30d")
+    replaced = "replaced: what is older than 30 days goes\n"
+    assert (
+        run("retain", "--max-age", "12h").output == replaced + "what is older than 12 hours goes\n"
+    )
+    assert jam.backup.retain(max_redis_bytes=2**40) == RetentionPolicy(max_age_s=12 * 3600)
+
+
+def test_a_size_counts_the_oldest_first(jam: Jamboree) -> None:
+    for _ in range(3):
+        record(jam)
+    jam.backup.flush()
+    used = jam._connection.redis_store.eviction.memory().used_bytes
+
+    assert not jam.backup.would_evict(max_redis_bytes=2 * used)
+    assert jam.backup.would_evict(max_redis_bytes=0).episodes == 3
+
+
+def test_a_home_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
+    home = tmp_path / "misspelt"
+    for command in (["backup", "status"], ["backup", "trim"], ["verify"], ["status"], ["down"]):
+        result = CliRunner().invoke(app, [*command, "--home", str(home)])
+        assert result.exit_code in (1, 2)
+        assert f"no home at {home}: nothing has been recorded there" in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
         (("--max-redis-bytes", "2X"), "give a number with a unit"),
-        (("--max-age", "old"), "give a number with a unit: 3S, 3M"),
+        (("--max-age", "old"), "give a number with a unit: 3s, 3m, 3h, 3d, 3w"),
+        (("--max-age", "3"), "give a number with a unit: 3s, 3m, 3h, 3d, 3w"),
+        (("--max-redis-bytes", "2000"), "give a number with a unit: 3B, 3KB, 3MB, 3GB, 3TB"),
         (("--keep", "best"), "give name=value"),
         (("--keep", "runs=best"), "there is no 'runs'"),
         (("--keep", "min_return=best"), "is no number"),

@@ -57,7 +57,7 @@ def trained(request: pytest.FixtureRequest, module_jam: Jamboree) -> Iterator[An
 
     venv = module_jam.record(case.make_venv(), run=run)
     model, witness = case.model(venv), Witness()
-    callback = JamboreeCallback(module_jam, checkpoint_every=64)
+    callback = JamboreeCallback(module_jam, checkpoint_every=64, keep_checkpoints=None)
     model.learn(case.steps, callback=[callback, witness], log_interval=1)
     yield case, module_jam, run, model, witness
     venv.close()

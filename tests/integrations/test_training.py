@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import pickle
 import threading
@@ -442,16 +443,111 @@ def test_hyperparameters_are_json_and_schedules_their_ends(jam: Jamboree) -> Non
 # -- checkpoints --------------------------------------------------------------------------------
 
 
-def test_only_the_newest_checkpoints_stay(jam: Jamboree) -> None:
-    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="few"))
-    model.learn(256, callback=callback_for(jam, checkpoint_every=32, keep_checkpoints=2))
+def slow_clock() -> Callable[[], float]:
+    """A clock that is ten seconds on whenever it is asked."""
+    return itertools.count(0.0, 10.0).__next__
 
+
+@pytest.mark.parametrize(
+    ("options", "timesteps"),
+    [
+        ({}, [24, 36, 48, 60, 64]),
+        ({"checkpoint_every_s": 110}, [22, 44, 64]),
+        ({"checkpoint_every": 32}, [32, 64, 64]),
+        ({"checkpoint_every": 32, "checkpoint_every_s": 250}, [32, 64, 64]),
+        ({"checkpoint_every": 32, "checkpoint_every_s": 100}, [20, 40, 60, 64]),
+        ({"checkpoint_every_s": None}, [64]),
+        ({"checkpoint_every_s": 0}, [64]),
+    ],
+)
+def test_checkpoints_are_made_every_minute_or_as_often_as_asked_for(
+    jam: Jamboree, options: dict[str, Any], timesteps: list[int]
+) -> None:
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="often"))
+    model.learn(64, callback=callback_for(jam, clock=slow_clock(), **options))
+
+    wait_until(lambda: made(jam, "often")[-len(timesteps) :] == timesteps)
+    assert len(made(jam, "often")) <= 6
+
+
+def made(jam: Jamboree, run: str) -> list[int]:
+    return [one.timesteps for one in jam.run(run).checkpoints()]
+
+
+@pytest.mark.parametrize("seconds", [-1, True, "60", float("nan"), float("inf")])
+def test_what_is_no_number_of_seconds_is_refused(jam: Jamboree, seconds: Any) -> None:
+    with pytest.raises(InvalidArgument, match="checkpoint_every_s"):
+        callback_for(jam, checkpoint_every_s=seconds)
+
+
+def test_only_the_newest_checkpoints_stay_and_the_last_of_each_learn(jam: Jamboree) -> None:
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="few"))
+    for _ in range(2):
+        callback = callback_for(jam, checkpoint_every=32, keep_checkpoints=2)
+        model.learn(128, callback=callback, reset_num_timesteps=False)
+
+    wait_until(lambda: made(jam, "few") == [128, 256, 256])
     found = jam.run("few").checkpoints()
-    assert [one.timesteps for one in found] == [256, 256]
-    assert found[0].number == 7
+    assert [one.number for one in found] == [4, 8, 9]
+    assert [one.is_final for one in found] == [True, False, True]
     assert len(found[0].content()) == found[0].size
-    jam.flush()
-    assert len(jam.redis.keys(f"{jam._connection.keyspace.namespace}:*checkpoint-content*")) == 2
+    contents = f"{jam._connection.keyspace.namespace}:*checkpoint-content*"
+    wait_until(lambda: len(jam.redis.keys(contents)) == 3)
+
+
+def test_closing_the_jamboree_waits_until_old_checkpoints_are_deleted(
+    open_jamboree: Callable[..., Jamboree],
+) -> None:
+    jam = open_jamboree()
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="many"))
+    model.learn(256, callback=callback_for(jam, checkpoint_every=16))
+    jam.close()
+
+    assert len(open_jamboree().run("many").checkpoints()) == 5
+
+
+def test_a_checkpoint_that_could_not_be_stored_is_told_at_the_next(
+    open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jamboree_gym.runs.checkpoints import CheckpointHandler
+
+    jam = open_jamboree()
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="untold"))
+    monkeypatch.setattr(
+        CheckpointHandler, "content", lambda *_: jam._connection.check_tags({"no": object()})
+    )
+    with pytest.raises(InvalidRecord, match="tags"):
+        model.learn(128, callback=callback_for(jam, checkpoint_every=32))
+    assert model.num_timesteps == 64
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_where_what_is_kept_is_said_unless_nothing_is_to_be_said(
+    jam: Jamboree, capsys: pytest.CaptureFixture[str], verbose: int
+) -> None:
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="said"))
+    model.learn(64, callback=callback_for(jam, verbose=verbose))
+
+    store = jam._connection.store
+    expected = (
+        f"Run 'said' is kept on {store.where}, namespace {store.keyspace.namespace!r}: "
+        "steps, metrics, a checkpoint every 60 s and at the end (the newest 5 stay)\n"
+        "After a kill, continue with jam.run('said').resume(PPO, env)\n"
+    )
+    assert capsys.readouterr().out == expected * verbose
+
+
+def test_a_checkpoint_of_another_algorithm_is_refused(jam: Jamboree) -> None:
+    from stable_baselines3 import SAC
+
+    env = jam.record(PPO_CASE.make_venv(), run="of-ppo")
+    PPO_CASE.model(env).learn(64, callback=callback_for(jam))
+
+    said = r"checkpoint 0 is of PPO, you asked for SAC: use \.load\(PPO\), or \.resume\(PPO, env\)"
+    with pytest.raises(InvalidArgument, match=said):
+        jam.run("of-ppo").checkpoint().load(SAC)
+    with pytest.raises(InvalidArgument, match=said):
+        jam.run("of-ppo").resume(SAC, env)
 
 
 def test_a_model_that_cannot_be_saved_is_told(jam: Jamboree) -> None:

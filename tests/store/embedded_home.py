@@ -114,6 +114,7 @@ def make_used_home(template: Path) -> None:
         os.umask(before)
     access = json.loads(draft.mongo_file.read_text())
     draft.mongo_file.write_text(json.dumps(access | {"user_created": True}))
+    draft.mongo_unused.unlink()  # it holds a document
     draft.path.rename(template)
 
 

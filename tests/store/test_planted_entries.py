@@ -53,7 +53,15 @@ while True:
 
 FILES = (
     *("start.lock", "supervisor.lock", "supervisor.log", "supervisor.json", "mongo.json"),
-    *("valkey.log", "valkey.lock", "mongo.log", "mongo.lock", "backup.log", "secantusd.toml"),
+    *(
+        "valkey.log",
+        "valkey.lock",
+        "mongo.log",
+        "mongo.lock",
+        "backup.log",
+        "secantusd.toml",
+        "mongo.unused",
+    ),
 )
 SOCKETS = ("control.sock", "valkey.sock")
 FOLDERS = ("valkey", "mongo")

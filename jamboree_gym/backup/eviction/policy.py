@@ -51,6 +51,19 @@ class RetentionPolicy:
             raise InvalidArgument(f"keep={self.keep!r}: give a list of dicts, [{{'run': 'best'}}]")
         object.__setattr__(self, "keep", tuple(_checked_rule(rule) for rule in self.keep))
 
+    def __str__(self) -> str:
+        """The limits, a line each, and the rules."""
+        lines = []
+        if self.max_redis_bytes is not None:
+            lines.append(
+                f"the oldest goes while Redis uses more than {self.max_redis_bytes:,} bytes"
+            )
+        if self.max_age_s is not None:
+            lines.append(f"what is older than {_duration(self.max_age_s)} goes")
+        if not lines:
+            lines.append("all stays in Redis, below 80 % of its maxmemory")
+        return "\n".join([*lines, *(f"episodes stay with {dict(rule)}" for rule in self.keep)])
+
     def filters(self) -> list[EpisodeFilter]:
         """One filter for each rule; an episode that matches any of them stays."""
         return [EpisodeFilter(**rule) for rule in self.keep]
@@ -151,6 +164,14 @@ def _check_tags(tags: Any) -> None:
         encode_mapping(tags)
     except InvalidRecord as error:
         raise InvalidArgument(f"keep: tags: {error}; give values that can be stored") from error
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the largest unit of which they are a whole number, or nearly."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.4g} {unit}"
+    return f"{seconds:.4g} s"
 
 
 def _is_number(value: Any) -> bool:

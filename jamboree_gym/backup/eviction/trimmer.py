@@ -47,6 +47,10 @@ class Trimmed:
     freed_bytes: int
     summaries: int
 
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.freed_bytes:,} bytes of logs and {self.summaries:,} summaries evicted"
+
 
 class Trimmer:
     """Applies the retention policy of a namespace.

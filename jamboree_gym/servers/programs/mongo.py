@@ -18,7 +18,7 @@ import psutil
 
 from jamboree_gym.arrays.unicode_text import is_unicode
 from jamboree_gym.errors import EmbeddedServerError
-from jamboree_gym.servers.home import Home, write_private
+from jamboree_gym.servers.home import Home, remove_durably, write_private
 from jamboree_gym.servers.own_files import check_tree, open_own, read_own
 from jamboree_gym.servers.programs.installed import package_dir
 from jamboree_gym.servers.programs.server_processes import launch
@@ -72,6 +72,12 @@ class MongoProgram:
             "?authSource=admin&directConnection=true&w=majority&journal=true"
         )
 
+    def open_to_clients(self) -> str:
+        """`url`, for those who may write: from now on the server counts as a backup."""
+        url = self.url
+        remove_durably(self.home.mongo_unused)
+        return url
+
     def prepare(self, stopping: threading.Event) -> None:
         """Choose a free port, and create the user if necessary.
 
@@ -83,6 +89,7 @@ class MongoProgram:
             access = replace(access, port=_free_port())
         if not self._data_dir.is_dir():
             access = replace(access, user_created=False)
+            write_private(self.home.mongo_unused, {})
         self._data_dir.mkdir(mode=0o700, exist_ok=True)
         check_tree(self._data_dir)
         write_private(self.home.mongo_file, asdict(access))

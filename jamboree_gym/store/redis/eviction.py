@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from jamboree_gym.encoding.batch_format import Head, decode_note, encode_note
@@ -19,6 +20,7 @@ from jamboree_gym.store.redis.scripts import BORN
 __all__ = ["Candidate", "Evicted", "Eviction", "Memory", "Restorer"]
 
 SCAN_COUNT = 1000
+LOGS_AT_ONCE = 500
 NEVER_STANDS = "?"  # nothing can be put back: this user may not write
 _ENDLESS = 1e300  # Lua need not read `inf` from text
 _ENTRY_BYTES = 48  # of a hash, beside name and value
@@ -101,6 +103,15 @@ class Eviction(RedisPart):
             for keys in self._pages("SCAN", pattern):
                 found = reader.heads(list(map(as_text, keys)))
                 yield {key: head for key, head in found.items() if isinstance(head, Head)}
+
+    def sizes(self, keys: Sequence[str]) -> list[int]:
+        """Memory that each log takes, bytes; 0 for one that is gone."""
+        found: list[int] = []
+        for first in range(0, len(keys), LOGS_AT_ONCE):
+            calls = [("MEMORY", "USAGE", key) for key in keys[first : first + LOGS_AT_ONCE]]
+            answers = self._link.pipeline(partial(list, calls))
+            found += [one if isinstance(one, int) else 0 for one in answers]
+        return found
 
     def trim(
         self,

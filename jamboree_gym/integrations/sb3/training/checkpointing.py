@@ -1,41 +1,104 @@
-"""The checkpoints that the callback makes of a model."""
+"""The checkpoints that the callback makes of a model: when, and which of them stay."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from pickle import PicklingError
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import class_name
-from jamboree_gym.errors import InvalidRecord, StoreUnavailable
+from jamboree_gym.errors import InvalidRecord, JamboreeError
 from jamboree_gym.runs.checkpoints import CheckpointHandler
 
-__all__ = ["ModelCheckpoints"]
+__all__ = ["CheckpointSchedule", "ModelCheckpoints"]
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointSchedule:
+    """When a checkpoint is due: after some timesteps, after some seconds, whichever comes first.
+
+    Args:
+        every: Timesteps between two checkpoints; None or 0 = they do not count.
+        every_s: Seconds between two checkpoints; None or 0 = they do not count.
+        clock: Gives the time, seconds; it never goes back.
+    """
+
+    def __init__(
+        self, every: int | None, every_s: float | None, clock: Callable[[], float]
+    ) -> None:
+        self._every = every
+        self._every_s = every_s
+        self._clock = clock
+        self._next_timestep = 0
+        self._next_s = 0.0
+
+    def start_over(self, timesteps: int) -> None:
+        """Count from now, and from these timesteps."""
+        self._next_timestep = timesteps + (self._every or 0)
+        self._next_s = self._clock() + (self._every_s or 0.0)
+
+    def is_due(self, timesteps: int) -> bool:
+        """Whether a checkpoint is due now."""
+        if self._every and timesteps >= self._next_timestep:
+            return True
+        return bool(self._every_s) and self._clock() >= self._next_s
+
+    def __str__(self) -> str:
+        """For people: `every 60 s and at the end`."""
+        every = [f"every {self._every_s:g} s"] if self._every_s else []
+        every += [f"every {self._every} timesteps"] if self._every else []
+        return " and ".join([*every, "at the end"])
 
 
 class ModelCheckpoints:
-    """Saves a model that learns.
+    """Saves a model that learns, and deletes old checkpoints of its run.
+
+    The learning thread waits for `model.save` alone. One thread stores what it gave, another one
+    deletes, because MongoDB may be slow.
 
     Args:
         model: The model.
-        handler: Of its run.
+        jam: Where its run is kept.
+        run: Name of the run.
         session: Id of the session in which it learns.
+        newest: How many of the newest checkpoints stay; None = all.
     """
 
-    def __init__(self, model: BaseAlgorithm, handler: CheckpointHandler, *, session: str) -> None:
+    def __init__(
+        self, model: BaseAlgorithm, jam: Connection, run: str, *, session: str, newest: int | None
+    ) -> None:
         self._model = model
-        self._handler = handler
+        self._jam = jam
+        self._run = run
+        self._handler = CheckpointHandler(jam, run)
         self._session = session
+        self._newest = newest
+        self._storing = ThreadPoolExecutor(1, "jamboree-checkpoints")
+        self._deleting = ThreadPoolExecutor(1, "jamboree-old-checkpoints")
+        self._stored: Future[None] | None = None
+        jam.add_close_callback(partial(_finish, self._storing, self._deleting))  # keeps no model
 
-    def save(self) -> None:
+    def save(self, *, is_final: bool = False) -> None:
         """Keep the model as it is now.
+
+        Args:
+            is_final: Whether the session ends with it; then it returns when that is stored.
 
         Raises:
             InvalidRecord: SB3 cannot save it; says why.
+            JamboreeError: This checkpoint or the one before could not be stored.
         """
+        self._wait_until_stored()
         model, content = self._model, BytesIO()
         try:
             model.save(content)
@@ -44,23 +107,51 @@ class ModelCheckpoints:
                 f"no checkpoint can be made, because model.save() fails: {error}. What is live (a "
                 "connection, a lock) may not be among the arguments of a model"
             ) from error
-        self._handler.put(
-            content.getvalue(),
+        put = partial(
+            self._handler.put,
             timesteps=model.num_timesteps,
             policy_version=model._n_updates,
             session=self._session,
             algorithm=class_name(type(model)),
             normaliser=_normaliser(model),
+            is_final=is_final,
         )
+        self._stored = self._storing.submit(self._store, content, put)
+        if is_final:
+            self._wait_until_stored()
 
-    def delete_all_but(self, newest: int) -> None:
-        """Delete all checkpoints of the run but the newest. While Redis is away, none."""
+    def _wait_until_stored(self) -> None:
+        stored, self._stored = self._stored, None
+        if stored is not None:
+            stored.result()
+
+    def _store(self, content: BytesIO, put: Callable[[bytes], None]) -> None:
+        put(content.getvalue())
+        if self._newest is not None:
+            with suppress(RuntimeError):  # the session is over: the next one deletes
+                self._deleting.submit(self._delete_all_but, self._newest)
+
+    def end(self) -> None:
+        """No more come. Does not wait for the threads; closing the Jamboree does."""
+        self._storing.shutdown(wait=False)
+        self._deleting.shutdown(wait=False)
+
+    def _delete_all_but(self, newest: int) -> None:
+        """Delete what is neither among the newest nor the last of a session. MongoDB may be slow.
+
+        While a server is away, none is deleted: the next time makes up for it.
+        """
         try:
-            found = self._handler.checkpoints()
-            for one in found[: max(0, len(found) - newest)]:
-                one.delete()
-        except StoreUnavailable:
-            return
+            for one in CheckpointHandler(self._jam, self._run).checkpoints()[:-newest]:
+                if not one.is_final:
+                    one.delete()
+        except JamboreeError as error:
+            log.debug("old checkpoints of run %r stay for now: %s", self._run, error)
+
+
+def _finish(*pools: ThreadPoolExecutor) -> None:
+    for pool in pools:
+        pool.shutdown()
 
 
 def _normaliser(model: BaseAlgorithm) -> bytes | None:

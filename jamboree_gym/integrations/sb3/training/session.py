@@ -20,7 +20,6 @@ from jamboree_gym.integrations.sb3.training.metric_writer import MetricWriter
 from jamboree_gym.integrations.sb3.training.policy_watch import PolicyWatch, value_and_log_prob
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv
 from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.runs.checkpoints import CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionEnd, SessionHandler
 
@@ -38,13 +37,16 @@ class TrainingSession:
     Args:
         model: The model that learns.
         recorded: Its environment.
+        keep_checkpoints: How many of the run's newest checkpoints stay; None = all.
 
     Attributes:
         timesteps: The model's, after its newest step.
         checkpoints: Of the model.
     """
 
-    def __init__(self, model: BaseAlgorithm, recorded: RecordedEnv) -> None:
+    def __init__(
+        self, model: BaseAlgorithm, recorded: RecordedEnv, *, keep_checkpoints: int | None
+    ) -> None:
         jam, run = recorded.jam, recorded.run
         if model in _open_sessions:
             _open_sessions[model].end("raised")  # it is learning again before that was noticed
@@ -53,7 +55,9 @@ class TrainingSession:
         self._recorded = recorded
         self._id = jam.new_episode_id()
         self._sessions = SessionHandler(jam, run)
-        self.checkpoints = ModelCheckpoints(model, CheckpointHandler(jam, run), session=self._id)
+        self.checkpoints = ModelCheckpoints(
+            model, jam, run, session=self._id, newest=keep_checkpoints
+        )
         self._lock = threading.Lock()
         self._is_over = False
         self._writer = MetricWriter(MetricHandler(jam, run), self._id)
@@ -97,6 +101,7 @@ class TrainingSession:
         for handler in self._recorded.handlers:
             handler.annotation = None  # it was said of a step that does not come
         self._learn.end()
+        self.checkpoints.end()
         self._recorded.jam.remove_close_callback(self._end_raised)
         self._sessions.end(self._id, how, timesteps=self.timesteps)
 
