@@ -1,8 +1,7 @@
 """`checked`: refuses a wrong argument at the call, by its name, and says what is right.
 
-It reads the annotations of a function. There is no library for this here: beartype and typeguard
-answer with their own words for types, take True for a number and NaN for a time, and refuse
-numpy's numbers; each of these would have to be undone.
+It reads the annotations of a function. No library does this as it is needed here: see
+docs/decisions/dependencies.md.
 """
 
 from __future__ import annotations

@@ -333,7 +333,7 @@ def test_what_is_asked_for_is_in_both_stores_and_outlives_an_emptied_redis(jam: 
         ({"max_age_s": True}, "max_age_s=True"),
         ({"keep": {"run": "best"}}, "give a list"),
         ({"keep": [{}]}, "names any of run"),
-        ({"keep": ["best"]}, "names any of run"),
+        ({"keep": ["best"]}, "give a list of dicts"),
         ({"keep": [{"runs": "best"}]}, "there is no 'runs'"),
         ({"keep": [{"run": 3}]}, "run=3 is no text"),
         ({"keep": [{"min_return": "3"}]}, "min_return='3' is no number"),

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.arrays.values import decode_value, encode_value, shown
-from jamboree_gym.errors import InvalidArgument, InvalidRecord
+from jamboree_gym.errors import InvalidRecord
 
 __all__ = ["InfoEncoder", "holds_unrecorded", "info_keys"]
 
@@ -123,18 +123,9 @@ class InfoEncoder:
 
 
 def info_keys(record_infos: bool | Collection[str]) -> tuple[str, ...] | None:
-    """Keys of the infos that are kept; None for all of them.
-
-    Raises:
-        InvalidArgument: It is not True, False or a list of keys.
-    """
+    """Keys of the infos that are kept; None for all of them."""
     if isinstance(record_infos, bool):
         return None if record_infos else ()
-    is_list = isinstance(record_infos, Collection) and not isinstance(record_infos, (str, bytes))
-    if not is_list or not all(isinstance(key, str) for key in record_infos):
-        raise InvalidArgument(
-            f"record_infos={record_infos!r}: choose True, False or a list of keys"
-        )
     return tuple(record_infos)
 
 

@@ -157,7 +157,7 @@ def what_if(
         trust_snapshots: As for `fork`.
 
     Raises:
-        ReplayError: As `fork`; or `n` or `policy` is invalid.
+        ReplayError: As `fork`; or `n` is below 1.
     """
     if n < 1:
         raise ReplayError(f"n={n}: a distribution needs at least one continuation")

@@ -71,5 +71,5 @@ def test_another_class_may_hold_them(jam: Jamboree) -> None:
 
     play(jam)
     assert {type(one) for one in to_trajectories(jam.episodes(), WithRew)} == {WithRew}
-    with pytest.raises(InvalidArgument, match="give a class"):
+    with pytest.raises(InvalidArgument, match="make='WithRew': give a function"):
         to_trajectories(jam.episodes(), "WithRew")  # type: ignore[arg-type]

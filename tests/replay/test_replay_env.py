@@ -26,7 +26,13 @@ from recorded_envs import (
 )
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError, ReplayMismatch
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeNotFound,
+    InvalidArgument,
+    ReplayError,
+    ReplayMismatch,
+)
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import ReplayEnv, ReplayVectorEnv
 
@@ -284,7 +290,7 @@ def test_an_episode_that_is_not_there_is_an_error(jam: Jamboree) -> None:
     "wrong", [{"on_mismatch": "warning"}, {"render_mode": "human"}, {"frames": "both"}]
 )
 def test_a_wrong_choice_names_the_right_ones(jam: Jamboree, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ReplayError, match=r"choose one of .*'(raise|rgb_array|recorded)'"):
+    with pytest.raises(InvalidArgument, match=r": (choose one of|give) .*(raise|rgb_array|rec)"):
         ReplayEnv(counted(jam), **wrong)
 
 

@@ -15,7 +15,7 @@ from recorded_envs import CountingEnv
 
 import jamboree_envs  # noqa: F401 - registers its environments
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import ReplayError
+from jamboree_gym.errors import InvalidArgument, ReplayError
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay import verify, what_if
 
@@ -343,7 +343,7 @@ def test_there_is_at_least_one(jam: Jamboree, n: int) -> None:
 
 
 def test_what_is_no_policy_is_named(jam: Jamboree) -> None:
-    with pytest.raises(ReplayError, match="policy=3: "):
+    with pytest.raises(InvalidArgument, match="policy=3: "):
         what_if(record(jam, "tests/Noisy-v0"), 6, 3)
     with pytest.raises(ReplayError, match="Fork it after 0 to 12 steps"):
         what_if(record(jam, "tests/Noisy-v0"), 13, one)

@@ -214,7 +214,7 @@ def test_a_tag_that_cannot_be_stored_is_named(jam: Jamboree) -> None:
 
 
 def test_a_run_that_is_no_name_is_refused(jam: Jamboree) -> None:
-    with pytest.raises(InvalidArgument, match="run is a name, not 3"):
+    with pytest.raises(InvalidArgument, match="run=3: give a text"):
         jam.record(CountingEnv(), run=3)
 
 
@@ -532,7 +532,7 @@ def test_only_the_keys_asked_for_are_kept(jam: Jamboree) -> None:
 def test_keys_of_infos_that_are_no_list_of_strings_are_refused(
     jam: Jamboree, record_infos: Any
 ) -> None:
-    with pytest.raises(InvalidArgument, match="choose True, False or a list of keys"):
+    with pytest.raises(InvalidArgument, match="give True or False, or a list of texts"):
         jam.record(CountingEnv(), record_infos=record_infos)
 
 

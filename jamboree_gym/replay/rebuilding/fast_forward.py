@@ -53,11 +53,10 @@ def check_step(episode: Episode, step: int) -> None:
     summary = episode.summary
     has_ended = summary.status in ("terminated", "truncated")
     last = summary.steps - int(has_ended)
-    is_number = isinstance(step, int) and not isinstance(step, bool)
-    if not is_number or not 0 <= step <= last:
+    if not 0 <= step <= last:
         end = f" and is {summary.status}, so nothing comes after its end" if has_ended else ""
         raise ReplayError(
-            f"step={step!r}: episode {episode.id!r} has {summary.steps:,} steps{end}. "
+            f"step={step}: episode {episode.id!r} has {summary.steps:,} steps{end}. "
             f"Fork it after 0 to {last} steps."
         )
 

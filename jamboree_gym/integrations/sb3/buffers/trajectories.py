@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.checked import checked
-from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.bulk_read import trips, whole_episodes
 from jamboree_gym.reading.query import EpisodeQuery, found_by
@@ -87,10 +86,7 @@ def to_trajectories(
     Raises:
         EpisodeNotFound: One of them has been deleted meanwhile.
         DecodeError: Bytes of one are damaged; names key and index.
-        InvalidArgument: `make` cannot be called.
     """
-    if make is not None and not callable(make):
-        raise InvalidArgument(f"make={make!r} is called with obs=, acts=, ...: give a class")
     return _trajectories(query, make or Trajectory, progress)
 
 
