@@ -285,7 +285,7 @@ def end_with_parent() -> None:
 def by_player(jam: Jamboree, run: str) -> Mapping[str, list[EpisodeSummary]]:
     """The episodes of each, the oldest first."""
     found = defaultdict(list)
-    for one in jam.episodes(run=run).summaries():
+    for one in jam.episodes(run=run, wait=True).summaries():
         found[one.tags["player"]].append(one)
     return found
 

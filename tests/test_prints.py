@@ -14,7 +14,7 @@ from jamboree_gym.arrays.brief import brief
 from jamboree_gym.replay import verify
 from jamboree_gym.runs.sessions import SessionHandler
 
-MAX_LINES, MAX_COLUMNS = 22, 125
+MAX_LINES, MAX_COLUMNS = 22, 150
 
 
 def record(jam: Jamboree, episodes: int = 1, steps: int = 3, **options: Any) -> str:
@@ -86,10 +86,14 @@ def test_repr_is_short_and_needs_no_server(jam: Jamboree) -> None:
 
 def test_what_cannot_be_read_is_printed_as_its_repr(jam: Jamboree) -> None:
     id = record(jam)
-    episode, run = jam.episode(id), jam.run("r")
+    episode, run, query, runs = jam.episode(id), jam.run("r"), jam.episodes(run="r"), jam.runs()
     jam.close()
     assert str(episode) == repr(episode) == f"<Episode {id!r}>"
     assert str(run) == repr(run) == "<run 'r'>"
+    assert str(query).startswith("<episodes.where(run='r')>: this Jamboree is closed")
+    assert query._repr_html_().startswith("&lt;episodes.where(run=")
+    assert "this Jamboree is closed" in str(runs)
+    assert "this Jamboree is closed" in runs._repr_html_()
 
 
 def test_a_query_shows_the_first_episodes_and_how_many_there_are(jam: Jamboree) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import EpisodeNotFound
+from jamboree_gym.errors import EpisodeNotFound, JamboreeError
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
@@ -363,14 +364,20 @@ class EpisodeQuery(StaysHere):
         return f"<episodes{self._asked}>"
 
     def __str__(self) -> str:
-        """A table of the first episodes."""
-        found = self._found()
+        """A table of the first episodes; if it cannot be read, the conditions and why."""
+        try:
+            found = self._found()
+        except JamboreeError as error:
+            return f"{self!r}: {error}"
         if not found:
             return f"no episodes: {self!r}"
         return text_table(_columns(found, self._connection.clock()), rows=len(found))
 
     def _repr_html_(self) -> str:
-        found = self._found()
+        try:
+            found = self._found()
+        except JamboreeError as error:
+            return escape(f"{self!r}: {error}")
         return html_table(_columns(found, self._connection.clock()), rows=len(found))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from html import escape
 from typing import overload
 
 import pyarrow as pa
 
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import RunNotFound
+from jamboree_gym.errors import JamboreeError, RunNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_summary import RunSummary
@@ -114,13 +115,19 @@ class RunQuery(StaysHere):
 
     def __str__(self) -> str:
         """A table of the newest runs."""
-        names = self.names()
+        try:
+            names = self.names()
+        except JamboreeError as error:
+            return f"{self!r}: {error}"
         if not names:
             return f"no runs yet on {self._connection.store.where}"
         return text_table(self._columns(names), rows=len(names))
 
     def _repr_html_(self) -> str:
-        names = self.names()
+        try:
+            names = self.names()
+        except JamboreeError as error:
+            return escape(f"{self!r}: {error}")
         return html_table(self._columns(names), rows=len(names))
 
     def _columns(self, names: Sequence[str]) -> dict[str, list[object]]:

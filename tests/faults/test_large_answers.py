@@ -52,7 +52,7 @@ READS: dict[str, Callable[[Jamboree, Any, Path], Any]] = {
     ),
     "verify": lambda jam, episode, folder: verify(episode).steps,
     "verify all": lambda jam, episode, folder: verify(jam.episodes())[0].steps,
-    "arrow": lambda jam, episode, folder: jam.episodes().to_arrow(folder / "x.arrow") or STEPS,
+    "arrow": lambda jam, episode, folder: jam.episodes().to_arrow(folder / "x.arrow") and STEPS,
     "backup": lambda jam, episode, folder: jam.backup.flush() - 1,
 }
 
