@@ -95,6 +95,22 @@ _MODULES = {
     "StepData": "records",
     "Transitions": "records",
 }
+# Where a name is that people look for here.
+_ELSEWHERE = {
+    "JamboreeCallback": "from jamboree_gym.integrations.sb3 import JamboreeCallback",
+    "JamboreeReplayBuffer": "from jamboree_gym.integrations.sb3 import JamboreeReplayBuffer",
+    "RecentTransactionsObservation": (
+        "from jamboree_gym.wrappers import RecentTransactionsObservation"
+    ),
+    "RecordEpisodes": "from jamboree_gym.wrappers import RecordEpisodes",
+    "ReplayEnv": "from jamboree_gym.replay import ReplayEnv",
+    "episodes": "Jamboree().episodes(run=...)",
+    "fork": "episode.fork(step)",
+    "record": "Jamboree().record(env)",
+    "run": "Jamboree().run(name)",
+    "verify": "episode.verify(), or from jamboree_gym.replay import verify",
+    "video": "episode.video(path)",
+}
 _ROOMS = {"backup", "handlers", "integrations", "records", "replay", "runs", "servers", "wrappers"}
 
 
@@ -105,7 +121,8 @@ def __getattr__(name: str) -> object:
         return found
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = f": {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

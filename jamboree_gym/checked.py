@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, ParamSpec, TypeVa
 
 from jamboree_gym.errors import InvalidArgument
 
-__all__ = ["Count", "Seconds", "checked", "shown"]
+__all__ = ["Count", "EpochSeconds", "Seconds", "checked", "shown"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +38,16 @@ Count = Annotated[int, AtLeast(0)]
 
 Seconds = Annotated[float, AtLeast(0)]
 """A duration."""
+
+
+class Called(NamedTuple):
+    """What people call such an argument, beside its type."""
+
+    one: str
+
+
+EpochSeconds = Annotated[float, Called("a time in epoch seconds, as of time.time()")]
+"""A point in time."""
 
 _WRONG: Final = object()
 
@@ -66,11 +76,13 @@ class _Signature(NamedTuple):
         positional: In the order of the arguments.
         named: By the name of the argument.
         takes_any_name: Whether it has `**kwargs` without types.
+        takes_more: Whether it has `*args`.
     """
 
     positional: list[_Check | None]
     named: dict[str, _Check | None]
     takes_any_name: bool
+    takes_more: bool
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -90,6 +102,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         nonlocal signature
         if signature is None:  # not earlier: annotations name what stands further down
             signature = _signature_of(function)
+        if len(args) > len(signature.positional) and not signature.takes_more:
+            raise _unnamed(function, args, signature)
         for at, (check, value) in enumerate(zip(signature.positional, args, strict=False)):
             if check is not None and (accepted := check.test(value)) is not value:
                 if accepted is _WRONG:
@@ -118,12 +132,30 @@ def _wrong(name: str, value: Any, check: _Check) -> InvalidArgument:
     return InvalidArgument(f"{name}={shown(value)}: {verb} {check.one}{more}")
 
 
+def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    name = function.__name__
+    return type(args[0]).__name__ if name == "__init__" else name
+
+
+def _unnamed(
+    function: Callable[..., Any], args: tuple[Any, ...], signature: _Signature
+) -> InvalidArgument:
+    """The error for more values than the function takes without a name."""
+    names, value = list(signature.named), args[len(signature.positional)]
+    rest = names[len(signature.positional) :]
+    called = _called(function, args)
+    if not rest:
+        return InvalidArgument(f"{called}() takes no further argument: {shown(value)}")
+    more = ", ..." if len(rest) > 1 else ""
+    return InvalidArgument(
+        f"{called}() takes {shown(value)} by name only: {called}({rest[0]}=...{more})"
+    )
+
+
 def _misspelt(
     function: Callable[..., Any], args: tuple[Any, ...], name: str, signature: _Signature
 ) -> InvalidArgument:
-    called = function.__name__
-    if called == "__init__":
-        called = type(args[0]).__name__
+    called = _called(function, args)
     known = [one for one in signature.named if one != "self"]
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
@@ -174,7 +206,7 @@ def _signature_of(function: Callable[..., Any]) -> _Signature:
     plain = inspect.unwrap(function)
     positional: list[_Check | None] = []
     named: dict[str, _Check | None] = {}
-    takes_any_name = False
+    takes_any_name = takes_more = False
     for parameter in inspect.signature(plain).parameters.values():
         annotation = _evaluated(parameter.annotation, plain.__globals__)
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -184,11 +216,13 @@ def _signature_of(function: Callable[..., Any]) -> _Signature:
                 named |= {name: _check_of(hint) for name, hint in hints.items()}
             else:
                 takes_any_name = True
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            takes_more = True
+        else:
             named[parameter.name] = check = _check_of(annotation)
             if parameter.kind is not parameter.KEYWORD_ONLY:
                 positional.append(check)
-    return _Signature(positional, named, takes_any_name)
+    return _Signature(positional, named, takes_any_name, takes_more)
 
 
 def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
@@ -208,7 +242,10 @@ def _check_of(annotation: Any) -> _Check | None:
     if origin in (typing.Union, UnionType):
         return _any_of(parts)
     if origin is Annotated:
-        return _at_least(_check_of(parts[0]), parts[1])
+        check, said = _check_of(parts[0]), parts[1]
+        if isinstance(said, Called):
+            return check and check._replace(one=said.one, many=said.one)
+        return _at_least(check, said)
     if origin is Literal:
         return _choice(parts)
     if origin is type:

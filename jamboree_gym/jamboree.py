@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from jamboree_gym.backup import Backup
 from jamboree_gym.backup.automatic import automatic_backup
-from jamboree_gym.checked import Count, Seconds, checked
+from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode
@@ -266,7 +266,7 @@ class Jamboree(HasConnection):
         status: str | None = None,
         tags: Mapping[str, Any] | None = None,
         min_return: float | None = None,
-        since: float | None = None,
+        since: EpochSeconds | None = None,
         order_by: str | None = None,
         limit: Count | None = None,
         wait: bool = False,
@@ -302,6 +302,7 @@ class Jamboree(HasConnection):
         query = query if order_by is None else query.order_by(order_by)
         return query if limit is None else query[:limit]
 
+    @checked
     def runs(self) -> RunQuery:
         """All runs, the one written last at the end.
 
@@ -336,7 +337,7 @@ class Jamboree(HasConnection):
         run: RunNames | None = None,
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
-        since: float | None = None,
+        since: EpochSeconds | None = None,
         timeout_s: Seconds | None = None,
         wait: bool = False,
         forks: bool = False,
@@ -382,7 +383,7 @@ class Jamboree(HasConnection):
         run: RunNames | None = None,
         env_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
-        since: float | None = None,
+        since: EpochSeconds | None = None,
         timeout_s: Seconds | None = None,
         wait: bool = False,
         forks: bool = False,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from jamboree_gym import InvalidArgument
+from jamboree_gym import InvalidArgument, Jamboree
 from jamboree_gym.checked import Count, Seconds, checked, shown
 
 
@@ -165,3 +165,12 @@ def test_a_right_call_costs_one_call_for_each_argument() -> None:
         sys.setprofile(None)
 
     assert len(calls) <= 12, calls  # the decorator's own, the function, and the tests
+
+
+def test_a_value_without_a_name_says_which_names_there_are(jam: Jamboree) -> None:
+    with pytest.raises(
+        InvalidArgument, match=r"episodes\(\) takes 'a' by name only: episodes\(run="
+    ):
+        jam.episodes("a")  # type: ignore[misc]
+    with pytest.raises(InvalidArgument, match=r"runs\(\) takes no further argument: 'a'"):
+        jam.runs("a")  # type: ignore[call-arg]

@@ -125,3 +125,9 @@ def test_an_episode_shows_what_a_user_needs() -> None:
         *("predecessor", "provenance", "recent", "renders", "snapshots", "status", "steps"),
         *("summary", "table", "tail", "verify", "video", "what_if"),
     ]
+
+
+@pytest.mark.parametrize("name", ["record", "JamboreeCallback", "verify"])
+def test_a_name_that_is_elsewhere_says_where(name: str) -> None:
+    with pytest.raises(AttributeError, match=rf"has no attribute {name!r}: .*{name}"):
+        getattr(jamboree_gym, name)

@@ -84,12 +84,14 @@ def test_repr_is_short_and_needs_no_server(jam: Jamboree) -> None:
         assert len(repr(thing)) <= 2 * MAX_COLUMNS, name
 
 
-def test_what_cannot_be_read_is_printed_as_its_repr(jam: Jamboree) -> None:
+def test_what_cannot_be_read_is_printed_with_the_reason(jam: Jamboree) -> None:
     id = record(jam)
     episode, run, query, runs = jam.episode(id), jam.run("r"), jam.episodes(run="r"), jam.runs()
     jam.close()
-    assert str(episode) == repr(episode) == f"<Episode {id!r}>"
-    assert str(run) == repr(run) == "<run 'r'>"
+    assert repr(episode) == f"<Episode {id!r}>"
+    assert str(episode).startswith(f"<Episode {id!r}>: this Jamboree is closed")
+    assert repr(run) == "<run 'r'>"
+    assert str(run).startswith("<run 'r'>: this Jamboree is closed")
     assert str(query).startswith("<episodes.where(run='r')>: this Jamboree is closed")
     assert query._repr_html_().startswith("&lt;episodes.where(run=")
     assert "this Jamboree is closed" in str(runs)
@@ -107,6 +109,11 @@ def test_a_query_shows_the_first_episodes_and_how_many_there_are(jam: Jamboree) 
         str(jam.episodes(min_return=1e9))
         == "no episodes: <episodes.where(min_return=1000000000.0)>"
     )
+
+
+def test_repr_of_a_query_has_all_that_was_asked(jam: Jamboree) -> None:
+    query = jam.episodes(run="r", wait=True, forks=True)[:3]
+    assert repr(query) == "<episodes(wait=True, forks=True).where(run='r')[:3]>"
 
 
 def test_a_query_of_several_runs_shows_the_run(jam: Jamboree) -> None:

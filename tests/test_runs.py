@@ -219,6 +219,19 @@ def test_several_runs_are_read_together(jam: Jamboree) -> None:
     }
 
 
+def test_the_way_to_wait_is_a_note_of_the_error(jam: Jamboree) -> None:
+    with pytest.raises(RunNotFound) as error:
+        jam.episodes(run="later").ids()
+    assert error.value.__notes__ == ["wait=True waits for a run that is to come"]
+
+
+def test_a_long_name_is_shortened(jam: Jamboree) -> None:
+    record(jam, "x" * 300)
+    with pytest.raises(RunNotFound) as error:
+        jam.episodes(run="y" * 300).ids()
+    assert len(str(error.value)) < 200
+
+
 # -- ids ----------------------------------------------------------------------------------------
 
 
@@ -261,6 +274,39 @@ def test_restoring_takes_episodes_and_beginnings_of_ids(jam: Jamboree) -> None:
     assert jam.backup.restore([id[:6]]) == 1
     with pytest.raises(JamboreeError):
         jam.backup.restore(["zz"])
+
+
+def test_a_run_in_place_of_an_id_is_said(jam: Jamboree) -> None:
+    record(jam, "lander")
+    with pytest.raises(EpisodeNotFound, match=r"it is a run: jam\.run\('lander'\)"):
+        jam.episode("lander").data()
+
+
+# -- membership ---------------------------------------------------------------------------------
+
+
+def test_runs_and_episodes_are_found_with_in(jam: Jamboree) -> None:
+    id = record(jam, "a")
+    episode = jam.episodes().last()
+
+    assert "a" in jam.runs()
+    assert jam.run("a") in jam.runs()
+    assert "b" not in jam.runs()
+    assert id in jam.episodes()
+    assert episode in jam.episodes()
+    assert episode in list(jam.episodes())
+    assert episode not in jam.episodes(min_return=1e9)
+
+
+def test_two_that_name_the_same_are_equal(jam: Jamboree) -> None:
+    id = record(jam, "a")
+    with Jamboree(f"unix://{jam._connection.store.where}") as other:
+        assert jam.episode(id) == jam.episode(id)
+        assert jam.run("a") == jam.run("a")
+        assert jam.episode(id) != other.episode(id)
+        assert jam.run("a") != other.run("a")
+    assert len({jam.episode(id), jam.episode(id), jam.run("a"), jam.run("a")}) == 2
+    assert jam.episode(id) != id
 
 
 # -- tables for people --------------------------------------------------------------------------

@@ -68,6 +68,7 @@ TAKEN: dict[str, Collection[str]] = {
     "Count": {"whole", "numpy whole"},
     "float": {"whole", "numpy whole", "negative", "fraction"},
     "Seconds": {"whole", "numpy whole", "fraction"},
+    "EpochSeconds": {"whole", "numpy whole", "negative", "fraction"},
     "str": {"text"},
     "Mapping[str, Any]": {"dict"},
     "Progress": {"function", "class"},

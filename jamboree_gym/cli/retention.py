@@ -75,12 +75,12 @@ def retain(
             limit = None if size is None else int(size)
             if not show:
                 going = jam.backup.would_evict(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
-                if dry_run or going:
-                    typer.echo(str(going))
                 if dry_run:
+                    limits = RetentionPolicy(limit, age_s, rules)
+                    typer.echo(printable(f"{going}\nwould hold then: {_one_line(limits)}"))
                     return
                 if going:
-                    confirm("That follows from these limits", yes=yes)
+                    confirm(str(going), yes=yes)
                 replaced = jam.backup.retain(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
                 if replaced not in (RetentionPolicy(), jam.backup.retention()):
                     typer.echo(printable(f"replaced: {_one_line(replaced)}"))
@@ -97,12 +97,11 @@ def trim(store: StoreOptions, dry_run: DryRunOption = False, yes: YesOption = Fa
         going = jam.backup.would_evict(
             max_redis_bytes=policy.max_redis_bytes, max_age_s=policy.max_age_s, keep=policy.keep
         )
-        if dry_run or going:
-            typer.echo(str(going))
         if dry_run:
+            typer.echo(str(going))
             return
         if going:
-            confirm("That follows from what retain was told", yes=yes)
+            confirm(str(going), yes=yes)
         typer.echo(str(jam.backup.trim()))
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jamboree_gym.arrays.values import encode_mapping
-from jamboree_gym.checked import Count, Seconds, checked
+from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_records
@@ -209,13 +209,13 @@ class DBHandler(StaysHere):
         return next(iter(self.many(1)), None)
 
     @checked
-    def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
+    def between(self, t0: EpochSeconds, t1: EpochSeconds) -> list[dict[str, Any]]:
         """Records with t0 <= timestamp <= t1 (epoch seconds), oldest first."""
         records = self._records(self._connection.store.between(self._settled_key(), t0, t1))
         return [record for record in records if t0 <= record["timestamp"] <= t1]
 
     @checked
-    def as_of(self, t: float) -> dict[str, Any] | None:
+    def as_of(self, t: EpochSeconds) -> dict[str, Any] | None:
         """The newest record with timestamp <= t (epoch seconds): what was known at that time."""
         records = self._records(self._connection.store.as_of(self._settled_key(), t))
         return next((record for record in reversed(records) if record["timestamp"] <= t), None)

@@ -175,5 +175,7 @@ def _values(a: Rows, b: Rows, field: str, row: int) -> tuple[Any, Any]:
 
 def _shown(value: Any) -> str:
     """In few words; a number of NumPy as the number that it is."""
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value[()]
     text = str(value) if isinstance(value, (str, np.generic)) else repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."

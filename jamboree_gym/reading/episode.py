@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from gymnasium import spaces
 
-from jamboree_gym.checked import Count, Seconds, checked
+from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
@@ -227,7 +227,7 @@ class Episode(StaysHere):
         return to_transitions(rows[max(0, len(rows) - n - 1) :])
 
     @checked
-    def between(self, t0: float, t1: float) -> Transitions:
+    def between(self, t0: EpochSeconds, t1: EpochSeconds) -> Transitions:
         """Steps with t0 <= timestamp <= t1 (epoch seconds) as arrays, oldest first.
 
         Example:
@@ -245,7 +245,7 @@ class Episode(StaysHere):
         return to_transitions(rows[first - 1 : max(first, stop)])
 
     @checked
-    def as_of(self, t: float) -> StepData | None:
+    def as_of(self, t: EpochSeconds) -> StepData | None:
         """The newest step with timestamp <= t (epoch seconds): what was known then.
 
         Returns:
@@ -499,16 +499,26 @@ class Episode(StaysHere):
         """Rows with these numbers, as they are stored: row 0 is the reset, row k the k-th step."""
         return self._reader.rows(start, stop)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same episode of the same Jamboree."""
+        if not isinstance(other, Episode):
+            return NotImplemented
+        return self.id == other.id and self._connection is other._connection
+
+    def __hash__(self) -> int:
+        """Of its id."""
+        return hash(self.id)
+
     def __repr__(self) -> str:
         """The id."""
         return f"<Episode {self.id!r}>"
 
     def __str__(self) -> str:
-        """Its summary in one line; if that cannot be read, the id."""
+        """Its summary in one line; if that cannot be read, the id and why."""
         try:
             return str(self.summary)
-        except JamboreeError:
-            return repr(self)
+        except JamboreeError as error:
+            return f"{self!r}: {error}"
 
 
 def _replay() -> ModuleType:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow as pa
 
-from jamboree_gym.checked import Count, checked
+from jamboree_gym.checked import Count, EpochSeconds, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound, JamboreeError
 from jamboree_gym.process_life import StaysHere
@@ -76,7 +76,8 @@ class EpisodeQuery(StaysHere):
         self._named: tuple[str, ...] = ()  # all runs that a condition names
         self._stages: tuple[Stage, ...] = ()
         self._is_cut = False
-        self._asked = ""
+        options = [name for name, is_set in (("wait", wait), ("forks", forks)) if is_set]
+        self._asked = f"({', '.join(f'{name}=True' for name in options)})" if options else ""
 
     @checked
     def where(
@@ -93,8 +94,8 @@ class EpisodeQuery(StaysHere):
         max_return: float | None = None,
         min_steps: Count | None = None,
         max_steps: Count | None = None,
-        since: float | None = None,
-        until: float | None = None,
+        since: EpochSeconds | None = None,
+        until: EpochSeconds | None = None,
     ) -> EpisodeQuery:
         """Keep only episodes that match all conditions; bounds are included.
 
@@ -333,6 +334,10 @@ class EpisodeQuery(StaysHere):
     def __iter__(self) -> Iterator[Episode]:
         """Iterate over the episodes."""
         return (Episode(self._connection, id) for id in self.ids())
+
+    def __contains__(self, episode: object) -> bool:
+        """Whether it finds this episode, or the one with this id."""
+        return (episode.id if isinstance(episode, Episode) else episode) in self.ids()
 
     def __len__(self) -> int:
         """Number of episodes."""

@@ -92,9 +92,11 @@ class RowReader:
         return StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
 
     def _not_found(self) -> EpisodeNotFound:
+        store, namespace = self._connection.store, self._connection.keyspace.namespace
+        is_run = self._id in store.listings.runs()
+        hint = f"; it is a run: jam.run({self._id!r}), or --run {self._id}" if is_run else ""
         return EpisodeNotFound(
-            f"no episode {self._id!r} in namespace {self._connection.keyspace.namespace!r} on "
-            f"{self._connection.store.where}"
+            f"no episode {self._id!r} in namespace {namespace!r} on {store.where}{hint}"
         )
 
 

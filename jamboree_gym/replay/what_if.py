@@ -97,8 +97,14 @@ class WhatIf:
             f"episode {self.episode_id} from step {self.step} on, {len(self):,} times: return "
             f"{self.mean:.6g} on average ({spread}), {self.lengths.mean():.6g} steps\n"
             f"what happened: return {self.recorded_return:.6g}, {self.recorded_length:,} steps; "
-            f"{self.share_better:.0%} did better"
+            f"{self.share_better:.0%} did better{self._remark}"
         )
+
+    @property
+    def _remark(self) -> str:
+        if len(self) == 1 or (self.returns != self.returns[0]).any():
+            return ""
+        return "; all are equal: deterministic=False draws the actions of a model"
 
 
 @checked

@@ -82,7 +82,7 @@ class Run(StaysHere):
 
         Example:
             >>> for episode, step in jam.run("ppo").recent(16):
-            ...     print(episode.id[:8], step.index, step.action, step.reward)
+            ...     print(episode.id, step.index, step.action, step.reward)
 
         Args:
             n: So many steps, or as many as it has.
@@ -268,16 +268,26 @@ class Run(StaysHere):
         )
         return resumed
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the run of this name of the same Jamboree."""
+        if not isinstance(other, Run):
+            return NotImplemented
+        return self.name == other.name and self._connection is other._connection
+
+    def __hash__(self) -> int:
+        """Of its name."""
+        return hash(self.name)
+
     def __repr__(self) -> str:
         """Its name."""
         return f"<run {self.name!r}>"
 
     def __str__(self) -> str:
-        """Its summary in one line; if that cannot be read, the name."""
+        """Its summary in one line; if that cannot be read, the name and why."""
         try:
             return str(self.summary)
-        except JamboreeError:
-            return repr(self)
+        except JamboreeError as error:
+            return f"{self!r}: {error}"
 
 
 def _as_text(asked: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ class RunQuery(StaysHere):
 
     Reads nothing until it is used, and reads again each time. `len`, `names` and iterating ask for
     the names alone, in one round trip. Each row of a table takes a few round trips and reads the
-    summaries of all episodes of that run. `print` shows the newest 20 runs.
+    summaries of all episodes of that run. `print` shows the newest 20 runs, the newest first.
 
     Example:
         >>> print(jam.runs())
@@ -80,6 +80,10 @@ class RunQuery(StaysHere):
     def __iter__(self) -> Iterator[Run]:
         """Iterate over the runs."""
         return (Run(self._connection, name) for name in self.names())
+
+    def __contains__(self, run: object) -> bool:
+        """Whether there is this run, or one of this name."""
+        return (run.name if isinstance(run, Run) else run) in self.names()
 
     def __len__(self) -> int:
         """Number of runs."""

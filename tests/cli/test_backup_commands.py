@@ -129,13 +129,14 @@ def test_a_limit_says_what_goes_and_does_nothing_without_a_yes(jam: Jamboree, ru
     assert "2 episodes would leave Redis, at most 0.0 MiB" in refused.output
     assert "add --yes to do it, or --dry-run" in refused.output
     assert dry.output.startswith("2 episodes would leave Redis")
+    assert dry.output.endswith("would hold then: what is older than 0.05 s goes\n")
     assert jam.backup.retention() == RetentionPolicy()
 
     assert run(*limit, "--yes").exit_code == 0
     assert jam.backup.retention() == RetentionPolicy(max_age_s=0.05)
     assert run("trim").exit_code == 2
     assert run("trim", "--dry-run").output.startswith("2 episodes")
-    assert "2 episodes" in run("trim", "--yes").output
+    assert "2 summaries" not in run("trim", "--yes").output
     assert str(jam.backup.would_evict(max_age_s=0.0)) == "nothing would leave Redis now"
 
 

@@ -17,6 +17,7 @@ RunNames = str | Sequence[str]
 
 MAX_NAMED = 10  # names of runs that an error lists
 MAX_IDS = 3
+MAX_LETTERS = 60  # of a name
 _FULL_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -87,7 +88,9 @@ def check_runs(connection: Connection, names: Iterable[str]) -> None:
     known = connection.store.listings.runs()
     for name in asked:
         if name not in known:
-            raise RunNotFound(_no_run(connection, name, known))
+            error = RunNotFound(_no_run(connection, name, known))
+            error.add_note("wait=True waits for a run that is to come")
+            raise error
 
 
 def _no_run(connection: Connection, name: str, known: Collection[str]) -> str:
@@ -95,12 +98,14 @@ def _no_run(connection: Connection, name: str, known: Collection[str]) -> str:
         where = f"{connection.store.where}, namespace {connection.keyspace.namespace!r}"
         return f"no run {name!r}: nothing has been recorded yet on {where}"
     nearest = sorted(known, key=lambda one: SequenceMatcher(None, name, one).ratio(), reverse=True)
-    return (
-        f"no run {name!r}; there {'is' if len(known) == 1 else 'are'} {_listed(nearest)} "
-        "(wait=True waits for a run that is to come)"
-    )
+    verb = "is" if len(known) == 1 else "are"
+    return f"no run {_short(repr(name))}; there {verb} {_listed(nearest)}"
 
 
 def _listed(names: Sequence[str], most: int = MAX_NAMED) -> str:
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_short, names[:most])) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 3]}..."
