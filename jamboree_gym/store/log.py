@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch, decode_head
 from jamboree_gym.errors import DecodeError
@@ -27,9 +27,11 @@ __all__ = [
     "birth_of",
     "identity",
     "key_of",
+    "or_error",
 ]
 
 _BORN = struct.Struct(">d")
+_T = TypeVar("_T")
 
 
 def identity(key: str, born: float) -> str:
@@ -40,6 +42,14 @@ def identity(key: str, born: float) -> str:
 def key_of(identity: str) -> str:
     """The key in an identity."""
     return identity.partition("#")[0]
+
+
+def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
+    """What a function decodes, or the `DecodeError` that it raises."""
+    try:
+        return decode()
+    except DecodeError as error:
+        return error
 
 
 class IndexEntry(NamedTuple):

@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -198,10 +199,8 @@ def stored_batches(documents: Iterable[Any]) -> Iterator[tuple[str, StoredBatch]
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
         is_whole = all(_is_part(one, number) for number, one in enumerate(parts))
-        yield (
-            log,
-            StoredBatch(start, b"".join(one["content"] for one in parts) if is_whole else None),
-        )
+        blob = b"".join(one["content"] for one in parts) if is_whole else None
+        yield log, StoredBatch(start, blob)
 
 
 def _is_part(document: Any, number: int) -> bool:
@@ -233,10 +232,8 @@ def blob_content(document: Any, *, where: str) -> bytes:
     """
     content = checked_content(document, where=f"{where}: the blob")
     if digest(content) != document["_id"]:
-        raise DecodeError(
-            f"{where}: the blob {document['_id']}: the content is not that of its name, it is "
-            "damaged"
-        )
+        what = "the content is not that of its name, it is damaged"
+        raise DecodeError(f"{where}: the blob {document['_id']}: {what}")
     return content
 
 
@@ -266,10 +263,7 @@ def _check_format(document: Any, at: str) -> None:
 
 
 def _crc_of(batches: Iterable[bytes]) -> int:
-    crc = 0
-    for batch in batches:
-        crc = zlib.crc32(batch, crc)
-    return crc
+    return reduce(lambda crc, batch: zlib.crc32(batch, crc), batches, 0)
 
 
 def database_name(namespace: str) -> str:

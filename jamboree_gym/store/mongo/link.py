@@ -74,8 +74,7 @@ class MongoLink:
     Attributes:
         where: As given.
         database: The database; its writes wait for `w=majority, j=True`.
-        logs: A document for each log.
-        chunks: The batches that have documents of their own.
+        logs, chunks: A document for each log, and the batches that have their own.
         blobs: Immutable content.
         deleted: The tombstones.
         settings: Settings of the namespace, and the identity of this MongoDB.

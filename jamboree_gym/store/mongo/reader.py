@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch
@@ -71,11 +72,10 @@ def _in_order(log: StoredLog, batches: _SortedBatches, key: str, where: str) -> 
         expected = decode_batch(blob, where=where).stop
         yield blob
     for batch in batches.of(identity(key, log.head.born)):
-        if batch.blob is None:
-            raise DecodeError(f"{where} at index {batch.start}: checksum does not match")
+        blob = _blob_of(batch, where)
         if expected <= batch.start < log.head.count:
-            expected = decode_batch(batch.blob, where=where).stop
-            yield batch.blob
+            expected = decode_batch(blob, where=where).stop
+            yield blob
 
 
 class _SortedBatches:
@@ -101,15 +101,25 @@ def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator
     Raises:
         DecodeError: A batch is damaged or missing.
     """
-    expected: int | None = None
+    expected = head.first
     for blob in blobs:
         batch = decode_batch(blob, where=where)
-        if batch.start > (head.first if expected is None else expected):
-            raise DecodeError(f"{where} at index {expected or head.first}: a batch is missing")
+        if batch.start > expected:
+            raise _missing(where, expected)
         expected = batch.stop
         yield batch
-    if (head.first if expected is None else expected) < head.count:
-        raise DecodeError(f"{where} at index {expected or head.first}: a batch is missing")
+    if expected < head.count:
+        raise _missing(where, expected)
+
+
+def _missing(where: str, index: int) -> DecodeError:
+    return DecodeError(f"{where} at index {index}: a batch is missing")
+
+
+def _blob_of(batch: StoredBatch, where: str) -> bytes:
+    if batch.blob is None:
+        raise DecodeError(f"{where} at index {batch.start}: checksum does not match")
+    return batch.blob
 
 
 def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
@@ -181,26 +191,12 @@ class StoredBatches:
         if start >= stop:
             return []
         blobs = [one for span, one in self._inline if span[1] > start and span[0] < stop]
-        batches = [decode_batch(one, where=self._where) for one in blobs]
         if self._inline_stop < stop:
             first = self._span_at(max(start, self._inline_stop))[0]
-            for stored in self._mongo.batches_from(self._key, self._log.head.born, first, stop):
-                if stored.blob is None:
-                    raise DecodeError(
-                        f"{self._where} at index {stored.start}: checksum does not match"
-                    )
-                batches.append(decode_batch(stored.blob, where=self._where))
-        self._check(batches, start, stop)
-        return batches
-
-    def _check(self, batches: list[Batch], start: int, stop: int) -> None:
-        expected = start
-        for batch in batches:
-            if batch.start > expected:
-                break
-            expected = batch.stop
-        if expected < stop:
-            raise DecodeError(f"{self._where} at index {expected}: a batch is missing")
+            later = self._mongo.batches_from(self._key, self._log.head.born, first, stop)
+            blobs += [_blob_of(one, self._where) for one in later]
+        wanted = replace(self._log.head, first=start, count=stop)
+        return list(checked_chain(blobs, wanted, where=self._where))
 
     @property
     def _inline_stop(self) -> int:
@@ -212,7 +208,7 @@ class StoredBatches:
         if span is None:
             span = self._mongo.batch_at(self._key, self._log.head.born, index)
         if span is None or not span[0] <= index < span[1]:
-            raise DecodeError(f"{self._where} at index {index}: a batch is missing")
+            raise _missing(self._where, index)
         return span
 
     def _first(self, is_at_or_after: Callable[[Span], bool]) -> int:

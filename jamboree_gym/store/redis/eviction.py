@@ -144,7 +144,7 @@ class Eviction(RedisPart):
                 for name, summary in zip(pairs[::2], pairs[1::2], strict=True)
             }
             calls: list[Call] = [("EXISTS", self._keyspace.episode(id)) for id in sizes]
-            answers = self._answers(calls)
+            answers = self._link.send(calls)
             yield {id: sizes[id] for id, there in zip(sizes, answers, strict=True) if not there}
 
     def unlist(self, run: str, ids: Sequence[str]) -> None:
@@ -164,14 +164,11 @@ class Eviction(RedisPart):
                 call: Call = ("SCAN", cursor, "MATCH", of, *count)
             else:
                 call = ("HSCAN", of, cursor, *count)
-            cursor, found = self._link.checked(self._answers([call])[0], key=of)
+            cursor, found = self._link.checked(self._link.send([call])[0], key=of)
             if found:
                 yield found
             if cursor in (b"0", 0):
                 return
-
-    def _answers(self, calls: Sequence[Call]) -> list[Any]:
-        return self._link.pipeline(lambda: calls) if calls else []
 
 
 class Restorer(RedisPart):
@@ -211,21 +208,14 @@ class Restorer(RedisPart):
             instead_of: A damaged head, whose log is replaced if MongoDB has all of it.
 
         Returns:
-            False when Redis already holds as much or more, or something else, or anything was
-            deleted meanwhile, or Redis emptied.
+            False as in `put_back` of `store/restore.py`.
         """
         space = self._keyspace
         summaries = space.summaries(entry.run if entry else "")
         listings = (summaries, space.runs, space.deletions, space.unbacked)
         keys = (key, *listings, space.epoch, space.backup)
-        arguments = (
-            standing,
-            *listing_arguments(entry),
-            instead_of,
-            head.encode(),
-            *mongo,
-            *batches,
-        )
+        content = (instead_of, head.encode(), *mongo, *batches)
+        arguments = (standing, *listing_arguments(entry), *content)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))
 
     def replace(

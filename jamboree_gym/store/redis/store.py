@@ -75,11 +75,8 @@ class RedisStore(LogStore):
     ) -> RedisStore:
         """Open a store of its own by URL: `redis://`, `rediss://` or `unix://`.
 
-        Args:
-            url: The address.
-            keyspace: Names of all keys.
-            revive: Called once after a lost connection, before the one retry (embedded servers come
-                back this way).
+        `revive` is called once after a lost connection, before the one retry: embedded servers come
+        back this way.
 
         Raises:
             InvalidUrl: Another scheme, or a malformed address.
@@ -94,10 +91,7 @@ class RedisStore(LogStore):
         return self.link.where
 
     def check(self, *, fsync: bool = False) -> None:
-        """Make sure that a server answers that can do what is asked.
-
-        Args:
-            fsync: Whether appends are to be confirmed by `WAITAOF`.
+        """Make sure that a server answers that can do what is asked: see `check_server`.
 
         Raises:
             StoreUnavailable: Nothing answers there, or it refuses the login.
