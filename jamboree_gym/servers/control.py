@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jamboree_gym.errors import EmbeddedServerError, JamboreeError, MissingExtra
+from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 from jamboree_gym.servers.own_files import check_entry, foreign
 
 __all__ = [
@@ -51,8 +51,8 @@ def decode(line: bytes) -> dict[str, Any]:
     return message
 
 
-def error_reply(error: JamboreeError) -> dict[str, Any]:
-    """The reply that makes the client raise `error`."""
+def error_reply(error: Exception) -> dict[str, Any]:
+    """The reply that makes the client raise such an error."""
     kind = "missing_extra" if isinstance(error, MissingExtra) else "failed"
     return {"ok": False, "kind": kind, "error": str(error)}
 
