@@ -179,6 +179,12 @@ class Group:
         """Inverse of `build`."""
         return [value[name] for name in self.names] if self.kind == "dict" else list(value)
 
+    def fits(self, value: Any) -> bool:
+        """Whether a value has these parts; a list may stand for a tuple, and a tuple for a list."""
+        if self.kind == "dict":
+            return isinstance(value, dict) and value.keys() == set(self.names)
+        return isinstance(value, (list, tuple)) and len(value) == len(self.parts)
+
 
 Column: TypeAlias = Leaf | Encoded
 Layout: TypeAlias = Leaf | Encoded | Group
@@ -202,15 +208,11 @@ def share_columns(one: Layout, other: Layout) -> bool:
     if one is other:
         return True
     if isinstance(one, Group) and isinstance(other, Group):
-        return (
-            one.kind == other.kind
-            and one.names == other.names
-            and all(map(share_columns, one.parts, other.parts))
-        )
+        is_alike = (one.kind, one.names) == (other.kind, other.names)
+        return is_alike and all(map(share_columns, one.parts, other.parts))
     if isinstance(one, Leaf) and isinstance(other, Leaf):
-        return (
-            one.dtype == other.dtype and one.shape == other.shape and one.is_array == other.is_array
-        )
+        is_alike = one.is_array == other.is_array
+        return is_alike and (one.dtype, one.shape) == (other.dtype, other.shape)
     return one == other
 
 
@@ -347,11 +349,10 @@ def layout_from_json(content: Mapping[str, Any], depth: int = 0) -> Layout:
     if kind in _KINDS:
         return _leaf_from_json(content)
     names, parts = content["names"], content["parts"]
-    if kind not in ("dict", "tuple", "list") or len(names) != len(parts):
-        raise ValueError(f"not a layout: {content}")
-    if not all(type(name) in (str, int) for name in names) or len(set(names)) != len(names):
-        raise ValueError(f"not a layout: {content}")
-    if kind != "dict" and names != list(range(len(names))):
+    are_names = all(type(name) in (str, int) for name in names) and len(set(names)) == len(names)
+    if kind != "dict":
+        are_names = kind in ("tuple", "list") and names == list(range(len(names)))
+    if not are_names or len(names) != len(parts):
         raise ValueError(f"not a layout: {content}")
     if depth > _MAX_DEPTH:
         raise ValueError(f"not a layout: more than {_MAX_DEPTH} values within each other")

@@ -11,9 +11,22 @@ from typing import Any
 from jamboree_gym.arrays.values import comes_back_alike, decode_value, encode_value
 from jamboree_gym.errors import InvalidRecord
 
-__all__ = ["NotSent", "arguments_as_json", "arguments_from_json", "json_error", "shown", "unkept"]
+__all__ = [
+    "SPEC_FIELDS",
+    "NotSent",
+    "arguments_as_json",
+    "arguments_from_json",
+    "json_error",
+    "shown",
+    "unkept",
+]
 
 MAX_SHOWN = 200
+SPEC_FIELDS = (
+    *("id", "entry_point", "reward_threshold", "nondeterministic", "max_episode_steps"),
+    "order_enforce",
+)
+"""What an `EnvSpec` has beside its arguments and its wrappers."""
 
 
 class NotSent:

@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 
 from jamboree_gym.arrays.values import decode_value, encode_value
-from jamboree_gym.environment.atari_rng import state_as_bytes
+from jamboree_gym.environment.atari_rng import emulator_of, state_as_bytes
 from jamboree_gym.environment.provenance import class_name, generator_of
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
 
@@ -258,11 +258,10 @@ def _set(wrapper: Any, attributes: Sequence[str], values: Sequence[Any]) -> None
 
 def _ale(env: Any) -> _Layer | None:
     """The emulator with its own generator; `np_random` draws only the number of no-op frames."""
-    ale_py, emulator = sys.modules.get("ale_py"), getattr(env, "ale", None)
-    if ale_py is None or not isinstance(emulator, ale_py.ALEInterface):
-        return None
-    if not type(env).__module__.startswith("ale_py."):
+    emulator = emulator_of(env)
+    if emulator is None or not type(env).__module__.startswith("ale_py."):
         return None  # a user's subclass may remember more
+    ale_py = sys.modules["ale_py"]
     return _Layer(
         f"{class_name(type(env))}, ale-py {ale_py.__version__}",
         lambda: state_as_bytes(emulator),

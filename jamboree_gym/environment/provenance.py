@@ -108,11 +108,8 @@ def describe_imported(
 ) -> bytes:
     """As `describe`, for imported episodes; unknown facts are null.
 
-    Args:
-        spec: Spec of the environment; None if it is unknown.
-        observation_space: Space of the observations.
-        action_space: Space of the actions.
-        source: Origin of the episodes; JSON, stored as `imported`.
+    `source` says where the episodes come from: JSON, stored as `imported`. `spec` is None where the
+    environment is unknown.
     """
     content = json.loads(_described(spec, observation_space, action_space, None))
     unknown = dict.fromkeys(("platform", "git_commit", "host", "pid"))
@@ -243,18 +240,22 @@ def _assembled(env: gym.Env[Any, Any]) -> EnvSpec | None:
         elif isinstance(wrapper, OrderEnforcing):
             spec.order_enforce = True
         elif not isinstance(wrapper, PassiveEnvChecker):
-            name, entry_point = (
-                wrapper.class_name(),
-                f"{wrapper.__module__}:{type(wrapper).__name__}",
-            )
-            spec.additional_wrappers += (WrapperSpec(name, entry_point, _saved(wrapper)),)
+            entry_point = f"{wrapper.__module__}:{type(wrapper).__name__}"
+            added = WrapperSpec(wrapper.class_name(), entry_point, _saved(wrapper))
+            spec.additional_wrappers += (added,)
     return spec
 
 
 def _saved(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
+    """Arguments of a wrapper, if it keeps them for its spec."""
     if not isinstance(wrapper, RecordConstructorArgs):
         return None
     return {name: value for name, value in wrapper._saved_kwargs.items() if name != "env"}
+
+
+def _saved_as_json(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
+    saved = _saved(wrapper)
+    return None if saved is None else _as_json(saved)
 
 
 def hides_truncations(vector: Mapping[str, Any] | None) -> bool:
@@ -279,13 +280,14 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
     if spec is None:
         return None, "the environment was not made by gymnasium.make"
     registered = gym.registry[spec.id].kwargs if spec.id in gym.registry else {}
+    threshold = spec.reward_threshold
     content = {
         "id": spec.id,
         "entry_point": _entry_point(spec.entry_point),
         "max_episode_steps": spec.max_episode_steps,
         "order_enforce": bool(spec.order_enforce),
         "nondeterministic": bool(spec.nondeterministic),
-        "reward_threshold": _as_float(spec.reward_threshold),
+        "reward_threshold": None if threshold is None else float(threshold),
         **arguments_as_json(spec.kwargs, registered),
         "additional_wrappers": [
             {"name": one.name, "entry_point": one.entry_point, **_of_wrapper(one.kwargs)}
@@ -301,10 +303,6 @@ def _of_wrapper(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**content, "kwargs": None} if arguments is None else content
 
 
-def _as_float(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _entry_point(entry_point: Any) -> str | None:
     if entry_point is None or isinstance(entry_point, str):
         return entry_point
@@ -316,7 +314,7 @@ def _wrappers(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> list[
     """Class and arguments, outermost first; taken from the spec if there is no environment."""
     if stack:
         return [
-            {"class": class_name(type(wrapper)), "kwargs": _arguments(wrapper)}
+            {"class": class_name(type(wrapper)), "kwargs": _saved_as_json(wrapper)}
             for wrapper in stack[:-1]
         ]
     return [
@@ -336,13 +334,6 @@ def _stack(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 def class_name(cls: type) -> str:
     """The name of a class with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _arguments(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
-    """Arguments of a wrapper, if it keeps them for its spec."""
-    if not isinstance(wrapper, RecordConstructorArgs):
-        return None
-    return _as_json(_saved(wrapper) or {})
 
 
 def _as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:

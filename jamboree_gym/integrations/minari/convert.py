@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from jamboree_gym.arrays.layout import Group, layout_from_json, layout_to_json
+from jamboree_gym.arrays.layout import Group
 from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.encoding.summary_codec import (
@@ -32,7 +32,6 @@ from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 __all__ = ["Note", "check_minari_space", "note_of", "schemas_of", "to_buffer"]
 
 _KNOWN = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete, spaces.Text)
-_ROLES = ("observation", "action", "annotation")
 _MAX_NOTE = 60_000  # an attribute in HDF5 has less than 64 kB
 _LARGEST_SEED = 2**63 - 1
 _NO_STEPS = slice(1, None)
@@ -167,11 +166,7 @@ def _plain_options(options: Any) -> dict[str, Any] | None:
 
 
 def _layouts(schemas: SchemaChanges, infos: Mapping[str, Any]) -> dict[str, Any]:
-    steps = [
-        [row, {role: layout_to_json(getattr(schema, role)) for role in _ROLES}]
-        for row, schema in schemas
-    ]
-    return {"steps": steps, "infos": dict(infos)}
+    return {"steps": [[row, schema.to_json()] for row, schema in schemas], "infos": dict(infos)}
 
 
 def schemas_of(layouts: Mapping[str, Any]) -> SchemaChanges:
@@ -181,15 +176,9 @@ def schemas_of(layouts: Mapping[str, Any]) -> SchemaChanges:
         DecodeError: It is nothing that is ever written.
     """
     try:
-        schemas = []
-        for row, content in layouts["steps"]:
-            observation, action, annotation = (layout_from_json(content[role]) for role in _ROLES)
-            if not isinstance(annotation, Group):
-                raise DecodeError("annotations without names")
-            schemas.append((int(row), StepSchema(observation, action, annotation).shared))
+        return [(int(row), StepSchema.from_json(one).shared) for row, one in layouts["steps"]]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DecodeError(f"not the layouts of an episode: {error!r}") from error
-    return schemas
 
 
 def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from minari import MinariDataset
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.environment.arguments import arguments_from_json, unkept
+from jamboree_gym.environment.arguments import SPEC_FIELDS, arguments_from_json, unkept
 from jamboree_gym.environment.provenance import BASE_VERSIONS, decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
@@ -238,15 +238,8 @@ def _stored_spec(content: Mapping[str, Any] | None) -> EnvSpec | None:
     """The spec that a provenance holds; made, not called. None where Minari could not store it."""
     if content is None or any(map(unkept, (content, *content["additional_wrappers"]))):
         return None
-    spec = EnvSpec(
-        id=content["id"],
-        entry_point=content["entry_point"],
-        reward_threshold=content["reward_threshold"],
-        nondeterministic=content["nondeterministic"],
-        max_episode_steps=content["max_episode_steps"],
-        order_enforce=content["order_enforce"],
-        kwargs=arguments_from_json(content),
-    )
+    fields = {name: content[name] for name in SPEC_FIELDS}
+    spec = EnvSpec(**fields, kwargs=arguments_from_json(content))
     spec.additional_wrappers = tuple(
         WrapperSpec(
             one["name"],
