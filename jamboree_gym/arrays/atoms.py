@@ -24,12 +24,9 @@ _TYPE: Final = b"t"  # the class of a dtype's numbers, as `np.float32`
 
 
 class Atom(NamedTuple):
-    """How values of one class are kept.
+    """How values of one class are kept: the code of the extension, and both directions.
 
-    Attributes:
-        code: Of the extension.
-        encode: A value to bytes.
-        decode: Its inverse; damage is any of Python's errors.
+    What `decode` raises for damage is any of Python's errors.
     """
 
     code: int

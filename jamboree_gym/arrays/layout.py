@@ -220,13 +220,11 @@ def share_columns(one: Layout, other: Layout) -> bool:
 
 
 def layout_of(value: Any, expected: Layout | None = None) -> Layout:
-    """Layout of a value.
+    """Layout of a value; `expected` is what the space says.
 
-    Args:
-        value: Anything.
-        expected: What the space says: where it is `Encoded`, the value will be, because its shape
-            may be another one at the next step. A list or tuple is a group where a group is
-            expected, stands for an array where a column is, and is encoded elsewhere.
+    Where that is `Encoded`, the value will be, because its shape may be another one at the next
+    step. A list or tuple is a group where a group is expected, stands for an array where a column
+    is, and is encoded elsewhere.
     """
     if isinstance(expected, Encoded):
         return ENCODED
@@ -279,11 +277,8 @@ def _column_of(value: Any) -> Column:
 def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
     """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ...
 
-    It may share the value's memory.
-
-    Args:
-        value: Anything.
-        strict: Whether what an object's own conversion raises is raised; else it is no array.
+    It may share the value's memory. Where it is `strict`, what an object's own conversion raises is
+    raised; else the object is no array.
     """
     if value.__class__ is np.ndarray:
         return cast("npt.NDArray[Any]", value)

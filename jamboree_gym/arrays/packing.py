@@ -263,10 +263,10 @@ LayoutAt: TypeAlias = Callable[[int], Layout]
 
 
 def concatenate(parts: Sequence[tuple[Arrays, LayoutAt, int]]) -> Arrays:
-    """Join along the first axis; where structure or dtype differ too much, as objects.
+    """Join arrays of so many rows along the first axis; where they differ too much, as objects.
 
-    Args:
-        parts: Arrays, the layouts of their rows, and the number of these.
+    They differ too much if no one structure or dtype holds both. Each part has the layouts of its
+    rows.
     """
     layouts = [layout_at(0) for _, layout_at, _ in parts]
     first = layouts[0]

@@ -47,11 +47,7 @@ _DAMAGE = (
 
 
 def decode_value(content: bytes, *, where: str) -> Any:
-    """Decode what `encode_value` or `encode_mapping` wrote.
-
-    Args:
-        content: The bytes.
-        where: Place in the store, for the error message.
+    """Decode what `encode_value` or `encode_mapping` wrote; `where` is for the error message.
 
     Raises:
         DecodeError: The bytes are damaged.

@@ -48,12 +48,7 @@ _Ext = msgspec.msgpack.Ext
 
 
 def check_text(name: str, text: str, error_class: type[JamboreeError] = InvalidRecord) -> str:
-    """The text as a plain `str`.
-
-    Args:
-        name: What it is, for the message.
-        text: Any text that is to be stored.
-        error_class: What to raise.
+    """The text as a plain `str`; `name` is what it is, for the message.
 
     Raises:
         InvalidRecord: Or `error_class`: it is no valid Unicode, as names of files and arguments of

@@ -44,9 +44,7 @@ class Work(Protocol):
 class AutomaticBackup:
     """Copies a Jamboree's namespace from its first delivery on. Its failures raise no error.
 
-    Args:
-        work: The work for the thread.
-        store: Asked at the end how many records are not copied yet. The caller keeps ownership.
+    At the end it asks the store, which the caller owns, how many records are not copied yet.
     """
 
     def __init__(self, work: Work, store: RedisStore) -> None:
@@ -102,12 +100,7 @@ class AutomaticBackup:
 
 
 class FollowingThread:
-    """Copies to the user's own MongoDB, unless another process does. It opens its own connections.
-
-    Attributes:
-        trouble: Why the copy failed in the end; None if it did not.
-        needs_threads: True.
-    """
+    """Copies to the user's own MongoDB, unless another process does, over its own connections."""
 
     def __init__(self, redis_url: Callable[[], str], mongo_url: str, keyspace: Keyspace) -> None:
         self.trouble: str | None = None
@@ -137,12 +130,7 @@ class FollowingThread:
 
 
 class SupervisorsBackup:
-    """Asks the supervisor of the embedded servers to keep a backup process running.
-
-    Attributes:
-        trouble: Why the supervisor cannot be asked; None if it can.
-        needs_threads: False.
-    """
+    """Asks the supervisor of the embedded servers to keep a backup process running."""
 
     def __init__(self, servers: EmbeddedServers, store: RedisStore) -> None:
         self.trouble: str | None = None

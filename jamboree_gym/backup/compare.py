@@ -21,11 +21,7 @@ Log = tuple[Head, Iterable[Batch]]
 
 
 class Comparison:
-    """Compares logs; many short logs share a round trip.
-
-    Args:
-        store: The Redis side.
-        mongo: The MongoDB side. Logs that only MongoDB holds are checked by themselves.
+    """Compares logs; many short logs share a round trip. Logs only in MongoDB are checked alone.
 
     Attributes:
         batches: Number of batches compared so far.
@@ -43,11 +39,7 @@ class Comparison:
         return sorted({*self._store.log_keys(), *self._mongo.keys()})
 
     def compare(self, keys: Sequence[str]) -> Iterator[int]:
-        """Compare logs; yield how many have been compared so far.
-
-        Args:
-            keys: The logs, sorted.
-        """
+        """Compare sorted logs; yield how many have been compared so far."""
         done, at_once = 0, FIRST_LOGS
         while done < len(keys):
             part = keys[done : done + at_once]

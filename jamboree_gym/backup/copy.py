@@ -29,10 +29,7 @@ _log = logging.getLogger(__name__)
 class LogCopier:
     """Copies logs. A log that fails does not stop the others; its error is collected.
 
-    Args:
-        store: The source.
-        mongo: The destination.
-        on_acknowledged: Called with the heads of logs as far as MongoDB has acknowledged them.
+    `on_acknowledged` is called with the heads of logs as far as MongoDB has acknowledged them.
 
     Attributes:
         copied: Number of records and episode rows copied so far.
@@ -59,8 +56,7 @@ class LogCopier:
     def begin(self, to: str = "") -> None:
         """Make this MongoDB acknowledge, and finish pending deletions; call it before listing logs.
 
-        Args:
-            to: The hosts of the automatic backup; empty = there is none.
+        `to` are the hosts of the automatic backup; empty = there is none.
         """
         epoch = _adopt(self._store, self._mongo, to=to)
         if epoch != self._epoch:
@@ -132,8 +128,7 @@ class LogCopier:
     def _assign_new_births(self, logs: Mapping[str, Head]) -> set[str]:
         """Assign a new birth time to logs that were begun again under that of a deleted log.
 
-        Returns:
-            Logs that have changed in Redis and must be read again.
+        They have changed in Redis and must be read again: returns them.
         """
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
         deleted = self._mongo.deleted(new) if new else set()
@@ -213,8 +208,7 @@ class LogCopier:
     def _count_in_mongo(self, key: str, head: Head) -> int:
         """Number of records that MongoDB holds of a log without any acknowledgement.
 
-        A backup that was killed could not acknowledge. This avoids copying its batches again in
-        another form.
+        A backup that was killed could not acknowledge: its batches are not copied again.
         """
         log = self._mongo.logs([key]).get(key)
         if not isinstance(log, StoredLog) or log.head.born != head.born:
@@ -326,18 +320,10 @@ class LogCopier:
 
 
 def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
-    """Make this MongoDB the one that acknowledges copies of the namespace.
+    """Make this MongoDB acknowledge copies of the namespace; return the epoch in which it does.
 
     If another MongoDB did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
-
-    Args:
-        store: The Redis store, which remembers the choice.
-        mongo: The MongoDB that is to acknowledge.
-        to: The hosts to which the automatic backup copies; empty = there is no automatic backup.
-
-    Returns:
-        The epoch in which this MongoDB acknowledges.
     """
     adoption = store.acknowledgements.adopt(mongo.identity_now(), to=to)
     if adoption.instead_of:
@@ -374,12 +360,7 @@ def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
 
 
 def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int:
-    """Number of records and rows that MongoDB does not hold; a damaged log counts as 0.
-
-    Args:
-        store: The Redis store.
-        keys: The changed logs, if they are known.
-    """
+    """Number of records and rows that MongoDB lacks, of these logs or all; 0 for a damaged log."""
     pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
     heads = store.reader.heads(pending) if pending else {}
     return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))

@@ -25,10 +25,7 @@ Kept = tuple[Head, Iterator[bytes]]
 class Restorer:
     """Restores logs of which Redis holds less than MongoDB, or of which the head is damaged.
 
-    Args:
-        store: The destination.
-        mongo: The source.
-        is_asked_for: Whether a log that MongoDB does not hold is a failure.
+    If it `is_asked_for`, a log that MongoDB does not hold is a failure.
 
     Attributes:
         restored: Number of logs restored so far.
@@ -115,15 +112,10 @@ def damaged_summaries(store: RedisStore) -> dict[str, DecodeError]:
 def repair_listings(
     store: RedisStore, mongo: MongoStore, keys: Collection[str] | None = None
 ) -> tuple[int, list[DecodeError]]:
-    """Rewrite the damaged summaries in the listings.
+    """Rewrite the damaged summaries in the listings, of some logs (None = all).
 
-    Args:
-        store: The store with the listings.
-        mongo: Searched for a log that Redis does not have.
-        keys: Only these logs; None = all.
-
-    Returns:
-        Number of summaries repaired, and the errors of the others.
+    MongoDB is searched for a log that Redis does not have. Returns the number of summaries
+    repaired, and the errors of the others.
     """
     repaired, failures = 0, []
     for run in store.listings.runs():

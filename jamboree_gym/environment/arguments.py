@@ -42,11 +42,7 @@ class NotSent:
 def arguments_as_json(
     arguments: Mapping[str, Any], registered: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Convert arguments for `arguments_from_json`.
-
-    Args:
-        arguments: By name.
-        registered: Arguments that are registered for every environment of this id.
+    """Convert arguments for `arguments_from_json`; those that are `registered` go with the id.
 
     Returns:
         `kwargs`: the values as JSON, which may be inexact. `tuples`: names of tuples, which JSON
@@ -96,11 +92,9 @@ def arguments_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unkept(content: Mapping[str, Any], registered: Mapping[str, Any] | None = None) -> str | None:
-    """Describe the first argument that is missing; None if none is.
+    """Describe the first argument of `arguments_as_json` that is missing; None if none is.
 
-    Args:
-        content: A result of `arguments_as_json`.
-        registered: Arguments that are registered here; they replace those of the old registration.
+    Arguments that are `registered` here replace those of the old registration.
     """
     of_registration = set(content.get("registered", ())) & set(registered or ())
     for name, value in content.get("not_kept", {}).items():

@@ -29,8 +29,7 @@ _FRAME_AT, _CONSOLE_AT = 8, 24  # offsets of the frame number, and of the length
 def emulator_state_of(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """State on which an unseeded reset of the emulator depends; None without an emulator.
 
-    Returns:
-        `generators`, a uint32 array with a row for each generator, and `frame`.
+    It has `generators`, a uint32 array with a row for each generator, and `frame`.
     """
     emulator = emulator_of(env)
     if emulator is None:

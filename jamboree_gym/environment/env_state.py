@@ -1,10 +1,9 @@
 """Encodes the state of an environment as bytes and restores it; a snapshot consists of them.
 
 The state covers the environment, each wrapper that remembers something, and the random generator.
-An environment or wrapper may offer its own state (`snapshot` and `restore`). For wrappers of
-Gymnasium, the environments of ALE, and Gymnasium's own of MuJoCo this module knows the state. Each
-state is decoded by the code that made it. Nothing is pickled, and no package is imported: a user
-who has such an environment has already imported it.
+An environment or wrapper may offer its own state (`snapshot` and `restore`); that of wrappers of
+Gymnasium, of ALE, and of Gymnasium's own environments of MuJoCo is known here. Each state is
+decoded by the code that made it. Nothing is pickled, and no package is imported.
 """
 
 from __future__ import annotations
@@ -110,11 +109,8 @@ def reads_unchecked(env: gym.Env[Any, Any]) -> bool:
 def prime(env: gym.Env[Any, Any], last_action: Any) -> None:
     """Teach an environment its last action before `put_state`, if its state lacks that.
 
-    ALE's emulator remembers which action may stick, and does not show it.
-
-    Args:
-        env: An environment after a reset. It may take steps here.
-        last_action: The last action; None = there was none since the reset.
+    ALE's emulator remembers which action may stick, and does not show it. The environment comes
+    from a reset and may take steps here; None = there was no action since the reset.
     """
     if _ale(env.unwrapped) is None:
         return

@@ -261,8 +261,7 @@ def _saved_as_json(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
 def hides_truncations(vector: Mapping[str, Any] | None) -> bool:
     """Whether the recording says only `terminated` if the environment said truncated, too.
 
-    Args:
-        vector: Provenance of the vector environment; None if there was none.
+    `vector` is the provenance of the vector environment; None if there was none.
     """
     if vector is None:
         return False

@@ -34,9 +34,7 @@ def fetch_specs(
 ) -> list[EnvSpec | None]:
     """The spec of each environment; None where there is none.
 
-    Args:
-        call: Calls a method of all environments with one argument.
-        get_attr: Gives an attribute of all environments.
+    `call` calls a method of all environments with one argument, `get_attr` gives an attribute.
     """
     call("get_wrapper_attr", _Preparation())
     return list(get_attr("spec"))

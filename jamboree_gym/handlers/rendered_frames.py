@@ -108,12 +108,7 @@ def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
 
 
 class RenderRecorder(SidecarRecorder):
-    """Records rendered frames of an environment, at the chosen steps.
-
-    Args:
-        jam: The store.
-        render: Returns the frame.
-        record_frames: The steps to record.
+    """Records the frames that `render` returns, at the chosen steps.
 
     Raises:
         InvalidArgument: `record_frames` is invalid, see `RecordFrames`.

@@ -121,13 +121,7 @@ class SidecarHandler(DBHandler, ABC):
 
 
 class SidecarRecorder:
-    """Records side data of each episode, at the chosen steps.
-
-    Args:
-        handler: Stores the data.
-        take: Returns the current data.
-        is_wanted: Returns whether to record a step, given its number; 0 is the reset.
-    """
+    """Records what `take` returns at each episode's steps that are wanted; 0 is the reset."""
 
     def __init__(
         self, handler: SidecarHandler, take: Callable[[], Any], is_wanted: Callable[[int], bool]

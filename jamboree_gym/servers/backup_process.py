@@ -37,10 +37,7 @@ _log = logging.getLogger(__name__)
 class BackupWatchdog:
     """The one process that copies a home's Redis to its MongoDB. All methods run on one event loop.
 
-    Args:
-        home: The home.
-        redis_url: URL of its Valkey.
-        mongo: The watchdog of its Mongo server, which is started together with the process.
+    `mongo` watches the Mongo server, which is started together with the process.
 
     Attributes:
         restarts: How often the process was restarted.

@@ -119,15 +119,10 @@ class ControlConnection:
             raise
 
     def ask(self, op: str, *, timeout_s: float, **options: Any) -> dict[str, Any]:
-        """Send one request and wait for its reply.
+        """Send one request; return the fields of its reply.
 
-        Args:
-            op: Name of the request.
-            timeout_s: Time limit for the supervisor's answer, seconds.
-            options: More fields of the request.
-
-        Returns:
-            The fields of the reply.
+        `op` is the name of the request, `timeout_s` the time limit for the supervisor's answer, and
+        `options` are more fields.
 
         Raises:
             OSError: The supervisor is gone, or does not answer (`TimeoutError`).

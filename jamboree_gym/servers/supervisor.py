@@ -45,9 +45,8 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Answers and counts the clients of one home, and runs the servers while there are any clients.
 
-    Args:
-        home: The home; the caller holds its supervisor lock.
-        idle_exit_s: Seconds to stay after the last client has left.
+    The caller holds the home's supervisor lock. The supervisor stays `idle_exit_s` seconds after
+    the last client has left.
     """
 
     def __init__(self, home: Home, *, idle_exit_s: float) -> None:

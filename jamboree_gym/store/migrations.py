@@ -33,14 +33,7 @@ _IS_OLD: dict[str, Any] = {"format": {"$exists": False}}  # of a chunk or a blob
 
 
 def migrate(store: RedisStore, mongo: MongoStore | None) -> int:
-    """Migrate a namespace. Nobody may write to it meanwhile.
-
-    Args:
-        store: Redis of the namespace.
-        mongo: MongoDB of the namespace; None if there is none.
-
-    Returns:
-        Number of logs that were changed.
+    """Migrate a namespace; return the number of logs that were changed. Nobody may write meanwhile.
 
     Raises:
         DecodeError: A log is damaged. This log and those after it were not changed.

@@ -77,14 +77,8 @@ def refill(
 ) -> bool:
     """Restore evicted batches in front of those that Redis holds, the newest first.
 
+    `head` is the log's head in Redis. If the batches are larger than `max_bytes`, none is restored.
     If the call is interrupted, or Redis has no more room, the batches restored so far stay.
-
-    Args:
-        store: The destination.
-        key: The log.
-        head: The log's head in Redis.
-        stored: The log's batches in MongoDB.
-        max_bytes: If the batches are larger, none is restored.
 
     Returns:
         Whether all batches were restored.

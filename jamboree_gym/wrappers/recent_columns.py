@@ -165,17 +165,13 @@ def columns_of(
     n: int,
     images: bool,
 ) -> list[Column]:
-    """A column for each part of each field.
+    """A column for each part of each field, with n rows.
 
-    Args:
-        observation_space: That of the environment.
-        action_space: That of the environment.
-        fields: `observations`, `actions`, `rewards`, `info_<key>`, `annotation_<name>`.
-        n: How many transactions.
-        images: Keep images as images; otherwise they become vectors, too.
+    Without `images` these become vectors, too. The spaces are those of the environment.
 
     Raises:
-        InvalidArgument: A field is none of these.
+        InvalidArgument: A field is none of `observations`, `actions`, `rewards`, `info_<key>` and
+            `annotation_<name>`.
         UnsupportedSpace: A space that is asked for has no fixed shape.
     """
     columns = []

@@ -61,11 +61,7 @@ def feature_of(values: npt.NDArray[Any]) -> Feature:
 
 
 def columns_of(part: EpisodePart, names: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
-    """Observations, actions and what came of them, a frame for each step.
-
-    Args:
-        part: Rows of an episode.
-        names: Other names for the columns.
+    """Observations, actions and what came of them, a frame for each step; `names` renames columns.
 
     Raises:
         ExportError: A leaf is neither a number, a vector nor an image, or the action has several;

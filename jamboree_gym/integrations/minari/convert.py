@@ -41,11 +41,7 @@ Note = tuple[EpisodeSummary, EpisodeOrigin, str]
 
 
 def check_minari_space(space: spaces.Space[Any], place: str) -> None:
-    """Check that Minari can hold values of a space.
-
-    Args:
-        space: Observation or action space.
-        place: Its name in the message: `observation`.
+    """Check that Minari can hold values of a space; `place` is its name: `observation`.
 
     Raises:
         UnsupportedSpace: Names the leaf: `observation['map'][1]`.
@@ -73,12 +69,9 @@ def check_minari_space(space: spaces.Space[Any], place: str) -> None:
 def to_buffer(
     whole: WholeEpisode, summary: EpisodeSummary, space_pair: tuple[Any, Any]
 ) -> tuple[EpisodeBuffer, dict[str, Any], dict[str, Any]]:
-    """An episode in the form of Minari's writer.
+    """An episode in the form of Minari's writer: its buffer, metadata, and layouts by their digest.
 
     Minari requires an end: the last step of an episode without one is truncated; its status stays.
-
-    Returns:
-        The buffer, the metadata of the episode, and the layouts by their digest.
 
     Raises:
         InvalidRecord: Values are outside of their space, so Minari cannot hold them; names the

@@ -135,11 +135,8 @@ class DatasetFiles:
     ) -> None:
         """Write episodes as one part, all or none of them.
 
-        Args:
-            episodes: The episodes.
-            own: Metadata of the dataset that is needed to read them.
-            space_pair: Spaces of observations and actions.
-            env_spec: Spec of their environment.
+        `own` is the metadata of the dataset that is needed to read them; the spaces are those of
+        observations and actions.
         """
         with whole(self.parts.next()) as new:
             storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)

@@ -31,8 +31,7 @@ class Frames(Protocol):
 class RecordedFrames:
     """Frames recorded with `record_frames=`; a step without a frame shows the newest one before it.
 
-    Args:
-        episode: The episode. It is read in parts during the replay.
+    The episode is read in parts during the replay.
     """
 
     def __init__(self, episode: Episode) -> None:
@@ -68,15 +67,10 @@ class RecordedFrames:
 
 
 class SimulatedFrames:
-    """Frames of the rebuilt environment, which is stepped together with the replay.
+    """Frames of the rebuilt environment, which is stepped together with all rows of the replay.
 
     A frame is shown only while everything that the simulation returned equals the recording,
     exactly.
-
-    Args:
-        episode: The episode.
-        rows: All rows of the episode.
-        vector: Provenance of the vector environment of the recording; None if there was none.
     """
 
     def __init__(self, episode: Episode, rows: Rows, vector: Mapping[str, Any] | None) -> None:

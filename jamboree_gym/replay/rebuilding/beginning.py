@@ -43,10 +43,7 @@ def line_of(episode: Episode) -> list[Episode]:
 def begin_as_recorded(
     env: gym.Env[Any, Any], line: Sequence[Episode], *, trust_entry_point: bool = False
 ) -> Shown:
-    """Bring the environment to the beginning of the last episode of a line.
-
-    Returns:
-        The first observation of that episode, and its info.
+    """Bring the environment to the beginning of the last episode of a line; return what it shows.
 
     Raises:
         ReplayError: An earlier episode is missing, or cannot be played again.
@@ -120,11 +117,7 @@ def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) 
 
 
 def _play_on(env: gym.Env[Any, Any], episode: Episode, rows: Rows) -> Shown | None:
-    """Take the recorded actions without comparing the results.
-
-    Returns:
-        The last observation and info; None if there are no steps.
-    """
+    """Take the recorded actions without comparing; return what came last, None without steps."""
     shown = None
     try:
         for action in recorded_actions(rows):

@@ -27,12 +27,9 @@ _SCHEMES: Final = ("http", "redis")  # schemes of URLs that are also names of pa
 def check_arguments(
     arguments: Mapping[Any, Any], of: str, registered: Mapping[str, Any] | None = None
 ) -> None:
-    """Check that no argument names a module that could be imported here.
+    """Check that no argument of the thing `of` names a module that could be imported here.
 
-    Args:
-        arguments: As stored.
-        of: Name of the thing that they are for.
-        registered: Values registered here for the same arguments; they do not come from the store.
+    Values that are `registered` here for the same arguments do not come from the store.
 
     Raises:
         ReplayError: An argument names a module; names both.

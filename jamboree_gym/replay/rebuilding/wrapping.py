@@ -121,13 +121,9 @@ def wrap_again(
     *,
     trust_entry_point: bool,
 ) -> gym.Env[Any, Any]:
-    """Wrap an environment that was just made.
+    """Wrap an environment that was just made, and has the wrappers that its registration adds.
 
-    Args:
-        env: The environment, with the wrappers that its registration adds.
-        layers: The recorded layers.
-        trusted: Classes that may be built, besides those of Gymnasium and this package.
-        trust_entry_point: Import and call the code that the store names, if it is unknown here.
+    `trusted` and `trust_entry_point` are the arguments of `rebuild_env`.
 
     Raises:
         ReplayError: A wrapper must not be built, or cannot be.

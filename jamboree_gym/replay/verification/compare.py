@@ -110,15 +110,9 @@ class SecondRun:
     def play(
         self, env: gym.Env[Any, Any], observation: Any, info: Mapping[str, Any]
     ) -> tuple[Any, Mapping[str, Any]]:
-        """Take the recorded actions, as long as there is something to compare.
+        """Take the recorded actions while there is something to compare; return the last result.
 
-        Args:
-            env: Just reset, or where the first row is.
-            observation: What it has returned there.
-            info: Likewise.
-
-        Returns:
-            What it has returned last.
+        The environment was just reset, or is where the first row is: it returned this there.
 
         Raises:
             ReplayError: A step fails; says which.

@@ -35,17 +35,11 @@ _CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit locks th
 def checked_in_processes(
     connection: Connection, check: Check, chunks: Iterable[Sequence[Numbered]], workers: int
 ) -> Iterator[tuple[int, Checked]]:
-    """Verify in several processes; yield results as they arrive.
+    """Verify in several processes, each with its own connection; yield results as they arrive.
 
     An episode whose process dies is reported with that reason, and a new process continues with the
     next one. Episodes whose environment cannot be made in another process are verified in this one,
-    at the end.
-
-    Args:
-        connection: The store; each process opens its own connection.
-        check: What to compare, and how.
-        chunks: Episodes to read in one round trip.
-        workers: Number of processes.
+    at the end. The episodes of a chunk are read in one round trip.
 
     Raises:
         ReplayError: The processes cannot be started.

@@ -130,9 +130,7 @@ def how_it_ended(code: int) -> str:
 def start_server(program: ServerProgram, stopping: threading.Event) -> ServerProcess:
     """Start a server, or adopt the one that a killed supervisor left; wait until it answers.
 
-    Args:
-        program: The server.
-        stopping: Another thread sets this event to stop the wait at once.
+    Another thread sets `stopping` to stop the wait at once.
 
     Raises:
         EmbeddedServerError: The server could not be started; the message has its last output line.

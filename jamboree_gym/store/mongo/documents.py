@@ -191,11 +191,7 @@ def birth_of(document: Any) -> float:
 
 
 def stored_batches(documents: Iterable[Any]) -> Iterator[tuple[str, StoredBatch]]:
-    """Log and content of each batch, from documents of `chunks` sorted by id.
-
-    Yields:
-        The log in the form of `identity`, and its batch.
-    """
+    """Log (as `identity`) and content of each batch, from documents of `chunks` sorted by id."""
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
         is_whole = all(_is_part(one, number) for number, one in enumerate(parts))

@@ -23,11 +23,7 @@ Span = tuple[int, int, float, float]
 def stored_logs(
     mongo: MongoStore, keys: Sequence[str]
 ) -> Iterator[tuple[str, tuple[Head, Iterator[bytes]] | DecodeError | None]]:
-    """Read several logs.
-
-    Args:
-        mongo: The backup.
-        keys: The logs, sorted.
+    """Read several logs, sorted by key.
 
     Yields:
         For each key: the head and the batches, in order; or the error of a damaged document; or
@@ -141,14 +137,7 @@ def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
 
 
 class StoredBatches:
-    """Batches of one log below `held`: those that Redis has evicted.
-
-    Args:
-        mongo: The backup.
-        key: The log.
-        log: The log's document.
-        held: Index of the first record that Redis holds.
-    """
+    """Batches of one log below `held`: those that Redis has evicted."""
 
     def __init__(self, mongo: MongoStore, key: str, log: StoredLog, held: int) -> None:
         self._mongo = mongo

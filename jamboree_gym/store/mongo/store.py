@@ -173,10 +173,9 @@ class MongoStore(LogWriter):
         return {one["_id"]: (birth_of(one), one["count"]) for one in found}
 
     def batches_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, StoredBatch]]:
-        """Batches with their own documents, of all logs from one key to another.
+        """Batches with their own documents, of all logs between two keys; sorted by key and start.
 
-        Yields:
-            The log in the form of `identity`, and its batch; sorted by key and start.
+        Each has its log in the form of `identity`.
         """
         return self._batches({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
 

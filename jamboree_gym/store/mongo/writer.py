@@ -91,10 +91,9 @@ class LogWriter:
         return None, stored.head.revision >= log.head.revision
 
     def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
-        """Store further batches of logs. A batch that is already there stays, if it is the same.
+        """Store further batches of logs, given with their log and its birth.
 
-        Args:
-            batches: For each batch its log, the log's birth, and its bytes.
+        A batch that is already there stays, if it is the same.
 
         Returns:
             Logs with other bytes in MongoDB, each with the first such index.

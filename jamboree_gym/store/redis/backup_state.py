@@ -115,11 +115,9 @@ class Acknowledgements(RedisPart):
         return ((as_text(log), int(score)) for log, score in pairs)
 
     def acknowledge(self, heads: Mapping[str, Head], *, epoch: str) -> Acknowledged:
-        """Note that MongoDB holds these logs as far as these heads say.
+        """Note that MongoDB holds these logs as far as these heads, which it has now, say.
 
-        Args:
-            heads: As they are in MongoDB now.
-            epoch: In which they were read here.
+        `epoch` is the one in which they were read here.
         """
         if not heads:
             return Acknowledged(set(), set())
@@ -137,9 +135,7 @@ class Acknowledgements(RedisPart):
     def adopt(self, mongo: MongoIdentity, *, to: str) -> Adoption:
         """Say which MongoDB acknowledges from now on.
 
-        Args:
-            mongo: Which one.
-            to: In which words the namespace is copied there by itself; empty = it is not.
+        `to` names the destination of the automatic copy; empty = there is none.
         """
         space = self._keyspace
         keys = (space.epoch, space.backup, space.coverage, space.deleted)

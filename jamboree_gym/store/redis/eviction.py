@@ -135,8 +135,7 @@ class Eviction(RedisPart):
     def listed_only(self, run: str) -> Iterator[dict[str, int]]:
         """Episodes of a run that are listed, and whose logs are not here; some at a time.
 
-        Yields:
-            Their ids, and how many bytes their summaries take up, roughly.
+        Yields their ids, and how many bytes their summaries take up, roughly.
         """
         for pairs in self._pages("HSCAN", self._keyspace.summaries(run)):
             sizes = {
@@ -196,19 +195,9 @@ class Restorer(RedisPart):
         mongo: MongoIdentity,
         instead_of: bytes = b"",
     ) -> bool:
-        """Put a log back as it was.
+        """Put a log back as it was; arguments and result are those of `put_back`.
 
-        Args:
-            key: The log.
-            head: Its head; `held` says which of its batches are not among these.
-            batches: The others.
-            entry: Where it is listed.
-            standing: As it was before MongoDB was asked.
-            mongo: Where it was.
-            instead_of: A damaged head, whose log is replaced if MongoDB has all of it.
-
-        Returns:
-            False as in `put_back` of `store/restore.py`.
+        `head.held` says which of its batches are not among these; `entry` is where it is listed.
         """
         space = self._keyspace
         summaries = space.summaries(entry.run if entry else "")

@@ -64,12 +64,7 @@ class Feed(RedisPart):
         return as_text(self._answers([begin, ("EXPIRE", feed, LIFETIME_S)])[0])
 
     def after(self, position: str, *, wait_s: float) -> GrownEpisodes:
-        """What grew after a position; waits for it, so long.
-
-        Args:
-            position: As it was given before.
-            wait_s: Seconds; 0 = do not wait.
-        """
+        """What grew after a position; waits `wait_s` seconds for it, 0 = not at all."""
         kept = ("XRANGE", self._keyspace.feed, "-", position, "COUNT", 1)
         wait = self._wait_call(position, wait_s, ENTRIES_AT_ONCE)
         answers = self._answers([wait, kept, *self._renewal()])

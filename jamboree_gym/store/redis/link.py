@@ -119,9 +119,7 @@ class RedisLink:
     def pipeline(self, calls: Callable[[], Sequence[Call]], *, again: bool = True) -> list[Any]:
         """Send calls in one round trip; raises what the server refuses for all keys alike.
 
-        Args:
-            calls: Says what to send; asked again before a second try.
-            again: Whether they may be sent a second time when the connection breaks.
+        `calls` is asked again before a second try, which `again` allows when the connection breaks.
 
         Returns:
             The answers; where the server refused just one key, the error.

@@ -31,10 +31,9 @@ class Listings(RedisPart):
         return [as_text(name) for name in self._link.call("ZRANGE", self._keyspace.runs, 0, -1)]
 
     def list_episodes(self, entries: Sequence[IndexEntry], *, standing: str) -> int | None:
-        """List episodes of one run.
+        """List episodes of one run; return how many were not listed.
 
-        Returns:
-            How many were not listed; None if anything was deleted meanwhile, or Redis emptied.
+        None if anything was deleted meanwhile, or Redis emptied.
         """
         run, newest = entries[0].run, max(entry.time for entry in entries)
         space = self._keyspace

@@ -36,12 +36,10 @@ class Script(NamedTuple):
 
 
 def compose(text: str, **constants: int) -> Script:
-    """A script out of the text of a Lua file.
+    """A script out of the text of a Lua file, with constants as locals.
 
-    Args:
-        text: May begin with a line `#!lua flags=...`, which stays the first one, and then with a
-            line `-- include: ...`, which names files to put in front.
-        constants: Locals that the text uses.
+    The text may begin with a line `#!lua flags=...`, which stays the first one, and then with a
+    line `-- include: ...`, which names files to put in front.
     """
     lines = text.split("\n")
     parts = [lines.pop(0)] if lines[0].startswith("#!") else []
