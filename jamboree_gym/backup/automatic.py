@@ -9,12 +9,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from jamboree_gym.backup.copy import pending_records
-from jamboree_gym.backup.follow import Follower
+from jamboree_gym.backup.follow import Follower, OpenedMongo
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.embedded import EmbeddedServers
 from jamboree_gym.store.mongo.link import InterpreterEnds
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
@@ -111,20 +110,11 @@ class FollowingThread:
 
     def run(self, delivered: threading.Event, stop: threading.Event) -> None:
         """Copy until `stop` is set."""
-        with contextlib.ExitStack() as opened:
-            store = RedisStore.from_url(self._redis_url(), self._keyspace)
-            opened.callback(store.close)
-            mongos: list[MongoStore] = []
-
-            def mongo() -> MongoStore:
-                if not mongos:
-                    mongos.append(MongoStore.from_url(self._mongo_url, self._keyspace.namespace))
-                    opened.callback(mongos[0].close)
-                return mongos[0]
-
-            follower = Follower(
-                store, mongo, kind="thread", to=hosts_of(self._mongo_url), is_new=True
-            )
+        store = RedisStore.from_url(self._redis_url(), self._keyspace)
+        mongo = OpenedMongo(lambda: self._mongo_url, self._keyspace.namespace)
+        with contextlib.closing(store), contextlib.closing(mongo):
+            to = hosts_of(self._mongo_url)
+            follower = Follower(store, mongo.open, kind="thread", to=to, is_new=True)
             follower.run(stop)
             self.trouble = follower.trouble
 

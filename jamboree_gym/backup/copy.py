@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
@@ -155,10 +156,8 @@ class LogCopier:
                 head = self._store.head(key)
             if head is None:
                 return
-            run, since = (
-                self._put_blobs(key, head, ()),
-                head.acked or self._count_in_mongo(key, head),
-            )
+            run = self._put_blobs(key, head, ())
+            since = head.acked or self._count_in_mongo(key, head)
             if since < head.held > head.first:
                 self.failures[key] = BackupMismatch(
                     f"{key}: MongoDB at {self._mongo.where} lacks its first {head.held} records, "
@@ -336,17 +335,14 @@ def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
             "; what Redis has evicted is only in the other one" if has_evicted else "",
         )
     if adoption.is_unsettled:
-        keys = list(store.log_keys())
-        for first in range(0, len(keys), UNACKNOWLEDGED_AT_ONCE):
-            store.acknowledgements.unacknowledge(
-                keys[first : first + UNACKNOWLEDGED_AT_ONCE], epoch=adoption.epoch
-            )
+        keys = store.log_keys()
+        while part := list(islice(keys, UNACKNOWLEDGED_AT_ONCE)):
+            store.acknowledgements.unacknowledge(part, epoch=adoption.epoch)
         store.acknowledgements.adopted(epoch=adoption.epoch)
     return adoption.epoch
 
 
 def _acked(head: Head) -> Head:
-    """The head with all of its records acknowledged."""
     return replace(head, acked=head.count)
 
 

@@ -71,22 +71,15 @@ class Restorer:
                 current, damaged = None, raw
             if current is not None and not _is_behind(current, kept[0]):
                 return self._fill_up(key)
-            if self._restore_whole(key, *kept, standing, damaged):
+            mongo = self._mongo.identity()
+            if put_back(
+                self._store, key, *kept, mongo=mongo, standing=standing, instead_of=damaged
+            ):
                 self._fill_up(key)
                 return True
             standing = self._store.restorer.standing()
             kept = dict(stored_logs(self._mongo, [key]))[key]
         return False
-
-    def _restore_whole(
-        self, key: str, head: Head, blobs: Iterator[bytes], standing: str, instead_of: bytes
-    ) -> bool:
-        return put_back(
-            *(self._store, key, head, blobs),
-            mongo=self._mongo.identity(),
-            standing=standing,
-            instead_of=instead_of,
-        )
 
     def _fill_up(self, key: str) -> bool:
         """Restore the batches that Redis has evicted or lacks; return whether there were any."""

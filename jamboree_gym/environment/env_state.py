@@ -77,13 +77,10 @@ class Snapshotable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """An environment or wrapper that remembers something.
+    """An environment or wrapper that remembers something: how its state is taken and put back.
 
-    Attributes:
-        name: Its class, and the version of the code that reads its state.
-        take: Returns the state, in a form for `encode_value`.
-        put: Restores the state.
-        is_checked: Whether `put` refuses a state that `take` cannot have returned.
+    `name` is its class, with the version of the code that reads its state. If it `is_checked`,
+    `put` refuses a state that `take` cannot have returned.
     """
 
     name: str

@@ -175,7 +175,6 @@ def conditions_now(names: Iterable[str]) -> dict[str, str | None]:
 
 @cache
 def _installed_version(name: str) -> str | None:
-    """Version of a distribution; None if it is not installed."""
     try:
         return metadata.version(name)
     except (metadata.PackageNotFoundError, ValueError):
@@ -366,7 +365,6 @@ def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[st
 
 
 def _distributions_of(modules: Iterable[str]) -> dict[str, str]:
-    """Versions of the distributions of these modules."""
     packages = {module.partition(".")[0] for module in modules}
     names = {name for package in packages for name in _distributions_with(package)}
     return {name: _distribution_version(name) for name in sorted(names)}

@@ -72,15 +72,8 @@ class RenderHandler(SidecarHandler):
             )
         check_size(frame.nbytes, f"the frame of step {step}")
         content = compress(np.ascontiguousarray(frame), asbytes=True)
-        self._put(
-            {
-                "step": step,
-                "shape": list(frame.shape),
-                "dtype": frame.dtype.str,
-                "codec": CODEC,
-                "content": content,
-            }
-        )
+        kind = {"shape": list(frame.shape), "dtype": frame.dtype.str}
+        self._put({"step": step, **kind, "codec": CODEC, "content": content})
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
         """Yield (step, frame) from `start` to `stop` (exclusive), in order, for steps with a frame.

@@ -40,12 +40,9 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorRecord:
-    """The file by which clients find the supervisor.
+    """The file by which clients find the supervisor: its process, machine and control socket.
 
-    Attributes:
-        pid: Process id of the supervisor.
-        host: Its machine: a home on a network disk is visible on several machines.
-        control: Path of its control socket.
+    A home on a network disk is visible on several machines.
     """
 
     pid: int

@@ -53,13 +53,9 @@ def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
 
 
 class IndexEntry(NamedTuple):
-    """An entry of a log in a listing: one field in the summaries of its run.
+    """An entry of an episode in a listing: one field, `name` (its id), in the summaries of its run.
 
-    Attributes:
-        name: The episode's id.
-        summary: The encoded summary.
-        run: Name of the episode's run.
-        time: Time of the last write, epoch seconds.
+    `time` is that of the last write, epoch seconds.
     """
 
     name: str
@@ -134,12 +130,7 @@ class AppendResult:
 
 
 class Asked(NamedTuple):
-    """MongoDB's answer about logs that Redis does not have.
-
-    Attributes:
-        epoch: The epoch of the question.
-        deleted: The logs that were deleted.
-    """
+    """The logs that were `deleted`, of those that Redis lacks, and the epoch of the question."""
 
     epoch: str
     deleted: set[str]
@@ -148,9 +139,8 @@ class Asked(NamedTuple):
 class Acknowledged(NamedTuple):
     """Logs whose acknowledgement could not be stored in Redis.
 
-    Attributes:
-        gone: Logs that no longer exist, or were replaced by others.
-        overtaken: Logs of which Redis holds fewer records, or other ones, because it was emptied.
+    Those that are `gone` do not exist, or were replaced by others. Of the `overtaken`, Redis holds
+    fewer records, or other ones, because it was emptied.
     """
 
     gone: set[str]
@@ -159,13 +149,10 @@ class Acknowledged(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackupMark:
-    """The last status that the backup stored in Redis.
+    """The last status that the backup, a host and process, stored in Redis.
 
-    Attributes:
-        by: Host and process of the backup.
-        seen_at: Time of the status by Redis' clock, epoch seconds.
-        complete_until: Everything stored before this time was in MongoDB then; None = no change.
-        error: What stopped the copy; empty if nothing did.
+    `seen_at` is its time by Redis' clock, epoch seconds. Everything stored before `complete_until`
+    was in MongoDB then; None = no change. `error` is what stopped the copy; empty if nothing did.
     """
 
     by: str
@@ -175,11 +162,9 @@ class BackupMark:
 
 
 class MongoIdentity(NamedTuple):
-    """Identity of a MongoDB.
+    """Identity of a MongoDB at some hosts: a random id, stored in it.
 
-    Attributes:
-        id: A random id, stored in it; empty if no backup has ever gone there.
-        where: Its hosts.
+    It is empty if no backup has ever gone there.
     """
 
     id: str
@@ -188,13 +173,7 @@ class MongoIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackupClaim:
-    """A request for the lease to copy a namespace to MongoDB.
-
-    Attributes:
-        by: Id of the backup that asks.
-        to: The destination.
-        seconds: Duration of the lease unless it is renewed.
-    """
+    """A request of the backup `by` for the lease to copy `to` a MongoDB, for some seconds."""
 
     by: str
     to: str
@@ -202,12 +181,10 @@ class BackupClaim:
 
 
 class Adoption(NamedTuple):
-    """A change of the MongoDB that acknowledges.
+    """A change of the MongoDB that acknowledges, and the new epoch.
 
-    Attributes:
-        epoch: The new epoch.
-        is_unsettled: Whether Redis may still have logs that another MongoDB has acknowledged.
-        instead_of: Hosts of the previous MongoDB; empty if it is the same one.
+    If it `is_unsettled`, Redis may still have logs that another MongoDB has acknowledged: that at
+    the hosts `instead_of`, empty if it is the same one.
     """
 
     epoch: str

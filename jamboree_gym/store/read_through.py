@@ -36,11 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class _Absent(NamedTuple):
-    """MongoDB had no such log. Once Redis was emptied, MongoDB has to be asked again.
+    """MongoDB had no such log; it is asked again at `until`, on the monotonic clock.
 
-    Attributes:
-        until: When MongoDB is asked again anyway, on the monotonic clock.
-        standing: `Restorer.standing` before the question.
+    It is also asked again once Redis was emptied, which changes `Restorer.standing`.
     """
 
     until: float

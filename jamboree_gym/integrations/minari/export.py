@@ -142,8 +142,6 @@ class _Environment:
 
 
 class _Export:
-    """Writes episodes, part by part."""
-
     def __init__(self, connection: Connection, files: DatasetFiles) -> None:
         self._connection = connection
         self._files = files
@@ -154,7 +152,6 @@ class _Export:
             self._environment_of(name, text.encode())
 
     def write(self, wanted: Found, progress: bool | Progress) -> None:
-        """Write those that are not there yet."""
         files = self._files
         for trip in files.parts.rest(wanted, files.lengths(), self._trips, progress):
             self._write(trip)

@@ -104,7 +104,6 @@ def _episodes_before(episode: Episode) -> list[Episode]:
 
 
 def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) -> None:
-    """Play an episode from its beginning to its end."""
     rows, origin = episode.rows(), episode.origin
     try:
         if origin.parent is None:

@@ -31,13 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveEnv:
-    """A live environment in the middle of an episode.
-
-    Attributes:
-        env: The environment.
-        observation: The last observation.
-        info: The last info.
-    """
+    """A live environment in the middle of an episode, with its last observation and info."""
 
     env: gym.Env[Any, Any]
     observation: Any

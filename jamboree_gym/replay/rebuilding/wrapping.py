@@ -81,9 +81,7 @@ _NOT_IN_SPEC = (
 class Limit(NamedTuple):
     """A `TimeLimit`: a spec stores only the outermost one, without its position.
 
-    Attributes:
-        below: Number of wrappers in the spec that are inside it.
-        steps: The limit, number of steps.
+    `below` is the number of wrappers in the spec that are inside it, `steps` the limit.
     """
 
     below: int
@@ -91,11 +89,9 @@ class Limit(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The wrappers of an environment, innermost first.
+    """The wrappers of an environment in its spec, innermost first, and the time limits among them.
 
-    Attributes:
-        wrappers: The wrappers in its spec.
-        limits: The time limits among them; None if only the spec is known.
+    `limits` is None if only the spec is known.
     """
 
     wrappers: list[Any]

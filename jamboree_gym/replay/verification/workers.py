@@ -85,8 +85,6 @@ def _pickled(spec: Any) -> bytes | None:
 
 
 class _Worker:
-    """A worker process and its episodes."""
-
     def __init__(self, job: bytes) -> None:
         self.pipe, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_work, args=(theirs, job), name="jamboree-verify")
@@ -184,7 +182,6 @@ class _Team:
             self._hire()
 
     def end(self) -> None:
-        """End the processes, whatever they are at."""
         for pipe in list(self._workers):
             self._workers.pop(pipe).end()
 
@@ -193,7 +190,6 @@ class _Team:
 
 
 def _work(pipe: Pipe, job: bytes) -> None:
-    """Verify the episodes that come through the pipe, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     try:
         options, check, specs = pickle.loads(job)

@@ -50,13 +50,7 @@ _RESERVED_DATABASES = ("admin", "config", "local")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewLog:
-    """A log that is copied for the first time.
-
-    Attributes:
-        head: Head of the log.
-        batches: All its batches.
-        run: Run of the episode; None for other logs.
-    """
+    """A log that is copied for the first time, with all its batches; only episodes have a run."""
 
     head: Head
     batches: Sequence[bytes]
@@ -65,13 +59,7 @@ class NewLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GrownLog:
-    """A log to which batches have been added in MongoDB.
-
-    Attributes:
-        head: Head of the log.
-        since: Index of the first added record.
-        run: Run of the episode; None for other logs.
-    """
+    """A log to which records from `since` on have been added; only episodes have a run."""
 
     head: Head
     since: int
@@ -80,12 +68,7 @@ class GrownLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredLog:
-    """A log in MongoDB, without the batches that have their own documents.
-
-    Attributes:
-        head: The stored head.
-        batches: The batches in the log's document.
-    """
+    """A log in MongoDB, without the batches that have their own documents."""
 
     head: Head
     batches: Sequence[bytes]
@@ -93,12 +76,7 @@ class StoredLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredBatch:
-    """A batch in MongoDB.
-
-    Attributes:
-        start: Index of its first record.
-        blob: Its bytes; None if they are damaged.
-    """
+    """A batch in MongoDB, and the index of its first record; `blob` is None if it is damaged."""
 
     start: int
     blob: bytes | None

@@ -82,7 +82,6 @@ class _SortedBatches:
         self._next = next(self._batches, None)
 
     def of(self, log: str) -> Iterator[StoredBatch]:
-        """The batches of a log; skips those of the logs before it."""
         key = key_of(log)
         while self._next is not None and key_of(self._next[0]) <= key:
             found, batch = self._next

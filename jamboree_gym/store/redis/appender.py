@@ -26,10 +26,8 @@ FSYNC_TIMEOUT_S = 4.0
 class _Server:
     """What is remembered of the server, as long as it is true.
 
-    Attributes:
-        epoch: Of the namespace; empty as long as nobody has asked.
-        losses: Connections lost by then; another server may have taken its place since.
-        blobs: Digests of the blobs that it holds.
+    `epoch` is empty as long as nobody has asked; if more connections were lost than `losses`,
+    another server may have taken its place since; `blobs` are digests of those that it holds.
     """
 
     epoch: str

@@ -28,10 +28,8 @@ _ENTRY_BYTES = 48  # of a hash, beside name and value
 class Memory:
     """What a server says of its memory.
 
-    Attributes:
-        used_bytes: What it uses.
-        max_bytes: What it has been given (`maxmemory`), None where that is not limited.
-        policy: What it does where that is used up (`maxmemory-policy`).
+    It uses `used_bytes` of `max_bytes` (`maxmemory`; None where that is not limited), and follows
+    its `policy` (`maxmemory-policy`) where that is used up.
     """
 
     used_bytes: int
@@ -40,14 +38,10 @@ class Memory:
 
 
 class Candidate(NamedTuple):
-    """A log that may be let go of, or a part of it. They sort by time.
+    """A log that may be evicted, or a part of it. They sort by time.
 
-    Attributes:
-        time: No record that may go is older, epoch seconds.
-        key: The log.
-        born: Its birth.
-        over_at: The revision at which its episode was over; None for one that goes on, and for
-            records.
+    No record that may go is older than `time`, epoch seconds. `over_at` is the revision at which
+    its episode was over; None for one that goes on, and for records.
     """
 
     time: float
@@ -57,12 +51,7 @@ class Candidate(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """What one call of `Eviction.trim` has freed.
-
-    Attributes:
-        freed_bytes: Roughly how much memory.
-        retry_later: The candidates of which some records may be evicted later.
-    """
+    """Roughly how much memory one call has freed, and the candidates that may free more later."""
 
     freed_bytes: int
     retry_later: Sequence[Candidate]

@@ -167,7 +167,6 @@ class RedisLink:
         return self.client.connection_pool.get_connection()
 
     def _taken(self) -> Iterator[Any]:
-        """The idle connections, each taken off the list."""
         with suppress(IndexError):  # none is left, or another thread took it
             while True:
                 yield self._idle.pop()
