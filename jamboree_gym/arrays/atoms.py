@@ -36,11 +36,7 @@ class Atom(NamedTuple):
 
 @lru_cache(maxsize=256)
 def decode_dtype(text: str) -> np.dtype[Any]:
-    """The dtype with this `str`.
-
-    Raises:
-        DecodeError: It is none that is ever stored.
-    """
+    """The dtype with this `str`; a `DecodeError` if it is none that is ever stored."""
     if not _DTYPE_TEXT.fullmatch(text):
         raise DecodeError(f"dtype {text!r} is not one that is ever stored")
     return np.dtype(text)
@@ -85,9 +81,8 @@ def _decode_fraction(content: bytes) -> Fraction:
 
 
 def _encode_dtype(value: np.dtype[Any]) -> bytes:
-    if value.names is not None or not _DTYPE_TEXT.fullmatch(value.str) or value.metadata:
-        raise InvalidRecord(f"cannot store the dtype {value!r}")
-    if value != np.dtype(value.str):
+    is_plain = value.names is None and not value.metadata and _DTYPE_TEXT.fullmatch(value.str)
+    if not is_plain or value != np.dtype(value.str):
         raise InvalidRecord(f"cannot store the dtype {value!r}")
     return value.str.encode()
 

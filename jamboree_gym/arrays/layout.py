@@ -119,11 +119,7 @@ class Leaf:
         return pa.FixedSizeListArray.from_arrays(numbers_to_arrow(values.reshape(-1)), self.size)
 
     def from_arrow(self, column: pa.Array) -> npt.NDArray[Any]:
-        """Inverse of `to_arrow`; may share its memory.
-
-        Raises:
-            ValueError: A value is missing.
-        """
+        """Inverse of `to_arrow`; may share its memory. ValueError if a value is missing."""
         if self.size == 0:
             return np.empty((len(column), *self.shape), self.dtype)
         flat = column
@@ -302,12 +298,9 @@ def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
 
 
 def number_dtype(text: Any) -> np.dtype[Any]:
-    """The dtype that has this `str`.
+    """The dtype that has this `str`; ValueError if it is none of numbers.
 
     NumPy by itself takes much more for a dtype, and parses some of it as Python.
-
-    Raises:
-        ValueError: It is none of numbers.
     """
     if not isinstance(text, str) or not _DTYPE_TEXT.fullmatch(text):
         raise ValueError(f"{text!r} is not a dtype of numbers")
@@ -333,11 +326,7 @@ def layout_to_json(layout: Layout) -> dict[str, Any]:
 
 
 def layout_from_json(content: Mapping[str, Any], depth: int = 0) -> Layout:
-    """Inverse of `layout_to_json`.
-
-    Raises:
-        ValueError: It is not a layout that is ever written.
-    """
+    """Inverse of `layout_to_json`; ValueError if it is no layout that is ever written."""
     kind = content["kind"]
     if kind == "encoded":
         return ENCODED

@@ -135,11 +135,7 @@ class StepSchema:
 
     @classmethod
     def from_json(cls, layouts: Mapping[str, Any]) -> StepSchema:
-        """Inverse of `to_json`.
-
-        Raises:
-            ValueError: A layout is none that is ever written.
-        """
+        """Inverse of `to_json`; ValueError if a layout is none that is ever written."""
         observation, action, annotation = (layout_from_json(layouts[role]) for role in _ROLES)
         if not isinstance(annotation, Group):
             raise ValueError("its annotations have no names")
@@ -171,11 +167,7 @@ class StepSchema:
 
     @classmethod
     def from_blob(cls, blob: bytes, *, where: str) -> StepSchema:
-        """Inverse of `blob`.
-
-        Raises:
-            DecodeError: It is not such a schema.
-        """
+        """Inverse of `blob`; a `DecodeError` if it is no such schema."""
         try:
             return _schema_from_blob(blob)
         except DAMAGED as error:

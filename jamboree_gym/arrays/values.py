@@ -264,19 +264,13 @@ def comes_back_alike(value: Any) -> bool:
 # -- what cannot be written, and where it is ---------------------------------------------
 
 
-def _first_refused(value: Any) -> tuple[str, str]:
+def _first_refused(value: Any, place: str = "", reason: str = "") -> tuple[str, str]:
     """Place of the first thing in a value that cannot be written, and why it cannot."""
-    place, reason = "", ""
-    parts: Iterable[tuple[str, Any]] = [("", value)]
-    while parts:
-        for where, part in parts:
-            refusal = _why_refused(part)
-            if refusal is not None:
-                place, reason, parts = where, refusal, _parts(part, where)
-                break
-        else:
-            break
-    return place, reason
+    for where, part in _parts(value, place):
+        refusal = _why_refused(part)
+        if refusal is not None:
+            return _first_refused(part, where, refusal)
+    return place, reason or _why_refused(value) or ""
 
 
 def _why_refused(value: Any) -> str | None:

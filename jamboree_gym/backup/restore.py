@@ -141,11 +141,7 @@ def _find_head(store: RedisStore, mongo: MongoStore, key: str) -> Head:
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:
-    """A head of Redis; None if there is no log.
-
-    Raises:
-        DecodeError: The head, or an episode's note in it, is damaged.
-    """
+    """A head of Redis; None if there is no log. A `DecodeError` if it, or its note, is damaged."""
     if not raw:
         return None
     head = decode_head(raw, where=key)

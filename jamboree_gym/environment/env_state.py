@@ -169,11 +169,7 @@ def put_rng_state(env: gym.Env[Any, Any], state: Any) -> None:
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[_Layer]:
-    """The layers that remember something, outermost first.
-
-    Raises:
-        ReplayError: The state of a layer is unknown; names it.
-    """
+    """The layers that remember something, outermost first; a `ReplayError` names an unknown one."""
     while isinstance(env, gym.Wrapper):
         layer = _layer_of_wrapper(env)
         if layer is not None:

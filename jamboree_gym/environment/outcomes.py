@@ -45,11 +45,7 @@ def number_of(reward: Any) -> float:
 
 
 def flag_of(name: str, value: Any) -> bool:
-    """What `bool` makes of a flag.
-
-    Raises:
-        InvalidRecord: It makes nothing of it, as of an array of two.
-    """
+    """What `bool` makes of a flag; an `InvalidRecord` if that is nothing, as of an array of two."""
     try:
         return bool(value)
     except Exception as error:  # as above

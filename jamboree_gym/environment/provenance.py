@@ -76,7 +76,7 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
         distributions of environment and wrappers), `platform`, `git_commit`, `host`, `pid`, and
         `vector`, which is null.
     """
-    return _described(env, env.observation_space, env.action_space, None)
+    return describe_sub_env(env, env.observation_space, env.action_space, vector=None)
 
 
 def describe_sub_env(
@@ -84,7 +84,7 @@ def describe_sub_env(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     *,
-    vector: Mapping[str, Any],
+    vector: Mapping[str, Any] | None,
 ) -> bytes:
     """As `describe`, for one sub-environment of a vector environment.
 
@@ -92,37 +92,10 @@ def describe_sub_env(
         env: The sub-environment, or its spec if it lives in another process.
         observation_space: Recorded observation space of one sub-environment.
         action_space: Recorded action space of one sub-environment.
-        vector: Of the vector environment: `class`, `num_envs`, `autoreset_mode`, `reward_dtype`,
-            `wrappers` (outermost first) and `independent`: whether each sub-environment is made by
-            `gymnasium.make`, with its own generator.
+        vector: Of the vector environment, if any: `class`, `num_envs`, `autoreset_mode`,
+            `reward_dtype`, `wrappers` (outermost first) and `independent`: whether each
+            sub-environment is made by `gymnasium.make`, with its own generator.
     """
-    return _described(env, observation_space, action_space, vector)
-
-
-def describe_imported(
-    spec: EnvSpec | None,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    *,
-    source: Mapping[str, Any],
-) -> bytes:
-    """As `describe`, for imported episodes; unknown facts are null.
-
-    `source` says where the episodes come from: JSON, stored as `imported`. `spec` is None where the
-    environment is unknown.
-    """
-    content = json.loads(_described(spec, observation_space, action_space, None))
-    unknown = dict.fromkeys(("platform", "git_commit", "host", "pid"))
-    content |= {**unknown, "versions": {}, "imported": dict(source)}
-    return json.dumps(content, sort_keys=True).encode()
-
-
-def _described(
-    env: gym.Env[Any, Any] | EnvSpec | None,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    vector: Mapping[str, Any] | None,
-) -> bytes:
     check_space(observation_space, "observation")
     check_space(action_space, "action")
     stack = list(_stack(env)) if isinstance(env, gym.Env) else []
@@ -146,12 +119,26 @@ def _described(
     return json.dumps(content, sort_keys=True).encode()
 
 
-def decode_provenance(content: bytes, *, where: str) -> dict[str, Any]:
-    """Inverse of `describe`. The values in it may be of any kind.
+def describe_imported(
+    spec: EnvSpec | None,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    source: Mapping[str, Any],
+) -> bytes:
+    """As `describe`, for imported episodes; unknown facts are null.
 
-    Raises:
-        DecodeError: The content is no JSON object.
+    `source` says where the episodes come from: JSON, stored as `imported`. `spec` is None where the
+    environment is unknown.
     """
+    content = json.loads(describe_sub_env(spec, observation_space, action_space, vector=None))
+    unknown = dict.fromkeys(("platform", "git_commit", "host", "pid"))
+    content |= {**unknown, "versions": {}, "imported": dict(source)}
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def decode_provenance(content: bytes, *, where: str) -> dict[str, Any]:
+    """Inverse of `describe`, with values of any kind; a `DecodeError` if it is no JSON object."""
     try:
         provenance = json.loads(content.decode())
     except (RecursionError, ValueError) as error:

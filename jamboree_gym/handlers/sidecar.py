@@ -37,11 +37,7 @@ compress = pa.Codec(CODEC, compression_level=_LEVEL).compress
 
 
 def check_size(size: int, what: str) -> None:
-    """Refuse content that would be too large to read back.
-
-    Raises:
-        InvalidRecord: The content is larger than `MAX_CONTENT_BYTES`.
-    """
+    """Refuse content that would be too large to read back: more than `MAX_CONTENT_BYTES`."""
     if size > MAX_CONTENT_BYTES:
         raise InvalidRecord(
             f"{what} has {size} bytes, and no more than {MAX_CONTENT_BYTES} are kept: "
@@ -53,12 +49,8 @@ def decompress(content: bytes, size: int) -> pa.Buffer:
     """Decompress what `compress` made; the result is in writable memory.
 
     A few bytes can stand for gigabytes. So memory is allocated only if the header states exactly
-    `size` bytes, and that is at most `MAX_CONTENT_BYTES`.
-
-    Raises:
-        ValueError: The size is another one, or too large.
-        TypeError: The content is not bytes.
-        OSError: The content is damaged.
+    `size` bytes, and that is at most `MAX_CONTENT_BYTES`; else ValueError or TypeError. Damaged
+    content raises OSError.
     """
     if not isinstance(content, bytes) or type(size) is not int:
         raise TypeError(f"{size!r} bytes in a {type(content).__name__}")

@@ -58,11 +58,7 @@ def error_reply(error: Exception) -> dict[str, Any]:
 
 
 def decode_reply(line: bytes) -> dict[str, Any]:
-    """Decode the reply in a line.
-
-    Raises:
-        EmbeddedServerError: The line holds no reply.
-    """
+    """Decode the reply in a line; an `EmbeddedServerError` if it holds none."""
     try:
         return decode(line)
     except ValueError as error:
@@ -78,11 +74,7 @@ def unexpected(what: str) -> EmbeddedServerError:
 
 
 def url_in(reply: dict[str, Any], scheme: str) -> str:
-    """The URL in a reply.
-
-    Raises:
-        EmbeddedServerError: The reply holds no URL, or one with another scheme.
-    """
+    """The URL in a reply; an `EmbeddedServerError` if there is none with this scheme."""
     url = reply.get("url")
     if not isinstance(url, str) or not url.startswith(f"{scheme}://"):
         raise unexpected(f"it has no URL that begins with {scheme}://")

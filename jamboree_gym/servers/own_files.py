@@ -1,6 +1,7 @@
 """Opens, checks and locks files of a home: no file of another user is opened, no link is followed.
 
-A directory may have been open to others before we made it private, with files that look like ours.
+A directory may have been open to others before we made it private, with files that look like ours:
+such a file, or one that is none, raises `EmbeddedServerError`.
 
 A server process holds the lock on its data for as long as it lives: the supervisor takes the lock,
 and the server inherits it, so that two servers never run on the same data.
@@ -46,12 +47,9 @@ def foreign(path: Path | str, uid: int) -> EmbeddedServerError:
 
 
 def check_entry(path: Path, *, may_have_names: bool = False) -> None:
-    """Check that nothing is at a path, or something of ours that is no link.
+    """Check that nothing is at a path, or something of ours that is no link; the error names it.
 
     What kind of file it is, shows when it is used. With `may_have_names` it may be a hard link.
-
-    Raises:
-        EmbeddedServerError: The check failed; names the path.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         _check_found(path, path.lstat(), may_have_names=may_have_names)
@@ -60,8 +58,7 @@ def check_entry(path: Path, *, may_have_names: bool = False) -> None:
 def check_tree(directory: Path) -> None:
     """Check that a directory of ours holds only files and directories of ours, and no links.
 
-    Raises:
-        EmbeddedServerError: The check failed; names the path in question.
+    The error names the path in question.
     """
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -98,13 +95,7 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def read_own(path: Path) -> str:
-    """The text of a file of ours.
-
-    Raises:
-        EmbeddedServerError: It belongs to another user, or is no file.
-        OSError: It cannot be read.
-        ValueError: Its content is no text.
-    """
+    """The text of a file of ours; the errors of `open_own`, and ValueError if it is no text."""
     with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
         return file.read()
 
@@ -115,11 +106,7 @@ def append_to(log: Path) -> BinaryIO:
 
 
 def take_lock(path: Path, *, timeout_s: float = 0.0) -> int | None:
-    """Take the lock; return the descriptor to inherit, or None if a live process holds the lock.
-
-    Raises:
-        EmbeddedServerError: The lock file belongs to another user.
-    """
+    """Take the lock; return the descriptor to inherit, or None if a live process holds the lock."""
     deadline = time.monotonic() + timeout_s
     descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     while True:
@@ -134,11 +121,7 @@ def take_lock(path: Path, *, timeout_s: float = 0.0) -> int | None:
 
 
 def is_lock_held(path: Path) -> bool:
-    """Whether a live process holds the lock. Makes no file.
-
-    Raises:
-        EmbeddedServerError: The lock file belongs to another user.
-    """
+    """Whether a live process holds the lock. Makes no file."""
     try:
         descriptor = open_own(path, os.O_RDWR)
     except OSError:  # no server has run here yet, or the home is not ours

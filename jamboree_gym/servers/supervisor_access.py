@@ -92,11 +92,7 @@ def time_left_s(deadline: float) -> float:
 
 
 def _launch_supervisor(home: Home, *, timeout_s: float) -> None:
-    """Start a supervisor and return once it answers. The caller holds the start lock.
-
-    Raises:
-        EmbeddedServerError: The supervisor did not start.
-    """
+    """Start a supervisor and return once it answers. The caller holds the start lock."""
     deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
     log_start = trim_log(home.supervisor_log)
     read_end, write_end = os.pipe()

@@ -59,11 +59,8 @@ class ReadThroughStore(LogStore):
 
     Attributes:
         redis: As given; reads only what Redis holds.
-        keyspace: Names of all keys.
         listings: The listings, with those of MongoDB.
         blobs: The blobs, with those of MongoDB.
-        leases: Which writers are alive.
-        feed: Tells which episodes grow.
     """
 
     listings: ReadThroughListings
@@ -146,11 +143,7 @@ class ReadThroughStore(LogStore):
         return LogSlice(found.head, [*below, *found.batches])
 
     def _stored_batches(self, mongo: MongoStore, key: str, head: Head) -> StoredBatches | None:
-        """The batches of a log in MongoDB; None if MongoDB holds no log, or another one.
-
-        Raises:
-            DecodeError: The log's document is damaged.
-        """
+        """The batches of a log in MongoDB; None if MongoDB holds no log, or another one."""
         stored = mongo.logs([key]).get(key)
         if isinstance(stored, DecodeError):
             raise stored

@@ -17,11 +17,7 @@ PAGE_BYTES = 8 << 20
 
 
 def entry_of(store: RedisStore, key: str, head: Head) -> IndexEntry | None:
-    """The listing entry of an episode; None for other logs.
-
-    Raises:
-        DecodeError: The episode's note is damaged.
-    """
+    """The listing entry of an episode; None for other logs. A damaged note raises `DecodeError`."""
     if head.codec != CODEC_STEPS:
         return None
     episode_id = store.keyspace.episode_id(key)

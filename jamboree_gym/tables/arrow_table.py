@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from jamboree_gym.errors import ColumnConflict
 from jamboree_gym.records import Transitions
-from jamboree_gym.tables.columns import Column, to_columns_or_none
+from jamboree_gym.tables.columns import Column, to_columns, to_columns_or_none
 
 __all__ = [
     "Columns",
@@ -50,8 +50,7 @@ class TablePart:
 
 def to_table(steps: Transitions) -> pa.Table:
     """Convert transitions of one episode into a table."""
-    columns = to_columns_or_none(steps)
-    return pa.table({name: _arrow(one) for name, one in columns.items() if one is not None})
+    return pa.table({name: _arrow(one) for name, one in to_columns(steps).items()})
 
 
 def table_part_of(

@@ -40,12 +40,7 @@ ANNOTATION: Final = "annotation_"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
-    """A part of a space that is one array or one number.
-
-    Attributes:
-        path: The keys that lead to it.
-        space: A Box, Discrete, MultiDiscrete or MultiBinary.
-    """
+    """A part of a space that is one array or one number, and the keys that lead to it."""
 
     path: tuple[Any, ...]
     space: spaces.Space[Any]
@@ -99,8 +94,7 @@ class Column:
     Args:
         name: Its key in the observation.
         role: The field of `StepData` that it is read off.
-        low: Lowest values of a row.
-        high: Highest values of a row.
+        low, high: Lowest and highest values of a row.
         write: Writes a value into a row.
         n: How many rows.
         channel_axis: Of an image: the axis along which rows are put side by side. None: rows are

@@ -163,11 +163,7 @@ def _layouts(schemas: SchemaChanges, infos: Mapping[str, Any]) -> dict[str, Any]
 
 
 def schemas_of(layouts: Mapping[str, Any]) -> SchemaChanges:
-    """Inverse, for the steps.
-
-    Raises:
-        DecodeError: It is nothing that is ever written.
-    """
+    """Inverse, for the steps; a `DecodeError` if it is nothing that is ever written."""
     try:
         return [(int(row), StepSchema.from_json(one).shared) for row, one in layouts["steps"]]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -195,8 +191,7 @@ def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> d
 def note_of(metadata: Mapping[str, Any], where: str) -> Note | None:
     """The note that `to_minari` wrote for an episode; None if another program wrote the episode.
 
-    Raises:
-        DecodeError: It is damaged.
+    A damaged one raises `DecodeError`.
     """
     if "jamboree_note" not in metadata:
         return None

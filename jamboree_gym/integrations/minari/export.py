@@ -165,7 +165,9 @@ class _Export:
     def _write(self, trip: Found) -> None:
         episodes: list[Written] = []
         own: dict[str, Any] = {"format": FORMAT, "provenances": {}, "layouts": {}}
-        for one, read in zip(trip, self._whole(trip), strict=True):
+        whole = whole_episodes(self._connection, [one.id for one in trip])
+        for one, decode in zip(trip, whole, strict=True):
+            read = decode()
             name = read.origin.provenance
             environment = self._environments.get(name)
             if environment is None:
@@ -178,10 +180,6 @@ class _Export:
             own = merged(own, found)
         first = self._first()
         self._files.write_part(episodes, own, first.space_pair, first.spec)
-
-    def _whole(self, trip: Found) -> Iterator[Any]:
-        for read in whole_episodes(self._connection, [one.id for one in trip]):
-            yield read()
 
     def _first(self) -> _Environment:
         return next(iter(self._environments.values()))

@@ -66,11 +66,7 @@ def begin_root(
 
 
 def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
-    """Set the generator to the state that it got when the episode was forked, if any.
-
-    Raises:
-        ReplayError: The generator is of another kind.
-    """
+    """Set the generator to the state that it got when the episode was forked, if any."""
     if origin.rng_state is not None:
         put_rng_state(env, origin.rng_state)
 
@@ -78,8 +74,8 @@ def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
 def _episodes_before(episode: Episode) -> list[Episode]:
     """The episodes that an episode follows, newest first, back to one that depends on none.
 
-    Raises:
-        ReplayError: An episode is missing or incomplete, or they follow each other in a circle.
+    A `ReplayError` says that one is missing or incomplete, or that they follow each other in a
+    circle.
     """
     before: list[Episode] = []
     seen = {episode.id}

@@ -136,11 +136,7 @@ class Resimulator:
             return Checked(VerifyReport(id, 0, error=str(error), changed=changed))
 
     def verified(self, whole: WholeEpisode) -> Checked:
-        """Simulate one episode again and compare.
-
-        Raises:
-            ReplayError: It cannot be; says why.
-        """
+        """Simulate one episode again and compare; a `ReplayError` says why it cannot be."""
         origin = self._origin(whole)
         place = _Place(origin.digest, whole.origin.follows)
         env = self._cached.pop(place, None) if whole.origin.parent is None else None

@@ -2,7 +2,7 @@
 
 A log has one document, with its head. If the batches of its first copy are small, this document
 contains them, too. Each later batch has its own document. Every document has a format version and
-a CRC-32.
+a CRC-32; what reads one raises `DecodeError` if it is damaged, or has another format.
 """
 
 from __future__ import annotations
@@ -105,11 +105,7 @@ def head_fields(head: Head) -> dict[str, Any]:
 
 
 def stored_log(document: Any, *, where: str) -> StoredLog:
-    """Inverse of `log_document`.
-
-    Raises:
-        DecodeError: The document is damaged, or has another format.
-    """
+    """Inverse of `log_document`."""
     at = f"{where}: {document['_id']}"
     _check_format(document, at)
     content, batches = document.get("head"), document.get("frames", [])
@@ -145,11 +141,7 @@ def chunk_documents(key: str, born: float, batch: bytes) -> Iterator[dict[str, A
 
 
 def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
-    """Start, stop, first and last time of the batch in a document.
-
-    Raises:
-        DecodeError: The document is damaged.
-    """
+    """Start, stop, first and last time of the batch in a document."""
     indices = [document.get(name) for name in ("start", "stop")]
     times = [document.get(name) for name in ("t_first", "t_last")]
     if not all(type(one) is int for one in indices) or not all(type(t) is float for t in times):
@@ -199,11 +191,7 @@ def blob_document(name: str, content: bytes) -> dict[str, Any]:
 
 
 def blob_content(document: Any, *, where: str) -> bytes:
-    """Inverse of `blob_document`.
-
-    Raises:
-        DecodeError: The document is damaged, or has another format.
-    """
+    """Inverse of `blob_document`."""
     content = checked_content(document, where=f"{where}: the blob")
     if digest(content) != document["_id"]:
         what = "the content is not that of its name, it is damaged"
@@ -212,11 +200,7 @@ def blob_content(document: Any, *, where: str) -> bytes:
 
 
 def checked_content(document: Any, *, where: str) -> bytes:
-    """The content of a document, checked by its checksum.
-
-    Raises:
-        DecodeError: The document is damaged, or has another format.
-    """
+    """The content of a document, checked by its checksum."""
     at = f"{where} {document['_id']}"
     _check_format(document, at)
     content = document.get("content")

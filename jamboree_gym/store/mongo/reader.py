@@ -45,11 +45,7 @@ def stored_logs(
 
 
 def batches_of(mongo: MongoStore, key: str, log: StoredLog) -> Iterator[bytes]:
-    """All batches of one log, in order.
-
-    Raises:
-        DecodeError: A batch is damaged.
-    """
+    """All batches of one log, in order; a damaged one raises `DecodeError`."""
     batches = _SortedBatches(mongo.batches_between(key, key) if _is_split(log) else ())
     return _in_order(log, batches, key, f"MongoDB at {mongo.where}: {key}")
 
@@ -93,8 +89,7 @@ class _SortedBatches:
 def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator[Batch]:
     """Check that the batches contain every readable record of the log, without a gap.
 
-    Raises:
-        DecodeError: A batch is damaged or missing.
+    A batch that is damaged or missing raises `DecodeError`, here and in what follows.
     """
     expected = head.first
     for blob in blobs:
@@ -147,11 +142,7 @@ class StoredBatches:
         self._where = f"MongoDB at {mongo.where}: {key}"
 
     def selected(self, found: LogSlice, how: tuple[Any, ...]) -> list[Batch]:
-        """The batches that Redis' answer to such a read lacks.
-
-        Raises:
-            DecodeError: A batch is damaged or missing.
-        """
+        """The batches that Redis' answer to such a read lacks."""
         head = found.head
         match how:
             case ("range", start, stop):
@@ -170,11 +161,7 @@ class StoredBatches:
         raise TypeError(f"there is no such read: {how!r}")
 
     def covering(self, start: int, stop: int) -> list[Batch]:
-        """Batches that contain any index in `[start, stop)`.
-
-        Raises:
-            DecodeError: A batch is damaged or missing.
-        """
+        """Batches that contain any index in `[start, stop)`."""
         stop = min(stop, self._held)
         if start >= stop:
             return []

@@ -43,10 +43,9 @@ _IDENTITY = "identity"
 class MongoStore(LogWriter):
     """Logs and blobs of one namespace, in the database with its name; `LogWriter` has its writes.
 
-    A log has one document in `logs`: its head, and the batches of its first copy if these are
-    small. Each later batch has a document in `chunks`, or one for each 12 MB. A deleted log leaves
-    a document in `deleted`, which hides all data that a slow backup still copies of it. All writes
-    wait for `w=majority, j=True`.
+    A log has one document in `logs`; each later batch has one in `chunks`, or one for each 12 MB. A
+    deleted log leaves a document in `deleted`, which hides all data that a slow backup still copies
+    of it. All writes wait for `w=majority, j=True`. What is damaged raises `DecodeError`.
 
     Args:
         client: A pymongo client. The store owns and closes it.
@@ -148,11 +147,7 @@ class MongoStore(LogWriter):
         return [group["_id"] for group in groups if isinstance(group["_id"], str)]
 
     def batch_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
-        """Indices and times of the newest batch in `chunks` that begins at or before an index.
-
-        Raises:
-            DecodeError: The batch's document is damaged.
-        """
+        """Indices and times of the newest batch in `chunks` that begins at or before an index."""
         self.link.index_chunks()
         query = {"key": key, "start": {"$lt": index + 1}}  # $lte of SecantusDB misses equal values
         cursor = self.link.run(
@@ -188,11 +183,7 @@ class MongoStore(LogWriter):
             cursor.close()
 
     def blob(self, name: str) -> bytes | None:
-        """Content stored by `put_blobs`; None if it is missing.
-
-        Raises:
-            DecodeError: The content is damaged.
-        """
+        """Content stored by `put_blobs`; None if it is missing."""
         found = self.link.find_one(self.link.blobs, name)
         return None if found is None else blob_content(found, where=f"MongoDB at {self.where}")
 
@@ -210,11 +201,7 @@ class MongoStore(LogWriter):
         )
 
     def setting(self, name: str) -> bytes | None:
-        """A setting stored by `put_setting`; None if it is missing.
-
-        Raises:
-            DecodeError: The setting is damaged, or has another format.
-        """
+        """A setting stored by `put_setting`; None if it is missing."""
         found = self.link.find_one(self.link.settings, name)
         return None if found is None else checked_content(found, where=f"MongoDB at {self.where}")
 

@@ -30,11 +30,7 @@ class Blobs(RedisPart):
         return ("SET", self._keyspace.blob(name), encode_note(content), "NX")
 
     def get(self, name: str) -> bytes:
-        """Content stored by `put`.
-
-        Raises:
-            DecodeError: It is gone, or damaged.
-        """
+        """Content stored by `put`; a `DecodeError` where it is gone, or damaged."""
         if name not in self._known:
             self._known[name] = self._read(name)
         return self._known[name]

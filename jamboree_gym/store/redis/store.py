@@ -30,14 +30,8 @@ _T = TypeVar("_T")
 class RedisStore(LogStore):
     """The logs of one namespace on one server, and what belongs to them.
 
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-
     Attributes:
         client: The redis-py client of the link.
-        link: As given.
-        keyspace: As given.
         reader: Reads logs undecoded, or many at a time, as Redis itself holds them.
         listings: Summaries of episodes by run.
         blobs: Immutable content by digest.
@@ -91,12 +85,7 @@ class RedisStore(LogStore):
         return self.link.where
 
     def check(self, *, fsync: bool = False) -> None:
-        """Make sure that a server answers that can do what is asked: see `check_server`.
-
-        Raises:
-            StoreUnavailable: Nothing answers there, or it refuses the login.
-            UnsupportedServer: It is not Redis, is too old, or keeps no append-only file.
-        """
+        """Make sure that a server answers that can do what is asked: see `check_server`."""
         check_server(self.link, fsync=fsync)
 
     def run(self, action: Callable[[], _T]) -> _T:
