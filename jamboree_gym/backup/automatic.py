@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from jamboree_gym.backup.copy import pending_records
 from jamboree_gym.backup.follow import Follower, OpenedMongo
@@ -25,28 +24,15 @@ BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 log = logging.getLogger(__name__)
 
 
-class Work(Protocol):
-    """The work that runs on the backup thread.
-
-    Attributes:
-        trouble: Why the work failed in the end; None if it did not.
-        needs_threads: Whether the work is impossible while the interpreter ends.
-    """
-
-    trouble: str | None
-    needs_threads: bool
-
-    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
-        """Work until `stop` is set. `delivered` is set after each delivery, and with `stop`."""
-
-
 class AutomaticBackup:
     """Copies a Jamboree's namespace from its first delivery on. Its failures raise no error.
 
-    At the end it asks the store, which the caller owns, how many records are not copied yet.
+    It runs the work on a thread. `work.trouble` is why that failed in the end, None if it did not;
+    `work.needs_threads` whether it is impossible while the interpreter ends. At the end it asks the
+    store, which the caller owns, how many records are not copied yet.
     """
 
-    def __init__(self, work: Work, store: RedisStore) -> None:
+    def __init__(self, work: FollowingThread | SupervisorsBackup, store: RedisStore) -> None:
         self._work = work
         self._store = store
         self._delivered = threading.Event()
@@ -109,7 +95,7 @@ class FollowingThread:
         self._keyspace = keyspace
 
     def run(self, delivered: threading.Event, stop: threading.Event) -> None:
-        """Copy until `stop` is set."""
+        """Copy until `stop` is set; it does not matter what was `delivered`."""
         store = RedisStore.from_url(self._redis_url(), self._keyspace)
         mongo = OpenedMongo(lambda: self._mongo_url, self._keyspace.namespace)
         with contextlib.closing(store), contextlib.closing(mongo):
@@ -131,7 +117,10 @@ class SupervisorsBackup:
         self._failures = 0
 
     def run(self, delivered: threading.Event, stop: threading.Event) -> None:
-        """Ask at the first delivery, and again when a delivery finds a new supervisor."""
+        """Ask at the first delivery, and again when a delivery finds a new supervisor.
+
+        `delivered` is set after each delivery, and with `stop`.
+        """
         pause_s = 0.0
         while not stop.wait(pause_s):
             delivered.wait()

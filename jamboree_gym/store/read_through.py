@@ -45,7 +45,7 @@ class _Absent(NamedTuple):
     standing: str
 
 
-class ReadThroughStore(LogStore):
+class ReadThroughStore(LogAppender, LogStore):
     """Reads as `RedisStore` does. MongoDB supplies what Redis lacks, and Redis gets it back.
 
     A missing log is restored whole. If Redis holds only the newest batches of a log, the older
@@ -67,6 +67,7 @@ class ReadThroughStore(LogStore):
     blobs: ReadThroughBlobs
 
     def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
+        super().__init__(redis.link, redis.keyspace, redis.blobs, can_ask=True)
         self.redis = redis
         self.keyspace = redis.keyspace
         self.leases = redis.leases
@@ -74,7 +75,6 @@ class ReadThroughStore(LogStore):
         self._ask = BackupQuestions(redis.where, find_backup)
         self.listings = ReadThroughListings(redis, self._ask)
         self.blobs = ReadThroughBlobs(redis, self._ask)
-        self._appender = LogAppender(redis.link, redis.keyspace, redis.blobs, can_ask=True)
         self._absent: dict[str, _Absent] = {}
         self._absent_lock = threading.Lock()
         self._questions: list[set[str]] = []  # for each open question, the logs appended to since
@@ -286,7 +286,7 @@ class ReadThroughStore(LogStore):
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """As `RedisStore.append`; asks MongoDB first for logs that need it, see `must_ask`."""
-        results = self._appender.append(appends, fsync=fsync, prepare=prepare)
+        results = super().append(appends, fsync=fsync, prepare=prepare)
         with self._absent_lock:
             for appended in self._questions:
                 appended.update(append.key for append in appends)
@@ -299,19 +299,6 @@ class ReadThroughStore(LogStore):
     ) -> float | None:
         """As `RedisStore.delete`, which notes that MongoDB has to forget the log, too."""
         return self.redis.delete(key, entry=entry, born=born)
-
-    def epoch(self) -> str:
-        """As `RedisStore.epoch`."""
-        return self._appender.epoch()
-
-    @property
-    def losses(self) -> int:
-        """As `RedisStore.losses`."""
-        return self._appender.losses
-
-    def must_ask(self, append: Append, result: AppendResult) -> bool:
-        """Whether MongoDB has to be asked for this log before anything is stored there."""
-        return self._appender.must_ask(append, result)
 
     def after_fork_in_child(self) -> None:
         """As `RedisStore.after_fork_in_child`."""

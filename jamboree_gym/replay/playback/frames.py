@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 
@@ -15,23 +15,13 @@ from jamboree_gym.replay.rebuilding.beginning import Shown, begin_as_recorded, l
 from jamboree_gym.replay.rebuilding.fast_forward import play_on
 from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
 
-__all__ = ["Frames", "RecordedFrames", "SimulatedFrames"]
-
-
-class Frames(Protocol):
-    """Frames of an episode by step; the steps may come in any order."""
-
-    def at(self, step: int) -> Any:
-        """The frame that shows the state after this many steps."""
-
-    def close(self) -> None:
-        """Release the resources of the frames."""
+__all__ = ["RecordedFrames", "SimulatedFrames"]
 
 
 class RecordedFrames:
     """Frames recorded with `record_frames=`; a step without a frame shows the newest one before it.
 
-    The episode is read in parts during the replay.
+    The episode is read in parts during the replay; the steps may come in any order.
     """
 
     def __init__(self, episode: Episode) -> None:

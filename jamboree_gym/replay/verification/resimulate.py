@@ -18,7 +18,7 @@ from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.rebuilding.rebuild import begins_anew, rebuild_env, reset_as_recorded
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper, ignored_infos
-from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch, recorded_actions
+from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
 from jamboree_gym.replay.verification.report import (
     Change,
@@ -27,7 +27,7 @@ from jamboree_gym.replay.verification.report import (
     remembering_of,
 )
 
-__all__ = ["Check", "Checked", "Resimulator", "Watch", "recorded_actions", "rebuild_env"]
+__all__ = ["Check", "Checked", "Resimulator", "Watch"]
 
 MAX_CACHED = 64  # environments: as many sub-environments of a vector environment go on at once
 

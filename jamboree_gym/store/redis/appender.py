@@ -36,10 +36,10 @@ class _Server:
 
 
 class LogAppender(RedisPart):
-    """Appends to logs, and remembers what it has to know of the server.
+    """What stores of logs share: appending, and what has to be known of the server for that.
 
     `blobs` are stored before the batches that refer to them; `can_ask` says whether a log that is
-    not here may be in MongoDB.
+    not here may be in MongoDB. The methods are those of `LogStore`.
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace, blobs: Blobs, *, can_ask: bool) -> None:
