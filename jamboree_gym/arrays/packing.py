@@ -202,7 +202,8 @@ def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
     Raises:
         InvalidRecord: They are not of this layout; says what they are.
     """
-    if _is_objects(arrays) and not isinstance(layout, Encoded):
+    is_objects = isinstance(arrays, _ndarray) and arrays.dtype == object
+    if is_objects and not isinstance(layout, Encoded):
         return [filler(layout) if one is None else pack_any(one, layout, "row") for one in arrays]
     if isinstance(layout, Group):
         pairs = zip(layout.items(arrays), layout.parts, strict=True)
@@ -218,10 +219,6 @@ def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
     if layout.is_array:
         return [row.tobytes() for row in values]
     return list(values) if layout.kind == "numpy" else values.tolist()
-
-
-def _is_objects(arrays: Arrays) -> bool:
-    return isinstance(arrays, _ndarray) and arrays.dtype == object
 
 
 def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:

@@ -116,15 +116,12 @@ def json_error(value: Any) -> Exception | None:
 def shown(value: Any) -> str:
     """A short description of a value that is no JSON; functions without their changing address."""
     try:
-        text = f"{value.__module__}:{value.__qualname__}" if _has_name(value) else repr(value)
+        has_name = isinstance(value, (type, FunctionType, BuiltinFunctionType))
+        text = f"{value.__module__}:{value.__qualname__}" if has_name else repr(value)
     except Exception:  # noqa: BLE001 - code of an unknown class may raise anything
         text = object.__repr__(value)
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-def _has_name(value: Any) -> bool:
-    return isinstance(value, (type, FunctionType, BuiltinFunctionType))
 
 
 def _is_json(value: Any) -> bool:

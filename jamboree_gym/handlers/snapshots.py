@@ -72,9 +72,7 @@ class SnapshotRecorder(SidecarRecorder):
     """Records the state of an environment (without its recorder) at the reset and every k-th step.
 
     Raises:
-        InvalidArgument: `every`, which is k, is invalid, or a layer of the environment does not
-        offer
-            its state.
+        InvalidArgument: k (`every`) is invalid, or a layer of the environment offers no state.
     """
 
     def __init__(self, jam: Connection, env: gym.Env[Any, Any], every: int) -> None:

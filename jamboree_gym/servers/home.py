@@ -108,8 +108,8 @@ class Home:
         """Make the directory if it is missing, and make it private.
 
         Raises:
-            EmbeddedServerError: It cannot be made; or it, or something in it, belongs to another
-            user.
+            EmbeddedServerError: The directory cannot be made; or it, or something in it, belongs to
+                another user.
         """
         _make_private(self.path, self._check_entries)
 
@@ -152,7 +152,11 @@ class Home:
         return sockets
 
     def read_record(self) -> SupervisorRecord | None:
-        """The record of the supervisor, which may have been killed; None if there is no record."""
+        """The record of the supervisor, which may have been killed; None if there is no record.
+
+        Raises:
+            EmbeddedServerError: Another user wrote the record.
+        """
         try:
             record = SupervisorRecord(**json.loads(read_own(self.record_file)))
         except (OSError, RecursionError, TypeError, ValueError):  # no record, or another version

@@ -63,9 +63,8 @@ def check_tree(directory: Path) -> None:
     with os.scandir(directory) as entries:
         for entry in entries:
             path = Path(entry.path)
-            check_entry(
-                path, may_have_names=True
-            )  # backups by hard links give a file several names
+            # Backups by hard links give a file several names.
+            check_entry(path, may_have_names=True)
             if entry.is_dir(follow_symlinks=False):
                 check_tree(path)
 

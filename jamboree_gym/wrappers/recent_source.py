@@ -108,7 +108,11 @@ class SourceReader:
 
 
 def newest_of(source: Source, n: int) -> list[StepData]:
-    """The newest n transactions of an episode, or of all episodes of a query, oldest first."""
+    """The newest n transactions of an episode, or of all episodes of a query, oldest first.
+
+    Raises:
+        JamboreeError: They cannot be read.
+    """
     if isinstance(source, Episode):
         return list(source.recent(n))
     newest: list[StepData] = []

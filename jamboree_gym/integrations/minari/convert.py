@@ -95,7 +95,8 @@ def to_buffer(
         truncations=truncations,
         infos=columns.close(),
     )
-    layouts = _layouts(rows.schemas, columns.layouts)
+    steps_json = [[row, schema.to_json()] for row, schema in rows.schemas]
+    layouts = {"steps": steps_json, "infos": columns.layouts}
     name = digest(json.dumps(layouts, sort_keys=True).encode())
     return buffer, _metadata(summary, whole.origin, name), {name: layouts}
 
@@ -158,12 +159,8 @@ def _plain_options(options: Any) -> dict[str, Any] | None:
 # -- the metadata of an episode -----------------------------------------------------------------
 
 
-def _layouts(schemas: SchemaChanges, infos: Mapping[str, Any]) -> dict[str, Any]:
-    return {"steps": [[row, schema.to_json()] for row, schema in schemas], "infos": dict(infos)}
-
-
 def schemas_of(layouts: Mapping[str, Any]) -> SchemaChanges:
-    """Inverse, for the steps; a `DecodeError` if it is nothing that is ever written."""
+    """The schemas in the layouts of `to_buffer`; a `DecodeError` if they are never written so."""
     try:
         return [(int(row), StepSchema.from_json(one).shared) for row, one in layouts["steps"]]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

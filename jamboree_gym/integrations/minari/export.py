@@ -92,13 +92,14 @@ def to_minari(
         MissingExtra: Minari, h5py or Pillow is not installed.
     """
     files = DatasetFiles(dataset_id)
+    evaluated = gym.spec(eval_env) if isinstance(eval_env, str) else eval_env
     metadata = {
         "description": description,
         "algorithm_name": algorithm_name,
         "author": _names(author),
         "author_email": _names(author_email),
         "code_permalink": code_permalink,
-        "eval_env_spec": None if eval_env is None else _spec(eval_env).to_json(),
+        "eval_env_spec": None if evaluated is None else evaluated.to_json(),
     }
     given = {name: value for name, value in metadata.items() if value is not None}
     with files.locked():
@@ -113,10 +114,6 @@ def to_minari(
 
 def _names(names: str | Collection[str] | None) -> set[str] | None:
     return None if names is None else {names} if isinstance(names, str) else set(names)
-
-
-def _spec(env: str | EnvSpec) -> EnvSpec:
-    return gym.spec(env) if isinstance(env, str) else env
 
 
 def _exportable(found: Found) -> Found:

@@ -66,7 +66,10 @@ def begin_root(
 
 
 def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
-    """Set the generator to the state that it got when the episode was forked, if any."""
+    """Set the generator to the state that it got when the episode was forked, if any.
+
+    A generator of another kind is a `ReplayError`.
+    """
     if origin.rng_state is not None:
         put_rng_state(env, origin.rng_state)
 
