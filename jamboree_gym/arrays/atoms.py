@@ -24,12 +24,9 @@ _TYPE: Final = b"t"  # the class of a dtype's numbers, as `np.float32`
 
 
 class Atom(NamedTuple):
-    """How values of one class are kept.
+    """How values of one class are kept: the code of the extension, and both directions.
 
-    Attributes:
-        code: Of the extension.
-        encode: A value to bytes.
-        decode: Its inverse; damage is any of Python's errors.
+    What `decode` raises for damage is any of Python's errors.
     """
 
     code: int
@@ -39,11 +36,7 @@ class Atom(NamedTuple):
 
 @lru_cache(maxsize=256)
 def decode_dtype(text: str) -> np.dtype[Any]:
-    """The dtype with this `str`.
-
-    Raises:
-        DecodeError: It is none that is ever stored.
-    """
+    """The dtype with this `str`; a `DecodeError` if it is none that is ever stored."""
     if not _DTYPE_TEXT.fullmatch(text):
         raise DecodeError(f"dtype {text!r} is not one that is ever stored")
     return np.dtype(text)
@@ -88,9 +81,8 @@ def _decode_fraction(content: bytes) -> Fraction:
 
 
 def _encode_dtype(value: np.dtype[Any]) -> bytes:
-    if value.names is not None or not _DTYPE_TEXT.fullmatch(value.str) or value.metadata:
-        raise InvalidRecord(f"cannot store the dtype {value!r}")
-    if value != np.dtype(value.str):
+    is_plain = value.names is None and not value.metadata and _DTYPE_TEXT.fullmatch(value.str)
+    if not is_plain or value != np.dtype(value.str):
         raise InvalidRecord(f"cannot store the dtype {value!r}")
     return value.str.encode()
 

@@ -150,13 +150,9 @@ def _bytes_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def differences(
     place: str, recorded: Any, simulated: Any, tolerance: Tolerance = EXACT
 ) -> Iterator[Difference]:
-    """Where two values differ, in the order of the recorded one.
+    """Where two values differ, in the order of the recorded one, which comes from the store.
 
-    Args:
-        place: What the values are called.
-        recorded: As it is read from the store.
-        simulated: As the environment has returned it.
-        tolerance: Between floats.
+    `place` is what the values are called; `simulated` is as the environment has returned it.
     """
     if isinstance(recorded, Mapping) and isinstance(simulated, Mapping):
         for key in (*recorded, *(key for key in simulated if key not in recorded)):
@@ -209,11 +205,7 @@ def first_row(
 ) -> int | None:
     """The first row in which two differ; quick where both are arrays of numbers of one kind.
 
-    Args:
-        a: Rows as arrays.
-        b: As many others.
-        tolerance: Between floats.
-        values: Gives both values of a row as they were; None: as they are in the arrays.
+    `values` gives both values of a row as they were; None: as they are in the arrays.
     """
     arrays = [[array for _, array in leaves_of(tree)] for tree in (a, b)]
     if _are_alike(a, b):

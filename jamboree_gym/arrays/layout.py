@@ -129,11 +129,7 @@ class Leaf:
         return pa.FixedSizeListArray.from_arrays(numbers_to_arrow(values.reshape(-1)), self.size)
 
     def from_arrow(self, column: pa.Array) -> npt.NDArray[Any]:
-        """Inverse of `to_arrow`; may share its memory.
-
-        Raises:
-            ValueError: A value is missing.
-        """
+        """Inverse of `to_arrow`; may share its memory. ValueError if a value is missing."""
         if self.size == 0:
             return np.empty((len(column), *self.shape), self.dtype)
         flat = column
@@ -188,6 +184,12 @@ class Group:
         """Inverse of `build`."""
         return [value[name] for name in self.names] if self.kind == "dict" else list(value)
 
+    def fits(self, value: Any) -> bool:
+        """Whether a value has these parts; a list may stand for a tuple, and a tuple for a list."""
+        if self.kind == "dict":
+            return isinstance(value, dict) and value.keys() == set(self.names)
+        return isinstance(value, (list, tuple)) and len(value) == len(self.parts)
+
 
 Column: TypeAlias = Leaf | Encoded
 Layout: TypeAlias = Leaf | Encoded | Group
@@ -211,15 +213,11 @@ def share_columns(one: Layout, other: Layout) -> bool:
     if one is other:
         return True
     if isinstance(one, Group) and isinstance(other, Group):
-        return (
-            one.kind == other.kind
-            and one.names == other.names
-            and all(map(share_columns, one.parts, other.parts))
-        )
+        is_alike = (one.kind, one.names) == (other.kind, other.names)
+        return is_alike and all(map(share_columns, one.parts, other.parts))
     if isinstance(one, Leaf) and isinstance(other, Leaf):
-        return (
-            one.dtype == other.dtype and one.shape == other.shape and one.is_array == other.is_array
-        )
+        is_alike = one.is_array == other.is_array
+        return is_alike and (one.dtype, one.shape) == (other.dtype, other.shape)
     return one == other
 
 
@@ -227,13 +225,11 @@ def share_columns(one: Layout, other: Layout) -> bool:
 
 
 def layout_of(value: Any, expected: Layout | None = None) -> Layout:
-    """Layout of a value.
+    """Layout of a value; `expected` is what the space says.
 
-    Args:
-        value: Anything.
-        expected: What the space says: where it is `Encoded`, the value will be, because its shape
-            may be another one at the next step. A list or tuple is a group where a group is
-            expected, stands for an array where a column is, and is encoded elsewhere.
+    Where that is `Encoded`, the value will be, because its shape may be another one at the next
+    step. A list or tuple is a group where a group is expected, stands for an array where a column
+    is, and is encoded elsewhere.
     """
     if isinstance(expected, Encoded):
         return ENCODED
@@ -286,11 +282,8 @@ def _column_of(value: Any) -> Column:
 def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
     """A value as a plain array of numbers, where NumPy makes one of it: lists, tensors, ...
 
-    It may share the value's memory.
-
-    Args:
-        value: Anything.
-        strict: Whether what an object's own conversion raises is raised; else it is no array.
+    It may share the value's memory. Where it is `strict`, what an object's own conversion raises is
+    raised; else the object is no array.
     """
     if value.__class__ is np.ndarray:
         return cast("npt.NDArray[Any]", value)
@@ -314,12 +307,9 @@ def as_array(value: Any, *, strict: bool = False) -> npt.NDArray[Any] | None:
 
 
 def number_dtype(text: Any) -> np.dtype[Any]:
-    """The dtype that has this `str`.
+    """The dtype that has this `str`; ValueError if it is none of numbers.
 
     NumPy by itself takes much more for a dtype, and parses some of it as Python.
-
-    Raises:
-        ValueError: It is none of numbers.
     """
     if not isinstance(text, str) or not _DTYPE_TEXT.fullmatch(text):
         raise ValueError(f"{text!r} is not a dtype of numbers")
@@ -345,22 +335,17 @@ def layout_to_json(layout: Layout) -> dict[str, Any]:
 
 
 def layout_from_json(content: Mapping[str, Any], depth: int = 0) -> Layout:
-    """Inverse of `layout_to_json`.
-
-    Raises:
-        ValueError: It is not a layout that is ever written.
-    """
+    """Inverse of `layout_to_json`; ValueError if it is no layout that is ever written."""
     kind = content["kind"]
     if kind == "encoded":
         return ENCODED
     if kind in _KINDS:
         return _leaf_from_json(content)
     names, parts = content["names"], content["parts"]
-    if kind not in ("dict", "tuple", "list") or len(names) != len(parts):
-        raise ValueError(f"not a layout: {content}")
-    if not all(type(name) in (str, int) for name in names) or len(set(names)) != len(names):
-        raise ValueError(f"not a layout: {content}")
-    if kind != "dict" and names != list(range(len(names))):
+    are_names = all(type(name) in (str, int) for name in names) and len(set(names)) == len(names)
+    if kind != "dict":
+        are_names = kind in ("tuple", "list") and names == list(range(len(names)))
+    if not are_names or len(names) != len(parts):
         raise ValueError(f"not a layout: {content}")
     if depth > _MAX_DEPTH:
         raise ValueError(f"not a layout: more than {_MAX_DEPTH} values within each other")

@@ -45,7 +45,7 @@ RowChoice: TypeAlias = slice | npt.NDArray[np.bool_]
 Pack: TypeAlias = Callable[[Any], Any]
 
 _ndarray = np.ndarray
-_INT64 = np.iinfo(np.int64)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 class Misfit(Exception):
@@ -99,9 +99,6 @@ def _pack_int(value: Any) -> Any:
     raise Misfit
 
 
-_INT64_MIN, _INT64_MAX = int(_INT64.min), int(_INT64.max)
-
-
 def _group_packer(layout: Group) -> Pack:
     packers = [packer(part) for part in layout.parts]
     size = len(packers)
@@ -141,8 +138,7 @@ def pack_any(value: Any, layout: Layout, role: str) -> Any:
 
 def _converted(value: Any, layout: Layout) -> Any:
     if isinstance(layout, Group):
-        parts = layout.items(value)
-        return layout.build(map(_converted, parts, layout.parts))
+        return layout.build(map(_converted, layout.items(value), layout.parts))
     if isinstance(layout, Encoded):
         return value
     if layout.is_array:
@@ -157,10 +153,7 @@ def filler(layout: Layout) -> Any:
         return encode_value(None)
     if isinstance(layout, Group):
         return tuple(map(filler, layout.parts))
-    zero = np.zeros(layout.shape, layout.dtype)
-    if layout.is_array:
-        return zero.tobytes()
-    return zero[()] if layout.kind == "numpy" else zero.item()
+    return bytes(layout.nbytes) if layout.is_array else layout.restore(0)
 
 
 def variable_bytes(packed: Any, layout: Layout) -> int:
@@ -209,7 +202,8 @@ def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
     Raises:
         InvalidRecord: They are not of this layout; says what they are.
     """
-    if _is_objects(arrays) and not isinstance(layout, Encoded):
+    is_objects = isinstance(arrays, _ndarray) and arrays.dtype == object
+    if is_objects and not isinstance(layout, Encoded):
         return [filler(layout) if one is None else pack_any(one, layout, "row") for one in arrays]
     if isinstance(layout, Group):
         pairs = zip(layout.items(arrays), layout.parts, strict=True)
@@ -219,18 +213,12 @@ def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
         return [encode_value(value) for value in arrays]
     values = np.asarray(arrays)
     if values.shape[1:] != layout.shape or values.dtype.kind not in "biuf":
-        raise InvalidRecord(
-            f"rows of {values.dtype} {values.shape[1:]} where the layout has {layout.dtype} "
-            f"{layout.shape}"
-        )
+        what = f"rows of {values.dtype} {values.shape[1:]}"
+        raise InvalidRecord(f"{what} where the layout has {layout.dtype} {layout.shape}")
     values = values.astype(layout.dtype, copy=False)
     if layout.is_array:
         return [row.tobytes() for row in values]
     return list(values) if layout.kind == "numpy" else values.tolist()
-
-
-def _is_objects(arrays: Arrays) -> bool:
-    return isinstance(arrays, _ndarray) and arrays.dtype == object
 
 
 def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
@@ -249,8 +237,7 @@ def rows_of(arrays: Arrays, rows: RowChoice) -> Arrays:
 def item(arrays: Arrays, position: int, layout: Layout) -> Any:
     """One value, of the type that it had."""
     if isinstance(layout, Group) and not isinstance(arrays, _ndarray):
-        parts = layout.items(arrays)
-        pairs = zip(parts, layout.parts, strict=True)
+        pairs = zip(layout.items(arrays), layout.parts, strict=True)
         return layout.build(item(part, position, of) for part, of in pairs)
     value = arrays[position]
     return layout.restore(value) if isinstance(layout, Leaf) else value
@@ -273,10 +260,10 @@ LayoutAt: TypeAlias = Callable[[int], Layout]
 
 
 def concatenate(parts: Sequence[tuple[Arrays, LayoutAt, int]]) -> Arrays:
-    """Join along the first axis; where structure or dtype differ too much, as objects.
+    """Join arrays of so many rows along the first axis; where they differ too much, as objects.
 
-    Args:
-        parts: Arrays, the layouts of their rows, and the number of these.
+    They differ too much if no one structure or dtype holds both. Each part has the layouts of its
+    rows.
     """
     layouts = [layout_at(0) for _, layout_at, _ in parts]
     first = layouts[0]
@@ -304,21 +291,17 @@ def _part(layout_at: LayoutAt, position: int) -> LayoutAt:
 def join_arrays(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Join along the first axis; where no dtype holds all of them exactly, as an object array."""
     first = parts[0]
-    if all(part.dtype == first.dtype and part.shape[1:] == first.shape[1:] for part in parts):
-        return np.concatenate(parts)
     if all(part.shape[1:] == first.shape[1:] for part in parts):
         joined: npt.NDArray[Any] = np.concatenate(parts)
-        if _holds_exactly(joined, parts):
+        if all(part.dtype == first.dtype for part in parts) or _holds_exactly(joined, parts):
             return joined
     return as_objects([value for part in parts for value in part])
 
 
 def _holds_exactly(joined: npt.NDArray[Any], parts: Sequence[npt.NDArray[Any]]) -> bool:
-    first = 0
+    ends = np.cumsum([len(part) for part in parts])
     with np.errstate(all="ignore"):
-        for part in parts:
-            back = joined[first : first + len(part)].astype(part.dtype)
-            if back.tobytes() != part.tobytes():
-                return False
-            first += len(part)
-    return True
+        return all(
+            back.astype(part.dtype).tobytes() == part.tobytes()
+            for back, part in zip(np.split(joined, ends[:-1]), parts, strict=True)
+        )

@@ -27,11 +27,7 @@ _LOCAL_PATH: Final = type(PurePath())
 
 
 def plain_form(value: Any) -> Any:
-    """An equal value of a class that is kept; `NO_FORM` where there is none.
-
-    Args:
-        value: Of a class that is not kept as such: a subclass, a tensor, a queue.
-    """
+    """An equal value of a class that is kept; `NO_FORM` where there is none."""
     if isinstance(value, np.generic):
         return _plain_number(value)
     for kind, plain in _CONTAINERS:

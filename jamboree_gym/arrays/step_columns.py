@@ -15,9 +15,7 @@ NUMBER_COLUMNS: Final = ("rewards", "terminations", "truncations", "timestamps",
 def take(steps: Any, rows: RowChoice) -> dict[str, Any]:
     """Some rows of the columns that `Rows`, `Transitions` and `EpisodeData` share, by their names.
 
-    Args:
-        steps: A record that has a row for each step in each of them.
-        rows: Which ones; bool (n,): those where it is true.
+    `steps` has a row for each step in each of them.
     """
     if isinstance(rows, slice):
         infos = steps.infos[rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -124,11 +124,22 @@ class StepSchema:
     @cached_property
     def arrow(self) -> pa.Schema:
         """The Arrow schema, layouts in its metadata."""
-        layouts = {role: layout_to_json(getattr(self, role)) for role in _ROLES}
         return pa.schema(
             [(name, _arrow_type(column)) for name, column in self.named_columns],
-            metadata={"jamboree": json.dumps(layouts, sort_keys=True)},
+            metadata={"jamboree": json.dumps(self.to_json(), sort_keys=True)},
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The layouts by their role."""
+        return {role: layout_to_json(getattr(self, role)) for role in _ROLES}
+
+    @classmethod
+    def from_json(cls, layouts: Mapping[str, Any]) -> StepSchema:
+        """Inverse of `to_json`; ValueError if a layout is none that is ever written."""
+        observation, action, annotation = (layout_from_json(layouts[role]) for role in _ROLES)
+        if not isinstance(annotation, Group):
+            raise ValueError("its annotations have no names")
+        return cls(observation, action, annotation)
 
     @cached_property
     def blob(self) -> bytes:
@@ -156,11 +167,7 @@ class StepSchema:
 
     @classmethod
     def from_blob(cls, blob: bytes, *, where: str) -> StepSchema:
-        """Inverse of `blob`.
-
-        Raises:
-            DecodeError: It is not such a schema.
-        """
+        """Inverse of `blob`; a `DecodeError` if it is no such schema."""
         try:
             return _schema_from_blob(blob)
         except DAMAGED as error:
@@ -193,11 +200,7 @@ def _shared(schema: StepSchema) -> StepSchema:
 @lru_cache(maxsize=256)
 def _schema_from_blob(blob: bytes) -> StepSchema:
     arrow = pa.ipc.read_schema(pa.py_buffer(blob))
-    layouts = json.loads(arrow.metadata[b"jamboree"].decode())
-    observation, action, annotation = (layout_from_json(layouts[role]) for role in _ROLES)
-    if not isinstance(annotation, Group):
-        raise ValueError("its annotations have no names")
-    schema = StepSchema(observation, action, annotation)
+    schema = StepSchema.from_json(json.loads(arrow.metadata[b"jamboree"].decode()))
     if not schema.arrow.equals(arrow):
         raise ValueError("its columns are not those of its layout")
     return schema

@@ -59,13 +59,7 @@ def leaves_of(arrays: Arrays, *path: str | int) -> Iterator[tuple[LeafPath, npt.
 def numbers_of(
     arrays: Arrays, *path: str | int, episode: str, into: str
 ) -> Iterator[tuple[LeafPath, npt.NDArray[Any]]]:
-    """The same, in native byte order, where all are of numbers.
-
-    Args:
-        arrays: Arrays of several steps.
-        *path: To the whole.
-        episode: An episode that they are of, for the error.
-        into: What they are wanted for, for the error.
+    """The same, in native byte order, where all are of numbers; the names are for the error.
 
     Raises:
         ExportError: Values of a leaf have no fixed shape; names it.

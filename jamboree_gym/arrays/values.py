@@ -5,16 +5,11 @@ frozenset, NumPy scalars and arrays (dtype, byte order, shape; also structured o
 objects), Gymnasium's GraphInstance, and what `atoms` keeps (dates, exact numbers, paths, dtypes).
 What `plain_forms` knows comes back as an equal value of these: members of an IntEnum as int,
 instances of subclasses as the plain one, tensors as arrays; arrays are in C order. Everything else
-is an error that names the value's place. Decoding runs no code and imports nothing.
-
-A value is walked without keeping track of places. Only when something is refused, a second walk
-finds out where it is.
+is an error that names the value's place, which only a second walk finds.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -25,10 +20,11 @@ import msgspec
 import numpy as np
 from gymnasium.spaces import GraphInstance
 
-from jamboree_gym.arrays.atoms import ATOMS, decode_dtype
+from jamboree_gym.arrays.atoms import ATOMS
 from jamboree_gym.arrays.plain_forms import NO_FORM, plain_form
 from jamboree_gym.arrays.tensors import plain_array
-from jamboree_gym.errors import DecodeError, InvalidRecord, JamboreeError
+from jamboree_gym.arrays.value_decoder import NUMBERS, Code, decode_packed, decode_value
+from jamboree_gym.errors import InvalidRecord, JamboreeError
 
 __all__ = [
     "check_text",
@@ -39,27 +35,7 @@ __all__ = [
     "shown",
 ]
 
-_TUPLE: Final = 1
-_SET: Final = 2
-_FROZENSET: Final = 3
-_PAIRS: Final = 4  # a dict whose keys are not all strings
-_BIGINT: Final = 5
-_COMPLEX: Final = 6
-_ARRAY: Final = 7
-_SCALAR: Final = 8
-_GRAPH: Final = 10  # 9, and 11 to 18, are those of `atoms`
-_OBJECTS: Final = 19  # an array of objects: shape, items
-_STRUCTURED: Final = 20  # an array with fields: shape, whether it is a scalar, names and arrays
-_NUMBER: Final = 32  # the first of those for NumPy's numbers, which are kept as their bytes alone
-
-_NUMBERS: Final = (
-    *(np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
-    *(np.float16, np.float32, np.float64, np.complex64, np.complex128),
-)
-_NUMBER_CODES: Final = {cls: _NUMBER + n for n, cls in enumerate(_NUMBERS)}
-_NUMBER_DTYPES: Final = {code: np.dtype(cls) for cls, code in _NUMBER_CODES.items()}
-
-_MAX_EMPTY: Final = 2**24  # elements without a byte; more is damage, and would take all memory
+_NUMBER_CODES: Final = {cls: Code.NUMBER + n for n, cls in enumerate(NUMBERS)}
 _INT_LIMITS = range(-(2**63), 2**64)
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _ARRAY_KINDS = frozenset("biufcSUmMV")
@@ -72,12 +48,7 @@ _Ext = msgspec.msgpack.Ext
 
 
 def check_text(name: str, text: str, error_class: type[JamboreeError] = InvalidRecord) -> str:
-    """The text as a plain `str`.
-
-    Args:
-        name: What it is, for the message.
-        text: Any text that is to be stored.
-        error_class: What to raise.
+    """The text as a plain `str`; `name` is what it is, for the message.
 
     Raises:
         InvalidRecord: Or `error_class`: it is no valid Unicode, as names of files and arguments of
@@ -86,9 +57,8 @@ def check_text(name: str, text: str, error_class: type[JamboreeError] = InvalidR
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise error_class(
-            f"{name}={shown(text)} is not valid unicode; {_ADVICE.format(name)}"
-        ) from error
+        what = f"{name}={shown(text)} is not valid unicode"
+        raise error_class(f"{what}; {_ADVICE.format(name)}") from error
     return str.__str__(text)
 
 
@@ -164,7 +134,7 @@ def _tag_nothing(value: Any) -> Any:
 
 
 def _tag_int(value: int) -> Any:
-    return value if value in _INT_LIMITS else _Ext(_BIGINT, hex(value).encode())
+    return value if value in _INT_LIMITS else _Ext(Code.BIGINT, hex(value).encode())
 
 
 def _tag_dict(value: dict[Any, Any]) -> Any:
@@ -172,7 +142,7 @@ def _tag_dict(value: dict[Any, Any]) -> Any:
     for key, item in value.items():
         if key.__class__ is not str:
             pairs = [[_tag_key(key), _tag(item)] for key, item in value.items()]
-            return _Ext(_PAIRS, _pack(pairs))
+            return _Ext(Code.PAIRS, _pack(pairs))
         tagged[key] = item if item.__class__ in _SAFE else _tag(item)
     return tagged
 
@@ -194,7 +164,7 @@ def _tag_key(key: Any) -> Any:
     tagged = _tag(key)
     if key.__class__ not in _HASHABLE:
         try:
-            hash(_decoder.decode(_pack(tagged)))
+            hash(decode_packed(_pack(tagged)))
         except TypeError as error:
             raise InvalidRecord(f"cannot store {shown(key)} as a key, or in a set") from error
     return tagged
@@ -206,7 +176,7 @@ def _tag_atom(cls: type) -> Callable[[Any], Any]:
 
 
 def _tag_complex(value: complex) -> Any:
-    return _Ext(_COMPLEX, _pack((value.real, value.imag)))
+    return _Ext(Code.COMPLEX, _pack((value.real, value.imag)))
 
 
 def _tag_number(value: np.generic) -> Any:
@@ -216,7 +186,7 @@ def _tag_number(value: np.generic) -> Any:
 def _tag_scalar(value: np.generic) -> Any:
     if value.dtype.names is not None:
         return _tag_structured(np.asarray(value), is_scalar=True)
-    return _Ext(_SCALAR, _pack((_dtype_text(value), (), value.tobytes())))
+    return _Ext(Code.SCALAR, _pack((_dtype_text(value), (), value.tobytes())))
 
 
 def _tag_array(value: np.ndarray[Any, Any]) -> Any:
@@ -228,13 +198,13 @@ def _tag_array(value: np.ndarray[Any, Any]) -> Any:
             value = _with_own_dtype(value)
     elif dtype.kind in _OBJECT_KINDS:
         items = [_tag(item) for item in value.ravel().tolist()]
-        return _Ext(_OBJECTS, _pack((value.shape, items)))
-    return _Ext(_ARRAY, _pack((_dtype_text(value), value.shape, value.tobytes())))
+        return _Ext(Code.OBJECTS, _pack((value.shape, items)))
+    return _Ext(Code.ARRAY, _pack((_dtype_text(value), value.shape, value.tobytes())))
 
 
 def _tag_structured(value: np.ndarray[Any, Any], *, is_scalar: bool) -> Any:
     fields = [[name, _tag_array(value[name])] for name in value.dtype.names or ()]
-    return _Ext(_STRUCTURED, _pack((value.shape, is_scalar, fields)))
+    return _Ext(Code.STRUCTURED, _pack((value.shape, is_scalar, fields)))
 
 
 def _with_own_dtype(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -260,17 +230,17 @@ _TAGS: Final[dict[type, Callable[[Any], Any]]] = {
     int: _tag_int,
     dict: _tag_dict,
     list: _tag_items,
-    tuple: _tag_sequence(_TUPLE),
-    set: _tag_set(_SET),
-    frozenset: _tag_set(_FROZENSET),
-    GraphInstance: _tag_sequence(_GRAPH),
+    tuple: _tag_sequence(Code.TUPLE),
+    set: _tag_set(Code.SET),
+    frozenset: _tag_set(Code.FROZENSET),
+    GraphInstance: _tag_sequence(Code.GRAPH),
     complex: _tag_complex,
     **{cls: _tag_atom(cls) for cls in ATOMS},
-    **dict.fromkeys(_NUMBERS, _tag_number),
+    **dict.fromkeys(NUMBERS, _tag_number),
     np.ndarray: _tag_array,
     np.memmap: _tag_array,  # another subclass holds more than its bytes
 }
-_HASHABLE: Final = _PLAIN | {complex, *_NUMBERS, *(set(ATOMS) - {Decimal})}
+_HASHABLE: Final = _PLAIN | {complex, *NUMBERS, *(set(ATOMS) - {Decimal})}
 
 
 def comes_back_alike(value: Any) -> bool:
@@ -294,19 +264,13 @@ def comes_back_alike(value: Any) -> bool:
 # -- what cannot be written, and where it is ---------------------------------------------
 
 
-def _first_refused(value: Any) -> tuple[str, str]:
+def _first_refused(value: Any, place: str = "", reason: str = "") -> tuple[str, str]:
     """Place of the first thing in a value that cannot be written, and why it cannot."""
-    place, reason = "", ""
-    parts: Iterable[tuple[str, Any]] = [("", value)]
-    while parts:
-        for where, part in parts:
-            refusal = _why_refused(part)
-            if refusal is not None:
-                place, reason, parts = where, refusal, _parts(part, where)
-                break
-        else:
-            break
-    return place, reason
+    for where, part in _parts(value, place):
+        refusal = _why_refused(part)
+        if refusal is not None:
+            return _first_refused(part, where, refusal)
+    return place, reason or _why_refused(value) or ""
 
 
 def _why_refused(value: Any) -> str | None:
@@ -348,130 +312,3 @@ def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
     except Exception as error:  # noqa: BLE001 - code of others, and no reason to say less
         text = f"<a {type(value).__qualname__}, of which repr raises {type(error).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-_DAMAGE = (
-    msgspec.MsgspecError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    RecursionError,
-    MemoryError,
-)
-
-
-def decode_value(content: bytes, *, where: str) -> Any:
-    """Decode what `encode_value` or `encode_mapping` wrote.
-
-    Args:
-        content: The bytes.
-        where: Place in the store, for the error message.
-
-    Raises:
-        DecodeError: The bytes are damaged.
-    """
-    try:
-        return _decoder.decode(content)
-    except _DAMAGE as error:
-        raise DecodeError(f"{where}: {error}") from error
-
-
-def _decode_extension(code: int, data: memoryview) -> Any:
-    if code in _NUMBER_DTYPES:
-        return _decode_number(_NUMBER_DTYPES[code], data)
-    if code == _TUPLE:
-        return tuple(_decode_list(data))
-    if code == _SET:
-        return set(_decode_list(data))
-    if code == _FROZENSET:
-        return frozenset(_decode_list(data))
-    if code == _PAIRS:
-        return dict(_decode_pairs(data))
-    if code == _BIGINT:
-        return int(bytes(data), 16)
-    if code == _COMPLEX:
-        return complex(*_decode_complex(data))
-    if code in _ATOM_DECODERS:
-        return _ATOM_DECODERS[code](bytes(data))
-    if code in (_ARRAY, _SCALAR):
-        return _decode_numpy(code, data)
-    if code == _GRAPH:
-        return GraphInstance(*_decode_list(data))
-    if code == _OBJECTS:
-        return _decode_objects(data)
-    if code == _STRUCTURED:
-        return _decode_structured(data)
-    raise DecodeError(f"unknown extension type {code}")
-
-
-def _decode_number(dtype: np.dtype[Any], data: memoryview) -> Any:
-    if data.nbytes != dtype.itemsize:  # not its len, which is wrong in msgspec 0.19
-        raise DecodeError(f"{data.nbytes} bytes are not one {dtype}")
-    return np.ndarray((), dtype, data)[()]
-
-
-def _decode_numpy(code: int, data: memoryview) -> Any:
-    dtype_text, shape, content = _decode_parts(data)
-    dtype = decode_dtype(dtype_text)
-    _checked_shape(shape)
-    if dtype.itemsize == 0:
-        if math.prod(shape) > _MAX_EMPTY:
-            raise DecodeError(f"an array of shape {shape} is never stored without its elements")
-        array = np.ndarray(shape, dtype)  # np.zeros would give each item a byte
-    else:
-        array = np.frombuffer(content, dtype).reshape(shape).copy()
-    if dtype.kind == "U" and array.size:
-        _check_characters(array)
-    return array[()] if code == _SCALAR else array
-
-
-def _check_characters(texts: np.ndarray[Any, Any]) -> None:
-    """NumPy takes any four bytes for a character, and fails only when it is looked at."""
-    codes = texts.reshape(-1).view(np.dtype(np.uint32).newbyteorder(texts.dtype.byteorder))
-    if codes.max(initial=0) > sys.maxunicode:
-        raise DecodeError("not valid unicode in an array of texts")
-
-
-def _decode_objects(data: memoryview) -> Any:
-    shape, items = _decode_items(data)
-    array = np.empty(len(items), object)
-    for position, item in enumerate(items):
-        array[position] = item  # NumPy would look into a list of lists
-    return array.reshape(_checked_shape(shape))
-
-
-def _decode_structured(data: memoryview) -> Any:
-    shape, is_scalar, fields = _decode_fields(data)
-    shape = list(_checked_shape(shape))
-    for name, array in fields:
-        if not isinstance(array, np.ndarray) or list(array.shape[: len(shape)]) != shape:
-            raise DecodeError(f"the field {name!r} is no array of shape {shape}")
-    formats = [(array.dtype, array.shape[len(shape) :]) for _, array in fields]
-    dtype = np.dtype({"names": [name for name, _ in fields], "formats": formats})
-    if dtype.itemsize == 0 and math.prod(shape) > _MAX_EMPTY:
-        raise DecodeError(f"an array of shape {shape} is never stored without its elements")
-    structured = np.empty(shape, dtype)
-    for name, array in fields:
-        structured[name] = array
-    return structured[()] if is_scalar else structured
-
-
-def _checked_shape(shape: list[int]) -> list[int]:
-    if min(shape, default=0) < 0:  # to `reshape`, -1 is whatever fits
-        raise DecodeError(f"{shape} is no shape")
-    return shape
-
-
-_decoder = msgspec.msgpack.Decoder(ext_hook=_decode_extension)
-# What extensions hold. An array in the place of a list could claim more items than there are bytes.
-_decode_list = msgspec.msgpack.Decoder(list[Any], ext_hook=_decode_extension).decode
-_decode_pairs = msgspec.msgpack.Decoder(list[tuple[Any, Any]], ext_hook=_decode_extension).decode
-_decode_complex = msgspec.msgpack.Decoder(tuple[float, float]).decode
-_decode_parts = msgspec.msgpack.Decoder(tuple[str, list[int], bytes]).decode
-_decode_items = msgspec.msgpack.Decoder(
-    tuple[list[int], list[Any]], ext_hook=_decode_extension
-).decode
-_decode_fields = msgspec.msgpack.Decoder(
-    tuple[list[int], bool, list[tuple[str, Any]]], ext_hook=_decode_extension
-).decode
-_ATOM_DECODERS: Final = {atom.code: atom.decode for atom in ATOMS.values()}

@@ -6,16 +6,14 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from jamboree_gym.backup.copy import pending_records
-from jamboree_gym.backup.follow import Follower
+from jamboree_gym.backup.follow import Follower, OpenedMongo
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.embedded import EmbeddedServers
 from jamboree_gym.store.mongo.link import InterpreterEnds
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED, hosts_of
 
@@ -27,30 +25,15 @@ BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 log = logging.getLogger(__name__)
 
 
-class Work(Protocol):
-    """The work that runs on the backup thread.
-
-    Attributes:
-        trouble: Why the work failed in the end; None if it did not.
-        needs_threads: Whether the work is impossible while the interpreter ends.
-    """
-
-    trouble: str | None
-    needs_threads: bool
-
-    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
-        """Work until `stop` is set. `delivered` is set after each delivery, and with `stop`."""
-
-
 class AutomaticBackup:
     """Copies a Jamboree's namespace from its first delivery on. Its failures raise no error.
 
-    Args:
-        work: The work for the thread.
-        store: Asked at the end how many records are not copied yet. The caller keeps ownership.
+    It runs the work on a thread. `work.trouble` is why that failed in the end, None if it did not;
+    `work.needs_threads` whether it is impossible while the interpreter ends. At the end it asks the
+    store, which the caller owns, how many records are not copied yet.
     """
 
-    def __init__(self, work: Work, store: RedisStore) -> None:
+    def __init__(self, work: FollowingThread | SupervisorsBackup, store: RedisStore) -> None:
         self._work = work
         self._store = store
         self._delivered = threading.Event()
@@ -103,12 +86,7 @@ class AutomaticBackup:
 
 
 class FollowingThread:
-    """Copies to the user's own MongoDB, unless another process does. It opens its own connections.
-
-    Attributes:
-        trouble: Why the copy failed in the end; None if it did not.
-        needs_threads: True.
-    """
+    """Copies to the user's own MongoDB, unless another process does, over its own connections."""
 
     def __init__(self, redis_url: Callable[[], str], mongo_url: str, keyspace: Keyspace) -> None:
         self.trouble: str | None = None
@@ -118,32 +96,18 @@ class FollowingThread:
         self._keyspace = keyspace
 
     def run(self, delivered: threading.Event, stop: threading.Event) -> None:
-        """Copy until `stop` is set."""
-        with contextlib.ExitStack() as opened:
-            store = RedisStore.from_url(self._redis_url(), self._keyspace)
-            opened.callback(store.close)
-            mongos: list[MongoStore] = []
-
-            def mongo() -> MongoStore:
-                if not mongos:
-                    mongos.append(MongoStore.from_url(self._mongo_url, self._keyspace.namespace))
-                    opened.callback(mongos[0].close)
-                return mongos[0]
-
-            follower = Follower(
-                store, mongo, kind="thread", to=hosts_of(self._mongo_url), is_new=True
-            )
+        """Copy until `stop` is set; it does not matter what was `delivered`."""
+        store = RedisStore.from_url(self._redis_url(), self._keyspace)
+        mongo = OpenedMongo(lambda: self._mongo_url, self._keyspace.namespace)
+        with contextlib.closing(store), contextlib.closing(mongo):
+            to = hosts_of(self._mongo_url)
+            follower = Follower(store, mongo.open, kind="thread", to=to, is_new=True)
             follower.run(stop)
             self.trouble = follower.trouble
 
 
 class SupervisorsBackup:
-    """Asks the supervisor of the embedded servers to keep a backup process running.
-
-    Attributes:
-        trouble: Why the supervisor cannot be asked; None if it can.
-        needs_threads: False.
-    """
+    """Asks the supervisor of the embedded servers to keep a backup process running."""
 
     def __init__(self, servers: EmbeddedServers, store: RedisStore) -> None:
         self.trouble: str | None = None
@@ -154,7 +118,10 @@ class SupervisorsBackup:
         self._failures = 0
 
     def run(self, delivered: threading.Event, stop: threading.Event) -> None:
-        """Ask at the first delivery, and again when a delivery finds a new supervisor."""
+        """Ask at the first delivery, and again when a delivery finds a new supervisor.
+
+        `delivered` is set after each delivery, and with `stop`.
+        """
         pause_s = 0.0
         while not stop.wait(pause_s):
             delivered.wait()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_head
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.log import or_error
 from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
@@ -21,11 +24,7 @@ Log = tuple[Head, Iterable[Batch]]
 
 
 class Comparison:
-    """Compares logs; many short logs share a round trip.
-
-    Args:
-        store: The Redis side.
-        mongo: The MongoDB side. Logs that only MongoDB holds are checked by themselves.
+    """Compares logs; many short logs share a round trip. Logs only in MongoDB are checked alone.
 
     Attributes:
         batches: Number of batches compared so far.
@@ -43,11 +42,7 @@ class Comparison:
         return sorted({*self._store.log_keys(), *self._mongo.keys()})
 
     def compare(self, keys: Sequence[str]) -> Iterator[int]:
-        """Compare logs; yield how many have been compared so far.
-
-        Args:
-            keys: The logs, sorted.
-        """
+        """Compare sorted logs; yield how many have been compared so far."""
         done, at_once = 0, FIRST_LOGS
         while done < len(keys):
             part = keys[done : done + at_once]
@@ -106,11 +101,7 @@ class Comparison:
                 read = pages(self._store, key, since, head.count)
                 found[key] = head, (batch for page in read for batch in page)
         whole = {key: log for key, log in zip(small, self._store.whole(small), strict=True) if log}
-        for key, log in whole.items():
-            try:
-                found[key] = _whole(key, log)
-            except DecodeError as error:
-                found[key] = error
+        found |= {key: or_error(partial(_whole, key, log)) for key, log in whole.items()}
         return found, sum(len(part) for log in whole.values() for part in log)
 
     def _compare(
@@ -119,11 +110,7 @@ class Comparison:
         ours: Log | DecodeError | None,
         kept: tuple[Head, Iterator[bytes]] | DecodeError | None,
     ) -> int:
-        """Compare one log; return the number of its batches.
-
-        Raises:
-            DecodeError: The log differs; says how.
-        """
+        """Compare one log; return the number of its batches. A `DecodeError` says what differs."""
         if isinstance(kept, DecodeError):
             raise kept
         if isinstance(ours, DecodeError):
@@ -148,9 +135,8 @@ def _whole(key: str, log: Sequence[bytes]) -> Log:
 def _equal_batches(key: str, ours: Log, kept_head: Head, theirs: Iterator[Batch]) -> int:
     """Number of batches; raises `DecodeError` if the two sides differ."""
     head, batches = ours
-    if (kept_head.born, kept_head.count, kept_head.first, kept_head.note) != (
-        *(head.born, head.count, head.first, head.note),
-    ):
+    of_log = attrgetter("born", "count", "first", "note")
+    if of_log(kept_head) != of_log(head):
         raise DecodeError(
             f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
             f" Redis {head.count} as of change {head.revision}"

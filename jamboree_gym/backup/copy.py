@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
@@ -29,10 +30,7 @@ _log = logging.getLogger(__name__)
 class LogCopier:
     """Copies logs. A log that fails does not stop the others; its error is collected.
 
-    Args:
-        store: The source.
-        mongo: The destination.
-        on_acknowledged: Called with the heads of logs as far as MongoDB has acknowledged them.
+    `on_acknowledged` is called with the heads of logs as far as MongoDB has acknowledged them.
 
     Attributes:
         copied: Number of records and episode rows copied so far.
@@ -59,8 +57,7 @@ class LogCopier:
     def begin(self, to: str = "") -> None:
         """Make this MongoDB acknowledge, and finish pending deletions; call it before listing logs.
 
-        Args:
-            to: The hosts of the automatic backup; empty = there is none.
+        `to` are the hosts of the automatic backup; empty = there is none.
         """
         epoch = _adopt(self._store, self._mongo, to=to)
         if epoch != self._epoch:
@@ -132,8 +129,7 @@ class LogCopier:
     def _assign_new_births(self, logs: Mapping[str, Head]) -> set[str]:
         """Assign a new birth time to logs that were begun again under that of a deleted log.
 
-        Returns:
-            Logs that have changed in Redis and must be read again.
+        They have changed in Redis and must be read again: returns them.
         """
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
         deleted = self._mongo.deleted(new) if new else set()
@@ -160,10 +156,8 @@ class LogCopier:
                 head = self._store.head(key)
             if head is None:
                 return
-            run, since = (
-                self._put_blobs(key, head, ()),
-                head.acked or self._count_in_mongo(key, head),
-            )
+            run = self._put_blobs(key, head, ())
+            since = head.acked or self._count_in_mongo(key, head)
             if since < head.held > head.first:
                 self.failures[key] = BackupMismatch(
                     f"{key}: MongoDB at {self._mongo.where} lacks its first {head.held} records, "
@@ -213,8 +207,7 @@ class LogCopier:
     def _count_in_mongo(self, key: str, head: Head) -> int:
         """Number of records that MongoDB holds of a log without any acknowledgement.
 
-        A backup that was killed could not acknowledge. This avoids copying its batches again in
-        another form.
+        A backup that was killed could not acknowledge: its batches are not copied again.
         """
         log = self._mongo.logs([key]).get(key)
         if not isinstance(log, StoredLog) or log.head.born != head.born:
@@ -326,18 +319,10 @@ class LogCopier:
 
 
 def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
-    """Make this MongoDB the one that acknowledges copies of the namespace.
+    """Make this MongoDB acknowledge copies of the namespace; return the epoch in which it does.
 
     If another MongoDB did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
-
-    Args:
-        store: The Redis store, which remembers the choice.
-        mongo: The MongoDB that is to acknowledge.
-        to: The hosts to which the automatic backup copies; empty = there is no automatic backup.
-
-    Returns:
-        The epoch in which this MongoDB acknowledges.
     """
     adoption = store.acknowledgements.adopt(mongo.identity_now(), to=to)
     if adoption.instead_of:
@@ -350,17 +335,14 @@ def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
             "; what Redis has evicted is only in the other one" if has_evicted else "",
         )
     if adoption.is_unsettled:
-        keys = list(store.log_keys())
-        for first in range(0, len(keys), UNACKNOWLEDGED_AT_ONCE):
-            store.acknowledgements.unacknowledge(
-                keys[first : first + UNACKNOWLEDGED_AT_ONCE], epoch=adoption.epoch
-            )
+        keys = store.log_keys()
+        while part := list(islice(keys, UNACKNOWLEDGED_AT_ONCE)):
+            store.acknowledgements.unacknowledge(part, epoch=adoption.epoch)
         store.acknowledgements.adopted(epoch=adoption.epoch)
     return adoption.epoch
 
 
 def _acked(head: Head) -> Head:
-    """The head with all of its records acknowledged."""
     return replace(head, acked=head.count)
 
 
@@ -374,12 +356,7 @@ def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
 
 
 def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int:
-    """Number of records and rows that MongoDB does not hold; a damaged log counts as 0.
-
-    Args:
-        store: The Redis store.
-        keys: The changed logs, if they are known.
-    """
+    """Number of records and rows that MongoDB lacks, of these logs or all; 0 for a damaged log."""
     pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
     heads = store.reader.heads(pending) if pending else {}
     return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))

@@ -15,53 +15,30 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from jamboree_gym.backup.follow import Follower
+from jamboree_gym.backup.follow import Follower, OpenedMongo
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.control import decode
 from jamboree_gym.servers.home import Home
 from jamboree_gym.servers.programs.mongo import MongoProgram
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.urls import EMBEDDED
 
 __all__ = ["main"]
 
 
-class EmbeddedMongo:
-    """The Mongo server of a home, at its current address.
-
-    Attributes:
-        trouble: Why the server does not run; empty if it does.
-    """
-
-    def __init__(self, home: Home) -> None:
-        self.trouble = ""
-        self._program = MongoProgram(home)
-
-    @property
-    def url(self) -> str:
-        """The current URL of the server.
-
-        Raises:
-            EmbeddedServerError: The server does not run; says why.
-        """
-        if self.trouble:
-            raise EmbeddedServerError(self.trouble)
-        return self._program.open_to_clients()
-
-
 class EmbeddedBackup:
     """Copies the namespaces that the supervisor names, each in its own thread."""
 
     def __init__(self, home: Home) -> None:
-        self._mongo = EmbeddedMongo(home)
+        self._program = MongoProgram(home)
+        self._trouble = ""  # why the Mongo server does not run
         self._stop = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
 
     def handle(self, message: dict[str, Any]) -> None:
         """Handle a message: where Redis is, which namespaces to copy, why Mongo does not run."""
-        self._mongo.trouble = message["trouble"]
+        self._trouble = message["trouble"]
         for namespace in message["namespaces"]:
             if namespace not in self._threads:
                 arguments = (message["redis_url"], namespace)
@@ -76,37 +53,14 @@ class EmbeddedBackup:
 
     def _follow(self, redis_url: str, namespace: str) -> None:
         store = RedisStore.from_url(redis_url, Keyspace(namespace))
-        copies = Copies(self._mongo, namespace)
-        with contextlib.closing(store), contextlib.closing(copies):
-            Follower(store, copies.open, to=EMBEDDED, is_new=False).run(self._stop)
+        mongo = OpenedMongo(self._mongo_url, namespace)
+        with contextlib.closing(store), contextlib.closing(mongo):
+            Follower(store, mongo.open, to=EMBEDDED, is_new=False).run(self._stop)
 
-
-class Copies:
-    """A namespace in the Mongo server of a home; reopened when the server's address changes."""
-
-    def __init__(self, mongo: EmbeddedMongo, namespace: str) -> None:
-        self._server = mongo
-        self._namespace = namespace
-        self._url = ""
-        self._store: MongoStore | None = None
-
-    def open(self) -> MongoStore:
-        """The store at the server's current address.
-
-        Raises:
-            JamboreeError: The server does not run, or does not answer.
-        """
-        url = self._server.url
-        if self._store is None or url != self._url:
-            self.close()
-            self._store, self._url = MongoStore.from_url(url, self._namespace), url
-        return self._store
-
-    def close(self) -> None:
-        """Close the store."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+    def _mongo_url(self) -> str:
+        if self._trouble:
+            raise EmbeddedServerError(self._trouble)
+        return self._program.open_to_clients()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from jamboree_gym.store.log import BackupMark
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "OpenedMongo"]
 
 INTERVAL_S = 0.25  # from the start of a round to the start of the next
 CLAIM_AGAIN_S = 1.0  # while another backup copies
@@ -187,3 +187,31 @@ class Follower:
         if (kind or what) not in self._warned:
             self._warned.add(kind or what)
             log.warning("%s", what)
+
+
+class OpenedMongo:
+    """A namespace in the MongoDB at a URL; opened when it is needed, and again at another URL."""
+
+    def __init__(self, url: Callable[[], str], namespace: str) -> None:
+        self._find_url = url
+        self._namespace = namespace
+        self._url = ""
+        self._store: MongoStore | None = None
+
+    def open(self) -> MongoStore:
+        """The store at the current URL.
+
+        Raises:
+            JamboreeError: The server does not run, or does not answer.
+        """
+        url = self._find_url()
+        if self._store is None or url != self._url:
+            self.close()
+            self._store, self._url = MongoStore.from_url(url, self._namespace), url
+        return self._store
+
+    def close(self) -> None:
+        """Close the store."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None

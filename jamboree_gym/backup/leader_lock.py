@@ -28,13 +28,7 @@ Kind = Literal["process", "thread"]
 class LeaderLock:
     """A backup that may hold the lease. A process replaces a thread; anyone replaces a dead holder.
 
-    A dead holder is recognised only on this machine.
-
-    Args:
-        store: The Redis store with the lease.
-        kind: Whether this backup is its own process, or a thread of a trainer.
-        to: The destination: hosts, or `EMBEDDED`.
-        is_new: Whether to set this destination for the namespace, whatever it was before.
+    A dead holder is recognised only on this machine. The arguments are those of `Follower`.
 
     Attributes:
         name: Host and process id, for people.

@@ -20,8 +20,7 @@ FEW_REVISIONS = 8  # a log with at most this many writes is small
 def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[Batch]]:
     """Batches with indices from `start` to `stop`, a few megabytes at a time.
 
-    Raises:
-        DecodeError: One is damaged or missing.
+    One that is damaged or missing raises `DecodeError`.
     """
     rows = FIRST_ROWS
     while start < stop:

@@ -26,12 +26,7 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
     """Move the records that only Redis holds behind the records that MongoDB holds.
 
     The records get new indices. They keep their times if these are later than those before them.
-
-    Args:
-        store: The store whose records move.
-        mongo: The backup whose records stay in front.
-        key: The log.
-        epoch: The epoch in which the difference was found.
+    `epoch` is the one in which the difference was found.
 
     Returns:
         Whether the records were moved. They are not moved if the log is an episode, if both sides

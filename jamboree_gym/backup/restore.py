@@ -25,10 +25,7 @@ Kept = tuple[Head, Iterator[bytes]]
 class Restorer:
     """Restores logs of which Redis holds less than MongoDB, or of which the head is damaged.
 
-    Args:
-        store: The destination.
-        mongo: The source.
-        is_asked_for: Whether a log that MongoDB does not hold is a failure.
+    If it `is_asked_for`, a log that MongoDB does not hold is a failure.
 
     Attributes:
         restored: Number of logs restored so far.
@@ -74,22 +71,15 @@ class Restorer:
                 current, damaged = None, raw
             if current is not None and not _is_behind(current, kept[0]):
                 return self._fill_up(key)
-            if self._restore_whole(key, *kept, standing, damaged):
+            mongo = self._mongo.identity()
+            if put_back(
+                self._store, key, *kept, mongo=mongo, standing=standing, instead_of=damaged
+            ):
                 self._fill_up(key)
                 return True
             standing = self._store.restorer.standing()
             kept = dict(stored_logs(self._mongo, [key]))[key]
         return False
-
-    def _restore_whole(
-        self, key: str, head: Head, blobs: Iterator[bytes], standing: str, instead_of: bytes
-    ) -> bool:
-        return put_back(
-            *(self._store, key, head, blobs),
-            mongo=self._mongo.identity(),
-            standing=standing,
-            instead_of=instead_of,
-        )
 
     def _fill_up(self, key: str) -> bool:
         """Restore the batches that Redis has evicted or lacks; return whether there were any."""
@@ -115,15 +105,10 @@ def damaged_summaries(store: RedisStore) -> dict[str, DecodeError]:
 def repair_listings(
     store: RedisStore, mongo: MongoStore, keys: Collection[str] | None = None
 ) -> tuple[int, list[DecodeError]]:
-    """Rewrite the damaged summaries in the listings.
+    """Rewrite the damaged summaries in the listings, of some logs (None = all).
 
-    Args:
-        store: The store with the listings.
-        mongo: Searched for a log that Redis does not have.
-        keys: Only these logs; None = all.
-
-    Returns:
-        Number of summaries repaired, and the errors of the others.
+    MongoDB is searched for a log that Redis does not have. Returns the number of summaries
+    repaired, and the errors of the others.
     """
     repaired, failures = 0, []
     for run in store.listings.runs():
@@ -156,11 +141,7 @@ def _find_head(store: RedisStore, mongo: MongoStore, key: str) -> Head:
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:
-    """A head of Redis; None if there is no log.
-
-    Raises:
-        DecodeError: The head, or an episode's note in it, is damaged.
-    """
+    """A head of Redis; None if there is no log. A `DecodeError` if it, or its note, is damaged."""
     if not raw:
         return None
     head = decode_head(raw, where=key)

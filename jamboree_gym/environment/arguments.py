@@ -11,9 +11,22 @@ from typing import Any
 from jamboree_gym.arrays.values import comes_back_alike, decode_value, encode_value
 from jamboree_gym.errors import InvalidRecord
 
-__all__ = ["NotSent", "arguments_as_json", "arguments_from_json", "json_error", "shown", "unkept"]
+__all__ = [
+    "SPEC_FIELDS",
+    "NotSent",
+    "arguments_as_json",
+    "arguments_from_json",
+    "json_error",
+    "shown",
+    "unkept",
+]
 
 MAX_SHOWN = 200
+SPEC_FIELDS = (
+    *("id", "entry_point", "reward_threshold", "nondeterministic", "max_episode_steps"),
+    "order_enforce",
+)
+"""What an `EnvSpec` has beside its arguments and its wrappers."""
 
 
 class NotSent:
@@ -29,11 +42,7 @@ class NotSent:
 def arguments_as_json(
     arguments: Mapping[str, Any], registered: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Convert arguments for `arguments_from_json`.
-
-    Args:
-        arguments: By name.
-        registered: Arguments that are registered for every environment of this id.
+    """Convert arguments for `arguments_from_json`; those that are `registered` go with the id.
 
     Returns:
         `kwargs`: the values as JSON, which may be inexact. `tuples`: names of tuples, which JSON
@@ -83,11 +92,9 @@ def arguments_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unkept(content: Mapping[str, Any], registered: Mapping[str, Any] | None = None) -> str | None:
-    """Describe the first argument that is missing; None if none is.
+    """Describe the first argument of `arguments_as_json` that is missing; None if none is.
 
-    Args:
-        content: A result of `arguments_as_json`.
-        registered: Arguments that are registered here; they replace those of the old registration.
+    Arguments that are `registered` here replace those of the old registration.
     """
     of_registration = set(content.get("registered", ())) & set(registered or ())
     for name, value in content.get("not_kept", {}).items():
@@ -109,15 +116,12 @@ def json_error(value: Any) -> Exception | None:
 def shown(value: Any) -> str:
     """A short description of a value that is no JSON; functions without their changing address."""
     try:
-        text = f"{value.__module__}:{value.__qualname__}" if _has_name(value) else repr(value)
+        has_name = isinstance(value, (type, FunctionType, BuiltinFunctionType))
+        text = f"{value.__module__}:{value.__qualname__}" if has_name else repr(value)
     except Exception:  # noqa: BLE001 - code of an unknown class may raise anything
         text = object.__repr__(value)
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-def _has_name(value: Any) -> bool:
-    return isinstance(value, (type, FunctionType, BuiltinFunctionType))
 
 
 def _is_json(value: Any) -> bool:

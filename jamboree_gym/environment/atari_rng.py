@@ -1,10 +1,8 @@
 """Stores and restores the random generators inside the emulator of an Atari environment.
 
-Of the emulator's state only the generators and the number of frames are stored, as numbers. A reset
-erases everything else. The full state is not stored: the emulator reads its bytes unchecked, so
-tampered bytes would corrupt memory.
-
-This module never imports `ale_py`: an environment that needs it has already imported it.
+Of the emulator's state only the generators and the number of frames are stored, as numbers: a reset
+erases everything else, and the emulator reads its bytes unchecked, so tampered ones would corrupt
+memory. This module never imports `ale_py`: who has such an environment has imported it.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["emulator_state_of", "restore_emulator", "state_as_bytes"]
+__all__ = ["emulator_of", "emulator_state_of", "restore_emulator", "state_as_bytes"]
 
 _WORDS = 624  # of a Mersenne Twister
 # The format of C++: the words, and from some compilers the number of words already used.
@@ -31,10 +29,9 @@ _FRAME_AT, _CONSOLE_AT = 8, 24  # offsets of the frame number, and of the length
 def emulator_state_of(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """State on which an unseeded reset of the emulator depends; None without an emulator.
 
-    Returns:
-        `generators`, a uint32 array with a row for each generator, and `frame`.
+    It has `generators`, a uint32 array with a row for each generator, and `frame`.
     """
-    emulator = _emulator_of(env)
+    emulator = emulator_of(env)
     if emulator is None:
         return None
     found = [text[0].split() for text in _GENERATOR.finditer(state_as_bytes(emulator))]
@@ -47,7 +44,7 @@ def restore_emulator(env: gym.Env[Any, Any], state: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The environment has no emulator, or the state is not one of an emulator.
     """
-    emulator = _emulator_of(env)
+    emulator = emulator_of(env)
     if emulator is None:
         raise ValueError("the episode was recorded in an emulator, and this environment has none")
     content = state_as_bytes(emulator)
@@ -95,9 +92,8 @@ def state_as_bytes(emulator: Any) -> bytes:
         return bytes(state.__getstate__()[0])
 
 
-def _emulator_of(env: gym.Env[Any, Any]) -> Any:
+def emulator_of(env: gym.Env[Any, Any]) -> Any:
+    """The `ALEInterface` of an environment; None if it has none."""
     ale_py = sys.modules.get("ale_py")
-    if ale_py is None:
-        return None
     emulator = getattr(env.unwrapped, "ale", None)
-    return emulator if isinstance(emulator, ale_py.ALEInterface) else None
+    return emulator if ale_py is not None and isinstance(emulator, ale_py.ALEInterface) else None

@@ -1,10 +1,9 @@
 """Encodes the state of an environment as bytes and restores it; a snapshot consists of them.
 
 The state covers the environment, each wrapper that remembers something, and the random generator.
-An environment or wrapper may offer its own state (`snapshot` and `restore`). For wrappers of
-Gymnasium, the environments of ALE, and Gymnasium's own of MuJoCo this module knows the state. Each
-state is decoded by the code that made it. Nothing is pickled, and no package is imported: a user
-who has such an environment has already imported it.
+An environment or wrapper may offer its own state (`snapshot` and `restore`); that of wrappers of
+Gymnasium, of ALE, and of Gymnasium's own environments of MuJoCo is known here. Each state is
+decoded by the code that made it. Nothing is pickled, and no package is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 
 from jamboree_gym.arrays.values import decode_value, encode_value
-from jamboree_gym.environment.atari_rng import state_as_bytes
+from jamboree_gym.environment.atari_rng import emulator_of, state_as_bytes
 from jamboree_gym.environment.provenance import class_name, generator_of
 from jamboree_gym.errors import DecodeError, InvalidRecord, ReplayError
 
@@ -78,13 +77,10 @@ class Snapshotable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """An environment or wrapper that remembers something.
+    """An environment or wrapper that remembers something: how its state is taken and put back.
 
-    Attributes:
-        name: Its class, and the version of the code that reads its state.
-        take: Returns the state, in a form for `encode_value`.
-        put: Restores the state.
-        is_checked: Whether `put` refuses a state that `take` cannot have returned.
+    `name` is its class, with the version of the code that reads its state. If it `is_checked`,
+    `put` refuses a state that `take` cannot have returned.
     """
 
     name: str
@@ -110,11 +106,8 @@ def reads_unchecked(env: gym.Env[Any, Any]) -> bool:
 def prime(env: gym.Env[Any, Any], last_action: Any) -> None:
     """Teach an environment its last action before `put_state`, if its state lacks that.
 
-    ALE's emulator remembers which action may stick, and does not show it.
-
-    Args:
-        env: An environment after a reset. It may take steps here.
-        last_action: The last action; None = there was none since the reset.
+    ALE's emulator remembers which action may stick, and does not show it. The environment comes
+    from a reset and may take steps here; None = there was no action since the reset.
     """
     if _ale(env.unwrapped) is None:
         return
@@ -176,11 +169,7 @@ def put_rng_state(env: gym.Env[Any, Any], state: Any) -> None:
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[_Layer]:
-    """The layers that remember something, outermost first.
-
-    Raises:
-        ReplayError: The state of a layer is unknown; names it.
-    """
+    """The layers that remember something, outermost first; a `ReplayError` names an unknown one."""
     while isinstance(env, gym.Wrapper):
         layer = _layer_of_wrapper(env)
         if layer is not None:
@@ -258,11 +247,10 @@ def _set(wrapper: Any, attributes: Sequence[str], values: Sequence[Any]) -> None
 
 def _ale(env: Any) -> _Layer | None:
     """The emulator with its own generator; `np_random` draws only the number of no-op frames."""
-    ale_py, emulator = sys.modules.get("ale_py"), getattr(env, "ale", None)
-    if ale_py is None or not isinstance(emulator, ale_py.ALEInterface):
-        return None
-    if not type(env).__module__.startswith("ale_py."):
+    emulator = emulator_of(env)
+    if emulator is None or not type(env).__module__.startswith("ale_py."):
         return None  # a user's subclass may remember more
+    ale_py = sys.modules["ale_py"]
     return _Layer(
         f"{class_name(type(env))}, ale-py {ale_py.__version__}",
         lambda: state_as_bytes(emulator),

@@ -40,23 +40,17 @@ def number_of(reward: Any) -> float:
     except InvalidRecord:
         raise
     except Exception as error:  # whatever a conversion of another library raises
-        raise InvalidRecord(
-            f"the reward {shown(reward)} is not a number: {_said(error)}"
-        ) from error
+        what = f"the reward {shown(reward)} is not a number"
+        raise InvalidRecord(f"{what}: {_said(error)}") from error
 
 
 def flag_of(name: str, value: Any) -> bool:
-    """What `bool` makes of a flag.
-
-    Raises:
-        InvalidRecord: It makes nothing of it, as of an array of two.
-    """
+    """What `bool` makes of a flag; an `InvalidRecord` if that is nothing, as of an array of two."""
     try:
         return bool(value)
     except Exception as error:  # as above
-        raise InvalidRecord(
-            f"the flag {name}={shown(value)} is neither true nor false: {_said(error)}"
-        ) from error
+        what = f"the flag {name}={shown(value)} is neither true nor false"
+        raise InvalidRecord(f"{what}: {_said(error)}") from error
 
 
 def flags_of(
@@ -90,10 +84,8 @@ def flags_of(
 
 def refusal(part: str, error: Exception) -> InvalidRecord:
     """What stopped the recording of a part of a step, as an error of ours."""
-    if isinstance(error, InvalidRecord):
-        told = InvalidRecord(f"the {part} cannot be recorded: {error}")
-    else:
-        told = InvalidRecord(f"the {part} cannot be recorded: {_said(error)}")
+    why = error if isinstance(error, InvalidRecord) else _said(error)
+    told = InvalidRecord(f"the {part} cannot be recorded: {why}")
     told.__cause__ = error
     return told
 

@@ -76,7 +76,7 @@ def describe(env: gym.Env[Any, Any]) -> bytes:
         distributions of environment and wrappers), `platform`, `git_commit`, `host`, `pid`, and
         `vector`, which is null.
     """
-    return _described(env, env.observation_space, env.action_space, None)
+    return describe_sub_env(env, env.observation_space, env.action_space, vector=None)
 
 
 def describe_sub_env(
@@ -84,7 +84,7 @@ def describe_sub_env(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     *,
-    vector: Mapping[str, Any],
+    vector: Mapping[str, Any] | None,
 ) -> bytes:
     """As `describe`, for one sub-environment of a vector environment.
 
@@ -92,40 +92,10 @@ def describe_sub_env(
         env: The sub-environment, or its spec if it lives in another process.
         observation_space: Recorded observation space of one sub-environment.
         action_space: Recorded action space of one sub-environment.
-        vector: Of the vector environment: `class`, `num_envs`, `autoreset_mode`, `reward_dtype`,
-            `wrappers` (outermost first) and `independent`: whether each sub-environment is made by
-            `gymnasium.make`, with its own generator.
+        vector: Of the vector environment, if any: `class`, `num_envs`, `autoreset_mode`,
+            `reward_dtype`, `wrappers` (outermost first) and `independent`: whether each
+            sub-environment is made by `gymnasium.make`, with its own generator.
     """
-    return _described(env, observation_space, action_space, vector)
-
-
-def describe_imported(
-    spec: EnvSpec | None,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    *,
-    source: Mapping[str, Any],
-) -> bytes:
-    """As `describe`, for imported episodes; unknown facts are null.
-
-    Args:
-        spec: Spec of the environment; None if it is unknown.
-        observation_space: Space of the observations.
-        action_space: Space of the actions.
-        source: Origin of the episodes; JSON, stored as `imported`.
-    """
-    content = json.loads(_described(spec, observation_space, action_space, None))
-    unknown = dict.fromkeys(("platform", "git_commit", "host", "pid"))
-    content |= {**unknown, "versions": {}, "imported": dict(source)}
-    return json.dumps(content, sort_keys=True).encode()
-
-
-def _described(
-    env: gym.Env[Any, Any] | EnvSpec | None,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    vector: Mapping[str, Any] | None,
-) -> bytes:
     check_space(observation_space, "observation")
     check_space(action_space, "action")
     stack = list(_stack(env)) if isinstance(env, gym.Env) else []
@@ -149,12 +119,26 @@ def _described(
     return json.dumps(content, sort_keys=True).encode()
 
 
-def decode_provenance(content: bytes, *, where: str) -> dict[str, Any]:
-    """Inverse of `describe`. The values in it may be of any kind.
+def describe_imported(
+    spec: EnvSpec | None,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    *,
+    source: Mapping[str, Any],
+) -> bytes:
+    """As `describe`, for imported episodes; unknown facts are null.
 
-    Raises:
-        DecodeError: The content is no JSON object.
+    `source` says where the episodes come from: JSON, stored as `imported`. `spec` is None where the
+    environment is unknown.
     """
+    content = json.loads(describe_sub_env(spec, observation_space, action_space, vector=None))
+    unknown = dict.fromkeys(("platform", "git_commit", "host", "pid"))
+    content |= {**unknown, "versions": {}, "imported": dict(source)}
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def decode_provenance(content: bytes, *, where: str) -> dict[str, Any]:
+    """Inverse of `describe`, with values of any kind; a `DecodeError` if it is no JSON object."""
     try:
         provenance = json.loads(content.decode())
     except (RecursionError, ValueError) as error:
@@ -178,7 +162,6 @@ def conditions_now(names: Iterable[str]) -> dict[str, str | None]:
 
 @cache
 def _installed_version(name: str) -> str | None:
-    """Version of a distribution; None if it is not installed."""
     try:
         return metadata.version(name)
     except (metadata.PackageNotFoundError, ValueError):
@@ -243,25 +226,28 @@ def _assembled(env: gym.Env[Any, Any]) -> EnvSpec | None:
         elif isinstance(wrapper, OrderEnforcing):
             spec.order_enforce = True
         elif not isinstance(wrapper, PassiveEnvChecker):
-            name, entry_point = (
-                wrapper.class_name(),
-                f"{wrapper.__module__}:{type(wrapper).__name__}",
-            )
-            spec.additional_wrappers += (WrapperSpec(name, entry_point, _saved(wrapper)),)
+            entry_point = f"{wrapper.__module__}:{type(wrapper).__name__}"
+            added = WrapperSpec(wrapper.class_name(), entry_point, _saved(wrapper))
+            spec.additional_wrappers += (added,)
     return spec
 
 
 def _saved(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
+    """Arguments of a wrapper, if it keeps them for its spec."""
     if not isinstance(wrapper, RecordConstructorArgs):
         return None
     return {name: value for name, value in wrapper._saved_kwargs.items() if name != "env"}
 
 
+def _saved_as_json(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
+    saved = _saved(wrapper)
+    return None if saved is None else _as_json(saved)
+
+
 def hides_truncations(vector: Mapping[str, Any] | None) -> bool:
     """Whether the recording says only `terminated` if the environment said truncated, too.
 
-    Args:
-        vector: Provenance of the vector environment; None if there was none.
+    `vector` is the provenance of the vector environment; None if there was none.
     """
     if vector is None:
         return False
@@ -279,13 +265,14 @@ def _spec(spec: EnvSpec | None) -> tuple[dict[str, Any] | None, str | None]:
     if spec is None:
         return None, "the environment was not made by gymnasium.make"
     registered = gym.registry[spec.id].kwargs if spec.id in gym.registry else {}
+    threshold = spec.reward_threshold
     content = {
         "id": spec.id,
         "entry_point": _entry_point(spec.entry_point),
         "max_episode_steps": spec.max_episode_steps,
         "order_enforce": bool(spec.order_enforce),
         "nondeterministic": bool(spec.nondeterministic),
-        "reward_threshold": _as_float(spec.reward_threshold),
+        "reward_threshold": None if threshold is None else float(threshold),
         **arguments_as_json(spec.kwargs, registered),
         "additional_wrappers": [
             {"name": one.name, "entry_point": one.entry_point, **_of_wrapper(one.kwargs)}
@@ -301,10 +288,6 @@ def _of_wrapper(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**content, "kwargs": None} if arguments is None else content
 
 
-def _as_float(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
 def _entry_point(entry_point: Any) -> str | None:
     if entry_point is None or isinstance(entry_point, str):
         return entry_point
@@ -316,7 +299,7 @@ def _wrappers(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> list[
     """Class and arguments, outermost first; taken from the spec if there is no environment."""
     if stack:
         return [
-            {"class": class_name(type(wrapper)), "kwargs": _arguments(wrapper)}
+            {"class": class_name(type(wrapper)), "kwargs": _saved_as_json(wrapper)}
             for wrapper in stack[:-1]
         ]
     return [
@@ -336,13 +319,6 @@ def _stack(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 def class_name(cls: type) -> str:
     """The name of a class with its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _arguments(wrapper: gym.Env[Any, Any]) -> dict[str, Any] | None:
-    """Arguments of a wrapper, if it keeps them for its spec."""
-    if not isinstance(wrapper, RecordConstructorArgs):
-        return None
-    return _as_json(_saved(wrapper) or {})
 
 
 def _as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,7 +352,6 @@ def _modules(stack: Sequence[gym.Env[Any, Any]], spec: EnvSpec | None) -> set[st
 
 
 def _distributions_of(modules: Iterable[str]) -> dict[str, str]:
-    """Versions of the distributions of these modules."""
     packages = {module.partition(".")[0] for module in modules}
     names = {name for package in packages for name in _distributions_with(package)}
     return {name: _distribution_version(name) for name in sorted(names)}

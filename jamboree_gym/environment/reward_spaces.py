@@ -34,11 +34,7 @@ def check_reward_space(env: gym.Env[Any, Any]) -> None:
 
 
 def check_vector_reward_space(env: VectorEnv[Any, Any, Any]) -> None:
-    """As `check_reward_space`, for a vector environment; its own space may be that of a batch.
-
-    Raises:
-        UnsupportedSpace: As `check_reward_space`.
-    """
+    """As `check_reward_space`, for a vector environment; its own space may be that of a batch."""
     size = env.num_envs
     allowed = {*_ONE_NUMBER, (size,), (size, 1)}
     layer: Any = env
@@ -54,11 +50,7 @@ def check_vector_reward_space(env: VectorEnv[Any, Any, Any]) -> None:
 
 
 def refuse_reward_space(layer: Any, allowed: Collection[tuple[int, ...]]) -> None:
-    """Refuse a layer whose `reward_space` has none of the allowed shapes.
-
-    Raises:
-        UnsupportedSpace: The shape is another one.
-    """
+    """Refuse (`UnsupportedSpace`) a layer whose `reward_space` has none of the allowed shapes."""
     space = getattr(layer, "reward_space", None)
     if isinstance(space, spaces.Space) and space.shape not in allowed:
         raise UnsupportedSpace(

@@ -14,7 +14,7 @@ from typing import Any
 
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
-from jamboree_gym.environment.arguments import NotSent, shown
+from jamboree_gym.environment.arguments import SPEC_FIELDS, NotSent, shown
 
 __all__ = ["fetch_specs", "spec_of_parent"]
 
@@ -34,9 +34,7 @@ def fetch_specs(
 ) -> list[EnvSpec | None]:
     """The spec of each environment; None where there is none.
 
-    Args:
-        call: Calls a method of all environments with one argument.
-        get_attr: Gives an attribute of all environments.
+    `call` calls a method of all environments with one argument, `get_attr` gives an attribute.
     """
     call("get_wrapper_attr", _Preparation())
     return list(get_attr("spec"))
@@ -58,15 +56,9 @@ def _prepare() -> str:
 
 def _reduced(spec: EnvSpec) -> tuple[Callable[..., EnvSpec], tuple[Any, ...]]:
     ForkingPickler._extra_reducers.pop(EnvSpec, None)  # type: ignore[attr-defined]
-    entry_point = spec.entry_point
-    fields = {
-        "id": spec.id,
-        "entry_point": entry_point if isinstance(entry_point, str) else shown(entry_point),
-        "reward_threshold": spec.reward_threshold,
-        "nondeterministic": spec.nondeterministic,
-        "max_episode_steps": spec.max_episode_steps,
-        "order_enforce": spec.order_enforce,
-    }
+    fields = {name: getattr(spec, name) for name in SPEC_FIELDS}
+    if not isinstance(spec.entry_point, str):
+        fields["entry_point"] = shown(spec.entry_point)
     wrappers = [
         (one.name, one.entry_point, None if one.kwargs is None else _packed(one.kwargs))
         for one in spec.additional_wrappers

@@ -62,9 +62,8 @@ def check_space(space: spaces.Space[Any], role: str) -> None:
         )
     for key in space.spaces if isinstance(space, spaces.Dict) else ():
         if isinstance(key, str) and not is_unicode(key):
-            raise UnsupportedSpace(
-                f"the {role} space has the key {key!r}, which is not valid unicode"
-            )
+            what = f"the {role} space has the key {key!r}"
+            raise UnsupportedSpace(f"{what}, which is not valid unicode")
     for part in _parts(space):
         check_space(part, role)
 
@@ -195,9 +194,9 @@ def space_from_json(content: str | Mapping[str, Any]) -> spaces.Space[Any]:
     """
     try:
         return _space(json.loads(content) if isinstance(content, str) else content)
+    except DecodeError:
+        raise
     except _DAMAGE as error:
-        if isinstance(error, DecodeError):
-            raise
         raise DecodeError(f"not a space as it is stored: {error!r}") from error
 
 
@@ -212,11 +211,8 @@ def _space(content: Mapping[str, Any]) -> spaces.Space[Any]:
     if kind == "MultiBinary" and isinstance(content["n"], (int, list)):
         return spaces.MultiBinary(content["n"])
     if kind == "Text":
-        return spaces.Text(
-            content["max_length"],
-            min_length=content["min_length"],
-            charset=content["characters"],
-        )
+        lengths = {name: content[name] for name in ("min_length", "max_length")}
+        return spaces.Text(**lengths, charset=content["characters"])
     if kind == AnyText.__name__:
         return AnyText()
     if kind == "Dict":

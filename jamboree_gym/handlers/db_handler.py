@@ -131,7 +131,6 @@ class DBHandler(StaysHere):
 
     @property
     def _key(self) -> str:
-        """Key of the handler's log."""
         if not self.entity:
             raise UnknownKey(f"{type(self).__name__} has no entity: set self.entity in __init__")
         keys = {name: self[name] for name in self.required}
@@ -181,9 +180,7 @@ class DBHandler(StaysHere):
     def _encode(self, record: Mapping[str, Any]) -> bytes:
         try:
             if not self._reserved.isdisjoint(record):
-                taken = ", ".join(
-                    repr(name) for name in sorted(self._reserved.intersection(record))
-                )
+                taken = ", ".join(map(repr, sorted(self._reserved.intersection(record))))
                 raise InvalidRecord(
                     f"the field name {taken} is taken: index and timestamp are given on saving, "
                     "required keys are set on the handler"
@@ -281,7 +278,6 @@ class DBHandler(StaysHere):
         return key
 
     def _records(self, found: LogSlice | None) -> list[dict[str, Any]]:
-        """Readable records of a slice."""
         if found is None:
             return []
         records = self._decode(self._key, found.batches)
@@ -306,7 +302,6 @@ class _RecordTail(Tail[dict[str, Any]]):
         self._next_index = 0
 
     def look(self, wait_s: float) -> list[dict[str, Any]]:
-        """The records that are new."""
         records, head = self._read_from(self._next_index)
         if records:
             self._next_index = records[-1]["index"] + 1

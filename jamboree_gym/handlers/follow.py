@@ -1,8 +1,7 @@
 """Following logs that grow, through outages of Redis; for synchronous and for async readers.
 
-A follower looks again and again. Each look reads the new data first, and then checks whether the
-end has come, so no data is missed. It moves its position only after it has read everything, so a
-failed look can be repeated.
+Each look reads the new data first, and then checks whether the end has come, so no data is missed.
+The position moves only after everything was read, so a failed look can be repeated.
 """
 
 from __future__ import annotations
@@ -178,13 +177,7 @@ def is_behind(cursor: StepCursor, found: LogSlice) -> bool:
 
 
 class EpisodeTail(Tail[StepData]):
-    """Follows one episode; each look takes one round trip.
-
-    Args:
-        connection: The store of the episode.
-        id: The episode's id.
-        cursor: The position to begin at.
-    """
+    """Follows one episode, from the position of a cursor on; each look takes one round trip."""
 
     def __init__(self, connection: Connection, id: str, cursor: StepCursor) -> None:
         self._connection = connection

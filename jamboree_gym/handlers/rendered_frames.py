@@ -73,15 +73,8 @@ class RenderHandler(SidecarHandler):
             )
         check_size(frame.nbytes, f"the frame of step {step}")
         content = compress(np.ascontiguousarray(frame), asbytes=True)
-        self._put(
-            {
-                "step": step,
-                "shape": list(frame.shape),
-                "dtype": frame.dtype.str,
-                "codec": CODEC,
-                "content": content,
-            }
-        )
+        kind = {"shape": list(frame.shape), "dtype": frame.dtype.str}
+        self._put({"step": step, **kind, "codec": CODEC, "content": content})
 
     @checked
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -110,12 +103,7 @@ def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
 
 
 class RenderRecorder(SidecarRecorder):
-    """Records rendered frames of an environment, at the chosen steps.
-
-    Args:
-        jam: The store.
-        render: Returns the frame.
-        record_frames: The steps to record.
+    """Records the frames that `render` returns, at the chosen steps.
 
     Raises:
         InvalidArgument: `record_frames` is invalid, see `RecordFrames`.

@@ -37,11 +37,7 @@ compress = pa.Codec(CODEC, compression_level=_LEVEL).compress
 
 
 def check_size(size: int, what: str) -> None:
-    """Refuse content that would be too large to read back.
-
-    Raises:
-        InvalidRecord: The content is larger than `MAX_CONTENT_BYTES`.
-    """
+    """Refuse content that would be too large to read back: more than `MAX_CONTENT_BYTES`."""
     if size > MAX_CONTENT_BYTES:
         raise InvalidRecord(
             f"{what} has {size} bytes, and no more than {MAX_CONTENT_BYTES} are kept: "
@@ -53,12 +49,8 @@ def decompress(content: bytes, size: int) -> pa.Buffer:
     """Decompress what `compress` made; the result is in writable memory.
 
     A few bytes can stand for gigabytes. So memory is allocated only if the header states exactly
-    `size` bytes, and that is at most `MAX_CONTENT_BYTES`.
-
-    Raises:
-        ValueError: The size is another one, or too large.
-        TypeError: The content is not bytes.
-        OSError: The content is damaged.
+    `size` bytes, and that is at most `MAX_CONTENT_BYTES`; else ValueError or TypeError. Damaged
+    content raises OSError.
     """
     if not isinstance(content, bytes) or type(size) is not int:
         raise TypeError(f"{size!r} bytes in a {type(content).__name__}")
@@ -121,13 +113,7 @@ class SidecarHandler(DBHandler, ABC):
 
 
 class SidecarRecorder:
-    """Records side data of each episode, at the chosen steps.
-
-    Args:
-        handler: Stores the data.
-        take: Returns the current data.
-        is_wanted: Returns whether to record a step, given its number; 0 is the reset.
-    """
+    """Records what `take` returns at each episode's steps that are wanted; 0 is the reset."""
 
     def __init__(
         self, handler: SidecarHandler, take: Callable[[], Any], is_wanted: Callable[[int], bool]

@@ -71,15 +71,10 @@ def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
 
 
 class SnapshotRecorder(SidecarRecorder):
-    """Records the state of an environment after the reset and after every k-th step.
-
-    Args:
-        jam: The store.
-        env: The environment, without its recorder.
-        every: k, the number of steps between two snapshots.
+    """Records the state of an environment (without its recorder) at the reset and every k-th step.
 
     Raises:
-        InvalidArgument: `every` is invalid, or a layer of the environment does not offer its state.
+        InvalidArgument: k (`every`) is invalid, or a layer of the environment offers no state.
     """
 
     def __init__(self, jam: HasConnection, env: gym.Env[Any, Any], every: int) -> None:

@@ -33,6 +33,7 @@ PART_EPISODES = 5000
 _MAIN = "main_data.hdf5"  # as Minari calls it
 _IDS = "episode_ids"
 _LENGTHS = "episode_lengths"
+_SUMMARY = ("env_id", "run", "status", "started_at", "elapsed_s")
 
 
 @checked
@@ -131,8 +132,6 @@ def _write_main(files: PartFolder) -> None:
 
 
 class _Writer:
-    """Writes episodes into one file."""
-
     def __init__(self, file: Any, number: int, compression: str | None) -> None:
         self._file = file
         self._number = number
@@ -168,20 +167,14 @@ class _Writer:
         self, group: Any, name: str, arrays: Arrays, path: tuple[str | int, ...], id: str
     ) -> None:
         """Append arrays, which may be nested, to the datasets of a group."""
-        if isinstance(arrays, dict):
-            for key, item in arrays.items():
-                self._append_tree(
-                    group.require_group(name), _quoted(str(key)), item, (*path, key), id
-                )
-        elif isinstance(arrays, (list, tuple)):
-            for key, item in enumerate(arrays):
-                self._append_tree(
-                    group.require_group(name), f"_index_{key}", item, (*path, key), id
-                )
-        else:
-            check_leaf(path, arrays, into="HDF5", episode=id)
-            _check_texts(arrays, path, id)
-            self._append(group, name, arrays)
+        if isinstance(arrays, (dict, list, tuple)):
+            for key, item in arrays.items() if isinstance(arrays, dict) else enumerate(arrays):
+                part = _quoted(str(key)) if isinstance(arrays, dict) else f"_index_{key}"
+                self._append_tree(group.require_group(name), part, item, (*path, key), id)
+            return
+        check_leaf(path, arrays, into="HDF5", episode=id)
+        _check_texts(arrays, path, id)
+        self._append(group, name, arrays)
 
     def _append(self, group: Any, name: str, values: npt.NDArray[Any]) -> None:
         self._nbytes += values.nbytes
@@ -206,14 +199,10 @@ class _Writer:
         for what, text in (("env_id", summary.env_id), ("run", summary.run)):
             _check_texts([text], (what,), summary.id)
         group.attrs.update(
+            {name: getattr(summary, name) for name in _SUMMARY},
             id=self._number + len(self.lengths),
             total_steps=summary.steps,
             episode_id=summary.id,
-            env_id=summary.env_id,
-            run=summary.run,
-            status=summary.status,
-            started_at=summary.started_at,
-            elapsed_s=summary.elapsed_s,
             tags=json.dumps(summary.tags, default=str),
         )
         if summary.seed is not None:
@@ -223,7 +212,6 @@ class _Writer:
         self.is_full = self._nbytes >= PART_BYTES or len(self.lengths) >= PART_EPISODES
 
     def finish(self) -> None:
-        """Note whose file it is, and of which episodes."""
         self._file.create_dataset(_IDS, data=list(self.lengths), dtype=h5py.string_dtype())
         self._file.create_dataset(_LENGTHS, data=list(self.lengths.values()), dtype=np.int64)
 

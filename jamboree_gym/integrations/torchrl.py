@@ -144,7 +144,6 @@ def _columns(
     lengths: Mapping[str, int],
     annotations: Sequence[str],
 ) -> _Columns:
-    """Arrays by their keys, of all steps of a block."""
     steps, first = block.transitions(), block.ids[0]
     episode = np.array([positions[id] for id in block.ids]).repeat(block.steps)
     is_last = np.array([lengths[id] for id in block.ids]).repeat(block.steps) == steps.indices + 1
@@ -183,11 +182,7 @@ def _as_in_a_rollout(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _annotation(block: Block, steps: Transitions, name: str) -> npt.NDArray[Any]:
-    """What the agent said.
-
-    Raises:
-        ExportError: It never said that.
-    """
+    """What the agent said; an `ExportError` if it never said that."""
     if name not in steps.annotations:
         raise ExportError(f"the agent did not say {name!r} in episode {block.ids[0]!r}")
     said = steps.annotations[name]
@@ -201,11 +196,7 @@ def _check_alike(
     known: dict[LeafPath, tuple[np.dtype[Any], tuple[int, ...], str]],
     episode: str,
 ) -> None:
-    """Make sure that the columns are those that all episodes before have.
-
-    Raises:
-        ExportError: They are not; names one, and two episodes.
-    """
+    """Make sure that the columns are those of all episodes before; an `ExportError` names one."""
     kinds = {path: (values.dtype, values.shape[1:], episode) for path, values in columns.items()}
     if not known:
         known.update(kinds)

@@ -15,7 +15,8 @@ from typing import Any
 from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 from jamboree_gym.servers.control import encode
 from jamboree_gym.servers.home import Home, last_line, trim_log
-from jamboree_gym.servers.own_files import open_own
+from jamboree_gym.servers.own_files import append_to
+from jamboree_gym.servers.programs.server_processes import how_it_ended
 from jamboree_gym.servers.server_watchdog import ServerWatchdog
 
 __all__ = ["BackupWatchdog"]
@@ -36,10 +37,7 @@ _log = logging.getLogger(__name__)
 class BackupWatchdog:
     """The one process that copies a home's Redis to its MongoDB. All methods run on one event loop.
 
-    Args:
-        home: The home.
-        redis_url: URL of its Valkey.
-        mongo: The watchdog of its Mongo server, which is started together with the process.
+    `mongo` watches the Mongo server, which is started together with the process.
 
     Attributes:
         restarts: How often the process was restarted.
@@ -103,7 +101,9 @@ class BackupWatchdog:
             self._process = None
             if is_last or (self._stopping.is_set() and not how):
                 return
-            self._report(how)
+            self.restarts += 1
+            self.last_error = how
+            _log.error("%s", how)
             failures = 0 if time.monotonic() - started_at > STABLE_AFTER_S else failures
             await self._pause(failures)
             failures += 1
@@ -133,18 +133,15 @@ class BackupWatchdog:
         if code == 0 and self._stopping.is_set():
             _log.info("%s stopped", NAME)
             return ""
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
-        return f"the backup (pid {process.pid}) {how}: {last_line(log)}\nsee {log}"
+        how = f"the backup (pid {process.pid}) {how_it_ended(code)}"
+        return f"{how}: {last_line(log)}\nsee {log}"
 
     def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
-        descriptor = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        program = (sys.executable, "-P", "-m", "jamboree_gym.backup.embedded")
         paths = filter(None, (_ROOT, os.environ.get("PYTHONPATH")))
-        with os.fdopen(descriptor, "ab") as output:
+        with append_to(log) as output:
             return subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "jamboree_gym.backup.embedded"),
-                    *("--home", str(self._home.path)),
-                ],
+                [*program, "--home", str(self._home.path)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -171,11 +168,6 @@ class BackupWatchdog:
         self._mongo_again_at = now + MONGO_AGAIN_S
         self._mongo.start()
 
-    def _report(self, how: str) -> None:
-        self.restarts += 1
-        self.last_error = how
-        _log.error("%s", how)
-
     async def _pause(self, failures: int) -> None:
         if failures:
             pause_s = min(FIRST_BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S)
@@ -185,8 +177,6 @@ class BackupWatchdog:
 
 def _write(descriptor: int, line: bytes) -> None:
     """Write the whole line. A closed pipe is no error: `_run_until_it_ends` notices the end."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         while line:
             line = line[os.write(descriptor, line) :]
-    except BrokenPipeError:
-        return

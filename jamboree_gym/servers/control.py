@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jamboree_gym.errors import EmbeddedServerError, JamboreeError, MissingExtra
+from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 from jamboree_gym.servers.own_files import check_entry, foreign
 
 __all__ = [
@@ -51,18 +51,14 @@ def decode(line: bytes) -> dict[str, Any]:
     return message
 
 
-def error_reply(error: JamboreeError) -> dict[str, Any]:
-    """The reply that makes the client raise `error`."""
+def error_reply(error: Exception) -> dict[str, Any]:
+    """The reply that makes the client raise such an error."""
     kind = "missing_extra" if isinstance(error, MissingExtra) else "failed"
     return {"ok": False, "kind": kind, "error": str(error)}
 
 
 def decode_reply(line: bytes) -> dict[str, Any]:
-    """Decode the reply in a line.
-
-    Raises:
-        EmbeddedServerError: The line holds no reply.
-    """
+    """Decode the reply in a line; an `EmbeddedServerError` if it holds none."""
     try:
         return decode(line)
     except ValueError as error:
@@ -78,11 +74,7 @@ def unexpected(what: str) -> EmbeddedServerError:
 
 
 def url_in(reply: dict[str, Any], scheme: str) -> str:
-    """The URL in a reply.
-
-    Raises:
-        EmbeddedServerError: The reply holds no URL, or one with another scheme.
-    """
+    """The URL in a reply; an `EmbeddedServerError` if there is none with this scheme."""
     url = reply.get("url")
     if not isinstance(url, str) or not url.startswith(f"{scheme}://"):
         raise unexpected(f"it has no URL that begins with {scheme}://")
@@ -119,15 +111,10 @@ class ControlConnection:
             raise
 
     def ask(self, op: str, *, timeout_s: float, **options: Any) -> dict[str, Any]:
-        """Send one request and wait for its reply.
+        """Send one request; return the fields of its reply.
 
-        Args:
-            op: Name of the request.
-            timeout_s: Time limit for the supervisor's answer, seconds.
-            options: More fields of the request.
-
-        Returns:
-            The fields of the reply.
+        `op` is the name of the request, `timeout_s` the time limit for the supervisor's answer, and
+        `options` are more fields.
 
         Raises:
             OSError: The supervisor is gone, or does not answer (`TimeoutError`).

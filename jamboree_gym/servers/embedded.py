@@ -254,10 +254,7 @@ def server_status(home: Path | str | None = None) -> ServerStatus:
 
 @checked
 def stop_servers(home: Path | str | None = None, *, timeout_s: Seconds = JOIN_TIMEOUT_S) -> bool:
-    """Stop the servers of a home, even if other processes use them.
-
-    Returns:
-        Whether any server ran.
+    """Stop the servers of a home, even if other processes use them; return whether any ran.
 
     Raises:
         EmbeddedServerError: The servers do not end in time.

@@ -53,17 +53,24 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorRecord:
-    """The file by which clients find the supervisor.
+    """The file by which clients find the supervisor: its process, machine and control socket.
 
-    Attributes:
-        pid: Process id of the supervisor.
-        host: Its machine: a home on a network disk is visible on several machines.
-        control: Path of its control socket.
+    A home on a network disk is visible on several machines.
     """
 
     pid: int
     host: str
     control: str
+
+
+class _File:
+    """Path of a file of a home, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, home: Home, _: type[Home]) -> Path:
+        return home.path / self._name
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +79,24 @@ class Home:
 
     Attributes:
         path: The directory, absolute and without symlinks.
+        start_lock: Lock of a client that starts a supervisor; held until the supervisor answers.
+        supervisor_lock: Lock of the supervisor; held for as long as it lives.
+        supervisor_log: Log file of the supervisor, also with the reason of its end.
+        record_file: File with the `SupervisorRecord`, as JSON.
+        mongo_file: File with port, user and password of the Mongo server.
+        mongo_settings: Settings file of the Mongo server; empty.
+        mongo_unused: Marker: nobody has been given access to the Mongo server, so it holds nothing.
     """
 
     path: Path
+
+    start_lock = _File(_START_LOCK)
+    supervisor_lock = _File("supervisor.lock")
+    supervisor_log = _File("supervisor.log")
+    record_file = _File("supervisor.json")
+    mongo_file = _File("mongo.json")
+    mongo_settings = _File("secantusd.toml")
+    mongo_unused = _File("mongo.unused")
 
     @classmethod
     def at(cls, path: Path | str | None) -> Home:
@@ -84,31 +106,6 @@ class Home:
             return cls(chosen.expanduser().resolve())
         except (OSError, RuntimeError) as error:  # a loop of symlinks, an unknown "~name"
             raise EmbeddedServerError(_unusable(chosen, error)) from error
-
-    @property
-    def start_lock(self) -> Path:
-        """Lock of a client that starts a supervisor; held until the supervisor answers."""
-        return self.path / _START_LOCK
-
-    @property
-    def supervisor_lock(self) -> Path:
-        """Lock of the supervisor; held for as long as it lives."""
-        return self.path / "supervisor.lock"
-
-    @property
-    def supervisor_log(self) -> Path:
-        """Log file of the supervisor, also with the reason of its end."""
-        return self.path / "supervisor.log"
-
-    @property
-    def record_file(self) -> Path:
-        """File with the `SupervisorRecord`, as JSON."""
-        return self.path / "supervisor.json"
-
-    @property
-    def mongo_file(self) -> Path:
-        """File with port, user and password of the Mongo server."""
-        return self.path / "mongo.json"
 
     def data_dir(self, server: str) -> Path:
         """The data directory of one server."""
@@ -121,16 +118,6 @@ class Home:
     def server_lock(self, server: str) -> Path:
         """Lock of a server process (and its forks); held even after its supervisor has died."""
         return self.path / f"{server}.lock"
-
-    @property
-    def mongo_unused(self) -> Path:
-        """Marker: nobody has been given access to the Mongo server, so it holds nothing."""
-        return self.path / "mongo.unused"
-
-    @property
-    def mongo_settings(self) -> Path:
-        """Settings file of the Mongo server; empty."""
-        return self.path / "secantusd.toml"
 
     def prepare(self) -> None:
         """Make the directory if it is missing, and make it private.

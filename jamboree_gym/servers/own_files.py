@@ -1,11 +1,10 @@
 """Opens, checks and locks files of a home: no file of another user is opened, no link is followed.
 
-A directory may have been open to others before we made it private. Files that they left there
-would look like ours.
+A directory may have been open to others before we made it private, with files that look like ours:
+such a file, or one that is none, raises `EmbeddedServerError`.
 
 A server process holds the lock on its data for as long as it lives: the supervisor takes the lock,
-and the server inherits it. The lock stays held if the supervisor is killed, and is free as soon as
-the server has ended. So two servers never run on the same data.
+and the server inherits it, so that two servers never run on the same data.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import os
 import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from jamboree_gym.errors import EmbeddedServerError
 
@@ -23,6 +24,7 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "append_to",
     "check_entry",
     "check_tree",
     "foreign",
@@ -44,27 +46,25 @@ def foreign(path: Path | str, uid: int) -> EmbeddedServerError:
     return _refused(path, f"belongs to another user (uid {uid})")
 
 
-def check_entry(path: Path) -> None:
-    """Check that nothing is at a path, or something of ours that is no link.
+def check_entry(path: Path, *, may_have_names: bool = False) -> None:
+    """Check that nothing is at a path, or something of ours that is no link; the error names it.
 
-    What kind of file it is, shows when it is used.
-
-    Raises:
-        EmbeddedServerError: The check failed; names the path.
+    What kind of file it is, shows when it is used. With `may_have_names` it may be a hard link.
     """
-    _check(path)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        _check_found(path, path.lstat(), may_have_names=may_have_names)
 
 
 def check_tree(directory: Path) -> None:
     """Check that a directory of ours holds only files and directories of ours, and no links.
 
-    Raises:
-        EmbeddedServerError: The check failed; names the path in question.
+    The error names the path in question.
     """
     with os.scandir(directory) as entries:
         for entry in entries:
             path = Path(entry.path)
-            _check(path, may_have_names=True)  # backups by hard links give a file several names
+            # Backups by hard links give a file several names.
+            check_entry(path, may_have_names=True)
             if entry.is_dir(follow_symlinks=False):
                 check_tree(path)
 
@@ -94,23 +94,18 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def read_own(path: Path) -> str:
-    """The text of a file of ours.
-
-    Raises:
-        EmbeddedServerError: It belongs to another user, or is no file.
-        OSError: It cannot be read.
-        ValueError: Its content is no text.
-    """
+    """The text of a file of ours; the errors of `open_own`, and ValueError if it is no text."""
     with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
         return file.read()
 
 
-def take_lock(path: Path, *, timeout_s: float = 0.0) -> int | None:
-    """Take the lock; return the descriptor to inherit, or None if a live process holds the lock.
+def append_to(log: Path) -> BinaryIO:
+    """A log of ours, opened for the output of a process; the errors are those of `open_own`."""
+    return os.fdopen(open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
 
-    Raises:
-        EmbeddedServerError: The lock file belongs to another user.
-    """
+
+def take_lock(path: Path, *, timeout_s: float = 0.0) -> int | None:
+    """Take the lock; return the descriptor to inherit, or None if a live process holds the lock."""
     deadline = time.monotonic() + timeout_s
     descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     while True:
@@ -125,30 +120,18 @@ def take_lock(path: Path, *, timeout_s: float = 0.0) -> int | None:
 
 
 def is_lock_held(path: Path) -> bool:
-    """Whether a live process holds the lock. Makes no file.
-
-    Raises:
-        EmbeddedServerError: The lock file belongs to another user.
-    """
+    """Whether a live process holds the lock. Makes no file."""
     try:
         descriptor = open_own(path, os.O_RDWR)
     except OSError:  # no server has run here yet, or the home is not ours
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
     except BlockingIOError:
         return True
     finally:
         os.close(descriptor)
-    return False
-
-
-def _check(path: Path, *, may_have_names: bool = False) -> None:
-    try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    _check_found(path, found, may_have_names=may_have_names)
 
 
 def _check_found(path: Path, found: os.stat_result, *, may_have_names: bool = False) -> None:

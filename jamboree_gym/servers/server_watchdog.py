@@ -42,10 +42,10 @@ class ServerWatchdog:
         self.program = program
         self.restarts = 0
         self.last_error: str | None = None
+        self.gave_up: JamboreeError | None = None
         self._server: ServerProcess | None = None
         self._stopping = threading.Event()  # also read by the thread that starts the server
         self._watching: asyncio.Task[None] | None = None
-        self.gave_up: JamboreeError | None = None
 
     @property
     def pid(self) -> int | None:
@@ -55,12 +55,15 @@ class ServerWatchdog:
     @property
     def is_starting(self) -> bool:
         """Whether the server is starting."""
-        is_tried = self._watching is not None and not self._watching.done()
-        return is_tried and self._server is None
+        return self._is_watched and self._server is None
+
+    @property
+    def _is_watched(self) -> bool:
+        return self._watching is not None and not self._watching.done()
 
     def start(self) -> None:
         """Start the server if it does not run; does not wait for it."""
-        if not self._stopping.is_set() and (self._watching is None or self._watching.done()):
+        if not self._stopping.is_set() and not self._is_watched:
             self.gave_up = None
             self._watching = asyncio.create_task(self._watch())
 
@@ -94,9 +97,7 @@ class ServerWatchdog:
             self._server = None
 
     async def _answers(self) -> bool:
-        if self._server is None:
-            return False
-        return await asyncio.to_thread(self._server.answers)
+        return self._server is not None and await asyncio.to_thread(self._server.answers)
 
     async def _watch(self) -> None:
         failures = 0
@@ -137,9 +138,7 @@ class ServerWatchdog:
         )
 
     async def _pause(self, failures: int) -> None:
-        if failures == 0:
-            return
-        pause_s = min(FIRST_BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S)
+        pause_s = min(FIRST_BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S) if failures else 0.0
         deadline = time.monotonic() + pause_s
         while time.monotonic() < deadline and not self._stopping.is_set():
             await asyncio.sleep(WATCH_INTERVAL_S)

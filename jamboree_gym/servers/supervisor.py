@@ -1,6 +1,4 @@
-"""The supervisor: one small process per home that runs its servers for all their clients.
-
-It also runs the backup process, which copies from Valkey to Mongo.
+"""The supervisor: one small process per home that runs its servers, and their backup process.
 
 The first client that needs servers starts it, as `run_supervisor.py`; the command by hand is
 `python -m jamboree_gym.servers.supervisor --home HOME`. It exits when no client has been connected
@@ -47,9 +45,8 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Answers and counts the clients of one home, and runs the servers while there are any clients.
 
-    Args:
-        home: The home; the caller holds its supervisor lock.
-        idle_exit_s: Seconds to stay after the last client has left.
+    The caller holds the home's supervisor lock. The supervisor stays `idle_exit_s` seconds after
+    the last client has left.
     """
 
     def __init__(self, home: Home, *, idle_exit_s: float) -> None:
@@ -200,8 +197,7 @@ class Supervisor:
 class ReadyPipe:
     """Tells the client that started this process, once, whether the start succeeded.
 
-    Args:
-        descriptor: Our end of the pipe; None if nobody listens.
+    `descriptor` is our end of the pipe; None if nobody listens.
     """
 
     def __init__(self, descriptor: int | None) -> None:
@@ -228,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(options, ready)
     except (JamboreeError, OSError) as error:
         _log.error("%s", error)
-        ready.send(error_reply(_as_jamboree_error(error)))
+        ready.send(error_reply(error))
         os._exit(1)
     # The kernel closes the connections of the clients: that tells them of our end.
     os._exit(0)
@@ -271,9 +267,8 @@ def _idle_exit_s() -> float:
     try:
         return IDLE_EXIT_S if not text else float(text)
     except ValueError as error:
-        raise EmbeddedServerError(
-            f"{IDLE_EXIT_VARIABLE}={text!r} is not a number of seconds"
-        ) from error
+        what = f"{IDLE_EXIT_VARIABLE}={text!r}"
+        raise EmbeddedServerError(f"{what} is not a number of seconds") from error
 
 
 def _held_by(home: Home) -> str:
@@ -283,10 +278,6 @@ def _held_by(home: Home) -> str:
         f"{home.path} is held by {who}, which does not answer here\n"
         "end that process, or give every machine its own JAMBOREE_HOME"
     )
-
-
-def _as_jamboree_error(error: JamboreeError | OSError) -> JamboreeError:
-    return error if isinstance(error, JamboreeError) else EmbeddedServerError(str(error))
 
 
 def _inode(path: Path) -> int | None:

@@ -19,7 +19,7 @@ from jamboree_gym.servers.control import (
     raise_for,
 )
 from jamboree_gym.servers.home import Home, last_line, trim_log
-from jamboree_gym.servers.own_files import open_own
+from jamboree_gym.servers.own_files import append_to
 from jamboree_gym.servers.programs.installed import require_valkey
 
 __all__ = ["ask_once", "connect", "reach", "retry_or_raise", "time_left_s"]
@@ -92,11 +92,7 @@ def time_left_s(deadline: float) -> float:
 
 
 def _launch_supervisor(home: Home, *, timeout_s: float) -> None:
-    """Start a supervisor and return once it answers. The caller holds the start lock.
-
-    Raises:
-        EmbeddedServerError: The supervisor did not start.
-    """
+    """Start a supervisor and return once it answers. The caller holds the start lock."""
     deadline = time.monotonic() + timeout_s + ANSWER_GRACE_S
     log_start = trim_log(home.supervisor_log)
     read_end, write_end = os.pipe()
@@ -122,8 +118,7 @@ def _launch_supervisor(home: Home, *, timeout_s: float) -> None:
 
 def _spawn(home: Home, write_end: int, *, lock_timeout_s: float) -> subprocess.Popen[bytes]:
     """Start it detached from our terminal, session and output, so that a kill of ours misses it."""
-    descriptor = open_own(home.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with os.fdopen(descriptor, "ab") as log:
+    with append_to(home.supervisor_log) as log:
         return subprocess.Popen(
             # -P: a module in the user's working directory must not replace one of Python's
             [

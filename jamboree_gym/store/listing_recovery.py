@@ -68,11 +68,8 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
 
 def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
     """Number of episodes that were not listed before, and whether nothing was deleted meanwhile."""
-    standing, deleted, identity = (
-        store.restorer.standing(),
-        store.deletions.noted(),
-        mongo.identity(),
-    )
+    standing, deleted = store.restorer.standing(), store.deletions.noted()
+    identity = mongo.identity()
     listed = 0
     by_run = attrgetter("run")
     for some in mongo.heads():

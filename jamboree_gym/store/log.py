@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch, decode_head
 from jamboree_gym.errors import DecodeError
@@ -27,9 +27,11 @@ __all__ = [
     "birth_of",
     "identity",
     "key_of",
+    "or_error",
 ]
 
 _BORN = struct.Struct(">d")
+_T = TypeVar("_T")
 
 
 def identity(key: str, born: float) -> str:
@@ -42,14 +44,18 @@ def key_of(identity: str) -> str:
     return identity.partition("#")[0]
 
 
-class IndexEntry(NamedTuple):
-    """An entry of a log in a listing: one field in the summaries of its run.
+def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
+    """What a function decodes, or the `DecodeError` that it raises."""
+    try:
+        return decode()
+    except DecodeError as error:
+        return error
 
-    Attributes:
-        name: The episode's id.
-        summary: The encoded summary.
-        run: Name of the episode's run.
-        time: Time of the last write, epoch seconds.
+
+class IndexEntry(NamedTuple):
+    """An entry of an episode in a listing: one field, `name` (its id), in the summaries of its run.
+
+    `time` is that of the last write, epoch seconds.
     """
 
     name: str
@@ -124,12 +130,7 @@ class AppendResult:
 
 
 class Asked(NamedTuple):
-    """MongoDB's answer about logs that Redis does not have.
-
-    Attributes:
-        epoch: The epoch of the question.
-        deleted: The logs that were deleted.
-    """
+    """The logs that were `deleted`, of those that Redis lacks, and the epoch of the question."""
 
     epoch: str
     deleted: set[str]
@@ -138,9 +139,8 @@ class Asked(NamedTuple):
 class Acknowledged(NamedTuple):
     """Logs whose acknowledgement could not be stored in Redis.
 
-    Attributes:
-        gone: Logs that no longer exist, or were replaced by others.
-        overtaken: Logs of which Redis holds fewer records, or other ones, because it was emptied.
+    Those that are `gone` do not exist, or were replaced by others. Of the `overtaken`, Redis holds
+    fewer records, or other ones, because it was emptied.
     """
 
     gone: set[str]
@@ -149,13 +149,10 @@ class Acknowledged(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackupMark:
-    """The last status that the backup stored in Redis.
+    """The last status that the backup, a host and process, stored in Redis.
 
-    Attributes:
-        by: Host and process of the backup.
-        seen_at: Time of the status by Redis' clock, epoch seconds.
-        complete_until: Everything stored before this time was in MongoDB then; None = no change.
-        error: What stopped the copy; empty if nothing did.
+    `seen_at` is its time by Redis' clock, epoch seconds. Everything stored before `complete_until`
+    was in MongoDB then; None = no change. `error` is what stopped the copy; empty if nothing did.
     """
 
     by: str
@@ -165,11 +162,9 @@ class BackupMark:
 
 
 class MongoIdentity(NamedTuple):
-    """Identity of a MongoDB.
+    """Identity of a MongoDB at some hosts: a random id, stored in it.
 
-    Attributes:
-        id: A random id, stored in it; empty if no backup has ever gone there.
-        where: Its hosts.
+    It is empty if no backup has ever gone there.
     """
 
     id: str
@@ -178,13 +173,7 @@ class MongoIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackupClaim:
-    """A request for the lease to copy a namespace to MongoDB.
-
-    Attributes:
-        by: Id of the backup that asks.
-        to: The destination.
-        seconds: Duration of the lease unless it is renewed.
-    """
+    """A request of the backup `by` for the lease to copy `to` a MongoDB, for some seconds."""
 
     by: str
     to: str
@@ -192,12 +181,10 @@ class BackupClaim:
 
 
 class Adoption(NamedTuple):
-    """A change of the MongoDB that acknowledges.
+    """A change of the MongoDB that acknowledges, and the new epoch.
 
-    Attributes:
-        epoch: The new epoch.
-        is_unsettled: Whether Redis may still have logs that another MongoDB has acknowledged.
-        instead_of: Hosts of the previous MongoDB; empty if it is the same one.
+    If it `is_unsettled`, Redis may still have logs that another MongoDB has acknowledged: that at
+    the hosts `instead_of`, empty if it is the same one.
     """
 
     epoch: str

@@ -2,7 +2,6 @@
 
 The heads of version 1 lack `held`, `newest`, `born` and a checksum. In MongoDB, version 1 has one
 document for each batch, and its id lacks the log's birth. Batches, notes and blobs are unchanged.
-
 Each log is changed in one step, so an interrupted migration can be started again.
 """
 
@@ -33,14 +32,7 @@ _IS_OLD: dict[str, Any] = {"format": {"$exists": False}}  # of a chunk or a blob
 
 
 def migrate(store: RedisStore, mongo: MongoStore | None) -> int:
-    """Migrate a namespace. Nobody may write to it meanwhile.
-
-    Args:
-        store: Redis of the namespace.
-        mongo: MongoDB of the namespace; None if there is none.
-
-    Returns:
-        Number of logs that were changed.
+    """Migrate a namespace; return the number of logs that were changed. Nobody may write meanwhile.
 
     Raises:
         DecodeError: A log is damaged. This log and those after it were not changed.
@@ -59,7 +51,6 @@ def _upgraded(raw: bytes, born: float, *, where: str) -> Head:
 
 
 def _migrated_in_mongo(mongo: MongoStore) -> Iterator[str]:
-    """Migrate the logs in MongoDB; yield the key of each."""
     database = mongo.database
     database.blobs.update_many(_IS_OLD, {"$set": {"format": DOCUMENT_VERSION}})
     for document in list(database.logs.find({"format": 1})):
@@ -69,7 +60,6 @@ def _migrated_in_mongo(mongo: MongoStore) -> Iterator[str]:
 
 
 def _migrated_in_redis(store: RedisStore, mongo: MongoStore | None) -> Iterator[str]:
-    """Migrate the logs in Redis, with births from MongoDB if possible; yield the key of each."""
     for key in store.log_keys():
         raw, oldest = store.client.lindex(key, 0), store.client.lindex(key, 1)
         if not isinstance(raw, bytes) or raw[:3] != b"JH\x01":

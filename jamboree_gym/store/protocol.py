@@ -129,10 +129,8 @@ class LogStore(Protocol):
     def select(self, key: str, *how: Any) -> LogSlice | None:
         """A part of one log; None when there is no such log.
 
-        Args:
-            key: The log.
-            how: `("range", start, stop)`, `("last", n)`, `("between", t0, t1, before)` or
-                `("as_of", t, before)`, times as text: see `read`, `last`, `between` and `as_of`.
+        `how` is `("range", start, stop)`, `("last", n)`, `("between", t0, t1, before)` or
+        `("as_of", t, before)`, times as text: see `read`, `last`, `between` and `as_of`.
         """
 
     def read(self, key: str, start: int, stop: int) -> LogSlice | None:
@@ -154,12 +152,7 @@ class LogStore(Protocol):
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
-        """Slices of several logs in one round trip.
-
-        Args:
-            keys: The logs.
-            reads: What to read of each: `("range", start, stop)` or `("last", n)`.
-        """
+        """Slices of several logs, by `("range", start, stop)` or `("last", n)`; one round trip."""
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
         """All that several logs hold: head and batches, undecoded; empty for no such log."""

@@ -8,25 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
-from jamboree_gym.store.listing_recovery import (
-    NO_ROOM,
-    PARTLY_COVERED,
-    cover,
-    is_covered,
-    stored_summaries,
-)
+from jamboree_gym.store.backup_questions import BackupQuestions
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice, birth_of
 from jamboree_gym.store.mongo.documents import StoredLog
-from jamboree_gym.store.mongo.link import BackupUnavailable, InterpreterEnds
+from jamboree_gym.store.mongo.link import BackupUnavailable
 from jamboree_gym.store.mongo.reader import StoredBatches, batches_of, is_lacking
 from jamboree_gym.store.mongo.store import MongoStore
-from jamboree_gym.store.protocol import BlobReader, ListingReader, LogStore
+from jamboree_gym.store.protocol import LogStore
+from jamboree_gym.store.read_through_parts import ReadThroughBlobs, ReadThroughListings
 from jamboree_gym.store.redis.appender import LogAppender
-from jamboree_gym.store.redis.blobs import Blobs
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import put_back, refill
@@ -35,34 +29,23 @@ __all__ = ["ReadThroughStore"]
 
 MAX_PUT_BACK_BYTES = 64 << 20  # larger logs are read from MongoDB each time
 LOGS_AT_ONCE = 200
-ASK_AGAIN_S = 30.0  # pause between questions while MongoDB is away
 ABSENT_S = 1.0  # how long MongoDB's answer "not here" is remembered
 MAX_ABSENT = 10_000
 
 log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-
-
-class Ask(Protocol):
-    """Puts a question to MongoDB; None where there is no backup."""
-
-    def __call__(self, question: Callable[[MongoStore], _T]) -> _T | None:
-        """What MongoDB answers."""
 
 
 class _Absent(NamedTuple):
-    """MongoDB had no such log. Once Redis was emptied, MongoDB has to be asked again.
+    """MongoDB had no such log; it is asked again at `until`, on the monotonic clock.
 
-    Attributes:
-        until: When MongoDB is asked again anyway, on the monotonic clock.
-        standing: `Restorer.standing` before the question.
+    It is also asked again once Redis was emptied, which changes `Restorer.standing`.
     """
 
     until: float
     standing: str
 
 
-class ReadThroughStore(LogStore):
+class ReadThroughStore(LogAppender, LogStore):
     """Reads as `RedisStore` does. MongoDB supplies what Redis lacks, and Redis gets it back.
 
     A missing log is restored whole. If Redis holds only the newest batches of a log, the older
@@ -76,31 +59,26 @@ class ReadThroughStore(LogStore):
 
     Attributes:
         redis: As given; reads only what Redis holds.
-        keyspace: Names of all keys.
         listings: The listings, with those of MongoDB.
         blobs: The blobs, with those of MongoDB.
-        leases: Which writers are alive.
-        feed: Tells which episodes grow.
     """
 
     listings: ReadThroughListings
     blobs: ReadThroughBlobs
 
     def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
+        super().__init__(redis.link, redis.keyspace, redis.blobs, can_ask=True)
         self.redis = redis
         self.keyspace = redis.keyspace
         self.leases = redis.leases
         self.feed = redis.feed
+        self._ask = BackupQuestions(redis.where, find_backup)
         self.listings = ReadThroughListings(redis, self._ask)
         self.blobs = ReadThroughBlobs(redis, self._ask)
-        self._appender = LogAppender(redis.link, redis.keyspace, redis.blobs, can_ask=True)
-        self._find_backup = find_backup
         self._absent: dict[str, _Absent] = {}
         self._absent_lock = threading.Lock()
         self._questions: list[set[str]] = []  # for each open question, the logs appended to since
         self._warned: set[str] = set()
-        self._away: BackupUnavailable | None = None
-        self._ask_again_at = 0.0
 
     @property
     def where(self) -> str:
@@ -110,39 +88,6 @@ class ReadThroughStore(LogStore):
     def close(self) -> None:
         """Close the connections to Redis; MongoDB belongs to the caller."""
         self.redis.close()
-
-    # -- asking MongoDB ---------------------------------------------------------------------
-
-    def _ask(self, question: Callable[[MongoStore], _T]) -> _T | None:
-        """MongoDB's answer to a question; None if there is no backup.
-
-        Raises:
-            BackupUnavailable: MongoDB does not answer, or did not a moment ago.
-        """
-        if self._away is not None and time.monotonic() < self._ask_again_at:
-            raise self._away.with_traceback(None)
-        mongo = self._open_backup()
-        if mongo is None:
-            return None
-        try:
-            answer = question(mongo)
-        except BackupUnavailable as error:
-            raise self._note_outage(error) from error
-        self._away = None
-        return answer
-
-    def _open_backup(self) -> MongoStore | None:
-        try:
-            return self._find_backup()
-        except JamboreeError as error:
-            raise self._note_outage(error) from error
-
-    def _note_outage(self, error: JamboreeError) -> BackupUnavailable:
-        if self._away is None and not isinstance(error, InterpreterEnds):
-            log.warning("%s; what Redis does not have cannot be read until it answers", error)
-        self._away = BackupUnavailable(f"not in Redis at {self.where}, and {error}")
-        self._ask_again_at = time.monotonic() + ASK_AGAIN_S
-        return self._away
 
     # -- single logs ------------------------------------------------------------------------
 
@@ -173,10 +118,9 @@ class ReadThroughStore(LogStore):
         found = self.redis.reader.read(key, *how)
         if found is not None:
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
-        found = LogSlice(
-            replace(stored.head, held=stored.head.count), []
-        )  # Redis had no room for it
-        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, found.head))
+        head = replace(stored.head, held=stored.head.count)  # Redis had no room for it
+        found = LogSlice(head, [])
+        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
         return None if batches is None else self._joined(found, batches, how)
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
@@ -199,11 +143,7 @@ class ReadThroughStore(LogStore):
         return LogSlice(found.head, [*below, *found.batches])
 
     def _stored_batches(self, mongo: MongoStore, key: str, head: Head) -> StoredBatches | None:
-        """The batches of a log in MongoDB; None if MongoDB holds no log, or another one.
-
-        Raises:
-            DecodeError: The log's document is damaged.
-        """
+        """The batches of a log in MongoDB; None if MongoDB holds no log, or another one."""
         stored = mongo.logs([key]).get(key)
         if isinstance(stored, DecodeError):
             raise stored
@@ -234,8 +174,7 @@ class ReadThroughStore(LogStore):
         """
         if not keys:
             return {}
-        now = time.monotonic()
-        standing = self.redis.restorer.standing()
+        now, standing = time.monotonic(), self.redis.restorer.standing()
         asked = sorted(key for key in keys if not self._is_known_absent(key, standing, now))
         if not asked:
             return {}
@@ -347,7 +286,7 @@ class ReadThroughStore(LogStore):
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """As `RedisStore.append`; asks MongoDB first for logs that need it, see `must_ask`."""
-        results = self._appender.append(appends, fsync=fsync, prepare=prepare)
+        results = super().append(appends, fsync=fsync, prepare=prepare)
         with self._absent_lock:
             for appended in self._questions:
                 appended.update(append.key for append in appends)
@@ -360,19 +299,6 @@ class ReadThroughStore(LogStore):
     ) -> float | None:
         """As `RedisStore.delete`, which notes that MongoDB has to forget the log, too."""
         return self.redis.delete(key, entry=entry, born=born)
-
-    def epoch(self) -> str:
-        """As `RedisStore.epoch`."""
-        return self._appender.epoch()
-
-    @property
-    def losses(self) -> int:
-        """As `RedisStore.losses`."""
-        return self._appender.losses
-
-    def must_ask(self, append: Append, result: AppendResult) -> bool:
-        """Whether MongoDB has to be asked for this log before anything is stored there."""
-        return self._appender.must_ask(append, result)
 
     def after_fork_in_child(self) -> None:
         """As `RedisStore.after_fork_in_child`."""
@@ -414,74 +340,3 @@ class ReadThroughStore(LogStore):
         if what not in self._warned:
             self._warned.add(what)
             log.warning("%s", what)
-
-
-class ReadThroughListings(ListingReader):
-    """The listings, with what MongoDB lists.
-
-    Args:
-        redis: What Redis itself holds.
-        ask: Asks MongoDB; None where there is no backup.
-    """
-
-    def __init__(self, redis: RedisStore, ask: Ask) -> None:
-        self._redis = redis
-        self._ask = ask
-
-    def runs(self) -> list[str]:
-        """As `Listings.runs`."""
-        stored: list[str] = []
-        if self.cover() == NO_ROOM:
-            stored = self._ask(lambda mongo: mongo.runs()) or []
-        return list(dict.fromkeys([*stored, *self._redis.listings.runs()]))
-
-    def summaries(self, run: str) -> dict[str, bytes]:
-        """As `Listings.summaries`, with those for which Redis had no room."""
-        found, coverage = self._redis.listings.summaries_and_coverage(run)
-        if not is_covered(coverage):
-            coverage = self._covered(coverage)
-            found = self._redis.listings.summaries(run) if is_covered(coverage) else found
-        if coverage not in (PARTLY_COVERED, NO_ROOM):
-            return found
-        stored = self._ask(lambda mongo: stored_summaries(self._redis, mongo, run)) or {}
-        return stored | found
-
-    def cover(self) -> str:
-        """See to it that Redis lists what MongoDB holds; how far it does."""
-        return self._covered(self._redis.listings.coverage())
-
-    def _covered(self, coverage: str) -> str:
-        if is_covered(coverage):
-            return coverage
-        try:
-            return self._ask(lambda mongo: cover(self._redis, mongo)) or coverage
-        except BackupUnavailable:  # it has been said
-            return coverage
-
-
-class ReadThroughBlobs(BlobReader):
-    """The blobs, with those that MongoDB holds.
-
-    Args:
-        redis: What Redis itself holds.
-        ask: Asks MongoDB; None where there is no backup.
-    """
-
-    def __init__(self, redis: RedisStore, ask: Ask) -> None:
-        # Its own: the backup, which uses those of `redis`, has to see what is there.
-        self._redis = Blobs(redis.link, redis.keyspace)
-        self._ask = ask
-
-    def get(self, name: str) -> bytes:
-        """As `Blobs.get`; what is missing or damaged in Redis comes from MongoDB."""
-        try:
-            return self._redis.get(name)
-        except DecodeError:
-            content: bytes | None = self._ask(lambda mongo: mongo.blob(name))
-            if content is None:
-                raise
-        try:
-            self._redis.put(name, content)
-        except (AccessRefused, StoreFull) as error:
-            log.debug("blob %s: read from MongoDB alone: %s", name, error)
-        return content

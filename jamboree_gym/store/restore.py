@@ -17,11 +17,7 @@ PAGE_BYTES = 8 << 20
 
 
 def entry_of(store: RedisStore, key: str, head: Head) -> IndexEntry | None:
-    """The listing entry of an episode; None for other logs.
-
-    Raises:
-        DecodeError: The episode's note is damaged.
-    """
+    """The listing entry of an episode; None for other logs. A damaged note raises `DecodeError`."""
     if head.codec != CODEC_STEPS:
         return None
     episode_id = store.keyspace.episode_id(key)
@@ -77,14 +73,8 @@ def refill(
 ) -> bool:
     """Restore evicted batches in front of those that Redis holds, the newest first.
 
+    `head` is the log's head in Redis. If the batches are larger than `max_bytes`, none is restored.
     If the call is interrupted, or Redis has no more room, the batches restored so far stay.
-
-    Args:
-        store: The destination.
-        key: The log.
-        head: The log's head in Redis.
-        stored: The log's batches in MongoDB.
-        max_bytes: If the batches are larger, none is restored.
 
     Returns:
         Whether all batches were restored.

@@ -11,11 +11,8 @@ __all__ = ["MONGO_WORDS", "REDIS_WORDS", "TlsWords", "tls_advice"]
 class TlsWords:
     """Names of TLS options in the URLs of a store.
 
-    Attributes:
-        with_tls: How to turn TLS on.
-        without_tls: How to turn TLS off.
-        authority: The option with the authority that signed the server's certificate.
-        certificate: The option with the client's own certificate.
+    `authority` is the option with the authority that signed the server's certificate, `certificate`
+    that with the client's own.
     """
 
     with_tls: str
@@ -33,12 +30,9 @@ _BAD_FILE = ("No such file", "not readable", "Permission denied", "PEM", "X509:"
 
 
 def tls_advice(reason: str, words: TlsWords, *, is_tls: bool) -> str:
-    """Advice for an error; empty if TLS seems not to be the cause.
+    """Advice for an error text of a client library; empty if TLS seems not to be the cause.
 
-    Args:
-        reason: The error text of the client library.
-        words: Names of the store's TLS options.
-        is_tls: Whether the connection should use TLS.
+    `is_tls` says whether the connection should use TLS.
     """
     if not is_tls:
         return f"does it demand TLS? then use {words.with_tls}" if _has(reason, _CUT_OFF) else ""

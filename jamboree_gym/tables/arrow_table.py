@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from jamboree_gym.errors import ColumnConflict
 from jamboree_gym.records import Transitions
-from jamboree_gym.tables.columns import Column, to_columns_or_none
+from jamboree_gym.tables.columns import Column, to_columns, to_columns_or_none
 
 __all__ = [
     "Columns",
@@ -50,8 +50,7 @@ class TablePart:
 
 def to_table(steps: Transitions) -> pa.Table:
     """Convert transitions of one episode into a table."""
-    columns = to_columns_or_none(steps)
-    return pa.table({name: _arrow(one) for name, one in columns.items() if one is not None})
+    return pa.table({name: _arrow(one) for name, one in to_columns(steps).items()})
 
 
 def table_part_of(
@@ -62,11 +61,8 @@ def table_part_of(
 ) -> TablePart:
     """Convert transitions of several episodes into a part of a table.
 
-    Args:
-        steps: The transitions.
-        ids: Ids of the episodes.
-        counts: Number of transitions of each episode.
-        columns_of: Returns their columns; None for values that no column can hold.
+    `counts` has the number of transitions of each episode; `columns_of` returns their columns, and
+    None for values that no column can hold.
     """
     columns = columns_of(steps)
     unfit = frozenset(name for name, column in columns.items() if column is None)
@@ -176,11 +172,9 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def join(table_parts: Sequence[TablePart], order: npt.NDArray[np.int64] | None = None) -> TablePart:
-    """Join parts, one below the other.
+    """Join parts, at least one, one below the other.
 
-    Args:
-        table_parts: At least one part.
-        order: A sort key for each row of all parts; rows with equal keys keep their order.
+    `order` has a sort key for each row of all parts; rows with equal keys keep their order.
 
     Raises:
         ColumnConflict: No single column can hold the values of two episodes; names both.

@@ -176,7 +176,10 @@ def _flattened(info: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _scalar_column(values: Sequence[Any]) -> Column | None:
     """The values as a column, with None for missing ones; None if no column holds them exactly."""
-    values = [value[()] if _is_0d(value) else value for value in values]
+    values = [
+        value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+        for value in values
+    ]
     present = [value for value in values if value is not None]
     if not present:
         return None
@@ -193,10 +196,6 @@ def _scalar_column(values: Sequence[Any]) -> Column | None:
     filled = np.zeros(len(values), numbers.dtype)
     filled[~missing] = numbers
     return pa.array(filled, mask=missing)
-
-
-def _is_0d(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 0
 
 
 def _as_numbers(present: Sequence[Any]) -> npt.NDArray[Any] | None:

@@ -58,11 +58,9 @@ _MAX_TEXT = 80  # longest part of the expression in a message, characters
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Values:
-    """The value of a part of the expression at each step.
+    """The value of a part of the expression at each step: an array (n,), or one value for all.
 
-    Attributes:
-        data: An array (n,), or one Python value for all steps.
-        missing: Where the value is missing: bool (n,), or False for nowhere.
+    `missing` says where there is none: bool (n,), or False for nowhere.
     """
 
     data: Any

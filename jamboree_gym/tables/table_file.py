@@ -18,8 +18,7 @@ __all__ = ["Spool", "write_arrow"]
 class Spool:
     """Parts of a table on disk: the set of all columns is known only after the last part.
 
-    Args:
-        path: Path of the result; the temporary files, one for each schema, lie next to it.
+    The temporary files, one for each schema, lie next to `path`, the result's.
 
     Attributes:
         columns: The columns of all parts.
@@ -59,8 +58,7 @@ class Spool:
     def write(self, opened: Callable[[pa.Schema], AbstractContextManager[Any]]) -> None:
         """Write all parts, each with the columns of all.
 
-        Args:
-            opened: Opens a file with these columns (a new one at each call); has `write_table`.
+        `opened` opens a file with these columns (a new one at each call), which has `write_table`.
 
         Raises:
             ColumnConflict: No single column can hold the values of two episodes; names both.

@@ -40,12 +40,7 @@ ANNOTATION: Final = "annotation_"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
-    """A part of a space that is one array or one number.
-
-    Attributes:
-        path: The keys that lead to it.
-        space: A Box, Discrete, MultiDiscrete or MultiBinary.
-    """
+    """A part of a space that is one array or one number, and the keys that lead to it."""
 
     path: tuple[Any, ...]
     space: spaces.Space[Any]
@@ -99,8 +94,7 @@ class Column:
     Args:
         name: Its key in the observation.
         role: The field of `StepData` that it is read off.
-        low: Lowest values of a row.
-        high: Highest values of a row.
+        low, high: Lowest and highest values of a row.
         write: Writes a value into a row.
         n: How many rows.
         channel_axis: Of an image: the axis along which rows are put side by side. None: rows are
@@ -165,17 +159,13 @@ def columns_of(
     n: int,
     images: bool,
 ) -> list[Column]:
-    """A column for each part of each field.
+    """A column for each part of each field, with n rows.
 
-    Args:
-        observation_space: That of the environment.
-        action_space: That of the environment.
-        fields: `observations`, `actions`, `rewards`, `info_<key>`, `annotation_<name>`.
-        n: How many transactions.
-        images: Keep images as images; otherwise they become vectors, too.
+    Without `images` these become vectors, too. The spaces are those of the environment.
 
     Raises:
-        InvalidArgument: A field is none of these.
+        InvalidArgument: A field is none of `observations`, `actions`, `rewards`, `info_<key>` and
+            `annotation_<name>`.
         UnsupportedSpace: A space that is asked for has no fixed shape.
     """
     columns = []

@@ -33,12 +33,8 @@ log = logging.getLogger(__name__)
 class SourceReader:
     """Reads the newest n transactions of a source again and again, in a thread of its own.
 
-    If the store fails, it is asked again; until then the last result stays, and gets older.
-
-    Args:
-        source: An episode, or a query for episodes.
-        n: How many transactions.
-        past: What is kept of them; the thread's own.
+    If the store fails, it is asked again; until then the last result stays, and gets older. `past`,
+    which keeps what is shown of them, is the thread's own.
     """
 
     def __init__(self, source: Source, n: int, past: Past) -> None:
@@ -58,8 +54,7 @@ class SourceReader:
     def newest(self) -> tuple[dict[str, Array], float]:
         """What was read last, as copies, and how old it is; asks nothing of the store.
 
-        Returns:
-            The arrays, and the seconds since that read began; infinite before the first.
+        The age is the seconds since that read began, infinite before the first.
 
         Raises:
             InvalidRecord: What was read does not fit the declared spaces; names the column.

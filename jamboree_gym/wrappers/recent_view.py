@@ -17,11 +17,7 @@ MASK: Final = f"{PREFIX}mask"
 
 
 class Past:
-    """The newest n transactions as arrays.
-
-    Args:
-        columns: What is kept of each.
-        n: How many.
+    """The newest n transactions as arrays: what the columns keep of each.
 
     Attributes:
         spaces: The space of each array, by name; that of the mask last.
@@ -68,12 +64,7 @@ class Past:
 
 
 class RecentView:
-    """What is seen now and the newest transactions, as one observation.
-
-    Args:
-        observation_space: That of the environment.
-        past: The newest transactions.
-        flatten: Whether to make one vector of all.
+    """What is seen now and the newest transactions, as one observation; `flatten`: as one vector.
 
     Attributes:
         space: That of what `observation` returns.

@@ -96,14 +96,7 @@ def to_lerobot(
 
 
 class _Files:
-    """The files of a data set.
-
-    Attributes:
-        lengths: Number of steps of its episodes, by their ids, in order.
-        frames: Number of frames.
-        tasks: Its tasks, in order.
-        features: Its features; empty without an episode.
-    """
+    """The files of a data set: steps of its episodes by id, frames, tasks, features if any."""
 
     def __init__(self, parts: PartFolder) -> None:
         self.folder, self.paths = parts.path, parts.paths
@@ -128,7 +121,6 @@ class _Files:
         return place, self.folder / "data" / name, self.folder / "meta" / "episodes" / name
 
     def write_meta(self, fps: float, robot_type: str | None) -> None:
-        """Write the metadata of the whole data set."""
         tasks = pa.table(
             {"task_index": pa.array(range(len(self.tasks)), pa.int64()), "task": self.tasks}
         )
@@ -172,16 +164,10 @@ _TASK_IS_INDEX = json.dumps(
         "index_columns": ["task"],
         "column_indexes": [],
         "columns": [
-            {
-                "name": name,
-                "field_name": name,
-                "pandas_type": kind,
-                "numpy_type": numpy_type,
-                "metadata": None,
-            }
-            for name, kind, numpy_type in (
-                ("task_index", "int64", "int64"),
-                ("task", "unicode", "object"),
+            {"name": name, "field_name": name, **kinds, "metadata": None}
+            for name, kinds in (
+                ("task_index", {"pandas_type": "int64", "numpy_type": "int64"}),
+                ("task", {"pandas_type": "unicode", "numpy_type": "object"}),
             )
         ],
         "pandas_version": "2.0.0",
@@ -242,7 +228,6 @@ class _Writer:
         self.is_full = False
 
     def add(self, part: EpisodePart, fps: float, task: str, names: Mapping[str, str]) -> None:
-        """Write steps of an episode."""
         files, count = self._files, len(part.rows) - 1
         if task not in files.tasks:
             files.tasks.append(task)
@@ -300,24 +285,18 @@ class _Writer:
         self.is_full = self._nbytes >= FILE_BYTES
 
     def close(self) -> None:
-        """Write what waits."""
         self._flush()
         if self._file is not None:
             self._file.close()
 
     def episodes(self) -> pa.Table:
-        """A row for each episode."""
         known = {name: one.to_json() for name, one in self._files.features.items()}
         table = pa.Table.from_pylist(self._episodes)
         return table.replace_schema_metadata({_ID.encode(): json.dumps(known).encode()})
 
 
 def _check_alike(files: _Files, features: dict[str, Feature], id: str) -> None:
-    """Make sure that an episode has the features of those before it.
-
-    Raises:
-        ExportError: It has others; names one.
-    """
+    """Make sure that an episode has the features of those before; an `ExportError` names one."""
     files.features = files.features or features
     for name in files.features.keys() | features.keys():
         one, other = files.features.get(name), features.get(name)

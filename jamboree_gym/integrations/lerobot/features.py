@@ -24,11 +24,9 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as `datas
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A column of frames.
+    """A column of frames: NumPy's name of its dtype, or `image` for images (H, W, 3) of uint8.
 
-    Attributes:
-        dtype: NumPy's name for it; `image` for images (H, W, 3) of uint8.
-        shape: Of one value; (1,) of a single number.
+    A single number has the shape (1,).
     """
 
     dtype: str
@@ -61,11 +59,7 @@ def feature_of(values: npt.NDArray[Any]) -> Feature:
 
 
 def columns_of(part: EpisodePart, names: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
-    """Observations, actions and what came of them, a frame for each step.
-
-    Args:
-        part: Rows of an episode.
-        names: Other names for the columns.
+    """Observations, actions and what came of them, a frame for each step; `names` renames columns.
 
     Raises:
         ExportError: A leaf is neither a number, a vector nor an image, or the action has several;

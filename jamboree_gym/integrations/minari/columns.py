@@ -49,12 +49,7 @@ _DAMAGE = (DecodeError, ArithmeticError, AttributeError, LookupError, TypeError,
 
 
 class InfoColumns:
-    """The columns of one episode's infos, and their layouts.
-
-    Attributes:
-        columns: By key, T + 1 rows each.
-        layouts: By key of an info, as JSON.
-    """
+    """The columns of one episode's infos by key, T + 1 rows each, and their layouts as JSON."""
 
     def __init__(self, infos: Sequence[Mapping[str, Any]]) -> None:
         self.columns: dict[str, Any] = {}

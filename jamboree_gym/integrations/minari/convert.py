@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from jamboree_gym.arrays.layout import Group, layout_from_json, layout_to_json
+from jamboree_gym.arrays.layout import Group
 from jamboree_gym.arrays.packing import Arrays
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.encoding.summary_codec import (
@@ -32,7 +32,6 @@ from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 __all__ = ["Note", "check_minari_space", "note_of", "schemas_of", "to_buffer"]
 
 _KNOWN = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete, spaces.Text)
-_ROLES = ("observation", "action", "annotation")
 _MAX_NOTE = 60_000  # an attribute in HDF5 has less than 64 kB
 _LARGEST_SEED = 2**63 - 1
 _NO_STEPS = slice(1, None)
@@ -42,11 +41,7 @@ Note = tuple[EpisodeSummary, EpisodeOrigin, str]
 
 
 def check_minari_space(space: spaces.Space[Any], place: str) -> None:
-    """Check that Minari can hold values of a space.
-
-    Args:
-        space: Observation or action space.
-        place: Its name in the message: `observation`.
+    """Check that Minari can hold values of a space; `place` is its name: `observation`.
 
     Raises:
         UnsupportedSpace: Names the leaf: `observation['map'][1]`.
@@ -74,12 +69,9 @@ def check_minari_space(space: spaces.Space[Any], place: str) -> None:
 def to_buffer(
     whole: WholeEpisode, summary: EpisodeSummary, space_pair: tuple[Any, Any]
 ) -> tuple[EpisodeBuffer, dict[str, Any], dict[str, Any]]:
-    """An episode in the form of Minari's writer.
+    """An episode in the form of Minari's writer: its buffer, metadata, and layouts by their digest.
 
     Minari requires an end: the last step of an episode without one is truncated; its status stays.
-
-    Returns:
-        The buffer, the metadata of the episode, and the layouts by their digest.
 
     Raises:
         InvalidRecord: Values are outside of their space, so Minari cannot hold them; names the
@@ -103,7 +95,8 @@ def to_buffer(
         truncations=truncations,
         infos=columns.close(),
     )
-    layouts = _layouts(rows.schemas, columns.layouts)
+    steps_json = [[row, schema.to_json()] for row, schema in rows.schemas]
+    layouts = {"steps": steps_json, "infos": columns.layouts}
     name = digest(json.dumps(layouts, sort_keys=True).encode())
     return buffer, _metadata(summary, whole.origin, name), {name: layouts}
 
@@ -166,30 +159,12 @@ def _plain_options(options: Any) -> dict[str, Any] | None:
 # -- the metadata of an episode -----------------------------------------------------------------
 
 
-def _layouts(schemas: SchemaChanges, infos: Mapping[str, Any]) -> dict[str, Any]:
-    steps = [
-        [row, {role: layout_to_json(getattr(schema, role)) for role in _ROLES}]
-        for row, schema in schemas
-    ]
-    return {"steps": steps, "infos": dict(infos)}
-
-
 def schemas_of(layouts: Mapping[str, Any]) -> SchemaChanges:
-    """Inverse, for the steps.
-
-    Raises:
-        DecodeError: It is nothing that is ever written.
-    """
+    """The schemas in the layouts of `to_buffer`; a `DecodeError` if they are never written so."""
     try:
-        schemas = []
-        for row, content in layouts["steps"]:
-            observation, action, annotation = (layout_from_json(content[role]) for role in _ROLES)
-            if not isinstance(annotation, Group):
-                raise DecodeError("annotations without names")
-            schemas.append((int(row), StepSchema(observation, action, annotation).shared))
+        return [(int(row), StepSchema.from_json(one).shared) for row, one in layouts["steps"]]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DecodeError(f"not the layouts of an episode: {error!r}") from error
-    return schemas
 
 
 def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> dict[str, Any]:
@@ -213,8 +188,7 @@ def _metadata(summary: EpisodeSummary, origin: EpisodeOrigin, layouts: str) -> d
 def note_of(metadata: Mapping[str, Any], where: str) -> Note | None:
     """The note that `to_minari` wrote for an episode; None if another program wrote the episode.
 
-    Raises:
-        DecodeError: It is damaged.
+    A damaged one raises `DecodeError`.
     """
     if "jamboree_note" not in metadata:
         return None

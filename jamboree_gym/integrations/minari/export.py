@@ -15,7 +15,7 @@ from minari import MinariDataset
 
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.environment.arguments import arguments_from_json, unkept
+from jamboree_gym.environment.arguments import SPEC_FIELDS, arguments_from_json, unkept
 from jamboree_gym.environment.provenance import BASE_VERSIONS, decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord
@@ -94,13 +94,14 @@ def to_minari(
         MissingExtra: Minari, h5py or Pillow is not installed.
     """
     files = DatasetFiles(dataset_id)
+    evaluated = gym.spec(eval_env) if isinstance(eval_env, str) else eval_env
     metadata = {
         "description": description,
         "algorithm_name": algorithm_name,
         "author": _names(author),
         "author_email": _names(author_email),
         "code_permalink": code_permalink,
-        "eval_env_spec": None if eval_env is None else _spec(eval_env).to_json(),
+        "eval_env_spec": None if evaluated is None else evaluated.to_json(),
     }
     given = {name: value for name, value in metadata.items() if value is not None}
     with files.locked():
@@ -115,10 +116,6 @@ def to_minari(
 
 def _names(names: str | Collection[str] | None) -> set[str] | None:
     return None if names is None else {names} if isinstance(names, str) else set(names)
-
-
-def _spec(env: str | EnvSpec) -> EnvSpec:
-    return gym.spec(env) if isinstance(env, str) else env
 
 
 def _exportable(found: Found) -> Found:
@@ -144,8 +141,6 @@ class _Environment:
 
 
 class _Export:
-    """Writes episodes, part by part."""
-
     def __init__(self, connection: Connection, files: DatasetFiles) -> None:
         self._connection = connection
         self._files = files
@@ -156,7 +151,6 @@ class _Export:
             self._environment_of(name, text.encode())
 
     def write(self, wanted: Found, progress: bool | Progress) -> None:
-        """Write those that are not there yet."""
         files = self._files
         for trip in files.parts.rest(wanted, files.lengths(), self._trips, progress):
             self._write(trip)
@@ -170,7 +164,9 @@ class _Export:
     def _write(self, trip: Found) -> None:
         episodes: list[Written] = []
         own: dict[str, Any] = {"format": FORMAT, "provenances": {}, "layouts": {}}
-        for one, read in zip(trip, self._whole(trip), strict=True):
+        whole = whole_episodes(self._connection, [one.id for one in trip])
+        for one, decode in zip(trip, whole, strict=True):
+            read = decode()
             name = read.origin.provenance
             environment = self._environments.get(name)
             if environment is None:
@@ -183,10 +179,6 @@ class _Export:
             own = merged(own, found)
         first = self._first()
         self._files.write_part(episodes, own, first.space_pair, first.spec)
-
-    def _whole(self, trip: Found) -> Iterator[Any]:
-        for read in whole_episodes(self._connection, [one.id for one in trip]):
-            yield read()
 
     def _first(self) -> _Environment:
         return next(iter(self._environments.values()))
@@ -240,15 +232,8 @@ def _stored_spec(content: Mapping[str, Any] | None) -> EnvSpec | None:
     """The spec that a provenance holds; made, not called. None where Minari could not store it."""
     if content is None or any(map(unkept, (content, *content["additional_wrappers"]))):
         return None
-    spec = EnvSpec(
-        id=content["id"],
-        entry_point=content["entry_point"],
-        reward_threshold=content["reward_threshold"],
-        nondeterministic=content["nondeterministic"],
-        max_episode_steps=content["max_episode_steps"],
-        order_enforce=content["order_enforce"],
-        kwargs=arguments_from_json(content),
-    )
+    fields = {name: content[name] for name in SPEC_FIELDS}
+    spec = EnvSpec(**fields, kwargs=arguments_from_json(content))
     spec.additional_wrappers = tuple(
         WrapperSpec(
             one["name"],

@@ -132,8 +132,6 @@ class _Listed:
 
 
 class _Source:
-    """A dataset whose episodes are imported."""
-
     def __init__(
         self, connection: Connection, dataset: MinariDataset, run: str, tags: Mapping[str, Any]
     ) -> None:

@@ -1,9 +1,9 @@
 """A Minari dataset on disk that grows in parts: a kill loses only the newest part.
 
-If a process is killed while it writes an HDF5 file, the file may be unreadable. So episodes are
-written into *parts*: small datasets in a hidden folder, each of which gets its name when it is
-complete. At the end, the old dataset and all parts are copied into a new folder, which replaces the
-dataset. So Minari sees either the old dataset or the complete new one.
+A killed process may leave an HDF5 file unreadable. So episodes are written into *parts*: small
+datasets in a hidden folder, each of which gets its name when it is complete. At the end, the old
+dataset and all parts are copied into a new folder, which replaces the dataset. So Minari sees
+either the old dataset or the complete new one.
 
     <datasets>/.jamboree/<id>/part-00000        whole; `lengths.json` in it says what it holds
     <datasets>/.jamboree/<id>/merged            whole; takes the dataset's place
@@ -45,16 +45,10 @@ Written = tuple[EpisodeBuffer, Mapping[str, Any]]
 
 
 class DatasetFiles:
-    """The files of one dataset, and the parts that will be merged into it.
-
-    Args:
-        dataset_id: `(namespace/)name-v0`.
+    """The files of one dataset, and the `parts` that are not yet merged into it.
 
     Raises:
-        InvalidArgument: It is no id of a dataset.
-
-    Attributes:
-        parts: The parts that are written and not yet merged.
+        InvalidArgument: The id is not `(namespace/)name-v0`.
     """
 
     def __init__(self, dataset_id: str) -> None:
@@ -135,11 +129,8 @@ class DatasetFiles:
     ) -> None:
         """Write episodes as one part, all or none of them.
 
-        Args:
-            episodes: The episodes.
-            own: Metadata of the dataset that is needed to read them.
-            space_pair: Spaces of observations and actions.
-            env_spec: Spec of their environment.
+        `own` is the metadata of the dataset that is needed to read them; the spaces are those of
+        observations and actions.
         """
         with whole(self.parts.next()) as new:
             storage = MinariStorage.new(new, *space_pair, env_spec, jpeg_encoding=False)
@@ -204,7 +195,6 @@ class DatasetFiles:
 
 
 def _copy_episodes(source: Path, target: h5py.File) -> None:
-    """Append all episodes of a part."""
     with h5py.File(source, "r") as part:
         for number in range(len(part)):
             position = len(target)

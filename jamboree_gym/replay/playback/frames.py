@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 
@@ -15,24 +15,13 @@ from jamboree_gym.replay.rebuilding.beginning import Shown, begin_as_recorded, l
 from jamboree_gym.replay.rebuilding.fast_forward import play_on
 from jamboree_gym.replay.rebuilding.rebuild import rebuild_env
 
-__all__ = ["Frames", "RecordedFrames", "SimulatedFrames"]
-
-
-class Frames(Protocol):
-    """Frames of an episode by step; the steps may come in any order."""
-
-    def at(self, step: int) -> Any:
-        """The frame that shows the state after this many steps."""
-
-    def close(self) -> None:
-        """Release the resources of the frames."""
+__all__ = ["RecordedFrames", "SimulatedFrames"]
 
 
 class RecordedFrames:
     """Frames recorded with `record_frames=`; a step without a frame shows the newest one before it.
 
-    Args:
-        episode: The episode. It is read in parts during the replay.
+    The episode is read in parts during the replay; the steps may come in any order.
     """
 
     def __init__(self, episode: Episode) -> None:
@@ -68,15 +57,10 @@ class RecordedFrames:
 
 
 class SimulatedFrames:
-    """Frames of the rebuilt environment, which is stepped together with the replay.
+    """Frames of the rebuilt environment, which is stepped together with all rows of the replay.
 
     A frame is shown only while everything that the simulation returned equals the recording,
     exactly.
-
-    Args:
-        episode: The episode.
-        rows: All rows of the episode.
-        vector: Provenance of the vector environment of the recording; None if there was none.
     """
 
     def __init__(self, episode: Episode, rows: Rows, vector: Mapping[str, Any] | None) -> None:

@@ -18,7 +18,7 @@ from jamboree_gym.errors import InvalidArgument, ReplayError, ReplayMismatch
 from jamboree_gym.handlers.rendered_frames import RENDER_MODE
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.playback.actions import is_same
-from jamboree_gym.replay.playback.frames import Frames, RecordedFrames, SimulatedFrames
+from jamboree_gym.replay.playback.frames import RecordedFrames, SimulatedFrames
 
 __all__ = ["OnMismatch", "ReplayEnv", "ShownFrames"]
 
@@ -105,7 +105,7 @@ class ReplayEnv(gym.Env[Any, Any]):
         except KeyError as error:
             raise ReplayError(f"the episode's provenance is damaged: it has no {name}") from error
 
-    def _chosen_frames(self, frames: ShownFrames | None) -> Frames:
+    def _chosen_frames(self, frames: ShownFrames | None) -> RecordedFrames | SimulatedFrames:
         if frames is None:
             has_any = next(self.episode.renders(), None) is not None
             frames = "recorded" if has_any else "simulated"

@@ -43,10 +43,7 @@ def line_of(episode: Episode) -> list[Episode]:
 def begin_as_recorded(
     env: gym.Env[Any, Any], line: Sequence[Episode], *, trust_entry_point: bool = False
 ) -> Shown:
-    """Bring the environment to the beginning of the last episode of a line.
-
-    Returns:
-        The first observation of that episode, and its info.
+    """Bring the environment to the beginning of the last episode of a line; return what it shows.
 
     Raises:
         ReplayError: An earlier episode is missing, or cannot be played again.
@@ -71,8 +68,7 @@ def begin_root(
 def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
     """Set the generator to the state that it got when the episode was forked, if any.
 
-    Raises:
-        ReplayError: The generator is of another kind.
+    A generator of another kind is a `ReplayError`.
     """
     if origin.rng_state is not None:
         put_rng_state(env, origin.rng_state)
@@ -81,8 +77,8 @@ def begin_child(env: gym.Env[Any, Any], origin: EpisodeOrigin) -> None:
 def _episodes_before(episode: Episode) -> list[Episode]:
     """The episodes that an episode follows, newest first, back to one that depends on none.
 
-    Raises:
-        ReplayError: An episode is missing or incomplete, or they follow each other in a circle.
+    A `ReplayError` says that one is missing or incomplete, or that they follow each other in a
+    circle.
     """
     before: list[Episode] = []
     seen = {episode.id}
@@ -107,7 +103,6 @@ def _episodes_before(episode: Episode) -> list[Episode]:
 
 
 def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) -> None:
-    """Play an episode from its beginning to its end."""
     rows, origin = episode._rows(), episode.origin
     try:
         if origin.parent is None:
@@ -120,11 +115,7 @@ def _play(env: gym.Env[Any, Any], episode: Episode, *, trust_entry_point: bool) 
 
 
 def _play_on(env: gym.Env[Any, Any], episode: Episode, rows: Rows) -> Shown | None:
-    """Take the recorded actions without comparing the results.
-
-    Returns:
-        The last observation and info; None if there are no steps.
-    """
+    """Take the recorded actions without comparing; return what came last, None without steps."""
     shown = None
     try:
         for action in recorded_actions(rows):

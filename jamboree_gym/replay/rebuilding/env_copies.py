@@ -24,11 +24,8 @@ def live_envs(
 ) -> Generator[LiveEnv, None, None]:
     """Yield the environment n times in the same state; each is used up when the next comes.
 
-    Args:
-        make_live: Makes the environment and brings it into that state.
-        n: Number of times.
-        rest: The recorded rows after that state.
-        vector: Provenance of the vector environment of the recording; None if there was none.
+    `make_live` makes it and brings it into that state, after which `rest` was recorded; `vector` is
+    the provenance of the vector environment, None if there was none.
     """
     first = make_live()
     try:

@@ -31,13 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveEnv:
-    """A live environment in the middle of an episode.
-
-    Attributes:
-        env: The environment.
-        observation: The last observation.
-        info: The last info.
-    """
+    """A live environment in the middle of an episode, with its last observation and info."""
 
     env: gym.Env[Any, Any]
     observation: Any
@@ -152,14 +146,10 @@ def _play_line(
     *,
     start: int,
 ) -> Shown:
-    """Play the steps of each episode of a line that lead to the next one.
+    """Play the steps of each episode of a line (parent, child, ...) that lead to the next one.
 
-    Args:
-        env: An environment in the state after `start` steps of the first episode.
-        line: An episode, a child of it, a child of that one, ...
-        steps: Number of steps in each episode before the next one begins.
-        shown: The last result of the environment, if it is known.
-        start: Number of steps of the first episode that have been played.
+    The environment is in the state after `start` steps of the first episode; `shown` is its last
+    result, if it is known. `steps` are those in each episode before the next one begins.
 
     Raises:
         ReplayError: A result differs from the recording; names the first difference.
@@ -181,16 +171,10 @@ def _play_line(
 def play_on(
     env: gym.Env[Any, Any], rows: Rows, vector: Mapping[str, Any] | None, shown: Shown
 ) -> tuple[Shown, Mismatch | None]:
-    """Take the actions of the rows after the first one, and compare the results.
+    """Take the actions of the rows after the first one, which the environment is at, and compare.
 
-    Args:
-        env: An environment in the state of the first row.
-        rows: Rows of an episode.
-        vector: Provenance of the vector environment of the recording; None if there was none.
-        shown: The last result of the environment.
-
-    Returns:
-        The last result, and the first difference.
+    `vector` is the provenance of the vector environment of the recording, None if there was none;
+    `shown` the last result. Returns the next last result, and the first difference.
     """
     run = SecondRun(rows, vector=vector)
     shown = run.play(env, *shown)

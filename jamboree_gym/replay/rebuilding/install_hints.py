@@ -18,12 +18,7 @@ _VERSION = re.compile(r"[A-Za-z0-9.+!_-]+")
 
 
 def missing_registration(name: str, provenance: Mapping[str, Any]) -> ReplayError:
-    """The error for an environment that is not registered here. Imports nothing.
-
-    Args:
-        name: Id of the environment.
-        provenance: Provenance of its episode.
-    """
+    """The error for an environment that is not registered here. Imports nothing."""
     package = _package(provenance)
     if package is None:
         return ReplayError(

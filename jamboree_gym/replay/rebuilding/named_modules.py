@@ -27,12 +27,9 @@ _SCHEMES: Final = ("http", "redis")  # schemes of URLs that are also names of pa
 def check_arguments(
     arguments: Mapping[Any, Any], of: str, registered: Mapping[str, Any] | None = None
 ) -> None:
-    """Check that no argument names a module that could be imported here.
+    """Check that no argument of the thing `of` names a module that could be imported here.
 
-    Args:
-        arguments: As stored.
-        of: Name of the thing that they are for.
-        registered: Values registered here for the same arguments; they do not come from the store.
+    Values that are `registered` here for the same arguments do not come from the store.
 
     Raises:
         ReplayError: An argument names a module; names both.
@@ -61,13 +58,11 @@ def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
             for key, inner in one.items():
                 inside = f"{at}[{key!r:.{MAX_SHOWN}}]"
                 waiting += [(key, f"a key of {at}"), (inner, inside)]
+        elif isinstance(one, (np.ndarray, np.void)) and one.dtype.names is not None:
+            waiting += [(one[name], f"{at}[{name!r:.{MAX_SHOWN}}]") for name in one.dtype.names]
         elif isinstance(one, np.ndarray):
             if one.dtype.kind in _MAY_HOLD_TEXT or one.dtype.hasobject:
                 waiting += [(inner, at) for inner in one.ravel().tolist()]
-            elif one.dtype.names is not None:
-                waiting += [(one[name], f"{at}[{name!r:.{MAX_SHOWN}}]") for name in one.dtype.names]
-        elif isinstance(one, np.void) and one.dtype.names is not None:
-            waiting += [(one[name], f"{at}[{name!r:.{MAX_SHOWN}}]") for name in one.dtype.names]
         elif isinstance(one, PurePath):
             yield at, str(one)
         elif isinstance(one, (list, tuple, set, frozenset)):

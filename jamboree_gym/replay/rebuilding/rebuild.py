@@ -144,14 +144,13 @@ def _make(
         raise ReplayError(f"{name!r} names a module to import; nothing that is stored is imported")
     if name in _IMPORTING_ENVS and not trust_entry_point:
         raise ReplayError(f"{name} imports what its arguments name; nothing that is stored is")
-    spec: str | EnvSpec = name
-    if name not in gym.registry:
-        if not trust_entry_point:
-            raise missing_registration(name, provenance)
-        spec = _stored_spec(name, provenance["env_spec"])
+    is_known = name in gym.registry
+    if not is_known and not trust_entry_point:
+        raise missing_registration(name, provenance)
     if not trust_entry_point:
         check_arguments(options, name, gym.registry[name].kwargs)
     try:
+        spec = name if is_known else _stored_spec(name, provenance["env_spec"])
         return gym.make(spec, disable_env_checker=True, **options)
     except Exception as error:
         raise ReplayError(f"{name} cannot be made here: {error}") from error
@@ -170,12 +169,8 @@ def _check_render_mode(name: str, render_mode: str) -> None:
 
 
 def _stored_spec(name: str, stored: Mapping[str, Any]) -> EnvSpec:
-    try:
-        return EnvSpec(
-            name, entry_point=stored["entry_point"], order_enforce=bool(stored["order_enforce"])
-        )
-    except Exception as error:
-        raise ReplayError(f"{name} cannot be made here: {error}") from error
+    order_enforce = bool(stored["order_enforce"])
+    return EnvSpec(name, entry_point=stored["entry_point"], order_enforce=order_enforce)
 
 
 def reset_as_recorded(

@@ -81,9 +81,7 @@ _NOT_IN_SPEC = (
 class Limit(NamedTuple):
     """A `TimeLimit`: a spec stores only the outermost one, without its position.
 
-    Attributes:
-        below: Number of wrappers in the spec that are inside it.
-        steps: The limit, number of steps.
+    `below` is the number of wrappers in the spec that are inside it, `steps` the limit.
     """
 
     below: int
@@ -91,11 +89,9 @@ class Limit(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The wrappers of an environment, innermost first.
+    """The wrappers of an environment in its spec, innermost first, and the time limits among them.
 
-    Attributes:
-        wrappers: The wrappers in its spec.
-        limits: The time limits among them; None if only the spec is known.
+    `limits` is None if only the spec is known.
     """
 
     wrappers: list[Any]
@@ -121,13 +117,9 @@ def wrap_again(
     *,
     trust_entry_point: bool,
 ) -> gym.Env[Any, Any]:
-    """Wrap an environment that was just made.
+    """Wrap an environment that was just made, and has the wrappers that its registration adds.
 
-    Args:
-        env: The environment, with the wrappers that its registration adds.
-        layers: The recorded layers.
-        trusted: Classes that may be built, besides those of Gymnasium and this package.
-        trust_entry_point: Import and call the code that the store names, if it is unknown here.
+    `trusted` and `trust_entry_point` are the arguments of `rebuild_env`.
 
     Raises:
         ReplayError: A wrapper must not be built, or cannot be.

@@ -110,15 +110,9 @@ class SecondRun:
     def play(
         self, env: gym.Env[Any, Any], observation: Any, info: Mapping[str, Any]
     ) -> tuple[Any, Mapping[str, Any]]:
-        """Take the recorded actions, as long as there is something to compare.
+        """Take the recorded actions while there is something to compare; return the last result.
 
-        Args:
-            env: Just reset, or where the first row is.
-            observation: What it has returned there.
-            info: Likewise.
-
-        Returns:
-            What it has returned last.
+        The environment was just reset, or is where the first row is: it returned this there.
 
         Raises:
             ReplayError: A step fails; says which.
@@ -175,18 +169,12 @@ def _pack_slowly(observation: Any, layout: Layout) -> Any:
 
 def _batched(observation: Any, layout: Layout) -> Any:
     """As a vector environment has passed it on."""
-    if isinstance(layout, Group) and _fits(observation, layout):
+    if isinstance(layout, Group) and layout.fits(observation):
         parts = zip(layout.items(observation), layout.parts, strict=True)
         return layout.build(_batched(part, of) for part, of in parts)
     if isinstance(layout, Leaf) and np.shape(observation) == layout.shape:
         return layout.restore(np.asarray(observation).astype(layout.dtype))
     return observation
-
-
-def _fits(value: Any, layout: Group) -> bool:
-    if layout.kind == "dict":
-        return isinstance(value, dict) and value.keys() == set(layout.names)
-    return isinstance(value, (list, tuple)) and len(value) == len(layout.parts)
 
 
 # -- the first difference ---------------------------------------------------------------------

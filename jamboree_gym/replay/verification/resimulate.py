@@ -18,7 +18,7 @@ from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.beginning import WHOLE, Shown, begin_as_recorded, line_of
 from jamboree_gym.replay.rebuilding.rebuild import begins_anew, rebuild_env, reset_as_recorded
 from jamboree_gym.replay.rebuilding.wrapping import BuiltWrapper, ignored_infos
-from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch, recorded_actions
+from jamboree_gym.replay.verification.compare import SecondRun, first_mismatch
 from jamboree_gym.replay.verification.compared_infos import WatchedInfos
 from jamboree_gym.replay.verification.report import (
     Change,
@@ -27,20 +27,16 @@ from jamboree_gym.replay.verification.report import (
     remembering_of,
 )
 
-__all__ = ["Check", "Checked", "Resimulator", "Watch", "recorded_actions", "rebuild_env"]
+__all__ = ["Check", "Checked", "Resimulator", "Watch"]
 
 MAX_CACHED = 64  # environments: as many sub-environments of a vector environment go on at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """What is compared, how closely, and what may be built for it.
+    """What is compared, how closely, and what may be built for it: the arguments of `verify`.
 
-    Attributes:
-        tolerance: How far apart floats may be.
-        infos: Names of the infos that are compared; True: all that are recorded.
-        wrappers: Wrapper classes that are built.
-        trust_entry_point: Whether what the store names is imported.
+    `infos` are names of the infos that are compared; True: all that are recorded.
     """
 
     tolerance: Tolerance = EXACT
@@ -50,12 +46,7 @@ class Check:
 
 
 class Checked(NamedTuple):
-    """What became of one episode.
-
-    Attributes:
-        report: The report.
-        unseen: Infos that were to be compared, and that it has not.
-    """
+    """What became of one episode: its report, and the infos to compare that it has not."""
 
     report: VerifyReport
     unseen: tuple[str, ...] = ()
@@ -70,11 +61,9 @@ class _Origin(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """The state of a cached environment.
+    """The state of a cached environment: the provenance of its episodes, and the one just finished.
 
-    Attributes:
-        digest: The provenance of its episodes.
-        after: The episode that it has just finished; None if that does not matter.
+    `after` is None if that does not matter.
     """
 
     digest: str
@@ -147,11 +136,7 @@ class Resimulator:
             return Checked(VerifyReport(id, 0, error=str(error), changed=changed))
 
     def verified(self, whole: WholeEpisode) -> Checked:
-        """Simulate one episode again and compare.
-
-        Raises:
-            ReplayError: It cannot be; says why.
-        """
+        """Simulate one episode again and compare; a `ReplayError` says why it cannot be."""
         origin = self._origin(whole)
         place = _Place(origin.digest, whole.origin.follows)
         env = self._cached.pop(place, None) if whole.origin.parent is None else None
@@ -170,18 +155,17 @@ class Resimulator:
         return self._on_new_env(whole, origin)
 
     def _on_new_env(self, whole: WholeEpisode, origin: _Origin) -> Checked:
-        check, line = self._check, list[Episode]()
+        line, trust = list[Episode](), self._check.trust_entry_point
         if whole.origin.follows is not None or whole.origin.parent is not None:
             line = line_of(Episode(self._connection, whole.id))
         env = rebuild_env(
             origin.provenance,
-            wrappers=check.wrappers,
-            trust_entry_point=check.trust_entry_point,
+            wrappers=self._check.wrappers,
+            trust_entry_point=trust,
             render_mode=self._render_mode,
         )
         is_equal = False
         try:
-            trust = check.trust_entry_point
             if line:
                 shown = begin_as_recorded(env, line, trust_entry_point=trust)
             else:
@@ -226,10 +210,9 @@ class Resimulator:
         run.play(env, *shown)
         tolerance = self._check.tolerance
         mismatch = first_mismatch(run, tolerance)
-        steps, remembering = len(run.rewards), remembering_of(origin.provenance)
-        report = VerifyReport(
-            whole.id, steps, mismatch, None, origin.changed, tolerance, remembering
-        )
+        found = (whole.id, len(run.rewards), mismatch, None)
+        remembering = remembering_of(origin.provenance)
+        report = VerifyReport(*found, origin.changed, tolerance, remembering)
         return Checked(report, () if watched is None else tuple(watched.unseen()))
 
     def _watched(self, whole: WholeEpisode, origin: _Origin) -> WatchedInfos | None:
@@ -237,20 +220,14 @@ class Resimulator:
         if asked is False:
             return None
         ignored = ignored_infos(origin.provenance)
-        missing = (
-            [] if asked is True else [name for name in asked if name.partition(".")[0] in ignored]
-        )
+        missing = [] if asked is True else [name for name in asked if name.split(".")[0] in ignored]
         if missing:
             raise ReplayError(
                 f"the info {missing[0]!r} comes from a wrapper that keeps statistics, which a "
                 "replay leaves out: it cannot be compared"
             )
-        return WatchedInfos(
-            asked,
-            whole.rows.infos,
-            ignored=ignored,
-            is_batched=origin.provenance.get("vector") is not None,
-        )
+        is_batched = origin.provenance.get("vector") is not None
+        return WatchedInfos(asked, whole.rows.infos, ignored=ignored, is_batched=is_batched)
 
     def _origin(self, whole: WholeEpisode) -> _Origin:
         digest = whole.origin.provenance
@@ -273,7 +250,6 @@ class Resimulator:
 
 
 def _decoded(decode: Callable[[], WholeEpisode]) -> WholeEpisode | JamboreeError:
-    """An episode, or the error of reading it."""
     try:
         return decode()
     except StoreUnavailable:
@@ -290,7 +266,6 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
         self._watch = watch
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, and show."""
         result = self.env.step(action)
         self._watch(self.env)
         return result

@@ -35,17 +35,11 @@ _CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit locks th
 def checked_in_processes(
     connection: Connection, check: Check, chunks: Iterable[Sequence[Numbered]], workers: int
 ) -> Iterator[tuple[int, Checked]]:
-    """Verify in several processes; yield results as they arrive.
+    """Verify in several processes, each with its own connection; yield results as they arrive.
 
     An episode whose process dies is reported with that reason, and a new process continues with the
     next one. Episodes whose environment cannot be made in another process are verified in this one,
-    at the end.
-
-    Args:
-        connection: The store; each process opens its own connection.
-        check: What to compare, and how.
-        chunks: Episodes to read in one round trip.
-        workers: Number of processes.
+    at the end. The episodes of a chunk are read in one round trip.
 
     Raises:
         ReplayError: The processes cannot be started.
@@ -91,8 +85,6 @@ def _pickled(spec: Any) -> bytes | None:
 
 
 class _Worker:
-    """A worker process and its episodes."""
-
     def __init__(self, job: bytes) -> None:
         self.pipe, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_work, args=(theirs, job), name="jamboree-verify")
@@ -190,7 +182,6 @@ class _Team:
             self._hire()
 
     def end(self) -> None:
-        """End the processes, whatever they are at."""
         for pipe in list(self._workers):
             self._workers.pop(pipe).end()
 
@@ -199,7 +190,6 @@ class _Team:
 
 
 def _work(pipe: Pipe, job: bytes) -> None:
-    """Verify the episodes that come through the pipe, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     try:
         options, check, specs = pickle.loads(job)

@@ -14,11 +14,7 @@ _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def package_dir(name: str, *, instead: str) -> Path:
-    """Directory of an installed package of the extra `embedded`.
-
-    Args:
-        name: The package.
-        instead: The argument by which a user can do without it.
+    """Directory of an installed package of the extra `embedded`; `instead` is what a user can pass.
 
     Raises:
         MissingExtra: The package is not installed.

@@ -38,10 +38,8 @@ PORTS = range(20000, 32000)
 class MongoAccess:
     """Port and login of the Mongo server; kept in the home, readable only by its owner.
 
-    Attributes:
-        port: Port on the loopback address.
-        password: The password, made once.
-        user_created: Whether the user exists in the server.
+    The port is on the loopback address; the password is made once, the user when the server first
+    runs.
     """
 
     port: int

@@ -14,9 +14,9 @@ import psutil
 
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.home import Home, last_line, trim_log
-from jamboree_gym.servers.own_files import open_own, take_lock
+from jamboree_gym.servers.own_files import append_to, take_lock
 
-__all__ = ["ServerProcess", "ServerProgram", "launch", "start_server"]
+__all__ = ["ServerProcess", "ServerProgram", "how_it_ended", "launch", "start_server"]
 
 START_TIMEOUT_S = 600.0  # loading many gigabytes of data takes long
 STOP_GRACE_S = 15.0
@@ -78,9 +78,7 @@ class ServerProcess:
     def how_it_ended(self) -> str:
         """Describe how the process ended; call it only after the end."""
         code = self._process.poll() if isinstance(self._process, psutil.Popen) else None
-        if code is None:
-            return "ended"
-        return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+        return "ended" if code is None else how_it_ended(code)
 
     def stop(self) -> None:
         """Ask the process to end; kill it after `STOP_GRACE_S`. Return once it is gone."""
@@ -124,12 +122,15 @@ class ServerProcess:
         return True
 
 
+def how_it_ended(code: int) -> str:
+    """Describe the end of a process by its exit code."""
+    return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"
+
+
 def start_server(program: ServerProgram, stopping: threading.Event) -> ServerProcess:
     """Start a server, or adopt the one that a killed supervisor left; wait until it answers.
 
-    Args:
-        program: The server.
-        stopping: Another thread sets this event to stop the wait at once.
+    Another thread sets `stopping` to stop the wait at once.
 
     Raises:
         EmbeddedServerError: The server could not be started; the message has its last output line.
@@ -157,16 +158,16 @@ def launch(
     """Run `command` as the one process on the program's data, and wait until it answers."""
     log = program.home.server_log(program.name)
     log_start = trim_log(log)
+    lock_file = program.home.server_lock(program.name)
     # A client that calls is_lock_held() takes the lock for a moment: wait briefly for it.
-    lock = take_lock(program.home.server_lock(program.name), timeout_s=LAUNCH_LOCK_TIMEOUT_S)
+    lock = take_lock(lock_file, timeout_s=LAUNCH_LOCK_TIMEOUT_S)
     if lock is None:
         raise EmbeddedServerError(
-            f"{program.home.server_lock(program.name)} is held by a process that is not"
-            f" {program.name}: end it, or use another home"
+            f"{lock_file} is held by a process that is not {program.name}: end it, or use another"
+            " home"
         )
     try:
-        descriptor = open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        with os.fdopen(descriptor, "ab") as output:
+        with append_to(log) as output:
             process = psutil.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,

@@ -2,7 +2,7 @@
 
 A log has one document, with its head. If the batches of its first copy are small, this document
 contains them, too. Each later batch has its own document. Every document has a format version and
-a CRC-32.
+a CRC-32; what reads one raises `DecodeError` if it is damaged, or has another format.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -49,13 +50,7 @@ _RESERVED_DATABASES = ("admin", "config", "local")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewLog:
-    """A log that is copied for the first time.
-
-    Attributes:
-        head: Head of the log.
-        batches: All its batches.
-        run: Run of the episode; None for other logs.
-    """
+    """A log that is copied for the first time, with all its batches; only episodes have a run."""
 
     head: Head
     batches: Sequence[bytes]
@@ -64,13 +59,7 @@ class NewLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GrownLog:
-    """A log to which batches have been added in MongoDB.
-
-    Attributes:
-        head: Head of the log.
-        since: Index of the first added record.
-        run: Run of the episode; None for other logs.
-    """
+    """A log to which records from `since` on have been added; only episodes have a run."""
 
     head: Head
     since: int
@@ -79,12 +68,7 @@ class GrownLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredLog:
-    """A log in MongoDB, without the batches that have their own documents.
-
-    Attributes:
-        head: The stored head.
-        batches: The batches in the log's document.
-    """
+    """A log in MongoDB, without the batches that have their own documents."""
 
     head: Head
     batches: Sequence[bytes]
@@ -92,12 +76,7 @@ class StoredLog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredBatch:
-    """A batch in MongoDB.
-
-    Attributes:
-        start: Index of its first record.
-        blob: Its bytes; None if they are damaged.
-    """
+    """A batch in MongoDB, and the index of its first record; `blob` is None if it is damaged."""
 
     start: int
     blob: bytes | None
@@ -126,11 +105,7 @@ def head_fields(head: Head) -> dict[str, Any]:
 
 
 def stored_log(document: Any, *, where: str) -> StoredLog:
-    """Inverse of `log_document`.
-
-    Raises:
-        DecodeError: The document is damaged, or has another format.
-    """
+    """Inverse of `log_document`."""
     at = f"{where}: {document['_id']}"
     _check_format(document, at)
     content, batches = document.get("head"), document.get("frames", [])
@@ -166,11 +141,7 @@ def chunk_documents(key: str, born: float, batch: bytes) -> Iterator[dict[str, A
 
 
 def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
-    """Start, stop, first and last time of the batch in a document.
-
-    Raises:
-        DecodeError: The document is damaged.
-    """
+    """Start, stop, first and last time of the batch in a document."""
     indices = [document.get(name) for name in ("start", "stop")]
     times = [document.get(name) for name in ("t_first", "t_last")]
     if not all(type(one) is int for one in indices) or not all(type(t) is float for t in times):
@@ -190,18 +161,12 @@ def birth_of(document: Any) -> float:
 
 
 def stored_batches(documents: Iterable[Any]) -> Iterator[tuple[str, StoredBatch]]:
-    """Log and content of each batch, from documents of `chunks` sorted by id.
-
-    Yields:
-        The log in the form of `identity`, and its batch.
-    """
+    """Log (as `identity`) and content of each batch, from documents of `chunks` sorted by id."""
     for (log, start), group in groupby(documents, key=_log_and_start):
         parts = list(group)
         is_whole = all(_is_part(one, number) for number, one in enumerate(parts))
-        yield (
-            log,
-            StoredBatch(start, b"".join(one["content"] for one in parts) if is_whole else None),
-        )
+        blob = b"".join(one["content"] for one in parts) if is_whole else None
+        yield log, StoredBatch(start, blob)
 
 
 def _is_part(document: Any, number: int) -> bool:
@@ -226,26 +191,16 @@ def blob_document(name: str, content: bytes) -> dict[str, Any]:
 
 
 def blob_content(document: Any, *, where: str) -> bytes:
-    """Inverse of `blob_document`.
-
-    Raises:
-        DecodeError: The document is damaged, or has another format.
-    """
+    """Inverse of `blob_document`."""
     content = checked_content(document, where=f"{where}: the blob")
     if digest(content) != document["_id"]:
-        raise DecodeError(
-            f"{where}: the blob {document['_id']}: the content is not that of its name, it is "
-            "damaged"
-        )
+        what = "the content is not that of its name, it is damaged"
+        raise DecodeError(f"{where}: the blob {document['_id']}: {what}")
     return content
 
 
 def checked_content(document: Any, *, where: str) -> bytes:
-    """The content of a document, checked by its checksum.
-
-    Raises:
-        DecodeError: The document is damaged, or has another format.
-    """
+    """The content of a document, checked by its checksum."""
     at = f"{where} {document['_id']}"
     _check_format(document, at)
     content = document.get("content")
@@ -266,10 +221,7 @@ def _check_format(document: Any, at: str) -> None:
 
 
 def _crc_of(batches: Iterable[bytes]) -> int:
-    crc = 0
-    for batch in batches:
-        crc = zlib.crc32(batch, crc)
-    return crc
+    return reduce(lambda crc, batch: zlib.crc32(batch, crc), batches, 0)
 
 
 def database_name(namespace: str) -> str:

@@ -52,11 +52,7 @@ class InterpreterEnds(BackupUnavailable):
 
 
 def check_threads() -> None:
-    """Check that threads can start; a new client would wait for its threads in vain.
-
-    Raises:
-        InterpreterEnds: No thread can be started any more.
-    """
+    """Check that threads can start (else `InterpreterEnds`): a new client would wait in vain."""
     try:
         threading.Thread(target=int).start()
     except RuntimeError as error:
@@ -64,20 +60,13 @@ def check_threads() -> None:
 
 
 class MongoLink:
-    """Sends requests, and knows the collections of one namespace.
-
-    Args:
-        client: A pymongo client. The link owns and closes it.
-        namespace: The namespace, from which the name of the database is made.
-        where: Hosts of the server, for messages.
+    """Sends requests, and knows the collections of one namespace; arguments as `MongoStore`.
 
     Attributes:
-        where: As given.
+        where: Hosts of the server, for messages.
         database: The database; its writes wait for `w=majority, j=True`.
-        logs: A document for each log.
-        chunks: The batches that have documents of their own.
-        blobs: Immutable content.
-        deleted: The tombstones.
+        logs, chunks: A document for each log, and the batches that have their own.
+        blobs, deleted: Immutable content, and the tombstones.
         settings: Settings of the namespace, and the identity of this MongoDB.
     """
 
@@ -98,11 +87,7 @@ class MongoLink:
         self.settings = self.database[MONGO_SETTINGS]
 
     def check(self) -> None:
-        """Check that a server answers and accepts the login.
-
-        Raises:
-            StoreUnavailable: It does not answer, or refuses the login.
-        """
+        """Check that a server answers and accepts the login; else `StoreUnavailable`."""
         self.run(lambda: self.logs.find_one({"_id": ""}))
         self._has_answered = True
 

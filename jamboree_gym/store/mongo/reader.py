@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch
@@ -22,11 +23,7 @@ Span = tuple[int, int, float, float]
 def stored_logs(
     mongo: MongoStore, keys: Sequence[str]
 ) -> Iterator[tuple[str, tuple[Head, Iterator[bytes]] | DecodeError | None]]:
-    """Read several logs.
-
-    Args:
-        mongo: The backup.
-        keys: The logs, sorted.
+    """Read several logs, sorted by key.
 
     Yields:
         For each key: the head and the batches, in order; or the error of a damaged document; or
@@ -48,11 +45,7 @@ def stored_logs(
 
 
 def batches_of(mongo: MongoStore, key: str, log: StoredLog) -> Iterator[bytes]:
-    """All batches of one log, in order.
-
-    Raises:
-        DecodeError: A batch is damaged.
-    """
+    """All batches of one log, in order; a damaged one raises `DecodeError`."""
     batches = _SortedBatches(mongo.batches_between(key, key) if _is_split(log) else ())
     return _in_order(log, batches, key, f"MongoDB at {mongo.where}: {key}")
 
@@ -71,11 +64,10 @@ def _in_order(log: StoredLog, batches: _SortedBatches, key: str, where: str) -> 
         expected = decode_batch(blob, where=where).stop
         yield blob
     for batch in batches.of(identity(key, log.head.born)):
-        if batch.blob is None:
-            raise DecodeError(f"{where} at index {batch.start}: checksum does not match")
+        blob = _blob_of(batch, where)
         if expected <= batch.start < log.head.count:
-            expected = decode_batch(batch.blob, where=where).stop
-            yield batch.blob
+            expected = decode_batch(blob, where=where).stop
+            yield blob
 
 
 class _SortedBatches:
@@ -86,7 +78,6 @@ class _SortedBatches:
         self._next = next(self._batches, None)
 
     def of(self, log: str) -> Iterator[StoredBatch]:
-        """The batches of a log; skips those of the logs before it."""
         key = key_of(log)
         while self._next is not None and key_of(self._next[0]) <= key:
             found, batch = self._next
@@ -98,18 +89,27 @@ class _SortedBatches:
 def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator[Batch]:
     """Check that the batches contain every readable record of the log, without a gap.
 
-    Raises:
-        DecodeError: A batch is damaged or missing.
+    A batch that is damaged or missing raises `DecodeError`, here and in what follows.
     """
-    expected: int | None = None
+    expected = head.first
     for blob in blobs:
         batch = decode_batch(blob, where=where)
-        if batch.start > (head.first if expected is None else expected):
-            raise DecodeError(f"{where} at index {expected or head.first}: a batch is missing")
+        if batch.start > expected:
+            raise _missing(where, expected)
         expected = batch.stop
         yield batch
-    if (head.first if expected is None else expected) < head.count:
-        raise DecodeError(f"{where} at index {expected or head.first}: a batch is missing")
+    if expected < head.count:
+        raise _missing(where, expected)
+
+
+def _missing(where: str, index: int) -> DecodeError:
+    return DecodeError(f"{where} at index {index}: a batch is missing")
+
+
+def _blob_of(batch: StoredBatch, where: str) -> bytes:
+    if batch.blob is None:
+        raise DecodeError(f"{where} at index {batch.start}: checksum does not match")
+    return batch.blob
 
 
 def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
@@ -131,14 +131,7 @@ def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
 
 
 class StoredBatches:
-    """Batches of one log below `held`: those that Redis has evicted.
-
-    Args:
-        mongo: The backup.
-        key: The log.
-        log: The log's document.
-        held: Index of the first record that Redis holds.
-    """
+    """Batches of one log below `held`: those that Redis has evicted."""
 
     def __init__(self, mongo: MongoStore, key: str, log: StoredLog, held: int) -> None:
         self._mongo = mongo
@@ -149,11 +142,7 @@ class StoredBatches:
         self._where = f"MongoDB at {mongo.where}: {key}"
 
     def selected(self, found: LogSlice, how: tuple[Any, ...]) -> list[Batch]:
-        """The batches that Redis' answer to such a read lacks.
-
-        Raises:
-            DecodeError: A batch is damaged or missing.
-        """
+        """The batches that Redis' answer to such a read lacks."""
         head = found.head
         match how:
             case ("range", start, stop):
@@ -172,35 +161,17 @@ class StoredBatches:
         raise TypeError(f"there is no such read: {how!r}")
 
     def covering(self, start: int, stop: int) -> list[Batch]:
-        """Batches that contain any index in `[start, stop)`.
-
-        Raises:
-            DecodeError: A batch is damaged or missing.
-        """
+        """Batches that contain any index in `[start, stop)`."""
         stop = min(stop, self._held)
         if start >= stop:
             return []
         blobs = [one for span, one in self._inline if span[1] > start and span[0] < stop]
-        batches = [decode_batch(one, where=self._where) for one in blobs]
         if self._inline_stop < stop:
             first = self._span_at(max(start, self._inline_stop))[0]
-            for stored in self._mongo.batches_from(self._key, self._log.head.born, first, stop):
-                if stored.blob is None:
-                    raise DecodeError(
-                        f"{self._where} at index {stored.start}: checksum does not match"
-                    )
-                batches.append(decode_batch(stored.blob, where=self._where))
-        self._check(batches, start, stop)
-        return batches
-
-    def _check(self, batches: list[Batch], start: int, stop: int) -> None:
-        expected = start
-        for batch in batches:
-            if batch.start > expected:
-                break
-            expected = batch.stop
-        if expected < stop:
-            raise DecodeError(f"{self._where} at index {expected}: a batch is missing")
+            later = self._mongo.batches_from(self._key, self._log.head.born, first, stop)
+            blobs += [_blob_of(one, self._where) for one in later]
+        wanted = replace(self._log.head, first=start, count=stop)
+        return list(checked_chain(blobs, wanted, where=self._where))
 
     @property
     def _inline_stop(self) -> int:
@@ -212,7 +183,7 @@ class StoredBatches:
         if span is None:
             span = self._mongo.batch_at(self._key, self._log.head.born, index)
         if span is None or not span[0] <= index < span[1]:
-            raise DecodeError(f"{self._where} at index {index}: a batch is missing")
+            raise _missing(self._where, index)
         return span
 
     def _first(self, is_at_or_after: Callable[[Span], bool]) -> int:

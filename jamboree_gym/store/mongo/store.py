@@ -5,17 +5,16 @@ from __future__ import annotations
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.log import MongoIdentity, identity
+from jamboree_gym.store.log import MongoIdentity, identity, or_error
 from jamboree_gym.store.mongo.client import client_from_url
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
-    GrownLog,
-    NewLog,
     StoredBatch,
     StoredLog,
     birth_of,
@@ -41,13 +40,12 @@ FEW = 8  # for parts of one batch, and leftovers of a deleted log
 _IDENTITY = "identity"
 
 
-class MongoStore:
-    """Logs and blobs of one namespace, in the database with its name.
+class MongoStore(LogWriter):
+    """Logs and blobs of one namespace, in the database with its name; `LogWriter` has its writes.
 
-    A log has one document in `logs`: its head, and the batches of its first copy if these are
-    small. Each later batch has a document in `chunks`, or one for each 12 MB. A deleted log leaves
-    a document in `deleted`, which hides all data that a slow backup still copies of it. All writes
-    wait for `w=majority, j=True`.
+    A log has one document in `logs`; each later batch has one in `chunks`, or one for each 12 MB. A
+    deleted log leaves a document in `deleted`, which hides all data that a slow backup still copies
+    of it. All writes wait for `w=majority, j=True`. What is damaged raises `DecodeError`.
 
     Args:
         client: A pymongo client. The store owns and closes it.
@@ -55,16 +53,14 @@ class MongoStore:
         where: Hosts of the server, for messages.
 
     Attributes:
-        link: Sends the requests.
         where: As given.
         database: The database of the namespace.
     """
 
     def __init__(self, client: MongoClient[Any], namespace: str, *, where: str) -> None:
-        self.link = MongoLink(client, namespace, where=where)
+        super().__init__(MongoLink(client, namespace, where=where))
         self.where = where
         self.database = self.link.database
-        self._writer = LogWriter(self.link)
         self._id = ""
 
     @classmethod
@@ -78,19 +74,11 @@ class MongoStore:
         check_threads()
         store = cls(client_from_url(url), namespace, where=hosts_of(url))
         try:
-            store.check()
+            store.link.check()
         except BaseException:
             store.close()
             raise
         return store
-
-    def check(self) -> None:
-        """Check that a server answers and accepts the login.
-
-        Raises:
-            StoreUnavailable: It does not answer, or refuses the login.
-        """
-        self.link.check()
 
     def close(self) -> None:
         """Close the client's connections. A second call does nothing."""
@@ -98,35 +86,11 @@ class MongoStore:
 
     # -- writing ----------------------------------------------------------------------------
 
-    def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
-        """Store logs that are copied for the first time: see `LogWriter.insert_logs`."""
-        return self._writer.insert_logs(logs)
-
-    def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
-        """Store further batches of logs: see `LogWriter.insert_batches`."""
-        return self._writer.insert_batches(batches)
-
-    def put_heads(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
-        """Store the heads of logs that have grown: see `LogWriter.put_heads`."""
-        return self._writer.put_heads(logs)
-
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
         """Store immutable content under its digest."""
         documents = [blob_document(name, content) for name, content in blobs.items()]
         if documents:
             self.link.insert_new(self.link.blobs, documents)
-
-    def delete(self, key: str, born: float) -> None:
-        """Delete a log for good: data that a slow backup copies afterwards stays hidden."""
-        self._writer.delete(key, born)
-
-    def clear_batches(self, key: str, born: float, start: int) -> int:
-        """Remove the batches of a log from an index on; return the number of documents."""
-        return self._writer.clear_batches(key, born, start)
-
-    def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
-        """Remove data that arrived for these logs after their deletion."""
-        self._writer.clear_deleted(logs)
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -153,13 +117,8 @@ class MongoStore:
         ids = {identity(one["_id"], birth_of(one)): one for one in found}
         for one in self.link.find(self.link.deleted, list(ids), {"_id": 1}):
             del ids[one["_id"]]
-        return {document["_id"]: self._decoded(document) for document in ids.values()}
-
-    def _decoded(self, document: Any) -> StoredLog | DecodeError:
-        try:
-            return stored_log(document, where=f"MongoDB at {self.where}")
-        except DecodeError as error:
-            return error
+        where = f"MongoDB at {self.where}"
+        return {one["_id"]: or_error(partial(stored_log, one, where=where)) for one in ids.values()}
 
     def heads(self, run: str | None = None) -> Iterator[dict[str, Head | DecodeError]]:
         """Heads of all logs, or of the episodes of a run, a thousand at a time.
@@ -188,11 +147,7 @@ class MongoStore:
         return [group["_id"] for group in groups if isinstance(group["_id"], str)]
 
     def batch_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
-        """Indices and times of the newest batch in `chunks` that begins at or before an index.
-
-        Raises:
-            DecodeError: The batch's document is damaged.
-        """
+        """Indices and times of the newest batch in `chunks` that begins at or before an index."""
         self.link.index_chunks()
         query = {"key": key, "start": {"$lt": index + 1}}  # $lte of SecantusDB misses equal values
         cursor = self.link.run(
@@ -213,10 +168,9 @@ class MongoStore:
         return {one["_id"]: (birth_of(one), one["count"]) for one in found}
 
     def batches_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, StoredBatch]]:
-        """Batches with their own documents, of all logs from one key to another.
+        """Batches with their own documents, of all logs between two keys; sorted by key and start.
 
-        Yields:
-            The log in the form of `identity`, and its batch; sorted by key and start.
+        Each has its log in the form of `identity`.
         """
         return self._batches({"key": {"$gte": first_key, "$lt": f"{last_key}$"}})
 
@@ -229,24 +183,15 @@ class MongoStore:
             cursor.close()
 
     def blob(self, name: str) -> bytes | None:
-        """Content stored by `put_blobs`; None if it is missing.
-
-        Raises:
-            DecodeError: The content is damaged.
-        """
+        """Content stored by `put_blobs`; None if it is missing."""
         found = self.link.find_one(self.link.blobs, name)
         return None if found is None else blob_content(found, where=f"MongoDB at {self.where}")
 
     def blobs(self) -> dict[str, bytes | DecodeError]:
         """All immutable content, by digest; the error in place of damaged content."""
         found = self.link.scan(lambda: list(self.link.blobs.find({})))
-        return {blob["_id"]: self._content(blob) for blob in found}
-
-    def _content(self, document: Any) -> bytes | DecodeError:
-        try:
-            return blob_content(document, where=f"MongoDB at {self.where}")
-        except DecodeError as error:
-            return error
+        where = f"MongoDB at {self.where}"
+        return {one["_id"]: or_error(partial(blob_content, one, where=where)) for one in found}
 
     def put_setting(self, name: str, content: bytes) -> None:
         """Store a setting of the namespace."""
@@ -256,11 +201,7 @@ class MongoStore:
         )
 
     def setting(self, name: str) -> bytes | None:
-        """A setting stored by `put_setting`; None if it is missing.
-
-        Raises:
-            DecodeError: The setting is damaged, or has another format.
-        """
+        """A setting stored by `put_setting`; None if it is missing."""
         found = self.link.find_one(self.link.settings, name)
         return None if found is None else checked_content(found, where=f"MongoDB at {self.where}")
 

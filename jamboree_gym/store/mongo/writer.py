@@ -31,12 +31,12 @@ MAX_DOCUMENTS = 10_000
 class LogWriter:
     """Stores and deletes logs and their batches.
 
-    Args:
-        link: To the server.
+    Attributes:
+        link: Sends the requests.
     """
 
     def __init__(self, link: MongoLink) -> None:
-        self._link = link
+        self.link = link
 
     def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
         """Store logs that are copied for the first time, each with all its batches.
@@ -50,7 +50,7 @@ class LogWriter:
         """
         refused: dict[str, str] = {}
         for documents in _by_size(log_document(key, log) for key, log in logs.items()):
-            for taken in self._link.insert_new(self._link.logs, documents):
+            for taken in self.link.insert_new(self.link.logs, documents):
                 key = taken["_id"]
                 difference = self._merge(key, logs[key])
                 if difference is not None:
@@ -60,43 +60,40 @@ class LogWriter:
     def _merge(self, key: str, log: NewLog) -> str | None:
         """Update a log that MongoDB already holds; return the difference if it is another log."""
         while True:
-            document = self._link.find_one(self._link.logs, key)
+            document = self.link.find_one(self.link.logs, key)
             if document is None:  # the log has just been deleted
-                if not self._link.insert_new(self._link.logs, [log_document(key, log)]):
+                if not self.link.insert_new(self.link.logs, [log_document(key, log)]):
                     return None
                 continue
             difference, is_done = self._compare(key, document, log)
             if is_done:
                 return difference
-            fields = {
-                name: value for name, value in log_document(key, log).items() if name != "_id"
-            }
+            fields = log_document(key, log)
+            del fields["_id"]
             seen = {name: document[name] for name in ("_id", "born", "revision")}
-            if self._link.run(
-                partial(self._link.logs.update_one, seen, {"$set": fields})
-            ).matched_count:
+            update = partial(self.link.logs.update_one, seen, {"$set": fields})
+            if self.link.run(update).matched_count:
                 return None
 
     def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
         """The difference to the stored log, and whether there is nothing to do."""
         try:
-            stored = stored_log(document, where=f"MongoDB at {self._link.where}")
+            stored = stored_log(document, where=f"MongoDB at {self.link.where}")
         except DecodeError as error:
             return str(error), True
         if stored.head.born != log.head.born:
             if not self._clear_if_deleted(key, stored.head.born):
                 return "another log of the same name", True
-            return None, self._link.insert_new(self._link.logs, [log_document(key, log)]) == []
+            return None, self.link.insert_new(self.link.logs, [log_document(key, log)]) == []
         for ours, theirs in zip(log.batches, stored.batches, strict=False):
             if ours != theirs:
                 return f"other bytes at index {decode_batch(ours, where=key).start}", True
         return None, stored.head.revision >= log.head.revision
 
     def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
-        """Store further batches of logs. A batch that is already there stays, if it is the same.
+        """Store further batches of logs, given with their log and its birth.
 
-        Args:
-            batches: For each batch its log, the log's birth, and its bytes.
+        A batch that is already there stays, if it is the same.
 
         Returns:
             Logs with other bytes in MongoDB, each with the first such index.
@@ -104,12 +101,12 @@ class LogWriter:
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
-        self._link.index_chunks()
+        self.link.index_chunks()
         refused: dict[str, str] = {}
         parts = (part for batch in batches for part in chunk_documents(*batch))
         for documents in _by_size(parts):
-            taken = {one["_id"]: one for one in self._link.insert_new(self._link.chunks, documents)}
-            for stored in self._link.find(self._link.chunks, list(taken), {"crc": 1}):
+            taken = {one["_id"]: one for one in self.link.insert_new(self.link.chunks, documents)}
+            for stored in self.link.find(self.link.chunks, list(taken), {"crc": 1}):
                 ours = taken[stored["_id"]]
                 if stored["crc"] != ours["crc"]:
                     refused.setdefault(ours["key"], f"other bytes at index {ours['start']}")
@@ -125,12 +122,12 @@ class LogWriter:
         """
         unsettled: dict[str, str | None] = {}
         for key in self._update_heads(logs):
-            log, document = logs[key], self._link.find_one(self._link.logs, key)
+            log, document = logs[key], self.link.find_one(self.link.logs, key)
             if document is None or self._clear_if_deleted(key, birth_of(document)):
                 self._update_heads({key: log})
                 continue
             try:
-                stored = stored_log(document, where=f"MongoDB at {self._link.where}")
+                stored = stored_log(document, where=f"MongoDB at {self.link.where}")
             except DecodeError as error:
                 unsettled[key] = str(error)
                 continue
@@ -149,39 +146,39 @@ class LogWriter:
         updates = [UpdateOne(*_update_of(key, log), upsert=True) for key, log in logs.items()]
         try:
             if updates:
-                self._link.run(lambda: self._link.logs.bulk_write(updates, ordered=False))
+                self.link.run(lambda: self.link.logs.bulk_write(updates, ordered=False))
         except BulkWriteError as error:
-            return [keys[failure["index"]] for failure in self._link.duplicates(error)]
+            return [keys[failure["index"]] for failure in self.link.duplicates(error)]
         return []
 
     def delete(self, key: str, born: float) -> None:
         """Delete a log for good: data that a slow backup copies afterwards stays hidden."""
         tombstone = {"_id": identity(key, born), "at": time.time()}
-        self._link.insert_new(self._link.deleted, [tombstone])
+        self.link.insert_new(self.link.deleted, [tombstone])
         self._clear(key, born)
 
     def _clear(self, key: str, born: float) -> None:
-        self._link.run(lambda: self._link.logs.delete_one({"_id": key, "born": born}))
+        self.link.run(lambda: self.link.logs.delete_one({"_id": key, "born": born}))
         self.clear_batches(key, born, 0)
 
     def clear_batches(self, key: str, born: float, start: int) -> int:
         """Remove the batches of a log from an index on; return the number of documents."""
-        self._link.index_chunks()
+        self.link.index_chunks()
         query: dict[str, Any] = {"key": key}  # without the start: a damaged document may lack it
         if start:
             query["start"] = {"$gte": start}
-        found = self._link.run(
-            lambda: [one["_id"] for one in self._link.chunks.find(query, {"_id": 1})]
+        found = self.link.run(
+            lambda: [one["_id"] for one in self.link.chunks.find(query, {"_id": 1})]
         )
         ids = [id for id in found if is_chunk_of(id, key, born)]
         for first in range(0, len(ids), MAX_DOCUMENTS):
             part = ids[first : first + MAX_DOCUMENTS]
-            self._link.run(partial(self._link.chunks.delete_many, {"_id": {"$in": part}}))
+            self.link.run(partial(self.link.chunks.delete_many, {"_id": {"$in": part}}))
         return len(ids)
 
     def _clear_if_deleted(self, key: str, born: float) -> bool:
         """Remove the remains of a log if it was deleted; return whether it was."""
-        if self._link.find_one(self._link.deleted, identity(key, born)) is None:
+        if self.link.find_one(self.link.deleted, identity(key, born)) is None:
             return False
         self._clear(key, born)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -21,29 +22,24 @@ __all__ = ["LogAppender"]
 FSYNC_TIMEOUT_S = 4.0
 
 
+@dataclass(slots=True)
 class _Server:
     """What is remembered of the server, as long as it is true.
 
-    Attributes:
-        epoch: Of the namespace; empty as long as nobody has asked.
-        losses: Connections lost by then; another server may have taken its place since.
-        blobs: Digests of the blobs that it holds.
+    `epoch` is empty as long as nobody has asked; if more connections were lost than `losses`,
+    another server may have taken its place since; `blobs` are digests of those that it holds.
     """
 
-    def __init__(self, epoch: str, losses: int) -> None:
-        self.epoch = epoch
-        self.losses = losses
-        self.blobs: set[str] = set()
+    epoch: str
+    losses: int
+    blobs: set[str] = field(default_factory=set)
 
 
 class LogAppender(RedisPart):
-    """Appends to logs, and remembers what it has to know of the server.
+    """What stores of logs share: appending, and what has to be known of the server for that.
 
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-        blobs: Stored before the batches that refer to them.
-        can_ask: Whether a log that is not here may be in MongoDB.
+    `blobs` are stored before the batches that refer to them; `can_ask` says whether a log that is
+    not here may be in MongoDB. The methods are those of `LogStore`.
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace, blobs: Blobs, *, can_ask: bool) -> None:
@@ -87,10 +83,8 @@ class LogAppender(RedisPart):
                 break
             self._enter(as_text(results))
         if on_disk < 1:
-            where = self._link.where
-            raise StoreUnavailable(
-                f"Redis at {where} did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
-            )
+            late = f"did not bring the append to disk in {FSYNC_TIMEOUT_S} s"
+            raise StoreUnavailable(f"Redis at {self._link.where} {late}")
         server.blobs |= blobs.keys()
         self._link.checked(results, key=appends[0].key)
         was_repeated = tries > 1
@@ -108,10 +102,9 @@ class LogAppender(RedisPart):
                 return translated
             raise translated from answer
         stored, count, t_last = answer
-        is_deleted = int(stored) < 0
-        return AppendResult(
-            max(0, int(stored)), int(count), float(t_last), is_deleted, was_repeated
-        )
+        stored = int(stored)
+        is_deleted = stored < 0
+        return AppendResult(max(0, stored), int(count), float(t_last), is_deleted, was_repeated)
 
     def _append_call(self, appends: Sequence[Append], epoch: str, *, is_repeated: bool) -> Call:
         space = self._keyspace
@@ -122,13 +115,8 @@ class LogAppender(RedisPart):
             keys += (append.key, space.summaries(entry.run if entry else ""))
             repeated = "1" if is_repeated or append.is_repeated else ""
             asked_in = "" if is_repeated else append.asked_in
-            arguments += (
-                str(append.codec),
-                append.note,
-                *listing_arguments(entry),
-                str(append.after),
-            )
-            arguments += (repeated, asked_in, str(len(batches)), *batches)
+            arguments += (str(append.codec), append.note, *listing_arguments(entry))
+            arguments += (str(append.after), repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:

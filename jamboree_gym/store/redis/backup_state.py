@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
@@ -110,19 +110,14 @@ class Acknowledgements(RedisPart):
 
     def unbacked(self) -> Iterator[tuple[str, int]]:
         """Logs with changes that MongoDB has not acknowledged, and the revision they are at."""
-        pairs = self._link.run(
-            lambda: cast(
-                Any, self._link.client.zrange(self._keyspace.unbacked, 0, -1, withscores=True)
-            )
-        )
-        return ((as_text(key), int(score)) for key, score in pairs)
+        key, client = self._keyspace.unbacked, self._link.client
+        pairs: Any = self._link.run(lambda: client.zrange(key, 0, -1, withscores=True))
+        return ((as_text(log), int(score)) for log, score in pairs)
 
     def acknowledge(self, heads: Mapping[str, Head], *, epoch: str) -> Acknowledged:
-        """Note that MongoDB holds these logs as far as these heads say.
+        """Note that MongoDB holds these logs as far as these heads, which it has now, say.
 
-        Args:
-            heads: As they are in MongoDB now.
-            epoch: In which they were read here.
+        `epoch` is the one in which they were read here.
         """
         if not heads:
             return Acknowledged(set(), set())
@@ -140,9 +135,7 @@ class Acknowledgements(RedisPart):
     def adopt(self, mongo: MongoIdentity, *, to: str) -> Adoption:
         """Say which MongoDB acknowledges from now on.
 
-        Args:
-            mongo: Which one.
-            to: In which words the namespace is copied there by itself; empty = it is not.
+        `to` names the destination of the automatic copy; empty = there is none.
         """
         space = self._keyspace
         keys = (space.epoch, space.backup, space.coverage, space.deleted)
@@ -152,9 +145,8 @@ class Acknowledgements(RedisPart):
 
     def unacknowledge(self, keys: Sequence[str], *, epoch: str) -> None:
         """Nothing of these logs is acknowledged any more."""
-        self._link.script(
-            scripts.UNACKNOWLEDGE, (self._keyspace.unbacked, self._keyspace.epoch, *keys), (epoch,)
-        )
+        all_keys = (self._keyspace.unbacked, self._keyspace.epoch, *keys)
+        self._link.script(scripts.UNACKNOWLEDGE, all_keys, (epoch,))
 
     def adopted(self, *, epoch: str) -> None:
         """That was done with all logs."""
@@ -170,13 +162,7 @@ class Deletions(RedisPart):
     ) -> float | None:
         """Delete a log and its listing, and note that MongoDB has to forget it, too.
 
-        Args:
-            key: The log.
-            entry: Where it is listed.
-            born: Its birth, where it is known from elsewhere; else that of the log here.
-
-        Returns:
-            Its birth, None where there was no log and none was given.
+        Arguments and result are those of `LogStore.delete`.
         """
         run, name = (entry.run, entry.name) if entry else ("", "")
         space = self._keyspace

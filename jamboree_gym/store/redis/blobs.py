@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from jamboree_gym.encoding.batch_format import decode_note, encode_note
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import Keyspace, digest
+from jamboree_gym.store.log import or_error
 from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart
 
 __all__ = ["Blobs"]
@@ -27,35 +30,23 @@ class Blobs(RedisPart):
         return ("SET", self._keyspace.blob(name), encode_note(content), "NX")
 
     def get(self, name: str) -> bytes:
-        """Content stored by `put`.
-
-        Raises:
-            DecodeError: It is gone, or damaged.
-        """
+        """Content stored by `put`; a `DecodeError` where it is gone, or damaged."""
         if name not in self._known:
-            key = self._keyspace.blob(name)
-            note: bytes | None = self._link.call("GET", key)
-            if note is None:
-                where = self._link.where
-                raise DecodeError(f"{key} is missing on {where}: restore it from the backup")
-            self._known[name] = _checked_blob(name, note, where=key)
+            self._known[name] = self._read(name)
         return self._known[name]
 
     def all(self) -> dict[str, bytes | DecodeError]:
         """All immutable content of the namespace, by digest; of what is damaged, what is wrong."""
         prefix = self._keyspace.blob("")
-        found: dict[str, bytes | DecodeError] = {}
-        for key in self._link.keys(f"{prefix}*"):
-            try:
-                note = self._link.call("GET", key)
-                found[key[len(prefix) :]] = _checked_blob(key[len(prefix) :], note, where=key)
-            except DecodeError as error:
-                found[key[len(prefix) :]] = error
-        return found
+        names = [key.removeprefix(prefix) for key in self._link.keys(f"{prefix}*")]
+        return {name: or_error(partial(self._read, name)) for name in names}
 
-
-def _checked_blob(name: str, note: bytes, *, where: str) -> bytes:
-    content = decode_note(note, where=where)
-    if digest(content) != name:
-        raise DecodeError(f"{where}: the content is not that of its name, it is damaged")
-    return content
+    def _read(self, name: str) -> bytes:
+        key = self._keyspace.blob(name)
+        note: bytes | None = self._link.call("GET", key)
+        if note is None:
+            raise DecodeError(f"{key} is missing on {self._link.where}: restore it from the backup")
+        content = decode_note(note, where=key)
+        if digest(content) != name:
+            raise DecodeError(f"{key}: the content is not that of its name, it is damaged")
+        return content

@@ -84,11 +84,7 @@ def _is_readable(url: str) -> bool:
 
 
 def check_server(link: RedisLink, *, fsync: bool) -> None:
-    """Make sure that a server answers that can do what is asked.
-
-    Args:
-        link: The way to it.
-        fsync: Whether appends are to be confirmed by `WAITAOF`.
+    """Make sure that a server answers that can do what is asked: with `fsync` also `WAITAOF`.
 
     Raises:
         StoreUnavailable: Nothing answers there, or it refuses the login.

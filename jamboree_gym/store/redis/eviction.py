@@ -30,10 +30,8 @@ _ENTRY_BYTES = 48  # of a hash, beside name and value
 class Memory:
     """What a server says of its memory.
 
-    Attributes:
-        used_bytes: What it uses.
-        max_bytes: What it has been given (`maxmemory`), None where that is not limited.
-        policy: What it does where that is used up (`maxmemory-policy`).
+    It uses `used_bytes` of `max_bytes` (`maxmemory`; None where that is not limited), and follows
+    its `policy` (`maxmemory-policy`) where that is used up.
     """
 
     used_bytes: int
@@ -42,14 +40,10 @@ class Memory:
 
 
 class Candidate(NamedTuple):
-    """A log that may be let go of, or a part of it. They sort by time.
+    """A log that may be evicted, or a part of it. They sort by time.
 
-    Attributes:
-        time: No record that may go is older, epoch seconds.
-        key: The log.
-        born: Its birth.
-        over_at: The revision at which its episode was over; None for one that goes on, and for
-            records.
+    No record that may go is older than `time`, epoch seconds. `over_at` is the revision at which
+    its episode was over; None for one that goes on, and for records.
     """
 
     time: float
@@ -59,12 +53,7 @@ class Candidate(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """What one call of `Eviction.trim` has freed.
-
-    Attributes:
-        freed_bytes: Roughly how much memory.
-        retry_later: The candidates of which some records may be evicted later.
-    """
+    """Roughly how much memory one call has freed, and the candidates that may free more later."""
 
     freed_bytes: int
     retry_later: Sequence[Candidate]
@@ -146,8 +135,7 @@ class Eviction(RedisPart):
     def listed_only(self, run: str) -> Iterator[dict[str, int]]:
         """Episodes of a run that are listed, and whose logs are not here; some at a time.
 
-        Yields:
-            Their ids, and how many bytes their summaries take up, roughly.
+        Yields their ids, and how many bytes their summaries take up, roughly.
         """
         for pairs in self._pages("HSCAN", self._keyspace.summaries(run)):
             sizes = {
@@ -155,7 +143,7 @@ class Eviction(RedisPart):
                 for name, summary in zip(pairs[::2], pairs[1::2], strict=True)
             }
             calls: list[Call] = [("EXISTS", self._keyspace.episode(id)) for id in sizes]
-            answers = self._answers(calls)
+            answers = self._link.send(calls)
             yield {id: sizes[id] for id, there in zip(sizes, answers, strict=True) if not there}
 
     def unlist(self, run: str, ids: Sequence[str]) -> None:
@@ -175,14 +163,11 @@ class Eviction(RedisPart):
                 call: Call = ("SCAN", cursor, "MATCH", of, *count)
             else:
                 call = ("HSCAN", of, cursor, *count)
-            cursor, found = self._link.checked(self._answers([call])[0], key=of)
+            cursor, found = self._link.checked(self._link.send([call])[0], key=of)
             if found:
                 yield found
             if cursor in (b"0", 0):
                 return
-
-    def _answers(self, calls: Sequence[Call]) -> list[Any]:
-        return self._link.pipeline(lambda: calls) if calls else []
 
 
 class Restorer(RedisPart):
@@ -210,33 +195,16 @@ class Restorer(RedisPart):
         mongo: MongoIdentity,
         instead_of: bytes = b"",
     ) -> bool:
-        """Put a log back as it was.
+        """Put a log back as it was; arguments and result are those of `put_back`.
 
-        Args:
-            key: The log.
-            head: Its head; `held` says which of its batches are not among these.
-            batches: The others.
-            entry: Where it is listed.
-            standing: As it was before MongoDB was asked.
-            mongo: Where it was.
-            instead_of: A damaged head, whose log is replaced if MongoDB has all of it.
-
-        Returns:
-            False when Redis already holds as much or more, or something else, or anything was
-            deleted meanwhile, or Redis emptied.
+        `head.held` says which of its batches are not among these; `entry` is where it is listed.
         """
         space = self._keyspace
         summaries = space.summaries(entry.run if entry else "")
         listings = (summaries, space.runs, space.deletions, space.unbacked)
         keys = (key, *listings, space.epoch, space.backup)
-        arguments = (
-            standing,
-            *listing_arguments(entry),
-            instead_of,
-            head.encode(),
-            *mongo,
-            *batches,
-        )
+        content = (instead_of, head.encode(), *mongo, *batches)
+        arguments = (standing, *listing_arguments(entry), *content)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))
 
     def replace(

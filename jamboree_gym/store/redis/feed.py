@@ -60,17 +60,11 @@ class Feed(RedisPart):
     def position(self) -> str:
         """Where it ends now; what grows from here on is told. Makes the feed if there is none."""
         feed = self._keyspace.feed
-        calls: list[Call] = [("XADD", feed, "*", "episode", "", "run", "")]
-        calls.append(("EXPIRE", feed, LIFETIME_S))
-        return as_text(self._answers(calls)[0])
+        begin = ("XADD", feed, "*", "episode", "", "run", "")
+        return as_text(self._answers([begin, ("EXPIRE", feed, LIFETIME_S)])[0])
 
     def after(self, position: str, *, wait_s: float) -> GrownEpisodes:
-        """What grew after a position; waits for it, so long.
-
-        Args:
-            position: As it was given before.
-            wait_s: Seconds; 0 = do not wait.
-        """
+        """What grew after a position; waits `wait_s` seconds for it, 0 = not at all."""
         kept = ("XRANGE", self._keyspace.feed, "-", position, "COUNT", 1)
         wait = self._wait_call(position, wait_s, ENTRIES_AT_ONCE)
         answers = self._answers([wait, kept, *self._renewal()])
@@ -122,4 +116,4 @@ class Feed(RedisPart):
 
     def _answers(self, calls: Sequence[Call], *, key: str = "") -> list[Any]:
         where = key or self._keyspace.feed
-        return [self._link.checked(one, key=where) for one in self._link.pipeline(lambda: calls)]
+        return [self._link.checked(one, key=where) for one in self._link.send(calls)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import redis
@@ -104,7 +105,11 @@ class RedisLink:
 
     def call(self, name: str, key: str, *arguments: Any) -> Any:
         """Send one command that may be sent twice."""
-        return self.checked(self.pipeline(lambda: [(name, key, *arguments)])[0], key=key)
+        return self.checked(self.send([(name, key, *arguments)])[0], key=key)
+
+    def send(self, calls: Sequence[Call]) -> list[Any]:
+        """Send calls that may be sent twice, if any, in one round trip: see `pipeline`."""
+        return self.pipeline(lambda: calls) if calls else []
 
     def keys(self, pattern: str) -> list[str]:
         """Keys that match a pattern, in no order."""
@@ -114,9 +119,7 @@ class RedisLink:
     def pipeline(self, calls: Callable[[], Sequence[Call]], *, again: bool = True) -> list[Any]:
         """Send calls in one round trip; raises what the server refuses for all keys alike.
 
-        Args:
-            calls: Says what to send; asked again before a second try.
-            again: Whether they may be sent a second time when the connection breaks.
+        `calls` is asked again before a second try, which `again` allows when the connection breaks.
 
         Returns:
             The answers; where the server refused just one key, the error.
@@ -157,15 +160,16 @@ class RedisLink:
 
     def _connection(self, check: bool) -> Any:
         """An open connection; on `check` one that the server has not closed meanwhile."""
-        while self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:  # another thread took it
-                break
+        for connection in self._taken():
             if not (check and _has_ended(connection)):
                 return connection
             self._drop(connection)
         return self.client.connection_pool.get_connection()
+
+    def _taken(self) -> Iterator[Any]:
+        with suppress(IndexError):  # none is left, or another thread took it
+            while True:
+                yield self._idle.pop()
 
     def _drop(self, connection: Any) -> None:
         connection.disconnect()
@@ -205,11 +209,7 @@ class RedisLink:
 
     def _forget_connections(self) -> None:
         self.losses += 1
-        while self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:  # another thread took it
-                break
+        for connection in self._taken():
             self._drop(connection)
         self.client.connection_pool.disconnect(inuse_connections=False)
 
@@ -254,12 +254,7 @@ class RedisLink:
 
 
 class RedisPart:
-    """A part of a store: commands and scripts for one kind of key.
-
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
-    """
+    """A part of a store: commands and scripts for one kind of key."""
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
         self._link = link

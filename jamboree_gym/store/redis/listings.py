@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.redis import scripts
@@ -22,53 +22,44 @@ class Listings(RedisPart):
     def summaries_and_coverage(self, run: str) -> tuple[dict[str, bytes], str]:
         """Both in one round trip: see `summaries` and `coverage`."""
         key = self._keyspace.summaries(run)
-        found, coverage = self._link.pipeline(
-            lambda: [("HGETALL", key), ("GET", self._keyspace.coverage)]
-        )
+        calls = [("HGETALL", key), ("GET", self._keyspace.coverage)]
+        found, coverage = self._link.send(calls)
         return as_named(self._link.checked(found, key=key)), as_text(coverage or b"")
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
-        names = self._link.run(
-            lambda: cast(Any, self._link.client.zrange(self._keyspace.runs, 0, -1))
-        )
-        return [as_text(name) for name in names]
+        return [as_text(name) for name in self._link.call("ZRANGE", self._keyspace.runs, 0, -1)]
 
     def list_episodes(self, entries: Sequence[IndexEntry], *, standing: str) -> int | None:
-        """List episodes of one run.
+        """List episodes of one run; return how many were not listed.
 
-        Returns:
-            How many were not listed; None if anything was deleted meanwhile, or Redis emptied.
+        None if anything was deleted meanwhile, or Redis emptied.
         """
         run, newest = entries[0].run, max(entry.time for entry in entries)
         space = self._keyspace
         keys = (space.summaries(run), space.runs, space.deletions, space.epoch)
         pairs = [part for entry in entries for part in (entry.name, entry.summary)]
-        added = self._link.script(
-            scripts.LIST_EPISODES, keys, (standing, run, repr(newest), *pairs)
-        )
+        arguments = (standing, run, repr(newest), *pairs)
+        added = self._link.script(scripts.LIST_EPISODES, keys, arguments)
         return None if added is None else int(added)
 
     def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
         """Replace a damaged summary in the listing of a run; False where it is another by now."""
-        arguments = (entry.name, instead_of, entry.summary)
-        return bool(
-            self._link.script(scripts.REPLACE_SUMMARY, (self._keyspace.summaries(run),), arguments)
-        )
+        keys, arguments = (self._keyspace.summaries(run),), (entry.name, instead_of, entry.summary)
+        return bool(self._link.script(scripts.REPLACE_SUMMARY, keys, arguments))
 
     def coverage(self) -> str:
         """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""
         return as_text(self._link.call("GET", self._keyspace.coverage) or b"")
 
     def put_coverage(self, value: str) -> None:
-        """Say so."""
+        """Set the coverage marker."""
         self._link.call("SET", self._keyspace.coverage, value)
 
     def settle_coverage(self, expected: str, value: str) -> bool:
-        """Say so if nobody has said anything else, and Redis was not emptied meanwhile."""
-        return bool(
-            self._link.script(scripts.SET_COVERAGE, (self._keyspace.coverage,), (expected, value))
-        )
+        """Set it if nobody else has, and Redis was not emptied meanwhile; whether it was set."""
+        keys = (self._keyspace.coverage,)
+        return bool(self._link.script(scripts.SET_COVERAGE, keys, (expected, value)))
 
 
 def listing_arguments(entry: IndexEntry | None) -> tuple[Any, ...]:

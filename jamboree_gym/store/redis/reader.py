@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.log import LogSlice
+from jamboree_gym.store.log import LogSlice, or_error
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import RedisPart, script_call
+from jamboree_gym.store.redis.link import Call, RedisPart, script_call
 
 __all__ = ["LogReader"]
 
 _NOT_ASKED = object()
+_T = TypeVar("_T")
 
 
 class LogReader(RedisPart):
@@ -32,12 +34,7 @@ class LogReader(RedisPart):
         """What the script `READ` answers without a limit, asked for part by part.
 
         Redis puts an answer together before it sends any of it, and who waits for it gives up
-        after a time; so no answer may be large.
-
-        Args:
-            key: The log.
-            how: What to read of it.
-            answer: The first part, if it has been asked for already.
+        after a time; so no answer may be large. `answer` is the first part, if it is there already.
         """
         if answer is _NOT_ASKED:
             answer = self._link.script(scripts.READ, (key,), (*how, scripts.PART_BYTES))
@@ -64,44 +61,38 @@ class LogReader(RedisPart):
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
-        """Slices of several logs in one round trip.
-
-        Args:
-            keys: The logs.
-            reads: What to read of each: `("range", start, stop)` or `("last", n)`.
-        """
+        """Slices of several logs in one round trip: see `LogStore.read_many`."""
         calls = [
             script_call(scripts.READ, (key,), (*how, scripts.PART_BYTES))
             for key, how in zip(keys, reads, strict=True)
         ]
-        answers = self._link.pipeline(lambda: calls) if calls else []
-        return [self._slice(*one) for one in zip(keys, answers, reads, strict=True)]
+        return [self._slice(*one) for one in zip(keys, self._link.send(calls), reads, strict=True)]
 
     def _slice(self, key: str, answer: Any, how: tuple[Any, ...]) -> LogSlice | None:
         self._link.checked(answer, key=key)
         return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
-        """Heads, and batches that MongoDB has not acknowledged, of several logs in one round trip.
+        """Heads, and undecoded batches that MongoDB has not acknowledged, in one round trip.
 
-        Args:
-            keys: The logs; those that do not exist are left out.
-
-        Returns:
-            For each log its head and undecoded batches, or what is wrong with it.
+        What is wrong with a log stands in its place; logs that do not exist are left out.
         """
+
+        def decoded(key: str, answer: Any) -> tuple[Head, list[bytes]] | None:
+            self._link.checked(answer, key=key)
+            answer = self._in_parts(key, ("unacked",), answer)
+            return None if answer is None else (decode_head(answer[0], where=key), answer[1])
+
         calls = [script_call(scripts.READ, (key,), ("unacked", scripts.PART_BYTES)) for key in keys]
-        found: dict[str, tuple[Head, list[bytes]] | DecodeError] = {}
-        answers = self._link.pipeline(lambda: calls) if calls else []
-        for key, answer in zip(keys, answers, strict=True):
-            try:
-                self._link.checked(answer, key=key)
-                answer = self._in_parts(key, ("unacked",), answer)
-                if answer is not None:
-                    found[key] = (decode_head(answer[0], where=key), answer[1])
-            except DecodeError as error:
-                found[key] = error
-        return found
+        return self._found(keys, calls, decoded)
+
+    def _found(
+        self, keys: Sequence[str], calls: Sequence[Call], decoded: Callable[[str, Any], _T | None]
+    ) -> dict[str, _T | DecodeError]:
+        """What is decoded of each answer, or what is wrong with it; nothing of None."""
+        pairs = zip(keys, self._link.send(calls), strict=True)
+        found = {key: or_error(partial(decoded, key, answer)) for key, answer in pairs}
+        return {key: one for key, one in found.items() if one is not None}
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
         """All that several logs hold, in one round trip: head and batches, undecoded.
@@ -111,10 +102,8 @@ class LogReader(RedisPart):
         """
         if len(keys) == 1:
             return [self._whole_one(keys[0])]
-        answers = self._link.pipeline(lambda: [("LRANGE", key, "0", "-1") for key in keys])
-        for key, answer in zip(keys, answers, strict=True):
-            self._link.checked(answer, key=key)
-        return answers
+        answers = self._link.send([("LRANGE", key, "0", "-1") for key in keys])
+        return [self._link.checked(one, key=key) for key, one in zip(keys, answers, strict=True)]
 
     def _whole_one(self, key: str) -> list[bytes]:
         try:
@@ -134,17 +123,12 @@ class LogReader(RedisPart):
 
     def heads(self, keys: Sequence[str]) -> dict[str, Head | DecodeError]:
         """Heads of several logs in one round trip; of one that is damaged, what is wrong."""
-        answers = (
-            self._link.pipeline(lambda: [("LINDEX", key, "0") for key in keys]) if keys else []
-        )
-        found: dict[str, Head | DecodeError] = {}
-        for key, answer in zip(keys, answers, strict=True):
-            try:
-                if self._link.checked(answer, key=key) is not None:
-                    found[key] = decode_head(answer, where=key)
-            except DecodeError as error:
-                found[key] = error
-        return found
+
+        def decoded(key: str, answer: Any) -> Head | None:
+            found = self._link.checked(answer, key=key)
+            return None if found is None else decode_head(found, where=key)
+
+        return self._found(keys, [("LINDEX", key, "0") for key in keys], decoded)
 
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""

@@ -10,42 +10,10 @@ A file may begin with `-- include: layout, search`: these parts are put in front
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-
-__all__ = [
-    "ACKNOWLEDGE",
-    "ADOPT",
-    "FINISH_ADOPTION",
-    "ALL",
-    "APPEND",
-    "ASSIGN_BIRTH",
-    "BORN",
-    "DELETE",
-    "EPOCH",
-    "FEED_ENTRIES",
-    "FORGET_DELETION",
-    "TAKE_LEAD",
-    "RELEASE_LEAD",
-    "LIST_EPISODES",
-    "REPLACE_SUMMARY",
-    "PART_BYTES",
-    "POP",
-    "PUT",
-    "READ",
-    "REFILL",
-    "REPLACE",
-    "RESTORE",
-    "SET_COVERAGE",
-    "STANDING",
-    "TRIM",
-    "UNACKNOWLEDGE",
-    "UNLIST_EPISODES",
-    "Script",
-    "compose",
-]
+from typing import NamedTuple
 
 FEED_ENTRIES = 10_000
 """How many entries the feed keeps."""
@@ -60,32 +28,26 @@ _LUA = files(__package__) / "lua"
 _INCLUDE = "-- include: "
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(NamedTuple):
     """Source of a script and the digest under which the server knows it."""
 
     source: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "sha", sha)
+    sha: str
 
 
 def compose(text: str, **constants: int) -> Script:
-    """A script out of the text of a Lua file.
+    """A script out of the text of a Lua file, with constants as locals.
 
-    Args:
-        text: May begin with a line `#!lua flags=...`, which stays the first one, and then with a
-            line `-- include: ...`, which names files to put in front.
-        constants: Locals that the text uses.
+    The text may begin with a line `#!lua flags=...`, which stays the first one, and then with a
+    line `-- include: ...`, which names files to put in front.
     """
     lines = text.split("\n")
     parts = [lines.pop(0)] if lines[0].startswith("#!") else []
     if lines[0].startswith(_INCLUDE):
         parts += map(_text, lines.pop(0).removeprefix(_INCLUDE).split(", "))
     parts += [f"local {name} = {value}" for name, value in constants.items()]
-    return Script("\n".join([*parts, *lines]))
+    source = "\n".join([*parts, *lines])
+    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 @cache

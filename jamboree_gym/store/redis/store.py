@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 from jamboree_gym.encoding.batch_format import Batch, Head, decode_batch
-from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
-from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice
+from jamboree_gym.store.log import Append, Asked, IndexEntry, LogSlice
 from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import LogAppender
@@ -27,17 +26,11 @@ __all__ = ["RedisStore"]
 _T = TypeVar("_T")
 
 
-class RedisStore(LogStore):
+class RedisStore(LogAppender, LogStore):
     """The logs of one namespace on one server, and what belongs to them.
-
-    Args:
-        link: To the server.
-        keyspace: Names of all keys.
 
     Attributes:
         client: The redis-py client of the link.
-        link: As given.
-        keyspace: As given.
         reader: Reads logs undecoded, or many at a time, as Redis itself holds them.
         listings: Summaries of episodes by run.
         blobs: Immutable content by digest.
@@ -54,12 +47,13 @@ class RedisStore(LogStore):
     blobs: Blobs
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
+        self.blobs = Blobs(link, keyspace)
+        super().__init__(link, keyspace, self.blobs, can_ask=False)
         self.client = link.client
         self.keyspace = keyspace
         self.link = link
         self.reader = LogReader(link, keyspace)
         self.listings = Listings(link, keyspace)
-        self.blobs = Blobs(link, keyspace)
         self.leases = Leases(link, keyspace)
         self.deletions = Deletions(link, keyspace)
         self.acknowledgements = Acknowledgements(link, keyspace)
@@ -67,7 +61,6 @@ class RedisStore(LogStore):
         self.restorer = Restorer(link, keyspace)
         self.feed = Feed(link, keyspace)
         self.eviction = Eviction(link, keyspace)
-        self._appender = LogAppender(link, keyspace, self.blobs, can_ask=False)
 
     @classmethod
     def from_url(
@@ -75,11 +68,8 @@ class RedisStore(LogStore):
     ) -> RedisStore:
         """Open a store of its own by URL: `redis://`, `rediss://` or `unix://`.
 
-        Args:
-            url: The address.
-            keyspace: Names of all keys.
-            revive: Called once after a lost connection, before the one retry (embedded servers come
-                back this way).
+        `revive` is called once after a lost connection, before the one retry: embedded servers come
+        back this way.
 
         Raises:
             InvalidUrl: Another scheme, or a malformed address.
@@ -94,15 +84,7 @@ class RedisStore(LogStore):
         return self.link.where
 
     def check(self, *, fsync: bool = False) -> None:
-        """Make sure that a server answers that can do what is asked.
-
-        Args:
-            fsync: Whether appends are to be confirmed by `WAITAOF`.
-
-        Raises:
-            StoreUnavailable: Nothing answers there, or it refuses the login.
-            UnsupportedServer: It is not Redis, is too old, or keeps no append-only file.
-        """
+        """Make sure that a server answers that can do what is asked: see `check_server`."""
         check_server(self.link, fsync=fsync)
 
     def run(self, action: Callable[[], _T]) -> _T:
@@ -124,33 +106,10 @@ class RedisStore(LogStore):
 
     # -- writing ----------------------------------------------------------------------------
 
-    def append(
-        self,
-        appends: Sequence[Append],
-        *,
-        fsync: bool = False,
-        prepare: Callable[[], None] | None = None,
-    ) -> list[AppendResult | JamboreeError]:
-        """Append to several logs in one round trip: see `LogStore.append`."""
-        return self._appender.append(appends, fsync=fsync, prepare=prepare)
-
-    def must_ask(self, append: Append, result: AppendResult) -> bool:
-        """Never: there is no MongoDB behind it."""
-        return self._appender.must_ask(append, result)
-
     def ask_for(self, appends: Sequence[Append]) -> Asked:
         """Nothing comes back: there is no MongoDB behind it."""
         del appends
         return Asked("", set())
-
-    def epoch(self) -> str:
-        """The epoch of the namespace: see `LogStore.epoch`."""
-        return self._appender.epoch()
-
-    @property
-    def losses(self) -> int:
-        """How often what was known of the server became untrue: see `LogStore.losses`."""
-        return self._appender.losses
 
     def pop(
         self, key: str, n: int, *, first: int | None = None

@@ -1,0 +1,85 @@
+"""Listings and blobs of Redis, with those that only MongoDB holds."""
+
+from __future__ import annotations
+
+import logging
+
+from jamboree_gym.errors import DecodeError, StoreFull
+from jamboree_gym.store.backup_questions import BackupQuestions
+from jamboree_gym.store.listing_recovery import (
+    NO_ROOM,
+    PARTLY_COVERED,
+    cover,
+    is_covered,
+    stored_summaries,
+)
+from jamboree_gym.store.mongo.link import BackupUnavailable
+from jamboree_gym.store.protocol import BlobReader, ListingReader
+from jamboree_gym.store.redis.blobs import Blobs
+from jamboree_gym.store.redis.link import AccessRefused
+from jamboree_gym.store.redis.store import RedisStore
+
+__all__ = ["ReadThroughBlobs", "ReadThroughListings"]
+
+log = logging.getLogger(__name__)
+
+
+class ReadThroughListings(ListingReader):
+    """The listings, with what MongoDB lists."""
+
+    def __init__(self, redis: RedisStore, ask: BackupQuestions) -> None:
+        self._redis = redis
+        self._ask = ask
+
+    def runs(self) -> list[str]:
+        """As `Listings.runs`."""
+        stored: list[str] = []
+        if self.cover() == NO_ROOM:
+            stored = self._ask(lambda mongo: mongo.runs()) or []
+        return list(dict.fromkeys([*stored, *self._redis.listings.runs()]))
+
+    def summaries(self, run: str) -> dict[str, bytes]:
+        """As `Listings.summaries`, with those for which Redis had no room."""
+        found, coverage = self._redis.listings.summaries_and_coverage(run)
+        if not is_covered(coverage):
+            coverage = self._covered(coverage)
+            found = self._redis.listings.summaries(run) if is_covered(coverage) else found
+        if coverage not in (PARTLY_COVERED, NO_ROOM):
+            return found
+        stored = self._ask(lambda mongo: stored_summaries(self._redis, mongo, run)) or {}
+        return stored | found
+
+    def cover(self) -> str:
+        """See to it that Redis lists what MongoDB holds; how far it does."""
+        return self._covered(self._redis.listings.coverage())
+
+    def _covered(self, coverage: str) -> str:
+        if is_covered(coverage):
+            return coverage
+        try:
+            return self._ask(lambda mongo: cover(self._redis, mongo)) or coverage
+        except BackupUnavailable:  # it has been said
+            return coverage
+
+
+class ReadThroughBlobs(BlobReader):
+    """The blobs, with those that MongoDB holds."""
+
+    def __init__(self, redis: RedisStore, ask: BackupQuestions) -> None:
+        # Its own: the backup, which uses those of `redis`, has to see what is there.
+        self._redis = Blobs(redis.link, redis.keyspace)
+        self._ask = ask
+
+    def get(self, name: str) -> bytes:
+        """As `Blobs.get`; what is missing or damaged in Redis comes from MongoDB."""
+        try:
+            return self._redis.get(name)
+        except DecodeError:
+            content: bytes | None = self._ask(lambda mongo: mongo.blob(name))
+            if content is None:
+                raise
+        try:
+            self._redis.put(name, content)
+        except (AccessRefused, StoreFull) as error:
+            log.debug("blob %s: read from MongoDB alone: %s", name, error)
+        return content
