@@ -275,7 +275,7 @@ def _shapes(steps: Transitions | EpisodeData) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value in a few characters: a small one as itself, an array as its dtype and shape, the parts of a dict one by one.
+    """A value in a few characters: an array as dtype and shape, a dict by its parts.
 
     Example:
         >>> brief(np.zeros((23, 4), np.float32))
