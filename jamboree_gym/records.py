@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.brief import brief
 from jamboree_gym.arrays.packing import Arrays, item
 from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
 
@@ -23,7 +22,12 @@ __all__ = [
     "EpisodeSummary",
     "StepData",
     "Transitions",
+    "brief",
 ]
+
+MAX_NUMBERS = 6  # of an array whose numbers `repr` shows
+MAX_PARTS = 4
+MAX_TEXT = 40
 
 EpisodeStatus = Literal["running", "terminated", "truncated", "abandoned", "interrupted"]
 """`abandoned`: reset or closed before its end. `interrupted`: its writer died."""
@@ -268,3 +272,29 @@ class EpisodeOrigin:
 
 def _shapes(steps: Transitions | EpisodeData) -> str:
     return f"observations {brief(steps.observations)}, actions {brief(steps.actions)}"
+
+
+def brief(value: Any) -> str:
+    """A value in a few characters: an array as dtype and shape, a dict by its parts.
+
+    Example:
+        >>> brief(np.zeros((23, 4), np.float32))
+        'float32 (23, 4)'
+    """
+    if isinstance(value, np.ndarray):
+        if value.ndim < 2 and value.size <= MAX_NUMBERS and value.dtype.kind in "biuf":
+            return str(np.array2string(value, precision=4, separator=", "))
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, Mapping):
+        return _joined([f"{name}: {brief(part)}" for name, part in value.items()], "{}")
+    if isinstance(value, tuple):
+        return _joined([brief(part) for part in value], "()")
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.6g}"
+    text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+
+
+def _joined(parts: list[str], around: str) -> str:
+    shown = parts[:MAX_PARTS] + (["..."] if len(parts) > MAX_PARTS else [])
+    return f"{around[0]}{', '.join(shown)}{around[1]}"

@@ -10,7 +10,7 @@ import pytest
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.arrays.brief import brief
+from jamboree_gym.records import brief
 from jamboree_gym.replay import verify
 from jamboree_gym.runs.sessions import SessionHandler
 

@@ -390,7 +390,7 @@ def test_plain_episodes_are_decoded_together(
 ) -> None:
     counted(jam, 600)
     told(jam, [{}, {"a": 1}, {}])
-    monkeypatch.delattr(Episode, "rows")  # which would read one by itself
+    monkeypatch.delattr(Episode, "_rows")  # which would read one by itself
 
     assert jam.episodes().table()["info_a"].to_pylist()[600:] == [1, None]
 

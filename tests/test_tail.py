@@ -510,7 +510,7 @@ def test_a_lease_that_expired_while_redis_was_away_is_not_the_end(
     )
     episode_id = read_line(process).strip()
     writer = reader.episode(episode_id).summary.writer
-    tail = EpisodeTail(reader._connection, episode_id, reader.episode(episode_id).cursor())
+    tail = EpisodeTail(reader._connection, episode_id, reader.episode(episode_id)._cursor())
     assert [step.index for step in tail.look(0)] == [0]
     process.kill()
     process.communicate()

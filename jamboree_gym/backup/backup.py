@@ -189,7 +189,7 @@ class Backup:
                 return "nobody: there is no mongo_url; jam.backup.flush() copies now"
             return "nobody: backup=False; jam.backup.flush() copies now"
         if connection.mongo_url is None:
-            return "the process beside the embedded servers, which has not said anything yet"
+            return "the backup process of the embedded servers, which is starting"
         return "a thread of this process, from the first save on"
 
     # -- what stays in Redis ----------------------------------------------------------------
