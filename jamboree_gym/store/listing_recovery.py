@@ -6,12 +6,13 @@ import logging
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head
 from jamboree_gym.errors import DecodeError, StoreFull
-from jamboree_gym.store.log import IndexEntry
+from jamboree_gym.store.log import IndexEntry, or_error
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
@@ -107,10 +108,8 @@ def _readable(
 
 def _entries(store: RedisStore, heads: Heads) -> Iterable[IndexEntry]:
     for key, head in heads.items():
-        try:
-            entry = entry_of(store, key, head)
-        except DecodeError as error:
-            log.warning("%s", error)
-            continue
-        if entry is not None:
+        entry = or_error(partial(entry_of, store, key, head))
+        if isinstance(entry, DecodeError):
+            log.warning("%s", entry)
+        elif entry is not None:
             yield entry

@@ -80,21 +80,14 @@ class SourceReader:
         while not self._stop.wait(pause_s):
             began = time.monotonic()
             try:
-                steps = newest_of(self._source, self._n)
+                self._show(newest_of(self._source, self._n), began)
             except JamboreeClosed:
                 return  # for good
-            except JamboreeError as error:
-                log.debug("the recent transactions cannot be read: %s", error)
-                steps = None
-            except Exception as error:  # noqa: BLE001 - `newest` raises it
-                self._error = error
-                return
-            if steps is not None:
-                try:
-                    self._show(steps, began)
-                except InvalidRecord as error:
-                    self._error = error
+            except Exception as error:  # noqa: BLE001 - whatever stops the thread is raised
+                if isinstance(error, InvalidRecord) or not isinstance(error, JamboreeError):
+                    self._error = error  # `newest` raises it
                     return
+                log.debug("the recent transactions cannot be read: %s", error)
             pause_s = max(PAUSE_S, PAUSE_PER_READ * (time.monotonic() - began))
 
     def _show(self, steps: Iterable[StepData], read_at: float) -> None:

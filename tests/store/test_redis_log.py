@@ -51,6 +51,24 @@ def test_what_was_popped_is_forgotten_after_a_while(store: RedisStore) -> None:
     assert [record["n"] for record in readable(store.last("k5", 9))] == [49]
 
 
+def test_content_that_goes_while_all_of_it_is_read_is_said_to_be_missing(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Redis is emptied in the middle of a comparison with the backup."""
+    name, list_keys = digest(b"content"), store.link.keys
+    store.blobs.put(name, b"content")
+
+    def listed_and_gone(pattern: str) -> list[str]:
+        keys = list_keys(pattern)
+        store.client.delete(*keys)
+        return keys
+
+    monkeypatch.setattr(store.link, "keys", listed_and_gone)
+    (error,) = store.blobs.all().values()
+    assert isinstance(error, DecodeError)
+    assert f"{name} is missing" in str(error)
+
+
 # -- servers that forget, and keys of others --------------------------------------------------
 
 

@@ -24,7 +24,6 @@ from jamboree_gym.store.mongo.documents import (
     chunk_span,
     is_chunk_of,
     stored_batches,
-    stored_log,
 )
 from jamboree_gym.store.mongo.link import CHUNK_ORDER, MongoLink, check_threads
 from jamboree_gym.store.mongo.writer import LogWriter
@@ -117,8 +116,7 @@ class MongoStore(LogWriter):
         ids = {identity(one["_id"], birth_of(one)): one for one in found}
         for one in self.link.find(self.link.deleted, list(ids), {"_id": 1}):
             del ids[one["_id"]]
-        where = f"MongoDB at {self.where}"
-        return {one["_id"]: or_error(partial(stored_log, one, where=where)) for one in ids.values()}
+        return {document["_id"]: self._decoded(document) for document in ids.values()}
 
     def heads(self, run: str | None = None) -> Iterator[dict[str, Head | DecodeError]]:
         """Heads of all logs, or of the episodes of a run, a thousand at a time.

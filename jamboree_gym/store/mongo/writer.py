@@ -9,10 +9,11 @@ from typing import Any
 
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.log import identity
+from jamboree_gym.store.log import identity, or_error
 from jamboree_gym.store.mongo.documents import (
     GrownLog,
     NewLog,
+    StoredLog,
     birth_of,
     chunk_documents,
     head_fields,
@@ -77,10 +78,9 @@ class LogWriter:
 
     def _compare(self, key: str, document: Any, log: NewLog) -> tuple[str | None, bool]:
         """The difference to the stored log, and whether there is nothing to do."""
-        try:
-            stored = stored_log(document, where=f"MongoDB at {self.link.where}")
-        except DecodeError as error:
-            return str(error), True
+        stored = self._decoded(document)
+        if isinstance(stored, DecodeError):
+            return str(stored), True
         if stored.head.born != log.head.born:
             if not self._clear_if_deleted(key, stored.head.born):
                 return "another log of the same name", True
@@ -89,6 +89,9 @@ class LogWriter:
             if ours != theirs:
                 return f"other bytes at index {decode_batch(ours, where=key).start}", True
         return None, stored.head.revision >= log.head.revision
+
+    def _decoded(self, document: Any) -> StoredLog | DecodeError:
+        return or_error(partial(stored_log, document, where=f"MongoDB at {self.link.where}"))
 
     def insert_batches(self, batches: Iterable[tuple[str, float, bytes]]) -> dict[str, str]:
         """Store further batches of logs, given with their log and its birth.
@@ -126,12 +129,10 @@ class LogWriter:
             if document is None or self._clear_if_deleted(key, birth_of(document)):
                 self._update_heads({key: log})
                 continue
-            try:
-                stored = stored_log(document, where=f"MongoDB at {self.link.where}")
-            except DecodeError as error:
-                unsettled[key] = str(error)
-                continue
-            if stored.head.born != log.head.born:
+            stored = self._decoded(document)
+            if isinstance(stored, DecodeError):
+                unsettled[key] = str(stored)
+            elif stored.head.born != log.head.born:
                 unsettled[key] = "another log of the same name"
             elif stored.head.count > log.since:
                 unsettled[key] = None
