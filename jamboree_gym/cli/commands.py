@@ -127,15 +127,15 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def check_home(home: Path | None) -> None:
-    """Refuse a home directory that is not there: a command that looks does not make one.
+    """Refuse a home that is not there: a command that looks makes none, also in no other folder.
 
     Raises:
         InvalidArgument: It is not there.
     """
-    path = Home.at(home).path
-    if not path.is_dir():
+    found = Home.at(home)
+    if not found.data_dir("valkey").is_dir():
         raise InvalidArgument(
-            f"no home at {path}: nothing has been recorded there\n"
+            f"no home at {found.path}: nothing has been recorded there\n"
             "--home or JAMBOREE_HOME names another one, --redis-url a server"
         )
 

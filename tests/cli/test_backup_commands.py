@@ -171,12 +171,16 @@ def test_a_size_counts_the_oldest_first(jam: Jamboree) -> None:
 
 
 def test_a_home_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
-    home = tmp_path / "misspelt"
+    home, other = tmp_path / "misspelt", tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
     for command in (["backup", "status"], ["backup", "trim"], ["verify"], ["status"], ["down"]):
         result = CliRunner().invoke(app, [*command, "--home", str(home)])
         assert result.exit_code in (1, 2)
         assert f"no home at {home}: nothing has been recorded there" in result.output
-    assert list(tmp_path.iterdir()) == []
+        result = CliRunner().invoke(app, [*command, "--home", str(other)])
+        assert f"no home at {other}" in result.output
+    assert [one.name for one in tmp_path.rglob("*")] == ["other", "thesis.tex"]
 
 
 @pytest.mark.parametrize(
