@@ -388,6 +388,16 @@ def test_a_fork_comes_back_as_a_child_of_its_parent(jam: Jamboree, other: Jambor
     assert verify(other.episode(ids[1]))
 
 
+def test_a_fork_with_another_spec_says_how_to_leave_forks_out(jam: Jamboree) -> None:
+    (parent,) = record(jam, gym.make("CartPole-v1"), steps=5)
+    with fork(jam.episode(parent), step=3, render_mode="rgb_array") as child:
+        child.step(0)
+
+    with pytest.raises(InvalidRecord, match=r"Choose with where\(parent=None\): it is a fork"):
+        to_minari(jam.episodes(forks=True), "forks-v0")
+    assert to_minari(jam.episodes(), "no-forks-v0").total_episodes == 1
+
+
 def test_an_episode_that_follows_another_comes_back_and_verifies(
     jam: Jamboree, other: Jamboree
 ) -> None:

@@ -15,6 +15,7 @@ from minari import MinariDataset
 
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
+from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.environment.arguments import SPEC_FIELDS, arguments_from_json, unkept
 from jamboree_gym.environment.provenance import BASE_VERSIONS, decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
@@ -170,9 +171,8 @@ class _Export:
             name = read.origin.provenance
             environment = self._environments.get(name)
             if environment is None:
-                environment = self._environment_of(
-                    name, self._connection.store.blobs.get(name), one.id
-                )
+                content = self._connection.store.blobs.get(name)
+                environment = self._environment_of(name, content, of=one)
             buffer, metadata, layouts = to_buffer(read, one.decoded(), environment.space_pair)
             episodes.append((buffer, metadata))
             found = {"provenances": {name: self._texts[name]}, "layouts": layouts}
@@ -183,13 +183,18 @@ class _Export:
     def _first(self) -> _Environment:
         return next(iter(self._environments.values()))
 
-    def _environment_of(self, name: str, content: bytes, episode_id: str = "") -> _Environment:
+    def _environment_of(
+        self, name: str, content: bytes, of: StoredSummary | None = None
+    ) -> _Environment:
         """The environment of a provenance; all of a dataset are the same."""
         environment = _environment(content, where=name)
-        if self._environments and environment.same != self._first().same:
+        if of is not None and self._environments and environment.same != self._first().same:
+            choose = (
+                "where(env_id=...)" if of.parent is None else "where(parent=None): it is a fork"
+            )
             raise InvalidRecord(
-                f"episode {episode_id!r} was recorded in another environment than those before it, "
-                "or with other spaces: a Minari dataset has one. Choose with where(env_id=...)"
+                f"episode {of.id!r} was recorded in another environment than those before it, "
+                f"or with other spaces: a Minari dataset has one. Choose with {choose}"
             )
         self._environments[name] = environment
         self._texts[name] = content.decode()
