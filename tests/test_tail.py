@@ -546,7 +546,7 @@ from test_tail import as_line
 url, namespace, path, log = sys.argv[1:]
 logging.basicConfig(filename=log, level=logging.INFO)
 jam = Jamboree(url, namespace=namespace)
-tail = jam.tail(run="ppo")
+tail = jam.tail(run="ppo", wait=True)
 print("follows", flush=True)
 with open(path, "w") as file:
     for episode, step in tail:

@@ -194,7 +194,7 @@ def test_a_learner_that_is_killed_goes_on_from_its_newest_checkpoint(
         crew.stop()
 
     first, second = jam.run("r").history
-    jam.redis.delete(jam._connection.keyspace.lease(first._connection.writer))
+    jam.redis.delete(jam._connection.keyspace.lease(first.writer))
     assert crew.killed == {"learner": 1}
     assert [one.how for one in jam.run("r").history] == ["interrupted", "finished"]
     assert second.timesteps_from == jam.run("r").checkpoint(second.resumed_from).timesteps > 0
