@@ -13,7 +13,7 @@ from gymnasium import spaces
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import ColumnConflict, DecodeError, EpisodeNotFound
+from jamboree_gym.errors import ColumnConflict, DecodeError, EpisodeNotFound, ExportError
 from jamboree_gym.reading import bulk_read as blocks_module
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.tables.columns import to_columns
@@ -298,6 +298,21 @@ def test_a_file_of_no_episodes_is_an_empty_table(jam: Jamboree, tmp_path: Path) 
     jam.episodes().to_arrow(str(tmp_path / "none.arrow"))
 
     assert read(tmp_path / "none.arrow").equals(jam.episodes().table())
+
+
+def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(
+    jam: Jamboree, tmp_path: Path
+) -> None:
+    path = tmp_path / "steps.arrow"
+    counted(jam, 3)
+    assert jam.episodes().to_arrow(path) == path
+    counted(jam, 3)
+
+    with pytest.raises(ExportError, match=r"steps.arrow is there already: overwrite=True"):
+        jam.episodes().to_arrow(path)
+    assert read(path).num_rows == 3
+    assert read(jam.episodes().to_arrow(path, overwrite=True)).num_rows == 6
+    assert jam.episodes().to_parquet(tmp_path / "steps") == tmp_path / "steps"
 
 
 def test_a_file_that_could_not_be_written_leaves_the_one_before(
