@@ -121,7 +121,8 @@ def test_the_history_has_a_line_for_the_interruption_and_one_for_the_resumption(
     assert str(second).endswith(f", from checkpoint {checkpoint.number}: finished")
     assert checkpoint.timesteps <= first.timesteps_to
     assert first.timesteps_to == sum(one.steps for one in before.summaries())
-    assert first.began_at < checkpoint.at < first.ended_at < second.began_at
+    assert first.began_at < checkpoint.at < second.began_at  # a thread stores it
+    assert first.began_at < first.ended_at < second.began_at
     assert (second.timesteps_from, second.timesteps_to) == (
         checkpoint.timesteps,
         model.num_timesteps,
