@@ -217,7 +217,9 @@ class Connection(HasConnection):
         with self._lock:
             outbox = self._outboxes.get(key)
             if not isinstance(outbox, RecordOutbox):
-                outbox = RecordOutbox(key, self.writer_id, self.writer.mark, clock=self.clock)
+                run = self.keyspace.run_of(key)
+                mark = self.writer.mark
+                outbox = RecordOutbox(key, self.writer_id, mark, clock=self.clock, run=run)
                 self._outboxes[key] = outbox
             return outbox
 

@@ -28,6 +28,7 @@ MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
 MONGO_DELETED = "deleted"
 MONGO_SETTINGS = "settings"
+_LOGS_OF_RUNS = ("run-session", "run-metric", "run-checkpoint")
 
 
 def digest(content: bytes) -> str:
@@ -67,6 +68,17 @@ class Keyspace:
         parts = ":".join(f"{quote_part(name)}={quote_part(keys[name])}" for name in sorted(keys))
         return f"{self._prefix}:records:{{{quote_part(entity)}:{parts}}}"
 
+    def run_of(self, key: str) -> str | None:
+        """The run whose sessions, metrics or checkpoints a log holds; None for any other log."""
+        for before in self._before_runs:
+            if key.startswith(before):
+                return unquote(key[len(before) : -1], errors="surrogatepass")
+        return None
+
+    @cached_property
+    def _before_runs(self) -> tuple[str, ...]:
+        return tuple(f"{self._prefix}:records:{{{entity}:run=" for entity in _LOGS_OF_RUNS)
+
     def episode(self, episode_id: str) -> str:
         """The log of an episode's rows."""
         return f"{self._prefix}:episode:{{{quote_part(episode_id)}}}"
@@ -85,7 +97,7 @@ class Keyspace:
 
     @cached_property
     def runs(self) -> str:
-        """Sorted set: run -> time of its latest episode (epoch seconds)."""
+        """Sorted set: run -> time of what was written to it last (epoch seconds)."""
         return f"{self._prefix}:runs"
 
     def lease(self, writer: str) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from recorded_envs import ACTION, CountingEnv, play
 
-from jamboree_gym import Jamboree
+from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, JamboreeError, RunNotFound
+from jamboree_gym.runs.checkpoints import CheckpointHandler
+from jamboree_gym.runs.metrics import MetricHandler
 from jamboree_gym.runs.sessions import SessionHandler
+from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.tables.text_table import ago, html_table, text_table
 
 
@@ -62,6 +66,17 @@ def test_the_mean_return_is_of_the_newest_ten_that_are_over(jam: Jamboree) -> No
     assert jam.run("a").summary.mean_return == pytest.approx(sum(returns[2:12]) / 10)
 
 
+def test_the_mean_return_is_of_those_that_ended_last(jam: Jamboree) -> None:
+    long = jam.record(CountingEnv(length=50), run="a")
+    long.reset()
+    for _ in range(12):
+        record(jam, "a", 1)
+    for _ in range(50):
+        long.step(ACTION)
+
+    assert jam.run("a").summary.mean_return == pytest.approx((1275 + 9) / 10)
+
+
 def test_the_table_has_a_row_for_each_run(jam: Jamboree) -> None:
     record(jam, "a", tags={"lr": 0.5, "branch": "main"})
     record(jam, "b")
@@ -101,6 +116,99 @@ def test_repr_reads_nothing(jam: Jamboree) -> None:
     assert "print them" in repr(runs)
 
 
+def test_more_runs_take_no_more_round_trips(jam: Jamboree, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    send = RedisLink._send
+
+    def counted(link: RedisLink, calls: Any, **options: Any) -> Any:
+        sent.append(len(calls))
+        return send(link, calls, **options)
+
+    def round_trips() -> int:
+        jam.flush()
+        sent.clear()
+        jam.runs().table()
+        return len(sent)
+
+    record(jam, "run-0", 1)
+    begin_session(jam, "run-0")
+    monkeypatch.setattr(RedisLink, "_send", counted)
+    jam.runs().table()
+    of_one = round_trips()
+    for number in range(1, 30):
+        record(jam, f"run-{number}", 1)
+        begin_session(jam, f"run-{number}")
+
+    assert round_trips() <= of_one <= 12
+
+
+# -- runs without episodes ----------------------------------------------------------------------
+
+
+def begin_session(jam: Jamboree, run: str, name: str = "s") -> None:
+    SessionHandler(jam, run).begin(name, timesteps=0, resumed_from=None, steps={}, info={})
+
+
+def end_session(jam: Jamboree, run: str, name: str = "s") -> None:
+    SessionHandler(jam, run).end(name, "finished", timesteps=9)
+
+
+def put_checkpoint(jam: Jamboree, run: str) -> None:
+    CheckpointHandler(jam, run).put(b"zip", timesteps=1, policy_version=1, session="s")
+
+
+def put_metric(jam: Jamboree, run: str) -> None:
+    MetricHandler(jam, run).put(1, session="s", values={"loss": 0.5})
+
+
+PUTS = {"session": begin_session, "checkpoint": put_checkpoint, "metric": put_metric}
+
+
+@pytest.mark.parametrize("put", PUTS.values(), ids=PUTS)
+def test_a_run_without_episodes_is_there(jam: Jamboree, put: Any) -> None:
+    put(jam, "a b:{c}")
+    run = jam.run("a b:{c}")
+
+    assert jam.runs().names() == ["a b:{c}"]
+    assert run.summary.episodes == 0
+    assert run.episodes.ids() == []
+    assert len(run.history) == (put is begin_session)
+    assert len(run.checkpoints()) == run.summary.checkpoints == (put is put_checkpoint)
+    assert run.metrics().num_rows == (put is put_metric)
+    assert list(jam.tail(run=run.name, timeout_s=0)) == []
+
+
+def test_a_run_without_episodes_is_there_after_redis_was_emptied(jam: Jamboree) -> None:
+    put_checkpoint(jam, "a")
+    jam.backup.flush()
+    jam.redis.flushdb()
+
+    assert jam.runs().names() == ["a"]
+    assert jam.run("a").summary.checkpoints == 1
+
+
+def test_records_of_a_user_name_no_run(jam: Jamboree) -> None:
+    class Notes(DBHandler):
+        def __init__(self, jam: Jamboree) -> None:
+            super().__init__(jam)
+            self.entity = "run-note"
+            self.required = {"run": str}
+            self["run"] = "a"
+
+    Notes(jam).save({"text": "hello"})
+    assert jam.runs().names() == []
+
+
+def test_a_checkpoint_that_was_deleted_twice_is_one_less(jam: Jamboree) -> None:
+    for _ in range(3):
+        put_checkpoint(jam, "a")
+    first = jam.run("a").checkpoints()[0]
+    first.delete()
+    first.delete()
+
+    assert jam.run("a").summary.checkpoints == len(jam.run("a").checkpoints()) == 2
+
+
 # -- the state ----------------------------------------------------------------------------------
 
 
@@ -129,6 +237,34 @@ def test_a_session_that_goes_on_makes_a_run_running(jam: Jamboree) -> None:
     assert jam.run("a").state == "running"
     sessions.end("s", "finished", timesteps=9)
     assert jam.run("a").state == "stopped"
+
+
+def test_an_episode_that_was_cut_off_after_a_session_makes_a_run_interrupted(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_session(jam, "a")
+    end_session(jam, "a")
+    play(jam.record(CountingEnv(length=50), run="a"), [ACTION])
+    monkeypatch.setattr(jam._connection, "dead", set)
+    assert jam.run("a").state == "interrupted"
+
+
+def test_an_episode_that_ended_after_a_session_that_was_cut_off_makes_a_run_stopped(
+    jam: Jamboree, open_jamboree: Callable[..., Jamboree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_session(jam, "a")
+    jam.flush()
+    monkeypatch.setattr(jam._connection, "dead", set)
+    assert jam.run("a").state == "interrupted"
+    record(open_jamboree(), "a")  # by another process than that of the session
+    assert jam.run("a").state == "stopped"
+
+
+def test_a_session_that_goes_on_beside_one_that_ended_makes_a_run_running(jam: Jamboree) -> None:
+    begin_session(jam, "a", "first")
+    begin_session(jam, "a", "second")
+    end_session(jam, "a", "second")
+    assert jam.run("a").state == "running"
 
 
 # -- the newest steps of a run ------------------------------------------------------------------

@@ -240,12 +240,14 @@ class RecordOutbox(Outbox):
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
         clock: Gives the time of each record, epoch seconds.
+        run: The run that is listed because of these records; None = none.
     """
 
     __slots__ = (
         "_lock",
         "_queue",
         "_queued_bytes",
+        "_run",
         "_t_last",
     )
 
@@ -256,8 +258,10 @@ class RecordOutbox(Outbox):
         mark: Callable[[Outbox], float],
         *,
         clock: Callable[[], float] = time.time,
+        run: str | None = None,
     ) -> None:
         super().__init__(key, CODEC_RECORDS, writer_id, mark, clock)
+        self._run = run
         self._lock = threading.Lock()
         self._queue: list[tuple[float, bytes]] = []
         self._queued_bytes = 0
@@ -286,6 +290,9 @@ class RecordOutbox(Outbox):
             self._put_count += 1
             self._queue.append((now, record))
             return queued_bytes
+
+    def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
+        return b"", None if self._run is None else IndexEntry("", b"", self._run, self._t_last)
 
     @property
     def pending_bytes(self) -> int:

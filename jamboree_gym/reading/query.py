@@ -198,7 +198,7 @@ class EpisodeQuery(StaysHere):
         store = self._connection.store
         runs = store.listings.runs() if self._runs is None else dict.fromkeys(self._runs)
         found = read_summaries(self._connection, runs, is_complete=is_complete)
-        if not self._waits:
+        if self._named and not self._waits:
             check_runs(self._connection, set(self._named) - {one.run for one in found})
         if not self._has_forks:
             found = [one for one in found if not one.is_experiment]

@@ -332,7 +332,7 @@ class CheckpointHandler(DBHandler):
         Raises:
             DecodeError: The stored records are not those of checkpoints.
         """
-        deleted = {one["number"] for one in self._deleted.many(_EVERYTHING)}
+        deleted = {one["number"] for one in self.deletions.many(_EVERYTHING)}
         found = self.many(_EVERYTHING)
         return [self._checkpoint(one) for one in found if one["index"] not in deleted]
 
@@ -379,13 +379,14 @@ class CheckpointHandler(DBHandler):
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Delete a checkpoint with its content."""
-        self._deleted.save({"number": checkpoint.number})
+        self.deletions.save({"number": checkpoint.number})
         for kept in (checkpoint._content, checkpoint._normaliser):
             if kept is not None:
                 self.content(kept.name).delete()
 
     @property
-    def _deleted(self) -> _DeletedHandler:
+    def deletions(self) -> _DeletedHandler:
+        """The handler for the numbers of deleted checkpoints."""
         return _DeletedHandler(self._connection, self["run"])
 
 

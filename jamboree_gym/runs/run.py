@@ -18,7 +18,8 @@ from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import StepData
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler, metric_table
-from jamboree_gym.runs.run_summary import RunState, RunSummary, summary_of_run
+from jamboree_gym.runs.read_runs import read_run_summaries
+from jamboree_gym.runs.run_summary import RunState, RunSummary
 from jamboree_gym.runs.sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
 
 if TYPE_CHECKING:
@@ -65,15 +66,14 @@ class Run(StaysHere):
     @property
     def summary(self) -> RunSummary:
         """State, number of episodes and steps, returns and so on, as of now."""
-        _, episodes = found_by(self._all_episodes, is_complete=False)
-        sessions, checkpoints = self._known_sessions(), self._checkpoints.checkpoints()
-        if not episodes and not sessions and not checkpoints:
+        (summary,) = read_run_summaries(self._connection, [self.name])
+        if not summary.episodes:
             self._check_it_is_there()
-        return summary_of_run(self.name, episodes, sessions, len(checkpoints))
+        return summary
 
     @property
     def state(self) -> RunState:
-        """`running`, `stopped`, or `interrupted` if its process died."""
+        """`running`, `stopped`, or `interrupted`: its newest episode or session was cut off."""
         return self.summary.state
 
     @checked

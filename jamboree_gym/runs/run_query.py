@@ -12,6 +12,7 @@ from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError, RunNotFound
 from jamboree_gym.process_life import StaysHere
+from jamboree_gym.runs.read_runs import read_run_summaries
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_summary import RunSummary
 from jamboree_gym.tables.columns import scalar_columns
@@ -24,8 +25,8 @@ class RunQuery(StaysHere):
     """All runs of a store, the one written last at the end.
 
     Reads nothing until it is used, and reads again each time. `len`, `names` and iterating ask for
-    the names alone, in one round trip. Each row of a table takes a few round trips and reads the
-    summaries of all episodes of that run. `print` shows the newest 20 runs, the newest first.
+    the names alone, in two round trips. A table takes about ten, and one more for every 32 runs; it
+    reads the summaries of all their episodes. `print` shows the newest 20 runs, the newest first.
 
     Example:
         >>> print(jam.runs())
@@ -49,7 +50,7 @@ class RunQuery(StaysHere):
 
     def summaries(self) -> list[RunSummary]:
         """What is known of each run."""
-        return [run.summary for run in self]
+        return read_run_summaries(self._connection, self.names())
 
     def table(self) -> pa.Table:
         """The summaries as an Arrow table, one row per run.
@@ -137,7 +138,7 @@ class RunQuery(StaysHere):
     def _columns(self, names: Sequence[str]) -> dict[str, list[object]]:
         """What is shown of the newest runs, the newest first."""
         now = self._connection.clock()
-        shown = [Run(self._connection, name).summary for name in names[: -MAX_ROWS - 1 : -1]]
+        shown = read_run_summaries(self._connection, names[: -MAX_ROWS - 1 : -1])
         return {
             "run": [one.name for one in shown],
             "state": [one.state for one in shown],

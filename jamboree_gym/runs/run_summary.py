@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nlargest
 from typing import Any, Literal
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
@@ -12,7 +13,7 @@ from jamboree_gym.runs.sessions import RunSession
 __all__ = ["RunState", "RunSummary", "run_state", "summary_of_run"]
 
 RunState = Literal["running", "stopped", "interrupted"]
-"""`running`: a living process records or trains. `interrupted`: the newest one died."""
+"""`running`: a living process records or trains. `interrupted`: what was newest was cut off."""
 
 AVERAGED = 10  # episodes
 
@@ -23,7 +24,8 @@ class RunSummary:
 
     Attributes:
         name: Its name.
-        state: `running`, `stopped`, or `interrupted`: its process died.
+        state: `running`, `stopped`, or `interrupted`: the process of its newest episode or session
+            died.
         env_ids: Gymnasium ids of its environments, sorted.
         episodes: Number of episodes, forks left out.
         steps: Number of their steps.
@@ -71,12 +73,12 @@ def summary_of_run(
         sessions: Its sessions, the oldest first.
         checkpoints: Number of its checkpoints.
     """
-    over = [one.episode_return for one in episodes if one.status in ("terminated", "truncated")]
-    newest = over[-AVERAGED:]
+    over = [one for one in episodes if one.status in ("terminated", "truncated")]
+    newest = [one.episode_return for one in nlargest(AVERAGED, over, key=ended_at)]
     return RunSummary(
         name,
         run_state(episodes, sessions),
-        sorted({one.env_id for one in episodes}),
+        sorted({one.env_id for one in episodes} - {""}),
         len(episodes),
         sum(one.steps for one in episodes),
         min((one.started_at for one in episodes), default=None),
@@ -88,13 +90,15 @@ def summary_of_run(
 
 
 def run_state(episodes: Sequence[StoredSummary], sessions: Sequence[RunSession]) -> RunState:
-    """Whether a run goes on, and if not, whether its process died."""
-    session = sessions[-1].how if sessions else None
-    if session == "running" or any(one.status == "running" for one in episodes):
+    """Whether a run goes on, and if not, whether its newest episode or session was cut off."""
+    status = [(ended_at(one), one.status == "interrupted") for one in episodes]
+    status += [(one.ended_at or one.began_at, one.how == "interrupted") for one in sessions]
+    if any(one.status == "running" for one in episodes) or any(
+        one.how == "running" for one in sessions
+    ):
         return "running"
-    last = max(episodes, key=ended_at, default=None)
-    died = session == "interrupted" if session else last and last.status == "interrupted"
-    return "interrupted" if died else "stopped"
+    _, is_cut_off = max(status, default=(0.0, False))  # at one time: the one that was cut off
+    return "interrupted" if is_cut_off else "stopped"
 
 
 def ended_at(episode: StoredSummary) -> float:

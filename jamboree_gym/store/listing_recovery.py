@@ -16,7 +16,7 @@ from jamboree_gym.store.log import IndexEntry, or_error
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.restore import entry_of
+from jamboree_gym.store.restore import entry_of, run_entry
 
 __all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "stored_summaries"]
 
@@ -81,7 +81,8 @@ def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
         for key, head in heads.items():
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
-                store.restorer.restore(key, back, (), None, standing=standing, mongo=identity)
+                run = run_entry(store, key, head)
+                store.restorer.restore(key, back, (), run, standing=standing, mongo=identity)
     return listed, store.restorer.standing() == standing
 
 

@@ -55,7 +55,8 @@ def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
 class IndexEntry(NamedTuple):
     """An entry of an episode in a listing: one field, `name` (its id), in the summaries of its run.
 
-    `time` is that of the last write, epoch seconds.
+    Without a name it only names the run, because of its sessions, metrics or checkpoints. `time` is
+    that of the last write, epoch seconds.
     """
 
     name: str

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
 from jamboree_gym.store.backup_questions import BackupQuestions
+from jamboree_gym.store.listing_recovery import is_covered
 from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice, birth_of
 from jamboree_gym.store.mongo.documents import StoredLog
 from jamboree_gym.store.mongo.link import BackupUnavailable
@@ -252,6 +253,25 @@ class ReadThroughStore(LogAppender, LogStore):
             return head
         stored = self._put_back([key]).get(key)
         return self.redis.head(key) or (None if stored is None else stored.head)
+
+    def heads_of_records(self, keys: Sequence[str]) -> dict[str, Head]:
+        """Heads of several logs of records, without those that do not exist.
+
+        Redis never evicts such a head. So MongoDB is asked, once for all of them, only if Redis was
+        emptied and does not list yet what MongoDB holds.
+
+        Raises:
+            DecodeError: A head is damaged.
+        """
+        found = self.redis.reader.heads(keys)
+        missing = [key for key in keys if key not in found]
+        if missing and not is_covered(self.listings.cover()):
+            stored = self._put_back(missing)
+            found = {**{key: one.head for key, one in stored.items()}, **found}
+        for head in found.values():
+            if isinstance(head, DecodeError):
+                raise head
+        return {key: head for key, head in found.items() if isinstance(head, Head)}
 
     def memory(self, key: str) -> int:
         """Approximate bytes that a log occupies in Redis, or would occupy if it were complete."""

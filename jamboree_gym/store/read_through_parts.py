@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from jamboree_gym.errors import DecodeError, StoreFull
 from jamboree_gym.store.backup_questions import BackupQuestions
@@ -20,6 +22,8 @@ from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["ReadThroughBlobs", "ReadThroughListings"]
+
+RUNS_AT_ONCE: Final = 32  # an answer with all listings of a large store would be too large
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +44,28 @@ class ReadThroughListings(ListingReader):
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """As `Listings.summaries`, with those for which Redis had no room."""
-        found, coverage = self._redis.listings.summaries_and_coverage(run)
+        return next(self.summaries_of([run]))[1]
+
+    def summaries_of(self, runs: Iterable[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Each run and its `summaries`; a round trip for every `RUNS_AT_ONCE` runs."""
+        names = list(runs)
+        for first in range(0, len(names), RUNS_AT_ONCE):
+            some = names[first : first + RUNS_AT_ONCE]
+            yield from zip(some, self._summaries(some), strict=True)
+
+    def _summaries(self, runs: Sequence[str]) -> list[dict[str, bytes]]:
+        found, coverage = self._redis.listings.summaries_and_coverage(runs)
         if not is_covered(coverage):
             coverage = self._covered(coverage)
-            found = self._redis.listings.summaries(run) if is_covered(coverage) else found
+            if is_covered(coverage):
+                found, coverage = self._redis.listings.summaries_and_coverage(runs)
         if coverage not in (PARTLY_COVERED, NO_ROOM):
             return found
-        stored = self._ask(lambda mongo: stored_summaries(self._redis, mongo, run)) or {}
-        return stored | found
+        pairs = zip(runs, found, strict=True)
+        return [self._stored_summaries(run) | listed for run, listed in pairs]
+
+    def _stored_summaries(self, run: str) -> dict[str, bytes]:
+        return self._ask(lambda mongo: stored_summaries(self._redis, mongo, run)) or {}
 
     def cover(self) -> str:
         """See to it that Redis lists what MongoDB holds; how far it does."""

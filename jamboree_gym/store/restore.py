@@ -11,7 +11,7 @@ from jamboree_gym.store.log import IndexEntry, MongoIdentity
 from jamboree_gym.store.mongo.reader import StoredBatches, checked_chain
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["entry_of", "put_back", "refill"]
+__all__ = ["entry_of", "put_back", "refill", "run_entry"]
 
 PAGE_BYTES = 8 << 20
 
@@ -24,6 +24,12 @@ def entry_of(store: RedisStore, key: str, head: Head) -> IndexEntry | None:
     summary, _ = decode_episode_note(head.note, episode_id=episode_id, where=key)
     written_at = summary.started_at + summary.elapsed_s
     return IndexEntry(episode_id, encode_summary(summary), summary.run, written_at)
+
+
+def run_entry(store: RedisStore, key: str, head: Head) -> IndexEntry | None:
+    """What names the run of a log of sessions, metrics or checkpoints; None for other logs."""
+    run = store.keyspace.run_of(key)
+    return None if run is None else IndexEntry("", b"", run, head.t_last)
 
 
 def put_back(
@@ -62,7 +68,8 @@ def put_back(
             batches.append(batch.blob)
     is_whole = size <= PAGE_BYTES
     back = replace(head, acked=head.count, held=0 if is_whole else head.count)
-    entry, there = entry_of(store, key, head), batches if is_whole else ()
+    entry = entry_of(store, key, head) or run_entry(store, key, head)
+    there = batches if is_whole else ()
     return store.restorer.restore(
         key, back, there, entry, standing=standing, mongo=mongo, instead_of=instead_of
     )

@@ -60,7 +60,7 @@ def full_id(connection: Connection, id: str) -> str:
         raise InvalidArgument("the id of an episode is empty: give the id, or its beginning")
     connection.settle_all()
     listings = connection.store.listings
-    ids = {found for run in listings.runs() for found in listings.summaries(run)}
+    ids = {found for _, listed in listings.summaries_of(listings.runs()) for found in listed}
     if id in ids:
         return id
     found = sorted(one for one in ids if one.startswith(id))

@@ -32,8 +32,8 @@ def read_summaries(
     """
     found: Found = []
     unreadable: list[DecodeError] = []
-    for run in runs:
-        summaries, damaged = decode_summaries(connection.store.listings.summaries(run))
+    for run, entries in connection.store.listings.summaries_of(runs):
+        summaries, damaged = decode_summaries(entries)
         found += summaries
         listing = connection.keyspace.summaries(run)
         for episode_id, error in damaged.items():

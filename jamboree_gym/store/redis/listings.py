@@ -19,12 +19,14 @@ class Listings(RedisPart):
         """All summaries of a run by episode id."""
         return as_named(self._link.call("HGETALL", self._keyspace.summaries(run)))
 
-    def summaries_and_coverage(self, run: str) -> tuple[dict[str, bytes], str]:
-        """Both in one round trip: see `summaries` and `coverage`."""
-        key = self._keyspace.summaries(run)
-        calls = [("HGETALL", key), ("GET", self._keyspace.coverage)]
-        found, coverage = self._link.send(calls)
-        return as_named(self._link.checked(found, key=key)), as_text(coverage or b"")
+    def summaries_and_coverage(self, runs: Sequence[str]) -> tuple[list[dict[str, bytes]], str]:
+        """All summaries of each run, and `coverage`, in one round trip."""
+        keys = [self._keyspace.summaries(run) for run in runs]
+        calls = [*(("HGETALL", key) for key in keys), ("GET", self._keyspace.coverage)]
+        *answers, coverage = self._link.send(calls)
+        pairs = zip(keys, answers, strict=True)
+        found = [as_named(self._link.checked(answer, key=key)) for key, answer in pairs]
+        return found, as_text(coverage or b"")
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""

@@ -4,7 +4,8 @@
 -- KEYS: unbacked, runs, feed, coverage, epoch, deleted, then for each append: log, summaries.
 -- ARGV: '1' where MongoDB can be asked, the epoch that the sender knows, a new epoch, then for each
 -- append:
---   codec, note ('' keeps the old one), summary field ('' = none), summary, run, time of the run,
+--   codec, note ('' keeps the old one), summary field ('' = none), summary, run ('' = none), time
+--   of the run,
 --   records in the log after it, '1' where an earlier try may have been stored,
 --   the epoch in which MongoDB was asked for the log, number of batches, batches...
 -- Answer: for each append {k, count, t_last}, or its error. The first k batches are in the log, from
@@ -99,6 +100,8 @@ local function append(key, summaries, at)
       redis.call('XADD', feed, 'MAXLEN', '~', feed_entries, '*',
                  'episode', field, 'run', ARGV[at + 4])
     end
+  elseif ARGV[at + 2] == '' and ARGV[at + 4] ~= '' and is_change then
+    redis.call('ZADD', runs, 'GT', ARGV[at + 5], ARGV[at + 4])
   end
   if is_change then
     head.revision = head.revision + 1

@@ -2,7 +2,7 @@
 -- include: layout, same_standing
 -- KEYS: log, summaries, runs, deletions, unbacked, epoch, backup.
 -- ARGV: the answer of standing.lua before MongoDB was asked, summary field ('' = none), summary,
--- run, time of the run, damaged head ('' = none), head, identity of the MongoDB, where it is,
+-- run ('' = none), time of the run, damaged head ('' = none), head, identity of the MongoDB, where it is,
 -- batches...
 -- Answer: 1 when the log was put back; 0 when Redis already holds as much or more, or when anything
 -- was deleted meanwhile, or Redis was emptied.
@@ -46,6 +46,6 @@ if redis.call('HGET', KEYS[7], 'mongo') ~= ARGV[8] then
 end
 if ARGV[2] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
-  redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[4])
 end
+if ARGV[4] ~= '' then redis.call('ZADD', KEYS[3], 'GT', ARGV[5], ARGV[4]) end
 return 1
