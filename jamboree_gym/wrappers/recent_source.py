@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from jamboree_gym.errors import InvalidRecord, JamboreeClosed, JamboreeError
+from jamboree_gym.errors import InvalidRecord, JamboreeClosed, JamboreeError, RunNotFound
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.records import EpisodeSummary, StepData
@@ -41,6 +41,7 @@ class SourceReader:
         self._source, self._n, self._past = source, n, past
         self._shown: tuple[Mapping[str, Array], float] = (past.arrays(), -math.inf)
         self._error: Exception | None = None
+        self._has_warned = False  # of a run that is not there (yet)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -87,7 +88,13 @@ class SourceReader:
                 if isinstance(error, InvalidRecord) or not isinstance(error, JamboreeError):
                     self._error = error  # `newest` raises it
                     return
-                log.debug("the recent transactions cannot be read: %s", error)
+                is_news = isinstance(error, RunNotFound) and not self._has_warned
+                log.log(
+                    logging.WARNING if is_news else logging.DEBUG,
+                    "no recent transactions: %s",
+                    error,
+                )
+                self._has_warned |= is_news
             pause_s = max(PAUSE_S, PAUSE_PER_READ * (time.monotonic() - began))
 
     def _show(self, steps: Iterable[StepData], read_at: float) -> None:

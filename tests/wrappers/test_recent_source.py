@@ -75,6 +75,21 @@ def test_a_run_shows_the_newest_of_any_actor(jam: Jamboree) -> None:
     env.close()
 
 
+def test_a_run_that_is_not_there_is_warned_of_once_and_waited_for(
+    jam: Jamboree, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = watching(jam.episodes(run="teem"))
+    wait_until(lambda: "no run 'teem'" in caplog.text)
+    other = jam.record(CountingEnv(), run="teem")
+    other.reset()
+    other.step(ACTION)
+
+    wait_until(lambda: rewards_seen(env)[-1:] == [1.0])
+    assert caplog.text.count("no run 'teem'") == 1
+    env.close()
+    other.close()
+
+
 def test_what_an_agent_said_and_infos_are_shown_too(jam: Jamboree) -> None:
     actor = jam.record(gym.wrappers.RecordEpisodeStatistics(CountingEnv(100)))
     actor.reset()
