@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -50,16 +51,30 @@ _WRITE_MODES = ("buffered", "sync", "fsync")
 _WHEN_FULL = ("block", "raise")
 
 
-class HasConnection(StaysHere):
+class HasConnection(StaysHere, ABC):
     """A `Jamboree`, as the rooms below it see it: what recorders and handlers take."""
 
     _in_messages = "a Jamboree"
     _instead = "open one in the other process, with the same arguments"
 
     @property
+    @abstractmethod
     def _connection(self) -> Connection:
         """The servers, the writer and the outboxes."""
-        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: `close` at the end."""
+        self._connection.check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self._connection.close()
 
 
 class Connection(HasConnection):
@@ -397,10 +412,10 @@ class Connection(HasConnection):
             if self._closed:
                 return
             self._closed = True
-        self.opened.abandon()
         _peers.remove(self)
         self._if_dropped.detach()
         try:
+            self.opened.abandon()
             self.opened.close(timeout_s)
         finally:
             self._at_exit.cancel()
@@ -416,19 +431,6 @@ class Connection(HasConnection):
             self._begin_to_write()
         for outbox in list(self._outboxes.values()):
             outbox.after_fork_in_child(self.writer_id, self.writer.mark)
-
-    def __enter__(self) -> Self:
-        """Use as a context manager: `close` at the end."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
     def __repr__(self) -> str:
         """Where it writes; no password."""

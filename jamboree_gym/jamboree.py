@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
@@ -34,8 +34,6 @@ from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import redis
     from pymongo.database import Database
     from stable_baselines3.common.vec_env import VecEnv
@@ -181,20 +179,6 @@ class Jamboree(HasConnection):
                 many records.
         """
         self._connection.close(timeout_s)
-
-    def __enter__(self) -> Self:
-        """Use as a context manager: `close` at the end."""
-        self._open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
     def __repr__(self) -> str:
         """Where it writes; no password."""

@@ -19,7 +19,14 @@ PUBLIC = {
         "timecontext",
     ],
     "jamboree_envs": ["register_envs"],
-    "jamboree_gym.backup": ["Backup", "BackupReport", "BackupStatus", "RetentionPolicy", "Trimmed"],
+    "jamboree_gym.backup": [
+        "Backup",
+        "BackupReport",
+        "BackupStatus",
+        "RetentionPolicy",
+        "Trimmed",
+        "WouldEvict",
+    ],
     "jamboree_gym.errors": [
         "BackupMismatch",
         "BufferMismatch",

@@ -7,6 +7,7 @@ Imported by: `cli`, `jamboree`.
 
 from jamboree_gym.backup.backup import Backup, BackupReport, BackupStatus
 from jamboree_gym.backup.eviction.policy import RetentionPolicy
+from jamboree_gym.backup.eviction.preview import WouldEvict
 from jamboree_gym.backup.eviction.trimmer import Trimmed
 
-__all__ = ["Backup", "BackupReport", "BackupStatus", "RetentionPolicy", "Trimmed"]
+__all__ = ["Backup", "BackupReport", "BackupStatus", "RetentionPolicy", "Trimmed", "WouldEvict"]

@@ -206,9 +206,8 @@ class Backup:
 
         Both stores keep this policy for the namespace. It replaces all of the one before, which is
         returned: to add to that one, give its values again. `would_evict` with the same arguments
-        says what would go. The running backup applies it; `trim`
-        applies it once. Redis evicts only what MongoDB has acknowledged. MongoDB never loses
-        anything.
+        says what would go. The running backup applies the policy; `trim` applies it once. Redis
+        evicts only what MongoDB has acknowledged. MongoDB never loses anything.
 
         Args:
             max_redis_bytes: While the Redis server uses more memory than this in total, the oldest

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from jamboree_gym.arrays.packing import rows_of
 from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.checked import Count, Seconds, checked
+from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
@@ -375,7 +375,7 @@ class EpisodeHandler(DBHandler):
             return []
 
     @checked
-    def between(self, t0: float, t1: float) -> list[dict[str, Any]]:
+    def between(self, t0: EpochSeconds, t1: EpochSeconds) -> list[dict[str, Any]]:
         """Steps with t0 <= timestamp <= t1 (epoch seconds) as dicts, oldest first."""
         try:
             return _as_dicts(self.episode.between(t0, t1))
@@ -383,7 +383,7 @@ class EpisodeHandler(DBHandler):
             return []
 
     @checked
-    def as_of(self, t: float) -> dict[str, Any] | None:
+    def as_of(self, t: EpochSeconds) -> dict[str, Any] | None:
         """The newest step with timestamp <= t (epoch seconds) as a dict; None if there is none."""
         try:
             step = self.episode.as_of(t)

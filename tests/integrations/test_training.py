@@ -495,6 +495,16 @@ def test_only_the_newest_checkpoints_stay_and_the_last_of_each_learn(jam: Jambor
     wait_until(lambda: len(jam.redis.keys(contents)) == 3)
 
 
+def test_a_learn_that_is_over_leaves_nothing_to_be_done_at_the_close(jam: Jamboree) -> None:
+    model = PPO_CASE.model(jam.record(PPO_CASE.make_venv(), run="many"))
+    callbacks = jam._connection._close_callbacks
+    before = len(callbacks)
+    for _ in range(3):
+        model.learn(16, callback=callback_for(jam), reset_num_timesteps=False)
+
+    wait_until(lambda: len(callbacks) == before)
+
+
 def test_closing_the_jamboree_waits_until_old_checkpoints_are_deleted(
     open_jamboree: Callable[..., Jamboree],
 ) -> None:

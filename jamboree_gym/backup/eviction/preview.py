@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jamboree_gym.backup.eviction.candidates import find_candidates
@@ -51,32 +50,20 @@ def preview(store: RedisStore, policy: RetentionPolicy) -> WouldEvict:
 
     It does not ask MongoDB, so what MongoDB has lost meanwhile is counted, and would stay.
     """
-    last = deque(find_candidates(store, policy), maxlen=1)
-    found = sorted(last.pop() if last else ())
-    before = -1.0 if policy.max_age_s is None else store.time() - policy.max_age_s
-    aged = [one for one in found if one.time < before]
-    sizes = store.eviction.sizes([one.key for one in aged])
-    going, freed = list(aged), sum(sizes)
     memory = store.eviction.memory()
     limit = memory_limit(policy, memory)
-    if limit is not None and memory.used_bytes > limit:
-        rest = found[len(aged) :]
-        excess = memory.used_bytes - int(limit * TRIM_TO) - freed
-        more, more_bytes = _first(rest, store.eviction.sizes([one.key for one in rest]), excess)
-        going += more
-        freed += more_bytes
+    is_full = limit is not None and memory.used_bytes > limit
+    excess = memory.used_bytes - int(limit * TRIM_TO) if limit is not None and is_full else 0
+    if policy.max_age_s is None and not is_full:
+        return WouldEvict(0, 0, 0)
+    before = -1.0 if policy.max_age_s is None else store.time() - policy.max_age_s
+    last = deque(find_candidates(store, policy), maxlen=1)
+    found = sorted(last.pop() if last else ())
+    going, freed = list[Candidate](), 0
+    for one, size in zip(found, store.eviction.sizes([one.key for one in found]), strict=False):
+        if one.time >= before and freed >= excess:
+            break
+        going.append(one)
+        freed += size
     episodes = sum(store.keyspace.is_episode(one.key) for one in going)
     return WouldEvict(episodes, len(going) - episodes, freed)
-
-
-def _first(
-    candidates: Sequence[Candidate], sizes: Sequence[int], excess: float
-) -> tuple[list[Candidate], int]:
-    """The first of these that have so many bytes together."""
-    taken, total = list[Candidate](), 0
-    for candidate, size in zip(candidates, sizes, strict=True):
-        if total >= excess:
-            break
-        taken.append(candidate)
-        total += size
-    return taken, total

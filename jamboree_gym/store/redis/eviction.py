@@ -93,14 +93,12 @@ class Eviction(RedisPart):
                 found = reader.heads(list(map(as_text, keys)))
                 yield {key: head for key, head in found.items() if isinstance(head, Head)}
 
-    def sizes(self, keys: Sequence[str]) -> list[int]:
+    def sizes(self, keys: Sequence[str]) -> Iterator[int]:
         """Memory that each log takes, bytes; 0 for one that is gone."""
-        found: list[int] = []
         for first in range(0, len(keys), LOGS_AT_ONCE):
             calls = [("MEMORY", "USAGE", key) for key in keys[first : first + LOGS_AT_ONCE]]
             answers = self._link.pipeline(partial(list, calls))
-            found += [one if isinstance(one, int) else 0 for one in answers]
-        return found
+            yield from (one if isinstance(one, int) else 0 for one in answers)
 
     def trim(
         self,

@@ -86,7 +86,8 @@ class ModelCheckpoints:
         self._storing = ThreadPoolExecutor(1, "jamboree-checkpoints")
         self._deleting = ThreadPoolExecutor(1, "jamboree-old-checkpoints")
         self._stored: Future[None] | None = None
-        jam.add_close_callback(partial(_finish, self._storing, self._deleting))  # keeps no model
+        self._finish = partial(_finish, self._storing, self._deleting)  # keeps no model
+        jam.add_close_callback(self._finish)
 
     def save(self, *, is_final: bool = False) -> None:
         """Keep the model as it is now.
@@ -128,12 +129,18 @@ class ModelCheckpoints:
     def _store(self, content: BytesIO, put: Callable[[bytes], None]) -> None:
         put(content.getvalue())
         if self._newest is not None:
-            with suppress(RuntimeError):  # the session is over: the next one deletes
+            with suppress(RuntimeError):  # the interpreter ends: the next session deletes
                 self._deleting.submit(self._delete_all_but, self._newest)
 
     def end(self) -> None:
         """No more come. Does not wait for the threads; closing the Jamboree does."""
+        with suppress(RuntimeError):  # the Jamboree is closed already, or the interpreter ends
+            self._storing.submit(self._end_after_the_last)
         self._storing.shutdown(wait=False)
+
+    def _end_after_the_last(self) -> None:
+        with suppress(RuntimeError):
+            self._deleting.submit(self._jam.remove_close_callback, self._finish)
         self._deleting.shutdown(wait=False)
 
     def _delete_all_but(self, newest: int) -> None:
