@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Server, StartRedis
-from lengths import quick_and_long
+from lengths import examples, quick_and_long
 from processes import start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from warm import run_warm, start_warm
@@ -355,6 +355,43 @@ def test_ctrl_c_leaves_a_prefix_that_is_not_running(
     assert steps <= kept <= steps + 1 + 5 * (then == "go on")
     assert kept - 1 <= summary.steps <= kept  # the step that was cut may be in the rows alone
     check_counts(jam, summary.id, kept)
+
+
+STORM = """
+import random, signal, sys
+from recorded_envs import ACTION, CountingEnv
+from jamboree_gym import Jamboree
+
+url, namespace, write, many = sys.argv[1:]
+env = Jamboree(url, namespace=namespace, write=write).record(CountingEnv(length=int(1e9)), run="r")
+is_raised, lost = False, 0
+def interrupt(number, frame):
+    global is_raised
+    is_raised = True
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+for _ in range(int(many)):
+    env.reset()
+    is_raised = False
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0012))
+        while not is_raised:
+            env.step(ACTION)
+        lost += 1
+    except KeyboardInterrupt:
+        pass
+print(lost, flush=True)
+"""
+
+
+@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.faults
+def test_no_ctrl_c_is_swallowed_wherever_in_a_step_it_comes(
+    valkey: Server, namespace: str, write: str
+) -> None:
+    process = start_warm(STORM, valkey.url, namespace, write, examples(10_000))
+    said, errors = process.communicate(timeout=60)
+    assert (said, errors) == ("0\n", "")
 
 
 class InterruptedEnv(CountingEnv):

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ["Schedule"]
 
@@ -38,7 +40,9 @@ class Schedule:
         self.pause_s = flush_interval_s * PAUSE
         self._is_in_round = False
         self._patience_s = STEP_ASIDE_S
-        self._delivered = threading.Condition()
+        # A lock for each caller that waits. In a Condition a Ctrl-C could come in between, and
+        # leave it locked for good.
+        self._waiting = deque[threading.Lock]()
 
     # -- the callers' side ------------------------------------------------------------------
 
@@ -73,8 +77,12 @@ class Schedule:
 
     def wait_for_delivery(self, timeout_s: float) -> None:
         """Sleep until something has been delivered, or the time is over."""
-        with self._delivered:
-            self._delivered.wait(timeout_s)
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiting.append(waiter)
+        if not waiter.acquire(timeout=timeout_s):
+            with suppress(ValueError):  # it was woken at this very moment
+                self._waiting.remove(waiter)
 
     # -- the thread's side ------------------------------------------------------------------
 
@@ -94,5 +102,6 @@ class Schedule:
 
     def announce_delivery(self) -> None:
         """Wake those who wait for it."""
-        with self._delivered:
-            self._delivered.notify_all()
+        with suppress(IndexError):  # nobody waits any more
+            while True:
+                self._waiting.pop().release()

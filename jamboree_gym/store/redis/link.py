@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -160,16 +159,18 @@ class RedisLink:
 
     def _connection(self, check: bool) -> Any:
         """An open connection; on `check` one that the server has not closed meanwhile."""
-        for connection in self._taken():
+        while (connection := self._idle_connection()) is not None:
             if not (check and _has_ended(connection)):
                 return connection
             self._drop(connection)
         return self.client.connection_pool.get_connection()
 
-    def _taken(self) -> Iterator[Any]:
-        with suppress(IndexError):  # none is left, or another thread took it
-            while True:
-                yield self._idle.pop()
+    def _idle_connection(self) -> Any:
+        # No generator: Python swallows a Ctrl-C that comes while it closes one.
+        try:
+            return self._idle.pop()
+        except IndexError:  # none is left, or another thread took it
+            return None
 
     def _drop(self, connection: Any) -> None:
         connection.disconnect()
@@ -209,7 +210,7 @@ class RedisLink:
 
     def _forget_connections(self) -> None:
         self.losses += 1
-        for connection in self._taken():
+        while (connection := self._idle_connection()) is not None:
             self._drop(connection)
         self.client.connection_pool.disconnect(inuse_connections=False)
 
