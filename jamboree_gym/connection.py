@@ -29,9 +29,11 @@ from jamboree_gym.errors import (
     JamboreeClosed,
     JamboreeError,
 )
+from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.process_life import AtExit, StaysHere, follow_forks
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.servers.home import default_home
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import ReadThroughStore
@@ -45,6 +47,7 @@ __all__ = ["Connection", "HasConnection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
 UNSET = "then the embedded server is used"
+JOURNAL_DIRECTORY = "journal"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
@@ -136,11 +139,11 @@ class Connection(HasConnection):
         self.store = self.opened.store = ReadThroughStore(
             self.redis_store, self.opened.backup_to_read
         )
-        self._begin_to_write()
-        follow_forks(self)
         settings = self.redis_store.client.connection_pool.connection_kwargs
         database = int(settings.get("db") or 0)
         self._place = Place(self.redis_store.where, database, namespace)
+        self._begin_to_write()
+        follow_forks(self)
         _peers.add(self, self._place)
         closer.prepare()
         # A script that ends without `close` saves all the same.
@@ -152,6 +155,7 @@ class Connection(HasConnection):
 
     def _begin_to_write(self) -> None:
         opened = self.opened
+        self.journal = opened.journal = Journal(self._journal_directory(), self._journal_owner())
         opened.backup = None if self._new_backup is None else self._new_backup(self)
         opened.lease = Lease(self.store, self.writer_name, self.clock)
         opened.writer_name = self.writer_name
@@ -167,6 +171,18 @@ class Connection(HasConnection):
             on_delivery=None if opened.backup is None else opened.backup.begin,
         )
         writers_here.add(self.writer_name)
+
+    def _journal_owner(self) -> JournalOwner:
+        place = self._place
+        return JournalOwner(self.writer_name, place.where, place.database, place.namespace)
+
+    def _journal_directory(self) -> Path | None:
+        """Where this process keeps what it has not delivered; None = in memory."""
+        if self.write_mode != "buffered":
+            return None
+        with suppress(InvalidArgument):  # who has a Redis of their own needs no home
+            return (self._home or default_home()) / JOURNAL_DIRECTORY
+        return None
 
     @property
     def _connection(self) -> Connection:
@@ -233,8 +249,14 @@ class Connection(HasConnection):
             outbox = self._outboxes.get(key)
             if not isinstance(outbox, RecordOutbox):
                 run = self.keyspace.run_of(key)
-                mark = self.writer.mark
-                outbox = RecordOutbox(key, self.writer_id, mark, clock=self.clock, run=run)
+                outbox = RecordOutbox(
+                    key,
+                    self.writer_id,
+                    self.writer.mark,
+                    clock=self.clock,
+                    keep_record=self.journal.keep_record,
+                    run=run,
+                )
                 self._outboxes[key] = outbox
             return outbox
 
@@ -316,7 +338,7 @@ class Connection(HasConnection):
         """The newest rows of an episode that this process writes, or has just written."""
         self.check_open()
         outbox = self._outboxes.get(key)
-        if not isinstance(outbox, StepOutbox) or outbox.is_over_here or outbox.error is not None:
+        if not isinstance(outbox, StepOutbox) or outbox.is_deleted or outbox.error is not None:
             return None
         return outbox
 
@@ -431,6 +453,8 @@ class Connection(HasConnection):
             self._begin_to_write()
         for outbox in list(self._outboxes.values()):
             outbox.after_fork_in_child(self.writer_id, self.writer.mark)
+            if isinstance(outbox, RecordOutbox):
+                outbox.keep_in(self.journal.keep_record)
 
     def __repr__(self) -> str:
         """Where it writes; no password."""

@@ -27,6 +27,7 @@ from jamboree_gym.reading.finding.names import RunNames, id_of
 from jamboree_gym.reading.follow_all import AllTail
 from jamboree_gym.reading.query import EpisodeQuery
 from jamboree_gym.recording.episode_handler import EpisodeHandler
+from jamboree_gym.recording.recovery import deliver_dead_journals
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_query import RunQuery
@@ -123,6 +124,7 @@ class Jamboree(HasConnection):
             backup=backup,
             clock=clock,
         )
+        deliver_dead_journals(self.__connection)
 
     @property
     def _connection(self) -> Connection:

@@ -294,4 +294,5 @@ def test_each_outage_is_said_once(
             call_until_full(lambda: env.step(ACTION))
         durable_valkey.start()
         wait_until(lambda outage=outage: caplog.text.count("answers again") == outage)
+        wait_until(lambda: jam._connection.writer.unsaved == 0)
         assert caplog.text.count("MiB wait for Redis") == outage

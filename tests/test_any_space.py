@@ -23,6 +23,7 @@ from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.rows import Rows, decode_rows
 from jamboree_gym.environment.spaces import layout_of_space
+from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 Case = tuple[spaces.Space, st.SearchStrategy[Any]]
@@ -139,7 +140,14 @@ def through_the_store(
     summary = EpisodeSummary("e", "Env-v0", "run", "running", 0, 0.0, 100.0, 0.0, None)
     origin = EpisodeOrigin(1, None, None, "0" * 16)
     box = StepOutbox(
-        "log", bytes(8), lambda _: math.inf, summary=summary, origin=origin, schema=schema, keep=5
+        "log",
+        bytes(8),
+        lambda _: math.inf,
+        summary=summary,
+        origin=origin,
+        schema=schema,
+        lane=Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane(),
+        keep=5,
     )
     box.add_reset(observations[0], None)
     for k, action in enumerate(actions):

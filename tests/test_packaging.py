@@ -26,7 +26,7 @@ PACKAGE = ROOT / "jamboree_gym"
 ROOMS = [
     *("errors", "checked", "timing", "progress", "process_life", "keys"),
     *("arrays", "records", "environment", "encoding", "tables"),
-    *("store", "servers", "delivery", "connection"),
+    *("store", "servers", "journal", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),
     *("wrappers", "integrations", "replay", "jamboree", "cli"),
 ]

@@ -17,10 +17,10 @@ from jamboree_gym.delivery.outbox import MAX_BATCHES_PER_APPEND
 from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, MAX_BATCH_BYTES, ROWS_PER_BATCH
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.batch_format import decode_batch
-from jamboree_gym.encoding.row_encoder import ROW_WIDTH
 from jamboree_gym.encoding.rows import decode_rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
+from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.log import AppendResult
 
@@ -34,6 +34,7 @@ ORIGIN = EpisodeOrigin(1, None, None, "0" * 16)
 
 def outbox(mark: Callable[[Any], float] = lambda _: math.inf, **options: Any) -> StepOutbox:
     options = {"summary": SUMMARY, "origin": ORIGIN, "schema": SCHEMA, "keep": 11, **options}
+    options.setdefault("lane", Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane())
     return StepOutbox("log", bytes(8), mark, **options)
 
 
@@ -212,10 +213,9 @@ def test_the_summary_is_never_ahead_of_the_rows() -> None:
         assert summary.steps == last.stop - 1
         box.settle(AppendResult(len(append.batches), last.stop, 0.0))
 
-    assert told == [
-        (MAX_BATCHES_PER_APPEND * ROWS_PER_BATCH - 1, "running"),
-        (count - 1, "terminated"),
-    ]
+    assert len(told) > 1
+    assert {status for _, status in told[:-1]} == {"running"}
+    assert told[-1] == (count - 1, "terminated")
 
 
 def test_a_note_that_is_stored_is_not_sent_again() -> None:
@@ -362,13 +362,13 @@ def test_a_refused_outbox_counts_what_it_loses_but_does_not_hold_it() -> None:
     box = begun(keep=1)
     box.seal()
     box.refuse(EpisodeInUse("another writer"))
-    for number in range(1_000):
+    for number in range(5_000):
         put(box, number)
         box.seal()
 
-    assert box.unsaved == 1_001
+    assert box.unsaved == 5_001
     assert box.pending_bytes == 0
-    assert len(box._rows) <= (ROWS_PER_BATCH + 1) * ROW_WIDTH
+    assert sum(extent.count for extent in box._extents) < 2_500
     assert box.next_append() is None
 
 

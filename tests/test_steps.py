@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from flat_rows import Row, part
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -27,7 +28,7 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
 )
 from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches
-from jamboree_gym.encoding.row_encoder import ROW_WIDTH, cut_rows, encode_rows
+from jamboree_gym.encoding.row_encoder import encode_rows
 from jamboree_gym.encoding.rows import Rows, decode_rows, rows_to_arrays, schema_digest
 from jamboree_gym.errors import DecodeError
 
@@ -47,13 +48,6 @@ arrays = st.builds(np.dtype, st.sampled_from(DTYPES)).flatmap(
 )
 
 
-Row = tuple[Any, ...]
-
-
-def flat(rows: Sequence[Row]) -> list[Any]:
-    return [value for row in rows for value in row]
-
-
 def row(observation: Any, action: Any = 0, info: bytes | None = None, at: float = 1.0) -> Row:
     kept = [v.tobytes() if isinstance(v, np.ndarray) else v for v in (observation, action)]
     return (kept[0], kept[1], 0.5, False, True, at, info, None)
@@ -67,7 +61,7 @@ def batch_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options:
         writer=bytes(8),
         t_first=rows[0][5],
         t_last=rows[-1][5],
-        body=encode_rows(flat(rows), schema, **options),
+        body=encode_rows(part(rows, schema, **options)),
     )
     return decode_batch(blob, where="log")
 
@@ -111,7 +105,7 @@ def test_rows_in_memory_look_as_rows_from_the_store(observations: list[np.ndarra
     schema = StepSchema(layout_of(observations[0]), INT64)
 
     assert_same_bits(
-        rows_to_arrays(flat([row(value) for value in observations]), schema, start=0).observations,
+        rows_to_arrays(part([row(value) for value in observations], schema)).observations,
         observations,
     )
 
@@ -165,12 +159,12 @@ def test_infos_come_back_each_with_its_row(infos: list[dict[str, Any]]) -> None:
 def test_a_batch_without_infos_spends_no_byte_on_them() -> None:
     schema = StepSchema(FLOAT32, INT64)
     observation = np.zeros(2, np.float32)
-    plain = encode_rows(flat([row(observation)]), schema)
+    plain = encode_rows(part([row(observation)], schema))
 
-    assert len(encode_rows(flat([row(observation, info=encode_mapping({"a": 1}))]), schema)) > len(
+    assert len(encode_rows(part([row(observation, info=encode_mapping({"a": 1}))], schema))) > len(
         plain
     )
-    assert plain == encode_rows(flat([row(observation)]), schema, ())
+    assert plain == encode_rows(part([row(observation)], schema, ()))
 
 
 def test_what_actions_were_comes_back() -> None:
@@ -205,72 +199,55 @@ def test_a_slice_of_rows_knows_where_it_begins() -> None:
 # -- layouts that change ----------------------------------------------------------------------
 
 
-def cut(schemas: list[tuple[int, StepSchema]], count: int, size: int = 100) -> list[tuple]:
-    parts = cut_rows(10, flat([row(n) for n in range(count)]), schemas, size)
-    return [(part.start, part.count, part.schema, list(part.changes)) for part in parts]
+def cut(changes: list[tuple[int, StepSchema]], count: int, size: int = 100) -> list[tuple]:
+    whole = part([row(n) for n in range(count)], INT_SCHEMA, changes, start=10)
+    return [(one.start, one.count, one.schema, list(one.changes)) for one in whole.cut(size)]
 
 
-SMALL = StepSchema(Leaf(np.dtype(np.float32), (2,), "array"), INT64)
-LARGE = StepSchema(Leaf(np.dtype(np.float64), (2,), "array"), INT64)
+INT_SCHEMA = StepSchema(INT64, INT64)
+NUMPY_SCHEMA = StepSchema(INT64, NUMPY.action)
 
 
 def test_rows_of_one_layout_are_cut_by_number_only() -> None:
-    assert cut([(0, SMALL)], 5, size=2) == [
-        (10, 2, SMALL, []),
-        (12, 2, SMALL, []),
-        (14, 1, SMALL, []),
+    assert cut([], 5, size=2) == [
+        (10, 2, INT_SCHEMA, []),
+        (12, 2, INT_SCHEMA, []),
+        (14, 1, INT_SCHEMA, []),
     ]
-
-
-def test_rows_are_cut_where_the_columns_change() -> None:
-    assert cut([(0, SMALL), (12, LARGE)], 5) == [(10, 2, SMALL, []), (12, 3, LARGE, [])]
 
 
 def test_rows_are_not_cut_where_only_the_kind_of_the_action_changes() -> None:
-    schemas = [(0, SMALL), (11, NUMPY), (13, SMALL)]
+    changes = [(1, NUMPY_SCHEMA), (3, INT_SCHEMA)]
 
-    assert cut(schemas, 5) == [(10, 5, SMALL, [(1, NUMPY), (3, SMALL)])]
+    assert cut(changes, 5) == [(10, 5, INT_SCHEMA, changes)]
 
 
 def test_a_part_that_begins_within_another_kind_says_so() -> None:
-    schemas = [(0, SMALL), (11, NUMPY)]
-
-    assert cut(schemas, 5, size=3) == [
-        (10, 3, SMALL, [(1, NUMPY)]),
-        (13, 2, NUMPY, []),
+    assert cut([(1, NUMPY_SCHEMA)], 5, size=3) == [
+        (10, 3, INT_SCHEMA, [(1, NUMPY_SCHEMA)]),
+        (13, 2, NUMPY_SCHEMA, []),
     ]
 
 
-def test_layouts_of_rows_that_are_gone_or_to_come_do_not_matter() -> None:
-    assert cut([(0, LARGE), (4, SMALL), (15, LARGE)], 5) == [(10, 5, SMALL, [])]
-
-
-def test_no_rows_make_no_parts() -> None:
-    assert cut([(0, SMALL), (10, LARGE)], 0) == []
-
-
 @given(
-    st.lists(st.sampled_from([SMALL, LARGE, NUMPY]), min_size=1, max_size=8),
+    st.lists(st.sampled_from([INT_SCHEMA, NUMPY_SCHEMA]), min_size=1, max_size=8),
     st.integers(1, 4),
-    st.integers(0, 5),
 )
-def test_every_row_is_in_one_part_with_its_own_layout(
-    layouts: list[StepSchema], size: int, start: int
-) -> None:
-    schemas = [(0, layouts[0])]
-    schemas += [(i, new) for i, new in enumerate(layouts) if i and new != layouts[i - 1]]
-    start = min(start, len(layouts) - 1)
-    known = [s for s in schemas if s[0] <= start][-1:] + [s for s in schemas if s[0] > start]
+def test_every_row_is_in_one_part_with_its_own_layout(layouts: list[StepSchema], size: int) -> None:
+    changes = [(i, new) for i, new in enumerate(layouts) if i and new != layouts[i - 1]]
+    infos = [encode_mapping({"n": n}) if n % 3 else None for n in range(len(layouts))]
+    rows = [row(n, info=info) for n, info in enumerate(infos)]
 
     found = []
-    rows = flat([row(n) for n in range(start, len(layouts))])
-    for part in cut_rows(start, rows, known, size):
-        assert 0 < part.count <= size
-        schemas_here = [(0, part.schema), *part.changes]
-        for offset, observation in enumerate(part.rows[::ROW_WIDTH]):
-            found.append((observation, schema_at(schemas_here, offset)))
+    for one in part(rows, layouts[0], changes, start=7).cut(size):
+        assert 0 < one.count <= size
+        schemas_here = [(0, one.schema), *one.changes]
+        infos_here = dict(one.infos)
+        assert one.start == 7 + len(found)
+        for offset, observation in enumerate(one.columns[0]):
+            found.append((observation, schema_at(schemas_here, offset), infos_here.get(offset)))
 
-    assert found == [(n, layouts[n]) for n in range(start, len(layouts))]
+    assert found == [(n, *what) for n, what in enumerate(zip(layouts, infos, strict=True))]
 
 
 # -- damage -----------------------------------------------------------------------------------
@@ -282,7 +259,7 @@ def damaged_batch(body: bytes, count: int = 3) -> Batch:
 
 GOOD_SCHEMA = StepSchema(FLOAT32, INT64)
 GOOD_BODY = encode_rows(
-    flat([row(np.ones(2, np.float32), info=encode_mapping({"a": [1, 2]}))] * 3), GOOD_SCHEMA
+    part([row(np.ones(2, np.float32), info=encode_mapping({"a": [1, 2]}))] * 3, GOOD_SCHEMA)
 )
 
 
@@ -429,8 +406,8 @@ def test_a_schema_that_is_never_written_is_refused(change: tuple[bytes, bytes]) 
 def test_rows_that_were_joined_as_objects_are_joined_again() -> None:
     of_dict = StepSchema(Group("dict", ("a", "b"), (INT64, INT64)), INT64)
     parts = [
-        rows_to_arrays(flat([row((1, 2))]), of_dict, start=0),
-        rows_to_arrays(flat([row(3)]), GOOD_INT, start=1),
+        rows_to_arrays(part([row((1, 2))], of_dict)),
+        rows_to_arrays(part([row(3)], GOOD_INT, start=1)),
     ]
     joined = Rows.concatenate(parts)
 

@@ -71,6 +71,11 @@ class StepSchema:
         return tuple(column for _, column in self.named_columns)
 
     @cached_property
+    def first_number(self) -> int:
+        """Which of the columns is that of the rewards; flags and timestamps follow it."""
+        return sum(1 for layout in self._layouts[:2] for _ in columns_of(layout, ""))
+
+    @cached_property
     def is_annotated(self) -> bool:
         """Whether there is anything that an agent said."""
         return self.annotation != NOTHING
@@ -117,9 +122,8 @@ class StepSchema:
 
     @cached_property
     def has_encoded(self) -> bool:
-        """Whether values of observation or action are encoded one by one."""
-        columns = (*columns_of(self.observation, ""), *columns_of(self.action, ""))
-        return not all(isinstance(column, Leaf) for _, column in columns)
+        """Whether values of a column are encoded one by one."""
+        return not all(isinstance(column, Leaf) for column in self.columns)
 
     @cached_property
     def arrow(self) -> pa.Schema:

@@ -24,6 +24,7 @@ from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, Writer
 from jamboree_gym.errors import JamboreeError
+from jamboree_gym.journal.journal import Journal
 from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.servers.embedded import EmbeddedServers
 from jamboree_gym.store.mongo.link import check_threads
@@ -90,6 +91,7 @@ class Opened:
 
     store: ReadThroughStore
     writer: Writer
+    journal: Journal
     lease: Lease
     writer_name: str
 
@@ -162,6 +164,7 @@ class Opened:
         try:
             self.writer.close(timeout_s)
         finally:
+            self.journal.close(keep=self.writer.unsaved > 0)
             if self.backup is not None:
                 self.backup.close(max(0.0, deadline - time.monotonic()))
             self.lease.close(timeout_s)
@@ -175,6 +178,7 @@ class Opened:
         """Leave to the parent what it has opened; a closed one stays closed."""
         self._lock = threading.RLock()  # whoever held it is not in this process
         self._mongo_lock = threading.RLock()
+        self.journal.after_fork_in_child()
         self.store.after_fork_in_child()
         self._parents_mongo, self.mongo = self.mongo or self._parents_mongo, None
 

@@ -18,9 +18,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
+from jamboree_gym.journal.entry_log import RecordPlace
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 
@@ -32,6 +34,9 @@ MAX_BATCH_BYTES = 1 << 20
 MAX_BATCH_RECORDS = 256  # so that reading the newest few never decodes many
 MAX_RECORD_BYTES = 256 << 20  # Redis takes no more than 512 MiB in one piece
 RECORD_OVERHEAD_BYTES = 64
+
+KeepRecord: TypeAlias = Callable[[bytes, float, bytes], RecordPlace | None]
+"""Keeps a record in the journal: key of its log, time, encoded record."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class SealedBatch:
         timestamps: Their times, epoch seconds; empty where a batch is never moved.
         records: The encoded records, kept for the case that another writer was first.
         summary: Of an episode, as it is after these rows.
+        places: Where the records are in the journal.
     """
 
     encoded: bytes
@@ -53,6 +59,19 @@ class SealedBatch:
     timestamps: Sequence[float] = ()
     records: Sequence[bytes] = ()
     summary: EpisodeSummary | None = None
+    places: Sequence[RecordPlace | None] = ()
+
+    def plan(self, start: int) -> None:
+        """Note in the journal with which indices the records are sent."""
+        for index, place in enumerate(self.places, start):
+            if place is not None:
+                place.plan(index)
+
+    def confirm(self) -> None:
+        """Note in the journal that Redis has them."""
+        for place in self.places:
+            if place is not None:
+                place.confirm()
 
 
 class Outbox(ABC):
@@ -69,11 +88,8 @@ class Outbox(ABC):
         key: The log.
         error: Why it can never be written, None as long as it can.
         late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
-        was_refused: Whether the writer knows of `error`, or of `cut_off`.
-        cut_off: Why the log ends before what was put last; None where it does not.
+        was_refused: Whether the writer knows of `error`.
     """
-
-    cut_off: JamboreeError | None = None
 
     __slots__ = (
         "__weakref__",
@@ -202,6 +218,8 @@ class Outbox(ABC):
         """Take the server's answer to the last `next_append`."""
         # What an earlier try had stored, and somebody deleted then, is not stored again.
         done = self._sent if result.is_deleted else result.stored
+        for batch in islice(self._batches, done):
+            batch.confirm()
         left = deque(islice(self._batches, done, None))
         stored = sum([batch.count for batch in islice(self._batches, done)])
         self._batches, self._stored_count = left, self._stored_count + stored
@@ -240,10 +258,13 @@ class RecordOutbox(Outbox):
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
         clock: Gives the time of each record, epoch seconds.
+        keep_record: Keeps a record of this log in the journal.
         run: The run that is listed because of these records; None = none.
     """
 
     __slots__ = (
+        "_keep_record",
+        "_key_bytes",
         "_lock",
         "_queue",
         "_queued_bytes",
@@ -258,12 +279,15 @@ class RecordOutbox(Outbox):
         mark: Callable[[Outbox], float],
         *,
         clock: Callable[[], float] = time.time,
+        keep_record: KeepRecord = lambda key, time_s, record: None,
         run: str | None = None,
     ) -> None:
         super().__init__(key, CODEC_RECORDS, writer_id, mark, clock)
         self._run = run
+        self._keep_record = keep_record
+        self._key_bytes = key.encode()
         self._lock = threading.Lock()
-        self._queue: list[tuple[float, bytes]] = []
+        self._queue: list[tuple[float, bytes, RecordPlace | None]] = []
         self._queued_bytes = 0
         self._t_last = -math.inf
 
@@ -285,10 +309,11 @@ class RecordOutbox(Outbox):
             now = self._clock()
             if now <= self._t_last:
                 now = math.nextafter(self._t_last, math.inf)
+            place = self._keep_record(self._key_bytes, now, record)
             self._t_last = now
             self._queued_bytes = queued_bytes
             self._put_count += 1
-            self._queue.append((now, record))
+            self._queue.append((now, record, place))
             return queued_bytes
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
@@ -308,18 +333,22 @@ class RecordOutbox(Outbox):
             return
         batches = deque(self._batches)
         next_index = self._next_index
-        for cut in _cuts([record for _, record in queued]):
-            timestamps, records = zip(*queued[cut], strict=True)
-            batches.append(self._batch(next_index, timestamps, records))
+        for cut in _cuts([record for _, record, _ in queued]):
+            timestamps, records, places = zip(*queued[cut], strict=True)
+            batches.append(self._batch(next_index, timestamps, records, places))
             next_index += len(records)
         with self._lock:
             left = self._queue[len(queued) :]
-            left_bytes = sum(len(record) + RECORD_OVERHEAD_BYTES for _, record in left)
+            left_bytes = sum(len(record) + RECORD_OVERHEAD_BYTES for _, record, _ in left)
             self._batches, self._next_index = batches, next_index
             self._queue, self._queued_bytes = left, left_bytes
 
     def _batch(
-        self, start: int, timestamps: Sequence[float], records: Sequence[bytes]
+        self,
+        start: int,
+        timestamps: Sequence[float],
+        records: Sequence[bytes],
+        places: Sequence[RecordPlace | None],
     ) -> SealedBatch:
         encoded = encode_batch(
             codec=CODEC_RECORDS,
@@ -330,7 +359,9 @@ class RecordOutbox(Outbox):
             t_last=timestamps[-1],
             body=encode_records(timestamps, records),
         )
-        return SealedBatch(encoded, len(records), timestamps, records)
+        batch = SealedBatch(encoded, len(records), timestamps, records, places=places)
+        batch.plan(start)
+        return batch
 
     def _continue_at(self, result: AppendResult) -> None:
         """Queue behind the other writer: new indices, and times after its last one."""
@@ -342,7 +373,7 @@ class RecordOutbox(Outbox):
             for time_s in batch.timestamps:
                 t_last = time_s if time_s > t_last else math.nextafter(t_last, math.inf)
                 timestamps.append(t_last)
-            moved.append(self._batch(next_index, timestamps, batch.records))
+            moved.append(self._batch(next_index, timestamps, batch.records, batch.places))
             next_index += batch.count
         with self._lock:
             self._t_last = max(self._t_last, t_last)
@@ -359,6 +390,10 @@ class RecordOutbox(Outbox):
                 known,
                 count,
             )
+
+    def keep_in(self, keep_record: KeepRecord) -> None:
+        """From now on another journal keeps the records."""
+        self._keep_record = keep_record
 
     def start_over(self) -> None:
         """The log has been deleted by this process."""

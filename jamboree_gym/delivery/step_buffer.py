@@ -1,7 +1,7 @@
 """The rows of one episode, as the environment's thread puts them.
 
-`put` is the hot path: it runs inside `env.step`, so it only checks the layout, copies the arrays to
-bytes and extends one list. Columns, Arrow, checksums and Redis are the delivering thread's work.
+`add_step` is the hot path: it runs inside `env.step`, so it only checks the layout, and packs the
+values into a row of the journal. Columns, checksums and Redis are the delivering thread's work.
 
 Two threads meet here. The caller's alone adds rows and counts them; the delivering one alone takes
 them. Whatever else both touch (layouts, the trimming of what is kept) is under one lock.
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 import threading
-from abc import ABC
-from bisect import bisect_left, bisect_right
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import (
     ENCODED,
@@ -30,10 +30,14 @@ from jamboree_gym.arrays.packing import pack_any, variable_bytes
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
-from jamboree_gym.encoding.row_encoder import ROW_WIDTH, TIMESTAMP, RowPart, cut_rows, prepare
+from jamboree_gym.encoding.row_encoder import prepare
+from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane
+from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, TERMINATED, TRUNCATED
+from jamboree_gym.journal.row_parts import joined, part_of
 
 __all__ = [
     "CHECK_EVERY_BYTES",
@@ -45,7 +49,7 @@ __all__ = [
 
 ROWS_PER_BATCH = 256
 MAX_BATCH_BYTES = 1 << 20
-ROW_OVERHEAD_BYTES = 200
+ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
 _NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
@@ -59,29 +63,39 @@ class RowBuffer(Outbox, ABC):
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
         schema: Layout of the rows, as far as it can be guessed.
-        keep: So many of the newest rows stay in memory for `recent`.
+        lane: Where the rows are written.
+        keep: So many of the newest rows stay there for `recent`.
         started_at: Timestamp of row 0, epoch seconds.
         clock: Gives the time of each other row, epoch seconds.
     """
 
     __slots__ = (
         "_check_every",
-        "_columns_since",
-        "_first_kept",
+        "_content",
+        "_count_at",
+        "_extents",
+        "_first_at",
         "_has_encoded",
+        "_is_direct",
         "_keep",
+        "_lane",
+        "_last_at",
+        "_nbytes",
+        "_number",
         "_pack_annotation",
+        "_pack_into",
         "_pack_observation",
         "_parts",
         "_relayouts",
+        "_reset_row",
         "_row_bytes",
-        "_rows",
         "_schemas",
         "_seal_lock",
         "_sealed",
         "_t_last",
         "_variable_bytes_put",
         "_variable_bytes_sealed",
+        "_words",
         "pack_action",
         "packed_action",
         "schema",
@@ -94,6 +108,7 @@ class RowBuffer(Outbox, ABC):
         mark: Callable[[Outbox], float],
         *,
         schema: StepSchema,
+        lane: RowLane,
         keep: int,
         started_at: float,
         clock: Callable[[], float],
@@ -101,19 +116,23 @@ class RowBuffer(Outbox, ABC):
         super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.schema = schema  # layout of the newest row
         self.packed_action: Any = None  # of the next step
+        self._lane = lane
         self._keep = max(1, keep)
-        self._rows: list[Any] = []  # flat: see FlatRows
-        self._first_kept = 0  # row number of the first of self._rows
+        self._extents: list[Extent] = []  # the last one is written to
         self._sealed = 0  # row number of the first row that is in no batch and no part yet
         self._parts: list[RowPart] = []  # taken, but in no batch yet
         self._seal_lock = threading.Lock()
-        self._schemas: list[tuple[int, StepSchema]] = []  # first row number of each
-        self._columns_since = 0  # row number from which on all rows fit into one batch
+        self._schemas: dict[int, StepSchema] = {}  # by the numbers that rows have for them
+        self._reset_row: tuple[Any, bytes | None] = (None, None)  # packed observation and info
         self._relayouts = 0
         self._t_last = started_at
         self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
         self._variable_bytes_sealed = 0
-        self._use(0, schema)
+        self._use(schema)
+
+    @abstractmethod
+    def _title(self, start: int) -> bytes:
+        """Says in the journal of which episode the rows from there on are."""
 
     @property
     def newest_at(self) -> float:
@@ -131,19 +150,91 @@ class RowBuffer(Outbox, ABC):
         """Whether the server has everything, what is written beside the rows included."""
         return not self._marked and not self._batches and self.unsaved == 0
 
-    def _use(self, first_row: int, schema: StepSchema) -> None:
-        if not self._schemas or not schema.shares_columns_with(self.schema):
-            self._columns_since = first_row
-        self._schemas = [known for known in self._schemas if known[0] < first_row]
-        self._schemas.append((first_row, schema))
+    def _use(self, schema: StepSchema) -> None:
         self.schema = schema
         self.pack_action = schema.pack_action
         self._pack_observation = schema.pack_observation
         self._pack_annotation = schema.pack_annotation
         self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
         self._has_encoded = schema.has_encoded
-        rows = max(1, min(ROWS_PER_BATCH, CHECK_EVERY_BYTES // self._row_bytes))
-        self._check_every = rows * ROW_WIDTH
+        self._check_every = max(1, min(ROWS_PER_BATCH, CHECK_EVERY_BYTES // self._row_bytes))
+
+    def _open_extent(self, start: int, room: int) -> None:
+        """Begin to write behind what is in the lane, or in a new block where it is full."""
+        schema, lane = self.schema, self._lane
+        extent = lane.extent(schema, start, self._title(start), room)
+        number, row_format = lane.number_of(schema), extent.row_format
+        self._schemas[number] = schema
+        self._extents.append(extent)
+        self._number = number
+        self._words, self._count_at = extent.words, extent.count_at
+        self._content, self._first_at = extent.content, extent.first_at
+        self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
+        self._is_direct = row_format.is_direct
+        self._last_at = lane.back - row_format.nbytes
+
+    def _add_row(
+        self,
+        flags: int,
+        reward: float,
+        now: float,
+        observation: Any,
+        action: Any,
+        info: bytes | None,
+        annotation: Any = None,
+    ) -> int:
+        """Write a row; number of rows in its extent then. Its last act is to publish the row."""
+        words, count_at = self._words, self._count_at
+        count = words[count_at]
+        at = self._first_at + count * self._nbytes
+        if info is None and self._is_direct:
+            if at > self._last_at:
+                self._open_extent(self._extents[-1].stop, 0)
+                words, count_at, count, at = self._words, self._count_at, 0, self._first_at
+            self._pack_into(
+                self._content, at, flags, self._number, reward, now, 0, 0, observation, action
+            )
+        else:
+            self._add_large_row(flags, reward, now, observation, action, info, annotation)
+            words, count_at = self._words, self._count_at
+            count = words[count_at]
+        words[count_at] = count = count + 1
+        return count
+
+    def _add_large_row(
+        self,
+        flags: int,
+        reward: float,
+        now: float,
+        observation: Any,
+        action: Any,
+        info: bytes | None,
+        annotation: Any,
+    ) -> None:
+        """Write a row that is more than an array or number for observation and action."""
+        size = self._variable_bytes_of(observation, action, annotation)
+        size += 0 if info is None else len(info)
+        if self._first_at + self._words[self._count_at] * self._nbytes > self._last_at - size:
+            self._open_extent(self._extents[-1].stop, size)
+        at = self._first_at + self._words[self._count_at] * self._nbytes
+        lane, row_format = self._lane, self._extents[-1].row_format
+        columns = row_format.flattened(observation, action, annotation, lane.keep)
+        info_place = NOWHERE if info is None else lane.keep(info)
+        self._last_at = lane.back - self._nbytes
+        self._variable_bytes_put += size
+        if annotation is not None:
+            flags |= ANNOTATED
+        self._pack_into(self._content, at, flags, self._number, reward, now, *info_place, *columns)
+
+    def _variable_bytes_of(self, observation: Any, action: Any, annotation: Any) -> int:
+        """Bytes of what has no fixed size in packed values."""
+        schema = self.schema
+        if not schema.has_encoded:
+            return 0
+        said = schema.annotation_filler if annotation is None else annotation
+        packed = (observation, action, said)
+        layouts = (schema.observation, schema.action, schema.annotation)
+        return sum(map(variable_bytes, packed, layouts))
 
     def add_reset(self, observation: Any, info: bytes | None) -> None:
         """Queue row 0: what `reset` returned.
@@ -158,16 +249,17 @@ class RowBuffer(Outbox, ABC):
             layout = _layout_of(observation, schema.observation, "observation")
             packed_observation = _packed(observation, layout, "observation")
             if layout != schema.observation:
-                self._use(0, _prepared(StepSchema(layout, schema.action, schema.annotation)))
-        if info is not None:
-            self._variable_bytes_put += len(info)
-        if self._has_encoded:
-            self._variable_bytes_put += variable_bytes(packed_observation, self.schema.observation)
-        nothing = self.schema.action_filler
-        self._rows.extend(
-            (packed_observation, nothing, 0.0, False, False, self._t_last, info, None)
-        )
+                self._use(_prepared(StepSchema(layout, schema.action, schema.annotation)))
+        self._reset_row = packed_observation, info
+        self._add_reset_row()
         self._announce()
+
+    def _add_reset_row(self) -> None:
+        observation, info = self._reset_row
+        action = self.schema.action_filler
+        room = self._variable_bytes_of(observation, action, None) + len(info or b"")
+        self._open_extent(0, room)
+        self._add_row(0, 0.0, self._t_last, observation, action, info)
 
     def set_action(self, action: Any) -> None:
         """Keep the action of the step that comes, as it is before the environment gets it.
@@ -217,25 +309,19 @@ class RowBuffer(Outbox, ABC):
             now = math.nextafter(self._t_last, math.inf)
             self.late_at = -math.inf  # such a time says nothing of the thread: have it looked at
         self._t_last = now
-        if info is not None or self._has_encoded:
-            self._count_variable(packed_observation, info)
-        rows = self._rows
-        rows.extend(  # one call, so that another thread sees the row whole or not at all
-            (
-                packed_observation,
-                self.packed_action,
-                reward,
-                terminated,
-                truncated,
-                now,
-                info,
-                packed_annotation,
-            )
+        count = self._add_row(
+            terminated * TERMINATED + truncated * TRUNCATED,
+            reward,
+            now,
+            packed_observation,
+            self.packed_action,
+            info,
+            packed_annotation,
         )
         if self._marked:
             return (
                 now > self.late_at
-                or len(rows) % self._check_every == 0
+                or count % self._check_every == 0
                 or (info is not None and len(info) >= CHECK_EVERY_BYTES)
             )
         self._announce()
@@ -251,18 +337,9 @@ class RowBuffer(Outbox, ABC):
         if now <= self._t_last:
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
-        self._rows.extend(
-            (packed_observation, packed_action, reward, False, False, now, None, None)
-        )
+        self._add_row(0, reward, now, packed_observation, packed_action, None)
         if not self._marked:
             self._announce()
-
-    def _count_variable(self, observation: Any, info: bytes | None) -> None:
-        size = len(info or b"")
-        if self._has_encoded:
-            size += variable_bytes(self.packed_action, self.schema.action)
-            size += variable_bytes(observation, self.schema.observation)
-        self._variable_bytes_put += size
 
     def _announce(self) -> None:
         """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
@@ -306,12 +383,20 @@ class RowBuffer(Outbox, ABC):
 
         The reset's action is a filler, and takes the layout of the first action.
         """
+        known = self.schema
         with self._seal_lock:
-            first_row = self._stop
-            if first_row == 1 and self._sealed == 0 and schema.action != self.schema.action:
-                self._rows[1] = schema.action_filler
-                first_row = 0
-            self._use(first_row, _prepared(schema))
+            stop = self._stop
+            self._use(_prepared(schema))
+            if stop == 1 and self._sealed == 0 and schema.action != known.action:
+                replaced = self._extents[0]
+                self._add_reset_row()
+                del self._extents[0]
+                replaced.set_state(DROPPED)
+            elif schema.shares_columns_with(known):
+                self._number = self._lane.number_of(self.schema)
+                self._schemas[self._number] = self.schema
+            else:
+                self._open_extent(stop, 0)
 
     def recent(self, n: int) -> Rows | None:
         """The newest n steps and the row before them, None where memory does not hold them."""
@@ -326,35 +411,55 @@ class RowBuffer(Outbox, ABC):
     def between(self, t0: float, t1: float) -> Rows | None:
         """Rows with t0 <= timestamp <= t1 and the row before them, None as above."""
         with self._seal_lock:
-            times = self._rows[TIMESTAMP::ROW_WIDTH]
-            first = self._first_kept + bisect_left(times, t0)
-            stop = self._first_kept + bisect_right(times, t1)
+            first_kept, times = self._times()
+            first = first_kept + int(np.searchsorted(times, t0, "left"))
+            stop = first_kept + int(np.searchsorted(times, t1, "right"))
             return self._held(first - 1, max(first, stop))
 
     def as_of(self, t: float) -> Rows | None:
         """The newest row with timestamp <= t and the row before it, None as above."""
         with self._seal_lock:
-            stop = self._first_kept + bisect_right(self._rows[TIMESTAMP::ROW_WIDTH], t)
+            first_kept, times = self._times()
+            stop = first_kept + int(np.searchsorted(times, t, "right"))
             return self._held(stop - 2, stop)
+
+    def _times(self) -> tuple[int, npt.NDArray[np.float64]]:
+        """Number of the first row that is held, and the timestamps of all that are."""
+        extents = self._extents
+        times = [extent.rows(extent.start, extent.stop)["timestamp"] for extent in extents]
+        return extents[0].start, np.concatenate(times)
 
     @property
     def _stop(self) -> int:
-        return self._first_kept + len(self._rows) // ROW_WIDTH
+        return self._extents[-1].stop if self._extents else 0
 
     def _held(self, start: int, stop: int) -> Rows | None:
         start = max(start, 0)
-        if start < max(self._first_kept, self._columns_since) or start >= stop:
+        if not self._extents or start < self._extents[0].start or start >= stop:
             return None
-        skipped, taken = start - self._first_kept, stop - self._first_kept
-        rows = self._rows[skipped * ROW_WIDTH : taken * ROW_WIDTH]
-        return rows_to_arrays(rows, self.schema, start=start, schemas=(*self._schemas,))
+        parts = self._parts_between(start, stop)
+        schema = parts[0].schema
+        if not all(part.schema.shares_columns_with(schema) for part in parts):
+            return None
+        return rows_to_arrays(joined(parts))
+
+    def _parts_between(self, start: int, stop: int) -> list[RowPart]:
+        """The rows with these numbers, a part for each extent; views of the blocks."""
+        parts = []
+        for extent in self._extents:
+            first, end = max(start, extent.start), min(stop, extent.stop)
+            if first < end:
+                rows = extent.rows(first, end)
+                parts.append(part_of(rows, extent.content, first, self._schemas))
+                start = end
+        return parts
 
     # -- the delivering thread's side -------------------------------------------------------
 
     @property
     def _waiting_bytes(self) -> int:
         """Memory held by rows that are in no batch yet, roughly."""
-        waiting = len(self._rows) // ROW_WIDTH + self._first_kept - self._sealed
+        waiting = self._stop - self._sealed
         return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
 
     def _take(self) -> None:
@@ -362,33 +467,41 @@ class RowBuffer(Outbox, ABC):
 
         A Ctrl-C may come at any call: so the last statement alone changes what is taken.
         """
-        start, variable_bytes = self._sealed, self._variable_bytes_put
-        rows = self._rows[(start - self._first_kept) * ROW_WIDTH :]
-        if rows:
-            count = len(rows) // ROW_WIDTH
+        start, stop, variable_bytes = self._sealed, self._stop, self._variable_bytes_put
+        if stop > start:
             new_bytes = variable_bytes - self._variable_bytes_sealed
-            row_bytes = self._row_bytes + new_bytes // count
+            row_bytes = self._row_bytes + new_bytes // (stop - start)
             size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
-            parts = self._parts + cut_rows(start, rows, self._schemas, size)
-            stop = start + count
+            taken = [part for whole in self._parts_between(start, stop) for part in whole.cut(size)]
+            parts = self._parts + taken
             self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
-            self._forget()
+
+    def _confirm_rows(self, row: int) -> None:
+        """Redis has all rows below this number."""
+        for extent in self._extents:
+            extent.confirm(row)
+        self._forget(row)
+
+    def _forget(self, row: int) -> None:
+        """No row below this number is needed any more, except for `recent`."""
+        with self._seal_lock:
+            needed_from = min(row, self._sealed, self._stop - self._keep)
+            surplus = 0
+            while surplus + 1 < len(self._extents) and self._extents[surplus].stop <= needed_from:
+                surplus += 1
+            del self._extents[:surplus]
+
+    def _drop_rows(self) -> None:
+        """Nobody wants the rows any more, nor those that still come: not after a kill either."""
+        for extent in self._extents:
+            extent.set_state(DROPPED)
 
     def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put; here, nothing more can be written."""
         self._seal_lock = threading.Lock()  # whoever held it is not in this process
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
-
-    def _forget(self) -> None:
-        """Let go of rows and layouts that neither a batch nor `recent` needs any more."""
-        surplus = self._sealed - self._first_kept - self._keep
-        if surplus >= ROWS_PER_BATCH:
-            del self._rows[: surplus * ROW_WIDTH]
-            self._first_kept += surplus
-        needed_from = min(self._sealed, self._first_kept)
-        while len(self._schemas) > 1 and self._schemas[1][0] <= needed_from:
-            del self._schemas[0]
+        self._parts = []
 
 
 def _prepared(schema: StepSchema) -> StepSchema:

@@ -7,26 +7,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
+
+import msgspec
 
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.arrays.values import shown
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
 from jamboree_gym.delivery.step_buffer import RowBuffer
-from jamboree_gym.encoding.row_encoder import (
-    RowPart,
-    seal_rows,
-    single_rows,
-    status_after,
-    summary_after,
-)
+from jamboree_gym.encoding.row_encoder import seal_rows
+from jamboree_gym.encoding.row_part import RowPart, summary_after
 from jamboree_gym.encoding.summary_codec import (
     check_summary,
     encode_episode_note,
     encode_origin,
     encode_summary,
 )
-from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeError
+from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
+from jamboree_gym.journal.row_block import ABANDONED, RowLane
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.log import AppendResult, IndexEntry
 
@@ -45,6 +42,7 @@ class StepOutbox(RowBuffer):
         summary: As it is before the first row.
         origin: What the episode can be begun with again.
         schema: Layout of the rows, as far as it can be guessed.
+        lane: Where the rows are written.
         keep: So many of the newest rows stay in memory for `recent`.
         blobs: What `origin` refers to, by digest.
         clock: Gives the time of each step, epoch seconds.
@@ -55,8 +53,6 @@ class StepOutbox(RowBuffer):
     Attributes:
         summary: As it is after the rows that are in batches.
         is_deleted: Whether the episode has been deleted: nothing more of it is kept.
-        cut_off: Why a row could not be encoded. The rows before it are stored, the episode is
-            abandoned, and nothing more of it is kept.
     """
 
     __slots__ = (
@@ -66,7 +62,6 @@ class StepOutbox(RowBuffer):
         "_origin",
         "_status",
         "_stored_status",
-        "cut_off",
         "is_deleted",
         "summary",
     )
@@ -80,6 +75,7 @@ class StepOutbox(RowBuffer):
         summary: EpisodeSummary,
         origin: EpisodeOrigin,
         schema: StepSchema,
+        lane: RowLane,
         keep: int,
         blobs: Mapping[str, bytes] | None = None,
         clock: Callable[[], float] = time.time,
@@ -89,6 +85,7 @@ class StepOutbox(RowBuffer):
             writer_id,
             mark,
             schema=schema,
+            lane=lane,
             keep=keep,
             started_at=summary.started_at,
             clock=clock,
@@ -96,7 +93,6 @@ class StepOutbox(RowBuffer):
         check_summary(summary)
         self.summary = summary
         self.is_deleted = False
-        self.cut_off: InvalidRecord | None = None
         self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
@@ -104,22 +100,18 @@ class StepOutbox(RowBuffer):
         self._note_stored: EpisodeSummary | None = None
         self._blobs_used: Mapping[str, bytes] = blobs or {}
 
+    def _title(self, start: int) -> bytes:
+        summary = self.summary
+        note, digests = None, list[str]()
+        if start == 0:
+            note = encode_episode_note(encode_summary(summary), self._origin)
+            digests = list(self._blobs_used)
+        return msgspec.msgpack.encode((self.key, summary.id, note, digests))
+
     @property
     def status(self) -> EpisodeStatus:
         """How it ended, or `running`."""
         return self._status
-
-    @property
-    def is_over_here(self) -> bool:
-        """Whether nothing more is kept, although the environment may go on."""
-        return self.is_deleted or self.cut_off is not None
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the server has everything that it will get."""
-        if self.cut_off is None:
-            return super().is_settled
-        return not self._batches and self._stored_status == self._status
 
     @property
     def unsaved(self) -> int:
@@ -132,6 +124,8 @@ class StepOutbox(RowBuffer):
         """The episode is over: its summary is written with the next delivery. Once only."""
         if self._status == "running":
             self._status = status
+            if status == "abandoned" and self._extents:
+                self._extents[-1].set_state(ABANDONED)
             self._announce()
 
     def drop(self) -> None:
@@ -139,6 +133,7 @@ class StepOutbox(RowBuffer):
         with self._seal_lock:
             self.is_deleted = True
             self._marked = False  # so that the next row looks
+            self._drop_rows()
         self._parts = []
         self._batches.clear()
 
@@ -163,17 +158,9 @@ class StepOutbox(RowBuffer):
             self._take()
         if self.error is not None or self.is_deleted:
             self._parts = []
+            self._forget(self.rows_put)
             return
-        if self.cut_off is not None:
-            self._parts = []
-            return
-        try:
-            batches, summary = self._sealed_parts(self._parts, status)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a row that should not have been accepted
-            self._break_off(error)
-            return
+        batches, summary = self._sealed_parts(self._parts, status)
         all_batches = self._batches + deque(batches)
         self._batches, self.summary, self._parts = all_batches, summary, []
 
@@ -182,49 +169,13 @@ class StepOutbox(RowBuffer):
     ) -> tuple[list[SealedBatch], EpisodeSummary]:
         summary, batches = self.summary, []
         if parts and status == "running":
-            status = status_after(parts[-1])  # it may be here a moment before `end` is called
+            status = parts[-1].status  # it may be here a moment before `end` is called
         for part in parts:
             summary = summary_after(summary, part, status if part is parts[-1] else "running")
             batches.append(self._batch(part, summary))
         if status not in ("running", summary.status):
             summary = replace(summary, status=status)
         return batches, summary
-
-    def _break_off(self, error: Exception) -> None:
-        """Keep what comes before the first row that cannot be encoded; the episode ends there.
-
-        Raises:
-            Exception: There is nothing before it: the log can never be written.
-        """
-        batches, summary = list[SealedBatch](), self.summary
-        for row in chain.from_iterable(map(single_rows, self._parts)):
-            try:
-                sealed, summary = self._sealed_row(summary, row)
-            except Exception as refused:  # noqa: BLE001 - this is the one
-                error = refused
-                break
-            batches.append(sealed)
-        row_number = self._stored_count + sum(one.count for one in (*self._batches, *batches))
-        if row_number == 0:
-            raise error
-        cut_off = InvalidRecord(
-            f"episode {summary.id!r} is abandoned: row {row_number} cannot be encoded "
-            f"({shown(error)}); the rows before it are stored"
-        )
-        cut_off.__cause__ = error
-        summary = replace(summary, status="abandoned")
-        if batches:
-            batches[-1].summary = summary
-        all_batches = self._batches + deque(batches)
-        with self._seal_lock:
-            self.cut_off, self._status = cut_off, "abandoned"
-        self._batches, self.summary, self._parts = all_batches, summary, []
-
-    def _sealed_row(
-        self, summary: EpisodeSummary, row: RowPart
-    ) -> tuple[SealedBatch, EpisodeSummary]:
-        after = summary_after(summary, row)
-        return self._batch(row, after), after
 
     def _batch(self, part: RowPart, summary: EpisodeSummary) -> SealedBatch:
         for used in (part.schema, *[changed for _, changed in part.changes]):
@@ -258,6 +209,7 @@ class StepOutbox(RowBuffer):
         """Take the server's answer to the last `next_append`."""
         is_end_alone = self._sent == 0
         super().settle(result)
+        self._confirm_rows(self._stored_count)
         if is_end_alone and not result.is_deleted and result.count != self._stored_count:
             self._continue_at(result)
         if self.error is None and self._note_sent is not None:
@@ -268,6 +220,7 @@ class StepOutbox(RowBuffer):
         """It can never be written: keep the reason, and no longer what waits."""
         super().refuse(error)
         self._batches.clear()
+        self._drop_rows()
 
     def _continue_at(self, result: AppendResult) -> None:
         expected = self._stored_count

@@ -373,9 +373,6 @@ class Writer:
             raise
         except Exception as error:  # noqa: BLE001 - one log's trouble holds no other back
             self._refuse(outbox, InvalidRecord(f"{outbox.key} cannot be encoded: {error!r}"))
-            return
-        if outbox.cut_off is not None and not outbox.was_refused:
-            self._say_refused(outbox, outbox.cut_off)
 
     def _deliver_once(self, outboxes: Sequence[Outbox], unknown: dict[Outbox, Append]) -> int:
         """One round trip for the oldest batches of the first outboxes; how many these are."""

@@ -1,4 +1,4 @@
-"""Rows of an episode -> parts -> batches: the half that writes. `rows` is the one that reads.
+"""Parts -> batches: the half that writes. `rows` is the one that reads.
 
 Short episodes make small batches, for which pyarrow spends most of its time on the header. But the
 header depends on nothing but the schema and the number of rows, and the numbers in it stand at
@@ -17,61 +17,30 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, reduce
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import accumulate
-from operator import add
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from jamboree_gym.arrays.layout import Column, Leaf
-from jamboree_gym.arrays.packing import filler, packed_columns
-from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
+from jamboree_gym.arrays.packing import filler
+from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_batch
-from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.encoding.row_part import ColumnValues, RowPart
 
 __all__ = [
-    "ANNOTATION",
-    "INFO",
     "NO_REST",
     "PREFIX",
-    "REWARD",
-    "ROW_WIDTH",
-    "TERMINATED",
-    "TIMESTAMP",
-    "TRUNCATED",
-    "Columns",
-    "FlatRows",
-    "RowPart",
-    "column_values",
-    "columns_of",
-    "cut_rows",
     "encode_rows",
     "prepare",
     "seal_rows",
     "serialize_batch",
-    "single_rows",
-    "status_after",
-    "summary_after",
     "template_of",
 ]
-
-FlatRows = Sequence[Any]
-"""Rows one after the other, each of them eight values: observation, action, reward, terminated,
-truncated, timestamp, encoded info or None if empty, annotation or None if there is none.
-Observation, action and annotation are packed (see `packing`).
-
-Flat, because a tuple for each row would be one more object for the garbage collector to follow:
-that is a fifth of the recorder's time where many short episodes are recorded.
-"""
-
-ROW_WIDTH = 8
-REWARD, TERMINATED, TRUNCATED = 2, 3, 4  # positions in a row
-TIMESTAMP, INFO, ANNOTATION = 5, 6, 7
 
 PREFIX = struct.Struct("<8sI")
 NO_REST = msgspec.msgpack.encode(([], []))
@@ -80,162 +49,41 @@ _TRIED_COUNTS = (9, 4, 17)
 MAX_ROW_BYTES = 1 << 20  # beyond it, what pyarrow takes for a header does not matter
 _INT64 = struct.Struct("<q")
 _PADDING = [bytes(n) for n in range(8)]
-_TYPECODES = {"i": "q", "f": "d"}
-
-Columns = Sequence[Sequence[Any]]
-"""Observations, actions, rewards, terminations, truncations, timestamps, annotations, as rows keep
-them; a row without annotation has None."""
 
 WriteMessage = Callable[[int], bytes]
 """pyarrow's own message for so many rows."""
 
 
-@dataclass(slots=True, eq=False)
-class RowPart:
-    """Consecutive rows that fit into one batch.
-
-    Attributes:
-        start: Row number of the first.
-        rows: The rows.
-        schema: Layout of the first.
-        changes: Where others hold that share its columns, by offset in `rows`.
-    """
-
-    start: int
-    rows: FlatRows
-    schema: StepSchema
-    changes: SchemaChanges
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return len(self.rows) // ROW_WIDTH
-
-
-def cut_rows(start: int, rows: FlatRows, schemas: SchemaChanges, size: int) -> list[RowPart]:
-    """Cut rows into parts of no more than `size` rows, each with one set of columns.
-
-    Args:
-        start: Row number of the first.
-        rows: The rows.
-        schemas: Row number from which on a schema holds; the first is at most `start`.
-        size: Most rows of a part.
-    """
-    count = len(rows) // ROW_WIDTH
-    if len(schemas) == 1 and 0 < count <= size:
-        return [RowPart(start, rows, schemas[0][1], ())]
-    return [
-        _part(start, rows, schemas, at, min(at + size, end))
-        for first, end in _spans(schemas, start, start + count)
-        for at in range(first, end, size)
-    ]
-
-
-def single_rows(part: RowPart) -> Iterator[RowPart]:
-    """The same rows, each as a part of its own."""
-    schemas = [(part.start, part.schema), *((part.start + at, one) for at, one in part.changes)]
-    for row in range(part.start, part.start + part.count):
-        yield _part(part.start, part.rows, schemas, row, row + 1)
-
-
-def _part(start: int, rows: FlatRows, schemas: SchemaChanges, first: int, end: int) -> RowPart:
-    inside = rows[(first - start) * ROW_WIDTH : (end - start) * ROW_WIDTH]
-    before = [schema for at, schema in schemas if at <= first]
-    changes: list[tuple[int, StepSchema]] = []
-    known = before[-1]
-    for at, schema in schemas:
-        if first < at < end and schema != known:
-            changes.append((at - first, schema))
-            known = schema
-    return RowPart(first, inside, before[-1], changes)
-
-
-def _spans(schemas: SchemaChanges, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """From where to where the columns are the same."""
-    first, schema = start, schemas[0][1]
-    for at, following in schemas[1:]:
-        if at <= start:
-            schema = following
-        elif at < stop and not following.shares_columns_with(schema):
-            yield first, at
-            first, schema = at, following
-    yield first, stop
-
-
 def seal_rows(part: RowPart, writer: bytes) -> bytes:
     """The batch of these rows."""
+    times = part.timestamps
     return encode_batch(
         codec=CODEC_STEPS,
         start=part.start,
-        count=part.count,
+        count=len(times),
         writer=writer,
-        t_first=part.rows[TIMESTAMP],
-        t_last=part.rows[TIMESTAMP - ROW_WIDTH],
-        body=encode_rows(part.rows, part.schema, part.changes),
+        t_first=float(times[0]),
+        t_last=float(times[-1]),
+        body=encode_rows(part),
     )
 
 
-def summary_after(
-    known: EpisodeSummary, part: RowPart, status: EpisodeStatus = "running"
-) -> EpisodeSummary:
-    """The summary as it is after these rows."""
-    return EpisodeSummary(  # dataclasses.replace takes four times as long
-        known.id,
-        known.env_id,
-        known.run,
-        status,
-        part.start + part.count - 1,
-        # One by one: the sum is the same however the rows were cut.
-        reduce(add, part.rows[REWARD::ROW_WIDTH], known.episode_return),
-        known.started_at,
-        part.rows[TIMESTAMP - ROW_WIDTH] - known.started_at,
-        known.seed,
-        known.tags,
-        known.vector_index,
-        known.writer,
-        known.parent,
-        known.fork_step,
-        known.parent_run,
-    )
-
-
-def status_after(part: RowPart) -> EpisodeStatus:
-    """What the newest row says of the episode."""
-    if part.rows[TERMINATED - ROW_WIDTH]:
-        return "terminated"
-    return "truncated" if part.rows[TRUNCATED - ROW_WIDTH] else "running"
-
-
-def encode_rows(rows: FlatRows, schema: StepSchema, changes: SchemaChanges = ()) -> bytes:
-    """Body of a batch that holds these rows.
-
-    Args:
-        rows: Rows with the same columns.
-        schema: The layout of the first.
-        changes: Where others hold, by offset in `rows`.
-    """
-    columns = columns_of(rows)
-    infos = columns.pop(INFO)
-    message = serialize_batch(schema, columns)
-    prefix = PREFIX.pack(schema.digest_bytes, len(message))
-    if not changes and not any(infos):
+def encode_rows(part: RowPart) -> bytes:
+    """Body of a batch that holds these rows."""
+    message = serialize_batch(part.schema, part.columns)
+    prefix = PREFIX.pack(part.schema.digest_bytes, len(message))
+    if not part.changes and not part.infos:
         return b"".join((prefix, message, NO_REST))
-    kept = [(offset, info) for offset, info in enumerate(infos) if info]
-    digests = [(offset, changed.digest_bytes) for offset, changed in changes]
-    return b"".join((prefix, message, msgspec.msgpack.encode((kept, digests))))
+    digests = [(offset, changed.digest_bytes) for offset, changed in part.changes]
+    return b"".join((prefix, message, msgspec.msgpack.encode((part.infos, digests))))
 
 
-def columns_of(rows: FlatRows) -> list[Sequence[Any]]:
-    """The eight values of each row, by position."""
-    return [rows[position::ROW_WIDTH] for position in range(ROW_WIDTH)]
-
-
-def serialize_batch(schema: StepSchema, columns: Columns) -> bytes:
+def serialize_batch(schema: StepSchema, columns: Sequence[ColumnValues]) -> bytes:
     """One Arrow IPC message with a record batch."""
     template = template_of(schema)
     if template is None:
         return _by_pyarrow(schema, columns)
-    return template.header(len(columns[0])) + _body(schema, columns)
+    return template.header(len(columns[0])) + _body(columns)
 
 
 def prepare(schema: StepSchema) -> None:
@@ -249,33 +97,23 @@ def template_of(schema: StepSchema) -> HeaderTemplate | None:
     return header_template(schema, lambda count: _by_pyarrow(schema, _zeros(schema, count)))
 
 
-def _zeros(schema: StepSchema, count: int) -> Columns:
-    row = (filler(schema.observation), schema.action_filler, 0.0, False, False, 0.0, None)
-    return [[value] * count for value in row]
+def _zeros(schema: StepSchema, count: int) -> Sequence[ColumnValues]:
+    return [
+        np.zeros((count, *column.shape), column.dtype)
+        if isinstance(column, Leaf)
+        else [filler(column)] * count
+        for column in schema.columns
+    ]
 
 
-def _by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
-    arrays = [_arrow(column, values) for column, values in column_values(schema, columns)]
+def _by_pyarrow(schema: StepSchema, columns: Sequence[ColumnValues]) -> bytes:
+    pairs = zip(schema.columns, columns, strict=True)
+    arrays = [_arrow(column, values) for column, values in pairs]
     return bytes(pa.RecordBatch.from_arrays(arrays, schema=schema.arrow).serialize())
 
 
-def column_values(schema: StepSchema, columns: Columns) -> Iterator[tuple[Column, Sequence[Any]]]:
-    """The columns of a batch in the order of the schema, and the values of each."""
-    observations, actions, *fixed, annotations = columns
-    values = packed_columns(observations, schema.observation)
-    values += [*packed_columns(actions, schema.action), *fixed]
-    if schema.is_annotated:
-        nothing = schema.annotation_filler
-        said = [nothing if one is None else one for one in annotations]
-        values.append([one is not None for one in annotations])
-        values += packed_columns(said, schema.annotation)
-    return zip(schema.columns, values, strict=True)
-
-
-def _arrow(column: Column, values: Sequence[Any]) -> pa.Array:
-    if isinstance(column, Leaf):
-        return column.to_arrow(column.stack(values))
-    return _blobs_to_arrow(values)
+def _arrow(column: Column, values: Any) -> pa.Array:
+    return column.to_arrow(values) if isinstance(column, Leaf) else _blobs_to_arrow(values)
 
 
 def _blobs_to_arrow(values: Sequence[bytes]) -> pa.Array:
@@ -285,40 +123,17 @@ def _blobs_to_arrow(values: Sequence[bytes]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(values), content, null_count=0)
 
 
-def _body(schema: StepSchema, columns: Columns) -> bytes:
+def _body(columns: Sequence[ColumnValues]) -> bytes:
     """The buffers of all columns, each filled up to a multiple of eight bytes."""
-    pairs = column_values(schema, columns)
-    buffers = [_leaf_bytes(values, cast(Leaf, column)) for column, values in pairs]
+    buffers = map(_buffer, columns)
     return b"".join([part for buffer in buffers for part in (buffer, _PADDING[-len(buffer) % 8])])
 
 
-def _leaf_bytes(values: Sequence[Any], leaf: Leaf) -> bytes:
-    if leaf.kind == "python":
-        kind = leaf.dtype.kind
-        return _end_bits(values) if kind == "b" else array(_TYPECODES[kind], values).tobytes()
-    if leaf.dtype.kind == "b":
-        return _bits(leaf.stack(values).reshape(-1))
-    try:
-        return b"".join(values)  # NumPy scalars are buffers of their own bytes
-    except TypeError:  # Python numbers among them
-        return np.array(values, leaf.dtype).tobytes()
-
-
-def _end_bits(flags: Sequence[Any]) -> bytes:
-    """Bits of a flag that hardly ever is set before the last row."""
-    count = len(flags)
-    if True not in flags:
-        return bytes((count + 7) // 8)
-    return _last_bit(count) if flags.index(True) == count - 1 else _bits(flags)
-
-
-@lru_cache(maxsize=1024)
-def _last_bit(count: int) -> bytes:
-    return _bits([False] * (count - 1) + [True])
-
-
-def _bits(flags: Any) -> bytes:
-    return np.packbits(np.array(flags, np.bool_), bitorder="little").tobytes()
+def _buffer(values: Any) -> bytes:
+    if values.dtype.kind == "b":
+        values = np.packbits(values.reshape(-1), bitorder="little")
+    content: bytes = values.tobytes()
+    return content
 
 
 class HeaderTemplate:

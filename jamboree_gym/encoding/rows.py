@@ -46,14 +46,8 @@ from jamboree_gym.arrays.step_schema import (
 )
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch
-from jamboree_gym.encoding.row_encoder import (
-    INFO,
-    NO_REST,
-    PREFIX,
-    FlatRows,
-    column_values,
-    columns_of,
-)
+from jamboree_gym.encoding.row_encoder import NO_REST, PREFIX
+from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.errors import DecodeError
 
 __all__ = [
@@ -206,14 +200,19 @@ def _annotation(part: Rows, name: str, fallback: Layout) -> tuple[Arrays, Layout
     return unsaid(nothing), lambda _: fallback, len(part)
 
 
-def rows_to_arrays(
-    rows: FlatRows, schema: StepSchema, *, start: int, schemas: SchemaChanges = ()
-) -> Rows:
-    """Rows as they were put -> arrays."""
-    columns = columns_of(rows)
-    infos = [decode_value(info, where="memory") if info else {} for info in columns.pop(INFO)]
-    arrays = (stack(values, column) for column, values in column_values(schema, columns))
-    return Rows.of_columns(start, arrays, infos, schemas or [(start, schema)])
+def rows_to_arrays(part: RowPart) -> Rows:
+    """Rows that are in no batch yet -> arrays that share the part's memory."""
+    infos = {offset: decode_value(info, where="memory") for offset, info in part.infos}
+    arrays = (
+        values
+        if isinstance(values, np.ndarray)
+        else as_objects([decode_value(value, where="memory") for value in values])
+        for values in part.columns
+    )
+    schemas = [(0, part.schema)]  # as if its batch were read from the first row on
+    schemas += [(part.start + offset, changed) for offset, changed in part.changes]
+    all_infos = [infos.get(offset, {}) for offset in range(part.count)]
+    return Rows.of_columns(part.start, arrays, all_infos, schemas)
 
 
 def schema_digest(batch: Batch, *, where: str) -> str:

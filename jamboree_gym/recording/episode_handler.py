@@ -30,6 +30,8 @@ from jamboree_gym.errors import (
     StoreUnavailable,
 )
 from jamboree_gym.handlers.db_handler import DBHandler
+from jamboree_gym.journal.journal import Journal
+from jamboree_gym.journal.row_block import RowLane
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.row_arrays import to_transitions
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
@@ -82,6 +84,8 @@ class EpisodeHandler(DBHandler):
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
         self._schema: StepSchema | None = None
         self._infos = InfoEncoder()
+        self._journal: Journal | None = None
+        self._lane: RowLane | None = None  # of that journal
         self._buffered = True
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -146,17 +150,25 @@ class EpisodeHandler(DBHandler):
             summary=summary,
             origin=origin,
             schema=self._schema,
+            lane=self._lane_of(jam.journal),
             keep=self.limit + 1,
             blobs=blobs or {},
             clock=jam.clock,
         )
         self._keys["episode"] = summary.id
+        jam.journal.keep_blobs(blobs or {})
         jam.adopt(steps)
         steps.add_reset(observation, encoded)
         self._steps = self.writing = steps
         self._buffered = jam.write_mode == "buffered"
         if jam.writer.backpressure.has_outage or not self._buffered:
             self._after_append(_MOVED)
+
+    def _lane_of(self, journal: Journal) -> RowLane:
+        """Where this handler writes rows; another place in another process."""
+        if self._lane is None or self._journal is not journal:
+            self._journal, self._lane = journal, journal.lane()
+        return self._lane
 
     def step(
         self,
@@ -270,7 +282,7 @@ class EpisodeHandler(DBHandler):
         steps = self.writing
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
-        if steps.is_over_here:
+        if steps.is_deleted:
             return None
         return steps if self._buffered else None
 
@@ -302,8 +314,8 @@ class EpisodeHandler(DBHandler):
         steps = self._steps
         if steps is None:
             return
-        if steps.is_over_here:
-            self._leave(steps)
+        if steps.is_deleted:
+            self.writing = None
             return
         try:
             self._connection.writer.after_append(steps, steps.pending_bytes)
@@ -311,13 +323,8 @@ class EpisodeHandler(DBHandler):
             if steps.error is not None:
                 raise
             raise unconfirmed(error, what) from error
-        if steps.is_over_here:  # the delivery has found out
-            self._leave(steps)
-
-    def _leave(self, steps: StepOutbox) -> None:
-        was_writing, self.writing = self.writing, None
-        if steps.cut_off is not None and was_writing is not None:
-            raise steps.cut_off.with_traceback(None)
+        if steps.is_deleted:  # the delivery has found out
+            self.writing = None
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Save one step as a dict with the arguments of `step`."""
@@ -358,7 +365,7 @@ class EpisodeHandler(DBHandler):
             EpisodeNotFound: There is no such episode.
         """
         steps = self._steps
-        rows = None if steps is None or steps.is_over_here else steps.recent(n)
+        rows = None if steps is None or steps.is_deleted else steps.recent(n)
         return self.episode.recent(n) if rows is None else to_transitions(rows)
 
     @property

@@ -20,27 +20,19 @@ from jamboree_gym.arrays.layout import ENCODED, Group, Layout, Leaf, has_column
 from jamboree_gym.arrays.packing import Arrays, rows_of, unstack, variable_bytes
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema, schema_at
 from jamboree_gym.connection import Connection
-from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
+from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES
 from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
-from jamboree_gym.delivery.step_outbox import seal_note
-from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.encoding.info_codec import InfoEncoder
-from jamboree_gym.encoding.row_encoder import (
-    INFO,
-    ROW_WIDTH,
-    RowPart,
-    cut_rows,
-    seal_rows,
-    status_after,
-    summary_after,
-)
+from jamboree_gym.encoding.row_part import RowPart, packed_part
 from jamboree_gym.encoding.summary_codec import check_summary, decode_episode_note, encode_origin
 from jamboree_gym.errors import DecodeError, EpisodeInUse, EpisodeNotFound, InvalidRecord
+from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
 from jamboree_gym.store.log import Append
 
 __all__ = ["TICK_S", "EpisodeImporter", "NewEpisode", "episode_id_of", "layout_of_arrays"]
 
+_ROLES = ("observation", "action", "annotation")
 TICK_S = 1e-6
 """So far apart are the steps of an episode of which nobody knows when they were made."""
 
@@ -190,76 +182,80 @@ class EpisodeImporter:
 
 def _appends(key: str, episode: NewEpisode, infos: InfoEncoder) -> Iterator[Append]:
     """An episode as it is written; the same bytes each time."""
-    rows = _flat_rows(episode, infos)
-    writer = bytes.fromhex(episode.summary.writer)
-    origin = encode_origin(episode.origin)
-    blobs = {**episode.blobs, **{schema.digest: schema.blob for _, schema in episode.schemas}}
-    batches, size, summary = list[bytes](), 0, replace(episode.summary, status="running")
-    parts = _parts(rows, episode.schemas)
-    for number, part in enumerate(parts, 1):
-        batches.append(seal_rows(part, writer))
-        size += len(batches[-1])
-        summary = summary_after(summary, part)
-        is_last = number == len(parts)
-        if is_last:
-            summary = replace(summary, status=_final_status(episode.summary.status, part))
-        if is_last or len(batches) == MAX_BATCHES_PER_APPEND or size >= MAX_APPEND_BYTES:
-            note, entry = seal_note(summary, origin)
-            after = part.start + part.count
-            yield Append(key, CODEC_STEPS, batches, after, note, entry, blobs)
-            batches, size = [], 0
-
-
-def _parts(rows: list[Any], schemas: SchemaChanges) -> list[RowPart]:
-    """Rows as they become batches."""
-    count = len(rows) // ROW_WIDTH
-    infos = sum(len(info) for info in rows[INFO::ROW_WIDTH] if info)
-    row_bytes = max(schema.row_bytes for _, schema in schemas) + ROW_OVERHEAD_BYTES
-    row_bytes += (infos + _encoded_bytes(rows, schemas)) // count
-    return cut_rows(0, rows, schemas, max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes)))
-
-
-def _encoded_bytes(rows: list[Any], schemas: SchemaChanges) -> int:
-    """Bytes of what is encoded one by one, roughly."""
-    if not any(schema.has_encoded for _, schema in schemas):
-        return 0
-    count = len(rows) // ROW_WIDTH
-    return sum(
-        variable_bytes(rows[row * ROW_WIDTH + column], getattr(schema_at(schemas, row), role))
-        for row in range(count)
-        for column, role in ((0, "observation"), (1, "action"))
+    parts = _parts(episode, infos)
+    return appends_of(
+        key,
+        parts,
+        replace(episode.summary, status="running"),
+        origin=encode_origin(episode.origin),
+        blobs={**episode.blobs, **{schema.digest: schema.blob for _, schema in episode.schemas}},
+        status=_final_status(episode.summary.status, parts[-1]),
     )
 
 
 def _final_status(wanted: EpisodeStatus, last: RowPart) -> EpisodeStatus:
     """What the last step says; where it is no end, what is wanted. `interrupted` is derived."""
-    status = status_after(last)
+    status = last.status
     is_broken_off = status == "running" and wanted not in ("running", "interrupted")
     return "abandoned" if is_broken_off else status
 
 
-def _flat_rows(episode: NewEpisode, infos: InfoEncoder) -> list[Any]:
-    """The rows, as a recorder would have put them."""
+def _parts(episode: NewEpisode, infos: InfoEncoder) -> list[RowPart]:
+    """The rows as they become batches."""
     count, start = len(episode) + 1, episode.summary.started_at
     times = start + np.arange(1, count) * TICK_S
     if episode.timestamps is not None:
         times = np.asarray(episode.timestamps, np.float64)
-    columns = [
-        [0.0, *np.asarray(episode.rewards, np.float64).tolist()],
-        [False, *np.asarray(episode.terminations, np.bool_).tolist()],
-        [False, *np.asarray(episode.truncations, np.bool_).tolist()],
-        [start, *times.tolist()],
-        [infos.encode(info) for info in episode.infos] if episode.infos else [None] * count,
-    ]
-    packed = [_packed(episode, role, count) for role in ("observation", "action", "annotation")]
-    observations, actions, annotations = packed
-    together = [observations, actions, *columns, annotations]
-    if len({len(column) for column in together}) > 1:
-        lengths = ", ".join(map(str, map(len, together)))
+    columns: dict[str, Any] = {
+        "rewards": [0.0, *np.asarray(episode.rewards, np.float64).tolist()],
+        "terminations": [False, *np.asarray(episode.terminations, np.bool_).tolist()],
+        "truncations": [False, *np.asarray(episode.truncations, np.bool_).tolist()],
+        "timestamps": [start, *times.tolist()],
+        "infos": list(map(infos.encode, episode.infos)) if episode.infos else [None] * count,
+        **{f"{role}s": _packed(episode, role, count) for role in _ROLES},
+    }
+    if len({len(column) for column in columns.values()}) > 1:
+        lengths = ", ".join(str(len(column)) for column in columns.values())
         raise InvalidRecord(f"{_name(episode)} has columns of {lengths} rows")
     if not (np.diff([start, *times]) > 0).all():
         raise InvalidRecord(f"{_name(episode)} has times that do not ascend")
-    return [value for row in zip(*together, strict=True) for value in row]
+    size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // _row_bytes(episode.schemas, columns)))
+    return [
+        part
+        for first, stop, schema, changes in _spans(episode.schemas, count)
+        for part in packed_part(
+            first, schema, changes, **{name: all_[first:stop] for name, all_ in columns.items()}
+        ).cut(size)
+    ]
+
+
+def _spans(
+    schemas: SchemaChanges, count: int
+) -> Iterator[tuple[int, int, StepSchema, SchemaChanges]]:
+    """From where to where the columns are the same; the first schema there, and those after it."""
+    ends = [min(row, count) for row, _ in schemas[1:]] + [count]
+    spans: list[tuple[int, int, StepSchema, list[tuple[int, StepSchema]]]] = []
+    for (_, schema), first, stop in zip(schemas, [0, *ends[:-1]], ends, strict=True):
+        if spans and schema.shares_columns_with(spans[-1][2]):
+            start, _, known, changes = spans.pop()
+            spans.append((start, stop, known, [*changes, (first - start, schema)]))
+        else:
+            spans.append((first, stop, schema, []))
+    return (span for span in spans if span[0] < span[1])
+
+
+def _row_bytes(schemas: SchemaChanges, columns: Mapping[str, Sequence[Any]]) -> int:
+    """Bytes of a row on average, roughly."""
+    count = len(columns["rewards"])
+    variable = sum(len(info) for info in columns["infos"] if info)
+    if any(schema.has_encoded for _, schema in schemas):
+        variable += sum(
+            variable_bytes(columns[f"{role}s"][row], getattr(schema_at(schemas, row), role))
+            for row in range(count)
+            for role in ("observation", "action")
+        )
+    fixed = max(schema.row_bytes for _, schema in schemas) + ROW_OVERHEAD_BYTES
+    return fixed + variable // count
 
 
 def _name(episode: NewEpisode) -> str:

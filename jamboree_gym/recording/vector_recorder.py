@@ -251,6 +251,8 @@ class VectorRecorder:
                 steps.add_plain_step(taken[index], kept[index], gains[index], now)
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._errors.append(_named(error, index))
+                if not isinstance(error, JamboreeError):
+                    self._give_up(index)
         self._plain_bytes += size * (schema.row_bytes + ROW_OVERHEAD_BYTES)
         writer = recorder.jam.writer
         if self._plain_bytes >= self._check_at_bytes or writer.schedule.is_late:

@@ -60,6 +60,7 @@ from jamboree_gym.environment.spaces import layout_of_space, space_from_json, sp
 from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
 from jamboree_gym.handlers.rendered_frames import _decode as decode_render
 from jamboree_gym.handlers.snapshots import _decoded as decode_snapshot
+from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.keys import digest
 from jamboree_gym.reading.finding.ordering import by_start
 from jamboree_gym.reading.row_arrays import to_transitions
@@ -182,6 +183,7 @@ def _episode(
         summary=summary,
         origin=known,
         schema=schema,
+        lane=Journal(None, JournalOwner(WRITER.hex(), "", 0, "ns")).lane(),
         keep=5,
         blobs={digest(provenance): provenance},
     )

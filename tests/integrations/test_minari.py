@@ -35,7 +35,7 @@ from jamboree_gym.errors import (
 from jamboree_gym.integrations.minari import export as exporting
 from jamboree_gym.integrations.minari import from_minari, to_minari
 from jamboree_gym.reading.part_folder import aside_of
-from jamboree_gym.recording import importer as importing
+from jamboree_gym.recording import part_appends
 from jamboree_gym.replay import fork, verify
 
 MINARI = [sys.executable, "-c", "from minari.cli import app; app()"]
@@ -418,7 +418,7 @@ def test_an_episode_that_follows_another_comes_back_and_verifies(
 def test_a_long_episode_comes_back(
     jam: Jamboree, other: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "MAX_BATCHES_PER_APPEND", 1)
+    monkeypatch.setattr(part_appends, "MAX_BATCHES_PER_APPEND", 1)
     (id,) = record(jam, CountingEnv(length=600), steps=600)
 
     (back,) = from_minari(other, to_minari(jam.episodes(), "long-v0"))
@@ -746,7 +746,7 @@ def test_an_import_that_was_cut_goes_on_where_it_was(
     ours: bool, jam: Jamboree, other: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = long_dataset(jam, ours)
-    monkeypatch.setattr(importing, "MAX_BATCHES_PER_APPEND", 1)
+    monkeypatch.setattr(part_appends, "MAX_BATCHES_PER_APPEND", 1)
     append, calls = other._connection.append_whole, []
 
     def once(appends: Any) -> Any:

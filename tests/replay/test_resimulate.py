@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from flat_rows import part
 from forged import forge_provenance
 from gymnasium import wrappers
 from recorded_envs import (
@@ -238,8 +239,8 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
             value.tobytes() if leaf.is_array else value
             for value, leaf in zip(values, (schema.observation, schema.action), strict=False)
         ]
-        rows += (*kept, *values[2:], read.timestamps[i], None, None)
-    body = encode_rows(rows, schema)
+        rows.append((*kept, *values[2:], read.timestamps[i], None, None))
+    body = encode_rows(part(rows, schema))
     blob = encode_batch(
         codec=frame.codec,
         start=frame.start,

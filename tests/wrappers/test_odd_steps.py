@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -12,14 +11,13 @@ import ale_py
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Server
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import InvalidRecord, UnsavedRecords, UnsupportedSpace
+from jamboree_gym.errors import InvalidRecord, UnsupportedSpace
 from jamboree_gym.replay import verify
 
 OpenJamboree = Callable[..., Jamboree]
@@ -541,72 +539,3 @@ if find_spec("ale_py.vector_env"):  # not in the lowest version
             assert not any(
                 {"final_obs", "final_info"} & info.keys() for info in episode.data().infos
             )
-
-
-# -- a row that should not have been accepted ------------------------------------------------------
-
-
-def force(env: Any, reward: Any) -> None:
-    """Put a row as no recorder would."""
-    steps = env.handler.writing
-    steps.add_plain_step(
-        steps.schema.action_filler, np.zeros(2, np.float32).tobytes(), reward, time.time()
-    )
-
-
-def test_a_row_that_cannot_be_encoded_costs_the_rest_of_its_episode_alone(
-    jam: Jamboree, caplog: pytest.LogCaptureFixture
-) -> None:
-    odd, other = (jam.record(CountingEnv(length=9), run="forced") for _ in range(2))
-    play(odd, [ACTION] * 3)
-    play(other, [ACTION] * 9)
-    with jam._connection.writer.paused():
-        force(odd, [1.0, 2.0])
-    with pytest.raises(UnsavedRecords, match=rf"{odd.episode_id}.* row 4 cannot be encoded"):
-        jam.flush()
-    jam.flush()
-
-    found = {one.id: (one.status, one.steps) for one in jam.episodes(run="forced").summaries()}
-    assert found == {odd.episode_id: ("abandoned", 3), other.episode_id: ("terminated", 9)}
-    assert jam.episode(odd.episode_id).data().rewards.tolist() == [1, 2, 3]
-    assert odd.episode_id in caplog.text
-    with pytest.raises(InvalidRecord, match="row 4 cannot be encoded") as caught:
-        odd.step(ACTION)
-    assert len(caught.value.returned) == 5
-    odd.step(ACTION)
-    play(odd, [ACTION] * 2)
-    jam.flush()
-    assert len(jam.episode(odd.episode_id)) == 2
-
-
-def test_close_says_once_what_could_not_be_encoded(
-    open_jamboree: OpenJamboree, valkey: Server, namespace: str
-) -> None:
-    jam = Jamboree(valkey.url, namespace=namespace)
-    env = jam.record(CountingEnv(length=9))
-    play(env, [ACTION])
-    with jam._connection.writer.paused():
-        force(env, "much")
-    with pytest.raises(UnsavedRecords, match="row 2 cannot be encoded"):
-        jam.close()
-    jam.close()
-
-    episode = open_jamboree(valkey.url, namespace=namespace).episode(env.episode_id)
-    assert (episode.status, len(episode)) == ("abandoned", 1)
-
-
-def test_in_sync_mode_the_call_says_what_could_not_be_encoded(
-    open_jamboree: OpenJamboree,
-) -> None:
-    jam = open_jamboree(write="sync")
-    env = jam.record(CountingEnv(length=9))
-    play(env, [ACTION])
-    force(env, "much")
-    with pytest.raises(InvalidRecord, match="row 2 cannot be encoded"):
-        env.step(ACTION)
-    env.step(ACTION)
-
-    episode = jam.episode(env.episode_id)
-    assert (episode.status, len(episode)) == ("abandoned", 1)
-    with pytest.raises(UnsavedRecords, match="row 2 cannot be encoded"):
-        jam.flush()

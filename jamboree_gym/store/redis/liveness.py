@@ -21,6 +21,10 @@ class Leases(RedisPart):
         lease = ("SET", holder, "PX", int(seconds * 1000))
         self._link.script(scripts.PUT, (self._keyspace.lease(writer),), lease)
 
+    def drop(self, writer: str) -> None:
+        """Say that a writer is dead."""
+        self._link.call("DEL", self._keyspace.lease(writer))
+
     def living(self, writers: Collection[str]) -> set[str]:
         """Which of these writers hold a lease."""
         names = sorted(writers)

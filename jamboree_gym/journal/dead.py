@@ -1,0 +1,225 @@
+"""Journals that a dead process has left."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding.row_part import RowPart
+from jamboree_gym.errors import DecodeError, EmbeddedServerError
+from jamboree_gym.journal.entry_log import (
+    BLOB,
+    RECORD,
+    SCHEMA,
+    StoredRecord,
+    decode_entries,
+    decode_record,
+)
+from jamboree_gym.journal.journal import LOCK_SUFFIX, JournalOwner
+from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MAGIC
+from jamboree_gym.journal.row_format import row_format
+from jamboree_gym.journal.row_parts import part_of
+from jamboree_gym.journal.segments import FIRST_BYTE, KIND_LOG, KIND_ROWS, VERSION, read_segment
+from jamboree_gym.servers.own_files import open_own
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["DeadJournal", "LeftEpisode", "dead_journals", "has_dead_journal"]
+
+DIGEST_CHARS = 16
+_decode_title = msgspec.msgpack.Decoder(tuple[str, str, bytes | None, list[str]]).decode
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class LeftEpisode:
+    """What is left of an episode.
+
+    Attributes:
+        key: Its log.
+        id: Its id.
+        note: Summary and origin as they were at the reset, encoded; None if the reset is delivered
+            and gone.
+        digests: Of the blobs that the origin refers to.
+        parts: Rows in order; there may be rows that are delivered, and none before them.
+        confirmed: Redis has confirmed the rows below this number.
+        is_abandoned: Whether it was abandoned.
+    """
+
+    key: str
+    id: str
+    note: bytes | None = None
+    digests: list[str] = field(default_factory=list)
+    parts: list[RowPart] = field(default_factory=list)
+    confirmed: int = 0
+    is_abandoned: bool = False
+
+    @property
+    def stop(self) -> int:
+        """Number of the row after the last."""
+        return max((part.start + part.count for part in self.parts), default=0)
+
+
+class DeadJournal:
+    """The journal of a writer whose process is dead; locked for as long as it is open.
+
+    Args:
+        lock_path: Its lock file.
+        descriptor: Of the lock.
+        owner: Whose it was.
+    """
+
+    def __init__(self, lock_path: Path, descriptor: int, owner: JournalOwner) -> None:
+        self.owner = owner
+        self.blobs: dict[str, bytes] = {}
+        self.episodes: dict[str, LeftEpisode] = {}
+        self.records: list[StoredRecord] = []
+        self._lock_path = lock_path
+        self._descriptor = descriptor
+
+    @property
+    def files(self) -> list[Path]:
+        """All its segments, in the order in which they were made."""
+        found = self._lock_path.parent.glob(f"{self.owner.writer}.*")
+        numbered = [path for path in found if path.suffix[1:].isdigit()]
+        return sorted(numbered, key=lambda path: int(path.suffix[1:]))
+
+    def read(self) -> None:
+        """Read all of it.
+
+        Raises:
+            JamboreeError: A segment is none; names it.
+            OSError: It cannot be read.
+        """
+        blocks = []
+        schemas: dict[int, StepSchema] = {}
+        for path in self.files:
+            kind, generation, used, content = read_segment(path)
+            if kind == KIND_ROWS:
+                blocks.append((generation, content, path))
+            elif kind == KIND_LOG:
+                self._read_entries(content, used, schemas, str(path))
+        for generation, content, path in blocks:
+            self._read_rows(generation, content, schemas, str(path))
+        for episode in self.episodes.values():
+            episode.parts.sort(key=lambda part: (part.start, -part.count))
+
+    def _read_entries(
+        self, content: bytes, used: int, schemas: dict[int, StepSchema], where: str
+    ) -> None:
+        for kind, entry in decode_entries(content, used):
+            if kind == SCHEMA:
+                number = int.from_bytes(entry[:4], "little")
+                schemas[number] = StepSchema.from_blob(entry[4:], where=where).shared
+            elif kind == BLOB:
+                self.blobs[entry[:DIGEST_CHARS].decode()] = entry[DIGEST_CHARS:]
+            elif kind == RECORD:
+                self.records.append(decode_record(entry))
+
+    def _read_rows(
+        self, generation: int, content: bytes, schemas: dict[int, StepSchema], where: str
+    ) -> None:
+        at = FIRST_BYTE
+        while at + EXTENT.size <= len(content):
+            extent = EXTENT.unpack_from(content, at)
+            magic, count, confirmed, state, of_generation, number, start, title_at, size = extent
+            if magic != EXTENT_MAGIC or of_generation != generation:
+                return
+            if number not in schemas:
+                raise DecodeError(f"{where}: rows of a schema that is not in the journal")
+            first, fixed = at + EXTENT.size, row_format(schemas[number])
+            end = first + count * fixed.nbytes
+            if end > len(content):
+                raise DecodeError(f"{where}: rows beyond its end")
+            at = end + -end % 8
+            if state == DROPPED:
+                continue
+            key, id, note, digests = _decode_title(content[title_at : title_at + size])
+            episode = self.episodes.setdefault(key, LeftEpisode(key, id))
+            if note is not None:
+                episode.note, episode.digests = note, digests
+            episode.confirmed = max(episode.confirmed, start + confirmed if confirmed else 0)
+            episode.is_abandoned |= state == ABANDONED
+            if count:
+                rows = np.ndarray(count, fixed.dtype, content, first)
+                used = {int(one): schemas[int(one)] for one in np.unique(rows["schema"])}
+                episode.parts.append(part_of(rows, content, start, used))
+
+    def remove(self) -> None:
+        """Everything is delivered."""
+        for path in [*self.files, self._lock_path]:
+            path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Leave it to the next one."""
+        with suppress(OSError):
+            os.close(self._descriptor)
+
+
+def dead_journals(directory: Path) -> Iterator[DeadJournal]:
+    """Those that nobody holds any more; each is locked until it is closed or removed."""
+    for path in sorted(directory.glob(f"*{LOCK_SUFFIX}")):
+        descriptor = _taken(path)
+        if descriptor is None:
+            continue
+        owner = _owner(path, descriptor)
+        if owner is None:
+            os.close(descriptor)
+        else:
+            yield DeadJournal(path, descriptor, owner)
+
+
+def has_dead_journal(directory: Path) -> bool:
+    """Whether there is one."""
+    for path in directory.glob(f"*{LOCK_SUFFIX}"):
+        descriptor = _taken(path)
+        if descriptor is not None:
+            os.close(descriptor)
+            return True
+    return False
+
+
+def _taken(path: Path) -> int | None:
+    """A descriptor that holds the lock; None if its writer lives, or another process reads it."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = open_own(path, os.O_RDWR)
+    except (OSError, EmbeddedServerError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    except OSError:  # it is held, or gone
+        pass
+    os.close(descriptor)
+    return None
+
+
+def _owner(path: Path, descriptor: int) -> JournalOwner | None:
+    """What the lock file says; None, and a warning, where this release cannot read it."""
+    try:
+        said = json.loads(os.pread(descriptor, 1 << 16, 0))
+        if said.get("version") == VERSION:
+            return JournalOwner(**said)
+        why = f"version {said.get('version')}; this release reads {VERSION}"
+    except (AttributeError, TypeError, ValueError) as error:
+        why = repr(error)
+    log.warning(
+        "%s is left alone (%s): the release of jamboree-gym that wrote it can deliver it", path, why
+    )
+    return None

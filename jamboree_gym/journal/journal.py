@@ -1,0 +1,258 @@
+"""The journal of a writer: what it has not delivered yet, in files that outlive its process.
+
+The files of a journal stand in one directory and begin with the writer's name. `NAME.lock` says to
+which store the journal belongs; its writer holds an exclusive lock on it, so the lock tells the
+dead from the living at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.errors import EmbeddedServerError
+from jamboree_gym.journal.entry_log import (
+    BLOB,
+    RECORD,
+    SCHEMA,
+    EntryLog,
+    RecordPlace,
+    encode_record,
+)
+from jamboree_gym.journal.row_block import RowLane
+from jamboree_gym.journal.segments import VERSION, Block, Segments
+from jamboree_gym.servers.own_files import check_entry, open_own
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["LOCK_SUFFIX", "Journal", "JournalOwner"]
+
+LOCK_SUFFIX = ".lock"
+# Files of other machines: a mapped page may be lost there, or kill the process.
+_NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gfs")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalOwner:
+    """Whose a journal is.
+
+    Attributes:
+        writer: Name of the writer.
+        where: Address of its Redis, without a password.
+        database: Its number there.
+        namespace: Of the keys.
+        version: Of the files.
+    """
+
+    writer: str
+    where: str
+    database: int
+    namespace: str
+    version: int = VERSION
+
+    def is_of(self, other: JournalOwner) -> bool:
+        """Whether both write to the same place."""
+        mine, others = asdict(self), asdict(other)
+        return all(mine[name] == others[name] for name in ("where", "database", "namespace"))
+
+
+class Journal:
+    """What one writer keeps in files until Redis has it.
+
+    Makes no file before something is recorded. Where none can be made, memory takes their place,
+    and `is_durable` is false.
+
+    Args:
+        directory: Where the files go; None = memory only.
+        owner: Whose it is.
+
+    Attributes:
+        owner: As given.
+    """
+
+    def __init__(self, directory: Path | None, owner: JournalOwner) -> None:
+        self._directory = directory
+        self.owner = owner
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._segments: Segments | None = None
+        self._static: EntryLog | None = None
+        self._records: EntryLog | None = None
+        self._schema_numbers: dict[StepSchema, int] = {}
+        self._blobs: set[str] = set()
+        self._kept: set[Block] = set()  # of schemas and blobs, as long as the journal
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the files are."""
+        return self._directory
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether what is written now outlives the process."""
+        return self._opened().is_durable
+
+    def _opened(self) -> Segments:
+        segments = self._segments
+        if segments is None:
+            with self._lock:
+                segments = self._segments
+                if segments is None:
+                    stem = self._begin()
+                    segments = Segments(stem)
+                    self._static = EntryLog(segments)
+                    self._segments = segments
+        return segments
+
+    def _begin(self) -> Path | None:
+        """Make the directory and take the lock; the path that all files begin with."""
+        directory = self._directory
+        if directory is None:
+            return None
+        try:
+            _prepare(directory)
+            self._descriptor = _new_lock(directory, self.owner)
+        except (OSError, EmbeddedServerError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            log.warning(
+                "no journal in %s (%s): a process that is killed loses what it has not delivered, "
+                "at most a flush interval",
+                directory,
+                reason.splitlines()[0],
+            )
+            return None
+        return directory / self.owner.writer
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def lane(self) -> RowLane:
+        """Where one recorder writes its rows."""
+        return RowLane(self._opened(), self.number_of)
+
+    def number_of(self, schema: StepSchema) -> int:
+        """The number that rows of this schema have here."""
+        number = self._schema_numbers.get(schema)
+        if number is None:
+            self._opened()
+            with self._lock:
+                number = self._schema_numbers.get(schema)
+                if number is None:
+                    number = len(self._schema_numbers)
+                    self._keep(SCHEMA, number.to_bytes(4, "little") + schema.blob)
+                    self._schema_numbers[schema] = number
+        return number
+
+    def keep_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        """Keep what episodes refer to by digest."""
+        if blobs.keys() <= self._blobs:
+            return
+        self._opened()
+        with self._lock:
+            for digest, blob in blobs.items():
+                if digest not in self._blobs:
+                    self._keep(BLOB, digest.encode() + blob)
+                    self._blobs.add(digest)
+
+    def _keep(self, kind: int, content: bytes) -> None:
+        if self._static is not None:
+            self._kept.add(self._static.append(kind, content).block)
+
+    def keep_record(self, key: bytes, time_s: float, record: bytes) -> RecordPlace | None:
+        """Keep a record of a log; where it is, None without files."""
+        if self._directory is None:
+            return None
+        records = self._records
+        if records is None:
+            segments = self._opened()
+            with self._lock:
+                if self._records is None:
+                    self._records = EntryLog(segments)
+                records = self._records
+        return records.append(RECORD, encode_record(key, time_s, record))
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def close(self, *, keep: bool = False) -> None:
+        """End it. With `keep` the files stay, for the next process that opens the store."""
+        with self._lock:
+            segments, descriptor = self._segments, self._descriptor
+            self._descriptor = None
+            if segments is not None:
+                if keep:
+                    segments.leave()
+                else:
+                    segments.remove()
+            if descriptor is not None:
+                if not keep and self._directory is not None:
+                    _remove(self._lock_path(self._directory))
+                os.close(descriptor)
+
+    def _lock_path(self, directory: Path) -> Path:
+        return directory / f"{self.owner.writer}{LOCK_SUFFIX}"
+
+    def after_fork_in_child(self) -> None:
+        """The files stay the parent's."""
+        if self._segments is not None:
+            self._segments.leave()
+        if self._descriptor is not None:
+            os.close(self._descriptor)  # the parent's own descriptor keeps the lock
+            self._descriptor = None
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _prepare(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_entry(directory)
+    if not directory.is_dir() or directory.stat().st_mode & 0o077:
+        raise OSError(errno.EPERM, "the directory is open to other users")
+    kind = _file_system_of(directory)
+    if kind.startswith(_NETWORK_FILE_SYSTEMS):
+        raise OSError(errno.EREMOTE, f"it is on another machine: {kind}")
+
+
+def _file_system_of(directory: Path) -> str:
+    """Kind of the file system, as Linux names it; empty where that is not known."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    place, found, depth = directory.resolve(), "", -1
+    for line in lines:
+        mount, _, source = line.partition(" - ")
+        point = Path(mount.split(" ")[4].encode().decode("unicode_escape"))
+        if place.is_relative_to(point) and len(point.parts) >= depth:
+            found, depth = source.split(" ")[0], len(point.parts)
+    return found
+
+
+def _new_lock(directory: Path, owner: JournalOwner) -> int:
+    """A lock file that is locked before anybody can find it."""
+    if sys.platform == "win32":
+        raise OSError(errno.ENOSYS, "Windows has no such locks")
+    draft = directory / f"{owner.writer}.new"
+    descriptor = open_own(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, json.dumps(asdict(owner)).encode())
+        draft.rename(directory / f"{owner.writer}{LOCK_SUFFIX}")
+    except BaseException:
+        os.close(descriptor)
+        draft.unlink(missing_ok=True)
+        raise
+    return descriptor

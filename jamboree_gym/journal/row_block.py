@@ -1,0 +1,158 @@
+"""The rows of episodes in blocks of memory.
+
+Rows fill a block from the front, bytes without a fixed size from the back. An *extent* is a header
+and the rows of one episode that follow it. All rows of an extent have the same format. The last
+extent of a block is open: it grows until the block is full, or the episode is over. One number in
+the header, the count, publishes a row that is complete.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.journal.row_format import Place, RowFormat
+from jamboree_gym.journal.row_format import row_format as row_format_of
+from jamboree_gym.journal.segments import FIRST_BYTE, LARGEST_BYTES, Block, Segments
+
+__all__ = ["COUNT", "EXTENT", "EXTENT_MAGIC", "ABANDONED", "DROPPED", "Extent", "RowLane"]
+
+# magic, count, rows that Redis has confirmed, state, generation, number of the schema, first row,
+# place of the title
+EXTENT = struct.Struct("<4sIIIIIQII")
+EXTENT_MAGIC = b"rows"
+COUNT, CONFIRMED, STATE = 1, 2, 3  # in words behind the extent's first byte
+ABANDONED, DROPPED = 1, 2  # states of an extent: the episode was abandoned; nobody wants the rows
+
+
+class Extent:
+    """Rows of one episode that lie side by side.
+
+    Attributes:
+        start: Row number of the first.
+        row_format: Of all of them.
+        words: The block as 32-bit numbers; `words[count_at]` is the number of rows.
+        count_at: Where the count is.
+        content: The block.
+        first_at: Offset of the first row.
+    """
+
+    __slots__ = ("_block", "content", "count_at", "first_at", "row_format", "start", "words")
+
+    def __init__(self, block: Block, at: int, start: int, row_format: RowFormat) -> None:
+        self._block = block
+        self.content = block.content
+        self.words = block.words
+        self.count_at = at // 4 + COUNT
+        self.first_at = at + EXTENT.size
+        self.start = start
+        self.row_format = row_format
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.words[self.count_at]
+
+    @property
+    def stop(self) -> int:
+        """Number of the row after the last."""
+        return self.start + self.words[self.count_at]
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a killed process leaves the rows to the next one."""
+        return self._block.is_durable
+
+    def rows(self, first: int, stop: int) -> npt.NDArray[Any]:
+        """A view of the rows with these numbers, of the format's dtype."""
+        row_format = self.row_format
+        offset = self.first_at + (first - self.start) * row_format.nbytes
+        return np.ndarray(stop - first, row_format.dtype, self.content, offset)
+
+    def confirm(self, row: int) -> None:
+        """Redis has all rows below this number."""
+        confirmed = min(max(row - self.start, 0), self.count)
+        self.words[self.count_at - COUNT + CONFIRMED] = confirmed
+
+    def set_state(self, state: int) -> None:
+        """Write how the episode has ended, or `DROPPED`."""
+        self.words[self.count_at - COUNT + STATE] = state
+
+
+class RowLane:
+    """Where the episodes of one recorder write their rows, one episode after the other.
+
+    Args:
+        segments: Gives blocks.
+        number_of: Gives the number that rows of a schema have.
+    """
+
+    def __init__(self, segments: Segments, number_of: Callable[[StepSchema], int]) -> None:
+        self._segments = segments
+        self._number_of = number_of
+        self._schema: StepSchema | None = None  # of the newest extent
+        self._block = segments.block(0)
+        self._back = self._block.size
+        self._newest: Extent | None = None
+
+    def extent(self, schema: StepSchema, start: int, title: bytes, room: int) -> Extent:
+        """A new extent without rows; there is room for a row, and `room` bytes.
+
+        Args:
+            schema: Of its first row.
+            start: Number of its first row.
+            title: Says of which episode the rows are.
+            room: Bytes without a fixed size that the first row brings.
+        """
+        if schema is not self._schema:
+            self._row_format, self._number = row_format_of(schema), self._number_of(schema)
+            self._schema = schema
+        row_format = self._row_format
+        at = self._end_of_newest()
+        needed = EXTENT.size + row_format.nbytes + len(title) + room
+        if at + needed > self._back:
+            at = self._new_block(needed)
+        block = self._block
+        place = self.keep(title)
+        extent = Extent(block, at, start, row_format)
+        content = (EXTENT_MAGIC, 0, 0, 0, block.generation, self._number, start, *place)
+        EXTENT.pack_into(block.content, at, *content)
+        self._newest = extent
+        return extent
+
+    def _end_of_newest(self) -> int:
+        newest = self._newest
+        if newest is None:
+            return FIRST_BYTE
+        end = newest.first_at + newest.count * newest.row_format.nbytes
+        return end + -end % 8
+
+    def _new_block(self, needed: int) -> int:
+        size = min(2 * self._block.size, LARGEST_BYTES) - FIRST_BYTE
+        block = self._segments.block(max(needed, size))
+        # No call among these: a Ctrl-C comes at calls alone.
+        self._newest = None
+        self._block = block
+        self._back = block.size
+        return FIRST_BYTE
+
+    def number_of(self, schema: StepSchema) -> int:
+        """The number that rows of this schema have."""
+        return self._number if schema is self._schema else self._number_of(schema)
+
+    @property
+    def back(self) -> int:
+        """Where the bytes without a fixed size begin: rows end there."""
+        return self._back
+
+    def keep(self, content: bytes) -> Place:
+        """Put bytes into the block; there has to be room."""
+        at, size = self._back - len(content), len(content)
+        self._block.content[at : self._back] = content
+        self._back = at
+        return at, size

@@ -1,0 +1,94 @@
+"""Rows as they lie in a block -> parts, which become batches or arrays."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.layout import Leaf
+from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
+from jamboree_gym.encoding.row_part import ColumnValues, RowPart
+from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
+
+__all__ = ["joined", "part_of"]
+
+
+def part_of(
+    rows: npt.NDArray[Any],
+    content: bytes | mmap.mmap,
+    start: int,
+    schemas: Mapping[int, StepSchema],
+) -> RowPart:
+    """Rows of one format as a part; its arrays share their memory.
+
+    Args:
+        rows: Of the format's dtype.
+        content: The block that they lie in.
+        start: Row number of the first.
+        schemas: By the numbers that rows have for them.
+    """
+    schema, changes = _schemas_of(rows, schemas)
+    leading, annotation = row_format(schema).fields
+    flags = rows["flags"]
+    columns = [_values(rows[name], is_encoded, content) for name, is_encoded in leading]
+    columns += [rows["reward"], flags & TERMINATED != 0, flags & TRUNCATED != 0, rows["timestamp"]]
+    if schema.is_annotated:
+        columns.append(flags & ANNOTATED != 0)
+        columns += [_values(rows[name], is_encoded, content) for name, is_encoded in annotation]
+    return RowPart(start, schema, changes, columns, _infos(rows, content))
+
+
+def _schemas_of(
+    rows: npt.NDArray[Any], schemas: Mapping[int, StepSchema]
+) -> tuple[StepSchema, SchemaChanges]:
+    numbers = rows["schema"]
+    first = schemas[int(numbers[0])]
+    if len(schemas) == 1:
+        return first, ()
+    changed_at = np.flatnonzero(np.diff(numbers)) + 1
+    return first, [(int(at), schemas[int(numbers[at])]) for at in changed_at]
+
+
+def _values(values: npt.NDArray[Any], is_encoded: bool, content: bytes | mmap.mmap) -> ColumnValues:
+    if not is_encoded:
+        return values
+    return [content[at : at + size] for at, size in values.tolist()]
+
+
+def _infos(rows: npt.NDArray[Any], content: bytes | mmap.mmap) -> Sequence[tuple[int, bytes]]:
+    sizes = rows["info_size"]
+    offsets = np.flatnonzero(sizes)
+    if not len(offsets):
+        return ()
+    places = zip(
+        offsets.tolist(), rows["info_at"][offsets].tolist(), sizes[offsets].tolist(), strict=True
+    )
+    return [(offset, content[at : at + size]) for offset, at, size in places]
+
+
+def joined(parts: Sequence[RowPart]) -> RowPart:
+    """Successive parts of one format as one, in memory of its own."""
+    first = parts[0]
+    columns: list[ColumnValues] = []
+    for column, pieces in zip(
+        first.schema.columns, zip(*[part.columns for part in parts], strict=True), strict=True
+    ):
+        if isinstance(column, Leaf):
+            columns.append(np.concatenate(pieces))
+        else:
+            columns.append([value for piece in pieces for value in piece])
+    changes: list[tuple[int, StepSchema]] = []
+    infos: list[tuple[int, bytes]] = []
+    schema = first.schema
+    for part in parts:
+        skipped = part.start - first.start
+        for at, one in ((0, part.schema), *part.changes):
+            if one is not schema:
+                changes.append((skipped + at, one))
+                schema = one
+        infos += [(skipped + at, info) for at, info in part.infos]
+    return RowPart(first.start, first.schema, changes, columns, infos)

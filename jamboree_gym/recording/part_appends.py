@@ -1,0 +1,61 @@
+"""Rows that are complete -> the appends that store them, without an outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
+from jamboree_gym.delivery.step_outbox import seal_note
+from jamboree_gym.encoding.batch_format import CODEC_STEPS
+from jamboree_gym.encoding.row_encoder import seal_rows
+from jamboree_gym.encoding.row_part import RowPart, summary_after
+from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.store.log import Append
+
+__all__ = ["appends_of"]
+
+
+def appends_of(
+    key: str,
+    parts: Sequence[RowPart],
+    summary: EpisodeSummary,
+    *,
+    origin: bytes,
+    blobs: Mapping[str, bytes],
+    status: EpisodeStatus,
+) -> Iterator[Append]:
+    """The appends that store these rows, in order.
+
+    Args:
+        key: The log of the episode.
+        parts: Rows in order, each a batch.
+        summary: As it is before these rows; names the writer.
+        origin: Encoded.
+        blobs: What the origin refers to, by digest. Those of the schemas are added.
+        status: Of the episode after these rows.
+    """
+    writer = bytes.fromhex(summary.writer)
+    batches, size, used = list[bytes](), 0, dict(blobs)
+    for number, part in enumerate(parts, 1):
+        batches.append(seal_rows(part, writer))
+        size += len(batches[-1])
+        used |= {one.digest: one.blob for one in (part.schema, *(at[1] for at in part.changes))}
+        summary = summary_after(summary, part, status if number == len(parts) else "running")
+        is_full = len(batches) == MAX_BATCHES_PER_APPEND or size >= MAX_APPEND_BYTES
+        if is_full and number < len(parts):
+            yield _append(key, summary, batches, origin, used)
+            batches, size = [], 0
+    yield _append(key, replace(summary, status=status), batches, origin, used)
+
+
+def _append(
+    key: str,
+    summary: EpisodeSummary,
+    batches: Sequence[bytes],
+    origin: bytes,
+    blobs: Mapping[str, bytes],
+) -> Append:
+    note, entry = seal_note(summary, origin)
+    after = summary.steps + 1
+    return Append(key, CODEC_STEPS, batches, after, note, entry, dict(blobs), summary.started_at)

@@ -1,0 +1,179 @@
+"""Delivers what a killed process has left in its journal.
+
+The embedded supervisor does so as soon as a client dies, and every process that opens the store
+does so before it reads. Nothing comes twice: rows have numbers, and what Redis has it is not sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import msgspec
+
+from jamboree_gym.connection import Connection
+from jamboree_gym.delivery.outbox import RecordOutbox
+from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
+from jamboree_gym.encoding.row_part import RowPart
+from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
+from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.journal.dead import DeadJournal, LeftEpisode, dead_journals
+from jamboree_gym.journal.entry_log import StoredRecord
+from jamboree_gym.recording.part_appends import appends_of
+from jamboree_gym.records import EpisodeStatus
+
+__all__ = ["deliver_dead_journals"]
+
+TRIES = 5  # the last append of the dead process may still arrive
+
+log = logging.getLogger(__name__)
+
+
+def deliver_dead_journals(connection: Connection) -> int:
+    """Deliver the journals of dead processes that wrote to the same place.
+
+    What cannot be delivered now stays for the next one who opens the store, and a warning says so.
+
+    Returns:
+        How many journals were delivered.
+    """
+    directory = connection.journal.directory
+    delivered = 0
+    if directory is None or not directory.is_dir():
+        return 0
+    for journal in dead_journals(directory):
+        try:
+            if connection.journal.owner.is_of(journal.owner):
+                journal.read()
+                _Recovery(connection, journal).run()
+                journal.remove()
+                delivered += 1
+        except (JamboreeError, OSError, msgspec.MsgspecError) as error:
+            log.warning(
+                "the journal of writer %s in %s could not be delivered, and stays there: %s",
+                journal.owner.writer,
+                directory,
+                error,
+            )
+        finally:
+            journal.close()
+    return delivered
+
+
+class _Recovery:
+    def __init__(self, connection: Connection, journal: DeadJournal) -> None:
+        self._connection = connection
+        self._journal = journal
+        self._writer = bytes.fromhex(journal.owner.writer)
+
+    def run(self) -> None:
+        """Deliver all of it; then the writer counts as dead."""
+        for episode in self._journal.episodes.values():
+            self._try(episode.key, partial(self._deliver, episode))
+        by_key: dict[str, list[StoredRecord]] = {}
+        for record in self._journal.records:
+            by_key.setdefault(record.key, []).append(record)
+        for key, records in by_key.items():
+            self._try(key, partial(self._deliver_records, key, records))
+        self._connection.store.leases.drop(self._journal.owner.writer)
+
+    def _try(self, key: str, deliver: Callable[[], None]) -> None:
+        """What one log cannot take, does not keep the others from being delivered."""
+        try:
+            deliver()
+        except (StoreFull, StoreUnavailable):
+            raise
+        except JamboreeError as error:
+            log.error("%s: what a dead process has left of it cannot be delivered: %s", key, error)
+
+    # -- episodes ---------------------------------------------------------------------------
+
+    def _deliver(self, episode: LeftEpisode) -> None:
+        for _ in range(TRIES):
+            if self._deliver_once(episode):
+                return
+        raise JamboreeError("somebody else writes to it")
+
+    def _deliver_once(self, episode: LeftEpisode) -> bool:
+        """Whether the log is as the dead process has left it."""
+        store = self._connection.store
+        head = store.redis.head(episode.key)
+        if head is None and episode.confirmed:
+            head = store.head(episode.key)
+        note = episode.note if head is None else head.note
+        start = 0 if head is None else head.count
+        if note is None or (head is None and episode.confirmed):
+            if episode.confirmed == episode.stop:
+                return True
+            raise JamboreeError(
+                f"its first {episode.confirmed} rows are no longer in Redis, so the other "
+                f"{episode.stop - episode.confirmed} cannot be added"
+            )
+        known, origin = decode_episode_note(note, episode_id=episode.id, where=episode.key)
+        if known.status != "running":
+            return True
+        parts = list(_continued(episode.parts, start))
+        status: EpisodeStatus = parts[-1].status if parts else "running"
+        if status == "running" and episode.is_abandoned:
+            status = "abandoned"
+        if not parts and status == "running":
+            return True
+        blobs = {name: self._journal.blobs[name] for name in episode.digests}
+        for append in appends_of(
+            episode.key, parts, known, origin=encode_origin(origin), blobs=blobs, status=status
+        ):
+            (result,) = self._connection.append_whole([append])
+            if result.stored < len(append.batches) or result.count != append.after:
+                return False
+        return True
+
+    # -- records ----------------------------------------------------------------------------
+
+    def _deliver_records(self, key: str, records: Sequence[StoredRecord]) -> None:
+        waiting = [record for record in records if not record.is_confirmed]
+        sent = self._stored_indices(key, waiting)
+        waiting = [record for record in waiting if record.planned_index not in sent]
+        if not waiting:
+            return
+        times = iter([record.time_s for record in waiting])
+        outbox = RecordOutbox(
+            key,
+            self._writer,
+            lambda _: math.inf,
+            clock=lambda: next(times),
+            run=self._connection.keyspace.run_of(key),
+        )
+        for record in waiting:
+            outbox.append(record.record)
+        outbox.seal()
+        while append := outbox.next_append():
+            (result,) = self._connection.append_whole([append])
+            outbox.settle(result)
+
+    def _stored_indices(self, key: str, records: Sequence[StoredRecord]) -> set[int]:
+        """Indices with which records were sent, and arrived, although nobody heard of it."""
+        planned = {one.planned_index for one in records if one.planned_index is not None}
+        if not planned:
+            return set()
+        found = self._connection.store.read(key, min(planned), max(planned) + 1)
+        batches = [] if found is None else found.batches
+        mine = [batch for batch in batches if batch.writer == self._writer]
+        return {index for batch in mine for index in range(batch.start, batch.stop)} & planned
+
+
+def _continued(parts: Sequence[RowPart], start: int) -> Iterator[RowPart]:
+    """The rows from one on, as they become batches.
+
+    Raises:
+        JamboreeError: Rows are missing before them.
+    """
+    for part in parts:
+        stop = part.start + part.count
+        if part.start > start:
+            raise JamboreeError(f"its rows {start} to {part.start - 1} are missing")
+        if stop > start:
+            size = MAX_BATCH_BYTES // (part.schema.row_bytes + ROW_OVERHEAD_BYTES)
+            yield from part[start - part.start :].cut(max(1, min(ROWS_PER_BATCH, size)))
+            start = stop
