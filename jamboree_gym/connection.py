@@ -34,6 +34,7 @@ from jamboree_gym.keys import Keyspace
 from jamboree_gym.process_life import AtExit, StaysHere, follow_forks
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.servers.home import default_home
+from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import ReadThroughStore
@@ -47,7 +48,6 @@ __all__ = ["Connection", "HasConnection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
 UNSET = "then the embedded server is used"
-JOURNAL_DIRECTORY = "journal"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 _WRITE_MODES = ("buffered", "sync", "fsync")
@@ -137,7 +137,7 @@ class Connection(HasConnection):
         self._when_full: WhenFull = when_full
         self.redis_store = self._open_redis(self.redis_url)
         self.store = self.opened.store = ReadThroughStore(
-            self.redis_store, self.opened.backup_to_read
+            self.redis_store, self.opened.backup_to_read, is_own=self._outboxes.__contains__
         )
         settings = self.redis_store.client.connection_pool.connection_kwargs
         database = int(settings.get("db") or 0)
@@ -155,7 +155,8 @@ class Connection(HasConnection):
 
     def _begin_to_write(self) -> None:
         opened = self.opened
-        self.journal = opened.journal = Journal(self._journal_directory(), self._journal_owner())
+        journal = Journal(self._journal_directory(), self._journal_owner())
+        self.journal = opened.journal = journal
         opened.backup = None if self._new_backup is None else self._new_backup(self)
         opened.lease = Lease(self.store, self.writer_name, self.clock)
         opened.writer_name = self.writer_name
@@ -167,6 +168,7 @@ class Connection(HasConnection):
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
+            is_safe=lambda: journal.is_durable,
             clock=self.clock,
             on_delivery=None if opened.backup is None else opened.backup.begin,
         )

@@ -535,7 +535,10 @@ def test_steps_arrive_while_mongodb_is_asked_for_another_log(
     jam, other = open_jam(flush_interval_s=0.01), open_jam()
     env = jam.record(CountingEnv(length=100))
     play(env, [ACTION])
+    other._connection.store.feed.announce()  # so that it delivers promptly
     jam.flush()
+    env.step(ACTION)
+    wait_until(lambda: jam._connection.writer.schedule.is_followed)
     asked: list[float] = []
 
     def ask() -> None:
@@ -547,7 +550,7 @@ def test_steps_arrive_while_mongodb_is_asked_for_another_log(
     wait_until(lambda: asked)
     for _ in range(5):
         env.step(ACTION)
-    wait_until(lambda: len(other.episode(env.episode_id).data()) == 6, timeout_s=0.9)
+    wait_until(lambda: len(other.episode(env.episode_id).data()) == 7, timeout_s=0.9)
 
     assert time.monotonic() - asked[0] < 1.0
     assert numbers(other) == []

@@ -81,6 +81,8 @@ def test_the_thread_delivers_while_its_callers_are_busy(
     open_jamboree: OpenJamboree, save: Callable[[Jamboree], None]
 ) -> None:
     jam, reader = open_jamboree(), open_jamboree()
+    jam._connection.writer.schedule.is_followed = True  # else it delivers at leisure
+    reader._connection.store.feed.announce()
 
     save(jam)
     delivered = in_redis(reader)
@@ -101,6 +103,7 @@ def test_a_server_that_is_slow_is_not_waited_for(
     env = jam.record(NoisyEnv())
     env.reset(seed=0)
     jam.flush()
+    jam._connection.writer.schedule.is_followed = True
 
     began = time.monotonic()
     os.kill(own_valkey.process.pid, signal.SIGSTOP)

@@ -15,34 +15,70 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["Schedule"]
+__all__ = ["Bell", "Schedule"]
 
+LEISURE_S = 1.0  # so long may records gather where nobody looks, and a journal keeps them
 PAUSE = 0.6  # of a flush interval: the rest is for the delivery and a busy machine
 STEP_ASIDE_S = 1e-3  # a thread that is late by this is left the interpreter for as long
+
+
+class Bell:
+    """Wakes one thread that waits.
+
+    A `threading.Event` has a lock that a Ctrl-C may leave locked: in `set` on the caller's thread.
+    """
+
+    def __init__(self) -> None:
+        self._rung = threading.Lock()
+        self._rung.acquire()
+
+    def ring(self) -> None:
+        """Wake it, or have its next `wait` return at once."""
+        with suppress(RuntimeError):  # it has been rung already
+            self._rung.release()
+
+    def wait(self, timeout_s: float = -1) -> None:
+        """Return once it has been rung since the last time, or the time is over; -1 = never."""
+        self._rung.acquire(timeout=timeout_s)
 
 
 class Schedule:
     """The rounds of the writer's thread: a pause in which records gather, then a delivery.
 
     Args:
-        flush_interval_s: So old may a record be when it has been delivered.
+        flush_interval_s: So old may a record be when it has been delivered, if somebody looks.
+        is_safe: Whether a killed process leaves what waits to the next one.
         clock: Gives the time, epoch seconds.
 
     Attributes:
         late_at: After this (of `time.monotonic`) the thread is late; infinite while it has not
             begun.
-        pause_s: How long records gather.
+        is_followed: Whether somebody looks at what is written.
     """
 
-    def __init__(self, flush_interval_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        flush_interval_s: float,
+        is_safe: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._clock = clock
+        self._is_safe = is_safe
+        self._prompt_s = flush_interval_s * PAUSE
         self.late_at = math.inf
-        self.pause_s = flush_interval_s * PAUSE
+        self.is_followed = False
         self._is_in_round = False
         self._patience_s = STEP_ASIDE_S
         # A lock for each caller that waits. In a Condition a Ctrl-C could come in between, and
         # leave it locked for good.
         self._waiting = deque[threading.Lock]()
+
+    @property
+    def pause_s(self) -> float:
+        """How long records gather, seconds."""
+        if self.is_followed or not self._is_safe():
+            return self._prompt_s
+        return max(self._prompt_s, LEISURE_S)
 
     # -- the callers' side ------------------------------------------------------------------
 
@@ -71,7 +107,7 @@ class Schedule:
         More and more seldom as long as nothing comes of it: it may wait for the server, not for us.
         """
         patience_s = self._patience_s
-        self._patience_s = min(2 * patience_s, self.pause_s)
+        self._patience_s = min(2 * patience_s, self._prompt_s)
         self.wait_for_delivery(STEP_ASIDE_S)
         self.late_at = max(self.late_at, time.monotonic() + patience_s)
 

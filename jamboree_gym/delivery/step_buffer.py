@@ -321,7 +321,7 @@ class RowBuffer(Outbox, ABC):
         if self._marked:
             return (
                 now > self.late_at
-                or count % self._check_every == 0
+                or (count - 1) % self._check_every == 0
                 or (info is not None and len(info) >= CHECK_EVERY_BYTES)
             )
         self._announce()

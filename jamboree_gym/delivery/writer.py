@@ -17,7 +17,7 @@ from typing import Literal
 from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES, Backpressure, WhenFull
 from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, Outbox
-from jamboree_gym.delivery.pacing import Schedule
+from jamboree_gym.delivery.pacing import Bell, Schedule
 from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
@@ -34,6 +34,7 @@ WriteMode = Literal["buffered", "sync", "fsync"]
 APPENDS_PER_ROUND_TRIP = 256
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
+HURRY_BYTES = 1 << 20  # more than this in one log is not left to gather
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Writer:
         flush_interval_s: A record waits no longer than this for its delivery to begin.
         max_pending_bytes: The bound of `backpressure`.
         when_full: Whether that blocks, or raises.
+        is_safe: Whether a killed process leaves what waits to the next one: then records gather
+            for longer where nobody looks.
         clock: Gives the time, epoch seconds.
         on_delivery: Called whenever the server has taken something; has to return at once.
 
@@ -68,10 +71,11 @@ class Writer:
         flush_interval_s: float,
         max_pending_bytes: int,
         when_full: WhenFull,
+        is_safe: Callable[[], bool],
         clock: Callable[[], float],
         on_delivery: Callable[[], None] | None = None,
     ) -> None:
-        self.schedule = Schedule(flush_interval_s, clock)
+        self.schedule = Schedule(flush_interval_s, is_safe, clock)
         self._store = store
         self._lease = lease
         self._background = background
@@ -83,8 +87,10 @@ class Writer:
         self._asking: dict[Outbox, Append] = {}  # MongoDB is asked for these by another thread
         self._dirty_lock = threading.Lock()
         self._delivery_lock = threading.Lock()
-        self._work = threading.Event()
-        self._stop = threading.Event()
+        self._bell = Bell()
+        self._has_work = False
+        self._is_urgent = False  # the pause is over
+        self._stopping = False
         self._thread: threading.Thread | None = None
         self._askers: list[threading.Thread] = []
         self._closing = False
@@ -111,7 +117,7 @@ class Writer:
             raise JamboreeClosed("this Jamboree is closed: open a new one to save")
         with self._dirty_lock:
             self._dirty[outbox] = None
-        if self._background and (self._thread is None or not self._work.is_set()):
+        if self._background and (self._thread is None or not self._has_work):
             self._wake()
         return self.schedule.late_at_epoch
 
@@ -126,7 +132,14 @@ class Writer:
                 except RuntimeError as error:  # the interpreter is ending, or has no threads left
                     self.schedule.expect_nothing()
                     log.warning("no background thread (%s): saves wait for flush or close", error)
-        self._work.set()
+        self._has_work = True
+        self._bell.ring()
+
+    def hurry(self) -> None:
+        """Deliver now what waits; returns at once."""
+        if self._has_work and not self._is_urgent:
+            self._is_urgent = True
+            self._bell.ring()
 
     def after_append(self, outbox: Outbox, queued_bytes: int) -> None:
         """Keep the promises of the write mode after something was put.
@@ -140,6 +153,8 @@ class Writer:
             outbox.raise_error()
         # Where the thread is late the caller waits for it; without one it delivers by itself.
         is_late = self._background and self.schedule.is_late
+        if queued_bytes > HURRY_BYTES:
+            self.hurry()
         if is_late or queued_bytes > CHECK_AFTER_BYTES or self.backpressure.has_outage:
             self.backpressure.check(queued_bytes)
             outbox.late_at = self.schedule.late_at_epoch
@@ -260,8 +275,8 @@ class Writer:
         try:
             self.flush(timeout_s)
         finally:
-            self._stop.set()
-            self._work.set()
+            self._stopping = True
+            self._bell.ring()
             if self._thread is not None:
                 self._join(self._thread, timeout_s)
             for asker in self._askers:
@@ -278,27 +293,34 @@ class Writer:
 
     def _run(self) -> None:
         failures = 0
-        while True:
-            self.schedule.end_round()
-            self._work.wait()
-            self.schedule.begin_pause()
-            pause_s = self.schedule.pause_s
-            if failures:
-                pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
-            if self._stop.wait(pause_s):
-                return
-            self._work.clear()
-            if self._stop.is_set():  # between the two: nobody would set `_work` again
-                return
-            self.schedule.go_on()
+        while self._wait_for_work(failures):
             error = self._try_delivery(self._ask_beside)
             if error is None:
+                self.schedule.is_followed = self._store.is_followed
                 self.backpressure.recover()
                 failures = 0
             else:
                 self.backpressure.report(error)
-                self._work.set()
+                self._has_work = True
                 failures += 1
+
+    def _wait_for_work(self, failures: int) -> bool:
+        """Wait until there is something to deliver, and a while longer; False = it is closed."""
+        schedule = self.schedule
+        schedule.end_round()
+        while not (self._has_work or self._stopping):
+            self._bell.wait()
+        schedule.begin_pause()
+        backoff_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+        until = time.monotonic() + (backoff_s if failures else schedule.pause_s)
+        while not self._stopping and (failures or not self._is_urgent):
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                break
+            self._bell.wait(left_s)
+        self._has_work = self._is_urgent = False
+        schedule.go_on()
+        return not self._stopping
 
     def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:
         """Deliver what is marked; for which logs MongoDB has to be asked before."""

@@ -29,13 +29,13 @@ from jamboree_gym.journal.journal import LOCK_SUFFIX, JournalOwner
 from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MAGIC
 from jamboree_gym.journal.row_format import row_format
 from jamboree_gym.journal.row_parts import part_of
-from jamboree_gym.journal.segments import FIRST_BYTE, KIND_LOG, KIND_ROWS, VERSION, read_segment
+from jamboree_gym.journal.segments import FIRST_BYTE, KIND_LOG, KIND_ROWS, VERSION, read_blocks
 from jamboree_gym.servers.own_files import open_own
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["DeadJournal", "LeftEpisode", "dead_journals", "has_dead_journal"]
+__all__ = ["DeadJournal", "LeftEpisode", "dead_journals", "namespaces_of_dead"]
 
 DIGEST_CHARS = 16
 _decode_title = msgspec.msgpack.Decoder(tuple[str, str, bytes | None, list[str]]).decode
@@ -91,7 +91,7 @@ class DeadJournal:
 
     @property
     def files(self) -> list[Path]:
-        """All its segments, in the order in which they were made."""
+        """All its files, in the order in which they were made."""
         found = self._lock_path.parent.glob(f"{self.owner.writer}.*")
         numbered = [path for path in found if path.suffix[1:].isdigit()]
         return sorted(numbered, key=lambda path: int(path.suffix[1:]))
@@ -100,17 +100,17 @@ class DeadJournal:
         """Read all of it.
 
         Raises:
-            JamboreeError: A segment is none; names it.
+            JamboreeError: A file is none of a journal; names it.
             OSError: It cannot be read.
         """
         blocks = []
         schemas: dict[int, StepSchema] = {}
         for path in self.files:
-            kind, generation, used, content = read_segment(path)
-            if kind == KIND_ROWS:
-                blocks.append((generation, content, path))
-            elif kind == KIND_LOG:
-                self._read_entries(content, used, schemas, str(path))
+            for kind, generation, used, content in read_blocks(path):
+                if kind == KIND_ROWS:
+                    blocks.append((generation, content, path))
+                elif kind == KIND_LOG:
+                    self._read_entries(content, used, schemas, str(path))
         for generation, content, path in blocks:
             self._read_rows(generation, content, schemas, str(path))
         for episode in self.episodes.values():
@@ -182,14 +182,13 @@ def dead_journals(directory: Path) -> Iterator[DeadJournal]:
             yield DeadJournal(path, descriptor, owner)
 
 
-def has_dead_journal(directory: Path) -> bool:
-    """Whether there is one."""
-    for path in directory.glob(f"*{LOCK_SUFFIX}"):
-        descriptor = _taken(path)
-        if descriptor is not None:
-            os.close(descriptor)
-            return True
-    return False
+def namespaces_of_dead(directory: Path) -> list[str]:
+    """The namespaces to which dead journals belong."""
+    found = set()
+    for journal in dead_journals(directory):
+        found.add(journal.owner.namespace)
+        journal.close()
+    return sorted(found)
 
 
 def _taken(path: Path) -> int | None:

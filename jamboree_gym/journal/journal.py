@@ -188,7 +188,8 @@ class Journal:
         """End it. With `keep` the files stay, for the next process that opens the store."""
         with self._lock:
             segments, descriptor = self._segments, self._descriptor
-            self._descriptor = None
+            self._descriptor = self._static = self._records = None
+            self._kept.clear()
             if segments is not None:
                 if keep:
                     segments.leave()

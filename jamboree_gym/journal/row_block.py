@@ -133,7 +133,7 @@ class RowLane:
         return end + -end % 8
 
     def _new_block(self, needed: int) -> int:
-        size = min(2 * self._block.size, LARGEST_BYTES) - FIRST_BYTE
+        size = min(4 * self._block.size, LARGEST_BYTES) - FIRST_BYTE
         block = self._segments.block(max(needed, size))
         # No call among these: a Ctrl-C comes at calls alone.
         self._newest = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ __all__ = ["joined", "part_of"]
 
 def part_of(
     rows: npt.NDArray[Any],
-    content: bytes | mmap.mmap,
+    content: bytes | memoryview,
     start: int,
     schemas: Mapping[int, StepSchema],
 ) -> RowPart:
@@ -53,13 +52,15 @@ def _schemas_of(
     return first, [(int(at), schemas[int(numbers[at])]) for at in changed_at]
 
 
-def _values(values: npt.NDArray[Any], is_encoded: bool, content: bytes | mmap.mmap) -> ColumnValues:
+def _values(
+    values: npt.NDArray[Any], is_encoded: bool, content: bytes | memoryview
+) -> ColumnValues:
     if not is_encoded:
         return values
-    return [content[at : at + size] for at, size in values.tolist()]
+    return [bytes(content[at : at + size]) for at, size in values.tolist()]
 
 
-def _infos(rows: npt.NDArray[Any], content: bytes | mmap.mmap) -> Sequence[tuple[int, bytes]]:
+def _infos(rows: npt.NDArray[Any], content: bytes | memoryview) -> Sequence[tuple[int, bytes]]:
     sizes = rows["info_size"]
     offsets = np.flatnonzero(sizes)
     if not len(offsets):
@@ -67,7 +68,7 @@ def _infos(rows: npt.NDArray[Any], content: bytes | mmap.mmap) -> Sequence[tuple
     places = zip(
         offsets.tolist(), rows["info_at"][offsets].tolist(), sizes[offsets].tolist(), strict=True
     )
-    return [(offset, content[at : at + size]) for offset, at, size in places]
+    return [(offset, bytes(content[at : at + size])) for offset, at, size in places]
 
 
 def joined(parts: Sequence[RowPart]) -> RowPart:

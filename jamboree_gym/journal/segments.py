@@ -1,7 +1,8 @@
-"""Pieces of memory that outlive the process: mapped files, else plain memory.
+"""Memory that outlives the process: blocks of mapped files, else plain memory.
 
 The kernel keeps the pages of a mapped file when the process is killed. So what was written into one
-is lost only together with the machine.
+is lost only together with the machine. A file holds several blocks of one size, because each mapped
+file takes a file descriptor.
 """
 
 from __future__ import annotations
@@ -12,45 +13,62 @@ import os
 import struct
 import weakref
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from jamboree_gym.errors import JamboreeError
 
-__all__ = ["FIRST_BYTE", "KIND_LOG", "KIND_ROWS", "VERSION", "Block", "Segments", "read_segment"]
+__all__ = [
+    "FIRST_BYTE",
+    "KIND_LOG",
+    "KIND_ROWS",
+    "LARGEST_BYTES",
+    "LENGTH_WORD",
+    "VERSION",
+    "Block",
+    "Segments",
+    "read_blocks",
+]
 
 VERSION = 1
 KIND_ROWS, KIND_LOG = 1, 2
 _MAGIC = b"JGYMJRNL"
-# magic, version, kind, generation, bytes used by a log
-_HEADER = struct.Struct("<8sIIII")
+# magic, version, kind, generation, bytes used by a log, bytes of the block
+_HEADER = struct.Struct("<8sIIIII")
 FIRST_BYTE = 64
-GENERATION_WORD, LENGTH_WORD = 4, 5  # of the header, counted in words of 4 bytes
-SMALLEST_BYTES = 1 << 16
-LARGEST_BYTES = 1 << 20  # larger ones only for what needs it
-MAX_FREE_BYTES = 16 << 20  # beyond it, what is free is removed
+KIND_WORD, GENERATION_WORD, LENGTH_WORD = 3, 4, 5  # of the header, counted in words of 4 bytes
+SMALLEST_BYTES = 1 << 14
+LARGEST_BYTES = 1 << 20  # larger blocks only for what needs them
+FILE_BYTES = 1 << 20
+FILES = 16  # when there are more, files become larger
+MAX_FREE_BYTES = 16 << 20  # beyond it, files without a block in use are removed
 
 log = logging.getLogger(__name__)
 
 
-class _Segment:
-    """A mapped file, or plain memory; used again and again.
+class _File:
+    """A mapped file, or plain memory, of blocks of one size; used again and again.
 
     Attributes:
         content: The memory.
-        words: The same as 32-bit numbers.
         path: The file; None = plain memory.
+        used: Number of its blocks that somebody refers to.
     """
 
-    __slots__ = ("content", "path", "size", "words")
+    __slots__ = ("__weakref__", "block_bytes", "content", "path", "used")
 
-    def __init__(self, size: int, path: Path | None, kind: int) -> None:
-        self.size = size
+    def __init__(self, block_bytes: int, blocks: int, path: Path | None) -> None:
+        size = block_bytes * blocks
+        self.block_bytes = block_bytes
         self.path = path
+        self.used = 0
         self.content = mmap.mmap(-1, size) if path is None else _mapped_file(path, size)
-        self.words = memoryview(self.content).cast("I")
-        _HEADER.pack_into(self.content, 0, _MAGIC, VERSION, kind, 1, 0)
+
+    def starts(self) -> range:
+        """Where its blocks begin."""
+        return range(0, len(self.content), self.block_bytes)
 
     def remove(self) -> None:
         """Remove the file; the memory goes with the last reference."""
@@ -78,7 +96,7 @@ def _mapped_file(path: Path, size: int) -> mmap.mmap:
 
 
 class Block:
-    """A segment as long as somebody refers to it.
+    """A part of a file, as long as somebody refers to it.
 
     Attributes:
         content: The memory; the first `FIRST_BYTE` bytes are the header.
@@ -90,34 +108,35 @@ class Block:
 
     __slots__ = ("__weakref__", "content", "generation", "is_durable", "size", "words")
 
-    def __init__(self, segment: _Segment) -> None:
-        self.content = segment.content
-        self.words = segment.words
-        self.size = segment.size
-        self.generation = segment.words[GENERATION_WORD]
-        self.is_durable = segment.path is not None
+    def __init__(self, file: _File, start: int, kind: int) -> None:
+        size = file.block_bytes
+        self.content = memoryview(file.content)[start : start + size]
+        self.words = self.content.cast("I")
+        self.size = size
+        self.is_durable = file.path is not None
+        self.generation = self.words[GENERATION_WORD] + 1
+        header = (_MAGIC, VERSION, kind, self.generation, 0, size)
+        _HEADER.pack_into(self.content, 0, *header)
 
 
 class Segments:
-    """All segments of one writer.
+    """All blocks of one writer.
 
     Args:
         stem: Path that their files begin with; None = plain memory.
-        where: Directory, for the message that there is no journal.
     """
 
     def __init__(self, stem: Path | None) -> None:
         self._stem = stem
         self._numbers = count(1)
         self._is_ours = True
-        self._free: defaultdict[tuple[int, bool], deque[_Segment]] = defaultdict(deque)
-        self._free_bytes = 0
-        self._all: set[_Segment] = set()
+        self._free: defaultdict[int, deque[tuple[_File, int]]] = defaultdict(deque)
+        self._files: set[_File] = set()
         self._has_said_no = False
 
     @property
     def is_durable(self) -> bool:
-        """Whether new segments are files."""
+        """Whether new blocks outlive the process."""
         return self._stem is not None and not self._has_said_no
 
     def block(self, nbytes: int, kind: int = KIND_ROWS) -> Block:
@@ -125,33 +144,34 @@ class Segments:
         size = SMALLEST_BYTES
         while size < nbytes + FIRST_BYTE:
             size *= 2
-        segment = self._reused(size) or self._new(size, kind)
-        if segment.words[3] != kind:
-            segment.words[3] = kind
-        block = Block(segment)
-        weakref.finalize(block, self._release, segment).atexit = False
+        file, start = self._free_place(size)
+        block = Block(file, start, kind)
+        file.used += 1
+        weakref.finalize(block, self._release, file, start, block.words).atexit = False
         return block
 
-    def _reused(self, size: int) -> _Segment | None:
-        for is_durable in (True, False) if self._stem is not None else (False,):
-            with suppress(IndexError):
-                segment = self._free[size, is_durable].pop()
-                self._free_bytes -= size
-                return segment
-        return None
+    def _free_place(self, size: int) -> tuple[_File, int]:
+        free = self._free[size]
+        with suppress(IndexError):
+            return free.pop()
+        file = self._new_file(size)
+        first, *others = file.starts()
+        free.extend((file, start) for start in others)
+        return file, first
 
-    def _new(self, size: int, kind: int) -> _Segment:
+    def _new_file(self, block_bytes: int) -> _File:
+        blocks = max(1, FILE_BYTES * max(1, len(self._files) // FILES) // block_bytes)
+        file = None
         if self._stem is not None:
             path = self._stem.with_name(f"{self._stem.name}.{next(self._numbers)}")
             try:
-                segment = _Segment(size, path, kind)
+                file = _File(block_bytes, blocks, path)
+                self._has_said_no = False
             except OSError as error:
                 self._say_no(error)
-            else:
-                self._has_said_no = False
-                self._all.add(segment)
-                return segment
-        return _Segment(size, None, kind)
+        file = file or _File(block_bytes, 1, None)
+        self._files.add(file)
+        return file
 
     def _say_no(self, error: OSError) -> None:
         if not self._has_said_no:
@@ -163,47 +183,65 @@ class Segments:
                 error.strerror,
             )
 
-    def _release(self, segment: _Segment) -> None:
-        """Nobody refers to it any more. Called by the garbage collector: it waits for nothing."""
+    def _release(self, file: _File, start: int, words: memoryview) -> None:
+        """Nobody refers to a block any more. The garbage collector calls it: it waits for nothing.
+
+        What is in it counts no longer.
+        """
         if not self._is_ours:
             return
-        words = segment.words
         words[LENGTH_WORD] = 0
-        words[GENERATION_WORD] = (words[GENERATION_WORD] + 1) & 0xFFFFFFFF
-        if self._free_bytes + segment.size > MAX_FREE_BYTES:
-            self._all.discard(segment)
-            segment.remove()
-            return
-        self._free_bytes += segment.size
-        self._free[segment.size, segment.path is not None].append(segment)
+        words[GENERATION_WORD] = (words[GENERATION_WORD] + 1) & 0x7FFFFFFF
+        file.used -= 1
+        self._free[file.block_bytes].append((file, start))
+        if not file.used and (file.path is None or self._unused_bytes() > MAX_FREE_BYTES):
+            self._remove(file)
+
+    def _unused_bytes(self) -> int:
+        return sum(len(file.content) for file in list(self._files) if not file.used)
+
+    def _remove(self, file: _File) -> None:
+        free = self._free[file.block_bytes]
+        self._free[file.block_bytes] = deque(place for place in list(free) if place[0] is not file)
+        self._files.discard(file)
+        file.remove()
 
     def remove(self) -> None:
         """Remove all files: everything is delivered."""
         if self._is_ours:
-            self._is_ours = False
-            for segment in list(self._all):
-                segment.remove()
+            for file in list(self._files):
+                file.remove()
+        self.leave()
 
     def leave(self) -> None:
-        """Change nothing more: they are another process's."""
+        """Change nothing more: the files are another process's."""
         self._is_ours = False
+        self._files.clear()
+        self._free.clear()
 
 
-def read_segment(path: Path) -> tuple[int, int, int, bytes]:
-    """Kind, generation, bytes used and content of a segment's file.
+def read_blocks(path: Path) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, generation, bytes used and content of each block of a file.
 
     Raises:
-        JamboreeError: It is no segment, or one of another version.
+        JamboreeError: It is no file of a journal, or one of another version.
         OSError: It cannot be read.
     """
     content = path.read_bytes()
-    if len(content) < FIRST_BYTE:
-        raise JamboreeError(f"{path}: shorter than a header")
-    magic, version, kind, generation, used = _HEADER.unpack_from(content)
-    if magic != _MAGIC:
-        raise JamboreeError(f"{path}: no segment of a journal")
-    if version != VERSION:
-        raise JamboreeError(
-            f"{path}: version {version} of the journal; this release reads {VERSION}"
-        )
-    return kind, generation, used, content
+    at, size = 0, 0
+    while at + FIRST_BYTE <= len(content):
+        magic, version, kind, generation, used, its_size = _HEADER.unpack_from(content, at)
+        if magic == bytes(8) and size:  # never used
+            at += size
+            continue
+        if magic != _MAGIC:
+            raise JamboreeError(f"{path}: no file of a journal")
+        if version != VERSION:
+            raise JamboreeError(
+                f"{path}: version {version} of the journal; this release reads {VERSION}"
+            )
+        if its_size < FIRST_BYTE or at + its_size > len(content):
+            raise JamboreeError(f"{path}: a block beyond its end")
+        size = its_size
+        yield kind, generation, used, content[at : at + size]
+        at += size

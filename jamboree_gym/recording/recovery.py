@@ -6,10 +6,13 @@ does so before it reads. Nothing comes twice: rows have numbers, and what Redis 
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -19,10 +22,11 @@ from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTE
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
 from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
-from jamboree_gym.journal.dead import DeadJournal, LeftEpisode, dead_journals
+from jamboree_gym.journal.dead import DeadJournal, LeftEpisode, dead_journals, namespaces_of_dead
 from jamboree_gym.journal.entry_log import StoredRecord
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeStatus
+from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
 
 __all__ = ["deliver_dead_journals"]
 
@@ -177,3 +181,27 @@ def _continued(parts: Sequence[RowPart], start: int) -> Iterator[RowPart]:
             size = MAX_BATCH_BYTES // (part.schema.row_bytes + ROW_OVERHEAD_BYTES)
             yield from part[start - part.start :].cut(max(1, min(ROWS_PER_BATCH, size)))
             start = stop
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Deliver all journals of a home that belong to its Redis; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jamboree_gym.recording.recovery")
+    parser.add_argument("--home", required=True, type=Path, help="directory of the servers")
+    parser.add_argument("--redis-url", required=True, help="of its Redis")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
+    for namespace in namespaces_of_dead(options.home / JOURNAL_DIRECTORY):
+        try:
+            with Connection(
+                options.redis_url, home=options.home, namespace=namespace, write="buffered"
+            ) as connection:
+                count = deliver_dead_journals(connection)
+                log.info("%s: %d journals of dead writers delivered", namespace, count)
+        except JamboreeError as error:
+            log.error("%s: %s", namespace, error)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

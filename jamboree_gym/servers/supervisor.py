@@ -25,6 +25,7 @@ from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.servers.backup_process import BackupWatchdog
 from jamboree_gym.servers.control import PROTOCOL_VERSION, decode, encode, error_reply
 from jamboree_gym.servers.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
+from jamboree_gym.servers.journal_delivery import JournalDelivery
 from jamboree_gym.servers.own_files import is_lock_held
 from jamboree_gym.servers.programs.mongo import MongoProgram
 from jamboree_gym.servers.programs.valkey import ValkeyProgram
@@ -60,6 +61,7 @@ class Supervisor:
         self._redis_watchdog = ServerWatchdog(self._valkey)
         self._mongo_watchdog = ServerWatchdog(self._mongo)
         self._backup = BackupWatchdog(home, self._valkey.url, self._mongo_watchdog)
+        self._journals = JournalDelivery(home, self._valkey.url)
         self._clients: set[asyncio.StreamWriter] = set()
         self._stop = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -84,6 +86,7 @@ class Supervisor:
         home_check.cancel()
         listener.close()
         self._control_path.unlink(missing_ok=True)
+        await self._journals.stop()
         await self._backup.stop()
         await self._stop_servers()
         if self._control_path.parent != self._home.path:
@@ -114,6 +117,7 @@ class Supervisor:
             _log.info("a client's connection ended: %s", error)
         finally:
             self._clients.discard(writer)
+            self._journals.look_soon()
             self._watch_idle()
             writer.close()
 

@@ -43,9 +43,11 @@ class LogStore(Protocol):
         keyspace: Names of all keys.
         listings: Summaries of episodes by run.
         blobs: Immutable content by digest.
+        is_followed: Whether somebody followed what is written, at the last append.
     """
 
     keyspace: Keyspace
+    is_followed: bool
     listings: ListingReader
     blobs: BlobReader
 

@@ -6,11 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head
+from jamboree_gym.encoding.batch_format import CODEC_RECORDS, CODEC_STEPS, Batch, Head
+from jamboree_gym.encoding.summary_codec import decode_stored_summary
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
 from jamboree_gym.store.backup_questions import BackupQuestions
 from jamboree_gym.store.listing_recovery import is_covered
@@ -30,6 +32,7 @@ __all__ = ["ReadThroughStore"]
 
 MAX_PUT_BACK_BYTES = 64 << 20  # larger logs are read from MongoDB each time
 LOGS_AT_ONCE = 200
+GROWING_S = 60.0  # a log without a newer record is not taken for one that is being written
 ABSENT_S = 1.0  # how long MongoDB's answer "not here" is remembered
 MAX_ABSENT = 10_000
 
@@ -57,6 +60,8 @@ class ReadThroughStore(LogAppender, LogStore):
     Args:
         redis: The same store without a backup. `close` closes it, too.
         find_backup: Opens the backup; returns None if there is none.
+        is_own: Whether this process writes a log. Whoever reads another that is being written, says
+            so to its writer.
 
     Attributes:
         redis: As given; reads only what Redis holds.
@@ -67,12 +72,19 @@ class ReadThroughStore(LogAppender, LogStore):
     listings: ReadThroughListings
     blobs: ReadThroughBlobs
 
-    def __init__(self, redis: RedisStore, find_backup: Callable[[], MongoStore | None]) -> None:
+    def __init__(
+        self,
+        redis: RedisStore,
+        find_backup: Callable[[], MongoStore | None],
+        *,
+        is_own: Callable[[str], bool] = lambda key: False,
+    ) -> None:
         super().__init__(redis.link, redis.keyspace, redis.blobs, can_ask=True)
         self.redis = redis
         self.keyspace = redis.keyspace
         self.leases = redis.leases
         self.feed = redis.feed
+        self._is_own = is_own
         self._ask = BackupQuestions(redis.where, find_backup)
         self.listings = ReadThroughListings(redis, self._ask)
         self.blobs = ReadThroughBlobs(redis, self._ask)
@@ -112,6 +124,8 @@ class ReadThroughStore(LogAppender, LogStore):
             DecodeError: The log is damaged in MongoDB.
         """
         if found is not None:
+            if self.feed.is_due:
+                self._announce(key, found.head)
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         stored = self._put_back([key]).get(key)
         if stored is None:
@@ -123,6 +137,17 @@ class ReadThroughStore(LogAppender, LogStore):
         found = LogSlice(head, [])
         batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
         return None if batches is None else self._joined(found, batches, how)
+
+    def _announce(self, key: str, head: Head) -> None:
+        """Tell the writer of a log that is being written that somebody reads it."""
+        if head.t_last < time.time() - GROWING_S or self._is_own(key):
+            return
+        with suppress(AccessRefused, DecodeError):  # who may read may have no right to write
+            if head.codec == CODEC_STEPS:
+                summary = decode_stored_summary(head.note, episode_id="", where=key)
+                if summary.status != "running":
+                    return
+            self.feed.announce()
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""

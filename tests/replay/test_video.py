@@ -355,10 +355,12 @@ def test_a_disk_that_is_full_is_named_and_nothing_is_left(
 ) -> None:
     """A limit on the size of files stands for it: it fails in the same calls."""
     path = tmp_path / f"out{suffix}"
+    episode = balance(jam)
+    jam.flush()
     done = subprocess.run(
         [
             *(sys.executable, "-W", "error", "-c", FULL_DISK),
-            *(valkey.url, jam._connection.keyspace.namespace, balance(jam).id, str(path)),
+            *(valkey.url, jam._connection.keyspace.namespace, episode.id, str(path)),
         ],
         capture_output=True,
         text=True,

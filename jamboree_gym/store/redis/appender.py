@@ -40,12 +40,16 @@ class LogAppender(RedisPart):
 
     `blobs` are stored before the batches that refer to them; `can_ask` says whether a log that is
     not here may be in MongoDB. The methods are those of `LogStore`.
+
+    Attributes:
+        is_followed: Whether somebody followed what is written, at the last append.
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace, blobs: Blobs, *, can_ask: bool) -> None:
         super().__init__(link, keyspace)
         self._blobs = blobs
         self._can_ask = can_ask
+        self.is_followed = False
         self._server = _Server("", 0)
         self._emptied = 0
 
@@ -87,6 +91,7 @@ class LogAppender(RedisPart):
             raise StoreUnavailable(f"Redis at {self._link.where} {late}")
         server.blobs |= blobs.keys()
         self._link.checked(results, key=appends[0].key)
+        self.is_followed = bool(results.pop())
         was_repeated = tries > 1
         return [
             self._append_result(append, answer, was_repeated=was_repeated)

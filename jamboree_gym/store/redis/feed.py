@@ -1,6 +1,7 @@
 """What grew: a capped stream that the script `APPEND` adds an entry to for each change.
 
-It is there only while somebody follows: who does, makes it, and keeps it from expiring.
+It is there only while somebody follows: who does, makes it, and keeps it from expiring. Writers
+deliver promptly as long as it is there, and at leisure else.
 """
 
 from __future__ import annotations
@@ -62,6 +63,16 @@ class Feed(RedisPart):
         feed = self._keyspace.feed
         begin = ("XADD", feed, "*", "episode", "", "run", "")
         return as_text(self._answers([begin, ("EXPIRE", feed, LIFETIME_S)])[0])
+
+    def announce(self) -> None:
+        """Say that somebody looks: writers deliver promptly for a while."""
+        self._renew_at = time.monotonic() + RENEW_S
+        self.position()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the feed has to be made, or kept from expiring, while somebody looks."""
+        return time.monotonic() >= self._renew_at
 
     def after(self, position: str, *, wait_s: float) -> GrownEpisodes:
         """What grew after a position; waits `wait_s` seconds for it, 0 = not at all."""

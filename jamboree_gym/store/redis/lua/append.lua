@@ -10,7 +10,7 @@
 --   the epoch in which MongoDB was asked for the log, number of batches, batches...
 -- Answer: for each append {k, count, t_last}, or its error. The first k batches are in the log, from
 -- now or from an earlier try. Batch k + 1 does not continue the log: another writer was there
--- first.
+-- first. After them, 1 where somebody follows (there is a feed), else 0.
 --
 -- In another epoch nothing is done, and the answer is that epoch: what the sender remembers of the
 -- server is not true any more.
@@ -126,4 +126,5 @@ for i = 7, #KEYS, 2 do
   answers[#answers + 1] = answer
   at = at + 10 + tonumber(ARGV[at + 9])
 end
+answers[#answers + 1] = redis.call('EXISTS', feed)
 return answers
