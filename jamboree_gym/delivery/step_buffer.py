@@ -22,6 +22,7 @@ from jamboree_gym.arrays.layout import (
     ENCODED,
     Group,
     Layout,
+    Leaf,
     is_column_name,
     layout_of,
     share_columns,
@@ -51,12 +52,18 @@ ROWS_PER_BATCH = 256
 MAX_BATCH_BYTES = 1 << 20
 ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
+_ndarray, _float64 = np.ndarray, np.float64
 _NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 
 class RowBuffer(Outbox, ABC):
     """The caller's half of a `StepOutbox`.
+
+    Attributes:
+        schema: Layout of the newest row.
+        packed_action: Of the step that comes.
+        may_be_common: Whether `add_common_step` may take steps; set it before the reset.
 
     Args:
         key: The episode's log.
@@ -73,6 +80,7 @@ class RowBuffer(Outbox, ABC):
         "_check_every",
         "_content",
         "_count_at",
+        "_dtype",
         "_extents",
         "_first_at",
         "_has_encoded",
@@ -92,10 +100,13 @@ class RowBuffer(Outbox, ABC):
         "_schemas",
         "_seal_lock",
         "_sealed",
+        "_shape",
         "_t_last",
+        "_takes_common",
         "_variable_bytes_put",
         "_variable_bytes_sealed",
         "_words",
+        "may_be_common",
         "pack_action",
         "packed_action",
         "schema",
@@ -116,6 +127,7 @@ class RowBuffer(Outbox, ABC):
         super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.schema = schema  # layout of the newest row
         self.packed_action: Any = None  # of the next step
+        self.may_be_common = False
         self._lane = lane
         self._keep = max(1, keep)
         self._extents: list[Extent] = []  # the last one is written to
@@ -171,6 +183,11 @@ class RowBuffer(Outbox, ABC):
         self._content, self._first_at = extent.content, extent.first_at
         self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
         self._is_direct = row_format.is_direct
+        observation = schema.observation
+        is_array = isinstance(observation, Leaf) and observation.is_array
+        self._takes_common = self.may_be_common and self._is_direct and is_array
+        if isinstance(observation, Leaf):
+            self._dtype, self._shape = observation.dtype, observation.shape
         self._last_at = lane.back - row_format.nbytes
 
     def _add_row(
@@ -325,6 +342,47 @@ class RowBuffer(Outbox, ABC):
                 or (info is not None and len(info) >= CHECK_EVERY_BYTES)
             )
         self._announce()
+        return True
+
+    def add_common_step(
+        self, observation: Any, reward: Any, terminated: Any, truncated: Any
+    ) -> bool:
+        """Queue a step as most are; its info is empty, and the agent said nothing of it.
+
+        Each line here costs every step of a training, so whatever is unusual is left to `add_step`.
+
+        Returns:
+            Whether it was queued; if not, nothing was.
+        """
+        if (
+            terminated is not False
+            or truncated is not False
+            or not self._takes_common
+            or observation.__class__ is not _ndarray
+            or observation.dtype is not self._dtype
+            or observation.shape != self._shape
+            or (reward.__class__ is not float and reward.__class__ is not _float64)
+        ):
+            return False
+        now = self._clock()
+        words, count_at = self._words, self._count_at
+        count = words[count_at]
+        at = self._first_at + count * self._nbytes
+        if (
+            now <= self._t_last
+            or now > self.late_at
+            or at > self._last_at
+            or count % self._check_every == 0
+        ):
+            return False
+        self._t_last = now
+        content = observation.tobytes()
+        self._pack_into(
+            self._content, at, 0, self._number, reward, now, 0, 0, content, self.packed_action
+        )
+        words[count_at] = count + 1
+        if not self._marked:
+            self._announce()
         return True
 
     def add_plain_step(

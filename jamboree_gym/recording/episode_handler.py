@@ -87,6 +87,8 @@ class EpisodeHandler(DBHandler):
         self._journal: Journal | None = None
         self._lane: RowLane | None = None  # of that journal
         self._buffered = True
+        ours, kind = EpisodeHandler, type(self)
+        self._is_common = (kind.add_step, kind.set_action) == (ours.add_step, ours.set_action)
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Set a required key; another episode ends the writing of the current one."""
@@ -156,11 +158,12 @@ class EpisodeHandler(DBHandler):
             clock=jam.clock,
         )
         self._keys["episode"] = summary.id
+        self._buffered = jam.write_mode == "buffered"
+        steps.may_be_common = self._buffered and self._is_common
         jam.journal.keep_blobs(blobs or {})
         jam.adopt(steps)
         steps.add_reset(observation, encoded)
         self._steps = self.writing = steps
-        self._buffered = jam.write_mode == "buffered"
         if jam.writer.backpressure.has_outage or not self._buffered:
             self._after_append(_MOVED)
 

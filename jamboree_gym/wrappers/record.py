@@ -233,21 +233,35 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             InvalidRecord: Something in the step cannot be recorded; the episode is abandoned.
             JamboreeClosed: The environment was closed, and not reset since.
         """
-        recorder, handler = self._recorder, self.handler
-        if handler.writing is None:
+        handler = self.handler
+        steps = handler.writing
+        if steps is None:
             self._unbroken = None
             if self._is_closed:
                 raise closed_environment()
             return self.env.step(action)
-        if recorder.jam.writer.backpressure.is_on:
-            recorder.admit()
-        handler.set_action(action)
+        if self._recorder.jam.writer.backpressure.is_on:
+            self._recorder.admit()
+        if steps.may_be_common:
+            try:
+                steps.packed_action = steps.pack_action(action)
+            except Exception:  # noqa: BLE001 - whatever it is, the slow way says it
+                handler.set_action(action)
+        else:
+            handler.set_action(action)
         result: tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]] | None = None
         failure: JamboreeError | None = None
         try:
             result = self.env.step(action)
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
                 observation, reward, terminated, truncated, info = result
+                if (
+                    not info
+                    and handler.annotation is None
+                    and not self._sidecars
+                    and steps.add_common_step(observation, reward, terminated, truncated)
+                ):
+                    return result
             else:
                 observation, reward, terminated, truncated, info = of_step(result)
             try:
@@ -262,7 +276,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             is_known = isinstance(error, JamboreeError) and not isinstance(error, InvalidRecord)
             is_lost = result is not None and not is_known
             if not isinstance(error, Exception) or _has_moved(error) or is_lost:
-                recorder.break_off()
+                self._recorder.break_off()
             if result is None or not isinstance(error, Exception):
                 raise
             raise_refused("step", error, result)
