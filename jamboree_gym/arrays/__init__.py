@@ -2,6 +2,6 @@
 
 Imports: `errors`, `keys`.
 Imported by: `backup`, `connection`, `delivery`, `encoding`, `environment`, `handlers`,
-    `integrations`, `reading`, `recording`, `records`, `replay`, `runs`, `servers`, `tables`,
-    `wrappers`.
+    `integrations`, `reading`, `recording`, `records`, `replay`, `runs`, `servers`, `store`,
+    `tables`, `wrappers`.
 """

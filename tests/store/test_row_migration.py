@@ -316,6 +316,26 @@ def test_a_migration_that_was_killed_is_completed(old: Jamboree, line: int) -> N
     assert old.backup.verify()
 
 
+def test_what_is_evicted_meanwhile_shifts_no_batch(
+    old: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, is_evicted = rows.upgraded, False
+
+    def evicting(raw: bytes, *arguments: Any, where: str) -> Any:
+        nonlocal is_evicted
+        if where == key_of("long") and not is_evicted:
+            is_evicted = True
+            evict(old, "long", 1)
+        return real(raw, *arguments, where=where)
+
+    monkeypatch.setattr(rows, "upgraded", evicting)
+    migrate(old)
+
+    assert is_evicted
+    assert old.backup.verify()
+    assert read_all(old) == OLD["read"]
+
+
 # -- damaged --------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 `heads` changes heads and documents of version 1. `rows` changes batches of rows of version 1, which
 were Arrow; `arrow_rows` reads those.
 
-Imports: `arrays`, `encoding`, `errors`, `keys`.
+Imports: `arrays`, `encoding`, `errors`.
 Imported by: `cli`.
 """
 
