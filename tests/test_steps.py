@@ -411,6 +411,28 @@ def test_values_that_end_where_nothing_is_are_refused(read: Any, ends: tuple[int
         read(sealed(bytes(body)), stored(TEXT), where="log")
 
 
+def test_ends_that_do_not_ascend_are_refused_whatever_the_values_are() -> None:
+    body = bytearray(encode_rows(flat([row(b"a")] * 3), TEXT))
+    struct.pack_into("<3I", body, ENDS_AT, 2, 1, 3)
+
+    with pytest.raises(ValueError, match="values end"):
+        decode_columns(memoryview(bytes(body)), TEXT, 3)
+
+
+def test_only_the_first_rows_of_an_episode_are_cut_all_at_once() -> None:
+    parts: dict[str, Any] = {"codec": CODEC_STEPS, "start": 0, "count": 3, "writer": bytes(8)}
+    body, times = encode_rows(flat([row(np.zeros(2, "f4"))] * 3), GOOD_SCHEMA), {"t_first": 1.0}
+
+    def is_taken(**others: Any) -> bool:
+        blob = encode_batch(**{**parts, **others}, **times, t_last=1.0, body=body)
+        return RowCollector(GOOD_SCHEMA).add_alike([blob], 3)
+
+    assert is_taken()
+    assert not is_taken(start=3)
+    assert not is_taken(count=4)
+    assert not is_taken(codec=CODEC_RECORDS)
+
+
 def test_a_batch_shorter_than_a_batch_is_not_cut() -> None:
     collector = RowCollector(GOOD_SCHEMA)
 
