@@ -111,7 +111,10 @@ def encode_columns(
             parts.append(_stored(column, leaf))
         else:
             parts.append(_ends(column))
-    _check_sizes(parts, schema)
+    # A column with a row too few or too many leaves a remainder.
+    if (sum(map(len, parts)) - _BEGIN) % schema.stored_row_bytes:
+        sizes = list(map(len, parts[1:]))
+        raise ValueError(f"columns of {sizes} bytes where a row has {schema.column_bytes}")
     for position in schema.encoded_columns:
         parts += columns[position]  # type: ignore[arg-type]
     if infos:
@@ -123,17 +126,9 @@ def encode_columns(
     return b"".join(parts)
 
 
-def _check_sizes(parts: Sequence[bytes], schema: StepSchema) -> None:
-    """Whether all columns have the same number of rows."""
-    sizes = list(map(len, parts[1:]))
-    count = sum(sizes) // schema.stored_row_bytes
-    if sizes != [count * size for size in schema.column_bytes]:
-        raise ValueError(f"columns of {sizes} bytes where a row has {schema.column_bytes}")
-
-
 def _stored(column: Any, leaf: Leaf) -> bytes:
     """A column as it is stored; strided ones are copied."""
-    if leaf.dtype.kind == "b" and leaf.size != 1:
+    if leaf.dtype.kind == "b" and leaf.shape:
         bits = column.reshape((len(column), leaf.size))
         return np.packbits(bits, axis=1, bitorder="little").tobytes()
     content: bytes = column.tobytes()

@@ -221,16 +221,15 @@ def _content(column: Column, values: Sequence[Any]) -> Any:
     """A column as `encode_columns` takes it."""
     if not isinstance(column, Leaf):
         return values
-    kind = column.dtype.kind
-    if kind == "b" and column.size != 1:
-        return column.stack(values)
+    dtype, kind = column.dtype, column.kind
     try:
-        if column.is_array:
-            return b"".join(values)
-        if not column.dtype.isnative:  # scalars are native
-            return np.array(values, column.dtype).tobytes()
-        if column.kind == "numpy":
-            return b"".join(values)  # they are buffers of their own bytes
-        return bytes(values) if kind == "b" else array(_TYPECODES[kind], values).tobytes()
+        if kind == "python":
+            code = dtype.kind
+            return bytes(values) if code == "b" else array(_TYPECODES[code], values).tobytes()
+        if dtype.kind == "b" and column.shape:
+            return column.stack(values)
+        if kind == "array" or dtype.isnative:
+            return b"".join(values)  # NumPy's scalars are buffers of their own bytes
     except TypeError:  # numbers of Python and of NumPy
-        return np.array(values, column.dtype).tobytes()
+        pass
+    return np.array(values, dtype).tobytes()
