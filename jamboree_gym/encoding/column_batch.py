@@ -188,7 +188,9 @@ def join_columns(
         if isinstance(column, Leaf):
             pieces = [body[_BEGIN + n * start : _BEGIN + n * stop] for body, n in bodies]
             array = _array(bytearray().join(pieces), column, count)
-            columns.append(array.astype(column.dtype.newbyteorder("="), copy=False))
+            if not column.dtype.isnative:
+                array = array.astype(column.dtype.newbyteorder("="))
+            columns.append(array)
         else:
             number = next(encoded)
             columns.append([value for tail in tails for value in tail.values[number]])

@@ -251,6 +251,8 @@ def schemas_of(
         DecodeError: One is not there.
     """
     schemas = [(start, schema)]
+    if not changes:
+        return schemas
     schemas += [(start + row, find_schema(digest.hex())) for row, digest in changes]
     if not all(changed.shares_columns_with(schema) for _, changed in schemas):
         raise ValueError("rows of other columns than the first")
