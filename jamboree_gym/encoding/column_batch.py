@@ -101,7 +101,7 @@ def encode_columns(
         changes: Digests of the schemas that hold from a row on.
 
     Raises:
-        ValueError: A column has another number of bytes than its schema says.
+        ValueError: A column has another dtype or number of rows than it should.
     """
     parts = [PREFIX.pack(schema.digest_bytes, len(infos), len(changes))]
     for column, leaf in zip(columns, schema.columns, strict=True):
@@ -128,6 +128,8 @@ def encode_columns(
 
 def _stored(column: Any, leaf: Leaf) -> bytes:
     """A column as it is stored; strided ones are copied."""
+    if column.dtype != leaf.dtype:
+        raise ValueError(f"a column of {column.dtype} where the layout has {leaf.dtype}")
     if leaf.dtype.kind == "b" and leaf.shape:
         bits = column.reshape((len(column), leaf.size))
         return np.packbits(bits, axis=1, bitorder="little").tobytes()
