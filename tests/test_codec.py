@@ -14,6 +14,7 @@ from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     CODEC_STEPS,
     Head,
+    checked_body,
     decode_batch,
     decode_head,
     decode_note,
@@ -21,7 +22,6 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
     encode_note,
     encode_records,
-    plain_span,
 )
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
@@ -121,6 +121,18 @@ def test_a_batch_of_an_unknown_version_asks_for_an_upgrade() -> None:
         decode_batch(bytes(batch), where="k")
 
 
+def test_rows_that_an_older_release_wrote_say_what_to_do() -> None:
+    batch = bytearray(batch_of([{"a": 1}], codec=CODEC_STEPS))
+    assert batch[2] == 2
+    batch[2] = 1
+    with pytest.raises(DecodeError, match=r"k at index 7: .* version 1, .*jamboree-gym migrate"):
+        decode_batch(bytes(batch), where="k")
+
+
+def test_records_are_of_the_version_that_older_releases_read() -> None:
+    assert batch_of([{"a": 1}], codec=CODEC_RECORDS)[2] == 1
+
+
 def a_head(**parts: Any) -> bytes:
     numbers = dict.fromkeys(("first", "held", "newest", "count", "acked", "revision"), 0)
     rest = {"codec": CODEC_RECORDS, "t_last": 0.0, "born": 0.0, "note": b""}
@@ -212,4 +224,4 @@ def test_a_batch_that_is_never_stored_gives_decode_error(start: int, count: int)
 
     with pytest.raises(DecodeError, match=f"log at index {start}: a batch of {count}"):
         decode_batch(blob, where="log")
-    assert plain_span(blob, CODEC_STEPS)[1] == 0
+    assert checked_body(blob, CODEC_STEPS)[1] == 0

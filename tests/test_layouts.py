@@ -5,7 +5,6 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from jamboree_gym.arrays.layout import (
@@ -16,7 +15,6 @@ from jamboree_gym.arrays.layout import (
     layout_from_json,
     layout_of,
     layout_to_json,
-    numbers_to_arrow,
     share_columns,
 )
 
@@ -152,11 +150,3 @@ def test_an_element_of_a_column_is_restored_with_its_type(value: object) -> None
     assert type(restored) is type(value)
     assert restored == value
     assert np.asarray(restored).dtype == np.asarray(value).dtype
-
-
-@pytest.mark.parametrize("kind", list("?bBhHiIqQefd"))
-def test_numbers_become_what_pyarrow_makes_of_them(kind: str) -> None:
-    for values in (np.arange(-9, 10).astype(kind), np.zeros(0, kind), np.arange(18)[::2] > 4):
-        made = numbers_to_arrow(values)
-        made.validate(full=True)
-        assert made.equals(pa.array(values))

@@ -1,121 +1,245 @@
-"""Batches are laid out as pyarrow lays them out, whoever writes them."""
+"""The body of a batch, byte by byte: from rows, from columns, and back."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+import struct
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from flat_rows import part
-from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lengths import examples
 
-from jamboree_gym.arrays.layout import Group, Leaf, layout_of
+from jamboree_gym.arrays.layout import ENCODED, NOTHING, Group, Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.encoding import row_encoder
-from jamboree_gym.encoding.row_encoder import MAX_ROW_BYTES, serialize_batch
-from jamboree_gym.environment.spaces import layout_of_space
+from jamboree_gym.encoding.column_batch import (
+    NO_TAIL,
+    PREFIX,
+    ColumnBatch,
+    decode_columns,
+    encode_columns,
+    join_columns,
+)
+from jamboree_gym.encoding.column_batch import decode_tail as tail_of
+from jamboree_gym.encoding.row_encoder import encode_rows
 
-DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4"]
-Columns = list[list[Any]]
-SHAPES = [(), (3,), (2, 2), (0,)]
+DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4", ">i8"]
+SHAPES = [(), (1,), (3,), (2, 2), (11,), (0,), (2, 0)]
+NUMBER = Leaf(np.dtype(np.int64), (), "python")
+
+leaves = st.builds(
+    lambda dtype, shape: Leaf(np.dtype(dtype), shape, "array"),
+    st.sampled_from(DTYPES),
+    st.sampled_from(SHAPES),
+)
+columns = leaves | st.just(ENCODED)
+layouts = columns | st.lists(columns, max_size=3).map(
+    lambda parts: Group("tuple", tuple(range(len(parts))), tuple(parts))
+)
+annotations = st.none() | columns
+schemas = st.builds(
+    lambda observation, action, said: StepSchema(
+        observation, action, Group("dict", ("a",), (said,)) if said else NOTHING
+    ),
+    layouts,
+    layouts,
+    annotations,
+)
 
 
-def serialized(schema: StepSchema, columns: Columns) -> bytes:
-    rows = [(*row, None, None) for row in zip(*columns, strict=True)]
-    return serialize_batch(schema, part(rows, schema).columns)
-
-
-def by_pyarrow(schema: StepSchema, columns: Columns) -> bytes:
-    arrays = [
-        schema.observation.to_arrow(schema.observation.stack(columns[0])),
-        schema.action.to_arrow(schema.action.stack(columns[1])),
-        *(pa.array(column) for column in columns[2:6]),
+@st.composite
+def batches(draw: st.DrawFn, schema: StepSchema) -> tuple[int, ColumnBatch]:
+    """Count and columns of a batch."""
+    count = draw(st.integers(1, 9))
+    drawn = [
+        draw(hnp.arrays(column.dtype, (count, *column.shape)))
+        if isinstance(column, Leaf)
+        else draw(st.lists(st.binary(max_size=9), min_size=count, max_size=count))
+        for column in schema.columns
     ]
-    return bytes(pa.RecordBatch.from_arrays(arrays, schema=schema.arrow).serialize())
+    rows = st.lists(st.integers(0, count - 1), unique=True).map(sorted)
+    infos = [(row, draw(st.binary(max_size=9))) for row in draw(rows)]
+    changes = [(row, draw(st.binary(min_size=8, max_size=8))) for row in draw(rows) if row]
+    return count, ColumnBatch(drawn, infos, changes)
+
+
+def plainly(schema: StepSchema, batch: ColumnBatch) -> bytes:
+    """The body as docs/storage.md describes it, without haste."""
+    body = schema.digest_bytes + struct.pack("<2I", len(batch.infos), len(batch.changes))
+    for leaf, values in zip(schema.columns, batch.columns, strict=True):
+        if not isinstance(leaf, Leaf):
+            body += struct.pack(f"<{len(values)}I", *np.cumsum([len(v) for v in values]))
+        elif leaf.dtype == bool:
+            for value in values:
+                body += np.packbits(value.ravel(), bitorder="little").tobytes()
+        else:
+            body += values.tobytes()
+    for leaf, values in zip(schema.columns, batch.columns, strict=True):
+        body += b"" if isinstance(leaf, Leaf) else b"".join(values)
+    body += b"".join(struct.pack("<I", row) for row, _ in batch.infos)
+    body += b"".join(
+        struct.pack("<I", sum(len(one) for _, one in batch.infos[: n + 1]))
+        for n in range(len(batch.infos))
+    )
+    body += b"".join(info for _, info in batch.infos)
+    body += b"".join(struct.pack("<I", row) for row, _ in batch.changes)
+    return body + b"".join(name for _, name in batch.changes)
+
+
+def assert_same(read: Any, written: Any) -> None:
+    assert len(read) == len(written)
+    for one, other in zip(read, written, strict=True):
+        if isinstance(other, np.ndarray):
+            assert (one.dtype, one.shape) == (other.dtype, other.shape)
+            assert one.tobytes() == other.tobytes()
+        else:
+            assert list(one) == list(other)
 
 
 @pytest.mark.deep
-@settings(max_examples=examples(400))
-@given(st.data(), st.sampled_from(DTYPES), st.sampled_from(SHAPES), st.integers(1, 20))
-def test_every_batch_is_byte_for_byte_what_pyarrow_writes(
-    data: st.DataObject, dtype: str, shape: tuple[int, ...], count: int
+@settings(max_examples=examples(500))
+@given(st.data(), schemas)
+def test_columns_come_back_from_the_bytes_that_the_page_describes(
+    data: st.DataObject, schema: StepSchema
 ) -> None:
-    schema = StepSchema(
-        Leaf(np.dtype(dtype), shape, "array"), Leaf(np.dtype(np.int64), (), "python")
-    )
-    flags = st.lists(st.booleans(), min_size=count, max_size=count)
-    floats = st.lists(st.floats(), min_size=count, max_size=count)
-    for _ in range(2):  # the second one does not ask pyarrow any more
-        columns = [
-            [data.draw(hnp.arrays(dtype, shape)).tobytes() for _ in range(count)],
-            data.draw(st.lists(st.integers(-9, 9), min_size=count, max_size=count)),
-            *(data.draw(kind) for kind in (floats, flags, flags, floats)),
-        ]
+    count, batch = data.draw(batches(schema))
 
-        assert serialized(schema, columns) == by_pyarrow(schema, columns)
+    body = encode_columns(schema, *batch)
+
+    assert body == plainly(schema, batch)
+    read = decode_columns(memoryview(body), schema, count)
+    assert_same(read.columns, batch.columns)
+    assert (list(read.infos), list(read.changes)) == (batch.infos, batch.changes)
 
 
-@pytest.mark.parametrize("kind", ["array", "numpy", "python"])
-def test_bits_are_packed_as_pyarrow_packs_them(kind: str) -> None:
-    leaf = Leaf(np.dtype(bool), (), kind)
-    schema = StepSchema(leaf, leaf)
-    values = [True, False, True] * 5
-    kept = [np.bool_(value).tobytes() for value in values] if kind == "array" else values
-    columns = [kept, kept, [0.0] * 15, values, values, [1.0] * 15]
+@given(st.data(), schemas)
+def test_several_batches_are_joined_in_native_byte_order(
+    data: st.DataObject, schema: StepSchema
+) -> None:
+    written = [data.draw(batches(schema)) for _ in range(data.draw(st.integers(1, 3)))]
+    bodies = [(encode_columns(schema, *batch), count) for count, batch in written]
 
-    for _ in range(2):
-        assert serialized(schema, columns) == by_pyarrow(schema, columns)
+    tails = [tail_of(body, schema, count) for body, count in bodies]
+    joined = join_columns(bodies, schema, tails)
+
+    parts = zip(*[batch.columns for _, batch in written], strict=True)
+    expected = [
+        np.concatenate(some) if isinstance(some[0], np.ndarray) else [*chain(*some)]
+        for some in parts
+    ]
+    assert_same(joined, expected)
+    assert all(one.flags.writeable for one in joined if isinstance(one, np.ndarray))
 
 
-NUMBERS = spaces.Box(-1, 1, (4,), np.float32)
-NESTED = spaces.Dict(
-    {
-        "picture": spaces.Box(0, 255, (2, 3), np.uint8),
-        "pair": spaces.Tuple((NUMBERS, spaces.Discrete(2))),
-        "bits": spaces.MultiBinary(5),
-    }
-)
-SAID = {"value": 0.0, "seen": np.zeros(3, np.bool_)}
-SPACES_AND_ANNOTATIONS = {
-    "plain": (NUMBERS, spaces.Discrete(2), {}),
-    "nested": (NESTED, spaces.Tuple((NUMBERS, NUMBERS)), {}),
-    "annotated": (NUMBERS, spaces.MultiDiscrete([2, 3]), SAID),
-    "of one value each": (spaces.Discrete(2), spaces.Discrete(3), {"n": 1}),
+KINDS: dict[str, tuple[str, list[Any]]] = {
+    "floats": ("f8", [0.5, -0.0, 5e-324]),
+    "ints": ("i8", [2**63 - 1, -(2**63), 0]),
+    "bools": ("?", [True, False, True]),
+    "numbers of Python and NumPy": ("i8", [1, np.int64(-2), 3]),
+    "floats of Python and NumPy": ("f8", [1.0, np.float64(-2), 3.0]),
+    "bools of Python and NumPy": ("?", [True, np.bool_(False), np.bool_(True)]),
+    "NumPy's own": ("f4", list(np.arange(3, dtype="f4"))),
+    "of the other byte order": (">i2", list(np.arange(3, dtype=">i2"))),
 }
 
 
-@pytest.mark.parametrize(
-    ("observation_space", "action_space", "annotation"),
-    SPACES_AND_ANNOTATIONS.values(),
-    ids=SPACES_AND_ANNOTATIONS,
-)
-def test_headers_for_any_number_of_rows_are_those_of_pyarrow(
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    annotation: dict[str, Any],
-) -> None:
-    schema = StepSchema(
-        layout_of_space(observation_space),
-        layout_of_space(action_space),
-        cast(Group, layout_of(annotation)),
+CASES = {
+    f"{name}, {kind}": (kind, *case)
+    for name, case in KINDS.items()
+    for kind in (("numpy",) if case[0] in ("f4", ">i2") else ("python", "numpy"))
+}
+
+
+@pytest.mark.parametrize(("kind", "dtype", "values"), CASES.values(), ids=CASES)
+def test_rows_and_columns_make_the_same_bytes(kind: Any, dtype: str, values: list[Any]) -> None:
+    schema = StepSchema(NUMBER, Leaf(np.dtype(dtype), (), kind))
+    rows = [(n, v, 0.5, n == 2, False, 1.0, None, None) for n, v in enumerate(values)]
+
+    body = encode_rows(part(rows, schema))
+
+    flags = [np.array([False, False, True]), np.zeros(3, bool)]
+    columns = [np.arange(3), np.array(values, dtype), np.full(3, 0.5), *flags, np.ones(3)]
+    assert body == encode_columns(schema, columns)
+
+
+def test_columns_of_a_larger_array_are_taken_as_they_lie_there() -> None:
+    schema = StepSchema(Leaf(np.dtype("f4"), (4,), "array"), NUMBER)
+    names = ["o", "a", "r", "t", "u", "s"]
+    rows = np.zeros(9, [*zip(names, ["(4,)f4", "i8", "f8", "?", "?", "f8"], strict=True)])
+    rows["o"], rows["a"], rows["t"] = np.arange(36).reshape(9, 4), np.arange(9), True
+
+    body = encode_columns(schema, [rows[name][2:7] for name in names])
+
+    read = decode_columns(memoryview(body), schema, 5).columns
+    assert_same(read, [np.ascontiguousarray(rows[name][2:7]) for name in names])
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_column_with_a_row_too_few_is_refused(place: int) -> None:
+    schema = StepSchema(NUMBER, ENCODED)
+    columns: list[Any] = [np.zeros(3, int), [b"a"] * 3, np.zeros(3), *[np.zeros(3, bool)] * 2]
+    columns.append(np.zeros(3))
+    columns[place] = columns[place][1:]
+
+    with pytest.raises(ValueError, match="bytes where a row has"):
+        encode_columns(schema, columns)
+
+
+@pytest.mark.parametrize("dtype", [">i8", "f8", "u8"])
+def test_a_column_of_another_dtype_is_refused(dtype: str) -> None:
+    columns = [np.zeros(3, dtype), np.zeros(3, "i8"), np.zeros(3), *[np.zeros(3, bool)] * 2]
+
+    with pytest.raises(ValueError, match="where the layout has int64"):
+        encode_columns(StepSchema(NUMBER, NUMBER), [*columns, np.zeros(3)])
+
+
+def test_what_is_read_of_one_batch_shares_its_memory() -> None:
+    schema = StepSchema(Leaf(np.dtype("u1"), (1000,), "array"), NUMBER)
+    columns = [np.ones((9, 1000), "u1"), np.arange(9), np.zeros(9)]
+    columns += [np.zeros(9, bool), np.zeros(9, bool), np.zeros(9)]
+    body = encode_columns(schema, columns)
+
+    pixels = decode_columns(memoryview(body), schema, 9).columns[0]
+
+    assert np.shares_memory(pixels, np.frombuffer(body, np.uint8))
+    assert not pixels.flags.writeable
+
+
+def test_a_batch_without_infos_and_changes_has_nothing_behind_its_columns() -> None:
+    schema = StepSchema(NUMBER, NUMBER)
+    body = encode_rows(part([(0, 0, 0.0, False, False, 1.0, None, None)], schema))
+
+    assert len(body) == PREFIX.size + 8 + 8 + 8 + 1 + 1 + 8
+    assert tail_of(body, schema, 1) is NO_TAIL
+
+
+def test_rows_are_written_and_read_without_arrow() -> None:
+    program = """
+import sys
+sys.modules["pyarrow"] = None
+import numpy as np
+from jamboree_gym.arrays.layout import Leaf, ENCODED
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.encoding.batch_format import decode_batch
+from jamboree_gym.encoding.bulk_decoder import decode_batches
+from jamboree_gym.encoding.row_encoder import seal_rows
+from flat_rows import part
+
+schema = StepSchema(ENCODED, Leaf(np.dtype(">f4"), (2,), "array"))
+row = (encode_value("text"), bytes(8), 0.5, False, False, 1.0, None, None)
+batch = decode_batch(seal_rows(part([row] * 3, schema), b"writer-1"), where="log")
+print(decode_batches([batch], lambda _: schema, where="log").observations.tolist())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    template = row_encoder.template_of(schema)
-    assert template is not None
 
-    for count in [*range(1, 300), 1000, 1 << 16]:
-        message = row_encoder._by_pyarrow(schema, row_encoder._zeros(schema, count))
-        assert message.startswith(template.header(count))
-
-
-def test_a_schema_of_large_rows_is_left_to_pyarrow() -> None:
-    rows = Leaf(np.dtype(np.uint8), (MAX_ROW_BYTES + 1,), "array")
-    schema = StepSchema(rows, Leaf(np.dtype(np.int64), (), "python"))
-    columns = [[bytes(rows.nbytes)] * 2, [0] * 2, [0.0] * 2, [False] * 2, [False] * 2, [0.0] * 2]
-
-    assert row_encoder.template_of(schema) is None
-    assert serialized(schema, columns) == by_pyarrow(schema, columns)
+    assert done.stdout.strip() == str(["text"] * 3), done.stderr

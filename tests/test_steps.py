@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
-import pyarrow as pa
 import pytest
 from flat_rows import Row, part
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jamboree_gym.arrays.layout import Group, Leaf, layout_of
+from jamboree_gym.arrays.layout import ENCODED, Group, Leaf, layout_of
 from jamboree_gym.arrays.step_schema import FindSchema, StepSchema, schema_at
 from jamboree_gym.arrays.values import encode_mapping, encode_value
 from jamboree_gym.encoding.batch_format import (
@@ -28,6 +26,7 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
 )
 from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches
+from jamboree_gym.encoding.column_batch import PREFIX, decode_columns, encode_columns
 from jamboree_gym.encoding.row_encoder import encode_rows
 from jamboree_gym.encoding.rows import Rows, decode_rows, rows_to_arrays, schema_digest
 from jamboree_gym.errors import DecodeError
@@ -263,7 +262,7 @@ GOOD_BODY = encode_rows(
 )
 
 
-@given(st.integers(12, len(GOOD_BODY) - 1), st.integers(0, 255))
+@given(st.integers(8, len(GOOD_BODY) - 1), st.integers(0, 255))
 def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: int) -> None:
     body = bytearray(GOOD_BODY)
     body[position] = value
@@ -273,22 +272,26 @@ def test_a_changed_byte_is_read_as_other_values_or_named(position: int, value: i
         assert rows.observations.shape == (3, 2)
 
 
-@given(st.integers(12, len(GOOD_BODY) - 1))
-@example(12 + int.from_bytes(GOOD_BODY[8:12], "little"))  # just behind the Arrow part
+@given(st.integers(0, len(GOOD_BODY) - 1))
 def test_a_body_that_was_cut_off_is_named(length: int) -> None:
     with pytest.raises(DecodeError, match="log at index 5"):
         decode_rows(damaged_batch(GOOD_BODY[:length]), stored(GOOD_SCHEMA), where="log")
 
 
-def test_a_wrong_number_of_rows_is_named() -> None:
-    with pytest.raises(DecodeError, match="3 rows where its header says 4"):
-        decode_rows(damaged_batch(GOOD_BODY, count=4), stored(GOOD_SCHEMA), where="log")
+def test_a_body_with_something_behind_it_is_named() -> None:
+    with pytest.raises(DecodeError, match=r"log at index 5: .* have a meaning"):
+        decode_rows(damaged_batch(GOOD_BODY + b"x"), stored(GOOD_SCHEMA), where="log")
+
+
+@pytest.mark.parametrize("count", [2, 4, 2**32 - 1])
+def test_a_wrong_number_of_rows_is_named(count: int) -> None:
+    with pytest.raises(DecodeError, match="log at index 5"):
+        decode_rows(damaged_batch(GOOD_BODY, count=count), stored(GOOD_SCHEMA), where="log")
 
 
 def test_infos_that_are_no_msgpack_are_named() -> None:
-    size = 12 + int.from_bytes(GOOD_BODY[8:12], "little")
     with pytest.raises(DecodeError, match="log at index 5"):
-        decode_rows(damaged_batch(GOOD_BODY[:size] + b"\xc1"), stored(GOOD_SCHEMA), where="log")
+        decode_rows(damaged_batch(body_with([(1, b"\xc1")])), stored(GOOD_SCHEMA), where="log")
 
 
 def test_a_batch_of_records_is_not_one_of_steps() -> None:
@@ -304,8 +307,8 @@ def test_a_damaged_schema_is_named(blob: bytes) -> None:
         StepSchema.from_blob(blob, where="blob")
 
 
-def test_a_schema_whose_layout_was_changed_is_refused() -> None:
-    blob = GOOD_SCHEMA.blob.replace(b'"shape": [2]', b'"shape": [3]')
+def test_a_schema_that_is_written_in_another_way_is_refused() -> None:
+    blob = GOOD_SCHEMA.blob.replace(b'"shape": [2]', b'"shape":  [2]')
 
     with pytest.raises(DecodeError, match="not a schema"):
         StepSchema.from_blob(blob, where="blob")
@@ -317,8 +320,6 @@ def test_equal_layouts_have_one_blob() -> None:
 
 # -- written on purpose, with everything around it right --------------------------------------
 
-BATCH_END = 12 + int.from_bytes(GOOD_BODY[8:12], "little")
-
 
 def sealed(body: bytes) -> Batch:
     """A whole batch, with its checksum."""
@@ -327,24 +328,28 @@ def sealed(body: bytes) -> Batch:
     return decode_batch(blob, where="log")
 
 
-def rest(infos: list[Any], changes: list[Any] | None = None) -> bytes:
-    """The good batch with something else behind it."""
-    return GOOD_BODY[:BATCH_END] + msgspec.msgpack.encode((infos, changes or []))
+GOOD_COLUMNS = decode_columns(memoryview(GOOD_BODY), GOOD_SCHEMA, 3).columns
+SAID, DIGEST = encode_mapping({}), GOOD_SCHEMA.digest_bytes
+
+
+def body_with(infos: list[Any], changes: list[Any] | None = None) -> bytes:
+    """The good columns with something else behind them."""
+    return encode_columns(GOOD_SCHEMA, GOOD_COLUMNS, infos, changes or [])
 
 
 @pytest.mark.parametrize("read", [decode_rows, lambda f, *a, **k: decode_batches([f], *a, **k)])
 @pytest.mark.parametrize(
     "body",
     [
-        rest([(0, encode_value([1]))]),
-        rest([(3, encode_mapping({}))]),
-        rest([(-1, encode_mapping({}))]),
-        rest([(1, encode_mapping({})), (1, encode_mapping({}))]),
-        rest([], [(0, GOOD_SCHEMA.digest_bytes)]),
-        rest([], [(3, GOOD_SCHEMA.digest_bytes)]),
-        rest([], [(2, GOOD_SCHEMA.digest_bytes), (1, GOOD_SCHEMA.digest_bytes)]),
+        body_with([(0, encode_value([1]))]),
+        body_with([(3, SAID)]),
+        body_with([(2**32 - 1, SAID)]),
+        body_with([(1, SAID), (1, SAID)]),
+        body_with([], [(0, DIGEST)]),
+        body_with([], [(3, DIGEST)]),
+        body_with([], [(2, DIGEST), (1, DIGEST)]),
     ],
-    ids=["no dict", "behind", "before", "twice", "first", "too late", "unsorted"],
+    ids=["no dict", "behind", "far behind", "twice", "first", "too late", "unsorted"],
 )
 def test_rows_that_are_not_there_are_not_told_of(read: Any, body: bytes) -> None:
     with pytest.raises(DecodeError, match="log at index 5"):
@@ -353,27 +358,56 @@ def test_rows_that_are_not_there_are_not_told_of(read: Any, body: bytes) -> None
 
 def test_rows_of_other_columns_are_refused() -> None:
     other = StepSchema(INT64, INT64)
-    body = rest([], [(1, other.digest_bytes)])
+    body = body_with([], [(1, other.digest_bytes)])
 
     with pytest.raises(DecodeError, match="other columns"):
         decode_rows(damaged_batch(body), stored(GOOD_SCHEMA, other), where="log")
 
 
-@pytest.mark.parametrize("codec", ["zstd", "lz4"])
-def test_a_compressed_batch_is_refused_before_it_is_unpacked(codec: str) -> None:
-    schema = GOOD_SCHEMA.arrow
-    batch = pa.ipc.read_record_batch(pa.py_buffer(GOOD_BODY[12:BATCH_END]), schema)
-    sink = io.BytesIO()
-    options = pa.ipc.IpcWriteOptions(compression=codec)
-    with pa.ipc.new_stream(sink, schema, options=options) as writer:
-        writer.write_batch(batch)
-    reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(sink.getvalue()))
-    reader.read_next_message()
-    message = bytes(reader.read_next_message().serialize())
-    body = GOOD_BODY[:8] + len(message).to_bytes(4, "little") + message + GOOD_BODY[BATCH_END:]
+@pytest.mark.parametrize(
+    "numbers", [(2**32 - 1, 0), (0, 2**32 - 1), (2**32 - 1, 2**32 - 1), (2, 0), (0, 2)]
+)
+def test_more_infos_and_changes_than_there_are_bytes_are_refused(numbers: tuple[int, int]) -> None:
+    body = PREFIX.pack(DIGEST, *numbers) + GOOD_BODY[PREFIX.size :]
 
-    with pytest.raises(DecodeError, match="compressed"):
+    with pytest.raises(DecodeError, match="log at index 5"):
         decode_rows(damaged_batch(body), stored(GOOD_SCHEMA), where="log")
+
+
+TEXT = StepSchema(ENCODED, INT64)
+ENDS_AT = PREFIX.size
+
+
+@pytest.mark.parametrize("read", [decode_rows, lambda f, *a, **k: decode_batches([f], *a, **k)])
+@pytest.mark.parametrize("ends", [(2, 1, 3), (1, 2, 2**32 - 1), (1, 2, 4), (1, 2, 2)])
+def test_values_that_end_where_nothing_is_are_refused(read: Any, ends: tuple[int, ...]) -> None:
+    body = bytearray(encode_rows(part([row(encode_value(None))] * 3, TEXT)))
+    struct.pack_into("<3I", body, ENDS_AT, *ends)
+
+    with pytest.raises(DecodeError, match="log at index 5"):
+        read(sealed(bytes(body)), stored(TEXT), where="log")
+
+
+def test_ends_that_do_not_ascend_are_refused_whatever_the_values_are() -> None:
+    body = bytearray(encode_rows(part([row(b"a")] * 3, TEXT)))
+    struct.pack_into("<3I", body, ENDS_AT, 2, 1, 3)
+
+    with pytest.raises(ValueError, match="values end"):
+        decode_columns(memoryview(bytes(body)), TEXT, 3)
+
+
+def test_only_the_first_rows_of_an_episode_are_cut_all_at_once() -> None:
+    parts: dict[str, Any] = {"codec": CODEC_STEPS, "start": 0, "count": 3, "writer": bytes(8)}
+    body, times = encode_rows(part([row(np.zeros(2, "f4"))] * 3, GOOD_SCHEMA)), {"t_first": 1.0}
+
+    def is_taken(**others: Any) -> bool:
+        blob = encode_batch(**{**parts, **others}, **times, t_last=1.0, body=body)
+        return RowCollector(GOOD_SCHEMA).add_alike([blob], 3)
+
+    assert is_taken()
+    assert not is_taken(start=3)
+    assert not is_taken(count=4)
+    assert not is_taken(codec=CODEC_RECORDS)
 
 
 def test_a_batch_shorter_than_a_batch_is_not_cut() -> None:
@@ -387,20 +421,23 @@ def test_a_batch_shorter_than_a_batch_is_not_cut() -> None:
     [
         (b"[2]", b"[" * 9000),
         (b"[2]", b"[2147483647, 2147483647]"),
+        (b"[2]", b"[0, 2147483647, 2147483647]"),
         (b"[2]", b"[%s]" % b", ".join([b"1"] * 64)),
         (b'"<f4"', b'"(2,)f4"'),
         (b'"array"', b'"numpy"'),
     ],
-    ids=["deep", "large", "many dimensions", "a dtype to parse", "a scalar with a shape"],
+    ids=[
+        "deep",
+        "large",
+        "large and empty",
+        "many dimensions",
+        "a dtype to parse",
+        "a scalar with a shape",
+    ],
 )
 def test_a_schema_that_is_never_written_is_refused(change: tuple[bytes, bytes]) -> None:
-    arrow = GOOD_SCHEMA.arrow
-    layouts = arrow.metadata[b"jamboree"].replace(*change)
-
     with pytest.raises(DecodeError, match="blob: not a schema"):
-        StepSchema.from_blob(
-            bytes(arrow.with_metadata({"jamboree": layouts}).serialize()), where="blob"
-        )
+        StepSchema.from_blob(GOOD_SCHEMA.blob.replace(*change), where="blob")
 
 
 def test_rows_that_were_joined_as_objects_are_joined_again() -> None:

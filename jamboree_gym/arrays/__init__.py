@@ -3,5 +3,5 @@
 Imports: `errors`, `keys`.
 Imported by: `backup`, `connection`, `delivery`, `encoding`, `environment`, `handlers`,
     `integrations`, `journal`, `reading`, `recording`, `records`, `replay`, `runs`, `servers`,
-    `tables`, `wrappers`.
+    `store`, `tables`, `wrappers`.
 """

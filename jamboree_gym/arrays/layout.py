@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from jamboree_gym.arrays.tensors import detached, is_tensor, tensor_array
 from jamboree_gym.arrays.unicode_text import is_unicode
@@ -40,41 +39,19 @@ __all__ = [
     "layout_of",
     "layout_to_json",
     "number_dtype",
-    "numbers_to_arrow",
     "share_columns",
 ]
 
-_ARROW_KINDS = "biuf"
+_KINDS_OF_NUMBERS = "biuf"
 _KINDS = ("array", "numpy", "python")
 _PYTHON_DTYPES = ((bool, np.dtype(bool)), (int, np.dtype(np.int64)), (float, np.dtype(np.float64)))
 _INT64 = np.iinfo(np.int64)
 _DTYPE_TEXT = re.compile(r"[<>|][biuf]\d{1,2}")
-_MAX_LIST = 2**31 - 1  # elements of an Arrow list of fixed size
+_MAX_SIZE = 2**31 - 1  # elements of a value
 _MAX_DEPTH = 150  # a few hundred are as deep as Python can go
 _MAX_DIMENSIONS = 63  # one fewer than NumPy has: the first is that of the rows
 
 Kind = Literal["array", "numpy", "python"]
-
-
-def numbers_to_arrow(values: npt.NDArray[Any]) -> pa.Array:
-    """Numbers or bools (n,) of native byte order -> an Arrow array; may share their memory.
-
-    `pyarrow.array` imports pandas, where that is installed, to ask whether these are its series.
-    """
-    kind = pa.from_numpy_dtype(values.dtype)
-    is_bits = values.dtype.kind == "b"
-    content = np.packbits(values, bitorder="little") if is_bits else np.ascontiguousarray(values)
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(content)], null_count=0)
-
-
-def _numbers_from_arrow(column: pa.Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Inverse of `numbers_to_arrow`, without pandas too, which `to_numpy` imports."""
-    content = column.buffers()[1] or b""  # damaged: too short, a ValueError
-    start, stop = column.offset, column.offset + len(column)
-    if dtype.kind != "b":
-        return np.frombuffer(content, dtype, stop)[start:]
-    bits = np.frombuffer(content, np.uint8, -(-stop // 8))
-    return np.unpackbits(bits, count=stop, bitorder="little")[start:].view(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,40 +82,6 @@ class Leaf:
     def is_array(self) -> bool:
         """Whether rows keep its values as bytes."""
         return self.kind == "array"
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the column is one buffer of the values' own bytes, or bits."""
-        return self.dtype.isnative and self.size > 0
-
-    def arrow_type(self) -> pa.DataType:
-        """Arrow type of the column. Arrow has native byte order and no empty lists."""
-        if self.size == 0:
-            return pa.null()
-        element = pa.from_numpy_dtype(self.dtype.newbyteorder("="))
-        return element if self.shape == () else pa.list_(element, self.size)
-
-    def to_arrow(self, values: npt.NDArray[Any]) -> pa.Array:
-        """Stacked values -> one Arrow array of the same length."""
-        if not self.dtype.isnative:
-            values = values.astype(self.dtype.newbyteorder("="))
-        if self.shape == ():
-            return numbers_to_arrow(values)
-        if self.size == 0:
-            return pa.nulls(len(values))
-        return pa.FixedSizeListArray.from_arrays(numbers_to_arrow(values.reshape(-1)), self.size)
-
-    def from_arrow(self, column: pa.Array) -> npt.NDArray[Any]:
-        """Inverse of `to_arrow`; may share its memory. ValueError if a value is missing."""
-        if self.size == 0:
-            return np.empty((len(column), *self.shape), self.dtype)
-        flat = column
-        if self.shape != ():  # `flatten` goes by way of pyarrow.compute: 20 µs a column
-            flat = column.flatten() if column.offset else column.values
-        if column.null_count or flat.null_count:
-            raise ValueError("a value is missing")
-        values = _numbers_from_arrow(flat, self.dtype.newbyteorder("="))
-        return values.reshape((len(column), *self.shape)).astype(self.dtype, copy=False)
 
     def stack(self, values: Any) -> npt.NDArray[Any]:
         """Values as rows keep them -> one array (n, ...)."""
@@ -317,15 +260,15 @@ def number_dtype(text: Any) -> np.dtype[Any]:
 
 
 def has_column(dtype: np.dtype[Any]) -> bool:
-    """Whether Arrow has a column for it."""
-    return dtype.kind in _ARROW_KINDS and dtype.itemsize <= 8
+    """Whether values of it have a column, and are not encoded one by one."""
+    return dtype.kind in _KINDS_OF_NUMBERS and dtype.itemsize <= 8
 
 
 # -- stored -----------------------------------------------------------------------------------
 
 
 def layout_to_json(layout: Layout) -> dict[str, Any]:
-    """For the schema's metadata."""
+    """For the blob of a schema."""
     if isinstance(layout, Encoded):
         return {"kind": "encoded"}
     if isinstance(layout, Leaf):
@@ -354,9 +297,10 @@ def layout_from_json(content: Mapping[str, Any], depth: int = 0) -> Layout:
 
 def _leaf_from_json(content: Mapping[str, Any]) -> Leaf:
     dtype, shape = number_dtype(content["dtype"]), content["shape"]
-    if not has_column(dtype) or not all(type(n) is int and 0 <= n <= _MAX_LIST for n in shape):
+    if not has_column(dtype) or not all(type(n) is int and 0 <= n <= _MAX_SIZE for n in shape):
         raise ValueError(f"not a layout: {content}")
     leaf = Leaf(dtype, tuple(shape), content["kind"])
-    if leaf.size > _MAX_LIST or len(shape) > (_MAX_DIMENSIONS if leaf.is_array else 0):
+    extent = math.prod(n or 1 for n in shape)  # NumPy multiplies them so for an empty array, too
+    if extent > _MAX_SIZE or len(shape) > (_MAX_DIMENSIONS if leaf.is_array else 0):
         raise ValueError(f"not a layout: {content}")
     return leaf

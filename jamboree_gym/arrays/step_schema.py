@@ -1,4 +1,4 @@
-"""The layout of an episode's rows, as an Arrow schema that is stored once for all that share it."""
+"""The layout of an episode's rows: JSON that is stored once for all episodes that share it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from jamboree_gym.arrays.layout import (
     NOTHING,
     Column,
+    Encoded,
     Group,
     Layout,
     Leaf,
@@ -30,13 +30,15 @@ from jamboree_gym.keys import digest
 __all__ = ["DAMAGED", "FindSchema", "SchemaChanges", "StepSchema", "schema_at"]
 
 DAMAGED = (
-    *(pa.ArrowException, OSError, EOFError, MemoryError, RecursionError),
-    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    *(MemoryError, RecursionError, ArithmeticError),
+    *(AttributeError, LookupError, TypeError, ValueError),
 )
-"""What reading damaged Arrow bytes raises."""
+"""What reading damaged bytes raises."""
+
+_END_BYTES = 4  # of an encoded value in its column: a number that says where its bytes end
 
 _DOUBLE, _BIT = Leaf(np.dtype(np.float64), (), "python"), Leaf(np.dtype(np.bool_), (), "python")
-_FIXED = [("reward", _DOUBLE), ("terminated", _BIT), ("truncated", _BIT), ("timestamp", _DOUBLE)]
+_FIXED = (_DOUBLE, _BIT, _BIT, _DOUBLE)  # reward, terminated, truncated, timestamp
 _ROLES = ("observation", "action", "annotation")
 
 
@@ -59,16 +61,13 @@ class StepSchema:
         return {role: getattr(self, role) for role in _ROLES}
 
     @cached_property
-    def named_columns(self) -> tuple[tuple[str, Column], ...]:
-        """All columns of a batch in their order, each with its name."""
-        observation, action, annotation = map(columns_of, self._layouts, _ROLES)
-        annotated = [("annotated", _BIT), *annotation] if self.is_annotated else []
-        return (*observation, *action, *_FIXED, *annotated)
-
-    @cached_property
     def columns(self) -> tuple[Column, ...]:
         """All columns of a batch in their order."""
-        return tuple(column for _, column in self.named_columns)
+        observation, action, annotation = (
+            [column for _, column in columns_of(layout, "")] for layout in self._layouts
+        )
+        annotated = [_BIT, *annotation] if self.is_annotated else []
+        return (*observation, *action, *_FIXED, *annotated)
 
     @cached_property
     def first_number(self) -> int:
@@ -85,9 +84,19 @@ class StepSchema:
         return self.observation, self.action, self.annotation
 
     @cached_property
-    def is_plain(self) -> bool:
-        """Whether all columns are buffers of the values' own bytes."""
-        return all(isinstance(column, Leaf) and column.is_plain for column in self.columns)
+    def column_bytes(self) -> tuple[int, ...]:
+        """Bytes of a row in each column of a batch."""
+        return tuple(map(_bytes_in_column, self.columns))
+
+    @cached_property
+    def stored_row_bytes(self) -> int:
+        """Bytes of a row in all columns of a batch."""
+        return sum(self.column_bytes)
+
+    @cached_property
+    def encoded_columns(self) -> tuple[int, ...]:
+        """Positions of the columns whose values are encoded one by one."""
+        return tuple(n for n, column in enumerate(self.columns) if isinstance(column, Encoded))
 
     @cached_property
     def pack_observation(self) -> Pack:
@@ -125,14 +134,6 @@ class StepSchema:
         """Whether values of a column are encoded one by one."""
         return not all(isinstance(column, Leaf) for column in self.columns)
 
-    @cached_property
-    def arrow(self) -> pa.Schema:
-        """The Arrow schema, layouts in its metadata."""
-        return pa.schema(
-            [(name, _arrow_type(column)) for name, column in self.named_columns],
-            metadata={"jamboree": json.dumps(self.to_json(), sort_keys=True)},
-        )
-
     def to_json(self) -> dict[str, Any]:
         """The layouts by their role."""
         return {role: layout_to_json(getattr(self, role)) for role in _ROLES}
@@ -148,7 +149,7 @@ class StepSchema:
     @cached_property
     def blob(self) -> bytes:
         """The schema as stored, once for all episodes that share it."""
-        return bytes(self.arrow.serialize())
+        return json.dumps(self.to_json(), sort_keys=True).encode()
 
     @cached_property
     def digest(self) -> str:
@@ -162,7 +163,7 @@ class StepSchema:
 
     @property
     def shared(self) -> StepSchema:
-        """The one instance that all equal schemas share: their Arrow side is made only once."""
+        """The one instance that all equal schemas share: what is derived is made only once."""
         return _shared(self)
 
     def shares_columns_with(self, other: StepSchema) -> bool:
@@ -192,8 +193,11 @@ FindSchema = Callable[[str], StepSchema]
 """Gives the schema of a digest."""
 
 
-def _arrow_type(column: Column) -> pa.DataType:
-    return column.arrow_type() if isinstance(column, Leaf) else pa.binary()
+def _bytes_in_column(column: Column) -> int:
+    """The bits of a value begin with a byte of their own: so each row has as many bytes."""
+    if isinstance(column, Encoded):
+        return _END_BYTES
+    return (column.size + 7) // 8 if column.dtype.kind == "b" else column.nbytes
 
 
 @lru_cache(maxsize=1024)
@@ -203,8 +207,7 @@ def _shared(schema: StepSchema) -> StepSchema:
 
 @lru_cache(maxsize=256)
 def _schema_from_blob(blob: bytes) -> StepSchema:
-    arrow = pa.ipc.read_schema(pa.py_buffer(blob))
-    schema = StepSchema.from_json(json.loads(arrow.metadata[b"jamboree"].decode()))
-    if not schema.arrow.equals(arrow):
-        raise ValueError("its columns are not those of its layout")
+    schema = StepSchema.from_json(json.loads(blob.decode()))
+    if schema.blob != blob:
+        raise ValueError("it is written in another way than schemas are")
     return schema

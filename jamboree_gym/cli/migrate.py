@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym.cli.commands import StoreOptions, add_store_command, errors_shown
+from jamboree_gym.cli.commands import StoreOptions, add_store_command, errors_shown, printable
 from jamboree_gym.store.migrations import migrate as migrate_store
 
 __all__ = ["register"]
@@ -26,11 +26,16 @@ def migrate(
     """Bring what an older release wrote into the format of this one.
 
     No process may write to the namespace meanwhile. If the command is interrupted, run it again.
+    What is damaged is named and left as it is; then the exit status is 1.
 
     Example: jamboree-gym migrate --namespace my-project
     """
     with errors_shown(), store.open() as jam:
-        changed = migrate_store(
+        outcome = migrate_store(
             jam._connection.redis_store, None if redis_only else jam._connection.mongo_store
         )
-        typer.echo(f"{changed} logs brought up to date")
+        typer.echo(f"{len(outcome.changed)} logs brought up to date")
+        for what in outcome.damaged:
+            typer.echo(f"left as it is: {printable(what)}", err=True)
+        if outcome.damaged:
+            raise typer.Exit(1)

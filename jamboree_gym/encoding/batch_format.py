@@ -27,8 +27,8 @@ from jamboree_gym.errors import DecodeError
 __all__ = [
     "CODEC_RECORDS",
     "CODEC_STEPS",
-    "FORMAT_VERSION",
     "BATCH_BODY",
+    "BATCH_VERSIONS",
     "HEAD_VERSION",
     "Batch",
     "Head",
@@ -40,13 +40,16 @@ __all__ = [
     "encode_note",
     "encode_records",
     "batch_span",
-    "plain_span",
+    "checked_body",
+    "first_bytes",
+    "is_whole",
 ]
 
-FORMAT_VERSION = 1
 HEAD_VERSION = 2
 CODEC_RECORDS = 1
 CODEC_STEPS = 2
+BATCH_VERSIONS = {CODEC_RECORDS: 1, CODEC_STEPS: 2}
+"""Version of a batch, by its codec. Rows of version 1 were Arrow: `store.migrations`."""
 
 _BATCH_MAGIC = b"JB"
 _HEAD_MAGIC = b"JH"
@@ -143,7 +146,8 @@ def encode_batch(
     *, codec: int, start: int, count: int, writer: bytes, t_first: float, t_last: float, body: bytes
 ) -> bytes:
     """Put header and checksum around the body of a batch."""
-    header = _BATCH.pack(_BATCH_MAGIC, FORMAT_VERSION, codec, count, start, writer, t_first, t_last)
+    version = BATCH_VERSIONS[codec]
+    header = _BATCH.pack(_BATCH_MAGIC, version, codec, count, start, writer, t_first, t_last)
     return b"".join((header, _CRC.pack(_crc32(body, zlib.crc32(header))), body))
 
 
@@ -176,11 +180,7 @@ def decode_batch(blob: bytes, *, where: str) -> Batch:
     at = f"{where} at index {start}"
     if magic != _BATCH_MAGIC:
         raise DecodeError(f"{at}: not a batch, it begins with {magic!r}")
-    if version != FORMAT_VERSION:
-        raise DecodeError(
-            f"{at}: format version {version} is unknown to this release, which reads "
-            f"{FORMAT_VERSION}; upgrade jamboree-gym"
-        )
+    _check_version(version, codec, at)
     view = memoryview(blob)
     (stored,) = _CRC.unpack_from(blob, _BATCH.size)
     if zlib.crc32(view[BATCH_BODY:], zlib.crc32(view[: _BATCH.size])) != stored:
@@ -190,22 +190,47 @@ def decode_batch(blob: bytes, *, where: str) -> Batch:
     return Batch(start, count, t_first, t_last, codec, writer, view[BATCH_BODY:])
 
 
-def plain_span(blob: bytes, codec: int) -> tuple[int, int]:
-    """Start and count of a batch of this codec, checked as `decode_batch` does.
+def _check_version(version: int, codec: int, at: str) -> None:
+    known = BATCH_VERSIONS.get(codec, 0)
+    if 0 < version < known:
+        raise DecodeError(
+            f"{at}: the batch is of format version {version}, which an older release wrote; "
+            "bring the store up to date: jamboree-gym migrate"
+        )
+    if version != known:
+        raise DecodeError(
+            f"{at}: format version {version} is unknown to this release, which reads "
+            f"{known}; upgrade jamboree-gym"
+        )
+
+
+def is_whole(blob: bytes) -> bool:
+    """Whether the checksum of a batch fits."""
+    body, header = blob[BATCH_BODY:], blob[: _BATCH.size]
+    return (
+        zlib.crc32(body, zlib.crc32(header)).to_bytes(4, "little") == blob[_BATCH.size : BATCH_BODY]
+    )
+
+
+def checked_body(blob: bytes, codec: int) -> tuple[int, int, bytes]:
+    """Start, count and body of a batch of this codec, checked as `decode_batch` does.
 
     For those who read many: it makes no `Batch`, and does not say what is wrong.
 
     Returns:
-        Start and count; a count of 0 if anything is wrong.
+        Start, count and body; a count of 0 if anything is wrong.
     """
-    if len(blob) < BATCH_BODY:
-        return 0, 0
+    if len(blob) < BATCH_BODY or not is_whole(blob):
+        return 0, 0, b""
     magic, version, its_codec, count, start, _, _, _ = _BATCH.unpack_from(blob)
-    if magic != _BATCH_MAGIC or version != FORMAT_VERSION or its_codec != codec:
-        return 0, 0
-    (stored,) = _CRC.unpack_from(blob, _BATCH.size)
-    is_whole = zlib.crc32(blob[BATCH_BODY:], zlib.crc32(blob[: _BATCH.size])) == stored
-    return (start, count) if is_whole and start <= _LAST_INDEX else (0, 0)
+    if magic != _BATCH_MAGIC or version != BATCH_VERSIONS[codec] or its_codec != codec:
+        return 0, 0, b""
+    return (start, count, blob[BATCH_BODY:]) if start <= _LAST_INDEX else (0, 0, b"")
+
+
+def first_bytes(codec: int, count: int) -> bytes:
+    """What a batch of this codec begins with, if it has so many records, the first of a log."""
+    return _BATCH.pack(_BATCH_MAGIC, BATCH_VERSIONS[codec], codec, count, 0, b"", 0.0, 0.0)[:16]
 
 
 def batch_span(blob: bytes) -> tuple[int, int, float, float]:

@@ -1,36 +1,41 @@
 """Rows of many batches -> arrays, all at once.
 
-pyarrow takes as long to read a batch of 20 rows as one of 2,000, and a policy that fails makes many
-of 20, as does an environment that is slow. But the header of a plain batch is known beforehand (see
-`row_encoder`), and with it where each column lies. So the batches are cut there, and the pieces
-of a column are joined.
+A policy that fails makes many batches of 20 rows, as does an environment that is slow. An array for
+each column of each batch would take longer than to read it. So the pieces of a column are joined as
+bytes, and become one array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import accumulate, groupby, pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.step_schema import FindSchema, StepSchema
-from jamboree_gym.encoding.batch_format import BATCH_BODY, CODEC_STEPS, Batch, plain_span
-from jamboree_gym.encoding.row_encoder import NO_REST, PREFIX, template_of
-from jamboree_gym.encoding.rows import Rows, decode_rest, decode_rows, schema_digest
+from jamboree_gym.arrays.packing import as_objects
+from jamboree_gym.arrays.step_schema import DAMAGED, FindSchema, SchemaChanges, StepSchema
+from jamboree_gym.arrays.values import decode_value
+from jamboree_gym.encoding.batch_format import (
+    BATCH_BODY,
+    CODEC_STEPS,
+    Batch,
+    checked_body,
+    first_bytes,
+)
+from jamboree_gym.encoding.column_batch import NO_TAIL, PREFIX, Tail, decode_tail, join_columns
+from jamboree_gym.encoding.rows import Rows, decode_infos, schema_digest, schemas_of
 from jamboree_gym.errors import DecodeError
 
-__all__ = ["RowCollector", "decode_batches", "plain_batch"]
-
-_NO_INFOS: Mapping[int, dict[str, Any]] = MappingProxyType({})
-_MESSAGE = BATCH_BODY + PREFIX.size  # where the Arrow message begins
+__all__ = ["RowCollector", "decode_batches", "plain_batch", "read_tail"]
 
 
 def plain_batch(raw: bytes) -> tuple[int, int, bytes]:
-    """Start, count and schema digest of a batch of rows; a count of 0 if anything is wrong."""
-    start, count = plain_span(raw, CODEC_STEPS)
-    return (start, count, raw[BATCH_BODY : BATCH_BODY + 8]) if len(raw) >= _MESSAGE else (0, 0, b"")
+    """Start, count and body of a batch of rows; a count of 0 if anything is wrong."""
+    start, count, body = checked_body(raw, CODEC_STEPS)
+    return (start, count, body) if len(body) >= PREFIX.size else (0, 0, b"")
 
 
 def decode_batches(batches: Sequence[Batch], find_schema: FindSchema, *, where: str) -> Rows:
@@ -44,34 +49,49 @@ def decode_batches(batches: Sequence[Batch], find_schema: FindSchema, *, where: 
     Raises:
         DecodeError: The body of one is damaged.
     """
-    rows = _plain_rows(batches, find_schema, where)
-    if rows is not None:
-        return rows
-    return Rows.concatenate([decode_rows(batch, find_schema, where=where) for batch in batches])
+    runs = groupby(batches, key=partial(schema_digest, where=where))
+    parts = [_run(list(run), find_schema(name), find_schema, where) for name, run in runs]
+    return parts[0] if len(parts) == 1 else Rows.concatenate(parts)
 
 
-def _plain_rows(batches: Sequence[Batch], find_schema: FindSchema, where: str) -> Rows | None:
-    """The same without pyarrow; None where a batch is not plain, or has another schema."""
-    digests = {schema_digest(batch, where=where) for batch in batches}
-    if len(digests) > 1:
-        return None
-    collector = RowCollector(find_schema(*digests))
-    is_plain = collector.add((batch.blob, batch.count) for batch in batches)
-    return collector.rows(start=batches[0].start) if is_plain else None
+def _run(batches: Sequence[Batch], schema: StepSchema, find_schema: FindSchema, where: str) -> Rows:
+    """Rows of batches that begin with the same schema."""
+    collector, schemas = RowCollector(schema), list[tuple[int, StepSchema]]()
+    for batch in batches:
+        at = f"{where} at index {batch.start}"
+        tail = read_tail(batch.body, schema, batch.count, where=at)
+        collector.add([(batch.body, batch.count)], [tail])
+        try:
+            schemas += schemas_of(batch.start, schema, tail.changes, find_schema)
+        except ValueError as error:
+            raise DecodeError(f"{at}: {error}") from error
+    return collector.rows(list(_changes(schemas)))
 
 
-class _Pieces(NamedTuple):
-    """A batch that has been cut.
+def _changes(schemas: SchemaChanges) -> Iterator[tuple[int, StepSchema]]:
+    """Without those that hold already."""
+    known = None
+    for row, schema in schemas:
+        if schema is not known:
+            yield row, schema
+        known = schema
 
-    Attributes:
-        rows: Number of rows.
-        columns: The bytes of each column.
-        infos: Infos that are not empty, by row of the batch.
+
+def read_tail(body: bytes | memoryview, schema: StepSchema, count: int, *, where: str) -> Tail:
+    """What follows the columns of a body, with its infos and encoded values decoded.
+
+    Raises:
+        DecodeError: The body is damaged.
     """
-
-    rows: int
-    columns: list[bytes]
-    infos: Mapping[int, dict[str, Any]]
+    try:
+        tail = decode_tail(body, schema, count)
+        if tail is NO_TAIL:
+            return tail
+        infos = decode_infos(tail.infos, where=where)
+        values = [[decode_value(one, where=where) for one in column] for column in tail.values]
+        return Tail(values, list(infos.items()), tail.changes)
+    except DAMAGED as error:
+        raise DecodeError(f"{where}: {error}") from error
 
 
 class RowCollector:
@@ -83,142 +103,65 @@ class RowCollector:
 
     def __init__(self, schema: StepSchema) -> None:
         self._schema = schema
-        self._template = template_of(schema)
-        self._pieces: list[_Pieces] = []
-        # What was added so far: number of rows, the columns, the infos by row.
-        self._parts: list[tuple[int, list[npt.NDArray[Any]], Mapping[int, dict[str, Any]]]] = []
+        self._bodies: list[tuple[bytes | memoryview, int]] = []
+        self._tails: list[Tail] = []
 
-    def add(self, batches: Iterable[tuple[bytes, int]]) -> bool:
-        """Cut and keep batches, each given with its number of rows.
-
-        Returns:
-            Whether they are plain; if not, none of them is kept.
-        """
-        pieces = []
-        for raw, count in batches:
-            if (piece := self._cut(raw, count)) is None:
-                return False
-            pieces.append(piece)
-        self._pieces += pieces
-        return True
-
-    def _cut(self, raw: bytes, count: int) -> _Pieces | None:
-        if self._template is None:
-            return None
-        places = self._template.buffers(count)
-        end = _MESSAGE + PREFIX.unpack_from(raw, BATCH_BODY)[1]
-        if not raw.startswith(self._template.header(count), _MESSAGE):
-            return None
-        if _MESSAGE + places[-1][1] > end:
-            return None
-        infos: Mapping[int, dict[str, Any]] = _NO_INFOS
-        if not raw.endswith(NO_REST) or len(raw) != end + len(NO_REST):
-            try:
-                infos, changes = decode_rest(memoryview(raw)[end:], count, where="")
-            except DecodeError:
-                return None
-            if changes:
-                return None
-        columns = [raw[_MESSAGE + start : _MESSAGE + stop] for start, stop in places]
-        return _Pieces(count, columns, infos)
+    def add(self, bodies: Sequence[tuple[bytes | memoryview, int]], tails: Sequence[Tail]) -> None:
+        """Keep the bodies of batches, each with its number of rows and what `read_tail` gave."""
+        self._bodies += bodies
+        self._tails += tails
 
     def add_alike(self, batches: Sequence[bytes], count: int) -> bool:
-        """Cut and keep batches of one size, each with so many rows, all at once.
+        """Keep batches of one size whose checksums fit, each with the first `count` rows of a log.
+
+        As rows of a matrix they are cut all at once, into columns of one large batch.
 
         Returns:
-            Whether they are plain and without infos; if not, none of them is kept.
+            Whether they are such batches, without infos and encoded values; if not, none of them
+            is kept.
         """
-        if self._template is None:
+        schema = self._schema
+        if schema.encoded_columns:
             return False
-        bytes_of = np.frombuffer(b"".join(batches), np.uint8).reshape(len(batches), -1)
-        header, places = self._template.header(count), self._template.buffers(count)
-        end = bytes_of.shape[1] - len(NO_REST)
-        if end < _MESSAGE + places[-1][1]:
+        columns = BATCH_BODY + PREFIX.size
+        size = columns + count * schema.stored_row_bytes
+        if len(batches[0]) != size:
             return False
-        fixed = (
-            (BATCH_BODY + 8, PREFIX.pack(b"", end - _MESSAGE)[8:]),
-            (_MESSAGE, header),
-            (end, NO_REST),
-        )
-        if not all(_each_has(bytes_of, *one) for one in fixed):
+        lines = np.frombuffer(b"".join(batches), np.uint8).reshape((len(batches), size))
+        prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
+        if not (
+            _each_has(lines, 0, first_bytes(CODEC_STEPS, count))
+            and _each_has(lines, BATCH_BODY, prefix)
+        ):
             return False
-        self._take_pieces()
-        columns = [
-            _column(leaf, bytes_of[:, _MESSAGE + start : _MESSAGE + stop], count)
-            for leaf, (start, stop) in zip(self._schema.columns, places, strict=True)
-        ]
-        self._parts.append((len(batches) * count, columns, _NO_INFOS))
+        ends = [columns + count * end for end in accumulate(schema.column_bytes, initial=0)]
+        pieces = [lines[:, start:stop].tobytes() for start, stop in pairwise(ends)]
+        self.add([(b"".join((prefix, *pieces)), count * len(batches))], [NO_TAIL])
         return True
 
-    def rows(self, *, start: int = 0) -> Rows:
+    def rows(self, schemas: SchemaChanges | None = None) -> Rows:
         """All rows that were added, one batch after the other, as if they were of one episode.
 
         Args:
-            start: Row number of the first.
+            schemas: Row number from which on a schema holds, the first that of the first row; None
+                = the one schema from row 0 on.
         """
-        self._take_pieces()
-        total = sum(count for count, _, _ in self._parts)
-        joined = zip(*[columns for _, columns, _ in self._parts], strict=True)
-        columns = (one[0] if len(one) == 1 else np.concatenate(one) for one in joined)
-        return Rows.of_columns(start, columns, self._infos(total), [(start, self._schema)])
+        schemas = schemas or [(0, self._schema)]
+        columns = join_columns(self._bodies, self._schema, self._tails)
+        arrays = (as_objects(one) if isinstance(one, list) else one for one in columns)
+        return Rows.of_columns(schemas[0][0], arrays, self._infos(), schemas)
 
-    def _take_pieces(self) -> None:
-        """Join the pieces that were added one by one."""
-        if not self._pieces:
-            return
-        counts = np.array([one.rows for one in self._pieces], np.int64)
-        joined = zip(*[one.columns for one in self._pieces], strict=True)
-        pairs = zip(self._schema.columns, joined, strict=True)
-        columns = [_array(leaf, content, counts) for leaf, content in pairs]
-        infos, first = dict[int, dict[str, Any]](), 0
-        for one in self._pieces:
-            infos.update((first + row, info) for row, info in one.infos.items())
-            first += one.rows
-        self._parts.append((first, columns, infos))
-        self._pieces = []
-
-    def _infos(self, total: int) -> list[dict[str, Any]]:
-        infos: list[dict[str, Any]] = [{}] * total
+    def _infos(self) -> list[Mapping[str, Any]]:
+        infos: list[Mapping[str, Any]] = [{}] * sum(count for _, count in self._bodies)
         first = 0
-        for count, _, some in self._parts:
-            for row, info in some.items():
+        for (_, count), tail in zip(self._bodies, self._tails, strict=True):
+            for row, info in tail.infos:
                 infos[first + row] = info
             first += count
         return infos
 
 
-def _each_has(batches: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
-    """Whether each batch has these bytes there."""
+def _each_has(lines: npt.NDArray[np.uint8], place: int, content: bytes) -> bool:
+    """Whether each line has these bytes there."""
     expected = np.frombuffer(content, np.uint8)
-    return bool((batches[:, place : place + len(content)] == expected).all())
-
-
-def _column(leaf: Any, content: npt.NDArray[np.uint8], count: int) -> npt.NDArray[Any]:
-    """The bytes of one column, a line for each batch of `count` rows -> its array."""
-    if leaf.dtype.kind == "b":
-        bits = np.unpackbits(content, axis=1, count=count * leaf.size, bitorder="little")
-        flat: npt.NDArray[Any] = bits.reshape(-1).view(np.bool_)
-    else:
-        flat = content.reshape(-1).view(leaf.dtype)
-    return flat.reshape((len(content) * count, *leaf.shape))
-
-
-def _array(leaf: Any, pieces: Sequence[bytes], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """The bytes of one column, batch by batch -> its array, which may be written to."""
-    content = bytearray().join(pieces)
-    if leaf.dtype.kind == "b":
-        flat = _from_bits(content, counts * leaf.size)
-    else:
-        flat = np.frombuffer(content, leaf.dtype)
-    return flat.reshape((-1, *leaf.shape))
-
-
-def _from_bits(content: bytearray, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Bits, of which those of each batch begin with a byte of their own."""
-    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
-    if len(widths) == 1:
-        return bits[: widths[0]].view(np.bool_)
-    padded = (widths + 7) // 8 * 8
-    shifts = (padded.cumsum() - padded) - (widths.cumsum() - widths)
-    chosen: npt.NDArray[np.uint8] = bits[np.arange(widths.sum()) + shifts.repeat(widths)]
-    return chosen.view(np.bool_)
+    return bool((lines[:, place : place + len(content)] == expected).all())

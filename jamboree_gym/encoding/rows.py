@@ -4,26 +4,20 @@ Row 0 is the reset, row k the k-th step: observation and info are what the call 
 is the one that led there. So a row is complete the moment `step` returns, an episode of T steps
 has T + 1 rows, and a row never has to be written twice.
 
-Body of a batch: digest of the schema (8 bytes), length of the Arrow part (4 bytes), one Arrow
-record batch, then what is empty in most batches: a msgpack pair of [row offset, encoded info] for
-the infos that are not empty, and [row offset, digest of a schema] wherever Python numbers go over
-to NumPy scalars or back. A replay has to know, because NumPy computes differently with the two.
+Where Python numbers go over to NumPy scalars or back, a batch says from which row on: a replay has
+to know, because NumPy computes differently with the two. Its bytes: `column_batch`.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import lt
 from typing import Any, Literal, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from jamboree_gym.arrays.layout import Column, Layout, Leaf
+from jamboree_gym.arrays.layout import Layout
 from jamboree_gym.arrays.packing import (
     Arrays,
     LayoutAt,
@@ -46,15 +40,17 @@ from jamboree_gym.arrays.step_schema import (
 )
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch
-from jamboree_gym.encoding.row_encoder import NO_REST, PREFIX
+from jamboree_gym.encoding.column_batch import PREFIX, Numbered, decode_columns
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.errors import DecodeError
 
 __all__ = [
     "Rows",
-    "decode_rest",
+    "decode_infos",
     "decode_rows",
+    "decode_values",
     "rows_to_arrays",
+    "schemas_of",
     "schema_digest",
 ]
 
@@ -239,100 +235,49 @@ def decode_rows(batch: Batch, find_schema: FindSchema, *, where: str) -> Rows:
     """
     at = f"{where} at index {batch.start}"
     schema = find_schema(schema_digest(batch, where=where))
-    size = PREFIX.unpack_from(batch.body)[1]
     try:
-        _refuse_compressed(batch.body[PREFIX.size : PREFIX.size + size])
-        body = pa.py_buffer(batch.body)[PREFIX.size : PREFIX.size + size]
-        arrow_batch = pa.ipc.read_record_batch(body, schema.arrow)
-        arrow_batch.validate(full=True)
-        infos, changes = decode_rest(batch.body[PREFIX.size + size :], batch.count, where=at)
-        if len(arrow_batch) != batch.count or any(map(_lacks_values, arrow_batch.columns)):
-            raise DecodeError(f"{at}: {len(arrow_batch)} rows where its header says {batch.count}")
-        schemas = [(batch.start, schema)]
-        schemas += [(batch.start + n, find_schema(name.hex())) for n, name in changes]
-        if not all(changed.shares_columns_with(schema) for _, changed in schemas):
-            raise DecodeError(f"{at}: rows of other columns than the first")
-        pairs = zip(arrow_batch.columns, schema.columns, strict=True)
-        columns = (_column_array(values, column, where=at) for values, column in pairs)
-        all_infos = [infos.get(offset, {}) for offset in range(batch.count)]
-        return Rows.of_columns(batch.start, columns, all_infos, schemas)
+        columns, infos, changes = decode_columns(batch.body, schema, batch.count)
+        schemas = schemas_of(batch.start, schema, changes, find_schema)
+        kept = decode_infos(infos, where=at)
+        all_infos = [kept.get(offset, {}) for offset in range(batch.count)]
+        arrays = (decode_values(column, where=at) for column in columns)
+        return Rows.of_columns(batch.start, arrays, all_infos, schemas)
     except DAMAGED as error:
         raise DecodeError(f"{at}: {error}") from error
 
 
-def _refuse_compressed(message: memoryview) -> None:
-    """Nothing here writes compressed batches, and a few bytes of one may stand for gigabytes.
-
-    So the metadata, a flatbuffer, is looked at before pyarrow does: a message whose third field is
-    the header, a RecordBatch whose fourth is the compression. pyarrow checks all else.
-
-    Raises:
-        ValueError: It is compressed, or no message.
-    """
-    try:
-        record_batch = _field_at(message, 8 + _INT32.unpack_from(message, 8)[0], 2)
-        if record_batch == 0:
-            raise ValueError("a message without a header")
-        record_batch += _INT32.unpack_from(message, record_batch)[0]
-        if _field_at(message, record_batch, 3):
-            raise ValueError("the batch is compressed, as none is that is ever stored")
-    except struct.error as error:
-        raise ValueError("not a message of Arrow") from error
-
-
-_INT32 = struct.Struct("<i")
-_UINT16 = struct.Struct("<H")
-
-
-def _field_at(content: memoryview, table: int, number: int) -> int:
-    """Where in a flatbuffer a field of a table lies; 0 if it has none."""
-    known = table - _INT32.unpack_from(content, table)[0]
-    if known < 0 or 4 + 2 * number >= _UINT16.unpack_from(content, known)[0]:
-        return 0
-    offset = _UINT16.unpack_from(content, known + 4 + 2 * number)[0]
-    return table + offset if offset else 0
-
-
-def _lacks_values(column: pa.Array) -> bool:
-    """Whether a value is missing; what Arrow knows as nulls are values without elements."""
-    return column.null_count > 0 and not pa.types.is_null(column.type)
-
-
-def decode_rest(
-    content: memoryview, count: int, *, where: str
-) -> tuple[dict[int, dict[str, Any]], list[tuple[int, bytes]]]:
-    """What follows a batch of so many rows: infos and digests of schemas, by row.
+def schemas_of(
+    start: int, schema: StepSchema, changes: Numbered, find_schema: FindSchema
+) -> list[tuple[int, StepSchema]]:
+    """The schemas of a batch that begins at `start`, by row of the episode.
 
     Raises:
-        DecodeError: It is damaged, or tells of rows that are not there.
+        ValueError: One has other columns than the first.
+        DecodeError: One is not there.
     """
-    if content == NO_REST:
-        return {}, []
-    try:
-        kept, changes = _decode_pair(content)
-    except (msgspec.MsgspecError, TypeError) as error:  # an older msgspec: unhashable keys
-        raise DecodeError(f"{where}: {error}") from error
-    of_infos, of_changes = [row for row, _ in kept], [row for row, _ in changes]
-    if not (_is_ascending(of_infos, 0, count) and _is_ascending(of_changes, 1, count)):
-        raise DecodeError(f"{where}: it tells of rows that are not there")
-    infos = {row: decode_value(info, where=where) for row, info in kept}
-    if not all(info.__class__ is dict for info in infos.values()):
+    schemas = [(start, schema)]
+    if not changes:
+        return schemas
+    schemas += [(start + row, find_schema(digest.hex())) for row, digest in changes]
+    if not all(changed.shares_columns_with(schema) for _, changed in schemas):
+        raise ValueError("rows of other columns than the first")
+    return schemas
+
+
+def decode_infos(infos: Numbered, *, where: str) -> dict[int, dict[str, Any]]:
+    """The infos that are not empty, by row of the batch.
+
+    Raises:
+        DecodeError: One is damaged.
+    """
+    decoded = {row: decode_value(info, where=where) for row, info in infos}
+    if not all(info.__class__ is dict for info in decoded.values()):
         raise DecodeError(f"{where}: an info is no dict")
-    return infos, changes
+    return decoded
 
 
-def _is_ascending(rows: Sequence[int], start: int, stop: int) -> bool:
-    """Whether each is above the one before, none below `start`, none at `stop` or above."""
-    return all(map(lt, (start - 1, *rows), (*rows, stop)))
-
-
-_decode_pair = msgspec.msgpack.Decoder(
-    tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]
-).decode
-
-
-def _column_array(values: pa.Array, column: Column, *, where: str) -> npt.NDArray[Any]:
-    """A column of a batch as an array."""
-    if isinstance(column, Leaf):
-        return column.from_arrow(values)
-    return as_objects([decode_value(value.as_py(), where=where) for value in values])
+def decode_values(column: npt.NDArray[Any] | Sequence[bytes], *, where: str) -> npt.NDArray[Any]:
+    """A column as an array: that of encoded values as one of objects."""
+    if isinstance(column, np.ndarray):
+        return column
+    return as_objects([decode_value(value, where=where) for value in column])

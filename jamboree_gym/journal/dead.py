@@ -25,7 +25,7 @@ from jamboree_gym.journal.entry_log import (
     decode_entries,
     decode_record,
 )
-from jamboree_gym.journal.journal import LOCK_SUFFIX, JournalOwner
+from jamboree_gym.journal.journal import DEAD_SUFFIX, LOCK_SUFFIX, JournalOwner
 from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MAGIC
 from jamboree_gym.journal.row_format import row_format
 from jamboree_gym.journal.row_parts import part_of
@@ -35,7 +35,13 @@ from jamboree_gym.servers.own_files import open_own
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["DeadJournal", "LeftEpisode", "dead_journals", "namespaces_of_dead"]
+__all__ = [
+    "DeadJournal",
+    "LeftEpisode",
+    "dead_journals",
+    "is_being_delivered",
+    "namespaces_of_dead",
+]
 
 DIGEST_CHARS = 16
 _decode_title = msgspec.msgpack.Decoder(tuple[str, str, bytes | None, list[str]]).decode
@@ -171,15 +177,34 @@ class DeadJournal:
 
 def dead_journals(directory: Path) -> Iterator[DeadJournal]:
     """Those that nobody holds any more; each is locked until it is closed or removed."""
-    for path in sorted(directory.glob(f"*{LOCK_SUFFIX}")):
+    for path in _locks(directory):
         descriptor = _taken(path)
         if descriptor is None:
             continue
         owner = _owner(path, descriptor)
         if owner is None:
             os.close(descriptor)
-        else:
-            yield DeadJournal(path, descriptor, owner)
+            continue
+        dead_path = path.with_suffix(DEAD_SUFFIX)
+        path.rename(dead_path)
+        yield DeadJournal(dead_path, descriptor, owner)
+
+
+def is_being_delivered(directory: Path) -> bool:
+    """Whether another process delivers a dead journal just now."""
+    return any(_is_held(path) for path in _locks(directory) if path.suffix == DEAD_SUFFIX)
+
+
+def _locks(directory: Path) -> list[Path]:
+    suffixes = (LOCK_SUFFIX, DEAD_SUFFIX)
+    return sorted(path for path in directory.glob("*.*") if path.suffix in suffixes)
+
+
+def _is_held(path: Path) -> bool:
+    descriptor = _taken(path)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None and path.exists()
 
 
 def namespaces_of_dead(directory: Path) -> list[str]:

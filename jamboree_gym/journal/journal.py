@@ -35,9 +35,10 @@ from jamboree_gym.servers.own_files import check_entry, open_own
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LOCK_SUFFIX", "Journal", "JournalOwner"]
+__all__ = ["DEAD_SUFFIX", "LOCK_SUFFIX", "Journal", "JournalOwner"]
 
 LOCK_SUFFIX = ".lock"
+DEAD_SUFFIX = ".dead"  # of a lock whose writer is known to be dead
 # Files of other machines: a mapped page may be lost there, or kill the process.
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gfs")
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.connection import Connection
-from jamboree_gym.encoding.batch_format import decode_head
-from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_batch
+from jamboree_gym.encoding.batch_format import BATCH_BODY, decode_head, is_whole
+from jamboree_gym.encoding.bulk_decoder import RowCollector, plain_batch, read_tail
+from jamboree_gym.encoding.column_batch import DIGEST_BYTES, Tail
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.encoding.summary_codec import StoredSummary, decode_episode_note
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
@@ -25,6 +26,7 @@ __all__ = ["Block", "Listed", "WholeEpisode", "read_blocks", "trips", "whole_epi
 
 MAX_EPISODES = 4000
 MAX_BYTES = 8 << 20
+_SCHEMA = slice(BATCH_BODY, BATCH_BODY + DIGEST_BYTES)
 
 
 class Listed(Protocol):
@@ -167,31 +169,30 @@ def _whole(connection: Connection, trip: Sequence[StoredSummary]) -> list[Block]
     keys = [connection.keyspace.episode(summary.id) for summary in trip]
     logs = connection.store.whole(keys)
     together: dict[bytes, _Together] = {}
-    alike: dict[tuple[bytes, int, int], list[int]] = {}  # by schema, rows and size of the one batch
+    alike: dict[tuple[bytes, int, int], list[int]] = {}  # by schema, size and rows of the one batch
     others = []
     for position, (summary, log) in enumerate(zip(trip, logs, strict=True)):
         if not log:
             raise EpisodeNotFound(f"episode {summary.id!r} is listed, but no longer there")
-        start, count, digest = plain_batch(log[1]) if len(log) == 2 else (0, 0, b"")
-        if count == summary.steps + 1 and start == 0:
-            alike.setdefault((digest, count, len(log[1])), []).append(position)
+        if len(log) == 2 and is_whole(log[1]):
+            kind = log[1][_SCHEMA], len(log[1]), summary.steps + 1
+            alike.setdefault(kind, []).append(position)
         else:
             others.append(position)
-    for (digest, count, _), positions in alike.items():
+    for (digest, _, count), positions in alike.items():
         joined = _together(connection, digest, together)
         if joined.collector.add_alike([logs[position][1] for position in positions], count):
             joined.ids.extend(trip[position].id for position in positions)
             joined.counts.extend([count] * len(positions))
         else:
             others += positions
-    blocks = []
-    for position in sorted(others):
-        summary = trip[position]
-        if not _is_joined(connection, summary, logs[position][1:], together):
-            rows = Episode(connection, summary.id)._rows(0, summary.steps + 1)
-            rows = _complete(summary.id, 0, summary.steps + 1, rows)
-            blocks.append(_single(summary.id, rows))
-    return [*(one.block() for one in together.values() if one.ids), *blocks]
+    others = [at for at in others if not _is_joined(connection, trip[at], logs[at][1:], together)]
+    blocks = [one.block() for one in together.values() if one.ids]
+    for summary in (trip[position] for position in sorted(others)):
+        rows = Episode(connection, summary.id)._rows(0, summary.steps + 1)
+        rows = _complete(summary.id, 0, summary.steps + 1, rows)
+        blocks.append(_single(summary.id, rows))
+    return blocks
 
 
 class WholeEpisode(NamedTuple):
@@ -268,22 +269,30 @@ def _is_joined(
 ) -> bool:
     """Join an episode to those of its schema; False if it has to be read by itself.
 
-    That is where it is not plain, has another number of rows by now, or is damaged: reading it by
-    itself tells what is wrong.
+    That is where its schema changes, where it has another number of rows by now, or is damaged:
+    reading it by itself tells what is wrong.
     """
-    row, counts, digest = 0, list[int](), b""
+    row, joined, bodies, tails = 0, None, list[tuple[bytes, int]](), list[Tail]()
     for raw in batches:
-        start, count, its_digest = plain_batch(raw)
-        if start != row or count == 0 or its_digest != (digest or its_digest):
+        start, count, body = plain_batch(raw)
+        if start != row or count == 0:
             return False
-        digest = its_digest
+        its_own = _together(connection, body[:DIGEST_BYTES], together)
+        if its_own is not (joined or its_own):
+            return False
+        joined = its_own
+        try:
+            tail = read_tail(body, joined.schema, count, where=summary.id)
+        except DecodeError:
+            return False
+        if tail.changes:
+            return False
         row += count
-        counts.append(count)
-    if row != summary.steps + 1:
+        bodies.append((body, count))
+        tails.append(tail)
+    if joined is None or row != summary.steps + 1:
         return False
-    joined = _together(connection, digest, together)
-    if not joined.collector.add(zip(batches, counts, strict=True)):
-        return False
+    joined.collector.add(bodies, tails)
     joined.ids.append(summary.id)
     joined.counts.append(row)
     return True
@@ -296,13 +305,14 @@ def _together(connection: Connection, digest: bytes, together: dict[bytes, _Toge
         name = digest.hex()
         blob = connection.store.blobs.get(name)
         schema = StepSchema.from_blob(blob, where=connection.keyspace.blob(name))
-        joined = together[digest] = _Together(RowCollector(schema), [], [])
+        joined = together[digest] = _Together(schema, RowCollector(schema), [], [])
     return joined
 
 
 class _Together(NamedTuple):
     """Episodes of one schema."""
 
+    schema: StepSchema
     collector: RowCollector
     ids: list[str]
     counts: list[int]

@@ -10,6 +10,7 @@ import argparse
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,13 @@ from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTE
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
 from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
-from jamboree_gym.journal.dead import DeadJournal, LeftEpisode, dead_journals, namespaces_of_dead
+from jamboree_gym.journal.dead import (
+    DeadJournal,
+    LeftEpisode,
+    dead_journals,
+    is_being_delivered,
+    namespaces_of_dead,
+)
 from jamboree_gym.journal.entry_log import StoredRecord
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeStatus
@@ -30,6 +37,8 @@ from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
 
 __all__ = ["deliver_dead_journals"]
 
+OTHERS_S = 10.0  # so long it waits for another process that delivers
+LOOK_S = 0.01
 TRIES = 5  # the last append of the dead process may still arrive
 
 log = logging.getLogger(__name__)
@@ -39,14 +48,23 @@ def deliver_dead_journals(connection: Connection) -> int:
     """Deliver the journals of dead processes that wrote to the same place.
 
     What cannot be delivered now stays for the next one who opens the store, and a warning says so.
+    While another process delivers, it waits for that.
 
     Returns:
         How many journals were delivered.
     """
     directory = connection.journal.directory
-    delivered = 0
     if directory is None or not directory.is_dir():
         return 0
+    delivered = _deliver_all(connection, directory)
+    deadline = time.monotonic() + OTHERS_S
+    while is_being_delivered(directory) and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+    return delivered
+
+
+def _deliver_all(connection: Connection, directory: Path) -> int:
+    delivered = 0
     for journal in dead_journals(directory):
         try:
             if connection.journal.owner.is_of(journal.owner):

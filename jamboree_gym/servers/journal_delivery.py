@@ -53,8 +53,9 @@ class JournalDelivery:
 
     def _dead(self) -> set[str]:
         """Lock files of journals that nobody holds, and that were not tried yet."""
-        locks = (self._home.path / JOURNAL_DIRECTORY).glob("*.lock")
-        return {lock.name for lock in locks if not is_lock_held(lock)} - self._tried
+        directory = self._home.path / JOURNAL_DIRECTORY
+        locks = [*directory.glob("*.lock"), *directory.glob("*.dead")]
+        return {lock.stem for lock in locks if not is_lock_held(lock)} - self._tried
 
     async def _deliver(self) -> None:
         while dead := self._dead():

@@ -29,7 +29,6 @@ from gymnasium import spaces
 from gymnasium.spaces import GraphInstance
 from mutations import Mutate, mutate_bytes, mutate_json, mutate_msgpack
 
-from jamboree_gym.arrays.layout import ENCODED, columns_of, layout_from_json
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import decode_value, encode_mapping, encode_value
 from jamboree_gym.delivery.step_outbox import StepOutbox
@@ -45,8 +44,8 @@ from jamboree_gym.encoding.batch_format import (
     encode_note,
     encode_records,
 )
-from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches, plain_batch
-from jamboree_gym.encoding.row_encoder import PREFIX
+from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches, plain_batch, read_tail
+from jamboree_gym.encoding.column_batch import PREFIX
 from jamboree_gym.encoding.rows import Rows, decode_rows
 from jamboree_gym.encoding.summary_codec import (
     decode_episode_note,
@@ -218,9 +217,9 @@ APPENDS = [
     for number, (pair, origin) in enumerate(zip(SPACES, ORIGINS, strict=True))
 ]
 BLOBS = {name: blob for append in APPENDS for name, blob in append.blobs.items()}
-SCHEMAS = {name: blob for name, blob in BLOBS.items() if not blob.startswith(b"{")}
+SCHEMAS = {name: blob for name, blob in BLOBS.items() if blob.startswith(b'{"action": ')}
 BATCHES = [batch for append in APPENDS for batch in append.batches]
-PROVENANCES = [blob for blob in BLOBS.values() if blob.startswith(b"{")]
+PROVENANCES = [blob for name, blob in BLOBS.items() if name not in SCHEMAS]
 
 
 def find_schema(name: str) -> StepSchema:
@@ -263,25 +262,30 @@ def seal_batch(batch: bytes) -> bytes:
 
 
 def mutate_batch(rng: Random, batch: bytes) -> bytes:
-    """Another body, or another header; half of the time where msgpack stands in the body."""
+    """Another body, or another header; often where the numbers or the msgpack of the body stand."""
     if rng.random() < 0.2:
         return mutate_bytes(rng, batch[:BATCH_BODY]) + batch[BATCH_BODY:]
     head, body = batch[:BATCH_BODY], batch[BATCH_BODY:]
-    split = _msgpack_in(head, body)
-    if rng.random() < 0.5:
+    split = _tail_of(head, body)
+    choice = rng.random()
+    if choice < 0.4:
         return head + body[:split] + mutate_msgpack(rng, body[split:])
-    if rng.random() < 0.5:
-        return head + mutate_bytes(rng, body[:split]) + body[split:]
-    batch = mutate_bytes(rng, body[PREFIX.size : split])
-    return head + body[:8] + struct.pack("<I", len(batch)) + batch + body[split:]
+    if choice < 0.6:
+        return head + body[:8] + mutate_bytes(rng, body[8 : PREFIX.size]) + body[PREFIX.size :]
+    if choice < 0.8:
+        return head + body[: PREFIX.size] + mutate_bytes(rng, body[PREFIX.size :])
+    return head + mutate_bytes(rng, body[:split]) + body[split:]
 
 
-def _msgpack_in(head: bytes, body: bytes) -> int:
-    """Where in the body of a batch its msgpack begins."""
+def _tail_of(head: bytes, body: bytes) -> int:
+    """Where in the body of a batch its msgpack or its variable part begins."""
     if len(head) < BATCH_BODY or len(body) < PREFIX.size:
         return 0
     _, _, codec, count, *_ = _HEADER.unpack_from(head)
-    return count * 8 if codec == CODEC_RECORDS else PREFIX.size + PREFIX.unpack_from(body)[1]
+    name = body[:8].hex()
+    if codec == CODEC_RECORDS or name not in SCHEMAS:
+        return count * 8
+    return PREFIX.size + count * find_schema(name).stored_row_bytes
 
 
 # -- reading, and looking at what was read --------------------------------------------------
@@ -310,7 +314,7 @@ def _read_sealed_batch(content: bytes) -> None:
 
 
 def _rows_in_both_ways(batch: Batch) -> Rows:
-    """By pyarrow, and cut by ourselves: what both take is the same."""
+    """One by one, joined, and as batches of one size: what all of them take is the same."""
     cut = _outcome(lambda: decode_batches([batch], find_schema, where="here"))
     read = _outcome(lambda: decode_rows(batch, find_schema, where="here"))
     alike = _outcome(lambda: _collected(batch))
@@ -320,8 +324,8 @@ def _rows_in_both_ways(batch: Batch) -> Rows:
         if isinstance(alike, Rows):
             _assert_same(alike, read)
         return cut
-    assert isinstance(cut, JamboreeError), "what pyarrow refuses was taken"
-    assert not isinstance(alike, Rows), "what pyarrow refuses was taken"
+    assert isinstance(cut, JamboreeError), "what is refused alone was taken"
+    assert not isinstance(alike, Rows), "what is refused alone was taken"
     raise read
 
 
@@ -333,11 +337,11 @@ def _outcome(read: Callable[[], Rows | None]) -> Rows | JamboreeError | None:
 
 
 def _collected(batch: Batch) -> Rows | None:
-    start, count, name = plain_batch(batch.blob)
-    if not count:
+    start, count, body = plain_batch(batch.blob)
+    if not count or start:
         return None
-    collector = RowCollector(find_schema(name.hex()))
-    return collector.rows(start=start) if collector.add_alike([batch.blob], count) else None
+    collector = RowCollector(find_schema(body[:8].hex()))
+    return collector.rows() if collector.add_alike([batch.blob], count) else None
 
 
 def _assert_same(one: Rows, other: Rows) -> None:
@@ -433,39 +437,17 @@ def _episode_notes() -> Iterator[bytes]:
 
 def _read_schema(content: bytes) -> None:
     schema = StepSchema.from_blob(content, where="here")
-    collector = RowCollector(schema)
-    collector.add_alike([bytes(BATCH_BODY + 40)], 1)
+    assert StepSchema.from_blob(schema.blob, where="here") is schema
+    with suppress(DecodeError):
+        read_tail(bytes(BATCH_BODY + 40), schema, 1, where="here")
     assert schema.row_bytes >= 0
 
 
 def _read_layouts(content: bytes) -> None:
-    """JSON of layouts, in an Arrow schema that has just these columns, where there are such."""
-    try:
-        roles = ("observation", "action", "annotation")
-        layouts = json.loads(content.decode())
-        columns = [
-            (name, pa.binary() if column == ENCODED else column.arrow_type())
-            for role in roles[:2]
-            for name, column in columns_of(layout_from_json(layouts[role]), role)
-        ]
-        said = list(columns_of(layout_from_json(layouts["annotation"]), "annotation"))
-        behind = [("annotated", pa.bool_())] if said else []
-        behind += [(name, pa.binary() if c == ENCODED else c.arrow_type()) for name, c in said]
-        fixed = [("reward", pa.float64()), ("terminated", pa.bool_())]
-        fixed += [("truncated", pa.bool_()), ("timestamp", pa.float64())]
-        columns += [*fixed, *behind]
-    except Exception:  # noqa: BLE001 - any columns will do then
-        columns = [("observation", pa.float64())]
-    try:
-        blob = bytes(pa.schema(columns, metadata={"jamboree": content}).serialize())
-    except Exception as error:
-        raise DecodeError("nobody can write this") from error
-    _read_schema(blob)
-
-
-def _layouts() -> Iterator[bytes]:
-    for blob in SCHEMAS.values():
-        yield pa.ipc.read_schema(pa.py_buffer(blob)).metadata[b"jamboree"]
+    """JSON of layouts, written as schemas are, where it is JSON."""
+    with suppress(ValueError, RecursionError, TypeError):
+        content = json.dumps(json.loads(content.decode()), sort_keys=True).encode()
+    _read_schema(content)
 
 
 def _read_space(content: bytes) -> None:
@@ -580,7 +562,7 @@ DECODERS = [
     Decoder("summary", [n.entry.summary[4:] for n in APPENDS], mutate_msgpack, _read_summary),
     Decoder("note", NOTES, mutate_msgpack, _read_episode_note),
     Decoder("schema", list(SCHEMAS.values()), mutate_bytes, _read_schema),
-    Decoder("layouts", list(_layouts()), mutate_json, _read_layouts),
+    Decoder("layouts", list(SCHEMAS.values()), mutate_json, _read_layouts),
     Decoder("space", SPACE_TEXTS, mutate_json, _read_space, may_be_large=True),
     Decoder("provenance", PROVENANCES[:1], mutate_json, _read_provenance),
     Decoder("render", _record_contents(1), mutate_msgpack, _read_record(decode_render)),

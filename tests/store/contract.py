@@ -33,7 +33,7 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
     encode_records,
 )
-from jamboree_gym.encoding.rows import PREFIX
+from jamboree_gym.encoding.column_batch import PREFIX
 from jamboree_gym.encoding.summary_codec import (
     decode_summary,
     encode_episode_note,

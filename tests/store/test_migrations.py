@@ -1,22 +1,19 @@
-"""What the release before wrote (format 1: tests/store/format_1.json) is brought up to date."""
+"""Heads and documents of version 1 (tests/store/format_1.json) are brought up to date."""
 
 from __future__ import annotations
 
 import json
-from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
+from old_stores import fill, migrate
 from processes import NoteHandler
 from recorded_envs import ACTION
-from typer.testing import CliRunner
 
 from jamboree_gym import Jamboree
-from jamboree_gym.cli import app
 from jamboree_gym.errors import DecodeError, StoreUnavailable
 from jamboree_gym.store.migrations import migrate as migrate_store
 
@@ -27,39 +24,8 @@ OLD = json.loads(Path(__file__).with_name("format_1.json").read_text())
 def old(open_jamboree: Callable[..., Jamboree], own_valkey: Server, mongo: Server) -> Jamboree:
     """A Jamboree on the stored bytes."""
     jam = open_jamboree(own_valkey.url, mongo_url=mongo.url, namespace="format-1")
-    jam.mongo.client.drop_database(jam.mongo.name)
-    for key, value in OLD["redis"].items():
-        ((kind, content),) = value.items()
-        if kind == "list":
-            jam.redis.rpush(key, *map(b64decode, content))
-        elif kind == "hash":
-            jam.redis.hset(key, mapping={name: b64decode(one) for name, one in content.items()})
-        elif kind == "zset":
-            jam.redis.zadd(key, content)
-        else:
-            jam.redis.set(key, b64decode(content))
-    for name, documents in OLD["mongo"].items():
-        jam.mongo[name].insert_many([_document(one) for one in documents])
+    fill(jam, OLD)
     return jam
-
-
-def _document(stored: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: b64decode(value["$b"]) if isinstance(value, dict) else value
-        for name, value in stored.items()
-    }
-
-
-def migrate(jam: Jamboree, *options: str) -> str:
-    urls = (
-        "--redis-url",
-        f"unix://{jam._connection.store.where}",
-        "--mongo-url",
-        f"mongodb://{jam._connection.mongo_store.where}",
-    )
-    result = CliRunner().invoke(app, ["migrate", *urls, "--namespace", "format-1", *options])
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_what_an_older_release_wrote_says_what_to_do(old: Jamboree) -> None:
@@ -85,12 +51,11 @@ def test_after_the_migration_everything_is_there_and_goes_on(old: Jamboree) -> N
 
 
 def test_what_only_mongodb_holds_is_migrated_too(old: Jamboree) -> None:
-    before = old.redis.lrange(old._connection.keyspace.episode(OLD["episode"]), 1, -1)
     old.redis.flushall()
     migrate(old)
     old.backup.restore()
 
-    assert old.redis.lrange(old._connection.keyspace.episode(OLD["episode"]), 1, -1) == before
+    assert np.array_equal(old.episode(OLD["episode"]).data().actions, [ACTION] * 3)
     assert [note["n"] for note in NoteHandler(old, "copied").many(9)] == [2, 3, 4]
 
 
@@ -114,7 +79,7 @@ def test_a_migration_that_was_interrupted_between_the_two_servers_is_completed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jamboree_gym.store.migrations._migrated_in_redis", interrupted)
+        patch.setattr("jamboree_gym.store.migrations.heads.migrate_redis", interrupted)
         with pytest.raises(KeyboardInterrupt):
             migrate_store(old._connection.redis_store, old._connection.mongo_store)
     assert "3 logs" in migrate(old)

@@ -1,4 +1,4 @@
-"""Migrates stores of older releases to the current format, in place.
+"""Heads and documents of version 1 -> version 2.
 
 The heads of version 1 lack `held`, `newest`, `born` and a checksum. In MongoDB, version 1 has one
 document for each batch, and its id lacks the log's birth. Batches, notes and blobs are unchanged.
@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 from jamboree_gym.encoding.batch_format import Head, batch_span
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.migrations.outcome import Outcome
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
     chunk_documents,
@@ -24,22 +24,11 @@ from jamboree_gym.store.mongo.documents import (
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["migrate"]
+__all__ = ["migrate_mongo", "migrate_redis"]
 
 # magic, version, codec, first, count, acked, revision, t_last
 _HEAD_1 = struct.Struct("<2sBBQQQQd")
 _IS_OLD: dict[str, Any] = {"format": {"$exists": False}}  # of a chunk or a blob
-
-
-def migrate(store: RedisStore, mongo: MongoStore | None) -> int:
-    """Migrate a namespace; return the number of logs that were changed. Nobody may write meanwhile.
-
-    Raises:
-        DecodeError: A log is damaged. This log and those after it were not changed.
-        StoreUnavailable: Redis or MongoDB does not answer; start again.
-    """
-    changed = set() if mongo is None else mongo.link.run(lambda: set(_migrated_in_mongo(mongo)))
-    return len(changed | store.run(lambda: set(_migrated_in_redis(store, mongo))))
 
 
 def _upgraded(raw: bytes, born: float, *, where: str) -> Head:
@@ -50,16 +39,32 @@ def _upgraded(raw: bytes, born: float, *, where: str) -> Head:
     return Head(codec, first, 0, count, count, acked, revision, t_last, born, note)
 
 
-def _migrated_in_mongo(mongo: MongoStore) -> Iterator[str]:
+def migrate_mongo(mongo: MongoStore, outcome: Outcome) -> None:
+    """Change all logs in MongoDB."""
+    mongo.link.run(lambda: _migrate_mongo(mongo, outcome))
+
+
+def _migrate_mongo(mongo: MongoStore, outcome: Outcome) -> None:
     database = mongo.database
     database.blobs.update_many(_IS_OLD, {"$set": {"format": DOCUMENT_VERSION}})
+    is_whole = True
     for document in list(database.logs.find({"format": 1})):
-        _migrate_log(mongo, document)
-        yield document["_id"]
-    database.chunks.delete_many(_IS_OLD)  # also leftovers of an interrupted backup or migration
+        try:
+            _migrate_log(mongo, document)
+            outcome.changed.add(document["_id"])
+        except DecodeError as error:
+            outcome.note_damage(error)
+            is_whole = False
+    if is_whole:
+        database.chunks.delete_many(_IS_OLD)  # also leftovers of an interrupted backup or migration
 
 
-def _migrated_in_redis(store: RedisStore, mongo: MongoStore | None) -> Iterator[str]:
+def migrate_redis(store: RedisStore, mongo: MongoStore | None, outcome: Outcome) -> None:
+    """Change all logs in Redis, after those in MongoDB."""
+    store.run(lambda: _migrate_redis(store, mongo, outcome))
+
+
+def _migrate_redis(store: RedisStore, mongo: MongoStore | None, outcome: Outcome) -> None:
     for key in store.log_keys():
         raw, oldest = store.client.lindex(key, 0), store.client.lindex(key, 1)
         if not isinstance(raw, bytes) or raw[:3] != b"JH\x01":
@@ -67,9 +72,13 @@ def _migrated_in_redis(store: RedisStore, mongo: MongoStore | None) -> Iterator[
         born = None if mongo is None else mongo.birth(key)
         if born is None:
             born = batch_span(oldest)[2] if isinstance(oldest, bytes) else -math.inf
-        head = _upgraded(raw, born, where=key).encode()
+        try:
+            head = _upgraded(raw, born, where=key).encode()
+        except DecodeError as error:
+            outcome.note_damage(error)
+            continue
         store.client.lset(key, 0, head)  # type: ignore[arg-type]  # bytes are taken, too
-        yield key
+        outcome.changed.add(key)
 
 
 def _migrate_log(mongo: MongoStore, document: Any) -> None:

@@ -1,0 +1,272 @@
+"""The body of a batch of rows: columns <-> bytes, one way for every schema.
+
+    16 bytes            digest of the schema, number of infos, number of schema changes
+    for each column     count x its bytes in a row, in the order of the schema
+    for each encoded    the bytes of its values, one after the other
+    infos               their rows, where each ends, then their bytes
+    changes             their rows, then the digests of the schemas
+
+Numbers are little-endian uint32; rows count from the start of the batch. Schema and count say where
+each column lies. A column of fixed size has the values' own bytes; bools are bits, and those of
+each row begin with a byte of their own. A column of encoded values says where each of them ends.
+
+Nearly all batches have neither infos nor changes: then both numbers are 0, and nothing follows.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from operator import lt
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from jamboree_gym.arrays.layout import Leaf
+from jamboree_gym.arrays.step_schema import StepSchema
+
+__all__ = [
+    "DIGEST_BYTES",
+    "NO_TAIL",
+    "PREFIX",
+    "ColumnBatch",
+    "Numbered",
+    "Tail",
+    "decode_columns",
+    "decode_tail",
+    "encode_columns",
+    "join_columns",
+]
+
+PREFIX = struct.Struct("<8sII")  # digest of the schema, number of infos, number of changes
+_BEGIN = PREFIX.size
+DIGEST_BYTES = 8
+_UINT32_BYTES = 4
+
+Numbered: TypeAlias = Sequence[tuple[int, bytes]]
+"""Content of some rows, each with its row; ascending."""
+
+
+class Tail(NamedTuple):
+    """What follows the columns.
+
+    Attributes:
+        values: Of each encoded column the value of every row: bytes, until they are decoded.
+        infos: Infos that are not empty, by row: bytes, until they are decoded.
+        changes: Digests of the schemas that hold from a row on.
+    """
+
+    values: Sequence[Sequence[Any]]
+    infos: Sequence[tuple[int, Any]]
+    changes: Numbered
+
+
+class ColumnBatch(NamedTuple):
+    """The columns of a batch.
+
+    Attributes:
+        columns: For each column an array (count, ...); of an encoded one its values, as bytes.
+        infos: Encoded infos that are not empty, by row.
+        changes: Digests of the schemas that hold from a row on.
+    """
+
+    columns: Sequence[npt.NDArray[Any] | Sequence[bytes]]
+    infos: Numbered
+    changes: Numbered
+
+
+NO_TAIL = Tail((), (), ())
+"""That of nearly all batches."""
+
+
+# -- columns -> bytes ---------------------------------------------------------------------------
+
+
+def encode_columns(
+    schema: StepSchema,
+    columns: Sequence[npt.NDArray[Any] | bytes | Sequence[bytes]],
+    infos: Numbered = (),
+    changes: Numbered = (),
+) -> bytes:
+    """The body of a batch.
+
+    Args:
+        schema: The schema of its first row.
+        columns: In the order of `schema.columns`: for a column of fixed size an array (count, ...)
+            of its dtype, or the bytes that it is stored as; for an encoded column the bytes of each
+            value.
+        infos: Encoded infos that are not empty, by row.
+        changes: Digests of the schemas that hold from a row on.
+
+    Raises:
+        ValueError: A column has another dtype or number of rows than it should.
+    """
+    parts = [PREFIX.pack(schema.digest_bytes, len(infos), len(changes))]
+    for column, leaf in zip(columns, schema.columns, strict=True):
+        if column.__class__ is bytes:
+            parts.append(column)
+        elif isinstance(leaf, Leaf):
+            parts.append(_stored(column, leaf))
+        else:
+            parts.append(_ends(column))
+    # A column with a row too few or too many leaves a remainder.
+    if (sum(map(len, parts)) - _BEGIN) % schema.stored_row_bytes:
+        sizes = list(map(len, parts[1:]))
+        raise ValueError(f"columns of {sizes} bytes where a row has {schema.column_bytes}")
+    for position in schema.encoded_columns:
+        parts += columns[position]  # type: ignore[arg-type]
+    if infos:
+        rows, contents = zip(*infos, strict=True)
+        parts += (_packed(rows), _ends(contents), *contents)
+    if changes:
+        rows, digests = zip(*changes, strict=True)
+        parts += (_packed(rows), *digests)
+    return b"".join(parts)
+
+
+def _stored(column: Any, leaf: Leaf) -> bytes:
+    """A column as it is stored; strided ones are copied."""
+    if column.dtype != leaf.dtype:
+        raise ValueError(f"a column of {column.dtype} where the layout has {leaf.dtype}")
+    if leaf.dtype.kind == "b" and leaf.shape:
+        bits = column.reshape((len(column), leaf.size))
+        return np.packbits(bits, axis=1, bitorder="little").tobytes()
+    content: bytes = column.tobytes()
+    return content
+
+
+def _ends(values: Any) -> bytes:
+    return _packed(accumulate(map(len, values)))
+
+
+def _packed(numbers: Iterable[int]) -> bytes:
+    """struct.error for a number of 2^32 or more: Redis takes no such batch."""
+    known = list(numbers)
+    return struct.pack(f"<{len(known)}I", *known)
+
+
+# -- bytes -> columns ---------------------------------------------------------------------------
+
+
+def decode_columns(body: memoryview, schema: StepSchema, count: int) -> ColumnBatch:
+    """The columns of one batch, which share its memory: they cannot be written to.
+
+    Args:
+        body: The body of the batch.
+        schema: The schema of its first row.
+        count: Number of its rows, at least 1.
+
+    Raises:
+        ValueError: The body is damaged.
+    """
+    tail = decode_tail(body, schema, count)
+    columns, values, start = list[Any](), iter(tail.values), _BEGIN
+    for column, size in zip(schema.columns, schema.column_bytes, strict=True):
+        if isinstance(column, Leaf):
+            columns.append(_array(body[start : start + count * size], column, count))
+        else:
+            columns.append(next(values))
+        start += count * size
+    return ColumnBatch(columns, tail.infos, tail.changes)
+
+
+def join_columns(
+    bodies: Sequence[tuple[bytes | memoryview, int]], schema: StepSchema, tails: Sequence[Tail]
+) -> list[npt.NDArray[Any] | list[Any]]:
+    """The columns of several batches, one behind the other, in memory of their own.
+
+    Args:
+        bodies: The bodies, each with its number of rows.
+        schema: The schema of all of them.
+        tails: What `decode_tail` has found in each; the values may be decoded by now.
+    """
+    count = sum(rows for _, rows in bodies)
+    columns, start = list[Any](), 0
+    encoded = iter(range(len(schema.encoded_columns)))
+    for column, size in zip(schema.columns, schema.column_bytes, strict=True):
+        stop = start + size
+        if isinstance(column, Leaf):
+            pieces = [body[_BEGIN + n * start : _BEGIN + n * stop] for body, n in bodies]
+            array = _array(bytearray().join(pieces), column, count)
+            if not column.dtype.isnative:
+                array = array.astype(column.dtype.newbyteorder("="))
+            columns.append(array)
+        else:
+            number = next(encoded)
+            columns.append([value for tail in tails for value in tail.values[number]])
+        start = stop
+    return columns
+
+
+def decode_tail(body: bytes | memoryview, schema: StepSchema, count: int) -> Tail:
+    """What follows the columns of a body, whose length is checked.
+
+    Raises:
+        ValueError: The body is damaged.
+    """
+    start = _BEGIN + count * schema.stored_row_bytes
+    if len(body) < start:
+        raise ValueError(f"a body of {len(body)} bytes, and {count} rows take {start}")
+    _, info_count, change_count = PREFIX.unpack_from(body)
+    if not (info_count or change_count or schema.encoded_columns) and start == len(body):
+        return NO_TAIL
+    values, infos, changes = list[list[bytes]](), NO_TAIL.infos, NO_TAIL.changes
+    for position in schema.encoded_columns:
+        at = _BEGIN + count * sum(schema.column_bytes[:position])
+        column, start = _cut(body, _numbers(body, at, count), start)
+        values.append(column)
+    if info_count:
+        rows = _rows(body, start, info_count, 0, count)
+        start += _UINT32_BYTES * info_count
+        ends = _numbers(body, start, info_count)
+        contents, start = _cut(body, ends, start + _UINT32_BYTES * info_count)
+        infos = list(zip(rows, contents, strict=True))
+    if change_count:
+        rows = _rows(body, start, change_count, 1, count)
+        start += _UINT32_BYTES * change_count
+        ends = [DIGEST_BYTES * number for number in range(1, change_count + 1)]
+        digests, start = _cut(body, ends, start)
+        changes = list(zip(rows, digests, strict=True))
+    if start != len(body):
+        raise ValueError(f"a body of {len(body)} bytes, of which {start} have a meaning")
+    return Tail(values, infos, changes)
+
+
+def _rows(body: bytes | memoryview, at: int, n: int, first: int, stop: int) -> Sequence[int]:
+    """Ascending numbers of rows, none below `first`, none at `stop` or above."""
+    rows = _numbers(body, at, n)
+    if not all(map(lt, (first - 1, *rows), (*rows, stop))):
+        raise ValueError("it tells of rows that are not there")
+    return rows
+
+
+def _numbers(body: bytes | memoryview, at: int, n: int) -> Sequence[int]:
+    if at + _UINT32_BYTES * n > len(body):
+        raise ValueError("it ends before it should")
+    return struct.unpack_from(f"<{n}I", body, at)
+
+
+def _cut(body: bytes | memoryview, ends: Sequence[int], at: int) -> tuple[list[bytes], int]:
+    """Values that lie one behind the other, and where the last one ends."""
+    if sorted(ends) != list(ends) or at + ends[-1] > len(body):
+        raise ValueError("values end where there is nothing")
+    starts = (0, *ends[:-1])
+    cut = [bytes(body[at + a : at + b]) for a, b in zip(starts, ends, strict=True)]
+    return cut, at + ends[-1]
+
+
+def _array(content: Any, leaf: Leaf, count: int) -> npt.NDArray[Any]:
+    """The bytes of a column as an array, which shares their memory unless it has bits."""
+    shape = (count, *leaf.shape)
+    if leaf.size == 0:
+        return np.empty(shape, leaf.dtype)
+    if leaf.dtype.kind != "b":
+        return np.frombuffer(content, leaf.dtype).reshape(shape)
+    bits = np.frombuffer(content, np.uint8)
+    if leaf.size == 1:
+        return (bits & 1).view(np.bool_).reshape(shape)
+    lines = bits.reshape((count, -1))
+    values = np.unpackbits(lines, axis=1, count=leaf.size, bitorder="little")
+    return values.view(np.bool_).reshape(shape)

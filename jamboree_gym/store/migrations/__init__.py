@@ -1,0 +1,38 @@
+"""Migrates stores of older releases to the current format, in place.
+
+`heads` changes heads and documents of version 1. `rows` changes batches of rows of version 1, which
+were Arrow; `arrow_rows` reads those.
+
+Imports: `arrays`, `encoding`, `errors`.
+Imported by: `cli`.
+"""
+
+from __future__ import annotations
+
+from jamboree_gym.store.migrations import heads, rows
+from jamboree_gym.store.migrations.outcome import Outcome
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.store import RedisStore
+
+__all__ = ["Outcome", "migrate"]
+
+
+def migrate(store: RedisStore, mongo: MongoStore | None) -> Outcome:
+    """Migrate a namespace. Nobody may write meanwhile; if it is interrupted, start it again.
+
+    Returns:
+        The logs that were changed, and what is damaged: that is left as it is.
+
+    Raises:
+        StoreUnavailable: Redis or MongoDB does not answer; start again.
+    """
+    outcome = Outcome()
+    if mongo is not None:
+        heads.migrate_mongo(mongo, outcome)
+    heads.migrate_redis(store, mongo, outcome)
+    if mongo is not None:
+        rows.migrate_mongo(store, mongo, outcome)
+    rows.migrate_redis(store, mongo, outcome)
+    if mongo is not None and not outcome.damaged:
+        rows.clear_schemas(store, mongo)
+    return outcome
