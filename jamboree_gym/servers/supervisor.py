@@ -23,7 +23,13 @@ from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.servers.backup_process import BackupWatchdog
-from jamboree_gym.servers.control import PROTOCOL_VERSION, decode, encode, error_reply
+from jamboree_gym.servers.control import (
+    PROTOCOL_VERSION,
+    decode,
+    encode,
+    error_reply,
+    peer_pid,
+)
 from jamboree_gym.servers.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
 from jamboree_gym.servers.own_files import is_lock_held
 from jamboree_gym.servers.programs.mongo import MongoProgram
@@ -37,7 +43,7 @@ PYTHON_PATH = "PYTHONPATH"
 IDLE_EXIT_S = 60.0
 FIRST_CLIENT_GRACE_S = 5.0  # the client that started us needs a moment to connect
 LOCK_TIMEOUT_S = 15.0
-HOME_CHECK_INTERVAL_S = 1.0
+HOME_CHECK_INTERVAL_S = 5.0
 CONTROL_BACKLOG = 1024
 _log = logging.getLogger(__name__)
 
@@ -60,7 +66,7 @@ class Supervisor:
         self._redis_watchdog = ServerWatchdog(self._valkey)
         self._mongo_watchdog = ServerWatchdog(self._mongo)
         self._backup = BackupWatchdog(home, self._valkey.url, self._mongo_watchdog)
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, int] = {}  # connection -> process id
         self._stop = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -113,9 +119,19 @@ class Supervisor:
         except (KeyError, OSError, TypeError, ValueError) as error:  # gone, or no message of ours
             _log.info("a client's connection ended: %s", error)
         finally:
-            self._clients.discard(writer)
-            self._watch_idle()
+            pid = self._clients.pop(writer, None)
             writer.close()
+            if pid is not None:
+                self._after_client(pid)
+
+    def _after_client(self, pid: int) -> None:
+        """A client's connection has ended: it has closed, or died. All that this brings is here.
+
+        `pid` is the process that had connected, 0 where the system does not say. It may live on: a
+        process may have several connections, and leaves one when it closes its Jamboree.
+        """
+        _log.debug("client %d has left", pid)
+        self._watch_idle()
 
     async def _reply(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         op = request.get("op")
@@ -125,7 +141,9 @@ class Supervisor:
         if op == "status":
             return {"ok": True, "while_stopping": True, **await self._status()}
         if op == "redis":
-            self._clients.add(writer)  # from now on this connection counts as a client
+            self._clients[writer] = peer_pid(
+                writer.get_extra_info("socket")
+            )  # it counts from now on
             self._watch_idle()
         try:
             return {"ok": True, **await self._serve(request)}
