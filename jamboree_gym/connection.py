@@ -153,7 +153,7 @@ class Connection(HasConnection):
     def _begin_to_write(self) -> None:
         opened = self.opened
         opened.backup = None if self._new_backup is None else self._new_backup(self)
-        opened.lease = Lease(self.store, self.writer_name, self.clock)
+        opened.lease = Lease(self.store, self.writer_name, self.clock, opened.is_recording)
         opened.writer_name = self.writer_name
         self.writer = opened.writer = Writer(
             self.store,
