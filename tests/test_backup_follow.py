@@ -7,7 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, follower_of, is_complete, pending
@@ -17,9 +19,12 @@ from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup import waiting
 from jamboree_gym.backup.copy import LogCopier
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.redis.doorbell import Doorbell
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
 MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))
@@ -127,6 +132,91 @@ def test_without_mongodb_it_waits_says_so_once_and_catches_up(
         _, said = follower.communicate(timeout=20)
     assert said.count("the backup goes on when that is over") == MONGO_KILLS
     assert said.count("goes on\n") == MONGO_KILLS
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets an entry for each round of any follower."""
+    begun = list[str]()
+    begin = LogCopier.begin
+
+    def noted(self: LogCopier, to: str = "") -> None:
+        begun.append(to)
+        begin(self, to)
+
+    monkeypatch.setattr(LogCopier, "begin", noted)
+    return begun
+
+
+@contextmanager
+def following(jam: Jamboree, rounds: list[str], *, interval_s: float) -> Iterator[None]:
+    """A follower on a thread, after its first round."""
+    stop, follower = StopSignal(), follower_of(jam)
+    follower.interval_s = interval_s
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: len(rounds) == 1)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        stop.close()
+
+
+def test_many_deliveries_share_a_round_and_stopping_copies_what_waits(
+    jam: Jamboree, rounds: list[str]
+) -> None:
+    with following(jam, rounds, interval_s=3600):
+        Load(jam).go_on(1)
+        assert len(rounds) == 1
+        assert pending(jam) > 0
+    assert len(rounds) == 2
+    assert is_complete(jam)
+    check_that_all_is_kept_once(jam)
+
+
+@pytest.mark.parametrize("has_limit", [False, True])
+def test_a_copy_comes_sooner_where_much_waits_or_the_memory_of_redis_fills_up(
+    own_valkey: Server,
+    open_jamboree: Callable[..., Jamboree],
+    mongo: Server,
+    rounds: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_limit: bool,
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    if has_limit:
+        used = jam.redis.info("memory")["used_memory"]
+        jam.redis.config_set("maxmemory", 2 * used)
+    else:
+        monkeypatch.setattr(waiting, "MUCH_WAITS_BYTES", 100_000)
+    with following(jam, rounds, interval_s=3600):
+        notes = NoteHandler(jam, "large")
+        while len(rounds) < 2:
+            notes.save({"n": 1, "text": "x" * 10_000})
+            jam.flush()
+    assert is_complete(jam)
+
+
+def test_what_changes_while_a_copy_is_made_is_copied_by_the_next(
+    jam: Jamboree, rounds: list[str]
+) -> None:
+    with following(jam, rounds, interval_s=0.05):
+        for n in range(20):
+            NoteHandler(jam, f"note {n}").save({"n": n})
+            jam.flush()
+        wait_until(lambda: is_complete(jam))
+
+
+def test_where_redis_says_nothing_of_changes_they_are_looked_for(
+    jam: Jamboree, rounds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Doorbell, "arm", lambda _: None)
+    with following(jam, rounds, interval_s=0.05):
+        NoteHandler(jam, "note").save({"n": 1})
+        jam.flush()
+        wait_until(lambda: is_complete(jam))
 
 
 def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_once(

@@ -52,7 +52,7 @@ class BackupWatchdog:
         self._redis_url = redis_url
         self._mongo = mongo
         self._mongo_again_at = 0.0
-        self._namespaces: set[str] = set()
+        self._intervals_s: dict[str, float] = {}  # by namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._sent: dict[str, Any] = {}
         self._stopping = asyncio.Event()
@@ -65,9 +65,10 @@ class BackupWatchdog:
         """Process id of the live process."""
         return self._process.pid if self._process is not None else None
 
-    def back_up(self, namespace: str) -> None:
-        """Copy this namespace, too, from now on. Returns at once."""
-        self._namespaces.add(namespace)
+    def back_up(self, namespace: str, *, interval_s: float) -> None:
+        """Copy this namespace, too, from now on, at least so often. Returns at once."""
+        known_s = self._intervals_s.get(namespace, interval_s)
+        self._intervals_s[namespace] = min(known_s, interval_s)
         self._news.set()
         if self._mongo.gave_up is not None:  # its start may succeed by now
             self._mongo.start()
@@ -159,7 +160,7 @@ class BackupWatchdog:
         """Send the process the messages that it has not received."""
         message = {
             "redis_url": self._redis_url,
-            "namespaces": sorted(self._namespaces),
+            "intervals_s": dict(self._intervals_s),
             "trouble": str(self._mongo.gave_up or ""),
         }
         if message != self._sent and process.stdin is not None:

@@ -167,7 +167,8 @@ class Supervisor:
             case "mongo":
                 self._mongo_watchdog.start()
             case "backup":
-                self._backup.back_up(str(request["namespace"]))
+                namespace, interval_s = str(request["namespace"]), float(request["interval_s"])
+                self._backup.back_up(namespace, interval_s=interval_s)
             case "stay":
                 self._stay = True
                 self._watch_idle()
