@@ -181,6 +181,7 @@ class MongoProgram:
             *("--host", HOST, "--port", str(port)),
             *("--storage-path", self._storage_path()),
             *("--cache-size", CACHE_SIZE, "--log-level", "WARNING"),
+            "--standalone",  # nobody replicates it: no log of operations beside the data
         ]
 
     def _storage_path(self) -> str:

@@ -106,6 +106,10 @@ class MongoLink:
         wanted = {"_id": {"$in": list(ids)}}
         return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
 
+    def is_empty(self, collection: Collection[Any]) -> bool:
+        """Whether a collection holds no document."""
+        return self.run(lambda: collection.find_one({}, {"_id": 1})) is None
+
     def insert_new(
         self, collection: Collection[Any], documents: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
