@@ -8,6 +8,7 @@ looks up the address of the Mongo server itself, because the port may change.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 import threading
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--home", required=True, help="directory of the servers")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
+    gc.freeze()  # what was imported stays: the collector need not look at it again and again
     backup = EmbeddedBackup(Home.at(options.home))
     try:
         for line in sys.stdin.buffer:
