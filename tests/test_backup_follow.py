@@ -19,7 +19,7 @@ from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.backup import waiting
+from jamboree_gym.backup import follow, waiting
 from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import StoreUnavailable
@@ -197,6 +197,28 @@ def test_a_copy_comes_sooner_where_much_waits_or_the_memory_of_redis_fills_up(
             notes.save({"n": 1, "text": "x" * 10_000})
             jam.flush()
     assert is_complete(jam)
+
+
+def test_the_lag_after_a_quiet_time_counts_from_the_change(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "QUIET_S", 0.0)
+    state, follower = jam._connection.redis_store.backup_state, follower_of(jam)
+    follower.interval_s = 0
+    for _ in range(2):  # the first sets the policy, which rings the bell
+        follower._copy_in_turn()
+    copied = state.mark()
+    waiter = threading.Thread(target=follower._wait_for_work)
+    waiter.start()
+    NoteHandler(jam, "note").save({"n": 1})
+    jam.flush()
+    waiter.join()
+    follower._doorbell.close()
+    changed = state.mark()
+    assert copied is not None
+    assert changed is not None
+    assert copied.complete_until < changed.complete_until
+    assert pending(jam) == 1
 
 
 def test_what_changes_while_a_copy_is_made_is_copied_by_the_next(

@@ -24,6 +24,7 @@ DEFAULT_INTERVAL_S = 10.0
 IDLE_ROUND_S = 60.0  # while nothing changes: to notice a MongoDB that was emptied, for example
 EVICTING_S = 0.25  # until the next round while Redis has to evict more
 SHORTEST_LOOK_S = 0.25  # where Redis does not say that something changed
+QUIET_S = 1.0  # a bell that has been quiet for so long was not rung by the copy itself
 CLAIM_AGAIN_S = 2.0  # while another backup copies
 BUSY_SHARE = 0.1  # of the time, while a trainer may need the processor
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
@@ -80,6 +81,7 @@ class Follower:
         self._try_again_at = 0.0
         self._warned: set[str] = set()
         self._outages = 0
+        self._error = ""  # of the last copy
         space = store.keyspace
         self._doorbell = Doorbell(
             store.link, (space.unbacked, space.deleted, space.retention, space.epoch)
@@ -119,8 +121,13 @@ class Follower:
         """Sleep until something changes, and then until it has waited long enough."""
         can_sleep = self._doorbell.socket is not None and not self._needs_rounds
         idle_s = max(self.interval_s, IDLE_ROUND_S if can_sleep else SHORTEST_LOOK_S)
+        began = time.monotonic()
         if not wait_for_change(self._doorbell, self._stop, idle_s):
             return 0.0
+        if time.monotonic() - began > QUIET_S and not self._failed:
+            now = self._store.time()  # until the bell rang, nothing had changed since the copy
+            mark = BackupMark(self._leader_lock.name, now, now, self._error)
+            self._store.backup_state.put_mark(mark)
         began = time.monotonic()
         while (left_s := began + self.interval_s - time.monotonic()) > 0:
             if self._stop.wait(min(left_s, self._pressure.check_s)) or self._pressure.is_high():
@@ -203,7 +210,7 @@ class Follower:
             self._warn_once(reason)
         until = None if reasons else began
         damaged = self._make_room(trimmer)
-        error = next(iter(reasons), damaged)
+        error = self._error = next(iter(reasons), damaged)
         by = self._leader_lock.name if by is None else by
         store.backup_state.put_mark(BackupMark(by, began, until, error))
         self._pressure.end_copy(trimmer.policy)
