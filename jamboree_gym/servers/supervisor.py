@@ -130,7 +130,7 @@ class Supervisor:
         `pid` is the process that had connected, 0 where the system does not say. It may live on: a
         process may have several connections, and leaves one when it closes its Jamboree.
         """
-        _log.debug("client %d has left", pid)
+        _log.info("client %d has left", pid)
         self._watch_idle()
 
     async def _reply(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -173,6 +174,23 @@ def test_two_namespaces_share_one_process(busy_home: Path, namespace: str) -> No
     assert len(backups_of(busy_home)) == 1
     for jam in jams:
         jam.close()
+
+
+def test_of_several_programs_the_shortest_interval_counts(busy_home: Path, namespace: str) -> None:
+    options: dict[str, Any] = {"home": busy_home, "namespace": namespace, "backup": True}
+    with Jamboree(**options, backup_interval_s=3600) as slow:
+        NoteHandler(slow, "slow").save({"n": 1})
+        slow.flush()
+        wait_until(lambda: slow.backup.status().follower is not None)
+        NoteHandler(slow, "slow").save({"n": 2})
+        slow.flush()
+        with Jamboree(**options, backup_interval_s=0.1) as quick:
+            NoteHandler(quick, "quick").save({"n": 1})
+            wait_until(lambda: is_complete(quick))
+        NoteHandler(slow, "slow").save({"n": 3})
+        slow.flush()
+        wait_until(lambda: is_complete(slow))
+        check_that_all_is_kept_once(slow)
 
 
 def test_a_forked_child_alone_records(busy_home: Path, namespace: str) -> None:
