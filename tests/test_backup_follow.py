@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -219,6 +220,23 @@ def test_the_lag_after_a_quiet_time_counts_from_the_change(
     assert changed is not None
     assert copied.complete_until < changed.complete_until
     assert pending(jam) == 1
+
+
+@pytest.mark.parametrize(
+    ("left_s", "is_pressing", "rests"), [(60, False, [0.09]), (0, False, []), (60, True, [])]
+)
+def test_a_copy_leaves_nine_tenths_of_the_time_to_others_while_it_may(
+    jam: Jamboree,
+    monkeypatch: pytest.MonkeyPatch,
+    left_s: float,
+    is_pressing: bool,
+    rests: list[float],
+) -> None:
+    monkeypatch.setattr(waiting.Pressure, "is_high", lambda _: is_pressing)
+    waited, follower = list[float](), follower_of(jam)
+    monkeypatch.setattr(follower._stop, "wait", waited.append)
+    follower._rest(0.01, time.monotonic() + left_s)
+    assert waited == pytest.approx(rests)
 
 
 def test_what_changes_while_a_copy_is_made_is_copied_by_the_next(
