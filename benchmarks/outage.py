@@ -93,6 +93,7 @@ def main() -> None:
     with EmbeddedServers.join(home) as servers:
         url = servers.redis_url
         command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", "--redis-url", url]
+        command += ["--interval-s", "0.25"]
         command += ["--mongo-url", mongo.url, "--namespace", NAMESPACE]
         jam = Jamboree(url, mongo.url, namespace=NAMESPACE)
         follower = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "HasConnection"]
 
 LONGEST_FLUSH_INTERVAL_S = 3600
+LONGEST_BACKUP_INTERVAL_S = 3600
 UNSET = "then the embedded server is used"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
@@ -100,6 +101,7 @@ class Connection(HasConnection):
         max_pending_bytes: int = 256 * 2**20,
         when_full: WhenFull = "block",
         backup: bool | None = None,
+        backup_interval_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if write not in _WRITE_MODES:
@@ -110,12 +112,18 @@ class Connection(HasConnection):
             raise InvalidArgument(
                 f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
             )
+        if not 0 <= backup_interval_s <= LONGEST_BACKUP_INTERVAL_S:
+            raise InvalidArgument(
+                f"backup_interval_s={backup_interval_s!r}: choose 0 to "
+                f"{LONGEST_BACKUP_INTERVAL_S} s"
+            )
         if max_pending_bytes <= 0 or not namespace or not isinstance(namespace, str):
             raise InvalidArgument(
                 "max_pending_bytes must be 1 or more, and namespace a text, not empty"
             )
         self.keyspace = Keyspace(check_text("namespace", namespace, InvalidArgument))
         self.write_mode = write
+        self.backup_interval_s = backup_interval_s
         self.clock = clock
         self._new_backup = new_backup if _backs_up(backup) else None
         self.writer_id = os.urandom(8)
@@ -158,7 +166,7 @@ class Connection(HasConnection):
         journal = Journal(self._journal_directory(), self._journal_owner())
         self.journal = opened.journal = journal
         opened.backup = None if self._new_backup is None else self._new_backup(self)
-        opened.lease = Lease(self.store, self.writer_name, self.clock)
+        opened.lease = Lease(self.store, self.writer_name, self.clock, opened.is_recording)
         opened.writer_name = self.writer_name
         self.writer = opened.writer = Writer(
             self.store,

@@ -86,6 +86,9 @@ class Jamboree(HasConnection):
             embedded servers; with a `mongo_url` by a thread, unless another process does. Without
             `mongo_url`, and with a `redis_url`, there is none. None = yes, unless `JAMBOREE_BACKUP`
             is 0.
+        backup_interval_s: The longest time that something saved waits for this copy, seconds. It
+            is copied sooner if some megabytes wait, or Redis' memory fills up. `backup.flush()`
+            copies now.
         clock: Gives the time of what is recorded, epoch seconds; for tests and simulated time.
 
     Raises:
@@ -109,6 +112,7 @@ class Jamboree(HasConnection):
         max_pending_bytes: int = 256 * 2**20,
         when_full: WhenFull = "block",
         backup: bool | None = None,
+        backup_interval_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.__connection = Connection(
@@ -122,6 +126,7 @@ class Jamboree(HasConnection):
             max_pending_bytes=max_pending_bytes,
             when_full=when_full,
             backup=backup,
+            backup_interval_s=backup_interval_s,
             clock=clock,
         )
         deliver_dead_journals(self.__connection)

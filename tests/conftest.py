@@ -281,7 +281,8 @@ def open_jamboree(valkey: Server, namespace: str) -> Iterator[Callable[..., Jamb
     opened: list[Jamboree] = []
 
     def open_one(redis_url: str = valkey.url, **options: Any) -> Jamboree:
-        opened.append(Jamboree(redis_url, **{"namespace": namespace, **options}))
+        usual: dict[str, Any] = {"namespace": namespace, "backup_interval_s": 0.1}
+        opened.append(Jamboree(redis_url, **(usual | options)))
         return opened[-1]
 
     yield open_one
@@ -306,7 +307,7 @@ def start_follower() -> Iterator[StartFollower]:
         )
         command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
         process = subprocess.Popen(
-            [*command, "--namespace", jam._connection.keyspace.namespace],
+            [*command, "--interval-s", "0.1", "--namespace", jam._connection.keyspace.namespace],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
             stderr=subprocess.PIPE,
             text=True,

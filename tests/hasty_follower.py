@@ -30,6 +30,8 @@ def hasty_follower(jam: Jamboree) -> Iterator[subprocess.Popen[str]]:
         f"unix://{jam._connection.store.where}",
         "--mongo-url",
         jam._connection.mongo_url,
+        "--interval-s",
+        "0.1",
     )
     process = start_python(
         FOLLOW, "--follow", *urls, "--namespace", jam._connection.keyspace.namespace

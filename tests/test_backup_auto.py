@@ -27,7 +27,7 @@ RECORD = """
 import sys
 from backed_up import Load
 from jamboree_gym import Jamboree
-with Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True) as jam:
+with Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True, backup_interval_s=0.1) as jam:
     load = Load(jam)
     print("ready", flush=True)
     while sys.stdin.readline():
@@ -79,7 +79,7 @@ def test_a_script_that_ends_without_close_leaves_nothing_behind(
 import sys
 from processes import NoteHandler
 from jamboree_gym import Jamboree
-jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True)
+jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True, backup_interval_s=0.1)
 NoteHandler(jam, "script").save({"n": 1})
 """
     url = f"unix://{jam._connection.store.where}"
@@ -104,7 +104,7 @@ import multiprocessing, sys, warnings
 from processes import NoteHandler
 from jamboree_gym import Jamboree
 warnings.filterwarnings("ignore", "This process .* is multi-threaded")
-jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True)
+jam = Jamboree(*sys.argv[1:3], namespace=sys.argv[3], backup=True, backup_interval_s=0.1)
 NoteHandler(jam, "parent").save({"n": 1})
 jam.flush()
 worker = multiprocessing.get_context("fork").Process(

@@ -7,7 +7,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 from backed_up import Load, check_that_all_is_kept_once, follower_of, is_complete, pending
@@ -17,9 +20,12 @@ from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup import follow, waiting
 from jamboree_gym.backup.copy import LogCopier
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.store.mongo import client as mongo_client
+from jamboree_gym.store.redis.doorbell import Doorbell
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
 MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))
@@ -127,6 +133,130 @@ def test_without_mongodb_it_waits_says_so_once_and_catches_up(
         _, said = follower.communicate(timeout=20)
     assert said.count("the backup goes on when that is over") == MONGO_KILLS
     assert said.count("goes on\n") == MONGO_KILLS
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gets an entry for each round of any follower."""
+    begun = list[str]()
+    begin = LogCopier.begin
+
+    def noted(self: LogCopier, to: str = "") -> None:
+        begun.append(to)
+        begin(self, to)
+
+    monkeypatch.setattr(LogCopier, "begin", noted)
+    return begun
+
+
+@contextmanager
+def following(jam: Jamboree, rounds: list[str], *, interval_s: float) -> Iterator[None]:
+    """A follower on a thread, after its first round."""
+    stop, follower = StopSignal(), follower_of(jam)
+    follower.interval_s = interval_s
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: len(rounds) == 1)
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        stop.close()
+
+
+def test_many_deliveries_share_a_round_and_stopping_copies_what_waits(
+    jam: Jamboree, rounds: list[str]
+) -> None:
+    with following(jam, rounds, interval_s=3600):
+        Load(jam).go_on(1)
+        assert len(rounds) == 1
+        assert pending(jam) > 0
+    assert len(rounds) == 2
+    assert is_complete(jam)
+    check_that_all_is_kept_once(jam)
+
+
+@pytest.mark.parametrize("has_limit", [False, True])
+def test_a_copy_comes_sooner_where_much_waits_or_the_memory_of_redis_fills_up(
+    own_valkey: Server,
+    open_jamboree: Callable[..., Jamboree],
+    mongo: Server,
+    rounds: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_limit: bool,
+) -> None:
+    jam = open_jamboree(own_valkey.url, mongo_url=mongo.url)
+    if has_limit:
+        used = jam.redis.info("memory")["used_memory"]
+        jam.redis.config_set("maxmemory", 2 * used)
+    else:
+        monkeypatch.setattr(waiting, "MUCH_WAITS_BYTES", 100_000)
+    with following(jam, rounds, interval_s=3600):
+        notes = NoteHandler(jam, "large")
+        while len(rounds) < 2:
+            notes.save({"n": 1, "text": "x" * 10_000})
+            jam.flush()
+    assert is_complete(jam)
+
+
+def test_the_lag_after_a_quiet_time_counts_from_the_change(
+    jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "QUIET_S", 0.0)
+    state, follower = jam._connection.redis_store.backup_state, follower_of(jam)
+    follower.interval_s = 0
+    for _ in range(2):  # the first sets the policy, which rings the bell
+        follower._copy_in_turn()
+    copied = state.mark()
+    waiter = threading.Thread(target=follower._wait_for_work)
+    waiter.start()
+    NoteHandler(jam, "note").save({"n": 1})
+    jam.flush()
+    waiter.join()
+    follower._doorbell.close()
+    changed = state.mark()
+    assert copied is not None
+    assert changed is not None
+    assert copied.complete_until < changed.complete_until
+    assert pending(jam) == 1
+
+
+@pytest.mark.parametrize(
+    ("left_s", "is_pressing", "rests"), [(60, False, [0.09]), (0, False, []), (60, True, [])]
+)
+def test_a_copy_leaves_nine_tenths_of_the_time_to_others_while_it_may(
+    jam: Jamboree,
+    monkeypatch: pytest.MonkeyPatch,
+    left_s: float,
+    is_pressing: bool,
+    rests: list[float],
+) -> None:
+    monkeypatch.setattr(waiting.Pressure, "is_high", lambda _: is_pressing)
+    waited, follower = list[float](), follower_of(jam)
+    monkeypatch.setattr(follower._stop, "wait", waited.append)
+    follower._rest(0.01, time.monotonic() + left_s)
+    assert waited == pytest.approx(rests)
+
+
+def test_what_changes_while_a_copy_is_made_is_copied_by_the_next(
+    jam: Jamboree, rounds: list[str]
+) -> None:
+    with following(jam, rounds, interval_s=0.05):
+        for n in range(20):
+            NoteHandler(jam, f"note {n}").save({"n": n})
+            jam.flush()
+        wait_until(lambda: is_complete(jam))
+
+
+def test_where_redis_says_nothing_of_changes_they_are_looked_for(
+    jam: Jamboree, rounds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Doorbell, "arm", lambda _: None)
+    with following(jam, rounds, interval_s=0.05):
+        NoteHandler(jam, "note").save({"n": 1})
+        jam.flush()
+        wait_until(lambda: is_complete(jam))
 
 
 def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_once(

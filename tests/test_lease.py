@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -141,7 +142,8 @@ def test_close_ends_the_thread_that_renews(open_jamboree: OpenJamboree) -> None:
 def test_a_lease_is_renewed(open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jamboree_gym.delivery.lease.RENEW_S", 0.2)
     jam = open_jamboree()
-    jam.record(CountingEnv()).reset()
+    env = jam.record(CountingEnv())
+    env.reset()
     jam.flush()
     (key,) = leases(jam)
     jam.redis.pexpire(key, 5000)
@@ -159,9 +161,31 @@ def test_a_lease_outlives_a_renewal_that_is_missed(
 
     pauses, jam = list[float](), open_jamboree()
     monkeypatch.setattr(jam._connection._lease, "_stop", Impatient())
-    jam.record(CountingEnv()).reset()
+    env = jam.record(CountingEnv())
+    env.reset()
     wait_until(lambda: len(pauses) > 5)
     assert 0 < max(pauses) < LEASE_S / 2
+
+
+def test_without_a_running_episode_no_lease_is_renewed_and_with_the_next_one_it_is(
+    own_valkey: Server, open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jamboree_gym.delivery.lease.RENEW_S", 0.05)
+    jam = open_jamboree(own_valkey.url)
+    env = jam.record(CountingEnv(length=1))
+    play(env, [ACTION])
+    jam.flush()
+
+    def writes() -> int:
+        return int(jam.redis.info("commandstats")["cmdstat_set"]["calls"])
+
+    lease = jam._connection._lease
+    wait_until(lambda: not lease._begun.is_set())  # the thread sleeps
+    before = writes()
+    time.sleep(0.5)  # ten renewals, if there were any
+    assert writes() == before
+    env.reset()
+    wait_until(lambda: writes() > before + 2)
 
 
 @pytest.mark.faults

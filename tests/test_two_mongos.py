@@ -17,6 +17,7 @@ from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import BackupMismatch, EpisodeNotFound
 from jamboree_gym.store.mongo.link import BackupUnavailable
 from jamboree_gym.store.mongo.store import MongoStore
@@ -42,8 +43,8 @@ def open_jam(own_valkey: Server, mongo: Server, namespace: str, monkeypatch: Any
 
     def open_one(which: str = "first", **options: Any) -> Jamboree:
         url = mongo.url if which == "first" else mongo.url.replace("127.0.0.1", OTHER_HOST)
-        options = {"namespace": namespace, "backup": False, **options}
-        opened.append(Jamboree(own_valkey.url, url, **options))
+        usual = {"namespace": namespace, "backup": False, "backup_interval_s": 0.1}
+        opened.append(Jamboree(own_valkey.url, url, **(usual | options)))
         return opened[-1]
 
     yield open_one
@@ -218,8 +219,8 @@ def test_it_is_copied_to_where_the_last_one_said_that_opened_it(
 
 
 def test_a_process_goes_on_where_a_thread_names_the_same_mongodb_otherwise(open_jam: Open) -> None:
-    jam, stop = open_jam(), threading.Event()
-    options: Any = {"is_new": True, "kind": "process"}
+    jam, stop = open_jam(), StopSignal()
+    options: Any = {"is_new": True, "kind": "process", "interval_s": 0.1}
     process = Follower(
         jam._connection.redis_store,
         lambda: jam._connection.mongo_store,
@@ -240,6 +241,7 @@ def test_a_process_goes_on_where_a_thread_names_the_same_mongodb_otherwise(open_
     finally:
         stop.set()
         thread.join()
+        stop.close()
     assert process.trouble is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import threading
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from jamboree_gym.backup.backup import Backup
-from jamboree_gym.backup.follow import Follower
+from jamboree_gym.backup.follow import DEFAULT_INTERVAL_S, Follower
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError
 
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Copy once, or until a stop signal comes; return the exit code."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stop = threading.Event()
+    stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for namespace in options.namespace or ["jamboree"]
             ]
             if options.follow:
-                _follow(connections, stop)
+                stack.callback(stop.close)
+                _follow(connections, stop, interval_s=options.interval_s)
             else:
                 for connection in connections:
                     copied = Backup(connection).flush()
@@ -51,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _follow(connections: Sequence[Connection], stop: threading.Event) -> None:
+def _follow(connections: Sequence[Connection], stop: StopSignal, *, interval_s: float) -> None:
     names = ", ".join(connection.keyspace.namespace for connection in connections)
     logging.info("backing up %s from Redis at %s", names, connections[0].store.where)
     threads = [
-        threading.Thread(target=_follower(connection).run, args=(stop,))
+        threading.Thread(target=_follower(connection, interval_s).run, args=(stop,))
         for connection in connections
     ]
     for thread in threads:
@@ -64,10 +67,13 @@ def _follow(connections: Sequence[Connection], stop: threading.Event) -> None:
         thread.join()
 
 
-def _follower(connection: Connection) -> Follower:
-    redis_store = connection.redis_store
+def _follower(connection: Connection, interval_s: float) -> Follower:
     return Follower(
-        redis_store, lambda: connection.mongo_store, to=connection.backed_up_to, is_new=True
+        connection.redis_store,
+        lambda: connection.mongo_store,
+        to=connection.backed_up_to,
+        is_new=True,
+        interval_s=interval_s,
     )
 
 
@@ -79,11 +85,24 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--mongo-url mongodb://localhost",
     )
     parser.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
+    parser.add_argument(
+        "--interval-s",
+        type=_seconds,
+        default=DEFAULT_INTERVAL_S,
+        help="with --follow: copy what has waited so long, in seconds (default: %(default)s)",
+    )
     parser.add_argument("--namespace", action="append", help="of a project; may be repeated")
     parser.add_argument("--redis-url", help="else JAMBOREE_REDIS_URL, else the embedded server")
     parser.add_argument("--mongo-url", help="else JAMBOREE_MONGO_URL, else the embedded server")
     parser.add_argument("--home", help="directory of the embedded servers")
     return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError("choose 0 or more")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from jamboree_gym.backup.copy import pending_records
 from jamboree_gym.backup.follow import Follower, OpenedMongo
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
@@ -37,7 +38,7 @@ class AutomaticBackup:
         self._work = work
         self._store = store
         self._delivered = threading.Event()
-        self._stop = threading.Event()
+        self._stop = StopSignal()
         self._thread: threading.Thread | None = None
         self._is_late = False
 
@@ -76,6 +77,8 @@ class AutomaticBackup:
             self._work.run(self._delivered, self._stop)
         except Exception as error:
             log.error("the backup failed", exc_info=error)
+        finally:
+            self._stop.close()
 
     def _pending(self) -> str:
         try:
@@ -88,20 +91,30 @@ class AutomaticBackup:
 class FollowingThread:
     """Copies to the user's own MongoDB, unless another process does, over its own connections."""
 
-    def __init__(self, redis_url: Callable[[], str], mongo_url: str, keyspace: Keyspace) -> None:
+    def __init__(
+        self, redis_url: Callable[[], str], mongo_url: str, keyspace: Keyspace, interval_s: float
+    ) -> None:
         self.trouble: str | None = None
         self.needs_threads = True  # pymongo's
         self._redis_url = redis_url
         self._mongo_url = mongo_url
         self._keyspace = keyspace
+        self._interval_s = interval_s
 
-    def run(self, delivered: threading.Event, stop: threading.Event) -> None:
+    def run(self, delivered: threading.Event, stop: StopSignal) -> None:
         """Copy until `stop` is set; it does not matter what was `delivered`."""
         store = RedisStore.from_url(self._redis_url(), self._keyspace)
         mongo = OpenedMongo(lambda: self._mongo_url, self._keyspace.namespace)
         with contextlib.closing(store), contextlib.closing(mongo):
             to = hosts_of(self._mongo_url)
-            follower = Follower(store, mongo.open, kind="thread", to=to, is_new=True)
+            follower = Follower(
+                store,
+                mongo.open,
+                kind="thread",
+                to=to,
+                is_new=True,
+                interval_s=self._interval_s,
+            )
             follower.run(stop)
             self.trouble = follower.trouble
 
@@ -109,9 +122,10 @@ class FollowingThread:
 class SupervisorsBackup:
     """Asks the supervisor of the embedded servers to keep a backup process running."""
 
-    def __init__(self, servers: EmbeddedServers, store: RedisStore) -> None:
+    def __init__(self, servers: EmbeddedServers, store: RedisStore, interval_s: float) -> None:
         self.trouble: str | None = None
         self.needs_threads = False
+        self._interval_s = interval_s
         self._servers = servers
         self._store = store
         self._is_asked = self._has_set_destination = False
@@ -139,7 +153,8 @@ class SupervisorsBackup:
                 if not self._has_set_destination:
                     self._store.backup_state.copy_to(EMBEDDED)
                     self._has_set_destination = True
-                self._servers.back_up(self._store.keyspace.namespace)
+                namespace = self._store.keyspace.namespace
+                self._servers.back_up(namespace, interval_s=self._interval_s)
         except JamboreeError as error:
             if self.trouble is None:
                 log.warning("%s; nothing is backed up until that is over", error)
@@ -152,12 +167,12 @@ class SupervisorsBackup:
 
 def automatic_backup(connection: Connection) -> AutomaticBackup | None:
     """What copies what is saved through a connection; None where there is no MongoDB to copy to."""
-    store = connection.redis_store
+    store, interval_s = connection.redis_store, connection.backup_interval_s
     if connection.mongo_url is not None:
         url = connection.opened.own_redis_url
-        return AutomaticBackup(
-            FollowingThread(url, connection.mongo_url, connection.keyspace), store
-        )
+        thread = FollowingThread(url, connection.mongo_url, connection.keyspace, interval_s)
+        return AutomaticBackup(thread, store)
     if connection.redis_url is not None:
         return None
-    return AutomaticBackup(SupervisorsBackup(connection.opened.join_servers(), store), store)
+    servers = connection.opened.join_servers()
+    return AutomaticBackup(SupervisorsBackup(servers, store, interval_s), store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +30,12 @@ from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.store.listing_recovery import cover
+from jamboree_gym.store.log import BackupMark
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
 MAX_LISTED = 20
-UNSEEN_S = 10.0  # a backup that has been silent for this long counts as stopped
+UNSEEN_S = 150.0  # a backup of another machine, silent for this long, counts as stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class BackupStatus:
             pending, None if no backup has ever been complete.
         mongo: Hosts of the MongoDB that acknowledged all changes that are not pending; None if no
             MongoDB has acknowledged anything yet.
-        follower: Host and process of the automatic backup; None if it has been silent for 10 s.
+        follower: Host and process of the automatic backup; None if there is none, or it is gone.
         last_error: What stops the backup from copying; None while it works.
         redis_bytes: All memory that the Redis server uses.
         redis_limit_bytes: Above this the oldest backed-up logs are evicted; None = no limit.
@@ -158,7 +160,7 @@ class Backup:
         deletes = len(self._store.deletions.noted())
         records = pending_records(self._store, pending)
         mark, now = self._store.backup_state.mark(), self._store.time()
-        is_seen = mark is not None and now - mark.seen_at < UNSEEN_S
+        is_seen = mark is not None and _is_there(mark, now)
         until = None if mark is None else mark.complete_until
         lag_s = 0.0 if not pending and not deletes else None if until is None else now - until
         error = mark.error if mark is not None else ""
@@ -350,6 +352,16 @@ class Backup:
     def _keys_of(self, episodes: Iterable[Episode | str]) -> list[str]:
         ids = {id_of(self._connection, one) for one in episodes}
         return sorted(map(self._connection.keyspace.episode, ids))
+
+
+def _is_there(mark: BackupMark, now: float) -> bool:
+    """Whether the backup that left a mark still runs. Of one on this machine we know it."""
+    node, _, pid = mark.by.rpartition(" ")
+    if node == platform.node() and pid.isdecimal():
+        import psutil  # here: it takes a while to load
+
+        return psutil.pid_exists(int(pid))
+    return bool(mark.by) and now - mark.seen_at < UNSEEN_S
 
 
 def _mib(size: int) -> str:

@@ -92,7 +92,7 @@ class LogCopier:
         copied_bytes = 0
         unacked = self._store.reader.unacked(keys)
         heads = {key: one[0] for key, one in unacked.items() if not isinstance(one, DecodeError)}
-        read_again = self._assign_new_births(heads) | self._incomplete_logs(heads)
+        read_again = self._assign_new_births(heads) | _incomplete_logs(heads)
         for key, found in unacked.items():
             if key in read_again:
                 by_themselves.append(key)
@@ -116,9 +116,12 @@ class LogCopier:
                 batches += [(key, head.born, blob) for blob in blobs]
         refused = self._differing(grown)
         batches = [one for one in batches if one[0] not in refused]
-        refused |= self._mongo.insert_logs(new) | self._mongo.insert_batches(batches)
+        inserted = self._mongo.insert_logs(new)
+        by_themselves += sorted(inserted.of_other_length)
+        refused |= inserted.refused | (self._mongo.insert_batches(batches) if batches else {})
         self._refuse(refused)
-        heads = {key: log.head for key, log in new.items() if key not in refused}
+        others = refused.keys() | inserted.of_other_length
+        heads = {key: log.head for key, log in new.items() if key not in others}
         self.copied += sum(head.count for head in heads.values())
         self._acknowledge(heads)
         self._put_heads({key: one for key, one in grown.items() if key not in refused})
@@ -132,18 +135,11 @@ class LogCopier:
         They have changed in Redis and must be read again: returns them.
         """
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
-        deleted = self._mongo.deleted(new) if new else set()
+        deleted = self._mongo.deleted(new)
         for key, born in deleted:
             if not self._store.deletions.assign_new_birth(key, new[key, born], epoch=self._epoch):
                 self._changed.add(key)
         return {key for key, _ in deleted}
-
-    def _incomplete_logs(self, logs: Mapping[str, Head]) -> set[str]:
-        """Logs with nothing acknowledged that are incomplete in Redis or in MongoDB."""
-        new = {key: head for key, head in logs.items() if head.acked == 0}
-        counts = self._mongo.counts(list(new))
-        shorter = {key for key, (_, count) in counts.items() if count != new[key].count}
-        return shorter | {key for key, head in new.items() if head.held > head.first}
 
     def _copy_in_pages(self, key: str) -> None:
         """Copy a log that may not fit into memory."""
@@ -340,6 +336,11 @@ def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
             store.acknowledgements.unacknowledge(part, epoch=adoption.epoch)
         store.acknowledgements.adopted(epoch=adoption.epoch)
     return adoption.epoch
+
+
+def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
+    """Logs with nothing acknowledged of which Redis has evicted something all the same."""
+    return {key for key, head in logs.items() if head.acked == 0 and head.held > head.first}
 
 
 def _acked(head: Head) -> Head:

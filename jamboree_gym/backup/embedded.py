@@ -8,14 +8,16 @@ looks up the address of the Mongo server itself, because the port may change.
 from __future__ import annotations
 
 import argparse
-import contextlib
+import gc
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from jamboree_gym.backup.follow import Follower, OpenedMongo
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.control import decode
@@ -33,34 +35,48 @@ class EmbeddedBackup:
     def __init__(self, home: Home) -> None:
         self._program = MongoProgram(home)
         self._trouble = ""  # why the Mongo server does not run
-        self._stop = threading.Event()
-        self._threads: dict[str, threading.Thread] = {}
+        self._copies: dict[str, _Copy] = {}
 
     def handle(self, message: dict[str, Any]) -> None:
-        """Handle a message: where Redis is, which namespaces to copy, why Mongo does not run."""
+        """Handle a message: where Redis is, what to copy how often, why Mongo does not run."""
         self._trouble = message["trouble"]
-        for namespace in message["namespaces"]:
-            if namespace not in self._threads:
-                arguments = (message["redis_url"], namespace)
-                self._threads[namespace] = threading.Thread(target=self._follow, args=arguments)
-                self._threads[namespace].start()
+        for namespace, interval_s in message["intervals_s"].items():
+            if namespace not in self._copies:
+                self._copies[namespace] = _Copy(message["redis_url"], self._mongo_url, namespace)
+            self._copies[namespace].go_on(interval_s)
 
     def end(self) -> None:
         """Copy the last changes, and return."""
-        self._stop.set()
-        for thread in self._threads.values():
-            thread.join()
-
-    def _follow(self, redis_url: str, namespace: str) -> None:
-        store = RedisStore.from_url(redis_url, Keyspace(namespace))
-        mongo = OpenedMongo(self._mongo_url, namespace)
-        with contextlib.closing(store), contextlib.closing(mongo):
-            Follower(store, mongo.open, to=EMBEDDED, is_new=False).run(self._stop)
+        for copy in self._copies.values():
+            copy.stop.set()
+        for copy in self._copies.values():
+            copy.thread.join()
 
     def _mongo_url(self) -> str:
         if self._trouble:
             raise EmbeddedServerError(self._trouble)
         return self._program.open_to_clients()
+
+
+class _Copy:
+    """The copy of one namespace, on a thread."""
+
+    def __init__(self, redis_url: str, mongo_url: Callable[[], str], namespace: str) -> None:
+        self.stop = StopSignal()
+        self.thread = threading.Thread(target=self._run)
+        self._store = RedisStore.from_url(redis_url, Keyspace(namespace))
+        self._mongo = OpenedMongo(mongo_url, namespace)
+        self._follower = Follower(self._store, self._mongo.open, to=EMBEDDED, is_new=False)
+
+    def go_on(self, interval_s: float) -> None:
+        """Copy at least so often; the first call starts the thread."""
+        self._follower.interval_s = interval_s
+        if self.thread.ident is None:
+            self.thread.start()
+
+    def _run(self) -> None:
+        with closing(self.stop), closing(self._store), closing(self._mongo):
+            self._follower.run(self.stop)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--home", required=True, help="directory of the servers")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
+    gc.freeze()  # what was imported stays: the collector need not look at it again and again
     backup = EmbeddedBackup(Home.at(options.home))
     try:
         for line in sys.stdin.buffer:

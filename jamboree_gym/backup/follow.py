@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
-import threading
+import math
 import time
 from collections.abc import Callable, Mapping
 
 from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.eviction.trimmer import Trimmer
 from jamboree_gym.backup.leader_lock import Kind, LeaderLock
+from jamboree_gym.backup.waiting import Pressure, StopSignal, wait_for_change
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
 from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.redis.doorbell import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
-__all__ = ["Follower", "OpenedMongo"]
+__all__ = ["DEFAULT_INTERVAL_S", "Follower", "OpenedMongo"]
 
-INTERVAL_S = 0.25  # from the start of a round to the start of the next
-CLAIM_AGAIN_S = 1.0  # while another backup copies
+DEFAULT_INTERVAL_S = 10.0
+IDLE_ROUND_S = 60.0  # while nothing changes: to notice a MongoDB that was emptied, for example
+EVICTING_S = 0.25  # until the next round while Redis has to evict more
+SHORTEST_LOOK_S = 0.25  # where Redis does not say that something changed
+QUIET_S = 1.0  # a bell that has been quiet for so long was not rung by the copy itself
+CLAIM_AGAIN_S = 2.0  # while another backup copies
+BUSY_SHARE = 0.1  # of the time, while a trainer may need the processor
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 RETRY_FAILED_S = 60.0  # for a log that failed for its own reason
 
@@ -28,6 +35,9 @@ log = logging.getLogger(__name__)
 
 class Follower:
     """Copies one namespace, round by round, and evicts from Redis what the policy allows.
+
+    A round begins when something has waited for `interval_s`, and sooner when much waits. It takes
+    a tenth of the time until the next round is due. While nothing changes, the follower sleeps.
 
     Several followers of a namespace take turns; two that copy at once do no harm.
 
@@ -41,8 +51,10 @@ class Follower:
         to: Name of the destination: hosts, or `EMBEDDED`.
         is_new: Whether to move the namespace's backup to this destination. If False, the follower
             copies only while no other destination is set.
+        interval_s: As the attribute.
 
     Attributes:
+        interval_s: The longest time that a change in Redis waits for the copy, seconds.
         trouble: What stopped the copy in the last round; None if nothing did.
     """
 
@@ -54,8 +66,10 @@ class Follower:
         to: str,
         is_new: bool,
         kind: Kind = "process",
+        interval_s: float = DEFAULT_INTERVAL_S,
     ) -> None:
         self.trouble: str | None = None
+        self.interval_s = interval_s
         self._store = store
         self._open_mongo = mongo
         self._mongo: MongoStore | None = None
@@ -67,24 +81,65 @@ class Follower:
         self._try_again_at = 0.0
         self._warned: set[str] = set()
         self._outages = 0
+        self._error = ""  # of the last copy
+        space = store.keyspace
+        self._doorbell = Doorbell(
+            store.link, (space.unbacked, space.deleted, space.retention, space.epoch)
+        )
+        self._pressure = Pressure(store)
+        self._stop = StopSignal()  # never set before `run`
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: StopSignal) -> None:
         """Copy, unless another backup does, until `stop` is set; then copy once more.
 
         The lease is released before the last round. A process that delivers later then finds no
         backup, and copies itself.
         """
-        while not stop.is_set():
-            pause_s = self._attempt(self._copy_in_turn)
-            if stop.is_set() and self.trouble is not None:
-                self._leader_lock.release()
-                return  # that was the last attempt
-            stop.wait(pause_s)
-        self._attempt(self._copy_at_last)
+        self._stop = stop
+        try:
+            while not stop.is_set():
+                pause_s = self._attempt(self._copy_in_turn)
+                if stop.is_set() and self.trouble is not None:
+                    self._leader_lock.release()
+                    return  # that was the last attempt
+                if pause_s < math.inf:
+                    stop.wait(pause_s)
+                else:
+                    self._attempt(self._wait_for_work)
+            self._attempt(self._copy_at_last)
+        finally:
+            self._doorbell.close()
 
     def copy_once(self) -> float:
-        """Copy what is new; return the seconds to wait before the next round."""
+        """Copy what is new; return the seconds to wait before the next round.
+
+        They are infinite if nothing is left to do before something changes.
+        """
         return self._attempt(self._copy)
+
+    def _wait_for_work(self) -> float:
+        """Sleep until something changes, and then until it has waited long enough."""
+        can_sleep = self._doorbell.socket is not None and not self._needs_rounds
+        idle_s = max(self.interval_s, IDLE_ROUND_S if can_sleep else SHORTEST_LOOK_S)
+        began = time.monotonic()
+        if not wait_for_change(self._doorbell, self._stop, idle_s):
+            return 0.0
+        if time.monotonic() - began > QUIET_S and not self._failed:
+            now = self._store.time()  # until the bell rang, nothing had changed since the copy
+            mark = BackupMark(self._leader_lock.name, now, now, self._error)
+            self._store.backup_state.put_mark(mark)
+        began = time.monotonic()
+        while (left_s := began + self.interval_s - time.monotonic()) > 0:
+            if self._stop.wait(min(left_s, self._pressure.check_s)) or self._pressure.is_high():
+                break
+            self._leader_lock.renew_if_due()
+        return 0.0
+
+    @property
+    def _needs_rounds(self) -> bool:
+        """Whether there is something to do even if nothing changes."""
+        ages = self._trimmer is not None and self._trimmer.policy.max_age_s is not None
+        return ages or bool(self._failed)
 
     def _attempt(self, copy: Callable[[], float]) -> float:
         """Run one round; record its error and lengthen the pause after a failure."""
@@ -107,7 +162,8 @@ class Follower:
 
     def _copy_in_turn(self) -> float:
         if self._leader_lock.claim():
-            return self._copy()
+            self._doorbell.arm()  # before the copy: so no change is missed
+            return self._copy(due=time.monotonic() + self.interval_s)
         if self._leader_lock.to != self._to:
             if self._open_mongo().identity().id == self._store.backup_state.copied_to_id():
                 self._to = self._leader_lock.to
@@ -123,22 +179,29 @@ class Follower:
         if not self._leader_lock.claim():
             return 0.0  # the backup that copies has seen all earlier deliveries
         self._leader_lock.release()
-        return self._copy()
+        return self._copy(by="")  # nobody copies any more
 
-    def _copy(self) -> float:
-        due = time.monotonic() + INTERVAL_S
+    def _copy(self, *, due: float = -math.inf, by: str | None = None) -> float:
+        """Copy all that waits, and evict. It rests in between until it is `due`.
+
+        `by` is who is said to copy; None = this follower.
+        """
         store, mongo = self._store, self._open_mongo()
         began = store.time()
         copier, trimmer = self._copier_to(mongo)
+        self._pressure.begin_copy()
         copier.begin(self._to)
         cover(store, mongo)
         unbacked = dict(store.acknowledgements.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
         copier.failures = {}
+        portion_at = time.monotonic()
         for _ in copier.copy(pending):
             self._leader_lock.renew_if_due()
             self._make_room(trimmer)
+            self._rest(time.monotonic() - portion_at, due)
+            portion_at = time.monotonic()
         self._failed = failed | {
             key: (unbacked[key], str(failure)) for key, failure in copier.failures.items()
         }
@@ -147,9 +210,17 @@ class Follower:
             self._warn_once(reason)
         until = None if reasons else began
         damaged = self._make_room(trimmer)
-        error = next(iter(reasons), damaged)
-        store.backup_state.put_mark(BackupMark(self._leader_lock.name, began, until, error))
-        return max(0.0, due - time.monotonic())
+        error = self._error = next(iter(reasons), damaged)
+        by = self._leader_lock.name if by is None else by
+        store.backup_state.put_mark(BackupMark(by, began, until, error))
+        self._pressure.end_copy(trimmer.policy)
+        return EVICTING_S if trimmer.is_behind else math.inf
+
+    def _rest(self, worked_s: float, due: float) -> None:
+        """Leave the processor to others for a while, unless the round is late or much waits."""
+        pause_s = min(worked_s * (1 / BUSY_SHARE - 1), due - time.monotonic())
+        if pause_s > 0 and not self._pressure.is_high():
+            self._stop.wait(pause_s)
 
     def _copier_to(self, mongo: MongoStore) -> tuple[LogCopier, Trimmer]:
         if self._copier is None or self._trimmer is None or self._mongo is not mongo:

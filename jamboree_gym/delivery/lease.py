@@ -1,7 +1,8 @@
 """The sign of life of a process that records: one key in Redis that expires unless it is renewed.
 
 An episode is `running` for as long as its writer holds a lease. Nobody has to notice a death and
-write it down: whoever reads looks whether the lease is there.
+write it down: whoever reads looks whether the lease is there. While no episode is running here,
+there is nothing to renew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """The lease of one writer; does nothing until `hold`.
+    """The lease of one writer; does nothing until `hold`, and while no episode is running.
 
     It is not given back at the end, but left to expire: a reader that saw the last episode going
     on, and then asks for its writer, must not take a process that has just closed for a dead one.
@@ -36,11 +37,19 @@ class Lease:
         store: Where it is kept.
         writer: Names the writer: its eight bytes in hexadecimal digits.
         clock: Gives the time, epoch seconds.
+        is_recording: Whether an episode is running in this process. The thread asks it.
     """
 
-    def __init__(self, store: ReadThroughStore, writer: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: ReadThroughStore,
+        writer: str,
+        clock: Callable[[], float],
+        is_recording: Callable[[], bool],
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._is_recording = is_recording
         self._writer = writer
         self._holder = f"{platform.node()} {os.getpid()}".encode(errors="replace").decode()
         self._renewed_at = -math.inf  # by two clocks: one may be set back, one may stand in sleep
@@ -49,10 +58,13 @@ class Lease:
         self._is_wanted = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._begun = threading.Event()  # an episode has; or the thread has to end
         self._thread: threading.Thread | None = None
 
     def hold(self) -> None:
-        """From now on episodes are recorded: a thread keeps the lease. Asks nothing of Redis."""
+        """An episode begins: a thread keeps the lease while any is running. Asks Redis nothing."""
+        if not self._begun.is_set():
+            self._begun.set()
         if self._thread is None:
             self._start()
 
@@ -90,6 +102,8 @@ class Lease:
     def _run(self) -> None:
         pause_s = 0.0
         while not self._stop.wait(pause_s):
+            if not self._sleep_until_recording():
+                return
             try:
                 self._renew()
                 pause_s = RENEW_S
@@ -97,8 +111,19 @@ class Lease:
                 log.debug("the lease is not renewed: %s", error)
                 pause_s = RETRY_S
 
+    def _sleep_until_recording(self) -> bool:
+        """Return once an episode is running; False if the thread has to end instead."""
+        while not self._is_recording():
+            self._begun.clear()
+            if self._stop.is_set():  # `close` has set both before one was cleared
+                return False
+            if not self._is_recording():  # none has begun between the two
+                self._begun.wait()
+        return not self._stop.is_set()
+
     def close(self, timeout_s: float) -> None:
         """Renew it no longer."""
         self._stop.set()
+        self._begun.set()
         if self._thread is not None:
             self._thread.join(timeout_s)

@@ -148,6 +148,11 @@ class Opened:
         is_embedded = self.servers is not None and self.servers.have_backup
         return self.mongo is not None or self.mongo_url is not None or is_embedded
 
+    def is_recording(self) -> bool:
+        """Whether an episode of this process is running, in Redis or on the way there."""
+        outboxes = [ref() for ref in self.outboxes.valuerefs()]  # others may add one meanwhile
+        return any(map(_is_running, outboxes))
+
     def abandon(self) -> None:
         """End the episodes that are still being recorded, as far as they are there."""
         for outbox in list(self.outboxes.values()):
@@ -181,6 +186,12 @@ class Opened:
         self.journal.after_fork_in_child()
         self.store.after_fork_in_child()
         self._parents_mongo, self.mongo = self.mongo or self._parents_mongo, None
+
+
+def _is_running(outbox: Outbox | None) -> bool:
+    if not isinstance(outbox, StepOutbox) or outbox.error is not None:
+        return False
+    return outbox.status == "running" or not outbox.is_settled
 
 
 class _Closer:

@@ -16,6 +16,7 @@ from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 from jamboree_gym.servers.control import encode
 from jamboree_gym.servers.home import Home, last_line, trim_log
 from jamboree_gym.servers.own_files import append_to
+from jamboree_gym.servers.process_end import first_of, until_ended
 from jamboree_gym.servers.programs.server_processes import how_it_ended
 from jamboree_gym.servers.server_watchdog import ServerWatchdog
 
@@ -24,7 +25,6 @@ __all__ = ["BackupWatchdog"]
 NAME = "backup"
 LAST_COPY_S = 10.0  # includes the time to load Python and its libraries
 MONGO_START_S = 10.0  # it usually starts in one or two seconds
-WATCH_INTERVAL_S = 0.05
 # Restarts: the first one at once, then after 0.5 s, 1 s ... A start costs half a second of CPU.
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
@@ -37,7 +37,8 @@ _log = logging.getLogger(__name__)
 class BackupWatchdog:
     """The one process that copies a home's Redis to its MongoDB. All methods run on one event loop.
 
-    `mongo` watches the Mongo server, which is started together with the process.
+    `mongo` watches the Mongo server, which is started together with the process. Between two
+    events (a message to send, a process that ends) this class sleeps.
 
     Attributes:
         restarts: How often the process was restarted.
@@ -51,10 +52,12 @@ class BackupWatchdog:
         self._redis_url = redis_url
         self._mongo = mongo
         self._mongo_again_at = 0.0
-        self._namespaces: set[str] = set()
+        self._intervals_s: dict[str, float] = {}  # by namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._sent: dict[str, Any] = {}
         self._stopping = asyncio.Event()
+        self._news = asyncio.Event()  # something to send, the state of Mongo, or the end
+        mongo.on_change = self._news.set
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -62,9 +65,11 @@ class BackupWatchdog:
         """Process id of the live process."""
         return self._process.pid if self._process is not None else None
 
-    def back_up(self, namespace: str) -> None:
-        """Copy this namespace, too, from now on. Returns at once."""
-        self._namespaces.add(namespace)
+    def back_up(self, namespace: str, *, interval_s: float) -> None:
+        """Copy this namespace, too, from now on, at least so often. Returns at once."""
+        known_s = self._intervals_s.get(namespace, interval_s)
+        self._intervals_s[namespace] = min(known_s, interval_s)
+        self._news.set()
         if self._mongo.gave_up is not None:  # its start may succeed by now
             self._mongo.start()
         if not self._stopping.is_set() and (self._watching is None or self._watching.done()):
@@ -76,11 +81,10 @@ class BackupWatchdog:
         It has `LAST_COPY_S` for the copy. The time begins when Mongo has started, or has failed to.
         """
         self._stopping.set()
+        self._news.set()
         if self._watching is None:
             return
-        deadline = time.monotonic() + MONGO_START_S
-        while self._mongo.is_starting and time.monotonic() < deadline:
-            await asyncio.sleep(WATCH_INTERVAL_S)
+        await first_of(self._mongo.until_started(), asyncio.sleep(MONGO_START_S))
         _, unfinished = await asyncio.wait([self._watching], timeout=LAST_COPY_S)
         if self._process is not None:
             _log.warning("the backup did not end within %.0f s: killed", LAST_COPY_S)
@@ -112,8 +116,7 @@ class BackupWatchdog:
         """Wait until Mongo answers or has given up; the process would only log errors before."""
         self._mongo_again_at = time.monotonic() + MONGO_AGAIN_S
         self._mongo.start()
-        while self._mongo.is_starting:
-            await asyncio.sleep(WATCH_INTERVAL_S)
+        await self._mongo.until_started()
 
     async def _run_until_it_ends(self) -> str:
         """Run the process; return how it ended, empty if as planned."""
@@ -123,9 +126,13 @@ class BackupWatchdog:
         self._sent = {}
         _log.info("%s started (pid %d)", NAME, process.pid)
         while process.poll() is None and not self._stopping.is_set():
+            self._news.clear()
             await self._send_message(process)
-            self._try_mongo_again()
-            await asyncio.sleep(WATCH_INTERVAL_S)
+            await first_of(
+                until_ended(process.pid, lambda: process.poll() is None),
+                self._news.wait(),
+                self._until_mongo_is_tried_again(),
+            )
         await self._send_message(process)
         if process.stdin is not None:
             await asyncio.to_thread(process.stdin.close)
@@ -153,19 +160,23 @@ class BackupWatchdog:
         """Send the process the messages that it has not received."""
         message = {
             "redis_url": self._redis_url,
-            "namespaces": sorted(self._namespaces),
+            "intervals_s": dict(self._intervals_s),
             "trouble": str(self._mongo.gave_up or ""),
         }
         if message != self._sent and process.stdin is not None:
             self._sent = message
             await asyncio.to_thread(_write, process.stdin.fileno(), encode(message))
 
-    def _try_mongo_again(self) -> None:
-        """Retry the Mongo server, unless it is not installed: the disk may have space again."""
-        gave_up, now = self._mongo.gave_up, time.monotonic()
-        if gave_up is None or isinstance(gave_up, MissingExtra) or now < self._mongo_again_at:
-            return
-        self._mongo_again_at = now + MONGO_AGAIN_S
+    async def _until_mongo_is_tried_again(self) -> None:
+        """Retry the Mongo server, unless it is not installed: the disk may have space again.
+
+        Does not return while there is nothing to retry; when that changes, there are news.
+        """
+        gave_up = self._mongo.gave_up
+        if gave_up is None or isinstance(gave_up, MissingExtra):
+            await asyncio.Event().wait()
+        await asyncio.sleep(self._mongo_again_at - time.monotonic())
+        self._mongo_again_at = time.monotonic() + MONGO_AGAIN_S
         self._mongo.start()
 
     async def _pause(self, failures: int) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "decode_reply",
     "encode",
     "error_reply",
+    "peer_pid",
     "raise_for",
     "unexpected",
     "url_in",
@@ -173,10 +174,21 @@ def _check_peer(connection: socket.socket, path: str) -> None:
     """Check that the listener is this user; on other systems than Linux, the socket's owner."""
     if sys.platform != "linux":
         return
-    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("iII", peer)
+    _, uid, _ = _peer(connection)
     if uid != os.geteuid():
         raise EmbeddedServerError(
             f"another user (uid {uid}) listens at {path}: the embedded servers are not his\n"
             "remove that socket, or name a directory of your own: home=... or JAMBOREE_HOME=..."
         )
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """The process that had connected to a unix socket of ours; 0 where the system does not say."""
+    return _peer(connection)[0] if sys.platform == "linux" else 0
+
+
+def _peer(connection: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group at the other end, as they were when it connected. Linux only."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, gid = struct.unpack("iII", found)
+    return pid, uid, gid

@@ -164,13 +164,19 @@ class EmbeddedServers:
         with self._lock:
             return self._control is not None and self._control.is_open()
 
-    def back_up(self, namespace: str) -> None:
+    def back_up(self, namespace: str, *, interval_s: float) -> None:
         """Have a namespace copied to the Mongo server from now on. Does not wait for that server.
+
+        Args:
+            namespace: Its name.
+            interval_s: The longest time that a change waits for the copy, seconds. Of several
+                requests the shortest time counts, for as long as the supervisor lives.
 
         Raises:
             EmbeddedServerError: The supervisor does not answer.
         """
-        ask_once(self._home, "backup", timeout_s=SHORT_REQUEST_TIMEOUT_S, namespace=namespace)
+        request = {"namespace": namespace, "interval_s": interval_s}
+        ask_once(self._home, "backup", timeout_s=SHORT_REQUEST_TIMEOUT_S, **request)
 
     def stay(self) -> None:
         """Keep the servers running after the last client has left, until they are stopped."""

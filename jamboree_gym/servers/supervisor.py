@@ -23,7 +23,13 @@ from filelock import FileLock, Timeout
 
 from jamboree_gym.errors import EmbeddedServerError, JamboreeError
 from jamboree_gym.servers.backup_process import BackupWatchdog
-from jamboree_gym.servers.control import PROTOCOL_VERSION, decode, encode, error_reply
+from jamboree_gym.servers.control import (
+    PROTOCOL_VERSION,
+    decode,
+    encode,
+    error_reply,
+    peer_pid,
+)
 from jamboree_gym.servers.home import CONTROL_SOCKET, VALKEY_SOCKET, Home, SupervisorRecord
 from jamboree_gym.servers.journal_delivery import JournalDelivery
 from jamboree_gym.servers.own_files import is_lock_held
@@ -38,7 +44,7 @@ PYTHON_PATH = "PYTHONPATH"
 IDLE_EXIT_S = 60.0
 FIRST_CLIENT_GRACE_S = 5.0  # the client that started us needs a moment to connect
 LOCK_TIMEOUT_S = 15.0
-HOME_CHECK_INTERVAL_S = 1.0
+HOME_CHECK_INTERVAL_S = 5.0
 CONTROL_BACKLOG = 1024
 _log = logging.getLogger(__name__)
 
@@ -62,7 +68,7 @@ class Supervisor:
         self._mongo_watchdog = ServerWatchdog(self._mongo)
         self._backup = BackupWatchdog(home, self._valkey.url, self._mongo_watchdog)
         self._journals = JournalDelivery(home, self._valkey.url)
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, int] = {}  # connection -> process id
         self._stop = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -116,10 +122,20 @@ class Supervisor:
         except (KeyError, OSError, TypeError, ValueError) as error:  # gone, or no message of ours
             _log.info("a client's connection ended: %s", error)
         finally:
-            self._clients.discard(writer)
-            self._journals.look_soon()
-            self._watch_idle()
+            pid = self._clients.pop(writer, None)
             writer.close()
+            if pid is not None:
+                self._after_client(pid)
+
+    def _after_client(self, pid: int) -> None:
+        """A client's connection has ended: it has closed, or died. All that this brings is here.
+
+        `pid` is the process that had connected, 0 where the system does not say. It may live on: a
+        process may have several connections, and leaves one when it closes its Jamboree.
+        """
+        _log.info("client %d has left", pid)
+        self._journals.look_soon()
+        self._watch_idle()
 
     async def _reply(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         op = request.get("op")
@@ -129,7 +145,9 @@ class Supervisor:
         if op == "status":
             return {"ok": True, "while_stopping": True, **await self._status()}
         if op == "redis":
-            self._clients.add(writer)  # from now on this connection counts as a client
+            self._clients[writer] = peer_pid(
+                writer.get_extra_info("socket")
+            )  # it counts from now on
             self._watch_idle()
         try:
             return {"ok": True, **await self._serve(request)}
@@ -153,7 +171,8 @@ class Supervisor:
             case "mongo":
                 self._mongo_watchdog.start()
             case "backup":
-                self._backup.back_up(str(request["namespace"]))
+                namespace, interval_s = str(request["namespace"]), float(request["interval_s"])
+                self._backup.back_up(namespace, interval_s=interval_s)
             case "stay":
                 self._stay = True
                 self._watch_idle()

@@ -164,7 +164,7 @@ class World:
 
     def start_follower(self) -> None:
         """The backup, as a process."""
-        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow"]
+        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", "--interval-s", "0.25"]
         command += ["--namespace", NAMESPACE]
         command += ["--redis-url", self.redis.url, "--mongo-url", self.mongo.url]
         self.follower = subprocess.Popen(

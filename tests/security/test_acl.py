@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +19,7 @@ from processes import NoteHandler, read_line, start_python
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
+from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import JamboreeError, StoreUnavailable
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -265,12 +265,13 @@ def as_backup(users: Users) -> None:
 
 def follow_once(jam: Jamboree) -> None:
     """Take the lease, copy, let go of it."""
-    stop = threading.Event()
+    stop = StopSignal()
     stop.set()
     follower = follower_of(jam)
     follower.run(stop)
     assert follower.trouble is None
-    assert jam.backup.status().follower
+    status = jam.backup.status()
+    assert (status.lag_s, status.follower) == (0.0, None)
 
 
 def check_that_it_makes_room(users: Users, jam: Jamboree) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -136,6 +137,8 @@ def test_killed_client_is_noticed_and_the_supervisor_idles_out(home: Path) -> No
     assert not is_gone(supervisor_pid)
     wait_until(lambda: is_gone(supervisor_pid))
     assert is_gone(redis_pid)
+    pid = client.pid if sys.platform == "linux" else 0
+    assert f"client {pid} has left" in (home / "supervisor.log").read_text()
 
 
 def test_interrupt_of_the_first_client_leaves_the_servers_alone(home: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -70,7 +71,7 @@ def busy_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         use_before(home, tmp_path_factory.getbasetemp())
         patch.setattr(f"{MONGO_CLIENT}.CONNECT_TIMEOUT_S", 1.0)  # our own client has an end, too
         shorten(patch, tmp_path_factory.mktemp("site"), BACKUP, MONGO_CLIENT, **timeouts)
-        with Jamboree(home=home, namespace="busy", backup=True) as jam:
+        with Jamboree(home=home, namespace="busy", backup=True, backup_interval_s=0.1) as jam:
             NoteHandler(jam, "busy").save({"n": 1})
             wait_until(lambda: bool(backups_of(home)))
             yield home
@@ -96,12 +97,15 @@ def run(home: Path, body: str, **environment: str) -> None:
         assert client.returncode == 0
 
 
-RECORD = 'with Jamboree(home=home, backup=True) as jam: NoteHandler(jam, "short").save({"n": 1})'
+RECORD = """
+with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
+    NoteHandler(jam, "short").save({"n": 1})
+"""
 
 
 def record(home: Path) -> None:
     """Be a client for a moment."""
-    with Jamboree(home=home, backup=True) as jam:
+    with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
         NoteHandler(jam, "short").save({"n": 1})
 
 
@@ -135,7 +139,7 @@ def test_the_last_client_is_gone_before_mongo_is_up_and_all_is_copied_before_the
 
 @pytest.mark.long
 def test_down_lets_it_copy_what_came_last(used_home: Path) -> None:
-    with Jamboree(home=used_home, backup=True) as jam:
+    with Jamboree(home=used_home, backup=True, backup_interval_s=0.1) as jam:
         load = Load(jam)
         load.go_on(0.1)
         wait_until(lambda: bool(backups_of(used_home)) and is_complete(jam))
@@ -149,7 +153,7 @@ def test_down_lets_it_copy_what_came_last(used_home: Path) -> None:
 
 def test_a_script_that_ends_without_close_is_backed_up(busy_home: Path, namespace: str) -> None:
     body = f"""
-jam = Jamboree(home=home, namespace={namespace!r}, backup=True)
+jam = Jamboree(home=home, namespace={namespace!r}, backup=True, backup_interval_s=0.1)
 NoteHandler(jam, "script").save({{"n": 1}})
 """
     run(busy_home, body)
@@ -161,7 +165,8 @@ NoteHandler(jam, "script").save({{"n": 1}})
 
 def test_two_namespaces_share_one_process(busy_home: Path, namespace: str) -> None:
     jams = [
-        Jamboree(home=busy_home, namespace=namespace + name, backup=True) for name in ("a", "b/ü")
+        Jamboree(home=busy_home, namespace=namespace + name, backup=True, backup_interval_s=0.1)
+        for name in ("a", "b/ü")
     ]
     for jam in jams:
         NoteHandler(jam, "n").save({"n": 1})
@@ -171,9 +176,26 @@ def test_two_namespaces_share_one_process(busy_home: Path, namespace: str) -> No
         jam.close()
 
 
+def test_of_several_programs_the_shortest_interval_counts(busy_home: Path, namespace: str) -> None:
+    options: dict[str, Any] = {"home": busy_home, "namespace": namespace, "backup": True}
+    with Jamboree(**options, backup_interval_s=3600) as slow:
+        NoteHandler(slow, "slow").save({"n": 1})
+        slow.flush()
+        wait_until(lambda: slow.backup.status().follower is not None)
+        NoteHandler(slow, "slow").save({"n": 2})
+        slow.flush()
+        with Jamboree(**options, backup_interval_s=0.1) as quick:
+            NoteHandler(quick, "quick").save({"n": 1})
+            wait_until(lambda: is_complete(quick))
+        NoteHandler(slow, "slow").save({"n": 3})
+        slow.flush()
+        wait_until(lambda: is_complete(slow))
+        check_that_all_is_kept_once(slow)
+
+
 def test_a_forked_child_alone_records(busy_home: Path, namespace: str) -> None:
     body = f"""
-jam = Jamboree(home=home, namespace={namespace!r}, backup=True)
+jam = Jamboree(home=home, namespace={namespace!r}, backup=True, backup_interval_s=0.1)
 if pid := os.fork():
     assert os.waitpid(pid, 0)[1] == 0
 else:
@@ -203,7 +225,7 @@ def test_where_it_is_not_wanted_nothing_is_started(home: Path) -> None:
 def test_who_only_reads_starts_nothing(home: Path) -> None:
     with Jamboree(home=home, backup=False) as jam:
         NoteHandler(jam, "read").save({"n": 1})
-    with Jamboree(home=home, backup=True) as jam:
+    with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
         assert NoteHandler(jam, "read").count() == 1
     assert stop_servers(home)
     assert "backup started" not in log_of(home)
@@ -218,7 +240,7 @@ def test_killed_again_and_again_it_comes_back_nothing_is_missing_or_twice_and_it
     used_home: Path, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "0.2")
-    with Jamboree(home=used_home, backup=True) as jam:
+    with Jamboree(home=used_home, backup=True, backup_interval_s=0.1) as jam:
         load = Load(jam)
         for number in range(kills):
             load.go_on(0.05)
@@ -241,7 +263,7 @@ def test_killed_again_and_again_it_comes_back_nothing_is_missing_or_twice_and_it
 def test_no_process_outlives_a_killed_supervisor_and_the_next_delivery_brings_both_back(
     used_home: Path,
 ) -> None:
-    with Jamboree(home=used_home, backup=True) as jam:
+    with Jamboree(home=used_home, backup=True, backup_interval_s=0.1) as jam:
         NoteHandler(jam, "one delivery").save({"n": 1})  # a second one could be the next
         wait_until(lambda: bool(backups_of(used_home)))
         (first,) = backups_of(used_home)
@@ -267,7 +289,7 @@ def test_a_supervisor_killed_between_two_clients_leaves_no_process(used_home: Pa
 
 
 def test_a_mongo_that_comes_back_on_another_port_is_found(busy_home: Path, namespace: str) -> None:
-    with Jamboree(home=busy_home, namespace=namespace, backup=True) as jam:
+    with Jamboree(home=busy_home, namespace=namespace, backup=True, backup_interval_s=0.1) as jam:
         load = Load(jam)
         load.go_on(0.1)
         wait_until(lambda: jam.backup.status().follower and is_complete(jam))
@@ -313,7 +335,7 @@ def listening_on(port: int) -> socket.socket | None:
 
 
 def test_killed_valkey_is_backed_up_when_it_is_back(busy_home: Path, namespace: str) -> None:
-    with Jamboree(home=busy_home, namespace=namespace, backup=True) as jam:
+    with Jamboree(home=busy_home, namespace=namespace, backup=True, backup_interval_s=0.1) as jam:
         load = Load(jam)
         load.go_on(0.1)
         wait_until(lambda: jam.backup.status().follower and is_complete(jam))
@@ -338,7 +360,7 @@ def test_a_mongo_that_cannot_be_started_stops_nobody_says_why_and_the_next_clien
 ) -> None:
     home.mkdir(mode=0o700)
     (home / file).write_text(content)
-    with Jamboree(home=home, backup=True) as jam:
+    with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
         play(jam.record(CountingEnv(5)), [ACTION] * 5)
         wait_until(lambda: why in str(jam.backup.status().last_error))
         assert why in str(server_status(home).last_error)
@@ -359,7 +381,7 @@ def test_a_process_that_does_not_end_is_killed(
 ) -> None:
     module = "jamboree_gym.servers.backup_process"
     shorten(monkeypatch, tmp_path, SUPERVISOR, module, LAST_COPY_S=0.5)
-    with Jamboree(home=used_home, backup=True) as jam:
+    with Jamboree(home=used_home, backup=True, backup_interval_s=0.1) as jam:
         NoteHandler(jam, "n").save({"n": 1})
         wait_until(lambda: bool(backups_of(used_home)))
         (backup,) = backups_of(used_home)
@@ -375,7 +397,7 @@ def test_a_supervisor_that_cannot_be_asked_is_told_once_and_tried_again(
     home.parent.mkdir(exist_ok=True)
     home.write_text("no directory")
     asks = SupervisorsBackup(
-        EmbeddedServers(Home.at(home), timeout_s=0.1), jam._connection.redis_store
+        EmbeddedServers(Home.at(home), timeout_s=0.1), jam._connection.redis_store, 0.1
     )
     news, stop = threading.Event(), threading.Event()
     news.set()
@@ -402,7 +424,9 @@ def test_a_home_that_is_opened_with_a_mongo_url_is_copied_there_and_later_to_its
     busy_home: Path, mongo: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     def open_it(mongo_url: str | None) -> Jamboree:
-        return Jamboree(home=busy_home, mongo_url=mongo_url, namespace="two", backup=True)
+        return Jamboree(
+            home=busy_home, mongo_url=mongo_url, namespace="two", backup=True, backup_interval_s=0.1
+        )
 
     def save(mongo_url: str | None, n: int) -> Jamboree:
         with open_it(mongo_url) as jam:

@@ -42,7 +42,7 @@ def frozen_mongo(home: Path) -> psutil.Process:
 
 
 def test_reads_do_not_wait_for_a_mongo_that_starts_for_the_first_time(home: Path) -> None:
-    with Jamboree(home=home, backup=True) as jam:
+    with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
         episode_id = recorded(jam)
         jam.flush()
         mongo = frozen_mongo(home)

@@ -249,7 +249,7 @@ def test_no_module_that_lies_in_a_home_is_imported(
         (home / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').write({name!r})")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", *filter(None, sys.path)]))
     with EmbeddedServers.join(home) as servers:
-        servers.back_up("n")
+        servers.back_up("n", interval_s=10)
         assert servers.mongo_url()
     stop_servers(home)
     assert not mark.exists()

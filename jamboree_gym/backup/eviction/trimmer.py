@@ -60,13 +60,18 @@ class Trimmer:
     Args:
         store: The store that evicts.
         mongo: The backup that must hold the data.
+
+    Attributes:
+        policy: The policy as it was read last.
+        is_behind: Whether the last turn left something to do.
     """
 
     def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
         self._store = store
         self._mongo = mongo
         self._eviction = store.eviction
-        self._policy = RetentionPolicy()
+        self.policy = RetentionPolicy()
+        self.is_behind = False
         self._candidates: list[Candidate] = []  # a heap
         self._found: list[Candidate] = []
         self._added: list[Candidate] = []  # candidates added since the search began
@@ -120,27 +125,29 @@ class Trimmer:
         if is_lacking and self._unlisting is None:
             self._begin_unlisting(excess + limit * UNLISTED_SHARE)
         self._search_for_a_turn(lambda: self._unlisting is not None, self._continue_unlisting)
+        is_searching = self._search is not None or self._unlisting is not None
+        self.is_behind = excess > 0 or is_searching
 
     def add(self, heads: Mapping[str, Head]) -> None:
         """Add logs that MongoDB has just acknowledged to the candidates; no search is needed."""
         if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
-            for one in candidates_among(self._store, self._policy, heads):
+            for one in candidates_among(self._store, self.policy, heads):
                 heapq.heappush(self._candidates, one)
                 if self._search is not None:  # the running search may already have passed this log
                     self._added.append(one)
 
     def _load(self) -> None:
         policy = load_policy(self._store, self._mongo)
-        if policy != self._policy:
-            self._policy, self._candidates, self._search = policy, [], None
+        if policy != self.policy:
+            self.policy, self._candidates, self._search = policy, [], None
             self._search_at = self._age_search_at = -math.inf
 
     def _excess(self) -> tuple[float, int]:
         """Number of bytes above the target, and the limit."""
         memory = self._eviction.memory()
         self._warn(memory)
-        limit = memory_limit(self._policy, memory)
-        self._is_limited = limit is not None or self._policy.max_age_s is not None
+        limit = memory_limit(self.policy, memory)
+        self._is_limited = limit is not None or self.policy.max_age_s is not None
         if limit is None or memory.used_bytes <= limit:
             return 0, limit or 0
         return memory.used_bytes - int(limit * TRIM_TO), limit
@@ -161,7 +168,7 @@ class Trimmer:
     def _search_if_due(self, excess: float) -> None:
         now = time.monotonic()
         is_due = excess > 0 and not self._candidates and now >= self._search_at
-        if self._policy.max_age_s is not None and now >= self._age_search_at:
+        if self.policy.max_age_s is not None and now >= self._age_search_at:
             is_due = True
         if is_due and self._search is None:
             self._begin_search()
@@ -170,10 +177,10 @@ class Trimmer:
     def _begin_search(self) -> None:
         self._search_began = time.monotonic()
         self._added = []
-        self._search = find_candidates(self._store, self._policy)
-        if self._policy.max_age_s is not None:
+        self._search = find_candidates(self._store, self.policy)
+        if self.policy.max_age_s is not None:
             shortest, longest = AGE_SEARCH_S
-            pause_s = min(max(self._policy.max_age_s / 10, shortest), longest)
+            pause_s = min(max(self.policy.max_age_s / 10, shortest), longest)
             self._age_search_at = self._search_began + pause_s
 
     def _continue_search(self) -> None:
@@ -207,8 +214,8 @@ class Trimmer:
     def _trim_by_age(self, until: float = math.inf) -> float:
         """Evict what is too old, until a time; return the number of bytes."""
         freed = 0.0
-        if self._policy.max_age_s is not None:
-            before = self._store.time() - self._policy.max_age_s
+        if self.policy.max_age_s is not None:
+            before = self._store.time() - self.policy.max_age_s
             while time.monotonic() < until and (portion := self._oldest(before)):
                 freed += self._trim_portion(portion, before)
         return freed

@@ -63,11 +63,16 @@ class MongoProgram:
 
     @property
     def url(self) -> str:
-        """URL for pymongo. An acknowledged write has been synced to the journal."""
+        """URL for pymongo. An acknowledged write has been synced to the journal.
+
+        Clients ask every 10 s whether it is there: the server would look 50 times a second whether
+        it has something to stream to them.
+        """
         access = self._access()
         return (
             f"mongodb://{USER}:{access.password}@{HOST}:{access.port}/"
             "?authSource=admin&directConnection=true&w=majority&journal=true"
+            "&serverMonitoringMode=poll"
         )
 
     def open_to_clients(self) -> str:
@@ -176,6 +181,7 @@ class MongoProgram:
             *("--host", HOST, "--port", str(port)),
             *("--storage-path", self._storage_path()),
             *("--cache-size", CACHE_SIZE, "--log-level", "WARNING"),
+            "--standalone",  # nobody replicates it: no log of operations beside the data
         ]
 
     def _storage_path(self) -> str:

@@ -17,6 +17,9 @@ from jamboree_gym.servers.programs.installed import require_valkey
 __all__ = ["ValkeyProgram"]
 
 PING_TIMEOUT_S = 1.0
+# How often Valkey looks after itself: nearly all that it costs while nobody uses it. The default
+# is 10; with less than 5, an answer to WAITAOF that waits for this timer would come too late.
+TIMER_HZ = 5
 
 
 class ValkeyProgram:
@@ -49,6 +52,7 @@ class ValkeyProgram:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
+            "hz": str(TIMER_HZ),
             "set-proc-title": "no",
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_ORDER", "BackupUnavailable", "InterpreterEnds", "MongoLink", "check_threads"]
 
 CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
+# SecantusDB compares each document with each id: of 400 ids one takes 300 µs, of 50 it takes 70.
+IDS_AT_ONCE = 50
 SCAN_TIMEOUT_S = 600.0  # for requests that read a whole collection before the first answer
 _DUPLICATE = 11000
 _DISK_FULL = 14031
@@ -103,8 +106,19 @@ class MongoLink:
         self, collection: Collection[Any], ids: Sequence[str], fields: Any = None
     ) -> list[Any]:
         """Documents by their ids, in no order; missing ones are left out."""
-        wanted = {"_id": {"$in": list(ids)}}
-        return self.run(lambda: list(collection.find(wanted, fields))) if ids else []
+
+        def find_some(first: int) -> list[Any]:
+            wanted = {"_id": {"$in": list(ids[first : first + IDS_AT_ONCE])}}
+            return list(collection.find(wanted, fields))
+
+        found = list[Any]()
+        for first in range(0, len(ids), IDS_AT_ONCE):
+            found += self.run(partial(find_some, first))
+        return found
+
+    def is_empty(self, collection: Collection[Any]) -> bool:
+        """Whether a collection holds no document."""
+        return self.run(lambda: collection.find_one({}, {"_id": 1})) is None
 
     def insert_new(
         self, collection: Collection[Any], documents: list[dict[str, Any]]

@@ -96,6 +96,8 @@ class MongoStore(LogWriter):
     def deleted(self, logs: Iterable[tuple[str, float]]) -> set[tuple[str, float]]:
         """Which of these logs, given with their births, were deleted."""
         ids = {identity(*log): log for log in logs}
+        if not ids or self.link.is_empty(self.link.deleted):  # often nothing was ever deleted
+            return set()
         return {ids[one["_id"]] for one in self.link.find(self.link.deleted, list(ids), {"_id": 1})}
 
     def keys(self) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
@@ -23,10 +23,21 @@ from jamboree_gym.store.mongo.documents import (
 )
 from jamboree_gym.store.mongo.link import MongoLink
 
-__all__ = ["LogWriter"]
+__all__ = ["Inserted", "LogWriter"]
 
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
+
+
+class Inserted(NamedTuple):
+    """What of new logs was there already; these are not changed.
+
+    `refused` are logs of which MongoDB holds something else, each with the difference;
+    `of_other_length` are those of which it holds fewer records, or more: they must be compared.
+    """
+
+    refused: dict[str, str]
+    of_other_length: set[str]
 
 
 class LogWriter:
@@ -39,24 +50,25 @@ class LogWriter:
     def __init__(self, link: MongoLink) -> None:
         self.link = link
 
-    def insert_logs(self, logs: Mapping[str, NewLog]) -> dict[str, str]:
+    def insert_logs(self, logs: Mapping[str, NewLog]) -> Inserted:
         """Store logs that are copied for the first time, each with all its batches.
 
-        Returns:
-            Logs of which MongoDB holds something else, each with the difference; these are not
-            changed.
+        They are inserted without a look at what is there: nearly always none of them is.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
-        refused: dict[str, str] = {}
+        inserted = Inserted({}, set())
         for documents in _by_size(log_document(key, log) for key, log in logs.items()):
-            for taken in self.link.insert_new(self.link.logs, documents):
-                key = taken["_id"]
-                difference = self._merge(key, logs[key])
-                if difference is not None:
-                    refused[key] = difference
-        return refused
+            present = [one["_id"] for one in self.link.insert_new(self.link.logs, documents)]
+            stored = self.link.find(self.link.logs, present, {"count": 1})
+            counts = {one["_id"]: one["count"] for one in stored}
+            for key in present:
+                if counts.get(key, logs[key].head.count) != logs[key].head.count:
+                    inserted.of_other_length.add(key)
+                elif (difference := self._merge(key, logs[key])) is not None:
+                    inserted.refused[key] = difference
+        return inserted
 
     def _merge(self, key: str, log: NewLog) -> str | None:
         """Update a log that MongoDB already holds; return the difference if it is another log."""

@@ -16,6 +16,7 @@ from jamboree_gym.store.redis.link import Call, RedisPart, script_call
 
 __all__ = ["LogReader"]
 
+FEW_BATCHES = "2"  # so many batches an episode usually has at most
 _NOT_ASKED = object()
 _T = TypeVar("_T")
 
@@ -73,7 +74,7 @@ class LogReader(RedisPart):
         return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
-        """Heads, and undecoded batches that MongoDB has not acknowledged, in one round trip.
+        """Heads, and undecoded batches that MongoDB has not acknowledged, in two round trips.
 
         What is wrong with a log stands in its place; logs that do not exist are left out.
         """
@@ -83,8 +84,20 @@ class LogReader(RedisPart):
             answer = self._in_parts(key, ("unacked",), answer)
             return None if answer is None else (decode_head(answer[0], where=key), answer[1])
 
-        calls = [script_call(scripts.READ, (key,), ("unacked", scripts.PART_BYTES)) for key in keys]
-        return self._found(keys, calls, decoded)
+        found = self._short(keys)
+        rest = [key for key, one in found.items() if isinstance(one, tuple) and not _is_new(*one)]
+        calls = [script_call(scripts.READ, (key,), ("unacked", scripts.PART_BYTES)) for key in rest]
+        read = self._found(rest, calls, decoded)
+        return {key: one for key, one in found.items() if key not in rest} | read
+
+    def _short(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
+        """The head of each log and its first batches, without a script: that costs a tenth."""
+
+        def decoded(key: str, answer: Any) -> tuple[Head, list[bytes]] | None:
+            raw = self._link.checked(answer, key=key)
+            return (decode_head(raw[0], where=key), raw[1:]) if raw else None
+
+        return self._found(keys, [("LRANGE", key, "0", FEW_BATCHES) for key in keys], decoded)
 
     def _found(
         self, keys: Sequence[str], calls: Sequence[Call], decoded: Callable[[str, Any], _T | None]
@@ -133,6 +146,11 @@ class LogReader(RedisPart):
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
         return int(self._link.call("MEMORY", "USAGE", key) or 0)
+
+
+def _is_new(head: Head, batches: Sequence[bytes]) -> bool:
+    """Whether these are all batches of a log of which nothing is acknowledged."""
+    return head.acked == 0 and bool(batches) and _end_of(batches) == head.count
 
 
 def _end_of(batches: Sequence[bytes]) -> int:
