@@ -242,7 +242,12 @@ class RowBuffer(Outbox, ABC):
         return True
 
     def add_plain_step(
-        self, packed_action: Any, packed_observation: Any, reward: float, now: float
+        self,
+        packed_action: Any,
+        packed_observation: Any,
+        reward: float,
+        now: float,
+        packed_annotation: Any = None,
     ) -> None:
         """Queue a step of the newest layout that is packed already, is not the last, has no info.
 
@@ -252,7 +257,16 @@ class RowBuffer(Outbox, ABC):
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
         self._rows.extend(
-            (packed_observation, packed_action, reward, False, False, now, None, None)
+            (
+                packed_observation,
+                packed_action,
+                reward,
+                False,
+                False,
+                now,
+                None,
+                packed_annotation,
+            )
         )
         if not self._marked:
             self._announce()

@@ -107,7 +107,6 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
-            self._copy_reset_infos()
             for i, info in enumerate(self._attribute_of_each("reset_infos", {})):
                 self._recorder.begin(
                     i,
@@ -127,10 +126,14 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
                 Jamboree was opened with `when_full="raise"`. No environment has moved: repeat the
                 step when Redis is back.
         """
-        self._recorder.admit()
+        recorder = self._recorder
+        recorder.admit()
         self._actions = copied_batch(actions)
-        with self._recorder.batch():
+        try:
             self.venv.step_async(actions)
+        except BaseException as error:
+            recorder.lose_track("step", error, None)
+            raise
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish a step and record what it returned.
@@ -142,26 +145,48 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             InvalidRecord: A step of one environment cannot be recorded; its episode is abandoned.
                 All have moved, as above.
         """
-        with self._recorder.batch() as call:
-            result = call.returned = self.venv.step_wait()
-            self._copy_reset_infos()
-            reset_infos = self._attribute_of_each("reset_infos", {})
+        recorder, result = self._recorder, None
+        try:
+            result = self.venv.step_wait()
             observations, rewards, dones, infos = result
-            for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
-                try:
-                    is_done = flag_of("done", done)
-                except InvalidRecord as error:
-                    self._recorder.miss(i, error)
-                    continue
-                try:
-                    # SB3 itself asks only for the infos that are there.
-                    info = infos[i] if i < len(infos) else {}
-                    self._record(i, _part(observations, i), reward, is_done, info)
-                except Exception as error:  # noqa: BLE001 - raised by `batch`
-                    self._recorder.miss(i, error)
-                if is_done:
-                    self._recorder.begin(i, _part(observations, i), reset_infos[i])
+            size = self.num_envs
+            special = _special(dones, infos, size)
+            if len(special) == size or not recorder.step_plain(
+                self._actions, observations, rewards, special
+            ):
+                special = range(size)
+            if special:
+                self._record_each(special, observations, rewards, dones, infos)
+        except BaseException as error:
+            recorder.lose_track("step", error, result)
+            raise
+        if recorder.has_errors:
+            recorder.raise_errors("step", result)
         return result
+
+    def _record_each(
+        self, indices: Collection[int], observations: Any, rewards: Any, dones: Any, infos: Any
+    ) -> None:
+        """Record a step of these environments, and the resets of those that have ended."""
+        reset_infos: Sequence[Any] | None = None
+        for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
+            if i not in indices:
+                continue
+            try:
+                is_done = flag_of("done", done)
+            except InvalidRecord as error:
+                self._recorder.miss(i, error)
+                continue
+            try:
+                # SB3 itself asks only for the infos that are there.
+                info = infos[i] if i < len(infos) else {}
+                self._record(i, _part(observations, i), reward, is_done, info)
+            except Exception as error:  # noqa: BLE001 - raised by `step_wait`
+                self._recorder.miss(i, error)
+            if is_done:
+                if reset_infos is None:
+                    reset_infos = self._attribute_of_each("reset_infos", {})
+                self._recorder.begin(i, _part(observations, i), reset_infos[i])
 
     def _record(self, i: int, observation: Any, reward: Any, done: bool, info: Any) -> None:
         """Record a step of one environment."""
@@ -185,11 +210,15 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         is_known = isinstance(found, (list, tuple)) and len(found) == self.num_envs
         return list(found or ()) if is_known else [nothing] * self.num_envs
 
-    def _copy_reset_infos(self) -> None:
-        """Be asked for them as the VecEnv below."""
+    @property
+    def reset_infos(self) -> Any:
+        """The infos of the newest resets: those of the VecEnv below."""
         found = getattr(_base(self.venv), "reset_infos", None)
-        if found is not None:
-            self.reset_infos = found
+        return self._own_reset_infos if found is None else found
+
+    @reset_infos.setter
+    def reset_infos(self, infos: Any) -> None:
+        self._own_reset_infos = infos
 
     def __getattr__(self, name: str) -> Any:
         """As every wrapper, that of the VecEnv below; of our own, why it is not there yet."""
@@ -211,6 +240,20 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             self._recorder.abandon()
         finally:
             self.venv.close()
+
+
+def _special(dones: Any, infos: Any, size: int) -> Collection[int]:
+    """The environments whose step is not plain: it ends an episode, or has an info to record."""
+    is_usual = dones.__class__ is np.ndarray and dones.dtype == np.bool_ and dones.shape == (size,)
+    if not is_usual or infos.__class__ not in (list, tuple) or len(infos) != size:
+        return range(size)
+    return [
+        i
+        for i, (done, info) in enumerate(zip(dones.tolist(), infos, strict=True))
+        if done
+        or info.__class__ is not dict
+        or (info and (len(info) > 1 or _TRUNCATED not in info))  # SB3 adds it to each
+    ]
 
 
 def _part(observations: Any, i: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,19 +40,17 @@ class CheckpointSchedule:
         self._every = every
         self._every_s = every_s
         self._clock = clock
-        self._next_timestep = 0
+        self._next_timestep = 0.0
         self._next_s = 0.0
 
     def start_over(self, timesteps: int) -> None:
         """Count from now, and from these timesteps."""
-        self._next_timestep = timesteps + (self._every or 0)
-        self._next_s = self._clock() + (self._every_s or 0.0)
+        self._next_timestep = timesteps + (self._every or math.inf)
+        self._next_s = self._clock() + (self._every_s or math.inf)
 
     def is_due(self, timesteps: int) -> bool:
-        """Whether a checkpoint is due now."""
-        if self._every and timesteps >= self._next_timestep:
-            return True
-        return bool(self._every_s) and self._clock() >= self._next_s
+        """Whether a checkpoint is due now; asked at each step."""
+        return timesteps >= self._next_timestep or self._clock() >= self._next_s
 
     def __str__(self) -> str:
         """For people: `every 60 s and at the end`."""
