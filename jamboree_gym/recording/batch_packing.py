@@ -12,7 +12,8 @@ from jamboree_gym.arrays.layout import Layout, Leaf, as_array, has_column
 
 __all__ = ["BatchPacker", "rewards_of"]
 
-_FLOATS = "efd"
+_INTEGERS = "biu"
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class BatchPacker:
@@ -32,21 +33,34 @@ class BatchPacker:
     def __init__(self, size: int) -> None:
         self.layout: Layout | None = None
         self._size = size
-        self._dtype: np.dtype[Any] | None = None
-        self._shape: tuple[int, ...] | None = None
+        self._dtype = np.dtype(np.void)
+        self._shape: tuple[int, ...] = (-1,)  # of no batch
         self._cut: Callable[[bytes], tuple[Any, ...]] | None = None  # None: the values are scalars
 
     def pack(self, batch: Any) -> Sequence[Any] | None:
-        """The packed values of a batch; None if it is no array of numbers."""
+        """The packed values of a batch, a copy; None if it is no array of numbers."""
         if batch.__class__ is not np.ndarray:
             return None
-        if (batch.shape != self._shape or batch.dtype != self._dtype) and not self._accepts(batch):
+        is_known = batch.dtype is self._dtype and batch.shape == self._shape
+        if not is_known and not self._accepts(batch):
             return None
         cut = self._cut
-        return list(batch) if cut is None else cut(batch.tobytes())
+        if cut is None:  # a number of NumPy costs as much as all else here, one of Python little
+            return batch.tolist() if self._dtype.kind in _INTEGERS else list(batch)
+        content = batch.tobytes()
+        return (content,) if self._size == 1 else cut(content)
+
+    def unpack(self, packed: Any) -> Any:
+        """A packed value of the newest batch as it was; an array can't be written to."""
+        if self._cut is None:
+            return self._dtype.type(packed)
+        return np.ndarray(self._shape[1:], self._dtype, packed)
 
     def _accepts(self, batch: Any) -> bool:
         """Whether batches of this form can be packed; then it is remembered."""
+        if batch.shape == self._shape and batch.dtype == self._dtype:
+            self._dtype = batch.dtype
+            return True
         if not has_column(batch.dtype) or not batch.ndim or len(batch) != self._size:
             return False
         is_scalar = batch.ndim == 1
@@ -58,9 +72,11 @@ class BatchPacker:
 
 def rewards_of(batch: Any, size: int) -> list[float] | None:
     """Rewards of shape (size,) or (size, 1) as floats; None if they are something else."""
-    if batch.__class__ is np.ndarray and batch.dtype.char in _FLOATS and batch.shape == (size,):
-        rewards: list[float] = batch.tolist()
-        return rewards
+    if batch.__class__ is np.ndarray and batch.shape == (size,):
+        dtype = batch.dtype
+        if dtype is _FLOAT32 or dtype is _FLOAT64:
+            rewards: list[float] = batch.tolist()
+            return rewards
     array = as_array(batch)
     if array is None or not array.ndim or not has_column(array.dtype):
         return None

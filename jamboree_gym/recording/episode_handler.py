@@ -271,7 +271,7 @@ class EpisodeHandler(DBHandler):
         steps = self.writing
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
-        if steps.error is not None or steps.is_over_here:
+        if steps.error is not None or steps.is_deleted or steps.cut_off is not None:
             return None  # `step` raises why
         return steps if self._buffered else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -64,6 +65,7 @@ class VectorRecorder:
 
     Attributes:
         run: Name of the run.
+        errors: What `begin` and `step` have met, and nobody has raised yet.
         is_closed: Whether the vector environment was closed, and not reset since.
     """
 
@@ -95,7 +97,7 @@ class VectorRecorder:
         self._carries_over = [carries_over(env) for env in sub_envs]
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
-        self._errors: list[Exception] = []
+        self.errors: list[Exception] = []
         self._jam = jam._connection
         self._clock = self._jam.clock
         self._handlers = self.handlers
@@ -148,22 +150,17 @@ class VectorRecorder:
         except BaseException as error:
             self.lose_track(what, error, call.returned)
             raise
-        if self.has_errors:
+        if self.errors:
             self.raise_errors(what, call.returned)
 
-    @property
-    def has_errors(self) -> bool:
-        """Whether `begin` or `step` have met errors that were not raised yet."""
-        return bool(self._errors)
-
     def raise_errors(self, what: str, returned: Any) -> NoReturn:
-        """Raise the first of these errors, as `batch` does, which calls this.
+        """Raise the first of `errors`, as `batch` does, which calls this.
 
         Args:
             what: The call's name.
             returned: What the environment returned.
         """
-        errors, self._errors = self._errors, []
+        errors, self.errors = self.errors, []
         first = next((one for one in errors if isinstance(one, _LOST)), errors[0])
         raise_refused(what, first, returned)
 
@@ -180,7 +177,7 @@ class VectorRecorder:
         Raises:
             JamboreeError: What the environment returned can't be recorded.
         """
-        self._errors.clear()
+        self.errors.clear()
         self._unbroken = [None] * len(self._recorders)
         with suppress(JamboreeError):  # another error is on its way
             self.abandon()
@@ -219,7 +216,7 @@ class VectorRecorder:
                 follows=follows,
             )
         except Exception as error:  # noqa: BLE001 - raised by `batch`
-            self._errors.append(_named(error, index))
+            self.errors.append(_named(error, index))
             if not recorder.is_recording:
                 recorder.say_unrecorded(error)
         if recorder.is_recording and self._is_independent:  # also where it waits in memory
@@ -245,7 +242,7 @@ class VectorRecorder:
         try:
             recorder.handler.step(action, observation, reward, terminated, truncated, info)
         except Exception as error:  # noqa: BLE001 - raised by `batch`
-            self._errors.append(_named(error, index))
+            self.errors.append(_named(error, index))
             if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
                 self._give_up(index)
 
@@ -261,17 +258,33 @@ class VectorRecorder:
         if backpressure.is_on:
             backpressure.admit()
 
+    def pack_actions(self, actions: Any) -> Sequence[Any] | None:
+        """Pack the actions of the step that comes, before the environment gets them.
+
+        Returns:
+            One for each sub-environment; None if they are no array of numbers.
+        """
+        return self._acted.pack(actions)
+
+    def unpacked_action(self, packed_action: Any) -> Any:
+        """One of the actions that were packed last, as the environment got it."""
+        return self._acted.unpack(packed_action)
+
     def step_plain(
-        self, actions: Any, observations: Any, rewards: Any, skipped: Collection[int]
+        self,
+        packed_actions: Sequence[Any],
+        observations: Any,
+        rewards: Any,
+        skipped: Collection[int],
     ) -> bool:
         """Keep one step of all sub-environments at once, if it is as plain as most are.
 
-        It is, if observations and actions are arrays of numbers, there are no infos, and no episode
+        It is, if actions and observations are arrays of numbers, there are no infos, and no episode
         ends. A sub-environment that needs more is recorded by itself: one whose layout changes, or
         one that has an annotation of its own.
 
         Args:
-            actions: A batch of our own.
+            packed_actions: From `pack_actions`.
             observations: A batch.
             rewards: A batch.
             skipped: Sub-environments that are not concerned.
@@ -280,11 +293,8 @@ class VectorRecorder:
             Whether it was done; if not, nothing was.
         """
         packed_observations = self._observed.pack(observations)
-        packed_actions = self._acted.pack(actions)
         gains = rewards_of(rewards, len(self._handlers))
-        if packed_observations is None or packed_actions is None or gains is None:
-            return False
-        if not self._takes_plain_steps:
+        if packed_observations is None or gains is None or not self._takes_plain_steps:
             return False
         schema = self._plain
         if (
@@ -308,16 +318,18 @@ class VectorRecorder:
                         annotation,
                     )
                 except Exception as error:  # noqa: BLE001 - raised by `batch`
-                    self._errors.append(_named(error, index))
+                    self.errors.append(_named(error, index))
                 continue
             if annotation is not None:
                 handler.merge_annotation(self._annotation_columns.annotation(annotation))
             if index not in skipped:
+                action = self.unpacked_action(packed_actions[index])
                 outcome = (gains[index], False, False)
-                self.step(index, actions[index], observations[index], *outcome, {})
+                self.step(index, action, observations[index], *outcome, {})
         self._plain_bytes += self._plain_step_bytes
         writer = self._jam.writer
-        if self._plain_bytes >= self._check_at_bytes or writer.schedule.is_late:
+        is_late = time.monotonic() > writer.schedule.late_at
+        if is_late or self._plain_bytes >= self._check_at_bytes:
             writer.backpressure.check(self._plain_bytes)
             self._check_at_bytes = self._plain_bytes + CHECK_EVERY_BYTES
         return True
@@ -380,7 +392,7 @@ class VectorRecorder:
         """A step of one sub-environment cannot be kept, so its episode is abandoned."""
         if self._recorders[index].is_recording:
             told = error if isinstance(error, JamboreeError) else refusal("step", error)
-            self._errors.append(_named(told, index))
+            self.errors.append(_named(told, index))
         self._give_up(index)
 
     def _give_up(self, index: int) -> None:

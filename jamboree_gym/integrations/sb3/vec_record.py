@@ -29,6 +29,8 @@ __all__ = ["VecRecordEpisodes", "vec_env_chain"]
 
 _LAST_OBSERVATION = "terminal_observation"
 _TRUNCATED = "TimeLimit.truncated"
+_NO_INFO = {_TRUNCATED: False}  # SB3 adds this to each info
+_BOOL = np.dtype(np.bool_)
 
 
 class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
@@ -86,7 +88,8 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             vector=_description(venv),
             options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
-        self._actions: Any = None
+        self._packed_actions: Sequence[Any] | None = None  # of the step that goes on
+        self._actions: Any = None  # the same, if they could not be packed
 
     def reset(self) -> VecEnvObs:
         """Reset all environments and begin a new episode in each.
@@ -128,7 +131,8 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         """
         recorder = self._recorder
         recorder.admit()
-        self._actions = copied_batch(actions)
+        self._packed_actions = packed = recorder.pack_actions(actions)
+        self._actions = copied_batch(actions) if packed is None else None
         try:
             self.venv.step_async(actions)
         except BaseException as error:
@@ -145,22 +149,21 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             InvalidRecord: A step of one environment cannot be recorded; its episode is abandoned.
                 All have moved, as above.
         """
-        recorder, result = self._recorder, None
+        recorder, packed_actions, result = self._recorder, self._packed_actions, None
         try:
             result = self.venv.step_wait()
             observations, rewards, dones, infos = result
-            size = self.num_envs
-            special = _special(dones, infos, size)
-            if len(special) == size or not recorder.step_plain(
-                self._actions, observations, rewards, special
+            special = _special(dones, infos, self.num_envs)
+            if packed_actions is None or not recorder.step_plain(
+                packed_actions, observations, rewards, special
             ):
-                special = range(size)
+                special = range(self.num_envs)
             if special:
                 self._record_each(special, observations, rewards, dones, infos)
         except BaseException as error:
             recorder.lose_track("step", error, result)
             raise
-        if recorder.has_errors:
+        if recorder.errors:
             recorder.raise_errors("step", result)
         return result
 
@@ -192,7 +195,11 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         """Record a step of one environment."""
         info = checked_info(info)
         own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
-        action = self._actions[i]
+        packed_actions = self._packed_actions
+        if packed_actions is None:
+            action = self._actions[i]
+        else:
+            action = self._recorder.unpacked_action(packed_actions[i])
         if not done:
             self._recorder.step(i, action, observation, reward, False, False, own)
             return
@@ -244,16 +251,21 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
 
 def _special(dones: Any, infos: Any, size: int) -> Collection[int]:
     """The environments whose step is not plain: it ends an episode, or has an info to record."""
-    is_usual = dones.__class__ is np.ndarray and dones.dtype == np.bool_ and dones.shape == (size,)
+    is_usual = dones.__class__ is np.ndarray and dones.dtype is _BOOL and dones.shape == (size,)
     if not is_usual or infos.__class__ not in (list, tuple) or len(infos) != size:
         return range(size)
-    return [
-        i
-        for i, (done, info) in enumerate(zip(dones.tolist(), infos, strict=True))
-        if done
-        or info.__class__ is not dict
-        or (info and (len(info) > 1 or _TRUNCATED not in info))  # SB3 adds it to each
-    ]
+    flags = dones.tolist()
+    try:
+        if True not in flags and infos.count(_NO_INFO) == size:
+            return ()
+    except Exception:  # noqa: BLE001 - whatever the values of an info say to a comparison
+        return range(size)
+    return [i for i in range(size) if flags[i] or not _is_empty(infos[i])]
+
+
+def _is_empty(info: Any) -> bool:
+    """Whether an info has nothing of the environment's own."""
+    return info.__class__ is dict and (not info or (len(info) == 1 and _TRUNCATED in info))
 
 
 def _part(observations: Any, i: int) -> Any:
