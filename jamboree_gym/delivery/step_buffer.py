@@ -82,6 +82,7 @@ class RowBuffer(Outbox, ABC):
         "_count_at",
         "_dtype",
         "_extents",
+        "_fillers",
         "_first_at",
         "_has_encoded",
         "_is_direct",
@@ -185,7 +186,10 @@ class RowBuffer(Outbox, ABC):
         self._is_direct = row_format.is_direct
         observation = schema.observation
         is_array = isinstance(observation, Leaf) and observation.is_array
-        self._takes_common = self.may_be_common and self._is_direct and is_array
+        self._fillers = row_format.fillers
+        self._takes_common = (
+            self.may_be_common and self._is_direct and is_array and not schema.is_annotated
+        )
         if isinstance(observation, Leaf):
             self._dtype, self._shape = observation.dtype, observation.shape
         self._last_at = lane.back - row_format.nbytes
@@ -208,8 +212,12 @@ class RowBuffer(Outbox, ABC):
             if at > self._last_at:
                 self._open_extent(self._extents[-1].stop, 0)
                 words, count_at, count, at = self._words, self._count_at, 0, self._first_at
+            said = self._fillers
+            if annotation is not None:
+                flags, said = flags | ANNOTATED, annotation
             self._pack_into(
-                self._content, at, flags, self._number, reward, now, 0, 0, observation, action
+                *(self._content, at, flags, self._number, reward, now, 0, 0),
+                *(observation, action, *said),
             )
         else:
             self._add_large_row(flags, reward, now, observation, action, info, annotation)
@@ -386,7 +394,12 @@ class RowBuffer(Outbox, ABC):
         return True
 
     def add_plain_step(
-        self, packed_action: Any, packed_observation: Any, reward: float, now: float
+        self,
+        packed_action: Any,
+        packed_observation: Any,
+        reward: float,
+        now: float,
+        packed_annotation: Any = None,
     ) -> None:
         """Queue a step of the newest layout that is packed already, is not the last, has no info.
 
@@ -395,7 +408,7 @@ class RowBuffer(Outbox, ABC):
         if now <= self._t_last:
             now = math.nextafter(self._t_last, math.inf)
         self._t_last = now
-        self._add_row(0, reward, now, packed_observation, packed_action, None)
+        self._add_row(0, reward, now, packed_observation, packed_action, None, packed_annotation)
         if not self._marked:
             self._announce()
 

@@ -7,7 +7,7 @@ no fixed size (an encoded value, an info) lies elsewhere in the same block. The 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -35,7 +35,8 @@ _LEADING = [
 ]
 _LEADING_STRUCT = "<BIddII"
 _PLACE_STRUCT = "II"
-_STRUCT_CODES = {"?": "?", "l": "q", "q": "q", "d": "d"}  # Python and NumPy numbers pack exactly
+_CODES = {"?": "?", "l": "q", "q": "q", "d": "d"}  # Python and NumPy numbers pack exactly
+_CODES_OF_ANNOTATIONS = {**_CODES, "f": "f"}  # but for the kind of a NaN
 
 
 class RowFormat:
@@ -47,8 +48,9 @@ class RowFormat:
         pack_into: Writes a row at an offset of a buffer. Its values: flags, number of the schema,
             reward, timestamp, place of the info (2), then one for each column, or two (its place)
             where the column is encoded.
-        is_direct: Whether observation and action are one column each, whose packed values
-            `pack_into` takes as they are, and there is no annotation.
+        is_direct: Whether observation, action and each part of the annotation are one column,
+            whose packed values `pack_into` takes as they are.
+        fillers: What stands for the annotation where there is none.
         fields: Of observation and action, and of the annotation: the name of each column in
             `dtype`, and whether it is encoded, so that the field is its place.
     """
@@ -56,8 +58,13 @@ class RowFormat:
     def __init__(self, schema: StepSchema) -> None:
         roles = (schema.observation, schema.action, schema.annotation)
         self._columns = [column for role in roles for _, column in columns_of(role, "")]
-        self._flatten = [_flattener(role) for role in roles]
-        code = _LEADING_STRUCT + "".join(map(_struct_code, self._columns))
+        codes = (_CODES, _CODES, _CODES_OF_ANNOTATIONS)
+        self._flatten = [_flattener(*one) for one in zip(roles, codes, strict=True)]
+        code = _LEADING_STRUCT + "".join(
+            _struct_code(column, known)
+            for role, known in zip(roles, codes, strict=True)
+            for _, column in columns_of(role, "")
+        )
         fields = [(f"column{n}", *_field(column)) for n, column in enumerate(self._columns)]
         row = struct.Struct(code)
         self.pack_into = row.pack_into
@@ -65,11 +72,12 @@ class RowFormat:
         self.dtype = np.dtype([*_LEADING, *fields])
         if self.dtype.itemsize != row.size:
             raise TypeError(f"{self.dtype} has not the size of {code}")
-        leaves = (schema.observation, schema.action)
-        self.is_direct = not schema.is_annotated and all(map(_is_direct, leaves))
+        acted = all(_is_direct(role, _CODES) for role in roles[:2])
+        parts = schema.annotation.parts
+        self.is_direct = acted and all(_is_direct(part, _CODES_OF_ANNOTATIONS) for part in parts)
         named = [(f"column{n}", not isinstance(one, Leaf)) for n, one in enumerate(self._columns)]
         self.fields = named[: schema.first_number], named[schema.first_number :]
-        self._fillers = schema.annotation_filler if schema.is_annotated else ()
+        self.fillers: tuple[Any, ...] = schema.annotation_filler
 
     def flattened(
         self,
@@ -87,7 +95,7 @@ class RowFormat:
             keep: Puts bytes into the block, and says where.
         """
         flat: list[Any] = []
-        values = (observation, action, self._fillers if annotation is None else annotation)
+        values = (observation, action, self.fillers if annotation is None else annotation)
         for flatten, value in zip(self._flatten, values, strict=True):
             flatten(value, flat, keep)
         return flat
@@ -99,17 +107,17 @@ def row_format(schema: StepSchema) -> RowFormat:
     return RowFormat(schema)
 
 
-def _is_direct(layout: Layout) -> bool:
+def _is_direct(layout: Layout, codes: Mapping[str, str]) -> bool:
     if not isinstance(layout, Leaf):
         return False
-    return layout.is_array or (layout.dtype.isnative and layout.dtype.char in _STRUCT_CODES)
+    return layout.is_array or (layout.dtype.isnative and layout.dtype.char in codes)
 
 
-def _struct_code(column: Column) -> str:
+def _struct_code(column: Column, codes: Mapping[str, str]) -> str:
     if not isinstance(column, Leaf):
         return _PLACE_STRUCT
-    if _is_direct(column) and not column.is_array:
-        return _STRUCT_CODES[column.dtype.char]
+    if _is_direct(column, codes) and not column.is_array:
+        return codes[column.dtype.char]
     return f"{column.nbytes}s"
 
 
@@ -119,9 +127,11 @@ def _field(column: Column) -> tuple[Any, ...]:
     return ("<u4", (2,))
 
 
-def _flattener(layout: Layout) -> Callable[[Any, list[Any], Callable[[bytes], Place]], None]:
+def _flattener(
+    layout: Layout, codes: Mapping[str, str]
+) -> Callable[[Any, list[Any], Callable[[bytes], Place]], None]:
     if isinstance(layout, Group):
-        parts = [_flattener(part) for part in layout.parts]
+        parts = [_flattener(part, codes) for part in layout.parts]
 
         def flatten_group(value: Any, flat: list[Any], keep: Callable[[bytes], Place]) -> None:
             for flatten, part in zip(parts, value, strict=True):
@@ -130,7 +140,7 @@ def _flattener(layout: Layout) -> Callable[[Any, list[Any], Callable[[bytes], Pl
         return flatten_group
     if not isinstance(layout, Leaf):
         return lambda value, flat, keep: flat.extend(keep(value))
-    if _is_direct(layout):
+    if _is_direct(layout, codes):
         return lambda value, flat, keep: flat.append(value)
     dtype = layout.dtype
     return lambda value, flat, keep: flat.append(np.asarray(value, dtype).tobytes())

@@ -44,6 +44,7 @@ __all__ = ["EpisodeHandler", "unconfirmed"]
 
 DEFAULT_LIMIT = 100
 _MOVED = "Do not repeat the call: the environment has moved, and what it returned"
+_SEES_STEPS = ("step", "set_action", "add_step")
 BACKWARDS = slice(None, None, -1)
 
 log = logging.getLogger(__name__)
@@ -285,9 +286,20 @@ class EpisodeHandler(DBHandler):
         steps = self.writing
         if steps is None or steps.schema is not schema or self.annotation is not None:
             return None
-        if steps.is_deleted:
-            return None
+        if steps.error is not None or steps.is_deleted:
+            return None  # `step` raises why
         return steps if self._buffered else None
+
+    @property
+    def takes_plain_steps(self) -> bool:
+        """Whether steps may go to `plain_steps`: a subclass may want to see each of them."""
+        own = type(self)
+        return all(getattr(own, name) is getattr(EpisodeHandler, name) for name in _SEES_STEPS)
+
+    def merge_annotation(self, said: dict[str, Any]) -> None:
+        """Add to the annotation of the next step; nobody else may change these values."""
+        known = self.annotation
+        self.annotation = said if known is None else {**known, **said}
 
     @property
     def was_deleted(self) -> bool:

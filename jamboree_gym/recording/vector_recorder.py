@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from typing import Any, TypeGuard
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from jamboree_gym.arrays.layout import NOTHING, Leaf, as_array, has_column
+from jamboree_gym.arrays.layout import NOTHING
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.tensors import detached
 from jamboree_gym.connection import HasConnection
@@ -21,11 +21,13 @@ from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, ROW_OVERHEAD_BY
 from jamboree_gym.environment.outcomes import raise_refused, refusal
 from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
+from jamboree_gym.recording.annotations import AnnotationColumns, each
+from jamboree_gym.recording.batch_packing import BatchPacker, rewards_of
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder, closed_environment
 
-__all__ = ["RecordedSubEnvs", "VectorRecorder", "copied_batch", "each", "shares_of"]
+__all__ = ["RecordedSubEnvs", "VectorRecorder", "copied_batch"]
 
 _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
 
@@ -63,6 +65,7 @@ class VectorRecorder:
 
     Attributes:
         run: Name of the run.
+        errors: What `begin` and `step` have met, and nobody has raised yet.
         is_closed: Whether the vector environment was closed, and not reset since.
     """
 
@@ -94,9 +97,19 @@ class VectorRecorder:
         self._carries_over = [carries_over(env) for env in sub_envs]
         # Of each, the newest episode, if every step that was taken since it began is in it.
         self._unbroken: list[str | None] = [None] * len(self._recorders)
-        self._errors: list[Exception] = []
-        self._clock = jam._connection.clock
+        self.errors: list[Exception] = []
+        self._jam = jam._connection
+        self._clock = self._jam.clock
+        self._handlers = self.handlers
+        self._takes_plain_steps = self._handlers[0].takes_plain_steps
+        self._observed = BatchPacker(len(self._recorders))
+        self._acted = BatchPacker(len(self._recorders))
+        self._annotation_columns = AnnotationColumns({})  # of the newest `annotate_numbers`
+        self._annotations: Sequence[tuple[Any, ...]] | None = None  # its numbers, of the next step
+        self._no_annotations = (None,) * len(self._recorders)
         self._plain = StepSchema(NOTHING, NOTHING)  # of the newest plain step
+        self._plain_columns = self._annotation_columns
+        self._plain_step_bytes = 0
         self._plain_bytes = 0  # put by `step_plain`, roughly
         self._check_at_bytes = CHECK_EVERY_BYTES  # then it checks how much is waiting
 
@@ -135,14 +148,41 @@ class VectorRecorder:
         try:
             yield call
         except BaseException as error:
-            self._lose_track()
-            if call.returned is None or not isinstance(error, Exception):
-                raise
-            raise_refused(what, error, call.returned)
-        errors, self._errors = self._errors, []
-        if errors:
-            first = next((one for one in errors if isinstance(one, _LOST)), errors[0])
-            raise_refused(what, first, call.returned)
+            self.lose_track(what, error, call.returned)
+            raise
+        if self.errors:
+            self.raise_errors(what, call.returned)
+
+    def raise_errors(self, what: str, returned: Any) -> NoReturn:
+        """Raise the first of `errors`, as `batch` does, which calls this.
+
+        Args:
+            what: The call's name.
+            returned: What the environment returned.
+        """
+        errors, self.errors = self.errors, []
+        first = next((one for one in errors if isinstance(one, _LOST)), errors[0])
+        raise_refused(what, first, returned)
+
+    def lose_track(self, what: str, error: BaseException, returned: Any) -> None:
+        """A call has failed, and perhaps some environments have moved: abandon all episodes.
+
+        `batch` calls this, and so does a hot path that can't afford a context manager.
+
+        Args:
+            what: The call's name.
+            error: Why it failed; raise it again afterwards.
+            returned: What the environment returned; None if it raised.
+
+        Raises:
+            JamboreeError: What the environment returned can't be recorded.
+        """
+        self.errors.clear()
+        self._unbroken = [None] * len(self._recorders)
+        with suppress(JamboreeError):  # another error is on its way
+            self.abandon()
+        if returned is not None and isinstance(error, Exception):
+            raise_refused(what, error, returned)
 
     def begin(
         self,
@@ -159,6 +199,8 @@ class VectorRecorder:
         It follows the episode before it where neither seed nor state of the generator are known,
         or where these do not tell all.
         """
+        if self._annotations is not None:
+            self._hand_out_annotations()
         begins_anew = seed is not None or rng_state is not None
         begins_anew = begins_anew and not self._carries_over[index]
         follows = None if begins_anew else self._unbroken[index]
@@ -174,7 +216,7 @@ class VectorRecorder:
                 follows=follows,
             )
         except Exception as error:  # noqa: BLE001 - raised by `batch`
-            self._errors.append(_named(error, index))
+            self.errors.append(_named(error, index))
             if not recorder.is_recording:
                 recorder.say_unrecorded(error)
         if recorder.is_recording and self._is_independent:  # also where it waits in memory
@@ -191,6 +233,8 @@ class VectorRecorder:
         info: Mapping[str, Any],
     ) -> None:
         """Keep one step of one sub-environment, unless nothing is being recorded there."""
+        if self._annotations is not None:
+            self._hand_out_annotations()
         recorder = self._recorders[index]
         if not recorder.is_recording:
             self._unbroken[index] = None
@@ -198,7 +242,7 @@ class VectorRecorder:
         try:
             recorder.handler.step(action, observation, reward, terminated, truncated, info)
         except Exception as error:  # noqa: BLE001 - raised by `batch`
-            self._errors.append(_named(error, index))
+            self.errors.append(_named(error, index))
             if isinstance(error, _LOST) or not isinstance(error, JamboreeError):
                 self._give_up(index)
 
@@ -210,16 +254,37 @@ class VectorRecorder:
         """
         if self.is_closed:
             raise closed_environment()
-        self._recorders[0].admit()
+        backpressure = self._jam.writer.backpressure
+        if backpressure.is_on:
+            backpressure.admit()
 
-    def step_plain(self, actions: Any, observations: Any, rewards: Any, skipped: set[int]) -> bool:
+    def pack_actions(self, actions: Any) -> Sequence[Any] | None:
+        """Pack the actions of the step that comes, before the environment gets them.
+
+        Returns:
+            One for each sub-environment; None if they are no array of numbers.
+        """
+        return self._acted.pack(actions)
+
+    def unpacked_action(self, packed_action: Any) -> Any:
+        """One of the actions that were packed last, as the environment got it."""
+        return self._acted.unpack(packed_action)
+
+    def step_plain(
+        self,
+        packed_actions: Sequence[Any],
+        observations: Any,
+        rewards: Any,
+        skipped: Collection[int],
+    ) -> bool:
         """Keep one step of all sub-environments at once, if it is as plain as most are.
 
-        It is, where observations and actions are arrays of numbers, there are no infos, and none of
-        the episodes ends. A sub-environment that needs more (an annotation, say) gets it by itself.
+        It is, if actions and observations are arrays of numbers, there are no infos, and no episode
+        ends. A sub-environment that needs more is recorded by itself: one whose layout changes, or
+        one that has an annotation of its own.
 
         Args:
-            actions: A batch of our own.
+            packed_actions: From `pack_actions`.
             observations: A batch.
             rewards: A batch.
             skipped: Sub-environments that are not concerned.
@@ -227,38 +292,59 @@ class VectorRecorder:
         Returns:
             Whether it was done; if not, nothing was.
         """
-        size = len(self._recorders)
-        observed, acted = _packed_batch(observations, size), _packed_batch(actions, size)
-        gained = as_array(rewards)
-        if observed is None or acted is None or not _are_numbers(gained, size):
+        packed_observations = self._observed.pack(observations)
+        gains = rewards_of(rewards, len(self._handlers))
+        if packed_observations is None or gains is None or not self._takes_plain_steps:
             return False
-        (layout, kept), (action_layout, taken) = observed, acted
-        if self._plain.observation != layout or self._plain.action != action_layout:
-            self._plain = StepSchema(layout, action_layout).shared
-        schema, now = self._plain, self._clock()
-        is_plain = gained.dtype == np.float64 and gained.ndim == 1
-        gains = (gained if is_plain else gained.astype(np.float64).ravel()).tolist()
-        for index, recorder in enumerate(self._recorders):
-            if index in skipped:
+        schema = self._plain
+        if (
+            schema.observation is not self._observed.layout
+            or schema.action is not self._acted.layout
+            or self._plain_columns is not self._annotation_columns
+        ):
+            schema = self._use_plain_schema()
+        annotations, self._annotations = self._annotations or self._no_annotations, None
+        now = self._clock()
+        for index, handler in enumerate(self._handlers):
+            annotation = annotations[index]
+            steps = None if index in skipped else handler.plain_steps(schema)
+            if steps is not None:
+                try:
+                    steps.add_plain_step(
+                        packed_actions[index],
+                        packed_observations[index],
+                        gains[index],
+                        now,
+                        annotation,
+                    )
+                except Exception as error:  # noqa: BLE001 - raised by `batch`
+                    self.errors.append(_named(error, index))
+                    if not isinstance(error, JamboreeError):
+                        self._give_up(index)
                 continue
-            steps = recorder.handler.plain_steps(schema)
-            if steps is None:
-                self.step(
-                    index, actions[index], observations[index], gains[index], False, False, {}
-                )
-                continue
-            try:
-                steps.add_plain_step(taken[index], kept[index], gains[index], now)
-            except Exception as error:  # noqa: BLE001 - raised by `batch`
-                self._errors.append(_named(error, index))
-                if not isinstance(error, JamboreeError):
-                    self._give_up(index)
-        self._plain_bytes += size * (schema.row_bytes + ROW_OVERHEAD_BYTES)
-        writer = recorder.jam.writer
-        if self._plain_bytes >= self._check_at_bytes or writer.schedule.is_late:
+            if annotation is not None:
+                handler.merge_annotation(self._annotation_columns.annotation(annotation))
+            if index not in skipped:
+                action = self.unpacked_action(packed_actions[index])
+                outcome = (gains[index], False, False)
+                self.step(index, action, observations[index], *outcome, {})
+        self._plain_bytes += self._plain_step_bytes
+        writer = self._jam.writer
+        is_late = time.monotonic() > writer.schedule.late_at
+        if is_late or self._plain_bytes >= self._check_at_bytes:
             writer.backpressure.check(self._plain_bytes)
             self._check_at_bytes = self._plain_bytes + CHECK_EVERY_BYTES
         return True
+
+    def _use_plain_schema(self) -> StepSchema:
+        """The schema of plain steps with the layouts of the newest batches and annotations."""
+        layouts = (self._observed.layout or NOTHING, self._acted.layout or NOTHING)
+        self._plain = schema = StepSchema(*layouts, self._annotation_columns.layout).shared
+        # The very objects of the schema, so that the next step need not compare what is in them.
+        self._observed.layout, self._acted.layout = schema.observation, schema.action
+        self._plain_columns = self._annotation_columns
+        self._plain_step_bytes = len(self._handlers) * (schema.row_bytes + ROW_OVERHEAD_BYTES)
+        return schema
 
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step of each sub-environment.
@@ -270,16 +356,45 @@ class VectorRecorder:
         Raises:
             InvalidRecord: A value has another length, or cannot be stored; names it.
         """
+        if self._annotations is not None:
+            self._hand_out_annotations()
         for recorder, share in zip(
             self._recorders, each(values, len(self._recorders)), strict=True
         ):
             recorder.annotate(share)
 
+    def annotate_numbers(
+        self, columns: AnnotationColumns, numbers: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """As `annotate`, but quick: one call a step, which merges and copies nothing.
+
+        Args:
+            columns: What the numbers are. Give the same object at each step: a new one costs a
+                comparison of layouts.
+            numbers: Of each sub-environment a tuple with a number for each column: Python's own,
+                exact in its dtype.
+        """
+        if self._annotations is not None and columns is not self._annotation_columns:
+            self._hand_out_annotations()
+        self._annotation_columns, self._annotations = columns, numbers
+
+    def drop_annotations(self) -> None:
+        """What was said of the next step is not recorded."""
+        self._annotations = None
+        for handler in self._handlers:
+            handler.annotation = None
+
+    def _hand_out_annotations(self) -> None:
+        """Give each handler its own part of `annotate_numbers`: its next step is not plain."""
+        annotations, self._annotations = self._annotations or (), None
+        for handler, numbers in zip(self._handlers, annotations, strict=True):
+            handler.merge_annotation(self._annotation_columns.annotation(numbers))
+
     def miss(self, index: int, error: Exception) -> None:
         """A step of one sub-environment cannot be kept, so its episode is abandoned."""
         if self._recorders[index].is_recording:
             told = error if isinstance(error, JamboreeError) else refusal("step", error)
-            self._errors.append(_named(told, index))
+            self.errors.append(_named(told, index))
         self._give_up(index)
 
     def _give_up(self, index: int) -> None:
@@ -301,12 +416,6 @@ class VectorRecorder:
                 errors.append(error)
         if errors:
             raise errors[0]
-
-    def _lose_track(self) -> None:
-        self._errors.clear()
-        self._unbroken = [None] * len(self._recorders)
-        with suppress(JamboreeError):  # another error is on its way
-            self.abandon()
 
 
 class RecordedSubEnvs:
@@ -346,50 +455,6 @@ class RecordedSubEnvs:
             InvalidRecord: A value has another length, or cannot be stored; names it.
         """
         self._recorder.annotate(values)
-
-
-def each(values: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
-    """What of annotations by name is for each sub-environment."""
-    shares = {name: shares_of(value, size, name) for name, value in values.items()}
-    return ({name: share[index] for name, share in shares.items()} for index in range(size))
-
-
-def shares_of(value: Any, size: int, name: str) -> Sequence[Any]:
-    """What of a value is for each sub-environment."""
-    if isinstance(value, (bool, int, float, str, bytes, np.generic)):
-        return [value] * size
-    if isinstance(value, dict):
-        parts = {key: shares_of(part, size, f"{name}.{key}") for key, part in value.items()}
-        return [{key: part[index] for key, part in parts.items()} for index in range(size)]
-    array = as_array(value)
-    shape = () if array is None else array.shape
-    shares: Sequence[Any] = list(value) if array is None else list(array) if shape else []
-    if len(shares) != size:
-        raise InvalidRecord(
-            f"the annotation {name} has no value for each of the {size} sub-environments, "
-            f"but {len(shares)}, of shape {shape[1:]}"
-        )
-    return shares
-
-
-def _are_numbers(rewards: npt.NDArray[Any] | None, size: int) -> TypeGuard[npt.NDArray[Any]]:
-    """Whether these are numbers, one for each sub-environment: of shape (size,), or (size, 1)."""
-    if rewards is None or not rewards.ndim or not has_column(rewards.dtype):
-        return False
-    return len(rewards) == size == rewards.size
-
-
-def _packed_batch(batch: Any, size: int) -> tuple[Leaf, Sequence[Any]] | None:
-    """Layout of each value of a batch, and the values packed; None where it is no plain array."""
-    if batch.__class__ is not np.ndarray or not has_column(batch.dtype) or not batch.ndim:
-        return None
-    if len(batch) != size:
-        return None
-    if batch.ndim == 1:
-        return Leaf(batch.dtype, (), "numpy"), list(batch)
-    leaf = Leaf(batch.dtype, batch.shape[1:], "array")
-    content, size = batch.tobytes(), leaf.nbytes
-    return leaf, [content[at : at + size] for at in range(0, size * len(batch), size or 1)]
 
 
 def copied_batch(actions: Any) -> Any:

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 
 from jamboree_gym.checked import checked
 from jamboree_gym.environment.outcomes import flags_of
-from jamboree_gym.recording.vector_recorder import shares_of
+from jamboree_gym.recording.annotations import shares_of
 from jamboree_gym.wrappers.recent import FIELDS, STALENESS, check_arguments
 from jamboree_gym.wrappers.recent_columns import columns_of
 from jamboree_gym.wrappers.recent_source import Source, SourceReader

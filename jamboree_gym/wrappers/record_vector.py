@@ -180,7 +180,10 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         special = {*ends.nonzero()[0].tolist(), *refused}
         special.update([i for i, resets in enumerate(awaited) if resets])
         has_infos = batched_infos.__class__ is not dict or batched_infos
-        if has_infos or not self._recorder.step_plain(own_actions, batch, rewards, special):
+        packed_actions = None if has_infos else self._recorder.pack_actions(own_actions)
+        if packed_actions is None or not self._recorder.step_plain(
+            packed_actions, batch, rewards, special
+        ):
             special = set(range(size))
         if not special:
             return

@@ -29,6 +29,8 @@ __all__ = ["VecRecordEpisodes", "vec_env_chain"]
 
 _LAST_OBSERVATION = "terminal_observation"
 _TRUNCATED = "TimeLimit.truncated"
+_NO_INFO = {_TRUNCATED: False}  # SB3 adds this to each info
+_BOOL = np.dtype(np.bool_)
 
 
 class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
@@ -86,7 +88,8 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             vector=_description(venv),
             options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
-        self._actions: Any = None
+        self._packed_actions: Sequence[Any] | None = None  # of the step that goes on
+        self._actions: Any = None  # the same, if they could not be packed
 
     def reset(self) -> VecEnvObs:
         """Reset all environments and begin a new episode in each.
@@ -107,7 +110,6 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         rng_states = [_rng_state(base, i) if seed is None else None for i, seed in enumerate(seeds)]
         with self._recorder.batch("reset") as call:
             observations = call.returned = self.venv.reset()
-            self._copy_reset_infos()
             for i, info in enumerate(self._attribute_of_each("reset_infos", {})):
                 self._recorder.begin(
                     i,
@@ -127,10 +129,15 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
                 Jamboree was opened with `when_full="raise"`. No environment has moved: repeat the
                 step when Redis is back.
         """
-        self._recorder.admit()
-        self._actions = copied_batch(actions)
-        with self._recorder.batch():
+        recorder = self._recorder
+        recorder.admit()
+        self._packed_actions = packed = recorder.pack_actions(actions)
+        self._actions = copied_batch(actions) if packed is None else None
+        try:
             self.venv.step_async(actions)
+        except BaseException as error:
+            recorder.lose_track("step", error, None)
+            raise
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish a step and record what it returned.
@@ -142,32 +149,57 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             InvalidRecord: A step of one environment cannot be recorded; its episode is abandoned.
                 All have moved, as above.
         """
-        with self._recorder.batch() as call:
-            result = call.returned = self.venv.step_wait()
-            self._copy_reset_infos()
-            reset_infos = self._attribute_of_each("reset_infos", {})
+        recorder, packed_actions, result = self._recorder, self._packed_actions, None
+        try:
+            result = self.venv.step_wait()
             observations, rewards, dones, infos = result
-            for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
-                try:
-                    is_done = flag_of("done", done)
-                except InvalidRecord as error:
-                    self._recorder.miss(i, error)
-                    continue
-                try:
-                    # SB3 itself asks only for the infos that are there.
-                    info = infos[i] if i < len(infos) else {}
-                    self._record(i, _part(observations, i), reward, is_done, info)
-                except Exception as error:  # noqa: BLE001 - raised by `batch`
-                    self._recorder.miss(i, error)
-                if is_done:
-                    self._recorder.begin(i, _part(observations, i), reset_infos[i])
+            special = _special(dones, infos, self.num_envs)
+            if packed_actions is None or not recorder.step_plain(
+                packed_actions, observations, rewards, special
+            ):
+                special = range(self.num_envs)
+            if special:
+                self._record_each(special, observations, rewards, dones, infos)
+        except BaseException as error:
+            recorder.lose_track("step", error, result)
+            raise
+        if recorder.errors:
+            recorder.raise_errors("step", result)
         return result
+
+    def _record_each(
+        self, indices: Collection[int], observations: Any, rewards: Any, dones: Any, infos: Any
+    ) -> None:
+        """Record a step of these environments, and the resets of those that have ended."""
+        reset_infos: Sequence[Any] | None = None
+        for i, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
+            if i not in indices:
+                continue
+            try:
+                is_done = flag_of("done", done)
+            except InvalidRecord as error:
+                self._recorder.miss(i, error)
+                continue
+            try:
+                # SB3 itself asks only for the infos that are there.
+                info = infos[i] if i < len(infos) else {}
+                self._record(i, _part(observations, i), reward, is_done, info)
+            except Exception as error:  # noqa: BLE001 - raised by `step_wait`
+                self._recorder.miss(i, error)
+            if is_done:
+                if reset_infos is None:
+                    reset_infos = self._attribute_of_each("reset_infos", {})
+                self._recorder.begin(i, _part(observations, i), reset_infos[i])
 
     def _record(self, i: int, observation: Any, reward: Any, done: bool, info: Any) -> None:
         """Record a step of one environment."""
         info = checked_info(info)
         own = {name: info[name] for name in info if name not in (_LAST_OBSERVATION, _TRUNCATED)}
-        action = self._actions[i]
+        packed_actions = self._packed_actions
+        if packed_actions is None:
+            action = self._actions[i]
+        else:
+            action = self._recorder.unpacked_action(packed_actions[i])
         if not done:
             self._recorder.step(i, action, observation, reward, False, False, own)
             return
@@ -185,11 +217,15 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         is_known = isinstance(found, (list, tuple)) and len(found) == self.num_envs
         return list(found or ()) if is_known else [nothing] * self.num_envs
 
-    def _copy_reset_infos(self) -> None:
-        """Be asked for them as the VecEnv below."""
+    @property
+    def reset_infos(self) -> Any:
+        """The infos of the newest resets: those of the VecEnv below."""
         found = getattr(_base(self.venv), "reset_infos", None)
-        if found is not None:
-            self.reset_infos = found
+        return self._own_reset_infos if found is None else found
+
+    @reset_infos.setter
+    def reset_infos(self, infos: Any) -> None:
+        self._own_reset_infos = infos
 
     def __getattr__(self, name: str) -> Any:
         """As every wrapper, that of the VecEnv below; of our own, why it is not there yet."""
@@ -211,6 +247,25 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             self._recorder.abandon()
         finally:
             self.venv.close()
+
+
+def _special(dones: Any, infos: Any, size: int) -> Collection[int]:
+    """The environments whose step is not plain: it ends an episode, or has an info to record."""
+    is_usual = dones.__class__ is np.ndarray and dones.dtype is _BOOL and dones.shape == (size,)
+    if not is_usual or infos.__class__ not in (list, tuple) or len(infos) != size:
+        return range(size)
+    flags = dones.tolist()
+    try:
+        if True not in flags and infos.count(_NO_INFO) == size:
+            return ()
+    except Exception:  # noqa: BLE001 - whatever the values of an info say to a comparison
+        return range(size)
+    return [i for i in range(size) if flags[i] or not _is_empty(infos[i])]
+
+
+def _is_empty(info: Any) -> bool:
+    """Whether an info has nothing of the environment's own."""
+    return info.__class__ is dict and (not info or (len(info) == 1 and _TRUNCATED in info))
 
 
 def _part(observations: Any, i: int) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -39,19 +41,17 @@ class CheckpointSchedule:
         self._every = every
         self._every_s = every_s
         self._clock = clock
-        self._next_timestep = 0
+        self._next_timestep = 0.0
         self._next_s = 0.0
 
     def start_over(self, timesteps: int) -> None:
         """Count from now, and from these timesteps."""
-        self._next_timestep = timesteps + (self._every or 0)
-        self._next_s = self._clock() + (self._every_s or 0.0)
+        self._next_timestep = timesteps + (self._every or math.inf)
+        self._next_s = self._clock() + (self._every_s or math.inf)
 
     def is_due(self, timesteps: int) -> bool:
-        """Whether a checkpoint is due now."""
-        if self._every and timesteps >= self._next_timestep:
-            return True
-        return bool(self._every_s) and self._clock() >= self._next_s
+        """Whether a checkpoint is due now; asked at each step."""
+        return timesteps >= self._next_timestep or self._clock() >= self._next_s
 
     def __str__(self) -> str:
         """For people: `every 60 s and at the end`."""
@@ -64,7 +64,8 @@ class ModelCheckpoints:
     """Saves a model that learns, and deletes old checkpoints of its run.
 
     The learning thread waits for `model.save` alone. One thread stores what it gave, another one
-    deletes, because MongoDB may be slow.
+    deletes, because MongoDB may be slow. If storing takes longer than a checkpoint is due again,
+    one more waits in memory; the learning thread waits only when that is not enough.
 
     Args:
         model: The model.
@@ -85,7 +86,7 @@ class ModelCheckpoints:
         self._newest = newest
         self._storing = ThreadPoolExecutor(1, "jamboree-checkpoints")
         self._deleting = ThreadPoolExecutor(1, "jamboree-old-checkpoints")
-        self._stored: Future[None] | None = None
+        self._stored = deque[Future[None]]()  # those whose result nobody has looked at yet
         self._finish = partial(_finish, self._storing, self._deleting)  # keeps no model
         jam.add_close_callback(self._finish)
 
@@ -97,9 +98,9 @@ class ModelCheckpoints:
 
         Raises:
             InvalidRecord: SB3 cannot save it; says why.
-            JamboreeError: This checkpoint or the one before could not be stored.
+            JamboreeError: This checkpoint or one before could not be stored.
         """
-        self._wait_until_stored()
+        self._settle(waiting=1)
         model, content = self._model, BytesIO()
         try:
             model.save(content)
@@ -117,14 +118,14 @@ class ModelCheckpoints:
             normaliser=_normaliser(model),
             is_final=is_final,
         )
-        self._stored = self._storing.submit(self._store, content, put)
+        self._stored.append(self._storing.submit(self._store, content, put))
         if is_final:
-            self._wait_until_stored()
+            self._settle(waiting=0)
 
-    def _wait_until_stored(self) -> None:
-        stored, self._stored = self._stored, None
-        if stored is not None:
-            stored.result()
+    def _settle(self, *, waiting: int) -> None:
+        """Wait until at most so many are not stored; raise why one could not be."""
+        while self._stored and (len(self._stored) > waiting or self._stored[0].done()):
+            self._stored.popleft().result()
 
     def _store(self, content: BytesIO, put: Callable[[bytes], None]) -> None:
         put(content.getvalue())

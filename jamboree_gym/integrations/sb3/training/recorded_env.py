@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
@@ -13,13 +13,25 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.environment.provenance import class_name
 from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.integrations.sb3.vec_record import VecRecordEpisodes, vec_env_chain
+from jamboree_gym.recording.annotations import AnnotationColumns
 from jamboree_gym.recording.episode_handler import EpisodeHandler
-from jamboree_gym.recording.vector_recorder import each
 from jamboree_gym.wrappers import RecordEpisodes
 
-__all__ = ["RecordedEnv", "recorded_env"]
+__all__ = ["Annotator", "RecordedEnv", "recorded_env"]
 
 Form = Literal["raw", "normalised"]
+
+
+class Annotator(Protocol):
+    """Takes what is said of the next step of all environments; a `VectorRecorder` is one."""
+
+    def annotate_numbers(
+        self, columns: AnnotationColumns, numbers: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """As `VectorRecorder.annotate_numbers`."""
+
+    def drop_annotations(self) -> None:
+        """As `VectorRecorder.drop_annotations`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +42,7 @@ class RecordedEnv:
         jam: Where to.
         run: Name of the run.
         handlers: The handlers that write, one for each environment.
-        annotate: Says something of the next step: by name a scalar, or an array (num_envs,).
+        annotator: Takes the annotations of the next step.
         wrappers: Classes of the VecEnv, outermost first.
         above: What is between the model and the recorder, of all environments.
         recorded: Whether `observations` and `rewards` are recorded `raw` or `normalised`.
@@ -40,7 +52,7 @@ class RecordedEnv:
     jam: Connection
     run: str
     handlers: Sequence[EpisodeHandler]
-    annotate: Callable[..., None]
+    annotator: Annotator
     wrappers: Sequence[str]
     above: Sequence[VecEnv | gym.Env[Any, Any]]
     recorded: dict[str, Form]
@@ -60,20 +72,22 @@ def recorded_env(venv: VecEnv | None) -> RecordedEnv:
     chain = [] if venv is None else list(vec_env_chain(venv))
     own = [one for one in chain if isinstance(one, VecRecordEpisodes)]
     above: list[VecEnv | gym.Env[Any, Any]]
+    annotator: Annotator
     if own:
         recorder = own[-1]
-        handlers, annotate = recorder.handlers, recorder.annotate
+        handlers, annotator = recorder.handlers, recorder._recorder
         place = chain.index(recorder)
         above, below = [*chain[:place]], chain[place + 1 :]
     else:
         singles = _single_recorders(chain)
-        handlers, annotate, below = [one.handler for one in singles], _AnnotateEach(singles), []
+        handlers, below = [one.handler for one in singles], []
+        annotator = _AnnotateEach(handlers)
         above = [*chain[:-1], *_above_singles(chain[-1], singles)]
     jam, run = handlers[0]._connection, own[-1].run if own else singles[0].run
     if not own and {(one.handler._connection, one.run) for one in singles} != {(jam, run)}:
         raise InvalidArgument("the environments of this VecEnv are recorded into different runs")
     wrappers = [class_name(type(one)) for one in chain]
-    return RecordedEnv(jam, run, handlers, annotate, wrappers, above, _form(below), _form(chain))
+    return RecordedEnv(jam, run, handlers, annotator, wrappers, above, _form(below), _form(chain))
 
 
 def _single_recorders(chain: Sequence[VecEnv]) -> list[RecordEpisodes[Any, Any]]:
@@ -109,16 +123,20 @@ def _above_singles(
 
 
 class _AnnotateEach:
-    """As `VecRecordEpisodes.annotate`, where each environment has a recorder of its own."""
+    """The annotator of environments that have a recorder each."""
 
-    def __init__(self, recorders: Sequence[RecordEpisodes[Any, Any]]) -> None:
-        self._recorders = recorders
+    def __init__(self, handlers: Sequence[EpisodeHandler]) -> None:
+        self._handlers = handlers
 
-    def __call__(self, **values: Any) -> None:
-        for recorder, share in zip(
-            self._recorders, each(values, len(self._recorders)), strict=True
-        ):
-            recorder.annotate(**share)
+    def annotate_numbers(
+        self, columns: AnnotationColumns, numbers: Sequence[tuple[Any, ...]]
+    ) -> None:
+        for handler, own in zip(self._handlers, numbers, strict=True):
+            handler.merge_annotation(columns.annotation(own))
+
+    def drop_annotations(self) -> None:
+        for handler in self._handlers:
+            handler.annotation = None
 
 
 def _form(chain: Iterable[VecEnv]) -> dict[str, Form]:

@@ -17,7 +17,11 @@ from jamboree_gym.integrations.sb3.training.described_model import described_mod
 from jamboree_gym.integrations.sb3.training.learning import LearnWatch
 from jamboree_gym.integrations.sb3.training.logger_links import link_run
 from jamboree_gym.integrations.sb3.training.metric_writer import MetricWriter
-from jamboree_gym.integrations.sb3.training.policy_watch import PolicyWatch, value_and_log_prob
+from jamboree_gym.integrations.sb3.training.policy_watch import (
+    PolicyWatch,
+    numbers_of_forward,
+    numbers_of_version,
+)
 from jamboree_gym.integrations.sb3.training.recorded_env import RecordedEnv
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.runs.metrics import MetricHandler
@@ -53,6 +57,7 @@ class TrainingSession:
         self.timesteps = model.num_timesteps
         self._model = model
         self._recorded = recorded
+        self._annotate_numbers = recorded.annotator.annotate_numbers
         self._id = jam.new_episode_id()
         self._sessions = SessionHandler(jam, run)
         self.checkpoints = ModelCheckpoints(
@@ -79,13 +84,14 @@ class TrainingSession:
         jam.add_close_callback(self._end_raised)
 
     def _annotate(self, result: Any) -> None:
-        annotation = value_and_log_prob(result, self._model.n_envs)
-        self._recorded.annotate(policy_version=self._model._n_updates, **annotation)
+        model = self._model
+        self._annotate_numbers(*numbers_of_forward(model._n_updates, result, model.n_envs))
 
     def annotate_version(self) -> None:
         """Annotate the next step with the version of its policy, unless `forward` does it."""
         if self._policy is None:
-            self._recorded.annotate(policy_version=self._model._n_updates)
+            model = self._model
+            self._annotate_numbers(*numbers_of_version(model._n_updates, model.n_envs))
 
     def end(self, how: SessionEnd) -> None:
         """It is over; model and logger are as they were. A second call does nothing."""
@@ -98,8 +104,7 @@ class TrainingSession:
             self._policy.remove()
         if self._writer in self._logger.output_formats:
             self._logger.output_formats.remove(self._writer)
-        for handler in self._recorded.handlers:
-            handler.annotation = None  # it was said of a step that does not come
+        self._recorded.annotator.drop_annotations()  # they were said of a step that does not come
         self._learn.end()
         self.checkpoints.end()
         self._recorded.jam.remove_close_callback(self._end_raised)

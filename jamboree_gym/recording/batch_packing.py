@@ -1,0 +1,85 @@
+"""Batches of a vector environment -> what rows keep of them, one value for each sub-environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any
+
+import numpy as np
+
+from jamboree_gym.arrays.layout import Layout, Leaf, as_array, has_column
+
+__all__ = ["BatchPacker", "rewards_of"]
+
+_INTEGERS = "biu"
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class BatchPacker:
+    """Packs batches that are arrays of numbers.
+
+    It remembers the form of the newest batch, because the next one almost always has it, too.
+
+    Args:
+        size: Number of sub-environments.
+
+    Attributes:
+        layout: Of one value of the newest batch; None before the first.
+    """
+
+    __slots__ = ("_cut", "_dtype", "_shape", "_size", "layout")
+
+    def __init__(self, size: int) -> None:
+        self.layout: Layout | None = None
+        self._size = size
+        self._dtype = np.dtype(np.void)
+        self._shape: tuple[int, ...] = (-1,)  # of no batch
+        self._cut: Callable[[bytes], tuple[Any, ...]] | None = None  # None: the values are scalars
+
+    def pack(self, batch: Any) -> Sequence[Any] | None:
+        """The packed values of a batch, a copy; None if it is no array of numbers."""
+        if batch.__class__ is not np.ndarray:
+            return None
+        is_known = batch.dtype is self._dtype and batch.shape == self._shape
+        if not is_known and not self._accepts(batch):
+            return None
+        cut = self._cut
+        if cut is None:  # a number of NumPy costs as much as all else here, one of Python little
+            return batch.tolist() if self._dtype.kind in _INTEGERS else list(batch)
+        content = batch.tobytes()
+        return (content,) if self._size == 1 else cut(content)
+
+    def unpack(self, packed: Any) -> Any:
+        """A packed value of the newest batch as it was; an array can't be written to."""
+        if self._cut is None:
+            return self._dtype.type(packed)
+        return np.ndarray(self._shape[1:], self._dtype, packed)
+
+    def _accepts(self, batch: Any) -> bool:
+        """Whether batches of this form can be packed; then it is remembered."""
+        if batch.shape == self._shape and batch.dtype == self._dtype:
+            self._dtype = batch.dtype
+            return True
+        if not has_column(batch.dtype) or not batch.ndim or len(batch) != self._size:
+            return False
+        is_scalar = batch.ndim == 1
+        leaf = Leaf(batch.dtype, batch.shape[1:], "numpy" if is_scalar else "array")
+        self._cut = None if is_scalar else Struct(f"{leaf.nbytes}s" * self._size).unpack
+        self._shape, self._dtype, self.layout = batch.shape, batch.dtype, leaf
+        return True
+
+
+def rewards_of(batch: Any, size: int) -> list[float] | None:
+    """Rewards of shape (size,) or (size, 1) as floats; None if they are something else."""
+    if batch.__class__ is np.ndarray and batch.shape == (size,):
+        dtype = batch.dtype
+        if dtype is _FLOAT32 or dtype is _FLOAT64:
+            rewards: list[float] = batch.tolist()
+            return rewards
+    array = as_array(batch)
+    if array is None or not array.ndim or not has_column(array.dtype):
+        return None
+    if not len(array) == size == array.size:
+        return None
+    return list(map(float, array.ravel().tolist()))
