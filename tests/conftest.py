@@ -157,6 +157,7 @@ def working_directory(
     provenance._git_commit.cache_clear()  # a module that records while it is imported has asked it
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
     os.environ["TMPDIR"] = str(short_directory)
+    os.environ["XDG_DATA_HOME"] = str(short_directory / "data")  # journals, where no home is given
     yield
     os.chdir(before)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MA
 from jamboree_gym.journal.row_format import row_format
 from jamboree_gym.journal.row_parts import part_of
 from jamboree_gym.journal.segments import FIRST_BYTE, KIND_LOG, KIND_ROWS, VERSION, read_blocks
-from jamboree_gym.servers.own_files import open_own
+from jamboree_gym.servers.own_files import open_own, read_own
 
 if sys.platform != "win32":
     import fcntl
@@ -39,8 +39,9 @@ __all__ = [
     "DeadJournal",
     "LeftEpisode",
     "dead_journals",
+    "dead_owners",
     "is_being_delivered",
-    "namespaces_of_dead",
+    "remove_orphans",
 ]
 
 DIGEST_CHARS = 16
@@ -164,8 +165,9 @@ class DeadJournal:
                 episode.parts.append(part_of(rows, content, start, used))
 
     def remove(self) -> None:
-        """Everything is delivered."""
-        for path in [*self.files, self._lock_path]:
+        """Everything is delivered. The lock goes first: without it the files mean nothing."""
+        files = self.files
+        for path in [self._lock_path, *files]:
             path.unlink(missing_ok=True)
         self.close()
 
@@ -175,45 +177,60 @@ class DeadJournal:
             os.close(self._descriptor)
 
 
-def dead_journals(directory: Path) -> Iterator[DeadJournal]:
-    """Those that nobody holds any more; each is locked until it is closed or removed."""
-    for path in _locks(directory):
+def dead_journals(
+    directory: Path, is_wanted: Callable[[JournalOwner], bool]
+) -> Iterator[DeadJournal]:
+    """Those that nobody holds any more; each is locked until it is closed or removed.
+
+    Args:
+        directory: Of the journals.
+        is_wanted: Whether to take the journal of this owner.
+    """
+    for path, owner in _owners(directory):
+        descriptor = _taken(path) if is_wanted(owner) else None
+        if descriptor is not None:
+            dead_path = path.with_suffix(DEAD_SUFFIX)
+            path.rename(dead_path)
+            yield DeadJournal(dead_path, descriptor, owner)
+
+
+def is_being_delivered(directory: Path, is_wanted: Callable[[JournalOwner], bool]) -> bool:
+    """Whether another process delivers such a dead journal just now."""
+    return any(
+        path.suffix == DEAD_SUFFIX and is_wanted(owner) for path, owner in _owners(directory)
+    )
+
+
+def dead_owners(directory: Path) -> list[JournalOwner]:
+    """The owners of the journals that nobody holds any more."""
+    found = []
+    for path, owner in _owners(directory):
         descriptor = _taken(path)
-        if descriptor is None:
-            continue
-        owner = _owner(path, descriptor)
-        if owner is None:
+        if descriptor is not None:
             os.close(descriptor)
-            continue
-        dead_path = path.with_suffix(DEAD_SUFFIX)
-        path.rename(dead_path)
-        yield DeadJournal(dead_path, descriptor, owner)
+            found.append(owner)
+    return found
 
 
-def is_being_delivered(directory: Path) -> bool:
-    """Whether another process delivers a dead journal just now."""
-    return any(_is_held(path) for path in _locks(directory) if path.suffix == DEAD_SUFFIX)
+def remove_orphans(directory: Path) -> None:
+    """Remove files without a lock: a process that was removing a journal was killed.
 
-
-def _locks(directory: Path) -> list[Path]:
+    A live journal has its lock before it has files. So the files are listed first.
+    """
+    files = [path for path in directory.glob("*.*") if path.suffix[1:].isdigit()]
     suffixes = (LOCK_SUFFIX, DEAD_SUFFIX)
-    return sorted(path for path in directory.glob("*.*") if path.suffix in suffixes)
+    for path in files:
+        if not any(path.with_suffix(suffix).exists() for suffix in suffixes):
+            path.unlink(missing_ok=True)
 
 
-def _is_held(path: Path) -> bool:
-    descriptor = _taken(path)
-    if descriptor is not None:
-        os.close(descriptor)
-    return descriptor is None and path.exists()
-
-
-def namespaces_of_dead(directory: Path) -> list[str]:
-    """The namespaces to which dead journals belong."""
-    found = set()
-    for journal in dead_journals(directory):
-        found.add(journal.owner.namespace)
-        journal.close()
-    return sorted(found)
+def _owners(directory: Path) -> Iterator[tuple[Path, JournalOwner]]:
+    """All lock files, and whose journals these are."""
+    suffixes = (LOCK_SUFFIX, DEAD_SUFFIX)
+    for path in sorted(path for path in directory.glob("*.*") if path.suffix in suffixes):
+        owner = _owner(path)
+        if owner is not None:
+            yield path, owner
 
 
 def _taken(path: Path) -> int | None:
@@ -234,15 +251,17 @@ def _taken(path: Path) -> int | None:
     return None
 
 
-def _owner(path: Path, descriptor: int) -> JournalOwner | None:
-    """What the lock file says; None, and a warning, where this release cannot read it."""
+def _owner(path: Path) -> JournalOwner | None:
+    """What a lock file says; None, and a warning, where this release cannot read it."""
     try:
-        said = json.loads(os.pread(descriptor, 1 << 16, 0))
+        said = json.loads(read_own(path))
         if said.get("version") == VERSION:
             return JournalOwner(**said)
         why = f"version {said.get('version')}; this release reads {VERSION}"
-    except (AttributeError, TypeError, ValueError) as error:
-        why = repr(error)
+    except FileNotFoundError:  # it was removed meanwhile
+        return None
+    except (AttributeError, EmbeddedServerError, OSError, TypeError, ValueError) as error:
+        why = str(error)
     log.warning(
         "%s is left alone (%s): the release of jamboree-gym that wrote it can deliver it", path, why
     )

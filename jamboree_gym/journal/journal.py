@@ -189,8 +189,6 @@ class Journal:
         """End it. With `keep` the files stay, for the next process that opens the store."""
         with self._lock:
             segments, descriptor = self._segments, self._descriptor
-            self._descriptor = self._static = self._records = None
-            self._kept.clear()
             if segments is not None:
                 if keep:
                     segments.leave()
@@ -200,6 +198,8 @@ class Journal:
                 if not keep and self._directory is not None:
                     _remove(self._lock_path(self._directory))
                 os.close(descriptor)
+            self._descriptor = self._static = self._records = None
+            self._kept.clear()
 
     def _lock_path(self, directory: Path) -> Path:
         return directory / f"{self.owner.writer}{LOCK_SUFFIX}"

@@ -27,10 +27,12 @@ from jamboree_gym.journal.dead import (
     DeadJournal,
     LeftEpisode,
     dead_journals,
+    dead_owners,
     is_being_delivered,
-    namespaces_of_dead,
+    remove_orphans,
 )
 from jamboree_gym.journal.entry_log import StoredRecord
+from jamboree_gym.journal.journal import JournalOwner
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeStatus
 from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
@@ -56,32 +58,42 @@ def deliver_dead_journals(connection: Connection) -> int:
     directory = connection.journal.directory
     if directory is None or not directory.is_dir():
         return 0
-    delivered = _deliver_all(connection, directory)
-    deadline = time.monotonic() + OTHERS_S
-    while is_being_delivered(directory) and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
-    return delivered
-
-
-def _deliver_all(connection: Connection, directory: Path) -> int:
+    remove_orphans(directory)
+    failed = set[str]()
     delivered = 0
-    for journal in dead_journals(directory):
-        try:
-            if connection.journal.owner.is_of(journal.owner):
-                journal.read()
-                _Recovery(connection, journal).run()
-                journal.remove()
+
+    def is_wanted(owner: JournalOwner) -> bool:
+        return connection.journal.owner.is_of(owner) and owner.writer not in failed
+
+    deadline = time.monotonic() + OTHERS_S
+    while True:
+        for journal in dead_journals(directory, is_wanted):
+            if _deliver(connection, journal):
                 delivered += 1
-        except (JamboreeError, OSError, msgspec.MsgspecError) as error:
-            log.warning(
-                "the journal of writer %s in %s could not be delivered, and stays there: %s",
-                journal.owner.writer,
-                directory,
-                error,
-            )
-        finally:
-            journal.close()
-    return delivered
+            else:
+                failed.add(journal.owner.writer)
+        if not is_being_delivered(directory, is_wanted) or time.monotonic() > deadline:
+            return delivered
+        time.sleep(LOOK_S)
+
+
+def _deliver(connection: Connection, journal: DeadJournal) -> bool:
+    """Deliver and remove a journal; False, and a warning, if that is not possible."""
+    try:
+        journal.read()
+        _Recovery(connection, journal).run()
+        journal.remove()
+    except (JamboreeError, OSError, msgspec.MsgspecError) as error:
+        log.warning(
+            "the journal of writer %s in %s could not be delivered, and stays there: %s",
+            journal.owner.writer,
+            connection.journal.directory,
+            error,
+        )
+        return False
+    finally:
+        journal.close()
+    return True
 
 
 class _Recovery:
@@ -208,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--redis-url", required=True, help="of its Redis")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
-    for namespace in namespaces_of_dead(options.home / JOURNAL_DIRECTORY):
+    owners = dead_owners(options.home / JOURNAL_DIRECTORY)
+    for namespace in sorted({owner.namespace for owner in owners}):
         try:
             with Connection(
                 options.redis_url, home=options.home, namespace=namespace, write="buffered"
