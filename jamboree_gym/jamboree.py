@@ -74,10 +74,11 @@ class Jamboree(HasConnection):
         home: Directory of the embedded servers; None = `JAMBOREE_HOME`, else the user data
             directory.
         namespace: Keeps two projects on the same servers apart.
-        write: `buffered` (default): a killed process loses at most the newest `flush_interval_s`.
-            `sync`: a save returns once Redis has acknowledged it. `fsync`: once it is on Redis'
-            disk.
-        flush_interval_s: Longest time for which a save waits in memory, seconds.
+        write: `buffered` (default): a save returns once it is in a file of this machine, which
+            outlives a killed process. `sync`: once Redis has acknowledged it. `fsync`: once it is
+            on Redis' disk.
+        flush_interval_s: Longest time for which a save waits for its delivery to Redis while
+            somebody follows it, seconds. While nobody does, it waits up to one second.
         max_pending_bytes: So much may wait in memory for a server that does not answer.
         when_full: Once it does, `block` (default): the next save, step or reset waits until the
             server is back. `raise`: it raises `StoreUnavailable` before it does anything, so that
