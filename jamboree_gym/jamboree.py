@@ -183,8 +183,8 @@ class Jamboree(HasConnection):
             timeout_s: How long to go on trying, seconds.
 
         Raises:
-            UnsavedRecords: Something could not be saved and is lost with this process; says how
-                many records.
+            UnsavedRecords: Something could not be saved; says how many records. In `buffered` mode
+                the next process that opens the store delivers it.
         """
         self._connection.close(timeout_s)
 

@@ -23,7 +23,7 @@ from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, Writer
-from jamboree_gym.errors import JamboreeError
+from jamboree_gym.errors import JamboreeError, UnsavedRecords
 from jamboree_gym.journal.journal import Journal
 from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.servers.embedded import EmbeddedServers
@@ -163,11 +163,14 @@ class Opened:
         """Bring everything to Redis, and close.
 
         Raises:
-            UnsavedRecords: Something could not be saved and is lost.
+            UnsavedRecords: Something could not be saved. It stays in the journal, if there is one.
         """
         deadline = time.monotonic() + timeout_s
         try:
             self.writer.close(timeout_s)
+        except UnsavedRecords as error:
+            error.add_note(self.journal.after_close)
+            raise
         finally:
             self.journal.close(keep=self.writer.unsaved > 0)
             if self.backup is not None:

@@ -105,6 +105,14 @@ class Journal:
         """Whether what is written now outlives the process."""
         return self._opened().is_durable
 
+    @property
+    def after_close(self) -> str:
+        """What becomes of what is not delivered when the journal is closed, in words."""
+        segments = self._segments
+        if segments is None or not segments.is_durable:
+            return "It is lost with this process: there is no journal."
+        return f"It stays in {self._directory}: the next Jamboree of this store delivers it."
+
     def _opened(self) -> Segments:
         segments = self._segments
         if segments is None:
