@@ -18,7 +18,16 @@ from pathlib import Path
 
 from jamboree_gym.errors import JamboreeError
 
-__all__ = ["FIRST_BYTE", "KIND_LOG", "KIND_ROWS", "VERSION", "Block", "Segments", "read_segment"]
+__all__ = [
+    "FIRST_BYTE",
+    "KIND_LOG",
+    "KIND_ROWS",
+    "VERSION",
+    "Block",
+    "Segments",
+    "mapped_block",
+    "read_segment",
+]
 
 VERSION = 1
 KIND_ROWS, KIND_LOG = 1, 2
@@ -45,12 +54,18 @@ class _Segment:
 
     __slots__ = ("content", "path", "size", "words")
 
-    def __init__(self, size: int, path: Path | None, kind: int) -> None:
-        self.size = size
+    def __init__(self, content: mmap.mmap, path: Path | None) -> None:
+        self.size = len(content)
         self.path = path
-        self.content = mmap.mmap(-1, size) if path is None else _mapped_file(path, size)
-        self.words = memoryview(self.content).cast("I")
-        _HEADER.pack_into(self.content, 0, _MAGIC, VERSION, kind, 1, 0)
+        self.content = content
+        self.words = memoryview(content).cast("I")
+
+    @classmethod
+    def new(cls, size: int, path: Path | None, kind: int) -> _Segment:
+        """An empty one."""
+        segment = cls(mmap.mmap(-1, size) if path is None else _mapped_file(path, size), path)
+        _HEADER.pack_into(segment.content, 0, _MAGIC, VERSION, kind, 1, 0)
+        return segment
 
     def remove(self) -> None:
         """Remove the file; the memory goes with the last reference."""
@@ -144,14 +159,14 @@ class Segments:
         if self._stem is not None:
             path = self._stem.with_name(f"{self._stem.name}.{next(self._numbers)}")
             try:
-                segment = _Segment(size, path, kind)
+                segment = _Segment.new(size, path, kind)
             except OSError as error:
                 self._say_no(error)
             else:
                 self._has_said_no = False
                 self._all.add(segment)
                 return segment
-        return _Segment(size, None, kind)
+        return _Segment.new(size, None, kind)
 
     def _say_no(self, error: OSError) -> None:
         if not self._has_said_no:
@@ -187,6 +202,18 @@ class Segments:
     def leave(self) -> None:
         """Change nothing more: they are another process's."""
         self._is_ours = False
+
+
+def mapped_block(path: Path) -> Block:
+    """A segment that another process has left, to write into it.
+
+    Raises:
+        OSError: It cannot be written.
+        ValueError: It is empty.
+    """
+    with path.open("r+b") as file:
+        content = mmap.mmap(file.fileno(), len(file.read()) // 4 * 4)
+    return Block(_Segment(content, path))
 
 
 def read_segment(path: Path) -> tuple[int, int, int, bytes]:

@@ -18,7 +18,7 @@ from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
-from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull, StoreUnavailable
 from jamboree_gym.journal.dead import DeadJournal, LeftEpisode, dead_journals
 from jamboree_gym.journal.entry_log import StoredRecord
 from jamboree_gym.recording.part_appends import appends_of
@@ -46,8 +46,9 @@ def deliver_dead_journals(connection: Connection) -> int:
     for journal in dead_journals(directory):
         try:
             if connection.journal.owner.is_of(journal.owner):
-                journal.read()
-                _Recovery(connection, journal).run()
+                if not journal.owner.is_delivered:
+                    journal.read()
+                    _Recovery(connection, journal).run()
                 journal.remove()
                 delivered += 1
         except (JamboreeError, OSError, msgspec.MsgspecError) as error:
@@ -87,6 +88,8 @@ class _Recovery:
             raise
         except JamboreeError as error:
             log.error("%s: what a dead process has left of it cannot be delivered: %s", key, error)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise DecodeError(f"{key}: what is left of it is damaged: {error!r}") from error
 
     # -- episodes ---------------------------------------------------------------------------
 
@@ -138,11 +141,13 @@ class _Recovery:
         if not waiting:
             return
         times = iter([record.time_s for record in waiting])
+        places = iter([record.place for record in waiting])  # who is killed here is followed, too
         outbox = RecordOutbox(
             key,
             self._writer,
             lambda _: math.inf,
             clock=lambda: next(times),
+            keep_record=lambda key, time_s, record: next(places),
             run=self._connection.keyspace.run_of(key),
         )
         for record in waiting:
