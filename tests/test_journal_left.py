@@ -402,10 +402,10 @@ def test_where_no_journal_can_be_one_warning_says_so_and_recording_goes_on(
 
 MOUNTS = (
     rb"""22 1 0:20 / / rw shared:1 - ext4 /dev/sda1 rw
-30 22 0:30 / /home rw shared:2 - nfs4 server:/home rw
-31 30 0:31 / /home/local\040disk rw shared:3 - xfs /dev/sdb rw
-32 22 0:32 / /mnt/donn\303\251es rw - cifs //server/share rw
-33 22 0:33 / /mnt/"""
+30 22 0:30 / /data rw shared:2 - nfs4 server:/data rw
+31 30 0:31 / /data/local\040disk rw shared:3 - xfs /dev/sdb rw
+32 22 0:32 / /media/donn\303\251es rw - cifs //server/share rw
+33 22 0:33 / /media/"""
     + b"\xff\xc3\xa9 rw - 9p drive rw\n"
 )
 
@@ -414,11 +414,11 @@ MOUNTS = (
     ("path", "kind"),
     [
         ("/srv", "ext4"),
-        ("/home/me/journal", "nfs4"),
-        ("/homes", "ext4"),
-        ("/home/local disk/journal", "xfs"),
-        ("/mnt/données/journal", "cifs"),
-        (os.fsdecode(b"/mnt/\xff\xc3\xa9/journal"), "9p"),
+        ("/data/me/journal", "nfs4"),
+        ("/datas", "ext4"),
+        ("/data/local disk/journal", "xfs"),
+        ("/media/données/journal", "cifs"),
+        (os.fsdecode(b"/media/\xff\xc3\xa9/journal"), "9p"),
     ],
 )
 def test_the_file_system_of_a_directory_is_that_of_the_innermost_mount(

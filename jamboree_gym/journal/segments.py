@@ -26,6 +26,7 @@ __all__ = [
     "Block",
     "Segments",
     "mapped_block",
+    "private_copy",
     "read_segment",
 ]
 
@@ -111,6 +112,13 @@ class Block:
         self.size = segment.size
         self.generation = segment.words[GENERATION_WORD]
         self.is_durable = segment.path is not None
+
+
+def private_copy(block: Block) -> Block:
+    """A block of plain memory with the same content: what is written there, nobody else sees."""
+    content = mmap.mmap(-1, block.size)
+    content[:] = block.content[:]
+    return Block(_Segment(content, None))
 
 
 class Segments:
