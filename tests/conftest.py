@@ -150,13 +150,15 @@ def working_directory(
 
     MuJoCo writes each of its warnings into a file in the working directory, Stable-Baselines3
     makes a folder for each training, which it leaves behind, and a killed process leaves the one
-    that multiprocessing made for its sockets.
+    that multiprocessing made for its sockets, and its journal.
     """
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("cwd"))
     provenance._git_commit.cache_clear()  # a module that records while it is imported has asked it
     os.environ["SB3_LOGDIR"] = str(tmp_path_factory.mktemp("sb3"))
     os.environ["TMPDIR"] = str(short_directory)
+    # The default home is there: killed processes leave their journals, which nobody opens again.
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
     yield
     os.chdir(before)
 
