@@ -17,6 +17,7 @@ import pytest
 from conftest import Server
 from journal_children import CHILDREN, ENDS, OPEN, Notes
 from journals import journal_of
+from lengths import examples, quick_and_long
 from processes import NoteHandler, read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from warm import start_warm
@@ -303,3 +304,165 @@ def test_the_files_do_not_get_more_and_a_clean_close_removes_them(
             most = max(most, len(list(journal_of(home).iterdir())))
     assert most < 40
     assert not list(journal_of(home).iterdir())
+
+
+STORM = """
+import random, signal, struct, sys, mmap
+from recorded_envs import ACTION, CountingEnv
+from jamboree_gym import Jamboree
+
+url, namespace, home, path, many = sys.argv[1:]
+with open(path, "r+b") as file:
+    counts = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+jam = Jamboree(url, namespace=namespace, home=home, flush_interval_s=3600)
+env = jam.record(CountingEnv(length=int(1e9)), run="r")
+is_raised = False
+def interrupt(number, frame):
+    global is_raised
+    is_raised = True
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+for episode in range(int(many)):
+    env.reset()
+    counts[0] = episode + 1
+    is_raised = False
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0012))
+        while not is_raised:
+            env.step(ACTION)
+            counts[episode + 1] += 1
+    except KeyboardInterrupt:
+        pass
+print("done", flush=True)
+signal.pause()
+"""
+
+
+def test_a_storm_of_ctrl_c_before_the_kill_costs_no_row(
+    valkey: Server, namespace: str, tmp_path: Path, open_jamboree: OpenJamboree
+) -> None:
+    many, home, path = examples(3000), tmp_path / "home", tmp_path / "counts"
+    path.write_bytes(bytes(8 * (many + 1)))
+    process = start_warm(STORM, valkey.url, namespace, home, path, many)
+    assert read_line(process) == "done\n"
+    process.kill()
+    process.communicate()
+    counts = np.frombuffer(path.read_bytes(), np.int64)
+    jam = open_jamboree(home=home)
+    summaries = jam.episodes().summaries()
+    assert len(summaries) == counts[0] == many
+    for summary, count in zip(summaries, counts[1:].tolist(), strict=True):
+        kept = len(jam.episode(summary.id).data()) if summary.steps else 0
+        assert count <= kept <= count + 1
+        assert kept == summary.steps
+    assert {one.status for one in summaries} <= {"abandoned", "interrupted"}
+
+
+@pytest.mark.parametrize("many", quick_and_long([8, 64], quick=[8]))
+def test_many_processes_that_are_killed_at_once_lose_nothing(
+    valkey: Server, namespace: str, tmp_path: Path, open_jamboree: OpenJamboree, many: int
+) -> None:
+    home = tmp_path / "home"
+    writers = [
+        Writer("saves", valkey.url, namespace, home, 0.01, tmp_path / f"w{n}") for n in range(many)
+    ]
+    for writer in writers:
+        writer.wait_for(20)
+    for writer in writers:
+        writer.process.kill()
+    for writer in writers:
+        writer.process.communicate(timeout=20)
+    check_records(open_jamboree(home=home), [writer.notes for writer in writers])
+    assert not list(journal_of(home).iterdir())
+
+
+OPENER = """
+import sys
+from jamboree_gym import Jamboree
+url, namespace, home = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+Jamboree(url, namespace=namespace, home=home).close()
+"""
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_processes_that_open_the_store_at_once_deliver_once(
+    valkey: Server,
+    namespace: str,
+    tmp_path: Path,
+    open_jamboree: OpenJamboree,
+    is_killed: bool,
+) -> None:
+    """With `is_killed` while they deliver: who comes next completes it."""
+    home = tmp_path / "home"
+    writers = [
+        Writer("saves", valkey.url, namespace, home, 3600, tmp_path / f"w{n}") for n in range(3)
+    ]
+    for writer in writers:
+        writer.kill_after(2000)
+    openers = [start_warm(OPENER, valkey.url, namespace, home) for _ in range(3)]
+    for opener in openers:
+        assert read_line(opener) == "ready\n"
+    for opener in openers:
+        opener.stdin.write("\n")
+        opener.stdin.flush()
+    if is_killed:
+        jam = open_jamboree(home=tmp_path / "another")
+        wait_until(lambda: NoteHandler(jam, "killed").count() > 0)
+        for opener in openers:
+            opener.kill()
+    for opener in openers:
+        opener.communicate(timeout=20)
+    check_records(open_jamboree(home=home), [writer.notes for writer in writers])
+    assert not list(journal_of(home).iterdir())
+
+
+DELETED = """
+import sys
+from recorded_envs import ACTION, CountingEnv
+from jamboree_gym import Jamboree
+url, namespace, home = sys.argv[1:]
+jam = Jamboree(url, namespace=namespace, home=home, flush_interval_s=3600)
+env = jam.record(CountingEnv(length=10**9), run="r")
+env.reset()
+for _ in range(3000):
+    env.step(ACTION)
+jam.flush()
+print(env.episode_id, flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    env.step(ACTION)
+print("stepped", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_what_was_delivered_and_deleted_by_another_process_does_not_come_back(
+    own_valkey: Server,
+    namespace: str,
+    tmp_path: Path,
+    open_jamboree: OpenJamboree,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    home = tmp_path / "home"
+    process = start_warm(DELETED, own_valkey.url, namespace, home)
+    episode_id = read_line(process).strip()
+    other = open_jamboree(own_valkey.url, home=tmp_path / "other")
+    if how == "deleted":
+        other.episode(episode_id).delete()
+    else:
+        other.redis.flushall()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert read_line(process) == "stepped\n"
+    process.kill()
+    process.communicate()
+    jam = open_jamboree(own_valkey.url, home=home)
+    assert jam.episodes().ids() == []
+    assert not list(journal_of(home).iterdir())
+    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert episode_id in error.getMessage()
+    assert "its first 3001 rows are no longer in Redis" in error.getMessage()

@@ -245,7 +245,7 @@ def test_no_damage_keeps_a_jamboree_from_opening(
         shutil.rmtree(damaged)
 
 
-@pytest.mark.parametrize("damage", ["cut", "no segment", "another version", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "no segment", "another version"])
 def test_a_damaged_journal_is_named_and_left_alone_and_the_others_are_delivered(
     recording: Jamboree,
     open_jamboree: OpenJamboree,
@@ -262,13 +262,23 @@ def test_a_damaged_journal_is_named_and_left_alone_and_the_others_are_delivered(
             content[0] = 0
         elif damage == "another version":
             content[8] = 2
-        path.write_bytes(content[: {"cut": 200, "empty": 0}.get(damage)])
+        path.write_bytes(content[: 200 if damage == "cut" else None])
     kept = sorted(journal_of(two_left).glob(f"{writer}.*"))
     jam = open_jamboree(other, home=two_left)
     assert steps_in(jam) == []
     assert numbers_in(jam) == list(range(600))
     assert writer in caplog.text
     assert sorted(journal_of(two_left).iterdir()) == kept
+
+
+@pytest.mark.parametrize("content", [b"", bytes(1 << 16), b"JGYMJRNL" + bytes((1 << 16) - 8)])
+def test_a_file_that_was_being_made_hides_nothing(
+    open_jamboree: OpenJamboree, two_left: Path, other: str, content: bytes
+) -> None:
+    """Killed before its header was written."""
+    for lock in journal_of(two_left).glob("*.lock"):
+        lock.with_suffix(".99").write_bytes(content)
+    check_delivered(open_jamboree(other, home=two_left), two_left)
 
 
 def test_a_header_that_was_being_written_hides_nothing(

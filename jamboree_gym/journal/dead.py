@@ -121,7 +121,10 @@ class DeadJournal:
         blocks = []
         schemas: dict[int, StepSchema] = {}
         for path in self.files:
-            kind, generation, used, content = read_segment(path)
+            segment = read_segment(path)
+            if segment is None:
+                continue
+            kind, generation, used, content = segment
             if kind == KIND_ROWS:
                 blocks.append((generation, content, path))
             elif kind == KIND_LOG:

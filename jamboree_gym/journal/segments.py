@@ -201,11 +201,16 @@ class Segments:
         self._free[segment.size, segment.path is not None].append(segment)
 
     def remove(self) -> None:
-        """Remove all files: everything is delivered."""
+        """Remove all files: everything is delivered.
+
+        Also those that a Ctrl-C has kept from becoming segments.
+        """
         if self._is_ours:
             self._is_ours = False
-            for segment in list(self._all):
-                segment.remove()
+            if self._stem is not None:
+                for path in self._stem.parent.glob(f"{self._stem.name}.[0-9]*"):
+                    with suppress(OSError):
+                        path.unlink()
 
     def leave(self) -> None:
         """Change nothing more: they are another process's."""
@@ -224,17 +229,23 @@ def mapped_block(path: Path) -> Block:
     return Block(_Segment(content, path))
 
 
-def read_segment(path: Path) -> tuple[int, int, int, bytes]:
+def read_segment(path: Path) -> tuple[int, int, int, bytes] | None:
     """Kind, generation, bytes used and content of a segment's file.
+
+    None where its process was killed while it made the file, before anything was written there.
 
     Raises:
         JamboreeError: It is no segment, or one of another version.
         OSError: It cannot be read.
     """
     content = path.read_bytes()
+    if not content:
+        return None
     if len(content) < FIRST_BYTE:
         raise JamboreeError(f"{path}: shorter than a header")
     magic, version, kind, generation, used = _HEADER.unpack_from(content)
+    if not generation:  # the header is written from front to back; the first one is 1
+        return None
     if magic != _MAGIC:
         raise JamboreeError(f"{path}: no segment of a journal")
     if version != VERSION:
