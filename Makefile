@@ -39,6 +39,8 @@ WORKERS ?= $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 PYTEST_ARGS ?=
 # How many recording processes `make faults` kills.
 TRAINERS ?= 100
+# How many processes whose journal is read afterwards.
+WRITERS ?= 500
 # How many backup processes.
 BACKUPS ?= 100
 # How often it kills each kind of Redis, and MongoDB.
@@ -89,7 +91,8 @@ test-times: ## of the last run of the tests: the 40 slowest, the sum of each fil
 
 .PHONY: faults
 faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full length
-	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
+	JAMBOREE_KILLED_TRAINERS=$(TRAINERS) JAMBOREE_KILLED_WRITERS=$(WRITERS) \
+		JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
 		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_KILLED_EXPORTS=$(EXPORTS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
 		JAMBOREE_MAXMEMORY_STEPS=$(STEPS) JAMBOREE_FLUSHED_EPISODES=$(EPISODES) \
 		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)

@@ -68,7 +68,7 @@ def all_of(env_or_id: Any, steps: int) -> list[tuple[str, int]]:
 # -- one episode --------------------------------------------------------------------------------
 
 
-def test_a_finished_episode_is_one_round_trip_for_each_256_rows(
+def test_a_finished_episode_is_at_most_one_round_trip_for_each_256_rows(
     open_jamboree: OpenJamboree, round_trips: list[int]
 ) -> None:
     writer, reader = open_jamboree(), open_jamboree()
@@ -79,7 +79,7 @@ def test_a_finished_episode_is_one_round_trip_for_each_256_rows(
     round_trips.clear()
 
     assert [step.index for step in episode.tail()] == list(range(600))
-    assert len(round_trips) == 3
+    assert len(round_trips) <= 3
 
 
 def test_steps_are_those_that_are_read_later(jam: Jamboree) -> None:

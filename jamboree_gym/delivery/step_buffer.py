@@ -36,7 +36,7 @@ from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane
+from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, private_lane
 from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, TERMINATED, TRUNCATED
 from jamboree_gym.journal.row_parts import joined, part_of
 
@@ -568,8 +568,17 @@ class RowBuffer(Outbox, ABC):
             extent.set_state(DROPPED)
 
     def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
-        """Leave to the parent process what it has put; here, nothing more can be written."""
+        """Leave to the parent process what it has put; here, nothing more can be written.
+
+        The files are the parent's: what is put here all the same, goes into memory.
+        """
         self._seal_lock = threading.Lock()  # whoever held it is not in this process
+        self._lane = private_lane()
+        self._extents = [extent.copy() for extent in self._extents]
+        if self._extents:
+            newest = self._extents[-1]
+            self._words, self._content = newest.words, newest.content
+            self._last_at = -1  # the next row opens an extent
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
         self._parts = []

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,20 +15,29 @@ import numpy as np
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.row_part import RowPart
-from jamboree_gym.errors import DecodeError, EmbeddedServerError
+from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
 from jamboree_gym.journal.entry_log import (
     BLOB,
     RECORD,
     SCHEMA,
+    RecordPlace,
     StoredRecord,
     decode_entries,
     decode_record,
 )
-from jamboree_gym.journal.journal import DEAD_SUFFIX, LOCK_SUFFIX, JournalOwner
+from jamboree_gym.journal.journal import DEAD_SUFFIX, LOCK_SUFFIX, JournalOwner, mark_delivered
 from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MAGIC
 from jamboree_gym.journal.row_format import row_format
 from jamboree_gym.journal.row_parts import part_of
-from jamboree_gym.journal.segments import FIRST_BYTE, KIND_LOG, KIND_ROWS, VERSION, read_blocks
+from jamboree_gym.journal.segments import (
+    FIRST_BYTE,
+    KIND_LOG,
+    KIND_ROWS,
+    VERSION,
+    LeftBlock,
+    left_block,
+    read_blocks,
+)
 from jamboree_gym.servers.own_files import open_own, read_own
 
 if sys.platform != "win32":
@@ -41,7 +49,6 @@ __all__ = [
     "dead_journals",
     "dead_owners",
     "is_being_delivered",
-    "remove_orphans",
 ]
 
 DIGEST_CHARS = 16
@@ -107,33 +114,41 @@ class DeadJournal:
         """Read all of it.
 
         Raises:
-            JamboreeError: A file is none of a journal; names it.
+            JamboreeError: A file is none of a journal, or damaged.
             OSError: It cannot be read.
         """
+        try:
+            self._read()
+        except (JamboreeError, OSError):
+            raise
+        except Exception as error:
+            raise DecodeError(f"it is damaged: {error!r}") from error
+
+    def _read(self) -> None:
         blocks = []
         schemas: dict[int, StepSchema] = {}
         for path in self.files:
-            for kind, generation, used, content in read_blocks(path):
-                if kind == KIND_ROWS:
-                    blocks.append((generation, content, path))
-                elif kind == KIND_LOG:
-                    self._read_entries(content, used, schemas, str(path))
+            for block in read_blocks(path):
+                if block.kind == KIND_ROWS:
+                    blocks.append((block.generation, block.content, path))
+                elif block.kind == KIND_LOG:
+                    self._read_entries(block, schemas, path)
         for generation, content, path in blocks:
             self._read_rows(generation, content, schemas, str(path))
         for episode in self.episodes.values():
             episode.parts.sort(key=lambda part: (part.start, -part.count))
 
-    def _read_entries(
-        self, content: bytes, used: int, schemas: dict[int, StepSchema], where: str
-    ) -> None:
-        for kind, entry in decode_entries(content, used):
+    def _read_entries(self, left: LeftBlock, schemas: dict[int, StepSchema], path: Path) -> None:
+        block = None
+        for kind, at, entry in decode_entries(left.content, left.used):
             if kind == SCHEMA:
                 number = int.from_bytes(entry[:4], "little")
-                schemas[number] = StepSchema.from_blob(entry[4:], where=where).shared
+                schemas[number] = StepSchema.from_blob(entry[4:], where=str(path)).shared
             elif kind == BLOB:
                 self.blobs[entry[:DIGEST_CHARS].decode()] = entry[DIGEST_CHARS:]
             elif kind == RECORD:
-                self.records.append(decode_record(entry))
+                block = block or left_block(path, left.start, len(left.content))
+                self.records.append(decode_record(entry, RecordPlace(block, at)))
 
     def _read_rows(
         self, generation: int, content: bytes, schemas: dict[int, StepSchema], where: str
@@ -142,8 +157,8 @@ class DeadJournal:
         while at + EXTENT.size <= len(content):
             extent = EXTENT.unpack_from(content, at)
             magic, count, confirmed, state, of_generation, number, start, title_at, size = extent
-            if magic != EXTENT_MAGIC or of_generation != generation:
-                return
+            if magic != EXTENT_MAGIC or of_generation != generation or not size:
+                return  # the header behind the last extent may be half written
             if number not in schemas:
                 raise DecodeError(f"{where}: rows of a schema that is not in the journal")
             first, fixed = at + EXTENT.size, row_format(schemas[number])
@@ -165,16 +180,17 @@ class DeadJournal:
                 episode.parts.append(part_of(rows, content, start, used))
 
     def remove(self) -> None:
-        """Everything is delivered. The lock goes first: without it the files mean nothing."""
-        files = self.files
-        for path in [self._lock_path, *files]:
+        """Everything is delivered."""
+        mark_delivered(self._descriptor, self.owner)
+        for path in [*self.files, self._lock_path]:
             path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
         """Leave it to the next one."""
-        with suppress(OSError):
-            os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1  # closed twice, it may be another's
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def dead_journals(
@@ -212,18 +228,6 @@ def dead_owners(directory: Path) -> list[JournalOwner]:
     return found
 
 
-def remove_orphans(directory: Path) -> None:
-    """Remove files without a lock: a process that was removing a journal was killed.
-
-    A live journal has its lock before it has files. So the files are listed first.
-    """
-    files = [path for path in directory.glob("*.*") if path.suffix[1:].isdigit()]
-    suffixes = (LOCK_SUFFIX, DEAD_SUFFIX)
-    for path in files:
-        if not any(path.with_suffix(suffix).exists() for suffix in suffixes):
-            path.unlink(missing_ok=True)
-
-
 def _owners(directory: Path) -> Iterator[tuple[Path, JournalOwner]]:
     """All lock files, and whose journals these are."""
     suffixes = (LOCK_SUFFIX, DEAD_SUFFIX)
@@ -256,12 +260,15 @@ def _owner(path: Path) -> JournalOwner | None:
     try:
         said = json.loads(read_own(path))
         if said.get("version") == VERSION:
+            bytes.fromhex(said["writer"])  # a name that is none may match files of others
             return JournalOwner(**said)
         why = f"version {said.get('version')}; this release reads {VERSION}"
     except FileNotFoundError:  # it was removed meanwhile
         return None
-    except (AttributeError, EmbeddedServerError, OSError, TypeError, ValueError) as error:
+    except (EmbeddedServerError, OSError) as error:
         why = str(error)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        why = repr(error)
     log.warning(
         "%s is left alone (%s): the release of jamboree-gym that wrote it can deliver it", path, why
     )

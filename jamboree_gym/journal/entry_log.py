@@ -95,31 +95,32 @@ def encode_record(key: bytes, time_s: float, record: bytes) -> bytes:
 
 
 class StoredRecord(NamedTuple):
-    """A record that a dead process has left: its log, and what `encode_record` got."""
+    """A record that a dead process has left: its log, what `encode_record` got, where it is."""
 
     key: str
     is_confirmed: bool
     planned_index: int | None
     time_s: float
     record: bytes
+    place: RecordPlace
 
 
-def decode_record(content: bytes) -> StoredRecord:
+def decode_record(content: bytes, place: RecordPlace) -> StoredRecord:
     """Inverse of `encode_record`."""
     is_confirmed, key_size, index, time_s = _RECORD.unpack_from(content)
     split = _RECORD.size + key_size
     key = content[_RECORD.size : split].decode()
     planned = None if index == NEVER_SENT else index
-    return StoredRecord(key, bool(is_confirmed), planned, time_s, content[split:])
+    return StoredRecord(key, bool(is_confirmed), planned, time_s, content[split:], place)
 
 
-def decode_entries(content: bytes, used: int) -> Iterator[tuple[int, bytes]]:
-    """Kind and content of each entry of a segment with so many bytes used."""
+def decode_entries(content: bytes, used: int) -> Iterator[tuple[int, int, bytes]]:
+    """Kind, offset and content of each entry of a segment with so many bytes used."""
     at, stop = FIRST_BYTE, min(FIRST_BYTE + used, len(content))
     while at + _ENTRY.size <= stop:
         size, kind = _ENTRY.unpack_from(content, at)
         first = at + _ENTRY.size
         if first + size > stop:
             return
-        yield kind, content[first : first + size]
+        yield kind, first, content[first : first + size]
         at = first + size + -(_ENTRY.size + size) % 8

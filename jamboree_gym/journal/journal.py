@@ -11,11 +11,12 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jamboree_gym.arrays.step_schema import StepSchema
@@ -35,12 +36,20 @@ from jamboree_gym.servers.own_files import check_entry, open_own
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["DEAD_SUFFIX", "LOCK_SUFFIX", "Journal", "JournalOwner"]
+__all__ = [
+    "DEAD_SUFFIX",
+    "LOCK_SUFFIX",
+    "Journal",
+    "JournalOwner",
+    "file_system_in",
+    "mark_delivered",
+]
 
 LOCK_SUFFIX = ".lock"
 DEAD_SUFFIX = ".dead"  # of a lock whose writer is known to be dead
 # Files of other machines: a mapped page may be lost there, or kill the process.
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gfs")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +64,7 @@ class JournalOwner:
         database: Its number there.
         namespace: Of the keys.
         version: Of the files.
+        is_delivered: Whether Redis has everything: what is left of the files is to be removed.
     """
 
     writer: str
@@ -62,6 +72,7 @@ class JournalOwner:
     database: int
     namespace: str
     version: int = VERSION
+    is_delivered: bool = False
 
     def is_of(self, other: JournalOwner) -> bool:
         """Whether both write to the same place."""
@@ -201,6 +212,8 @@ class Journal:
                 if keep:
                     segments.leave()
                 else:
+                    if descriptor is not None:
+                        mark_delivered(descriptor, self.owner)
                     segments.remove()
             if descriptor is not None:
                 if not keep and self._directory is not None:
@@ -221,6 +234,13 @@ class Journal:
             self._descriptor = None
 
 
+def mark_delivered(descriptor: int, owner: JournalOwner) -> None:
+    """Say in a lock file that Redis has everything. Killed then, nobody reads half a journal."""
+    content = json.dumps(asdict(replace(owner, is_delivered=True))).encode()
+    with suppress(OSError):
+        os.pwrite(descriptor, content.ljust(os.fstat(descriptor).st_size), 0)  # in one piece
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink()
@@ -239,15 +259,26 @@ def _prepare(directory: Path) -> None:
 def _file_system_of(directory: Path) -> str:
     """Kind of the file system, as Linux names it; empty where that is not known."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounts = Path("/proc/self/mountinfo").read_bytes()
     except OSError:
         return ""
-    place, found, depth = directory.resolve(), "", -1
-    for line in lines:
-        mount, _, source = line.partition(" - ")
-        point = Path(mount.split(" ")[4].encode().decode("unicode_escape"))
+    return file_system_in(mounts, directory.resolve())
+
+
+def file_system_in(mounts: bytes, place: Path) -> str:
+    """Kind of the file system that a place is on.
+
+    Args:
+        mounts: As in `/proc/self/mountinfo`.
+        place: Absolute, and without links.
+    """
+    found, depth = "", -1
+    for line in mounts.splitlines():
+        mount, _, source = line.partition(b" - ")
+        name = _ESCAPED.sub(lambda escaped: bytes([int(escaped[1], 8)]), mount.split(b" ")[4])
+        point = Path(os.fsdecode(name))
         if place.is_relative_to(point) and len(point.parts) >= depth:
-            found, depth = source.split(" ")[0], len(point.parts)
+            found, depth = os.fsdecode(source.split(b" ")[0]), len(point.parts)
     return found
 
 

@@ -18,9 +18,18 @@ import numpy.typing as npt
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.journal.row_format import Place, RowFormat
 from jamboree_gym.journal.row_format import row_format as row_format_of
-from jamboree_gym.journal.segments import FIRST_BYTE, LARGEST_BYTES, Block, Segments
+from jamboree_gym.journal.segments import FIRST_BYTE, LARGEST_BYTES, Block, Segments, private_copy
 
-__all__ = ["COUNT", "EXTENT", "EXTENT_MAGIC", "ABANDONED", "DROPPED", "Extent", "RowLane"]
+__all__ = [
+    "COUNT",
+    "EXTENT",
+    "EXTENT_MAGIC",
+    "ABANDONED",
+    "DROPPED",
+    "Extent",
+    "RowLane",
+    "private_lane",
+]
 
 # magic, count, rows that Redis has confirmed, state, generation, number of the schema, first row,
 # place of the title
@@ -53,6 +62,11 @@ class Extent:
         self.start = start
         self.row_format = row_format
 
+    def copy(self) -> Extent:
+        """The same rows in memory of this process alone."""
+        block = private_copy(self._block)
+        return Extent(block, self.first_at - EXTENT.size, self.start, self.row_format)
+
     @property
     def count(self) -> int:
         """Number of rows."""
@@ -82,6 +96,13 @@ class Extent:
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""
         self.words[self.count_at - COUNT + STATE] = state
+
+
+def private_lane() -> RowLane:
+    """A lane in memory of this process alone, which delivers nothing of it."""
+    numbers: dict[StepSchema, int] = {}
+    first = 1 << 31  # other than the numbers in rows of a journal
+    return RowLane(Segments(None), lambda one: numbers.setdefault(one, first + len(numbers)))
 
 
 class RowLane:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from jamboree_gym.errors import JamboreeError
 
@@ -28,7 +29,10 @@ __all__ = [
     "LENGTH_WORD",
     "VERSION",
     "Block",
+    "LeftBlock",
     "Segments",
+    "left_block",
+    "private_copy",
     "read_blocks",
 ]
 
@@ -108,15 +112,28 @@ class Block:
 
     __slots__ = ("__weakref__", "content", "generation", "is_durable", "size", "words")
 
-    def __init__(self, file: _File, start: int, kind: int) -> None:
-        size = file.block_bytes
-        self.content = memoryview(file.content)[start : start + size]
-        self.words = self.content.cast("I")
-        self.size = size
-        self.is_durable = file.path is not None
-        self.generation = self.words[GENERATION_WORD] + 1
-        header = (_MAGIC, VERSION, kind, self.generation, 0, size)
-        _HEADER.pack_into(self.content, 0, *header)
+    def __init__(self, content: memoryview, *, is_durable: bool) -> None:
+        self.content = content
+        self.words = content.cast("I")
+        self.size = len(content)
+        self.is_durable = is_durable
+        self.generation = self.words[GENERATION_WORD]
+
+
+def private_copy(block: Block) -> Block:
+    """A block of plain memory with the same content: what is written there, nobody else sees."""
+    return Block(memoryview(bytearray(block.content)), is_durable=False)
+
+
+def left_block(path: Path, start: int, size: int) -> Block:
+    """A block that another process has left, to write into it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with path.open("r+b") as file:
+        content = mmap.mmap(file.fileno(), 0)
+    return Block(memoryview(content)[start : start + size], is_durable=True)
 
 
 class Segments:
@@ -145,7 +162,10 @@ class Segments:
         while size < nbytes + FIRST_BYTE:
             size *= 2
         file, start = self._free_place(size)
-        block = Block(file, start, kind)
+        content = memoryview(file.content)[start : start + size]
+        generation = content.cast("I")[GENERATION_WORD] + 1
+        _HEADER.pack_into(content, 0, _MAGIC, VERSION, kind, generation, 0, size)
+        block = Block(content, is_durable=file.path is not None)
         file.used += 1
         weakref.finalize(block, self._release, file, start, block.words).atexit = False
         return block
@@ -207,10 +227,14 @@ class Segments:
         file.remove()
 
     def remove(self) -> None:
-        """Remove all files: everything is delivered."""
-        if self._is_ours:
-            for file in list(self._files):
-                file.remove()
+        """Remove all files: everything is delivered.
+
+        Also those that a Ctrl-C has kept from being used.
+        """
+        if self._is_ours and self._stem is not None:
+            for path in self._stem.parent.glob(f"{self._stem.name}.[0-9]*"):
+                with suppress(OSError):
+                    path.unlink()
         self.leave()
 
     def leave(self) -> None:
@@ -220,18 +244,40 @@ class Segments:
         self._free.clear()
 
 
-def read_blocks(path: Path) -> Iterator[tuple[int, int, int, bytes]]:
-    """Kind, generation, bytes used and content of each block of a file.
+class LeftBlock(NamedTuple):
+    """A block in a file that a dead process has left.
+
+    Attributes:
+        start: Where in the file it begins.
+        kind: `KIND_ROWS` or `KIND_LOG`.
+        generation: Of what is in it.
+        used: Bytes that a log has used.
+        content: All of it.
+    """
+
+    start: int
+    kind: int
+    generation: int
+    used: int
+    content: bytes
+
+
+def read_blocks(path: Path) -> Iterator[LeftBlock]:
+    """The blocks of a file. One whose process was killed while it made the header is left out.
 
     Raises:
         JamboreeError: It is no file of a journal, or one of another version.
         OSError: It cannot be read.
     """
     content = path.read_bytes()
+    if 0 < len(content) < FIRST_BYTE:
+        raise JamboreeError(f"{path}: shorter than a header")
     at, size = 0, 0
     while at + FIRST_BYTE <= len(content):
         magic, version, kind, generation, used, its_size = _HEADER.unpack_from(content, at)
-        if magic == bytes(8) and size:  # never used
+        if not its_size or not generation:  # the header is written from front to back
+            if not size:
+                return
             at += size
             continue
         if magic != _MAGIC:
@@ -243,5 +289,5 @@ def read_blocks(path: Path) -> Iterator[tuple[int, int, int, bytes]]:
         if its_size < FIRST_BYTE or at + its_size > len(content):
             raise JamboreeError(f"{path}: a block beyond its end")
         size = its_size
-        yield kind, generation, used, content[at : at + size]
+        yield LeftBlock(at, kind, generation, used, content[at : at + size])
         at += size

@@ -296,10 +296,10 @@ class EpisodeHandler(DBHandler):
         own = type(self)
         return all(getattr(own, name) is getattr(EpisodeHandler, name) for name in _SEES_STEPS)
 
-    def merge_annotation(self, said: Mapping[str, Any]) -> None:
+    def _merge_annotation(self, said: Mapping[str, Any]) -> None:
         """Add to the annotation of the next step; nobody else may change these values."""
         known = self.annotation
-        self.annotation = said if known is None else {**known, **said}
+        self.annotation = {**known, **said} if known else dict(said)
 
     @property
     def was_deleted(self) -> bool:

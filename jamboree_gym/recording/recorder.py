@@ -190,7 +190,7 @@ class EpisodeRecorder:
             said = {check_text("name", name): _copied(value) for name, value in values.items()}
         except Exception as error:
             raise refusal("annotation", error) from error
-        self.handler.merge_annotation(said)
+        self.handler._merge_annotation(said)
 
     def abandon(self) -> None:
         """End an episode that is still going on."""

@@ -22,14 +22,13 @@ from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
-from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull, StoreUnavailable
 from jamboree_gym.journal.dead import (
     DeadJournal,
     LeftEpisode,
     dead_journals,
     dead_owners,
     is_being_delivered,
-    remove_orphans,
 )
 from jamboree_gym.journal.entry_log import StoredRecord
 from jamboree_gym.journal.journal import JournalOwner
@@ -58,7 +57,6 @@ def deliver_dead_journals(connection: Connection) -> int:
     directory = connection.journal.directory
     if directory is None or not directory.is_dir():
         return 0
-    remove_orphans(directory)
     failed = set[str]()
     delivered = 0
 
@@ -80,8 +78,9 @@ def deliver_dead_journals(connection: Connection) -> int:
 def _deliver(connection: Connection, journal: DeadJournal) -> bool:
     """Deliver and remove a journal; False, and a warning, if that is not possible."""
     try:
-        journal.read()
-        _Recovery(connection, journal).run()
+        if not journal.owner.is_delivered:
+            journal.read()
+            _Recovery(connection, journal).run()
         journal.remove()
     except (JamboreeError, OSError, msgspec.MsgspecError) as error:
         log.warning(
@@ -121,6 +120,8 @@ class _Recovery:
             raise
         except JamboreeError as error:
             log.error("%s: what a dead process has left of it cannot be delivered: %s", key, error)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise DecodeError(f"{key}: what is left of it is damaged: {error!r}") from error
 
     # -- episodes ---------------------------------------------------------------------------
 
@@ -172,11 +173,13 @@ class _Recovery:
         if not waiting:
             return
         times = iter([record.time_s for record in waiting])
+        places = iter([record.place for record in waiting])  # who is killed here is followed, too
         outbox = RecordOutbox(
             key,
             self._writer,
             lambda _: math.inf,
             clock=lambda: next(times),
+            keep_record=lambda key, time_s, record: next(places),
             run=self._connection.keyspace.run_of(key),
         )
         for record in waiting:

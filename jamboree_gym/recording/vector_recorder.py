@@ -323,7 +323,7 @@ class VectorRecorder:
                         self._give_up(index)
                 continue
             if annotation is not None:
-                handler.merge_annotation(self._annotation_columns.annotation(annotation))
+                handler._merge_annotation(self._annotation_columns.annotation(annotation))
             if index not in skipped:
                 action = self.unpacked_action(packed_actions[index])
                 outcome = (gains[index], False, False)
@@ -388,7 +388,7 @@ class VectorRecorder:
         """Give each handler its own part of `annotate_numbers`: its next step is not plain."""
         annotations, self._annotations = self._annotations or (), None
         for handler, numbers in zip(self._handlers, annotations, strict=True):
-            handler.merge_annotation(self._annotation_columns.annotation(numbers))
+            handler._merge_annotation(self._annotation_columns.annotation(numbers))
 
     def miss(self, index: int, error: Exception) -> None:
         """A step of one sub-environment cannot be kept, so its episode is abandoned."""

@@ -132,7 +132,7 @@ class _AnnotateEach:
         self, columns: AnnotationColumns, numbers: Sequence[tuple[Any, ...]]
     ) -> None:
         for handler, own in zip(self._handlers, numbers, strict=True):
-            handler.merge_annotation(columns.annotation(own))
+            handler._merge_annotation(columns.annotation(own))
 
     def drop_annotations(self) -> None:
         for handler in self._handlers:

@@ -1,0 +1,164 @@
+"""What `test_journal_kill.py` kills: recording processes that note what has returned.
+
+The note is a mapped file, which outlives its process: first how many calls have returned, then a
+record for each: its episode, the step in it, and how that ended it (0: it goes on).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+NOTE = struct.Struct("<32sqqq")  # episode, step, observed, end
+FIRST = 8
+MAX_NOTES = 40_000
+ENDS = ("running", "terminated", "truncated")
+
+
+class NumberedEnv(gym.Env[np.ndarray, Any]):
+    """Observes how many steps it has taken in its life, and ends in both ways."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012 - as gymnasium.Env has it
+
+    def __init__(self, first: int = 0) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = spaces.Discrete(1 << 40)
+        self.moved, self.left = first, 0
+
+    def observe(self) -> np.ndarray:
+        """The number, and half of it."""
+        return np.array([self.moved, self.moved / 2])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode of some other length."""
+        super().reset(seed=seed)
+        self.left = 5 + self.moved % 37
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Count on."""
+        self.moved += 1
+        self.left -= 1
+        is_over = self.left <= 0
+        info = {"moved": self.moved, "text": "x" * (self.moved % 7)} if self.moved % 5 == 0 else {}
+        is_even = self.moved % 2 == 0
+        return self.observe(), self.moved / 8, is_over and is_even, is_over and not is_even, info
+
+
+class Notes:
+    """The mapped file."""
+
+    def __init__(self, path: Path | str, *, is_new: bool = False) -> None:
+        if is_new:
+            with open(path, "wb") as file:
+                file.truncate(FIRST + MAX_NOTES * NOTE.size)
+        with open(path, "r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 0)
+        self._counts = memoryview(self._memory)[:FIRST].cast("q")
+
+    @property
+    def count(self) -> int:
+        """How many calls have returned."""
+        return self._counts[0]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more can be noted."""
+        return self.count + 64 > MAX_NOTES
+
+    def add(self, episode: str, step: int, observed: int, end: int) -> None:
+        """Note a call that has returned."""
+        count = self._counts[0]
+        NOTE.pack_into(
+            self._memory, FIRST + count * NOTE.size, episode.encode(), step, observed, end
+        )
+        self._counts[0] = count + 1
+
+    def read(self) -> Iterator[tuple[str, int, int, int]]:
+        """All of them."""
+        for n in range(self.count):
+            episode, *rest = NOTE.unpack_from(self._memory, FIRST + n * NOTE.size)
+            yield episode.rstrip(b"\0").decode(), *rest
+
+
+OPEN = """
+import sys, time
+import gymnasium as gym, numpy as np
+from jamboree_gym import Jamboree
+from journal_children import Notes, NumberedEnv
+from processes import NoteHandler
+
+url, namespace, home, interval_s, path = sys.argv[1:]
+notes = Notes(path)
+jam = Jamboree(url, namespace=namespace, home=home, flush_interval_s=float(interval_s))
+"""
+
+SINGLE = """
+env = jam.record(NumberedEnv(), run="r")
+while not notes.is_full:
+    env.reset()
+    step, end = 0, 0
+    while not end:
+        observation, _, terminated, truncated, _ = env.step(7)
+        step, end = step + 1, terminated + 2 * truncated
+        notes.add(env.episode_id, step, int(observation[0]), end)
+"""
+
+VECTOR = """
+made = gym.vector.SyncVectorEnv(
+    [lambda n=n: NumberedEnv(n * 1_000_000) for n in range(3)],
+    autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+)
+envs = jam.record(made, run="r")
+envs.reset()
+steps = [0] * 3
+while not notes.is_full:
+    ids = envs.episode_ids
+    _, _, terminations, truncations, infos = envs.step(np.array([7] * 3))
+    for n in range(3):
+        steps[n] += 1
+        end = int(terminations[n]) + 2 * int(truncations[n])
+        observed = made.envs[n].unwrapped.moved
+        notes.add(ids[n], steps[n], observed, end)
+        if end:
+            steps[n] = 0
+"""
+
+VEC_ENV = """
+from stable_baselines3.common.vec_env import DummyVecEnv
+made = DummyVecEnv([lambda n=n: NumberedEnv(n * 1_000_000) for n in range(3)])
+envs = jam.record(made, run="r")
+envs.reset()
+steps = [0] * 3
+while not notes.is_full:
+    ids = envs.episode_ids
+    _, _, dones, infos = envs.step(np.array([7] * 3))
+    for n in range(3):
+        steps[n] += 1
+        truncated = infos[n].get("TimeLimit.truncated", False)
+        end = 0 if not dones[n] else 2 if truncated else 1
+        notes.add(ids[n], steps[n], made.envs[n].unwrapped.moved, end)
+        if end:
+            steps[n] = 0
+"""
+
+SAVES = """
+handler = NoteHandler(jam, "killed")
+name = sys.argv[-1][-20:]
+number = 0
+while not notes.is_full:
+    handler.save({"n": number, "by": name})
+    notes.add(name, number, number, 0)
+    number += 1
+"""
+
+CHILDREN = {"single": SINGLE, "vector": VECTOR, "VecEnv": VEC_ENV, "saves": SAVES}

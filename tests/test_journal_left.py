@@ -1,0 +1,451 @@
+"""Journals that are damaged, of somebody else, half removed, or read by several at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server
+from journals import OTHER_DATABASE, copy_journal, journal_of, undead
+from lengths import examples
+from processes import NoteHandler
+from recorded_envs import ACTION, CountingEnv, DiscreteEnv, play
+
+from jamboree_gym import Jamboree
+from jamboree_gym import jamboree as jamboree_module
+from jamboree_gym.connection import Connection
+from jamboree_gym.journal import journal as journal_module
+from jamboree_gym.journal.journal import file_system_in
+from jamboree_gym.recording.recovery import deliver_dead_journals
+
+OpenJamboree = Callable[..., Jamboree]
+HOUR_S = 3600.0
+
+
+class Killed(BaseException):
+    """Stands for a kill: what comes after it in the same process must not be called."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Of the process that is killed."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """Where its journal is found; as a copy, of a writer of another database."""
+    return tmp_path / "left"
+
+
+@pytest.fixture
+def other(valkey: Server) -> str:
+    """URL of that database."""
+    return f"{valkey.url}?db={OTHER_DATABASE}"
+
+
+@pytest.fixture
+def recording(open_jamboree: OpenJamboree, home: Path) -> Jamboree:
+    """Delivers nothing by itself."""
+    return open_jamboree(home=home, flush_interval_s=HOUR_S)
+
+
+@pytest.fixture
+def two_left(recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path) -> Path:
+    """The journals of two writers, one with an episode, one with records."""
+    play(recording.record(CountingEnv(length=100), run="r"), [ACTION] * 100)
+    copy_journal(recording, home, left)
+    saving = open_jamboree(home=home, flush_interval_s=HOUR_S)
+    NoteHandler(saving, "left").save_many({"n": n} for n in range(600))
+    copy_journal(saving, home, left)
+    return left
+
+
+def steps_in(jam: Jamboree) -> list[int]:
+    return [summary.steps for summary in jam.episodes().summaries()]
+
+
+def numbers_in(jam: Jamboree) -> list[int]:
+    return [record["n"] for record in NoteHandler(jam, "left").many(10_000)]
+
+
+def check_delivered(jam: Jamboree, home: Path) -> None:
+    assert steps_in(jam) == [100]
+    assert numbers_in(jam) == list(range(600))
+    assert not list(journal_of(home).iterdir())
+
+
+# -- killed while it delivers -------------------------------------------------------------------
+
+
+def test_a_delivery_that_is_killed_anywhere_is_completed_by_the_next(
+    open_jamboree: OpenJamboree,
+    two_left: Path,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed before and after each append, and before and after each file is removed."""
+    countdown = 0
+
+    def mortal(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal countdown
+            for moment in ("before", "after"):
+                countdown -= 1
+                if countdown == 0:
+                    raise Killed
+                if moment == "before":
+                    result = real(*arguments, **named)
+            return result
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jamboree_module, "deliver_dead_journals", lambda connection: 0)
+        victim = open_jamboree(other, home=two_left)
+    monkeypatch.setattr(Connection, "append_whole", mortal(Connection.append_whole))
+    monkeypatch.setattr(Path, "unlink", mortal(Path.unlink))
+    killed_at = 0
+    while any(journal_of(two_left).iterdir()):
+        killed_at += 1
+        countdown = killed_at
+        with suppress(Killed):
+            deliver_dead_journals(victim._connection)
+        assert killed_at < 100, (list(journal_of(two_left).iterdir()), countdown)
+    countdown = 0
+    assert killed_at > 4
+    check_delivered(open_jamboree(other, home=two_left), two_left)
+
+
+def test_the_last_append_of_the_dead_may_arrive_while_its_journal_is_delivered(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler = NoteHandler(recording, "left")
+    handler.save_many({"n": n} for n in range(10))
+    (outbox,) = [one for one in recording._connection.opened.outboxes.values() if one.unsaved]
+    outbox.seal()
+    append = outbox.next_append()
+    assert append is not None
+    copy_journal(recording, home, left)
+    late = open_jamboree(other, home=home)
+    append_whole = Connection.append_whole
+
+    def append_later(self: Connection, appends: Any) -> Any:
+        monkeypatch.setattr(Connection, "append_whole", append_whole)
+        late._connection.append_whole([append])
+        return append_whole(self, appends)
+
+    monkeypatch.setattr(Connection, "append_whole", append_later)
+    assert numbers_in(open_jamboree(other, home=left)) == list(range(10))
+
+
+def test_two_that_open_the_store_at_once_deliver_once(
+    open_jamboree: OpenJamboree, two_left: Path, other: str
+) -> None:
+    opened: list[Jamboree] = []
+    threads = [
+        threading.Thread(target=lambda: opened.append(open_jamboree(other, home=two_left)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    check_delivered(opened[0], two_left)
+
+
+# -- of somebody else, damaged ------------------------------------------------------------------
+
+
+def lock_of(directory: Path) -> Path:
+    return sorted(journal_of(directory).glob("*.lock"))[0]
+
+
+def edit_lock(directory: Path, **changes: Any) -> None:
+    for lock in journal_of(directory).glob("*.lock"):
+        lock.write_text(json.dumps(json.loads(lock.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"namespace": "another"}, {"where": "elsewhere:6379"}, {"database": 7}]
+)
+def test_what_belongs_to_another_store_is_not_delivered(
+    open_jamboree: OpenJamboree, two_left: Path, other: str, changes: dict[str, Any]
+) -> None:
+    edit_lock(two_left, **changes)
+    before = sorted(journal_of(two_left).iterdir())
+    jam = open_jamboree(other, home=two_left)
+    assert steps_in(jam) == []
+    assert numbers_in(jam) == []
+    assert sorted(journal_of(two_left).iterdir()) == before
+
+
+LOCKS = [
+    *(b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 5000, b"1" * 70_000),
+    *(b'{"version": 1}', b'{"version": 2}', b'{"version": 1, "writer": 5}'),
+    b'{"version": 1, "writer": "..", "where": 1, "database": 1, "namespace": 1, "more": 1}',
+]
+
+
+@pytest.mark.parametrize("content", LOCKS)
+def test_a_lock_file_that_cannot_be_read_is_left_alone(
+    open_jamboree: OpenJamboree,
+    two_left: Path,
+    other: str,
+    content: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    foreign = journal_of(two_left) / "0000.lock"
+    foreign.write_bytes(content)
+    foreign.chmod(0o600)
+    jam = open_jamboree(other, home=two_left)
+    assert steps_in(jam) == [100]
+    assert numbers_in(jam) == list(range(600))
+    assert list(journal_of(two_left).iterdir()) == [foreign]
+    assert "0000.lock" in caplog.text
+
+
+def test_no_damage_keeps_a_jamboree_from_opening(
+    open_jamboree: OpenJamboree,
+    two_left: Path,
+    tmp_path: Path,
+    other: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Bytes are changed, and files cut, by chance."""
+    choose = random.Random(0)
+    for number in range(examples(500)):
+        damaged = tmp_path / f"damaged{number}"
+        shutil.copytree(two_left, damaged)
+        path = choose.choice([p for p in sorted(journal_of(damaged).iterdir())])
+        content = bytearray(path.read_bytes())
+        used = choose.choice([64, 256, 4096, len(content)])
+        for _ in range(choose.randint(1, 8)):
+            content[choose.randrange(min(used, len(content)))] = choose.choice([0, 1, 255, 77])
+        if choose.random() < 0.3:
+            del content[choose.randrange(len(content)) :]
+        path.write_bytes(content)
+        open_jamboree(other, home=damaged).close()
+        shutil.rmtree(damaged)
+
+
+@pytest.mark.parametrize("damage", ["cut", "no segment", "another version"])
+def test_a_damaged_journal_is_named_and_left_alone_and_the_others_are_delivered(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    two_left: Path,
+    other: str,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer = recording._connection.writer_name  # of the episode
+    for path in journal_of(two_left).glob(f"{writer}.[0-9]*"):
+        content = bytearray(path.read_bytes())
+        if damage == "no segment":
+            content[0] = 0
+        elif damage == "another version":
+            content[8] = 2
+        path.write_bytes(content[: 200 if damage == "cut" else None])
+    kept = sorted(journal_of(two_left).glob(f"{writer}.*"))
+    jam = open_jamboree(other, home=two_left)
+    assert steps_in(jam) == []
+    assert numbers_in(jam) == list(range(600))
+    assert writer in caplog.text
+    assert sorted(undead(path) for path in journal_of(two_left).iterdir()) == kept
+
+
+@pytest.mark.parametrize("content", [b"", bytes(1 << 16), b"JGYMJRNL" + bytes((1 << 16) - 8)])
+def test_a_file_that_was_being_made_hides_nothing(
+    open_jamboree: OpenJamboree, two_left: Path, other: str, content: bytes
+) -> None:
+    """Killed before its header was written."""
+    for lock in journal_of(two_left).glob("*.lock"):
+        lock.with_suffix(".99").write_bytes(content)
+    check_delivered(open_jamboree(other, home=two_left), two_left)
+
+
+def test_a_header_that_was_being_written_hides_nothing(
+    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path, other: str
+) -> None:
+    """Killed after the first words of an extent were written."""
+    play(recording.record(CountingEnv(length=5), run="r"), [ACTION] * 5)
+    copy_journal(recording, home, left)
+    writer = recording._connection.writer_name
+    found = 0
+    for path in journal_of(left).glob(f"{writer}.[0-9]*"):
+        content = bytearray(path.read_bytes())
+        at = content.find(b"rows")
+        if at < 0:
+            continue
+        end = _end_of_rows(content)
+        content[end : end + 40] = (
+            content[at : at + 4] + bytes(12) + content[at + 16 : at + 20] + (bytes(20))
+        )
+        path.write_bytes(content)
+        found += 1
+    assert found == 1
+    assert steps_in(open_jamboree(other, home=left)) == [5]
+
+
+def _end_of_rows(content: bytes) -> int:
+    """Where the next extent of a block would be: behind the last byte that is not 0 in front."""
+    last = content.rindex(ACTION.tobytes()) + ACTION.nbytes
+    return last + -last % 8
+
+
+# -- deleted, emptied ---------------------------------------------------------------------------
+
+
+def test_a_deleted_episode_does_not_come_back(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env = recording.record(CountingEnv(length=10**9), run="r")
+    play(env, [ACTION] * 3)
+    recording.episode(env.episode_id).delete()
+    for _ in range(3000):  # more than a block holds
+        env.step(ACTION)
+    copy_journal(recording, home, left)
+    jam = open_jamboree(other, home=left)
+    assert steps_in(jam) == []
+    assert "ERROR" not in [record.levelname for record in caplog.records]
+
+
+def test_an_episode_that_is_deleted_before_its_first_action_does_not_come_back(
+    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path, other: str
+) -> None:
+    env = recording.record(DiscreteEnv(length=10**9), run="r")
+    env.reset()
+    recording.episode(env.episode_id).delete()
+    env.step("left")  # another layout: the reset's row is written again
+    copy_journal(recording, home, left)
+    assert steps_in(open_jamboree(other, home=left)) == []
+
+
+def test_an_episode_that_somebody_else_has_deleted_does_not_come_back(
+    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path, other: str
+) -> None:
+    env = recording.record(CountingEnv(length=100), run="r")
+    play(env, [ACTION] * 3)
+    recording.flush()
+    env.step(ACTION)
+    copy_journal(recording, home, left)
+    assert steps_in(open_jamboree(other, home=left)) == []  # there, it has never been
+
+
+def test_of_an_emptied_redis_the_log_says_what_cannot_be_added(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env = recording.record(CountingEnv(length=4), run="r")
+    play(env, [ACTION] * 2)
+    recording.flush()
+    first = env.episode_id
+    play(recording.record(CountingEnv(length=4), run="r"), [ACTION] * 4)
+    env.step(ACTION)
+    copy_journal(recording, home, left)
+    jam = open_jamboree(other, home=left)
+    assert steps_in(jam) == [4]
+    (error,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert first in error.getMessage()
+    assert "its first 3 rows are no longer in Redis" in error.getMessage()
+    assert not list(journal_of(left).iterdir())
+
+
+# -- where there can be no journal --------------------------------------------------------------
+
+
+def a_file_in_its_place(home: Path) -> None:
+    home.mkdir(mode=0o700)
+    journal_of(home).write_text("not a directory")
+
+
+def open_to_others(home: Path) -> None:
+    journal_of(home).mkdir(parents=True)
+    journal_of(home).chmod(0o755)
+
+
+@pytest.mark.parametrize("prepare", [a_file_in_its_place, open_to_others])
+def test_where_no_journal_can_be_one_warning_says_so_and_recording_goes_on(
+    open_jamboree: OpenJamboree,
+    home: Path,
+    prepare: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepare(home)
+    jam = open_jamboree(home=home)
+    for _ in range(3):
+        play(jam.record(CountingEnv(length=4), run="r"), [ACTION] * 4)
+    NoteHandler(jam, "left").save({"n": 0})
+    jam.flush()
+    assert steps_in(jam) == [4] * 3
+    assert numbers_in(jam) == [0]
+    (warned,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "no journal in" in warned.getMessage()
+    assert not jam._connection.journal.is_durable
+
+
+MOUNTS = (
+    rb"""22 1 0:20 / / rw shared:1 - ext4 /dev/sda1 rw
+30 22 0:30 / /data rw shared:2 - nfs4 server:/data rw
+31 30 0:31 / /data/local\040disk rw shared:3 - xfs /dev/sdb rw
+32 22 0:32 / /media/donn\303\251es rw - cifs //server/share rw
+33 22 0:33 / /media/"""
+    + b"\xff\xc3\xa9 rw - 9p drive rw\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/srv", "ext4"),
+        ("/data/me/journal", "nfs4"),
+        ("/datas", "ext4"),
+        ("/data/local disk/journal", "xfs"),
+        ("/media/données/journal", "cifs"),
+        (os.fsdecode(b"/media/\xff\xc3\xa9/journal"), "9p"),
+    ],
+)
+def test_the_file_system_of_a_directory_is_that_of_the_innermost_mount(
+    path: str, kind: str
+) -> None:
+    assert file_system_in(MOUNTS, Path(path)) == kind
+
+
+def test_on_a_network_file_system_there_is_no_journal(
+    open_jamboree: OpenJamboree,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(journal_module, "file_system_in", lambda mounts, place: "nfs4")
+    jam = open_jamboree(home=home)
+    play(jam.record(CountingEnv(length=4), run="r"), [ACTION] * 4)
+    assert "it is on another machine: nfs4" in caplog.text
+    assert not list(journal_of(home).iterdir())
+    assert steps_in(jam) == [4]
