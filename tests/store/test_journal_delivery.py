@@ -1,0 +1,56 @@
+"""The embedded supervisor delivers what a killed client had not delivered."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from embedded_home import new_home, wait_until
+from processes import read_line
+from warm import start_warm
+
+from jamboree_gym import Jamboree
+
+pytestmark = pytest.mark.faults
+
+CHILD = """
+import os, sys
+from recorded_envs import ACTION, CountingEnv
+from jamboree_gym import Jamboree
+
+jam = Jamboree(home=sys.argv[1], backup=False, flush_interval_s=3600)
+env = jam.record(CountingEnv(length=100), run="killed")
+env.reset()
+for _ in range(250):
+    if env.step(ACTION)[2]:
+        env.reset()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("JAMBOREE_IDLE_EXIT_S", "20")
+    with new_home() as made:
+        yield made
+
+
+def test_nobody_has_to_open_the_store_for_what_a_killed_client_has_left(home: Path) -> None:
+    with Jamboree(home=home, backup=False) as jam:  # was here before: it delivers nothing
+        child = start_warm(CHILD, home)
+        read_line(child)  # it has recorded
+        writer = next(path.stem for path in (home / "journal").glob("*.lock"))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+
+        wait_until(lambda: not list((home / "journal").glob(f"{writer}.*")))
+
+        found = jam.episodes(run="killed").summaries()
+        assert [(one.status, one.steps) for one in found] == [
+            ("terminated", 100),
+            ("terminated", 100),
+            ("interrupted", 50),
+        ]
