@@ -86,6 +86,7 @@ class RowBuffer(Outbox, ABC):
         "_first_at",
         "_has_encoded",
         "_is_direct",
+        "_is_single",
         "_keep",
         "_lane",
         "_last_at",
@@ -102,6 +103,7 @@ class RowBuffer(Outbox, ABC):
         "_seal_lock",
         "_sealed",
         "_shape",
+        "_spread",
         "_t_last",
         "_takes_common",
         "_variable_bytes_put",
@@ -183,7 +185,8 @@ class RowBuffer(Outbox, ABC):
         self._words, self._count_at = extent.words, extent.count_at
         self._content, self._first_at = extent.content, extent.first_at
         self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
-        self._is_direct = row_format.is_direct
+        self._is_direct, self._is_single = row_format.is_direct, row_format.is_single
+        self._spread = row_format.spread
         observation = schema.observation
         is_array = isinstance(observation, Leaf) and observation.is_array
         self._fillers = row_format.fillers
@@ -208,16 +211,26 @@ class RowBuffer(Outbox, ABC):
         words, count_at = self._words, self._count_at
         count = words[count_at]
         at = self._first_at + count * self._nbytes
-        if info is None and self._is_direct:
-            if at > self._last_at:
-                self._open_extent(self._extents[-1].stop, 0)
+        if self._is_direct:
+            size = 0 if info is None else len(info)
+            if at > self._last_at - size:
+                self._open_extent(self._extents[-1].stop, size)
                 words, count_at, count, at = self._words, self._count_at, 0, self._first_at
+            info_at = 0
+            if info:
+                info_at, _ = self._lane.keep(info)
+                self._last_at -= size
+                self._variable_bytes_put += size
             said = self._fillers
             if annotation is not None:
                 flags, said = flags | ANNOTATED, annotation
+            if self._is_single:
+                columns = (observation, action, *self._spread[2](said))
+            else:
+                spread_observation, spread_action, spread = self._spread
+                columns = (*spread_observation(observation), *spread_action(action), *spread(said))
             self._pack_into(
-                *(self._content, at, flags, self._number, reward, now, 0, 0),
-                *(observation, action, *said),
+                self._content, at, flags, self._number, reward, now, info_at, size, *columns
             )
         else:
             self._add_large_row(flags, reward, now, observation, action, info, annotation)
@@ -236,7 +249,7 @@ class RowBuffer(Outbox, ABC):
         info: bytes | None,
         annotation: Any,
     ) -> None:
-        """Write a row that is more than an array or number for observation and action."""
+        """Write a row with values that have no fixed size, or have to be converted."""
         size = self._variable_bytes_of(observation, action, annotation)
         size += 0 if info is None else len(info)
         if self._first_at + self._words[self._count_at] * self._nbytes > self._last_at - size:

@@ -56,6 +56,7 @@ class StepOutbox(RowBuffer):
     """
 
     __slots__ = (
+        "_begun",
         "_blobs_used",
         "_note_sent",
         "_note_stored",
@@ -90,7 +91,7 @@ class StepOutbox(RowBuffer):
             started_at=summary.started_at,
             clock=clock,
         )
-        check_summary(summary)
+        self._begun = check_summary(summary)
         self.summary = summary
         self.is_deleted = False
         self._origin = encode_origin(origin)
@@ -104,7 +105,7 @@ class StepOutbox(RowBuffer):
         summary = self.summary
         note, digests = None, list[str]()
         if start == 0:
-            note = encode_episode_note(encode_summary(summary), self._origin)
+            note = encode_episode_note(self._begun, self._origin)
             digests = list(self._blobs_used)
         return msgspec.msgpack.encode((self.key, summary.id, note, digests))
 

@@ -54,8 +54,8 @@ _unpack_origin = msgspec.msgpack.Decoder(
 ).decode
 
 
-def check_summary(summary: EpisodeSummary) -> None:
-    """Refuse a summary that could not be written.
+def check_summary(summary: EpisodeSummary) -> bytes:
+    """Refuse a summary that could not be written; else the summary, encoded.
 
     Raises:
         InvalidRecord: Something in it cannot be kept; names it.
@@ -67,7 +67,7 @@ def check_summary(summary: EpisodeSummary) -> None:
         if text and not text.isascii():
             check_text(name, text)
     try:
-        encode_summary(summary)
+        return encode_summary(summary)
     except InvalidRecord as error:
         raise InvalidRecord(f"tags or seed of episode {summary.id!r}: {error}") from error
     except (TypeError, ValueError) as error:

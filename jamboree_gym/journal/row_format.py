@@ -48,8 +48,10 @@ class RowFormat:
         pack_into: Writes a row at an offset of a buffer. Its values: flags, number of the schema,
             reward, timestamp, place of the info (2), then one for each column, or two (its place)
             where the column is encoded.
-        is_direct: Whether observation, action and each part of the annotation are one column,
-            whose packed values `pack_into` takes as they are.
+        is_direct: Whether `pack_into` takes the packed values of all columns as they are.
+        is_single: Whether observation and action are one column each.
+        spread: For observation, action and annotation a function that makes a flat tuple of a
+            packed value, if the format is direct.
         fillers: What stands for the annotation where there is none.
         fields: Of observation and action, and of the annotation: the name of each column in
             `dtype`, and whether it is encoded, so that the field is its place.
@@ -72,9 +74,13 @@ class RowFormat:
         self.dtype = np.dtype([*_LEADING, *fields])
         if self.dtype.itemsize != row.size:
             raise TypeError(f"{self.dtype} has not the size of {code}")
-        acted = all(_is_direct(role, _CODES) for role in roles[:2])
-        parts = schema.annotation.parts
-        self.is_direct = acted and all(_is_direct(part, _CODES_OF_ANNOTATIONS) for part in parts)
+        self.is_direct = all(
+            _is_direct(column, known)
+            for role, known in zip(roles, codes, strict=True)
+            for _, column in columns_of(role, "")
+        )
+        self.is_single = all(isinstance(role, Leaf) for role in roles[:2])
+        self.spread = tuple(map(_spreader, roles))
         named = [(f"column{n}", not isinstance(one, Leaf)) for n, one in enumerate(self._columns)]
         self.fields = named[: schema.first_number], named[schema.first_number :]
         self.fillers: tuple[Any, ...] = schema.annotation_filler
@@ -111,6 +117,20 @@ def _is_direct(layout: Layout, codes: Mapping[str, str]) -> bool:
     if not isinstance(layout, Leaf):
         return False
     return layout.is_array or (layout.dtype.isnative and layout.dtype.char in codes)
+
+
+def _spreader(layout: Layout) -> Callable[[Any], tuple[Any, ...]]:
+    if not isinstance(layout, Group):
+        return lambda value: (value,)
+    if not any(isinstance(part, Group) for part in layout.parts):
+        return tuple
+    parts = list(map(_spreader, layout.parts))
+
+    def spread(value: Any) -> tuple[Any, ...]:
+        pairs = zip(parts, value, strict=True)
+        return tuple([one for spread_part, part in pairs for one in spread_part(part)])
+
+    return spread
 
 
 def _struct_code(column: Column, codes: Mapping[str, str]) -> str:

@@ -65,10 +65,11 @@ def _infos(rows: npt.NDArray[Any], content: bytes | memoryview) -> Sequence[tupl
     offsets = np.flatnonzero(sizes)
     if not len(offsets):
         return ()
-    places = zip(
-        offsets.tolist(), rows["info_at"][offsets].tolist(), sizes[offsets].tolist(), strict=True
-    )
-    return [(offset, bytes(content[at : at + size])) for offset, at, size in places]
+    starts = rows["info_at"][offsets]
+    ends, first = starts + sizes[offsets], int(starts.min())
+    region = bytes(content[first : int(ends.max())])  # they lie side by side
+    places = zip(offsets.tolist(), (starts - first).tolist(), (ends - first).tolist(), strict=True)
+    return [(offset, region[start:end]) for offset, start, end in places]
 
 
 def joined(parts: Sequence[RowPart]) -> RowPart:
