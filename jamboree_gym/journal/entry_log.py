@@ -55,7 +55,8 @@ class RecordPlace(NamedTuple):
 
     def plan(self, index: int) -> None:
         """The record is about to be sent as that with this index."""
-        _INDEX.pack_into(self.block.content, self.at + _INDEX_AT, index)
+        first = self.at + _INDEX_AT  # in one piece: `pack_into` writes zeros before
+        self.block.content[first : first + _INDEX.size] = _INDEX.pack(index)
 
 
 class EntryLog:

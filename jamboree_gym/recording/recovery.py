@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,7 @@ def deliver_dead_journals(connection: Connection) -> int:
         How many journals were delivered.
     """
     directory = connection.journal.directory
-    if directory is None or not directory.is_dir():
+    if directory is None or not os.access(directory, os.R_OK | os.X_OK):
         return 0
     failed = set[str]()
     delivered = 0
