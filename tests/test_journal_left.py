@@ -449,3 +449,35 @@ def test_on_a_network_file_system_there_is_no_journal(
     assert "it is on another machine: nfs4" in caplog.text
     assert not list(journal_of(home).iterdir())
     assert steps_in(jam) == [4]
+
+
+# -- what cannot be delivered now -----------------------------------------------------------------
+
+
+def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
+    open_jamboree: OpenJamboree,
+    recording: Jamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = (recording.record(CountingEnv(length=9), run="r") for _ in range(2))
+    for env in (first, second):
+        play(env, [ACTION] * 9)
+    copy_journal(recording, home, left)
+    looking = open_jamboree(other, home=home)
+    key = looking._connection.keyspace.episode(first.episode_id)
+    looking.redis.set(key, "of somebody else")
+
+    jam = open_jamboree(other, home=left)
+
+    assert "could not be delivered, and stays there" in caplog.text
+    assert first.episode_id in caplog.text
+    assert list(journal_of(left).iterdir())
+    assert [one.id for one in jam.episodes().summaries()] == [second.episode_id]
+
+    looking.redis.delete(key)
+    jam = open_jamboree(other, home=left)
+    assert {one.id for one in jam.episodes().summaries()} == {first.episode_id, second.episode_id}
+    assert not list(journal_of(left).iterdir())

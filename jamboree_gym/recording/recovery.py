@@ -23,7 +23,14 @@ from jamboree_gym.delivery.outbox import RecordOutbox
 from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
-from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeInUse,
+    EpisodeNotFound,
+    JamboreeError,
+    StoreFull,
+    StoreUnavailable,
+)
 from jamboree_gym.journal.dead import (
     DeadJournal,
     LeftEpisode,
@@ -101,9 +108,14 @@ class _Recovery:
         self._connection = connection
         self._journal = journal
         self._writer = bytes.fromhex(journal.owner.writer)
+        self._failures: list[str] = []
 
     def run(self) -> None:
-        """Deliver all of it; then the writer counts as dead."""
+        """Deliver all of it; then the writer counts as dead.
+
+        Raises:
+            JamboreeError: Some of it cannot be delivered now; the rest is delivered.
+        """
         for episode in self._journal.episodes.values():
             self._try(episode.key, partial(self._deliver, episode))
         by_key: dict[str, list[StoredRecord]] = {}
@@ -111,6 +123,8 @@ class _Recovery:
             by_key.setdefault(record.key, []).append(record)
         for key, records in by_key.items():
             self._try(key, partial(self._deliver_records, key, records))
+        if self._failures:
+            raise JamboreeError("; ".join(self._failures))
         self._connection.store.leases.drop(self._journal.owner.writer)
 
     def _try(self, key: str, deliver: Callable[[], None]) -> None:
@@ -119,8 +133,10 @@ class _Recovery:
             deliver()
         except (StoreFull, StoreUnavailable):
             raise
-        except JamboreeError as error:
+        except EpisodeNotFound as error:  # it was deleted, or Redis was emptied: that stays so
             log.error("%s: what a dead process has left of it cannot be delivered: %s", key, error)
+        except JamboreeError as error:
+            self._failures.append(f"{key}: {error}")
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise DecodeError(f"{key}: what is left of it is damaged: {error!r}") from error
 
@@ -130,7 +146,7 @@ class _Recovery:
         for _ in range(TRIES):
             if self._deliver_once(episode):
                 return
-        raise JamboreeError("somebody else writes to it")
+        raise EpisodeInUse("somebody else writes to it")
 
     def _deliver_once(self, episode: LeftEpisode) -> bool:
         """Whether the log is as the dead process has left it."""
@@ -143,7 +159,7 @@ class _Recovery:
         if note is None or (head is None and episode.confirmed):
             if episode.confirmed == episode.stop:
                 return True
-            raise JamboreeError(
+            raise EpisodeNotFound(
                 f"its first {episode.confirmed} rows are no longer in Redis, so the other "
                 f"{episode.stop - episode.confirmed} cannot be added"
             )
@@ -205,12 +221,12 @@ def _continued(parts: Sequence[RowPart], start: int) -> Iterator[RowPart]:
     """The rows from one on, as they become batches.
 
     Raises:
-        JamboreeError: Rows are missing before them.
+        EpisodeNotFound: Rows are missing before them.
     """
     for part in parts:
         stop = part.start + part.count
         if part.start > start:
-            raise JamboreeError(f"its rows {start} to {part.start - 1} are missing")
+            raise EpisodeNotFound(f"its rows {start} to {part.start - 1} are missing")
         if stop > start:
             size = MAX_BATCH_BYTES // (part.schema.row_bytes + ROW_OVERHEAD_BYTES)
             yield from part[start - part.start :].cut(max(1, min(ROWS_PER_BATCH, size)))
