@@ -102,6 +102,7 @@ def test_a_server_that_is_slow_is_not_waited_for(
     jam = open_jamboree(own_valkey.url)
     env = jam.record(NoisyEnv())
     env.reset(seed=0)
+    jam._connection.store.feed.announce()  # so that it delivers promptly
     jam.flush()
     jam._connection.writer.schedule.is_followed = True
 

@@ -190,9 +190,8 @@ class RowBuffer(Outbox, ABC):
         observation = schema.observation
         is_array = isinstance(observation, Leaf) and observation.is_array
         self._fillers = row_format.fillers
-        self._takes_common = (
-            self.may_be_common and self._is_direct and is_array and not schema.is_annotated
-        )
+        is_plain = self._is_direct and self._is_single and not schema.is_annotated
+        self._takes_common = self.may_be_common and is_plain and is_array
         if isinstance(observation, Leaf):
             self._dtype, self._shape = observation.dtype, observation.shape
         self._last_at = lane.back - row_format.nbytes
