@@ -634,6 +634,7 @@ def test_an_export_that_is_killed_goes_on_and_writes_nothing_twice(
     jam: Jamboree, datasets: Path
 ) -> None:
     ids = record(jam, CountingEnv(length=3), episodes=24)
+    jam.flush()  # for other processes
     rng = random.Random(7)
     rounds = int(os.environ.get("JAMBOREE_KILLED_EXPORTS", "2"))
     for _ in range(rounds):
