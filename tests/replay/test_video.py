@@ -283,6 +283,7 @@ def test_mujoco_without_opengl_says_what_to_install(
     jam: Jamboree, valkey: Any, tmp_path: Path
 ) -> None:
     episode = record(jam, gym.make("Hopper-v5"))
+    jam.flush()
     arguments = (
         valkey.url,
         jam._connection.keyspace.namespace,
