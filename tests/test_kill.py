@@ -192,7 +192,9 @@ def test_a_process_that_ends_without_close_loses_nothing(
     assert numbers_in(open_jamboree()) == list(range(1000)), ended.stderr
 
 
-SHORT_CLOSE = "import jamboree_gym; jamboree_gym.Jamboree.close.__defaults__ = (1.0,)\n"
+SHORT_CLOSE = (
+    "from jamboree_gym.connection import Connection; Connection.close.__defaults__ = (1.0,)\n"
+)
 
 
 def test_an_end_without_close_says_what_could_not_be_saved(

@@ -42,7 +42,8 @@ _MAGIC = b"JGYMJRNL"
 # magic, version, kind, generation, bytes used by a log, bytes of the block
 _HEADER = struct.Struct("<8sIIIII")
 FIRST_BYTE = 64
-KIND_WORD, GENERATION_WORD, LENGTH_WORD = 3, 4, 5  # of the header, counted in words of 4 bytes
+# Of the header, counted in words of 4 bytes.
+VERSION_WORD, KIND_WORD, GENERATION_WORD, LENGTH_WORD, SIZE_WORD = range(2, 7)
 SMALLEST_BYTES = 1 << 14
 LARGEST_BYTES = 1 << 20  # larger blocks only for what needs them
 FILE_BYTES = 1 << 20
@@ -120,6 +121,21 @@ class Block:
         self.generation = self.words[GENERATION_WORD]
 
 
+def _write_header(content: memoryview, kind: int) -> None:
+    """The generation comes last: before, a new block counts as unused.
+
+    Not in one piece: `pack_into` writes zeros before, and killed then, it would hide how large the
+    blocks of the file are.
+    """
+    content[: len(_MAGIC)] = _MAGIC
+    words = content.cast("I")
+    words[VERSION_WORD] = VERSION
+    words[KIND_WORD] = kind
+    words[LENGTH_WORD] = 0
+    words[SIZE_WORD] = len(content)
+    words[GENERATION_WORD] += 1
+
+
 def private_copy(block: Block) -> Block:
     """A block of plain memory with the same content: what is written there, nobody else sees."""
     return Block(memoryview(bytearray(block.content)), is_durable=False)
@@ -163,8 +179,7 @@ class Segments:
             size *= 2
         file, start = self._free_place(size)
         content = memoryview(file.content)[start : start + size]
-        generation = content.cast("I")[GENERATION_WORD] + 1
-        _HEADER.pack_into(content, 0, _MAGIC, VERSION, kind, generation, 0, size)
+        _write_header(content, kind)
         block = Block(content, is_durable=file.path is not None)
         file.used += 1
         weakref.finalize(block, self._release, file, start, block.words).atexit = False
@@ -272,12 +287,10 @@ def read_blocks(path: Path) -> Iterator[LeftBlock]:
     content = path.read_bytes()
     if 0 < len(content) < FIRST_BYTE:
         raise JamboreeError(f"{path}: shorter than a header")
-    at, size = 0, 0
+    at, size = 0, SMALLEST_BYTES  # until a block says how large they are
     while at + FIRST_BYTE <= len(content):
         magic, version, kind, generation, used, its_size = _HEADER.unpack_from(content, at)
-        if not its_size or not generation:  # the header is written from front to back
-            if not size:
-                return
+        if not its_size or not generation:  # unused: all behind its header is 0
             at += size
             continue
         if magic != _MAGIC:

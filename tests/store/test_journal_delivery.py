@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from jamboree_gym import Jamboree
 pytestmark = pytest.mark.faults
 
 CHILD = """
-import os, sys
+import sys
 from recorded_envs import ACTION, CountingEnv
 from jamboree_gym import Jamboree
 
-jam = Jamboree(home=sys.argv[1], backup=False, flush_interval_s=3600)
+home, *options = sys.argv[1:]
+jam = Jamboree(home=home, backup=False, flush_interval_s=3600, **dict(zip(["namespace"], options)))
 env = jam.record(CountingEnv(length=100), run="killed")
 env.reset()
 for _ in range(250):
@@ -38,6 +40,16 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield made
 
 
+def check(jam: Jamboree, times: int = 1) -> None:
+    """All that so many children have recorded is there, and nothing twice."""
+    found = jam.episodes(run="killed").summaries()
+    assert [(one.status, one.steps) for one in found] == [
+        ("terminated", 100),
+        ("terminated", 100),
+        ("interrupted", 50),
+    ] * times
+
+
 def test_nobody_has_to_open_the_store_for_what_a_killed_client_has_left(home: Path) -> None:
     with Jamboree(home=home, backup=False) as jam:  # was here before: it delivers nothing
         child = start_warm(CHILD, home)
@@ -48,9 +60,25 @@ def test_nobody_has_to_open_the_store_for_what_a_killed_client_has_left(home: Pa
 
         wait_until(lambda: not list((home / "journal").glob(f"{writer}.*")))
 
-        found = jam.episodes(run="killed").summaries()
-        assert [(one.status, one.steps) for one in found] == [
-            ("terminated", 100),
-            ("terminated", 100),
-            ("interrupted", 50),
+        check(jam)
+
+
+def test_several_clients_may_be_killed_at_once_and_again_each_in_its_namespace(home: Path) -> None:
+    names = ["one", "two", "three"]
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(Jamboree(home=home, backup=False, namespace=name)) for name in names
         ]
+        for times in (1, 2):
+            children = [start_warm(CHILD, home, name) for name in names]
+            for child in children:
+                read_line(child)
+            for child in children:
+                child.send_signal(signal.SIGKILL)
+            for child in children:
+                child.communicate()
+
+            wait_until(lambda: not list((home / "journal").iterdir()))
+
+            for jam in opened:
+                check(jam, times)
