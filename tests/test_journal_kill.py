@@ -323,15 +323,17 @@ def interrupt(number, frame):
     is_raised = True
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, interrupt)
+def step(episode):  # Python 3.13 lets an interrupt of a loop escape from a `try` around it
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0012))
+    while not is_raised:
+        env.step(ACTION)
+        counts[episode + 1] += 1
 for episode in range(int(many)):
     env.reset()
     counts[0] = episode + 1
     is_raised = False
     try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0012))
-        while not is_raised:
-            env.step(ACTION)
-            counts[episode + 1] += 1
+        step(episode)
     except KeyboardInterrupt:
         pass
 print("done", flush=True)

@@ -370,13 +370,15 @@ def interrupt(number, frame):
     is_raised = True
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, interrupt)
+def step():  # Python 3.13 lets an interrupt of a loop escape from a `try` around it
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0012))
+    while not is_raised:
+        env.step(ACTION)
 for _ in range(int(many)):
     env.reset()
     is_raised = False
     try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0012))
-        while not is_raised:
-            env.step(ACTION)
+        step()
         lost += 1
     except KeyboardInterrupt:
         pass
