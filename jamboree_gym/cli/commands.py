@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ __all__ = [
 
 _PANEL = "Store"
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
+REDIS_URL_VARIABLE = "JAMBOREE_REDIS_URL"
 
 
 def _store_option(help: str, envvar: str, default: str) -> Any:
@@ -92,7 +94,8 @@ class StoreOptions:
         Raises:
             InvalidArgument: It is that of a home directory that is not there.
         """
-        if self.redis_url is None:
+        # Not every release of typer hands on a variable of the environment.
+        if self.redis_url is None and REDIS_URL_VARIABLE not in os.environ:
             check_home(self.home)
         return Jamboree(self.redis_url, self.mongo_url, home=self.home, namespace=self.namespace)
 

@@ -302,6 +302,7 @@ def test_a_mongo_that_comes_back_on_another_port_is_found(busy_home: Path, names
             wait_until(lambda: is_complete(jam))
         assert backups_of(busy_home) == [backup]
     with Jamboree(home=busy_home, namespace=namespace, backup=False) as jam:
+        wait_until(lambda: is_complete(jam))  # the end of the episode, too
         check_that_all_is_kept_once(jam)
 
 
