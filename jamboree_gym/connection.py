@@ -163,7 +163,8 @@ class Connection(HasConnection):
 
     def _begin_to_write(self) -> None:
         opened = self.opened
-        journal = Journal(self._journal_directory(), self._journal_owner())
+        directory = self.journal_directory if self.write_mode == "buffered" else None
+        journal = Journal(directory, self._journal_owner())
         self.journal = opened.journal = journal
         opened.backup = None if self._new_backup is None else self._new_backup(self)
         opened.lease = Lease(self.store, self.writer_name, self.clock, opened.is_recording)
@@ -186,12 +187,11 @@ class Connection(HasConnection):
         place = self._place
         return JournalOwner(self.writer_name, place.where, place.database, place.namespace)
 
-    def _journal_directory(self) -> Path | None:
-        """Where this process keeps what it has not delivered; None = in memory."""
-        if self.write_mode != "buffered":
-            return None
+    @property
+    def journal_directory(self) -> Path | None:
+        """Where processes keep what they have not delivered; None = there is no such place."""
         with suppress(InvalidArgument):  # who has a Redis of their own needs no home
-            return (self._home or default_home()) / JOURNAL_DIRECTORY
+            return (self._home or default_home()).absolute() / JOURNAL_DIRECTORY
         return None
 
     @property

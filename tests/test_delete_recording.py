@@ -11,7 +11,7 @@ import pytest
 from conftest import Server
 from gymnasium.vector import SyncVectorEnv
 from processes import wait_until
-from recorded_envs import ACTION, CountingEnv
+from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeNotFound, UnsavedRecords
@@ -82,6 +82,22 @@ def test_a_reset_right_after_the_deletion_begins_another(open_jamboree: OpenJamb
     env.close()
 
     assert lengths(jam) == [0]
+
+
+def test_no_row_is_written_any_more_once_the_deletion_was_noticed(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam = open_jamboree()
+    env = jam.record(CountingEnv(length=100))
+    play(env, [ACTION] * 3)
+    held = env.handler.writing
+    jam.episode(env.episode_id).delete()
+    for _ in range(9):
+        env.step(ACTION)
+
+    assert env.handler.writing is None
+    assert held is not None
+    assert held.rows_put == 5  # the reset, three steps, and the one that noticed it
 
 
 def test_the_other_sub_environments_go_on(open_jamboree: OpenJamboree) -> None:

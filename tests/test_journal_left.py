@@ -481,3 +481,25 @@ def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
     jam = open_jamboree(other, home=left)
     assert {one.id for one in jam.episodes().summaries()} == {first.episode_id, second.episode_id}
     assert not list(journal_of(left).iterdir())
+
+
+@pytest.mark.parametrize("write", ["sync", "fsync"])
+def test_whoever_opens_the_store_delivers_in_whatever_mode(
+    open_jamboree: OpenJamboree, two_left: Path, other: str, write: str
+) -> None:
+    check_delivered(open_jamboree(other, home=two_left, write=write), two_left)
+
+
+def test_a_home_that_is_named_from_here_stays_where_it_is(
+    open_jamboree: OpenJamboree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAMBOREE_HOME", "here")
+    jam = open_jamboree(flush_interval_s=HOUR_S)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    play(jam.record(CountingEnv(length=9)), [ACTION] * 9)
+
+    assert list(journal_of(tmp_path / "here").glob("*.lock"))
+    assert not list(elsewhere.iterdir())

@@ -180,7 +180,7 @@ def test_without_a_running_episode_no_lease_is_renewed_and_with_the_next_one_it_
         return int(jam.redis.info("commandstats")["cmdstat_set"]["calls"])
 
     lease = jam._connection._lease
-    wait_until(lambda: not lease._begun.is_set())  # the thread sleeps
+    wait_until(lambda: lease._is_asleep)
     before = writes()
     time.sleep(0.5)  # ten renewals, if there were any
     assert writes() == before

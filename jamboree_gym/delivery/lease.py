@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from jamboree_gym.delivery.pacing import Bell
 from jamboree_gym.store.read_through import ReadThroughStore
 
 __all__ = ["LEASE_S", "Lease"]
@@ -58,13 +59,14 @@ class Lease:
         self._is_wanted = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._begun = threading.Event()  # an episode has; or the thread has to end
+        self._begun = Bell()  # an episode has begun, or the thread has to end
+        self._is_asleep = False
         self._thread: threading.Thread | None = None
 
     def hold(self) -> None:
         """An episode begins: a thread keeps the lease while any is running. Asks Redis nothing."""
-        if not self._begun.is_set():
-            self._begun.set()
+        if self._is_asleep:
+            self._begun.ring()
         if self._thread is None:
             self._start()
 
@@ -113,17 +115,16 @@ class Lease:
 
     def _sleep_until_recording(self) -> bool:
         """Return once an episode is running; False if the thread has to end instead."""
-        while not self._is_recording():
-            self._begun.clear()
-            if self._stop.is_set():  # `close` has set both before one was cleared
-                return False
+        while not (self._is_recording() or self._stop.is_set()):
+            self._is_asleep = True
             if not self._is_recording():  # none has begun between the two
                 self._begun.wait()
+            self._is_asleep = False
         return not self._stop.is_set()
 
     def close(self, timeout_s: float) -> None:
         """Renew it no longer."""
         self._stop.set()
-        self._begun.set()
+        self._begun.ring()
         if self._thread is not None:
             self._thread.join(timeout_s)

@@ -130,7 +130,7 @@ class RowBuffer(Outbox, ABC):
         super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.schema = schema  # layout of the newest row
         self.packed_action: Any = None  # of the next step
-        self.may_be_common = False
+        self.may_be_common = self._takes_common = False
         self._lane = lane
         self._keep = max(1, keep)
         self._extents: list[Extent] = []  # the last one is written to
@@ -576,6 +576,7 @@ class RowBuffer(Outbox, ABC):
 
     def _drop_rows(self) -> None:
         """Nobody wants the rows any more, nor those that still come: not after a kill either."""
+        self._takes_common = False  # so that the next row looks
         for extent in self._extents:
             extent.set_state(DROPPED)
 

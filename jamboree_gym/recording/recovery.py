@@ -62,7 +62,7 @@ def deliver_dead_journals(connection: Connection) -> int:
     Returns:
         How many journals were delivered.
     """
-    directory = connection.journal.directory
+    directory = connection.journal_directory
     if directory is None or not os.access(directory, os.R_OK | os.X_OK):
         return 0
     failed = set[str]()
@@ -94,7 +94,7 @@ def _deliver(connection: Connection, journal: DeadJournal) -> bool:
         log.warning(
             "the journal of writer %s in %s could not be delivered, and stays there: %s",
             journal.owner.writer,
-            connection.journal.directory,
+            connection.journal_directory,
             error,
         )
         return False
