@@ -79,7 +79,7 @@ class ReadThroughStore(LogAppender, LogStore):
         *,
         is_own: Callable[[str], bool] = lambda key: False,
     ) -> None:
-        super().__init__(redis.link, redis.keyspace, redis.blobs, can_ask=True)
+        super().__init__(redis.link, redis.buckets, redis.blobs, can_ask=True)
         self.redis = redis
         self.keyspace = redis.keyspace
         self.leases = redis.leases
@@ -124,7 +124,7 @@ class ReadThroughStore(LogAppender, LogStore):
             DecodeError: The log is damaged in MongoDB.
         """
         if found is not None:
-            if self.feed.is_due:
+            if self.feed.is_due(key):
                 self._announce(key, found.head)
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         stored = self._put_back([key]).get(key)
@@ -147,7 +147,7 @@ class ReadThroughStore(LogAppender, LogStore):
                 summary = decode_stored_summary(head.note, episode_id="", where=key)
                 if summary.status != "running":
                     return
-            self.feed.announce()
+            self.feed.announce(key)
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""
@@ -200,7 +200,7 @@ class ReadThroughStore(LogAppender, LogStore):
         """
         if not keys:
             return {}
-        now, standing = time.monotonic(), self.redis.restorer.standing()
+        now, standing = time.monotonic(), self.redis.restorer.standing(keys)
         asked = sorted(key for key in keys if not self._is_known_absent(key, standing, now))
         if not asked:
             return {}
@@ -222,7 +222,8 @@ class ReadThroughStore(LogAppender, LogStore):
 
     def _is_known_absent(self, key: str, standing: str, now: float) -> bool:
         known = self._absent.get(key)
-        return known is not None and known.until > now and known.standing == standing
+        stands = self.redis.restorer.stands
+        return known is not None and known.until > now and stands(key, known.standing, standing)
 
     def _restore_missing(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         try:
@@ -235,8 +236,10 @@ class ReadThroughStore(LogAppender, LogStore):
     def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, StoredLog]:
         found: dict[str, StoredLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            standing, deleted = self.redis.restorer.standing(), self.redis.deletions.noted()
-            for key, stored in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
+            some = keys[first : first + LOGS_AT_ONCE]
+            standing = self.redis.restorer.standing(some)
+            deleted = self.redis.deletions.noted(some)
+            for key, stored in mongo.logs(some).items():
                 if isinstance(stored, DecodeError):
                     if len(keys) == 1:
                         raise stored
@@ -376,7 +379,8 @@ class ReadThroughStore(LogAppender, LogStore):
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
         """Which of these logs were deleted after they had begun."""
         logs = {(append.key, birth_of(append)) for append in appends}
-        noted = {key for key, born in self.redis.deletions.noted() if (key, born) in logs}
+        deleted = self.redis.deletions.noted(key for key, _ in logs)
+        noted = {key for key, born in deleted if (key, born) in logs}
         stored = self._ask(lambda mongo: mongo.deleted(logs)) or set()
         return noted | {key for key, _ in stored}
 

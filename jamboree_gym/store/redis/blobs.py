@@ -8,16 +8,17 @@ from jamboree_gym.encoding.batch_format import decode_note, encode_note
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import Keyspace, digest
 from jamboree_gym.store.log import or_error
-from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart
+from jamboree_gym.store.redis.link import Call, RedisLink
 
 __all__ = ["Blobs"]
 
 
-class Blobs(RedisPart):
+class Blobs:
     """Content that many episodes share; each is asked for once, as it never changes."""
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        super().__init__(link, keyspace)
+        self._link = link
+        self._keyspace = keyspace
         self._known: dict[str, bytes] = {}
 
     def put(self, name: str, content: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,12 +25,12 @@ class Doorbell:
 
     Args:
         link: Says how to connect; the bell opens a connection of its own.
-        keys: The keys in question.
+        find_keys: Gives the keys in question.
     """
 
-    def __init__(self, link: RedisLink, keys: Sequence[str]) -> None:
+    def __init__(self, link: RedisLink, find_keys: Callable[[], Sequence[str]]) -> None:
         self._link = link
-        self._keys = tuple(keys)
+        self._find_keys = find_keys
         self._connection: Any = None
         self._is_refused = False
 
@@ -45,12 +45,15 @@ class Doorbell:
         self.close()
         if self._is_refused:
             return
+        keys = self._find_keys()
         pool = self._link.client.connection_pool
         self._connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
         try:
             self._connection.connect()
             self._ask("CLIENT", "TRACKING", "ON")
-            self._ask("EXISTS", *self._keys)  # from this on Redis knows what we want to hear of
+            # From this on Redis knows what we want to hear of. One command: what rings while others
+            # are still answered would be lost.
+            self._ask("EXISTS", *keys)
         except (NoPermissionError, ResponseError) as error:
             log.debug("Redis at %s does not track keys: %s", self._link.where, error)
             self._is_refused = True

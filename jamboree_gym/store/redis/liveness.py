@@ -6,15 +6,20 @@ import itertools
 import secrets
 from collections.abc import Collection
 
+from jamboree_gym.keys import Keyspace
 from jamboree_gym.process_life import follow_forks
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import RedisPart
+from jamboree_gym.store.redis.link import RedisLink
 
 __all__ = ["Leases", "new_epoch"]
 
 
-class Leases(RedisPart):
+class Leases:
     """Leases of writers: each expires unless its writer renews it."""
+
+    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
+        self._link = link
+        self._keyspace = keyspace
 
     def put(self, writer: str, holder: str, seconds: float) -> None:
         """Say that a writer lives, for so long; also where the server's memory is full."""
