@@ -146,7 +146,7 @@ class Keyspace:
 
     def bucket_of(self, key: str, number: int) -> int:
         """In which of so many buckets a log is; docs/storage.md has the rule."""
-        name = key[len(self._prefix) + 1 :]
+        name = key.removeprefix(f"{self._prefix}:")
         found = _OF_EPISODE.fullmatch(name)
         if found is not None:
             name = found[1]
@@ -156,7 +156,7 @@ class Keyspace:
 
     def in_bucket(self, key: str, bucket: BucketKeys) -> str:
         """The key under which Redis has a log."""
-        return bucket.tag + key[len(self._prefix) :]
+        return bucket.tag + key.removeprefix(self._prefix)
 
     def out_of_bucket(self, stored: str) -> str:
         """Inverse of `in_bucket`."""

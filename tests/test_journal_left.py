@@ -19,6 +19,7 @@ from journals import OTHER_DATABASE, copy_journal, journal_of, undead
 from lengths import examples
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, play
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym import jamboree as jamboree_module
@@ -468,7 +469,7 @@ def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
     copy_journal(recording, home, left)
     looking = open_jamboree(other, home=home)
     key = looking._connection.keyspace.episode(first.episode_id)
-    looking.redis.set(key, "of somebody else")
+    looking.redis.set(at(looking, key), "of somebody else")
 
     jam = open_jamboree(other, home=left)
 
@@ -477,7 +478,7 @@ def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
     assert list(journal_of(left).iterdir())
     assert [one.id for one in jam.episodes().summaries()] == [second.episode_id]
 
-    looking.redis.delete(key)
+    looking.redis.delete(at(looking, key))
     jam = open_jamboree(other, home=left)
     assert {one.id for one in jam.episodes().summaries()} == {first.episode_id, second.episode_id}
     assert not list(journal_of(left).iterdir())

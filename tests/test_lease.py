@@ -17,6 +17,7 @@ from conftest import REDIS_PROGRAMS, Server, StartRedis
 from lengths import quick_and_long
 from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, listed
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
@@ -266,15 +267,15 @@ def test_reading_writes_no_status(
     kill(process)
     let_leases_expire(jam)
     before = (
-        jam.redis.lrange(key, 0, -1),
-        jam.redis.hgetall(jam._connection.keyspace.summaries("r")),
+        jam.redis.lrange(at(jam, key), 0, -1),
+        listed(jam, "r"),
     )
 
     assert jam.episode(cut).status == "interrupted"
     assert jam.episodes(status="interrupted").ids() == [cut]
     assert (
-        jam.redis.lrange(key, 0, -1),
-        jam.redis.hgetall(jam._connection.keyspace.summaries("r")),
+        jam.redis.lrange(at(jam, key), 0, -1),
+        listed(jam, "r"),
     ) == before
 
 

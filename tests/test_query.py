@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from recorded_envs import ACTION, CountingEnv, play
+from stored import listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.summary_codec import encode_summary
@@ -36,7 +37,7 @@ def test_episodes_that_began_at_once_come_in_the_order_of_their_ids(jam: Jambore
     summary = jam.episode(record(jam, run="a")).summary
     twins = [replace(summary, id=name, run="twins") for name in ("9", "c", "1", "b", "0")]
     for twin in twins:
-        jam.redis.hset(jam._connection.keyspace.summaries("twins"), twin.id, encode_summary(twin))
+        jam.redis.hset(listing_of(jam, "twins", twin.id), twin.id, encode_summary(twin))
 
     assert jam.episodes(run="twins").ids() == ["0", "1", "9", "b", "c"]
 
@@ -327,7 +328,7 @@ def test_a_listing_that_tells_of_more_steps_than_there_are_is_named(jam: Jambore
     for steps in (7, 2**50):
         summary = replace(jam.episode(env.episode_id).summary, steps=steps)
         jam.redis.hset(
-            jam._connection.keyspace.summaries("lies"), env.episode_id, encode_summary(summary)
+            listing_of(jam, "lies", env.episode_id), env.episode_id, encode_summary(summary)
         )
 
         with pytest.raises(DecodeError, match="is listed with"):

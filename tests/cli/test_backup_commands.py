@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at
 from typer.testing import CliRunner, Result
 
 from jamboree_gym import Jamboree
@@ -44,7 +45,7 @@ def test_it_copies_compares_and_restores(jam: Jamboree, run: Run) -> None:
     assert "3 records copied" in run("flush").output
     verified = run("verify")
     assert (verified.exit_code, verified.output) == (0, "1 logs compared (1 batches): all equal\n")
-    jam.redis.delete(handler._key)
+    jam.redis.delete(at(jam, handler._key))
     assert "1 logs put back" in run("restore").output
     assert handler.count() == 3
 

@@ -85,7 +85,7 @@ class Recording:
 
     def keys(self) -> list[bytes]:
         """All keys of the namespace."""
-        return sorted(self.direct.scan_iter(f"{self.jam._connection.keyspace.namespace}:*"))
+        return sorted(self.direct.scan_iter(f"*{self.jam._connection.keyspace.namespace}:*"))
 
     def contents(self) -> dict[bytes, Any]:
         """All that lies in the namespace, but for lease and epoch."""

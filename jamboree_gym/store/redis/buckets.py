@@ -14,15 +14,16 @@ from redis.exceptions import RedisError
 
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import BucketKeys, Keyspace
-from jamboree_gym.store.redis.link import AccessRefused, Call, RedisLink
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.link import AccessRefused, Call, RedisLink, script_call
 
-__all__ = ["BUCKETS", "BucketPart", "Buckets", "as_one_text", "part_of"]
+__all__ = ["BUCKETS", "NUMBER", "BucketPart", "Buckets", "as_one_text", "part_of"]
 
 BUCKETS = 16
 """How many a new namespace gets."""
 
 MAX_BUCKETS = 256
-_FIELD = "buckets"
+NUMBER = "buckets"  # a field
 
 
 class Buckets:
@@ -76,8 +77,9 @@ class Buckets:
         self._all = None
 
     def store_calls(self) -> list[Call]:
-        """Commands that store the number, unless there is one."""
-        return [("HSETNX", key, _FIELD, str(self._wanted)) for key in self.keyspace.layout]
+        """Commands that store the number, unless there is one; a full server takes them, too."""
+        stored = ("HSETNX", NUMBER, self._wanted)
+        return [script_call(scripts.PUT, (key,), stored) for key in self.keyspace.layout]
 
     def _learn(self) -> int:
         is_older, stored = self.look()
@@ -102,7 +104,7 @@ class Buckets:
 
     def look(self) -> tuple[bool, bytes | None]:
         """Whether a release without buckets has written here, and the number of buckets."""
-        calls: list[Call] = [("HGET", key, _FIELD) for key in self.keyspace.layout]
+        calls: list[Call] = [("HGET", key, NUMBER) for key in self.keyspace.layout]
         calls.append(("EXISTS", self.keyspace.without_bucket("unbacked")))
         stored, other, has_unbacked = self._link.send(calls)
         if isinstance(stored, RedisError) or isinstance(other, RedisError) or has_unbacked:
@@ -131,7 +133,7 @@ class BucketPart:
         """
         number = self._buckets.store_calls() if is_first else []
         answers = self._link.send([*number, *(call(bucket) for bucket in buckets)])
-        for (_, key, *_), answer in zip(number, answers, strict=False):
+        for key, answer in zip(self._keyspace.layout if number else (), answers, strict=False):
             self._link.checked(answer, key=key)
         return [
             (bucket, self._link.checked(answer, key=bucket.tag))
