@@ -104,12 +104,11 @@ class Buckets:
 
     def look(self) -> tuple[bool, bytes | None]:
         """Whether a release without buckets has written here, and the number of buckets."""
-        calls: list[Call] = [("HGET", key, NUMBER) for key in self.keyspace.layout]
-        calls.append(("EXISTS", self.keyspace.without_bucket("unbacked")))
-        stored, other, has_unbacked = self._link.send(calls)
-        if isinstance(stored, RedisError) or isinstance(other, RedisError) or has_unbacked:
+        keys = (*self.keyspace.layout, self.keyspace.without_bucket("unbacked"))
+        answers = self._link.send([("HGET", key, NUMBER) for key in keys])
+        if any(isinstance(answer, RedisError) for answer in answers):  # they are of another type
             return True, None
-        return False, stored
+        return False, answers[0]
 
 
 class BucketPart:
