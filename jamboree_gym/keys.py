@@ -159,8 +159,9 @@ class Keyspace:
         return bucket.tag + key.removeprefix(self._prefix)
 
     def out_of_bucket(self, stored: str) -> str:
-        """Inverse of `in_bucket`."""
-        return self._prefix + stored[stored.index("}") + 1 :]
+        """Inverse of `in_bucket`; what is no such key stays as it is."""
+        _, found, name = stored.partition("}")
+        return self._prefix + name if found else stored
 
     def log_patterns(self) -> tuple[str, str]:
         """SCAN patterns that find every log of the namespace."""

@@ -540,7 +540,7 @@ def test_steps_arrive_while_mongodb_is_asked_for_another_log(
     env = jam.record(CountingEnv(length=100))
     play(env, [ACTION])
     other._connection.store.feed.announce(
-        jam._connection.keyspace.episode(env.episode_id)
+        [jam._connection.keyspace.episode(env.episode_id)]
     )  # so that it delivers promptly
     jam.flush()
     env.step(ACTION)

@@ -411,13 +411,13 @@ def test_plain_episodes_are_decoded_together(
     assert jam.episodes().table()["info_a"].to_pylist()[600:] == [1, None]
 
 
-@pytest.mark.parametrize("at", [-3, -40, 20, 30], ids=["rest", "column", "writer", "time"])
-def test_a_damaged_episode_among_many_is_named(jam: Jamboree, at: int) -> None:
+@pytest.mark.parametrize("place", [-3, -40, 20, 30], ids=["rest", "column", "writer", "time"])
+def test_a_damaged_episode_among_many_is_named(jam: Jamboree, place: int) -> None:
     ids = [counted(jam, 3) for _ in range(5)]
     jam.flush()
     key = jam._connection.keyspace.episode(ids[3])
     frame = bytearray(jam.redis.lindex(at(jam, key), 1))
-    frame[at] ^= 1
+    frame[place] ^= 1
     jam.redis.lset(at(jam, key), 1, bytes(frame))
 
     with pytest.raises(DecodeError, match=f"{ids[3]}.*checksum"):

@@ -15,7 +15,7 @@ from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
 from jamboree_gym.store.mongo.store import MongoStore
-from jamboree_gym.store.redis.doorbell import Doorbell
+from jamboree_gym.store.redis.feed import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["DEFAULT_INTERVAL_S", "Follower", "OpenedMongo"]

@@ -113,7 +113,9 @@ class ReadThroughStore(LogAppender, LogStore):
     ) -> list[LogSlice | None]:
         """As `RedisStore.read_many`; what Redis lacks comes from MongoDB."""
         answers = self.redis.reader.read_many(keys, reads)
-        self._put_back([key for key, found in zip(keys, answers, strict=True) if found is None])
+        pairs = list(zip(keys, answers, strict=True))
+        self._put_back([key for key, found in pairs if found is None])
+        self._announce([(key, found.head) for key, found in pairs if found is not None])
         return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
 
     def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
@@ -124,8 +126,7 @@ class ReadThroughStore(LogAppender, LogStore):
             DecodeError: The log is damaged in MongoDB.
         """
         if found is not None:
-            if self.feed.is_due(key):
-                self._announce(key, found.head)
+            self._announce([(key, found.head)])
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         stored = self._put_back([key]).get(key)
         if stored is None:
@@ -138,16 +139,23 @@ class ReadThroughStore(LogAppender, LogStore):
         batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
         return None if batches is None else self._joined(found, batches, how)
 
-    def _announce(self, key: str, head: Head) -> None:
-        """Tell the writer of a log that is being written that somebody reads it."""
+    def _announce(self, read: Sequence[tuple[str, Head]]) -> None:
+        """Tell the writers of logs that are being written that somebody reads them."""
+        growing = [key for key, head in read if self.feed.is_due(key) and self._grows(key, head)]
+        if growing:
+            with suppress(AccessRefused, DecodeError):  # who may read may have no right to write
+                self.feed.announce(growing)
+
+    def _grows(self, key: str, head: Head) -> bool:
+        """Whether another process seems to write a log."""
         if head.t_last < time.time() - GROWING_S or self._is_own(key):
-            return
-        with suppress(AccessRefused, DecodeError):  # who may read may have no right to write
-            if head.codec == CODEC_STEPS:
-                summary = decode_stored_summary(head.note, episode_id="", where=key)
-                if summary.status != "running":
-                    return
-            self.feed.announce(key)
+            return False
+        if head.codec != CODEC_STEPS:
+            return True
+        with suppress(DecodeError):
+            summary = decode_stored_summary(head.note, episode_id="", where=key)
+            return summary.status == "running"
+        return False
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""

@@ -302,7 +302,7 @@ def test_runs_come_in_the_order_of_what_was_written_last_in_any_bucket(store: Re
 def test_who_follows_one_log_is_noticed_whatever_else_is_written(store: RedisStore) -> None:
     followed, other = store.keyspace.episode("1"), store.keyspace.records("n", {})
     assert store.buckets.of(followed) is not store.buckets.of(other)
-    store.feed.announce(followed)
+    store.feed.announce([followed])
 
     for key in (followed, other):
         store.append([Append(key, CODEC_RECORDS, [batch(0, [1.0])], 1)])

@@ -3,7 +3,7 @@
 `buckets` moves the keys of Redis into buckets. `heads` changes heads and documents of version 1.
 `rows` changes batches of rows of version 1, which were Arrow; `arrow_rows` reads those.
 
-Imports: `arrays`, `encoding`, `errors`.
+Imports: `arrays`, `encoding`, `errors`, `keys`.
 Imported by: `cli`.
 """
 

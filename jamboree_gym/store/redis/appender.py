@@ -13,12 +13,11 @@ from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.blobs import Blobs
-from jamboree_gym.store.redis.buckets import BucketPart, Buckets, as_one_text, part_of
+from jamboree_gym.store.redis.buckets import BucketPart, Buckets, as_one_text, new_epoch, part_of
 from jamboree_gym.store.redis.feed import LIFETIME_S
 from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
 from jamboree_gym.store.redis.listings import listing_arguments
-from jamboree_gym.store.redis.liveness import new_epoch
+from jamboree_gym.store.redis.plain_keys import Blobs
 
 __all__ = ["LogAppender"]
 

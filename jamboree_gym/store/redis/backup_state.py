@@ -20,9 +20,8 @@ from jamboree_gym.store.log import (
     key_of,
 )
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, part_of
+from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch, part_of
 from jamboree_gym.store.redis.link import Call, as_named, as_pairs, as_text, script_call
-from jamboree_gym.store.redis.liveness import new_epoch
 from jamboree_gym.store.redis.scripts import BORN
 
 __all__ = ["Acknowledgements", "BackupState", "Deletions"]

@@ -1,4 +1,4 @@
-"""The buckets in which the logs of a namespace lie: how many there are, and which has a log.
+"""The buckets in which the logs of a namespace lie: how many, which has a log, their epochs.
 
 All keys of a bucket share a hash tag. So a script that works on logs of one bucket touches one slot
 of a cluster. Only this package knows of buckets: all others name a log by its key without a bucket,
@@ -7,6 +7,8 @@ and take what is known of several buckets (epochs, places in feeds) as one text.
 
 from __future__ import annotations
 
+import itertools
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,10 +16,11 @@ from redis.exceptions import RedisError
 
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import BucketKeys, Keyspace
+from jamboree_gym.process_life import follow_forks
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.link import AccessRefused, Call, RedisLink, script_call
 
-__all__ = ["BUCKETS", "NUMBER", "BucketPart", "Buckets", "as_one_text", "part_of"]
+__all__ = ["BUCKETS", "NUMBER", "BucketPart", "Buckets", "as_one_text", "new_epoch", "part_of"]
 
 BUCKETS = 16
 """How many a new namespace gets."""
@@ -161,3 +164,27 @@ def part_of(text: str, bucket: BucketKeys) -> str:
     """What is known of one bucket; empty if it is nothing."""
     before = f"{bucket.at}="
     return next((part[len(before) :] for part in text.split(",") if part.startswith(before)), "")
+
+
+class _EpochNames:
+    """Names that no other process gives: each begins with random digits of this process."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        """Draw other digits than the parent process. A process id may come again; they do not."""
+        self._process = secrets.token_hex(8)
+        self._counter = itertools.count()
+
+    def new(self) -> str:
+        return f"{self._process}-{next(self._counter)}"
+
+
+_epoch_names = _EpochNames()
+follow_forks(_epoch_names)
+
+
+def new_epoch() -> str:
+    """A name that no epoch has had."""
+    return _epoch_names.new()

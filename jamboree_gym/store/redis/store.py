@@ -12,14 +12,13 @@ from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.backup_state import Acknowledgements, BackupState, Deletions
-from jamboree_gym.store.redis.blobs import Blobs
 from jamboree_gym.store.redis.buckets import Buckets
 from jamboree_gym.store.redis.client import check_server, client_from_url
 from jamboree_gym.store.redis.eviction import Eviction, Restorer
 from jamboree_gym.store.redis.feed import Feed
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.listings import Listings
-from jamboree_gym.store.redis.liveness import Leases
+from jamboree_gym.store.redis.plain_keys import Blobs, Leases
 from jamboree_gym.store.redis.reader import LogReader
 
 __all__ = ["RedisStore"]
