@@ -211,6 +211,8 @@ def test_a_migration_that_was_interrupted_at_any_line_is_refused_and_completed(
     for line in range(3, lines, 1 if IS_LONG else 19):
         old.redis.flushall()
         fill_all(old)
+        if line % 2:  # releases before epochs had none
+            old.redis.delete("format-2:epoch")
         assert run_until(old, line) == line
         if everything(old) != expected:
             old._connection.redis_store.buckets.forget()

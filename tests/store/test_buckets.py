@@ -221,6 +221,25 @@ def test_the_number_that_is_stored_is_used(
         ids.append(record(writer))
 
 
+@pytest.mark.parametrize("act", ["restore", "flush"])
+def test_who_is_first_in_an_emptied_redis_stores_the_number_there(
+    open_jamboree: OpenJamboree, valkey: Server, mongo: Server, namespace: str, act: str
+) -> None:
+    """Also who only puts back, or copies."""
+    with redis.Redis.from_url(valkey.url) as client:
+        for key in Keyspace(namespace).layout:
+            client.hset(key, "buckets", "5")
+    jam = open_jamboree(mongo_url=mongo.url)
+    id = record(jam)
+    jam.backup.flush()
+    jam.redis.delete(*jam.redis.keys(f"*{namespace}:*"))
+    getattr(jam.backup, act)()
+
+    other = open_jamboree(mongo_url=mongo.url)
+    assert len(other.episode(id).data()) == 3
+    assert len(other._connection.redis_store.buckets.all) == 5
+
+
 def stored_key(jam: Jamboree, key: str, number: int) -> str:
     space = jam._connection.keyspace
     return space.in_bucket(key, space.buckets(number)[space.bucket_of(key, number)])
