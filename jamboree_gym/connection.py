@@ -270,6 +270,11 @@ class Connection(HasConnection):
                 self._outboxes[key] = outbox
             return outbox
 
+    @property
+    def is_buffered(self) -> bool:
+        """Whether a save returns before Redis has it."""
+        return self.write_mode == "buffered"
+
     def new_episode_id(self) -> str:
         """A fresh id: 32 hexadecimal digits that sort by time of creation."""
         return self._stamps.new_id(self.writer_name)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from jamboree_gym.arrays.layout import (
     layout_of,
     share_columns,
 )
-from jamboree_gym.arrays.packing import pack_any, variable_bytes
+from jamboree_gym.arrays.packing import pack_any, packer, variable_bytes
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
@@ -38,7 +39,8 @@ from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, private_lane
 from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, TERMINATED, TRUNCATED
-from jamboree_gym.journal.row_parts import joined, part_of
+from jamboree_gym.journal.row_parts import joined
+from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = [
     "CHECK_EVERY_BYTES",
@@ -53,6 +55,7 @@ MAX_BATCH_BYTES = 1 << 20
 ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
 _ndarray, _float64 = np.ndarray, np.float64
+_NO_SCHEMAS: Mapping[int, StepSchema] = {}
 _NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
@@ -91,6 +94,7 @@ class RowBuffer(Outbox, ABC):
         "_lane",
         "_last_at",
         "_nbytes",
+        "_news",
         "_number",
         "_pack_annotation",
         "_pack_into",
@@ -133,11 +137,12 @@ class RowBuffer(Outbox, ABC):
         self.may_be_common = self._takes_common = False
         self._lane = lane
         self._keep = max(1, keep)
-        self._extents: list[Extent] = []  # the last one is written to
+        self._extents: list[Extent | ColumnSpan] = []  # the last one is written to
+        self._news: deque[RowBuffer] | None = None  # of who writes the newest rows into a block
         self._sealed = 0  # row number of the first row that is in no batch and no part yet
-        self._parts: list[RowPart] = []  # taken, but in no batch yet
+        self._parts: Sequence[RowPart] = ()  # taken, but in no batch yet
         self._seal_lock = threading.Lock()
-        self._schemas: dict[int, StepSchema] = {}  # by the numbers that rows have for them
+        self._schemas = _NO_SCHEMAS  # by the numbers that rows have for them
         self._reset_row: tuple[Any, bytes | None] = (None, None)  # packed observation and info
         self._relayouts = 0
         self._t_last = started_at
@@ -152,6 +157,9 @@ class RowBuffer(Outbox, ABC):
     @property
     def newest_at(self) -> float:
         """Timestamp of the newest row, epoch seconds."""
+        newest = self._extents[-1] if self._news is not None else None
+        if newest is not None and newest.count:
+            return float(newest.rows(newest.stop - 1, newest.stop)["timestamp"][0])
         return self._t_last
 
     @property
@@ -179,7 +187,8 @@ class RowBuffer(Outbox, ABC):
         schema, lane = self.schema, self._lane
         extent = lane.extent(schema, start, self._title(start), room)
         number, row_format = lane.number_of(schema), extent.row_format
-        self._schemas[number] = schema
+        if number not in self._schemas:
+            self._schemas = {**self._schemas, number: schema}
         self._extents.append(extent)
         self._number = number
         self._words, self._count_at = extent.words, extent.count_at
@@ -424,6 +433,47 @@ class RowBuffer(Outbox, ABC):
         if not self._marked:
             self._announce()
 
+    # -- rows that a recorder of many environments writes ------------------------------------
+
+    def enter_block(self, span: ColumnSpan, news: deque[RowBuffer]) -> None:
+        """The next rows come into this span, until `leave_block`.
+
+        Args:
+            span: It has no rows yet.
+            news: Gets this, whenever a row that comes has to be announced.
+        """
+        block = span.block
+        if self._schemas is _NO_SCHEMAS:
+            self._schemas = block.schemas
+        elif block.number not in self._schemas:
+            self._schemas = {**self._schemas, **block.schemas}
+        # The next row that is put here opens an extent.
+        self._last_at, self._takes_common = -1, False
+        self._words, self._count_at = block.words, 0
+        self._first_at = self._nbytes = 0
+        self._is_direct = block.row_format.is_direct
+        self._extents.append(span)
+        self._news = news
+        if not self._marked:
+            news.append(self)
+
+    def leave_block(self, newest_at: float) -> None:
+        """No more rows come into the span.
+
+        Args:
+            newest_at: Timestamp of the newest row that is in it, or of a later one.
+        """
+        span = self._extents[-1]
+        if isinstance(span, ColumnSpan):
+            span.close()
+        self._t_last = max(self._t_last, newest_at)
+        self._news = None
+        self._announce()
+
+    def announce(self) -> None:
+        """There are rows to deliver. As often as this is called, they are marked once."""
+        self._announce()
+
     def _announce(self) -> None:
         """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
         if not self._marked:
@@ -472,12 +522,14 @@ class RowBuffer(Outbox, ABC):
             self._use(_prepared(schema))
             if stop == 1 and self._sealed == 0 and schema.action != known.action:
                 replaced = self._extents[0]
+                if isinstance(replaced, ColumnSpan):
+                    self._reset_row = _observation_in(replaced), None
                 self._add_reset_row()
                 del self._extents[0]
                 replaced.set_state(DROPPED)
             elif schema.shares_columns_with(known):
                 self._number = self._lane.number_of(self.schema)
-                self._schemas[self._number] = self.schema
+                self._schemas = {**self._schemas, self._number: self.schema}
             else:
                 self._open_extent(stop, 0)
 
@@ -532,8 +584,7 @@ class RowBuffer(Outbox, ABC):
         for extent in self._extents:
             first, end = max(start, extent.start), min(stop, extent.stop)
             if first < end:
-                rows = extent.rows(first, end)
-                parts.append(part_of(rows, extent.content, first, self._schemas))
+                parts.append(extent.part(first, end, self._schemas))
                 start = end
         return parts
 
@@ -545,6 +596,16 @@ class RowBuffer(Outbox, ABC):
         waiting = self._stop - self._sealed
         return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
 
+    def _parts_to_seal(self, start: int, stop: int) -> list[RowPart]:
+        """As `_parts_between`, of rows that are all held."""
+        parts = []
+        for extent in self._extents:
+            first, end = max(start, extent.start), min(stop, extent.stop)
+            if first < end:
+                parts.append(extent.part_to_seal(first, end, self._schemas))
+                start = end
+        return parts
+
     def _take(self) -> None:
         """Cut the rows put since the last call into parts; under the lock.
 
@@ -555,8 +616,8 @@ class RowBuffer(Outbox, ABC):
             new_bytes = variable_bytes - self._variable_bytes_sealed
             row_bytes = self._row_bytes + new_bytes // (stop - start)
             size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
-            taken = [part for whole in self._parts_between(start, stop) for part in whole.cut(size)]
-            parts = self._parts + taken
+            taken = [part for whole in self._parts_to_seal(start, stop) for part in whole.cut(size)]
+            parts = [*self._parts, *taken]
             self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
 
     def _confirm_rows(self, row: int) -> None:
@@ -577,6 +638,8 @@ class RowBuffer(Outbox, ABC):
     def _drop_rows(self) -> None:
         """Nobody wants the rows any more, nor those that still come: not after a kill either."""
         self._takes_common = False  # so that the next row looks
+        if self._news is not None:
+            self._news.append(self)
         for extent in self._extents:
             extent.set_state(DROPPED)
 
@@ -590,11 +653,12 @@ class RowBuffer(Outbox, ABC):
         self._extents = [extent.copy() for extent in self._extents]
         if self._extents:
             newest = self._extents[-1]
+            self._news = None
             self._words, self._content = newest.words, newest.content
             self._last_at = -1  # the next row opens an extent
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
-        self._parts = []
+        self._parts = ()
 
 
 def _prepared(schema: StepSchema) -> StepSchema:
@@ -610,6 +674,13 @@ def _settled(new: Any, known: Any) -> Any:
     if isinstance(new, Group) and isinstance(known, Group) and new.names == known.names:
         return Group(new.kind, new.names, tuple(map(_settled, new.parts, known.parts)))
     return ENCODED
+
+
+def _observation_in(span: ColumnSpan) -> Any:
+    """The observation of the first row, packed."""
+    observation = cast(Leaf, span.block.schema.observation)
+    value = span.rows(span.start, span.start + 1)["column0"][0]
+    return packer(observation)(observation.restore(value))
 
 
 def _layout_of(value: Any, known: Layout, role: str) -> Layout:

@@ -40,7 +40,7 @@ class StepOutbox(RowBuffer):
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
         summary: As it is before the first row.
-        origin: What the episode can be begun with again.
+        origin: What the episode can be begun with again; encoded, if the summary is checked, too.
         schema: Layout of the rows, as far as it can be guessed.
         lane: Where the rows are written.
         keep: So many of the newest rows stay in memory for `recent`.
@@ -74,7 +74,7 @@ class StepOutbox(RowBuffer):
         mark: Callable[[Outbox], float],
         *,
         summary: EpisodeSummary,
-        origin: EpisodeOrigin,
+        origin: EpisodeOrigin | bytes,
         schema: StepSchema,
         lane: RowLane,
         keep: int,
@@ -91,10 +91,12 @@ class StepOutbox(RowBuffer):
             started_at=summary.started_at,
             clock=clock,
         )
-        self._begun = check_summary(summary)
+        if isinstance(origin, bytes):
+            self._begun, self._origin = b"", origin
+        else:
+            self._begun, self._origin = check_summary(summary), encode_origin(origin)
         self.summary = summary
         self.is_deleted = False
-        self._origin = encode_origin(origin)
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
         self._note_sent: EpisodeSummary | None = None
@@ -105,7 +107,8 @@ class StepOutbox(RowBuffer):
         summary = self.summary
         note, digests = None, list[str]()
         if start == 0:
-            note = encode_episode_note(self._begun, self._origin)
+            begun = self._begun or encode_summary(summary)  # no row is in a batch yet
+            note = encode_episode_note(begun, self._origin)
             digests = list(self._blobs_used)
         return msgspec.msgpack.encode((self.key, summary.id, note, digests))
 
@@ -135,7 +138,7 @@ class StepOutbox(RowBuffer):
             self.is_deleted = True
             self._marked = False  # so that the next row looks
             self._drop_rows()
-        self._parts = []
+        self._parts = ()
         self._batches.clear()
 
     def _announce(self) -> None:
@@ -155,15 +158,17 @@ class StepOutbox(RowBuffer):
         """Turn what has been put so far into batches, and bring the summary up to date."""
         with self._seal_lock:
             self._marked = False
+            if self._news is not None:
+                self._news.append(self)  # before the rows are counted, so that none is overlooked
             status = self._status  # before the rows: an end comes after the last of them
             self._take()
         if self.error is not None or self.is_deleted:
-            self._parts = []
+            self._parts = ()
             self._forget(self.rows_put)
             return
         batches, summary = self._sealed_parts(self._parts, status)
         all_batches = self._batches + deque(batches)
-        self._batches, self.summary, self._parts = all_batches, summary, []
+        self._batches, self.summary, self._parts = all_batches, summary, ()
 
     def _sealed_parts(
         self, parts: Sequence[RowPart], status: EpisodeStatus

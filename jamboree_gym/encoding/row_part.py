@@ -138,14 +138,15 @@ def summary_after(
     known: EpisodeSummary, part: RowPart, status: EpisodeStatus = "running"
 ) -> EpisodeSummary:
     """The summary as it is after these rows."""
+    rewards = part.rewards.tolist()
     return EpisodeSummary(  # dataclasses.replace takes four times as long
         known.id,
         known.env_id,
         known.run,
         status,
-        part.start + part.count - 1,
+        part.start + len(rewards) - 1,
         # One by one: the sum is the same however the rows were cut.
-        reduce(add, part.rewards.tolist(), known.episode_return),
+        reduce(add, rewards, known.episode_return),
         known.started_at,
         float(part.timestamps[-1]) - known.started_at,
         known.seed,

@@ -27,6 +27,7 @@ __all__ = [
     "decode_stored_summary",
     "decode_summaries",
     "decode_summary",
+    "encode_begun_note",
     "encode_episode_note",
     "encode_origin",
     "encode_summary",
@@ -93,6 +94,31 @@ def encode_summary(summary: EpisodeSummary) -> bytes:
     if summary.parent is not None:
         values += [summary.parent_run, summary.fork_step]  # older releases skip them
     return encode_note(_pack(values))
+
+
+def encode_begun_note(
+    env_id: str,
+    run: str,
+    tags: bytes,
+    started_at: float,
+    vector_index: int,
+    writer: bytes,
+    origin: bytes,
+) -> bytes:
+    """The note of an episode that has just begun, without a seed, in a vector environment.
+
+    Args:
+        env_id: As in `EpisodeSummary`, like all that are not named here.
+        run: Its run.
+        tags: Encoded; empty where there are none.
+        started_at: Timestamp of row 0, epoch seconds.
+        vector_index: Which environment it is.
+        writer: Eight bytes.
+        origin: Encoded.
+    """
+    values = [env_id, run, "running", 0, 0.0, started_at, 0.0, None]
+    values += [tags or None, vector_index, writer, None]
+    return encode_episode_note(encode_note(_pack(values)), origin)
 
 
 class StoredSummary(msgspec.Struct, array_like=True, gc=False):

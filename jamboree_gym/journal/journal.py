@@ -31,6 +31,7 @@ from jamboree_gym.journal.entry_log import (
 )
 from jamboree_gym.journal.row_block import RowLane
 from jamboree_gym.journal.segments import VERSION, Block, Segments
+from jamboree_gym.journal.vector_block import VectorLane
 from jamboree_gym.servers.own_files import check_entry, open_own
 
 if sys.platform != "win32":
@@ -160,6 +161,10 @@ class Journal:
     def lane(self) -> RowLane:
         """Where one recorder writes its rows."""
         return RowLane(self._opened(), self.number_of)
+
+    def vector_lane(self, width: int) -> VectorLane:
+        """Where the recorder of so many environments writes what they return together."""
+        return VectorLane(self._opened(), width)
 
     def number_of(self, schema: StepSchema) -> int:
         """The number that rows of this schema have here."""

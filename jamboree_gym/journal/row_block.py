@@ -9,15 +9,17 @@ the header, the count, publishes a row that is complete.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.journal.row_format import Place, RowFormat
 from jamboree_gym.journal.row_format import row_format as row_format_of
+from jamboree_gym.journal.row_parts import part_of
 from jamboree_gym.journal.segments import FIRST_BYTE, LARGEST_BYTES, Block, Segments, private_copy
 
 __all__ = [
@@ -87,6 +89,12 @@ class Extent:
         row_format = self.row_format
         offset = self.first_at + (first - self.start) * row_format.nbytes
         return np.ndarray(stop - first, row_format.dtype, self.content, offset)
+
+    def part(self, first: int, stop: int, schemas: Mapping[int, StepSchema]) -> RowPart:
+        """The rows with these numbers; its arrays share their memory."""
+        return part_of(self.rows(first, stop), self.content, first, schemas)
+
+    part_to_seal = part
 
     def confirm(self, row: int) -> None:
         """Redis has all rows below this number."""

@@ -146,27 +146,39 @@ class EpisodeHandler(DBHandler):
         jam = self._connection
         if not summary.writer:
             summary = replace(summary, writer=jam.writer_name)
+        steps = self._new_steps(summary, origin, self._schema, blobs or {})
+        steps.add_reset(observation, encoded)
+        self._steps = self.writing = steps
+        if jam.writer.backpressure.has_outage or not self._buffered:
+            self._after_append(_MOVED)
+
+    def _new_steps(
+        self,
+        summary: EpisodeSummary,
+        origin: EpisodeOrigin | bytes,
+        schema: StepSchema,
+        blobs: Mapping[str, bytes],
+    ) -> StepOutbox:
+        """What a new episode is written to; no row is in it."""
+        jam = self._connection
         steps = StepOutbox(
             jam.keyspace.episode(summary.id),
             jam.writer_id,
             jam.writer.mark,
             summary=summary,
             origin=origin,
-            schema=self._schema,
+            schema=schema,
             lane=self._lane_of(jam.journal),
             keep=self.limit + 1,
-            blobs=blobs or {},
+            blobs=blobs,
             clock=jam.clock,
         )
         self._keys["episode"] = summary.id
         self._buffered = jam.write_mode == "buffered"
         steps.may_be_common = self._buffered and self._is_common
-        jam.journal.keep_blobs(blobs or {})
+        jam.journal.keep_blobs(blobs)
         jam.adopt(steps)
-        steps.add_reset(observation, encoded)
-        self._steps = self.writing = steps
-        if jam.writer.backpressure.has_outage or not self._buffered:
-            self._after_append(_MOVED)
+        return steps
 
     def _lane_of(self, journal: Journal) -> RowLane:
         """Where this handler writes rows; another place in another process."""
@@ -295,6 +307,27 @@ class EpisodeHandler(DBHandler):
         """Whether steps may go to `plain_steps`: a subclass may want to see each of them."""
         own = type(self)
         return all(getattr(own, name) is getattr(EpisodeHandler, name) for name in _SEES_STEPS)
+
+    def _begins_plainly(self, schema: StepSchema) -> bool:
+        """Whether `_begin_plainly` may begin the next episode, if its rows have this schema."""
+        is_alike = self.writing is None and self._schema is schema
+        return is_alike and self._buffered and type(self).begin is EpisodeHandler.begin
+
+    def _begin_plainly(
+        self, summary: EpisodeSummary, origin: bytes, blobs: Mapping[str, bytes]
+    ) -> StepOutbox:
+        """Begin an episode whose rows somebody else writes, row 0 among them.
+
+        Args:
+            summary: As in `begin`; nothing in it is new.
+            origin: Encoded.
+            blobs: As in `begin`.
+        """
+        assert self._schema is not None
+        self.annotation = None
+        steps = self._new_steps(summary, origin, self._schema, blobs)
+        self._steps = self.writing = steps
+        return steps
 
     def _merge_annotation(self, said: Mapping[str, Any]) -> None:
         """Add to the annotation of the next step; nobody else may change these values."""

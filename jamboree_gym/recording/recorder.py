@@ -13,7 +13,9 @@ from gymnasium import spaces
 from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import HasConnection
+from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
+from jamboree_gym.encoding.summary_codec import encode_origin
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import (
     InvalidArgument,
@@ -23,6 +25,7 @@ from jamboree_gym.errors import (
     NotReset,
     UnknownKey,
 )
+from jamboree_gym.journal.vector_block import BegunEpisode, SpanTitle
 from jamboree_gym.keys import digest
 from jamboree_gym.process_life import follow_forks
 from jamboree_gym.recording.options import RecordOptions
@@ -84,6 +87,7 @@ class EpisodeRecorder:
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
+        self._plain_origin = b""  # that of an episode of which nothing is known
         self._reset_options = InfoEncoder()
         follow_forks(self)
 
@@ -179,6 +183,42 @@ class EpisodeRecorder:
         )
         if failure is not None:
             raise failure
+
+    def begin_plainly(
+        self, rng_state: Mapping[str, Any] | None, follows: str | None
+    ) -> tuple[StepOutbox, SpanTitle]:
+        """Begin an episode, without a seed or an info, whose rows somebody else writes.
+
+        Returns:
+            What it is written to, and what the journal has to know of it.
+        """
+        origin = self._plain_origin
+        if rng_state is not None or follows is not None or not origin:
+            whole = EpisodeOrigin(None, rng_state, None, self._provenance, follows, None, None)
+            origin = encode_origin(whole)
+            if rng_state is None and follows is None:
+                self._plain_origin = origin
+        jam = self.jam
+        summary = EpisodeSummary(
+            jam.new_episode_id(),
+            self._env_id,
+            self.run,
+            "running",
+            0,  # steps
+            0.0,  # episode_return
+            jam.start_time(after=self.handler.newest_at),
+            0.0,  # elapsed_s
+            None,  # seed
+            self._tags,
+            self._vector_index,
+            jam.writer_name,
+            None,  # parent
+            None,  # fork_step
+            None,  # parent_run
+        )
+        steps = self.handler._begin_plainly(summary, origin, self._blobs)
+        begun = BegunEpisode(self._env_id, summary.started_at, origin, self._provenance)
+        return steps, SpanTitle(steps.key, summary.id, begun)
 
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step, with what was said of it before.
