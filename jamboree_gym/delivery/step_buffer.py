@@ -54,9 +54,11 @@ ROWS_PER_BATCH = 256
 MAX_BATCH_BYTES = 1 << 20
 ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
-_ndarray, _float64 = np.ndarray, np.float64
+_ndarray = np.ndarray
 _NO_SCHEMAS: Mapping[int, StepSchema] = {}
-_NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})
+_NUMPY_FALSE = np.False_
+_FLOATS = frozenset({float, np.float64, np.float32})
+_NUMBERS = _FLOATS | {int, bool, np.int64}
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 
@@ -148,6 +150,8 @@ class RowBuffer(Outbox, ABC):
         self._t_last = started_at
         self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
         self._variable_bytes_sealed = 0
+        self._dtype: np.dtype[Any] | None = None  # of an observation that is one array
+        self._shape: tuple[int, ...] | None = None
         self._use(schema)
 
     @abstractmethod
@@ -196,12 +200,12 @@ class RowBuffer(Outbox, ABC):
         self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
         self._is_direct, self._is_single = row_format.is_direct, row_format.is_single
         self._spread = row_format.spread
-        observation = schema.observation
-        is_array = isinstance(observation, Leaf) and observation.is_array
         self._fillers = row_format.fillers
-        is_plain = self._is_direct and self._is_single and not schema.is_annotated
-        self._takes_common = self.may_be_common and is_plain and is_array
-        if isinstance(observation, Leaf):
+        is_flat = not any(isinstance(part, Group) for part in schema.annotation.parts)
+        self._takes_common = self.may_be_common and self._is_direct and is_flat
+        observation = schema.observation
+        self._dtype = self._shape = None
+        if isinstance(observation, Leaf) and observation.is_array:
             self._dtype, self._shape = observation.dtype, observation.shape
         self._last_at = lane.back - row_format.nbytes
 
@@ -374,9 +378,15 @@ class RowBuffer(Outbox, ABC):
         return True
 
     def add_common_step(
-        self, observation: Any, reward: Any, terminated: Any, truncated: Any
+        self,
+        observation: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        info: bytes | None,
+        annotation: Mapping[str, Any] | None,
     ) -> bool:
-        """Queue a step as most are; its info is empty, and the agent said nothing of it.
+        """Queue a step as most are: of the newest layout, and not the last.
 
         Each line here costs every step of a training, so whatever is unusual is left to `add_step`.
 
@@ -384,31 +394,53 @@ class RowBuffer(Outbox, ABC):
             Whether it was queued; if not, nothing was.
         """
         if (
-            terminated is not False
-            or truncated is not False
+            (terminated is not False and terminated is not _NUMPY_FALSE)
+            or (truncated is not False and truncated is not _NUMPY_FALSE)
             or not self._takes_common
-            or observation.__class__ is not _ndarray
-            or observation.dtype is not self._dtype
-            or observation.shape != self._shape
-            or (reward.__class__ is not float and reward.__class__ is not _float64)
+            or reward.__class__ not in _FLOATS
         ):
+            return False
+        said = self._fillers
+        try:
+            if (
+                observation.__class__ is _ndarray
+                and observation.dtype is self._dtype
+                and observation.shape == self._shape
+            ):
+                content = observation.tobytes()
+            else:
+                content = self._pack_observation(observation)
+            if annotation is not None:
+                said = self._pack_annotation(annotation)
+        except Exception:  # noqa: BLE001 - `add_step` says what is unusual
             return False
         now = self._clock()
         words, count_at = self._words, self._count_at
         count = words[count_at]
         at = self._first_at + count * self._nbytes
+        size = 0 if info is None else len(info)
         if (
             now <= self._t_last
             or now > self.late_at
-            or at > self._last_at
+            or at > self._last_at - size
             or count % self._check_every == 0
+            or size >= CHECK_EVERY_BYTES
         ):
             return False
         self._t_last = now
-        content = observation.tobytes()
-        self._pack_into(
-            self._content, at, 0, self._number, reward, now, 0, 0, content, self.packed_action
-        )
+        info_at = 0
+        if info:
+            info_at, _ = self._lane.keep(info)
+            self._last_at -= size
+            self._variable_bytes_put += size
+        block, number, action = self._content, self._number, self.packed_action
+        if self._is_single and not said and annotation is None:
+            self._pack_into(block, at, 0, number, reward, now, info_at, size, content, action)
+        else:
+            flags = 0 if annotation is None else ANNOTATED
+            flat_observation, flat_action, _ = self._spread
+            columns = (*flat_observation(content), *flat_action(action), *said)
+            self._pack_into(block, at, flags, number, reward, now, info_at, size, *columns)
         words[count_at] = count + 1
         if not self._marked:
             self._announce()

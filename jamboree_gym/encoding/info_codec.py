@@ -40,7 +40,7 @@ class InfoEncoder:
         """
         if not info:
             return None
-        if not isinstance(info, Mapping) and not hasattr(info, "keys"):
+        if not isinstance(info, (dict, Mapping)) and not hasattr(info, "keys"):
             raise InvalidRecord(f"{shown(info)} of type {type(info).__qualname__} is no dict")
         try:
             return encode_value(info if isinstance(info, dict) else dict(info))

@@ -141,7 +141,7 @@ class EpisodeHandler(DBHandler):
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
-        encoded = self._encoded(info)
+        encoded = self.encoded(info)
         self.annotation = None
         jam = self._connection
         if not summary.writer:
@@ -267,7 +267,7 @@ class EpisodeHandler(DBHandler):
                 terminated = flag_of("terminated", terminated)
             if truncated.__class__ is not bool:
                 truncated = flag_of("truncated", truncated)
-            encoded = self._encoded(info) if info.__class__ is not dict or info else None
+            encoded = self.encoded(info) if info.__class__ is not dict or info else None
             should_check = steps.add_step(
                 observation, reward, terminated, truncated, encoded, annotation
             )
@@ -280,7 +280,12 @@ class EpisodeHandler(DBHandler):
         if should_check or not self._buffered:
             self._after_append(_MOVED)
 
-    def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
+    def encoded(self, info: Mapping[str, Any]) -> bytes | None:
+        """What is kept of an info, in bytes; None if that is nothing.
+
+        Raises:
+            InvalidRecord: A value of it cannot be stored, and `strict_infos` is set.
+        """
         try:
             if not info:
                 return None

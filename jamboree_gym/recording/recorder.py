@@ -33,6 +33,7 @@ from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 __all__ = ["EpisodeRecorder", "closed_environment"]
 
+_NUMBERS = frozenset({bool, int, float, np.float64, np.float32, np.int64})
 _SCALARS = (bool, int, float, bytes, np.generic)
 
 log = logging.getLogger(__name__)
@@ -226,8 +227,12 @@ class EpisodeRecorder:
         Raises:
             InvalidRecord: A value cannot be stored; names it.
         """
+        said = {}
         try:
-            said = {check_text("name", name): _copied(value) for name, value in values.items()}
+            for name, value in values.items():
+                is_plain = name.__class__ is str and name.isascii()
+                own_name = name if is_plain else check_text("name", name)
+                said[own_name] = value if value.__class__ in _NUMBERS else _copied(value)
         except Exception as error:
             raise refusal("annotation", error) from error
         self.handler._merge_annotation(said)
