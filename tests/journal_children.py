@@ -172,7 +172,7 @@ while not notes.is_full:
     number += 1
 """
 
-# Its environment is recorded below the one that notes: what that returns, the recorder has returned.
+# What notes is above the recorder: what the one returns, the other has returned.
 LEARN = """
 import torch
 from stable_baselines3 import PPO
@@ -207,7 +207,7 @@ model = PPO(
     "MlpPolicy", Noting(jam.record(made, run="r"), made), n_steps=64, batch_size=192, n_epochs=1,
     policy_kwargs={"net_arch": [4]}, device="cpu",
 )
-model.learn(10**9, callback=JamboreeCallback(jam, checkpoint_every=600, verbose=0))
+model.learn(10**9, callback=JamboreeCallback(jam, checkpoint_every=3000, verbose=0))
 """
 
 CHILDREN = {

@@ -6,7 +6,8 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +25,7 @@ KINDS = [*CHILDREN]
 INTERVALS_S = (3600.0, 0.002, 0.05)
 MOST_STEPS = 6000
 SAVERS = 3  # processes that save to one log
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0  # of a machine that is very busy
 
 
 class Writer:
@@ -79,6 +80,7 @@ class Tally:
     """What was found after kills.
 
     Attributes:
+        killed: Processes.
         noted: Calls that had returned.
         missing: Of them, those that are not stored.
         twice: Steps or records that are stored more than once.
@@ -86,6 +88,7 @@ class Tally:
         statuses: Episodes by status.
     """
 
+    killed: int = 0
     noted: int = 0
     missing: int = 0
     twice: int = 0
@@ -99,6 +102,7 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Count another one in."""
+        self.killed += other.killed
         self.noted += other.noted
         self.missing += other.missing
         self.twice += other.twice
@@ -106,10 +110,11 @@ class Tally:
         self.statuses += other.statuses
 
     def __str__(self) -> str:
-        found = f"{self.noted} calls noted, {self.missing} missing, {self.twice} twice"
+        found = f"{self.killed} killed, {self.noted} calls had returned"
+        found += f", missing {self.missing}, twice {self.twice}, otherwise wrong {len(self.wrong)}"
         statuses = ", ".join(f"{count} {status}" for status, count in self.statuses.items())
         wrong = "".join(f"\n  {what}" for what in self.wrong[:8])
-        return f"{found}, {len(self.wrong)} otherwise wrong; {statuses or 'records'}{wrong}"
+        return f"{found}; {statuses or 'records'}{wrong}"
 
     def expect(self, is_so: object, what: str) -> None:
         """Write down what is not so."""
@@ -220,6 +225,7 @@ class Scene:
         directory: For the notes.
         open_jamboree: Opens a Jamboree, closed by somebody else.
         away_s: So long Redis is away before the kill, at least.
+        writers: All that were started.
     """
 
     namespace: str
@@ -227,6 +233,12 @@ class Scene:
     directory: Path
     open_jamboree: Callable[..., Jamboree]
     away_s: float = 0.0
+    writers: list[Writer] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for writer in self.writers:
+            writer.kill()
 
     def start(
         self, kind: str, url: str | None, *, interval_s: float | None = None, many: int = 0
@@ -235,16 +247,18 @@ class Scene:
         if interval_s is None:
             interval_s = random.choice(INTERVALS_S)
         notes = [
-            self.directory / f"notes-{n}"
-            for n in range(many or (SAVERS if kind == "saves" else 1))
+            self.directory / f"notes-{n}" for n in range(many or (SAVERS if kind == "saves" else 1))
         ]
         where = (url or "", self.namespace, self.home, interval_s)
-        return [Writer(kind, *where, path) for path in notes]
+        started = [Writer(kind, *where, path) for path in notes]
+        self.writers += started
+        return started
 
     def look(self, kind: str, url: str | None, writers: list[Writer]) -> Tally:
         """Open the store as the next process does; nothing is left to deliver then."""
         jam = self.open_jamboree(url, home=self.home, namespace=self.namespace, backup=False)
         tally = tally_of(jam, kind, writers)
+        tally.killed = len(writers)
         tally.expect(not [*journal_of(self.home).iterdir()], "the journal is still there")
         return tally
 
@@ -262,22 +276,30 @@ def kill_without_redis(scene: Scene, kind: str, server: Server, *, how: str) -> 
     writers = scene.start(kind, server.url)
     for writer in writers:
         writer.wait_for(random.randint(1, 1000))
+    with _away(server, how):
+        back_at = time.monotonic() + scene.away_s
+        enough = [writer.notes.count + random.randint(1, 3000) for writer in writers]
+        for writer, count in zip(writers, enough, strict=True):
+            writer.wait_for(min(count, MAX_NOTES // 2))
+        time.sleep(max(0.0, back_at - time.monotonic()))
+        for writer in writers:
+            writer.kill()
+    return scene.look(kind, server.url, writers)
+
+
+@contextmanager
+def _away(server: Server, how: str) -> Iterator[None]:
     if how == "killed":
         server.kill()
     else:
         server.process.send_signal(signal.SIGSTOP)
-    back_at = time.monotonic() + scene.away_s
-    enough = [writer.notes.count + random.randint(1, 3000) for writer in writers]
-    for writer, count in zip(writers, enough, strict=True):
-        writer.wait_for(min(count, MAX_NOTES // 2))
-    time.sleep(max(0.0, back_at - time.monotonic()))
-    for writer in writers:
-        writer.kill()
-    if how == "killed":
-        server.start()
-    else:
-        server.process.send_signal(signal.SIGCONT)
-    return scene.look(kind, server.url, writers)
+    try:
+        yield
+    finally:
+        if how == "killed":
+            server.start()
+        else:
+            server.process.send_signal(signal.SIGCONT)
 
 
 def kill_with_servers(

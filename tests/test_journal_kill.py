@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,10 @@ KILLED = int(os.environ.get("JAMBOREE_KILLED_WRITERS", len(KINDS)))
 
 
 @pytest.fixture
-def scene(namespace: str, tmp_path: Path, open_jamboree: OpenJamboree) -> Scene:
-    return Scene(namespace, tmp_path / "home", tmp_path, open_jamboree)
+def scene(namespace: str, tmp_path: Path, open_jamboree: OpenJamboree) -> Iterator[Scene]:
+    made = Scene(namespace, tmp_path / "home", tmp_path, open_jamboree)
+    yield made
+    made.close()
 
 
 def check(tally: Tally) -> None:

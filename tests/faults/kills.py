@@ -3,10 +3,10 @@
     python tests/faults/kills.py --kills 500 --away-s 60
 
 A kind of process: one environment, a vector environment, an SB3 VecEnv, a `learn` of SB3, three
-that save records. A condition: Redis lives on; Redis is killed, or stopped, for some seconds before;
-the embedded supervisor is killed in the same moment, alone or with its servers. The next process
-that opens the store has to find each call that had returned, once, and each episode with its true
-status at once.
+that save records. A condition: Redis lives on; Redis is killed, or stopped, for some seconds
+before; the embedded supervisor is killed in the same moment, alone or with its servers. The next
+process that opens the store has to find each call that had returned, once, and each episode with
+its true status at once.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ import tempfile
 import time
 import traceback
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("JAMBOREE_IDLE_EXIT_S", "20")
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "store")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))
 
 from conftest import Server, start_redis, valkey_program
 from embedded_home import SUPERVISOR, new_home, processes_of
@@ -76,7 +75,7 @@ class World:
             try:
                 return self.conditions[condition](scene, kind)
             except Exception:  # noqa: BLE001 - it is told, and the others go on
-                return Tally(wrong=[traceback.format_exc()])
+                return Tally(killed=1, wrong=[traceback.format_exc()])
 
     @contextmanager
     def _scene(self) -> Iterator[Scene]:
@@ -88,9 +87,11 @@ class World:
 
         with new_home() as home, tempfile.TemporaryDirectory(dir=self._directory) as name:
             namespace = f"killed-{uuid.uuid4().hex[:12]}"
+            scene = Scene(namespace, home, Path(name), open_one, self._away_s)
             try:
-                yield Scene(namespace, home, Path(name), open_one, self._away_s)
+                yield scene
             finally:
+                scene.close()
                 for jam in opened:
                     jam.close()
 
@@ -105,30 +106,34 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--away-s", type=float, default=5.0, help="how long Redis is away")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
+    parser.add_argument("--conditions", default="", help="only those whose name contains this")
     options = parser.parse_args()
+    os.environ.setdefault("JAMBOREE_IDLE_EXIT_S", "20")  # of the embedded servers
     by_kind = {kind: Tally() for kind in options.kinds}
-    kills = dict.fromkeys(options.kinds, 0)
+    by_condition = defaultdict[str, Tally](Tally)
     begun = time.monotonic()
     with ExitStack() as exits:
         directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="jg-", dir="/tmp")))
         world = World(directory, exits, options.away_s)
-        cases = [(kind, how) for how in world.conditions for kind in options.kinds]
-        for number in range(options.kills):
-            if number % len(cases) == 0:
+        conditions = [name for name in world.conditions if options.conditions in name]
+        cases: list[tuple[str, str]] = []
+        total, told = Tally(), 0
+        while total.killed < options.kills:
+            if not cases:
+                cases = [(kind, condition) for kind in options.kinds for condition in conditions]
                 random.shuffle(cases)
-            kind, condition = cases[number % len(cases)]
+            kind, condition = cases.pop()
             tally = world.strike(kind, condition)
-            kills[kind] += 1
+            total.add(tally)
             by_kind[kind].add(tally)
+            by_condition[condition].add(tally)
             if not tally.is_right:
                 print(f"{kind}, {condition}: {tally}", flush=True)
-            if (number + 1) % EVERY == 0:
-                print(f"{number + 1} kills, {time.monotonic() - begun:.0f} s", flush=True)
-    total = Tally()
-    for kind, tally in by_kind.items():
-        total.add(tally)
-        print(f"{kind}: {kills[kind]} kills, {tally}")
-    print(f"in all: {sum(kills.values())} kills, {total}")
+            if total.killed >= told + EVERY:
+                told = total.killed
+                print(f"{time.monotonic() - begun:.0f} s: {total}", flush=True)
+    for name, tally in [*by_kind.items(), *by_condition.items(), ("in all", total)]:
+        print(f"{name}: {tally}")
     return not total.is_right
 
 
