@@ -43,7 +43,7 @@ def check(tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("number", range(KILLED))
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_killed_process_loses_nothing_that_a_call_returned_from(
     valkey: Server, scene: Scene, number: int
 ) -> None:
@@ -54,10 +54,10 @@ def test_a_killed_process_loses_nothing_that_a_call_returned_from(
     ("kind", "how"),
     quick_and_long(
         [(kind, how) for kind in KINDS for how in ("killed", "stopped")],
-        quick=[("single", "killed"), ("saves", "stopped"), ("learn", "killed")],
+        quick=[("single", "killed"), ("saves", "stopped")],
     ),
 )
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_process_that_is_killed_while_redis_is_away_loses_nothing(
     durable_valkey: Server, scene: Scene, kind: str, how: str
 ) -> None:
