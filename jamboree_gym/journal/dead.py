@@ -138,7 +138,7 @@ class DeadJournal:
             self._read_rows(generation, content, schemas, str(path))
         for episode in self.episodes.values():
             episode.parts.sort(key=lambda part: (part.start, -part.count))
-            if not self.owner.is_whole:
+            if not (self.owner.boot and self.owner.is_whole):
                 episode.parts = [*parts_in_order(episode.parts)]
 
     def _read_entries(self, left: LeftBlock, schemas: dict[int, StepSchema], path: Path) -> None:
