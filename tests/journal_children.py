@@ -20,7 +20,7 @@ from gymnasium import spaces
 NOTE = struct.Struct("<32sqqq")  # episode, step, observed, end
 FIRST = 8
 MAX_NOTES = 40_000
-FULL_SPEED_NOTES = 20_000  # then slowly, so that a process has something to do for a minute
+FULL_SPEED_NOTES = 8_000  # then slowly, so that a process has something to do for a minute
 SLOW_S = 0.004
 ENDS = ("running", "terminated", "truncated")
 

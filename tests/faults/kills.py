@@ -108,7 +108,8 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--conditions", default="", help="only those whose name contains this")
     options = parser.parse_args()
-    os.environ.setdefault("JAMBOREE_IDLE_EXIT_S", "20")  # of the embedded servers
+    os.environ["JAMBOREE_IDLE_EXIT_S"] = "20"  # of the embedded servers
+    os.environ["JAMBOREE_WARM"] = "stable_baselines3"
     by_kind = {kind: Tally() for kind in options.kinds}
     by_condition = defaultdict[str, Tally](Tally)
     begun = time.monotonic()
