@@ -109,12 +109,16 @@ class Tally:
         self.wrong += other.wrong
         self.statuses += other.statuses
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> str:
+        """For people."""
         found = f"{self.killed} killed, {self.noted} calls had returned"
         found += f", missing {self.missing}, twice {self.twice}, otherwise wrong {len(self.wrong)}"
         statuses = ", ".join(f"{count} {status}" for status, count in self.statuses.items())
-        wrong = "".join(f"\n  {what}" for what in self.wrong[:8])
-        return f"{found}; {statuses or 'records'}{wrong}"
+        return f"{found}; {statuses or 'records'}"
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.line, *self.wrong[:8]])
 
     def expect(self, is_so: object, what: str) -> None:
         """Write down what is not so."""

@@ -132,9 +132,9 @@ def main() -> int:
                 print(f"{kind}, {condition}: {tally}", flush=True)
             if total.killed >= told + EVERY:
                 told = total.killed
-                print(f"{time.monotonic() - begun:.0f} s: {total}", flush=True)
+                print(f"{time.monotonic() - begun:.0f} s: {total.line}", flush=True)
     for name, tally in [*by_kind.items(), *by_condition.items(), ("in all", total)]:
-        print(f"{name}: {tally}")
+        print(f"{name}: {tally.line}")
     return not total.is_right
 
 
