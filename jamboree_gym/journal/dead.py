@@ -27,6 +27,7 @@ from jamboree_gym.journal.entry_log import (
     decode_record,
 )
 from jamboree_gym.journal.journal import DEAD_SUFFIX, LOCK_SUFFIX, JournalOwner, mark_delivered
+from jamboree_gym.journal.restarts import parts_in_order
 from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MAGIC
 from jamboree_gym.journal.row_format import row_format
 from jamboree_gym.journal.row_parts import part_of
@@ -146,6 +147,8 @@ class DeadJournal:
                 self._add_span(span, content)
         for episode in self.episodes.values():
             episode.parts.sort(key=lambda part: (part.start, -part.count))
+            if not (self.owner.boot and self.owner.is_whole):
+                episode.parts = [*parts_in_order(episode.parts)]
 
     def _read_entries(self, left: LeftBlock, schemas: dict[int, StepSchema], path: Path) -> None:
         block = None
