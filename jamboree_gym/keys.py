@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 __all__ = [
     "MONGO_BLOBS",
+    "MONGO_BUNDLES",
     "MONGO_CHUNKS",
     "MONGO_DELETED",
     "MONGO_LOGS",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 MONGO_LOGS = "logs"
+MONGO_BUNDLES = "bundles"
 MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
 MONGO_DELETED = "deleted"

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_span, decode_batch
 from jamboree_gym.encoding.rows import schema_digest
-from jamboree_gym.encoding.summary_codec import decode_episode_note
+from jamboree_gym.encoding.summary_codec import decode_outline
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
 from jamboree_gym.store.mongo.documents import MAX_INLINE_BYTES, GrownLog, NewLog, StoredLog
 from jamboree_gym.store.mongo.reader import stored_logs
@@ -25,6 +26,13 @@ __all__ = ["LogCopier", "finish_deletions", "pending_records"]
 UNACKNOWLEDGED_AT_ONCE = 500
 
 _log = logging.getLogger(__name__)
+
+
+class _Note(NamedTuple):
+    """What the head of a log says to the backup; only episodes have a run, and an end."""
+
+    run: str | None
+    has_ended: bool
 
 
 class LogCopier:
@@ -101,18 +109,18 @@ class LogCopier:
                 if isinstance(found, DecodeError):
                     raise found
                 head, blobs = found
-                run = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
+                note = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
             except DecodeError as error:
                 self.failures[key] = error
                 continue
             size = sum(map(len, blobs))
             copied_bytes += size
             if head.acked == 0 and size <= MAX_INLINE_BYTES:
-                new[key] = NewLog(_acked(head), blobs, run)
+                new[key] = NewLog(head.acknowledged(), blobs, note.run, note.has_ended)
             elif head.acked == 0:
                 by_themselves.append(key)
             else:
-                grown[key] = GrownLog(_acked(head), head.acked, run)
+                grown[key] = GrownLog(head.acknowledged(), head.acked, note.run)
                 batches += [(key, head.born, blob) for blob in blobs]
         refused = self._differing(grown)
         batches = [one for one in batches if one[0] not in refused]
@@ -152,7 +160,7 @@ class LogCopier:
                 head = self._store.head(key)
             if head is None:
                 return
-            run = self._put_blobs(key, head, ())
+            note = self._put_blobs(key, head, ())
             since = head.acked or self._count_in_mongo(key, head)
             if since < head.held > head.first:
                 self.failures[key] = BackupMismatch(
@@ -161,7 +169,7 @@ class LogCopier:
                     "before; open that by mongo_url=..., and call backup.restore()"
                 )
                 return
-            known = GrownLog(_acked(head), since, run)
+            known = GrownLog(head.acknowledged(), since, note.run)
             if refused := self._differing({key: known}):
                 self._refuse(refused)
                 return
@@ -241,18 +249,17 @@ class LogCopier:
         start = 0 if kept is None else kept.head.count
         return self._mongo.clear_batches(key, head.born, start) > 0
 
-    def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> str | None:
-        """Insert each blob that batches and head refer to, once; return the run of an episode."""
+    def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> _Note:
+        """Insert each blob that batches and head refer to, once; return what the head says."""
         if head.codec != CODEC_STEPS:
-            return None
-        episode_id = self._store.keyspace.episode_id(key)
-        summary, origin = decode_episode_note(head.note, episode_id=episode_id, where=key)
-        names = {schema_digest(batch, where=key) for batch in batches} | {origin.provenance}
+            return _Note(None, has_ended=False)
+        summary, provenance = decode_outline(head.note, where=key)
+        names = {schema_digest(batch, where=key) for batch in batches} | {provenance}
         new = names - self._blobs
         if new:
             self._mongo.put_blobs({name: self._blob(name) for name in sorted(new)})
             self._blobs |= new
-        return summary.run
+        return _Note(summary.run, has_ended=summary.status != "running")
 
     def _blob(self, name: str) -> bytes:
         """The blob from Redis. If Redis lost it, it comes from MongoDB and is restored to Redis."""
@@ -341,10 +348,6 @@ def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
 def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
     """Logs with nothing acknowledged of which Redis has evicted something all the same."""
     return {key for key, head in logs.items() if head.acked == 0 and head.held > head.first}
-
-
-def _acked(head: Head) -> Head:
-    return replace(head, acked=head.count)
 
 
 def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
-from jamboree_gym.store.log import identity
+from jamboree_gym.store.log import identity, or_error
 
 __all__ = [
     "DOCUMENT_VERSION",
     "MAX_INLINE_BYTES",
+    "FoundLog",
     "GrownLog",
     "StoredBatch",
     "StoredLog",
@@ -30,10 +31,15 @@ __all__ = [
     "birth_of",
     "blob_content",
     "blob_document",
+    "check_format",
     "checked_content",
+    "checked_frames",
+    "checked_head",
     "chunk_documents",
     "chunk_span",
+    "crc_of",
     "database_name",
+    "found_log",
     "head_fields",
     "is_chunk_of",
     "stored_batches",
@@ -55,6 +61,7 @@ class NewLog:
     head: Head
     batches: Sequence[bytes]
     run: str | None = None
+    has_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +81,15 @@ class StoredLog:
     batches: Sequence[bytes]
 
 
+class FoundLog(NamedTuple):
+    """A log found in MongoDB; the error takes the place of damaged content."""
+
+    key: str
+    born: float
+    run: str | None
+    log: StoredLog | DecodeError
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredBatch:
     """A batch in MongoDB, and the index of its first record; `blob` is None if it is damaged."""
@@ -87,7 +103,7 @@ def log_document(key: str, log: NewLog) -> dict[str, Any]:
     document = {"_id": key, "run": log.run, **head_fields(log.head)}
     if log.batches:
         document["frames"] = list(log.batches)
-        document["frames_crc"] = _crc_of(log.batches)
+        document["frames_crc"] = crc_of(log.batches)
     return document
 
 
@@ -107,18 +123,36 @@ def head_fields(head: Head) -> dict[str, Any]:
 def stored_log(document: Any, *, where: str) -> StoredLog:
     """Inverse of `log_document`."""
     at = f"{where}: {document['_id']}"
-    _check_format(document, at)
-    content, batches = document.get("head"), document.get("frames", [])
-    if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
+    check_format(document, at)
+    head = checked_head(document, ("born", "revision", "count"), at=at)
+    return StoredLog(head, checked_frames(document, at=at))
+
+
+def found_log(document: Any, *, where: str) -> FoundLog:
+    """A log that has its own document."""
+    log = or_error(partial(stored_log, document, where=where))
+    return FoundLog(document["_id"], birth_of(document), document.get("run"), log)
+
+
+def checked_head(fields: Mapping[str, Any], repeated: Sequence[str], *, at: str) -> Head:
+    """The head among the fields of a log; some of its numbers are `repeated` beside it."""
+    content = fields.get("head")
+    if not isinstance(content, bytes) or zlib.crc32(content) != fields.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, the head of the log is damaged")
     head = decode_head(content, where=at)
-    numbers = {name: document.get(name) for name in ("born", "revision", "count")}
+    numbers = {name: fields.get(name) for name in repeated}
     if numbers != {name: getattr(head, name) for name in numbers}:
         raise DecodeError(f"{at}: its document contradicts the head of the log, it is damaged")
+    return head
+
+
+def checked_frames(fields: Mapping[str, Any], *, at: str) -> list[bytes]:
+    """The batches among the fields of a log."""
+    batches = fields.get("frames", [])
     are_bytes = isinstance(batches, list) and all(isinstance(batch, bytes) for batch in batches)
-    if not are_bytes or (batches and _crc_of(batches) != document.get("frames_crc")):
+    if not are_bytes or (batches and crc_of(batches) != fields.get("frames_crc")):
         raise DecodeError(f"{at} at index 0: checksum does not match, the batches are damaged")
-    return StoredLog(head, batches)
+    return list(batches)
 
 
 def chunk_documents(key: str, born: float, batch: bytes) -> Iterator[dict[str, Any]]:
@@ -202,14 +236,15 @@ def blob_content(document: Any, *, where: str) -> bytes:
 def checked_content(document: Any, *, where: str) -> bytes:
     """The content of a document, checked by its checksum."""
     at = f"{where} {document['_id']}"
-    _check_format(document, at)
+    check_format(document, at)
     content = document.get("content")
     if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, it is damaged")
     return content
 
 
-def _check_format(document: Any, at: str) -> None:
+def check_format(document: Any, at: str) -> None:
+    """Check that this release can read a document."""
     version = document.get("format", 0)
     if version != DOCUMENT_VERSION:
         what = (
@@ -220,7 +255,8 @@ def _check_format(document: Any, at: str) -> None:
         raise DecodeError(f"{at} is of format version {version!r}, which {what}")
 
 
-def _crc_of(batches: Iterable[bytes]) -> int:
+def crc_of(batches: Iterable[bytes]) -> int:
+    """CRC-32 over all batches."""
     return reduce(lambda crc, batch: zlib.crc32(batch, crc), batches, 0)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import identity, or_error
+from jamboree_gym.store.mongo.bundles import Bundles, bundle_documents, can_be_bundled
 from jamboree_gym.store.mongo.documents import (
+    FoundLog,
     GrownLog,
     NewLog,
     StoredLog,
@@ -45,21 +47,25 @@ class LogWriter:
 
     Attributes:
         link: Sends the requests.
+        bundles: The documents that many short episodes share.
     """
 
     def __init__(self, link: MongoLink) -> None:
         self.link = link
+        self.bundles = Bundles(link)
 
     def insert_logs(self, logs: Mapping[str, NewLog]) -> Inserted:
         """Store logs that are copied for the first time, each with all its batches.
 
-        They are inserted without a look at what is there: nearly always none of them is.
+        Short episodes that have ended share documents. The other logs are inserted without a look
+        at what is there: nearly always none of them is.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
         inserted = Inserted({}, set())
-        for documents in _by_size(log_document(key, log) for key, log in logs.items()):
+        rest = self._insert_bundles(logs, inserted)
+        for documents in _by_size(log_document(key, log) for key, log in rest.items()):
             present = [one["_id"] for one in self.link.insert_new(self.link.logs, documents)]
             stored = self.link.find(self.link.logs, present, {"count": 1})
             counts = {one["_id"]: one["count"] for one in stored}
@@ -69,6 +75,63 @@ class LogWriter:
                 elif (difference := self._merge(key, logs[key])) is not None:
                     inserted.refused[key] = difference
         return inserted
+
+    def _insert_bundles(self, logs: Mapping[str, NewLog], inserted: Inserted) -> dict[str, NewLog]:
+        """Store what can be bundled; return the logs that need their own documents."""
+        neighbours = self.bundles.neighbours(logs)
+        rest = self._without_bundled(logs, {one.key for one in neighbours}, inserted)
+        short = {key: log for key, log in rest.items() if can_be_bundled(key, log)}
+        documents = list(bundle_documents(self._without_documents(short)))
+        if documents:
+            self.link.index_bundles()
+            known = {one.bundle for one in neighbours}
+            repeated = self.bundles.insert(documents, known)  # another backup was faster
+            for key in (entry["key"] for one in documents for entry in one["logs"]):
+                if key not in repeated:
+                    del rest[key]
+            rest = self._without_bundled(rest, repeated, inserted)
+        return rest
+
+    def _without_bundled(
+        self, logs: Mapping[str, NewLog], bundled: Collection[str], inserted: Inserted
+    ) -> dict[str, NewLog]:
+        """The logs that still have to be stored, after a look at those that bundles hold."""
+        rest = dict(logs)
+        present = rest.keys() & bundled
+        for found in self.bundles.find(present) if present else ():
+            log = logs[found.key]
+            if found.born == log.head.born and isinstance(found.log, StoredLog):
+                if found.log.head.count != log.head.count:
+                    inserted.of_other_length.add(found.key)
+                elif (difference := _first_difference(found.key, log, found.log)) is not None:
+                    inserted.refused[found.key] = difference
+                elif found.log.head.revision < log.head.revision:
+                    self._give_document(found)
+                    continue
+            elif isinstance(found.log, DecodeError):
+                inserted.refused[found.key] = str(found.log)
+            elif self._clear_if_deleted(found.key, found.born):
+                continue
+            else:
+                inserted.refused[found.key] = "another log of the same name"
+            rest.pop(found.key, None)
+        return rest
+
+    def _without_documents(self, logs: Mapping[str, NewLog]) -> dict[str, NewLog]:
+        """The logs that do not have their own documents."""
+        if not logs:
+            return {}
+        wanted = {"_id": {"$in": list(logs)}}
+        found = self.link.run(lambda: list(self.link.logs.find(wanted, {"_id": 1})))
+        present = {one["_id"] for one in found}
+        return {key: log for key, log in logs.items() if key not in present}
+
+    def _give_document(self, found: FoundLog) -> None:
+        """Move a log from its bundle into its own document, so that it can change."""
+        if isinstance(found.log, StoredLog):
+            new = NewLog(found.log.head, found.log.batches, found.run)
+            self.link.insert_new(self.link.logs, [log_document(found.key, new)])
+            self.bundles.remove([(found.key, found.born)])
 
     def _merge(self, key: str, log: NewLog) -> str | None:
         """Update a log that MongoDB already holds; return the difference if it is another log."""
@@ -97,10 +160,9 @@ class LogWriter:
             if not self._clear_if_deleted(key, stored.head.born):
                 return "another log of the same name", True
             return None, self.link.insert_new(self.link.logs, [log_document(key, log)]) == []
-        for ours, theirs in zip(log.batches, stored.batches, strict=False):
-            if ours != theirs:
-                return f"other bytes at index {decode_batch(ours, where=key).start}", True
-        return None, stored.head.revision >= log.head.revision
+        difference = _first_difference(key, log, stored)
+        is_done = difference is not None or stored.head.revision >= log.head.revision
+        return difference, is_done
 
     def _decoded(self, document: Any) -> StoredLog | DecodeError:
         return or_error(partial(stored_log, document, where=f"MongoDB at {self.link.where}"))
@@ -135,7 +197,8 @@ class LogWriter:
             log of the same name. It is None if MongoDB holds more batches than expected, so that
             they must be compared.
         """
-        unsettled: dict[str, str | None] = {}
+        unsettled = self._give_documents(logs)
+        logs = {key: log for key, log in logs.items() if key not in unsettled}
         for key in self._update_heads(logs):
             log, document = logs[key], self.link.find_one(self.link.logs, key)
             if document is None or self._clear_if_deleted(key, birth_of(document)):
@@ -149,6 +212,19 @@ class LogWriter:
             elif stored.head.count > log.since:
                 unsettled[key] = None
         return unsettled
+
+    def _give_documents(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
+        """Move logs out of their bundles; return those that bundles hold under the same name."""
+        others: dict[str, str | None] = {}
+        bundled = self.bundles.members(logs)
+        for found in self.bundles.find([one.key for one in bundled]) if bundled else ():
+            if isinstance(found.log, DecodeError):
+                others[found.key] = str(found.log)
+            elif found.born == logs[found.key].head.born:
+                self._give_document(found)
+            elif not self._clear_if_deleted(found.key, found.born):
+                others[found.key] = "another log of the same name"
+        return others
 
     def _update_heads(self, logs: Mapping[str, GrownLog]) -> list[str]:
         """Update or insert; return the logs whose stored state is not the expected one."""
@@ -171,6 +247,7 @@ class LogWriter:
         self._clear(key, born)
 
     def _clear(self, key: str, born: float) -> None:
+        self.bundles.remove([(key, born)])
         self.link.run(lambda: self.link.logs.delete_one({"_id": key, "born": born}))
         self.clear_batches(key, born, 0)
 
@@ -200,6 +277,14 @@ class LogWriter:
         """Remove data that arrived for these logs after their deletion."""
         for key, born in logs:
             self._clear_if_deleted(key, born)
+
+
+def _first_difference(key: str, log: NewLog, stored: StoredLog) -> str | None:
+    """How the batches that both have differ."""
+    for ours, theirs in zip(log.batches, stored.batches, strict=False):
+        if ours != theirs:
+            return f"other bytes at index {decode_batch(ours, where=key).start}"
+    return None
 
 
 def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,281 @@
+"""Bundles: documents of MongoDB that hold up to a hundred short episodes that have ended.
+
+A server takes nearly as long for a document of 2 kB as for one of 100 kB. So what is copied
+together and will not grow any more shares a document. An episode that changes all the same moves
+into a document of its own (`LogWriter`), which counts more than its place in a bundle.
+
+A bundle is found by its slots: the times, in quarters of a second, at which the ids of its episodes
+were made. Only ids that this package made have a slot; all other episodes have their own documents.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+from jamboree_gym.errors import DecodeError
+from jamboree_gym.keys import digest
+from jamboree_gym.store.log import identity, or_error
+from jamboree_gym.store.mongo.documents import (
+    DOCUMENT_VERSION,
+    FoundLog,
+    NewLog,
+    StoredLog,
+    check_format,
+    checked_frames,
+    checked_head,
+    crc_of,
+)
+from jamboree_gym.store.mongo.link import MongoLink
+
+__all__ = ["MIN_LOGS", "Bundles", "Member", "bundle_documents", "can_be_bundled", "slot_of"]
+
+MAX_LOGS = 100
+MIN_LOGS = 8  # fewer are quicker with a document each
+MAX_LOG_BYTES = 16 << 10  # so a bundle has at most 1.6 MB
+BUNDLES_AT_ONCE = 4
+_ID_WITH_TIME = re.compile(r":episode:\{([0-9a-f]{10})[0-9a-f]{22}\}$")  # see `EpisodeStamps`
+_OF_MEMBERS = {"format": 1, "logs.key": 1, "logs.born": 1, "logs.count": 1}
+
+
+class Member(NamedTuple):
+    """An episode in a bundle, without its content; -inf and 0 if its entry is damaged."""
+
+    bundle: str
+    key: str
+    born: float
+    records: int
+
+
+def slot_of(key: str) -> str | None:
+    """The slot of a log; None if it cannot be in a bundle."""
+    found = _ID_WITH_TIME.search(key)
+    return None if found is None else found[1]
+
+
+def can_be_bundled(key: str, log: NewLog) -> bool:
+    """Whether a log is short, will hardly grow, and can be found in a bundle."""
+    if not log.has_ended or slot_of(key) is None:
+        return False
+    return len(log.head.note) + sum(map(len, log.batches)) <= MAX_LOG_BYTES
+
+
+def bundle_documents(logs: Mapping[str, NewLog]) -> Iterator[dict[str, Any]]:
+    """Documents for logs that can be bundled, each for one run; few of a run get none."""
+    by_run = defaultdict[str | None, list[str]](list)
+    for key in sorted(logs):
+        by_run[logs[key].run].append(key)
+    for run, keys in by_run.items():
+        if len(keys) >= MIN_LOGS:
+            size = math.ceil(len(keys) / math.ceil(len(keys) / MAX_LOGS))
+            for first in range(0, len(keys), size):
+                yield _document(run, {key: logs[key] for key in keys[first : first + size]})
+
+
+def _document(run: str | None, logs: Mapping[str, NewLog]) -> dict[str, Any]:
+    names = [f"{identity(key, log.head.born)}#{log.head.revision}" for key, log in logs.items()]
+    return {
+        "_id": digest("\n".join(names).encode()),  # the same again if an answer was lost
+        "run": run,
+        "format": DOCUMENT_VERSION,
+        "slots": sorted({slot for slot in map(slot_of, logs) if slot is not None}),
+        "logs": [_entry(key, log) for key, log in logs.items()],
+    }
+
+
+def _entry(key: str, log: NewLog) -> dict[str, Any]:
+    head = log.head.encode()
+    return {
+        "key": key,
+        "born": log.head.born,
+        "count": log.head.count,
+        "head": head,
+        "crc": zlib.crc32(head),
+        "frames": list(log.batches),
+        "frames_crc": crc_of(log.batches),
+    }
+
+
+def _members(document: Any) -> Iterator[Member]:
+    for entry in _entries(document):
+        born, count = entry.get("born"), entry.get("count")
+        yield Member(
+            document["_id"],
+            entry["key"],
+            born if isinstance(born, float) else -math.inf,
+            count if isinstance(count, int) else 0,
+        )
+
+
+def _entries(document: Any) -> list[dict[str, Any]]:
+    """The entries that can be told apart."""
+    entries = document.get("logs", [])
+    if not isinstance(entries, list):
+        return []
+    return [one for one in entries if isinstance(one, dict) and isinstance(one.get("key"), str)]
+
+
+def _found_log(document: Any, entry: Mapping[str, Any], *, where: str) -> FoundLog:
+    key, born = entry["key"], entry.get("born")
+    log = or_error(partial(_stored_log, document, entry, f"{where}: {key}"))
+    return FoundLog(key, born if isinstance(born, float) else -math.inf, document.get("run"), log)
+
+
+def _stored_log(document: Any, entry: Mapping[str, Any], at: str) -> StoredLog:
+    check_format(document, at)
+    return StoredLog(checked_head(entry, ("born", "count"), at=at), checked_frames(entry, at=at))
+
+
+class Bundles:
+    """Finds, stores and removes episodes in bundles."""
+
+    def __init__(self, link: MongoLink) -> None:
+        self._link = link
+        self._where = f"MongoDB at {link.where}"
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def insert(self, documents: Sequence[dict[str, Any]], known: Collection[str]) -> set[str]:
+        """Store new bundles; `known` are those that `members` found before.
+
+        If another backup has stored the same episodes meanwhile, one copy stays.
+
+        Returns:
+            Keys of the episodes in bundles that are there already.
+        """
+        taken = list[dict[str, Any]]()
+        for first in range(0, len(documents), BUNDLES_AT_ONCE):
+            some = list(documents[first : first + BUNDLES_AT_ONCE])
+            taken += self._link.insert_new(self._link.bundles, some)
+        slots = sorted({slot for one in documents for slot in one["slots"]})
+        query = {"slots": {"$in": slots}}
+        present = self._link.run(lambda: list(self._link.bundles.find(query, {"_id": 1})))
+        if {one["_id"] for one in present} - {one["_id"] for one in documents} - set(known):
+            self._remove_repeated([one["key"] for entry in documents for one in entry["logs"]])
+        return {entry["key"] for one in taken for entry in one["logs"]}
+
+    def _remove_repeated(self, keys: Sequence[str]) -> None:
+        """Leave each episode only in the first of its bundles: all backups choose the same."""
+        first = dict[tuple[str, float], Member]()
+        repeated = list[Member]()
+        for member in sorted(self.members(keys)):
+            if first.setdefault((member.key, member.born), member) is not member:
+                repeated.append(member)
+        self._pull(repeated)
+
+    def remove(self, logs: Iterable[tuple[str, float]]) -> None:
+        """Remove logs, given with their births, from all bundles; the space becomes free."""
+        wanted = set(logs)
+        found = self.members(key for key, _ in wanted)
+        self._pull([one for one in found if (one.key, one.born) in wanted])
+
+    def _pull(self, members: Sequence[Member]) -> None:
+        from pymongo import UpdateOne
+
+        keys = defaultdict[str, list[str]](list)
+        for member in members:
+            keys[member.bundle].append(member.key)
+        if not keys:
+            return
+        updates = [
+            UpdateOne({"_id": bundle}, {"$pull": {"logs": {"key": {"$in": some}}}})
+            for bundle, some in keys.items()
+        ]
+        self._link.run(lambda: self._link.bundles.bulk_write(updates, ordered=False))
+        empty = {"_id": {"$in": list(keys)}, "logs": {"$size": 0}}
+        self._link.run(lambda: self._link.bundles.delete_many(empty))
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def members(self, keys: Iterable[str]) -> list[Member]:
+        """Where these logs are; a log is left out if it is in no bundle."""
+        wanted = set(keys)
+        return [one for one in self.neighbours(wanted) if one.key in wanted]
+
+    def neighbours(self, keys: Iterable[str]) -> list[Member]:
+        """All logs in the bundles that could hold one of these."""
+        found = self._with_slots_of(keys, _OF_MEMBERS)
+        return [member for document in found for member in _members(document)]
+
+    def find(self, wanted: Iterable[str]) -> list[FoundLog]:
+        """These logs, with their batches; the newest last. The missing ones are left out.
+
+        If a bundle that could hold a missing one is damaged, the error takes its place.
+        """
+        keys, fields = set(wanted), None
+        if len(keys) == 1:
+            one_entry = {"$elemMatch": {"key": next(iter(keys))}}
+            fields = {"run": 1, "format": 1, "slots": 1, "logs": one_entry}
+        found, errors = list[FoundLog](), dict[str, DecodeError]()
+        for document in self._with_slots_of(keys, fields):
+            entries = [one for one in _entries(document) if one["key"] in keys]
+            found += [_found_log(document, one, where=self._where) for one in entries]
+            if (error := self._damage(document)) is not None:
+                errors |= {key: error for key in keys if slot_of(key) in document["slots"]}
+        for key in errors.keys() - {one.key for one in found}:
+            found.append(FoundLog(key, -math.inf, None, errors[key]))
+        return sorted(found, key=_revision_of)
+
+    def _damage(self, document: Any) -> DecodeError | None:
+        at = f"{self._where}: the bundle {document['_id']}"
+        wrong = or_error(partial(check_format, document, at))
+        if isinstance(wrong, DecodeError):
+            return wrong
+        entries = document.get("logs", [])
+        if not isinstance(entries, list) or len(_entries(document)) < len(entries):
+            return DecodeError(f"{at} is damaged")
+        return None
+
+    def damaged(self) -> dict[str, DecodeError]:
+        """The bundles with entries of which even the name cannot be read."""
+        found = self._link.scan(lambda: list(self._link.bundles.find({}, _OF_MEMBERS)))
+        damages = {one["_id"]: self._damage(one) for one in found}
+        return {name: error for name, error in damages.items() if error is not None}
+
+    def all_members(self) -> list[Member]:
+        """All logs in bundles."""
+        found = self._link.scan(lambda: list(self._link.bundles.find({}, _OF_MEMBERS)))
+        return [member for document in found for member in _members(document)]
+
+    def heads(self, run: str | None) -> Iterator[list[FoundLog]]:
+        """All logs or those of a run, without their batches, some hundreds at a time."""
+        if run is not None:
+            self._link.scan(lambda: self._link.bundles.create_index("run"))
+        query = {} if run is None else {"run": run}
+        cursor = self._link.bundles.find(query, {"logs.frames": 0, "logs.frames_crc": 0})
+        try:
+            while found := self._link.scan(lambda: list(islice(cursor, BUNDLES_AT_ONCE))):
+                yield [
+                    _found_log(document, entry, where=self._where)
+                    for document in found
+                    for entry in _entries(document)
+                ]
+        finally:
+            cursor.close()
+
+    def runs(self) -> set[str]:
+        """Names of the runs of all bundles."""
+        stages: list[dict[str, Any]] = [
+            {"$match": {"logs.0": {"$exists": True}}},
+            {"$group": {"_id": "$run"}},
+        ]
+        groups = self._link.scan(lambda: list(self._link.bundles.aggregate(stages)))
+        return {group["_id"] for group in groups if isinstance(group["_id"], str)}
+
+    def _with_slots_of(self, keys: Iterable[str], fields: Any) -> Iterator[Any]:
+        slots = sorted({slot for slot in map(slot_of, keys) if slot is not None})
+        if not slots:
+            return
+        query = {"slots": {"$in": slots} if len(slots) > 1 else slots[0]}
+        cursor = self._link.bundles.find(query, fields, batch_size=BUNDLES_AT_ONCE)
+        yield from iter(lambda: self._link.run(lambda: next(cursor, None)), None)
+
+
+def _revision_of(found: FoundLog) -> int:
+    return found.log.head.revision if isinstance(found.log, StoredLog) else -1
