@@ -16,6 +16,7 @@ from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_s
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_outline
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
+from jamboree_gym.store.mongo.bundles import Bundling
 from jamboree_gym.store.mongo.documents import MAX_INLINE_BYTES, GrownLog, NewLog, StoredLog
 from jamboree_gym.store.mongo.reader import stored_logs
 from jamboree_gym.store.mongo.store import MongoStore
@@ -24,6 +25,7 @@ from jamboree_gym.store.redis.store import RedisStore
 __all__ = ["LogCopier", "finish_deletions", "pending_records"]
 
 UNACKNOWLEDGED_AT_ONCE = 500
+BUNDLING_AT_ONCE = 5000
 
 _log = logging.getLogger(__name__)
 
@@ -75,14 +77,12 @@ class LogCopier:
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
         """Copy logs, given as (key, revision); yield how many have been processed so far."""
         self._changed = set()
-        small = [key for key, revision in pending if revision <= FEW_REVISIONS]
-        done, at_once = 0, FIRST_LOGS
-        while done < len(small):
-            keys = small[done : done + at_once]
-            size = self._copy_together(keys)
-            done += len(keys)
-            at_once = next_portion(at_once, len(keys), size)
-            yield done
+        small = sorted(key for key, revision in pending if revision <= FEW_REVISIONS)
+        done = 0
+        for first in range(0, max(1, len(small)), BUNDLING_AT_ONCE):
+            for copied in self._copy_small(small[first : first + BUNDLING_AT_ONCE]):
+                done += copied
+                yield done
         for key in (key for key, revision in pending if revision > FEW_REVISIONS):
             self._copy_in_pages(key)
             done += 1
@@ -91,7 +91,20 @@ class LogCopier:
         for key in rejoined:
             self._copy_in_pages(key)
 
-    def _copy_together(self, keys: Sequence[str]) -> int:
+    def _copy_small(self, keys: Sequence[str]) -> Iterator[int]:
+        """Copy small logs, portion by portion; yield the number of logs in each."""
+        bundling = self._mongo.bundling(keys)
+        done, at_once = 0, FIRST_LOGS
+        while done < len(keys):
+            portion = keys[done : done + at_once]
+            size = self._copy_together(portion, bundling)
+            done += len(portion)
+            at_once = next_portion(at_once, len(portion), size)
+            if done == len(keys):
+                bundling.close()
+            yield len(portion)
+
+    def _copy_together(self, keys: Sequence[str], bundling: Bundling) -> int:
         """Copy small logs with one round trip to each server; return the number of bytes."""
         new: dict[str, NewLog] = {}
         grown: dict[str, GrownLog] = {}
@@ -124,7 +137,7 @@ class LogCopier:
                 batches += [(key, head.born, blob) for blob in blobs]
         refused = self._differing(grown)
         batches = [one for one in batches if one[0] not in refused]
-        inserted = self._mongo.insert_logs(new)
+        inserted = self._mongo.insert_logs(new, bundling)
         by_themselves += sorted(inserted.of_other_length)
         refused |= inserted.refused | (self._mongo.insert_batches(batches) if batches else {})
         self._refuse(refused)

@@ -11,12 +11,12 @@ were made. Only ids that this package made have a slot; all other episodes have 
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from jamboree_gym.errors import DecodeError
@@ -27,36 +27,35 @@ from jamboree_gym.store.mongo.documents import (
     FoundLog,
     NewLog,
     StoredLog,
+    birth_of,
     check_format,
     checked_frames,
     checked_head,
     crc_of,
+    slot_of,
 )
 from jamboree_gym.store.mongo.link import MongoLink
 
-__all__ = ["MIN_LOGS", "Bundles", "Member", "bundle_documents", "can_be_bundled", "slot_of"]
+__all__ = ["MIN_LOGS", "Bundles", "Bundling", "Member", "can_be_bundled"]
 
 MAX_LOGS = 100
 MIN_LOGS = 8  # fewer are quicker with a document each
 MAX_LOG_BYTES = 16 << 10  # so a bundle has at most 1.6 MB
 BUNDLES_AT_ONCE = 4
-_ID_WITH_TIME = re.compile(r":episode:\{([0-9a-f]{10})[0-9a-f]{22}\}$")  # see `EpisodeStamps`
-_OF_MEMBERS = {"format": 1, "logs.key": 1, "logs.born": 1, "logs.count": 1}
+_OF_MEMBERS = {"format": 1, "slots": 1} | {
+    f"logs.{name}": 1 for name in ("key", "born", "revision", "count")
+}
+_STATE = "bundling"  # in the settings
 
 
 class Member(NamedTuple):
-    """An episode in a bundle, without its content; -inf and 0 if its entry is damaged."""
+    """An episode in a bundle, without its content; -inf and 0 where its entry is damaged."""
 
     bundle: str
     key: str
     born: float
+    revision: int
     records: int
-
-
-def slot_of(key: str) -> str | None:
-    """The slot of a log; None if it cannot be in a bundle."""
-    found = _ID_WITH_TIME.search(key)
-    return None if found is None else found[1]
 
 
 def can_be_bundled(key: str, log: NewLog) -> bool:
@@ -84,9 +83,13 @@ def _document(run: str | None, logs: Mapping[str, NewLog]) -> dict[str, Any]:
         "_id": digest("\n".join(names).encode()),  # the same again if an answer was lost
         "run": run,
         "format": DOCUMENT_VERSION,
-        "slots": sorted({slot for slot in map(slot_of, logs) if slot is not None}),
+        "slots": _slots_of(logs),
         "logs": [_entry(key, log) for key, log in logs.items()],
     }
+
+
+def _slots_of(keys: Iterable[str]) -> list[str]:
+    return sorted({slot for slot in map(slot_of, keys) if slot is not None})
 
 
 def _entry(key: str, log: NewLog) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def _entry(key: str, log: NewLog) -> dict[str, Any]:
     return {
         "key": key,
         "born": log.head.born,
+        "revision": log.head.revision,
         "count": log.head.count,
         "head": head,
         "crc": zlib.crc32(head),
@@ -104,13 +108,11 @@ def _entry(key: str, log: NewLog) -> dict[str, Any]:
 
 def _members(document: Any) -> Iterator[Member]:
     for entry in _entries(document):
-        born, count = entry.get("born"), entry.get("count")
-        yield Member(
-            document["_id"],
-            entry["key"],
-            born if isinstance(born, float) else -math.inf,
-            count if isinstance(count, int) else 0,
+        revision, records = (
+            number if isinstance(number, int) else 0
+            for number in (entry.get("revision"), entry.get("count"))
         )
+        yield Member(document["_id"], entry["key"], birth_of(entry), revision, records)
 
 
 def _entries(document: Any) -> list[dict[str, Any]]:
@@ -122,14 +124,16 @@ def _entries(document: Any) -> list[dict[str, Any]]:
 
 
 def _found_log(document: Any, entry: Mapping[str, Any], *, where: str) -> FoundLog:
-    key, born = entry["key"], entry.get("born")
+    key = entry["key"]
     log = or_error(partial(_stored_log, document, entry, f"{where}: {key}"))
-    return FoundLog(key, born if isinstance(born, float) else -math.inf, document.get("run"), log)
+    return FoundLog(key, birth_of(entry), document.get("run"), log)
 
 
 def _stored_log(document: Any, entry: Mapping[str, Any], at: str) -> StoredLog:
     check_format(document, at)
-    return StoredLog(checked_head(entry, ("born", "count"), at=at), checked_frames(entry, at=at))
+    return StoredLog(
+        checked_head(entry, ("born", "revision", "count"), at=at), checked_frames(entry, at=at)
+    )
 
 
 class Bundles:
@@ -141,30 +145,20 @@ class Bundles:
 
     # -- writing ----------------------------------------------------------------------------
 
-    def insert(self, documents: Sequence[dict[str, Any]], known: Collection[str]) -> set[str]:
-        """Store new bundles; `known` are those that `members` found before.
-
-        If another backup has stored the same episodes meanwhile, one copy stays.
-
-        Returns:
-            Keys of the episodes in bundles that are there already.
-        """
+    def insert(self, documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Store new bundles; return those that are there already."""
+        self._link.index_bundles()
         taken = list[dict[str, Any]]()
         for first in range(0, len(documents), BUNDLES_AT_ONCE):
             some = list(documents[first : first + BUNDLES_AT_ONCE])
             taken += self._link.insert_new(self._link.bundles, some)
-        slots = sorted({slot for one in documents for slot in one["slots"]})
-        query = {"slots": {"$in": slots}}
-        present = self._link.run(lambda: list(self._link.bundles.find(query, {"_id": 1})))
-        if {one["_id"] for one in present} - {one["_id"] for one in documents} - set(known):
-            self._remove_repeated([one["key"] for entry in documents for one in entry["logs"]])
-        return {entry["key"] for one in taken for entry in one["logs"]}
+        return taken
 
-    def _remove_repeated(self, keys: Sequence[str]) -> None:
-        """Leave each episode only in the first of its bundles: all backups choose the same."""
+    def remove_repeated(self, keys: Iterable[str]) -> None:
+        """Leave each of these episodes only in one bundle: all backups choose the same."""
         first = dict[tuple[str, float], Member]()
         repeated = list[Member]()
-        for member in sorted(self.members(keys)):
+        for member in sorted(self.members(keys), key=lambda one: (-one.revision, one.bundle)):
             if first.setdefault((member.key, member.born), member) is not member:
                 repeated.append(member)
         self._pull(repeated)
@@ -196,12 +190,8 @@ class Bundles:
     def members(self, keys: Iterable[str]) -> list[Member]:
         """Where these logs are; a log is left out if it is in no bundle."""
         wanted = set(keys)
-        return [one for one in self.neighbours(wanted) if one.key in wanted]
-
-    def neighbours(self, keys: Iterable[str]) -> list[Member]:
-        """All logs in the bundles that could hold one of these."""
-        found = self._with_slots_of(keys, _OF_MEMBERS)
-        return [member for document in found for member in _members(document)]
+        found = self._with_slots_of(wanted, _OF_MEMBERS)
+        return [one for document in found for one in _members(document) if one.key in wanted]
 
     def find(self, wanted: Iterable[str]) -> list[FoundLog]:
         """These logs, with their batches; the newest last. The missing ones are left out.
@@ -220,7 +210,7 @@ class Bundles:
                 errors |= {key: error for key in keys if slot_of(key) in document["slots"]}
         for key in errors.keys() - {one.key for one in found}:
             found.append(FoundLog(key, -math.inf, None, errors[key]))
-        return sorted(found, key=_revision_of)
+        return sorted(found, key=attrgetter("revision"))
 
     def _damage(self, document: Any) -> DecodeError | None:
         at = f"{self._where}: the bundle {document['_id']}"
@@ -269,7 +259,7 @@ class Bundles:
         return {group["_id"] for group in groups if isinstance(group["_id"], str)}
 
     def _with_slots_of(self, keys: Iterable[str], fields: Any) -> Iterator[Any]:
-        slots = sorted({slot for slot in map(slot_of, keys) if slot is not None})
+        slots = _slots_of(keys)
         if not slots:
             return
         query = {"slots": {"$in": slots} if len(slots) > 1 else slots[0]}
@@ -277,5 +267,72 @@ class Bundles:
         yield from iter(lambda: self._link.run(lambda: next(cursor, None)), None)
 
 
-def _revision_of(found: FoundLog) -> int:
-    return found.log.head.revision if isinstance(found.log, StoredLog) else -1
+class Bundling:
+    """Stores short episodes in bundles, in some portions of one copy; `close` it in the end.
+
+    What bundles hold of them already is asked for only once, at the beginning. If another backup
+    has stored some of them meanwhile, `close` removes what is there twice.
+
+    Its state in the settings of the namespace is how often a backup has stored bundles (`count`),
+    and whether each document of an episode says its slot (`have_slots`): not those of an older
+    release.
+
+    Args:
+        bundles: Where to store.
+        link: Sends the requests.
+        keys: The logs that may be stored.
+
+    Attributes:
+        bundled: Keys of the logs that are in bundles.
+    """
+
+    def __init__(self, bundles: Bundles, link: MongoLink, keys: Iterable[str]) -> None:
+        self._bundles = bundles
+        self._link = link
+        self._inserted: list[str] = []
+        state = link.find_one(link.settings, _STATE)
+        if state is None:
+            new = {"_id": _STATE, "count": 0, "have_slots": link.is_empty(link.logs)}
+            link.insert_new(link.settings, [new])
+            state = link.find_one(link.settings, _STATE)
+        self._count, self._have_slots = _count_of(state), state.get("have_slots") is True
+        if self._have_slots:
+            link.index_slots()
+        self.bundled = {one.key for one in bundles.members(keys)}
+
+    def insert(self, logs: Mapping[str, NewLog]) -> tuple[set[str], set[str]]:
+        """Store what can be bundled, and neither is in a bundle nor has a document.
+
+        Returns:
+            Keys of the logs that are stored now, and of those that are in such a bundle already.
+        """
+        short = {key: log for key, log in logs.items() if can_be_bundled(key, log)}
+        if len(short) < MIN_LOGS:
+            return set(), set()
+        documents = list(bundle_documents(self._without_documents(short)))
+        taken = self._bundles.insert(documents)
+        before = {entry["key"] for one in taken for entry in one["logs"]}
+        keys = {entry["key"] for one in documents for entry in one["logs"]}
+        self._inserted += keys
+        self.bundled |= keys
+        return keys - before, before
+
+    def _without_documents(self, logs: Mapping[str, NewLog]) -> dict[str, NewLog]:
+        field, values = ("slot", _slots_of(logs)) if self._have_slots else ("_id", list(logs))
+        wanted = {field: {"$in": values}}
+        found = self._link.run(lambda: list(self._link.logs.find(wanted, {"_id": 1})))
+        present = {one["_id"] for one in found}
+        return {key: log for key, log in logs.items() if key not in present}
+
+    def close(self) -> None:
+        """Count what was stored; remove what another backup has stored, too."""
+        if self._inserted:
+            update, settings = {"$inc": {"count": 1}}, self._link.settings
+            before = self._link.run(lambda: settings.find_one_and_update({"_id": _STATE}, update))
+            if _count_of(before) != self._count:
+                self._bundles.remove_repeated(self._inserted)
+
+
+def _count_of(state: Any) -> int:
+    """0 if MongoDB was emptied meanwhile."""
+    return 0 if state is None else int(state.get("count", 0))

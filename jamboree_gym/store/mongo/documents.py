@@ -8,6 +8,7 @@ a CRC-32; what reads one raises `DecodeError` if it is damaged, or has another f
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ __all__ = [
     "found_log",
     "head_fields",
     "is_chunk_of",
+    "slot_field",
+    "slot_of",
     "stored_batches",
     "stored_log",
     "log_document",
@@ -50,6 +53,7 @@ __all__ = [
 DOCUMENT_VERSION = 2
 MAX_PART_BYTES = 12 * 2**20  # MongoDB limits a document to 16 MB
 MAX_INLINE_BYTES = 64 * 2**10
+_ID_WITH_TIME = re.compile(r":episode:\{([0-9a-f]{10})[0-9a-f]{22}\}$")  # see `EpisodeStamps`
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 
@@ -89,6 +93,11 @@ class FoundLog(NamedTuple):
     run: str | None
     log: StoredLog | DecodeError
 
+    @property
+    def revision(self) -> int:
+        """Its number of changes; -1 if it is damaged."""
+        return self.log.head.revision if isinstance(self.log, StoredLog) else -1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredBatch:
@@ -100,11 +109,23 @@ class StoredBatch:
 
 def log_document(key: str, log: NewLog) -> dict[str, Any]:
     """The document of a log with all its batches."""
-    document = {"_id": key, "run": log.run, **head_fields(log.head)}
+    document = {"_id": key, "run": log.run, **slot_field(key), **head_fields(log.head)}
     if log.batches:
         document["frames"] = list(log.batches)
         document["frames_crc"] = crc_of(log.batches)
     return document
+
+
+def slot_of(key: str) -> str | None:
+    """When the id of an episode was made, in quarters of a second; None if the id does not say."""
+    found = _ID_WITH_TIME.search(key)
+    return None if found is None else found[1]
+
+
+def slot_field(key: str) -> dict[str, str]:
+    """The field by which an episode's document is found among those of the same time."""
+    slot = slot_of(key)
+    return {} if slot is None else {"slot": slot}
 
 
 def head_fields(head: Head) -> dict[str, Any]:

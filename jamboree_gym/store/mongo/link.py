@@ -152,6 +152,10 @@ class MongoLink:
         """Make the index, once: without it, a search for an episode reads all bundles."""
         self._index(self.bundles, [("slots", 1)])
 
+    def index_slots(self) -> None:
+        """Make the index, once: with it, a backup sees soon that no episode has a document."""
+        self._index(self.logs, [("slot", 1)])
+
     def _index(self, collection: Collection[Any], order: list[tuple[str, int]]) -> None:
         from pymongo.errors import OperationFailure
 

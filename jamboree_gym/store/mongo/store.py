@@ -125,12 +125,13 @@ class MongoStore(LogWriter):
         return found_log(document, where=f"MongoDB at {self.where}")
 
     def _not_deleted(self, found: Sequence[FoundLog]) -> dict[str, StoredLog | DecodeError]:
-        """The logs without those that were deleted; of each key the last one."""
+        """The logs without those that were deleted; of each the newest state."""
         ids = dict[str, FoundLog]()
         for one in found:
             id = identity(one.key, one.born)
-            ids.pop(id, None)
-            ids[id] = one
+            is_older = id in ids and -1 < one.revision < ids[id].revision
+            if not is_older:  # nor damaged: a document counts more than a place in a bundle
+                ids[id] = one
         for tombstone in self.link.find(self.link.deleted, list(ids), {"_id": 1}):
             del ids[tombstone["_id"]]
         return {one.key: one.log for one in ids.values()}

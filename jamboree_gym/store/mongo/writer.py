@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import identity, or_error
-from jamboree_gym.store.mongo.bundles import Bundles, bundle_documents, can_be_bundled
+from jamboree_gym.store.mongo.bundles import Bundles, Bundling
 from jamboree_gym.store.mongo.documents import (
     FoundLog,
     GrownLog,
@@ -21,6 +21,7 @@ from jamboree_gym.store.mongo.documents import (
     head_fields,
     is_chunk_of,
     log_document,
+    slot_field,
     stored_log,
 )
 from jamboree_gym.store.mongo.link import MongoLink
@@ -54,7 +55,11 @@ class LogWriter:
         self.link = link
         self.bundles = Bundles(link)
 
-    def insert_logs(self, logs: Mapping[str, NewLog]) -> Inserted:
+    def bundling(self, keys: Iterable[str]) -> Bundling:
+        """What `insert_logs` needs to store some of these logs."""
+        return Bundling(self.bundles, self.link, keys)
+
+    def insert_logs(self, logs: Mapping[str, NewLog], bundling: Bundling) -> Inserted:
         """Store logs that are copied for the first time, each with all its batches.
 
         Short episodes that have ended share documents. The other logs are inserted without a look
@@ -64,7 +69,7 @@ class LogWriter:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
         inserted = Inserted({}, set())
-        rest = self._insert_bundles(logs, inserted)
+        rest = self._insert_bundles(logs, bundling, inserted)
         for documents in _by_size(log_document(key, log) for key, log in rest.items()):
             present = [one["_id"] for one in self.link.insert_new(self.link.logs, documents)]
             stored = self.link.find(self.link.logs, present, {"count": 1})
@@ -76,21 +81,14 @@ class LogWriter:
                     inserted.refused[key] = difference
         return inserted
 
-    def _insert_bundles(self, logs: Mapping[str, NewLog], inserted: Inserted) -> dict[str, NewLog]:
+    def _insert_bundles(
+        self, logs: Mapping[str, NewLog], bundling: Bundling, inserted: Inserted
+    ) -> dict[str, NewLog]:
         """Store what can be bundled; return the logs that need their own documents."""
-        neighbours = self.bundles.neighbours(logs)
-        rest = self._without_bundled(logs, {one.key for one in neighbours}, inserted)
-        short = {key: log for key, log in rest.items() if can_be_bundled(key, log)}
-        documents = list(bundle_documents(self._without_documents(short)))
-        if documents:
-            self.link.index_bundles()
-            known = {one.bundle for one in neighbours}
-            repeated = self.bundles.insert(documents, known)  # another backup was faster
-            for key in (entry["key"] for one in documents for entry in one["logs"]):
-                if key not in repeated:
-                    del rest[key]
-            rest = self._without_bundled(rest, repeated, inserted)
-        return rest
+        rest = self._without_bundled(logs, bundling.bundled, inserted)
+        stored, repeated = bundling.insert(rest)
+        rest = {key: log for key, log in rest.items() if key not in stored}
+        return self._without_bundled(rest, repeated, inserted)
 
     def _without_bundled(
         self, logs: Mapping[str, NewLog], bundled: Collection[str], inserted: Inserted
@@ -117,20 +115,12 @@ class LogWriter:
             rest.pop(found.key, None)
         return rest
 
-    def _without_documents(self, logs: Mapping[str, NewLog]) -> dict[str, NewLog]:
-        """The logs that do not have their own documents."""
-        if not logs:
-            return {}
-        wanted = {"_id": {"$in": list(logs)}}
-        found = self.link.run(lambda: list(self.link.logs.find(wanted, {"_id": 1})))
-        present = {one["_id"] for one in found}
-        return {key: log for key, log in logs.items() if key not in present}
-
     def _give_document(self, found: FoundLog) -> None:
         """Move a log from its bundle into its own document, so that it can change."""
         if isinstance(found.log, StoredLog):
             new = NewLog(found.log.head, found.log.batches, found.run)
-            self.link.insert_new(self.link.logs, [log_document(found.key, new)])
+            if self.link.insert_new(self.link.logs, [log_document(found.key, new)]):
+                self._merge(found.key, new)
             self.bundles.remove([(found.key, found.born)])
 
     def _merge(self, key: str, log: NewLog) -> str | None:
@@ -295,7 +285,7 @@ def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]
         "revision": {"$lt": log.head.revision},
         "count": {"$lte": log.since},
     }
-    return expected, {"$set": {"run": log.run, **head_fields(log.head)}}
+    return expected, {"$set": {"run": log.run, **slot_field(key), **head_fields(log.head)}}
 
 
 def _by_size(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
