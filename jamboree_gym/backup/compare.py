@@ -58,7 +58,9 @@ class Comparison:
 
     def check_bundles(self) -> None:
         """Check that every entry of MongoDB's bundles names its episode."""
-        self.different |= {name: str(error) for name, error in self._mongo.bundles.damaged().items()}
+        self.different |= {
+            name: str(error) for name, error in self._mongo.bundles.damaged().items()
+        }
 
     def compare_blobs(self) -> None:
         """Compare the schemas and provenances that logs refer to.

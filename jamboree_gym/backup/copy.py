@@ -365,9 +365,9 @@ def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
 
 def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
     """Delete from MongoDB what was deleted in Redis; return the number of logs."""
-    deleted = store.deletions.noted()
-    for key, born in sorted(deleted):
-        mongo.delete(key, born)
+    deleted = sorted(store.deletions.noted())
+    mongo.delete(deleted)
+    for key, born in deleted:
         store.deletions.forget(key, born, mongo=mongo.identity())
     return len(deleted)
 

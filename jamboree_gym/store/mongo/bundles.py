@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from operator import attrgetter
@@ -136,6 +136,13 @@ def _stored_log(document: Any, entry: Mapping[str, Any], at: str) -> StoredLog:
     )
 
 
+def _only(keys: Collection[str]) -> dict[str, Any] | None:
+    """The fields of a bundle, without the other entries if there is only one key."""
+    if len(keys) != 1:
+        return None
+    return {"run": 1, "format": 1, "slots": 1, "logs": {"$elemMatch": {"key": next(iter(keys))}}}
+
+
 class Bundles:
     """Finds, stores and removes episodes in bundles."""
 
@@ -190,7 +197,7 @@ class Bundles:
     def members(self, keys: Iterable[str]) -> list[Member]:
         """Where these logs are; a log is left out if it is in no bundle."""
         wanted = set(keys)
-        found = self._with_slots_of(wanted, _OF_MEMBERS)
+        found = self._with_slots_of(wanted, _only(wanted) or _OF_MEMBERS)
         return [one for document in found for one in _members(document) if one.key in wanted]
 
     def find(self, wanted: Iterable[str]) -> list[FoundLog]:
@@ -198,12 +205,8 @@ class Bundles:
 
         If a bundle that could hold a missing one is damaged, the error takes its place.
         """
-        keys, fields = set(wanted), None
-        if len(keys) == 1:
-            one_entry = {"$elemMatch": {"key": next(iter(keys))}}
-            fields = {"run": 1, "format": 1, "slots": 1, "logs": one_entry}
-        found, errors = list[FoundLog](), dict[str, DecodeError]()
-        for document in self._with_slots_of(keys, fields):
+        keys, found, errors = set(wanted), list[FoundLog](), dict[str, DecodeError]()
+        for document in self._with_slots_of(keys, _only(keys)):
             entries = [one for one in _entries(document) if one["key"] in keys]
             found += [_found_log(document, one, where=self._where) for one in entries]
             if (error := self._damage(document)) is not None:

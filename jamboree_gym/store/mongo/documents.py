@@ -48,6 +48,7 @@ __all__ = [
     "stored_batches",
     "stored_log",
     "log_document",
+    "log_of_chunk",
 ]
 
 DOCUMENT_VERSION = 2
@@ -206,7 +207,12 @@ def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
 
 def is_chunk_of(id: str, key: str, born: float) -> bool:
     """Whether a document of `chunks` belongs to exactly this log; others may have the same key."""
-    return id.startswith(f"{identity(key, born)}#")
+    return log_of_chunk(id) == identity(key, born)
+
+
+def log_of_chunk(id: str) -> str:
+    """The log of a document of `chunks`, as its identity."""
+    return id.rsplit("#", 2)[0]
 
 
 def birth_of(document: Any) -> float:
@@ -235,8 +241,8 @@ def _is_part(document: Any, number: int) -> bool:
 
 
 def _log_and_start(document: Any) -> tuple[str, int]:
-    log, start, _ = document["_id"].rsplit("#", 2)
-    return log, int(start)
+    _, start, _ = document["_id"].rsplit("#", 2)
+    return log_of_chunk(document["_id"]), int(start)
 
 
 def blob_document(name: str, content: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ from jamboree_gym.store.mongo.documents import (
     birth_of,
     chunk_documents,
     head_fields,
-    is_chunk_of,
     log_document,
+    log_of_chunk,
     slot_field,
     stored_log,
 )
@@ -30,6 +30,7 @@ __all__ = ["Inserted", "LogWriter"]
 
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
+DELETED_AT_ONCE = 200
 
 
 class Inserted(NamedTuple):
@@ -230,27 +231,41 @@ class LogWriter:
             return [keys[failure["index"]] for failure in self.link.duplicates(error)]
         return []
 
-    def delete(self, key: str, born: float) -> None:
-        """Delete a log for good: data that a slow backup copies afterwards stays hidden."""
-        tombstone = {"_id": identity(key, born), "at": time.time()}
-        self.link.insert_new(self.link.deleted, [tombstone])
-        self._clear(key, born)
+    def delete(self, logs: Iterable[tuple[str, float]]) -> None:
+        """Delete logs, given with their births, for good.
 
-    def _clear(self, key: str, born: float) -> None:
-        self.bundles.remove([(key, born)])
-        self.link.run(lambda: self.link.logs.delete_one({"_id": key, "born": born}))
-        self.clear_batches(key, born, 0)
+        Data that a slow backup copies afterwards stays hidden.
+        """
+        logs, now = list(logs), time.time()
+        for first in range(0, len(logs), DELETED_AT_ONCE):
+            some = logs[first : first + DELETED_AT_ONCE]
+            tombstones = [{"_id": identity(*log), "at": now} for log in some]
+            self.link.insert_new(self.link.deleted, tombstones)
+            self._clear(some)
+
+    def _clear(self, logs: Sequence[tuple[str, float]]) -> None:
+        from pymongo import DeleteOne
+
+        self.bundles.remove(logs)
+        deletions = [DeleteOne({"_id": key, "born": born}) for key, born in logs]
+        self.link.run(lambda: self.link.logs.bulk_write(deletions, ordered=False))
+        self._clear_chunks({"key": {"$in": [key for key, _ in logs]}}, logs)
 
     def clear_batches(self, key: str, born: float, start: int) -> int:
         """Remove the batches of a log from an index on; return the number of documents."""
-        self.link.index_chunks()
         query: dict[str, Any] = {"key": key}  # without the start: a damaged document may lack it
         if start:
             query["start"] = {"$gte": start}
+        return self._clear_chunks(query, [(key, born)])
+
+    def _clear_chunks(self, query: Mapping[str, Any], logs: Sequence[tuple[str, float]]) -> int:
+        """Remove the documents of these logs, and of no others with the same keys."""
+        self.link.index_chunks()
         found = self.link.run(
             lambda: [one["_id"] for one in self.link.chunks.find(query, {"_id": 1})]
         )
-        ids = [id for id in found if is_chunk_of(id, key, born)]
+        wanted = {identity(*log) for log in logs}
+        ids = [id for id in found if log_of_chunk(id) in wanted]
         for first in range(0, len(ids), MAX_DOCUMENTS):
             part = ids[first : first + MAX_DOCUMENTS]
             self.link.run(partial(self.link.chunks.delete_many, {"_id": {"$in": part}}))
@@ -260,7 +275,7 @@ class LogWriter:
         """Remove the remains of a log if it was deleted; return whether it was."""
         if self.link.find_one(self.link.deleted, identity(key, born)) is None:
             return False
-        self._clear(key, born)
+        self._clear([(key, born)])
         return True
 
     def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
