@@ -177,20 +177,19 @@ class Bundles:
         self._pull([one for one in found if (one.key, one.born) in wanted])
 
     def _pull(self, members: Sequence[Member]) -> None:
-        from pymongo import UpdateOne
+        from pymongo import DeleteMany, UpdateOne
 
         keys = defaultdict[str, list[str]](list)
         for member in members:
             keys[member.bundle].append(member.key)
         if not keys:
             return
-        updates = [
+        pulls = [
             UpdateOne({"_id": bundle}, {"$pull": {"logs": {"key": {"$in": some}}}})
             for bundle, some in keys.items()
         ]
-        self._link.run(lambda: self._link.bundles.bulk_write(updates, ordered=False))
-        empty = {"_id": {"$in": list(keys)}, "logs": {"$size": 0}}
-        self._link.run(lambda: self._link.bundles.delete_many(empty))
+        empty = DeleteMany({"_id": {"$in": list(keys)}, "logs": {"$size": 0}})
+        self._link.run(lambda: self._link.bundles.bulk_write([*pulls, empty]))
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -210,7 +209,7 @@ class Bundles:
             entries = [one for one in _entries(document) if one["key"] in keys]
             found += [_found_log(document, one, where=self._where) for one in entries]
             if (error := self._damage(document)) is not None:
-                errors |= {key: error for key in keys if slot_of(key) in document["slots"]}
+                errors |= {key: error for key in keys if slot_of(key) in document.get("slots", ())}
         for key in errors.keys() - {one.key for one in found}:
             found.append(FoundLog(key, -math.inf, None, errors[key]))
         return sorted(found, key=attrgetter("revision"))
@@ -220,15 +219,18 @@ class Bundles:
         wrong = or_error(partial(check_format, document, at))
         if isinstance(wrong, DecodeError):
             return wrong
-        entries = document.get("logs", [])
-        if not isinstance(entries, list) or len(_entries(document)) < len(entries):
+        entries, slots = document.get("logs", []), document.get("slots")
+        if not isinstance(entries, list) or not isinstance(slots, list):
             return DecodeError(f"{at} is damaged")
-        return None
+        keys = [entry["key"] for entry in _entries(document)]
+        is_whole = len(keys) == len(entries) and {*map(slot_of, keys)}.issubset(slots)
+        return None if is_whole else DecodeError(f"{at} is damaged")
 
     def damaged(self) -> dict[str, DecodeError]:
-        """The bundles with entries of which even the name cannot be read."""
-        found = self._link.scan(lambda: list(self._link.bundles.find({}, _OF_MEMBERS)))
-        damages = {one["_id"]: self._damage(one) for one in found}
+        """The bundles with entries that cannot be told apart, or cannot be found."""
+        fields = {"logs.frames": 0, "logs.head": 0}
+        found = self._link.scan(lambda: list(self._link.bundles.find({}, fields)))
+        damages = {one["_id"]: self._damage({"logs": None, **one}) for one in found}
         return {name: error for name, error in damages.items() if error is not None}
 
     def all_members(self) -> list[Member]:
