@@ -11,129 +11,36 @@ were made. Only ids that this package made have a slot; all other episodes have 
 from __future__ import annotations
 
 import math
-import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from operator import attrgetter
-from typing import Any, NamedTuple
+from secrets import token_hex
+from typing import Any
 
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.keys import digest
-from jamboree_gym.store.log import identity, or_error
-from jamboree_gym.store.mongo.documents import (
-    DOCUMENT_VERSION,
-    FoundLog,
-    NewLog,
-    StoredLog,
-    birth_of,
-    check_format,
-    checked_frames,
-    checked_head,
-    crc_of,
-    slot_of,
+from jamboree_gym.store.log import or_error
+from jamboree_gym.store.mongo.bundle_documents import (
+    MIN_LOGS,
+    Member,
+    bundle_documents,
+    can_be_bundled,
+    entries_of,
+    found_in_bundle,
+    members_of,
+    slots_of,
 )
+from jamboree_gym.store.mongo.documents import FoundLog, NewLog, check_format, slot_of
 from jamboree_gym.store.mongo.link import MongoLink
 
-__all__ = ["MIN_LOGS", "Bundles", "Bundling", "Member", "can_be_bundled"]
+__all__ = ["Bundles", "Bundling"]
 
-MAX_LOGS = 100
-MIN_LOGS = 8  # fewer are quicker with a document each
-MAX_LOG_BYTES = 16 << 10  # so a bundle has at most 1.6 MB
 BUNDLES_AT_ONCE = 4
 _OF_MEMBERS = {"format": 1, "slots": 1} | {
     f"logs.{name}": 1 for name in ("key", "born", "revision", "count")
 }
 _STATE = "bundling"  # in the settings
-
-
-class Member(NamedTuple):
-    """An episode in a bundle, without its content; -inf and 0 where its entry is damaged."""
-
-    bundle: str
-    key: str
-    born: float
-    revision: int
-    records: int
-
-
-def can_be_bundled(key: str, log: NewLog) -> bool:
-    """Whether a log is short, will hardly grow, and can be found in a bundle."""
-    if not log.has_ended or slot_of(key) is None:
-        return False
-    return len(log.head.note) + sum(map(len, log.batches)) <= MAX_LOG_BYTES
-
-
-def bundle_documents(logs: Mapping[str, NewLog]) -> Iterator[dict[str, Any]]:
-    """Documents for logs that can be bundled, each for one run; few of a run get none."""
-    by_run = defaultdict[str | None, list[str]](list)
-    for key in sorted(logs):
-        by_run[logs[key].run].append(key)
-    for run, keys in by_run.items():
-        if len(keys) >= MIN_LOGS:
-            size = math.ceil(len(keys) / math.ceil(len(keys) / MAX_LOGS))
-            for first in range(0, len(keys), size):
-                yield _document(run, {key: logs[key] for key in keys[first : first + size]})
-
-
-def _document(run: str | None, logs: Mapping[str, NewLog]) -> dict[str, Any]:
-    names = [f"{identity(key, log.head.born)}#{log.head.revision}" for key, log in logs.items()]
-    return {
-        "_id": digest("\n".join(names).encode()),  # the same again if an answer was lost
-        "run": run,
-        "format": DOCUMENT_VERSION,
-        "slots": _slots_of(logs),
-        "logs": [_entry(key, log) for key, log in logs.items()],
-    }
-
-
-def _slots_of(keys: Iterable[str]) -> list[str]:
-    return sorted({slot for slot in map(slot_of, keys) if slot is not None})
-
-
-def _entry(key: str, log: NewLog) -> dict[str, Any]:
-    head = log.head.encode()
-    return {
-        "key": key,
-        "born": log.head.born,
-        "revision": log.head.revision,
-        "count": log.head.count,
-        "head": head,
-        "crc": zlib.crc32(head),
-        "frames": list(log.batches),
-        "frames_crc": crc_of(log.batches),
-    }
-
-
-def _members(document: Any) -> Iterator[Member]:
-    for entry in _entries(document):
-        revision, records = (
-            number if isinstance(number, int) else 0
-            for number in (entry.get("revision"), entry.get("count"))
-        )
-        yield Member(document["_id"], entry["key"], birth_of(entry), revision, records)
-
-
-def _entries(document: Any) -> list[dict[str, Any]]:
-    """The entries that can be told apart."""
-    entries = document.get("logs", [])
-    if not isinstance(entries, list):
-        return []
-    return [one for one in entries if isinstance(one, dict) and isinstance(one.get("key"), str)]
-
-
-def _found_log(document: Any, entry: Mapping[str, Any], *, where: str) -> FoundLog:
-    key = entry["key"]
-    log = or_error(partial(_stored_log, document, entry, f"{where}: {key}"))
-    return FoundLog(key, birth_of(entry), document.get("run"), log)
-
-
-def _stored_log(document: Any, entry: Mapping[str, Any], at: str) -> StoredLog:
-    check_format(document, at)
-    return StoredLog(
-        checked_head(entry, ("born", "revision", "count"), at=at), checked_frames(entry, at=at)
-    )
 
 
 def _only(keys: Collection[str]) -> dict[str, Any] | None:
@@ -197,7 +104,7 @@ class Bundles:
         """Where these logs are; a log is left out if it is in no bundle."""
         wanted = set(keys)
         found = self._with_slots_of(wanted, _only(wanted) or _OF_MEMBERS)
-        return [one for document in found for one in _members(document) if one.key in wanted]
+        return [one for document in found for one in members_of(document) if one.key in wanted]
 
     def find(self, wanted: Iterable[str]) -> list[FoundLog]:
         """These logs, with their batches; the newest last. The missing ones are left out.
@@ -206,8 +113,8 @@ class Bundles:
         """
         keys, found, errors = set(wanted), list[FoundLog](), dict[str, DecodeError]()
         for document in self._with_slots_of(keys, _only(keys)):
-            entries = [one for one in _entries(document) if one["key"] in keys]
-            found += [_found_log(document, one, where=self._where) for one in entries]
+            entries = [one for one in entries_of(document) if one["key"] in keys]
+            found += [found_in_bundle(document, one, where=self._where) for one in entries]
             if (error := self._damage(document)) is not None:
                 errors |= {key: error for key in keys if slot_of(key) in document.get("slots", ())}
         for key in errors.keys() - {one.key for one in found}:
@@ -222,7 +129,7 @@ class Bundles:
         entries, slots = document.get("logs", []), document.get("slots")
         if not isinstance(entries, list) or not isinstance(slots, list):
             return DecodeError(f"{at} is damaged")
-        keys = [entry["key"] for entry in _entries(document)]
+        keys = [entry["key"] for entry in entries_of(document)]
         is_whole = len(keys) == len(entries) and {*map(slot_of, keys)}.issubset(slots)
         return None if is_whole else DecodeError(f"{at} is damaged")
 
@@ -236,7 +143,7 @@ class Bundles:
     def all_members(self) -> list[Member]:
         """All logs in bundles."""
         found = self._link.scan(lambda: list(self._link.bundles.find({}, _OF_MEMBERS)))
-        return [member for document in found for member in _members(document)]
+        return [member for document in found for member in members_of(document)]
 
     def heads(self, run: str | None) -> Iterator[list[FoundLog]]:
         """All logs or those of a run, without their batches, some hundreds at a time."""
@@ -247,9 +154,9 @@ class Bundles:
         try:
             while found := self._link.scan(lambda: list(islice(cursor, BUNDLES_AT_ONCE))):
                 yield [
-                    _found_log(document, entry, where=self._where)
+                    found_in_bundle(document, entry, where=self._where)
                     for document in found
-                    for entry in _entries(document)
+                    for entry in entries_of(document)
                 ]
         finally:
             cursor.close()
@@ -264,7 +171,7 @@ class Bundles:
         return {group["_id"] for group in groups if isinstance(group["_id"], str)}
 
     def _with_slots_of(self, keys: Iterable[str], fields: Any) -> Iterator[Any]:
-        slots = _slots_of(keys)
+        slots = slots_of(keys)
         if not slots:
             return
         query = {"slots": {"$in": slots} if len(slots) > 1 else slots[0]}
@@ -278,7 +185,7 @@ class Bundling:
     What bundles hold of them already is asked for only once, at the beginning. If another backup
     has stored some of them meanwhile, `close` removes what is there twice.
 
-    Its state in the settings of the namespace is how often a backup has stored bundles (`count`),
+    The settings of the namespace say which copy has stored bundles last (`newest`, random digits),
     and whether each document of an episode says its slot (`have_slots`): not those of an older
     release.
 
@@ -295,12 +202,8 @@ class Bundling:
         self._bundles = bundles
         self._link = link
         self._inserted: list[str] = []
-        state = link.find_one(link.settings, _STATE)
-        if state is None:
-            new = {"_id": _STATE, "count": 0, "have_slots": link.is_empty(link.logs)}
-            link.insert_new(link.settings, [new])
-            state = link.find_one(link.settings, _STATE)
-        self._count, self._have_slots = _count_of(state), state.get("have_slots") is True
+        state = self._state()
+        self._newest, self._have_slots = state.get("newest"), state.get("have_slots") is True
         if self._have_slots:
             link.index_slots()
         self.bundled = {one.key for one in bundles.members(keys)}
@@ -323,21 +226,26 @@ class Bundling:
         return keys - before, before
 
     def _without_documents(self, logs: Mapping[str, NewLog]) -> dict[str, NewLog]:
-        field, values = ("slot", _slots_of(logs)) if self._have_slots else ("_id", list(logs))
+        field, values = ("slot", slots_of(logs)) if self._have_slots else ("_id", list(logs))
         wanted = {field: {"$in": values}}
         found = self._link.run(lambda: list(self._link.logs.find(wanted, {"_id": 1})))
         present = {one["_id"] for one in found}
         return {key: log for key, log in logs.items() if key not in present}
 
+    def _state(self) -> Any:
+        link = self._link
+        state = link.find_one(link.settings, _STATE)
+        if state is None:
+            state = {"_id": _STATE, "newest": "", "have_slots": link.is_empty(link.logs)}
+            if link.insert_new(link.settings, [state]):  # another backup has just begun, too
+                state = link.find_one(link.settings, _STATE)
+        return state or {}
+
     def close(self) -> None:
-        """Count what was stored; remove what another backup has stored, too."""
+        """Note what was stored; remove what another backup has stored, too."""
         if self._inserted:
-            update, settings = {"$inc": {"count": 1}}, self._link.settings
-            before = self._link.run(lambda: settings.find_one_and_update({"_id": _STATE}, update))
-            if _count_of(before) != self._count:
+            update = {"$set": {"newest": token_hex(8)}}
+            find = self._link.settings.find_one_and_update
+            before = self._link.run(lambda: find({"_id": _STATE}, update))
+            if before is None or before.get("newest") != self._newest:
                 self._bundles.remove_repeated(self._inserted)
-
-
-def _count_of(state: Any) -> int:
-    """0 if MongoDB was emptied meanwhile."""
-    return 0 if state is None else int(state.get("count", 0))
