@@ -16,6 +16,7 @@ from zlib import crc32
 
 __all__ = [
     "MONGO_BLOBS",
+    "MONGO_BUNDLES",
     "MONGO_CHUNKS",
     "MONGO_DELETED",
     "MONGO_LOGS",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 MONGO_LOGS = "logs"
+MONGO_BUNDLES = "bundles"
 MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
 MONGO_DELETED = "deleted"

@@ -208,10 +208,10 @@ def test_records_saved_between_reading_and_acknowledging_stay_pending(
     store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
-    def save_and_insert(self: Any, logs: Any) -> Any:
+    def save_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
         handler.save({"n": 3})
         jam.flush()
-        return insert_logs(self, logs)
+        return insert_logs(self, logs, bundling)
 
     monkeypatch.setattr(store, "insert_logs", save_and_insert)
     jam.backup.flush()
@@ -644,9 +644,9 @@ def test_what_is_deleted_while_it_is_copied_does_not_stay(
     store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
-    def delete_and_insert(self: Any, logs: Any) -> Any:
+    def delete_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
         jam.episode(name).delete()
-        return insert_logs(self, logs)
+        return insert_logs(self, logs, bundling)
 
     monkeypatch.setattr(store, "insert_logs", delete_and_insert)
     jam.backup.flush()
@@ -662,9 +662,9 @@ def test_what_a_killed_backup_brings_after_a_deletion_is_not_seen(
     store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
-    def delete_and_insert(self: Any, logs: Any) -> Any:
+    def delete_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
         handler.delete()
-        insert_logs(self, logs)
+        insert_logs(self, logs, bundling)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "insert_logs", delete_and_insert)

@@ -136,6 +136,21 @@ class Head:
         fixed = _HEAD.pack(_HEAD_MAGIC, HEAD_VERSION, self.codec, *numbers, self.t_last, self.born)
         return fixed + _head_check(fixed) + self.note
 
+    def acknowledged(self) -> Head:
+        """The head as MongoDB holds it: all records are acknowledged."""
+        return Head(
+            self.codec,
+            self.first,
+            self.held,
+            self.newest,
+            self.count,
+            self.count,
+            self.revision,
+            self.t_last,
+            self.born,
+            self.note,
+        )
+
 
 def _head_check(fixed: bytes) -> bytes:
     """Eight hexadecimal digits, as the scripts make them."""

@@ -23,6 +23,7 @@ __all__ = [
     "StoredSummary",
     "check_summary",
     "decode_episode_note",
+    "decode_outline",
     "decode_seeds",
     "decode_stored_summary",
     "decode_summaries",
@@ -347,6 +348,24 @@ def decode_stored_summary(note: bytes, *, episode_id: str, where: str) -> Stored
     stored = _unpacked_summary(decode_note(summary, where=where), where)
     stored.id = episode_id
     return stored
+
+
+def decode_outline(note: bytes, *, where: str) -> tuple[StoredSummary, str]:
+    """The summary in the note of an episode's head, as it is stored, and the provenance's digest.
+
+    For the backup, which copies the rest undecoded.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    try:
+        summary, content = _unpack_note(decode_note(note, where=where))
+        provenance = _unpack_origin(content)[3]
+    except DecodeError:
+        raise
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
+    return _unpacked_summary(decode_note(summary, where=where), where), provenance
 
 
 def _decode_dict(content: bytes, where: str) -> dict[str, Any]:
