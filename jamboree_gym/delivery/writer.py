@@ -319,7 +319,7 @@ class Writer:
                 break
             self._bell.wait(left_s)
         self._has_work = self._is_urgent = False
-        schedule.go_on()
+        schedule.end_pause()
         return not self._stopping
 
     def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:
