@@ -94,22 +94,25 @@ class LogAppender(RedisPart):
         self.is_followed = bool(results.pop())
         was_repeated = tries > 1
         return [
-            self._append_result(append, answer, was_repeated=was_repeated)
+            self._append_result(append, answer, server.epoch, was_repeated=was_repeated)
             for append, answer in zip(appends, results, strict=True)
         ]
 
     def _append_result(
-        self, append: Append, answer: Any, *, was_repeated: bool
+        self, append: Append, answer: Any, epoch: str, *, was_repeated: bool
     ) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
             translated = self._link.translated(answer, key=append.key)
             if isinstance(translated, DecodeError):
                 return translated
             raise translated from answer
-        stored, count, t_last = answer
+        stored, count, t_last, *more = answer
+        first, log = (int(more[0]), (epoch, float(more[1]))) if more else (0, None)
         stored = int(stored)
         is_deleted = stored < 0
-        return AppendResult(max(0, stored), int(count), float(t_last), is_deleted, was_repeated)
+        return AppendResult(
+            max(0, stored), int(count), float(t_last), is_deleted, was_repeated, first, log
+        )
 
     def _append_call(self, appends: Sequence[Append], epoch: str, *, is_repeated: bool) -> Call:
         space = self._keyspace
