@@ -42,6 +42,7 @@ __all__ = [
     "batch_span",
     "checked_body",
     "first_bytes",
+    "head_span",
     "is_whole",
 ]
 
@@ -237,6 +238,16 @@ def batch_span(blob: bytes) -> tuple[int, int, float, float]:
     """Start, stop and the first and last time that the header of a whole batch tells of."""
     _, _, _, count, start, _, t_first, t_last = _BATCH.unpack_from(blob)
     return start, start + count, t_first, t_last
+
+
+def head_span(blob: bytes) -> tuple[int, int]:
+    """First and count that a whole head tells of.
+
+    Raises:
+        struct.error: It is too short for that.
+    """
+    _, _, _, first, _, _, count, *_ = _HEAD.unpack_from(blob)
+    return first, count
 
 
 def decode_head(blob: bytes, *, where: str) -> Head:
