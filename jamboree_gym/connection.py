@@ -333,21 +333,24 @@ class Connection(HasConnection):
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
 
-    def settle(self, key: str) -> None:
+    def settle(self, key: str) -> bool:
         """Bring what this process has put into a log to the server, before it is read.
 
-        Also what another Jamboree of the process has; that it cannot is its own to say.
+        First what another Jamboree of the process has; that it cannot is its own to say.
+
+        Returns:
+            Whether the server has answered to an append of ours, after that. So what the outbox of
+            the log knows of it is as of now.
         """
         self.check_open()
-        self._settle(key)
         for peer in _peers.of(self, self._place):
             with suppress(JamboreeError):
                 peer._settle(key)
+        return self._settle(key)
 
-    def _settle(self, key: str) -> None:
+    def _settle(self, key: str) -> bool:
         outbox = self._outboxes.get(key)
-        if outbox is not None and not outbox.is_settled:
-            self.writer.deliver(outbox)
+        return outbox is not None and not outbox.is_settled and self.writer.deliver(outbox)
 
     def held(self, key: str) -> StepOutbox | None:
         """The newest rows of an episode that this process writes, or has just written."""

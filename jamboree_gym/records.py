@@ -5,9 +5,10 @@ Names follow Gymnasium and Minari: singular for one step, plural for arrays over
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -75,8 +76,28 @@ class StepData:
         return f"<step {self.index}: {', '.join(parts)}>"
 
 
+class _MadeLater:
+    """Base of records whose fields can be made when one of them is asked for."""
+
+    __slots__ = ("_make",)
+
+    if not TYPE_CHECKING:  # a type checker would take any name
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).__dataclass_fields__:
+                with suppress(AttributeError):  # another thread has just made them
+                    for each, value in _make_of(self)().items():
+                        object.__setattr__(self, each, value)
+                    _forget_make(self)
+            return object.__getattribute__(self, name)
+
+
+_late: Any = _MadeLater.__dict__["_make"]
+_make_of, _set_make, _forget_make = _late.__get__, _late.__set__, _late.__delete__
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Transitions:
+class Transitions(_MadeLater):
     """n consecutive transitions of one episode as arrays, oldest first.
 
     Observations, actions and annotations of a dict or tuple are dicts or tuples of arrays; where
@@ -110,6 +131,13 @@ class Transitions:
     annotated: npt.NDArray[np.bool_]
     annotations: Mapping[str, Arrays]
     schemas: SchemaChanges
+
+    @classmethod
+    def _made_by(cls, make: Callable[[], dict[str, Any]]) -> Transitions:
+        """Transitions whose fields are made by a function at the first use of one of them."""
+        self = object.__new__(cls)
+        _set_make(self, make)
+        return self
 
     def __len__(self) -> int:
         """Number of transitions."""

@@ -355,9 +355,9 @@ def lose_pages(directory: Path, choose: random.Random) -> None:
         for at in range(0, path.stat().st_size, PAGE_BYTES)
         if any(path.read_bytes()[at : at + PAGE_BYTES])
     ]
-    for path, at in choose.sample(pages, choose.randint(1, 4)):
+    for path, where in choose.sample(pages, choose.randint(1, 4)):
         with path.open("r+b") as file:
-            file.seek(at)
+            file.seek(where)
             file.write(bytes(PAGE_BYTES))
 
 

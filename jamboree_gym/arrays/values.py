@@ -32,6 +32,7 @@ __all__ = [
     "decode_value",
     "encode_mapping",
     "encode_value",
+    "is_plain",
     "shown",
 ]
 
@@ -75,6 +76,11 @@ def encode_mapping(record: Mapping[str, Any]) -> bytes:
         if not isinstance(name, str):
             raise InvalidRecord(f"a field name is a string, not {name!r}")
     return encode_value(record if record.__class__ is dict else dict(record))
+
+
+def is_plain(record: Mapping[str, Any]) -> bool:
+    """Whether no value can be changed: whoever gets a copy of the dict changes nothing here."""
+    return _PLAIN.issuperset(map(type, record.values()))
 
 
 def _packed_plain(record: Mapping[Any, Any]) -> bytes | None:

@@ -39,7 +39,7 @@ from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, private_lane
 from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, TERMINATED, TRUNCATED
-from jamboree_gym.journal.row_parts import joined
+from jamboree_gym.journal.row_parts import RowWindow, joined
 from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = [
@@ -569,6 +569,28 @@ class RowBuffer(Outbox, ABC):
         """The newest n steps and the row before them, None where memory does not hold them."""
         with self._seal_lock:
             return self._held(self._stop - max(n, 0) - 1, self._stop)
+
+    def recent_copy(self, n: int) -> RowWindow | None:
+        """The rows of `recent` as they lie in one block; None too where they do not.
+
+        No lock: rows that are published do not change, and their block stays while it is referred
+        to.
+        """
+        extents = self._extents
+        if not extents or self._variable_bytes_put:
+            return None
+        extent = extents[-1]
+        if isinstance(extent, ColumnSpan):
+            return None
+        stop, row_format = extent.words[extent.count_at], extent.row_format
+        first = stop - n - 1
+        if first < 0:
+            first = 0
+            if extent.start or not stop:
+                return None
+        at, nbytes = extent.first_at, row_format.nbytes
+        content = bytearray(extent.content[at + first * nbytes : at + stop * nbytes])
+        return content, row_format.dtype, extent.start + first, self._schemas
 
     def window(self, start: int, stop: int | None = None) -> Rows | None:
         """Rows with these numbers (None = to the newest), None where memory does not hold them."""

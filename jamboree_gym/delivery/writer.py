@@ -176,18 +176,25 @@ class Writer:
             waiting = {**self._in_flight, **self._dirty, **self._asking}
             return list({**waiting, **self._refused})
 
-    def deliver(self, outbox: Outbox) -> None:
+    def deliver(self, outbox: Outbox) -> bool:
         """Bring one outbox to the server, on the calling thread.
+
+        Returns:
+            Whether the server was asked to take something of it, after the call had begun.
 
         Raises:
             JamboreeError: It is not there yet; the records stay queued and are tried again.
         """
-        while unknown := self._deliver_one(outbox):
+        unknown, has_answered = self._deliver_one(outbox)
+        while unknown:
             self._ask_for(unknown)
+            unknown, has_answered = self._deliver_one(outbox)
         outbox.raise_error()
+        return has_answered
 
-    def _deliver_one(self, outbox: Outbox) -> dict[Outbox, Append]:
+    def _deliver_one(self, outbox: Outbox) -> tuple[dict[Outbox, Append], bool]:
         with self._delivery_lock:
+            answers = outbox.answers
             try:
                 unknown = self._deliver([outbox])
             except BaseException:
@@ -198,7 +205,7 @@ class Writer:
             with self._dirty_lock:
                 if outbox.is_settled:
                     self._dirty.pop(outbox, None)
-        return unknown
+            return unknown, outbox.answers != answers
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -319,7 +326,7 @@ class Writer:
                 break
             self._bell.wait(left_s)
         self._has_work = self._is_urgent = False
-        schedule.go_on()
+        schedule.end_pause()
         return not self._stopping
 
     def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:

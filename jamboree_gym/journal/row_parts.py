@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,17 @@ from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.encoding.row_part import ColumnValues, RowPart
 from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
-__all__ = ["joined", "part_of"]
+__all__ = ["RowWindow", "joined", "part_of", "window_part"]
+
+RowWindow: TypeAlias = tuple[bytearray, np.dtype[Any], int, Mapping[int, StepSchema]]
+"""A copy of rows that have no bytes elsewhere: bytes, dtype, number of the first, schemas."""
+
+
+def window_part(
+    content: bytearray, dtype: np.dtype[Any], start: int, schemas: Mapping[int, StepSchema]
+) -> RowPart:
+    """The rows of a window, in memory of their own."""
+    return joined([part_of(np.frombuffer(content, dtype), b"", start, schemas)])
 
 
 def part_of(

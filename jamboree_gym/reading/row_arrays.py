@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +12,7 @@ from jamboree_gym.arrays.step_columns import take
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.records import EpisodeData, Transitions
 
-__all__ = ["to_episode_data", "to_transitions", "transitions_between"]
+__all__ = ["fields_of", "to_episode_data", "to_transitions", "transitions_between"]
 
 
 def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
@@ -21,8 +23,13 @@ def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
 
 def to_transitions(rows: Rows) -> Transitions:
     """Rows -> the transitions between them, one fewer."""
+    return Transitions(**fields_of(rows))
+
+
+def fields_of(rows: Rows) -> dict[str, Any]:
+    """The same, as the fields of `Transitions`."""
     indices = np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64)
-    return transitions_between(rows, slice(-1), slice(1, None), indices)
+    return _fields_between(rows, slice(-1), slice(1, None), indices)
 
 
 def transitions_between(
@@ -36,10 +43,16 @@ def transitions_between(
         after: The rows that they lead to, as many.
         indices: int64 (n,), position of each transition in its episode.
     """
-    return Transitions(
-        indices=indices,
-        observations=rows_of(rows.observations, before),
-        next_observations=rows_of(rows.observations, after),
-        schemas=rows.schemas,
+    return Transitions(**_fields_between(rows, before, after, indices))
+
+
+def _fields_between(
+    rows: Rows, before: RowChoice, after: RowChoice, indices: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    return {
+        "indices": indices,
+        "observations": rows_of(rows.observations, before),
+        "next_observations": rows_of(rows.observations, after),
+        "schemas": rows.schemas,
         **take(rows, after),
-    )
+    }

@@ -33,7 +33,7 @@ from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.journal.journal import Journal
 from jamboree_gym.journal.row_block import RowLane
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.row_arrays import to_transitions
+from jamboree_gym.reading.held_rows import newest_transitions
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.tables.columns import to_frame
 
@@ -418,8 +418,8 @@ class EpisodeHandler(DBHandler):
             EpisodeNotFound: There is no such episode.
         """
         steps = self._steps
-        rows = None if steps is None or steps.is_deleted else steps.recent(n)
-        return self.episode.recent(n) if rows is None else to_transitions(rows)
+        found = None if steps is None or steps.is_deleted else newest_transitions(steps, n)
+        return self.episode.recent(n) if found is None else found
 
     @property
     def transactions(self) -> vaex.dataframe.DataFrame:

@@ -116,6 +116,8 @@ class AppendResult:
         t_last: Timestamp of the newest record, epoch seconds.
         is_deleted: Whether the log was deleted after an earlier attempt had begun it.
         was_repeated: Whether an earlier attempt was stored, but its answer was lost.
+        first: Lowest index that can be read.
+        log: Epoch and birth: they tell the log from all others of its key. None if there is no log.
     """
 
     stored: int
@@ -123,6 +125,8 @@ class AppendResult:
     t_last: float
     is_deleted: bool = False
     was_repeated: bool = False
+    first: int = 0
+    log: tuple[str, float] | None = None
 
     @property
     def is_absent(self) -> bool:

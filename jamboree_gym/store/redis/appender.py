@@ -104,8 +104,11 @@ class LogAppender(BucketPart):
                     continue
                 self._link.checked(answer, key=appends[places[0]].key)
                 self._note_followers(bucket, is_followed=bool(answer.pop()))
+                epoch = server.epochs.get(bucket.at, "")
                 for at, one in zip(places, answer, strict=True):
-                    results[at] = self._append_result(appends[at], one, was_repeated=was_repeated)
+                    results[at] = self._append_result(
+                        appends[at], one, epoch, was_repeated=was_repeated
+                    )
             if waiting:
                 self._enter_new_epoch()
         server.blobs |= blobs.keys()
@@ -129,17 +132,20 @@ class LogAppender(BucketPart):
         self.is_followed = any(until > now for until in self._followed_until.values())
 
     def _append_result(
-        self, append: Append, answer: Any, *, was_repeated: bool
+        self, append: Append, answer: Any, epoch: str, *, was_repeated: bool
     ) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
             translated = self._link.translated(answer, key=append.key)
             if isinstance(translated, DecodeError):
                 return translated
             raise translated from answer
-        stored, count, t_last = answer
+        stored, count, t_last, *more = answer
+        first, log = (int(more[0]), (epoch, float(more[1]))) if more else (0, None)
         stored = int(stored)
         is_deleted = stored < 0
-        return AppendResult(max(0, stored), int(count), float(t_last), is_deleted, was_repeated)
+        return AppendResult(
+            max(0, stored), int(count), float(t_last), is_deleted, was_repeated, first, log
+        )
 
     def _append_call(
         self, bucket: BucketKeys, appends: Sequence[Append], *, is_repeated: bool

@@ -12,8 +12,9 @@ from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import LogSlice, or_error
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.buckets import BucketPart
-from jamboree_gym.store.redis.link import Call, script_call
+from jamboree_gym.store.redis.buckets import BucketPart, Buckets
+from jamboree_gym.store.redis.link import Call, RedisLink, script_call
+from jamboree_gym.store.redis.newest_batches import NewestBatches
 
 __all__ = ["LogReader"]
 
@@ -28,9 +29,13 @@ class LogReader(BucketPart):
     An answer of more than 8 MB is asked for part by part.
     """
 
+    def __init__(self, link: RedisLink, buckets: Buckets) -> None:
+        super().__init__(link, buckets)
+        self._newest = NewestBatches()
+
     def read(self, key: str, *how: Any) -> LogSlice | None:
         """A slice of one log; `how` as in lua/read.lua. None when there is no such log."""
-        return LogSlice.from_answer(self._in_parts(key, how), where=key)
+        return self.read_many([key], [how])[0]
 
     def _in_parts(self, key: str, how: tuple[Any, ...], answer: Any = _NOT_ASKED) -> Any:
         """What the script `READ` answers without a limit, asked for part by part.
@@ -65,15 +70,26 @@ class LogReader(BucketPart):
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
         """Slices of several logs in one round trip: see `LogStore.read_many`."""
-        calls = [
-            script_call(scripts.READ, (self._buckets.log(key),), (*how, scripts.PART_BYTES))
-            for key, how in zip(keys, reads, strict=True)
+        calls, stops = list[Call](), list[int]()
+        for key, how in zip(keys, reads, strict=True):
+            stored = self._buckets.log(key)
+            script = script_call(scripts.READ, (stored,), (*how, scripts.PART_BYTES))
+            calls += self._newest.calls(stored, how) or [script]
+            stops.append(len(calls))
+        answers = self._link.send(calls)
+        return [
+            self._slice(key, answers[start:stop], how)
+            for key, how, start, stop in zip(keys, reads, [0, *stops], stops, strict=False)
         ]
-        return [self._slice(*one) for one in zip(keys, self._link.send(calls), reads, strict=True)]
 
-    def _slice(self, key: str, answer: Any, how: tuple[Any, ...]) -> LogSlice | None:
-        self._link.checked(answer, key=key)
-        return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
+    def _slice(self, key: str, answers: Sequence[Any], how: tuple[Any, ...]) -> LogSlice | None:
+        if len(answers) == 1:
+            answer = self._in_parts(key, how, self._link.checked(answers[0], key=key))
+        else:
+            answer = self._newest.found(how[1], answers) or self._in_parts(key, how)
+        if answer is not None and how[0] == "last":
+            self._newest.learn(self._buckets.log(key), answer[1])
+        return LogSlice.from_answer(answer, where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
         """Heads, and undecoded batches that MongoDB has not acknowledged, in two round trips.
