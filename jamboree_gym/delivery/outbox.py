@@ -23,7 +23,7 @@ from typing import TypeAlias
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
 from jamboree_gym.journal.entry_log import RecordPlace
-from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.records import Progress
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 
 __all__ = ["SealedBatch", "Outbox", "RecordOutbox"]
@@ -50,7 +50,7 @@ class SealedBatch:
         count: Number of records in it.
         timestamps: Their times, epoch seconds; empty where a batch is never moved.
         records: The encoded records, kept for the case that another writer was first.
-        summary: Of an episode, as it is after these rows.
+        progress: Of an episode, after these rows.
         places: Where the records are in the journal.
     """
 
@@ -58,7 +58,7 @@ class SealedBatch:
     count: int
     timestamps: Sequence[float] = ()
     records: Sequence[bytes] = ()
-    summary: EpisodeSummary | None = None
+    progress: Progress | None = None
     places: Sequence[RecordPlace | None] = ()
 
     def plan(self, start: int) -> None:

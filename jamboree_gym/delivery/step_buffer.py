@@ -36,7 +36,7 @@ from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, private_lane
+from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, Span, private_lane
 from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, TERMINATED, TRUNCATED
 from jamboree_gym.journal.row_parts import joined, part_of
 
@@ -50,6 +50,7 @@ __all__ = [
 
 ROWS_PER_BATCH = 256
 MAX_BATCH_BYTES = 1 << 20
+MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
 _ndarray, _float64 = np.ndarray, np.float64
@@ -95,7 +96,6 @@ class RowBuffer(Outbox, ABC):
         "_pack_annotation",
         "_pack_into",
         "_pack_observation",
-        "_parts",
         "_relayouts",
         "_reset_row",
         "_row_bytes",
@@ -105,6 +105,7 @@ class RowBuffer(Outbox, ABC):
         "_shape",
         "_spread",
         "_t_last",
+        "_taken",
         "_takes_common",
         "_variable_bytes_put",
         "_variable_bytes_sealed",
@@ -135,7 +136,7 @@ class RowBuffer(Outbox, ABC):
         self._keep = max(1, keep)
         self._extents: list[Extent] = []  # the last one is written to
         self._sealed = 0  # row number of the first row that is in no batch and no part yet
-        self._parts: list[RowPart] = []  # taken, but in no batch yet
+        self._taken: list[Span] = []  # in no batch yet
         self._seal_lock = threading.Lock()
         self._schemas: dict[int, StepSchema] = {}  # by the numbers that rows have for them
         self._reset_row: tuple[Any, bytes | None] = (None, None)  # packed observation and info
@@ -528,14 +529,20 @@ class RowBuffer(Outbox, ABC):
 
     def _parts_between(self, start: int, stop: int) -> list[RowPart]:
         """The rows with these numbers, a part for each extent; views of the blocks."""
-        parts = []
+        return list(map(self._part, self._spans_between(start, stop)))
+
+    def _spans_between(self, start: int, stop: int) -> list[Span]:
+        spans = []
         for extent in self._extents:
             first, end = max(start, extent.start), min(stop, extent.stop)
             if first < end:
-                rows = extent.rows(first, end)
-                parts.append(part_of(rows, extent.content, first, self._schemas))
+                spans.append(Span(extent, first, end))
                 start = end
-        return parts
+        return spans
+
+    def _part(self, span: Span) -> RowPart:
+        extent, first, stop = span
+        return part_of(extent.rows(first, stop), extent.content, first, self._schemas)
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -546,7 +553,7 @@ class RowBuffer(Outbox, ABC):
         return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
 
     def _take(self) -> None:
-        """Cut the rows put since the last call into parts; under the lock.
+        """Cut the rows put since the last call into spans; under the lock.
 
         A Ctrl-C may come at any call: so the last statement alone changes what is taken.
         """
@@ -555,9 +562,27 @@ class RowBuffer(Outbox, ABC):
             new_bytes = variable_bytes - self._variable_bytes_sealed
             row_bytes = self._row_bytes + new_bytes // (stop - start)
             size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
-            taken = [part for whole in self._parts_between(start, stop) for part in whole.cut(size)]
-            parts = self._parts + taken
-            self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
+            cut = [span for whole in self._spans_between(start, stop) for span in whole.cut(size)]
+            taken = self._taken + cut
+            self._taken, self._sealed, self._variable_bytes_sealed = taken, stop, variable_bytes
+
+    def _take_plain(self) -> Span | None:
+        """The rows put since the last call, if they are one batch without infos; under the lock."""
+        if self._taken or len(self._schemas) != 1 or self._has_encoded:
+            return None
+        extent, first = self._extents[-1], self._sealed
+        stop = extent.stop
+        count = stop - first
+        if (
+            not extent.start <= first < stop
+            or self._variable_bytes_put != self._variable_bytes_sealed
+            or count > ROWS_PER_BATCH
+            or count * self._row_bytes > MAX_PLAIN_BYTES
+        ):
+            return None
+        span = Span(extent, first, stop)
+        self._taken, self._sealed = [span], stop
+        return span
 
     def _confirm_rows(self, row: int) -> None:
         """Redis has all rows below this number."""
@@ -594,7 +619,7 @@ class RowBuffer(Outbox, ABC):
             self._last_at = -1  # the next row opens an extent
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
-        self._parts = []
+        self._taken = []
 
 
 def _prepared(schema: StepSchema) -> StepSchema:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_batch
-from jamboree_gym.encoding.column_batch import encode_columns
+from jamboree_gym.encoding.column_batch import encode_columns, encode_each
 from jamboree_gym.encoding.row_part import RowPart
 
-__all__ = ["encode_rows", "prepare", "seal_rows"]
+__all__ = ["encode_rows", "prepare", "seal_each", "seal_rows"]
 
 
 def seal_rows(part: RowPart, writer: bytes) -> bytes:
@@ -22,6 +24,33 @@ def seal_rows(part: RowPart, writer: bytes) -> bytes:
         t_last=float(times[-1]),
         body=encode_rows(part),
     )
+
+
+def seal_each(
+    part: RowPart, starts: Sequence[int], counts: Sequence[int], writer: bytes
+) -> Iterator[bytes]:
+    """The batches of many episodes, a batch of each.
+
+    Args:
+        part: The rows of all, one episode behind the other; no infos, changes and encoded columns.
+        starts: Of each episode the number of its first row here.
+        counts: Of each episode the number of rows here.
+        writer: Of all of them.
+    """
+    times = part.timestamps.tolist()
+    bodies = encode_each(part.schema, part.columns, counts)  # type: ignore[arg-type]
+    first = 0
+    for start, count, body in zip(starts, counts, bodies, strict=True):
+        yield encode_batch(
+            codec=CODEC_STEPS,
+            start=start,
+            count=count,
+            writer=writer,
+            t_first=times[first],
+            t_last=times[first + count - 1],
+            body=body,
+        )
+        first += count
 
 
 def encode_rows(part: RowPart) -> bytes:

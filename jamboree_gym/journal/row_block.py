@@ -9,8 +9,8 @@ the header, the count, publishes a row that is complete.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ __all__ = [
     "DROPPED",
     "Extent",
     "RowLane",
+    "Span",
     "private_lane",
 ]
 
@@ -90,12 +91,36 @@ class Extent:
 
     def confirm(self, row: int) -> None:
         """Redis has all rows below this number."""
-        confirmed = min(max(row - self.start, 0), self.count)
-        self.words[self.count_at - COUNT + CONFIRMED] = confirmed
+        words, count_at, confirmed = self.words, self.count_at, row - self.start
+        if confirmed > 0:
+            count = words[count_at]
+            at = count_at - COUNT + CONFIRMED
+            words[at] = confirmed if confirmed < count else count
 
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""
         self.words[self.count_at - COUNT + STATE] = state
+
+
+class Span(NamedTuple):
+    """Some of the rows of an extent: from number `first` to before `stop`."""
+
+    extent: Extent
+    first: int
+    stop: int
+
+    @property
+    def content(self) -> memoryview:
+        """Their bytes."""
+        extent = self.extent
+        nbytes, start = extent.row_format.nbytes, extent.start
+        at = extent.first_at
+        return extent.content[at + (self.first - start) * nbytes : at + (self.stop - start) * nbytes]
+
+    def cut(self, size: int) -> Iterator[Span]:
+        """The same rows in spans of no more than `size`."""
+        for first in range(self.first, self.stop, size):
+            yield Span(self.extent, first, min(first + size, self.stop))
 
 
 def private_lane() -> RowLane:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.encoding.row_part import ColumnValues, RowPart
+from jamboree_gym.journal.row_block import Span
 from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
-__all__ = ["joined", "part_of"]
+__all__ = ["joined", "part_of", "plain_part"]
 
 
 def part_of(
@@ -41,13 +42,25 @@ def part_of(
     return RowPart(start, schema, changes, columns, _infos(rows, content))
 
 
+def plain_part(spans: Sequence[Span], schema: StepSchema) -> RowPart:
+    """The rows of many episodes, one behind the other, as if they were of one.
+
+    Args:
+        spans: All of this schema, and without infos.
+        schema: Has no encoded columns.
+    """
+    row_format = spans[0].extent.row_format
+    content = b"".join([span.content for span in spans])
+    return part_of(np.frombuffer(content, row_format.dtype), content, 0, {0: schema})
+
+
 def _schemas_of(
     rows: npt.NDArray[Any], schemas: Mapping[int, StepSchema]
 ) -> tuple[StepSchema, SchemaChanges]:
     numbers = rows["schema"]
-    first = schemas[int(numbers[0])]
     if len(schemas) == 1:
-        return first, ()
+        return next(iter(schemas.values())), ()
+    first = schemas[int(numbers[0])]
     changed_at = np.flatnonzero(np.diff(numbers)) + 1
     return first, [(int(at), schemas[int(numbers[at])]) for at in changed_at]
 

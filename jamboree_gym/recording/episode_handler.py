@@ -96,7 +96,7 @@ class EpisodeHandler(DBHandler):
         if isinstance(value, Episode):
             value = value.id
         super().__setitem__(name, value)
-        if self._steps is not None and self._steps.summary.id != value:
+        if self._steps is not None and self._steps.id != value:
             self._steps = self.writing = None
 
     # -- writing ----------------------------------------------------------------------------
