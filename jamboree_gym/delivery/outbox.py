@@ -218,11 +218,13 @@ class Outbox(ABC):
         """Take the server's answer to the last `next_append`."""
         # What an earlier try had stored, and somebody deleted then, is not stored again.
         done = self._sent if result.is_deleted else result.stored
+        stored = self._stored_count
         for batch in islice(self._batches, done):
-            batch.confirm()
+            stored += batch.count
+            if batch.places:
+                batch.confirm()
         left = deque(islice(self._batches, done, None))
-        stored = sum([batch.count for batch in islice(self._batches, done)])
-        self._batches, self._stored_count = left, self._stored_count + stored
+        self._batches, self._stored_count = left, stored
         self._is_uncertain = False
         if result.is_deleted or done < self._sent:
             self._continue_at(result)

@@ -541,8 +541,8 @@ class RowBuffer(Outbox, ABC):
         return spans
 
     def _part(self, span: Span) -> RowPart:
-        extent, first, stop = span
-        return part_of(extent.rows(first, stop), extent.content, first, self._schemas)
+        extent, first = span.extent, span.first
+        return part_of(extent.rows(first, span.stop), extent.content, first, self._schemas)
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -588,7 +588,8 @@ class RowBuffer(Outbox, ABC):
         """Redis has all rows below this number."""
         for extent in self._extents:
             extent.confirm(row)
-        self._forget(row)
+        if len(self._extents) > 1:
+            self._forget(row)
 
     def _forget(self, row: int) -> None:
         """No row below this number is needed any more, except for `recent`."""

@@ -7,9 +7,10 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
+import numpy as np
+from msgspec.structs import replace
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
@@ -196,7 +197,7 @@ class StepOutbox(RowBuffer):
             progress = progress_after(progress, part.stop, part.rewards.tolist(), elapsed_s, now)
             batches.append(self._batch(part, progress))
         if status not in ("running", progress.status):
-            progress = progress._replace(status=status)
+            progress = replace(progress, status=status)
         return batches, progress
 
     def _batch(self, part: RowPart, progress: Progress) -> SealedBatch:
@@ -231,12 +232,11 @@ class StepOutbox(RowBuffer):
             rewards: Of the rows.
             t_last: Time of the last, epoch seconds.
         """
-        _, (_, first, stop), schema, status = rows
-        self._use_blob(schema)
-        elapsed_s = t_last - self._begun.started_at
-        progress = progress_after(self._progress, stop, rewards, elapsed_s, status)
+        self._use_blob(rows.schema)
+        stop, elapsed_s = rows.span.stop, t_last - self._begun.started_at
+        progress = progress_after(self._progress, stop, rewards, elapsed_s, rows.status)
         batches = self._batches.copy()
-        batches.append(SealedBatch(encoded, stop - first, progress=progress))
+        batches.append(SealedBatch(encoded, len(rewards), progress=progress))
         self._batches, self._progress, self._taken = batches, progress, []
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
@@ -262,7 +262,10 @@ class StepOutbox(RowBuffer):
         return self._begun.started_at
 
     def _index_after(self, sent: int) -> int:
-        return self._stored_count + sum([one.count for one in islice(self._batches, sent)])
+        after = self._stored_count
+        for batch in islice(self._batches, sent):
+            after += batch.count
+        return after
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
@@ -305,7 +308,7 @@ class StepOutbox(RowBuffer):
             )
 
 
-class PlainRows(NamedTuple):
+class PlainRows(msgspec.Struct, frozen=True):
     """Rows of an outbox that are one batch without infos, and all of one schema.
 
     Attributes:
@@ -351,7 +354,7 @@ def _groups_of_bytes(rows: Sequence[PlainRows]) -> Iterator[Sequence[PlainRows]]
     """The same in groups that take little memory: their rows are copied."""
     first = size = 0
     for position, one in enumerate(rows):
-        size += len(one.span.content)
+        size += one.span.nbytes
         if size > MAX_GROUP_BYTES:
             yield rows[first : position + 1]
             first, size = position + 1, 0
@@ -361,20 +364,24 @@ def _groups_of_bytes(rows: Sequence[PlainRows]) -> Iterator[Sequence[PlainRows]]
 
 def _seal_group(group: Sequence[PlainRows]) -> None:
     spans = [rows.span for rows in group]
-    counts = [stop - first for _, first, stop in spans]
-    part = plain_part(spans, group[0].schema)
+    counts = [span.stop - span.first for span in spans]
+    part = plain_part([span.content for span in spans], group[0].schema)
     writer = group[0].outbox._writer_id  # of all outboxes of a process
-    batches = seal_each(part, [first for _, first, _ in spans], counts, writer)
-    rewards, times = part.rewards.tolist(), part.timestamps.tolist()
-    terminations, truncations = part.terminations.tolist(), part.truncations.tolist()
-    last = -1
-    for rows, count, encoded in zip(group, counts, batches, strict=True):
-        first, last = last + 1, last + count
-        if rows.status == "running" and terminations[last]:
-            rows = rows._replace(status="terminated")
-        elif rows.status == "running" and truncations[last]:
-            rows = rows._replace(status="truncated")
-        rows.outbox.add_plain(rows, encoded, rewards[first : last + 1], times[last])
+    batches = seal_each(part, [span.first for span in spans], counts, writer)
+    last_rows = np.cumsum(counts) - 1
+    times, terminations, truncations = (
+        values[last_rows].tolist()
+        for values in (part.timestamps, part.terminations, part.truncations)
+    )
+    rewards, first = part.rewards.tolist(), 0
+    for position, rows in enumerate(group):
+        stop = first + counts[position]
+        if rows.status == "running" and terminations[position]:
+            rows = replace(rows, status="terminated")  # it is here a moment before `end` is called
+        elif rows.status == "running" and truncations[position]:
+            rows = replace(rows, status="truncated")
+        rows.outbox.add_plain(rows, batches[position], rewards[first:stop], times[position])
+        first = stop
 
 
 def seal_note(summary: EpisodeSummary, origin: bytes) -> tuple[bytes, IndexEntry]:

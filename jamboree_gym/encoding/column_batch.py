@@ -16,8 +16,8 @@ Nearly all batches have neither infos nor changes: then both numbers are 0, and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise, repeat
 from operator import lt
 from typing import Any, NamedTuple, TypeAlias
 
@@ -118,8 +118,8 @@ def encode_columns(
 
 
 def encode_each(
-    schema: StepSchema, columns: Sequence[npt.NDArray[Any]], counts: Iterable[int]
-) -> Iterator[bytes]:
+    schema: StepSchema, columns: Sequence[npt.NDArray[Any]], counts: Sequence[int]
+) -> list[bytes]:
     """The bodies of many batches without infos and changes, whose rows stand in the same columns.
 
     Args:
@@ -128,13 +128,12 @@ def encode_each(
         counts: Numbers of their rows.
     """
     prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
-    stored = [*zip(_stored_columns(schema, columns), schema.column_bytes, strict=True)]
-    first = 0
-    for count in counts:
-        stop = first + count
-        cut = [content[first * size : stop * size] for content, size in stored]
-        yield b"".join((prefix, *cut))
-        first = stop
+    bounds = list(pairwise(accumulate(counts, initial=0)))
+    stored = zip(_stored_columns(schema, columns), schema.column_bytes, strict=True)
+    pieces = [
+        [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
+    ]
+    return list(map(b"".join, zip(repeat(prefix), *pieces, strict=False)))
 
 
 def _stored_columns(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+import numpy as np
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_batch
@@ -28,7 +30,7 @@ def seal_rows(part: RowPart, writer: bytes) -> bytes:
 
 def seal_each(
     part: RowPart, starts: Sequence[int], counts: Sequence[int], writer: bytes
-) -> Iterator[bytes]:
+) -> list[bytes]:
     """The batches of many episodes, a batch of each.
 
     Args:
@@ -37,20 +39,23 @@ def seal_each(
         counts: Of each episode the number of rows here.
         writer: Of all of them.
     """
-    times = part.timestamps.tolist()
+    stops = np.cumsum(counts)
+    first_times, last_times = part.timestamps[stops - counts], part.timestamps[stops - 1]
     bodies = encode_each(part.schema, part.columns, counts)  # type: ignore[arg-type]
-    first = 0
-    for start, count, body in zip(starts, counts, bodies, strict=True):
-        yield encode_batch(
+    return [
+        encode_batch(
             codec=CODEC_STEPS,
             start=start,
             count=count,
             writer=writer,
-            t_first=times[first],
-            t_last=times[first + count - 1],
+            t_first=t_first,
+            t_last=t_last,
             body=body,
         )
-        first += count
+        for start, count, t_first, t_last, body in zip(
+            starts, counts, first_times.tolist(), last_times.tolist(), bodies, strict=True
+        )
+    ]
 
 
 def encode_rows(part: RowPart) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -165,5 +163,7 @@ def progress_after(
         elapsed_s: Seconds from the reset to the last of them.
         status: After them.
     """
-    # One by one: the sum is the same however the rows were cut.
-    return Progress(status, rows - 1, reduce(add, rewards, known.episode_return), elapsed_s)
+    episode_return = known.episode_return
+    for reward in rewards:  # one by one: the sum is the same however the rows were cut
+        episode_return += reward
+    return Progress(status, rows - 1, episode_return, elapsed_s)

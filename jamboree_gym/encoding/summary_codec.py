@@ -130,8 +130,8 @@ class SummaryTemplate:
             started_at: As in `EpisodeSummary`.
             seed: Encoded.
         """
-        status, steps, episode_return, elapsed_s = progress
-        changing = _pack((status, steps, episode_return, started_at, elapsed_s, seed))
+        status, steps, episode_return = progress.status, progress.steps, progress.episode_return
+        changing = _pack((status, steps, episode_return, started_at, progress.elapsed_s, seed))
         content = b"".join((self._first, changing[1:], self._last))
         return _CHECKSUM.pack(crc32(content)) + content
 

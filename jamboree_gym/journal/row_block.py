@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -102,7 +103,7 @@ class Extent:
         self.words[self.count_at - COUNT + STATE] = state
 
 
-class Span(NamedTuple):
+class Span(msgspec.Struct, frozen=True):
     """Some of the rows of an extent: from number `first` to before `stop`."""
 
     extent: Extent
@@ -110,12 +111,16 @@ class Span(NamedTuple):
     stop: int
 
     @property
+    def nbytes(self) -> int:
+        """Size of the rows."""
+        return (self.stop - self.first) * self.extent.row_format.nbytes
+
+    @property
     def content(self) -> memoryview:
         """Their bytes."""
         extent = self.extent
-        nbytes, start = extent.row_format.nbytes, extent.start
-        at = extent.first_at
-        return extent.content[at + (self.first - start) * nbytes : at + (self.stop - start) * nbytes]
+        at = extent.first_at + (self.first - extent.start) * extent.row_format.nbytes
+        return extent.content[at : at + self.nbytes]
 
     def cut(self, size: int) -> Iterator[Span]:
         """The same rows in spans of no more than `size`."""

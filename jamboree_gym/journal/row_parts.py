@@ -11,7 +11,6 @@ import numpy.typing as npt
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.encoding.row_part import ColumnValues, RowPart
-from jamboree_gym.journal.row_block import Span
 from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = ["joined", "part_of", "plain_part"]
@@ -42,16 +41,15 @@ def part_of(
     return RowPart(start, schema, changes, columns, _infos(rows, content))
 
 
-def plain_part(spans: Sequence[Span], schema: StepSchema) -> RowPart:
+def plain_part(contents: Sequence[memoryview], schema: StepSchema) -> RowPart:
     """The rows of many episodes, one behind the other, as if they were of one.
 
     Args:
-        spans: All of this schema, and without infos.
+        contents: Their bytes; all of this schema, and without infos.
         schema: Has no encoded columns.
     """
-    row_format = spans[0].extent.row_format
-    content = b"".join([span.content for span in spans])
-    return part_of(np.frombuffer(content, row_format.dtype), content, 0, {0: schema})
+    content = b"".join(contents)
+    return part_of(np.frombuffer(content, row_format(schema).dtype), content, 0, {0: schema})
 
 
 def _schemas_of(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
 from jamboree_gym.delivery.step_outbox import seal_note
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
@@ -47,7 +49,7 @@ def appends_of(
         if is_full and number < len(parts):
             yield _append(key, progress.in_summary(summary), batches, origin, used)
             batches, size = [], 0
-    progress = progress._replace(status=status)
+    progress = replace(progress, status=status)
     yield _append(key, progress.in_summary(summary), batches, origin, used)
 
 

@@ -14,7 +14,7 @@ from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.blobs import Blobs
 from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart, as_text, script_call
-from jamboree_gym.store.redis.listings import listing_arguments
+from jamboree_gym.store.redis.listings import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.liveness import new_epoch
 
 __all__ = ["LogAppender"]
@@ -61,7 +61,9 @@ class LogAppender(RedisPart):
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each: see `LogStore.append`."""
-        blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
+        blobs = dict[str, bytes]()
+        for append in appends:
+            blobs |= append.blobs
         tries = 0
         server = self._server
 
@@ -109,18 +111,20 @@ class LogAppender(RedisPart):
         stored, count, t_last = answer
         stored = int(stored)
         is_deleted = stored < 0
-        return AppendResult(max(0, stored), int(count), float(t_last), is_deleted, was_repeated)
+        return AppendResult(max(0, stored), int(count), t_last, is_deleted, was_repeated)
 
     def _append_call(self, appends: Sequence[Append], epoch: str, *, is_repeated: bool) -> Call:
         space = self._keyspace
         keys = [space.unbacked, space.runs, space.feed, space.coverage, space.epoch, space.deleted]
         arguments: list[Any] = ["1" if self._can_ask else "", epoch, new_epoch()]
+        runs = newest_in_runs(append.entry for append in appends)
+        listings = {run: space.summaries(run) for run in ("", *runs)}
         for append in appends:
             entry, batches = append.entry, append.batches
-            keys += (append.key, space.summaries(entry.run if entry else ""))
+            keys += (append.key, listings[entry.run if entry else ""])
             repeated = "1" if is_repeated or append.is_repeated else ""
             asked_in = "" if is_repeated else append.asked_in
-            arguments += (str(append.codec), append.note, *listing_arguments(entry))
+            arguments += (str(append.codec), append.note, *listing_arguments(entry, runs))
             arguments += (str(append.after), repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)
 

@@ -12,7 +12,7 @@ from jamboree_gym.encoding.batch_format import Head, decode_note, encode_note
 from jamboree_gym.store.log import IndexEntry, MongoIdentity
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.link import AccessRefused, Call, RedisPart, as_text
-from jamboree_gym.store.redis.listings import listing_arguments
+from jamboree_gym.store.redis.listings import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.liveness import new_epoch
 from jamboree_gym.store.redis.reader import LogReader
 from jamboree_gym.store.redis.scripts import BORN
@@ -202,7 +202,7 @@ class Restorer(RedisPart):
         listings = (summaries, space.runs, space.deletions, space.unbacked)
         keys = (key, *listings, space.epoch, space.backup)
         content = (instead_of, head.encode(), *mongo, *batches)
-        arguments = (standing, *listing_arguments(entry), *content)
+        arguments = (standing, *listing_arguments(entry, newest_in_runs([entry])), *content)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))
 
     def replace(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.link import RedisPart, as_named, as_text
 
-__all__ = ["Listings", "listing_arguments"]
+__all__ = ["Listings", "listing_arguments", "newest_in_runs"]
 
 
 class Listings(RedisPart):
@@ -64,8 +64,20 @@ class Listings(RedisPart):
         return bool(self._link.script(scripts.SET_COVERAGE, keys, (expected, value)))
 
 
-def listing_arguments(entry: IndexEntry | None) -> tuple[Any, ...]:
-    """What a script needs to list a log: field, summary, run, time."""
+def listing_arguments(entry: IndexEntry | None, runs: Mapping[str, str]) -> tuple[Any, ...]:
+    """What a script needs to list a log: field, summary, run, time of the run."""
     if entry is None:
         return "", "", "", "0"
-    return entry.name, entry.summary, entry.run, repr(entry.time)
+    return entry.name, entry.summary, entry.run, runs[entry.run]
+
+
+def newest_in_runs(entries: Iterable[IndexEntry | None]) -> dict[str, str]:
+    """The runs of these entries, with the time of the newest in each.
+
+    One text for each run, as a number with 17 digits takes longer than the rest of an entry.
+    """
+    newest: dict[str, float] = {}
+    for entry in entries:
+        if entry is not None and (entry.run not in newest or entry.time > newest[entry.run]):
+            newest[entry.run] = entry.time
+    return {run: repr(time) for run, time in newest.items()}
