@@ -22,7 +22,6 @@ from jamboree_gym.arrays.layout import (
     ENCODED,
     Group,
     Layout,
-    Leaf,
     is_column_name,
     layout_of,
     share_columns,
@@ -64,6 +63,7 @@ class RowBuffer(Outbox, ABC):
     Attributes:
         schema: Layout of the newest row.
         packed_action: Of the step that comes.
+        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
         may_be_common: Whether `add_common_step` may take steps; set it before the reset.
 
     Args:
@@ -110,6 +110,7 @@ class RowBuffer(Outbox, ABC):
         "_variable_bytes_put",
         "_variable_bytes_sealed",
         "_words",
+        "is_deleted",
         "may_be_common",
         "pack_action",
         "packed_action",
@@ -131,7 +132,7 @@ class RowBuffer(Outbox, ABC):
         super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.schema = schema  # layout of the newest row
         self.packed_action: Any = None  # of the next step
-        self.may_be_common = self._takes_common = False
+        self.may_be_common = self._takes_common = self.is_deleted = False
         self._lane = lane
         self._keep = max(1, keep)
         self._extents: list[Extent] = []  # the last one is written to
@@ -179,7 +180,7 @@ class RowBuffer(Outbox, ABC):
         """Begin to write behind what is in the lane, or in a new block where it is full."""
         schema, lane = self.schema, self._lane
         extent = lane.extent(schema, start, self._title(start), room)
-        number, row_format = lane.number_of(schema), extent.row_format
+        number, row_format = lane.number, extent.row_format
         self._schemas[number] = schema
         self._extents.append(extent)
         self._number = number
@@ -187,14 +188,9 @@ class RowBuffer(Outbox, ABC):
         self._content, self._first_at = extent.content, extent.first_at
         self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
         self._is_direct, self._is_single = row_format.is_direct, row_format.is_single
-        self._spread = row_format.spread
-        observation = schema.observation
-        is_array = isinstance(observation, Leaf) and observation.is_array
-        self._fillers = row_format.fillers
-        is_plain = self._is_direct and self._is_single and not schema.is_annotated
-        self._takes_common = self.may_be_common and is_plain and is_array
-        if isinstance(observation, Leaf):
-            self._dtype, self._shape = observation.dtype, observation.shape
+        self._spread, self._fillers = row_format.spread, row_format.fillers
+        self._takes_common = self.may_be_common and row_format.is_common
+        self._dtype, self._shape = row_format.observation_dtype, row_format.observation_shape
         self._last_at = lane.back - row_format.nbytes
 
     def _add_row(
@@ -427,7 +423,7 @@ class RowBuffer(Outbox, ABC):
 
     def _announce(self) -> None:
         """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
-        if not self._marked:
+        if not (self._marked or self.is_deleted):
             self._marked = True
             try:
                 self.late_at = self._mark(self)

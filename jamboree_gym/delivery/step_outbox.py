@@ -61,7 +61,6 @@ class StepOutbox(RowBuffer):
 
     Attributes:
         id: Of the episode.
-        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
     """
 
     __slots__ = (
@@ -77,7 +76,6 @@ class StepOutbox(RowBuffer):
         "_stored_status",
         "_template",
         "id",
-        "is_deleted",
     )
 
     def __init__(
@@ -111,7 +109,6 @@ class StepOutbox(RowBuffer):
         self._origin = encode_origin(origin)
         self._begun_note = encode_episode_note(begun, self._origin)
         self._progress = Progress.of(summary)  # after the rows that are in batches
-        self.is_deleted = False
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
         self._note_sent: Progress | None = None
@@ -156,10 +153,6 @@ class StepOutbox(RowBuffer):
             self._drop_rows()
         self._taken = []
         self._batches.clear()
-
-    def _announce(self) -> None:
-        if not self.is_deleted:
-            super()._announce()
 
     # -- the delivering thread's side -------------------------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from operator import is_
 from typing import Annotated, Any
 from zlib import crc32
 
@@ -113,14 +112,24 @@ class SummaryTemplate:
         count = len(first) + _CHANGING + len(last)
         self._first = bytes([_SHORT_ARRAY + count]) + _joined(first)
         self._last = _joined(last)
-        self._shared = _shared_parts(summary)
+        fork = (summary.parent, summary.parent_run, summary.fork_step)
+        plain = (summary.env_id, summary.run, summary.tags, summary.vector_index, summary.writer)
+        self._shared = (*plain, *fork)
 
     def fits(self, summary: EpisodeSummary) -> bool:
         """Whether it is the template of this summary, too, whose parts are the very same objects.
 
         The tags may not have been changed since.
         """
-        return all(map(is_, self._shared, _shared_parts(summary)))
+        env_id, run, tags, vector_index, writer, *fork = self._shared
+        return (
+            summary.env_id is env_id
+            and summary.run is run
+            and summary.tags is tags
+            and summary.vector_index is vector_index
+            and summary.writer is writer
+            and fork == [summary.parent, summary.parent_run, summary.fork_step]
+        )
 
     def encode(self, progress: Progress, started_at: float, seed: bytes | None) -> bytes:
         """One entry of a listing. The id is not in it, because it is the entry's name.
@@ -134,11 +143,6 @@ class SummaryTemplate:
         changing = _pack((status, steps, episode_return, started_at, progress.elapsed_s, seed))
         content = b"".join((self._first, changing[1:], self._last))
         return _CHECKSUM.pack(crc32(content)) + content
-
-
-def _shared_parts(summary: EpisodeSummary) -> tuple[Any, ...]:
-    fork = (summary.parent, summary.parent_run, summary.fork_step)
-    return summary.env_id, summary.run, summary.tags, summary.vector_index, summary.writer, *fork
 
 
 def _joined(values: list[Any]) -> bytes:

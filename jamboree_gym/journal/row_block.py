@@ -141,12 +141,16 @@ class RowLane:
     Args:
         segments: Gives blocks.
         number_of: Gives the number that rows of a schema have.
+
+    Attributes:
+        number: That of the schema of the newest extent.
     """
 
     def __init__(self, segments: Segments, number_of: Callable[[StepSchema], int]) -> None:
         self._segments = segments
         self._number_of = number_of
         self._schema: StepSchema | None = None  # of the newest extent
+        self.number = -1
         self._block = segments.block(0)
         self._back = self._block.size
         self._newest: Extent | None = None
@@ -161,7 +165,7 @@ class RowLane:
             room: Bytes without a fixed size that the first row brings.
         """
         if schema is not self._schema:
-            self._row_format, self._number = row_format_of(schema), self._number_of(schema)
+            self._row_format, self.number = row_format_of(schema), self._number_of(schema)
             self._schema = schema
         row_format = self._row_format
         at = self._end_of_newest()
@@ -171,7 +175,7 @@ class RowLane:
         block = self._block
         place = self.keep(title)
         extent = Extent(block, at, start, row_format)
-        content = (EXTENT_MAGIC, 0, 0, 0, block.generation, self._number, start, *place)
+        content = (EXTENT_MAGIC, 0, 0, 0, block.generation, self.number, start, *place)
         EXTENT.pack_into(block.content, at, *content)
         self._newest = extent
         return extent
@@ -180,7 +184,7 @@ class RowLane:
         newest = self._newest
         if newest is None:
             return FIRST_BYTE
-        end = newest.first_at + newest.count * newest.row_format.nbytes
+        end = newest.first_at + newest.words[newest.count_at] * newest.row_format.nbytes
         return end + -end % 8
 
     def _new_block(self, needed: int) -> int:
@@ -194,7 +198,7 @@ class RowLane:
 
     def number_of(self, schema: StepSchema) -> int:
         """The number that rows of this schema have."""
-        return self._number if schema is self._schema else self._number_of(schema)
+        return self.number if schema is self._schema else self._number_of(schema)
 
     @property
     def back(self) -> int:

@@ -50,6 +50,9 @@ class RowFormat:
             where the column is encoded.
         is_direct: Whether `pack_into` takes the packed values of all columns as they are.
         is_single: Whether observation and action are one column each.
+        is_common: Whether they are, and the observation is an array, and nothing is annotated.
+        observation_dtype: Of an observation that is one column; else None.
+        observation_shape: Likewise.
         spread: For observation, action and annotation a function that makes a flat tuple of a
             packed value, if the format is direct.
         fillers: What stands for the annotation where there is none.
@@ -81,6 +84,11 @@ class RowFormat:
         )
         self.is_single = all(isinstance(role, Leaf) for role in roles[:2])
         self.spread = tuple(map(_spreader, roles))
+        observed = schema.observation if isinstance(schema.observation, Leaf) else None
+        self.observation_dtype = None if observed is None else observed.dtype
+        self.observation_shape = None if observed is None else observed.shape
+        is_plain = self.is_direct and self.is_single and not schema.is_annotated
+        self.is_common = is_plain and observed is not None and observed.is_array
         named = [(f"column{n}", not isinstance(one, Leaf)) for n, one in enumerate(self._columns)]
         self.fields = named[: schema.first_number], named[schema.first_number :]
         self.fillers: tuple[Any, ...] = schema.annotation_filler
