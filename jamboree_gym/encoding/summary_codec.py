@@ -73,21 +73,28 @@ def check_summary(
     Raises:
         InvalidRecord: Something in it cannot be kept; names it.
     """
-    is_known = known is not None and known.fits(summary)
-    for name in ("id",) if is_known else ("id", "run", "env_id", "parent"):
-        text = getattr(summary, name)
-        if not (isinstance(text, str) or (name == "parent" and text is None)):
-            raise InvalidRecord(f"{name}={text!r} of an episode is no text")
-        if text and not text.isascii():
-            check_text(name, text)
+    if known is not None and not known.fits(summary):
+        known = None
+    id = summary.id
+    if known is None or id.__class__ is not str or not id.isascii():
+        _check_texts(summary)
     try:
-        template = known if known is not None and is_known else SummaryTemplate(summary)
+        template = known or SummaryTemplate(summary)
         seed = encode_optional(summary.seed)
         return template, seed, template.encode(Progress.of(summary), summary.started_at, seed)
     except InvalidRecord as error:
         raise InvalidRecord(f"tags or seed of episode {summary.id!r}: {error}") from error
     except (TypeError, ValueError) as error:
         raise InvalidRecord(f"the summary of episode {summary.id!r}: {error}") from error
+
+
+def _check_texts(summary: EpisodeSummary) -> None:
+    for name in ("id", "run", "env_id", "parent"):
+        text = getattr(summary, name)
+        if not (isinstance(text, str) or (name == "parent" and text is None)):
+            raise InvalidRecord(f"{name}={text!r} of an episode is no text")
+        if text and not text.isascii():
+            check_text(name, text)
 
 
 class SummaryTemplate:
