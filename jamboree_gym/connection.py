@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec import structs
+
 from jamboree_gym.arrays.values import check_text, encode_mapping
 from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.deletion import delete_log
@@ -325,7 +327,7 @@ class Connection(HasConnection):
         unknown = {at: one for at, one in sent.items() if self.store.must_ask(one, results[at])}
         if unknown:
             asked = self.store.ask_for(list(unknown.values()))
-            again |= {at: one._replace(asked_in=asked.epoch) for at, one in unknown.items()}
+            again |= {at: structs.replace(one, asked_in=asked.epoch) for at, one in unknown.items()}
         return again
 
     def check_open(self) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import asdict
 
 from jamboree_gym.arrays.packing import Arrays, item
 from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
@@ -21,6 +23,7 @@ __all__ = [
     "EpisodeOrigin",
     "EpisodeStatus",
     "EpisodeSummary",
+    "Progress",
     "StepData",
     "Transitions",
     "brief",
@@ -268,6 +271,24 @@ class EpisodeSummary:
         Queries leave such an episode out unless they are asked for `forks=True`.
         """
         return self.parent is not None and self.parent_run in (None, self.run)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What changes in the summary of an episode while it is recorded; names as there."""
+
+    status: EpisodeStatus
+    steps: int
+    episode_return: float
+    elapsed_s: float
+
+    @classmethod
+    def of(cls, summary: EpisodeSummary) -> Progress:
+        """That of a summary."""
+        return cls(summary.status, summary.steps, summary.episode_return, summary.elapsed_s)
+
+    def in_summary(self, summary: EpisodeSummary) -> EpisodeSummary:
+        """The same summary, at this progress."""
+        return replace(summary, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

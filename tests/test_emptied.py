@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Server
+from msgspec import structs
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -297,7 +298,7 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     (result,) = store.append([again])
     assert isinstance(result, AppendResult)
     assert (result.stored, result.count) == (1, 13)
-    (result,) = store.append([again._replace(is_repeated=False)])
+    (result,) = store.append([structs.replace(again, is_repeated=False)])
     assert isinstance(result, AppendResult)
     assert result.stored == 0
 

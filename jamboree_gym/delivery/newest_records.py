@@ -50,7 +50,7 @@ class _Kept:
     Those before `looked_at` are decoded already if they are plain.
     """
 
-    log: tuple[str, float] | None
+    log: tuple[str, bytes] | None
     first: int
     start: int
     records: list[dict[str, Any] | _Encoded]

@@ -24,7 +24,7 @@ from jamboree_gym.delivery.newest_records import NewestRecords
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
 from jamboree_gym.journal.entry_log import RecordPlace
-from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.records import Progress
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 
 __all__ = ["SealedBatch", "Outbox", "RecordOutbox"]
@@ -51,7 +51,7 @@ class SealedBatch:
         count: Number of records in it.
         timestamps: Their times, epoch seconds; empty where a batch is never moved.
         records: The encoded records, kept for the case that another writer was first.
-        summary: Of an episode, as it is after these rows.
+        progress: Of an episode, after these rows.
         places: Where the records are in the journal.
     """
 
@@ -59,7 +59,7 @@ class SealedBatch:
     count: int
     timestamps: Sequence[float] = ()
     records: Sequence[bytes] = ()
-    summary: EpisodeSummary | None = None
+    progress: Progress | None = None
     places: Sequence[RecordPlace | None] = ()
 
     def plan(self, start: int) -> None:
@@ -222,11 +222,13 @@ class Outbox(ABC):
         """Take the server's answer to the last `next_append`."""
         # What an earlier try had stored, and somebody deleted then, is not stored again.
         done = self._sent if result.is_deleted else result.stored
+        stored = self._stored_count
         for batch in islice(self._batches, done):
-            batch.confirm()
+            stored += batch.count
+            if batch.places:
+                batch.confirm()
         left = deque(islice(self._batches, done, None))
-        stored = sum([batch.count for batch in islice(self._batches, done)])
-        self._batches, self._stored_count = left, self._stored_count + stored
+        self._batches, self._stored_count = left, stored
         self._is_uncertain = False
         self.answers += 1
         if result.is_deleted or done < self._sent:

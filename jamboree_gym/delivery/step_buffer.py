@@ -37,7 +37,7 @@ from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, private_lane
+from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, Span, private_lane
 from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, TERMINATED, TRUNCATED
 from jamboree_gym.journal.row_parts import RowWindow, joined
 from jamboree_gym.journal.vector_block import ColumnSpan
@@ -52,6 +52,7 @@ __all__ = [
 
 ROWS_PER_BATCH = 256
 MAX_BATCH_BYTES = 1 << 20
+MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
 _ndarray = np.ndarray
@@ -68,6 +69,7 @@ class RowBuffer(Outbox, ABC):
     Attributes:
         schema: Layout of the newest row.
         packed_action: Of the step that comes.
+        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
         may_be_common: Whether `add_common_step` may take steps; set it before the reset.
 
     Args:
@@ -101,7 +103,6 @@ class RowBuffer(Outbox, ABC):
         "_pack_annotation",
         "_pack_into",
         "_pack_observation",
-        "_parts",
         "_relayouts",
         "_reset_row",
         "_row_bytes",
@@ -111,10 +112,12 @@ class RowBuffer(Outbox, ABC):
         "_shape",
         "_spread",
         "_t_last",
+        "_taken",
         "_takes_common",
         "_variable_bytes_put",
         "_variable_bytes_sealed",
         "_words",
+        "is_deleted",
         "may_be_common",
         "pack_action",
         "packed_action",
@@ -136,13 +139,13 @@ class RowBuffer(Outbox, ABC):
         super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.schema = schema  # layout of the newest row
         self.packed_action: Any = None  # of the next step
-        self.may_be_common = self._takes_common = False
+        self.may_be_common = self._takes_common = self.is_deleted = False
         self._lane = lane
         self._keep = max(1, keep)
         self._extents: list[Extent | ColumnSpan] = []  # the last one is written to
         self._news: deque[RowBuffer] | None = None  # of who writes the newest rows into a block
         self._sealed = 0  # row number of the first row that is in no batch and no part yet
-        self._parts: Sequence[RowPart] = ()  # taken, but in no batch yet
+        self._taken: Sequence[Span] = ()  # in no batch yet
         self._seal_lock = threading.Lock()
         self._schemas = _NO_SCHEMAS  # by the numbers that rows have for them
         self._reset_row: tuple[Any, bytes | None] = (None, None)  # packed observation and info
@@ -190,7 +193,7 @@ class RowBuffer(Outbox, ABC):
         """Begin to write behind what is in the lane, or in a new block where it is full."""
         schema, lane = self.schema, self._lane
         extent = lane.extent(schema, start, self._title(start), room)
-        number, row_format = lane.number_of(schema), extent.row_format
+        number, row_format = lane.number, extent.row_format
         if number not in self._schemas:
             self._schemas = {**self._schemas, number: schema}
         self._extents.append(extent)
@@ -199,14 +202,9 @@ class RowBuffer(Outbox, ABC):
         self._content, self._first_at = extent.content, extent.first_at
         self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
         self._is_direct, self._is_single = row_format.is_direct, row_format.is_single
-        self._spread = row_format.spread
-        self._fillers = row_format.fillers
-        is_flat = not any(isinstance(part, Group) for part in schema.annotation.parts)
-        self._takes_common = self.may_be_common and self._is_direct and is_flat
-        observation = schema.observation
-        self._dtype = self._shape = None
-        if isinstance(observation, Leaf) and observation.is_array:
-            self._dtype, self._shape = observation.dtype, observation.shape
+        self._spread, self._fillers = row_format.spread, row_format.fillers
+        self._takes_common = self.may_be_common and row_format.is_common
+        self._dtype, self._shape = row_format.observation_dtype, row_format.observation_shape
         self._last_at = lane.back - row_format.nbytes
 
     def _add_row(
@@ -508,7 +506,7 @@ class RowBuffer(Outbox, ABC):
 
     def _announce(self) -> None:
         """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
-        if not self._marked:
+        if not (self._marked or self.is_deleted):
             self._marked = True
             try:
                 self.late_at = self._mark(self)
@@ -634,13 +632,16 @@ class RowBuffer(Outbox, ABC):
 
     def _parts_between(self, start: int, stop: int) -> list[RowPart]:
         """The rows with these numbers, a part for each extent; views of the blocks."""
-        parts = []
+        return [span.part(self._schemas) for span in self._spans_between(start, stop)]
+
+    def _spans_between(self, start: int, stop: int) -> list[Span]:
+        spans = []
         for extent in self._extents:
             first, end = max(start, extent.start), min(stop, extent.stop)
             if first < end:
-                parts.append(extent.part(first, end, self._schemas))
+                spans.append(Span(extent, first, end))
                 start = end
-        return parts
+        return spans
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -650,18 +651,8 @@ class RowBuffer(Outbox, ABC):
         waiting = self._stop - self._sealed
         return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
 
-    def _parts_to_seal(self, start: int, stop: int) -> list[RowPart]:
-        """As `_parts_between`, of rows that are all held."""
-        parts = []
-        for extent in self._extents:
-            first, end = max(start, extent.start), min(stop, extent.stop)
-            if first < end:
-                parts.append(extent.part_to_seal(first, end, self._schemas))
-                start = end
-        return parts
-
     def _take(self) -> None:
-        """Cut the rows put since the last call into parts; under the lock.
+        """Cut the rows put since the last call into spans; under the lock.
 
         A Ctrl-C may come at any call: so the last statement alone changes what is taken.
         """
@@ -670,15 +661,34 @@ class RowBuffer(Outbox, ABC):
             new_bytes = variable_bytes - self._variable_bytes_sealed
             row_bytes = self._row_bytes + new_bytes // (stop - start)
             size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
-            taken = [part for whole in self._parts_to_seal(start, stop) for part in whole.cut(size)]
-            parts = [*self._parts, *taken]
-            self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
+            cut = [span for whole in self._spans_between(start, stop) for span in whole.cut(size)]
+            taken = [*self._taken, *cut]
+            self._taken, self._sealed, self._variable_bytes_sealed = taken, stop, variable_bytes
+
+    def _take_plain(self) -> Span | None:
+        """The rows put since the last call, if they are one batch without infos; under the lock."""
+        if self._taken or len(self._schemas) != 1 or self._has_encoded:
+            return None
+        extent, first = self._extents[-1], self._sealed
+        stop = extent.stop
+        count = stop - first
+        if (
+            not extent.start <= first < stop
+            or self._variable_bytes_put != self._variable_bytes_sealed
+            or count > ROWS_PER_BATCH
+            or count * self._row_bytes > MAX_PLAIN_BYTES
+        ):
+            return None
+        span = Span(extent, first, stop)
+        self._taken, self._sealed = (span,), stop
+        return span
 
     def _confirm_rows(self, row: int) -> None:
         """Redis has all rows below this number."""
         for extent in self._extents:
             extent.confirm(row)
-        self._forget(row)
+        if len(self._extents) > 1:
+            self._forget(row)
 
     def _forget(self, row: int) -> None:
         """No row below this number is needed any more, except for `recent`."""
@@ -712,7 +722,7 @@ class RowBuffer(Outbox, ABC):
             self._last_at = -1  # the next row opens an extent
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
-        self._parts = ()
+        self._taken = ()
 
 
 def _prepared(schema: StepSchema) -> StepSchema:

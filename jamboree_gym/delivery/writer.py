@@ -18,6 +18,7 @@ from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES, Backpressure, 
 from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, Outbox
 from jamboree_gym.delivery.pacing import Bell, Schedule
+from jamboree_gym.delivery.step_outbox import seal_together
 from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
@@ -384,7 +385,7 @@ class Writer:
 
     def _deliver(self, outboxes: Collection[Outbox]) -> dict[Outbox, Append]:
         """Deliver all that these hold; what could not be, before MongoDB is asked for it."""
-        for outbox in outboxes:
+        for outbox in seal_together(outboxes):
             self._seal(outbox)
         unknown: dict[Outbox, Append] = {}
         waiting = list(outboxes)

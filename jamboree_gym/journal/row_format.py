@@ -50,6 +50,9 @@ class RowFormat:
             where the column is encoded.
         is_direct: Whether `pack_into` takes the packed values of all columns as they are.
         is_single: Whether observation and action are one column each.
+        is_common: Whether the format is direct, and nothing in an annotation is nested.
+        observation_dtype: Of an observation that is one array; else None.
+        observation_shape: Likewise.
         spread: For observation, action and annotation a function that makes a flat tuple of a
             packed value, if the format is direct.
         fillers: What stands for the annotation where there is none.
@@ -81,6 +84,13 @@ class RowFormat:
         )
         self.is_single = all(isinstance(role, Leaf) for role in roles[:2])
         self.spread = tuple(map(_spreader, roles))
+        is_flat = not any(isinstance(part, Group) for part in schema.annotation.parts)
+        self.is_common = self.is_direct and is_flat
+        observed = schema.observation
+        self.observation_dtype: np.dtype[Any] | None = None
+        self.observation_shape: tuple[int, ...] | None = None
+        if isinstance(observed, Leaf) and observed.is_array:
+            self.observation_dtype, self.observation_shape = observed.dtype, observed.shape
         named = [(f"column{n}", not isinstance(one, Leaf)) for n, one in enumerate(self._columns)]
         self.fields = named[: schema.first_number], named[schema.first_number :]
         self.fillers: tuple[Any, ...] = schema.annotation_filler

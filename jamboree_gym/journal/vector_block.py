@@ -20,7 +20,7 @@ import numpy.typing as npt
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED, RowFormat
+from jamboree_gym.journal.row_format import RowFormat
 from jamboree_gym.journal.row_format import row_format as row_format_of
 from jamboree_gym.journal.row_parts import part_of
 from jamboree_gym.journal.segments import (
@@ -60,7 +60,6 @@ _SPAN_DTYPE = np.dtype(
 _OPEN = 2**32 - 1  # the episode goes on
 _ROOM_FOR_STEPS = 16  # a block has at least room for so many vector steps
 _TITLE_BYTES = 160  # of a span that an episode goes on in, at most about
-_WIDE_ROW_BYTES = 512  # rows from this size on are copied one by one without loss
 MAX_BLOCK_BYTES = 16 << 20
 
 
@@ -135,7 +134,6 @@ class VectorBlock:
         self._line_bytes = width * self.row_format.nbytes
         lines = (block.size - _ROWS_AT) // self._line_bytes
         self.rows = np.ndarray((lines, width), self.row_format.dtype, block.content, _ROWS_AT)
-        self._by_episode: tuple[int, Sequence[npt.NDArray[Any]]] = (-1, ())
         self._back = block.size
         self._copy: VectorBlock | None = None
 
@@ -198,33 +196,6 @@ class VectorBlock:
             for n, (index, start) in enumerate(zip(indices, starts, strict=True))
         ]
 
-    def columns_by_episode(self, stop: int) -> Sequence[npt.NDArray[Any]]:
-        """All columns of a batch for the rows before this one, as arrays (environments, rows, ...).
-
-        For those who look at all environments one by one: for each, its values lie side by side.
-        """
-        known, columns = self._by_episode
-        if known < stop:
-            stop = self.count
-            columns = self._columns(self.rows[:stop].T)
-            self._by_episode = stop, columns
-        return columns
-
-    def _columns(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        leading, annotation = self.row_format.fields
-        flags = np.ascontiguousarray(rows["flags"])
-        columns = [np.ascontiguousarray(_by_row(rows, name)) for name, _ in leading]
-        columns += [np.ascontiguousarray(rows["reward"]), flags & TERMINATED != 0]
-        columns += [flags & TRUNCATED != 0, np.ascontiguousarray(rows["timestamp"])]
-        if self.schema.is_annotated:
-            columns.append(flags & ANNOTATED != 0)
-            columns += [np.ascontiguousarray(_by_row(rows, name)) for name, _ in annotation]
-        return columns
-
-    def forget_columns(self) -> None:
-        """What `columns_by_episode` has made is not needed for now."""
-        self._by_episode = (-1, ())
-
     @property
     def private(self) -> VectorBlock:
         """A copy in memory of this process alone; one for all episodes."""
@@ -232,11 +203,6 @@ class VectorBlock:
             block = private_copy(self._block)
             self._copy = VectorBlock(block, self.schema, self.number, self.width)
         return self._copy
-
-
-def _by_row(rows: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = rows[name]
-    return values
 
 
 def _group_bytes(title_bytes: int, spans: int) -> int:
@@ -295,19 +261,13 @@ class ColumnSpan:
         return rows
 
     def part(self, first: int, stop: int, schemas: Mapping[int, StepSchema]) -> RowPart:
-        """The rows with these numbers, to be read now."""
+        """The rows with these numbers; its arrays share their memory."""
         block = self.block
         return part_of(self.rows(first, stop), block.content, first, block.schemas)
 
-    def part_to_seal(self, first: int, stop: int, schemas: Mapping[int, StepSchema]) -> RowPart:
-        """The same, quicker where many episodes of the block are looked at."""
-        block = self.block
-        if block.row_format.nbytes >= _WIDE_ROW_BYTES:
-            return self.part(first, stop, schemas)
-        skipped, index = self._first - self.start, self._index
-        begin, end = first + skipped, stop + skipped
-        columns = [values[index, begin:end] for values in block.columns_by_episode(end)]
-        return RowPart(first, block.schema, (), columns, ())
+    def packed(self, first: int, stop: int) -> bytes:
+        """The bytes of the rows with these numbers."""
+        return self.rows(first, stop).tobytes()
 
     def close(self) -> None:
         """The rows that the block gets from now on are not of this episode."""
@@ -316,7 +276,6 @@ class ColumnSpan:
     def confirm(self, row: int) -> None:
         """Redis has all rows below this number."""
         self.block.words[self._at + _CONFIRMED] = min(max(row - self.start, 0), self.count)
-        self.block.forget_columns()
 
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""

@@ -20,6 +20,7 @@ from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.row_encoder import prepare
+from jamboree_gym.encoding.summary_codec import SummaryTemplate
 from jamboree_gym.environment.outcomes import flag_of, refusal
 from jamboree_gym.environment.spaces import check_space, layout_of_space
 from jamboree_gym.errors import (
@@ -68,6 +69,7 @@ class EpisodeHandler(DBHandler):
         strict_infos: Whether an info that cannot be stored is an error.
         annotation: What is annotation of the step that comes, by name.
         writing: What the current episode is written to; None when none is.
+        summary_template: A template that fits the summaries of most episodes, if one is known.
         strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
             of what cannot.
     """
@@ -82,6 +84,7 @@ class EpisodeHandler(DBHandler):
         self.strict_infos = False
         self.annotation: dict[str, Any] | None = None
         self.writing: StepOutbox | None = None
+        self.summary_template: SummaryTemplate | None = None
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
         self._schema: StepSchema | None = None
         self._infos = InfoEncoder()
@@ -96,7 +99,7 @@ class EpisodeHandler(DBHandler):
         if isinstance(value, Episode):
             value = value.id
         super().__setitem__(name, value)
-        if self._steps is not None and self._steps.summary.id != value:
+        if self._steps is not None and self._steps.id != value:
             self._steps = self.writing = None
 
     # -- writing ----------------------------------------------------------------------------
@@ -172,6 +175,7 @@ class EpisodeHandler(DBHandler):
             keep=self.limit + 1,
             blobs=blobs,
             clock=jam.clock,
+            template=self.summary_template,
         )
         self._keys["episode"] = summary.id
         self._buffered = jam.write_mode == "buffered"

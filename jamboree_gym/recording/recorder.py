@@ -15,7 +15,7 @@ from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
-from jamboree_gym.encoding.summary_codec import encode_origin
+from jamboree_gym.encoding.summary_codec import SummaryTemplate, encode_origin
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import (
     InvalidArgument,
@@ -90,6 +90,12 @@ class EpisodeRecorder:
         self._blobs = {self._provenance: provenance}
         self._plain_origin = b""  # that of an episode of which nothing is known
         self._reset_options = InfoEncoder()
+        self.handler.summary_template = SummaryTemplate(
+            EpisodeSummary(
+                *("", self._env_id, self.run, "running", 0, 0.0, 0.0, 0.0, None),
+                *(self._tags, vector_index, self.jam.writer_name),
+            )
+        )
         follow_forks(self)
 
     @property
@@ -153,10 +159,11 @@ class EpisodeRecorder:
         parent_id, parent_run = (None, None) if parent is None else (parent.id, parent.run)
         started_at = self.jam.start_time(after=self.handler.newest_at)
         failure: JamboreeError | None = None
-        try:
-            self.abandon()
-        except JamboreeError as error:
-            failure = error
+        if self.handler.writing is not None:
+            try:
+                self.abandon()
+            except JamboreeError as error:
+                failure = error
         self.handler.begin(
             observation,
             info,

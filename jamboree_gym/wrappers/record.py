@@ -184,7 +184,8 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             if not self._recorder.is_recording:
                 raise
             failure = error
-        self._unbroken = self._recorder.episode_id
+        writing = self.handler.writing
+        self._unbroken = None if writing is None else writing.id
         for sidecar in self._sidecars:
             try:
                 sidecar.begin(self._recorder.episode_id)

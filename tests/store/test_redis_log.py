@@ -13,7 +13,8 @@ from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import DecodeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace, digest
-from jamboree_gym.store.log import Append, AppendResult, MongoIdentity
+from jamboree_gym.store.log import Append, AppendResult, IndexEntry, MongoIdentity
+from jamboree_gym.store.redis.listings import newest_in_runs
 from jamboree_gym.store.redis.store import RedisStore
 
 MONGO = MongoIdentity("0123456789abcdef", "mongo:27017")
@@ -202,3 +203,10 @@ def test_namespaces_are_kept_apart(any_redis: Server, store: RedisStore) -> None
     assert list(other.log_keys()) == []
     assert other.count(other.keyspace.records("e", {})) == 0
     other.close()
+
+
+def test_a_run_was_written_when_the_newest_of_its_episodes_was() -> None:
+    times = [("a", 2.5), ("b", 7.0), ("a", 9.25), ("a", 1.0)]
+    entries = [IndexEntry("e", b"", run, time) for run, time in times]
+
+    assert newest_in_runs([None, *entries]) == {"a": "9.25", "b": "7.0"}

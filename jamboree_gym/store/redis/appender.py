@@ -16,7 +16,7 @@ from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BucketPart, Buckets, as_one_text, new_epoch, part_of
 from jamboree_gym.store.redis.feed import LIFETIME_S
 from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
-from jamboree_gym.store.redis.listings import listing_arguments
+from jamboree_gym.store.redis.listings import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.plain_keys import Blobs
 
 __all__ = ["LogAppender"]
@@ -66,7 +66,9 @@ class LogAppender(BucketPart):
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
         """Append to several logs in one round trip, atomically for each: see `LogStore.append`."""
-        blobs = {name: blob for append in appends for name, blob in append.blobs.items()}
+        blobs = dict[str, bytes]()
+        for append in appends:
+            blobs |= append.blobs
         tries = 0
         server = self._server
         waiting = list(range(len(appends)))
@@ -140,11 +142,11 @@ class LogAppender(BucketPart):
                 return translated
             raise translated from answer
         stored, count, t_last, *more = answer
-        first, log = (int(more[0]), (epoch, float(more[1]))) if more else (0, None)
+        first, log = (more[0], (epoch, more[1])) if more else (0, None)
         stored = int(stored)
         is_deleted = stored < 0
         return AppendResult(
-            max(0, stored), int(count), float(t_last), is_deleted, was_repeated, first, log
+            max(0, stored), int(count), t_last, is_deleted, was_repeated, first, log
         )
 
     def _append_call(
@@ -154,13 +156,15 @@ class LogAppender(BucketPart):
         keys += [bucket.coverage, bucket.epoch, bucket.deleted]
         epoch = self._server.epochs.get(bucket.at, "")
         arguments: list[Any] = ["1" if self._can_ask else "", epoch, new_epoch()]
+        runs = newest_in_runs(append.entry for append in appends)
+        listings = {run: bucket.summaries(run) for run in ("", *runs)}
         for append in appends:
             entry, batches = append.entry, append.batches
             log = self._keyspace.in_bucket(append.key, bucket)
-            keys += (log, bucket.summaries(entry.run if entry else ""))
+            keys += (log, listings[entry.run if entry else ""])
             repeated = "1" if is_repeated or append.is_repeated else ""
             asked_in = "" if is_repeated else part_of(append.asked_in, bucket)
-            arguments += (str(append.codec), append.note, *listing_arguments(entry))
+            arguments += (str(append.codec), append.note, *listing_arguments(entry, runs))
             arguments += (str(append.after), repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)
 

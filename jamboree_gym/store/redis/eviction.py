@@ -15,7 +15,7 @@ from jamboree_gym.store.log import IndexEntry, MongoIdentity
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch, part_of
 from jamboree_gym.store.redis.link import AccessRefused, Call, as_text, script_call
-from jamboree_gym.store.redis.listings import listing_arguments
+from jamboree_gym.store.redis.listings import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.reader import LogReader
 from jamboree_gym.store.redis.scripts import BORN
 
@@ -252,7 +252,8 @@ class Restorer(BucketPart):
         listings = (summaries, bucket.runs, bucket.deletions, bucket.unbacked)
         keys = (*self._logs(bucket, [key]), *listings, bucket.epoch, bucket.backup)
         content = (instead_of, head.encode(), *mongo, *batches)
-        arguments = (part_of(standing, bucket), *listing_arguments(entry), *content)
+        listed = listing_arguments(entry, newest_in_runs([entry]))
+        arguments = (part_of(standing, bucket), *listed, *content)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))
 
     def replace(
