@@ -16,6 +16,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 NOTE = struct.Struct("<32sqqq")  # episode, step, observed, end
 FIRST = 8
@@ -59,6 +61,44 @@ class NumberedEnv(gym.Env[np.ndarray, Any]):
         is_even = self.moved % 2 == 0
         reward = self.moved / 8 + float(action)
         return self.observe(), reward, is_over and is_even, is_over and not is_even, info
+
+
+class NumberedEnvs(VectorEnv[Any, Any, Any]):
+    """Sixteen of them, stepped by array operations. The first tells an info now and then."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - as Gymnasium has it
+
+    def __init__(self) -> None:
+        self.num_envs, one = 16, NumberedEnv()
+        self.single_observation_space = one.observation_space
+        self.single_action_space = one.action_space
+        self.observation_space = batch_space(one.observation_space, self.num_envs)
+        self.action_space = batch_space(one.action_space, self.num_envs)
+        self.moved = np.arange(self.num_envs) * 1_000_000
+        self.left = 5 + self.moved % 37
+        self.over = np.zeros(self.num_envs, np.bool_)
+
+    def observe(self) -> np.ndarray:
+        """The number of each, and half of it."""
+        return np.stack([self.moved, self.moved / 2], axis=1)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode of each."""
+        return self.observe(), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Count on; those whose episode was over begin another."""
+        begins = self.over
+        self.moved += ~begins
+        self.left = np.where(begins, 5 + self.moved % 37, self.left - 1)
+        self.over = self.left <= 0
+        is_even = self.moved % 2 == 0
+        infos: dict[str, Any] = {}
+        if self.moved[0] % 30 == 0 and not begins[0]:
+            number = int(self.moved[0])
+            infos = self._add_info(infos, {"moved": number, "text": "x" * (number % 7)}, 0)
+        rewards = np.where(begins, 0.0, self.moved / 8 + actions)
+        return self.observe(), rewards, self.over & is_even, self.over & ~is_even, infos
 
 
 class Notes:
@@ -162,6 +202,22 @@ while not notes.is_full:
             steps[n] = 0
 """
 
+BLOCK = """
+from journal_children import NumberedEnvs
+made = NumberedEnvs()
+envs = jam.record(made, run="r")
+envs.reset()
+steps = [0] * made.num_envs
+while not notes.is_full:
+    resets = made.over.tolist()
+    _, _, terminations, truncations, _ = envs.step(np.array([7] * made.num_envs))
+    ids, ends = envs.episode_ids, (terminations + 2 * truncations).tolist()
+    for n, observed in enumerate(made.moved.tolist()):
+        steps[n] = 0 if resets[n] else steps[n] + 1
+        if steps[n]:
+            notes.add(ids[n], steps[n], observed, ends[n])
+"""
+
 SAVES = """
 handler = NoteHandler(jam, "killed")
 name = sys.argv[-1][-20:]
@@ -214,9 +270,19 @@ CHILDREN = {
     "single": SINGLE,
     "vector": VECTOR,
     "VecEnv": VEC_ENV,
+    "block": BLOCK,
     "saves": SAVES,
     "learn": LEARN,
 }
 CHILDREN = {kind: source + "time.sleep(3600)\n" for kind, source in CHILDREN.items()}
+
+
+def info_of(kind: str, moved: int) -> dict[str, Any]:
+    """What the info of a step is."""
+    is_first = moved < 1_000_000
+    is_told = (is_first and moved % 30 == 0) if kind == "block" else moved % 5 == 0
+    return {"moved": moved, "text": "x" * (moved % 7)} if is_told else {}
+
+
 # So many calls may be stored that have not returned.
-AT_ONCE = {"single": 1, "vector": 3, "VecEnv": 3, "saves": 1, "learn": 3}
+AT_ONCE = {"single": 1, "vector": 3, "VecEnv": 3, "block": 16, "saves": 1, "learn": 3}
