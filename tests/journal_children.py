@@ -24,7 +24,6 @@ FIRST = 8
 MAX_NOTES = 40_000
 FULL_SPEED_NOTES = 8_000  # then slowly, so that a process has something to do for a minute
 SLOW_S = 0.004
-FIRST_OF_SECOND = 1_000_000  # what the second environment of several counts from
 ENDS = ("running", "terminated", "truncated")
 
 
@@ -75,7 +74,7 @@ class NumberedEnvs(VectorEnv[Any, Any, Any]):
         self.single_action_space = one.action_space
         self.observation_space = batch_space(one.observation_space, self.num_envs)
         self.action_space = batch_space(one.action_space, self.num_envs)
-        self.moved = np.arange(self.num_envs) * FIRST_OF_SECOND
+        self.moved = np.arange(self.num_envs) * 1_000_000
         self.left = 5 + self.moved % 37
         self.over = np.zeros(self.num_envs, np.bool_)
 
@@ -276,12 +275,14 @@ CHILDREN = {
     "learn": LEARN,
 }
 CHILDREN = {kind: source + "time.sleep(3600)\n" for kind, source in CHILDREN.items()}
+
+
+def info_of(kind: str, moved: int) -> dict[str, Any]:
+    """What the info of a step is."""
+    is_first = moved < 1_000_000
+    is_told = (is_first and moved % 30 == 0) if kind == "block" else moved % 5 == 0
+    return {"moved": moved, "text": "x" * (moved % 7)} if is_told else {}
+
+
 # So many calls may be stored that have not returned.
 AT_ONCE = {"single": 1, "vector": 3, "VecEnv": 3, "block": 16, "saves": 1, "learn": 3}
-
-
-def has_info(kind: str, moved: int) -> bool:
-    """Whether an environment of such a process tells an info with this step."""
-    if kind == "block":
-        return moved < FIRST_OF_SECOND and moved % 30 == 0
-    return moved % 5 == 0

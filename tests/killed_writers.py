@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from conftest import Server
-from journal_children import AT_ONCE, CHILDREN, ENDS, MAX_NOTES, OPEN, Notes, has_info
+from journal_children import AT_ONCE, CHILDREN, ENDS, MAX_NOTES, OPEN, Notes, info_of
 from journals import journal_of
 from processes import NoteHandler, wait_until
 from warm import start_warm
@@ -131,10 +131,10 @@ def tally_of(jam: Jamboree, kind: str, writers: list[Writer]) -> Tally:
     if kind == "saves":
         return _tally_records(jam, [writer.notes for writer in writers])
     (writer,) = writers
-    return _tally_episodes(jam, kind, writer.notes)
+    return _tally_episodes(jam, writer.notes, kind)
 
 
-def _tally_episodes(jam: Jamboree, kind: str, notes: Notes) -> Tally:
+def _tally_episodes(jam: Jamboree, notes: Notes, kind: str) -> Tally:
     """Of each environment, one call more may have been kept."""
     tally = Tally(noted=notes.count)
     noted = defaultdict[str, list[tuple[int, int, int]]](list)
@@ -157,8 +157,7 @@ def _tally_episodes(jam: Jamboree, kind: str, notes: Notes) -> Tally:
         if summary.steps:
             data = jam.episode(summary.id).data()
             seen_ever.update(data.observations[1:, 0].astype(int).tolist())
-            _check_data(tally, summary, data, steps)
-            _check_infos(tally, kind, data)
+            _check_data(tally, kind, summary, data, steps)
         else:
             tally.expect(summary.status == "interrupted", f"{summary.id} is {summary.status}")
     tally.twice += sum(count - 1 for count in seen_ever.values())
@@ -167,7 +166,11 @@ def _tally_episodes(jam: Jamboree, kind: str, notes: Notes) -> Tally:
 
 
 def _check_data(
-    tally: Tally, summary: EpisodeSummary, data: EpisodeData, steps: list[tuple[int, int, int]]
+    tally: Tally,
+    kind: str,
+    summary: EpisodeSummary,
+    data: EpisodeData,
+    steps: list[tuple[int, int, int]],
 ) -> None:
     seen = data.observations[1:, 0]
     actions = data.actions.astype(float)
@@ -183,14 +186,10 @@ def _check_data(
         (summary.status == _true_status(data, steps), f"it is {summary.status}"),
     ):
         tally.expect(is_so, f"{summary.id}: {what}")
-
-
-def _check_infos(tally: Tally, kind: str, data: EpisodeData) -> None:
-    seen = data.observations[1:, 0]
     for moved, info in zip(seen.astype(int).tolist(), data.infos[1:], strict=True):
-        if has_info(kind, moved):
-            is_so = info.get("moved") == moved and info.get("text") == "x" * (moved % 7)
-            tally.expect(is_so, f"step {moved} has the info {info}")
+        told = {name: info.get(name) for name in info_of(kind, moved)}
+        is_so = told == info_of(kind, moved)
+        tally.expect(is_so, f"{summary.id}: step {moved} has the info {info}")
 
 
 def _true_status(data: EpisodeData, steps: list[tuple[int, int, int]]) -> str:

@@ -2,11 +2,11 @@
 
     python tests/faults/kills.py --kills 500 --away-s 60
 
-A kind of process: one environment, a vector environment, an SB3 VecEnv, a `learn` of SB3, three
-that save records. A condition: Redis lives on; Redis is killed, or stopped, for some seconds
-before; the embedded supervisor is killed in the same moment, alone or with its servers. The next
-process that opens the store has to find each call that had returned, once, and each episode with
-its true status at once.
+A kind of process: one environment, a vector environment (of single ones, or stepped by array
+operations), an SB3 VecEnv, a `learn` of SB3, three that save records. A condition: Redis lives on;
+Redis is killed, or stopped, for some seconds before; the embedded supervisor is killed in the same
+moment, alone or with its servers. The next process that opens the store has to find each call that
+had returned, once, and each episode with its true status at once.
 """
 
 from __future__ import annotations
