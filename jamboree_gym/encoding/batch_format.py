@@ -255,14 +255,14 @@ def batch_span(blob: bytes) -> tuple[int, int, float, float]:
     return start, start + count, t_first, t_last
 
 
-def head_span(blob: bytes) -> tuple[int, int]:
-    """First and count that a whole head tells of.
+def head_span(blob: bytes) -> tuple[int, int, float]:
+    """First, count and the newest time that a whole head tells of.
 
     Raises:
         struct.error: It is too short for that.
     """
-    _, _, _, first, _, _, count, *_ = _HEAD.unpack_from(blob)
-    return first, count
+    _, _, _, first, _, _, count, _, _, t_last, _ = _HEAD.unpack_from(blob)
+    return first, count, t_last
 
 
 def decode_head(blob: bytes, *, where: str) -> Head:

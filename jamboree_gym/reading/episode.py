@@ -226,7 +226,7 @@ class Episode(StaysHere):
 
     def _recent(self, found: LogSlice | None, n: int) -> Transitions:
         rows = self._reader.joined(found, -n - 1, EVERYTHING)
-        return to_transitions(rows[max(0, len(rows) - n - 1) :])
+        return to_transitions(rows, max(0, len(rows) - n - 1))
 
     @checked
     def between(self, t0: EpochSeconds, t1: EpochSeconds) -> Transitions:

@@ -21,15 +21,18 @@ def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
     return EpisodeData(id=episode_id, observations=rows.observations, **columns)
 
 
-def to_transitions(rows: Rows) -> Transitions:
-    """Rows -> the transitions between them, one fewer."""
-    return Transitions(**fields_of(rows))
+def to_transitions(rows: Rows, skipped: int = 0) -> Transitions:
+    """Rows, without the first few -> the transitions between them, one fewer."""
+    return Transitions(**fields_of(rows, skipped))
 
 
-def fields_of(rows: Rows) -> dict[str, Any]:
+def fields_of(rows: Rows, skipped: int = 0) -> dict[str, Any]:
     """The same, as the fields of `Transitions`."""
-    indices = np.arange(rows.start, rows.start + max(0, len(rows) - 1), dtype=np.int64)
-    return _fields_between(rows, slice(-1), slice(1, None), indices)
+    if skipped and len(rows.schemas) > 1:
+        rows, skipped = rows[skipped:], 0
+    start, stop = rows.start + skipped, rows.start + max(0, len(rows) - 1)
+    indices = np.arange(start, stop, dtype=np.int64)
+    return _fields_between(rows, slice(skipped, -1), slice(skipped + 1, None), indices)
 
 
 def transitions_between(

@@ -1,7 +1,7 @@
 """The newest batches of a log without a script, which costs the server several times as much.
 
-Commands that are sent together are not one step: others may write in between. So the head is asked
-for before and after. It counts every change of its log; if both are alike, nobody has.
+Commands that are sent together are not one step: others may write in between. The head comes last,
+and knows count and time of the newest batch. If the batches end with that one, they are its log's.
 """
 
 from __future__ import annotations
@@ -48,24 +48,23 @@ class NewestBatches:
         count = ceil((how[1] + SLACK) / size)
         if count > MAX_BATCHES:
             return []
-        head = ("LINDEX", key, "0")
-        return [head, ("LRANGE", key, str(-count), "-1"), head]
+        return [("LRANGE", key, str(-count), "-1"), ("LINDEX", key, "0")]
 
     @staticmethod
     def found(n: int, answers: Sequence[Any]) -> tuple[bytes, list[bytes]] | None:
         """Head, and the batches that hold any of the newest n records; None = ask the script."""
-        head, batches, head_after = answers
-        if not isinstance(head, bytes) or head != head_after or not isinstance(batches, list):
+        batches, head = answers
+        if not isinstance(head, bytes) or not isinstance(batches, list):
             return None
-        if batches and batches[0] == head:  # these are all
+        if batches and batches[0].startswith(head[:2]):  # a head: there are no more batches
             del batches[0]
         try:
-            first, count = head_span(head)
-            spans = [batch_span(batch)[:2] for batch in batches]
+            first, count, t_last = head_span(head)
+            spans = [batch_span(batch) for batch in batches]
         except struct.error:
             return None
         start = max(first, count - n)
-        if not spans or spans[0][0] > start or spans[-1][1] != count:
+        if not spans or spans[0][0] > start or (spans[-1][1], spans[-1][3]) != (count, t_last):
             return None
-        skipped = sum(stop <= start for _, stop in spans)
+        skipped = sum(stop <= start for _, stop, *_ in spans)
         return head, batches[skipped:]
