@@ -1,6 +1,9 @@
 """The command line: `jamboree-gym`. One module per group of commands; each parses, calls, shows.
 
-Imports: `backup`, `errors`, `jamboree`, `progress`, `reading`, `replay`, `servers`, `store`.
+The library is imported where a command runs, so that `--help` is quick.
+
+Imports: `backup`, `errors`, `integrations`, `jamboree`, `progress`, `reading`, `records`, `replay`,
+    `runs`, `servers`, `store`, `tables`.
 """
 
 from __future__ import annotations
@@ -27,7 +30,19 @@ def build_app() -> typer.Typer:
     try:
         import typer
 
-        from jamboree_gym.cli import backup, migrate, servers, verify, video
+        from jamboree_gym.cli import (
+            backup,
+            episodes,
+            exchange,
+            fork,
+            migrate,
+            runs,
+            servers,
+            tail,
+            verify,
+            version,
+            video,
+        )
     except ModuleNotFoundError as error:
         if error.name not in _TOOLKIT:
             raise
@@ -38,11 +53,9 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    servers.register(built)
-    verify.register(built)
-    video.register(built)
-    backup.register(built)
-    migrate.register(built)
+    for one in (runs, episodes, tail, verify, fork, video, exchange, backup, migrate, servers):
+        one.register(built)
+    version.register(built)
     return built
 
 
@@ -59,4 +72,6 @@ def main() -> None:
     except MissingExtra as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     run()

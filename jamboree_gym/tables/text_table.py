@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 
 __all__ = ["MAX_ROWS", "ago", "averaged", "html_table", "number", "sparkline", "text_table"]
 
@@ -75,10 +76,7 @@ def averaged(values: Sequence[float], most: int) -> list[float]:
     if count <= most:
         return list(values)
     cuts = [count * part // most for part in range(most + 1)]
-    return [
-        sum(values[start:stop]) / (stop - start)
-        for start, stop in zip(cuts, cuts[1:], strict=False)
-    ]
+    return [sum(values[start:stop]) / (stop - start) for start, stop in pairwise(cuts)]
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
