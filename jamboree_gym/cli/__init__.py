@@ -51,7 +51,7 @@ def build_app() -> typer.Typer:
         help="Every step of a Gymnasium environment, kept.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,
     )
     for one in (runs, episodes, tail, verify, fork, video, exchange, backup, migrate, servers):
         one.register(built)

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
@@ -64,18 +64,17 @@ NO, USAGE, AWAY, CTRL_C, BROKEN_PIPE = 1, 2, 3, 130, 141
 _AWAY = (StoreUnavailable, StoreFull, EmbeddedServerError, UnsavedRecords)
 _USAGE = (InvalidArgument, InvalidExpression, InvalidUrl, MissingExtra, UnsupportedServer)
 
-_STORE, _EPISODES = "Store", "Episodes"
 REDIS_URL_VARIABLE = "JAMBOREE_REDIS_URL"
 
 # -- options ------------------------------------------------------------------------------------
 
 
 def _store_option(help: str, envvar: str, default: str) -> Any:
-    return typer.Option(help=help, envvar=envvar, show_default=default, rich_help_panel=_STORE)
+    return typer.Option(help=help, envvar=envvar, show_default=default)
 
 
 def _episode_option(help: str, *names: str, **options: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_EPISODES, **options)
+    return typer.Option(*names, help=help, **options)
 
 
 HomeOption = Annotated[
@@ -114,9 +113,7 @@ class StoreOptions:
         str | None,
         _store_option("mongodb:// or mongodb+srv://.", "JAMBOREE_MONGO_URL", "embedded"),
     ] = None
-    namespace: Annotated[
-        str, typer.Option(help="Namespace of the project.", rich_help_panel=_STORE)
-    ] = "jamboree"
+    namespace: Annotated[str, typer.Option(help="Namespace of the project.")] = "jamboree"
 
     @property
     def is_embedded(self) -> bool:
@@ -229,7 +226,7 @@ def add_command(
     parameters: list[inspect.Parameter] = []
     grouped: list[inspect.Parameter] = []
     for one in inspect.signature(command, eval_str=True).parameters.values():
-        if is_dataclass(one.annotation):
+        if one.annotation in (StoreOptions, EpisodeOptions):
             groups[one.name] = one.annotation
             grouped += _options_of(one.annotation)
         else:
