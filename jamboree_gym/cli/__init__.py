@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-_TOOLKIT = ("typer", "rich")
 
 
 def build_app() -> typer.Typer:
     """The typer app with all commands.
 
     Raises:
-        MissingExtra: typer or rich is not installed.
+        MissingExtra: typer is not installed.
     """
     try:
         import typer
@@ -44,7 +43,7 @@ def build_app() -> typer.Typer:
             video,
         )
     except ModuleNotFoundError as error:
-        if error.name not in _TOOLKIT:
+        if error.name != "typer":
             raise
         raise MissingExtra("the command line needs: pip install 'jamboree-gym[cli]'") from error
     built = typer.Typer(

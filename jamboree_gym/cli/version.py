@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jamboree_gym import __version__
+import jamboree_gym
 
 __all__ = ["register"]
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"jamboree-gym {__version__}")
+        typer.echo(f"jamboree-gym {jamboree_gym.__version__}")
         raise typer.Exit
 
 
