@@ -225,7 +225,7 @@ def test_where_takes_an_expression_over_the_columns_of_the_summaries(jam: Jambor
     assert query.where("not tag_who == 'a'").ids() == []  # a missing value is neither
     assert query.where("status == 'truncated'", max_steps=1).ids() == []
     assert repr(query.where("steps > 1", run="r")) == (
-        "<episodes.where(run='r').where('steps > 1')>"
+        "<episodes.where().where(run='r').where('steps > 1')>"
     )
     assert jam.episodes(run="later", wait=True).where("tag_none > 1").ids() == []
     with pytest.raises(InvalidExpression, match="no column 'step'; did you mean 'steps'"):

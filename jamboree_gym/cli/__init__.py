@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 
-
 def build_app() -> typer.Typer:
     """The typer app with all commands.
 

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-import jamboree_gym
-
 __all__ = ["register"]
 
 
@@ -18,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"jamboree-gym {jamboree_gym.__version__}")
+        from importlib import metadata  # it takes a while
+
+        typer.echo(f"jamboree-gym {metadata.version('jamboree-gym')}")
         raise typer.Exit
 
 
