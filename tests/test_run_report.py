@@ -11,7 +11,9 @@ from recorded_envs import CountingEnv, ScriptedEnv
 
 from jamboree_gym import Jamboree, RunNotFound
 from jamboree_gym.runs.checkpoints import CheckpointHandler
-from jamboree_gym.runs.metrics import MetricHandler
+from jamboree_gym.runs.metrics import MetricHandler, metric_table
+from jamboree_gym.runs.run_report import report_of_run
+from jamboree_gym.runs.run_summary import RunSummary
 from jamboree_gym.runs.sessions import SessionHandler
 from jamboree_gym.tables.text_table import averaged, sparkline
 
@@ -140,6 +142,13 @@ def test_what_is_odd_is_warned_of(jam: Jamboree, clock: Clock) -> None:
     assert report.checkpoint.number == 0
     sessions.end("s", "raised", timesteps=1)
     assert "its newest session ended with an exception" in jam.run("a").report().warnings
+
+
+def test_a_run_that_was_cut_off_is_warned_of() -> None:
+    summary = RunSummary("a", "interrupted", ["X-v0"], 1, 9, 0.0, 9.0, None, 0)
+    report = report_of_run(summary, [], [], metric_table([], where="a"), None, now=10.0)
+    assert report.warnings == ("its process died before it came to its end",)
+    assert not report.is_stuck
 
 
 def test_a_run_of_sessions_alone_has_a_report_and_a_misspelt_one_has_none(jam: Jamboree) -> None:

@@ -288,3 +288,16 @@ def test_on_a_terminal_ls_is_a_table(store: Store) -> None:
             *("episode", "run", "environment", "status", "steps", "return", "began")
         ]
     assert process.communicate()[1] == ""
+
+
+def test_on_a_terminal_rm_asks(store: Store, ids: list[str]) -> None:
+    ours, theirs = os.openpty()
+    os.write(ours, b"n\n")
+    process = store.start("rm", ids[0], stdin=theirs, stdout=subprocess.PIPE)
+    printed, said = process.communicate(timeout=60)
+    os.close(theirs)
+    os.close(ours)
+    assert (process.returncode, printed) == (1, "")
+    assert said.startswith("delete 1 episodes with ")
+    assert said.endswith("for good. Do it? [y/N]: nothing was changed\n")
+    assert store.run("show", ids[0]).exit_code == 0
