@@ -319,7 +319,8 @@ def confirm(what: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise InvalidArgument(f"{what}\nadd --yes to do it, or --dry-run to see what would happen")
-    if not typer.confirm(f"{printable(what)}. Do it?", err=True):
+    typer.echo(f"{printable(what)}. Do it? [y/N]: ", nl=False, err=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         typer.echo("nothing was changed", err=True)
         raise typer.Exit(NO)
 

@@ -69,9 +69,11 @@ class Store:
 
     def start(self, *arguments: object, **streams: Any) -> subprocess.Popen[str]:
         """A process of its own."""
+        usual = {name: one for name, one in os.environ.items() if name != "PYTHONUNBUFFERED"}
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *self.command(*arguments)],
-            env=os.environ | self.environment | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            # As in a shell, Python keeps what it could not write, and tries again at its end.
+            env={**usual, **self.environment, "PYTHONPATH": os.pathsep.join(PATHS)},
             text=True,
             stderr=subprocess.PIPE,
             **streams,

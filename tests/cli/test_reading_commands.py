@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,22 @@ def test_nan_is_null_and_what_a_terminal_obeys_is_not_printed(store: Store, ids:
     assert "x1b[2J" in shown
     (run,) = store.objects("run", "odd")
     assert (run["mean_return"], run["episodes"]) == (None, 1)
+
+
+def test_a_name_of_a_run_does_not_control_the_terminal(store: Store) -> None:
+    with store.open() as jam:
+        env = jam.record(gym.make("CartPole-v1"), run="odd\x1b[2J\n\t")
+        env.reset(seed=1)
+        env.close()
+        printed = [
+            store.run(*command).output
+            for command in (("runs",), ("ls",), ("run", "odd\x1b[2J\n\t"), ("show", "@last"))
+        ]
+        jam.episodes().last().delete()
+    for text in printed:
+        assert "odd\\x1b[2J" in text
+        assert "\x1b" not in text
+    assert "odd\\x1b[2J\\n\\t\t" in printed[0]
 
 
 def test_an_episode_is_named_by_its_beginning_or_its_place(store: Store, ids: list[str]) -> None:
