@@ -70,6 +70,4 @@ def main() -> None:
     except MissingExtra as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     run()

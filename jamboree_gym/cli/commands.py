@@ -60,7 +60,7 @@ __all__ = [
     "progress_bar",
 ]
 
-NO, USAGE, AWAY, CTRL_C, BROKEN_PIPE = 1, 2, 3, 130, 141
+NO, USAGE, AWAY, BROKEN_PIPE = 1, 2, 3, 141  # typer ends with 130 after Ctrl-C
 _AWAY = (StoreUnavailable, StoreFull, EmbeddedServerError, UnsavedRecords)
 _USAGE = (InvalidArgument, InvalidExpression, InvalidUrl, MissingExtra, UnsupportedServer)
 
@@ -267,8 +267,6 @@ def exit_codes(no: int = NO) -> Iterator[None]:
     except BrokenPipeError as error:
         _hear_no_more()
         raise typer.Exit(BROKEN_PIPE) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(CTRL_C) from error
     except JamboreeError as error:
         _fail(error, AWAY if isinstance(error, _AWAY) else USAGE if _is_usage(error) else no)
 

@@ -23,6 +23,7 @@ from jamboree_gym.runs.sessions import SessionHandler
 
 PROGRAM = HEAR_CTRL_C + "from jamboree_gym.cli import main; main()"
 SEEDS = (1, 2, 3)
+ODD = "odd\x1b[2J\n\t"  # the name of a run that would clear the terminal
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Store:
 
 
 def record_store(redis_url: str, mongo_url: str) -> Store:
-    """Three episodes of CartPole and a training in the run `ppo`, and an odd one in `odd`."""
+    """Three episodes of CartPole and a training in the run `ppo`, and an odd one in `ODD`."""
     store = Store(redis_url, mongo_url, f"test-{uuid.uuid4().hex[:12]}")
     with store.open() as jam:
         env = jam.record(gym.make("CartPole-v1"), run="ppo", tags={"lr": 0.001})
@@ -89,9 +90,7 @@ def record_store(redis_url: str, mongo_url: str) -> Store:
             play(env, seed)
         env.close()
         rewards = [1.0, float("nan")]
-        odd = jam.record(
-            ScriptedEnv(rewards=rewards), run="odd", tags={"note": "\x1b[2J", "lr": 0.1}
-        )
+        odd = jam.record(ScriptedEnv(rewards=rewards), run=ODD, tags={"note": "\x1b[2J", "lr": 0.1})
         odd.reset(seed=4)
         odd.step(odd.action_space.sample())
         odd.step(odd.action_space.sample())
