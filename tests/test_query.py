@@ -13,7 +13,12 @@ from stored import listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.summary_codec import encode_summary
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeNotFound,
+    InvalidArgument,
+    InvalidExpression,
+)
 
 
 def record(jam: Jamboree, steps: int = 1, ending: str = "terminated", **options: Any) -> str:
@@ -209,6 +214,25 @@ def test_where_any_test_of_a_summary_holds(jam: Jamboree) -> None:
     wanted = record(jam, tags={"lr": 0.2})
 
     assert jam.episodes().where(lambda episode: episode.tags["lr"] > 0.1).ids() == [wanted]
+
+
+def test_where_takes_an_expression_over_the_columns_of_the_summaries(jam: Jamboree) -> None:
+    one = record(jam, tags={"lr": 0.1, "who": "a"})
+    two = record(jam, steps=2, tags={"lr": 0.01}, ending="truncated")
+    query = jam.episodes()
+
+    assert query.where("steps == 2 or tag_who == 'a'").ids() == [one, two]
+    assert query.where("tag_lr < 0.05 and episode_return >= 3").ids() == [two]
+    assert query.where("not tag_who == 'a'").ids() == []  # a missing value is neither
+    assert query.where("status == 'truncated'", max_steps=1).ids() == []
+    assert repr(query.where("steps > 1", run="r")) == (
+        "<episodes.where().where(run='r').where('steps > 1')>"
+    )
+    assert jam.episodes(run="later", wait=True).where("tag_none > 1").ids() == []
+    with pytest.raises(InvalidExpression, match="no column 'step'; did you mean 'steps'"):
+        query.where("step > 1").ids()
+    with pytest.raises(InvalidExpression, match="no expression"):
+        query.where("steps >")
 
 
 def test_a_tag_is_compared_by_a_function_where_there_is_one(jam: Jamboree) -> None:
