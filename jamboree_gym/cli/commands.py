@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -40,14 +40,12 @@ if TYPE_CHECKING:
     from jamboree_gym.reading.query import EpisodeQuery
 
 __all__ = [
-    "AWAY",
     "DryRunOption",
     "EpisodeOptions",
     "HomeOption",
     "JsonOption",
     "ModulesOption",
     "NO",
-    "REDIS_URL_VARIABLE",
     "StoreOptions",
     "TrustOption",
     "USAGE",
@@ -55,7 +53,6 @@ __all__ = [
     "add_command",
     "check_home",
     "confirm",
-    "exit_codes",
     "import_modules",
     "progress_bar",
 ]
@@ -237,7 +234,7 @@ def add_command(
         for group, options in groups.items():
             names = [one.name for one in fields(options)]
             values[group] = options(**{name: values.pop(name) for name in names})
-        with exit_codes(no):
+        with _exit_codes(no):
             command(**values)
 
     parameters += grouped
@@ -260,7 +257,7 @@ def _options_of(group: type[Any]) -> list[inspect.Parameter]:
 
 
 @contextmanager
-def exit_codes(no: int = NO) -> Iterator[None]:
+def _exit_codes(no: int = NO) -> Iterator[None]:
     """Show our own errors as a message instead of a traceback, and end with their exit code."""
     try:
         yield
@@ -268,16 +265,14 @@ def exit_codes(no: int = NO) -> Iterator[None]:
         _hear_no_more()
         raise typer.Exit(BROKEN_PIPE) from error
     except JamboreeError as error:
-        _fail(error, AWAY if isinstance(error, _AWAY) else USAGE if _is_usage(error) else no)
+        typer.echo(f"error: {printable(str(error))}", err=True)
+        raise typer.Exit(_exit_code_of(error, no)) from error
 
 
-def _is_usage(error: JamboreeError) -> bool:
-    return isinstance(error, _USAGE)
-
-
-def _fail(error: JamboreeError, code: int) -> NoReturn:
-    typer.echo(f"error: {printable(str(error))}", err=True)
-    raise typer.Exit(code) from error
+def _exit_code_of(error: JamboreeError, no: int) -> int:
+    if isinstance(error, _AWAY):
+        return AWAY
+    return USAGE if isinstance(error, _USAGE) else no
 
 
 def _hear_no_more() -> None:
