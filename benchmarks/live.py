@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 from _pairs import in_turn, jamboree, machine, median
 
-from jamboree_gym import Jamboree
+from jamboree_gym import Jamboree, Transitions
 
 ACTORS = 8
 NEWEST = 16
@@ -202,13 +202,20 @@ def newest_of_one() -> None:
         taken = in_turn(
             READS,
             memory=lambda: microseconds(lambda: here.recent(16)),
+            used=lambda: microseconds(lambda: three_arrays(here.recent(16))),
             there=lambda: microseconds(lambda: there.recent(250)),
             get=lambda: microseconds(lambda: elsewhere.redis.get("as-many-bytes")),
         )
     print(f"episode.recent(16) where it is recorded: {median(taken['memory']):.1f} us")
+    print(f"  and three of its arrays: {median(taken['used']):.1f} us")
     print(f"episode.recent(250) in another process: {median(taken['there']):.1f} us")
     print(f"GET of the same bytes: {median(taken['get']):.1f} us")
     print(f"  in times of it: {median(taken['there']) / median(taken['get']):.2f}")
+
+
+def three_arrays(steps: Transitions) -> None:
+    """Use them: they are made then."""
+    _ = steps.observations, steps.actions, steps.rewards
 
 
 def microseconds(action) -> float:

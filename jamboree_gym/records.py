@@ -88,9 +88,13 @@ class _MadeLater:
 
         def __getattr__(self, name: str) -> Any:
             if name in type(self).__dataclass_fields__:
-                with suppress(AttributeError):  # another thread has just made them
-                    for each, value in _make_of(self)().items():
-                        object.__setattr__(self, each, value)
+                try:
+                    make = _make_of(self)
+                except AttributeError:  # another thread has just made them
+                    return object.__getattribute__(self, name)
+                for each, value in make().items():
+                    object.__setattr__(self, each, value)
+                with suppress(AttributeError):
                     _forget_make(self)
             return object.__getattribute__(self, name)
 
