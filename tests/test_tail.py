@@ -706,7 +706,7 @@ def test_the_newest_steps_of_several_episodes_are_one_round_trip(
     round_trips.clear()
     found = reader.recent([ids[0], *map(reader.episode, ids[1:])], 16)
 
-    assert round_trips == [4]
+    assert len(round_trips) == 1
     assert [len(steps) for steps in found] == [0, 3, 16, 16]
     for episode_id, steps in zip(ids, found, strict=True):
         expected = reader.episode(episode_id).steps()
