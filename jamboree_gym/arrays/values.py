@@ -92,7 +92,7 @@ def encode_value(value: Any) -> bytes:
     """
     try:
         try:
-            return _pack(_tag(value))
+            return _pack(value if value.__class__ in _SAFE else _tag(value))
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # whatever the code of an odd class raises

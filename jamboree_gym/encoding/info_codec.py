@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.arrays.values import decode_value, encode_value, shown
+from jamboree_gym.encoding.usual_info import UsualInfo
 from jamboree_gym.errors import InvalidRecord
 
 __all__ = ["InfoEncoder", "holds_unrecorded", "info_keys"]
@@ -22,10 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class InfoEncoder:
-    """Encodes infos as they are at the moment of the call; warns once per type it cannot keep."""
+    """Encodes infos as they are at the moment of the call; warns once per type it cannot keep.
+
+    Attributes:
+        encode_usual: Does what `encode` does for most infos; None for others.
+    """
 
     def __init__(self) -> None:
         self._unrecorded: set[str] = set()
+        self._usual = UsualInfo()
+        self.encode_usual = self._usual.encode
 
     def encode(self, info: Mapping[str, Any], *, strict: bool = False) -> bytes | None:
         """The info in bytes; None for an empty one.
@@ -40,10 +47,13 @@ class InfoEncoder:
         """
         if not info:
             return None
+        usual = self.encode_usual(info)
+        if usual is not None:
+            return usual
         if not isinstance(info, Mapping) and not hasattr(info, "keys"):
             raise InvalidRecord(f"{shown(info)} of type {type(info).__qualname__} is no dict")
         try:
-            return encode_value(info if isinstance(info, dict) else dict(info))
+            encoded = encode_value(info if isinstance(info, dict) else dict(info))
         except InvalidRecord as error:
             if strict:
                 raise InvalidRecord(
@@ -54,6 +64,9 @@ class InfoEncoder:
                 key = self._free_key(name, kept, f"a key {name!r:.60}")
                 kept[key] = self._storable(value, f"{name!r:.60}")
             return encode_value(kept)
+        if info.__class__ is dict:
+            self._usual.learn(info, encoded)
+        return encoded
 
     def copy(self, value: Any) -> Any:
         """What would be read back of any value: a copy that shares nothing with the original."""

@@ -255,7 +255,16 @@ class EpisodeHandler(DBHandler):
                 terminated = flag_of("terminated", terminated)
             if truncated.__class__ is not bool:
                 truncated = flag_of("truncated", truncated)
-            encoded = self._encoded(info) if info.__class__ is not dict or info else None
+            encoded = None
+            if info.__class__ is not dict or info:
+                if self.info_keys is None:
+                    encoded = self._infos.encode_usual(info)
+                if encoded is None:
+                    encoded = self._encoded(info)
+            if steps.add_common_step(
+                observation, reward, terminated, truncated, encoded, annotation
+            ):
+                return
             should_check = steps.add_step(
                 observation, reward, terminated, truncated, encoded, annotation
             )
@@ -270,11 +279,9 @@ class EpisodeHandler(DBHandler):
 
     def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
         try:
-            if not info:
-                return None
             keys = self.info_keys
             if keys is not None:
-                info = {key: info[key] for key in keys if key in info}
+                info = {key: info[key] for key in keys if key in info} if info else {}
             return self._infos.encode(info, strict=self.strict_infos)
         except Exception as error:
             if isinstance(error, InvalidRecord) and self.strict_infos:
@@ -296,10 +303,10 @@ class EpisodeHandler(DBHandler):
         own = type(self)
         return all(getattr(own, name) is getattr(EpisodeHandler, name) for name in _SEES_STEPS)
 
-    def _merge_annotation(self, said: Mapping[str, Any]) -> None:
-        """Add to the annotation of the next step; nobody else may change these values."""
+    def _merge_annotation(self, said: dict[str, Any]) -> None:
+        """Add to the annotation of the next step; nobody else may change this dict."""
         known = self.annotation
-        self.annotation = {**known, **said} if known else dict(said)
+        self.annotation = {**known, **said} if known else said
 
     @property
     def was_deleted(self) -> bool:

@@ -30,6 +30,7 @@ from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 __all__ = ["EpisodeRecorder", "closed_environment"]
 
+_UNCHANGING = frozenset({bool, int, float, np.float32, np.float64, np.int64})
 _SCALARS = (bool, int, float, bytes, np.generic)
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,11 @@ class EpisodeRecorder:
             InvalidRecord: A value cannot be stored; names it.
         """
         try:
-            said = {check_text("name", name): _copied(value) for name, value in values.items()}
+            said = {}
+            for name, value in values.items():
+                if name.__class__ is not str or not name.isascii():
+                    name = check_text("name", name)
+                said[name] = value if value.__class__ in _UNCHANGING else _copied(value)
         except Exception as error:
             raise refusal("annotation", error) from error
         self.handler._merge_annotation(said)
