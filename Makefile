@@ -41,6 +41,8 @@ PYTEST_ARGS ?=
 TRAINERS ?= 100
 # How many processes whose journal is read afterwards.
 WRITERS ?= 500
+# Where `make kills` takes Redis away before a kill: for how many seconds.
+AWAY_S ?= 3
 # How many backup processes.
 BACKUPS ?= 100
 # How often it kills each kind of Redis, and MongoDB.
@@ -96,6 +98,10 @@ faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full 
 		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_KILLED_EXPORTS=$(EXPORTS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
 		JAMBOREE_MAXMEMORY_STEPS=$(STEPS) JAMBOREE_FLUSHED_EPISODES=$(EPISODES) \
 		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+
+.PHONY: kills
+kills: $(DEV_READY) ## recording processes of every kind are killed, with Redis away, with the servers
+	$(BIN)/python tests/faults/kills.py --kills $(WRITERS) --away-s $(AWAY_S)
 
 .PHONY: nemesis
 nemesis: $(DEV_READY) ## writers, readers and backups go on while servers are emptied, killed and stopped

@@ -1,8 +1,8 @@
 """Processor instructions that recording a step costs, on all threads of the trainer (callgrind).
 
 Instructions do not drift with the machine, as times do. They are counted from the 200th step to the
-end of the last delivery. Valgrind makes a program about fifty times slower, so deliveries go by
-size here, not by time.
+end of the last delivery; of a vector environment, for each sub-environment. Valgrind makes a
+program about fifty times slower, so deliveries go by size here, not by time.
 
 Run: .venv/bin/python benchmarks/instructions.py [--case pendulum]    (needs valgrind)
 """
@@ -81,17 +81,42 @@ CASES: dict[str, Callable[[], gym.Env]] = {
 }
 
 
+VECTOR_CASES = {"vector64": 64, "vector256": 256}  # CartPoleVectorEnv with so many environments
+VECTOR_WARM_STEPS, VECTOR_STEPS = 30, 300
+
+
+def run_vector(case: str, steps: int, home: str | None) -> None:
+    """The same with a vector environment."""
+    envs = gym.make_vec(
+        "CartPole-v1", num_envs=VECTOR_CASES[case], vectorization_mode="vector_entry_point"
+    )
+    if home is not None:
+        jam = opened(home)
+        envs = jam.record(envs, run=case)
+    actions = np.random.default_rng(0).integers(0, 2, (VECTOR_WARM_STEPS + steps, envs.num_envs))
+    envs.reset(seed=0)
+    for step, action in enumerate(actions):
+        if step == VECTOR_WARM_STEPS:
+            count("on")
+        envs.step(action)
+    if home is not None:
+        jam.flush()
+    count("off")
+    os._exit(0)
+
+
+def opened(home: str) -> Jamboree:
+    return Jamboree(
+        home=home, backup=False, flush_interval_s=NEVER_S, max_pending_bytes=MAX_PENDING_BYTES
+    )
+
+
 def run(case: str, steps: int, home: str | None) -> None:
     """Step an environment, recorded if there is a home; nothing is printed."""
     env = CASES[case]()
     recorded = None
     if home is not None:
-        jam = Jamboree(
-            home=home,
-            backup=False,
-            flush_interval_s=NEVER_S,
-            max_pending_bytes=MAX_PENDING_BYTES,
-        )
+        jam = opened(home)
         env = recorded = jam.record(env, run=case)
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(200)]
@@ -139,13 +164,14 @@ def a_step(case: str, steps: int, home: str | None) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", action="append", choices=CASES, dest="cases")
+    parser.add_argument("--case", action="append", choices=[*CASES, *VECTOR_CASES], dest="cases")
     parser.add_argument("--counted", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--home", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    cases = arguments.cases or list(CASES)
+    cases = arguments.cases or [*CASES, *VECTOR_CASES]
     if arguments.counted is not None:
-        run(cases[0], arguments.counted, arguments.home)
+        played = run_vector if cases[0] in VECTOR_CASES else run
+        played(cases[0], arguments.counted, arguments.home)
     if shutil.which("valgrind") is None:
         print("left out: it needs valgrind (apt-get install valgrind)")
         return
@@ -153,7 +179,10 @@ def main() -> None:
     home = tempfile.mkdtemp(prefix="jamboree-bench-")
     with jamboree(home=Path(home)):
         for case in cases:
-            raw, recorded = a_step(case, STEPS, None), a_step(case, STEPS, home)
+            steps = VECTOR_STEPS if case in VECTOR_CASES else STEPS
+            width = VECTOR_CASES.get(case, 1)
+            raw = a_step(case, steps, None) / width
+            recorded = a_step(case, steps, home) / width
             print(
                 f"{case:<12} raw {raw:>9,.0f}  recorded {recorded:>9,.0f}  "
                 f"recording +{recorded - raw:>8,.0f} instructions a step"

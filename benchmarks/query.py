@@ -43,9 +43,10 @@ def list_episodes(jam, count: int) -> None:
             None,
             jam._connection.writer_name,
         )
-        name = jam._connection.keyspace.summaries(summary.run)
-        jam.redis.hset(name, summary.id, encode_summary(summary))
-        jam.redis.zadd(jam._connection.keyspace.runs, {summary.run: number})
+        key = jam._connection.keyspace.episode(summary.id)
+        bucket = jam._connection.redis_store.buckets.of(key)
+        jam.redis.hset(bucket.summaries(summary.run), summary.id, encode_summary(summary))
+        jam.redis.zadd(bucket.runs, {summary.run: number})
 
 
 class Everlasting(CartPoleEnv):

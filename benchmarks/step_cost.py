@@ -9,10 +9,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 from _pairs import in_turn, jamboree, machine, median
 
+from jamboree_gym.delivery import writer
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import Writer
 from jamboree_gym.store.redis.appender import LogAppender
@@ -24,8 +26,8 @@ MAX_PENDING_BYTES = 1 << 30
 thread_s: defaultdict[str, float] = defaultdict(float)
 
 
-def clocked(owner: type, name: str) -> None:
-    """Add up the processor time that the writer's thread spends in a method."""
+def clocked(owner: Any, name: str) -> None:
+    """Add up the processor time that the writer's thread spends in a method or function."""
     method = getattr(owner, name)
 
     def timed(*args, **kwargs):
@@ -99,6 +101,7 @@ def measure(env_id: str, rounds: int, steps: int) -> None:
     recorded_steps = (rounds + 1) * steps
     share = episodes / recorded_steps
     thread = {name: 1e6 * seconds / recorded_steps for name, seconds in thread_s.items()}
+    thread["seal"] = thread.get("seal", 0.0) + thread["seal_together"]
     caller, reset = more(taken, "caller"), more(resets, "recorded")
     print(f"{env_id}: raw {median(taken['raw']):.2f} µs a step, an episode has {1 / share:.0f}")
     print(f"  recorded                     +{more(taken, 'all'):.2f} µs a step, of which")
@@ -119,6 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine())
     clocked(StepOutbox, "seal")
+    clocked(writer, "seal_together")
     clocked(StepOutbox, "next_append")
     clocked(LogAppender, "append")
     clocked(Writer, "_try_delivery")

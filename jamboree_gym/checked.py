@@ -84,6 +84,11 @@ class _Signature(NamedTuple):
     takes_any_name: bool
     takes_more: bool
 
+    @property
+    def tests(self) -> list[tuple[int, Test]]:
+        """Place and test of each positional argument that has one."""
+        return [(at, one.test) for at, one in enumerate(self.positional) if one is not None]
+
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of each call by their annotations, before anything else happens.
@@ -96,12 +101,23 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         InvalidArgument: At the call: an argument has a wrong type or no such name.
     """
     signature: _Signature | None = None
+    count, tests = -1, list[tuple[int, Test]]()
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal signature
+        if len(args) == count and not kwargs:  # most calls: all by place, and right
+            for at, test in tests:
+                if test(args[at]) is not args[at]:
+                    break
+            else:
+                return cast(Callable[..., Any], function)(*args)
+        return checked_call(args, kwargs)
+
+    def checked_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal signature, count, tests
         if signature is None:  # not earlier: annotations name what stands further down
             signature = _signature_of(function)
+            tests, count = signature.tests, len(signature.positional)
         if len(args) > len(signature.positional) and not signature.takes_more:
             raise _unnamed(function, args, signature)
         for at, (check, value) in enumerate(zip(signature.positional, args, strict=False)):
@@ -340,13 +356,15 @@ def _any_of(parts: Collection[Any]) -> _Check | None:
 def _at_least(check: _Check | None, bound: AtLeast) -> _Check | None:
     if check is None:
         return None
-    inner = check.test
+    inner, lowest = check.test, bound.lowest
 
     def test(value: Any) -> Any:
+        if value.__class__ is int and value >= lowest:
+            return value
         accepted = inner(value)
-        return accepted if accepted is _WRONG or accepted >= bound.lowest else _WRONG
+        return accepted if accepted is _WRONG or accepted >= lowest else _WRONG
 
-    more = f"{bound.lowest} or more"
+    more = f"{lowest} or more"
     return _Check(test, f"{check.one}, {more}", f"{check.many}, {more}")
 
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec import structs
+
 from jamboree_gym.arrays.values import check_text, encode_mapping
 from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.deletion import delete_log
@@ -270,6 +272,11 @@ class Connection(HasConnection):
                 self._outboxes[key] = outbox
             return outbox
 
+    @property
+    def is_buffered(self) -> bool:
+        """Whether a save returns before Redis has it."""
+        return self.write_mode == "buffered"
+
     def new_episode_id(self) -> str:
         """A fresh id: 32 hexadecimal digits that sort by time of creation."""
         return self._stamps.new_id(self.writer_name)
@@ -320,7 +327,7 @@ class Connection(HasConnection):
         unknown = {at: one for at, one in sent.items() if self.store.must_ask(one, results[at])}
         if unknown:
             asked = self.store.ask_for(list(unknown.values()))
-            again |= {at: one._replace(asked_in=asked.epoch) for at, one in unknown.items()}
+            again |= {at: structs.replace(one, asked_in=asked.epoch) for at, one in unknown.items()}
         return again
 
     def check_open(self) -> None:
@@ -328,21 +335,24 @@ class Connection(HasConnection):
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
 
-    def settle(self, key: str) -> None:
+    def settle(self, key: str) -> bool:
         """Bring what this process has put into a log to the server, before it is read.
 
-        Also what another Jamboree of the process has; that it cannot is its own to say.
+        First what another Jamboree of the process has; that it cannot is its own to say.
+
+        Returns:
+            Whether the server has answered to an append of ours, after that. So what the outbox of
+            the log knows of it is as of now.
         """
         self.check_open()
-        self._settle(key)
         for peer in _peers.of(self, self._place):
             with suppress(JamboreeError):
                 peer._settle(key)
+        return self._settle(key)
 
-    def _settle(self, key: str) -> None:
+    def _settle(self, key: str) -> bool:
         outbox = self._outboxes.get(key)
-        if outbox is not None and not outbox.is_settled:
-            self.writer.deliver(outbox)
+        return outbox is not None and not outbox.is_settled and self.writer.deliver(outbox)
 
     def held(self, key: str) -> StepOutbox | None:
         """The newest rows of an episode that this process writes, or has just written."""

@@ -6,28 +6,37 @@ newlines or any other character that would change the meaning of a key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from urllib.parse import quote, unquote
+from zlib import crc32
 
 __all__ = [
     "MONGO_BLOBS",
+    "MONGO_BUNDLES",
     "MONGO_CHUNKS",
     "MONGO_DELETED",
     "MONGO_LOGS",
     "MONGO_SETTINGS",
+    "BucketKeys",
     "Keyspace",
     "digest",
     "quote_part",
+    "without_buckets",
 ]
 
 MONGO_LOGS = "logs"
+MONGO_BUNDLES = "bundles"
 MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
 MONGO_DELETED = "deleted"
 MONGO_SETTINGS = "settings"
+_OF_EPISODE = re.compile(r"(?:episode:\{|records:\{.*:episode=)([^:]*)\}")
+_OUR_ID = re.compile("[0-9a-f]{32}")
+_BUCKET = re.compile(r"\{([^:{}]*):[0-9a-f]{2}\}:")
 _LOGS_OF_RUNS = ("run-session", "run-metric", "run-checkpoint")
 
 
@@ -92,22 +101,12 @@ class Keyspace:
         return unquote(key[key.index("{") + 1 : -1], errors="surrogatepass")
 
     def summaries(self, run: str) -> str:
-        """Hash of a run: episode id -> summary."""
+        """Name of the listing of a run, of which each bucket has a part."""
         return f"{self._prefix}:run:{{{quote_part(run)}}}"
-
-    @cached_property
-    def runs(self) -> str:
-        """Sorted set: run -> time of what was written to it last (epoch seconds)."""
-        return f"{self._prefix}:runs"
 
     def lease(self, writer: str) -> str:
         """Sign of life of a process that records; expires."""
         return f"{self._prefix}:lease:{writer}"
-
-    @cached_property
-    def unbacked(self) -> str:
-        """Sorted set: log key -> revision that MongoDB has not acknowledged."""
-        return f"{self._prefix}:unbacked"
 
     @cached_property
     def backup(self) -> str:
@@ -121,41 +120,90 @@ class Keyspace:
 
     @cached_property
     def backup_holder(self) -> str:
-        """Who copies to MongoDB by itself; expires."""
-        return f"{self._prefix}:backup:holder"
-
-    @cached_property
-    def deleted(self) -> str:
-        """Hash: identity of a deleted log -> its birth, until MongoDB has forgotten it, too."""
-        return f"{self._prefix}:deleted"
-
-    @cached_property
-    def deletions(self) -> str:
-        """Number of deletions so far: what was read from MongoDB before one is not put back."""
-        return f"{self._prefix}:deletions"
-
-    @cached_property
-    def epoch(self) -> str:
-        """At random, made by whoever finds none: another one, and Redis was emptied meanwhile."""
-        return f"{self._prefix}:epoch"
-
-    @cached_property
-    def coverage(self) -> str:
-        """Whether the listings hold what MongoDB does: `all`, or `part` to save memory.
-
-        Absent where Redis was emptied, and where it has not been compared yet.
-        """
-        return f"{self._prefix}:coverage"
-
-    @cached_property
-    def feed(self) -> str:
-        """Capped stream: an entry for each append to an episode, with its id and run."""
-        return f"{self._prefix}:feed"
+        """Who copies to MongoDB by itself; expires. In the slot of `backup`."""
+        return f"{{{self._prefix}:backup}}:holder"
 
     def blob(self, digest: str) -> str:
         """Immutable content (schemas, provenance), named by its own digest."""
         return f"{self._prefix}:blob:{digest}"
 
+    # -- buckets ----------------------------------------------------------------------------
+
+    @cached_property
+    def layout(self) -> tuple[str, str]:
+        """Hashes with the number of buckets.
+
+        Releases without buckets had keys of other types under these names: they and this one refuse
+        what the other has written.
+        """
+        return self.without_bucket("epoch"), self.without_bucket("runs")
+
+    def without_bucket(self, name: str) -> str:
+        """A key of releases that had no buckets: their `unbacked`, for example."""
+        return f"{self._prefix}:{name}"
+
+    def buckets(self, number: int) -> tuple[BucketKeys, ...]:
+        """The keys of each bucket, where there are so many."""
+        return tuple(BucketKeys(at, f"{{{self._prefix}:{at:02x}}}") for at in range(number))
+
+    def bucket_of(self, key: str, number: int) -> int:
+        """In which of so many buckets a log is; docs/storage.md has the rule."""
+        name = key.removeprefix(f"{self._prefix}:")
+        found = _OF_EPISODE.fullmatch(name)
+        if found is not None:
+            name = found[1]
+            if _OUR_ID.fullmatch(name):  # episodes that a writer begins within 4.096 s lie together
+                name = name[:9] + name[12:28]
+        return crc32(name.encode()) % number
+
+    def in_bucket(self, key: str, bucket: BucketKeys) -> str:
+        """The key under which Redis has a log."""
+        return bucket.tag + key.removeprefix(self._prefix)
+
+    def out_of_bucket(self, stored: str) -> str:
+        """Inverse of `in_bucket`; what is no such key stays as it is."""
+        _, found, name = stored.partition("}")
+        return self._prefix + name if found else stored
+
     def log_patterns(self) -> tuple[str, str]:
         """SCAN patterns that find every log of the namespace."""
-        return f"{self._prefix}:records:*", f"{self._prefix}:episode:*"
+        return f"{{{self._prefix}:??}}:records:*", f"{{{self._prefix}:??}}:episode:*"
+
+
+def without_buckets(text: str) -> str:
+    """A text with the names of logs in place of the keys under which Redis has them."""
+    return _BUCKET.sub(r"\1:", text)
+
+
+class BucketKeys:
+    """The keys of one bucket, beside its logs. They share a hash tag, and so a slot of a cluster.
+
+    Attributes:
+        at: Number of the bucket.
+        tag: What all its keys begin with.
+        unbacked: Sorted set: log -> revision that MongoDB has not acknowledged.
+        runs: Sorted set: run -> time of what was written to it last (epoch seconds).
+        feed: Capped stream: an entry for each append to an episode, with its id and run.
+        epoch: At random, made by whoever finds none: another one, and Redis was emptied meanwhile.
+        coverage: Whether the listings hold what MongoDB does: `all`, or `part` to save memory.
+            Absent where Redis was emptied, and where it has not been compared yet.
+        deleted: Hash: identity of a deleted log -> its birth, until MongoDB has forgotten it, too.
+        deletions: Number of deletions: what was read from MongoDB before one is not put back.
+        backup: Hash: which MongoDB acknowledges, and how much was evicted.
+    """
+
+    def __init__(self, at: int, tag: str) -> None:
+        self.at = at
+        self.tag = tag
+        self.unbacked = f"{tag}:unbacked"
+        self.runs = f"{tag}:runs"
+        self.feed = f"{tag}:feed"
+        self.epoch = f"{tag}:epoch"
+        self.coverage = f"{tag}:coverage"
+        self.deleted = f"{tag}:deleted"
+        self.deletions = f"{tag}:deletions"
+        self.backup = f"{tag}:backup"
+
+    def summaries(self, run: str) -> str:
+        """Hash of a run: episode id -> summary."""
+        return f"{self.tag}:run:{{{quote_part(run)}}}"

@@ -5,12 +5,15 @@ Names follow Gymnasium and Minari: singular for one step, plural for arrays over
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import asdict
 
 from jamboree_gym.arrays.packing import Arrays, item
 from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
@@ -20,6 +23,7 @@ __all__ = [
     "EpisodeOrigin",
     "EpisodeStatus",
     "EpisodeSummary",
+    "Progress",
     "StepData",
     "Transitions",
     "brief",
@@ -75,8 +79,28 @@ class StepData:
         return f"<step {self.index}: {', '.join(parts)}>"
 
 
+class _MadeLater:
+    """Base of records whose fields can be made when one of them is asked for."""
+
+    __slots__ = ("_make",)
+
+    if not TYPE_CHECKING:  # a type checker would take any name
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).__dataclass_fields__:
+                with suppress(AttributeError):  # another thread has just made them
+                    for each, value in _make_of(self)().items():
+                        object.__setattr__(self, each, value)
+                    _forget_make(self)
+            return object.__getattribute__(self, name)
+
+
+_late: Any = _MadeLater.__dict__["_make"]
+_make_of, _set_make, _forget_make = _late.__get__, _late.__set__, _late.__delete__
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Transitions:
+class Transitions(_MadeLater):
     """n consecutive transitions of one episode as arrays, oldest first.
 
     Observations, actions and annotations of a dict or tuple are dicts or tuples of arrays; where
@@ -110,6 +134,13 @@ class Transitions:
     annotated: npt.NDArray[np.bool_]
     annotations: Mapping[str, Arrays]
     schemas: SchemaChanges
+
+    @classmethod
+    def _made_by(cls, make: Callable[[], dict[str, Any]]) -> Transitions:
+        """Transitions whose fields are made by a function at the first use of one of them."""
+        self = object.__new__(cls)
+        _set_make(self, make)
+        return self
 
     def __len__(self) -> int:
         """Number of transitions."""
@@ -240,6 +271,24 @@ class EpisodeSummary:
         Queries leave such an episode out unless they are asked for `forks=True`.
         """
         return self.parent is not None and self.parent_run in (None, self.run)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What changes in the summary of an episode while it is recorded; names as there."""
+
+    status: EpisodeStatus
+    steps: int
+    episode_return: float
+    elapsed_s: float
+
+    @classmethod
+    def of(cls, summary: EpisodeSummary) -> Progress:
+        """That of a summary."""
+        return cls(summary.status, summary.steps, summary.episode_return, summary.elapsed_s)
+
+    def in_summary(self, summary: EpisodeSummary) -> EpisodeSummary:
+        """The same summary, at this progress."""
+        return replace(summary, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

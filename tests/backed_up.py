@@ -6,6 +6,7 @@ import time
 
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, in_buckets
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
@@ -47,14 +48,18 @@ def is_complete(jam: Jamboree) -> bool:
 
 def pending(jam: Jamboree) -> int:
     """How many logs are not copied; asks for no more than that."""
-    return int(jam.redis.zcard(jam._connection.keyspace.unbacked))
+    return sum(int(jam.redis.zcard(key)) for key in in_buckets(jam, "unbacked"))
 
 
 def check_that_all_is_kept_once(jam: Jamboree) -> None:
     """Both sides are equal, and MongoDB has no document that is not needed for it."""
     report = jam.backup.verify()
     assert report, report.different
-    frames = sum(jam.redis.llen(key) - 1 for key in jam._connection.redis_store.log_keys())
-    inline = sum(len(log.get("frames", ())) for log in jam.mongo.logs.find({}, {"frames": 1}))
-    assert inline + jam.mongo.chunks.count_documents({}) == frames
-    assert jam.mongo.logs.count_documents({}) == len(list(jam._connection.redis_store.log_keys()))
+    keys = list(jam._connection.redis_store.log_keys())
+    bundled = [log for bundle in jam.mongo.bundles.find({}) for log in bundle["logs"]]
+    documents = [*bundled, *jam.mongo.logs.find({}, {"frames": 1})]
+    assert len(documents) == len(keys)
+    inline = sum(len(one.get("frames", ())) for one in documents)
+    assert inline + jam.mongo.chunks.count_documents({}) == sum(
+        jam.redis.llen(at(jam, key)) - 1 for key in keys
+    )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_value
@@ -22,11 +23,11 @@ def forge_origin(jam: Jamboree, episode: Episode, **changes: Any) -> Episode:
     """Store another origin for an episode, through the codec of the store itself."""
     jam.flush()
     key = jam._connection.keyspace.episode(episode.id)
-    head = jam.redis.lindex(key, 0)
+    head = jam.redis.lindex(at(jam, key), 0)
     old = decode_head(head, where=key).note
     origin = replace(episode.origin, **changes)
     note = encode_episode_note(encode_summary(episode.summary), encoded(origin))
-    jam.redis.lset(key, 0, head.removesuffix(old) + note)
+    jam.redis.lset(at(jam, key), 0, head.removesuffix(old) + note)
     return jam.episode(episode.id)
 
 

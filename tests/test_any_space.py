@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from lengths import examples
 from nested import NESTED, is_same
 from recorded_envs import ScriptedEnv, play
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.step_schema import StepSchema
@@ -235,7 +236,7 @@ def test_an_episode_of_nested_spaces_is_read_as_arrays_and_step_by_step(
 def test_an_episode_of_nested_spaces_survives_the_backup(jam: Jamboree) -> None:
     env, observations, _ = record_samples(jam)
     jam.backup.flush()
-    jam.redis.delete(jam._connection.keyspace.episode(env.episode_id))
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(env.episode_id)))
     jam.backup.restore()
 
     steps = list(jam.episode(env.episode_id).steps())
@@ -251,4 +252,4 @@ def test_a_shape_that_changes_at_every_step_costs_few_batches(jam: Jamboree) -> 
     episode = jam.episode(env.episode_id)
 
     assert all(map(is_same, [step.observation for step in episode.steps()], observations))
-    assert jam.redis.llen(jam._connection.keyspace.episode(env.episode_id)) < 30
+    assert jam.redis.llen(at(jam, jam._connection.keyspace.episode(env.episode_id))) < 30

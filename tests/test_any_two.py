@@ -216,7 +216,7 @@ class World:
         self.was_emptied = True
         # A client of its own: what a killed writer's threads do closes that writer's connections.
         with redis.Redis.from_url(self._urls[0]) as server:
-            server.delete(*server.keys(f"{self._namespace}:*"))
+            server.delete(*server.keys(f"*{self._namespace}:*"))
 
     def kill(self) -> None:
         """None of its threads says anything to Redis any more."""

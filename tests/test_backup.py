@@ -16,6 +16,7 @@ from processes import NoteHandler, read_line, run_python, start_python
 from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, ScriptedEnv, play
 from redis.exceptions import OutOfMemoryError
+from stored import at, beside
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import BATCH_BODY, encode_batch, encode_note
@@ -67,11 +68,10 @@ def everything(jam: Jamboree) -> Dump:
     """All that Redis holds of a namespace, in raw bytes, but for signs of life and of comparing."""
     jam.flush()
     found: Dump = {}
-    for key in sorted(jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*", count=1000)):
+    for key in sorted(jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*", count=1000)):
         kind = jam.redis.type(key)
         name = key.decode()
-        space = jam._connection.keyspace
-        if name.startswith((space.lease(""), space.coverage, space.deletions, space.epoch)):
+        if ":lease:" in name or name.endswith((":coverage", ":deletions", ":epoch", "}:backup")):
             continue
         if kind == b"list":
             found[name] = jam.redis.lrange(key, 0, -1)
@@ -85,7 +85,7 @@ def everything(jam: Jamboree) -> Dump:
 
 
 def wipe(jam: Jamboree) -> None:
-    for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*", count=1000):
+    for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*", count=1000):
         jam.redis.delete(key)
 
 
@@ -208,10 +208,10 @@ def test_records_saved_between_reading_and_acknowledging_stay_pending(
     store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
-    def save_and_insert(self: Any, logs: Any) -> Any:
+    def save_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
         handler.save({"n": 3})
         jam.flush()
-        return insert_logs(self, logs)
+        return insert_logs(self, logs, bundling)
 
     monkeypatch.setattr(store, "insert_logs", save_and_insert)
     jam.backup.flush()
@@ -276,7 +276,7 @@ def of_another_format(jam: Jamboree, key: str) -> None:
 
 
 def flip_in_redis(jam: Jamboree, key: str) -> None:
-    jam.redis.lset(key, 1, flipped(jam.redis.lindex(key, 1)))
+    jam.redis.lset(at(jam, key), 1, flipped(jam.redis.lindex(at(jam, key), 1)))
 
 
 def lose_chunk(jam: Jamboree, key: str) -> None:
@@ -326,14 +326,14 @@ def test_a_document_with_another_kind_of_field_is_damage_that_is_named(
     jam.mongo[collection].update_one(is_of_log, {"$set": {name: value}})
 
     assert list(jam.backup.verify().different) == [key]
-    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 99})
-    rows = jam.redis.lrange(key, 1, -1)
+    jam.redis.zadd(beside(jam, key, "unbacked"), {at(jam, key): 99})
+    rows = jam.redis.lrange(at(jam, key), 1, -1)
     with suppress(BackupMismatch):  # or it is mended by this
         jam.backup.flush()
     wipe(jam)
     with suppress(DecodeError):
         jam.backup.restore()
-    assert jam.redis.lrange(key, 1, -1) in ([], rows)
+    assert jam.redis.lrange(at(jam, key), 1, -1) in ([], rows)
 
 
 @pytest.mark.parametrize("harm", [*HARMS, flip_in_redis, lose_head])
@@ -380,7 +380,10 @@ def test_a_blob_that_is_damaged_or_gone_in_redis_is_read_from_mongodb_and_mended
     jam.backup.flush()
     name, provenance = episode.origin.provenance, episode.provenance
     key = jam._connection.keyspace.blob(name)
-    for harm in (lambda: jam.redis.set(key, encode_note(b"{}")), lambda: jam.redis.delete(key)):
+    for harm in (
+        lambda: jam.redis.set(at(jam, key), encode_note(b"{}")),
+        lambda: jam.redis.delete(at(jam, key)),
+    ):
         harm()
         with Jamboree(
             f"unix://{jam._connection.store.where}",
@@ -474,10 +477,10 @@ def test_a_restore_leaves_what_redis_has_more_of(jam: Jamboree) -> None:
 def test_a_restore_brings_a_log_up_to_date_that_redis_has_less_of(jam: Jamboree) -> None:
     handler = notes(jam, 3)
     jam.flush()
-    older = jam.redis.dump(handler._key)
+    older = jam.redis.dump(at(jam, handler._key))
     handler.save({"n": 3})
     jam.backup.flush()
-    jam.redis.restore(handler._key, 0, older, replace=True)
+    jam.redis.restore(at(jam, handler._key), 0, older, replace=True)
 
     assert jam.backup.restore() == 1
     assert [note["n"] for note in handler.many(9)] == [0, 1, 2, 3]
@@ -641,9 +644,9 @@ def test_what_is_deleted_while_it_is_copied_does_not_stay(
     store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
-    def delete_and_insert(self: Any, logs: Any) -> Any:
+    def delete_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
         jam.episode(name).delete()
-        return insert_logs(self, logs)
+        return insert_logs(self, logs, bundling)
 
     monkeypatch.setattr(store, "insert_logs", delete_and_insert)
     jam.backup.flush()
@@ -659,9 +662,9 @@ def test_what_a_killed_backup_brings_after_a_deletion_is_not_seen(
     store = type(jam._connection.mongo_store)
     insert_logs = store.insert_logs
 
-    def delete_and_insert(self: Any, logs: Any) -> Any:
+    def delete_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
         handler.delete()
-        insert_logs(self, logs)
+        insert_logs(self, logs, bundling)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "insert_logs", delete_and_insert)
@@ -697,7 +700,7 @@ def test_a_log_that_begins_anew_after_its_deletion_is_backed_up(jam: Jamboree, c
 def test_a_damaged_log_can_be_deleted(jam: Jamboree) -> None:
     handler = notes(jam, 3)
     jam.backup.flush()
-    jam.redis.lset(handler._key, 0, flipped(jam.redis.lindex(handler._key, 0)))
+    jam.redis.lset(at(jam, handler._key), 0, flipped(jam.redis.lindex(at(jam, handler._key), 0)))
     handler.delete()
 
     assert handler.count() == 0
@@ -725,8 +728,8 @@ def test_a_log_that_was_begun_anew_follows_what_the_backup_holds(jam: Jamboree) 
 
 def forge_last_batch(jam: Jamboree, key: str, older: bytes) -> int:
     """Put an older state of a log back, with another batch at its end; its number of records."""
-    jam.redis.restore(key, 0, older, replace=True)
-    batch = jam.redis.lindex(key, -1)
+    jam.redis.restore(at(jam, key), 0, older, replace=True)
+    batch = jam.redis.lindex(at(jam, key), -1)
     count = int.from_bytes(batch[4:8], "little")
     other = encode_batch(
         codec=batch[3],
@@ -737,15 +740,15 @@ def forge_last_batch(jam: Jamboree, key: str, older: bytes) -> int:
         t_last=2.0,
         body=batch[BATCH_BODY:],
     )
-    jam.redis.lset(key, -1, other)
-    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 99})
+    jam.redis.lset(at(jam, key), -1, other)
+    jam.redis.zadd(beside(jam, key, "unbacked"), {at(jam, key): 99})
     return count
 
 
 @pytest.mark.parametrize("steps", [3, 3000])
 def test_other_bytes_of_the_same_episode_are_not_overwritten(jam: Jamboree, steps: int) -> None:
     key = jam._connection.keyspace.episode(record(jam, steps=steps))
-    older = jam.redis.dump(key)
+    older = jam.redis.dump(at(jam, key))
     jam.backup.flush()
     forge_last_batch(jam, key, older)
 
@@ -760,7 +763,7 @@ def test_other_records_at_the_same_indices_follow_those_that_mongodb_holds(
 ) -> None:
     handler = notes(jam, count)
     jam.flush()
-    older = jam.redis.dump(handler._key)
+    older = jam.redis.dump(at(jam, handler._key))
     jam.backup.flush()
     more = forge_last_batch(jam, handler._key, older)
 
@@ -1021,5 +1024,5 @@ def test_what_a_killed_flush_brought_is_not_brought_again_in_another_form(
     assert jam.backup.flush() == 3 + further
     assert jam.backup.verify()
     inline = jam.mongo.logs.find_one({"_id": handler._key})["frames"]
-    batches = jam.redis.llen(handler._key) - 1
+    batches = jam.redis.llen(at(jam, handler._key)) - 1
     assert len(inline) + jam.mongo.chunks.count_documents({"key": handler._key}) == batches

@@ -18,6 +18,7 @@ from conftest import Server, StartFollower
 from hasty_follower import hasty_follower
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import follow, waiting
@@ -25,7 +26,7 @@ from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import StoreUnavailable
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.redis.doorbell import Doorbell
+from jamboree_gym.store.redis.feed import Doorbell
 
 KILLS = int(os.environ.get("JAMBOREE_KILLED_BACKUPS", "2"))
 MONGO_KILLS = int(os.environ.get("JAMBOREE_KILLED_MONGO", "1"))
@@ -266,8 +267,8 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_o
     bad.save({"n": 1})
     good.save({"n": 1})
     jam.flush()
-    frame = jam.redis.lindex(bad._key, 1)
-    jam.redis.lset(bad._key, 1, frame[:-1] + bytes([frame[-1] ^ 1]))
+    frame = jam.redis.lindex(at(jam, bad._key), 1)
+    jam.redis.lset(at(jam, bad._key), 1, frame[:-1] + bytes([frame[-1] ^ 1]))
     follower, tried = follower_of(jam), list[str]()
     copy = LogCopier.copy
 

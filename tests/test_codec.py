@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,8 +24,15 @@ from jamboree_gym.encoding.batch_format import (
     encode_note,
     encode_records,
 )
+from jamboree_gym.encoding.summary_codec import (
+    SummaryTemplate,
+    check_summary,
+    decode_summary,
+    encode_summary,
+)
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
+from jamboree_gym.records import EpisodeSummary
 
 numbers = st.integers(0, 2**53)
 times = st.floats(allow_nan=False)
@@ -225,3 +233,52 @@ def test_a_batch_that_is_never_stored_gives_decode_error(start: int, count: int)
     with pytest.raises(DecodeError, match=f"log at index {start}: a batch of {count}"):
         decode_batch(blob, where="log")
     assert checked_body(blob, CODEC_STEPS)[1] == 0
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+NUMBERS = st.floats(allow_nan=False)
+SUMMARIES = st.builds(
+    EpisodeSummary,
+    TEXTS,
+    TEXTS,
+    TEXTS,
+    st.sampled_from(["running", "terminated", "truncated", "abandoned"]),
+    st.integers(0, 2**53),
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.none() | st.integers() | st.lists(st.integers(), max_size=3),
+    st.dictionaries(TEXTS, NUMBERS | TEXTS | st.none(), max_size=3),
+    st.none() | st.integers(0, 1000),
+    st.binary(min_size=8, max_size=8).map(bytes.hex),
+)
+FORKS = st.tuples(SUMMARIES, TEXTS, st.integers(0, 1000), TEXTS).map(
+    lambda one: replace(one[0], parent=one[1], fork_step=one[2], parent_run=one[3])
+)
+
+
+@given(SUMMARIES | FORKS, SUMMARIES)
+def test_a_summary_by_the_template_of_another_is_what_it_was(
+    summary: EpisodeSummary, other: EpisodeSummary
+) -> None:
+    shared = ("env_id", "run", "tags", "vector_index", "writer", "parent", "fork_step")
+    known = {name: getattr(summary, name) for name in (*shared, "parent_run")}
+    template = SummaryTemplate(replace(other, **known))
+
+    used, _, encoded = check_summary(summary, template)
+
+    assert used is template
+    assert encoded == encode_summary(summary)
+    assert decode_summary(encoded, episode_id=summary.id, where="listing") == summary
+
+
+@pytest.mark.parametrize("name", ["env_id", "run", "tags", "vector_index", "writer", "parent"])
+def test_the_template_of_an_episode_that_differs_is_not_used(name: str) -> None:
+    values = ("e", "Env-v0", "a", "running", 0, 0.0, 1.0, 0.0, None, {"lr": 1}, 0, "00" * 8)
+    known = EpisodeSummary(*values, "p", 1, "a")
+    others = {"tags": {"lr": 2}, "vector_index": 1, "writer": "11" * 8}
+    summary = replace(known, **{name: others.get(name, "another")})
+
+    _, _, encoded = check_summary(summary, SummaryTemplate(known))
+
+    assert decode_summary(encoded, episode_id="e", where="listing") == summary

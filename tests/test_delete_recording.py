@@ -39,7 +39,7 @@ def check_gone(jam: Jamboree, episode_id: str) -> None:
     """Nothing of the episode is left."""
     with pytest.raises(EpisodeNotFound):
         jam.episode(episode_id).data()
-    left = [key.decode() for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*")]
+    left = [key.decode() for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*")]
     assert [key for key in left if episode_id in key] == []
 
 
@@ -133,7 +133,7 @@ def test_a_deleted_episode_does_not_come_back_from_a_thread_that_delivers(
             env.step(ACTION)
 
     assert lengths(jam) == []
-    assert jam.redis.keys(f"{jam._connection.keyspace.namespace}:episode:*") == []
+    assert jam.redis.keys(f"*{jam._connection.keyspace.namespace}:episode:*") == []
 
 
 @pytest.mark.parametrize("write", MODES)

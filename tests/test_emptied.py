@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from conftest import Server
+from msgspec import structs
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 from redis.exceptions import ConnectionError as RedisConnectionError
+from stored import at, beside, listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
@@ -124,7 +126,7 @@ def test_a_backup_that_has_copied_a_schema_copies_what_comes_after_it_was_lost(
     record(jam)
     jam.backup.flush()
     for key in jam.redis.scan_iter(jam._connection.keyspace.blob("*")):
-        jam.redis.delete(key)
+        jam.redis.delete(at(jam, key))
     episode = record(jam)
 
     assert open_jam().backup.flush() == 4
@@ -284,7 +286,7 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
     store, key = jam._connection.redis_store, notes._key
-    batches = jam.redis.lrange(key, 1, -1)
+    batches = jam.redis.lrange(at(jam, key), 1, -1)
     raw, head = store.reader.undecoded_head(key), store.head(key)
     assert head is not None
     kept = replace(head, count=10, held=0, t_last=head.born - 1)
@@ -296,7 +298,7 @@ def test_an_append_that_is_sent_again_after_its_records_were_moved_adds_nothing(
     (result,) = store.append([again])
     assert isinstance(result, AppendResult)
     assert (result.stored, result.count) == (1, 13)
-    (result,) = store.append([again._replace(is_repeated=False)])
+    (result,) = store.append([structs.replace(again, is_repeated=False)])
     assert isinstance(result, AppendResult)
     assert result.stored == 0
 
@@ -479,14 +481,17 @@ def test_a_log_that_begins_again_under_a_birth_that_was_deleted_has_a_copy(
     episode = record(jam)
     key, store = jam._connection.keyspace.episode(episode), jam._connection.redis_store
     jam.backup.flush()
-    lying, listing = jam.redis.dump(key), jam.redis.dump(jam._connection.keyspace.summaries("a"))
+    lying, listing = (
+        jam.redis.dump(at(jam, key)),
+        jam.redis.dump(listing_of(jam, "a", episode)),
+    )
     jam.episode(episode).delete()
-    jam.redis.restore(key, 0, lying)
-    jam.redis.restore(jam._connection.keyspace.summaries("a"), 0, listing)
-    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: revision})
+    jam.redis.restore(at(jam, key), 0, lying)
+    jam.redis.restore(listing_of(jam, "a", episode), 0, listing)
+    jam.redis.zadd(beside(jam, key, "unbacked"), {at(jam, key): revision})
     head = store.head(key)
     assert head is not None
-    jam.redis.lset(key, 0, replace(head, acked=0).encode())
+    jam.redis.lset(at(jam, key), 0, replace(head, acked=0).encode())
 
     other = open_jam()
     assert other.backup.flush() == 4
@@ -502,17 +507,17 @@ def test_a_backup_does_not_wait_for_such_a_log_where_redis_was_emptied_meanwhile
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(4))
     key, head = notes._key, jam._connection.redis_store.head(notes._key)
-    lying = jam.redis.dump(key)
+    lying = jam.redis.dump(at(jam, key))
     assert head is not None
-    jam._connection.mongo_store.delete(key, head.born)
+    jam._connection.mongo_store.delete([(key, head.born)])
 
     def empty_and_put_back() -> None:
         jam.redis.flushall()
-        jam.redis.restore(key, 0, lying)
+        jam.redis.restore(at(jam, key), 0, lying)
 
     in_the_gap(LogReader, "unacked", empty_and_put_back)
     open_jam().backup.flush()
-    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 1})
+    jam.redis.zadd(beside(jam, key, "unbacked"), {at(jam, key): 1})
 
     assert open_jam().backup.flush() == 4
 
@@ -535,7 +540,9 @@ def test_steps_arrive_while_mongodb_is_asked_for_another_log(
     jam, other = open_jam(flush_interval_s=0.01), open_jam()
     env = jam.record(CountingEnv(length=100))
     play(env, [ACTION])
-    other._connection.store.feed.announce()  # so that it delivers promptly
+    other._connection.store.feed.announce(
+        [jam._connection.keyspace.episode(env.episode_id)]
+    )  # so that it delivers promptly
     jam.flush()
     env.step(ACTION)
     wait_until(lambda: jam._connection.writer.schedule.is_followed)
@@ -564,12 +571,12 @@ def test_a_refused_append_writes_no_summary(open_jam: Open) -> None:
     play(env, [ACTION] * 2)
     key, listing = (
         jam._connection.keyspace.episode(env.episode_id),
-        jam._connection.keyspace.summaries("a"),
+        listing_of(jam, "a", env.episode_id),
     )
-    rows, summaries = jam.redis.dump(key), jam.redis.dump(listing)
+    rows, summaries = jam.redis.dump(at(jam, key)), jam.redis.dump(listing)
     for _ in range(3):
         env.step(ACTION)
-    jam.redis.restore(key, 0, rows, replace=True)
+    jam.redis.restore(at(jam, key), 0, rows, replace=True)
     jam.redis.restore(listing, 0, summaries, replace=True)
     with pytest.raises(EpisodeNotFound, match="no longer in Redis"):
         env.step(ACTION)

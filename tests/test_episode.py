@@ -14,6 +14,7 @@ from conftest import Server
 from forged import forge_provenance
 from processes import read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
+from stored import at
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidRecord, UnknownKey
@@ -202,8 +203,8 @@ def test_every_step_is_the_one_as_of_its_time(
     steps = list(episode.steps())
 
     for step in (*steps[:3], *steps[-3:], *steps[254:260]):
-        for at in (step.timestamp, np.nextafter(step.timestamp, np.inf)):
-            found = episode.as_of(at)
+        for moment in (step.timestamp, np.nextafter(step.timestamp, np.inf)):
+            found = episode.as_of(moment)
             assert found.index == step.index
             assert found.observation.tolist() == step.observation.tolist()
             assert found.next_observation.tolist() == step.next_observation.tolist()
@@ -376,7 +377,7 @@ def test_a_frame_that_is_missing_is_named(jam: Jamboree) -> None:
     env = recorded(jam, 1000, length=2000)
     jam.flush()
     key = jam._connection.keyspace.episode(env.episode_id)
-    jam.redis.lrem(key, 1, jam.redis.lindex(key, 2))
+    jam.redis.lrem(at(jam, key), 1, jam.redis.lindex(at(jam, key), 2))
 
     with pytest.raises(DecodeError, match="missing"):
         jam.episode(env.episode_id).data()
@@ -388,7 +389,7 @@ def test_a_newest_frame_that_is_missing_is_named(
     env = recorded(jam, 1000, length=2000)
     jam.flush()
     key = jam._connection.keyspace.episode(env.episode_id)
-    jam.redis.rpop(key)
+    jam.redis.rpop(at(jam, key))
 
     for read in (Episode.data, lambda episode: episode.recent(3)):
         with pytest.raises(DecodeError, match="missing"):
@@ -399,9 +400,9 @@ def test_a_flipped_bit_is_named(jam: Jamboree) -> None:
     env = recorded(jam)
     jam.flush()
     key = jam._connection.keyspace.episode(env.episode_id)
-    frame = bytearray(jam.redis.lindex(key, 1))
+    frame = bytearray(jam.redis.lindex(at(jam, key), 1))
     frame[-3] ^= 1
-    jam.redis.lset(key, 1, bytes(frame))
+    jam.redis.lset(at(jam, key), 1, bytes(frame))
 
     with pytest.raises(DecodeError, match="checksum"):
         jam.episode(env.episode_id).data()

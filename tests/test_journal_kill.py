@@ -6,17 +6,16 @@ How many is said by the environment variable JAMBOREE_KILLED_WRITERS; `make faul
 from __future__ import annotations
 
 import os
-import random
 import signal
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Server
-from journal_children import CHILDREN, ENDS, OPEN, Notes
+from journal_children import OPEN, Notes
 from journals import journal_of
+from killed_writers import KINDS, Scene, Tally, kill, kill_without_redis
 from lengths import examples, quick_and_long
 from processes import NoteHandler, read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
@@ -28,143 +27,41 @@ from jamboree_gym.journal.dead import dead_owners
 pytestmark = pytest.mark.faults
 
 OpenJamboree = Callable[..., Jamboree]
-KILLED = int(os.environ.get("JAMBOREE_KILLED_WRITERS", "8"))
-CHILD_KINDS = [*CHILDREN]
-MOST_STEPS = 6000
+KILLED = int(os.environ.get("JAMBOREE_KILLED_WRITERS", len(KINDS)))
 
 
-class Writer:
-    """A process that records, and what it notes."""
-
-    def __init__(
-        self, kind: str, url: str, namespace: str, home: Path, interval_s: float, path: Path
-    ) -> None:
-        self.notes = Notes(path, is_new=True)
-        source = OPEN + CHILDREN[kind]
-        self.process = start_warm(source, url, namespace, home, interval_s, path)
-
-    def kill_after(self, count: int) -> None:
-        """Kill it as `kill -9` does, once so many calls have returned."""
-        self.wait_for(count)
-        self.process.kill()
-        self.process.communicate(timeout=20)
-
-    def wait_for(self, count: int) -> None:
-        """Return once so many calls have returned."""
-        wait_until(lambda: self.notes.count >= count or self.process.poll() is not None)
-        if self.process.poll() is not None:
-            pytest.fail(f"it ended by itself: {self.process.communicate()[1]}")
+@pytest.fixture
+def scene(namespace: str, tmp_path: Path, open_jamboree: OpenJamboree) -> Iterator[Scene]:
+    made = Scene(namespace, tmp_path / "home", tmp_path, open_jamboree)
+    yield made
+    made.close()
 
 
-def check_episodes(jam: Jamboree, notes: Notes, *, at_once: int) -> None:
-    """Compare with what was noted; of each environment, one call more may have been kept."""
-    noted = defaultdict[str, list[tuple[int, int, int]]](list)
-    for episode, *rest in notes.read():
-        noted[episode].append((rest[0], rest[1], rest[2]))
-    summaries = {summary.id: summary for summary in jam.episodes().summaries()}
-    assert noted.keys() <= summaries.keys()
-    surplus = 0
-    for episode_id, summary in summaries.items():
-        steps = noted[episode_id]
-        assert [step for step, _, _ in steps] == list(range(1, len(steps) + 1))
-        surplus += summary.steps - len(steps)
-        assert summary.steps >= len(steps)
-        if not summary.steps:
-            assert summary.status == "interrupted"
-            continue
-        data = jam.episode(episode_id).data()
-        assert len(data) == summary.steps
-        seen = data.observations[1:, 0]
-        assert seen[: len(steps)].tolist() == [observed for _, observed, _ in steps]
-        assert np.all(np.diff(data.observations[:, 0]) == 1)
-        assert np.all(data.observations[:, 1] == data.observations[:, 0] / 2)
-        assert data.rewards.tolist() == (seen / 8).tolist()
-        assert data.actions.tolist() == [7] * len(data)
-        assert np.all(np.diff(data.timestamps) > 0)
-        for moved, info in zip(seen.astype(int).tolist(), data.infos[1:], strict=True):
-            if moved % 5 == 0:
-                assert info["moved"] == moved
-                assert info["text"] == "x" * (moved % 7)
-        if steps and (end := steps[-1][2]):
-            assert summary.status == ENDS[end]
-        elif data.terminations[-1] or data.truncations[-1]:  # the call has not returned
-            assert summary.status == ("terminated" if data.terminations[-1] else "truncated")
-        else:
-            assert summary.status == "interrupted"
-    assert surplus <= at_once
-
-
-def check_records(jam: Jamboree, notes: list[Notes]) -> None:
-    handler = NoteHandler(jam, "killed")
-    records = handler.many(handler.count())
-    assert [record["index"] for record in records] == list(range(len(records)))
-    by_writer = defaultdict[str, list[int]](list)
-    for record in records:
-        by_writer[record["by"]].append(record["n"])
-    for numbers in by_writer.values():
-        assert numbers == list(range(len(numbers)))
-    for one in notes:
-        names = {episode for episode, *_ in one.read()}
-        for name in names:
-            assert one.count <= len(by_writer[name]) <= one.count + 1
-
-
-def check(jam: Jamboree, kind: str, writers: list[Writer]) -> None:
-    if kind == "saves":
-        check_records(jam, [writer.notes for writer in writers])
-    else:
-        assert len(writers) == 1
-        check_episodes(jam, writers[0].notes, at_once=1 if kind == "single" else 3)
+def check(tally: Tally) -> None:
+    assert tally.noted > 0
+    assert tally.is_right, tally
 
 
 @pytest.mark.parametrize("number", range(KILLED))
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_killed_process_loses_nothing_that_a_call_returned_from(
-    valkey: Server,
-    namespace: str,
-    open_jamboree: OpenJamboree,
-    tmp_path: Path,
-    number: int,
+    valkey: Server, scene: Scene, number: int
 ) -> None:
-    kind = CHILD_KINDS[number % len(CHILD_KINDS)]
-    interval_s = [3600.0, 0.002, 0.05][number // len(CHILD_KINDS) % 3]
-    home = tmp_path / "home"
-    writers = [
-        Writer(kind, valkey.url, namespace, home, interval_s, tmp_path / f"w{n}")
-        for n in range(3 if kind == "saves" else 1)
-    ]
-    for writer in writers:
-        writer.kill_after(random.randint(1, MOST_STEPS))
-    jam = open_jamboree(home=home)
-    check(jam, kind, writers)
-    assert not list(journal_of(home).iterdir())
+    check(kill(scene, KINDS[number % len(KINDS)], valkey))
 
 
-@pytest.mark.parametrize("kind", ["single", "saves"])
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    quick_and_long(
+        [(kind, how) for kind in KINDS for how in ("killed", "stopped")],
+        quick=[("single", "killed"), ("saves", "stopped")],
+    ),
+)
+@pytest.mark.timeout(240)
 def test_a_process_that_is_killed_while_redis_is_away_loses_nothing(
-    durable_valkey: Server,
-    namespace: str,
-    open_jamboree: OpenJamboree,
-    tmp_path: Path,
-    kind: str,
-    how: str,
+    durable_valkey: Server, scene: Scene, kind: str, how: str
 ) -> None:
-    home, server = tmp_path / "home", durable_valkey
-    writer = Writer(kind, server.url, namespace, home, 0.005, tmp_path / "w")
-    writer.wait_for(500)
-    if how == "killed":
-        server.kill()
-    else:
-        server.process.send_signal(signal.SIGSTOP)
-    writer.kill_after(writer.notes.count + random.randint(1, 3000))
-    if how == "killed":
-        server.start()
-    else:
-        server.process.send_signal(signal.SIGCONT)
-    jam = open_jamboree(server.url, home=home)
-    check(jam, kind, [writer])
-    assert not list(journal_of(home).iterdir())
+    check(kill_without_redis(scene, kind, durable_valkey, how=how))
 
 
 def test_what_a_close_without_redis_leaves_comes_with_the_next(
@@ -363,20 +260,16 @@ def test_a_storm_of_ctrl_c_before_the_kill_costs_no_row(
 
 @pytest.mark.parametrize("many", quick_and_long([8, 64], quick=[8]))
 def test_many_processes_that_are_killed_at_once_lose_nothing(
-    valkey: Server, namespace: str, tmp_path: Path, open_jamboree: OpenJamboree, many: int
+    valkey: Server, scene: Scene, many: int
 ) -> None:
-    home = tmp_path / "home"
-    writers = [
-        Writer("saves", valkey.url, namespace, home, 0.01, tmp_path / f"w{n}") for n in range(many)
-    ]
+    writers = scene.start("saves", valkey.url, many=many)
     for writer in writers:
         writer.wait_for(20)
     for writer in writers:
         writer.process.kill()
     for writer in writers:
-        writer.process.communicate(timeout=20)
-    check_records(open_jamboree(home=home), [writer.notes for writer in writers])
-    assert not list(journal_of(home).iterdir())
+        writer.kill()
+    check(scene.look("saves", valkey.url, writers))
 
 
 OPENER = """
@@ -391,20 +284,13 @@ Jamboree(url, namespace=namespace, home=home).close()
 
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_processes_that_open_the_store_at_once_deliver_once(
-    valkey: Server,
-    namespace: str,
-    tmp_path: Path,
-    open_jamboree: OpenJamboree,
-    is_killed: bool,
+    valkey: Server, scene: Scene, tmp_path: Path, open_jamboree: OpenJamboree, is_killed: bool
 ) -> None:
     """With `is_killed` while they deliver: who comes next completes it."""
-    home = tmp_path / "home"
-    writers = [
-        Writer("saves", valkey.url, namespace, home, 3600, tmp_path / f"w{n}") for n in range(3)
-    ]
+    writers = scene.start("saves", valkey.url, interval_s=3600)
     for writer in writers:
         writer.kill_after(2000)
-    openers = [start_warm(OPENER, valkey.url, namespace, home) for _ in range(3)]
+    openers = [start_warm(OPENER, valkey.url, scene.namespace, scene.home) for _ in range(3)]
     for opener in openers:
         assert read_line(opener) == "ready\n"
     for opener in openers:
@@ -417,8 +303,7 @@ def test_processes_that_open_the_store_at_once_deliver_once(
             opener.kill()
     for opener in openers:
         opener.communicate(timeout=20)
-    check_records(open_jamboree(home=home), [writer.notes for writer in writers])
-    assert not list(journal_of(home).iterdir())
+    check(scene.look("saves", valkey.url, writers))
 
 
 DELETED = """

@@ -13,18 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Server
 from journals import OTHER_DATABASE, copy_journal, journal_of, undead
 from lengths import examples
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, play
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym import jamboree as jamboree_module
 from jamboree_gym.connection import Connection
 from jamboree_gym.journal import journal as journal_module
 from jamboree_gym.journal.journal import file_system_in
+from jamboree_gym.recording import recovery
 from jamboree_gym.recording.recovery import deliver_dead_journals
 
 OpenJamboree = Callable[..., Jamboree]
@@ -261,7 +264,7 @@ def test_a_damaged_journal_is_named_and_left_alone_and_the_others_are_delivered(
         if damage == "no segment":
             content[0] = 0
         elif damage == "another version":
-            content[8] = 2
+            content[8] = 99
         path.write_bytes(content[: 200 if damage == "cut" else None])
     kept = sorted(journal_of(two_left).glob(f"{writer}.*"))
     jam = open_jamboree(other, home=two_left)
@@ -308,6 +311,78 @@ def _end_of_rows(content: bytes) -> int:
     """Where the next extent of a block would be: behind the last byte that is not 0 in front."""
     last = content.rindex(ACTION.tobytes()) + ACTION.nbytes
     return last + -last % 8
+
+
+# -- after the machine was restarted --------------------------------------------------------------
+
+PAGE_BYTES = 4096
+
+
+def test_after_a_restart_of_the_machine_a_journal_is_kept_and_delivered_when_told_to(
+    open_jamboree: OpenJamboree,
+    two_left: Path,
+    other: str,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    edit_lock(two_left, boot="before")
+    kept = sorted(journal_of(two_left).iterdir())
+    jam = open_jamboree(other, home=two_left)
+    assert steps_in(jam) == []
+    assert numbers_in(jam) == []
+    assert sorted(journal_of(two_left).iterdir()) == kept
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2  # of each writer
+    assert f"recovery --restarted --home {two_left} --redis-url URL" in said[0]
+
+    assert recovery.main(["--restarted", "--home", str(two_left), "--redis-url", other]) == 0
+    check_delivered(jam, two_left)
+
+
+def test_what_was_delivered_before_a_restart_is_removed_after_it(
+    open_jamboree: OpenJamboree, two_left: Path, other: str
+) -> None:
+    edit_lock(two_left, boot="before", is_delivered=True)
+    assert steps_in(open_jamboree(other, home=two_left)) == []
+    assert not list(journal_of(two_left).iterdir())
+
+
+def lose_pages(directory: Path, choose: random.Random) -> None:
+    """As a power cut may leave a journal: some pages were never written."""
+    pages = [
+        (path, at)
+        for path in sorted(journal_of(directory).glob("*.[0-9]*"))
+        for at in range(0, path.stat().st_size, PAGE_BYTES)
+        if any(path.read_bytes()[at : at + PAGE_BYTES])
+    ]
+    for path, where in choose.sample(pages, choose.randint(1, 4)):
+        with path.open("r+b") as file:
+            file.seek(where)
+            file.write(bytes(PAGE_BYTES))
+
+
+def test_of_a_journal_that_lost_pages_only_rows_before_them_are_delivered(
+    recording: Jamboree, open_jamboree: OpenJamboree, home: Path, left: Path, other: str
+) -> None:
+    env = recording.record(CountingEnv(length=10**9), run="r")
+    play(env, [ACTION] * 1500)
+    choose = random.Random(0)
+    looking = open_jamboree(other, home=left)
+    found = set()
+    for _ in range(examples(150)):
+        copy_journal(recording, home, left)
+        edit_lock(left, boot="before")
+        lose_pages(left, choose)
+        deliver_dead_journals(looking._connection, is_restarted=True)
+        for episode in looking.episodes():
+            data = episode.data()
+            assert data.observations[:, 0].tolist() == list(range(len(data) + 1))
+            assert np.all(data.actions == ACTION)
+            assert np.all(np.diff(data.timestamps) > 0)
+            found.add(len(data))
+        looking.redis.flushdb()  # a deleted episode would not come again
+        shutil.rmtree(journal_of(left))
+    assert len(found) > 3
 
 
 # -- deleted, emptied ---------------------------------------------------------------------------
@@ -468,7 +543,7 @@ def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
     copy_journal(recording, home, left)
     looking = open_jamboree(other, home=home)
     key = looking._connection.keyspace.episode(first.episode_id)
-    looking.redis.set(key, "of somebody else")
+    looking.redis.set(at(looking, key), "of somebody else")
 
     jam = open_jamboree(other, home=left)
 
@@ -477,7 +552,7 @@ def test_what_a_log_cannot_take_now_stays_in_the_journal_and_comes_later(
     assert list(journal_of(left).iterdir())
     assert [one.id for one in jam.episodes().summaries()] == [second.episode_id]
 
-    looking.redis.delete(key)
+    looking.redis.delete(at(looking, key))
     jam = open_jamboree(other, home=left)
     assert {one.id for one in jam.episodes().summaries()} == {first.episode_id, second.episode_id}
     assert not list(journal_of(left).iterdir())

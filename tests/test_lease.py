@@ -17,12 +17,14 @@ from conftest import REDIS_PROGRAMS, Server, StartRedis
 from lengths import quick_and_long
 from processes import read_line, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, listed
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.lease import LEASE_S, Lease
 from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.buckets import BUCKETS
 
 OpenJamboree = Callable[..., Jamboree]
 Process = subprocess.Popen[str]
@@ -266,15 +268,15 @@ def test_reading_writes_no_status(
     kill(process)
     let_leases_expire(jam)
     before = (
-        jam.redis.lrange(key, 0, -1),
-        jam.redis.hgetall(jam._connection.keyspace.summaries("r")),
+        jam.redis.lrange(at(jam, key), 0, -1),
+        listed(jam, "r"),
     )
 
     assert jam.episode(cut).status == "interrupted"
     assert jam.episodes(status="interrupted").ids() == [cut]
     assert (
-        jam.redis.lrange(key, 0, -1),
-        jam.redis.hgetall(jam._connection.keyspace.summaries("r")),
+        jam.redis.lrange(at(jam, key), 0, -1),
+        listed(jam, "r"),
     ) == before
 
 
@@ -405,12 +407,16 @@ def test_a_listing_asks_for_all_leases_at_once_and_only_where_something_is_runni
     play(jam.record(CountingEnv(), run="r"), [ACTION] * 3)
     jam.flush()
     query = jam.episodes(run="r")
-    assert names(round_trips(jam, query.summaries)) == ["HGETALL", "GET"]
+    assert names(round_trips(jam, query.summaries)) == ["HGETALL"] * BUCKETS + ["GET"] * BUCKETS
 
     recorders = [start_recorder(own_valkey.url)[0] for _ in range(2)]
     for process in recorders:
         kill(process)
-    assert names(round_trips(jam, query.summaries)) == ["HGETALL", "GET", "MGET"]
+    assert names(round_trips(jam, query.summaries)) == [
+        *["HGETALL"] * BUCKETS,
+        *["GET"] * BUCKETS,
+        "MGET",
+    ]
 
 
 @pytest.mark.parametrize("write", ["buffered", "sync"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from recorded_envs import CountingEnv, ScriptedEnv
+from stored import at
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.encoding.batch_format import encode_note
@@ -295,7 +296,7 @@ def test_siblings_and_cousins_are_compared_from_the_reset_on(jam: Jamboree) -> N
 def test_what_both_have_of_the_same_parent_is_not_read(jam: Jamboree) -> None:
     episode = record(jam, [0, 1] * 6)
     one, other = forked(episode, 10, [1]), forked(episode, 9, [1])
-    jam.redis.lset(jam._connection.keyspace.episode(episode.id), 1, b"damaged")
+    jam.redis.lset(at(jam, jam._connection.keyspace.episode(episode.id)), 1, b"damaged")
 
     with pytest.raises(DecodeError):
         episode.data()

@@ -73,7 +73,7 @@ def test_at_the_end_what_is_there_and_not_done_is_finished_the_newest_first(proc
 
 TWO_FORKS_UNDER_ONE_PROCESS_ID = """
 import os
-from jamboree_gym.store.redis.liveness import new_epoch
+from jamboree_gym.store.redis.buckets import new_epoch
 os.getpid = lambda: 1
 for _ in range(2):
     if not (child := os.fork()):

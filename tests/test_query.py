@@ -9,10 +9,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from recorded_envs import ACTION, CountingEnv, play
+from stored import listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.summary_codec import encode_summary
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, InvalidArgument
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeNotFound,
+    InvalidArgument,
+    InvalidExpression,
+)
 
 
 def record(jam: Jamboree, steps: int = 1, ending: str = "terminated", **options: Any) -> str:
@@ -36,7 +42,7 @@ def test_episodes_that_began_at_once_come_in_the_order_of_their_ids(jam: Jambore
     summary = jam.episode(record(jam, run="a")).summary
     twins = [replace(summary, id=name, run="twins") for name in ("9", "c", "1", "b", "0")]
     for twin in twins:
-        jam.redis.hset(jam._connection.keyspace.summaries("twins"), twin.id, encode_summary(twin))
+        jam.redis.hset(listing_of(jam, "twins", twin.id), twin.id, encode_summary(twin))
 
     assert jam.episodes(run="twins").ids() == ["0", "1", "9", "b", "c"]
 
@@ -210,6 +216,25 @@ def test_where_any_test_of_a_summary_holds(jam: Jamboree) -> None:
     assert jam.episodes().where(lambda episode: episode.tags["lr"] > 0.1).ids() == [wanted]
 
 
+def test_where_takes_an_expression_over_the_columns_of_the_summaries(jam: Jamboree) -> None:
+    one = record(jam, tags={"lr": 0.1, "who": "a"})
+    two = record(jam, steps=2, tags={"lr": 0.01}, ending="truncated")
+    query = jam.episodes()
+
+    assert query.where("steps == 2 or tag_who == 'a'").ids() == [one, two]
+    assert query.where("tag_lr < 0.05 and episode_return >= 3").ids() == [two]
+    assert query.where("not tag_who == 'a'").ids() == []  # a missing value is neither
+    assert query.where("status == 'truncated'", max_steps=1).ids() == []
+    assert repr(query.where("steps > 1", run="r")) == (
+        "<episodes.where().where(run='r').where('steps > 1')>"
+    )
+    assert jam.episodes(run="later", wait=True).where("tag_none > 1").ids() == []
+    with pytest.raises(InvalidExpression, match="no column 'step'; did you mean 'steps'"):
+        query.where("step > 1").ids()
+    with pytest.raises(InvalidExpression, match="no expression"):
+        query.where("steps >")
+
+
 def test_a_tag_is_compared_by_a_function_where_there_is_one(jam: Jamboree) -> None:
     record(jam, tags={"lr": 0.1})
     wanted = [record(jam, tags={"lr": lr}) for lr in (0.2, 0.3)]
@@ -327,7 +352,7 @@ def test_a_listing_that_tells_of_more_steps_than_there_are_is_named(jam: Jambore
     for steps in (7, 2**50):
         summary = replace(jam.episode(env.episode_id).summary, steps=steps)
         jam.redis.hset(
-            jam._connection.keyspace.summaries("lies"), env.episode_id, encode_summary(summary)
+            listing_of(jam, "lies", env.episode_id), env.episode_id, encode_summary(summary)
         )
 
         with pytest.raises(DecodeError, match="is listed with"):

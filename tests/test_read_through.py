@@ -19,6 +19,7 @@ from backed_up import follower_of
 from conftest import Server, free_port, start_redis, valkey_program
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, in_buckets, listed, listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import batch_span, decode_head
@@ -99,17 +100,17 @@ def record_in_batches(jam: Jamboree, batches: int = 9, rows: int = 3, copied: in
 
 def trim(jam: Jamboree, key: str, batches: int) -> None:
     """Let go of the oldest batches of a log."""
-    head = decode_head(jam.redis.lindex(key, 0), where=key)
+    head = decode_head(jam.redis.lindex(at(jam, key), 0), where=key)
     assert head.acked == head.count
-    blobs = jam.redis.lrange(key, 1, -1)
+    blobs = jam.redis.lrange(at(jam, key), 1, -1)
     held = batch_span(blobs[batches])[0] if batches < len(blobs) else head.count
-    jam.redis.ltrim(key, batches, -1)
-    jam.redis.lset(key, 0, replace(head, held=held).encode())
+    jam.redis.ltrim(at(jam, key), batches, -1)
+    jam.redis.lset(at(jam, key), 0, replace(head, held=held).encode())
 
 
 def is_in_redis(jam: Jamboree, key: str) -> bool:
     """Whether Redis has all of a log."""
-    raw = jam.redis.lindex(key, 0)
+    raw = jam.redis.lindex(at(jam, key), 0)
     return raw is not None and decode_head(raw, where=key).held == 0
 
 
@@ -125,14 +126,14 @@ def test_after_flushall_every_episode_is_read_byte_for_byte(jam: Jamboree) -> No
     jam.backup.flush()
     keys = list(jam._connection.redis_store.log_keys())
     assert len(keys) == EPISODES
-    before = {key: jam.redis.lrange(key, 1, -1) for key in keys}
+    before = {key: jam.redis.lrange(at(jam, key), 1, -1) for key in keys}
     table = jam.episodes().table()
 
     jam.redis.flushall()
 
     assert len(jam.episodes()) == EPISODES
     assert jam.episodes().table().equals(table)
-    assert {key: jam.redis.lrange(key, 1, -1) for key in keys} == before
+    assert {key: jam.redis.lrange(at(jam, key), 1, -1) for key in keys} == before
     assert jam.backup.verify()
     assert jam.backup.flush() == 0
 
@@ -181,7 +182,11 @@ def test_each_way_to_read_a_lost_episode_brings_it_back(
     id = record_in_batches(jam)
     first, ways = all_ways(id), len(all_ways(id))
     key = jam._connection.keyspace.episode(id)
-    for lost in (lambda: jam.redis.delete(key), jam.redis.flushall, lambda: trim(jam, key, 5)):
+    for lost in (
+        lambda: jam.redis.delete(at(jam, key)),
+        jam.redis.flushall,
+        lambda: trim(jam, key, 5),
+    ):
         lost()
         for _ in range(2):
             assert str(all_ways(id)) == str(first)
@@ -220,7 +225,7 @@ def test_emptied_in_the_middle_of_listing_it_is_listed_again(
     monkeypatch.setattr(MongoStore, "heads", emptied_once)
     assert jam.episodes().ids() == ids
     assert len(times) == 2
-    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
+    assert jam._connection.redis_store.listings.coverage() == "all"
 
 
 def test_a_deletion_while_heads_are_put_back_leaves_no_log_of_records_out(
@@ -241,7 +246,7 @@ def test_a_deletion_while_heads_are_put_back_leaves_no_log_of_records_out(
 
     monkeypatch.setattr(MongoStore, "heads", with_a_deletion)
     assert jam.episodes().ids() == []
-    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
+    assert jam._connection.redis_store.listings.coverage() == "all"
     keys = [NoteHandler(jam, name)._key for name in ("b", "c")]
     assert sorted(jam._connection.redis_store.log_keys()) == sorted(keys)
 
@@ -253,7 +258,7 @@ def test_a_backup_lists_again_by_itself_what_an_emptied_redis_lost(jam: Jamboree
     follower_of(jam).copy_once()
 
     assert list(jam._connection.redis_store.listings.summaries(jam._connection.own_run)) == [id]
-    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
+    assert jam._connection.redis_store.listings.coverage() == "all"
 
 
 def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> None:
@@ -261,12 +266,13 @@ def test_what_was_dropped_from_a_listing_is_read_from_mongodb(jam: Jamboree) -> 
     jam.backup.flush()
     assert jam.episodes().ids() == ids
     run = jam.episode(ids[0]).summary.run
-    jam.redis.set(jam._connection.keyspace.coverage, "part")
-    jam.redis.hdel(jam._connection.keyspace.summaries(run), *ids[:2])
+    jam._connection.redis_store.listings.put_coverage("part")
+    for id in ids[:2]:
+        jam.redis.hdel(listing_of(jam, run, id), id)
     ids.append(record(jam))
 
     assert jam.episodes().ids() == ids
-    assert jam.redis.hlen(jam._connection.keyspace.summaries(run)) == 3
+    assert len(listed(jam, run)) == 3
     jam.episode(ids[0]).delete()
     assert jam.episodes().ids() == ids[1:]
 
@@ -293,11 +299,11 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         ),
         *(("as_of", repr(t), k) for t, k in product(times, (0, 1, 3))),
     ]
-    whole = jam.redis.lrange(key, 0, -1)
+    whole = jam.redis.lrange(at(jam, key), 0, -1)
     slices = [jam._connection.redis_store.select(key, *how) for how in reads]
     expected = [[batch.blob for batch in found.batches] for found in slices]  # type: ignore[union-attr]
     trim(jam, key, trimmed)
-    rest = jam.redis.lrange(key, 0, -1)
+    rest = jam.redis.lrange(at(jam, key), 0, -1)
     for how, wanted in zip(reads, expected, strict=True):
         if room == "put back":
             with jam.redis.pipeline() as pipe:
@@ -308,7 +314,7 @@ def test_every_read_of_a_trimmed_log_finds_what_was_there(
         spans = [batch_span(blob)[:2] for blob in found]
         assert all(a[1] == b[0] for a, b in pairwise(spans)), how
     jam.backup.restore()
-    assert jam.redis.lrange(key, 1, -1) == whole[1:]
+    assert jam.redis.lrange(at(jam, key), 1, -1) == whole[1:]
     assert is_in_redis(jam, key)
 
 
@@ -317,7 +323,7 @@ def test_batches_that_mongodb_keeps_twice_are_read_once(jam: Jamboree, room: str
     key = jam._connection.keyspace.episode(id)
     wanted = jam.episode(id).data().rewards.tolist()
     inline = jam.mongo.logs.find_one({"_id": key})["frames"]
-    born = decode_head(jam.redis.lindex(key, 0), where=key).born
+    born = decode_head(jam.redis.lindex(at(jam, key), 0), where=key).born
     # as a backup leaves it that was killed before it had kept a head
     assert jam._connection.mongo_store.insert_batches((key, born, blob) for blob in inline) == {}
     trim(jam, key, 6)
@@ -398,7 +404,7 @@ def test_that_mongodb_had_no_such_log_is_forgotten_once_the_log_was_begun(jam: J
     assert notes.many(9) == []
     notes.save({"n": 0})
     jam.backup.flush()
-    jam.redis.delete(notes._key)
+    jam.redis.delete(at(jam, notes._key))
 
     assert [one["n"] for one in notes.many(9)] == [0]
 
@@ -422,11 +428,11 @@ def test_what_is_large_comes_back_page_by_page(
         notes.save({"n": part, "filler": bytes(8000)})
         jam.flush()
     jam.backup.flush()
-    before = jam.redis.lrange(notes._key, 1, -1)
+    before = jam.redis.lrange(at(jam, notes._key), 1, -1)
     jam.redis.flushall()
 
     assert [one["n"] for one in notes.many(60)] == list(range(60))
-    assert jam.redis.lrange(notes._key, 1, -1) == before
+    assert jam.redis.lrange(at(jam, notes._key), 1, -1) == before
 
 
 # -- no room, no MongoDB, damage --------------------------------------------------------------
@@ -470,16 +476,16 @@ def test_a_full_redis_keeps_what_a_restore_would_replace(jam: Jamboree) -> None:
     notes = NoteHandler(jam, "n")
     notes.save_many({"n": n} for n in range(3))
     jam.backup.flush()
-    older = jam.redis.lrange(notes._key, 0, -1)
+    older = jam.redis.lrange(at(jam, notes._key), 0, -1)
     notes.save_many({"n": n} for n in range(3))
     jam.backup.flush()
-    jam.redis.delete(notes._key)
-    jam.redis.rpush(notes._key, *older)
+    jam.redis.delete(at(jam, notes._key))
+    jam.redis.rpush(at(jam, notes._key), *older)
     jam.redis.config_set("maxmemory", 1)
 
     with pytest.raises(StoreFull, match="takes no more writes"):
         jam.backup.restore()
-    assert jam.redis.lrange(notes._key, 0, -1) == older
+    assert jam.redis.lrange(at(jam, notes._key), 0, -1) == older
     jam.redis.config_set("maxmemory", 0)
     assert jam.backup.restore() == 1
     assert notes.count() == 6
@@ -596,7 +602,9 @@ def test_what_mongodb_has_not_forgotten_yet_is_not_read_either(
 
     with pytest.raises(EpisodeNotFound):
         jam.episode(ids[0]).data()
-    jam.redis.delete(jam._connection.keyspace.coverage, jam._connection.keyspace.episode(ids[1]))
+    jam.redis.delete(
+        *in_buckets(jam, "coverage"), at(jam, jam._connection.keyspace.episode(ids[1]))
+    )
     assert jam.episodes().ids() == ids[1:]
     assert jam.backup.restore() == 1
     assert jam.episodes().ids() == ids[1:]
@@ -610,7 +618,7 @@ def test_deleted_while_it_is_being_put_back_it_stays_deleted(
     jam.backup.flush()
     key = jam._connection.keyspace.episode(ids[0])
     entry = IndexEntry(ids[0], b"", jam.episode(ids[0]).summary.run, 0.0)
-    jam.redis.delete(key, jam._connection.keyspace.coverage)
+    jam.redis.delete(at(jam, key), *in_buckets(jam, "coverage"))
     owner, method = (Listings, "list_episodes") if is_listing else (Restorer, "restore")
     put, has_deleted = getattr(owner, method), list[bool]()
 
@@ -624,7 +632,7 @@ def test_deleted_while_it_is_being_put_back_it_stays_deleted(
     with suppress(EpisodeNotFound):
         jam.episode(ids[0]).data() if not is_listing else jam.episodes().ids()
     assert has_deleted
-    assert jam.redis.exists(key) == 0
+    assert jam.redis.exists(at(jam, key)) == 0
     with pytest.raises(EpisodeNotFound):
         jam.episode(ids[0]).data()
     if is_listing:

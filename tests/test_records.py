@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -48,6 +49,23 @@ def test_records_are_frozen(kind: type) -> None:
 
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(record, dataclasses.fields(kind)[0].name, 1)
+
+
+def test_a_record_is_the_same_whether_it_was_made_by_position_or_by_name() -> None:
+    values = ("e", "Env-v0", "run", "running", 0, 0.0, 1.0, 0.0, 7)
+    rest = ({"lr": 0.1}, 3, "ab", "parent", 5, "other")
+    names = [one.name for one in dataclasses.fields(EpisodeSummary)]
+    by_name = EpisodeSummary(**dict(zip(names, values + rest, strict=True)))
+    by_position = EpisodeSummary(*values, *rest)
+
+    assert type(by_position) is EpisodeSummary
+    assert by_position == by_name == dataclasses.replace(by_position)
+    assert pickle.loads(pickle.dumps(by_position)) == by_name
+    assert EpisodeSummary(*values).tags == {}
+    with pytest.raises(TypeError, match="positional"):
+        EpisodeSummary(*values, *rest, 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        by_position.id = "another"  # type: ignore[misc]
 
 
 def test_transitions_are_counted_and_iterated_oldest_first() -> None:

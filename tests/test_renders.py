@@ -12,6 +12,7 @@ import pytest
 from conftest import Server
 from processes import wait_until
 from recorded_envs import ACTION, RenderingEnv, play
+from stored import at
 
 from jamboree_gym import DBHandler, Jamboree
 from jamboree_gym.errors import (
@@ -182,7 +183,9 @@ def test_frames_of_a_live_episode_are_seen_by_others(open_jamboree: OpenJamboree
     writer, reader = open_jamboree(), open_jamboree()
     env = writer.record(RenderingEnv(), record_frames=1)
     play(env, [ACTION] * 2)
-    wait_until(lambda: reader.redis.exists(reader._connection.keyspace.episode(env.episode_id)))
+    wait_until(
+        lambda: reader.redis.exists(at(reader, reader._connection.keyspace.episode(env.episode_id)))
+    )
     episode = reader.episode(env.episode_id)
 
     wait_until(lambda: steps_of(episode) == [0, 1, 2])
@@ -266,8 +269,8 @@ def test_a_backup_brings_frames_back(jam: Jamboree) -> None:
     episode = rendered(jam, 1)
     before = [frame.tobytes() for _, frame in episode.renders()]
     jam.backup.flush()
-    for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*"):
-        jam.redis.delete(key)
+    for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*"):
+        jam.redis.delete(at(jam, key))
     jam.backup.restore()
 
     assert [frame.tobytes() for _, frame in episode.renders()] == before
@@ -280,11 +283,13 @@ def test_an_episode_whose_frames_are_damaged_can_be_deleted(jam: Jamboree, backe
     if backed_up:
         jam.backup.flush()
     frames = jam._connection.keyspace.records("render", {"episode": episode.id})
-    jam.redis.lset(frames, 0, b"no head")
+    jam.redis.lset(at(jam, frames), 0, b"no head")
 
     episode.delete()
 
-    assert not jam.redis.exists(frames, jam._connection.keyspace.episode(episode.id))
+    assert not jam.redis.exists(
+        at(jam, frames), at(jam, jam._connection.keyspace.episode(episode.id))
+    )
     jam.backup.flush()
     assert list(jam._connection.mongo_store.keys()) == []
 
@@ -296,7 +301,7 @@ def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
     jam = open_jamboree(mongo_url=own_mongo.url)
     episode = rendered(jam, True)
     jam.backup.flush()
-    jam.redis.delete(jam._connection.keyspace.records("render", {"episode": episode.id}))
+    jam.redis.delete(at(jam, jam._connection.keyspace.records("render", {"episode": episode.id})))
     own_mongo.kill()
 
     with pytest.raises(StoreUnavailable):
@@ -315,7 +320,7 @@ def test_a_deleted_episode_takes_its_frames_along(jam: Jamboree, backed_up: bool
         jam.backup.flush()
     episode.delete()
 
-    keys = [key.decode() for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*")]
+    keys = [key.decode() for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*")]
     assert not [key for key in keys if episode.id in key]
     assert not [key for key in list(jam._connection.mongo_store.keys()) if episode.id in key]
     assert steps_of(other) == [0, 1, 2, 3, 4, 5]
@@ -324,7 +329,7 @@ def test_a_deleted_episode_takes_its_frames_along(jam: Jamboree, backed_up: bool
 def test_frames_that_only_the_backup_holds_go_with_the_episode(jam: Jamboree) -> None:
     episode = rendered(jam, 1)
     jam.backup.flush()
-    jam.redis.delete(jam._connection.keyspace.records("render", {"episode": episode.id}))
+    jam.redis.delete(at(jam, jam._connection.keyspace.records("render", {"episode": episode.id})))
     episode.delete()
 
     assert list(jam._connection.mongo_store.keys()) == []

@@ -12,6 +12,7 @@ from backed_up import follower_of
 from conftest import Server, StartRedis
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, beside, listed
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup import RetentionPolicy
@@ -163,7 +164,7 @@ def test_a_log_of_which_something_is_not_acknowledged_stays_whatever_else_is_sai
     found = over(jam)
     head = jam._connection.redis_store.head(found.key)
     assert head is not None
-    jam.redis.lset(found.key, 0, replace(head, acked=3).encode())
+    jam.redis.lset(at(jam, found.key), 0, replace(head, acked=3).encode())
     jam._connection.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
 
@@ -175,7 +176,7 @@ def test_a_change_that_came_after_it_was_found_keeps_an_episode(jam: Jamboree) -
     assert here(jam) == {found.key}
     jam._connection.redis_store.eviction.trim([found], {found.key: 3}, before=1e300)
     assert here(jam) == {found.key}
-    jam.redis.zadd(jam._connection.keyspace.unbacked, {found.key: 9})
+    jam.redis.zadd(beside(jam, found.key, "unbacked"), {at(jam, found.key): 9})
     jam._connection.redis_store.eviction.trim([found], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
 
@@ -183,10 +184,10 @@ def test_a_change_that_came_after_it_was_found_keeps_an_episode(jam: Jamboree) -
 def test_damaged_logs_stay_and_keep_no_other_from_going(jam: Jamboree) -> None:
     bad, good, note_is_bad = recorded(jam, 3)
     jam.backup.flush()
-    head = jam.redis.lindex(bad, 0)
-    jam.redis.lset(bad, 0, head[:40] + b"!!!!" + head[44:])
-    head = jam.redis.lindex(note_is_bad, 0)
-    jam.redis.lset(note_is_bad, 0, head[:-4] + b"!!!!")
+    head = jam.redis.lindex(at(jam, bad), 0)
+    jam.redis.lset(at(jam, bad), 0, head[:40] + b"!!!!" + head[44:])
+    head = jam.redis.lindex(at(jam, note_is_bad), 0)
+    jam.redis.lset(at(jam, note_is_bad), 0, head[:-4] + b"!!!!")
     trim_all(jam)
     assert here(jam) == {bad, note_is_bad}
     assert good not in here(jam)
@@ -393,7 +394,7 @@ def test_of_an_episode_that_goes_on_the_newest_append_stays(any_jam: Jamboree) -
             head = jam._connection.redis_store.head(key)
             assert head is not None
             assert head.held == head.newest == head.count - 1
-            assert jam.redis.llen(key) == 2
+            assert jam.redis.llen(at(jam, key)) == 2
     env.close()
     jam.backup.flush()
     assert kept(jam, str(key))[1] == 31
@@ -469,7 +470,7 @@ def age(jam: Jamboree, key: str) -> None:
     """Make a log's newest record long past."""
     head = jam._connection.redis_store.head(key)
     assert head is not None
-    jam.redis.lset(key, 0, replace(head, t_last=head.t_last - LONG_AGO).encode())
+    jam.redis.lset(at(jam, key), 0, replace(head, t_last=head.t_last - LONG_AGO).encode())
 
 
 def test_records_of_another_writer_stay_for_a_minute(jam: Jamboree) -> None:
@@ -495,7 +496,7 @@ def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
     trim_all(any_jam)
     head = store.head(key)
     assert head is not None
-    assert (head.held, head.count, any_jam.redis.llen(key)) == (1, 1, 1)
+    assert (head.held, head.count, any_jam.redis.llen(at(any_jam, key))) == (1, 1, 1)
     (result,) = store.append([append(key, 1)])
     assert (result.stored, result.count) == (1, 2)  # type: ignore[union-attr]
     any_jam.backup.flush()
@@ -558,10 +559,10 @@ def test_listings_stay_until_logs_are_not_enough(
     jam.backup.trim()
     assert len(here(jam)) < 40
     assert len(jam.episodes().ids()) == 40
-    assert jam.redis.get(jam._connection.keyspace.coverage) == b"all"
+    assert jam._connection.redis_store.listings.coverage() == "all"
     trim_all(jam)
-    assert jam.redis.get(jam._connection.keyspace.coverage) == b"part"
-    assert jam.redis.hlen(jam._connection.keyspace.summaries("first")) == 0
+    assert jam._connection.redis_store.listings.coverage() == "part"
+    assert listed(jam, "first") == {}
 
 
 def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
@@ -570,20 +571,18 @@ def test_listings_of_what_is_here_or_not_in_mongodb_stay(jam: Jamboree) -> None:
     jam.backup.flush()
     recorded(jam, 1, run="fresh")
     jam.mongo.logs.delete_one({"_id": lost})
-    jam.redis.delete(lost)
+    jam.redis.delete(at(jam, lost))
     trim_all(jam)
-    listed = {
-        run: jam.redis.hkeys(jam._connection.keyspace.summaries(run))
-        for run in jam._connection.redis_store.listings.runs()
-    }
-    assert {run: len(ids) for run, ids in listed.items()} == {"gone": 0, "stays": 1, "fresh": 1}
+    runs = jam._connection.redis_store.listings.runs()
+    assert {run: len(listed(jam, run)) for run in runs} == {"gone": 0, "stays": 1, "fresh": 1}
     assert unlisted not in here(jam)
 
 
 def test_what_came_here_again_meanwhile_stays_listed(jam: Jamboree) -> None:
     here_again, to_be_copied, gone = recorded(jam, 3, run="a")
-    jam.redis.delete(to_be_copied, gone)
-    jam.redis.zrem(jam._connection.keyspace.unbacked, here_again, gone)
+    jam.redis.delete(at(jam, to_be_copied), at(jam, gone))
+    for key in (here_again, gone):
+        jam.redis.zrem(beside(jam, key, "unbacked"), at(jam, key))
     ids = [jam._connection.keyspace.episode_id(key) for key in (here_again, to_be_copied, gone)]
     jam._connection.redis_store.eviction.unlist("a", ids)
     assert set(jam._connection.redis_store.listings.summaries("a")) == set(

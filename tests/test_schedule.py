@@ -53,3 +53,14 @@ def test_a_thread_that_sleeps_is_late_after_its_pause(schedule: Schedule) -> Non
     schedule.late_at = 0.0
     schedule.expect_round()  # what is put meanwhile puts nothing off
     assert schedule.late_at == 0.0
+
+
+def test_a_thread_in_its_pause_is_not_late_because_a_reader_has_delivered(
+    schedule: Schedule,
+) -> None:
+    schedule.begin_pause()
+    schedule.go_on()
+    assert schedule.late_at == schedule.pause_s + STEP_ASIDE_S
+
+    schedule.end_pause()
+    assert schedule.late_at == STEP_ASIDE_S

@@ -82,7 +82,7 @@ def test_the_thread_delivers_while_its_callers_are_busy(
 ) -> None:
     jam, reader = open_jamboree(), open_jamboree()
     jam._connection.writer.schedule.is_followed = True  # else it delivers at leisure
-    reader._connection.store.feed.announce()
+    reader._connection.store.feed.position()
 
     save(jam)
     delivered = in_redis(reader)
@@ -100,11 +100,11 @@ def test_a_server_that_is_slow_is_not_waited_for(
         Schedule, "step_aside", lambda schedule: (waits.append(None), step_aside(schedule))
     )
     jam = open_jamboree(own_valkey.url)
+    jam._connection.writer.schedule.is_followed = True  # so that it delivers promptly
+    jam._connection.store.feed.announce()
     env = jam.record(NoisyEnv())
     env.reset(seed=0)
-    jam._connection.store.feed.announce()  # so that it delivers promptly
     jam.flush()
-    jam._connection.writer.schedule.is_followed = True
 
     began = time.monotonic()
     os.kill(own_valkey.process.pid, signal.SIGSTOP)

@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.delivery import step_outbox
 from jamboree_gym.delivery.outbox import MAX_BATCHES_PER_APPEND
 from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, MAX_BATCH_BYTES, ROWS_PER_BATCH
-from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.delivery.step_outbox import StepOutbox, seal_together
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.rows import decode_rows
 from jamboree_gym.encoding.summary_codec import decode_episode_note
@@ -30,6 +32,7 @@ SCHEMA = StepSchema(
 OBSERVATION = np.zeros(2, np.float32)
 SUMMARY = EpisodeSummary("e", "Env-v0", "run", "running", 0, 0.0, 100.0, 0.0, None)
 ORIGIN = EpisodeOrigin(1, None, None, "0" * 16)
+LANE = Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane()
 
 
 def outbox(mark: Callable[[Any], float] = lambda _: math.inf, **options: Any) -> StepOutbox:
@@ -237,6 +240,63 @@ def test_the_return_does_not_depend_on_when_rows_were_sealed() -> None:
     once.seal()
 
     assert often.summary.episode_return == once.summary.episode_return
+
+
+def recorded(number: int) -> StepOutbox:
+    """One of several episodes: some end, one is put in parts, one has infos, one changes."""
+    seconds = iter(range(1000))
+    clock = lambda: 101.0 + next(seconds)  # noqa: E731
+    box = outbox(lane=LANE, clock=clock, summary=replace(SUMMARY, id=f"e{number}"))
+    box.add_reset(np.full(2, number, np.float32), b"info" if number == 3 else None)
+    if number == 4:
+        box.seal()
+    for length in range(number * 5):
+        ends = length + 1 == number * 5
+        action = np.int64(1) if number == 2 and length == 4 else 1
+        observation = np.full(2, length, np.float32)
+        flags = ends and number == 1, ends and number == 5
+        step(box, action, observation, 0.1 * length, *flags, None)
+    if number == 6:
+        box.end("abandoned")
+    return box
+
+
+def test_episodes_sealed_together_are_sealed_as_each_by_itself() -> None:
+    together, alone = ([recorded(number) for number in range(8)] for _ in range(2))
+    for box in seal_together(together):
+        box.seal()
+    for box in alone:
+        box.seal()
+
+    for one, other in zip(together, alone, strict=True):
+        assert (one.summary, one.unsaved) == (other.summary, other.unsaved)
+        assert one.next_append() == other.next_append()
+    assert [box.summary.status for box in together if box.summary.status != "running"] == [
+        *("terminated", "truncated", "abandoned")
+    ]
+
+
+def test_most_episodes_are_sealed_together() -> None:
+    boxes = [recorded(number) for number in range(8)]
+
+    assert [box.id for box in seal_together(boxes)] == ["e2", "e3"]  # a change, an info
+
+
+def test_episodes_that_cannot_be_sealed_together_are_sealed_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    boxes = [recorded(number) for number in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(step_outbox, "seal_each", fail)
+        left = seal_together(boxes)
+    for box in left:
+        box.seal()
+
+    assert left == boxes
+    assert [len(accepted(box)) for box in boxes] == [1, 1]
 
 
 def test_the_first_action_gives_the_reset_its_layout() -> None:

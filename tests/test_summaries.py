@@ -12,6 +12,7 @@ import pytest
 from processes import NoteHandler
 from pyarrow import parquet
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, beside, listed, listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, EpisodeNotFound
@@ -45,13 +46,13 @@ def flipped(content: bytes, place: int = -1) -> bytes:
 
 
 def damage_summary(jam: Jamboree, id: str, run: str = "a") -> None:
-    listing = jam._connection.keyspace.summaries(run)
+    listing = listing_of(jam, run, id)
     jam.redis.hset(listing, id, flipped(jam.redis.hget(listing, id)))
 
 
 def damage_head(jam: Jamboree, id: str, place: int = 30) -> None:
     key = jam._connection.keyspace.episode(id)
-    jam.redis.lset(key, 0, flipped(jam.redis.lindex(key, 0), place))
+    jam.redis.lset(at(jam, key), 0, flipped(jam.redis.lindex(at(jam, key), 0), place))
 
 
 # -- the log has it, too ------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def test_it_is_read_from_mongodb_where_redis_does_not_have_the_log(
 ) -> None:
     whole = jam.episodes().summaries()
     jam.backup.flush()
-    jam.redis.delete(jam._connection.keyspace.episode(ids[1]))
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(ids[1])))
     damage_summary(jam, ids[1])
 
     assert jam.episodes().summaries() == whole
@@ -98,7 +99,7 @@ def test_a_summary_of_which_nothing_is_left_is_read_from_the_log(
 ) -> None:
     whole = jam.episodes().summaries()
     for nothing in (b"", b"no"):
-        jam.redis.hset(jam._connection.keyspace.summaries("a"), ids[1], nothing)
+        jam.redis.hset(listing_of(jam, "a", ids[1]), ids[1], nothing)
         assert jam.episodes().summaries() == whole
 
 
@@ -181,7 +182,7 @@ def test_a_backup_that_is_away_hides_no_other_episode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
-    jam.redis.delete(jam._connection.keyspace.episode(ids[1]))
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(ids[1])))
     damage_summary(jam, ids[1])
     without = open_jamboree(mongo_url="mongodb://127.0.0.1:1")
 
@@ -196,7 +197,7 @@ def test_verify_names_it_and_restore_puts_it_right(
 ) -> None:
     listing = jam._connection.keyspace.summaries("a")
     jam.backup.flush()
-    whole = jam.redis.hgetall(listing)
+    whole = listed(jam, "a")
     damage_summary(jam, ids[1])
     key = jam._connection.keyspace.episode(ids[1])
 
@@ -204,7 +205,7 @@ def test_verify_names_it_and_restore_puts_it_right(
     assert different == {key: f"{listing}: summary of {ids[1]}: the checksum does not match"}
     assert jam.backup.restore([ids[0]]) == 0
     assert jam.backup.restore() == 1
-    assert jam.redis.hgetall(listing) == whole
+    assert listed(jam, "a") == whole
     assert jam.backup.verify()
     assert jam.backup.restore() == 0
     assert jam.episodes().ids() == ids
@@ -212,28 +213,28 @@ def test_verify_names_it_and_restore_puts_it_right(
 
 
 def test_a_restore_lists_what_mongodb_alone_holds(jam: Jamboree, ids: list[str]) -> None:
-    listing, key = jam._connection.keyspace.summaries("a"), jam._connection.keyspace.episode(ids[1])
+    key = jam._connection.keyspace.episode(ids[1])
     jam.backup.flush()
-    whole, log = jam.redis.hgetall(listing), jam.redis.lrange(key, 1, -1)
+    whole, log = listed(jam, "a"), jam.redis.lrange(at(jam, key), 1, -1)
     damage_summary(jam, ids[1])
-    jam.redis.delete(key)
+    jam.redis.delete(at(jam, key))
 
     assert jam.backup.restore([ids[1]]) == 1
-    assert jam.redis.hgetall(listing) == whole
-    assert jam.redis.lrange(key, 1, -1) == log
+    assert listed(jam, "a") == whole
+    assert jam.redis.lrange(at(jam, key), 1, -1) == log
 
 
 @pytest.mark.parametrize("place", [30, -1], ids=["head", "note"])
 def test_a_log_with_a_damaged_head_is_replaced(jam: Jamboree, ids: list[str], place: int) -> None:
-    listing, key = jam._connection.keyspace.summaries("a"), jam._connection.keyspace.episode(ids[1])
+    key = jam._connection.keyspace.episode(ids[1])
     jam.backup.flush()
-    whole, log = jam.redis.hgetall(listing), jam.redis.lrange(key, 0, -1)
+    whole, log = listed(jam, "a"), jam.redis.lrange(at(jam, key), 0, -1)
     damage_summary(jam, ids[1])
     damage_head(jam, ids[1], place)
 
     assert jam.backup.restore([ids[1]]) == 1
-    assert jam.redis.hgetall(listing) == whole
-    assert jam.redis.lrange(key, 0, -1) == log
+    assert listed(jam, "a") == whole
+    assert jam.redis.lrange(at(jam, key), 0, -1) == log
     assert jam.backup.verify()
 
 
@@ -246,15 +247,14 @@ def test_a_log_of_which_mongodb_does_not_hold_all_is_not_replaced(jam: Jamboree)
     jam.flush()
     key = jam._connection.keyspace.episode(env.episode_id)
     damage_head(jam, env.episode_id)
-    log = jam.redis.lrange(key, 0, -1)
+    log = jam.redis.lrange(at(jam, key), 0, -1)
 
     for _ in range(2):
         with pytest.raises(DecodeError, match=re.escape(key)):
             jam.backup.restore()
-        assert jam.redis.lrange(key, 0, -1) == log
-        jam.redis.zrem(
-            jam._connection.keyspace.unbacked, key
-        )  # as where MongoDB was put back to before
+        assert jam.redis.lrange(at(jam, key), 0, -1) == log
+        # As where MongoDB was put back to before.
+        jam.redis.zrem(beside(jam, key, "unbacked"), at(jam, key))
 
 
 def test_a_record_that_was_taken_off_does_not_come_back_with_a_damaged_head(jam: Jamboree) -> None:
@@ -262,12 +262,12 @@ def test_a_record_that_was_taken_off_does_not_come_back_with_a_damaged_head(jam:
     notes.save_many([{"n": 1}, {"n": 2}])
     jam.backup.flush()
     notes.pop(1)  # no frame tells of it
-    jam.redis.lset(notes._key, 0, flipped(jam.redis.lindex(notes._key, 0), 30))
-    log = jam.redis.lrange(notes._key, 0, -1)
+    jam.redis.lset(at(jam, notes._key), 0, flipped(jam.redis.lindex(at(jam, notes._key), 0), 30))
+    log = jam.redis.lrange(at(jam, notes._key), 0, -1)
 
     with pytest.raises(DecodeError, match=re.escape(notes._key)):
         jam.backup.restore()
-    assert jam.redis.lrange(notes._key, 0, -1) == log
+    assert jam.redis.lrange(at(jam, notes._key), 0, -1) == log
 
 
 def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
@@ -275,11 +275,11 @@ def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
 ) -> None:
     store, listing, key = (
         jam._connection.redis_store,
-        jam._connection.keyspace.summaries("a"),
+        listing_of(jam, "a", ids[1]),
         jam._connection.keyspace.episode(ids[1]),
     )
     jam.backup.flush()
-    summary, log = jam.redis.hget(listing, ids[1]), jam.redis.lrange(key, 0, -1)
+    summary, log = jam.redis.hget(listing, ids[1]), jam.redis.lrange(at(jam, key), 0, -1)
     head, entry = store.head(key), IndexEntry(ids[1], b"what was there before", "a", 1.0)
     assert head is not None
 
@@ -289,7 +289,7 @@ def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
         key, head, (), None, standing=standing, mongo=mongo, instead_of=b"damaged"
     )
     assert not store.listings.mend("a", entry, instead_of=b"damaged")
-    assert jam.redis.lrange(key, 0, -1) == log
+    assert jam.redis.lrange(at(jam, key), 0, -1) == log
     assert jam.redis.hget(listing, ids[1]) == summary
 
 
@@ -299,7 +299,7 @@ def test_what_cannot_be_put_right_is_named_and_can_be_deleted(
     for id in ids[1:]:
         damage_summary(jam, id)
     damage_head(jam, ids[1])
-    jam.redis.delete(jam._connection.keyspace.episode(ids[2]))
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(ids[2])))
 
     with pytest.raises(DecodeError, match=r"the checksum does not match.*1 more like it"):
         jam.backup.restore()

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from gymnasium import spaces
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv, play
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import ColumnConflict, DecodeError, EpisodeNotFound, ExportError
@@ -323,7 +324,7 @@ def test_a_file_that_could_not_be_written_leaves_the_one_before(
     jam.episodes().to_arrow(path)
     other = counted(jam, 3)
     jam.flush()
-    jam.redis.delete(jam._connection.keyspace.episode(other))
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(other)))
 
     with pytest.raises(EpisodeNotFound, match=other):
         jam.episodes().to_arrow(path, overwrite=True)
@@ -410,14 +411,14 @@ def test_plain_episodes_are_decoded_together(
     assert jam.episodes().table()["info_a"].to_pylist()[600:] == [1, None]
 
 
-@pytest.mark.parametrize("at", [-3, -40, 20, 30], ids=["rest", "column", "writer", "time"])
-def test_a_damaged_episode_among_many_is_named(jam: Jamboree, at: int) -> None:
+@pytest.mark.parametrize("place", [-3, -40, 20, 30], ids=["rest", "column", "writer", "time"])
+def test_a_damaged_episode_among_many_is_named(jam: Jamboree, place: int) -> None:
     ids = [counted(jam, 3) for _ in range(5)]
     jam.flush()
     key = jam._connection.keyspace.episode(ids[3])
-    frame = bytearray(jam.redis.lindex(key, 1))
-    frame[at] ^= 1
-    jam.redis.lset(key, 1, bytes(frame))
+    frame = bytearray(jam.redis.lindex(at(jam, key), 1))
+    frame[place] ^= 1
+    jam.redis.lset(at(jam, key), 1, bytes(frame))
 
     with pytest.raises(DecodeError, match=f"{ids[3]}.*checksum"):
         jam.episodes().table()
@@ -427,7 +428,7 @@ def test_an_episode_that_is_cut_off_among_many_is_named(jam: Jamboree) -> None:
     ids = [counted(jam, 3) for _ in range(5)]
     jam.flush()
     key = jam._connection.keyspace.episode(ids[3])
-    jam.redis.lset(key, 1, jam.redis.lindex(key, 1)[:50])
+    jam.redis.lset(at(jam, key), 1, jam.redis.lindex(at(jam, key), 1)[:50])
 
     with pytest.raises(DecodeError, match=ids[3]):
         jam.episodes().table()
@@ -436,7 +437,7 @@ def test_an_episode_that_is_cut_off_among_many_is_named(jam: Jamboree) -> None:
 def test_an_episode_that_lacks_a_frame_is_named(jam: Jamboree) -> None:
     ids = [counted(jam, 600) for _ in range(3)]
     jam.flush()
-    jam.redis.rpop(jam._connection.keyspace.episode(ids[1]))
+    jam.redis.rpop(at(jam, jam._connection.keyspace.episode(ids[1])))
 
     with pytest.raises(DecodeError, match=f"{ids[1]}.*missing"):
         jam.episodes().table()

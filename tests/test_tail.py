@@ -13,6 +13,7 @@ import pytest
 from conftest import Server
 from processes import NoteHandler, read_line, start_python, wait_until
 from recorded_envs import ACTION, CountingEnv, play
+from stored import beside, in_buckets
 from warm import start_warm
 
 from jamboree_gym import EpisodeHandler, Jamboree, StepData
@@ -314,10 +315,11 @@ def test_there_is_a_feed_only_while_somebody_follows(open_jamboree: OpenJamboree
     env = record(writer, 2, length=2)
     writer.flush()
     list(reader.episode(env.episode_id).tail())
-    assert not writer.redis.exists(writer._connection.keyspace.feed)
+    assert not writer.redis.exists(*in_buckets(writer, "feed"))
 
     list(reader.tail(timeout_s=0))
-    assert 0 < writer.redis.ttl(writer._connection.keyspace.feed) <= LIFETIME_S
+    for feed in in_buckets(writer, "feed"):
+        assert 0 < writer.redis.ttl(feed) <= LIFETIME_S
 
 
 def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
@@ -329,7 +331,7 @@ def test_a_feed_that_expired_under_a_slow_follower_costs_it_nothing(
     pairs, steps = reader.tail(timeout_s=20), reader.episode(env.episode_id).tail(timeout_s=20)
     assert next(pairs)[1].index == next(steps).index == 0
     for expected in (1, 2):
-        writer.redis.delete(writer._connection.keyspace.feed)
+        writer.redis.delete(*in_buckets(writer, "feed"))
         env.step(ACTION)
         writer.flush()
 
@@ -349,9 +351,12 @@ def test_a_follower_keeps_the_feed_from_expiring(
     next(tail)
     thread = threading.Thread(target=lambda: next(tail))
     thread.start()
-    wait_until(lambda: reader.redis.exists(reader._connection.keyspace.feed))
-    reader.redis.expire(reader._connection.keyspace.feed, LIFETIME_S - 10)
-    wait_until(lambda: reader.redis.ttl(reader._connection.keyspace.feed) > LIFETIME_S - 10)
+    key = reader._connection.keyspace.episode(env.episode_id)
+    feeds = in_buckets(reader, "feed") if what == "all" else [beside(reader, key, "feed")]
+    wait_until(lambda: reader.redis.exists(*feeds) == len(feeds))
+    for feed in feeds:
+        reader.redis.expire(feed, LIFETIME_S - 10)
+    wait_until(lambda: all(reader.redis.ttl(feed) > LIFETIME_S - 10 for feed in feeds))
     env.step(ACTION)
     thread.join()
 
@@ -364,9 +369,9 @@ def one_frame() -> bytes:
 def test_the_feed_is_capped(jam: Jamboree) -> None:
     jam._connection.store.feed.position()
     fill_the_feed(jam, FEED_ENTRIES)
-    assert jam.redis.xlen(jam._connection.keyspace.feed) > FEED_ENTRIES
+    assert all(jam.redis.xlen(feed) > FEED_ENTRIES for feed in in_buckets(jam, "feed"))
     frame = one_frame()
-    for start in range(0, FEED_ENTRIES // 5, 500):
+    for start in range(0, 4000, 500):
         appends = [
             Append(
                 jam._connection.keyspace.episode(f"e{n}"),
@@ -380,7 +385,8 @@ def test_the_feed_is_capped(jam: Jamboree) -> None:
         ]
         assert len(jam._connection.store.append(appends)) == 500
 
-    assert FEED_ENTRIES <= jam.redis.xlen(jam._connection.keyspace.feed) < FEED_ENTRIES * 1.1
+    for feed in in_buckets(jam, "feed"):
+        assert FEED_ENTRIES <= jam.redis.xlen(feed) < FEED_ENTRIES * 1.1
 
 
 def test_an_append_that_is_sent_again_is_not_told_again(jam: Jamboree) -> None:
@@ -391,7 +397,8 @@ def test_an_append_that_is_sent_again_is_not_told_again(jam: Jamboree) -> None:
             [Append(jam._connection.keyspace.episode("e"), 2, [one_frame()], 1, b"note", entry)]
         )
 
-    assert jam.redis.xlen(jam._connection.keyspace.feed) == 2
+    key = jam._connection.keyspace.episode("e")
+    assert jam.redis.xlen(beside(jam, key, "feed")) == 2
 
 
 def test_what_the_feed_has_forgotten_is_not_missed(open_jamboree: OpenJamboree) -> None:
@@ -418,10 +425,9 @@ def fill_the_feed(jam: Jamboree, entries: int, *, maxlen: int | None = None) -> 
     """Others write so much."""
     fields = {"episode": "other", "run": "another"}
     with jam.redis.pipeline(transaction=False) as pipe:
-        for _ in range(entries):
-            pipe.xadd(
-                jam._connection.keyspace.feed, fields, maxlen=maxlen, approximate=maxlen is not None
-            )
+        for feed in in_buckets(jam, "feed"):
+            for _ in range(entries):
+                pipe.xadd(feed, fields, maxlen=maxlen, approximate=maxlen is not None)
         pipe.execute()
 
 

@@ -14,6 +14,7 @@ from conftest import Server
 from processes import NoteHandler, wait_until
 from pymongo import MongoClient
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, in_buckets
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
@@ -135,7 +136,7 @@ def test_what_redis_has_let_go_of_is_named_and_comes_from_the_one_before(open_ja
     first.backup.flush()
     head = first._connection.redis_store.head(notes._key)
     assert head is not None
-    first.redis.delete(notes._key, first._connection.keyspace.coverage)
+    first.redis.delete(at(first, notes._key), *in_buckets(first, "coverage"))
     first.episodes().ids()  # lists what MongoDB holds, and puts heads back
     held = first._connection.redis_store.head(notes._key)
     assert held is not None
@@ -153,7 +154,7 @@ def test_what_another_mongodb_brings_back_is_not_acknowledged(open_jam: Open) ->
     first, second = open_jam("first"), open_jam("second")
     lost, kept = record(first), record(first)
     first.backup.flush()
-    first.redis.delete(first._connection.keyspace.episode(lost))
+    first.redis.delete(at(first, first._connection.keyspace.episode(lost)))
     second.backup.flush()
     assert is_complete(second)
 
@@ -174,7 +175,7 @@ def test_what_was_deleted_stays_so_when_the_first_one_is_back(open_jam: Open) ->
     second.backup.flush()
 
     first.backup.flush()
-    first.redis.delete(*first.redis.keys(f"{first._connection.keyspace.namespace}:*"))
+    first.redis.delete(*first.redis.keys(f"*{first._connection.keyspace.namespace}:*"))
     with pytest.raises(EpisodeNotFound):
         first.episode(gone).data()
     assert first.episodes().ids() == [kept]

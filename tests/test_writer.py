@@ -12,6 +12,7 @@ from contextlib import suppress
 import pytest
 from conftest import Server, StartRedis
 from processes import NoteHandler, wait_until
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.values import encode_mapping
@@ -258,7 +259,7 @@ def test_a_log_that_cannot_be_written_holds_no_other_back_and_surfaces(
 ) -> None:
     jam = Jamboree(valkey.url, namespace=namespace, write=write)
     foreign, ours = NoteHandler(jam, "foreign"), NoteHandler(jam, "ours")
-    jam.redis.set(foreign._key, "not a log")
+    jam.redis.set(at(jam, foreign._key), "not a log")
     if write == "sync":
         with pytest.raises(DecodeError, match=r"foreign.* is not a log"):
             foreign.save({"n": 0})
@@ -281,7 +282,7 @@ def test_logs_that_cannot_be_written_are_said_in_one_flush_and_in_no_later_one(
     ours = NoteHandler(jam, "ours")
     for name in ("one", "two", "three"):
         foreign = NoteHandler(jam, name)
-        jam.redis.set(foreign._key, "not a log")
+        jam.redis.set(at(jam, foreign._key), "not a log")
         foreign.save({"n": 0})
     with pytest.raises(UnsavedRecords, match=r"3 records .*is not a log.* \(and of 2 more logs\)"):
         jam.flush()

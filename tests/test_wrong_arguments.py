@@ -172,7 +172,7 @@ def wrong_values(annotation: str) -> list[str] | None:
 
 
 def stored(jam: Jamboree) -> Mapping[bytes, bytes]:
-    keys = jam.redis.keys(f"{jam._connection.keyspace.namespace}:*")
+    keys = jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*")
     return {key: jam.redis.dump(key) for key in keys}
 
 

@@ -2,11 +2,14 @@
 
 A request is a number of bytes, four descriptors beside it (three streams, and one to which a pid
 and later a return code are written), and JSON: argv, environment, working directory.
+
+JAMBOREE_WARM names further modules to import.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import select
@@ -30,6 +33,8 @@ def main(requests: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake)
     running: dict[int, int] = {}
+    for name in os.environ.get("JAMBOREE_WARM", "").split():
+        importlib.import_module(name)
     gc.freeze()
     while True:
         ready = select.select([requests, woken], [], [])[0]

@@ -107,7 +107,7 @@ def _group_packer(layout: Group) -> Pack:
     def pack_group(value: Any) -> Any:
         if (value.__class__ is not kind and not _is_dict(value, kind)) or len(value) != size:
             raise Misfit
-        packed = []
+        packed: list[Any] = []
         try:
             for name, part_kind, dtype, shape, pack in plan:
                 part = value[name]
@@ -132,7 +132,7 @@ def _is_dict(value: Any, kind: type) -> bool:
     return kind is dict and isinstance(value, dict)
 
 
-_Plan: TypeAlias = tuple[str | int, type, np.dtype[Any] | None, tuple[int, ...] | None, Pack | None]
+_Plan: TypeAlias = tuple[Any, Any, np.dtype[Any] | None, tuple[int, ...] | None, Pack | None]
 
 
 def _plan_of(name: str | int, layout: Layout) -> _Plan:

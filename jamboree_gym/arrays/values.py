@@ -32,6 +32,7 @@ __all__ = [
     "decode_value",
     "encode_mapping",
     "encode_value",
+    "is_plain",
     "shown",
 ]
 
@@ -63,25 +64,34 @@ def check_text(name: str, text: str, error_class: type[JamboreeError] = InvalidR
 
 
 def encode_mapping(record: Mapping[str, Any]) -> bytes:
-    """Encode a record; quick when every value is None, bool, int, float, str or bytes.
+    """Encode a record.
 
     Raises:
         InvalidRecord: A value cannot be kept; the message names its key.
     """
-    for name, value in record.items():
-        if value.__class__ not in _PLAIN or name.__class__ is not str:
-            return _encode_fields(record)
-    try:
-        return _pack(record)
-    except (OverflowError, TypeError, UnicodeEncodeError):
-        return _encode_fields(record)
-
-
-def _encode_fields(record: Mapping[str, Any]) -> bytes:
+    packed = _packed_plain(record)
+    if packed is not None:
+        return packed
     for name in record:
         if not isinstance(name, str):
             raise InvalidRecord(f"a field name is a string, not {name!r}")
     return encode_value(record if record.__class__ is dict else dict(record))
+
+
+def is_plain(record: Mapping[str, Any]) -> bool:
+    """Whether no value can be changed: whoever gets a copy of the dict changes nothing here."""
+    return _PLAIN.issuperset(map(type, record.values()))
+
+
+def _packed_plain(record: Mapping[Any, Any]) -> bytes | None:
+    """The quick way, if every value is None, bool, int, float, str or bytes."""
+    for name, value in record.items():
+        if value.__class__ not in _PLAIN or name.__class__ is not str:
+            return None
+    try:
+        return _pack(record)
+    except (OverflowError, TypeError, UnicodeEncodeError):
+        return None
 
 
 def encode_value(value: Any) -> bytes:
@@ -92,7 +102,10 @@ def encode_value(value: Any) -> bytes:
     """
     try:
         try:
-            return _pack(value if value.__class__ in _SAFE else _tag(value))
+            if value.__class__ in _SAFE:
+                return _pack(value)
+            packed = _packed_plain(value) if value.__class__ is dict else None
+            return _pack(_tag(value)) if packed is None else packed
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # whatever the code of an odd class raises

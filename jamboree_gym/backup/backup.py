@@ -298,6 +298,7 @@ class Backup:
         for done in comparison.compare(keys):
             if progress is not None:
                 progress(done, len(keys))
+        comparison.check_bundles()
         comparison.compare_blobs()
         listed = {key: str(error) for key, error in damaged_summaries(self._store).items()}
         return BackupReport(len(keys), comparison.batches, {**listed, **comparison.different})

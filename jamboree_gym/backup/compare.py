@@ -56,6 +56,12 @@ class Comparison:
                 yield done
             at_once = next_portion(at_once, len(part), size)
 
+    def check_bundles(self) -> None:
+        """Check that every entry of MongoDB's bundles names its episode."""
+        self.different |= {
+            name: str(error) for name, error in self._mongo.bundles.damaged().items()
+        }
+
     def compare_blobs(self) -> None:
         """Compare the schemas and provenances that logs refer to.
 

@@ -7,14 +7,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_span, decode_batch
 from jamboree_gym.encoding.rows import schema_digest
-from jamboree_gym.encoding.summary_codec import decode_episode_note
+from jamboree_gym.encoding.summary_codec import decode_outline
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
+from jamboree_gym.store.mongo.bundles import Bundling
 from jamboree_gym.store.mongo.documents import MAX_INLINE_BYTES, GrownLog, NewLog, StoredLog
 from jamboree_gym.store.mongo.reader import stored_logs
 from jamboree_gym.store.mongo.store import MongoStore
@@ -23,8 +25,16 @@ from jamboree_gym.store.redis.store import RedisStore
 __all__ = ["LogCopier", "finish_deletions", "pending_records"]
 
 UNACKNOWLEDGED_AT_ONCE = 500
+BUNDLING_AT_ONCE = 5000
 
 _log = logging.getLogger(__name__)
+
+
+class _Note(NamedTuple):
+    """What the head of a log says to the backup; only episodes have a run, and an end."""
+
+    run: str | None
+    has_ended: bool
 
 
 class LogCopier:
@@ -67,14 +77,12 @@ class LogCopier:
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
         """Copy logs, given as (key, revision); yield how many have been processed so far."""
         self._changed = set()
-        small = [key for key, revision in pending if revision <= FEW_REVISIONS]
-        done, at_once = 0, FIRST_LOGS
-        while done < len(small):
-            keys = small[done : done + at_once]
-            size = self._copy_together(keys)
-            done += len(keys)
-            at_once = next_portion(at_once, len(keys), size)
-            yield done
+        small = sorted(key for key, revision in pending if revision <= FEW_REVISIONS)
+        done = 0
+        for first in range(0, max(1, len(small)), BUNDLING_AT_ONCE):
+            for copied in self._copy_small(small[first : first + BUNDLING_AT_ONCE]):
+                done += copied
+                yield done
         for key in (key for key, revision in pending if revision > FEW_REVISIONS):
             self._copy_in_pages(key)
             done += 1
@@ -83,7 +91,20 @@ class LogCopier:
         for key in rejoined:
             self._copy_in_pages(key)
 
-    def _copy_together(self, keys: Sequence[str]) -> int:
+    def _copy_small(self, keys: Sequence[str]) -> Iterator[int]:
+        """Copy small logs, portion by portion; yield the number of logs in each."""
+        bundling = self._mongo.bundling(keys)
+        done, at_once = 0, FIRST_LOGS
+        while done < len(keys):
+            portion = keys[done : done + at_once]
+            size = self._copy_together(portion, bundling)
+            done += len(portion)
+            at_once = next_portion(at_once, len(portion), size)
+            if done == len(keys):
+                bundling.close()
+            yield len(portion)
+
+    def _copy_together(self, keys: Sequence[str], bundling: Bundling) -> int:
         """Copy small logs with one round trip to each server; return the number of bytes."""
         new: dict[str, NewLog] = {}
         grown: dict[str, GrownLog] = {}
@@ -101,22 +122,22 @@ class LogCopier:
                 if isinstance(found, DecodeError):
                     raise found
                 head, blobs = found
-                run = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
+                note = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
             except DecodeError as error:
                 self.failures[key] = error
                 continue
             size = sum(map(len, blobs))
             copied_bytes += size
             if head.acked == 0 and size <= MAX_INLINE_BYTES:
-                new[key] = NewLog(_acked(head), blobs, run)
+                new[key] = NewLog(head.acknowledged(), blobs, note.run, note.has_ended)
             elif head.acked == 0:
                 by_themselves.append(key)
             else:
-                grown[key] = GrownLog(_acked(head), head.acked, run)
+                grown[key] = GrownLog(head.acknowledged(), head.acked, note.run)
                 batches += [(key, head.born, blob) for blob in blobs]
         refused = self._differing(grown)
         batches = [one for one in batches if one[0] not in refused]
-        inserted = self._mongo.insert_logs(new)
+        inserted = self._mongo.insert_logs(new, bundling)
         by_themselves += sorted(inserted.of_other_length)
         refused |= inserted.refused | (self._mongo.insert_batches(batches) if batches else {})
         self._refuse(refused)
@@ -152,7 +173,7 @@ class LogCopier:
                 head = self._store.head(key)
             if head is None:
                 return
-            run = self._put_blobs(key, head, ())
+            note = self._put_blobs(key, head, ())
             since = head.acked or self._count_in_mongo(key, head)
             if since < head.held > head.first:
                 self.failures[key] = BackupMismatch(
@@ -161,7 +182,7 @@ class LogCopier:
                     "before; open that by mongo_url=..., and call backup.restore()"
                 )
                 return
-            known = GrownLog(_acked(head), since, run)
+            known = GrownLog(head.acknowledged(), since, note.run)
             if refused := self._differing({key: known}):
                 self._refuse(refused)
                 return
@@ -241,18 +262,17 @@ class LogCopier:
         start = 0 if kept is None else kept.head.count
         return self._mongo.clear_batches(key, head.born, start) > 0
 
-    def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> str | None:
-        """Insert each blob that batches and head refer to, once; return the run of an episode."""
+    def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> _Note:
+        """Insert each blob that batches and head refer to, once; return what the head says."""
         if head.codec != CODEC_STEPS:
-            return None
-        episode_id = self._store.keyspace.episode_id(key)
-        summary, origin = decode_episode_note(head.note, episode_id=episode_id, where=key)
-        names = {schema_digest(batch, where=key) for batch in batches} | {origin.provenance}
+            return _Note(None, has_ended=False)
+        summary, provenance = decode_outline(head.note, where=key)
+        names = {schema_digest(batch, where=key) for batch in batches} | {provenance}
         new = names - self._blobs
         if new:
             self._mongo.put_blobs({name: self._blob(name) for name in sorted(new)})
             self._blobs |= new
-        return summary.run
+        return _Note(summary.run, has_ended=summary.status != "running")
 
     def _blob(self, name: str) -> bytes:
         """The blob from Redis. If Redis lost it, it comes from MongoDB and is restored to Redis."""
@@ -343,15 +363,11 @@ def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
     return {key for key, head in logs.items() if head.acked == 0 and head.held > head.first}
 
 
-def _acked(head: Head) -> Head:
-    return replace(head, acked=head.count)
-
-
 def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
     """Delete from MongoDB what was deleted in Redis; return the number of logs."""
-    deleted = store.deletions.noted()
-    for key, born in sorted(deleted):
-        mongo.delete(key, born)
+    deleted = sorted(store.deletions.noted())
+    mongo.delete(deleted)
+    for key, born in deleted:
         store.deletions.forget(key, born, mongo=mongo.identity())
     return len(deleted)
 

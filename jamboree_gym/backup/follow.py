@@ -15,7 +15,7 @@ from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
 from jamboree_gym.store.mongo.store import MongoStore
-from jamboree_gym.store.redis.doorbell import Doorbell
+from jamboree_gym.store.redis.feed import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["DEFAULT_INTERVAL_S", "Follower", "OpenedMongo"]
@@ -82,10 +82,7 @@ class Follower:
         self._warned: set[str] = set()
         self._outages = 0
         self._error = ""  # of the last copy
-        space = store.keyspace
-        self._doorbell = Doorbell(
-            store.link, (space.unbacked, space.deleted, space.retention, space.epoch)
-        )
+        self._doorbell = Doorbell(store.link, self._watched_keys)
         self._pressure = Pressure(store)
         self._stop = StopSignal()  # never set before `run`
 
@@ -109,6 +106,9 @@ class Follower:
             self._attempt(self._copy_at_last)
         finally:
             self._doorbell.close()
+
+    def _watched_keys(self) -> list[str]:
+        return [*self._store.acknowledgements.watched_keys(), self._store.keyspace.retention]
 
     def copy_once(self) -> float:
         """Copy what is new; return the seconds to wait before the next round.

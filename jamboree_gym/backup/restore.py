@@ -43,8 +43,10 @@ class Restorer:
         """Restore logs, given sorted; yield how many have been processed so far."""
         done = 0
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            standing, deleted = self._store.restorer.standing(), self._store.deletions.noted()
-            for key, kept in stored_logs(self._mongo, keys[first : first + LOGS_AT_ONCE]):
+            some = keys[first : first + LOGS_AT_ONCE]
+            standing = self._store.restorer.standing(some)
+            deleted = self._store.deletions.noted(some)
+            for key, kept in stored_logs(self._mongo, some):
                 try:
                     is_gone = isinstance(kept, tuple) and (key, kept[0].born) in deleted
                     self.restored += self._restore(key, None if is_gone else kept, standing)
@@ -77,7 +79,7 @@ class Restorer:
             ):
                 self._fill_up(key)
                 return True
-            standing = self._store.restorer.standing()
+            standing = self._store.restorer.standing([key])
             kept = dict(stored_logs(self._mongo, [key]))[key]
         return False
 

@@ -1,6 +1,9 @@
 """The command line: `jamboree-gym`. One module per group of commands; each parses, calls, shows.
 
-Imports: `backup`, `errors`, `jamboree`, `progress`, `reading`, `replay`, `servers`, `store`.
+The library is imported where a command runs, so that `--help` is quick.
+
+Imports: `backup`, `errors`, `integrations`, `jamboree`, `progress`, `reading`, `records`, `replay`,
+    `runs`, `servers`, `store`, `tables`.
 """
 
 from __future__ import annotations
@@ -15,34 +18,42 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-_TOOLKIT = ("typer", "rich")
-
 
 def build_app() -> typer.Typer:
     """The typer app with all commands.
 
     Raises:
-        MissingExtra: typer or rich is not installed.
+        MissingExtra: typer is not installed.
     """
     try:
         import typer
 
-        from jamboree_gym.cli import backup, migrate, servers, verify, video
+        from jamboree_gym.cli import (
+            backup,
+            episodes,
+            exchange,
+            fork,
+            migrate,
+            runs,
+            servers,
+            tail,
+            verify,
+            version,
+            video,
+        )
     except ModuleNotFoundError as error:
-        if error.name not in _TOOLKIT:
+        if error.name != "typer":
             raise
         raise MissingExtra("the command line needs: pip install 'jamboree-gym[cli]'") from error
     built = typer.Typer(
         help="Every step of a Gymnasium environment, kept.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,
     )
-    servers.register(built)
-    verify.register(built)
-    video.register(built)
-    backup.register(built)
-    migrate.register(built)
+    for one in (runs, episodes, tail, verify, fork, video, exchange, backup, migrate, servers):
+        one.register(built)
+    version.register(built)
     return built
 
 

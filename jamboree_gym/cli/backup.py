@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
-
 import typer
 
-from jamboree_gym.backup import Backup
 from jamboree_gym.cli import retention
 from jamboree_gym.cli.commands import (
+    NO,
+    USAGE,
+    JsonOption,
     StoreOptions,
-    add_store_command,
-    errors_shown,
-    printable,
+    add_command,
     progress_bar,
 )
+from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
+from jamboree_gym.cli.output import as_plain, print_json, print_text
 
 __all__ = ["register"]
-
-DIFFERENT = 1
-NOT_DONE = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -30,68 +25,67 @@ def register(app: typer.Typer) -> None:
         help="Copy to MongoDB, compare, restore, make room.", no_args_is_help=True
     )
     for command in (flush, status, verify, restore):
-        add_store_command(commands, command)
+        add_command(commands, command, no=USAGE if command is verify else NO)
     retention.register(commands)
     app.add_typer(commands, name="backup")
 
 
-@contextmanager
-def _open_backup(store: StoreOptions) -> Iterator[Backup]:
-    with errors_shown(NOT_DONE), store.open() as jam:
-        yield jam.backup
-
-
-def flush(store: StoreOptions) -> None:
+def flush(store: StoreOptions, json: JsonOption = False) -> None:
     """Copy what MongoDB does not hold yet.
 
     The automatic backup copies what is saved; this command waits until all of it is copied.
 
-    Example: jamboree-gym backup flush --namespace my-project
+    Example: jamboree-gym backup flush
     """
-    with (
-        _open_backup(store) as backup,
-        progress_bar("copying") as progress,
-    ):
-        typer.echo(f"{backup.flush(progress=progress):,} records copied")
+    with store.open() as jam, progress_bar("copying") as progress:
+        copied = jam.backup.flush(progress=progress)
+    if json:
+        print_json({"records": copied})
+    else:
+        typer.echo(f"{copied:,} records copied")
 
 
-def status(store: StoreOptions) -> None:
+def status(store: StoreOptions, json: JsonOption = False) -> None:
     """Show how far MongoDB is behind, and who copies. Asks Redis only.
 
-    Example: jamboree-gym backup status --redis-url redis://localhost
+    Example: jamboree-gym backup status
     """
-    with _open_backup(store) as backup:
-        typer.echo(printable(str(backup.status())))
+    with store.open() as jam:
+        found = jam.backup.status()
+    if json:
+        print_json(found)
+    else:
+        print_text(str(found))
 
 
-def verify(store: StoreOptions) -> None:
+def verify(store: StoreOptions, json: JsonOption = False) -> None:
     """Compare both sides, byte for byte.
 
     Exit code 0: all is equal and whole. 1: something differs. 2: it could not be compared.
 
-    Example: jamboree-gym backup verify --namespace my-project
+    Example: jamboree-gym backup verify
     """
-    with (
-        _open_backup(store) as backup,
-        progress_bar("comparing") as progress,
-    ):
-        report = backup.verify(progress=progress)
-    typer.echo(printable(str(report)))
-    raise typer.Exit(0 if report else DIFFERENT)
+    with store.open() as jam, progress_bar("comparing") as progress:
+        report = jam.backup.verify(progress=progress)
+    if json:
+        print_json({"equal": bool(report), **as_plain(report)})
+    else:
+        print_text(str(report))
+    if not report:
+        raise typer.Exit(NO)
 
 
 def restore(
-    store: StoreOptions,
-    episode_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="EPISODE_ID", help="Only these episodes.")
-    ] = None,
+    store: StoreOptions, episodes: EpisodesArgument = None, json: JsonOption = False
 ) -> None:
     """Put back into Redis what MongoDB holds and Redis does not. Overwrites nothing newer.
 
-    Example: jamboree-gym backup restore --namespace my-project
+    Example: jamboree-gym backup restore
     """
-    with (
-        _open_backup(store) as backup,
-        progress_bar("restoring") as progress,
-    ):
-        typer.echo(f"{backup.restore(episode_ids or None, progress=progress):,} logs put back")
+    with store.open() as jam, progress_bar("restoring") as progress:
+        only = named_episodes(jam, episodes) if episodes else None
+        restored = jam.backup.restore(only, progress=progress)
+    if json:
+        print_json({"logs": restored})
+    else:
+        typer.echo(f"{restored:,} logs put back")

@@ -1,4 +1,7 @@
-"""What commands share: options, how errors are shown, and a progress bar."""
+"""What commands share: options, exit codes, questions, and a progress bar.
+
+Nothing here or at the top of a module of commands imports the library: `--help` has to be quick.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +11,80 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from jamboree_gym.errors import InvalidArgument, JamboreeError, ReplayError
-from jamboree_gym.jamboree import Jamboree
-from jamboree_gym.progress import Progress
-from jamboree_gym.servers.home import Home
+from jamboree_gym.cli.output import printable
+from jamboree_gym.cli.typed_values import tag_test, time_of
+from jamboree_gym.errors import (
+    EmbeddedServerError,
+    InvalidArgument,
+    InvalidExpression,
+    InvalidUrl,
+    JamboreeError,
+    MissingExtra,
+    ReplayError,
+    StoreFull,
+    StoreUnavailable,
+    UnsavedRecords,
+    UnsupportedServer,
+)
+
+if TYPE_CHECKING:
+    from jamboree_gym.jamboree import Jamboree
+    from jamboree_gym.progress import Progress
+    from jamboree_gym.reading.query import EpisodeQuery
 
 __all__ = [
+    "AWAY",
+    "DryRunOption",
+    "EpisodeOptions",
     "HomeOption",
+    "JsonOption",
     "ModulesOption",
+    "NO",
+    "REDIS_URL_VARIABLE",
     "StoreOptions",
     "TrustOption",
-    "add_store_command",
+    "USAGE",
+    "YesOption",
+    "add_command",
     "check_home",
     "confirm",
-    "errors_shown",
+    "exit_codes",
     "import_modules",
-    "printable",
     "progress_bar",
 ]
 
-_PANEL = "Store"
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+NO, USAGE, AWAY, BROKEN_PIPE = 1, 2, 3, 141  # typer ends with 130 after Ctrl-C
+_AWAY = (StoreUnavailable, StoreFull, EmbeddedServerError, UnsavedRecords)
+_USAGE = (InvalidArgument, InvalidExpression, InvalidUrl, MissingExtra, UnsupportedServer)
+
 REDIS_URL_VARIABLE = "JAMBOREE_REDIS_URL"
+
+# -- options ------------------------------------------------------------------------------------
 
 
 def _store_option(help: str, envvar: str, default: str) -> Any:
-    return typer.Option(help=help, envvar=envvar, show_default=default, rich_help_panel=_PANEL)
+    return typer.Option(help=help, envvar=envvar, show_default=default)
+
+
+def _episode_option(help: str, *names: str, **options: Any) -> Any:
+    return typer.Option(*names, help=help, **options)
 
 
 HomeOption = Annotated[
     Path | None, _store_option("Directory of the servers.", "JAMBOREE_HOME", "user data")
 ]
-RedisUrlOption = Annotated[
-    str | None, _store_option("redis://, rediss:// or unix://.", "JAMBOREE_REDIS_URL", "embedded")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Change nothing, show what would happen.")
 ]
-MongoUrlOption = Annotated[
-    str | None, _store_option("mongodb:// or mongodb+srv://.", "JAMBOREE_MONGO_URL", "embedded")
-]
-NamespaceOption = Annotated[
-    str, typer.Option(help="Namespace of the project.", rich_help_panel=_PANEL)
-]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 ModulesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,22 +98,28 @@ TrustOption = Annotated[
         help="Import and call what the store names: whoever writes there runs code here.",
     ),
 ]
-_STORE_OPTIONS: dict[str, tuple[Any, Any]] = {  # name -> annotation, default
-    "home": (HomeOption, None),
-    "redis_url": (RedisUrlOption, None),
-    "mongo_url": (MongoUrlOption, None),
-    "namespace": (NamespaceOption, "jamboree"),
-}
 
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
     """The store that a command's options choose."""
 
-    home: Path | None
-    redis_url: str | None
-    namespace: str
-    mongo_url: str | None = None
+    home: HomeOption = None
+    redis_url: Annotated[
+        str | None,
+        _store_option("redis://, rediss:// or unix://.", REDIS_URL_VARIABLE, "embedded"),
+    ] = None
+    mongo_url: Annotated[
+        str | None,
+        _store_option("mongodb:// or mongodb+srv://.", "JAMBOREE_MONGO_URL", "embedded"),
+    ] = None
+    namespace: Annotated[str, typer.Option(help="Namespace of the project.")] = "jamboree"
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is that of a home directory."""
+        # Not every release of typer hands on a variable of the environment.
+        return self.redis_url is None and REDIS_URL_VARIABLE not in os.environ
 
     def open(self) -> Jamboree:
         """Open the store.
@@ -94,39 +127,167 @@ class StoreOptions:
         Raises:
             InvalidArgument: It is that of a home directory that is not there.
         """
-        # Not every release of typer hands on a variable of the environment.
-        if self.redis_url is None and REDIS_URL_VARIABLE not in os.environ:
+        from jamboree_gym.jamboree import Jamboree
+
+        if self.is_embedded:
             check_home(self.home)
         return Jamboree(self.redis_url, self.mongo_url, home=self.home, namespace=self.namespace)
 
 
-def add_store_command(
-    app: typer.Typer, command: Callable[..., None], *, has_mongo_url: bool = True
+@dataclass(frozen=True, slots=True)
+class EpisodeOptions:
+    """The episodes that a command's options choose; as in `jam.episodes(...)`."""
+
+    run: Annotated[list[str] | None, _episode_option("Only of this run; repeatable.")] = None
+    env: Annotated[
+        str | None, _episode_option("Only of this environment.", "--env", "--env-id")
+    ] = None
+    status: Annotated[
+        str | None,
+        _episode_option("Only running, terminated, truncated, abandoned or interrupted."),
+    ] = None
+    tag: Annotated[
+        list[str] | None,
+        _episode_option("Only with this tag; repeatable.", metavar="NAME=VALUE"),
+    ] = None
+    since: Annotated[
+        str | None,
+        _episode_option("Begun since: 90s, 2h, 3d ago, an ISO time.", metavar="TIME"),
+    ] = None
+    until: Annotated[str | None, _episode_option("Begun until then.", metavar="TIME")] = None
+    where: Annotated[
+        str | None,
+        _episode_option("Only if true: 'episode_return < -300 and steps > 9'.", metavar="TEST"),
+    ] = None
+    forks: Annotated[
+        bool, _episode_option("Also forks of an episode of the same run.", "--forks")
+    ] = False
+    limit: Annotated[int | None, _episode_option("Only the first N.", min=1, metavar="N")] = None
+    last: Annotated[int | None, _episode_option("Only the newest N.", min=1, metavar="N")] = None
+    worst: Annotated[
+        int | None,
+        _episode_option("Only N, the lowest return first.", min=1, metavar="N"),
+    ] = None
+    best: Annotated[
+        int | None,
+        _episode_option("Only N, the highest return first.", min=1, metavar="N"),
+    ] = None
+
+    @property
+    def are_given(self) -> bool:
+        """Whether any of them is given."""
+        return any(getattr(self, one.name) for one in fields(self))
+
+    @property
+    def are_counted(self) -> bool:
+        """Whether they say how many episodes."""
+        return bool(self.limit or self.last or self.worst or self.best)
+
+    def query(self, jam: Jamboree) -> EpisodeQuery:
+        """The episodes.
+
+        Raises:
+            InvalidArgument: An option cannot be understood, or two of them contradict each other.
+        """
+        if sum(one is not None for one in (self.limit, self.last, self.worst, self.best)) > 1:
+            raise InvalidArgument("choose one of --limit, --last, --worst and --best")
+        query = jam.episodes(
+            run=self.run or None,
+            env_id=self.env,
+            status=self.status,
+            tags=dict(map(tag_test, self.tag or ())),
+            since=time_of("--since", self.since),
+            forks=self.forks,
+        )
+        query = query.where(self.where, until=time_of("--until", self.until))
+        if self.last:
+            return query[-self.last :]
+        if self.worst or self.best:
+            order = "episode_return" if self.worst else "-episode_return"
+            return query.order_by(order)[: self.worst or self.best]
+        return query[: self.limit] if self.limit else query
+
+
+# -- commands -----------------------------------------------------------------------------------
+
+
+def add_command(
+    app: typer.Typer, command: Callable[..., None], *, name: str | None = None, no: int = NO
 ) -> None:
-    """Add a command to `app`, with the options of a store in place of its parameter `store`.
+    """Add a command; a parameter that is `StoreOptions` or `EpisodeOptions` is their options.
 
     Args:
         app: The group of commands.
-        command: The command; it takes its `StoreOptions` as `store`, and its own options by name.
-        has_mongo_url: Whether `--mongo-url` is among the options.
+        command: The command; its own options have names.
+        name: Its name; None = that of the function.
+        no: Exit code where something is not there, damaged or cannot be done.
     """
-    names = [name for name in _STORE_OPTIONS if has_mongo_url or name != "mongo_url"]
+    groups: dict[str, type[Any]] = {}
+    parameters: list[inspect.Parameter] = []
+    grouped: list[inspect.Parameter] = []
+    for one in inspect.signature(command, eval_str=True).parameters.values():
+        if one.annotation in (StoreOptions, EpisodeOptions):
+            groups[one.name] = one.annotation
+            grouped += _options_of(one.annotation)
+        else:
+            parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(command)
-    def with_store(**values: Any) -> None:
-        store = StoreOptions(**{name: values.pop(name) for name in names})
-        command(store=store, **values)
+    def run(**values: Any) -> None:
+        for group, options in groups.items():
+            names = [one.name for one in fields(options)]
+            values[group] = options(**{name: values.pop(name) for name in names})
+        with exit_codes(no):
+            command(**values)
 
-    parameters = inspect.signature(command, eval_str=True).parameters.values()
-    own = [one.replace(kind=_KEYWORD) for one in parameters if one.name != "store"]
-    options = [_option(name, *_STORE_OPTIONS[name]) for name in names]
-    with_store.__annotations__ = {one.name: one.annotation for one in [*own, *options]}
-    with_store.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    app.command()(with_store)
+    parameters += grouped
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app.command(name)(run)
 
 
-def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)
+def _options_of(group: type[Any]) -> list[inspect.Parameter]:
+    kinds = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=one.default,
+            annotation=kinds[one.name],
+        )
+        for one in fields(group)
+    ]
+
+
+@contextmanager
+def exit_codes(no: int = NO) -> Iterator[None]:
+    """Show our own errors as a message instead of a traceback, and end with their exit code."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        _hear_no_more()
+        raise typer.Exit(BROKEN_PIPE) from error
+    except JamboreeError as error:
+        _fail(error, AWAY if isinstance(error, _AWAY) else USAGE if _is_usage(error) else no)
+
+
+def _is_usage(error: JamboreeError) -> bool:
+    return isinstance(error, _USAGE)
+
+
+def _fail(error: JamboreeError, code: int) -> NoReturn:
+    typer.echo(f"error: {printable(str(error))}", err=True)
+    raise typer.Exit(code) from error
+
+
+def _hear_no_more() -> None:
+    """Who read our output has gone: what Python still writes at its end goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+# -- what several commands do -------------------------------------------------------------------
 
 
 def check_home(home: Path | None) -> None:
@@ -135,6 +296,8 @@ def check_home(home: Path | None) -> None:
     Raises:
         InvalidArgument: It is not there.
     """
+    from jamboree_gym.servers.home import Home
+
     found = Home.at(home)
     if not found.data_dir("valkey").is_dir():
         raise InvalidArgument(
@@ -154,38 +317,24 @@ def confirm(what: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise InvalidArgument(f"{what}\nadd --yes to do it, or --dry-run to see what would happen")
-    if not typer.confirm(f"{what}. Do it?"):
-        typer.echo("nothing was changed")
-        raise typer.Exit(1)
-
-
-@contextmanager
-def errors_shown(exit_code: int = 1) -> Iterator[None]:
-    """Show our own errors as a message instead of a traceback."""
-    try:
-        yield
-    except JamboreeError as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
-        raise typer.Exit(exit_code) from error
-
-
-def printable(text: str) -> str:
-    """Stored text without characters that would control the terminal."""
-    return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
+    typer.echo(f"{printable(what)}. Do it? [y/N]: ", nl=False, err=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(NO)
 
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Progress]:
     """A progress bar if stderr is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda done, total: None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     columns = doing, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Bar(*columns, console=console) as bar:
+    with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from jamboree_gym.cli.commands import HomeOption, check_home, errors_shown
-from jamboree_gym.servers.embedded import (
-    EmbeddedServers,
-    ServerStatus,
-    mask_password,
-    server_status,
-    stop_servers,
+from jamboree_gym.cli.commands import (
+    HomeOption,
+    JsonOption,
+    StoreOptions,
+    add_command,
+    check_home,
 )
+from jamboree_gym.cli.output import as_plain, print_json, print_text
+
+if TYPE_CHECKING:
+    from jamboree_gym.backup import BackupStatus
+    from jamboree_gym.jamboree import Jamboree
+    from jamboree_gym.runs.run_summary import RunSummary
+    from jamboree_gym.servers.embedded import ServerStatus
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(up)
-    app.command()(down)
-    app.command()(status)
+    for command in (up, down, status):
+        add_command(app, command)
 
 
 def up(
@@ -41,9 +45,11 @@ def up(
 
     They stop after a minute without clients, unless you pass --stay.
 
-    Example: jamboree-gym up --stay --home ./servers
+    Example: jamboree-gym up --stay --home servers
     """
-    with errors_shown(), EmbeddedServers.join(home, timeout_s=timeout_s) as servers:
+    from jamboree_gym.servers.embedded import EmbeddedServers, mask_password
+
+    with EmbeddedServers.join(home, timeout_s=timeout_s) as servers:
         mongo_url = servers.mongo_url()
         if stay:
             servers.stay()
@@ -57,33 +63,73 @@ def down(
 ) -> None:
     """Stop the embedded servers, even if processes use them. Their data stays.
 
-    Example: jamboree-gym down --home ./servers
+    Example: jamboree-gym down --home servers
     """
-    with errors_shown():
-        check_home(home)
-        typer.echo("stopped" if stop_servers(home, timeout_s=timeout_s) else "nothing was running")
+    from jamboree_gym.servers.embedded import stop_servers
+
+    check_home(home)
+    typer.echo("stopped" if stop_servers(home, timeout_s=timeout_s) else "nothing was running")
 
 
-def status(home: HomeOption = None) -> None:
-    """Show which servers run. Starts nothing.
+def status(store: StoreOptions, json: JsonOption = False) -> None:
+    """Show which servers run, which runs are alive, and how far the backup is. Starts nothing.
 
-    Example: jamboree-gym status --home ./servers
+    Example: jamboree-gym status
     """
-    with errors_shown():
-        check_home(home)
-        Console().print(_table(server_status(home)))
+    servers = _servers(store)
+    runs: Sequence[RunSummary] = ()
+    backup: BackupStatus | None = None
+    if servers is None or servers.running:
+        with store.open() as jam:
+            runs, backup = _alive(jam), jam.backup.status()
+    if json:
+        print_json(
+            {
+                "servers": servers,
+                "alive": [_run_as_plain(one) for one in runs],
+                "steps_per_s": sum(one.steps_per_s for one in runs),
+                "backup": backup,
+            }
+        )
+        return
+    if servers is not None:
+        print_text("\n".join(_lines(servers)))
+    if backup is not None:
+        rate = sum(one.steps_per_s for one in runs)
+        print_text(f"runs alive: {len(runs):,}, {rate:,.0f} steps/s")
+        for run in runs:
+            print_text(f"  {run}")
+        print_text(str(backup))
 
 
-def _table(found: ServerStatus) -> Table:
-    table = Table(title=f"embedded servers in {found.home}", show_header=False)
-    table.add_row("supervisor", _process(found.supervisor_pid))
-    table.add_row("redis (valkey)", _process(found.redis_pid, restarts=found.redis_restarts))
-    table.add_row("mongo", _process(found.mongo_pid, restarts=found.mongo_restarts))
-    table.add_row("backup", _process(found.backup_pid, restarts=found.backup_restarts))
-    table.add_row("clients", str(found.clients))
-    table.add_row("stops", _stops(found))
-    table.add_row("last error", found.last_error or "none")
-    return table
+def _servers(store: StoreOptions) -> ServerStatus | None:
+    """Of the home; None if the store is another server's."""
+    from jamboree_gym.servers.embedded import server_status
+
+    if not store.is_embedded:
+        return None
+    check_home(store.home)
+    return server_status(store.home)
+
+
+def _alive(jam: Jamboree) -> Sequence[RunSummary]:
+    return [one for one in jam.runs().summaries() if one.state == "running"]
+
+
+def _run_as_plain(run: RunSummary) -> dict[str, Any]:
+    plain = as_plain(run)
+    return {name: plain[name] for name in ("name", "steps", "steps_per_s", "last_step_at")}
+
+
+def _lines(found: ServerStatus) -> Iterator[str]:
+    yield f"embedded servers in {found.home}"
+    yield f"supervisor      {_process(found.supervisor_pid)}"
+    yield f"redis (valkey)  {_process(found.redis_pid, restarts=found.redis_restarts)}"
+    yield f"mongo           {_process(found.mongo_pid, restarts=found.mongo_restarts)}"
+    yield f"backup          {_process(found.backup_pid, restarts=found.backup_restarts)}"
+    yield f"clients         {found.clients}"
+    yield f"stops           {_stops(found)}"
+    yield f"last error      {found.last_error or 'none'}"
 
 
 def _process(pid: int | None, *, restarts: int = 0) -> str:

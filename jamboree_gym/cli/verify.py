@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jamboree_gym.cli.commands import (
+    NO,
+    USAGE,
+    EpisodeOptions,
+    JsonOption,
     ModulesOption,
     StoreOptions,
     TrustOption,
-    add_store_command,
-    errors_shown,
+    add_command,
     import_modules,
-    printable,
     progress_bar,
 )
-from jamboree_gym.errors import ReplayError
-from jamboree_gym.jamboree import Jamboree
-from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.query import EpisodeQuery
-from jamboree_gym.replay import VerifyReports
-from jamboree_gym.replay import verify as verify_episodes
+from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
+from jamboree_gym.cli.output import print_text
+from jamboree_gym.errors import InvalidArgument, ReplayError
+
+if TYPE_CHECKING:
+    from jamboree_gym.replay import VerifyReports
 
 __all__ = ["register"]
 
-ALL_EQUAL, SOME_DIFFER, NOT_CHECKED = 0, 1, 2
+ALL_EQUAL, SOME_DIFFER, NOT_CHECKED = 0, NO, USAGE
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    add_store_command(app, verify, has_mongo_url=False)
+    add_command(app, verify, no=NOT_CHECKED)
 
 
 def verify(
     store: StoreOptions,
-    episode_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="EPISODE_ID", help="Only these episodes.")
-    ] = None,
-    run: Annotated[str | None, typer.Option(help="Only of this run.")] = None,
-    env_id: Annotated[str | None, typer.Option(help="Only of this environment.")] = None,
-    forks: Annotated[
-        bool, typer.Option("--forks", help="Also forks of an episode of the same run.")
-    ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N episodes.")] = None,
-    last: Annotated[int | None, typer.Option(min=1, help="Only the newest N episodes.")] = None,
+    chosen: EpisodeOptions,
+    episodes: EpisodesArgument = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     rtol: Annotated[float, typer.Option(min=0, help="Relative tolerance of floats.")] = 0.0,
     atol: Annotated[float, typer.Option(min=0, help="Absolute tolerance of floats.")] = 0.0,
@@ -56,7 +49,10 @@ def verify(
     all_infos: Annotated[
         bool, typer.Option("--all-infos", help="Compare all infos that are recorded.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write all reports to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write all reports to this JSON file.")
+    ] = None,
+    json: JsonOption = False,
     modules: ModulesOption = None,
     trust_entry_point: TrustOption = False,
 ) -> None:
@@ -64,58 +60,45 @@ def verify(
 
     Exit code 0: all are equal. 1: some differ. 2: some could not be checked, or there are none.
 
-    Example: jamboree-gym verify --run ppo --workers 4 --import my_envs --json out.json
+    Example: jamboree-gym verify --run ppo --workers 2 --last 4 -o verified.json
     """
-    if episode_ids and (run or env_id or limit or last):
-        raise typer.BadParameter(
-            "name episodes, or choose them by --run, --env-id, --limit, --last"
+    if episodes and chosen.are_given:
+        raise InvalidArgument("name episodes, or choose them by options such as --run and --last")
+    import_modules(modules)
+    from jamboree_gym.replay import verify as verify_episodes
+
+    with store.open() as jam, progress_bar("verifying") as progress:
+        reports = verify_episodes(
+            named_episodes(jam, episodes) if episodes else chosen.query(jam),
+            workers=workers,
+            rtol=rtol,
+            atol=atol,
+            infos=all_infos or info or False,
+            trust_entry_point=trust_entry_point,
+            progress=progress,
         )
-    if limit and last:
-        raise typer.BadParameter("choose one of --limit and --last")
-    with errors_shown(NOT_CHECKED):
-        import_modules(modules)
-        with store.open() as jam, progress_bar("verifying") as progress:
-            reports = verify_episodes(
-                _chosen(jam, episode_ids, run, env_id, limit, last, forks=forks),
-                workers=workers,
-                rtol=rtol,
-                atol=atol,
-                infos=all_infos or info or False,
-                trust_entry_point=trust_entry_point,
-                progress=progress,
-            )
-        _show(reports, json)
+    if output is not None:
+        _write(reports, output)
+    if json:
+        print_text(reports.to_json())
+    else:
+        _show(reports)
     raise typer.Exit(_exit_code(reports))
 
 
-def _chosen(
-    jam: Jamboree,
-    ids: Sequence[str] | None,
-    run: str | None,
-    env_id: str | None,
-    limit: int | None,
-    last: int | None,
-    *,
-    forks: bool,
-) -> EpisodeQuery | list[Episode]:
-    if ids:
-        return [jam.episode(id) for id in ids]
-    query = jam.episodes(run=run, env_id=env_id, limit=limit, forks=forks)
-    return query if last is None else query[-last:]
-
-
-def _show(reports: VerifyReports, path: Path | None) -> None:
+def _show(reports: VerifyReports) -> None:
     for report in reports.failed:
-        typer.echo(printable(str(report)))
+        print_text(str(report))
     if reports.unseen:
-        typer.echo(f"no episode has these infos: {printable(', '.join(reports.unseen))}")
-    typer.echo(reports.headline)
-    if path is None:
-        return
+        print_text(f"no episode has these infos: {', '.join(reports.unseen)}")
+    print_text(reports.headline)
+
+
+def _write(reports: VerifyReports, path: Path) -> None:
     try:
         reports.to_json(path)
     except OSError as error:
-        raise ReplayError(f"--json {path} cannot be written: {error.strerror}") from error
+        raise ReplayError(f"-o {path} cannot be written: {error.strerror}") from error
 
 
 def _exit_code(reports: VerifyReports) -> int:

@@ -8,28 +8,28 @@ from typing import Annotated
 import typer
 
 from jamboree_gym.cli.commands import (
+    JsonOption,
     ModulesOption,
     StoreOptions,
     TrustOption,
-    add_store_command,
-    errors_shown,
+    add_command,
     import_modules,
-    printable,
     progress_bar,
 )
-from jamboree_gym.replay import video as write_video
+from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
+from jamboree_gym.cli.output import print_json, print_text, printable
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    add_store_command(app, video, has_mongo_url=False)
+    add_command(app, video)
 
 
 def video(
     store: StoreOptions,
-    episode_id: Annotated[str, typer.Argument(help="The episode.")],
+    episode: EpisodeArgument,
     path: Annotated[Path, typer.Argument(help="Where to: out.mp4 or out.gif.")],
     fps: Annotated[
         float | None,
@@ -43,25 +43,27 @@ def video(
     ] = False,
     modules: ModulesOption = None,
     trust_entry_point: TrustOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Simulate a recorded episode again, and write it as an MP4 or GIF video.
 
     If the replay differs from what was recorded, nothing is written, and the exit code is 1.
 
-    Example: jamboree-gym video 01a2107ee2eaf98d0cb9437033500000 out.mp4 --import jamboree_envs
+    Example: jamboree-gym video @last out.mp4
     """
-    with errors_shown():
-        import_modules(modules)
-        with store.open() as jam, progress_bar("rendering") as progress:
-            written = write_video(
-                jam.episode(episode_id),
-                path,
-                fps=fps,
-                overwrite=overwrite,
-                unverified=unverified,
-                trust_entry_point=trust_entry_point,
-                progress=progress,
-            )
+    import_modules(modules)
+    with store.open() as jam, progress_bar("rendering") as progress:
+        written = named_episode(jam, episode).video(
+            path,
+            fps=fps,
+            overwrite=overwrite,
+            unverified=unverified,
+            trust_entry_point=trust_entry_point,
+            progress=progress,
+        )
     if not written:
         typer.echo(printable(f"unverified: {written.report}"), err=True)
-    typer.echo(printable(f"{path}: {written.frames:,} frames"))
+    if json:
+        print_json({"path": path, "frames": written.frames, "verified": bool(written)})
+    else:
+        print_text(f"{path}: {written.frames:,} frames")

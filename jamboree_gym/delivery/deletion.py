@@ -55,7 +55,7 @@ def _birth(opened: Opened, key: str, *, has_backup: bool) -> float | None:
 def _delete_from_mongo(opened: Opened, key: str, born: float) -> None:
     try:
         mongo = opened.opened_mongo()
-        mongo.delete(key, born)
+        mongo.delete([(key, born)])
         identity = mongo.identity()
     except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
         log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)

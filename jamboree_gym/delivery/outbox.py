@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
+from jamboree_gym.delivery.newest_records import NewestRecords
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
 from jamboree_gym.journal.entry_log import RecordPlace
-from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.records import Progress
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 
 __all__ = ["SealedBatch", "Outbox", "RecordOutbox"]
@@ -50,7 +51,7 @@ class SealedBatch:
         count: Number of records in it.
         timestamps: Their times, epoch seconds; empty where a batch is never moved.
         records: The encoded records, kept for the case that another writer was first.
-        summary: Of an episode, as it is after these rows.
+        progress: Of an episode, after these rows.
         places: Where the records are in the journal.
     """
 
@@ -58,7 +59,7 @@ class SealedBatch:
     count: int
     timestamps: Sequence[float] = ()
     records: Sequence[bytes] = ()
-    summary: EpisodeSummary | None = None
+    progress: Progress | None = None
     places: Sequence[RecordPlace | None] = ()
 
     def plan(self, start: int) -> None:
@@ -88,6 +89,7 @@ class Outbox(ABC):
         key: The log.
         error: Why it can never be written, None as long as it can.
         late_at: After this (epoch seconds) a caller looks whether the writer's thread runs.
+        answers: How often the server has answered.
         was_refused: Whether the writer knows of `error`.
     """
 
@@ -105,6 +107,7 @@ class Outbox(ABC):
         "_sent",
         "_stored_count",
         "_writer_id",
+        "answers",
         "error",
         "key",
         "late_at",
@@ -121,6 +124,7 @@ class Outbox(ABC):
     ) -> None:
         self.key = key
         self.error: JamboreeError | None = None
+        self.answers = 0
         self.was_refused = False
         self._codec = codec
         self._writer_id = writer_id
@@ -218,12 +222,15 @@ class Outbox(ABC):
         """Take the server's answer to the last `next_append`."""
         # What an earlier try had stored, and somebody deleted then, is not stored again.
         done = self._sent if result.is_deleted else result.stored
+        stored = self._stored_count
         for batch in islice(self._batches, done):
-            batch.confirm()
+            stored += batch.count
+            if batch.places:
+                batch.confirm()
         left = deque(islice(self._batches, done, None))
-        stored = sum([batch.count for batch in islice(self._batches, done)])
-        self._batches, self._stored_count = left, self._stored_count + stored
+        self._batches, self._stored_count = left, stored
         self._is_uncertain = False
+        self.answers += 1
         if result.is_deleted or done < self._sent:
             self._continue_at(result)
 
@@ -260,6 +267,9 @@ class RecordOutbox(Outbox):
         clock: Gives the time of each record, epoch seconds.
         keep_record: Keeps a record of this log in the journal.
         run: The run that is listed because of these records; None = none.
+
+    Attributes:
+        newest: Those that were stored last.
     """
 
     __slots__ = (
@@ -270,6 +280,7 @@ class RecordOutbox(Outbox):
         "_queued_bytes",
         "_run",
         "_t_last",
+        "newest",
     )
 
     def __init__(
@@ -284,6 +295,7 @@ class RecordOutbox(Outbox):
     ) -> None:
         super().__init__(key, CODEC_RECORDS, writer_id, mark, clock)
         self._run = run
+        self.newest = NewestRecords(key)
         self._keep_record = keep_record
         self._key_bytes = key.encode()
         self._lock = threading.Lock()
@@ -363,6 +375,13 @@ class RecordOutbox(Outbox):
         batch.plan(start)
         return batch
 
+    def settle(self, result: AppendResult) -> None:
+        """Take the server's answer to the last `next_append`."""
+        stored = list(islice(self._batches, result.stored))
+        start = self._next_index - sum([batch.count for batch in self._batches])
+        super().settle(result)
+        self.newest.add(start, stored, result)
+
     def _continue_at(self, result: AppendResult) -> None:
         """Queue behind the other writer: new indices, and times after its last one."""
         self._warn_if_less(result.count)
@@ -400,6 +419,7 @@ class RecordOutbox(Outbox):
         with self._lock:
             if not self._batches:
                 self._next_index = 0
+        self.newest.forget()
 
     def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put, and begin without it."""
@@ -407,6 +427,7 @@ class RecordOutbox(Outbox):
         self.error = None
         self._lock = threading.Lock()  # whoever held it is not in this process
         self._queue, self._queued_bytes, self._next_index = [], 0, 0
+        self.newest = NewestRecords(self.key)
 
 
 def _check_size(record: bytes) -> None:

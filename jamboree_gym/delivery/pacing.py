@@ -67,7 +67,7 @@ class Schedule:
         self._prompt_s = flush_interval_s * PAUSE
         self.late_at = math.inf
         self.is_followed = False
-        self._is_in_round = False
+        self._is_in_round = self._is_in_pause = False
         self._patience_s = STEP_ASIDE_S
         # A lock for each caller that waits. In a Condition a Ctrl-C could come in between, and
         # leave it locked for good.
@@ -124,11 +124,21 @@ class Schedule:
 
     def begin_pause(self) -> None:
         """There is something to deliver: it is time for more to gather."""
-        self._is_in_round = True
+        self._is_in_round = self._is_in_pause = True
         self.late_at = time.monotonic() + self.pause_s + STEP_ASIDE_S
 
+    def end_pause(self) -> None:
+        """The thread begins to deliver."""
+        self._is_in_pause = False
+        self.go_on()
+
     def go_on(self) -> None:
-        """The pause is over, or the server has answered and there is more to send."""
+        """The server has answered, and there is more to send.
+
+        It may have answered a caller that reads. A thread that is in its pause is not due for that.
+        """
+        if self._is_in_pause:
+            return
         self._patience_s = STEP_ASIDE_S
         self.late_at = time.monotonic() + STEP_ASIDE_S
 

@@ -14,20 +14,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.journal.row_block import Extent, RowLane
-from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, pack_leading
+from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, RowFormat, pack_leading
+from jamboree_gym.journal.vector_block import ColumnSpan
 
-__all__ = ["CHECK_EVERY_BYTES", "NUMBERS", "ROWS_PER_BATCH", "ROW_OVERHEAD_BYTES", "RowWriter"]
+__all__ = [
+    "CHECK_EVERY_BYTES",
+    "NO_SCHEMAS",
+    "NUMBERS",
+    "ROWS_PER_BATCH",
+    "ROW_OVERHEAD_BYTES",
+    "RowWriter",
+]
 
+NO_SCHEMAS: Mapping[int, StepSchema] = {}
 ROWS_PER_BATCH = 256
 ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
 NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})  # rewards that `float` takes
-_ndarray, _float64 = np.ndarray, np.float64
+_ndarray, _float64, _numpy_false = np.ndarray, np.float64, np.False_
 
 
 class RowWriter(Outbox, ABC):
@@ -36,6 +44,7 @@ class RowWriter(Outbox, ABC):
     Attributes:
         schema: Layout of the newest row.
         packed_action: Of the step that comes.
+        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
         may_be_common: Whether `add_common_step` may take steps; set it before the reset.
 
     Args:
@@ -77,6 +86,7 @@ class RowWriter(Outbox, ABC):
         "_takes_common",
         "_variable_bytes_put",
         "_words",
+        "is_deleted",
         "may_be_common",
         "pack_action",
         "packed_action",
@@ -96,11 +106,12 @@ class RowWriter(Outbox, ABC):
     ) -> None:
         super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
         self.packed_action: Any = None  # of the next step
-        self.may_be_common = self._takes_common = False
+        self.may_be_common = self._takes_common = self.is_deleted = False
         self._lane = lane
-        self._extents: list[Extent] = []  # the last one is written to
-        self._schemas: dict[int, StepSchema] = {}  # by the numbers that rows have for them
+        self._extents: list[Extent | ColumnSpan] = []  # the last one is written to
+        self._schemas = NO_SCHEMAS  # by the numbers that rows have for them
         self._t_last = started_at
+        self._large_arrays: npt.NDArray[Any] | None = None  # the observations in the last extent
         self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
         self._use(schema)
 
@@ -122,20 +133,15 @@ class RowWriter(Outbox, ABC):
         """Begin to write behind what is in the lane, or in a new block where it is full."""
         schema, lane = self.schema, self._lane
         extent = lane.extent(schema, start, self._title(start), room)
-        number, row_format = lane.number_of(schema), extent.row_format
-        self._schemas[number] = schema
+        number, row_format = lane.number, extent.row_format
+        if number not in self._schemas:
+            self._schemas = {**self._schemas, number: schema}
         self._extents.append(extent)
         self._number = number
         self._words, self._count_at = extent.words, extent.count_at
         self._content, self._first_at = extent.content, extent.first_at
         self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
-        self._flat, self._encoded_at = row_format.flat, row_format.encoded_at
-        self._fillers = row_format.fillers
-        observation = schema.observation
-        if isinstance(observation, Leaf):
-            self._dtype, self._shape = observation.dtype, observation.shape
-        self._takes_arrays = row_format.takes_arrays
-        self._large_arrays = None
+        self._use_format(row_format)
         if row_format.action_at:
             room = (lane.back - self._first_at) // self._nbytes
             rows = np.ndarray(room, row_format.dtype, self._content, self._first_at)
@@ -144,14 +150,20 @@ class RowWriter(Outbox, ABC):
         self._takes_common = self.may_be_common
         self._last_at = lane.back - row_format.nbytes
 
+    def _use_format(self, row_format: RowFormat) -> None:
+        self._flat, self._encoded_at = row_format.flat, row_format.encoded_at
+        self._fillers, self._takes_arrays = row_format.fillers, row_format.takes_arrays
+        self._dtype, self._shape = row_format.observation_dtype, row_format.observation_shape
+        self._large_arrays = None
+
     def add_common_step(
         self,
         observation: Any,
         reward: Any,
         terminated: Any,
         truncated: Any,
-        info: bytes | None = None,
-        annotation: Mapping[str, Any] | None = None,
+        info: bytes | None,
+        annotation: Mapping[str, Any] | None,
     ) -> bool:
         """Queue a step as most are: of the newest layout, and not the last.
 
@@ -166,7 +178,11 @@ class RowWriter(Outbox, ABC):
         Returns:
             Whether it was queued; if not, nothing was.
         """
-        if terminated is not False or truncated is not False or not self._takes_common:
+        if (
+            (terminated is not False and terminated is not _numpy_false)
+            or (truncated is not False and truncated is not _numpy_false)
+            or not self._takes_common
+        ):
             return False
         now = self._clock()
         words, count_at = self._words, self._count_at
@@ -175,20 +191,23 @@ class RowWriter(Outbox, ABC):
             return False
         if (
             self._takes_arrays
-            and info is None
+            and annotation is None
             and (reward.__class__ is float or reward.__class__ is _float64)
         ):
             at = self._first_at + count * self._nbytes
+            size = 0 if info is None else len(info)
             if (
-                at > self._last_at
-                or annotation is not None
+                at > self._last_at - size
+                or size >= CHECK_EVERY_BYTES
                 or observation.__class__ is not _ndarray
                 or observation.dtype is not self._dtype
                 or observation.shape != self._shape
             ):
                 return False
-            content, number, action = observation.tobytes(), self._number, self.packed_action
-            self._pack_into(self._content, at, 0, number, reward, now, 0, 0, content, action)
+            content, action = observation.tobytes(), self.packed_action
+            info_at = self._keep_info(info) if info else 0
+            block, number = self._content, self._number
+            self._pack_into(block, at, 0, number, reward, now, info_at, size, content, action)
             words[count_at] = count + 1
         elif not self._add_common_row(observation, reward, now, info, annotation):
             return False
@@ -282,6 +301,13 @@ class RowWriter(Outbox, ABC):
         words[count_at] = count = count + 1
         return count
 
+    def _keep_info(self, info: bytes) -> int:
+        """Put an info into the block; where it is."""
+        info_at, size = self._lane.keep(info)
+        self._last_at -= size
+        self._variable_bytes_put += size
+        return info_at
+
     def _with_places(self, columns: Sequence[Any]) -> list[Any]:
         """The values of columns, with the place of each encoded one instead of it."""
         placed: list[Any] = []
@@ -314,7 +340,7 @@ class RowWriter(Outbox, ABC):
 
     def _announce(self) -> None:
         """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
-        if not self._marked:
+        if not (self._marked or self.is_deleted):
             self._marked = True
             try:
                 self.late_at = self._mark(self)

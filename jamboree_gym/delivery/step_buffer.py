@@ -1,7 +1,7 @@
-"""The rows of one episode, as the environment's thread puts them.
+"""The rows of one episode: the caller puts steps, and finds those that are held here.
 
-`add_step` is the hot path: it runs inside `env.step`, so it only checks the layout, and packs the
-values into a row of the journal. Columns, checksums and Redis are the delivering thread's work.
+`add_step` takes every step; `RowWriter` writes its row, and takes most of the steps by itself.
+Columns, checksums and Redis are the delivering thread's work.
 
 Two threads meet here. The caller's alone adds rows and counts them; the delivering one alone takes
 them. Whatever else both touch (layouts, the trimming of what is kept) is under one lock.
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,15 +22,17 @@ from jamboree_gym.arrays.layout import (
     ENCODED,
     Group,
     Layout,
+    Leaf,
     is_column_name,
     layout_of,
     share_columns,
 )
-from jamboree_gym.arrays.packing import pack_any, variable_bytes
+from jamboree_gym.arrays.packing import pack_any, packer, variable_bytes
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.delivery.row_writer import (
     CHECK_EVERY_BYTES,
+    NO_SCHEMAS,
     NUMBERS,
     ROW_OVERHEAD_BYTES,
     ROWS_PER_BATCH,
@@ -40,9 +43,10 @@ from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.journal.row_block import DROPPED, RowLane, private_lane
+from jamboree_gym.journal.row_block import DROPPED, RowLane, Span, private_lane
 from jamboree_gym.journal.row_format import TERMINATED, TRUNCATED
-from jamboree_gym.journal.row_parts import joined, part_of
+from jamboree_gym.journal.row_parts import RowWindow, joined
+from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = [
     "CHECK_EVERY_BYTES",
@@ -53,6 +57,7 @@ __all__ = [
 ]
 
 MAX_BATCH_BYTES = 1 << 20
+MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 
@@ -62,6 +67,7 @@ class RowBuffer(RowWriter):
     Attributes:
         schema: Layout of the newest row.
         packed_action: Of the step that comes.
+        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
         may_be_common: Whether `add_common_step` may take steps; set it before the reset.
 
     Args:
@@ -77,11 +83,12 @@ class RowBuffer(RowWriter):
 
     __slots__ = (
         "_keep",
-        "_parts",
+        "_news",
         "_relayouts",
         "_reset_row",
         "_seal_lock",
         "_sealed",
+        "_taken",
         "_variable_bytes_sealed",
     )
 
@@ -107,8 +114,9 @@ class RowBuffer(RowWriter):
             clock=clock,
         )
         self._keep = max(1, keep)
+        self._news: deque[RowBuffer] | None = None  # of who writes the newest rows into a block
         self._sealed = 0  # row number of the first row that is in no batch and no part yet
-        self._parts: list[RowPart] = []  # taken, but in no batch yet
+        self._taken: Sequence[Span] = ()  # in no batch yet
         self._seal_lock = threading.Lock()
         self._reset_row: tuple[Any, bytes | None] = (None, None)  # packed observation and info
         self._relayouts = 0
@@ -117,6 +125,9 @@ class RowBuffer(RowWriter):
     @property
     def newest_at(self) -> float:
         """Timestamp of the newest row, epoch seconds."""
+        newest = self._extents[-1] if self._news is not None else None
+        if newest is not None and newest.count:
+            return float(newest.rows(newest.stop - 1, newest.stop)["timestamp"][0])
         return self._t_last
 
     @property
@@ -226,6 +237,47 @@ class RowBuffer(RowWriter):
         self._announce()
         return True
 
+    # -- rows that a recorder of many environments writes ------------------------------------
+
+    def enter_block(self, span: ColumnSpan, news: deque[RowBuffer]) -> None:
+        """The next rows come into this span, until `leave_block`.
+
+        Args:
+            span: It has no rows yet.
+            news: Gets this, whenever a row that comes has to be announced.
+        """
+        block = span.block
+        if self._schemas is NO_SCHEMAS:
+            self._schemas = block.schemas
+        elif block.number not in self._schemas:
+            self._schemas = {**self._schemas, **block.schemas}
+        # The next row that is put here opens an extent.
+        self._last_at, self._takes_common = -1, False
+        self._words, self._count_at = block.words, 0
+        self._first_at = self._nbytes = 0
+        self._use_format(block.row_format)
+        self._extents.append(span)
+        self._news = news
+        if not self._marked:
+            news.append(self)
+
+    def leave_block(self, newest_at: float) -> None:
+        """No more rows come into the span.
+
+        Args:
+            newest_at: Timestamp of the newest row that is in it, or of a later one.
+        """
+        span = self._extents[-1]
+        if isinstance(span, ColumnSpan):
+            span.close()
+        self._t_last = max(self._t_last, newest_at)
+        self._news = None
+        self._announce()
+
+    def announce(self) -> None:
+        """There are rows to deliver. As often as this is called, they are marked once."""
+        self._announce()
+
     def _relayout(self, observation: Any, annotation: Mapping[str, Any] | None) -> tuple[Any, Any]:
         """Take the layout of these values from the next row on; the values as they are kept."""
         known, new_annotation = self.schema, self.schema.annotation
@@ -264,12 +316,14 @@ class RowBuffer(RowWriter):
             self._use(_prepared(schema))
             if stop == 1 and self._sealed == 0 and schema.action != known.action:
                 replaced = self._extents[0]
+                if isinstance(replaced, ColumnSpan):
+                    self._reset_row = _observation_in(replaced), None
                 self._add_reset_row()
                 del self._extents[0]
                 replaced.set_state(DROPPED)
             elif schema.shares_columns_with(known):
                 self._number = self._lane.number_of(self.schema)
-                self._schemas[self._number] = self.schema
+                self._schemas = {**self._schemas, self._number: self.schema}
             else:
                 self._open_extent(stop, 0)
 
@@ -277,6 +331,28 @@ class RowBuffer(RowWriter):
         """The newest n steps and the row before them, None where memory does not hold them."""
         with self._seal_lock:
             return self._held(self._stop - max(n, 0) - 1, self._stop)
+
+    def recent_copy(self, n: int) -> RowWindow | None:
+        """The rows of `recent` as they lie in one block; None too where they do not.
+
+        No lock: rows that are published do not change, and their block stays while it is referred
+        to.
+        """
+        extents = self._extents
+        if not extents or self._variable_bytes_put:
+            return None
+        extent = extents[-1]
+        if isinstance(extent, ColumnSpan):
+            return None
+        stop, row_format = extent.words[extent.count_at], extent.row_format
+        first = stop - n - 1
+        if first < 0:
+            first = 0
+            if extent.start or not stop:
+                return None
+        at, nbytes = extent.first_at, row_format.nbytes
+        content = bytearray(extent.content[at + first * nbytes : at + stop * nbytes])
+        return content, row_format.dtype, extent.start + first, self._schemas
 
     def window(self, start: int, stop: int | None = None) -> Rows | None:
         """Rows with these numbers (None = to the newest), None where memory does not hold them."""
@@ -320,14 +396,16 @@ class RowBuffer(RowWriter):
 
     def _parts_between(self, start: int, stop: int) -> list[RowPart]:
         """The rows with these numbers, a part for each extent; views of the blocks."""
-        parts = []
+        return [span.part(self._schemas) for span in self._spans_between(start, stop)]
+
+    def _spans_between(self, start: int, stop: int) -> list[Span]:
+        spans = []
         for extent in self._extents:
             first, end = max(start, extent.start), min(stop, extent.stop)
             if first < end:
-                rows = extent.rows(first, end)
-                parts.append(part_of(rows, extent.content, first, self._schemas))
+                spans.append(Span(extent, first, end))
                 start = end
-        return parts
+        return spans
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -338,7 +416,7 @@ class RowBuffer(RowWriter):
         return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
 
     def _take(self) -> None:
-        """Cut the rows put since the last call into parts; under the lock.
+        """Cut the rows put since the last call into spans; under the lock.
 
         A Ctrl-C may come at any call: so the last statement alone changes what is taken.
         """
@@ -347,15 +425,34 @@ class RowBuffer(RowWriter):
             new_bytes = variable_bytes - self._variable_bytes_sealed
             row_bytes = self._row_bytes + new_bytes // (stop - start)
             size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
-            taken = [part for whole in self._parts_between(start, stop) for part in whole.cut(size)]
-            parts = self._parts + taken
-            self._parts, self._sealed, self._variable_bytes_sealed = parts, stop, variable_bytes
+            cut = [span for whole in self._spans_between(start, stop) for span in whole.cut(size)]
+            taken = [*self._taken, *cut]
+            self._taken, self._sealed, self._variable_bytes_sealed = taken, stop, variable_bytes
+
+    def _take_plain(self) -> Span | None:
+        """The rows put since the last call, if they are one batch without infos; under the lock."""
+        if self._taken or len(self._schemas) != 1 or self._has_encoded:
+            return None
+        extent, first = self._extents[-1], self._sealed
+        stop = extent.stop
+        count = stop - first
+        if (
+            not extent.start <= first < stop
+            or self._variable_bytes_put != self._variable_bytes_sealed
+            or count > ROWS_PER_BATCH
+            or count * self._row_bytes > MAX_PLAIN_BYTES
+        ):
+            return None
+        span = Span(extent, first, stop)
+        self._taken, self._sealed = (span,), stop
+        return span
 
     def _confirm_rows(self, row: int) -> None:
         """Redis has all rows below this number."""
         for extent in self._extents:
             extent.confirm(row)
-        self._forget(row)
+        if len(self._extents) > 1:
+            self._forget(row)
 
     def _forget(self, row: int) -> None:
         """No row below this number is needed any more, except for `recent`."""
@@ -369,6 +466,8 @@ class RowBuffer(RowWriter):
     def _drop_rows(self) -> None:
         """Nobody wants the rows any more, nor those that still come: not after a kill either."""
         self.may_be_common = self._takes_common = False  # so that the next row looks
+        if self._news is not None:
+            self._news.append(self)
         for extent in self._extents:
             extent.set_state(DROPPED)
 
@@ -382,11 +481,12 @@ class RowBuffer(RowWriter):
         self._extents = [extent.copy() for extent in self._extents]
         if self._extents:
             newest = self._extents[-1]
+            self._news = None
             self._words, self._content = newest.words, newest.content
             self._last_at = -1  # the next row opens an extent
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
-        self._parts = []
+        self._taken = ()
 
 
 def _prepared(schema: StepSchema) -> StepSchema:
@@ -402,6 +502,13 @@ def _settled(new: Any, known: Any) -> Any:
     if isinstance(new, Group) and isinstance(known, Group) and new.names == known.names:
         return Group(new.kind, new.names, tuple(map(_settled, new.parts, known.parts)))
     return ENCODED
+
+
+def _observation_in(span: ColumnSpan) -> Any:
+    """The observation of the first row, packed."""
+    observation = cast(Leaf, span.block.schema.observation)
+    value = span.rows(span.start, span.start + 1)["column0"][0]
+    return packer(observation)(observation.restore(value))
 
 
 def _layout_of(value: Any, known: Layout, role: str) -> Layout:

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import msgspec
+import numpy as np
+from msgspec.structs import replace
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
 from jamboree_gym.delivery.step_buffer import RowBuffer
-from jamboree_gym.encoding.row_encoder import seal_rows
-from jamboree_gym.encoding.row_part import RowPart, summary_after
+from jamboree_gym.encoding.row_encoder import seal_each, seal_rows
+from jamboree_gym.encoding.row_part import RowPart, progress_after
 from jamboree_gym.encoding.summary_codec import (
+    SummaryTemplate,
     check_summary,
     encode_episode_note,
     encode_origin,
     encode_summary,
 )
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
-from jamboree_gym.journal.row_block import ABANDONED, RowLane
-from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
+from jamboree_gym.journal.row_block import ABANDONED, RowLane, Span
+from jamboree_gym.journal.row_format import RowFormat
+from jamboree_gym.journal.row_parts import plain_part
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Progress
 from jamboree_gym.store.log import AppendResult, IndexEntry
 
-__all__ = ["StepOutbox"]
+__all__ = ["StepOutbox", "seal_note", "seal_together"]
+
+MAX_GROUP_BYTES = 1 << 18
+
+_pack = msgspec.msgpack.Encoder().encode
 
 log = logging.getLogger(__name__)
 
@@ -40,31 +48,34 @@ class StepOutbox(RowBuffer):
         writer_id: Eight bytes that mark this process's batches.
         mark: Tells the writer that there is something to deliver; until when is soon enough.
         summary: As it is before the first row.
-        origin: What the episode can be begun with again.
+        origin: What the episode can be begun with again; encoded, if the summary is checked, too.
         schema: Layout of the rows, as far as it can be guessed.
         lane: Where the rows are written.
         keep: So many of the newest rows stay in memory for `recent`.
         blobs: What `origin` refers to, by digest.
         clock: Gives the time of each step, epoch seconds.
+        template: One that may fit the summary, and saves time then.
 
     Raises:
         InvalidRecord: Something in summary or origin cannot be kept; names it.
 
     Attributes:
-        summary: As it is after the rows that are in batches.
-        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
+        id: Of the episode.
     """
 
     __slots__ = (
         "_begun",
+        "_begun_note",
         "_blobs_used",
         "_note_sent",
         "_note_stored",
         "_origin",
+        "_progress",
+        "_seed",
         "_status",
         "_stored_status",
-        "is_deleted",
-        "summary",
+        "_template",
+        "id",
     )
 
     def __init__(
@@ -74,12 +85,13 @@ class StepOutbox(RowBuffer):
         mark: Callable[[Outbox], float],
         *,
         summary: EpisodeSummary,
-        origin: EpisodeOrigin,
+        origin: EpisodeOrigin | bytes,
         schema: StepSchema,
         lane: RowLane,
         keep: int,
         blobs: Mapping[str, bytes] | None = None,
         clock: Callable[[], float] = time.time,
+        template: SummaryTemplate | None = None,
     ) -> None:
         super().__init__(
             key,
@@ -91,23 +103,38 @@ class StepOutbox(RowBuffer):
             started_at=summary.started_at,
             clock=clock,
         )
-        self._begun = check_summary(summary)
-        self.summary = summary
-        self.is_deleted = False
-        self._origin = encode_origin(origin)
+        self.id = summary.id
+        self._begun = summary
+        if isinstance(origin, bytes):
+            self._template, self._seed = template or SummaryTemplate(summary), None
+            self._origin, self._begun_note = origin, b""
+        else:
+            self._template, self._seed, begun = check_summary(summary, template)
+            self._origin = encode_origin(origin)
+            self._begun_note = encode_episode_note(begun, self._origin)
+        self._progress = Progress.of(summary)  # after the rows that are in batches
         self._status: EpisodeStatus = "running"
         self._stored_status: EpisodeStatus = "running"
-        self._note_sent: EpisodeSummary | None = None
-        self._note_stored: EpisodeSummary | None = None
+        self._note_sent: Progress | None = None
+        self._note_stored: Progress | None = None
         self._blobs_used: Mapping[str, bytes] = blobs or {}
 
     def _title(self, start: int) -> bytes:
-        summary = self.summary
-        note, digests = None, list[str]()
         if start == 0:
-            note = encode_episode_note(self._begun, self._origin)
-            digests = list(self._blobs_used)
-        return msgspec.msgpack.encode((self.key, summary.id, note, digests))
+            note = self._begun_note or self._encoded_note(Progress.of(self._begun))
+            return _pack((self.key, self.id, note, list(self._blobs_used)))
+        return _pack((self.key, self.id, None, ()))
+
+    def _encoded_note(self, progress: Progress) -> bytes:
+        return encode_episode_note(self._encoded_summary(progress), self._origin)
+
+    def _encoded_summary(self, progress: Progress) -> bytes:
+        return self._template.encode(progress, self._begun.started_at, self._seed)
+
+    @property
+    def summary(self) -> EpisodeSummary:
+        """As it is after the rows that are in batches."""
+        return self._progress.in_summary(self._begun)
 
     @property
     def status(self) -> EpisodeStatus:
@@ -135,12 +162,8 @@ class StepOutbox(RowBuffer):
             self.is_deleted = True
             self._marked = False  # so that the next row looks
             self._drop_rows()
-        self._parts = []
+        self._taken = ()
         self._batches.clear()
-
-    def _announce(self) -> None:
-        if not self.is_deleted:
-            super()._announce()
 
     # -- the delivering thread's side -------------------------------------------------------
 
@@ -155,56 +178,102 @@ class StepOutbox(RowBuffer):
         """Turn what has been put so far into batches, and bring the summary up to date."""
         with self._seal_lock:
             self._marked = False
+            if self._news is not None:
+                self._news.append(self)  # before the rows are counted, so that none is overlooked
             status = self._status  # before the rows: an end comes after the last of them
             self._take()
         if self.error is not None or self.is_deleted:
-            self._parts = []
+            self._taken = ()
             self._forget(self.rows_put)
             return
-        batches, summary = self._sealed_parts(self._parts, status)
+        parts = [span.part(self._schemas) for span in self._taken]
+        batches, progress = self._sealed_parts(parts, status)
         all_batches = self._batches + deque(batches)
-        self._batches, self.summary, self._parts = all_batches, summary, []
+        self._batches, self._progress, self._taken = all_batches, progress, ()
 
     def _sealed_parts(
         self, parts: Sequence[RowPart], status: EpisodeStatus
-    ) -> tuple[list[SealedBatch], EpisodeSummary]:
-        summary, batches = self.summary, []
+    ) -> tuple[list[SealedBatch], Progress]:
+        progress, batches = self._progress, []
         if parts and status == "running":
             status = parts[-1].status  # it may be here a moment before `end` is called
         for part in parts:
-            summary = summary_after(summary, part, status if part is parts[-1] else "running")
-            batches.append(self._batch(part, summary))
-        if status not in ("running", summary.status):
-            summary = replace(summary, status=status)
-        return batches, summary
+            elapsed_s = float(part.timestamps[-1]) - self._begun.started_at
+            now = status if part is parts[-1] else "running"
+            progress = progress_after(progress, part.stop, part.rewards.tolist(), elapsed_s, now)
+            batches.append(self._batch(part, progress))
+        if status not in ("running", progress.status):
+            progress = replace(progress, status=status)
+        return batches, progress
 
-    def _batch(self, part: RowPart, summary: EpisodeSummary) -> SealedBatch:
+    def _batch(self, part: RowPart, progress: Progress) -> SealedBatch:
         for used in (part.schema, *[changed for _, changed in part.changes]):
-            if used.digest not in self._blobs_used:
-                self._blobs_used = {**self._blobs_used, used.digest: used.blob}
-        return SealedBatch(seal_rows(part, self._writer_id), part.count, summary=summary)
+            self._use_blob(used)
+        return SealedBatch(seal_rows(part, self._writer_id), part.count, progress=progress)
+
+    def _use_blob(self, schema: StepSchema) -> None:
+        if schema.digest not in self._blobs_used:
+            self._blobs_used = {**self._blobs_used, schema.digest: schema.blob}
+
+    def take_plain(self) -> PlainRows | None:
+        """The rows put so far, for `seal_together`; None where this has to `seal` by itself."""
+        with self._seal_lock:
+            if self.error is not None or self.is_deleted:
+                return None
+            if self._news is not None:
+                self._news.append(self)  # before the rows are counted, as in `seal`
+            status = self._status  # likewise
+            span = self._take_plain()
+            if span is None:
+                return None
+            self._marked = False
+            return PlainRows(self, span, next(iter(self._schemas.values())), status)
+
+    def add_plain(
+        self, rows: PlainRows, encoded: bytes, rewards: Sequence[float], t_last: float
+    ) -> None:
+        """Take the batch of the rows that `take_plain` gave.
+
+        Args:
+            rows: What it gave; the status may be known by now.
+            encoded: The batch.
+            rewards: Of the rows.
+            t_last: Time of the last, epoch seconds.
+        """
+        self._use_blob(rows.schema)
+        stop, elapsed_s = rows.span.stop, t_last - self._begun.started_at
+        progress = progress_after(self._progress, stop, rewards, elapsed_s, rows.status)
+        batches = self._batches.copy()
+        batches.append(SealedBatch(encoded, len(rewards), progress=progress))
+        self._batches, self._progress, self._taken = batches, progress, ()
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
         """The summary as it is after the batches of the next append: never ahead of the rows."""
-        summary = self.summary
+        progress = self._progress
         if self.is_deleted:
             return b"", None
         if sent < len(self._batches):
-            summary = self._batches[sent - 1].summary or summary
-        if summary is self._note_stored:
+            progress = self._batches[sent - 1].progress or progress
+        if progress is self._note_stored:
             return b"", None
-        self._note_sent = summary
-        return seal_note(summary, self._origin)
+        self._note_sent = progress
+        begun = self._begun
+        content = self._encoded_summary(progress)
+        entry = IndexEntry(self.id, content, begun.run, begun.started_at + progress.elapsed_s)
+        return encode_episode_note(content, self._origin), entry
 
     def _blobs(self) -> Mapping[str, bytes]:
         return self._blobs_used
 
     @property
     def _born(self) -> float | None:
-        return self.summary.started_at
+        return self._begun.started_at
 
     def _index_after(self, sent: int) -> int:
-        return self._stored_count + sum([one.count for one in islice(self._batches, sent)])
+        after = self._stored_count
+        for batch in islice(self._batches, sent):
+            after += batch.count
+        return after
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
@@ -228,23 +297,99 @@ class StepOutbox(RowBuffer):
         if result.is_deleted:
             log.warning(
                 "episode %r was deleted while it was recorded: the rest of it is not kept",
-                self.summary.id,
+                self.id,
             )
             self.drop()
         elif result.count < expected:
             self.refuse(
                 EpisodeNotFound(
-                    f"episode {self.summary.id!r}: the first {expected} rows are no longer in "
+                    f"episode {self.id!r}: the first {expected} rows are no longer in "
                     "Redis, so the next ones cannot be added. Was it emptied? Restore the backup."
                 )
             )
         else:
             self.refuse(
                 EpisodeInUse(
-                    f"episode {self.summary.id!r} has another writer: Redis holds {result.count} "
+                    f"episode {self.id!r} has another writer: Redis holds {result.count} "
                     "rows that this process did not write. Give the episode another id."
                 )
             )
+
+
+class PlainRows(msgspec.Struct, frozen=True):
+    """Rows of an outbox that are one batch without infos, and all of one schema.
+
+    Attributes:
+        outbox: Theirs.
+        span: Where they are.
+        schema: Of all of them.
+        status: Of the episode after them.
+    """
+
+    outbox: StepOutbox
+    span: Span
+    schema: StepSchema
+    status: EpisodeStatus
+
+
+def seal_together(outboxes: Iterable[Outbox]) -> list[Outbox]:
+    """Seal the rows of many short episodes in one pass; a batch costs a fifth then.
+
+    Returns:
+        Those that have to `seal` by themselves, because they have anything but plain rows.
+    """
+    others = list[Outbox]()
+    groups = defaultdict[RowFormat, list[PlainRows]](list)
+    for outbox in outboxes:
+        rows = outbox.take_plain() if isinstance(outbox, StepOutbox) else None
+        if rows is None:
+            others.append(outbox)
+        else:
+            groups[rows.span.extent.row_format].append(rows)
+    for group in groups.values():
+        for some in _groups_of_bytes(group):
+            try:
+                _seal_group(some)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - each by itself says what is wrong with it
+                log.debug("%d episodes are sealed one by one: %r", len(some), error)
+                others += [rows.outbox for rows in some]
+    return others
+
+
+def _groups_of_bytes(rows: Sequence[PlainRows]) -> Iterator[Sequence[PlainRows]]:
+    """The same in groups that take little memory: their rows are copied."""
+    first = size = 0
+    for position, one in enumerate(rows):
+        size += one.span.nbytes
+        if size > MAX_GROUP_BYTES:
+            yield rows[first : position + 1]
+            first, size = position + 1, 0
+    if first < len(rows):
+        yield rows[first:]
+
+
+def _seal_group(group: Sequence[PlainRows]) -> None:
+    spans = [rows.span for rows in group]
+    counts = [span.stop - span.first for span in spans]
+    part = plain_part([span.packed for span in spans], group[0].schema)
+    writer = group[0].outbox._writer_id  # of all outboxes of a process
+    batches = seal_each(part, [span.first for span in spans], counts, writer)
+    last_rows = np.cumsum(counts) - 1
+    times, terminations, truncations = (
+        values[last_rows].tolist()
+        for values in (part.timestamps, part.terminations, part.truncations)
+    )
+    rewards, first = part.rewards.tolist(), 0
+    for position, rows in enumerate(group):
+        stop = first + counts[position]
+        if rows.status == "running" and terminations[position]:
+            rows = replace(rows, status="terminated")  # it is here a moment before `end` is called
+        elif rows.status == "running" and truncations[position]:
+            rows = replace(rows, status="truncated")
+        rows.outbox.add_plain(rows, batches[position], rewards[first:stop], times[position])
+        first = stop
 
 
 def seal_note(summary: EpisodeSummary, origin: bytes) -> tuple[bytes, IndexEntry]:

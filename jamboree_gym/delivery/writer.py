@@ -18,6 +18,7 @@ from jamboree_gym.delivery.backpressure import CHECK_AFTER_BYTES, Backpressure, 
 from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, Outbox
 from jamboree_gym.delivery.pacing import Bell, Schedule
+from jamboree_gym.delivery.step_outbox import seal_together
 from jamboree_gym.errors import (
     InvalidRecord,
     JamboreeClosed,
@@ -176,18 +177,25 @@ class Writer:
             waiting = {**self._in_flight, **self._dirty, **self._asking}
             return list({**waiting, **self._refused})
 
-    def deliver(self, outbox: Outbox) -> None:
+    def deliver(self, outbox: Outbox) -> bool:
         """Bring one outbox to the server, on the calling thread.
+
+        Returns:
+            Whether the server was asked to take something of it, after the call had begun.
 
         Raises:
             JamboreeError: It is not there yet; the records stay queued and are tried again.
         """
-        while unknown := self._deliver_one(outbox):
+        unknown, has_answered = self._deliver_one(outbox)
+        while unknown:
             self._ask_for(unknown)
+            unknown, has_answered = self._deliver_one(outbox)
         outbox.raise_error()
+        return has_answered
 
-    def _deliver_one(self, outbox: Outbox) -> dict[Outbox, Append]:
+    def _deliver_one(self, outbox: Outbox) -> tuple[dict[Outbox, Append], bool]:
         with self._delivery_lock:
+            answers = outbox.answers
             try:
                 unknown = self._deliver([outbox])
             except BaseException:
@@ -198,7 +206,7 @@ class Writer:
             with self._dirty_lock:
                 if outbox.is_settled:
                     self._dirty.pop(outbox, None)
-        return unknown
+            return unknown, outbox.answers != answers
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -319,7 +327,7 @@ class Writer:
                 break
             self._bell.wait(left_s)
         self._has_work = self._is_urgent = False
-        schedule.go_on()
+        schedule.end_pause()
         return not self._stopping
 
     def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:
@@ -377,7 +385,7 @@ class Writer:
 
     def _deliver(self, outboxes: Collection[Outbox]) -> dict[Outbox, Append]:
         """Deliver all that these hold; what could not be, before MongoDB is asked for it."""
-        for outbox in outboxes:
+        for outbox in seal_together(outboxes):
             self._seal(outbox)
         unknown: dict[Outbox, Append] = {}
         waiting = list(outboxes)

@@ -10,7 +10,6 @@ No pickle anywhere: decoding builds numbers, strings, containers and NumPy array
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ __all__ = [
     "decode_batch",
     "decode_head",
     "decode_note",
+    "decode_own_records",
     "decode_records",
     "encode_batch",
     "encode_note",
@@ -42,6 +42,7 @@ __all__ = [
     "batch_span",
     "checked_body",
     "first_bytes",
+    "head_span",
     "is_whole",
 ]
 
@@ -135,6 +136,21 @@ class Head:
         numbers = (self.first, self.held, self.newest, self.count, self.acked, self.revision)
         fixed = _HEAD.pack(_HEAD_MAGIC, HEAD_VERSION, self.codec, *numbers, self.t_last, self.born)
         return fixed + _head_check(fixed) + self.note
+
+    def acknowledged(self) -> Head:
+        """The head as MongoDB holds it: all records are acknowledged."""
+        return Head(
+            self.codec,
+            self.first,
+            self.held,
+            self.newest,
+            self.count,
+            self.count,
+            self.revision,
+            self.t_last,
+            self.born,
+            self.note,
+        )
 
 
 def _head_check(fixed: bytes) -> bytes:
@@ -239,6 +255,16 @@ def batch_span(blob: bytes) -> tuple[int, int, float, float]:
     return start, start + count, t_first, t_last
 
 
+def head_span(blob: bytes) -> tuple[int, int, float]:
+    """First, count and the newest time that a whole head tells of.
+
+    Raises:
+        struct.error: It is too short for that.
+    """
+    _, _, _, first, _, _, count, _, _, t_last, _ = _HEAD.unpack_from(blob)
+    return first, count, t_last
+
+
 def decode_head(blob: bytes, *, where: str) -> Head:
     """Read the head of a log.
 
@@ -287,7 +313,7 @@ def decode_note(note: bytes, *, where: str) -> bytes:
 def encode_records(timestamps: Sequence[float], records: Sequence[bytes]) -> bytes:
     """Body of a batch of free-form records: timestamps as float64, then one msgpack array."""
     times = struct.pack(f"<{len(timestamps)}d", *timestamps)
-    return b"".join((times, _MSGPACK_ARRAY32, struct.pack(">I", len(records)), *records))
+    return times + _joined(records)
 
 
 def decode_records(batch: Batch, *, where: str) -> list[dict[str, Any]]:
@@ -300,12 +326,31 @@ def decode_records(batch: Batch, *, where: str) -> list[dict[str, Any]]:
     if batch.codec != CODEC_RECORDS or len(batch.body) < split:
         raise DecodeError(f"{where} at index {batch.start}: not a batch of records")
     times: npt.NDArray[np.float64] = np.frombuffer(batch.body[:split], dtype="<f8")
-    records = decode_value(bytes(batch.body[split:]), where=f"{where} at index {batch.start}")
-    if not isinstance(records, list) or len(records) != batch.count:
-        raise DecodeError(f"{where} at index {batch.start}: expected {batch.count} records")
-    for offset, (record, timestamp) in enumerate(zip(records, times.tolist(), strict=True)):
-        if not isinstance(record, dict) or math.isnan(timestamp):
-            raise DecodeError(f"{where} at index {batch.start + offset}: not a record")
-        record["index"] = batch.start + offset
+    content, at = bytes(batch.body[split:]), f"{where} at index {batch.start}"
+    return _numbered_records(content, batch.start, times.tolist(), where=at)
+
+
+def decode_own_records(
+    start: int, timestamps: Sequence[float], records: Sequence[bytes], *, where: str
+) -> list[dict[str, Any]]:
+    """Successive records that are in no batch, as `decode_records` returns them."""
+    return _numbered_records(_joined(records), start, timestamps, where=where)
+
+
+def _joined(records: Sequence[bytes]) -> bytes:
+    """One msgpack array."""
+    return b"".join((_MSGPACK_ARRAY32, struct.pack(">I", len(records)), *records))
+
+
+def _numbered_records(
+    content: bytes, start: int, timestamps: Sequence[float], *, where: str
+) -> list[dict[str, Any]]:
+    records = decode_value(content, where=where)
+    if not isinstance(records, list) or len(records) != len(timestamps):
+        raise DecodeError(f"{where}: expected {len(timestamps)} records")
+    for index, (record, timestamp) in enumerate(zip(records, timestamps, strict=True), start):
+        if record.__class__ is not dict or timestamp != timestamp:  # NaN
+            raise DecodeError(f"{where}: record {index} is not one")
+        record["index"] = index
         record["timestamp"] = timestamp
     return records

@@ -12,27 +12,24 @@ import numpy as np
 from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.arrays.values import decode_value, encode_value, shown
-from jamboree_gym.encoding.usual_info import UsualInfo
+from jamboree_gym.encoding.info_template import InfoTemplate
 from jamboree_gym.errors import InvalidRecord
 
 __all__ = ["InfoEncoder", "holds_unrecorded", "info_keys"]
 
+MAX_TEMPLATES = 100  # where infos change all the time, a template costs more than it saves
 _MARK = "<not recorded: "
 
 log = logging.getLogger(__name__)
 
 
 class InfoEncoder:
-    """Encodes infos as they are at the moment of the call; warns once per type it cannot keep.
-
-    Attributes:
-        encode_usual: Does what `encode` does for most infos; None for others.
-    """
+    """Encodes infos as they are at the moment of the call; warns once per type it cannot keep."""
 
     def __init__(self) -> None:
         self._unrecorded: set[str] = set()
-        self._usual = UsualInfo()
-        self.encode_usual = self._usual.encode
+        self._template: InfoTemplate | None = None
+        self._tries = 0
 
     def encode(self, info: Mapping[str, Any], *, strict: bool = False) -> bytes | None:
         """The info in bytes; None for an empty one.
@@ -47,10 +44,11 @@ class InfoEncoder:
         """
         if not info:
             return None
-        usual = self.encode_usual(info)
-        if usual is not None:
-            return usual
-        if not isinstance(info, Mapping) and not hasattr(info, "keys"):
+        if self._template is not None and info.__class__ is dict:
+            usual = self._template.encode(info)
+            if usual is not None:
+                return usual
+        if not isinstance(info, (dict, Mapping)) and not hasattr(info, "keys"):
             raise InvalidRecord(f"{shown(info)} of type {type(info).__qualname__} is no dict")
         try:
             encoded = encode_value(info if isinstance(info, dict) else dict(info))
@@ -64,8 +62,9 @@ class InfoEncoder:
                 key = self._free_key(name, kept, f"a key {name!r:.60}")
                 kept[key] = self._storable(value, f"{name!r:.60}")
             return encode_value(kept)
-        if info.__class__ is dict:
-            self._usual.learn(info, encoded)
+        if self._tries < MAX_TEMPLATES and info.__class__ is dict:
+            self._tries += 1
+            self._template = InfoTemplate.of(info, encoded) or self._template
         return encoded
 
     def copy(self, value: Any) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,9 +12,9 @@ import numpy.typing as npt
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.packing import packed_columns
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
-from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.records import EpisodeStatus, Progress
 
-__all__ = ["ColumnValues", "RowPart", "packed_part", "summary_after"]
+__all__ = ["ColumnValues", "RowPart", "packed_part", "progress_after"]
 
 ColumnValues: TypeAlias = npt.NDArray[Any] | Sequence[bytes]
 """An array (n, ...) of the column's dtype; of an encoded column, n encoded values."""
@@ -46,9 +44,24 @@ class RowPart:
         return len(self.rewards)
 
     @property
+    def stop(self) -> int:
+        """Row number after the last."""
+        return self.start + self.count
+
+    @property
     def rewards(self) -> npt.NDArray[np.float64]:
         """Of each row."""
         return self._number(0)
+
+    @property
+    def terminations(self) -> npt.NDArray[np.bool_]:
+        """Of each row."""
+        return self._number(1)
+
+    @property
+    def truncations(self) -> npt.NDArray[np.bool_]:
+        """Of each row."""
+        return self._number(2)
 
     @property
     def timestamps(self) -> npt.NDArray[np.float64]:
@@ -58,9 +71,9 @@ class RowPart:
     @property
     def status(self) -> EpisodeStatus:
         """What the flags of the last row say of the episode."""
-        if self._number(1)[-1]:
+        if self.terminations[-1]:
             return "terminated"
-        return "truncated" if self._number(2)[-1] else "running"
+        return "truncated" if self.truncations[-1] else "running"
 
     def _number(self, position: int) -> npt.NDArray[Any]:
         values = self.columns[self.schema.first_number + position]
@@ -134,25 +147,23 @@ def packed_part(
     return RowPart(start, schema, changes, columns, kept)
 
 
-def summary_after(
-    known: EpisodeSummary, part: RowPart, status: EpisodeStatus = "running"
-) -> EpisodeSummary:
-    """The summary as it is after these rows."""
-    return EpisodeSummary(  # dataclasses.replace takes four times as long
-        known.id,
-        known.env_id,
-        known.run,
-        status,
-        part.start + part.count - 1,
-        # One by one: the sum is the same however the rows were cut.
-        reduce(add, part.rewards.tolist(), known.episode_return),
-        known.started_at,
-        float(part.timestamps[-1]) - known.started_at,
-        known.seed,
-        known.tags,
-        known.vector_index,
-        known.writer,
-        known.parent,
-        known.fork_step,
-        known.parent_run,
-    )
+def progress_after(
+    known: Progress,
+    rows: int,
+    rewards: Sequence[float],
+    elapsed_s: float,
+    status: EpisodeStatus = "running",
+) -> Progress:
+    """How far an episode is after more rows.
+
+    Args:
+        known: How far it was before them.
+        rows: Number of all rows, theirs included.
+        rewards: Theirs.
+        elapsed_s: Seconds from the reset to the last of them.
+        status: After them.
+    """
+    episode_return = known.episode_return
+    for reward in rewards:  # one by one: the sum is the same however the rows were cut
+        episode_return += reward
+    return Progress(status, rows - 1, episode_return, elapsed_s)

@@ -7,27 +7,31 @@ showing 100,000 episodes is one round trip.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
+from zlib import crc32
 
 import msgspec
 
 from jamboree_gym.arrays.values import check_text, decode_value, encode_mapping, encode_value
-from jamboree_gym.encoding.batch_format import decode_note, encode_note
+from jamboree_gym.encoding.batch_format import decode_note
 from jamboree_gym.environment.provenance import EMULATOR
 from jamboree_gym.errors import DecodeError, InvalidRecord
-from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary
+from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Progress
 
 __all__ = [
     "StoredSummary",
+    "SummaryTemplate",
     "check_summary",
     "decode_episode_note",
+    "decode_outline",
     "decode_seeds",
     "decode_stored_summary",
     "decode_summaries",
     "decode_summary",
+    "encode_begun_note",
     "encode_episode_note",
+    "encode_optional",
     "encode_origin",
     "encode_summary",
 ]
@@ -37,6 +41,8 @@ _PCG64 = "PCG64"
 _CHECKSUM = struct.Struct("<I")
 _ARRAY32 = struct.Struct(">BI")
 _ARRAY, _NIL = 0xDD, b"\xc0"  # as msgpack marks an array of any length, and None
+_SHORT_ARRAY = 0x90  # with its length added, up to 15
+_CHANGING = 6  # parts of a summary that each episode has of its own
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
@@ -54,45 +60,134 @@ _unpack_origin = msgspec.msgpack.Decoder(
 ).decode
 
 
-def check_summary(summary: EpisodeSummary) -> bytes:
-    """Refuse a summary that could not be written; else the summary, encoded.
+def check_summary(
+    summary: EpisodeSummary, known: SummaryTemplate | None = None
+) -> tuple[SummaryTemplate, bytes | None, bytes]:
+    """Refuse a summary that could not be written.
+
+    Args:
+        summary: Of an episode.
+        known: A template that may fit it, and saves the time to make one.
+
+    Returns:
+        Its template, its seed, encoded, and all of it, encoded.
 
     Raises:
         InvalidRecord: Something in it cannot be kept; names it.
     """
-    for name in ("id", "run", "env_id", "parent"):
-        text = getattr(summary, name)
-        if not (isinstance(text, str) or (name == "parent" and text is None)):
-            raise InvalidRecord(f"{name}={text!r} of an episode is no text")
-        if text and not text.isascii():
-            check_text(name, text)
+    if known is not None and not known.fits(summary):
+        known = None
+    id = summary.id
+    if known is None or id.__class__ is not str or not id.isascii():
+        _check_texts(summary)
     try:
-        return encode_summary(summary)
+        template = known or SummaryTemplate(summary)
+        seed = encode_optional(summary.seed)
+        return template, seed, template.encode(Progress.of(summary), summary.started_at, seed)
     except InvalidRecord as error:
         raise InvalidRecord(f"tags or seed of episode {summary.id!r}: {error}") from error
     except (TypeError, ValueError) as error:
         raise InvalidRecord(f"the summary of episode {summary.id!r}: {error}") from error
 
 
+def _check_texts(summary: EpisodeSummary) -> None:
+    for name in ("id", "run", "env_id", "parent"):
+        text = getattr(summary, name)
+        if not (isinstance(text, str) or (name == "parent" and text is None)):
+            raise InvalidRecord(f"{name}={text!r} of an episode is no text")
+        if text and not text.isascii():
+            check_text(name, text)
+
+
+class SummaryTemplate:
+    """The encoded parts of a summary that are the same for all episodes of one recorder.
+
+    Args:
+        summary: Of any of these episodes.
+    """
+
+    __slots__ = ("_first", "_last", "_shared")
+
+    def __init__(self, summary: EpisodeSummary) -> None:
+        first = [summary.env_id, summary.run]
+        last = [
+            encode_mapping(summary.tags) if summary.tags else None,
+            summary.vector_index,
+            bytes.fromhex(summary.writer),
+            summary.parent,
+        ]
+        if summary.parent is not None:
+            last += [summary.parent_run, summary.fork_step]  # older releases skip them
+        count = len(first) + _CHANGING + len(last)
+        self._first = bytes([_SHORT_ARRAY + count]) + _joined(first)
+        self._last = _joined(last)
+        fork = (summary.parent, summary.parent_run, summary.fork_step)
+        plain = (summary.env_id, summary.run, summary.tags, summary.vector_index, summary.writer)
+        self._shared = (*plain, *fork)
+
+    def fits(self, summary: EpisodeSummary) -> bool:
+        """Whether it is the template of this summary, too, whose parts are the very same objects.
+
+        The tags may not have been changed since.
+        """
+        env_id, run, tags, vector_index, writer, *fork = self._shared
+        return (
+            summary.env_id is env_id
+            and summary.run is run
+            and summary.tags is tags
+            and summary.vector_index is vector_index
+            and summary.writer is writer
+            and fork == [summary.parent, summary.parent_run, summary.fork_step]
+        )
+
+    def encode(self, progress: Progress, started_at: float, seed: bytes | None) -> bytes:
+        """One entry of a listing. The id is not in it, because it is the entry's name.
+
+        Args:
+            progress: How far the episode is.
+            started_at: As in `EpisodeSummary`.
+            seed: Encoded.
+        """
+        status, steps, episode_return = progress.status, progress.steps, progress.episode_return
+        changing = _pack((status, steps, episode_return, started_at, progress.elapsed_s, seed))
+        content = b"".join((self._first, changing[1:], self._last))
+        return _CHECKSUM.pack(crc32(content)) + content
+
+
+def _joined(values: list[Any]) -> bytes:
+    return b"".join(map(_pack, values))
+
+
 def encode_summary(summary: EpisodeSummary) -> bytes:
     """One entry of a listing. The id is not in it, because it is the entry's name."""
-    values = [
-        summary.env_id,
-        summary.run,
-        summary.status,
-        summary.steps,
-        summary.episode_return,
-        summary.started_at,
-        summary.elapsed_s,
-        _optional(summary.seed),
-        encode_mapping(summary.tags) if summary.tags else None,
-        summary.vector_index,
-        bytes.fromhex(summary.writer),
-        summary.parent,
-    ]
-    if summary.parent is not None:
-        values += [summary.parent_run, summary.fork_step]  # older releases skip them
-    return encode_note(_pack(values))
+    seed = encode_optional(summary.seed)
+    return SummaryTemplate(summary).encode(Progress.of(summary), summary.started_at, seed)
+
+
+def encode_begun_note(
+    env_id: str,
+    run: str,
+    tags: bytes,
+    started_at: float,
+    vector_index: int,
+    writer: bytes,
+    origin: bytes,
+) -> bytes:
+    """The note of an episode that has just begun, without a seed, in a vector environment.
+
+    Args:
+        env_id: As in `EpisodeSummary`, like all that are not named here.
+        run: Its run.
+        tags: Encoded; empty where there are none.
+        started_at: Timestamp of row 0, epoch seconds.
+        vector_index: Which environment it is.
+        writer: Eight bytes.
+        origin: Encoded.
+    """
+    values = [env_id, run, "running", 0, 0.0, started_at, 0.0, None]
+    values += [tags or None, vector_index, writer, None]
+    content = _pack(values)
+    return encode_episode_note(_CHECKSUM.pack(crc32(content)) + content, origin)
 
 
 class StoredSummary(msgspec.Struct, array_like=True, gc=False):
@@ -184,7 +279,7 @@ def decode_summaries(
     Returns:
         Those that can be read, and by episode id what is wrong with the others.
     """
-    crc32, checksum_of = zlib.crc32, _CHECKSUM.unpack_from
+    checksum_of = _CHECKSUM.unpack_from
     contents, damaged = [], dict[str, DecodeError]()
     for name, note in entries.items():
         content = note[4:]
@@ -259,14 +354,15 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
     Raises:
         InvalidRecord: Something in it cannot be kept; names it.
     """
-    values = [
-        _optional(origin.seed),
-        None if origin.rng_state is None else _encode_rng(origin.rng_state),
-        _optional(origin.options),
+    seed, rng_state, options, parent = origin.seed, origin.rng_state, origin.options, origin.parent
+    values = (
+        None if seed is None else encode_value(seed),
+        None if rng_state is None else _encode_rng(rng_state),
+        None if options is None else encode_value(options),
         origin.provenance,
         origin.follows,
-        None if origin.parent is None else [origin.parent, origin.fork_step],
-    ]
+        None if parent is None else (parent, origin.fork_step),
+    )
     try:
         return _pack(values)
     except (TypeError, ValueError) as error:
@@ -275,7 +371,8 @@ def encode_origin(origin: EpisodeOrigin) -> bytes:
 
 def encode_episode_note(summary: bytes, origin: bytes) -> bytes:
     """The note of an episode's head, from its encoded summary and its encoded origin."""
-    return encode_note(_pack([summary, origin]))
+    content = _pack((summary, origin))
+    return _CHECKSUM.pack(crc32(content)) + content
 
 
 def decode_episode_note(
@@ -323,6 +420,24 @@ def decode_stored_summary(note: bytes, *, episode_id: str, where: str) -> Stored
     return stored
 
 
+def decode_outline(note: bytes, *, where: str) -> tuple[StoredSummary, str]:
+    """The summary in the note of an episode's head, as it is stored, and the provenance's digest.
+
+    For the backup, which copies the rest undecoded.
+
+    Raises:
+        DecodeError: It is damaged.
+    """
+    try:
+        summary, content = _unpack_note(decode_note(note, where=where))
+        provenance = _unpack_origin(content)[3]
+    except DecodeError:
+        raise
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
+    return _unpacked_summary(decode_note(summary, where=where), where), provenance
+
+
 def _decode_dict(content: bytes, where: str) -> dict[str, Any]:
     value = decode_value(content, where=where)
     if not isinstance(value, dict):
@@ -330,13 +445,13 @@ def _decode_dict(content: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _encode_rng(state: Mapping[str, Any]) -> bytes | list[Any]:
+def _encode_rng(state: Mapping[str, Any]) -> bytes | tuple[Any, ...]:
     """State of a generator; that of PCG64, which is Gymnasium's, in a form that is quickly made."""
     if state["bit_generator"] != _PCG64 or EMULATOR in state:
         return encode_value(dict(state))
     inner = state["state"]
-    big = (inner["state"].to_bytes(16), inner["inc"].to_bytes(16))
-    return [*big, state["has_uint32"], state["uinteger"]]
+    big = inner["state"].to_bytes(16), inner["inc"].to_bytes(16)
+    return *big, state["has_uint32"], state["uinteger"]
 
 
 def _decode_rng(state: bytes | tuple[bytes, bytes, int, int], where: str) -> dict[str, Any]:
@@ -351,5 +466,6 @@ def _decode_rng(state: bytes | tuple[bytes, bytes, int, int], where: str) -> dic
     }
 
 
-def _optional(value: Any) -> bytes | None:
+def encode_optional(value: Any) -> bytes | None:
+    """A value that may be missing."""
     return None if value is None else encode_value(value)

@@ -95,5 +95,7 @@ def state_as_bytes(emulator: Any) -> bytes:
 def emulator_of(env: gym.Env[Any, Any]) -> Any:
     """The `ALEInterface` of an environment; None if it has none."""
     ale_py = sys.modules.get("ale_py")
+    if ale_py is None:
+        return None
     emulator = getattr(env.unwrapped, "ale", None)
-    return emulator if ale_py is not None and isinstance(emulator, ale_py.ALEInterface) else None
+    return emulator if isinstance(emulator, ale_py.ALEInterface) else None

@@ -198,7 +198,13 @@ class DBHandler(StaysHere):
         """The newest `limit` records, oldest first; an empty list when there are none."""
         if limit <= 0:
             return []
-        key = self._settled_key()
+        outbox = self._outbox
+        key = outbox.key if outbox is not None else self._key
+        has_answered = self._connection.settle(key)
+        if outbox is not None:
+            own = outbox.newest.last(limit)
+            if has_answered and own is not None:
+                return own
         return self._records(self._connection.store.last(key, limit))[-limit:]
 
     def last(self) -> dict[str, Any] | None:

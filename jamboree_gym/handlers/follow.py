@@ -202,7 +202,7 @@ class EpisodeTail(Tail[StepData]):
         cursor, store = self._cursor, self._connection.store
         self._settle()
         if self._may_wait and self._position is None:
-            self._position = store.feed.position()
+            self._position = store.feed.position(cursor.where)
         rows = cursor.next_row, cursor.next_row + ROWS_PER_LOOK
         position, has_lease, found = store.feed.poll(
             cursor.where,

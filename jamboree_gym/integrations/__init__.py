@@ -2,5 +2,5 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
     `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `tables`, `wrappers`.
-Imported by: `jamboree`, `runs`.
+Imported by: `cli`, `jamboree`, `runs`.
 """

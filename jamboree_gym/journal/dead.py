@@ -15,6 +15,7 @@ import numpy as np
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.row_part import RowPart
+from jamboree_gym.encoding.summary_codec import encode_begun_note
 from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
 from jamboree_gym.journal.entry_log import (
     BLOB,
@@ -26,6 +27,7 @@ from jamboree_gym.journal.entry_log import (
     decode_record,
 )
 from jamboree_gym.journal.journal import DEAD_SUFFIX, LOCK_SUFFIX, JournalOwner, mark_delivered
+from jamboree_gym.journal.restarts import parts_in_order
 from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MAGIC
 from jamboree_gym.journal.row_format import row_format
 from jamboree_gym.journal.row_parts import part_of
@@ -33,11 +35,14 @@ from jamboree_gym.journal.segments import (
     FIRST_BYTE,
     KIND_LOG,
     KIND_ROWS,
+    KIND_VECTOR,
+    READABLE_VERSIONS,
     VERSION,
     LeftBlock,
     left_block,
     read_blocks,
 )
+from jamboree_gym.journal.vector_block import LeftSpan, read_spans
 from jamboree_gym.servers.own_files import open_own, read_own
 
 if sys.platform != "win32":
@@ -125,18 +130,25 @@ class DeadJournal:
             raise DecodeError(f"it is damaged: {error!r}") from error
 
     def _read(self) -> None:
-        blocks = []
+        blocks, vector_blocks = [], []
         schemas: dict[int, StepSchema] = {}
         for path in self.files:
             for block in read_blocks(path):
                 if block.kind == KIND_ROWS:
                     blocks.append((block.generation, block.content, path))
+                elif block.kind == KIND_VECTOR:
+                    vector_blocks.append((block.content, block.generation, path))
                 elif block.kind == KIND_LOG:
                     self._read_entries(block, schemas, path)
         for generation, content, path in blocks:
             self._read_rows(generation, content, schemas, str(path))
+        for content, generation, path in vector_blocks:
+            for span in read_spans(content, generation, schemas, str(path)):
+                self._add_span(span, content)
         for episode in self.episodes.values():
             episode.parts.sort(key=lambda part: (part.start, -part.count))
+            if not (self.owner.boot and self.owner.is_whole):
+                episode.parts = [*parts_in_order(episode.parts)]
 
     def _read_entries(self, left: LeftBlock, schemas: dict[int, StepSchema], path: Path) -> None:
         block = None
@@ -178,6 +190,28 @@ class DeadJournal:
                 rows = np.ndarray(count, fixed.dtype, content, first)
                 used = {int(one): schemas[int(one)] for one in np.unique(rows["schema"])}
                 episode.parts.append(part_of(rows, content, start, used))
+
+    def _add_span(self, span: LeftSpan, content: bytes) -> None:
+        if span.state == DROPPED:
+            return
+        title, begun = span.title, span.title.begun
+        episode = self.episodes.setdefault(title.key, LeftEpisode(title.key, title.id))
+        if begun is not None:
+            episode.note = encode_begun_note(
+                begun.env_id,
+                span.run,
+                span.tags,
+                begun.started_at,
+                span.vector_index,
+                bytes.fromhex(self.owner.writer),
+                begun.origin,
+            )
+            episode.digests = [begun.provenance]
+        if span.confirmed:
+            episode.confirmed = max(episode.confirmed, span.start + span.confirmed)
+        episode.is_abandoned |= span.state == ABANDONED
+        schemas = {span.number: span.schema}
+        episode.parts.append(part_of(span.rows, content, span.start, schemas))
 
     def remove(self) -> None:
         """Everything is delivered."""
@@ -259,10 +293,10 @@ def _owner(path: Path) -> JournalOwner | None:
     """What a lock file says; None, and a warning, where this release cannot read it."""
     try:
         said = json.loads(read_own(path))
-        if said.get("version") == VERSION:
+        if said.get("version") in READABLE_VERSIONS:
             bytes.fromhex(said["writer"])  # a name that is none may match files of others
             return JournalOwner(**said)
-        why = f"version {said.get('version')}; this release reads {VERSION}"
+        why = f"version {said.get('version')}; this release reads up to {VERSION}"
     except FileNotFoundError:  # it was removed meanwhile
         return None
     except (EmbeddedServerError, OSError) as error:

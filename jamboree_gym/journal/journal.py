@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from jamboree_gym.arrays.step_schema import StepSchema
@@ -29,8 +29,10 @@ from jamboree_gym.journal.entry_log import (
     RecordPlace,
     encode_record,
 )
+from jamboree_gym.journal.restarts import boot_id
 from jamboree_gym.journal.row_block import RowLane
 from jamboree_gym.journal.segments import VERSION, Block, Segments
+from jamboree_gym.journal.vector_block import VectorLane
 from jamboree_gym.servers.own_files import check_entry, open_own
 
 if sys.platform != "win32":
@@ -65,6 +67,7 @@ class JournalOwner:
         namespace: Of the keys.
         version: Of the files.
         is_delivered: Whether Redis has everything: what is left of the files is to be removed.
+        boot: Tells from which start of the machine on it was written.
     """
 
     writer: str
@@ -73,6 +76,12 @@ class JournalOwner:
     namespace: str
     version: int = VERSION
     is_delivered: bool = False
+    boot: str = field(default_factory=boot_id)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the machine runs since it was written, so that no page of it is missing."""
+        return self.boot == boot_id()
 
     def is_of(self, other: JournalOwner) -> bool:
         """Whether both write to the same place."""
@@ -160,6 +169,10 @@ class Journal:
     def lane(self) -> RowLane:
         """Where one recorder writes its rows."""
         return RowLane(self._opened(), self.number_of)
+
+    def vector_lane(self, width: int) -> VectorLane:
+        """Where the recorder of so many environments writes what they return together."""
+        return VectorLane(self._opened(), width)
 
     def number_of(self, schema: StepSchema) -> int:
         """The number that rows of this schema have here."""

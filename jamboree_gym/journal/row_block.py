@@ -9,16 +9,22 @@ the header, the count, publishes a row that is complete.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.journal.row_format import Place, RowFormat
 from jamboree_gym.journal.row_format import row_format as row_format_of
+from jamboree_gym.journal.row_parts import part_of
 from jamboree_gym.journal.segments import FIRST_BYTE, LARGEST_BYTES, Block, Segments, private_copy
+
+if TYPE_CHECKING:
+    from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = [
     "COUNT",
@@ -28,6 +34,7 @@ __all__ = [
     "DROPPED",
     "Extent",
     "RowLane",
+    "Span",
     "private_lane",
 ]
 
@@ -88,14 +95,54 @@ class Extent:
         offset = self.first_at + (first - self.start) * row_format.nbytes
         return np.ndarray(stop - first, row_format.dtype, self.content, offset)
 
+    def part(self, first: int, stop: int, schemas: Mapping[int, StepSchema]) -> RowPart:
+        """The rows with these numbers; its arrays share their memory."""
+        return part_of(self.rows(first, stop), self.content, first, schemas)
+
+    def packed(self, first: int, stop: int) -> memoryview:
+        """The bytes of the rows with these numbers."""
+        nbytes = self.row_format.nbytes
+        at = self.first_at + (first - self.start) * nbytes
+        return self.content[at : at + (stop - first) * nbytes]
+
     def confirm(self, row: int) -> None:
         """Redis has all rows below this number."""
-        confirmed = min(max(row - self.start, 0), self.count)
-        self.words[self.count_at - COUNT + CONFIRMED] = confirmed
+        words, count_at, confirmed = self.words, self.count_at, row - self.start
+        if confirmed > 0:
+            count = words[count_at]
+            at = count_at - COUNT + CONFIRMED
+            words[at] = confirmed if confirmed < count else count
 
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""
         self.words[self.count_at - COUNT + STATE] = state
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Some of the rows of an extent: from number `first` to before `stop`."""
+
+    extent: Extent | ColumnSpan
+    first: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the rows."""
+        return (self.stop - self.first) * self.extent.row_format.nbytes
+
+    @property
+    def packed(self) -> memoryview | bytes:
+        """Their bytes."""
+        return self.extent.packed(self.first, self.stop)
+
+    def part(self, schemas: Mapping[int, StepSchema]) -> RowPart:
+        """The same; its arrays share their memory."""
+        return self.extent.part(self.first, self.stop, schemas)
+
+    def cut(self, size: int) -> Iterator[Span]:
+        """The same rows in spans of no more than `size`."""
+        for first in range(self.first, self.stop, size):
+            yield Span(self.extent, first, min(first + size, self.stop))
 
 
 def private_lane() -> RowLane:
@@ -111,12 +158,16 @@ class RowLane:
     Args:
         segments: Gives blocks.
         number_of: Gives the number that rows of a schema have.
+
+    Attributes:
+        number: That of the schema of the newest extent.
     """
 
     def __init__(self, segments: Segments, number_of: Callable[[StepSchema], int]) -> None:
         self._segments = segments
         self._number_of = number_of
         self._schema: StepSchema | None = None  # of the newest extent
+        self.number = -1
         self._block = segments.block(0)
         self._back = self._block.size
         self._newest: Extent | None = None
@@ -131,7 +182,7 @@ class RowLane:
             room: Bytes without a fixed size that the first row brings.
         """
         if schema is not self._schema:
-            self._row_format, self._number = row_format_of(schema), self._number_of(schema)
+            self._row_format, self.number = row_format_of(schema), self._number_of(schema)
             self._schema = schema
         row_format = self._row_format
         at = self._end_of_newest()
@@ -141,7 +192,7 @@ class RowLane:
         block = self._block
         place = self.keep(title)
         extent = Extent(block, at, start, row_format)
-        content = (EXTENT_MAGIC, 0, 0, 0, block.generation, self._number, start, *place)
+        content = (EXTENT_MAGIC, 0, 0, 0, block.generation, self.number, start, *place)
         EXTENT.pack_into(block.content, at, *content)
         self._newest = extent
         return extent
@@ -150,7 +201,7 @@ class RowLane:
         newest = self._newest
         if newest is None:
             return FIRST_BYTE
-        end = newest.first_at + newest.count * newest.row_format.nbytes
+        end = newest.first_at + newest.words[newest.count_at] * newest.row_format.nbytes
         return end + -end % 8
 
     def _new_block(self, needed: int) -> int:
@@ -164,7 +215,7 @@ class RowLane:
 
     def number_of(self, schema: StepSchema) -> int:
         """The number that rows of this schema have."""
-        return self._number if schema is self._schema else self._number_of(schema)
+        return self.number if schema is self._schema else self._number_of(schema)
 
     @property
     def back(self) -> int:

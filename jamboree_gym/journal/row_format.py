@@ -80,6 +80,8 @@ class RowFormat:
         encoded_at: Which columns are encoded.
         takes_arrays: Whether `pack_into` takes two values for the columns: the bytes of an array
             that is small, and a packed action.
+        observation_dtype: Of an observation that is one array; else None.
+        observation_shape: Likewise.
         action_at: Where the action is in such a row, but of an array that is large; else 0.
         pack_action: Writes the action alone there.
         fillers: What stands for the annotation where there is none.
@@ -112,6 +114,11 @@ class RowFormat:
             if isinstance(column, Leaf) and not _is_direct(column, known)
         ]
         self.flat = _flattener(roles, converted)
+        observed = schema.observation
+        self.observation_dtype: np.dtype[Any] | None = None
+        self.observation_shape: tuple[int, ...] | None = None
+        if isinstance(observed, Leaf) and observed.is_array:
+            self.observation_dtype, self.observation_shape = observed.dtype, observed.shape
         is_plain = not isinstance(schema.action, Group) and not schema.is_annotated
         self.takes_arrays, self.action_at, self.pack_action = False, 0, row.pack_into
         if is_plain and not converted and not self.encoded_at:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,17 @@ from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
 from jamboree_gym.encoding.row_part import ColumnValues, RowPart
 from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
-__all__ = ["joined", "part_of"]
+__all__ = ["RowWindow", "joined", "part_of", "plain_part", "window_part"]
+
+RowWindow: TypeAlias = tuple[bytearray, np.dtype[Any], int, Mapping[int, StepSchema]]
+"""A copy of rows that have no bytes elsewhere: bytes, dtype, number of the first, schemas."""
+
+
+def window_part(
+    content: bytearray, dtype: np.dtype[Any], start: int, schemas: Mapping[int, StepSchema]
+) -> RowPart:
+    """The rows of a window, in memory of their own."""
+    return joined([part_of(np.frombuffer(content, dtype), b"", start, schemas)])
 
 
 def part_of(
@@ -41,13 +51,24 @@ def part_of(
     return RowPart(start, schema, changes, columns, _infos(rows, content))
 
 
+def plain_part(contents: Sequence[memoryview | bytes], schema: StepSchema) -> RowPart:
+    """The rows of many episodes, one behind the other, as if they were of one.
+
+    Args:
+        contents: Their bytes; all of this schema, and without infos.
+        schema: Has no encoded columns.
+    """
+    content = b"".join(contents)
+    return part_of(np.frombuffer(content, row_format(schema).dtype), content, 0, {0: schema})
+
+
 def _schemas_of(
     rows: npt.NDArray[Any], schemas: Mapping[int, StepSchema]
 ) -> tuple[StepSchema, SchemaChanges]:
     numbers = rows["schema"]
-    first = schemas[int(numbers[0])]
     if len(schemas) == 1:
-        return first, ()
+        return next(iter(schemas.values())), ()
+    first = schemas[int(numbers[0])]
     changed_at = np.flatnonzero(np.diff(numbers)) + 1
     return first, [(int(at), schemas[int(numbers[at])]) for at in changed_at]
 

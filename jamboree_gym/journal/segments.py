@@ -25,8 +25,10 @@ __all__ = [
     "FIRST_BYTE",
     "KIND_LOG",
     "KIND_ROWS",
+    "KIND_VECTOR",
     "LARGEST_BYTES",
     "LENGTH_WORD",
+    "READABLE_VERSIONS",
     "VERSION",
     "Block",
     "LeftBlock",
@@ -36,8 +38,9 @@ __all__ = [
     "read_blocks",
 ]
 
-VERSION = 1
-KIND_ROWS, KIND_LOG = 1, 2
+VERSION = 2
+READABLE_VERSIONS = (1, 2)  # version 1 has no blocks of vector environments
+KIND_ROWS, KIND_LOG, KIND_VECTOR = 1, 2, 3
 _MAGIC = b"JGYMJRNL"
 # magic, version, kind, generation, bytes used by a log, bytes of the block
 _HEADER = struct.Struct("<8sIIIII")
@@ -264,7 +267,7 @@ class LeftBlock(NamedTuple):
 
     Attributes:
         start: Where in the file it begins.
-        kind: `KIND_ROWS` or `KIND_LOG`.
+        kind: `KIND_ROWS`, `KIND_LOG` or `KIND_VECTOR`.
         generation: Of what is in it.
         used: Bytes that a log has used.
         content: All of it.
@@ -295,9 +298,9 @@ def read_blocks(path: Path) -> Iterator[LeftBlock]:
             continue
         if magic != _MAGIC:
             raise JamboreeError(f"{path}: no file of a journal")
-        if version != VERSION:
+        if version not in READABLE_VERSIONS:
             raise JamboreeError(
-                f"{path}: version {version} of the journal; this release reads {VERSION}"
+                f"{path}: version {version} of the journal; this release reads up to {VERSION}"
             )
         if its_size < FIRST_BYTE or at + its_size > len(content):
             raise JamboreeError(f"{path}: a block beyond its end")

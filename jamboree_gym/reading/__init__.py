@@ -1,6 +1,6 @@
 """Stored episodes: one, many at once, found by their summaries, followed, compared.
 
-Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
-    `process_life`, `progress`, `records`, `replay`, `store`, `tables`.
+Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
+    `handlers`, `journal`, `process_life`, `progress`, `records`, `replay`, `store`, `tables`.
 Imported by: `backup`, `cli`, `integrations`, `jamboree`, `recording`, `replay`, `runs`, `wrappers`.
 """

@@ -23,6 +23,7 @@ from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.reading.finding.ordering import by_start
 from jamboree_gym.reading.finding.summaries import read_summaries
+from jamboree_gym.reading.held_rows import newest_transitions
 from jamboree_gym.reading.playback import paced
 from jamboree_gym.reading.row_arrays import to_episode_data, to_transitions
 from jamboree_gym.reading.row_reader import EVERYTHING, RowReader
@@ -215,16 +216,17 @@ class Episode(StaysHere):
     @checked
     def recent(self, n: Count) -> Transitions:
         """The newest n steps as arrays, oldest first; `Jamboree.recent` for several episodes."""
-        return recent_of([self], n)[0]
+        held = self._connection.held(self._reader.key)
+        found = None if held is None else newest_transitions(held, n)
+        return recent_of([self], n)[0] if found is None else found
 
     def _recent_in_memory(self, n: int) -> Transitions | None:
         held = self._connection.held(self._reader.key)
-        rows = held.recent(n) if held is not None else None
-        return None if rows is None else to_transitions(rows)
+        return None if held is None else newest_transitions(held, n)
 
     def _recent(self, found: LogSlice | None, n: int) -> Transitions:
         rows = self._reader.joined(found, -n - 1, EVERYTHING)
-        return to_transitions(rows[max(0, len(rows) - n - 1) :])
+        return to_transitions(rows, max(0, len(rows) - n - 1))
 
     @checked
     def between(self, t0: EpochSeconds, t1: EpochSeconds) -> Transitions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -31,6 +32,7 @@ from jamboree_gym.reading.part_folder import check_free
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.tables.arrow_table import TablePart, empty_part, join
 from jamboree_gym.tables.columns import table_to_frame
+from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
 from jamboree_gym.tables.table_file import write_arrow
 from jamboree_gym.tables.text_table import MAX_ROWS, ago, html_table, number, text_table
@@ -82,7 +84,7 @@ class EpisodeQuery(StaysHere):
     @checked
     def where(
         self,
-        test: EpisodeTest | None = None,
+        test: EpisodeTest | str | None = None,
         /,
         *,
         run: RunNames | None = None,
@@ -100,8 +102,9 @@ class EpisodeQuery(StaysHere):
         """Keep only episodes that match all conditions; bounds are included.
 
         Args:
-            test: A function that returns whether an episode is wanted, given its `EpisodeSummary`.
-                Use it for conditions without a name below:
+            test: Any other condition, as an expression over the columns of `summary_table`:
+                `"episode_return < -300 and tag_lr > 1e-4"`; it is never run as code. Or a function
+                that returns whether an episode is wanted, given its `EpisodeSummary`:
                 `lambda episode: episode.seed == 3 or episode.elapsed_s > 60`.
             run: Only of this run, or of these.
             env_id: Only of this environment.
@@ -120,11 +123,14 @@ class EpisodeQuery(StaysHere):
         Raises:
             InvalidArgument: There is no such status. When the query is used, `RunNotFound` is
                 raised for a run in which nothing was recorded; `jam.episodes(wait=True)` does not.
+            InvalidExpression: The expression cannot be understood; or, when the query is used, a
+                column is not there.
         """
         if parent is not None and not isinstance(parent, AnyParent):
             parent = id_of(self._connection, parent)
+        condition = Condition(test) if isinstance(test, str) else None
         asked = EpisodeFilter(
-            test=test,
+            test=None if isinstance(test, str) else test,
             run=run,
             env_id=env_id,
             status=status,
@@ -137,7 +143,11 @@ class EpisodeQuery(StaysHere):
             since=since,
             until=until,
         )
-        query = self._then(asked.among, f"where({asked})")
+        query = self
+        if condition is None or str(asked):
+            query = query._then(asked.among, f"where({asked})")
+        if condition is not None:
+            query = query._then(partial(_matching, condition), f"where({test!r})")
         query._named += asked.runs or ()
         query._has_forks |= isinstance(parent, str)
         if not self._is_cut and self._runs is None:
@@ -397,6 +407,12 @@ def found_by(query: EpisodeQuery, *, is_complete: bool = True) -> tuple[Connecti
         DecodeError: A summary cannot be read.
     """
     return query._connection, query._found(is_complete=is_complete)
+
+
+def _matching(condition: Condition, found: Found) -> Found:
+    if not found:
+        return found
+    return [found[row] for row in condition.rows(to_summary_table(found)).nonzero()[0]]
 
 
 def _columns(found: Found, now: float) -> dict[str, list[object]]:

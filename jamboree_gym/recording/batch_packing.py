@@ -7,10 +7,11 @@ from struct import Struct
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Layout, Leaf, as_array, has_column
 
-__all__ = ["BatchPacker", "rewards_of"]
+__all__ = ["BatchPacker", "reward_array", "rewards_of"]
 
 _INTEGERS = "biu"
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -42,13 +43,20 @@ class BatchPacker:
         if batch.__class__ is not np.ndarray:
             return None
         is_known = batch.dtype is self._dtype and batch.shape == self._shape
-        if not is_known and not self._accepts(batch):
+        if not is_known and not self._accepts(batch):  # as `layout_for`, but for a call
             return None
         cut = self._cut
         if cut is None:  # a number of NumPy costs as much as all else here, one of Python little
             return batch.tolist() if self._dtype.kind in _INTEGERS else list(batch)
         content = batch.tobytes()
         return (content,) if self._size == 1 else cut(content)
+
+    def layout_for(self, batch: Any) -> Layout | None:
+        """The layout of a batch that can be packed; None if it is no array of numbers."""
+        if batch.__class__ is not np.ndarray:
+            return None
+        is_known = batch.dtype is self._dtype and batch.shape == self._shape
+        return self.layout if is_known or self._accepts(batch) else None
 
     def unpack(self, packed: Any) -> Any:
         """A packed value of the newest batch as it was; an array can't be written to."""
@@ -77,9 +85,15 @@ def rewards_of(batch: Any, size: int) -> list[float] | None:
         if dtype is _FLOAT32 or dtype is _FLOAT64:
             rewards: list[float] = batch.tolist()
             return rewards
+    array = reward_array(batch, size)
+    return None if array is None else list(map(float, array.tolist()))
+
+
+def reward_array(batch: Any, size: int) -> npt.NDArray[Any] | None:
+    """Rewards of shape (size,) or (size, 1) as an array (size,); None if they are none."""
     array = as_array(batch)
     if array is None or not array.ndim or not has_column(array.dtype):
         return None
     if not len(array) == size == array.size:
         return None
-    return list(map(float, array.ravel().tolist()))
+    return array.ravel()

@@ -20,6 +20,7 @@ from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.row_encoder import prepare
+from jamboree_gym.encoding.summary_codec import SummaryTemplate
 from jamboree_gym.environment.outcomes import flag_of, refusal
 from jamboree_gym.environment.spaces import check_space, layout_of_space
 from jamboree_gym.errors import (
@@ -33,7 +34,7 @@ from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.journal.journal import Journal
 from jamboree_gym.journal.row_block import RowLane
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.row_arrays import to_transitions
+from jamboree_gym.reading.held_rows import newest_transitions
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.tables.columns import to_frame
 
@@ -68,6 +69,7 @@ class EpisodeHandler(DBHandler):
         strict_infos: Whether an info that cannot be stored is an error.
         annotation: What is annotation of the step that comes, by name.
         writing: What the current episode is written to; None when none is.
+        summary_template: A template that fits the summaries of most episodes, if one is known.
         strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
             of what cannot.
     """
@@ -82,6 +84,7 @@ class EpisodeHandler(DBHandler):
         self.strict_infos = False
         self.annotation: dict[str, Any] | None = None
         self.writing: StepOutbox | None = None
+        self.summary_template: SummaryTemplate | None = None
         self._steps: StepOutbox | None = None  # of the episode written last: `recent` reads it
         self._schema: StepSchema | None = None
         self._infos = InfoEncoder()
@@ -96,7 +99,7 @@ class EpisodeHandler(DBHandler):
         if isinstance(value, Episode):
             value = value.id
         super().__setitem__(name, value)
-        if self._steps is not None and self._steps.summary.id != value:
+        if self._steps is not None and self._steps.id != value:
             self._steps = self.writing = None
 
     # -- writing ----------------------------------------------------------------------------
@@ -141,32 +144,45 @@ class EpisodeHandler(DBHandler):
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
-        encoded = self._encoded(info)
+        encoded = self.encoded(info)
         self.annotation = None
         jam = self._connection
         if not summary.writer:
             summary = replace(summary, writer=jam.writer_name)
+        steps = self._new_steps(summary, origin, self._schema, blobs or {})
+        steps.add_reset(observation, encoded)
+        self._steps = self.writing = steps
+        if jam.writer.backpressure.has_outage or not self._buffered:
+            self._after_append(_MOVED)
+
+    def _new_steps(
+        self,
+        summary: EpisodeSummary,
+        origin: EpisodeOrigin | bytes,
+        schema: StepSchema,
+        blobs: Mapping[str, bytes],
+    ) -> StepOutbox:
+        """What a new episode is written to; no row is in it."""
+        jam = self._connection
         steps = StepOutbox(
             jam.keyspace.episode(summary.id),
             jam.writer_id,
             jam.writer.mark,
             summary=summary,
             origin=origin,
-            schema=self._schema,
+            schema=schema,
             lane=self._lane_of(jam.journal),
             keep=self.limit + 1,
-            blobs=blobs or {},
+            blobs=blobs,
             clock=jam.clock,
+            template=self.summary_template,
         )
         self._keys["episode"] = summary.id
         self._buffered = jam.write_mode == "buffered"
         steps.may_be_common = self._buffered and self._is_common
-        jam.journal.keep_blobs(blobs or {})
+        jam.journal.keep_blobs(blobs)
         jam.adopt(steps)
-        steps.add_reset(observation, encoded)
-        self._steps = self.writing = steps
-        if jam.writer.backpressure.has_outage or not self._buffered:
-            self._after_append(_MOVED)
+        return steps
 
     def _lane_of(self, journal: Journal) -> RowLane:
         """Where this handler writes rows; another place in another process."""
@@ -255,16 +271,7 @@ class EpisodeHandler(DBHandler):
                 terminated = flag_of("terminated", terminated)
             if truncated.__class__ is not bool:
                 truncated = flag_of("truncated", truncated)
-            encoded = None
-            if info.__class__ is not dict or info:
-                if self.info_keys is None:
-                    encoded = self._infos.encode_usual(info)
-                if encoded is None:
-                    encoded = self._encoded(info)
-            if steps.add_common_step(
-                observation, reward, terminated, truncated, encoded, annotation
-            ):
-                return
+            encoded = self.encoded(info) if info.__class__ is not dict or info else None
             should_check = steps.add_step(
                 observation, reward, terminated, truncated, encoded, annotation
             )
@@ -277,11 +284,18 @@ class EpisodeHandler(DBHandler):
         if should_check or not self._buffered:
             self._after_append(_MOVED)
 
-    def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
+    def encoded(self, info: Mapping[str, Any]) -> bytes | None:
+        """What is kept of an info, in bytes; None if that is nothing.
+
+        Raises:
+            InvalidRecord: A value of it cannot be stored, and `strict_infos` is set.
+        """
         try:
+            if not info:
+                return None
             keys = self.info_keys
             if keys is not None:
-                info = {key: info[key] for key in keys if key in info} if info else {}
+                info = {key: info[key] for key in keys if key in info}
             return self._infos.encode(info, strict=self.strict_infos)
         except Exception as error:
             if isinstance(error, InvalidRecord) and self.strict_infos:
@@ -303,10 +317,31 @@ class EpisodeHandler(DBHandler):
         own = type(self)
         return all(getattr(own, name) is getattr(EpisodeHandler, name) for name in _SEES_STEPS)
 
-    def _merge_annotation(self, said: dict[str, Any]) -> None:
-        """Add to the annotation of the next step; nobody else may change this dict."""
+    def _begins_plainly(self, schema: StepSchema) -> bool:
+        """Whether `_begin_plainly` may begin the next episode, if its rows have this schema."""
+        is_alike = self.writing is None and self._schema is schema
+        return is_alike and self._buffered and type(self).begin is EpisodeHandler.begin
+
+    def _begin_plainly(
+        self, summary: EpisodeSummary, origin: bytes, blobs: Mapping[str, bytes]
+    ) -> StepOutbox:
+        """Begin an episode whose rows somebody else writes, row 0 among them.
+
+        Args:
+            summary: As in `begin`; nothing in it is new.
+            origin: Encoded.
+            blobs: As in `begin`.
+        """
+        assert self._schema is not None
+        self.annotation = None
+        steps = self._new_steps(summary, origin, self._schema, blobs)
+        self._steps = self.writing = steps
+        return steps
+
+    def _merge_annotation(self, said: Mapping[str, Any]) -> None:
+        """Add to the annotation of the next step; nobody else may change these values."""
         known = self.annotation
-        self.annotation = {**known, **said} if known else said
+        self.annotation = {**known, **said} if known else dict(said)
 
     @property
     def was_deleted(self) -> bool:
@@ -387,8 +422,8 @@ class EpisodeHandler(DBHandler):
             EpisodeNotFound: There is no such episode.
         """
         steps = self._steps
-        rows = None if steps is None or steps.is_deleted else steps.recent(n)
-        return self.episode.recent(n) if rows is None else to_transitions(rows)
+        found = None if steps is None or steps.is_deleted else newest_transitions(steps, n)
+        return self.episode.recent(n) if found is None else found
 
     @property
     def transactions(self) -> vaex.dataframe.DataFrame:

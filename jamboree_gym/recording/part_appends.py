@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
 from jamboree_gym.delivery.step_outbox import seal_note
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.encoding.row_encoder import seal_rows
-from jamboree_gym.encoding.row_part import RowPart, summary_after
-from jamboree_gym.records import EpisodeStatus, EpisodeSummary
+from jamboree_gym.encoding.row_part import RowPart, progress_after
+from jamboree_gym.records import EpisodeStatus, EpisodeSummary, Progress
 from jamboree_gym.store.log import Append
 
 __all__ = ["appends_of"]
@@ -35,18 +36,21 @@ def appends_of(
         blobs: What the origin refers to, by digest. Those of the schemas are added.
         status: Of the episode after these rows.
     """
-    writer = bytes.fromhex(summary.writer)
+    writer, progress = bytes.fromhex(summary.writer), Progress.of(summary)
     batches, size, used = list[bytes](), 0, dict(blobs)
     for number, part in enumerate(parts, 1):
         batches.append(seal_rows(part, writer))
         size += len(batches[-1])
         used |= {one.digest: one.blob for one in (part.schema, *(at[1] for at in part.changes))}
-        summary = summary_after(summary, part, status if number == len(parts) else "running")
+        elapsed_s = float(part.timestamps[-1]) - summary.started_at
+        now = status if number == len(parts) else "running"
+        progress = progress_after(progress, part.stop, part.rewards.tolist(), elapsed_s, now)
         is_full = len(batches) == MAX_BATCHES_PER_APPEND or size >= MAX_APPEND_BYTES
         if is_full and number < len(parts):
-            yield _append(key, summary, batches, origin, used)
+            yield _append(key, progress.in_summary(summary), batches, origin, used)
             batches, size = [], 0
-    yield _append(key, replace(summary, status=status), batches, origin, used)
+    progress = replace(progress, status=status)
+    yield _append(key, progress.in_summary(summary), batches, origin, used)
 
 
 def _append(

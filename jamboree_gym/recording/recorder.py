@@ -13,7 +13,9 @@ from gymnasium import spaces
 from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.arrays.values import check_text, decode_value, encode_value
 from jamboree_gym.connection import HasConnection
+from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder, info_keys
+from jamboree_gym.encoding.summary_codec import SummaryTemplate, encode_origin
 from jamboree_gym.environment.outcomes import refusal
 from jamboree_gym.errors import (
     InvalidArgument,
@@ -23,6 +25,7 @@ from jamboree_gym.errors import (
     NotReset,
     UnknownKey,
 )
+from jamboree_gym.journal.vector_block import BegunEpisode, SpanTitle
 from jamboree_gym.keys import digest
 from jamboree_gym.process_life import follow_forks
 from jamboree_gym.recording.options import RecordOptions
@@ -30,7 +33,7 @@ from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
 
 __all__ = ["EpisodeRecorder", "closed_environment"]
 
-_UNCHANGING = frozenset({bool, int, float, np.float32, np.float64, np.int64})
+_NUMBERS = frozenset({bool, int, float, np.float64, np.float32, np.int64})
 _SCALARS = (bool, int, float, bytes, np.generic)
 
 log = logging.getLogger(__name__)
@@ -85,7 +88,14 @@ class EpisodeRecorder:
         self._vector_index = vector_index
         self._provenance = digest(provenance)
         self._blobs = {self._provenance: provenance}
+        self._plain_origin = b""  # that of an episode of which nothing is known
         self._reset_options = InfoEncoder()
+        self.handler.summary_template = SummaryTemplate(
+            EpisodeSummary(
+                *("", self._env_id, self.run, "running", 0, 0.0, 0.0, 0.0, None),
+                *(self._tags, vector_index, self.jam.writer_name),
+            )
+        )
         follow_forks(self)
 
     @property
@@ -149,10 +159,11 @@ class EpisodeRecorder:
         parent_id, parent_run = (None, None) if parent is None else (parent.id, parent.run)
         started_at = self.jam.start_time(after=self.handler.newest_at)
         failure: JamboreeError | None = None
-        try:
-            self.abandon()
-        except JamboreeError as error:
-            failure = error
+        if self.handler.writing is not None:
+            try:
+                self.abandon()
+            except JamboreeError as error:
+                failure = error
         self.handler.begin(
             observation,
             info,
@@ -181,18 +192,54 @@ class EpisodeRecorder:
         if failure is not None:
             raise failure
 
+    def begin_plainly(
+        self, rng_state: Mapping[str, Any] | None, follows: str | None
+    ) -> tuple[StepOutbox, SpanTitle]:
+        """Begin an episode, without a seed or an info, whose rows somebody else writes.
+
+        Returns:
+            What it is written to, and what the journal has to know of it.
+        """
+        origin = self._plain_origin
+        if rng_state is not None or follows is not None or not origin:
+            whole = EpisodeOrigin(None, rng_state, None, self._provenance, follows, None, None)
+            origin = encode_origin(whole)
+            if rng_state is None and follows is None:
+                self._plain_origin = origin
+        jam = self.jam
+        summary = EpisodeSummary(
+            jam.new_episode_id(),
+            self._env_id,
+            self.run,
+            "running",
+            0,  # steps
+            0.0,  # episode_return
+            jam.start_time(after=self.handler.newest_at),
+            0.0,  # elapsed_s
+            None,  # seed
+            self._tags,
+            self._vector_index,
+            jam.writer_name,
+            None,  # parent
+            None,  # fork_step
+            None,  # parent_run
+        )
+        steps = self.handler._begin_plainly(summary, origin, self._blobs)
+        begun = BegunEpisode(self._env_id, summary.started_at, origin, self._provenance)
+        return steps, SpanTitle(steps.key, summary.id, begun)
+
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step, with what was said of it before.
 
         Raises:
             InvalidRecord: A value cannot be stored; names it.
         """
+        said = {}
         try:
-            said = {}
             for name, value in values.items():
-                if name.__class__ is not str or not name.isascii():
-                    name = check_text("name", name)
-                said[name] = value if value.__class__ in _UNCHANGING else _copied(value)
+                is_plain = name.__class__ is str and name.isascii()
+                own_name = name if is_plain else check_text("name", name)
+                said[own_name] = value if value.__class__ in _NUMBERS else _copied(value)
         except Exception as error:
             raise refusal("annotation", error) from error
         self.handler._merge_annotation(said)

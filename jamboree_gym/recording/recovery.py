@@ -53,11 +53,16 @@ TRIES = 5  # the last append of the dead process may still arrive
 log = logging.getLogger(__name__)
 
 
-def deliver_dead_journals(connection: Connection) -> int:
+def deliver_dead_journals(connection: Connection, *, is_restarted: bool = False) -> int:
     """Deliver the journals of dead processes that wrote to the same place.
 
     What cannot be delivered now stays for the next one who opens the store, and a warning says so.
     While another process delivers, it waits for that.
+
+    Args:
+        connection: To that place.
+        is_restarted: Deliver also what was left before the machine was restarted, as far as it is
+            in order.
 
     Returns:
         How many journals were delivered.
@@ -69,7 +74,13 @@ def deliver_dead_journals(connection: Connection) -> int:
     delivered = 0
 
     def is_wanted(owner: JournalOwner) -> bool:
-        return connection.journal.owner.is_of(owner) and owner.writer not in failed
+        if owner.writer in failed or not connection.journal.owner.is_of(owner):
+            return False
+        if is_restarted or owner.is_whole or owner.is_delivered:
+            return True
+        _leave(connection, owner)
+        failed.add(owner.writer)
+        return False
 
     deadline = time.monotonic() + OTHERS_S
     while True:
@@ -81,6 +92,21 @@ def deliver_dead_journals(connection: Connection) -> int:
         if not is_being_delivered(directory, is_wanted) or time.monotonic() > deadline:
             return delivered
         time.sleep(LOOK_S)
+
+
+def _leave(connection: Connection, owner: JournalOwner) -> None:
+    """Say why a journal is not delivered, and how it would be."""
+    directory = connection.journal_directory
+    url = "" if connection.opened.redis_url is None else " --redis-url URL"
+    log.warning(
+        "the machine was restarted since writer %s left its journal: after a power cut, rows of it "
+        "may be damaged, so it is not delivered.\nAfter a clean restart, deliver it: python -m "
+        "jamboree_gym.recording.recovery --restarted --home %s%s; else delete %s.*",
+        owner.writer,
+        directory and directory.parent,
+        url,
+        directory and directory / owner.writer,
+    )
 
 
 def _deliver(connection: Connection, journal: DeadJournal) -> bool:
@@ -237,7 +263,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Deliver all journals of a home that belong to its Redis; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m jamboree_gym.recording.recovery")
     parser.add_argument("--home", required=True, type=Path, help="directory of the servers")
-    parser.add_argument("--redis-url", required=True, help="of its Redis")
+    parser.add_argument("--redis-url", help="of its Redis; without it: the embedded one")
+    parser.add_argument(
+        "--restarted",
+        action="store_true",
+        help="deliver also what was left before a restart of the machine; of each episode the rows "
+        "that are in order of time",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
     owners = dead_owners(options.home / JOURNAL_DIRECTORY)
@@ -246,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with Connection(
                 options.redis_url, home=options.home, namespace=namespace, write="buffered"
             ) as connection:
-                count = deliver_dead_journals(connection)
+                count = deliver_dead_journals(connection, is_restarted=options.restarted)
                 log.info("%s: %d journals of dead writers delivered", namespace, count)
         except JamboreeError as error:
             log.error("%s: %s", namespace, error)

@@ -6,10 +6,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
@@ -22,13 +24,15 @@ from jamboree_gym.environment.outcomes import raise_refused, refusal
 from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace
 from jamboree_gym.recording.annotations import AnnotationColumns, each
-from jamboree_gym.recording.batch_packing import BatchPacker, rewards_of
+from jamboree_gym.recording.batch_packing import BatchPacker, reward_array, rewards_of
+from jamboree_gym.recording.block_steps import BLOCKS_FROM, BatchedStep, BlockSteps
 from jamboree_gym.recording.episode_handler import EpisodeHandler
 from jamboree_gym.recording.options import RecordOptions
 from jamboree_gym.recording.recorder import EpisodeRecorder, closed_environment
 
 __all__ = ["RecordedSubEnvs", "VectorRecorder", "copied_batch"]
 
+NOBODY: Mapping[int, Mapping[str, Any] | None] = MappingProxyType({})
 _LOST = (InvalidRecord, UnsupportedSpace)  # what these are about was not recorded
 
 SubEnv = gym.Env[Any, Any] | EnvSpec | None
@@ -66,6 +70,7 @@ class VectorRecorder:
     Attributes:
         run: Name of the run.
         errors: What `begin` and `step` have met, and nobody has raised yet.
+        has_blocks: Whether `step_together` is to be tried first.
         is_closed: Whether the vector environment was closed, and not reset since.
     """
 
@@ -111,7 +116,13 @@ class VectorRecorder:
         self._plain_columns = self._annotation_columns
         self._plain_step_bytes = 0
         self._plain_bytes = 0  # put by `step_plain`, roughly
+        self._checked_bytes = 0  # when it was looked at last how much waits
         self._check_at_bytes = CHECK_EVERY_BYTES  # then it checks how much is waiting
+        self._blocks: BlockSteps | None = None
+        is_plain = all(handler.takes_plain_steps for handler in self._handlers)
+        self.has_blocks = is_plain and len(sub_envs) >= BLOCKS_FROM and self._jam.is_buffered
+        if self.has_blocks:
+            self._blocks = BlockSteps(self._jam, self._recorders, options.tags or {})
 
     @property
     def handlers(self) -> list[EpisodeHandler]:
@@ -178,6 +189,9 @@ class VectorRecorder:
             JamboreeError: What the environment returned can't be recorded.
         """
         self.errors.clear()
+        if self._blocks is not None:
+            with suppress(JamboreeError):
+                self._blocks.drop_block()
         self._unbroken = [None] * len(self._recorders)
         with suppress(JamboreeError):  # another error is on its way
             self.abandon()
@@ -201,9 +215,7 @@ class VectorRecorder:
         """
         if self._annotations is not None:
             self._hand_out_annotations()
-        begins_anew = seed is not None or rng_state is not None
-        begins_anew = begins_anew and not self._carries_over[index]
-        follows = None if begins_anew else self._unbroken[index]
+        follows = self._follows(index, is_known=seed is not None or rng_state is not None)
         self._unbroken[index] = None
         recorder = self._recorders[index]
         try:
@@ -221,6 +233,11 @@ class VectorRecorder:
                 recorder.say_unrecorded(error)
         if recorder.is_recording and self._is_independent:  # also where it waits in memory
             self._unbroken[index] = recorder.episode_id
+
+    def _follows(self, index: int, *, is_known: bool) -> str | None:
+        """The episode that the next one follows; `is_known` says whether a reset says how."""
+        begins_anew = is_known and not self._carries_over[index]
+        return None if begins_anew else self._unbroken[index]
 
     def step(
         self,
@@ -296,13 +313,7 @@ class VectorRecorder:
         gains = rewards_of(rewards, len(self._handlers))
         if packed_observations is None or gains is None or not self._takes_plain_steps:
             return False
-        schema = self._plain
-        if (
-            schema.observation is not self._observed.layout
-            or schema.action is not self._acted.layout
-            or self._plain_columns is not self._annotation_columns
-        ):
-            schema = self._use_plain_schema()
+        schema = self._plain_schema()
         annotations, self._annotations = self._annotations or self._no_annotations, None
         now = self._clock()
         for index, handler in enumerate(self._handlers):
@@ -328,13 +339,128 @@ class VectorRecorder:
                 action = self.unpacked_action(packed_actions[index])
                 outcome = (gains[index], False, False)
                 self.step(index, action, observations[index], *outcome, {})
+        self._look_at_what_waits(CHECK_EVERY_BYTES)
+        return True
+
+    def step_together(
+        self,
+        actions: Any,
+        observations: Any,
+        rewards: Any,
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+        *,
+        alone: Collection[int],
+        ended: Collection[int] = (),
+        resets: Mapping[int, Mapping[str, Any] | None] = NOBODY,
+    ) -> Collection[int] | None:
+        """Keep one step of all sub-environments at once, where it is as plain as most are.
+
+        It is, if actions and observations are arrays of numbers, and there are no infos.
+
+        Args:
+            actions: A batch of our own, as it was before the environments got it.
+            observations: A batch.
+            rewards: A batch.
+            terminated: Flags, (size,).
+            truncated: Flags, (size,).
+            alone: Those that need more.
+            ended: Those whose episode ends with this step.
+            resets: Those whose episode begins with it, and the state of the generator before.
+
+        Returns:
+            Those that have to be recorded one by one; None if all have to be.
+        """
+        blocks = self._blocks
+        if blocks is None:
+            return None
+        known = (self._observed.layout_for(observations), self._acted.layout_for(actions))
+        gains = reward_array(rewards, len(self._handlers))
+        if None in known or gains is None:
+            self.leave_blocks()
+            return None
+        schema = self._plain_schema()
+        if not blocks.takes(schema):
+            self.leave_blocks()
+            return None
+        annotations, self._annotations = self._annotations, None
+        step = BatchedStep(
+            schema,
+            actions,
+            observations,
+            gains,
+            terminated,
+            truncated,
+            ended,
+            resets,
+            alone,
+            annotations,
+        )
+        follows = {i: self._follows(i, is_known=state is not None) for i, state in resets.items()}
+        left = set(blocks.step(step, follows))
+        if left:
+            left -= self._step_outside(step, left.difference(alone, resets, ended))
+        if self._is_independent:
+            for index in resets:
+                if index not in left:
+                    self._unbroken[index] = self._recorders[index].episode_id
+        if annotations is not None:
+            for index in left:
+                handler = self._handlers[index]
+                handler._merge_annotation(self._annotation_columns.annotation(annotations[index]))
+        self.errors += [_named(error, index) for index, error in blocks.announce()]
+        self._look_at_what_waits(4 * CHECK_EVERY_BYTES)
+        return left
+
+    def _step_outside(self, step: BatchedStep, waiting: Collection[int]) -> set[int]:
+        """Keep a plain step of those that are not in the block yet; for whom it was done."""
+        done, now = set[int](), self._clock()
+        schema, annotations = step.schema, step.annotations or self._no_annotations
+        for index in waiting:
+            steps = self._handlers[index].plain_steps(schema)
+            if steps is None:
+                continue
+            done.add(index)
+            try:
+                steps.add_plain_step(
+                    schema.pack_action(step.actions[index]),
+                    schema.pack_observation(step.observations[index]),
+                    float(step.rewards[index]),
+                    now,
+                    annotations[index],
+                )
+            except Exception as error:  # noqa: BLE001 - raised by `batch`
+                self.errors.append(_named(error, index))
+                if not isinstance(error, JamboreeError):
+                    self._give_up(index)
+        return done
+
+    def leave_blocks(self) -> None:
+        """The next steps are recorded one by one."""
+        if self._blocks is not None:
+            self._blocks.leave()
+
+    def _look_at_what_waits(self, check_every_bytes: int) -> None:
         self._plain_bytes += self._plain_step_bytes
         writer = self._jam.writer
         is_late = time.monotonic() > writer.schedule.late_at
-        if is_late or self._plain_bytes >= self._check_at_bytes:
-            writer.backpressure.check(self._plain_bytes)
-            self._check_at_bytes = self._plain_bytes + CHECK_EVERY_BYTES
-        return True
+        if self._plain_bytes >= self._check_at_bytes:
+            self._checked_bytes = self._plain_bytes
+            self._check_at_bytes = self._plain_bytes + check_every_bytes
+            writer.backpressure.check(self._checked_bytes)
+        elif is_late:
+            writer.backpressure.check(self._checked_bytes)  # of all that waits, adds up nothing
+
+    def _plain_schema(self) -> StepSchema:
+        """The schema of plain steps with the layouts of the newest batches and annotations."""
+        schema = self._plain
+        if (
+            schema.observation is not self._observed.layout
+            or schema.action is not self._acted.layout
+            or self._plain_columns is not self._annotation_columns
+        ):
+            schema = self._use_plain_schema()
+        return schema
 
     def _use_plain_schema(self) -> StepSchema:
         """The schema of plain steps with the layouts of the newest batches and annotations."""

@@ -39,8 +39,9 @@ def read_run_summaries(connection: Connection, names: Sequence[str]) -> list[Run
     deleted = read_together([one.deletions for one in handlers])
     counts = count_together(handlers)
     dead = _mark_interrupted(connection, episodes, sessions)
+    now = connection.clock()
     return [
-        _summary(name, by_start(episodes[name]), began, count - len(_numbers(gone)), dead)
+        _summary(name, by_start(episodes[name]), began, count - len(_numbers(gone)), dead, now)
         for name, began, count, gone in zip(names, sessions, counts, deleted, strict=True)
     ]
 
@@ -65,7 +66,12 @@ def _numbers(deleted: Records) -> set[int]:
 
 
 def _summary(
-    name: str, episodes: list[StoredSummary], sessions: Records, checkpoints: int, dead: set[str]
+    name: str,
+    episodes: list[StoredSummary],
+    sessions: Records,
+    checkpoints: int,
+    dead: set[str],
+    now: float,
 ) -> RunSummary:
     known = sessions_of(sessions, dead.intersection, lambda: episodes, where=f"run {name!r}")
-    return summary_of_run(name, episodes, known, checkpoints)
+    return summary_of_run(name, episodes, known, checkpoints, now)

@@ -19,7 +19,8 @@ from jamboree_gym.records import StepData
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler, metric_table
 from jamboree_gym.runs.read_runs import read_run_summaries
-from jamboree_gym.runs.run_summary import RunState, RunSummary
+from jamboree_gym.runs.run_report import RunReport, report_of_run
+from jamboree_gym.runs.run_summary import RunState, RunSummary, summary_of_run
 from jamboree_gym.runs.sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,23 @@ class Run(StaysHere):
         if not summary.episodes:
             self._check_it_is_there()
         return summary
+
+    def report(self) -> RunReport:
+        """How it stands: alive or stuck, returns, metrics now and an hour ago, what is odd.
+
+        Reads the summaries of its episodes and all of its metrics.
+
+        Example:
+            >>> print(jam.run("ppo").report())
+            ppo: running, but stuck; 0 steps/s, newest sign 12 min ago
+        """
+        _, episodes = found_by(self.episodes, is_complete=False)
+        sessions, checkpoints = self.history, self.checkpoints()
+        metrics = self.metrics()
+        now = self._connection.clock()
+        summary = summary_of_run(self.name, episodes, sessions, len(checkpoints), now)
+        newest = self._checkpoints.newest()
+        return report_of_run(summary, episodes, sessions, metrics, newest, now)
 
     @property
     def state(self) -> RunState:

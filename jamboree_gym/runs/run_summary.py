@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Any, Literal
@@ -16,6 +16,7 @@ RunState = Literal["running", "stopped", "interrupted"]
 """`running`: a living process records or trains. `interrupted`: what was newest was cut off."""
 
 AVERAGED = 10  # episodes
+RATED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class RunSummary:
             did.
         checkpoints: Number of checkpoints.
         tags: Tags of the newest episode.
+        steps_per_s: Steps per second of the last minute, as of the read.
     """
 
     name: str
@@ -47,6 +49,7 @@ class RunSummary:
     mean_return: float | None
     checkpoints: int
     tags: Mapping[str, Any] = field(default_factory=dict)
+    steps_per_s: float = 0.0
 
     def __str__(self) -> str:
         """The run in one line."""
@@ -64,6 +67,7 @@ def summary_of_run(
     episodes: Sequence[StoredSummary],
     sessions: Sequence[RunSession],
     checkpoints: int,
+    now: float,
 ) -> RunSummary:
     """Summarise a run.
 
@@ -72,6 +76,7 @@ def summary_of_run(
         episodes: Its episodes by their start, with their status as of now.
         sessions: Its sessions, the oldest first.
         checkpoints: Number of its checkpoints.
+        now: Epoch seconds.
     """
     over = [one for one in episodes if one.status in ("terminated", "truncated")]
     newest = [one.episode_return for one in nlargest(AVERAGED, over, key=ended_at)]
@@ -86,6 +91,7 @@ def summary_of_run(
         sum(newest) / len(newest) if newest else None,
         checkpoints,
         episodes[-1].decoded_tags() if episodes else {},
+        steps_per_s(episodes, now),
     )
 
 
@@ -104,3 +110,14 @@ def run_state(episodes: Sequence[StoredSummary], sessions: Sequence[RunSession])
 def ended_at(episode: StoredSummary) -> float:
     """Time of its newest step, epoch seconds."""
     return episode.started_at + episode.elapsed_s
+
+
+def steps_per_s(episodes: Iterable[StoredSummary], now: float) -> float:
+    """Steps per second of the last minute, as if each episode had taken its steps evenly."""
+    since = now - RATED_S
+    rated = [one for one in episodes if one.elapsed_s > 0 and ended_at(one) > since]
+    steps = sum(
+        one.steps * (ended_at(one) - max(one.started_at, since)) / one.elapsed_s for one in rated
+    )
+    began = min((max(one.started_at, since) for one in rated), default=now)
+    return steps / (now - began) if now > began else 0.0

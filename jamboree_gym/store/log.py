@@ -10,6 +10,8 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch, decode_head
 from jamboree_gym.errors import DecodeError
 
@@ -52,7 +54,7 @@ def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
         return error
 
 
-class IndexEntry(NamedTuple):
+class IndexEntry(msgspec.Struct, frozen=True):
     """An entry of an episode in a listing: one field, `name` (its id), in the summaries of its run.
 
     Without a name it only names the run, because of its sessions, metrics or checkpoints. `time` is
@@ -65,7 +67,7 @@ class IndexEntry(NamedTuple):
     time: float
 
 
-class Append(NamedTuple):
+class Append(msgspec.Struct, frozen=True):
     """One atomic append: consecutive batches, and optionally a new note.
 
     Attributes:
@@ -105,24 +107,32 @@ def birth_of(append: Append) -> float:
     return -math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class AppendResult:
+class AppendResult(msgspec.Struct, frozen=True):
     """The server's answer to an append.
 
     Attributes:
         stored: How many of the batches, from the first on, are in the log now, by this attempt or
             an earlier one. The next batch does not continue the log: another writer was faster.
         count: Records in the log, counted from its very first.
-        t_last: Timestamp of the newest record, epoch seconds.
+        newest_at: Timestamp of the newest record, epoch seconds; also as the server says it.
         is_deleted: Whether the log was deleted after an earlier attempt had begun it.
         was_repeated: Whether an earlier attempt was stored, but its answer was lost.
+        first: Lowest index that can be read.
+        log: Epoch and birth: they tell the log from all others of its key. None if there is no log.
     """
 
     stored: int
     count: int
-    t_last: float
+    newest_at: float | bytes
     is_deleted: bool = False
     was_repeated: bool = False
+    first: int = 0
+    log: tuple[str, bytes] | None = None
+
+    @property
+    def t_last(self) -> float:
+        """Timestamp of the newest record, epoch seconds."""
+        return float(self.newest_at)  # seldom needed, and 17 digits take their time
 
     @property
     def is_absent(self) -> bool:

@@ -79,7 +79,7 @@ class ReadThroughStore(LogAppender, LogStore):
         *,
         is_own: Callable[[str], bool] = lambda key: False,
     ) -> None:
-        super().__init__(redis.link, redis.keyspace, redis.blobs, can_ask=True)
+        super().__init__(redis.link, redis.buckets, redis.blobs, can_ask=True)
         self.redis = redis
         self.keyspace = redis.keyspace
         self.leases = redis.leases
@@ -113,7 +113,9 @@ class ReadThroughStore(LogAppender, LogStore):
     ) -> list[LogSlice | None]:
         """As `RedisStore.read_many`; what Redis lacks comes from MongoDB."""
         answers = self.redis.reader.read_many(keys, reads)
-        self._put_back([key for key, found in zip(keys, answers, strict=True) if found is None])
+        pairs = list(zip(keys, answers, strict=True))
+        self._put_back([key for key, found in pairs if found is None])
+        self._announce([(key, found.head) for key, found in pairs if found is not None])
         return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
 
     def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
@@ -124,8 +126,7 @@ class ReadThroughStore(LogAppender, LogStore):
             DecodeError: The log is damaged in MongoDB.
         """
         if found is not None:
-            if self.feed.is_due:
-                self._announce(key, found.head)
+            self._announce([(key, found.head)])
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         stored = self._put_back([key]).get(key)
         if stored is None:
@@ -138,16 +139,23 @@ class ReadThroughStore(LogAppender, LogStore):
         batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
         return None if batches is None else self._joined(found, batches, how)
 
-    def _announce(self, key: str, head: Head) -> None:
-        """Tell the writer of a log that is being written that somebody reads it."""
+    def _announce(self, read: Sequence[tuple[str, Head]]) -> None:
+        """Tell the writers of logs that are being written that somebody reads them."""
+        growing = [key for key, head in read if self.feed.is_due(key) and self._grows(key, head)]
+        if growing:
+            with suppress(AccessRefused, DecodeError):  # who may read may have no right to write
+                self.feed.announce(growing)
+
+    def _grows(self, key: str, head: Head) -> bool:
+        """Whether another process seems to write a log."""
         if head.t_last < time.time() - GROWING_S or self._is_own(key):
-            return
-        with suppress(AccessRefused, DecodeError):  # who may read may have no right to write
-            if head.codec == CODEC_STEPS:
-                summary = decode_stored_summary(head.note, episode_id="", where=key)
-                if summary.status != "running":
-                    return
-            self.feed.announce()
+            return False
+        if head.codec != CODEC_STEPS:
+            return True
+        with suppress(DecodeError):
+            summary = decode_stored_summary(head.note, episode_id="", where=key)
+            return summary.status == "running"
+        return False
 
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""
@@ -200,7 +208,7 @@ class ReadThroughStore(LogAppender, LogStore):
         """
         if not keys:
             return {}
-        now, standing = time.monotonic(), self.redis.restorer.standing()
+        now, standing = time.monotonic(), self.redis.restorer.standing(keys)
         asked = sorted(key for key in keys if not self._is_known_absent(key, standing, now))
         if not asked:
             return {}
@@ -222,7 +230,8 @@ class ReadThroughStore(LogAppender, LogStore):
 
     def _is_known_absent(self, key: str, standing: str, now: float) -> bool:
         known = self._absent.get(key)
-        return known is not None and known.until > now and known.standing == standing
+        stands = self.redis.restorer.stands
+        return known is not None and known.until > now and stands(key, known.standing, standing)
 
     def _restore_missing(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         try:
@@ -235,8 +244,10 @@ class ReadThroughStore(LogAppender, LogStore):
     def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, StoredLog]:
         found: dict[str, StoredLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            standing, deleted = self.redis.restorer.standing(), self.redis.deletions.noted()
-            for key, stored in mongo.logs(keys[first : first + LOGS_AT_ONCE]).items():
+            some = keys[first : first + LOGS_AT_ONCE]
+            standing = self.redis.restorer.standing(some)
+            deleted = self.redis.deletions.noted(some)
+            for key, stored in mongo.logs(some).items():
                 if isinstance(stored, DecodeError):
                     if len(keys) == 1:
                         raise stored
@@ -376,7 +387,8 @@ class ReadThroughStore(LogAppender, LogStore):
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
         """Which of these logs were deleted after they had begun."""
         logs = {(append.key, birth_of(append)) for append in appends}
-        noted = {key for key, born in self.redis.deletions.noted() if (key, born) in logs}
+        deleted = self.redis.deletions.noted(key for key, _ in logs)
+        noted = {key for key, born in deleted if (key, born) in logs}
         stored = self._ask(lambda mongo: mongo.deleted(logs)) or set()
         return noted | {key for key, _ in stored}
 

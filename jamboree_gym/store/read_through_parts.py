@@ -17,8 +17,8 @@ from jamboree_gym.store.listing_recovery import (
 )
 from jamboree_gym.store.mongo.link import BackupUnavailable
 from jamboree_gym.store.protocol import BlobReader, ListingReader
-from jamboree_gym.store.redis.blobs import Blobs
 from jamboree_gym.store.redis.link import AccessRefused
+from jamboree_gym.store.redis.plain_keys import Blobs
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["ReadThroughBlobs", "ReadThroughListings"]

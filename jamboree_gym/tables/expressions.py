@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import reduce
@@ -97,7 +97,7 @@ def _condition(true: Any, false: Any) -> _Values:
 
 
 class Condition:
-    """A condition on the columns of a frame of steps.
+    """A condition on the columns of a frame of steps, or of a table.
 
     It supports comparisons (`a < b <= c`, `in (1, 2)`), `and`, `or`, `not`, arithmetic, numbers,
     texts, and the functions abs, sqrt, isnan, isfinite, min and max. `info_a.b` is a column, too.
@@ -132,26 +132,41 @@ class Condition:
             InvalidExpression: A column does not exist in these steps, or an operation is impossible
                 for its values; says where.
         """
+        evaluation = _Evaluation(self._text, to_columns_or_none(steps), ~steps.annotated)
+        hits: npt.NDArray[np.int64] = steps.indices[self._true(evaluation, len(steps))]
+        return hits
+
+    def rows(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """For which rows of a table the condition is true: bool (n,).
+
+        Raises:
+            InvalidExpression: As `hits`.
+        """
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
+        return self._true(_Evaluation(self._text, columns), table.num_rows)
+
+    def _true(self, evaluation: _Evaluation, count: int) -> npt.NDArray[np.bool_]:
         try:
             with np.errstate(all="ignore"):
-                found = _Evaluation(self._text, steps).condition(self._tree)
+                found = evaluation.condition(self._tree)
         except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
             if isinstance(error, InvalidExpression):
                 raise
             raise InvalidExpression(
                 f"{_short(self._text)!r} cannot be worked out: {error}"
             ) from error
-        hits: npt.NDArray[np.int64] = steps.indices[np.broadcast_to(found.true, len(steps))]
-        return hits
+        return np.broadcast_to(found.true, count)
 
 
 class _Evaluation:
-    """Evaluates an expression over these steps."""
+    """Evaluates an expression over these columns; `unsaid` are the rows without annotations."""
 
-    def __init__(self, text: str, steps: Transitions) -> None:
+    def __init__(
+        self, text: str, columns: Mapping[str, Column | None], unsaid: Any = False
+    ) -> None:
         self._text = text
-        self._columns = to_columns_or_none(steps)
-        self._unsaid = ~steps.annotated
+        self._columns = columns
+        self._unsaid = unsaid
 
     def value(self, node: ast.expr) -> _Values:
         """Evaluate a part."""

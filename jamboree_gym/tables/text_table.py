@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 
-__all__ = ["MAX_ROWS", "ago", "html_table", "number", "text_table"]
+__all__ = ["MAX_ROWS", "ago", "averaged", "html_table", "number", "sparkline", "text_table"]
 
 MAX_ROWS = 20
 MAX_CELL = 32  # characters
+_BARS = "▁▂▃▄▅▆▇█"
 
 Columns = Mapping[str, Sequence[object]]
 """Cells by the name of their column; those that are numbers are aligned to the right."""
@@ -65,6 +68,32 @@ def ago(at: float | None, now: float) -> str:
         if seconds < length:
             return f"{seconds / {'s': 1, 'min': 60, 'h': 3600}[unit]:.0f} {unit} ago"
     return time.strftime("%Y-%m-%d", time.localtime(at))
+
+
+def averaged(values: Sequence[float], most: int) -> list[float]:
+    """The values, or where there are more than `most`, so many means of consecutive ones."""
+    count = len(values)
+    if count <= most:
+        return list(values)
+    cuts = [count * part // most for part in range(most + 1)]
+    return [sum(values[start:stop]) / (stop - start) for start, stop in pairwise(cuts)]
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """The course of some values in a line, a gap for what is no finite number."""
+    shown = averaged(values, width)
+    finite = [one for one in shown if math.isfinite(one)]
+    if not finite:
+        return " " * len(shown)
+    low, span = min(finite), max(finite) - min(finite)
+    top = len(_BARS) - 1
+
+    def bar(value: float) -> str:
+        if not math.isfinite(value):
+            return " "
+        return _BARS[round((value - low) / span * top) if 0 < span < math.inf else top // 2]
+
+    return "".join(map(bar, shown))
 
 
 def _cell(value: object) -> str:

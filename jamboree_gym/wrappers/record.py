@@ -184,7 +184,8 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             if not self._recorder.is_recording:
                 raise
             failure = error
-        self._unbroken = self._recorder.episode_id
+        writing = self.handler.writing
+        self._unbroken = None if writing is None else writing.id
         for sidecar in self._sidecars:
             try:
                 sidecar.begin(self._recorder.episode_id)
@@ -255,13 +256,13 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             result = self.env.step(action)
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
                 observation, reward, terminated, truncated, info = result
-                if (
-                    not info
-                    and handler.annotation is None
-                    and not self._sidecars
-                    and steps.add_common_step(observation, reward, terminated, truncated)
-                ):
-                    return result
+                if steps.may_be_common and not self._sidecars:
+                    encoded = handler.encoded(info) if info else None
+                    if steps.add_common_step(
+                        observation, reward, terminated, truncated, encoded, handler.annotation
+                    ):
+                        handler.annotation = None
+                        return result
             else:
                 observation, reward, terminated, truncated, info = of_step(result)
             try:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
@@ -34,6 +35,7 @@ __all__ = ["RESET_MASK", "RecordEpisodes", "autoreset_mode", "leaves_autoresets"
 _LAST_THAT_LEAVES_AUTORESETS = (1, 4)
 RESET_MASK = "reset_mask"
 _OF_ENDS = ("final_obs", "final_info")
+_OF_ENDS_ALONE = frozenset({*_OF_ENDS, *(f"_{name}" for name in _OF_ENDS)})
 # The base of Gymnasium's `phys2d`, which do not say their mode.
 _RESETS_NEXT_STEP = "gymnasium.envs.functional_jax_env.FunctionalJaxVectorEnv"
 
@@ -98,7 +100,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         super().__init__(env)
         self._is_independent = _is_independent(env.unwrapped)
         self._leaves_autoresets = leaves_autoresets(env.unwrapped)
-        self._awaits_autoreset = [False] * self.num_envs
+        self._awaits_autoreset = set[int]()
 
     def reset(
         self,
@@ -117,7 +119,7 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         seeds = self._seeds(seed)
         rng_states = self._rng_states([i for i in chosen if seeds[i] is None])
         kept_options = self._recorder.kept_options(_without_mask(options))
-        awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * self.num_envs
+        awaited, self._awaits_autoreset = self._awaits_autoreset, set()
         with self._recorder.batch("reset") as call:
             # Gymnasium's own vector environments take a list, their base class declares an int.
             result = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
@@ -132,7 +134,8 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
                     rng_state=rng_states.get(i),
                     options=kept_options,
                 )
-                awaited[i] = awaited[i] and self._leaves_autoresets
+            if not self._leaves_autoresets:
+                awaited = awaited.difference(chosen)
             self._awaits_autoreset = awaited
         return result
 
@@ -148,13 +151,12 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
                 abandoned. All have moved, as above.
         """
         self._recorder.admit()
-        own_actions, size = copied_batch(actions), len(self._awaits_autoreset)
-        awaited, self._awaits_autoreset = self._awaits_autoreset, [False] * size
-        resetting = [i for i, resets in enumerate(awaited) if resets]
-        rng_states = self._rng_states(resetting) if resetting else {}
+        own_actions = copied_batch(actions)
+        awaited, self._awaits_autoreset = self._awaits_autoreset, set()
+        rng_states = self._rng_states(sorted(awaited)) if awaited else {}
         with self._recorder.batch() as call:
             result = call.returned = self.env.step(actions)
-            parts = of_step(result, size)
+            parts = of_step(result, self.num_envs)
             self._record(own_actions, *parts, awaited=awaited, rng_states=rng_states)
             self._awaits_autoreset = awaited
         return result
@@ -168,31 +170,36 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         truncations: Any,
         batched_infos: dict[str, Any],
         *,
-        awaited: list[bool],
+        awaited: set[int],
         rng_states: Mapping[int, Mapping[str, Any]],
     ) -> None:
         """Record the result of a step; update `awaited` to what the next step resets."""
-        size = len(awaited)
+        size = self.num_envs
         terminated, refused = flags_of("terminations", terminations, size)
         truncated, also_refused = flags_of("truncations", truncations, size)
         refused = {**also_refused, **refused}
         ends = terminated | truncated
-        special = {*ends.nonzero()[0].tolist(), *refused}
-        special.update([i for i, resets in enumerate(awaited) if resets])
-        has_infos = batched_infos.__class__ is not dict or batched_infos
-        packed_actions = None if has_infos else self._recorder.pack_actions(own_actions)
-        if packed_actions is None or not self._recorder.step_plain(
-            packed_actions, batch, rewards, special
-        ):
-            special = set(range(size))
+        ended = set(ends.nonzero()[0].tolist())
+        special = self._record_together(
+            own_actions,
+            batch,
+            rewards,
+            terminated,
+            truncated,
+            batched_infos,
+            ended=ended,
+            awaited=awaited,
+            rng_states=rng_states,
+            refused=refused,
+        )
         if not special:
             return
         observations, infos = self._split(batch, batched_infos)
         actions = _parts(self.action_space, own_actions)
         for i in sorted(special):
             try:
-                if awaited[i]:
-                    awaited[i] = False
+                if i in awaited:
+                    awaited.discard(i)
                     self._recorder.begin(i, observations[i], infos[i], rng_state=rng_states.get(i))
                 elif i in refused:
                     self._recorder.miss(i, refused[i])
@@ -202,9 +209,61 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
                     self._recorder.step(i, actions[i], observations[i], *outcome, info)
                 else:
                     outcome = (rewards[i], bool(terminated[i]), bool(truncated[i]))
-                    awaited[i] = self._end(i, (actions[i], *outcome), observations[i], infos[i])
+                    if self._end(i, (actions[i], *outcome), observations[i], infos[i]):
+                        awaited.add(i)
             except Exception as error:  # noqa: BLE001 - raised by `batch`
                 self._recorder.miss(i, error)
+
+    def _record_together(
+        self,
+        own_actions: Any,
+        batch: Any,
+        rewards: Any,
+        terminated: npt.NDArray[np.bool_],
+        truncated: npt.NDArray[np.bool_],
+        infos: dict[str, Any],
+        *,
+        ended: set[int],
+        awaited: set[int],
+        rng_states: Mapping[int, Mapping[str, Any]],
+        refused: Collection[int],
+    ) -> Collection[int]:
+        """Record what is plain of a step; update `awaited` where that ends an episode.
+
+        Returns:
+            The sub-environments whose step is not recorded by this.
+        """
+        recorder, is_same_step = self._recorder, self._mode is AutoresetMode.SAME_STEP
+        if not (
+            infos.__class__ is dict
+            and (not infos or (is_same_step and _OF_ENDS_ALONE.issuperset(infos)))
+        ):
+            recorder.leave_blocks()
+            return range(self.num_envs)
+        alone = ended.union(refused) if is_same_step else set(refused)
+        resets = {i: rng_states.get(i) for i in awaited - alone}
+        left = recorder.step_together(
+            own_actions,
+            batch,
+            rewards,
+            terminated,
+            truncated,
+            ended=ended - awaited - alone,
+            resets=resets,
+            alone=alone,
+        )
+        if left is not None:
+            awaited.difference_update(resets.keys() - left)
+            if self._mode is AutoresetMode.NEXT_STEP:
+                awaited.update(ended - resets.keys() - set(left))
+            return left
+        special = ended.union(refused, awaited)
+        packed_actions = recorder.pack_actions(own_actions)
+        if packed_actions is not None and recorder.step_plain(
+            packed_actions, batch, rewards, special
+        ):
+            return special
+        return range(self.num_envs)
 
     def _without_final(self, info: Any) -> Any:
         """What SAME_STEP says of ends is for those that have ended, even if it is given to all."""

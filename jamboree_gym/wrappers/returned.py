@@ -35,6 +35,9 @@ def of_reset(result: Any, num_envs: int | None = None) -> tuple[Any, Any]:
     Raises:
         InvalidRecord: It is something else; says what, and carries it in `returned`.
     """
+    if result.__class__ is tuple and len(result) == 2 and result[1].__class__ is dict:
+        plain: tuple[Any, Any] = result
+        return plain
     if isinstance(result, (tuple, list)) and len(result) == 2 and _is_info(result[1], num_envs):
         return result[0], result[1]
     error = NoResult(

@@ -111,26 +111,20 @@ def test_status_shows_what_runs(home: Path, running_home: Path) -> None:
     assert "when told to" in status
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status"])
-def test_help_has_an_example(command: str) -> None:
-    assert f"Example: jamboree-gym {command}" in shown(command, "--help")
-
-
-def test_error_is_two_lines_and_exit_code_1(home: Path) -> None:
+def test_error_is_two_lines_and_exit_code_3(home: Path) -> None:
     home.write_text("a file")
     failed = run("up", "--home", home)
-    assert failed.returncode == 1
+    assert failed.returncode == 3
     assert failed.stdout == ""
     assert failed.stderr.startswith(f"error: cannot keep the embedded servers in {home}")
     assert len(failed.stderr.splitlines()) == 2
     home.unlink()
 
 
-@pytest.mark.parametrize("package", ["typer", "rich"])
-def test_without_the_extra_it_names_the_pip_command(tmp_path: Path, package: str) -> None:
-    (tmp_path / package).mkdir()
-    (tmp_path / package / "__init__.py").write_text(
-        f"raise ModuleNotFoundError('No module named {package}', name={package!r})"
+def test_without_the_extra_it_names_the_pip_command(tmp_path: Path) -> None:
+    (tmp_path / "typer").mkdir()
+    (tmp_path / "typer" / "__init__.py").write_text(
+        "raise ModuleNotFoundError('No module named typer', name='typer')"
     )
     failed = run("status", PYTHONPATH=os.pathsep.join([str(tmp_path), ROOT]))
     assert failed.returncode == 2

@@ -126,7 +126,7 @@ def test_a_difference_is_exit_code_1_and_a_line_and_on_a_terminal_there_is_a_pro
     shell.write(off=1)
     ours, theirs = os.openpty()
 
-    done = shell.verify_in_a_process("--import", "count_envs", "--json", "out.json", stderr=theirs)
+    done = shell.verify_in_a_process("--import", "count_envs", "-o", "out.json", stderr=theirs)
     os.close(theirs)
 
     assert done.returncode == 1
@@ -170,7 +170,7 @@ def test_episodes_are_chosen(shell: Shell) -> None:
         ids = jam.episodes(run="cli").ids()
 
     def checked(*arguments: object) -> list[str]:
-        shell.verify("--import", "count_envs", "--json", "out.json", *arguments)
+        shell.verify("--import", "count_envs", "-o", "out.json", *arguments)
         content = json.loads((shell.directory / "out.json").read_text())
         return [report["episode_id"] for report in content["reports"]]
 
@@ -197,8 +197,7 @@ def test_tolerance_and_infos_are_handed_on(shell: Shell) -> None:
     ("arguments", "said"),
     [
         (["--import", "no_such_module"], "error: --import no_such_module: ModuleNotFoundError"),
-        (["--json", "no/such/folder"], "error: --json no/such/folder cannot be written: No such"),
-        (["--redis-url", "unix:///nowhere.sock"], "error: "),
+        (["-o", "no/such/folder"], "error: -o no/such/folder cannot be written: No such"),
     ],
 )
 def test_an_error_is_two_lines_at_most_and_exit_code_2(
@@ -217,10 +216,6 @@ def test_an_error_is_two_lines_at_most_and_exit_code_2(
 )
 def test_what_cannot_be_meant_is_exit_code_2(shell: Shell, arguments: list[str]) -> None:
     assert shell.verify(*arguments).exit_code == 2
-
-
-def test_help_has_an_example(shell: Shell) -> None:
-    assert "Example: jamboree-gym verify --run" in shell.verify("--help").stdout
 
 
 def test_what_a_terminal_obeys_is_not_printed(shell: Shell) -> None:

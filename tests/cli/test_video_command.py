@@ -119,7 +119,3 @@ def test_an_environment_that_nobody_registers_is_named(jam: Jamboree, run: Run) 
 
     assert failed.exit_code == 1
     assert "'tests/Shown-v0' is not registered here" in failed.stderr
-
-
-def test_help_has_an_example(run: Run) -> None:
-    assert "Example: jamboree-gym video" in run("--help").stdout

@@ -79,6 +79,7 @@ class History:
     Attributes:
         claims: What was acknowledged to writers.
         emptied: When Redis was emptied.
+        killed: When it was killed.
         copied: When backups were complete.
         deleted: Episodes that were deleted while MongoDB answered.
         maybe_deleted: The same while it may not have.
@@ -89,6 +90,7 @@ class History:
 
     claims: list[Claim] = field(default_factory=list)
     emptied: list[Span] = field(default_factory=list)
+    killed: list[Span] = field(default_factory=list)
     copied: list[Span] = field(default_factory=list)
     deleted: dict[str, Span] = field(default_factory=dict)
     maybe_deleted: set[str] = field(default_factory=set)
@@ -119,7 +121,9 @@ class World:
         self.history = History()
         self.over = threading.Event()
         self.stop_file = directory / "stop"
-        self.redis = start_redis(valkey_program(), directory / "valkey")
+        # With `everysec` a killed server may lose what it has acknowledged: while the disk is busy
+        # with a sync, it puts off its writes.
+        self.redis = start_redis(valkey_program(), directory / "valkey", "--appendfsync", "always")
         exits.callback(self.redis.stop)
         self.mongo: Server = exits.enter_context(mongo_of_its_own(directory / "mongo"))
         self.writers: dict[str, subprocess.Popen[str]] = {}
@@ -264,7 +268,9 @@ class World:
 
     def kill_redis(self) -> None:
         """Kill it, and start it again."""
+        before = time.time()
         self.redis.kill()
+        self.history.killed.append((before, time.time()))
         time.sleep(self.random.random() * 0.5)
         self.redis.start()
 
@@ -448,7 +454,9 @@ def main() -> int:
     for seed, history in histories(range(int(first), int(last or first) + 1), options.seconds):
         bad += bool(history.violations)
         print(f"seed {seed}: {len(history.claims)} claims, {dict(history.counts)}", flush=True)
-        print(*history.violations[:8], sep="\n", flush=True)
+        if history.violations:
+            print(*history.violations[:8], sep="\n")
+            print(f"Redis was killed at {history.killed}, emptied at {history.emptied}", flush=True)
     print(f"{bad} with violations")
     return bool(bad)
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import Server
 from full_disk import fill, free, mongo_of_its_own
 from processes import NoteHandler
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreFull, StoreUnavailable
@@ -70,8 +71,8 @@ def test_a_backup_onto_a_full_disk_says_so_and_goes_on_when_there_is_room(
     report = jam.backup.verify()
     assert report, report.different
     before = batches(jam)
-    for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*"):
-        jam.redis.delete(key)
+    for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*"):
+        jam.redis.delete(at(jam, key))
     jam.backup.restore()
     assert batches(jam) == before
     assert [note["n"] for note in notes.many(10**6)] == list(range(saved))

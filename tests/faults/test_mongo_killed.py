@@ -19,6 +19,7 @@ from full_disk import mongo_of_its_own
 from processes import NoteHandler
 from proxy import Proxy, direct
 from recorded_envs import ACTION, CountingEnv
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable
@@ -111,8 +112,8 @@ def test_a_killed_mongodb_loses_nothing_and_keeps_nothing_twice(
     assert report, report.different
     assert report.logs == episodes + 1
     before = kept(jam)
-    for key in jam.redis.scan_iter(f"{namespace}:*"):
-        jam.redis.delete(key)
+    for key in jam.redis.scan_iter(f"*{namespace}:*"):
+        jam.redis.delete(at(jam, key))
     assert jam.backup.restore() == episodes + 1
     assert kept(jam) == before
     assert [one.steps for one in jam.episodes().summaries()] == [EPISODE_STEPS] * episodes

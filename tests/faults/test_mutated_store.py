@@ -20,11 +20,12 @@ from decoders import mutate_batch, seal_batch
 from mutations import mutate_bytes, mutate_json, mutate_msgpack
 from processes import NoteHandler
 from recorded_envs import CountingEnv, RenderingEnv, play
+from stored import at, listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import encode_note
 from jamboree_gym.errors import DecodeError, JamboreeError
-from jamboree_gym.keys import Keyspace
+from jamboree_gym.keys import BucketKeys
 from jamboree_gym.replay import verify
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
@@ -64,12 +65,12 @@ def test_each_flipped_bit_of_an_episode_is_noticed(open_jamboree: OpenJamboree) 
     episode, other = jam.episode(record(jam)), jam.episode(record(jam))
     jam.flush()
     key = jam._connection.keyspace.episode(episode.id)
-    for place, whole in enumerate(jam.redis.lrange(key, 0, -1)):
+    for place, whole in enumerate(jam.redis.lrange(at(jam, key), 0, -1)):
         for changed in flips(whole):
-            jam.redis.lset(key, place, changed)
+            jam.redis.lset(at(jam, key), place, changed)
             with pytest.raises(DecodeError, match=re.escape(key)):  # at an index, or which rows
                 episode.data() if place else len(episode)
-        jam.redis.lset(key, place, whole)
+        jam.redis.lset(at(jam, key), place, whole)
     assert episode.data().rewards.tolist() == other.data().rewards.tolist() == [1.0, 2.0, 3.0]
 
 
@@ -82,8 +83,9 @@ def test_each_flipped_bit_of_a_listing_is_noticed_and_hides_nothing(
     jam.flush()
     listing = jam._connection.keyspace.summaries("run")
     whole = jam.episodes(run="run").summaries()
-    for changed in flips(jam.redis.hget(listing, name)):
-        jam.redis.hset(listing, name, changed)
+    stored = listing_of(jam, "run", name)
+    for changed in flips(jam.redis.hget(stored, name)):
+        jam.redis.hset(stored, name, changed)
         caplog.clear()
         jam._connection.store._warned.clear()  # what has been warned of
         assert jam.episodes(run="run").summaries() == whole
@@ -98,13 +100,13 @@ def test_each_flipped_bit_of_a_schema_and_a_provenance_is_noticed(
     jam.flush()
     for digest in jam._connection.redis_store.blobs.all():
         key = jam._connection.keyspace.blob(digest)
-        whole = jam.redis.get(key)
+        whole = jam.redis.get(at(jam, key))
         for changed in flips(whole):
-            jam.redis.set(key, changed)
+            jam.redis.set(at(jam, key), changed)
             jam._connection.store.blobs._redis._known.clear()  # what is known of it here
             with pytest.raises(DecodeError, match=key):
                 jam._connection.store.blobs.get(digest)
-        jam.redis.set(key, whole)
+        jam.redis.set(at(jam, key), whole)
     jam._connection.store.blobs._redis._known.clear()
     assert len(jam.episode(name).data()) == 3
 
@@ -169,18 +171,18 @@ def change_something(jam: Jamboree, rng: Random, keys: list[str]) -> str:
     key = rng.choice(keys)
     kind = jam.redis.type(key)
     if kind == b"list":
-        place = rng.randrange(jam.redis.llen(key))
-        old = jam.redis.lindex(key, place)
+        place = rng.randrange(jam.redis.llen(at(jam, key)))
+        old = jam.redis.lindex(at(jam, key), place)
         new = old[:HEAD_BYTES] + mutated_episode_note(rng, old[HEAD_BYTES:])
-        jam.redis.lset(key, place, seal_batch(mutate_batch(rng, old)) if place else new)
+        jam.redis.lset(at(jam, key), place, seal_batch(mutate_batch(rng, old)) if place else new)
         return f"{key} {place}"
     if kind == b"hash":
-        name = rng.choice(jam.redis.hkeys(key))
-        jam.redis.hset(key, name, mutated_note(rng, jam.redis.hget(key, name)))
+        name = rng.choice(jam.redis.hkeys(at(jam, key)))
+        jam.redis.hset(at(jam, key), name, mutated_note(rng, jam.redis.hget(at(jam, key), name)))
         return f"{key} {name}"
-    content = jam.redis.get(key)[4:]
+    content = jam.redis.get(at(jam, key))[4:]
     mutate = rng.choice([mutate_bytes, mutate_json])
-    jam.redis.set(key, encode_note(mutate(rng, content)))
+    jam.redis.set(at(jam, key), encode_note(mutate(rng, content)))
     return key
 
 
@@ -205,7 +207,7 @@ def test_a_store_that_was_written_into_gives_errors_of_ours_or_data(
         name, other = record(jam, env, record_frames=not number % 2 or None), record(jam)
         NoteHandler(jam, "n").save_many([{"a": 1}, {"b": (1, 2)}])
         jam.flush()
-        keys = sorted(key.decode() for key in jam.redis.scan_iter(f"{namespace}:*"))
+        keys = sorted(key.decode() for key in jam.redis.scan_iter(f"*{namespace}:*"))
         keys = [key for key in keys if other not in key and ":" in key]
         keys = [key for key in keys if jam.redis.type(key) in (b"list", b"hash", b"string")]
         keys = [key for key in keys if ":lease:" not in key]
@@ -219,26 +221,30 @@ def test_a_store_that_was_written_into_gives_errors_of_ours_or_data(
         assert_errors_of_ours_or_data(reader, name, other, f"{changed} ({number})")
         if expected is not None:
             assert reader.episode(other).data().rewards.tolist() == expected
-        reader.redis.delete(*reader.redis.keys(f"{namespace}:*"))
+        reader.redis.delete(*reader.redis.keys(f"*{namespace}:*"))
         reader.close()
 
 
 NO_TEXT = b"\xac\xff"
-WRITTEN_OVER: dict[str, Callable[[Any, Keyspace, str], Any]] = {
-    "coverage": lambda redis, space, _: redis.set(space.coverage, NO_TEXT),
-    "a run": lambda redis, space, _: redis.zadd(space.runs, {NO_TEXT: 1.0}),
-    "an episode": lambda redis, space, name: redis.hset(
-        space.summaries("run"), NO_TEXT, redis.hget(space.summaries("run"), name)
+WRITTEN_OVER: dict[str, Callable[[Any, BucketKeys, str], Any]] = {
+    "coverage": lambda jam, beside, _: jam.redis.set(beside.coverage, NO_TEXT),
+    "a run": lambda jam, beside, _: jam.redis.zadd(beside.runs, {NO_TEXT: 1.0}),
+    "an episode": lambda jam, beside, name: jam.redis.hset(
+        beside.summaries("run"), NO_TEXT, jam.redis.hget(beside.summaries("run"), name)
     ),
-    "a log": lambda redis, space, _: redis.zadd(space.unbacked, {NO_TEXT: 1.0}),
-    "a mark": lambda redis, space, _: redis.hset(
-        space.backup, mapping={"by": NO_TEXT, "error": NO_TEXT}
+    "a log": lambda jam, beside, _: jam.redis.zadd(beside.unbacked, {NO_TEXT: 1.0}),
+    "a mark": lambda jam, _, __: jam.redis.hset(
+        jam._connection.keyspace.backup, mapping={"by": NO_TEXT, "error": NO_TEXT}
     ),
-    "times": lambda redis, space, _: redis.hset(
-        space.backup, mapping={"by": "b", "error": "", "seen_at": NO_TEXT, "trimmed_bytes": NO_TEXT}
+    "times": lambda jam, _, __: jam.redis.hset(
+        jam._connection.keyspace.backup, mapping={"by": "b", "error": "", "seen_at": NO_TEXT}
     ),
-    "the feed": lambda redis, space, _: redis.xadd(
-        space.feed, {"episode": NO_TEXT, "run": NO_TEXT}
+    "bytes": lambda jam, beside, _: jam.redis.hset(beside.backup, "trimmed_bytes", NO_TEXT),
+    "the number of buckets": lambda jam, _, __: jam.redis.hset(
+        jam._connection.keyspace.layout[0], "buckets", NO_TEXT
+    ),
+    "the feed": lambda jam, beside, _: jam.redis.xadd(
+        beside.feed, {"episode": NO_TEXT, "run": NO_TEXT}
     ),
 }
 
@@ -254,7 +260,8 @@ def test_what_is_no_text_where_names_and_numbers_stand_gives_errors_of_ours_or_d
     jam.flush()
     if is_backed_up:
         jam.backup.flush()
-    WRITTEN_OVER[what](jam.redis, jam._connection.keyspace, name)
+    key = jam._connection.keyspace.episode(name)
+    WRITTEN_OVER[what](jam, jam._connection.redis_store.buckets.of(key), name)
 
     assert_errors_of_ours_or_data(open_jamboree(mongo_url=mongo.url), name, other, what)
 
@@ -283,7 +290,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
         collection.replace_one(
             {"_id": document["_id"]}, document | {field: content, "crc": zlib.crc32(content)}
         )
-        jam.redis.delete(*jam.redis.keys(f"{jam._connection.keyspace.namespace}:*"))
+        jam.redis.delete(*jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*"))
         reader = open_jamboree(mongo_url=mongo.url)
         for read in (reader.backup.restore, reader.backup.verify, reader.episode(name).data):
             try:
@@ -295,7 +302,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
                 raise AssertionError(f"after {place} was changed ({number})") from error
         reader.close()
         collection.replace_one({"_id": document["_id"]}, document)
-    jam.redis.delete(*jam.redis.keys(f"{jam._connection.keyspace.namespace}:*"))
+    jam.redis.delete(*jam.redis.keys(f"*{jam._connection.keyspace.namespace}:*"))
     reader = open_jamboree(mongo_url=mongo.url)
     reader.backup.restore()
     assert len(reader.episode(other).data()) == len(reader.episode(name).data()) == 3

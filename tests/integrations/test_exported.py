@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 from conftest import Server
 from processes import read_line, start_python, wait_until
+from stored import at
 
 from jamboree_gym import Jamboree
 
@@ -60,7 +61,7 @@ def test_the_next_export_names_what_it_lacks(
     id = read_line(process).strip()
     process.send_signal(signal.SIGSTOP)
     for key in jam.redis.keys(jam._connection.keyspace.lease("*")):
-        jam.redis.pexpire(key, 1)  # what happens by itself, only sooner
+        jam.redis.pexpire(at(jam, key), 1)  # what happens by itself, only sooner
     wait_until(lambda: jam.episode(id).status == "interrupted")
     query = jam.episodes(run="r")
     for _ in range(2):

@@ -120,7 +120,7 @@ def recorded_steps(jam: Jamboree, run: str, num_envs: int) -> list[list[Any]]:
     return found
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("num_envs", [1, 3, 9])  # nine are recorded by blocks
 @pytest.mark.parametrize("seed", range(4))
 def test_numbers_of_all_are_recorded_as_an_annotation_of_each(
     jam: Jamboree, num_envs: int, seed: int

@@ -24,6 +24,7 @@ from recorded_envs import (
     ScriptedEnv,
     play,
 )
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import (
@@ -264,8 +265,8 @@ def test_an_interrupted_episode_ends_with_its_last_step(jam: Jamboree, valkey: S
     assert run_python(dying, valkey.url, jam._connection.keyspace.namespace).returncode == -9
     episode = jam.episodes().last()
     lease = jam._connection.keyspace.lease(episode.summary.writer)
-    jam.redis.pexpire(lease, 1)
-    wait_until(lambda: not jam.redis.exists(lease))
+    jam.redis.pexpire(at(jam, lease), 1)
+    wait_until(lambda: not jam.redis.exists(at(jam, lease)))
 
     replay = ReplayEnv(episode)
     replay.reset()

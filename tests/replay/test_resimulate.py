@@ -33,6 +33,7 @@ from replayed_envs import (
     record,
     registered,
 )
+from stored import at
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.arrays.step_schema import StepSchema
@@ -219,7 +220,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
     """Store another value in one row, through the codec of the store itself."""
     jam.flush()
     key = jam._connection.keyspace.episode(episode.id)
-    frame = decode_batch(jam.redis.lindex(key, 1), where=key)
+    frame = decode_batch(jam.redis.lindex(at(jam, key), 1), where=key)
     name = schema_digest(frame, where=key)
     schema = StepSchema.from_blob(jam._connection.store.blobs.get(name), where=name)
     read = decode_rows(frame, lambda _: schema, where=key)
@@ -250,7 +251,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
         t_last=frame.t_last,
         body=body,
     )
-    jam.redis.lset(key, 1, blob)
+    jam.redis.lset(at(jam, key), 1, blob)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from backed_up import follower_of
 from conftest import Server, StartRedis
 from processes import NoteHandler, read_line, start_python
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, in_buckets, listing_of
 
 from jamboree_gym import Jamboree
 from jamboree_gym.backup.waiting import StopSignal
@@ -155,7 +156,7 @@ def as_recorder(users: Users, **options: Any) -> None:
         lost.save({"n": 1})
         play(users.owner.record(CountingEnv(3)), [ACTION] * 3)
         users.owner.backup.flush()
-        users.admin.delete(*users.admin.scan_iter(f"{users.namespace}:*"))
+        users.admin.delete(*users.admin.scan_iter(f"*{users.namespace}:*"))
     users.owner._connection.store.feed.position()
     one, other = users.open("recorder", **options), users.open("recorder", **options)
     try:
@@ -197,12 +198,11 @@ def as_reader(users: Users) -> None:
         if users.mongo_url is not None:  # what is not in Redis is read, and not put there
             users.owner.backup.flush()
             key = jam._connection.keyspace.episode(over.episode_id)
-            users.admin.delete(
-                key, jam._connection.keyspace.coverage, jam._connection.keyspace.runs
-            )
+            lost = [*in_buckets(jam, "coverage"), *in_buckets(jam, "runs")]
+            users.admin.delete(at(jam, key), *lost)
             assert over.episode_id in jam.episodes().ids()
             assert len(jam.episode(over.episode_id).data().rewards) == 3
-            assert not users.admin.exists(key)
+            assert not users.admin.exists(at(jam, key))
     finally:
         end(jam)
 
@@ -212,7 +212,8 @@ def as_deleter(users: Users) -> None:
     for one in (env, damaged):
         play(one, [ACTION] * 3)
     users.owner.flush()
-    users.admin.lset(users.owner._connection.keyspace.episode(damaged.episode_id), 0, b"no head")
+    key = users.owner._connection.keyspace.episode(damaged.episode_id)
+    users.admin.lset(at(users.owner, key), 0, b"no head")
     notes = NoteHandler(users.owner, "popped")
     notes.save_many([{"n": 1}, {"n": 2}])
     jam = users.open("deleter")
@@ -241,20 +242,18 @@ def as_backup(users: Users) -> None:
         status = jam.backup.status()
         assert (status.pending_logs, status.pending_deletes) == (0, 0)
         assert jam.backup.verify()
-        users.admin.delete(jam._connection.keyspace.episode(env.episode_id))
+        key = jam._connection.keyspace.episode(env.episode_id)
+        users.admin.delete(at(jam, key))
         assert jam.backup.restore() == 1
         head = users.owner._connection.redis_store.head(
             jam._connection.keyspace.episode(env.episode_id)
         )
-        users.admin.lpop(jam._connection.keyspace.episode(env.episode_id), 2)
-        users.admin.lpush(
-            jam._connection.keyspace.episode(env.episode_id), replace(head, held=1).encode()
-        )
+        users.admin.lpop(at(jam, key), 2)
+        users.admin.lpush(at(jam, key), replace(head, held=1).encode())
         assert jam.backup.restore() == 1
         assert len(users.owner.episode(env.episode_id).data().rewards) == 3
-        listing = jam._connection.keyspace.summaries(
-            users.owner.episode(env.episode_id).summary.run
-        )
+        run = users.owner.episode(env.episode_id).summary.run
+        listing = listing_of(users.owner, run, env.episode_id)
         users.admin.hset(listing, env.episode_id, b"no summary")
         assert jam.backup.restore() == 1
         assert jam.backup.verify()

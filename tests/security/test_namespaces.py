@@ -9,6 +9,7 @@ import redis
 from conftest import Server
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import EpisodeNotFound, StoreUnavailable
@@ -67,7 +68,7 @@ def assert_each_can_be_deleted_and_restored(ids: dict[Jamboree, str]) -> None:
     for jam, id in ids.items():
         others = everything - {(jam._connection.keyspace.namespace, 2)}
         for key in list(jam._connection.redis_store.log_keys()):
-            jam.redis.delete(key)
+            jam.redis.delete(at(jam, key))
         assert held() == others | {(jam._connection.keyspace.namespace, 0)}
         assert jam.backup.restore() == 2
         assert held() == everything
@@ -84,7 +85,7 @@ def test_a_user_for_one_namespace_is_kept_out_of_the_other(
     theirs = open_jamboree(namespace=other.format(namespace))
     id = fill(theirs)
     with redis.Redis.from_url(valkey.url) as admin:
-        rules = ["reset", "on", ">SECRET", "+@all", f"~{namespace}:*"]
+        rules = ["reset", "on", ">SECRET", "+@all", f"~{namespace}:*", f"~{{{namespace}:*"]
         admin.execute_command("ACL", "SETUSER", namespace, *rules)
         try:
             url = valkey.url.replace("unix://", f"unix://{namespace}:SECRET@")

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from lengths import examples
+from msgspec import structs
 
 from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.delivery.outbox import MAX_BATCHES_PER_APPEND, RecordOutbox
@@ -90,7 +91,7 @@ def deliver(store: LogStore, append: Append) -> AppendResult:
         asked = store.ask_for([append])
         if append.key in asked.deleted:
             return AppendResult(0, 0, -math.inf, is_deleted=True)
-        return deliver(store, append._replace(asked_in=asked.epoch))
+        return deliver(store, structs.replace(append, asked_in=asked.epoch))
     return result
 
 

@@ -6,9 +6,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-from embedded_home import new_home, wait_until
+from embedded_home import SUPERVISOR, new_home, processes_of, wait_until
+from killed_writers import Scene, kill_with_servers
+from lengths import quick_and_long
 from processes import read_line
 from warm import start_warm
 
@@ -82,3 +86,34 @@ def test_several_clients_may_be_killed_at_once_and_again_each_in_its_namespace(h
 
             for jam in opened:
                 check(jam, times)
+
+
+@pytest.mark.parametrize(
+    ("killed", "kind"),
+    quick_and_long(
+        [("supervisor", "single"), ("all", "single"), ("all", "vector")],
+        quick=[("supervisor", "single")],
+    ),
+)
+def test_who_opens_the_store_next_delivers_if_the_supervisor_is_killed_with_its_client(
+    home: Path, tmp_path: Path, killed: str, kind: str
+) -> None:
+    with ExitStack() as stack:
+
+        def open_one(url: None, **options: Any) -> Jamboree:
+            return stack.enter_context(Jamboree(url, **options))
+
+        def to_kill() -> list[psutil.Process]:
+            found = processes_of(home)
+            return found if killed == "all" else [one for one in found if _is_supervisor(one)]
+
+        scene = Scene("jamboree", home, tmp_path, open_one)
+        stack.callback(scene.close)
+        tally = kill_with_servers(scene, kind, to_kill)
+
+    assert tally.noted
+    assert tally.is_right, tally
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    return SUPERVISOR in process.cmdline()

@@ -15,6 +15,7 @@ from recorded_envs import ACTION
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import DecodeError, StoreUnavailable
+from jamboree_gym.store.migrations import Outcome, buckets
 from jamboree_gym.store.migrations import migrate as migrate_store
 
 OLD = json.loads(Path(__file__).with_name("format_1.json").read_text())
@@ -33,6 +34,15 @@ def test_what_an_older_release_wrote_says_what_to_do(old: Jamboree) -> None:
         old.episode(OLD["episode"]).data()
     with pytest.raises(DecodeError, match="jamboree-gym migrate"):
         NoteHandler(old, "new").many(9)
+    with pytest.raises(DecodeError, match="jamboree-gym migrate"):
+        old.backup.verify()
+
+
+def test_heads_of_which_only_the_keys_were_migrated_say_it_too(old: Jamboree) -> None:
+    buckets.migrate_redis(old._connection.redis_store, Outcome())
+
+    with pytest.raises(DecodeError, match=r"the head of .* older release.*jamboree-gym migrate"):
+        old.episode(OLD["episode"]).data()
     assert all("jamboree-gym migrate" in what for what in old.backup.verify().different.values())
 
 

@@ -22,11 +22,12 @@ from conftest import Server
 from lengths import quick_and_long
 from make_format_2 import FILE, Notes, values_of
 from old_stores import fill, migrate, urls_of
+from stored import at
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import decode_batch, decode_head
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.migrations import arrow_rows, rows
+from jamboree_gym.store.migrations import Outcome, arrow_rows, buckets, rows
 from jamboree_gym.store.migrations import migrate as migrate_store
 from jamboree_gym.store.mongo import documents
 
@@ -43,10 +44,15 @@ def jam(open_jamboree: Callable[..., Jamboree], own_valkey: Server, mongo: Serve
 
 @pytest.fixture
 def old(jam: Jamboree) -> Jamboree:
-    """On the stored bytes."""
+    """On the stored bytes, of which only the keys are those of this release."""
+    fill_buckets(jam)
+    return jam
+
+
+def fill_buckets(jam: Jamboree) -> None:
     fill(jam, OLD)
     jam.redis.delete("format-2:backup")  # it names servers that are gone
-    return jam
+    buckets.migrate_redis(jam._connection.redis_store, Outcome())
 
 
 def key_of(kind: str) -> str:
@@ -55,7 +61,7 @@ def key_of(kind: str) -> str:
 
 def contents(jam: Jamboree) -> dict[str, Any]:
     """All episodes and schemas as both servers hold them."""
-    lists = {key: jam.redis.lrange(key, 0, -1) for key in map(key_of, EPISODES)}
+    lists = {key: jam.redis.lrange(at(jam, key), 0, -1) for key in map(key_of, EPISODES)}
     blobs = {key: jam.redis.get(key) for key in sorted(jam.redis.keys("format-2:blob:*"))}
     names = ["logs", "chunks", "blobs", "migrating"]
     return {"lists": lists, "blobs": blobs} | {
@@ -81,10 +87,10 @@ def read_all(jam: Jamboree) -> dict[str, str]:
 def evict(jam: Jamboree, kind: str, batches: int) -> None:
     """Leave the older batches of an episode to MongoDB."""
     key = key_of(kind)
-    head = decode_head(jam.redis.lindex(key, 0), where=key)
-    held = int.from_bytes(jam.redis.lindex(key, 1 + batches)[8:16], "little")
-    jam.redis.ltrim(key, batches, -1)
-    jam.redis.lset(key, 0, replace(head, held=held).encode())
+    head = decode_head(jam.redis.lindex(at(jam, key), 0), where=key)
+    held = int.from_bytes(jam.redis.lindex(at(jam, key), 1 + batches)[8:16], "little")
+    jam.redis.ltrim(at(jam, key), batches, -1)
+    jam.redis.lset(at(jam, key), 0, replace(head, held=held).encode())
 
 
 # -- before ---------------------------------------------------------------------------------------
@@ -223,8 +229,7 @@ def test_a_migration_that_was_interrupted_at_any_line_is_completed(
         lines = run_until(old, 10**9)
         expected = contents(old)
         old.redis.flushall()
-        fill(old, OLD)
-    old.redis.delete("format-2:backup")
+        fill_buckets(old)
     with many_parts(old, monkeypatch):
         line = lines * hundredth // 100 + Random(hundredth).randrange(lines // 100)
         assert run_until(old, line + 1) == line + 1
@@ -341,8 +346,8 @@ def damaged(content: bytes) -> bytes:
 
 def test_a_damaged_batch_is_named_and_left_and_the_others_go_on(old: Jamboree) -> None:
     key, chunk = key_of("long"), old.mongo.chunks.find_one({"key": key_of("growing")})
-    bad = damaged(old.redis.lindex(key, 2))
-    old.redis.lset(key, 2, bad)
+    bad = damaged(old.redis.lindex(at(old, key), 2))
+    old.redis.lset(at(old, key), 2, bad)
     old.mongo.chunks.update_one(
         {"_id": chunk["_id"]}, {"$set": {"content": damaged(chunk["content"])}}
     )
@@ -353,7 +358,7 @@ def test_a_damaged_batch_is_named_and_left_and_the_others_go_on(old: Jamboree) -
     assert f"left as it is: {key} at index 256: checksum does not match" in said
     assert re.search(rf"{re.escape(key_of('growing'))} at index {chunk['start']}", said)
     assert re.search(rf"{re.escape(key_of('tree'))} at index 0", said)
-    assert old.redis.lindex(key, 2) == bad
+    assert old.redis.lindex(at(old, key), 2) == bad
     of_tree = len(old.mongo.logs.find_one({"_id": key_of("tree")})["frames"])
     assert sum(batch[2] == 1 for batch in batches_in(old)) == 2 + of_tree
     read = {kind: OLD["read"][kind] for kind in EPISODES if kind != "long"}
@@ -379,7 +384,7 @@ def test_a_batch_that_would_not_be_the_same_is_not_replaced(
 
 
 def test_mutated_batches_are_converted_or_refused_with_an_error_of_ours(old: Jamboree) -> None:
-    seeds = [batch for kind in EPISODES for batch in old.redis.lrange(key_of(kind), 1, 1)]
+    seeds = [batch for kind in EPISODES for batch in old.redis.lrange(at(old, key_of(kind)), 1, 1)]
     find, rng, refused = old._connection.redis_store.blobs.get, Random(1), 0
     for _ in range(600):
         raw = bytearray(rng.choice(seeds))
@@ -396,12 +401,13 @@ def test_mutated_batches_are_converted_or_refused_with_an_error_of_ours(old: Jam
 # -- the page -------------------------------------------------------------------------------------
 
 
-def reader() -> Callable[..., Iterator[Any]]:
-    """`read_rows` of docs/storage.md, which needs `struct` and NumPy alone."""
+def read_by_the_page(jam: Jamboree, id: str) -> list[Any]:
+    """By `read_rows` of docs/storage.md, which needs `struct` and NumPy alone."""
     code = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)[0]
     functions, names = code.partition("with Jamboree()")[0], dict[str, Any]()
     exec(functions, names)
-    return names["read_rows"]  # type: ignore[no-any-return]
+    key = names["stored_key"](jam.redis, "format-2", id)
+    return list(names["read_rows"](jam.redis, key, "format-2"))
 
 
 @pytest.mark.parametrize("kind", EPISODES)
@@ -409,7 +415,7 @@ def test_the_reader_of_the_page_reads_every_kind_of_episode(old: Jamboree, kind:
     migrate(old)
     data = old.episode(EPISODES[kind]).data()
 
-    batches = list(reader()(old.redis, key_of(kind), "format-2"))
+    batches = read_by_the_page(old, EPISODES[kind])
 
     def joined(name: str) -> Any:
         return np.concatenate([columns[name] for _, columns, _, _ in batches])

@@ -26,6 +26,7 @@ from recorded_envs import (
     ScriptedEnv,
     play,
 )
+from stored import at
 
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.errors import (
@@ -357,7 +358,7 @@ def test_an_episode_without_steps_is_read_verified_backed_up_and_restored(
     env.close()
     episode = jam.episode(env.episode_id)
     jam.backup.flush()
-    jam.redis.delete(jam._connection.keyspace.episode(episode.id))
+    jam.redis.delete(at(jam, jam._connection.keyspace.episode(episode.id)))
     jam.backup.restore()
 
     assert episode.data().observations.shape == (1, 4)
@@ -614,7 +615,9 @@ def test_buffered_steps_reach_redis_by_themselves(open_jamboree: OpenJamboree) -
     env = jam.record(CountingEnv())
     play(env, [ACTION] * 3)
 
-    wait_until(lambda: reader.redis.exists(reader._connection.keyspace.episode(env.episode_id)))
+    wait_until(
+        lambda: reader.redis.exists(at(reader, reader._connection.keyspace.episode(env.episode_id)))
+    )
     wait_until(lambda: reader.episode(env.episode_id).status == "terminated")
 
     assert len(reader.episode(env.episode_id).data()) == 3

@@ -1,6 +1,7 @@
 """Recorded episodes as a LeRobot data set; needs neither LeRobot nor torch.
 
 Imports: `arrays`, `checked`, `errors`, `progress`, `reading`.
+Imported by: `cli`.
 """
 
 from jamboree_gym.integrations.lerobot.dataset import to_lerobot

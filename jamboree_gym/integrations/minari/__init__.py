@@ -2,6 +2,7 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`, `progress`,
     `reading`, `recording`, `records`.
+Imported by: `cli`.
 """
 
 from jamboree_gym.errors import MissingExtra

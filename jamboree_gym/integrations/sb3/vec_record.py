@@ -131,8 +131,8 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
         """
         recorder = self._recorder
         recorder.admit()
-        self._packed_actions = packed = recorder.pack_actions(actions)
-        self._actions = copied_batch(actions) if packed is None else None
+        self._packed_actions = None if recorder.has_blocks else recorder.pack_actions(actions)
+        self._actions = copied_batch(actions) if self._packed_actions is None else None
         try:
             self.venv.step_async(actions)
         except BaseException as error:
@@ -154,10 +154,15 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             result = self.venv.step_wait()
             observations, rewards, dones, infos = result
             special = _special(dones, infos, self.num_envs)
-            if packed_actions is None or not recorder.step_plain(
-                packed_actions, observations, rewards, special
-            ):
-                special = range(self.num_envs)
+            if packed_actions is not None:
+                if not recorder.step_plain(packed_actions, observations, rewards, special):
+                    special = range(self.num_envs)
+            else:
+                no_ends = np.zeros(self.num_envs, np.bool_)  # these are `special`
+                left = recorder.step_together(
+                    self._actions, observations, rewards, no_ends, no_ends, alone=special
+                )
+                special = range(self.num_envs) if left is None else left
             if special:
                 self._record_each(special, observations, rewards, dones, infos)
         except BaseException as error:

@@ -1,15 +1,15 @@
 """Migrates stores of older releases to the current format, in place.
 
-`heads` changes heads and documents of version 1. `rows` changes batches of rows of version 1, which
-were Arrow; `arrow_rows` reads those.
+`buckets` moves the keys of Redis into buckets. `heads` changes heads and documents of version 1.
+`rows` changes batches of rows of version 1, which were Arrow; `arrow_rows` reads those.
 
-Imports: `arrays`, `encoding`, `errors`.
+Imports: `arrays`, `encoding`, `errors`, `keys`.
 Imported by: `cli`.
 """
 
 from __future__ import annotations
 
-from jamboree_gym.store.migrations import heads, rows
+from jamboree_gym.store.migrations import buckets, heads, rows
 from jamboree_gym.store.migrations.outcome import Outcome
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
@@ -27,6 +27,7 @@ def migrate(store: RedisStore, mongo: MongoStore | None) -> Outcome:
         StoreUnavailable: Redis or MongoDB does not answer; start again.
     """
     outcome = Outcome()
+    buckets.migrate_redis(store, outcome)
     if mongo is not None:
         heads.migrate_mongo(mongo, outcome)
     heads.migrate_redis(store, mongo, outcome)

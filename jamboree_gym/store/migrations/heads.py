@@ -66,7 +66,8 @@ def migrate_redis(store: RedisStore, mongo: MongoStore | None, outcome: Outcome)
 
 def _migrate_redis(store: RedisStore, mongo: MongoStore | None, outcome: Outcome) -> None:
     for key in store.log_keys():
-        raw, oldest = store.client.lindex(key, 0), store.client.lindex(key, 1)
+        stored = store.buckets.log(key)
+        raw, oldest = store.client.lindex(stored, 0), store.client.lindex(stored, 1)
         if not isinstance(raw, bytes) or raw[:3] != b"JH\x01":
             continue
         born = None if mongo is None else mongo.birth(key)
@@ -77,7 +78,7 @@ def _migrate_redis(store: RedisStore, mongo: MongoStore | None, outcome: Outcome
         except DecodeError as error:
             outcome.note_damage(error)
             continue
-        store.client.lset(key, 0, head)  # type: ignore[arg-type]  # bytes are taken, too
+        store.client.lset(stored, 0, head)  # type: ignore[arg-type]  # bytes are taken, too
         outcome.changed.add(key)
 
 

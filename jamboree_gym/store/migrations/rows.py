@@ -109,14 +109,15 @@ def _migrate_page(
     outcome: Outcome,
 ) -> int | None:
     """Change some batches in one transaction; the place of the next one, None after the last."""
+    stored = store.buckets.log(key)
     with store.client.pipeline() as pipe:
-        pipe.watch(key)  # type: ignore[no-untyped-call]
-        batches: Any = pipe.lrange(key, place, place + BATCHES_AT_ONCE - 1)
+        pipe.watch(stored)  # type: ignore[no-untyped-call]
+        batches: Any = pipe.lrange(stored, place, place + BATCHES_AT_ONCE - 1)
         new = converter.converted(batches, where=key)
         if new:
             pipe.multi()
             for offset, batch in new.items():
-                pipe.lset(key, place + offset, batch)  # type: ignore[arg-type]  # bytes, too
+                pipe.lset(stored, place + offset, batch)  # type: ignore[arg-type]  # bytes, too
             try:
                 pipe.execute()
             except WatchError:  # a part of it was evicted, or all of it deleted

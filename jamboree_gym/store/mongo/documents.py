@@ -8,21 +8,23 @@ a CRC-32; what reads one raises `DecodeError` if it is damaged, or has another f
 from __future__ import annotations
 
 import math
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
-from jamboree_gym.store.log import identity
+from jamboree_gym.store.log import identity, or_error
 
 __all__ = [
     "DOCUMENT_VERSION",
     "MAX_INLINE_BYTES",
+    "FoundLog",
     "GrownLog",
     "StoredBatch",
     "StoredLog",
@@ -30,20 +32,29 @@ __all__ = [
     "birth_of",
     "blob_content",
     "blob_document",
+    "check_format",
     "checked_content",
+    "checked_frames",
+    "checked_head",
     "chunk_documents",
     "chunk_span",
+    "crc_of",
     "database_name",
+    "found_log",
     "head_fields",
     "is_chunk_of",
+    "slot_field",
+    "slot_of",
     "stored_batches",
     "stored_log",
     "log_document",
+    "log_of_chunk",
 ]
 
 DOCUMENT_VERSION = 2
 MAX_PART_BYTES = 12 * 2**20  # MongoDB limits a document to 16 MB
 MAX_INLINE_BYTES = 64 * 2**10
+_ID_WITH_TIME = re.compile(r":episode:\{([0-9a-f]{10})[0-9a-f]{22}\}$")  # see `EpisodeStamps`
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 _RESERVED_DATABASES = ("admin", "config", "local")
 
@@ -55,6 +66,7 @@ class NewLog:
     head: Head
     batches: Sequence[bytes]
     run: str | None = None
+    has_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +86,20 @@ class StoredLog:
     batches: Sequence[bytes]
 
 
+class FoundLog(NamedTuple):
+    """A log found in MongoDB; the error takes the place of damaged content."""
+
+    key: str
+    born: float
+    run: str | None
+    log: StoredLog | DecodeError
+
+    @property
+    def revision(self) -> int:
+        """Its number of changes; -1 if it is damaged."""
+        return self.log.head.revision if isinstance(self.log, StoredLog) else -1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredBatch:
     """A batch in MongoDB, and the index of its first record; `blob` is None if it is damaged."""
@@ -84,11 +110,23 @@ class StoredBatch:
 
 def log_document(key: str, log: NewLog) -> dict[str, Any]:
     """The document of a log with all its batches."""
-    document = {"_id": key, "run": log.run, **head_fields(log.head)}
+    document = {"_id": key, "run": log.run, **slot_field(key), **head_fields(log.head)}
     if log.batches:
         document["frames"] = list(log.batches)
-        document["frames_crc"] = _crc_of(log.batches)
+        document["frames_crc"] = crc_of(log.batches)
     return document
+
+
+def slot_of(key: str) -> str | None:
+    """When the id of an episode was made, in quarters of a second; None if the id does not say."""
+    found = _ID_WITH_TIME.search(key)
+    return None if found is None else found[1]
+
+
+def slot_field(key: str) -> dict[str, str]:
+    """The field by which an episode's document is found among those of the same time."""
+    slot = slot_of(key)
+    return {} if slot is None else {"slot": slot}
 
 
 def head_fields(head: Head) -> dict[str, Any]:
@@ -107,18 +145,36 @@ def head_fields(head: Head) -> dict[str, Any]:
 def stored_log(document: Any, *, where: str) -> StoredLog:
     """Inverse of `log_document`."""
     at = f"{where}: {document['_id']}"
-    _check_format(document, at)
-    content, batches = document.get("head"), document.get("frames", [])
-    if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
+    check_format(document, at)
+    head = checked_head(document, ("born", "revision", "count"), at=at)
+    return StoredLog(head, checked_frames(document, at=at))
+
+
+def found_log(document: Any, *, where: str) -> FoundLog:
+    """A log that has its own document."""
+    log = or_error(partial(stored_log, document, where=where))
+    return FoundLog(document["_id"], birth_of(document), document.get("run"), log)
+
+
+def checked_head(fields: Mapping[str, Any], repeated: Sequence[str], *, at: str) -> Head:
+    """The head among the fields of a log; some of its numbers are `repeated` beside it."""
+    content = fields.get("head")
+    if not isinstance(content, bytes) or zlib.crc32(content) != fields.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, the head of the log is damaged")
     head = decode_head(content, where=at)
-    numbers = {name: document.get(name) for name in ("born", "revision", "count")}
+    numbers = {name: fields.get(name) for name in repeated}
     if numbers != {name: getattr(head, name) for name in numbers}:
         raise DecodeError(f"{at}: its document contradicts the head of the log, it is damaged")
+    return head
+
+
+def checked_frames(fields: Mapping[str, Any], *, at: str) -> list[bytes]:
+    """The batches among the fields of a log."""
+    batches = fields.get("frames", [])
     are_bytes = isinstance(batches, list) and all(isinstance(batch, bytes) for batch in batches)
-    if not are_bytes or (batches and _crc_of(batches) != document.get("frames_crc")):
+    if not are_bytes or (batches and crc_of(batches) != fields.get("frames_crc")):
         raise DecodeError(f"{at} at index 0: checksum does not match, the batches are damaged")
-    return StoredLog(head, batches)
+    return list(batches)
 
 
 def chunk_documents(key: str, born: float, batch: bytes) -> Iterator[dict[str, Any]]:
@@ -151,7 +207,12 @@ def chunk_span(document: Any, *, where: str) -> tuple[int, int, float, float]:
 
 def is_chunk_of(id: str, key: str, born: float) -> bool:
     """Whether a document of `chunks` belongs to exactly this log; others may have the same key."""
-    return id.startswith(f"{identity(key, born)}#")
+    return log_of_chunk(id) == identity(key, born)
+
+
+def log_of_chunk(id: str) -> str:
+    """The log of a document of `chunks`, as its identity."""
+    return id.rsplit("#", 2)[0]
 
 
 def birth_of(document: Any) -> float:
@@ -180,8 +241,8 @@ def _is_part(document: Any, number: int) -> bool:
 
 
 def _log_and_start(document: Any) -> tuple[str, int]:
-    log, start, _ = document["_id"].rsplit("#", 2)
-    return log, int(start)
+    _, start, _ = document["_id"].rsplit("#", 2)
+    return log_of_chunk(document["_id"]), int(start)
 
 
 def blob_document(name: str, content: bytes) -> dict[str, Any]:
@@ -202,14 +263,15 @@ def blob_content(document: Any, *, where: str) -> bytes:
 def checked_content(document: Any, *, where: str) -> bytes:
     """The content of a document, checked by its checksum."""
     at = f"{where} {document['_id']}"
-    _check_format(document, at)
+    check_format(document, at)
     content = document.get("content")
     if not isinstance(content, bytes) or zlib.crc32(content) != document.get("crc"):
         raise DecodeError(f"{at}: checksum does not match, it is damaged")
     return content
 
 
-def _check_format(document: Any, at: str) -> None:
+def check_format(document: Any, at: str) -> None:
+    """Check that this release can read a document."""
     version = document.get("format", 0)
     if version != DOCUMENT_VERSION:
         what = (
@@ -220,7 +282,8 @@ def _check_format(document: Any, at: str) -> None:
         raise DecodeError(f"{at} is of format version {version!r}, which {what}")
 
 
-def _crc_of(batches: Iterable[bytes]) -> int:
+def crc_of(batches: Iterable[bytes]) -> int:
+    """CRC-32 over all batches."""
     return reduce(lambda crc, batch: zlib.crc32(batch, crc), batches, 0)
 
 

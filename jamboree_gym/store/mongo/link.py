@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
 from jamboree_gym.keys import (
     MONGO_BLOBS,
+    MONGO_BUNDLES,
     MONGO_CHUNKS,
     MONGO_DELETED,
     MONGO_LOGS,
@@ -68,7 +69,8 @@ class MongoLink:
     Attributes:
         where: Hosts of the server, for messages.
         database: The database; its writes wait for `w=majority, j=True`.
-        logs, chunks: A document for each log, and the batches that have their own.
+        logs, chunks: Documents of single logs, and the batches that have their own.
+        bundles: Documents with many short episodes.
         blobs, deleted: Immutable content, and the tombstones.
         settings: Settings of the namespace, and the identity of this MongoDB.
     """
@@ -79,12 +81,13 @@ class MongoLink:
         self.where = where
         self._client = client
         self._has_answered = False
-        self._is_indexed = False
+        self._indexed = set[str]()
         self.database: Database[Any] = client.get_database(
             database_name(namespace), write_concern=WriteConcern(w="majority", j=True)
         )
         self.logs = self.database[MONGO_LOGS]
         self.chunks = self.database[MONGO_CHUNKS]
+        self.bundles = self.database[MONGO_BUNDLES]
         self.blobs = self.database[MONGO_BLOBS]
         self.deleted = self.database[MONGO_DELETED]
         self.settings = self.database[MONGO_SETTINGS]
@@ -143,16 +146,27 @@ class MongoLink:
 
     def index_chunks(self) -> None:
         """Make the index, once: without it, a search for batches reads the whole collection."""
+        self._index(self.chunks, CHUNK_ORDER)
+
+    def index_bundles(self) -> None:
+        """Make the index, once: without it, a search for an episode reads all bundles."""
+        self._index(self.bundles, [("slots", 1)])
+
+    def index_slots(self) -> None:
+        """Make the index, once: with it, a backup sees soon that no episode has a document."""
+        self._index(self.logs, [("slot", 1)])
+
+    def _index(self, collection: Collection[Any], order: list[tuple[str, int]]) -> None:
         from pymongo.errors import OperationFailure
 
-        if not self._is_indexed:
+        if collection.name not in self._indexed:
             try:
-                self.scan(lambda: self.chunks.create_index(CHUNK_ORDER))
+                self.scan(lambda: collection.create_index(order))
             except BackupUnavailable as error:  # reads work without it, slowly
                 if not isinstance(error.__cause__, OperationFailure):
                     raise
                 log.debug("no index: %s", error)
-            self._is_indexed = True
+            self._indexed.add(collection.name)
 
     def scan(self, action: Callable[[], _T]) -> _T:
         """As `run`, for a request that the server answers only after reading a whole collection."""

@@ -15,6 +15,7 @@ from jamboree_gym.store.log import MongoIdentity, identity, or_error
 from jamboree_gym.store.mongo.client import client_from_url
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
+    FoundLog,
     StoredBatch,
     StoredLog,
     birth_of,
@@ -22,6 +23,7 @@ from jamboree_gym.store.mongo.documents import (
     blob_document,
     checked_content,
     chunk_span,
+    found_log,
     is_chunk_of,
     stored_batches,
 )
@@ -42,9 +44,10 @@ _IDENTITY = "identity"
 class MongoStore(LogWriter):
     """Logs and blobs of one namespace, in the database with its name; `LogWriter` has its writes.
 
-    A log has one document in `logs`; each later batch has one in `chunks`, or one for each 12 MB. A
-    deleted log leaves a document in `deleted`, which hides all data that a slow backup still copies
-    of it. All writes wait for `w=majority, j=True`. What is damaged raises `DecodeError`.
+    A log has one document in `logs`, or a place in one of `bundles`, which short episodes share.
+    Each later batch has a document in `chunks`, or one for each 12 MB. A deleted log leaves a
+    document in `deleted`, which hides all data that a slow backup still copies of it. All writes
+    wait for `w=majority, j=True`. What is damaged raises `DecodeError`.
 
     Args:
         client: A pymongo client. The store owns and closes it.
@@ -102,49 +105,69 @@ class MongoStore(LogWriter):
 
     def keys(self) -> Iterator[str]:
         """Keys of all logs, sorted."""
+        bundled = {one.key for one in self.bundles.all_members()}
         found = self.link.scan(lambda: [log["_id"] for log in self.link.logs.find({}, {"_id": 1})])
-        return iter(sorted(found))
+        return iter(sorted(bundled.union(found)))
 
     def birth(self, key: str) -> float | None:
         """Birth of a log; None if MongoDB does not hold it."""
+        births = [one.born for one in self.bundles.members([key])]
         found = self.link.find_one(self.link.logs, key)
-        return None if found is None else birth_of(found)
+        return next(iter(births), None) if found is None else birth_of(found)
 
     def logs(self, keys: Sequence[str]) -> dict[str, StoredLog | DecodeError]:
         """Read several logs; the error in place of a damaged one. Missing logs are left out."""
-        return self._not_deleted(self.link.find(self.link.logs, keys))
+        found = self.bundles.find(keys)  # first: a log may just move into its own document
+        documents = self.link.find(self.link.logs, keys)
+        return self._not_deleted([*found, *map(self._found_log, documents)])
 
-    def _not_deleted(self, found: Sequence[Any]) -> dict[str, StoredLog | DecodeError]:
-        ids = {identity(one["_id"], birth_of(one)): one for one in found}
-        for one in self.link.find(self.link.deleted, list(ids), {"_id": 1}):
-            del ids[one["_id"]]
-        return {document["_id"]: self._decoded(document) for document in ids.values()}
+    def _found_log(self, document: Any) -> FoundLog:
+        return found_log(document, where=f"MongoDB at {self.where}")
+
+    def _not_deleted(self, found: Sequence[FoundLog]) -> dict[str, StoredLog | DecodeError]:
+        """The logs without those that were deleted; of each the newest state."""
+        ids = dict[str, FoundLog]()
+        for one in found:
+            id = identity(one.key, one.born)
+            is_older = id in ids and -1 < one.revision < ids[id].revision
+            if not is_older:  # nor damaged: a document counts more than a place in a bundle
+                ids[id] = one
+        for tombstone in self.link.find(self.link.deleted, list(ids), {"_id": 1}):
+            del ids[tombstone["_id"]]
+        return {one.key: one.log for one in ids.values()}
 
     def heads(self, run: str | None = None) -> Iterator[dict[str, Head | DecodeError]]:
-        """Heads of all logs, or of the episodes of a run, a thousand at a time.
+        """Heads of all logs, or of the episodes of a run, some hundreds at a time.
 
         The error in place of a damaged head.
         """
+        for bundled in self.bundles.heads(run):
+            changed = self.link.find(self.link.logs, [one.key for one in bundled], {"_id": 1})
+            moved = {one["_id"] for one in changed}
+            yield self._heads([one for one in bundled if one.key not in moved])
         if run is not None:
             self.link.scan(lambda: self.link.logs.create_index("run"))
         query = {} if run is None else {"run": run}
         cursor = self.link.logs.find(query, {"frames": 0})
         try:
             while found := self.link.scan(lambda: list(islice(cursor, HEADS_AT_ONCE))):
-                logs = self._not_deleted(found)
-                yield {
-                    key: log.head if isinstance(log, StoredLog) else log
-                    for key, log in logs.items()
-                }
+                yield self._heads([*map(self._found_log, found)])
         finally:
             cursor.close()
+
+    def _heads(self, found: Sequence[FoundLog]) -> dict[str, Head | DecodeError]:
+        return {
+            key: log.head if isinstance(log, StoredLog) else log
+            for key, log in self._not_deleted(found).items()
+        }
 
     def runs(self) -> list[str]:
         """Names of all runs with episodes in MongoDB, in no order."""
         groups = self.link.scan(
             lambda: list(self.link.logs.aggregate([{"$group": {"_id": "$run"}}]))
         )
-        return [group["_id"] for group in groups if isinstance(group["_id"], str)]
+        names = {group["_id"] for group in groups if isinstance(group["_id"], str)}
+        return list(names | self.bundles.runs())
 
     def batch_at(self, key: str, born: float, index: int) -> tuple[int, int, float, float] | None:
         """Indices and times of the newest batch in `chunks` that begins at or before an index."""
@@ -164,8 +187,9 @@ class MongoStore(LogWriter):
 
     def counts(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
         """Birth and number of records of each of these logs; missing logs are left out."""
+        counts = {one.key: (one.born, one.records) for one in self.bundles.members(keys)}
         found = self.link.find(self.link.logs, keys, {"born": 1, "count": 1})
-        return {one["_id"]: (birth_of(one), one["count"]) for one in found}
+        return counts | {one["_id"]: (birth_of(one), one["count"]) for one in found}
 
     def batches_between(self, first_key: str, last_key: str) -> Iterator[tuple[str, StoredBatch]]:
         """Batches with their own documents, of all logs between two keys; sorted by key and start.
@@ -224,5 +248,6 @@ class MongoStore(LogWriter):
 
     def records(self) -> int:
         """Number of records and episode rows in all logs."""
+        bundled = {one.key: one.records for one in self.bundles.all_members()}
         found = self.link.scan(lambda: list(self.link.logs.find({}, {"count": 1})))
-        return sum(log["count"] for log in found)
+        return sum((bundled | {log["_id"]: log["count"] for log in found}).values())

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import identity, or_error
+from jamboree_gym.store.mongo.bundles import Bundles, Bundling
 from jamboree_gym.store.mongo.documents import (
+    FoundLog,
     GrownLog,
     NewLog,
     StoredLog,
     birth_of,
     chunk_documents,
     head_fields,
-    is_chunk_of,
     log_document,
+    log_of_chunk,
+    slot_field,
     stored_log,
 )
 from jamboree_gym.store.mongo.link import MongoLink
@@ -27,6 +30,7 @@ __all__ = ["Inserted", "LogWriter"]
 
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
+DELETED_AT_ONCE = 200
 
 
 class Inserted(NamedTuple):
@@ -45,21 +49,29 @@ class LogWriter:
 
     Attributes:
         link: Sends the requests.
+        bundles: The documents that many short episodes share.
     """
 
     def __init__(self, link: MongoLink) -> None:
         self.link = link
+        self.bundles = Bundles(link)
 
-    def insert_logs(self, logs: Mapping[str, NewLog]) -> Inserted:
+    def bundling(self, keys: Iterable[str]) -> Bundling:
+        """What `insert_logs` needs to store some of these logs."""
+        return Bundling(self.bundles, self.link, keys)
+
+    def insert_logs(self, logs: Mapping[str, NewLog], bundling: Bundling) -> Inserted:
         """Store logs that are copied for the first time, each with all its batches.
 
-        They are inserted without a look at what is there: nearly always none of them is.
+        Short episodes that have ended share documents. The other logs are inserted without a look
+        at what is there: nearly always none of them is.
 
         Raises:
             StoreUnavailable: MongoDB does not answer; insert again.
         """
         inserted = Inserted({}, set())
-        for documents in _by_size(log_document(key, log) for key, log in logs.items()):
+        rest = self._insert_bundles(logs, bundling, inserted)
+        for documents in _by_size(log_document(key, log) for key, log in rest.items()):
             present = [one["_id"] for one in self.link.insert_new(self.link.logs, documents)]
             stored = self.link.find(self.link.logs, present, {"count": 1})
             counts = {one["_id"]: one["count"] for one in stored}
@@ -69,6 +81,48 @@ class LogWriter:
                 elif (difference := self._merge(key, logs[key])) is not None:
                     inserted.refused[key] = difference
         return inserted
+
+    def _insert_bundles(
+        self, logs: Mapping[str, NewLog], bundling: Bundling, inserted: Inserted
+    ) -> dict[str, NewLog]:
+        """Store what can be bundled; return the logs that need their own documents."""
+        rest = self._without_bundled(logs, bundling.bundled, inserted)
+        stored, repeated = bundling.insert(rest)
+        rest = {key: log for key, log in rest.items() if key not in stored}
+        return self._without_bundled(rest, repeated, inserted)
+
+    def _without_bundled(
+        self, logs: Mapping[str, NewLog], bundled: Collection[str], inserted: Inserted
+    ) -> dict[str, NewLog]:
+        """The logs that still have to be stored, after a look at those that bundles hold."""
+        rest = dict(logs)
+        present = rest.keys() & bundled
+        for found in self.bundles.find(present) if present else ():
+            log = logs[found.key]
+            if found.born == log.head.born and isinstance(found.log, StoredLog):
+                if found.log.head.count != log.head.count:
+                    inserted.of_other_length.add(found.key)
+                elif (difference := _first_difference(found.key, log, found.log)) is not None:
+                    inserted.refused[found.key] = difference
+                elif found.log.head.revision < log.head.revision:
+                    self._give_document(found)
+                    continue
+            elif isinstance(found.log, DecodeError):
+                inserted.refused[found.key] = str(found.log)
+            elif self._clear_if_deleted(found.key, found.born):
+                continue
+            else:
+                inserted.refused[found.key] = "another log of the same name"
+            rest.pop(found.key, None)
+        return rest
+
+    def _give_document(self, found: FoundLog) -> None:
+        """Move a log from its bundle into its own document, so that it can change."""
+        if isinstance(found.log, StoredLog):
+            new = NewLog(found.log.head, found.log.batches, found.run)
+            if self.link.insert_new(self.link.logs, [log_document(found.key, new)]):
+                self._merge(found.key, new)
+            self.bundles.remove([(found.key, found.born)])
 
     def _merge(self, key: str, log: NewLog) -> str | None:
         """Update a log that MongoDB already holds; return the difference if it is another log."""
@@ -97,10 +151,9 @@ class LogWriter:
             if not self._clear_if_deleted(key, stored.head.born):
                 return "another log of the same name", True
             return None, self.link.insert_new(self.link.logs, [log_document(key, log)]) == []
-        for ours, theirs in zip(log.batches, stored.batches, strict=False):
-            if ours != theirs:
-                return f"other bytes at index {decode_batch(ours, where=key).start}", True
-        return None, stored.head.revision >= log.head.revision
+        difference = _first_difference(key, log, stored)
+        is_done = difference is not None or stored.head.revision >= log.head.revision
+        return difference, is_done
 
     def _decoded(self, document: Any) -> StoredLog | DecodeError:
         return or_error(partial(stored_log, document, where=f"MongoDB at {self.link.where}"))
@@ -135,7 +188,8 @@ class LogWriter:
             log of the same name. It is None if MongoDB holds more batches than expected, so that
             they must be compared.
         """
-        unsettled: dict[str, str | None] = {}
+        unsettled = self._give_documents(logs)
+        logs = {key: log for key, log in logs.items() if key not in unsettled}
         for key in self._update_heads(logs):
             log, document = logs[key], self.link.find_one(self.link.logs, key)
             if document is None or self._clear_if_deleted(key, birth_of(document)):
@@ -149,6 +203,19 @@ class LogWriter:
             elif stored.head.count > log.since:
                 unsettled[key] = None
         return unsettled
+
+    def _give_documents(self, logs: Mapping[str, GrownLog]) -> dict[str, str | None]:
+        """Move logs out of their bundles; return those that bundles hold under the same name."""
+        others: dict[str, str | None] = {}
+        bundled = self.bundles.members(logs)
+        for found in self.bundles.find([one.key for one in bundled]) if bundled else ():
+            if isinstance(found.log, DecodeError):
+                others[found.key] = str(found.log)
+            elif found.born == logs[found.key].head.born:
+                self._give_document(found)
+            elif not self._clear_if_deleted(found.key, found.born):
+                others[found.key] = "another log of the same name"
+        return others
 
     def _update_heads(self, logs: Mapping[str, GrownLog]) -> list[str]:
         """Update or insert; return the logs whose stored state is not the expected one."""
@@ -164,26 +231,41 @@ class LogWriter:
             return [keys[failure["index"]] for failure in self.link.duplicates(error)]
         return []
 
-    def delete(self, key: str, born: float) -> None:
-        """Delete a log for good: data that a slow backup copies afterwards stays hidden."""
-        tombstone = {"_id": identity(key, born), "at": time.time()}
-        self.link.insert_new(self.link.deleted, [tombstone])
-        self._clear(key, born)
+    def delete(self, logs: Iterable[tuple[str, float]]) -> None:
+        """Delete logs, given with their births, for good.
 
-    def _clear(self, key: str, born: float) -> None:
-        self.link.run(lambda: self.link.logs.delete_one({"_id": key, "born": born}))
-        self.clear_batches(key, born, 0)
+        Data that a slow backup copies afterwards stays hidden.
+        """
+        logs, now = list(logs), time.time()
+        for first in range(0, len(logs), DELETED_AT_ONCE):
+            some = logs[first : first + DELETED_AT_ONCE]
+            tombstones = [{"_id": identity(*log), "at": now} for log in some]
+            self.link.insert_new(self.link.deleted, tombstones)
+            self._clear(some)
+
+    def _clear(self, logs: Sequence[tuple[str, float]]) -> None:
+        from pymongo import DeleteOne
+
+        self.bundles.remove(logs)
+        deletions = [DeleteOne({"_id": key, "born": born}) for key, born in logs]
+        self.link.run(lambda: self.link.logs.bulk_write(deletions, ordered=False))
+        self._clear_chunks({"key": {"$in": [key for key, _ in logs]}}, logs)
 
     def clear_batches(self, key: str, born: float, start: int) -> int:
         """Remove the batches of a log from an index on; return the number of documents."""
-        self.link.index_chunks()
         query: dict[str, Any] = {"key": key}  # without the start: a damaged document may lack it
         if start:
             query["start"] = {"$gte": start}
+        return self._clear_chunks(query, [(key, born)])
+
+    def _clear_chunks(self, query: Mapping[str, Any], logs: Sequence[tuple[str, float]]) -> int:
+        """Remove the documents of these logs, and of no others with the same keys."""
+        self.link.index_chunks()
         found = self.link.run(
             lambda: [one["_id"] for one in self.link.chunks.find(query, {"_id": 1})]
         )
-        ids = [id for id in found if is_chunk_of(id, key, born)]
+        wanted = {identity(*log) for log in logs}
+        ids = [id for id in found if log_of_chunk(id) in wanted]
         for first in range(0, len(ids), MAX_DOCUMENTS):
             part = ids[first : first + MAX_DOCUMENTS]
             self.link.run(partial(self.link.chunks.delete_many, {"_id": {"$in": part}}))
@@ -193,13 +275,21 @@ class LogWriter:
         """Remove the remains of a log if it was deleted; return whether it was."""
         if self.link.find_one(self.link.deleted, identity(key, born)) is None:
             return False
-        self._clear(key, born)
+        self._clear([(key, born)])
         return True
 
     def clear_deleted(self, logs: Iterable[tuple[str, float]]) -> None:
         """Remove data that arrived for these logs after their deletion."""
         for key, born in logs:
             self._clear_if_deleted(key, born)
+
+
+def _first_difference(key: str, log: NewLog, stored: StoredLog) -> str | None:
+    """How the batches that both have differ."""
+    for ours, theirs in zip(log.batches, stored.batches, strict=False):
+        if ours != theirs:
+            return f"other bytes at index {decode_batch(ours, where=key).start}"
+    return None
 
 
 def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -210,7 +300,7 @@ def _update_of(key: str, log: GrownLog) -> tuple[dict[str, Any], dict[str, Any]]
         "revision": {"$lt": log.head.revision},
         "count": {"$lte": log.since},
     }
-    return expected, {"$set": {"run": log.run, **head_fields(log.head)}}
+    return expected, {"$set": {"run": log.run, **slot_field(key), **head_fields(log.head)}}
 
 
 def _by_size(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

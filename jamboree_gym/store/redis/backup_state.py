@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import (
     Acknowledged,
     Adoption,
@@ -19,14 +20,14 @@ from jamboree_gym.store.log import (
     key_of,
 )
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import RedisPart, as_named, as_text
-from jamboree_gym.store.redis.liveness import new_epoch
+from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch, part_of
+from jamboree_gym.store.redis.link import Call, as_named, as_pairs, as_text, script_call
 from jamboree_gym.store.redis.scripts import BORN
 
 __all__ = ["Acknowledgements", "BackupState", "Deletions"]
 
 
-class BackupState(RedisPart):
+class BackupState(BucketPart):
     """What the backup process says of itself in Redis. A full server takes it, too."""
 
     def take_lead(
@@ -64,8 +65,7 @@ class BackupState(RedisPart):
 
     def mongo_at(self) -> str | None:
         """Where the MongoDB is that acknowledges; None where none has yet."""
-        where = self._fields().get("mongo_at")
-        return None if where is None else as_text(where)
+        return next((as_text(one) for one in self._of_all("mongo_at") if one is not None), None)
 
     def put_mark(self, mark: BackupMark) -> None:
         """Say how far the backup is; also where the server's memory is full."""
@@ -93,9 +93,14 @@ class BackupState(RedisPart):
     def trimmed_bytes(self) -> int:
         """How much the backup has let go of here in all, roughly."""
         try:
-            return int(self._fields().get("trimmed_bytes", 0))
+            return sum(int(one or 0) for one in self._of_all("trimmed_bytes"))
         except ValueError as error:
             raise self._not_a_mark(error) from error
+
+    def _of_all(self, field: str) -> list[bytes | None]:
+        """A field of what is said of each bucket."""
+        found = self._of_each(lambda bucket: ("HGET", bucket.backup, field), self._buckets.all)
+        return [content for _, content in found]
 
     def _fields(self) -> dict[str, bytes]:
         return as_named(self._link.call("HGETALL", self._keyspace.backup))
@@ -105,56 +110,93 @@ class BackupState(RedisPart):
         return DecodeError(f"{key}: the backup did not write this ({error!r}): DEL it in Redis")
 
 
-class Acknowledgements(RedisPart):
+class Acknowledgements(BucketPart):
     """Notes how much of each log MongoDB holds, and which MongoDB that is."""
 
     def unbacked(self) -> Iterator[tuple[str, int]]:
         """Logs with changes that MongoDB has not acknowledged, and the revision they are at."""
-        key, client = self._keyspace.unbacked, self._link.client
-        pairs: Any = self._link.run(lambda: client.zrange(key, 0, -1, withscores=True))
-        return ((as_text(log), int(score)) for log, score in pairs)
+        whole = ("0", "-1", "WITHSCORES")
+        found = self._of_each(lambda one: ("ZRANGE", one.unbacked, *whole), self._buckets.all)
+        name = self._keyspace.out_of_bucket
+        pending = [
+            (int(float(score)), name(as_text(log)))
+            for _, flat in found
+            for log, score in as_pairs(flat)
+        ]
+        return ((log, revision) for revision, log in sorted(pending))
+
+    def watched_keys(self) -> list[str]:
+        """Keys of which one changes when there is something to copy, or to delete in MongoDB."""
+        return [
+            key
+            for bucket in self._buckets.all
+            for key in (bucket.unbacked, bucket.deleted, bucket.epoch)
+        ]
 
     def acknowledge(self, heads: Mapping[str, Head], *, epoch: str) -> Acknowledged:
         """Note that MongoDB holds these logs as far as these heads, which it has now, say.
 
         `epoch` is the one in which they were read here.
         """
-        if not heads:
-            return Acknowledged(set(), set())
-        arguments = [
-            argument
-            for head in heads.values()
-            for argument in (head.count, head.revision, BORN.pack(head.born))
+
+        def call(bucket: BucketKeys, logs: list[str]) -> Call:
+            arguments: list[Any] = [part_of(epoch, bucket)]
+            for log in logs:
+                head = heads[log]
+                arguments += (head.count, head.revision, BORN.pack(head.born))
+            keys = (bucket.unbacked, bucket.epoch, *self._logs(bucket, logs))
+            return script_call(scripts.ACKNOWLEDGE, keys, arguments)
+
+        answered = [
+            (log, int(answer))
+            for logs, answers in self._of_groups(heads, call)
+            for log, answer in zip(logs, answers, strict=True)
         ]
-        keys = (self._keyspace.unbacked, self._keyspace.epoch, *heads)
-        answers = self._link.script(scripts.ACKNOWLEDGE, keys, (epoch, *arguments))
-        by_answer = list(zip(heads, map(int, answers), strict=True))
-        gone = {key for key, answer in by_answer if answer == 0}
-        return Acknowledged(gone, {key for key, answer in by_answer if answer < 0})
+        gone = {log for log, answer in answered if answer == 0}
+        return Acknowledged(gone, {log for log, answer in answered if answer < 0})
 
     def adopt(self, mongo: MongoIdentity, *, to: str) -> Adoption:
         """Say which MongoDB acknowledges from now on.
 
         `to` names the destination of the automatic copy; empty = there is none.
         """
-        space = self._keyspace
-        keys = (space.epoch, space.backup, space.coverage, space.deleted)
-        answer = self._link.script(scripts.ADOPT, keys, (*mongo, new_epoch(), to))
-        epoch, unsettled, before = map(as_text, answer)
-        return Adoption(epoch, unsettled == "1", before)
+
+        def call(bucket: BucketKeys) -> Call:
+            keys = (bucket.epoch, bucket.backup, bucket.coverage, bucket.deleted)
+            return script_call(scripts.ADOPT, keys, (*mongo, new_epoch()))
+
+        buckets = self._buckets.all
+        found = [
+            (bucket.at, as_text(epoch), as_text(unsettled), as_text(before))
+            for bucket, (epoch, unsettled, before) in self._of_each(call, buckets, is_first=True)
+        ]
+        self._link.script(scripts.NAME_DESTINATION, (self._keyspace.backup,), (mongo.id, to))
+        return Adoption(
+            as_one_text((at, epoch) for at, epoch, _, _ in found),
+            any(unsettled == "1" for _, _, unsettled, _ in found),
+            next((before for _, _, _, before in found if before), ""),
+        )
 
     def unacknowledge(self, keys: Sequence[str], *, epoch: str) -> None:
         """Nothing of these logs is acknowledged any more."""
-        all_keys = (self._keyspace.unbacked, self._keyspace.epoch, *keys)
-        self._link.script(scripts.UNACKNOWLEDGE, all_keys, (epoch,))
+
+        def call(bucket: BucketKeys, logs: list[str]) -> Call:
+            all_keys = (bucket.unbacked, bucket.epoch, *self._logs(bucket, logs))
+            return script_call(scripts.UNACKNOWLEDGE, all_keys, (part_of(epoch, bucket),))
+
+        self._of_groups(keys, call)
 
     def adopted(self, *, epoch: str) -> None:
         """That was done with all logs."""
-        keys = (self._keyspace.epoch, self._keyspace.backup)
-        self._link.script(scripts.FINISH_ADOPTION, keys, (epoch,))
+
+        def call(bucket: BucketKeys) -> Call:
+            keys = (bucket.epoch, bucket.backup)
+            return script_call(scripts.FINISH_ADOPTION, keys, (part_of(epoch, bucket),))
+
+        self._of_each(call, self._buckets.all)
 
 
-class Deletions(RedisPart):
+class Deletions(BucketPart):
     """Deletes logs, and remembers each deletion until MongoDB has forgotten the log."""
 
     def delete(
@@ -165,26 +207,39 @@ class Deletions(RedisPart):
         Arguments and result are those of `LogStore.delete`.
         """
         run, name = (entry.run, entry.name) if entry else ("", "")
-        space = self._keyspace
-        keys = (key, space.unbacked, space.summaries(run), space.deleted, space.deletions)
+        bucket = self._buckets.of(key)
+        keys = (
+            *self._logs(bucket, [key]),
+            *(bucket.unbacked, bucket.summaries(run), bucket.deleted, bucket.deletions),
+        )
         given = b"" if born is None else BORN.pack(born)
         answer = self._link.script(scripts.DELETE, keys, (name, given))
         return None if answer is None else float(BORN.unpack(answer)[0])
 
-    def noted(self) -> set[tuple[str, float]]:
-        """Logs that were deleted here and that MongoDB has to forget, and their births."""
-        deleted = as_named(self._link.call("HGETALL", self._keyspace.deleted))
-        return {(key_of(one), float(BORN.unpack(born)[0])) for one, born in deleted.items()}
+    def noted(self, keys: Iterable[str] | None = None) -> set[tuple[str, float]]:
+        """Logs that were deleted here and that MongoDB has to forget, and their births.
+
+        Of `keys` those, and perhaps others; None = all.
+        """
+        buckets = self._buckets.some(keys)
+        found = self._of_each(lambda bucket: ("HGETALL", bucket.deleted), buckets)
+        return {
+            (self._keyspace.out_of_bucket(key_of(one)), float(BORN.unpack(born)[0]))
+            for _, deleted in found
+            for one, born in as_named(deleted).items()
+        }
 
     def forget(self, key: str, born: float, *, mongo: MongoIdentity) -> None:
         """This MongoDB has forgotten a log; those that were the backup before may come back."""
-        keys = (self._keyspace.deleted, self._keyspace.backup)
-        arguments = (identity(key, born), BORN.pack(born), mongo.id)
-        self._link.script(scripts.FORGET_DELETION, keys, arguments)
+        bucket = self._buckets.of(key)
+        stored = identity(self._keyspace.in_bucket(key, bucket), born)
+        keys = (bucket.deleted, bucket.backup)
+        self._link.script(scripts.FORGET_DELETION, keys, (stored, BORN.pack(born), mongo.id))
 
     def assign_new_birth(self, key: str, head: Head, *, epoch: str) -> bool:
         """Give a log another birth, as one of this birth was deleted; False if it has changed."""
-        born = math.nextafter(head.born, math.inf)
-        arguments = (epoch, BORN.pack(head.born), head.revision, BORN.pack(born))
-        keys = (key, self._keyspace.unbacked, self._keyspace.epoch)
+        bucket, born = self._buckets.of(key), math.nextafter(head.born, math.inf)
+        of_epoch, pack = part_of(epoch, bucket), BORN.pack
+        arguments = (of_epoch, pack(head.born), head.revision, pack(born))
+        keys = (*self._logs(bucket, [key]), bucket.unbacked, bucket.epoch)
         return bool(self._link.script(scripts.ASSIGN_BIRTH, keys, arguments, again=False))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 from jamboree_gym.encoding.batch_format import Head, decode_note, encode_note
+from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import IndexEntry, MongoIdentity
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import AccessRefused, Call, RedisPart, as_text
-from jamboree_gym.store.redis.listings import listing_arguments
-from jamboree_gym.store.redis.liveness import new_epoch
+from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch, part_of
+from jamboree_gym.store.redis.link import AccessRefused, Call, as_text, script_call
+from jamboree_gym.store.redis.listings import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.reader import LogReader
 from jamboree_gym.store.redis.scripts import BORN
 
@@ -59,7 +61,7 @@ class Evicted(NamedTuple):
     retry_later: Sequence[Candidate]
 
 
-class Eviction(RedisPart):
+class Eviction(BucketPart):
     """What of the namespace takes up the server's memory, and what of it may go."""
 
     def memory(self) -> Memory:
@@ -87,16 +89,17 @@ class Eviction(RedisPart):
 
     def heads(self) -> Iterator[dict[str, Head]]:
         """Heads of all logs, some hundred at a time. Damaged ones are left out."""
-        reader = LogReader(self._link, self._keyspace)
-        for pattern in self._keyspace.log_patterns():
+        reader, space = LogReader(self._link, self._buckets), self._keyspace
+        for pattern in space.log_patterns():
             for keys in self._pages("SCAN", pattern):
-                found = reader.heads(list(map(as_text, keys)))
+                found = reader.heads([space.out_of_bucket(as_text(key)) for key in keys])
                 yield {key: head for key, head in found.items() if isinstance(head, Head)}
 
     def sizes(self, keys: Sequence[str]) -> Iterator[int]:
         """Memory that each log takes, bytes; 0 for one that is gone."""
         for first in range(0, len(keys), LOGS_AT_ONCE):
-            calls = [("MEMORY", "USAGE", key) for key in keys[first : first + LOGS_AT_ONCE]]
+            stored = map(self._buckets.log, keys[first : first + LOGS_AT_ONCE])
+            calls = [("MEMORY", "USAGE", key) for key in stored]
             answers = self._link.pipeline(partial(list, calls))
             yield from (one if isinstance(one, int) else 0 for one in answers)
 
@@ -116,17 +119,48 @@ class Eviction(RedisPart):
             before: Only what is older, epoch seconds.
             enough_bytes: End once so much is free.
         """
-        arguments: list[Any] = [repr(min(limit, _ENDLESS)) for limit in (before, enough_bytes)]
-        for one in candidates:
-            over_at = "" if one.over_at is None else one.over_at
-            arguments += (BORN.pack(one.born), kept.get(one.key, 0), over_at)
-        keys = (self._keyspace.unbacked, self._keyspace.backup, *(one.key for one in candidates))
-        answers = self._link.script(scripts.TRIM, keys, arguments) if candidates else []
-        later = list(candidates[len(answers) :])
-        for one, (_, time) in zip(candidates, answers, strict=False):
-            if time:
-                later.append(one._replace(time=float(time)))
-        return Evicted(sum(freed for freed, _ in answers), later)
+        if enough_bytes == math.inf:
+            return self._trim(candidates, kept, before, enough_bytes)
+        freed, later, left = 0, list[Candidate](), deque(candidates)
+        sizes = dict(zip(candidates, self.sizes([one.key for one in candidates]), strict=True))
+        while left and freed < enough_bytes:
+            # Of what is needed in any case, the buckets need not be in the order of time.
+            some = [left.popleft()]
+            size = sizes[some[0]]
+            while left and size + sizes[left[0]] <= enough_bytes - freed:
+                size += sizes[left[0]]
+                some.append(left.popleft())
+            evicted = self._trim(some, kept, before, enough_bytes - freed)
+            freed += evicted.freed_bytes
+            later += evicted.retry_later
+        return Evicted(freed, [*later, *left])
+
+    def _trim(
+        self,
+        candidates: Sequence[Candidate],
+        kept: Mapping[str, int],
+        before: float,
+        enough_bytes: float,
+    ) -> Evicted:
+        by_log = {one.key: one for one in candidates}
+        limits = [repr(min(limit, _ENDLESS)) for limit in (before, enough_bytes)]
+
+        def call(bucket: BucketKeys, logs: list[str]) -> Call:
+            arguments: list[Any] = list(limits)
+            for one in map(by_log.__getitem__, logs):
+                over_at = "" if one.over_at is None else one.over_at
+                arguments += (BORN.pack(one.born), kept.get(one.key, 0), over_at)
+            keys = (bucket.unbacked, bucket.backup, *self._logs(bucket, logs))
+            return script_call(scripts.TRIM, keys, arguments)
+
+        freed, later = 0, list[Candidate]()
+        for logs, answers in self._of_groups(by_log, call):
+            freed += sum(size for size, _ in answers)
+            later += (by_log[log] for log in logs[len(answers) :])
+            for log, (_, time) in zip(logs, answers, strict=False):
+                if time:
+                    later.append(by_log[log]._replace(time=float(time)))
+        return Evicted(freed, later)
 
     # -- listings ---------------------------------------------------------------------------
 
@@ -135,21 +169,27 @@ class Eviction(RedisPart):
 
         Yields their ids, and how many bytes their summaries take up, roughly.
         """
-        for pairs in self._pages("HSCAN", self._keyspace.summaries(run)):
-            sizes = {
-                as_text(name): len(name) + len(summary) + _ENTRY_BYTES
-                for name, summary in zip(pairs[::2], pairs[1::2], strict=True)
-            }
-            calls: list[Call] = [("EXISTS", self._keyspace.episode(id)) for id in sizes]
-            answers = self._link.send(calls)
-            yield {id: sizes[id] for id, there in zip(sizes, answers, strict=True) if not there}
+        for bucket in self._buckets.all:
+            for pairs in self._pages("HSCAN", bucket.summaries(run)):
+                sizes = {
+                    as_text(name): len(name) + len(summary) + _ENTRY_BYTES
+                    for name, summary in zip(pairs[::2], pairs[1::2], strict=True)
+                }
+                logs = self._logs(bucket, map(self._keyspace.episode, sizes))
+                answers = self._link.send([("EXISTS", log) for log in logs])
+                yield {id: sizes[id] for id, there in zip(sizes, answers, strict=True) if not there}
 
     def unlist(self, run: str, ids: Sequence[str]) -> None:
         """Take episodes out of the listing of their run, if their logs are still not here."""
-        space = self._keyspace
-        logs = [space.episode(id) for id in ids]
-        keys = (space.unbacked, space.coverage, space.summaries(run), *logs)
-        self._link.script(scripts.UNLIST_EPISODES, keys, ids)
+        episode_ids = {self._keyspace.episode(id): id for id in ids}
+
+        def call(bucket: BucketKeys, logs: list[str]) -> Call:
+            listing = (bucket.unbacked, bucket.coverage, bucket.summaries(run))
+            names = [episode_ids[log] for log in logs]
+            keys = (*listing, *self._logs(bucket, logs))
+            return script_call(scripts.UNLIST_EPISODES, keys, names)
+
+        self._of_groups(episode_ids, call)
 
     # -- round trips ------------------------------------------------------------------------
 
@@ -168,19 +208,29 @@ class Eviction(RedisPart):
                 return
 
 
-class Restorer(RedisPart):
+class Restorer(BucketPart):
     """Puts back what MongoDB holds, unless Redis has changed since MongoDB was asked."""
 
-    def standing(self) -> str:
+    def standing(self, keys: Iterable[str] | None = None) -> str:
         """How things stand: to be asked before MongoDB is, and told when putting back.
 
         So nothing is put back that was deleted, or that was read before Redis was emptied again.
+        It can be told for any of these logs; None = for all.
         """
-        keys = (self._keyspace.epoch, self._keyspace.deletions)
+
+        def call(bucket: BucketKeys) -> Call:
+            return script_call(scripts.STANDING, (bucket.epoch, bucket.deletions), (new_epoch(),))
+
         try:
-            return as_text(self._link.script(scripts.STANDING, keys, (new_epoch(),)))
+            found = self._of_each(call, self._buckets.some(keys), is_first=True)
         except AccessRefused:
             return NEVER_STANDS
+        return as_one_text((bucket.at, as_text(standing)) for bucket, standing in found)
+
+    def stands(self, key: str, standing: str, now: str) -> bool:
+        """Whether things stand `now` as before, as far as a log is concerned."""
+        bucket = self._buckets.of(key)
+        return part_of(standing, bucket) == part_of(now, bucket)
 
     def restore(
         self,
@@ -197,23 +247,26 @@ class Restorer(RedisPart):
 
         `head.held` says which of its batches are not among these; `entry` is where it is listed.
         """
-        space = self._keyspace
-        summaries = space.summaries(entry.run if entry else "")
-        listings = (summaries, space.runs, space.deletions, space.unbacked)
-        keys = (key, *listings, space.epoch, space.backup)
+        bucket = self._buckets.of(key)
+        summaries = bucket.summaries(entry.run if entry else "")
+        listings = (summaries, bucket.runs, bucket.deletions, bucket.unbacked)
+        keys = (*self._logs(bucket, [key]), *listings, bucket.epoch, bucket.backup)
         content = (instead_of, head.encode(), *mongo, *batches)
-        arguments = (standing, *listing_arguments(entry), *content)
+        listed = listing_arguments(entry, newest_in_runs([entry]))
+        arguments = (part_of(standing, bucket), *listed, *content)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))
 
     def replace(
         self, key: str, head: Head, batches: Sequence[bytes], *, instead_of: bytes, epoch: str
     ) -> bool:
         """Replace the head and the batches of a log; False if the log has changed."""
-        keys = (key, self._keyspace.unbacked, self._keyspace.epoch)
-        arguments = (epoch, instead_of, head.encode(), *batches)
+        bucket = self._buckets.of(key)
+        keys = (*self._logs(bucket, [key]), bucket.unbacked, bucket.epoch)
+        arguments = (part_of(epoch, bucket), instead_of, head.encode(), *batches)
         return bool(self._link.script(scripts.REPLACE, keys, arguments, again=False))
 
     def refill(self, key: str, head: Head, start: int, batches: Sequence[bytes]) -> bool:
         """Put the batches from `start` to `head.held` back; False when the log has changed."""
-        arguments = (BORN.pack(head.born), head.held, start, *batches)
-        return bool(self._link.script(scripts.REFILL, (key,), arguments, again=False))
+        stored, arguments = self._buckets.log(key), (BORN.pack(head.born), head.held, start)
+        call = (scripts.REFILL, (stored,), (*arguments, *batches))
+        return bool(self._link.script(*call, again=False))

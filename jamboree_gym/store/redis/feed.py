@@ -1,25 +1,34 @@
-"""What grew: a capped stream that the script `APPEND` adds an entry to for each change.
+"""Word of what has changed: the feed for followers, and a bell for the backup.
 
-It is there only while somebody follows: who does, makes it, and keeps it from expiring. Writers
-deliver promptly as long as it is there, and at leisure else.
+The feed is a capped stream in each bucket, to which the script `APPEND` adds an entry for each
+change. It is there only while somebody follows: who does, makes it, and keeps it from expiring.
+Writers deliver promptly as long as it is there, and at leisure else.
 """
 
 from __future__ import annotations
 
+import logging
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from jamboree_gym.keys import Keyspace
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import LogSlice
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart, as_text, script_call
+from jamboree_gym.store.redis.buckets import BucketPart, Buckets, as_one_text, part_of
+from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
 
-__all__ = ["Feed", "GrownEpisodes", "PolledLog"]
+__all__ = ["Doorbell", "Feed", "GrownEpisodes", "PolledLog"]
 
 ENTRIES_AT_ONCE = scripts.FEED_ENTRIES // 10
 LIFETIME_S = 60
 RENEW_S = LIFETIME_S / 3
+
+log = logging.getLogger(__name__)
 
 
 class GrownEpisodes(NamedTuple):
@@ -51,40 +60,54 @@ class PolledLog(NamedTuple):
     found: LogSlice | None
 
 
-class Feed(RedisPart):
-    """Waits for episodes to grow. Each method is one round trip, whether it waits or not."""
+class Feed(BucketPart):
+    """Waits for episodes to grow. Each method is one round trip, whether it waits or not.
 
-    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        super().__init__(link, keyspace)
-        self._renew_at = 0.0
+    Each bucket has a feed. Who follows one log makes that of its bucket only.
+    """
 
-    def position(self) -> str:
-        """Where it ends now; what grows from here on is told. Makes the feed if there is none."""
-        feed = self._keyspace.feed
-        begin = ("XADD", feed, "*", "episode", "", "run", "")
-        return as_text(self._answers([begin, ("EXPIRE", feed, LIFETIME_S)])[0])
+    def __init__(self, link: RedisLink, buckets: Buckets) -> None:
+        super().__init__(link, buckets)
+        self._renew_at: dict[int, float] = {}
 
-    def announce(self) -> None:
-        """Say that somebody looks: writers deliver promptly for a while."""
-        self._renew_at = time.monotonic() + RENEW_S
-        self.position()
+    def position(self, key: str | None = None) -> str:
+        """Where it ends now; what grows from here on is told. Makes the feed if there is none.
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the feed has to be made, or kept from expiring, while somebody looks."""
-        return time.monotonic() >= self._renew_at
+        That of one log; None = of all.
+        """
+        return self._begin(self._buckets.some(None if key is None else [key]))
+
+    def _begin(self, buckets: Sequence[BucketKeys]) -> str:
+        begin = ("*", "episode", "", "run", "")
+        calls: list[Call] = [("XADD", bucket.feed, *begin) for bucket in buckets]
+        answers = self._answers([*calls, *_renewals(buckets)])
+        return _position(zip(buckets, answers, strict=False))
+
+    def announce(self, keys: Iterable[str]) -> None:
+        """Say that somebody looks at some logs: their writers deliver promptly for a while."""
+        buckets = self._buckets.some(keys)
+        self._due(buckets)
+        self._begin(buckets)
+
+    def is_due(self, key: str) -> bool:
+        """Whether the feed has to be made, or kept from expiring, while somebody looks at a log."""
+        return time.monotonic() >= self._renew_at.get(self._buckets.of(key).at, 0.0)
 
     def after(self, position: str, *, wait_s: float) -> GrownEpisodes:
         """What grew after a position; waits `wait_s` seconds for it, 0 = not at all."""
-        kept = ("XRANGE", self._keyspace.feed, "-", position, "COUNT", 1)
-        wait = self._wait_call(position, wait_s, ENTRIES_AT_ONCE)
-        answers = self._answers([wait, kept, *self._renewal()])
-        streams = dict(answers[0] or ())  # with RESP 3 it is a dict, with RESP 2 a list of pairs
-        entries: list[Any] = next(iter(streams.values()), [])
+        buckets = self._buckets.all
+        places = {bucket.feed: part_of(position, bucket) or "0" for bucket in buckets}
+        wait = _wait_call(places, wait_s, ENTRIES_AT_ONCE)
+        kept = [("XRANGE", feed, "-", place, "COUNT", 1) for feed, place in places.items()]
+        grown, *oldest = self._answers([wait, *kept, *_renewals(self._due(buckets))])
+        streams = dict(grown or ())  # with RESP 3 it is a dict, with RESP 2 a list of pairs
+        for feed, entries in streams.items():
+            places[as_text(feed)] = as_text(entries[-1][0])
+        entries = sorted((one for some in streams.values() for one in some), key=_order)
         return GrownEpisodes(
-            as_text(entries[-1][0]) if entries else position,
+            _position((bucket, places[bucket.feed].encode()) for bucket in buckets),
             [(as_text(fields[1]), as_text(fields[3])) for _, fields in entries if fields[1]],
-            bool(answers[1]),  # the oldest entries are forgotten first
+            all(oldest[: len(kept)]),  # the oldest entries are forgotten first
         )
 
     def poll(
@@ -101,30 +124,106 @@ class Feed(RedisPart):
             writer: Whose lease to look for; `""` = nobody's.
         """
         calls: list[Call] = []
+        bucket = self._buckets.of(key)
         if after is not None:
             # Those that follow are kept back by the server until the first has its answer.
-            waits = [self._wait_call(after, wait_s, 1)] if wait_s > 0 else []
-            newest = ("XREVRANGE", self._keyspace.feed, "+", "-", "COUNT", 1)
-            calls += [*waits, *self._renewal(), newest]
+            places = {bucket.feed: part_of(after, bucket) or "0"}
+            waits = [_wait_call(places, wait_s, 1)] if wait_s > 0 else []
+            newest = ("XREVRANGE", bucket.feed, "+", "-", "COUNT", 1)
+            calls += [*waits, *_renewals(self._due([bucket])), newest]
         if writer:
             calls.append(("EXISTS", self._keyspace.lease(writer)))
-        calls.append(script_call(scripts.READ, (key,), ("range", start, stop, scripts.PART_BYTES)))
+        how = ("range", start, stop, scripts.PART_BYTES)
+        calls.append(script_call(scripts.READ, (self._buckets.log(key),), how))
         *others, read = self._answers(calls, key=key)
         has_lease = bool(others.pop()) if writer else None
-        position = as_text(others[-1][0][0]) if others and others[-1] else None
+        position = None
+        if others and others[-1]:
+            position = _position([(bucket, others[-1][0][0])])
         return PolledLog(position, has_lease, LogSlice.from_answer(read, where=key))
 
-    def _renewal(self) -> list[Call]:
-        """Now and then: keep it from expiring."""
-        if time.monotonic() < self._renew_at:
-            return []
-        self._renew_at = time.monotonic() + RENEW_S
-        return [("EXPIRE", self._keyspace.feed, LIFETIME_S)]
-
-    def _wait_call(self, position: str, wait_s: float, count: int) -> Call:
-        block = ("BLOCK", max(1, int(wait_s * 1000))) if wait_s > 0 else ()  # BLOCK 0: for ever
-        return ("XREAD", "COUNT", count, *block, "STREAMS", self._keyspace.feed, position)
+    def _due(self, buckets: Sequence[BucketKeys]) -> list[BucketKeys]:
+        """Those whose feed has to be kept from expiring now; not again for a while."""
+        now = time.monotonic()
+        due = [one for one in buckets if now >= self._renew_at.get(one.at, 0.0)]
+        self._renew_at |= {one.at: now + RENEW_S for one in due}
+        return due
 
     def _answers(self, calls: Sequence[Call], *, key: str = "") -> list[Any]:
-        where = key or self._keyspace.feed
+        where = key or self._keyspace.without_bucket("feed")
         return [self._link.checked(one, key=where) for one in self._link.send(calls)]
+
+
+def _renewals(buckets: Sequence[BucketKeys]) -> list[Call]:
+    return [("EXPIRE", bucket.feed, LIFETIME_S) for bucket in buckets]
+
+
+def _wait_call(places: Mapping[str, str], wait_s: float, count: int) -> Call:
+    block = ("BLOCK", max(1, int(wait_s * 1000))) if wait_s > 0 else ()  # BLOCK 0: for ever
+    return ("XREAD", "COUNT", count, *block, "STREAMS", *places, *places.values())
+
+
+def _position(places: Iterable[tuple[BucketKeys, bytes]]) -> str:
+    return as_one_text((bucket.at, as_text(place)) for bucket, place in places)
+
+
+def _order(entry: tuple[bytes, Any]) -> tuple[int, ...]:
+    """Entries of all feeds by age."""
+    return tuple(map(int, entry[0].split(b"-")))
+
+
+class Doorbell:
+    """A connection to which Redis says once that a key was changed, expired, or flushed.
+
+    Redis calls that client tracking. Some servers and users cannot have it; the bell then never
+    rings, and who waits for it has to look from time to time.
+
+    Args:
+        link: Says how to connect; the bell opens a connection of its own.
+        find_keys: Gives the keys in question.
+    """
+
+    def __init__(self, link: RedisLink, find_keys: Callable[[], Sequence[str]]) -> None:
+        self._link = link
+        self._find_keys = find_keys
+        self._connection: Any = None
+        self._is_refused = False
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """It is readable once the bell has rung, or its connection broke; None if not armed."""
+        found = getattr(self._connection, "_sock", None)
+        return found if isinstance(found, socket.socket) else None
+
+    def arm(self) -> None:
+        """Listen from now on; what rang before does not count any more."""
+        self.close()
+        if self._is_refused:
+            return
+        keys = self._find_keys()
+        pool = self._link.client.connection_pool
+        self._connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+        try:
+            self._connection.connect()
+            self._ask("CLIENT", "TRACKING", "ON")
+            # From this on Redis knows what we want to hear of. One command: what rings while others
+            # are still answered would be lost.
+            self._ask("EXISTS", *keys)
+        except (NoPermissionError, ResponseError) as error:
+            log.debug("Redis at %s does not track keys: %s", self._link.where, error)
+            self._is_refused = True
+            self.close()
+        except (RedisError, OSError) as error:
+            log.debug("no bell at Redis at %s: %s", self._link.where, error)
+            self.close()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(RedisError, OSError):
+                connection.disconnect()
+
+    def _ask(self, *call: str) -> None:
+        self._connection.send_command(*call)
+        self._connection.read_response()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -28,7 +28,7 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsupportedServer,
 )
-from jamboree_gym.keys import Keyspace
+from jamboree_gym.keys import without_buckets
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.scripts import Script
 from jamboree_gym.store.tls_advice import REDIS_WORDS, tls_advice
@@ -37,8 +37,8 @@ __all__ = [
     "AccessRefused",
     "Call",
     "RedisLink",
-    "RedisPart",
     "as_named",
+    "as_pairs",
     "as_text",
     "script_call",
 ]
@@ -222,9 +222,10 @@ class RedisLink:
 
     def translated(self, error: RedisError, *, key: str = "") -> JamboreeError:
         """What a caller is told."""
-        text, where = str(error), f"Redis at {self.where}"
+        text, where = without_buckets(str(error)), f"Redis at {self.where}"
         if _is_of_one_key(error):
-            return DecodeError(f"{key} on {where} is not a log of this release: {text}")
+            log = without_buckets(key)
+            return DecodeError(f"{log} on {where} is not a log of this release: {text}")
         if isinstance(error, NoPermissionError) or text.startswith(_REFUSED_IN_A_SCRIPT):
             return AccessRefused(
                 f"{where} does not let this user do it: {text.rstrip('.')}; "
@@ -254,14 +255,6 @@ class RedisLink:
         return text if self._has_answered or not advice else f"{text.rstrip('.')}; {advice}"
 
 
-class RedisPart:
-    """A part of a store: commands and scripts for one kind of key."""
-
-    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        self._link = link
-        self._keyspace = keyspace
-
-
 def as_text(name: bytes) -> str:
     """A name out of Redis; where it is no text, others than we wrote it: there is no such thing."""
     return name.decode(errors="replace")
@@ -269,8 +262,14 @@ def as_text(name: bytes) -> str:
 
 def as_named(found: Any) -> dict[str, bytes]:
     """What HGETALL answers: with RESP 3 a dict, with RESP 2 a list."""
-    pairs = found.items() if isinstance(found, dict) else zip(*[iter(found)] * 2, strict=True)
+    pairs = found.items() if isinstance(found, dict) else as_pairs(found)
     return {as_text(name): content for name, content in pairs}
+
+
+def as_pairs(found: Any) -> Iterable[tuple[bytes, Any]]:
+    """What ZRANGE answers WITHSCORES: with RESP 3 pairs, with RESP 2 a flat list."""
+    is_flat = not found or not isinstance(found[0], list)
+    return zip(*[iter(found)] * 2, strict=True) if is_flat else found
 
 
 def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Call:

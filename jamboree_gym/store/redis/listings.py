@@ -2,70 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import IndexEntry
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import RedisPart, as_named, as_text
+from jamboree_gym.store.redis.buckets import BucketPart, part_of
+from jamboree_gym.store.redis.link import Call, as_named, as_pairs, as_text, script_call
 
-__all__ = ["Listings", "listing_arguments"]
+__all__ = ["Listings", "listing_arguments", "newest_in_runs"]
 
 
-class Listings(RedisPart):
+class Listings(BucketPart):
     """Summaries of episodes by run, and whether they are all there."""
 
     def summaries(self, run: str) -> dict[str, bytes]:
         """All summaries of a run by episode id."""
-        return as_named(self._link.call("HGETALL", self._keyspace.summaries(run)))
+        return self.summaries_and_coverage([run])[0][0]
 
     def summaries_and_coverage(self, runs: Sequence[str]) -> tuple[list[dict[str, bytes]], str]:
         """All summaries of each run, and `coverage`, in one round trip."""
-        keys = [self._keyspace.summaries(run) for run in runs]
-        calls = [*(("HGETALL", key) for key in keys), ("GET", self._keyspace.coverage)]
-        *answers, coverage = self._link.send(calls)
-        pairs = zip(keys, answers, strict=True)
-        found = [as_named(self._link.checked(answer, key=key)) for key, answer in pairs]
-        return found, as_text(coverage or b"")
+        buckets = self._buckets.all
+        keys = [bucket.summaries(run) for run in runs for bucket in buckets]
+        calls = [("GET", bucket.coverage) for bucket in buckets]
+        answers = self._link.send([*(("HGETALL", key) for key in keys), *calls])
+        found: list[dict[str, bytes]] = [{} for _ in runs]
+        for place, (key, answer) in enumerate(zip(keys, answers, strict=False)):
+            if answer:
+                named = as_named(self._link.checked(answer, key=key))
+                found[place // len(buckets)] |= named
+        return found, _joined(self._texts(answers[len(keys) :], buckets))
 
     def runs(self) -> list[str]:
         """Names of all runs, the one written last at the end."""
-        return [as_text(name) for name in self._link.call("ZRANGE", self._keyspace.runs, 0, -1)]
+        whole = ("0", "-1", "WITHSCORES")
+        newest: dict[bytes, float] = {}
+        for _, flat in self._of_each(lambda one: ("ZRANGE", one.runs, *whole), self._buckets.all):
+            for run, time in as_pairs(flat):
+                newest[run] = max(float(time), newest.get(run, -math.inf))
+        return [as_text(run) for _, run in sorted((time, run) for run, time in newest.items())]
 
     def list_episodes(self, entries: Sequence[IndexEntry], *, standing: str) -> int | None:
         """List episodes of one run; return how many were not listed.
 
         None if anything was deleted meanwhile, or Redis emptied.
         """
-        run, newest = entries[0].run, max(entry.time for entry in entries)
-        space = self._keyspace
-        keys = (space.summaries(run), space.runs, space.deletions, space.epoch)
-        pairs = [part for entry in entries for part in (entry.name, entry.summary)]
-        arguments = (standing, run, repr(newest), *pairs)
-        added = self._link.script(scripts.LIST_EPISODES, keys, arguments)
-        return None if added is None else int(added)
+        run, by_log = entries[0].run, {self._keyspace.episode(one.name): one for one in entries}
+
+        def call(bucket: BucketKeys, logs: list[str]) -> Call:
+            some = [by_log[log] for log in logs]
+            keys = (bucket.summaries(run), bucket.runs, bucket.deletions, bucket.epoch)
+            pairs = [part for entry in some for part in (entry.name, entry.summary)]
+            newest = repr(max(entry.time for entry in some))
+            arguments = (part_of(standing, bucket), run, newest, *pairs)
+            return script_call(scripts.LIST_EPISODES, keys, arguments)
+
+        added = [answer for _, answer in self._of_groups(by_log, call)]
+        return None if None in added else sum(map(int, added))
 
     def mend(self, run: str, entry: IndexEntry, *, instead_of: bytes) -> bool:
         """Replace a damaged summary in the listing of a run; False where it is another by now."""
-        keys, arguments = (self._keyspace.summaries(run),), (entry.name, instead_of, entry.summary)
+        bucket = self._buckets.of(self._keyspace.episode(entry.name))
+        keys, arguments = (bucket.summaries(run),), (entry.name, instead_of, entry.summary)
         return bool(self._link.script(scripts.REPLACE_SUMMARY, keys, arguments))
 
     def coverage(self) -> str:
         """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""
-        return as_text(self._link.call("GET", self._keyspace.coverage) or b"")
+        buckets = self._buckets.all
+        answers = self._link.send([("GET", bucket.coverage) for bucket in buckets])
+        return _joined(self._texts(answers, buckets))
 
     def put_coverage(self, value: str) -> None:
         """Set the coverage marker."""
-        self._link.call("SET", self._keyspace.coverage, value)
+        self._of_each(lambda bucket: ("SET", bucket.coverage, value), self._buckets.all)
 
     def settle_coverage(self, expected: str, value: str) -> bool:
         """Set it if nobody else has, and Redis was not emptied meanwhile; whether it was set."""
-        keys = (self._keyspace.coverage,)
-        return bool(self._link.script(scripts.SET_COVERAGE, keys, (expected, value)))
+
+        def call(bucket: BucketKeys) -> Call:
+            return script_call(scripts.SET_COVERAGE, (bucket.coverage,), (expected, value))
+
+        return all(answer for _, answer in self._of_each(call, self._buckets.all))
+
+    def _texts(self, answers: Sequence[Any], buckets: Sequence[BucketKeys]) -> set[str]:
+        pairs = zip(answers, buckets, strict=True)
+        checked = [self._link.checked(answer, key=one.coverage) for answer, one in pairs]
+        return {as_text(answer or b"") for answer in checked}
 
 
-def listing_arguments(entry: IndexEntry | None) -> tuple[Any, ...]:
-    """What a script needs to list a log: field, summary, run, time."""
+def _joined(markers: Collection[str]) -> str:
+    """What the markers of all buckets say together: the least of it."""
+    unknown = [marker for marker in markers if marker not in ("all", "part")]
+    return min(unknown, default="part" if "part" in markers else "all")
+
+
+def listing_arguments(entry: IndexEntry | None, runs: Mapping[str, str]) -> tuple[Any, ...]:
+    """What a script needs to list a log: field, summary, run, time of the run."""
     if entry is None:
         return "", "", "", "0"
-    return entry.name, entry.summary, entry.run, repr(entry.time)
+    return entry.name, entry.summary, entry.run, runs[entry.run]
+
+
+def newest_in_runs(entries: Iterable[IndexEntry | None]) -> dict[str, str]:
+    """The runs of these entries, with the time of the newest in each.
+
+    One text for each run, as a number with 17 digits takes longer than the rest of an entry.
+    """
+    newest: dict[str, float] = {}
+    for entry in entries:
+        if entry is not None and (entry.run not in newest or entry.time > newest[entry.run]):
+            newest[entry.run] = entry.time
+    return {run: repr(time) for run, time in newest.items()}

@@ -12,7 +12,9 @@ from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import LogSlice, or_error
 from jamboree_gym.store.redis import scripts
-from jamboree_gym.store.redis.link import Call, RedisPart, script_call
+from jamboree_gym.store.redis.buckets import BucketPart, Buckets
+from jamboree_gym.store.redis.link import Call, RedisLink, script_call
+from jamboree_gym.store.redis.newest_batches import NewestBatches
 
 __all__ = ["LogReader"]
 
@@ -21,15 +23,19 @@ _NOT_ASKED = object()
 _T = TypeVar("_T")
 
 
-class LogReader(RedisPart):
+class LogReader(BucketPart):
     """Reads logs that Redis holds. What MongoDB alone holds, it does not see.
 
     An answer of more than 8 MB is asked for part by part.
     """
 
+    def __init__(self, link: RedisLink, buckets: Buckets) -> None:
+        super().__init__(link, buckets)
+        self._newest = NewestBatches()
+
     def read(self, key: str, *how: Any) -> LogSlice | None:
         """A slice of one log; `how` as in lua/read.lua. None when there is no such log."""
-        return LogSlice.from_answer(self._in_parts(key, how), where=key)
+        return self.read_many([key], [how])[0]
 
     def _in_parts(self, key: str, how: tuple[Any, ...], answer: Any = _NOT_ASKED) -> Any:
         """What the script `READ` answers without a limit, asked for part by part.
@@ -37,15 +43,16 @@ class LogReader(RedisPart):
         Redis puts an answer together before it sends any of it, and who waits for it gives up
         after a time; so no answer may be large. `answer` is the first part, if it is there already.
         """
+        stored = (self._buckets.log(key),)
         if answer is _NOT_ASKED:
-            answer = self._link.script(scripts.READ, (key,), (*how, scripts.PART_BYTES))
+            answer = self._link.script(scripts.READ, stored, (*how, scripts.PART_BYTES))
         if answer is None or len(answer) == 2:
             return answer
         raw_head, batches, stop = answer
         head, end = decode_head(raw_head, where=key), _end_of(batches)
         while end < stop:
             part = ("rest", end, stop, scripts.PART_BYTES)
-            more = self._link.script(scripts.READ, (key,), part)
+            more = self._link.script(scripts.READ, stored, part)
             if more is None:
                 return None
             now = decode_head(more[0], where=key)
@@ -63,15 +70,26 @@ class LogReader(RedisPart):
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
         """Slices of several logs in one round trip: see `LogStore.read_many`."""
-        calls = [
-            script_call(scripts.READ, (key,), (*how, scripts.PART_BYTES))
-            for key, how in zip(keys, reads, strict=True)
+        calls, stops = list[Call](), list[int]()
+        for key, how in zip(keys, reads, strict=True):
+            stored = self._buckets.log(key)
+            script = script_call(scripts.READ, (stored,), (*how, scripts.PART_BYTES))
+            calls += self._newest.calls(stored, how) or [script]
+            stops.append(len(calls))
+        answers = self._link.send(calls)
+        return [
+            self._slice(key, answers[start:stop], how)
+            for key, how, start, stop in zip(keys, reads, [0, *stops], stops, strict=False)
         ]
-        return [self._slice(*one) for one in zip(keys, self._link.send(calls), reads, strict=True)]
 
-    def _slice(self, key: str, answer: Any, how: tuple[Any, ...]) -> LogSlice | None:
-        self._link.checked(answer, key=key)
-        return LogSlice.from_answer(self._in_parts(key, how, answer), where=key)
+    def _slice(self, key: str, answers: Sequence[Any], how: tuple[Any, ...]) -> LogSlice | None:
+        if len(answers) == 1:
+            answer = self._in_parts(key, how, self._link.checked(answers[0], key=key))
+        else:
+            answer = self._newest.found(how[1], answers) or self._in_parts(key, how)
+        if answer is not None and how[0] == "last":
+            self._newest.learn(self._buckets.log(key), answer[1])
+        return LogSlice.from_answer(answer, where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
         """Heads, and undecoded batches that MongoDB has not acknowledged, in two round trips.
@@ -86,7 +104,8 @@ class LogReader(RedisPart):
 
         found = self._short(keys)
         rest = [key for key, one in found.items() if isinstance(one, tuple) and not _is_new(*one)]
-        calls = [script_call(scripts.READ, (key,), ("unacked", scripts.PART_BYTES)) for key in rest]
+        how = ("unacked", scripts.PART_BYTES)
+        calls = [script_call(scripts.READ, (self._buckets.log(key),), how) for key in rest]
         read = self._found(rest, calls, decoded)
         return {key: one for key, one in found.items() if key not in rest} | read
 
@@ -97,7 +116,8 @@ class LogReader(RedisPart):
             raw = self._link.checked(answer, key=key)
             return (decode_head(raw[0], where=key), raw[1:]) if raw else None
 
-        return self._found(keys, [("LRANGE", key, "0", FEW_BATCHES) for key in keys], decoded)
+        stored = map(self._buckets.log, keys)
+        return self._found(keys, [("LRANGE", key, "0", FEW_BATCHES) for key in stored], decoded)
 
     def _found(
         self, keys: Sequence[str], calls: Sequence[Call], decoded: Callable[[str, Any], _T | None]
@@ -115,7 +135,7 @@ class LogReader(RedisPart):
         """
         if len(keys) == 1:
             return [self._whole_one(keys[0])]
-        answers = self._link.send([("LRANGE", key, "0", "-1") for key in keys])
+        answers = self._link.send([("LRANGE", self._buckets.log(key), "0", "-1") for key in keys])
         return [self._link.checked(one, key=key) for key, one in zip(keys, answers, strict=True)]
 
     def _whole_one(self, key: str) -> list[bytes]:
@@ -127,12 +147,12 @@ class LogReader(RedisPart):
 
     def head(self, key: str) -> Head | None:
         """The head of a log, None when there is no such log."""
-        raw: bytes | None = self._link.call("LINDEX", key, 0)
+        raw: bytes | None = self._link.call("LINDEX", self._buckets.log(key), 0)
         return None if raw is None else decode_head(raw, where=key)
 
     def undecoded_head(self, key: str) -> bytes:
         """The bytes of a log's head, whether they are whole or not; none where there is no log."""
-        return self._link.call("LINDEX", key, 0) or b""
+        return self._link.call("LINDEX", self._buckets.log(key), 0) or b""
 
     def heads(self, keys: Sequence[str]) -> dict[str, Head | DecodeError]:
         """Heads of several logs in one round trip; of one that is damaged, what is wrong."""
@@ -141,11 +161,12 @@ class LogReader(RedisPart):
             found = self._link.checked(answer, key=key)
             return None if found is None else decode_head(found, where=key)
 
-        return self._found(keys, [("LINDEX", key, "0") for key in keys], decoded)
+        stored = map(self._buckets.log, keys)
+        return self._found(keys, [("LINDEX", key, "0") for key in stored], decoded)
 
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
-        return int(self._link.call("MEMORY", "USAGE", key) or 0)
+        return int(self._link.call("MEMORY", "USAGE", self._buckets.log(key)) or 0)
 
 
 def _is_new(head: Head, batches: Sequence[bytes]) -> bool:

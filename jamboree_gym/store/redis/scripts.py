@@ -15,8 +15,8 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import NamedTuple
 
-FEED_ENTRIES = 10_000
-"""How many entries the feed keeps."""
+FEED_ENTRIES = 2_500
+"""How many entries the feed of each bucket keeps."""
 
 BORN = struct.Struct("<d")
 """How a script takes the birth of a log."""
@@ -65,6 +65,7 @@ READ = _script("read")
 POP = _script("pop")
 ACKNOWLEDGE = _script("acknowledge")
 ADOPT = _script("adopt")
+NAME_DESTINATION = _script("name_destination")
 UNACKNOWLEDGE = _script("unacknowledge")
 FINISH_ADOPTION = _script("finish_adoption")
 STANDING = _script("standing")

@@ -12,13 +12,13 @@ from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.backup_state import Acknowledgements, BackupState, Deletions
-from jamboree_gym.store.redis.blobs import Blobs
+from jamboree_gym.store.redis.buckets import Buckets
 from jamboree_gym.store.redis.client import check_server, client_from_url
 from jamboree_gym.store.redis.eviction import Eviction, Restorer
 from jamboree_gym.store.redis.feed import Feed
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.listings import Listings
-from jamboree_gym.store.redis.liveness import Leases
+from jamboree_gym.store.redis.plain_keys import Blobs, Leases
 from jamboree_gym.store.redis.reader import LogReader
 
 __all__ = ["RedisStore"]
@@ -31,6 +31,7 @@ class RedisStore(LogAppender, LogStore):
 
     Attributes:
         client: The redis-py client of the link.
+        buckets: Under which keys Redis has the logs.
         reader: Reads logs undecoded, or many at a time, as Redis itself holds them.
         listings: Summaries of episodes by run.
         blobs: Immutable content by digest.
@@ -48,19 +49,20 @@ class RedisStore(LogAppender, LogStore):
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
         self.blobs = Blobs(link, keyspace)
-        super().__init__(link, keyspace, self.blobs, can_ask=False)
+        self.buckets = Buckets(link, keyspace)
+        super().__init__(link, self.buckets, self.blobs, can_ask=False)
         self.client = link.client
         self.keyspace = keyspace
         self.link = link
-        self.reader = LogReader(link, keyspace)
-        self.listings = Listings(link, keyspace)
+        self.reader = LogReader(link, self.buckets)
+        self.listings = Listings(link, self.buckets)
         self.leases = Leases(link, keyspace)
-        self.deletions = Deletions(link, keyspace)
-        self.acknowledgements = Acknowledgements(link, keyspace)
-        self.backup_state = BackupState(link, keyspace)
-        self.restorer = Restorer(link, keyspace)
-        self.feed = Feed(link, keyspace)
-        self.eviction = Eviction(link, keyspace)
+        self.deletions = Deletions(link, self.buckets)
+        self.acknowledgements = Acknowledgements(link, self.buckets)
+        self.backup_state = BackupState(link, self.buckets)
+        self.restorer = Restorer(link, self.buckets)
+        self.feed = Feed(link, self.buckets)
+        self.eviction = Eviction(link, self.buckets)
 
     @classmethod
     def from_url(
@@ -115,7 +117,8 @@ class RedisStore(LogAppender, LogStore):
         self, key: str, n: int, *, first: int | None = None
     ) -> tuple[int, int, list[Batch]] | None:
         """Take the n oldest records off a log: see `LogStore.pop`."""
-        keys = (key, self.keyspace.unbacked)
+        bucket = self.buckets.of(key)
+        keys = (self.keyspace.in_bucket(key, bucket), bucket.unbacked)
         known = "" if first is None else first
         answer = self.link.script(scripts.POP, keys, (n, known), again=False)
         if answer is None:
@@ -156,4 +159,4 @@ class RedisStore(LogAppender, LogStore):
     def log_keys(self) -> Iterator[str]:
         """Keys of all logs of the namespace, in no order."""
         for pattern in self.keyspace.log_patterns():
-            yield from sorted(self.link.keys(pattern))
+            yield from sorted(map(self.keyspace.out_of_bucket, self.link.keys(pattern)))

@@ -1,9 +1,8 @@
 #!lua flags=allow-oom
--- From now on this MongoDB acknowledges.
+-- From now on this MongoDB acknowledges what is in this bucket.
 --
 -- KEYS: epoch, backup, coverage, deleted.
--- ARGV: identity of the MongoDB, where it is, a new epoch, in which words the namespace is copied
--- there automatically ('' = it is not).
+-- ARGV: identity of the MongoDB, where it is, a new epoch.
 -- Answer: {epoch, '1' where all logs have to be unacknowledged, where the former MongoDB is ('' =
 -- there is none)}.
 --
@@ -13,9 +12,6 @@
 -- this one while it was away, it has to forget now.
 
 local before, at = redis.call('HGET', KEYS[2], 'mongo'), redis.call('HGET', KEYS[2], 'mongo_at')
-if redis.call('HGET', KEYS[2], 'to') == ARGV[4] then
-  redis.call('HSET', KEYS[2], 'to_id', ARGV[1])
-end
 local is_other = before and before ~= ARGV[1]
 redis.call('HSET', KEYS[2], 'mongo', ARGV[1], 'mongo_at', ARGV[2])
 if is_other then

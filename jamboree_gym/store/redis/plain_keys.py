@@ -1,23 +1,26 @@
-"""Immutable content under its own digest: schemas, provenance."""
+"""What lies in no bucket: immutable content under its own digest, and leases of writers."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 
 from jamboree_gym.encoding.batch_format import decode_note, encode_note
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import Keyspace, digest
 from jamboree_gym.store.log import or_error
-from jamboree_gym.store.redis.link import Call, RedisLink, RedisPart
+from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.link import Call, RedisLink
 
-__all__ = ["Blobs"]
+__all__ = ["Blobs", "Leases"]
 
 
-class Blobs(RedisPart):
+class Blobs:
     """Content that many episodes share; each is asked for once, as it never changes."""
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
-        super().__init__(link, keyspace)
+        self._link = link
+        self._keyspace = keyspace
         self._known: dict[str, bytes] = {}
 
     def put(self, name: str, content: bytes) -> None:
@@ -50,3 +53,26 @@ class Blobs(RedisPart):
         if digest(content) != name:
             raise DecodeError(f"{key}: the content is not that of its name, it is damaged")
         return content
+
+
+class Leases:
+    """Leases of writers: each expires unless its writer renews it."""
+
+    def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:
+        self._link = link
+        self._keyspace = keyspace
+
+    def put(self, writer: str, holder: str, seconds: float) -> None:
+        """Say that a writer lives, for so long; also where the server's memory is full."""
+        lease = ("SET", holder, "PX", int(seconds * 1000))
+        self._link.script(scripts.PUT, (self._keyspace.lease(writer),), lease)
+
+    def drop(self, writer: str) -> None:
+        """Say that a writer is dead."""
+        self._link.call("DEL", self._keyspace.lease(writer))
+
+    def living(self, writers: Collection[str]) -> set[str]:
+        """Which of these writers hold a lease."""
+        names = sorted(writers)
+        leases = self._link.call("MGET", *map(self._keyspace.lease, names)) if names else []
+        return {name for name, lease in zip(names, leases, strict=True) if lease is not None}

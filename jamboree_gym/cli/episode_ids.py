@@ -1,0 +1,80 @@
+"""Episodes that are named on a command line: by id, its beginning, `@last`, or `-` for stdin."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jamboree_gym.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from jamboree_gym.jamboree import Jamboree
+    from jamboree_gym.reading.episode import Episode
+
+__all__ = ["EpisodeArgument", "EpisodesArgument", "named_episode", "named_episodes"]
+
+STDIN = "-"
+_LAST = re.compile(r"@last(?:~(\d{1,9}))?")
+_HELP = "Its id, the beginning of that, @last, @last~1 (the one before), or - for stdin."
+
+EpisodeArgument = Annotated[str, typer.Argument(metavar="EPISODE", help=_HELP)]
+EpisodesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[EPISODE]...", help=_HELP, show_default=False),
+]
+
+
+def named_episodes(jam: Jamboree, names: Sequence[str]) -> list[Episode]:
+    """The episodes of these names.
+
+    Raises:
+        EpisodeNotFound: Several begin like that; or there is none at all, and so no `@last`.
+        InvalidArgument: A line on stdin has no id.
+    """
+    return [_named(jam, name) for name in _without_stdin(names)]
+
+
+def named_episode(jam: Jamboree, name: str) -> Episode:
+    """The episode of this name.
+
+    Raises:
+        EpisodeNotFound: Several begin like that; or there is none at all, and so no `@last`.
+        InvalidArgument: On stdin there is not one id.
+    """
+    found = named_episodes(jam, [name])
+    if len(found) != 1:
+        raise InvalidArgument(f"there are {len(found)} ids on stdin: this command takes one")
+    return found[0]
+
+
+def _named(jam: Jamboree, name: str) -> Episode:
+    if (before := _LAST.fullmatch(name)) is not None:
+        return jam.episodes()[-1 - int(before[1] or 0)]
+    return jam.episode(name)
+
+
+def _without_stdin(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        if name == STDIN:
+            yield from (_id_in(line) for line in sys.stdin if line.strip())
+        else:
+            yield name
+
+
+def _id_in(line: str) -> str:
+    """The id in a line: of JSON `id` or `episode`, else the first word."""
+    if not line.lstrip().startswith("{"):
+        return line.split()[0]
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InvalidArgument(f"stdin: {line[:60]!r} is no JSON: {error}") from error
+    for name in ("id", "episode"):
+        if isinstance(record.get(name), str):
+            return str(record[name])
+    raise InvalidArgument(f"stdin: {line[:60]!r} has no id: give what `ls --json` prints")

@@ -1,0 +1,249 @@
+"""Writes `docs/cli.md` from the commands: `python -m jamboree_gym.cli.reference > docs/cli.md`."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import typer
+import typer.main
+
+from jamboree_gym.backup import BackupReport, BackupStatus
+from jamboree_gym.cli import build_app
+from jamboree_gym.cli.commands import EpisodeOptions, StoreOptions
+from jamboree_gym.cli.episodes import EPISODE_COLUMNS, STEP_COLUMNS
+from jamboree_gym.cli.runs import RUN_COLUMNS
+from jamboree_gym.reading.diff import Divergence
+from jamboree_gym.records import EpisodeSummary, StepData
+from jamboree_gym.runs.run_report import RunReport
+from jamboree_gym.runs.run_summary import RunSummary
+from jamboree_gym.servers.embedded import ServerStatus
+
+__all__ = ["commands_of", "example_of", "json_fields", "reference"]
+
+WIDTH = 120
+_HEAD = """\
+# The command line
+
+With `jamboree-gym` you look at a store from a shell. You need
+`pip install 'jamboree-gym[cli]'`. This page is made from the commands themselves:
+`python -m jamboree_gym.cli.reference > docs/cli.md`.
+
+A run looks odd at night:
+
+```sh
+jamboree-gym run ppo                     # alive or stuck, returns, metrics now and an hour before
+jamboree-gym ls --run ppo --worst 5      # its worst episodes
+jamboree-gym show 01a21f                 # one of them
+jamboree-gym find 01a21f 'reward < -1'   # where it went wrong
+jamboree-gym tail ppo                    # what happens now
+```
+
+## What all commands share
+
+- An episode is named by its id, by the first digits of its id, by `@last` (the one that began
+  last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
+  `jamboree-gym ls --status truncated | jamboree-gym verify -`.
+- On a terminal you see a table. Elsewhere each item is a line with full ids and tabs between its
+  columns, without a line of names.
+- `--json` prints one object, or for a list one object a line. NaN and infinity are `null` there.
+- Results go to stdout. Progress, hints and errors go to stderr.
+- A command that deletes says how much, and asks. Where nobody can be asked it wants `--yes`.
+  `--dry-run` changes nothing.
+- A misspelt command or run is answered with the nearest one.
+
+| exit code | meaning |
+|---|---|
+| 0 | it is done, or equal |
+| 1 | no: it differs, is damaged, is not there, or cannot be done |
+| 2 | it was called wrongly, or could not be told |
+| 3 | the store is away or full |
+| 130 | Ctrl-C |
+| 141 | who read the output has gone (`head`) |
+"""
+
+
+def json_fields() -> dict[str, Mapping[str, str]]:
+    """What `--json` of a command prints: the meaning of each field."""
+    run = _attributes(RunSummary)
+    report = {name: text for name, text in _attributes(RunReport).items() if name != "summary"}
+    step = _attributes(StepData)
+    return {
+        "runs": run,
+        "run": {**run, **report},
+        "ls": _attributes(EpisodeSummary),
+        "show": {
+            "summary": "As of `ls`.",
+            "provenance": "Environment, wrappers, versions, machine, commit.",
+            "rewards": "The reward of each step.",
+            "first_steps": "As of `find`.",
+            "last_steps": "As of `find`; none of the first.",
+        },
+        "find": step,
+        "tail": {"episode": "Id of the episode.", **step},
+        "diff": {
+            "equal": "Whether all steps are equal.",
+            "common_steps": "So many steps from the reset on are equal.",
+            "divergence": "The first difference, null if there is none: "
+            + ", ".join(f"`{one.name}`" for one in fields(Divergence))
+            + " (-1 for the reset).",
+            "a": "Summary of the one, as of `ls`.",
+            "b": "Summary of the other.",
+        },
+        "rm": {
+            "episodes": "Ids.",
+            "steps": "Number of their steps.",
+            "deleted": "Whether they are deleted; false for `--dry-run`.",
+        },
+        "verify": {
+            "equal": "Whether all episodes are equal.",
+            "episodes": "Number of episodes.",
+            "failed": "Number of those that differ or could not be verified.",
+            "unseen_infos": "Infos that no episode has.",
+            "reports": "Of each episode: `episode_id`, `equal`, `steps`, `mismatch`, `error`, "
+            "`changed`.",
+        },
+        "fork": {"episode": "Id of the parent.", "step": "As given.", "code": "The code."},
+        "video": {
+            "path": "The file.",
+            "frames": "Number of frames.",
+            "verified": "Whether the replay was equal.",
+        },
+        "export": {
+            "output": "As given.",
+            "format": "The format.",
+            "episodes": "Number of episodes that were chosen.",
+        },
+        "import": {
+            "dataset": "As given.",
+            "run": "The run of the episodes.",
+            "episodes": "Their ids.",
+        },
+        "migrate": {
+            "changed": "Logs that were brought up to date.",
+            "damaged": "What is damaged, and was left as it is.",
+        },
+        "status": {
+            "servers": "The embedded servers, null for a store that is not embedded: "
+            + ", ".join(f"`{one.name}`" for one in fields(ServerStatus))
+            + ".",
+            "alive": "Runs that are running: `name`, `steps`, `steps_per_s`, `last_step_at`.",
+            "steps_per_s": "Of all runs, in the last minute.",
+            "backup": "As of `backup status`; null if the servers do not run.",
+        },
+        "backup flush": {"records": "Number of records and episode rows that were copied."},
+        "backup status": _attributes(BackupStatus),
+        "backup verify": {
+            "equal": "Whether both sides are equal.",
+            **_attributes(BackupReport),
+        },
+        "backup restore": {"logs": "Number of logs that were put back."},
+    }
+
+
+def commands_of(app: typer.Typer) -> dict[str, Any]:
+    """The commands by their full names."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        parts = getattr(command, "commands", None)
+        if parts is None:
+            found[name] = command
+        else:
+            found |= {f"{name} {part}": one for part, one in parts.items()}
+    return found
+
+
+def example_of(command: Any) -> str:
+    """The example in the help of a command."""
+    _, _, example = command.help.partition("Example: ")
+    return str(example.strip())
+
+
+def reference() -> str:
+    """The page."""
+    commands = commands_of(build_app())
+    lines = [_HEAD, "## Options of several commands", ""]
+    lines += ["Which store:", "", *_options_of(commands["runs"], _names(StoreOptions)), ""]
+    lines += [
+        "Which episodes, as in [`jam.episodes(...)`](read.md#find-episodes):",
+        "",
+        *_options_of(commands["ls"], _names(EpisodeOptions)),
+        "",
+        "The columns of `--where` are those of `summary_table()`; a tag is `tag_NAME`.",
+        "",
+        "## Columns",
+        "",
+        f"- `runs`: {_listed(RUN_COLUMNS)}",
+        f"- `ls`: {_listed(EPISODE_COLUMNS)}",
+        f"- `find`: {_listed(STEP_COLUMNS)}; `tail` has the id of the episode in front",
+        "",
+        "## Commands",
+    ]
+    documented = json_fields()
+    for name, command in commands.items():
+        lines += ["", *_section(name, command, documented.get(name))]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def _section(name: str, command: Any, documented: Mapping[str, str] | None) -> Iterator[str]:
+    yield f"### {name}"
+    yield ""
+    text = command.help.partition("Example: ")[0]
+    for paragraph in text.strip().split("\n\n"):
+        yield from textwrap.wrap(" ".join(paragraph.split()), WIDTH)
+        yield ""
+    yield from ("```sh", example_of(command), "```", "")
+    own = {one.name for one in command.params} - {"help", "json"}
+    groups = []
+    for words, group in (("the store", StoreOptions), ("the episodes", EpisodeOptions)):
+        if _names(group) <= own:
+            own -= _names(group)
+            groups.append(words)
+    if own:
+        yield from _options_of(command, own)
+        yield ""
+    if groups:
+        yield f"Also the options of {' and of '.join(groups)}."
+    if documented is not None:
+        yield from ("", "| `--json` | |")
+        yield "|---|---|"
+        for field, meaning in documented.items():
+            in_json = re.sub(r"\bNone\b", "null", _cell(meaning))
+            yield f"| `{field}` | {in_json} |"
+
+
+def _options_of(command: Any, names: set[str]) -> Iterator[str]:
+    yield "| option | |"
+    yield "|---|---|"
+    for one in command.params:
+        if one.name in names:
+            shown = ", ".join(f"`{text}`" for text in one.opts if text.startswith("-"))
+            variable = f" Also `{one.envvar}`." if one.envvar else ""
+            shown = shown or f"`{_cell(one.metavar or one.name.upper())}`"
+            yield f"| {shown} | {_cell(one.help or '')}{variable} |"
+
+
+def _names(group: type[Any]) -> set[str]:
+    return {one.name for one in fields(group)}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _attributes(record: type[Any]) -> dict[str, str]:
+    """The attributes of a record, and what its docstring says of them."""
+    text = textwrap.dedent((record.__doc__ or "").partition("Attributes:\n")[2])
+    found = re.findall(r"^(\w+): (.*(?:\n {2,}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in found}
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

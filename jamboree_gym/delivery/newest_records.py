@@ -1,0 +1,130 @@
+"""The newest records of a log that this process alone has written, as Redis has confirmed them.
+
+Whoever appends learns which log that was, and how many records it holds now. If nobody else has
+written between two answers, what was sent is what the log holds, and need not be asked for. A log
+that was popped, deleted, written by others, or restored after Redis was emptied says so in the next
+answer: its first index, its birth, its count or its epoch is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any, NamedTuple, Protocol
+
+from jamboree_gym.arrays.values import is_plain
+from jamboree_gym.encoding.batch_format import decode_own_records
+from jamboree_gym.store.log import AppendResult
+
+__all__ = ["NewestRecords"]
+
+MAX_RECORDS = 1024
+LARGEST_BYTES = 1024  # a log with larger records is read from Redis
+
+
+class StoredRecords(Protocol):
+    """Successive records that were stored together."""
+
+    @property
+    def timestamps(self) -> Sequence[float]:
+        """Their times, epoch seconds."""
+
+    @property
+    def records(self) -> Sequence[bytes]:
+        """Encoded."""
+
+
+class _Encoded(NamedTuple):
+    """A record that is decoded for each who asks, as its values can be changed."""
+
+    number: int
+    timestamp: float
+    record: bytes
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """All records of a log from index `start` on; it can be read from `first` on.
+
+    Those before `looked_at` are decoded already if they are plain.
+    """
+
+    log: tuple[str, bytes] | None
+    first: int
+    start: int
+    records: list[dict[str, Any] | _Encoded]
+    looked_at: int = 0
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.records)
+
+
+class NewestRecords:
+    """Keeps them once somebody has asked for some, and as many as were asked for at most.
+
+    One thread at a time adds; any may read.
+
+    Args:
+        key: The log, for error messages.
+    """
+
+    __slots__ = ("_kept", "_key", "_wanted")
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._wanted = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """The log is not what it was."""
+        self._kept = _Kept(None, 0, 0, [])
+
+    def add(self, start: int, stored: Sequence[StoredRecords], result: AppendResult) -> None:
+        """Redis has these, from this index on; `result` is what it has said of the log."""
+        wanted = self._wanted
+        if not wanted:
+            return
+        timestamps = chain.from_iterable([one.timestamps for one in stored])
+        encoded = list(chain.from_iterable([one.records for one in stored]))
+        stop = start + len(encoded)
+        is_small = max(map(len, encoded), default=0) <= LARGEST_BYTES
+        if result.log is None or result.was_repeated or result.count != stop or not is_small:
+            self.forget()
+            return
+        kept = self._kept
+        new = list(map(_Encoded, count(start), timestamps, encoded))
+        if kept.log != result.log or kept.stop != start:
+            kept = _Kept(result.log, 0, start, [])
+        records = [*kept.records, *new][-wanted:]
+        first_kept = stop - len(records)
+        looked_at = max(0, kept.looked_at - (first_kept - kept.start))
+        self._kept = _Kept(result.log, result.first, first_kept, records, looked_at)
+
+    def last(self, n: int) -> list[dict[str, Any]] | None:
+        """The newest n as they were when Redis answered last, None if not all of them are here."""
+        self._wanted = max(self._wanted, min(n, MAX_RECORDS))
+        kept = self._kept
+        skipped = max(kept.first, kept.stop - n) - kept.start
+        if kept.log is None or skipped < 0:
+            return None
+        self._look_at(kept)
+        records: list[Any] = kept.records[skipped:]
+        try:
+            return list(map(dict.copy, records))
+        except TypeError:  # not all are decoded
+            return [one.copy() if type(one) is dict else self._decoded([one])[0] for one in records]
+
+    def _look_at(self, kept: _Kept) -> None:
+        """Decode what is new. Where a Ctrl-C cuts it off, it is decoded for each who asks."""
+        looked_at, kept.looked_at = kept.looked_at, len(kept.records)
+        tail = kept.records[looked_at:]
+        new = [one for one in tail if isinstance(one, _Encoded)]
+        if new and len(new) == len(tail):  # no other thread has done it meanwhile
+            decoded = zip(new, self._decoded(new), strict=True)
+            kept.records[looked_at:] = [one if is_plain(one) else raw for raw, one in decoded]
+
+    def _decoded(self, records: Sequence[_Encoded]) -> list[dict[str, Any]]:
+        timestamps, encoded = zip(*[one[1:] for one in records], strict=True)
+        return decode_own_records(records[0].number, timestamps, encoded, where=self._key)

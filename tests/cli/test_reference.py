@@ -1,0 +1,113 @@
+"""The page `docs/cli.md`, the help, and the examples in it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from conftest import Server
+from processes import run_python
+from recorded_store import Store, play, record_store
+
+from jamboree_gym.cli import build_app
+from jamboree_gym.cli.reference import commands_of, example_of, json_fields, reference
+from jamboree_gym.servers.embedded import stop_servers
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = commands_of(build_app())
+# What the library needs and help does not; loading it takes half a second.
+LIBRARY = {"gymnasium", "numpy", "psutil", "pyarrow", "pymongo", "redis", "rich"}
+
+
+@pytest.fixture(scope="module")
+def store(valkey: Server, mongo: Server) -> Store:
+    """One whose last episode is of CartPole, as the examples want it, and that is backed up."""
+    recorded = record_store(valkey.url, mongo.url)
+    with recorded.open() as jam:
+        env = jam.record(gym.make("CartPole-v1"), run="ppo")
+        play(env, seed=5)
+        env.close()
+        jam.backup.flush()
+    return recorded
+
+
+@pytest.mark.once
+def test_the_page_is_what_the_commands_say() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert page == reference(), "python -m jamboree_gym.cli.reference > docs/cli.md"
+
+
+def test_help_loads_nothing_of_the_library() -> None:
+    done = run_python(
+        "import sys\n"
+        "from jamboree_gym.cli import main\n"
+        "sys.argv = ['jamboree-gym', 'ls', '--help']\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print(*sys.modules, file=sys.stderr)\n"
+    )
+    assert "--worst" in done.stdout
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "typer" in loaded
+    assert not LIBRARY & loaded
+
+
+def test_every_example_in_the_help_works(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    made = store.run("export", "--run", "ppo", "--format", "minari", "-o", "cartpole/random-v0")
+    assert made.exit_code == 0, made.output
+    try:
+        for name, command in COMMANDS.items():
+            program, *arguments = shlex.split(example_of(command))
+            assert program == "jamboree-gym"
+            assert " ".join(arguments).startswith(name)
+            has_store = any(one.name == "namespace" for one in command.params)
+            done = store.run(*arguments) if has_store else store.run_elsewhere(*arguments)
+            expected = (0, 1) if name == "diff" else (0,)
+            assert done.exit_code in expected, f"{name}: {done.output}"
+    finally:
+        stop_servers(tmp_path / "servers")
+
+
+EXAMPLES = {  # where another one than in the help
+    "diff": "diff @last @last",
+    "find": "find @last~1 'reward > 0' --limit 1",
+    "tail": "tail ppo --since 0 --steps 1",
+    "rm": "rm --run ppo --dry-run",
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["runs", "run", "ls", "show", "find", "diff", "rm", "tail", "verify", "fork", "status",
+             "backup flush", "backup status", "backup verify", "backup restore", "migrate"]
+)  # fmt: skip
+def test_json_has_the_fields_that_the_page_names(store: Store, name: str) -> None:
+    arguments = shlex.split(EXAMPLES.get(name, example_of(COMMANDS[name]).partition(" ")[2]))
+    done = store.run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    is_list = name in ("runs", "ls", "find", "tail")
+    for text in done.stdout.splitlines() if is_list else [done.stdout]:
+        assert json.loads(text).keys() == json_fields()[name].keys()
+
+
+@pytest.mark.once
+def test_each_field_of_json_has_a_meaning() -> None:
+    takes_json = {
+        name
+        for name, command in COMMANDS.items()
+        if any(one.name == "json" for one in command.params)
+    }
+    assert json_fields().keys() == takes_json
+    assert not [
+        (name, field)
+        for name, meanings in json_fields().items()
+        for field, meaning in meanings.items()
+        if not meaning
+    ]

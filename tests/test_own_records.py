@@ -1,0 +1,133 @@
+"""A process reads its own newest records back from memory, and only while Redis has the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Server
+from processes import NoteHandler
+
+from jamboree_gym import Jamboree
+
+OpenJamboree = Callable[..., Jamboree]
+
+
+@pytest.fixture
+def jam(valkey: Server, namespace: str, open_jamboree: OpenJamboree) -> Jamboree:
+    return open_jamboree()
+
+
+@pytest.fixture
+def elsewhere(valkey: Server, namespace: str, open_jamboree: OpenJamboree) -> Jamboree:
+    """As if it were in another process: by another address it is no peer of `jam`."""
+    return open_jamboree(valkey.url.replace("127.0.0.1", "localhost"))
+
+
+def scripts_run(jam: Jamboree) -> int:
+    stats: Any = jam.redis.info("commandstats")
+    return int(stats["cmdstat_evalsha"]["calls"])
+
+
+def values(records: list[dict[str, Any]]) -> list[Any]:
+    return [(one["index"], one["n"]) for one in records]
+
+
+def written(handler: NoteHandler, *numbers: int) -> None:
+    for number in numbers:
+        handler.save({"n": number})
+
+
+def test_what_was_saved_since_the_last_read_is_sent_and_nothing_asked_for(
+    own_valkey: Server, open_jamboree: OpenJamboree
+) -> None:
+    notes = NoteHandler(jam := open_jamboree(own_valkey.url), "own")
+    written(notes, 0)
+    notes.many(3)
+    written(notes, 1, 2, 3)
+
+    def scripts_for(record: dict[str, Any]) -> int:
+        before = scripts_run(jam)
+        notes.save(record)
+        assert [one["n"] for one in notes.many(3)][-1] == record["n"]
+        return scripts_run(jam) - before
+
+    assert scripts_for({"n": 4}) == 1
+    assert scripts_for({"n": "a large one" * 100}) == 2
+
+
+@pytest.fixture
+def notes(jam: Jamboree) -> NoteHandler:
+    """A handler whose newest records are in memory."""
+    notes = NoteHandler(jam, "own")
+    written(notes, 0)
+    notes.many(3)  # from now on they are kept
+    written(notes, 1, 2, 3, 4)
+    assert values(notes.many(3)) == [(2, 2), (3, 3), (4, 4)]
+    return notes
+
+
+def test_a_reader_may_change_what_it_gets(notes: NoteHandler) -> None:
+    notes.save({"n": np.arange(3)})
+    written(notes, 6)
+    _, array, number = notes.many(3)
+    array["n"][0], number["n"] = 99, 99
+    written(notes, 7)
+    array, number, _ = notes.many(3)
+    assert (array["n"].tolist(), number["n"]) == ([0, 1, 2], 6)
+
+
+def test_records_that_others_have_popped_are_gone(notes: NoteHandler, elsewhere: Jamboree) -> None:
+    NoteHandler(elsewhere, "own").pop(4)
+    written(notes, 5)
+    assert values(notes.many(3)) == [(4, 4), (5, 5)]
+
+
+def test_a_log_that_others_have_written_anew_is_another_one(
+    notes: NoteHandler, elsewhere: Jamboree
+) -> None:
+    other = NoteHandler(elsewhere, "own")
+    other.delete()
+    written(other, 10, 11, 12, 13, 14)
+    elsewhere.flush()
+    written(notes, 5)
+    assert values(notes.many(3)) == [(3, 13), (4, 14), (5, 5)]
+
+
+def test_what_another_jamboree_of_the_process_saves_meanwhile_is_seen(
+    notes: NoteHandler, open_jamboree: OpenJamboree
+) -> None:
+    written(notes, 5)
+    written(NoteHandler(open_jamboree(), "own"), 6)
+    assert sorted(one["n"] for one in notes.many(2)) == [5, 6]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_two_processes_do_a_read_says_what_redis_holds(
+    own_valkey: Server, open_jamboree: OpenJamboree, seed: int
+) -> None:
+    rng = random.Random(seed)
+    url = own_valkey.url
+    jams = [open_jamboree(url), open_jamboree(url.replace("127.0.0.1", "localhost"))]
+    writers = [NoteHandler(jam, "own") for jam in jams]
+
+    def save(i: int) -> None:
+        writers[i].save_many({"n": rng.random()} for _ in range(rng.randint(1, 4)))
+
+    def read(i: int) -> None:
+        n = rng.choice([1, 3, 30, 2000])
+        found = writers[i].many(n)
+        unread = NoteHandler(jams[i], "own")  # has saved nothing, and asks Redis
+        assert found == unread.many(n)
+
+    acts: list[Callable[[int], object]] = [save, read, save, read, save, read]
+    acts += [lambda i: jams[i].flush(), lambda i: writers[i].pop(rng.randint(1, 3))]
+    rare: list[Callable[[int], object]] = [
+        lambda i: writers[i].delete(),
+        lambda i: jams[i].redis.flushall(),
+    ]
+    for _ in range(150):
+        rng.choice(rare if rng.random() < 0.05 else acts)(min(1, int(rng.random() * 1.3)))
