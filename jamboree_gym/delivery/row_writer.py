@@ -194,18 +194,22 @@ class RowWriter(Outbox, ABC):
             and annotation is None
             and (reward.__class__ is float or reward.__class__ is _float64)
         ):
-            at = self._first_at + count * self._nbytes
-            size = 0 if info is None else len(info)
             if (
-                at > self._last_at - size
-                or size >= CHECK_EVERY_BYTES
-                or observation.__class__ is not _ndarray
+                observation.__class__ is not _ndarray
                 or observation.dtype is not self._dtype
                 or observation.shape != self._shape
             ):
                 return False
+            at, info_at, size = self._first_at + count * self._nbytes, 0, 0
+            if info:
+                size = len(info)
+                if size >= CHECK_EVERY_BYTES:
+                    return False
+            if at > self._last_at - size:
+                return False
             content, action = observation.tobytes(), self.packed_action
-            info_at = self._keep_info(info) if info else 0
+            if info:
+                info_at = self._keep_info(info)
             block, number = self._content, self._number
             self._pack_into(block, at, 0, number, reward, now, info_at, size, content, action)
             words[count_at] = count + 1
