@@ -100,28 +100,51 @@ def _pack_int(value: Any) -> Any:
 
 
 def _group_packer(layout: Group) -> Pack:
-    packers = [packer(part) for part in layout.parts]
-    size = len(packers)
-    if layout.kind == "dict":
-        named = list(zip(layout.names, packers, strict=True))
+    size = len(layout.parts)
+    plan = [_plan_of(name, part) for name, part in zip(layout.names, layout.parts, strict=True)]
+    kind = {"dict": dict, "tuple": tuple, "list": list}[layout.kind]
 
-        def pack_dict(value: Any) -> Any:
-            if not isinstance(value, dict) or len(value) != size:
-                raise Misfit
-            try:
-                return tuple([pack(value[name]) for name, pack in named])
-            except KeyError as error:
-                raise Misfit from error
-
-        return pack_dict
-    kind = tuple if layout.kind == "tuple" else list
-
-    def pack_sequence(value: Any) -> Any:
-        if value.__class__ is not kind or len(value) != size:
+    def pack_group(value: Any) -> Any:
+        if (value.__class__ is not kind and not _is_dict(value, kind)) or len(value) != size:
             raise Misfit
-        return tuple([pack(part) for pack, part in zip(packers, value, strict=True)])
+        packed: list[Any] = []
+        try:
+            for name, part_kind, dtype, shape, pack in plan:
+                part = value[name]
+                if pack is not None:
+                    part = pack(part)
+                elif part.__class__ is not part_kind:
+                    raise Misfit
+                elif dtype is not None:
+                    if part.shape != shape or (part.dtype is not dtype and part.dtype != dtype):
+                        raise Misfit
+                    part = part.tobytes()
+                packed.append(part)
+        except KeyError as error:
+            raise Misfit from error
+        return tuple(packed)
 
-    return pack_sequence
+    return pack_group
+
+
+def _is_dict(value: Any, kind: type) -> bool:
+    """Whether it may stand for a plain dict; other containers have to be of the very class."""
+    return kind is dict and isinstance(value, dict)
+
+
+_Plan: TypeAlias = tuple[Any, Any, np.dtype[Any] | None, tuple[int, ...] | None, Pack | None]
+
+
+def _plan_of(name: str | int, layout: Layout) -> _Plan:
+    """How a group packs a part: its class, an array's dtype and shape; or what packs it."""
+    if isinstance(layout, Leaf):
+        if layout.is_array:
+            return name, _ndarray, layout.dtype, layout.shape, None
+        if layout.kind == "numpy":
+            return name, layout.dtype.type, None, None, None
+        if layout.dtype.kind in "bf":
+            return name, bool if layout.dtype.kind == "b" else float, None, None, None
+    return name, object, None, None, packer(layout)
 
 
 def pack_any(value: Any, layout: Layout, role: str) -> Any:

@@ -102,6 +102,8 @@ def encode_value(value: Any) -> bytes:
     """
     try:
         try:
+            if value.__class__ in _SAFE:
+                return _pack(value)
             packed = _packed_plain(value) if value.__class__ is dict else None
             return _pack(_tag(value)) if packed is None else packed
         except (MemoryError, RecursionError):

@@ -1,7 +1,7 @@
-"""The rows of one episode, as the environment's thread puts them.
+"""The rows of one episode: the caller puts steps, and finds those that are held here.
 
-`add_step` is the hot path: it runs inside `env.step`, so it only checks the layout, and packs the
-values into a row of the journal. Columns, checksums and Redis are the delivering thread's work.
+`add_step` takes every step; `RowWriter` writes its row, and takes most of the steps by itself.
+Columns, checksums and Redis are the delivering thread's work.
 
 Two threads meet here. The caller's alone adds rows and counts them; the delivering one alone takes
 them. Whatever else both touch (layouts, the trimming of what is kept) is under one lock.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import threading
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -31,14 +30,21 @@ from jamboree_gym.arrays.layout import (
 from jamboree_gym.arrays.packing import pack_any, packer, variable_bytes
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
-from jamboree_gym.encoding.batch_format import CODEC_STEPS
+from jamboree_gym.delivery.row_writer import (
+    CHECK_EVERY_BYTES,
+    NO_SCHEMAS,
+    NUMBERS,
+    ROW_OVERHEAD_BYTES,
+    ROWS_PER_BATCH,
+    RowWriter,
+)
 from jamboree_gym.encoding.row_encoder import prepare
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
-from jamboree_gym.journal.row_block import DROPPED, Extent, RowLane, Span, private_lane
-from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, TERMINATED, TRUNCATED
+from jamboree_gym.journal.row_block import DROPPED, RowLane, Span, private_lane
+from jamboree_gym.journal.row_format import TERMINATED, TRUNCATED
 from jamboree_gym.journal.row_parts import RowWindow, joined
 from jamboree_gym.journal.vector_block import ColumnSpan
 
@@ -50,20 +56,12 @@ __all__ = [
     "RowBuffer",
 ]
 
-ROWS_PER_BATCH = 256
 MAX_BATCH_BYTES = 1 << 20
 MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
-ROW_OVERHEAD_BYTES = 40
-CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
-_ndarray = np.ndarray
-_NO_SCHEMAS: Mapping[int, StepSchema] = {}
-_NUMPY_FALSE = np.False_
-_FLOATS = frozenset({float, np.float64, np.float32})
-_NUMBERS = _FLOATS | {int, bool, np.int64}
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 
-class RowBuffer(Outbox, ABC):
+class RowBuffer(RowWriter):
     """The caller's half of a `StepOutbox`.
 
     Attributes:
@@ -84,44 +82,14 @@ class RowBuffer(Outbox, ABC):
     """
 
     __slots__ = (
-        "_check_every",
-        "_content",
-        "_count_at",
-        "_dtype",
-        "_extents",
-        "_fillers",
-        "_first_at",
-        "_has_encoded",
-        "_is_direct",
-        "_is_single",
         "_keep",
-        "_lane",
-        "_last_at",
-        "_nbytes",
         "_news",
-        "_number",
-        "_pack_annotation",
-        "_pack_into",
-        "_pack_observation",
         "_relayouts",
         "_reset_row",
-        "_row_bytes",
-        "_schemas",
         "_seal_lock",
         "_sealed",
-        "_shape",
-        "_spread",
-        "_t_last",
         "_taken",
-        "_takes_common",
-        "_variable_bytes_put",
         "_variable_bytes_sealed",
-        "_words",
-        "is_deleted",
-        "may_be_common",
-        "pack_action",
-        "packed_action",
-        "schema",
     )
 
     def __init__(
@@ -136,30 +104,23 @@ class RowBuffer(Outbox, ABC):
         started_at: float,
         clock: Callable[[], float],
     ) -> None:
-        super().__init__(key, CODEC_STEPS, writer_id, mark, clock)
-        self.schema = schema  # layout of the newest row
-        self.packed_action: Any = None  # of the next step
-        self.may_be_common = self._takes_common = self.is_deleted = False
-        self._lane = lane
+        super().__init__(
+            key,
+            writer_id,
+            mark,
+            schema=schema,
+            lane=lane,
+            started_at=started_at,
+            clock=clock,
+        )
         self._keep = max(1, keep)
-        self._extents: list[Extent | ColumnSpan] = []  # the last one is written to
         self._news: deque[RowBuffer] | None = None  # of who writes the newest rows into a block
         self._sealed = 0  # row number of the first row that is in no batch and no part yet
         self._taken: Sequence[Span] = ()  # in no batch yet
         self._seal_lock = threading.Lock()
-        self._schemas = _NO_SCHEMAS  # by the numbers that rows have for them
         self._reset_row: tuple[Any, bytes | None] = (None, None)  # packed observation and info
         self._relayouts = 0
-        self._t_last = started_at
-        self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
         self._variable_bytes_sealed = 0
-        self._dtype: np.dtype[Any] | None = None  # of an observation that is one array
-        self._shape: tuple[int, ...] | None = None
-        self._use(schema)
-
-    @abstractmethod
-    def _title(self, start: int) -> bytes:
-        """Says in the journal of which episode the rows from there on are."""
 
     @property
     def newest_at(self) -> float:
@@ -179,110 +140,6 @@ class RowBuffer(Outbox, ABC):
     def is_settled(self) -> bool:
         """Whether the server has everything, what is written beside the rows included."""
         return not self._marked and not self._batches and self.unsaved == 0
-
-    def _use(self, schema: StepSchema) -> None:
-        self.schema = schema
-        self.pack_action = schema.pack_action
-        self._pack_observation = schema.pack_observation
-        self._pack_annotation = schema.pack_annotation
-        self._row_bytes = schema.row_bytes + ROW_OVERHEAD_BYTES
-        self._has_encoded = schema.has_encoded
-        self._check_every = max(1, min(ROWS_PER_BATCH, CHECK_EVERY_BYTES // self._row_bytes))
-
-    def _open_extent(self, start: int, room: int) -> None:
-        """Begin to write behind what is in the lane, or in a new block where it is full."""
-        schema, lane = self.schema, self._lane
-        extent = lane.extent(schema, start, self._title(start), room)
-        number, row_format = lane.number, extent.row_format
-        if number not in self._schemas:
-            self._schemas = {**self._schemas, number: schema}
-        self._extents.append(extent)
-        self._number = number
-        self._words, self._count_at = extent.words, extent.count_at
-        self._content, self._first_at = extent.content, extent.first_at
-        self._nbytes, self._pack_into = row_format.nbytes, row_format.pack_into
-        self._is_direct, self._is_single = row_format.is_direct, row_format.is_single
-        self._spread, self._fillers = row_format.spread, row_format.fillers
-        self._takes_common = self.may_be_common and row_format.is_common
-        self._dtype, self._shape = row_format.observation_dtype, row_format.observation_shape
-        self._last_at = lane.back - row_format.nbytes
-
-    def _add_row(
-        self,
-        flags: int,
-        reward: float,
-        now: float,
-        observation: Any,
-        action: Any,
-        info: bytes | None,
-        annotation: Any = None,
-    ) -> int:
-        """Write a row; number of rows in its extent then. Its last act is to publish the row."""
-        words, count_at = self._words, self._count_at
-        count = words[count_at]
-        at = self._first_at + count * self._nbytes
-        if self._is_direct:
-            size = 0 if info is None else len(info)
-            if at > self._last_at - size:
-                self._open_extent(self._extents[-1].stop, size)
-                words, count_at, count, at = self._words, self._count_at, 0, self._first_at
-            info_at = 0
-            if info:
-                info_at, _ = self._lane.keep(info)
-                self._last_at -= size
-                self._variable_bytes_put += size
-            said = self._fillers
-            if annotation is not None:
-                flags, said = flags | ANNOTATED, annotation
-            if self._is_single:
-                columns = (observation, action, *self._spread[2](said))
-            else:
-                spread_observation, spread_action, spread = self._spread
-                columns = (*spread_observation(observation), *spread_action(action), *spread(said))
-            self._pack_into(
-                self._content, at, flags, self._number, reward, now, info_at, size, *columns
-            )
-        else:
-            self._add_large_row(flags, reward, now, observation, action, info, annotation)
-            words, count_at = self._words, self._count_at
-            count = words[count_at]
-        words[count_at] = count = count + 1
-        return count
-
-    def _add_large_row(
-        self,
-        flags: int,
-        reward: float,
-        now: float,
-        observation: Any,
-        action: Any,
-        info: bytes | None,
-        annotation: Any,
-    ) -> None:
-        """Write a row with values that have no fixed size, or have to be converted."""
-        size = self._variable_bytes_of(observation, action, annotation)
-        size += 0 if info is None else len(info)
-        if self._first_at + self._words[self._count_at] * self._nbytes > self._last_at - size:
-            self._open_extent(self._extents[-1].stop, size)
-        at = self._first_at + self._words[self._count_at] * self._nbytes
-        lane, row_format = self._lane, self._extents[-1].row_format
-        columns = row_format.flattened(observation, action, annotation, lane.keep)
-        info_place = NOWHERE if info is None else lane.keep(info)
-        self._last_at = lane.back - self._nbytes
-        self._variable_bytes_put += size
-        if annotation is not None:
-            flags |= ANNOTATED
-        self._pack_into(self._content, at, flags, self._number, reward, now, *info_place, *columns)
-
-    def _variable_bytes_of(self, observation: Any, action: Any, annotation: Any) -> int:
-        """Bytes of what has no fixed size in packed values."""
-        schema = self.schema
-        if not schema.has_encoded:
-            return 0
-        said = schema.annotation_filler if annotation is None else annotation
-        packed = (observation, action, said)
-        layouts = (schema.observation, schema.action, schema.annotation)
-        return sum(map(variable_bytes, packed, layouts))
 
     def add_reset(self, observation: Any, info: bytes | None) -> None:
         """Queue row 0: what `reset` returned.
@@ -304,8 +161,13 @@ class RowBuffer(Outbox, ABC):
 
     def _add_reset_row(self) -> None:
         observation, info = self._reset_row
-        action = self.schema.action_filler
-        room = self._variable_bytes_of(observation, action, None) + len(info or b"")
+        schema = self.schema
+        action, said = schema.action_filler, schema.annotation_filler
+        room = len(info or b"")
+        if schema.has_encoded:
+            room += variable_bytes(observation, schema.observation)
+            room += variable_bytes(action, schema.action)
+            room += variable_bytes(said, schema.annotation)
         self._open_extent(0, room)
         self._add_row(0, 0.0, self._t_last, observation, action, info)
 
@@ -349,7 +211,7 @@ class RowBuffer(Outbox, ABC):
         kind = reward.__class__
         if kind is not float:
             try:
-                reward = float(reward) if kind in _NUMBERS else number_of(reward)
+                reward = float(reward) if kind in NUMBERS else number_of(reward)
             except OverflowError as error:
                 raise refusal("reward", error) from error
         now = self._clock()
@@ -375,94 +237,6 @@ class RowBuffer(Outbox, ABC):
         self._announce()
         return True
 
-    def add_common_step(
-        self,
-        observation: Any,
-        reward: Any,
-        terminated: Any,
-        truncated: Any,
-        info: bytes | None,
-        annotation: Mapping[str, Any] | None,
-    ) -> bool:
-        """Queue a step as most are: of the newest layout, and not the last.
-
-        Each line here costs every step of a training, so whatever is unusual is left to `add_step`.
-
-        Returns:
-            Whether it was queued; if not, nothing was.
-        """
-        if (
-            (terminated is not False and terminated is not _NUMPY_FALSE)
-            or (truncated is not False and truncated is not _NUMPY_FALSE)
-            or not self._takes_common
-            or reward.__class__ not in _FLOATS
-        ):
-            return False
-        said = self._fillers
-        try:
-            if (
-                observation.__class__ is _ndarray
-                and observation.dtype is self._dtype
-                and observation.shape == self._shape
-            ):
-                content = observation.tobytes()
-            else:
-                content = self._pack_observation(observation)
-            if annotation is not None:
-                said = self._pack_annotation(annotation)
-        except Exception:  # noqa: BLE001 - `add_step` says what is unusual
-            return False
-        now = self._clock()
-        words, count_at = self._words, self._count_at
-        count = words[count_at]
-        at = self._first_at + count * self._nbytes
-        size = 0 if info is None else len(info)
-        if (
-            now <= self._t_last
-            or now > self.late_at
-            or at > self._last_at - size
-            or count % self._check_every == 0
-            or size >= CHECK_EVERY_BYTES
-        ):
-            return False
-        self._t_last = now
-        info_at = 0
-        if info:
-            info_at, _ = self._lane.keep(info)
-            self._last_at -= size
-            self._variable_bytes_put += size
-        block, number, action = self._content, self._number, self.packed_action
-        if self._is_single and not said and annotation is None:
-            self._pack_into(block, at, 0, number, reward, now, info_at, size, content, action)
-        else:
-            flags = 0 if annotation is None else ANNOTATED
-            flat_observation, flat_action, _ = self._spread
-            columns = (*flat_observation(content), *flat_action(action), *said)
-            self._pack_into(block, at, flags, number, reward, now, info_at, size, *columns)
-        words[count_at] = count + 1
-        if not self._marked:
-            self._announce()
-        return True
-
-    def add_plain_step(
-        self,
-        packed_action: Any,
-        packed_observation: Any,
-        reward: float,
-        now: float,
-        packed_annotation: Any = None,
-    ) -> None:
-        """Queue a step of the newest layout that is packed already, is not the last, has no info.
-
-        For recorders of many environments, which pack all of them at once.
-        """
-        if now <= self._t_last:
-            now = math.nextafter(self._t_last, math.inf)
-        self._t_last = now
-        self._add_row(0, reward, now, packed_observation, packed_action, None, packed_annotation)
-        if not self._marked:
-            self._announce()
-
     # -- rows that a recorder of many environments writes ------------------------------------
 
     def enter_block(self, span: ColumnSpan, news: deque[RowBuffer]) -> None:
@@ -473,7 +247,7 @@ class RowBuffer(Outbox, ABC):
             news: Gets this, whenever a row that comes has to be announced.
         """
         block = span.block
-        if self._schemas is _NO_SCHEMAS:
+        if self._schemas is NO_SCHEMAS:
             self._schemas = block.schemas
         elif block.number not in self._schemas:
             self._schemas = {**self._schemas, **block.schemas}
@@ -481,7 +255,7 @@ class RowBuffer(Outbox, ABC):
         self._last_at, self._takes_common = -1, False
         self._words, self._count_at = block.words, 0
         self._first_at = self._nbytes = 0
-        self._is_direct = block.row_format.is_direct
+        self._use_format(block.row_format)
         self._extents.append(span)
         self._news = news
         if not self._marked:
@@ -503,16 +277,6 @@ class RowBuffer(Outbox, ABC):
     def announce(self) -> None:
         """There are rows to deliver. As often as this is called, they are marked once."""
         self._announce()
-
-    def _announce(self) -> None:
-        """Mark, once until the next delivery. The flag goes up first: the writer is quick."""
-        if not (self._marked or self.is_deleted):
-            self._marked = True
-            try:
-                self.late_at = self._mark(self)
-            except BaseException:  # a Ctrl-C too: the next step marks it then
-                self._marked = False
-                raise
 
     def _relayout(self, observation: Any, annotation: Mapping[str, Any] | None) -> tuple[Any, Any]:
         """Take the layout of these values from the next row on; the values as they are kept."""
@@ -701,7 +465,7 @@ class RowBuffer(Outbox, ABC):
 
     def _drop_rows(self) -> None:
         """Nobody wants the rows any more, nor those that still come: not after a kill either."""
-        self._takes_common = False  # so that the next row looks
+        self.may_be_common = self._takes_common = False  # so that the next row looks
         if self._news is not None:
             self._news.append(self)
         for extent in self._extents:

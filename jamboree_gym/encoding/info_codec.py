@@ -12,10 +12,12 @@ import numpy as np
 from gymnasium.spaces import GraphInstance
 
 from jamboree_gym.arrays.values import decode_value, encode_value, shown
+from jamboree_gym.encoding.info_template import InfoTemplate
 from jamboree_gym.errors import InvalidRecord
 
 __all__ = ["InfoEncoder", "holds_unrecorded", "info_keys"]
 
+MAX_TEMPLATES = 100  # where infos change all the time, a template costs more than it saves
 _MARK = "<not recorded: "
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ class InfoEncoder:
 
     def __init__(self) -> None:
         self._unrecorded: set[str] = set()
+        self._template: InfoTemplate | None = None
+        self._tries = 0
 
     def encode(self, info: Mapping[str, Any], *, strict: bool = False) -> bytes | None:
         """The info in bytes; None for an empty one.
@@ -40,10 +44,14 @@ class InfoEncoder:
         """
         if not info:
             return None
+        if self._template is not None and info.__class__ is dict:
+            usual = self._template.encode(info)
+            if usual is not None:
+                return usual
         if not isinstance(info, (dict, Mapping)) and not hasattr(info, "keys"):
             raise InvalidRecord(f"{shown(info)} of type {type(info).__qualname__} is no dict")
         try:
-            return encode_value(info if isinstance(info, dict) else dict(info))
+            encoded = encode_value(info if isinstance(info, dict) else dict(info))
         except InvalidRecord as error:
             if strict:
                 raise InvalidRecord(
@@ -54,6 +62,10 @@ class InfoEncoder:
                 key = self._free_key(name, kept, f"a key {name!r:.60}")
                 kept[key] = self._storable(value, f"{name!r:.60}")
             return encode_value(kept)
+        if self._tries < MAX_TEMPLATES and info.__class__ is dict:
+            self._tries += 1
+            self._template = InfoTemplate.of(info, encoded) or self._template
+        return encoded
 
     def copy(self, value: Any) -> Any:
         """What would be read back of any value: a copy that shares nothing with the original."""

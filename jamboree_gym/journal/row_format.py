@@ -7,7 +7,7 @@ no fixed size (an encoded value, an info) lies elsewhere in the same block. The 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,16 @@ import numpy as np
 from jamboree_gym.arrays.layout import Column, Group, Layout, Leaf, columns_of
 from jamboree_gym.arrays.step_schema import StepSchema
 
-__all__ = ["ANNOTATED", "NOWHERE", "TERMINATED", "TRUNCATED", "Place", "RowFormat", "row_format"]
+__all__ = [
+    "ANNOTATED",
+    "NOWHERE",
+    "TERMINATED",
+    "TRUNCATED",
+    "Place",
+    "RowFormat",
+    "pack_leading",
+    "row_format",
+]
 
 TERMINATED, TRUNCATED, ANNOTATED = 1, 2, 4  # bits of `flags`
 
@@ -24,6 +33,8 @@ Place = tuple[int, int]
 """Where bytes are in a block: offset and size."""
 
 NOWHERE: Place = (0, 0)
+
+LARGE_ARRAY_BYTES = 1024  # from here on it costs less to copy an array by itself
 
 _LEADING = [
     ("flags", "u1"),
@@ -34,9 +45,25 @@ _LEADING = [
     ("info_size", "<u4"),
 ]
 _LEADING_STRUCT = "<BIddII"
+_LEADING_ROW = struct.Struct(_LEADING_STRUCT)
+pack_leading = _LEADING_ROW.pack_into
+"""Writes what a row begins with, at an offset of a buffer."""
+
 _PLACE_STRUCT = "II"
-_CODES = {"?": "?", "l": "q", "q": "q", "d": "d"}  # Python and NumPy numbers pack exactly
-_CODES_OF_ANNOTATIONS = {**_CODES, "f": "f"}  # but for the kind of a NaN
+# Python and NumPy numbers pack exactly as these; by the dtype's size.
+_CODES = {
+    "b1": "?",
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "f8": "d",
+}
+_CODES_OF_ANNOTATIONS = {**_CODES, "f4": "f"}  # but for the kind of a NaN
 
 
 class RowFormat:
@@ -48,13 +75,15 @@ class RowFormat:
         pack_into: Writes a row at an offset of a buffer. Its values: flags, number of the schema,
             reward, timestamp, place of the info (2), then one for each column, or two (its place)
             where the column is encoded.
-        is_direct: Whether `pack_into` takes the packed values of all columns as they are.
-        is_single: Whether observation and action are one column each.
-        is_common: Whether the format is direct, and nothing in an annotation is nested.
+        flat: Makes the packed observation, action and annotation one tuple, a value for each
+            column; those of `encoded_at` are bytes that have no place yet.
+        encoded_at: Which columns are encoded.
+        takes_arrays: Whether `pack_into` takes two values for the columns: the bytes of an array
+            that is small, and a packed action.
         observation_dtype: Of an observation that is one array; else None.
         observation_shape: Likewise.
-        spread: For observation, action and annotation a function that makes a flat tuple of a
-            packed value, if the format is direct.
+        action_at: Where the action is in such a row, but of an array that is large; else 0.
+        pack_action: Writes the action alone there.
         fillers: What stands for the annotation where there is none.
         fields: Of observation and action, and of the annotation: the name of each column in
             `dtype`, and whether it is encoded, so that the field is its place.
@@ -62,59 +91,46 @@ class RowFormat:
 
     def __init__(self, schema: StepSchema) -> None:
         roles = (schema.observation, schema.action, schema.annotation)
-        self._columns = [column for role in roles for _, column in columns_of(role, "")]
         codes = (_CODES, _CODES, _CODES_OF_ANNOTATIONS)
-        self._flatten = [_flattener(*one) for one in zip(roles, codes, strict=True)]
-        code = _LEADING_STRUCT + "".join(
-            _struct_code(column, known)
+        columns = [
+            (column, known)
             for role, known in zip(roles, codes, strict=True)
             for _, column in columns_of(role, "")
-        )
-        fields = [(f"column{n}", *_field(column)) for n, column in enumerate(self._columns)]
+        ]
+        code = _LEADING_STRUCT + "".join(_struct_code(*one) for one in columns)
+        fields = [(f"column{n}", *_field(column)) for n, (column, _) in enumerate(columns)]
         row = struct.Struct(code)
         self.pack_into = row.pack_into
         self.nbytes = row.size
         self.dtype = np.dtype([*_LEADING, *fields])
         if self.dtype.itemsize != row.size:
             raise TypeError(f"{self.dtype} has not the size of {code}")
-        self.is_direct = all(
-            _is_direct(column, known)
-            for role, known in zip(roles, codes, strict=True)
-            for _, column in columns_of(role, "")
-        )
-        self.is_single = all(isinstance(role, Leaf) for role in roles[:2])
-        self.spread = tuple(map(_spreader, roles))
-        is_flat = not any(isinstance(part, Group) for part in schema.annotation.parts)
-        self.is_common = self.is_direct and is_flat
+        named = [(f"column{n}", not isinstance(one, Leaf)) for n, (one, _) in enumerate(columns)]
+        self.fields = named[: schema.first_number], named[schema.first_number :]
+        self.encoded_at = tuple(n for n, (_, is_encoded) in enumerate(named) if is_encoded)
+        converted = [
+            (n, column.dtype)
+            for n, (column, known) in enumerate(columns)
+            if isinstance(column, Leaf) and not _is_direct(column, known)
+        ]
+        self.flat = _flattener(roles, converted)
         observed = schema.observation
         self.observation_dtype: np.dtype[Any] | None = None
         self.observation_shape: tuple[int, ...] | None = None
         if isinstance(observed, Leaf) and observed.is_array:
             self.observation_dtype, self.observation_shape = observed.dtype, observed.shape
-        named = [(f"column{n}", not isinstance(one, Leaf)) for n, one in enumerate(self._columns)]
-        self.fields = named[: schema.first_number], named[schema.first_number :]
+        is_plain = not isinstance(schema.action, Group) and not schema.is_annotated
+        self.takes_arrays, self.action_at, self.pack_action = False, 0, row.pack_into
+        if is_plain and not converted and not self.encoded_at:
+            self._take_arrays(schema.observation, *columns[-1])
         self.fillers: tuple[Any, ...] = schema.annotation_filler
 
-    def flattened(
-        self,
-        observation: Any,
-        action: Any,
-        annotation: Any,
-        keep: Callable[[bytes], Place],
-    ) -> list[Any]:
-        """Packed values of a row -> what `pack_into` takes for the columns.
-
-        Args:
-            observation: Packed.
-            action: Packed.
-            annotation: Packed; None = the agent said nothing.
-            keep: Puts bytes into the block, and says where.
-        """
-        flat: list[Any] = []
-        values = (observation, action, self.fillers if annotation is None else annotation)
-        for flatten, value in zip(self._flatten, values, strict=True):
-            flatten(value, flat, keep)
-        return flat
+    def _take_arrays(self, observation: Layout, action: Column, codes: Mapping[str, str]) -> None:
+        if isinstance(observation, Leaf) and observation.is_array:
+            self.takes_arrays = observation.nbytes < LARGE_ARRAY_BYTES
+            if not self.takes_arrays:
+                self.action_at = _LEADING_ROW.size + observation.nbytes
+                self.pack_action = struct.Struct("<" + _struct_code(action, codes)).pack_into
 
 
 @lru_cache(maxsize=1024)
@@ -123,20 +139,53 @@ def row_format(schema: StepSchema) -> RowFormat:
     return RowFormat(schema)
 
 
-def _is_direct(layout: Layout, codes: Mapping[str, str]) -> bool:
-    if not isinstance(layout, Leaf):
-        return False
-    return layout.is_array or (layout.dtype.isnative and layout.dtype.char in codes)
+def _is_direct(leaf: Leaf, codes: Mapping[str, str]) -> bool:
+    """Whether its packed values can be packed as they are."""
+    return leaf.is_array or (leaf.dtype.isnative and leaf.dtype.str[1:] in codes)
 
 
-def _spreader(layout: Layout) -> Callable[[Any], tuple[Any, ...]]:
+Flat = Sequence[Any]
+"""Packed values, one for each column."""
+
+
+def _flattener(
+    roles: tuple[Layout, Layout, Group], converted: Sequence[tuple[int, np.dtype[Any]]]
+) -> Callable[[Any, Any, Any], Flat]:
+    observation, action, annotation = map(_spreader, roles)
+    if converted:
+
+        def flat_converted(observed: Any, acted: Any, said: Any) -> Flat:
+            values = [*observation(observed), *action(acted), *annotation(said)]
+            for n, dtype in converted:
+                values[n] = np.asarray(values[n], dtype).tobytes()
+            return values
+
+        return flat_converted
+    if not isinstance(roles[1], Group) and _is_flat(roles[2]):  # most are: it saves calls
+        if not isinstance(roles[0], Group):
+            return lambda observed, acted, said: (observed, acted, *said)
+        if _is_flat(roles[0]):
+            return lambda observed, acted, said: (*observed, acted, *said)
+    return lambda observed, acted, said: (
+        *observation(observed),
+        *action(acted),
+        *annotation(said),
+    )
+
+
+def _is_flat(layout: Layout) -> bool:
+    """Whether its packed values are tuples of what columns hold."""
+    return isinstance(layout, Group) and not any(isinstance(one, Group) for one in layout.parts)
+
+
+def _spreader(layout: Layout) -> Callable[[Any], Flat]:
     if not isinstance(layout, Group):
         return lambda value: (value,)
-    if not any(isinstance(part, Group) for part in layout.parts):
-        return tuple
+    if _is_flat(layout):
+        return lambda value: value
     parts = list(map(_spreader, layout.parts))
 
-    def spread(value: Any) -> tuple[Any, ...]:
+    def spread(value: Any) -> Flat:
         pairs = zip(parts, value, strict=True)
         return tuple([one for spread_part, part in pairs for one in spread_part(part)])
 
@@ -147,7 +196,7 @@ def _struct_code(column: Column, codes: Mapping[str, str]) -> str:
     if not isinstance(column, Leaf):
         return _PLACE_STRUCT
     if _is_direct(column, codes) and not column.is_array:
-        return codes[column.dtype.char]
+        return codes[column.dtype.str[1:]]
     return f"{column.nbytes}s"
 
 
@@ -155,22 +204,3 @@ def _field(column: Column) -> tuple[Any, ...]:
     if isinstance(column, Leaf):
         return (column.dtype, column.shape)
     return ("<u4", (2,))
-
-
-def _flattener(
-    layout: Layout, codes: Mapping[str, str]
-) -> Callable[[Any, list[Any], Callable[[bytes], Place]], None]:
-    if isinstance(layout, Group):
-        parts = [_flattener(part, codes) for part in layout.parts]
-
-        def flatten_group(value: Any, flat: list[Any], keep: Callable[[bytes], Place]) -> None:
-            for flatten, part in zip(parts, value, strict=True):
-                flatten(part, flat, keep)
-
-        return flatten_group
-    if not isinstance(layout, Leaf):
-        return lambda value, flat, keep: flat.extend(keep(value))
-    if _is_direct(layout, codes):
-        return lambda value, flat, keep: flat.append(value)
-    dtype = layout.dtype
-    return lambda value, flat, keep: flat.append(np.asarray(value, dtype).tobytes())

@@ -1,0 +1,210 @@
+"""Steps that take the quick way are stored as others are, byte for byte; odd ones are not quick."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from lengths import examples
+
+from jamboree_gym.arrays.layout import ENCODED, Group, layout_of
+from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.encoding.info_codec import InfoEncoder
+from jamboree_gym.encoding.info_template import InfoTemplate
+from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.journal.journal import Journal, JournalOwner
+from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
+
+SUMMARY = EpisodeSummary("e", "Env-v0", "run", "running", 0, 0.0, 100.0, 0.0, None)
+ORIGIN = EpisodeOrigin(1, None, None, "0" * 16)
+FRAME = np.arange(1200, dtype=np.uint8).reshape(20, 20, 3)
+GOAL = np.array([1, math.nan, -0.0], np.float32)
+MISSION = {"image": FRAME[:2, :2].copy(), "direction": 1, "mission": "go"}
+NESTED = {"robot": {"arm": GOAL, "grip": (True, np.int64(2))}, "goal": GOAL}
+SIGNALLING = np.array([0x7FA00001], np.uint32).view(np.float32)
+
+
+def outbox(observation: Any, *, may_be_common: bool) -> StepOutbox:
+    layout = layout_of(observation)
+    if isinstance(layout, Group) and "mission" in layout.names:
+        parts = [
+            ENCODED if name == "mission" else part
+            for name, part in zip(layout.names, layout.parts, strict=True)
+        ]
+        layout = Group(layout.kind, layout.names, tuple(parts))
+    box = StepOutbox(
+        "log",
+        bytes(8),
+        lambda _: math.inf,
+        summary=SUMMARY,
+        origin=ORIGIN,
+        schema=StepSchema(layout, layout_of(np.int64(1))).shared,
+        lane=Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane(),
+        keep=5,
+        clock=lambda: 100.0 + box.rows_put,
+    )
+    box.may_be_common = may_be_common
+    box.add_reset(observation, None)
+    return box
+
+
+def put(box: StepOutbox, step: tuple[Any, ...]) -> str:
+    """Put a step as the recorder does; why it is refused."""
+    observation, reward, info, annotation = step
+    box.packed_action = np.int64(1)
+    try:
+        if not box.add_common_step(observation, reward, False, False, info, annotation):
+            box.add_step(observation, reward, False, False, info, annotation)
+    except InvalidRecord as error:
+        return str(error)
+    return ""
+
+
+def stored(box: StepOutbox) -> Any:
+    box.seal()
+    append = box.next_append()
+    assert append is not None
+    return append.batches, append.blobs
+
+
+def overwrite(value: Any) -> None:
+    """As an environment that uses its arrays again."""
+    if isinstance(value, dict):
+        any(map(overwrite, value.values()))
+    elif isinstance(value, (tuple, list)):
+        any(map(overwrite, value))
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        value[...] = np.zeros((), value.dtype)
+
+
+odd_parts = st.one_of(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.int32, np.float32, ">f4", np.float64, np.complex64, object]),
+        st.sampled_from([(), (2,), (3,), (2, 2, 3)]),
+        elements=st.just(1),
+    ),
+    st.just(GOAL[::-1]),
+    st.just(SIGNALLING),
+    st.sampled_from([SIGNALLING[0], np.int8(1), np.uint64(2**64 - 1), np.float16(1), np.True_]),
+    st.sampled_from([0, True, 2**63, -(2**63), 2**70, 1.5, math.nan, None, "x", "\ud800", [1], {}]),
+    st.builds(object),
+)
+
+
+def changed(observation: Any) -> st.SearchStrategy[Any]:
+    """The observation as it is, mostly; or with one part that is odd, or other keys."""
+    same = st.builds(copy.deepcopy, st.just(observation))
+    if not isinstance(observation, dict):
+        return st.one_of(same, same, same, odd_parts)
+    keys = st.sampled_from(list(observation))
+    return st.one_of(
+        *(same, same, same),
+        st.builds(lambda key, part: {**observation, key: part}, keys, odd_parts),
+        st.builds(lambda key: {k: v for k, v in observation.items() if k != key}, keys),
+        st.just({**observation, "new": 1}),
+        st.just(dict(reversed(observation.items()))),
+        st.just(OrderedDict(observation)),
+    )
+
+
+rewards = st.sampled_from(
+    [0.5, 0.5, 1, True, np.float64(math.nan), np.float32(2), np.int64(3), np.int8(1), 10**400, "x"]
+)
+annotations = st.sampled_from(
+    [
+        *(None, None, None, {}, {"value": 0.5, "log_prob": -0.5}, {"value": np.float32(0.5)}),
+        *({"value": SIGNALLING[0]}, {"value": GOAL}, {"value": {"a": 1}}, {"value": 2**70}),
+    ]
+)
+infos = st.sampled_from([None, None, b"", b"\x81\xa1a\x01"])
+
+
+@settings(max_examples=examples(1500), suppress_health_check=list(HealthCheck))
+@given(st.data(), st.sampled_from([FRAME, GOAL, MISSION, NESTED, (1, 2.5, np.float32(1)), 3]))
+def test_a_quick_row_has_the_bytes_of_a_slow_one(data: st.DataObject, first: Any) -> None:
+    boxes = [outbox(first, may_be_common=True), outbox(first, may_be_common=False)]
+    steps = st.tuples(changed(first), rewards, infos, annotations)
+
+    for step in data.draw(st.lists(steps, min_size=1, max_size=6)):
+        refusals = []
+        for box in boxes:
+            own = copy.deepcopy(step[0]), *step[1:]
+            refusals.append(put(box, own))
+            overwrite(own[0])
+        assert "object object" in refusals[0] or refusals[0] == refusals[1]
+
+    assert stored(boxes[0]) == stored(boxes[1])
+
+
+@pytest.mark.parametrize(
+    ("observation", "reward", "info", "annotation"),
+    [
+        pytest.param(GOAL, 1.0, None, None, id="array"),
+        pytest.param(FRAME, 1.0, None, None, id="frame"),
+        pytest.param(FRAME, 1.0, b"\x80", {"value": 0.5}, id="frame, info, annotation"),
+        pytest.param(MISSION, 1, None, None, id="dict with a text"),
+        pytest.param(NESTED, np.float64(1), None, None, id="nested dict"),
+        pytest.param((11, 10, np.int8(0)), np.float32(1), None, None, id="tuple"),
+        pytest.param(np.float32(1), True, None, {"value": {"a": 0.5}}, id="nested annotation"),
+    ],
+)
+def test_steps_as_environments_return_them_are_quick(
+    observation: Any, reward: Any, info: bytes | None, annotation: Any
+) -> None:
+    box = outbox(observation, may_be_common=True)
+    put(box, (observation, reward, info, annotation))  # the first of an extent looks at more
+
+    for _ in range(3):
+        box.packed_action = np.int64(1)
+        assert box.add_common_step(observation, reward, False, False, info, annotation)
+
+
+def test_an_odd_step_makes_only_the_next_ones_slow_that_are_odd() -> None:
+    box = outbox(GOAL, may_be_common=True)
+    put(box, (GOAL, 1.0, None, None))
+
+    put(box, (GOAL, 1.0, None, {"value": 0.5}))  # the layout changes
+    put(box, (GOAL, 1.0, None, None))
+
+    assert box.add_common_step(GOAL, 1.0, False, False, None, {"value": 0.5})
+
+
+MUJOCO = {"x": np.float64(0.5), "reward_ctrl": np.float32(-0.5), "survive": 1.0, "mask": GOAL}
+keys = st.sampled_from(["x", "reward_ctrl", "mask", "é", "new", np.str_("x"), 1])
+values = st.one_of(
+    *(st.floats(), st.floats(width=32).map(np.float32), st.floats().map(np.float64)),
+    *(st.integers(-(2**70), 2**70), st.text(max_size=2), st.booleans(), st.just(np.True_)),
+    *(hnp.arrays(np.float32, st.sampled_from([(), (0,), (3,)])), st.just(GOAL.astype(">f4"))),
+    *(st.just(GOAL[::-1]), st.just(SIGNALLING[0]), st.just(np.float64(1).view(np.complex64))),
+)
+
+
+@settings(max_examples=examples(1500), suppress_health_check=list(HealthCheck))
+@given(st.lists(st.dictionaries(keys, values, max_size=2), min_size=1, max_size=6))
+def test_infos_one_after_the_other_are_encoded_as_each_by_itself(changes: list[Any]) -> None:
+    encoder = InfoEncoder()
+
+    for change in changes:
+        for info in (MUJOCO, {**MUJOCO, **change}, change):
+            assert encoder.encode(info) == (encode_value(info) if info else None)
+
+
+def test_infos_of_numbers_have_a_template() -> None:
+    template = InfoTemplate.of(MUJOCO, encode_value(MUJOCO))
+    assert template is not None
+    other = {"x": np.float64(math.inf), "reward_ctrl": SIGNALLING[0], "survive": -math.nan}
+    other["mask"] = GOAL[::-1]
+
+    assert template.encode(other) == encode_value(other)
+    assert template.encode({**other, "mask": GOAL.astype(np.float64)}) is None
+    assert template.encode(dict(reversed(other.items()))) is None
+    assert InfoTemplate.of({"lives": 3}, encode_value({"lives": 3})) is None
