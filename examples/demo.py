@@ -152,11 +152,11 @@ def run(jam: Jamboree, timesteps: int) -> Table:
         task = progress.add_task("backing up", total=None)
         jam.backup.flush(progress=lambda done, of: progress.update(task, completed=done, total=of))
     check(bool(jam.backup.verify()), "MongoDB holds every batch, byte for byte")
-    mongo_steps = sum(log["count"] - 1 for log in jam.mongo["logs"].find({}, {"count": 1}))
     memory = redis_memory(jam)
     before = stored_bytes(jam)
     jam.redis.flushall()
     check(stored_bytes(jam) == {}, "Redis holds no episode any more")
+    mongo_steps = sum(one.steps for one in jam.episodes().summaries())
     check(bool(verify(jam.episode(longest.id))), "one that is asked for comes from MongoDB")
     with progress_bar() as progress:
         task = progress.add_task("restoring", total=None)

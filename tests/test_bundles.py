@@ -12,6 +12,7 @@ from backed_up import check_that_all_is_kept_once
 from conftest import Server
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, beside
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.batch_format import (
@@ -53,20 +54,22 @@ def with_documents(jam: Jamboree) -> list[str]:
 
 
 def wipe(jam: Jamboree) -> None:
-    for key in jam.redis.scan_iter(f"{jam._connection.keyspace.namespace}:*"):
+    for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*"):
         jam.redis.delete(key)
 
 
 def batches(jam: Jamboree) -> dict[str, Any]:
     """The batches of all logs, byte for byte."""
     client: Any = jam.redis
-    return {key: client.lrange(key, 1, -1) for key in jam._connection.redis_store.log_keys()}
+    return {
+        key: client.lrange(at(jam, key), 1, -1) for key in jam._connection.redis_store.log_keys()
+    }
 
 
 def add_row(jam: Jamboree, id: str) -> None:
     """Repeat the last rows of an ended episode, as one that goes on after all."""
     key = key_of(jam, id)
-    blob: Any = jam.redis.lindex(key, -1)
+    blob: Any = jam.redis.lindex(at(jam, key), -1)
     last = decode_batch(blob, where=key)
     more = encode_batch(
         codec=CODEC_STEPS,
@@ -147,8 +150,8 @@ def test_what_is_long_goes_on_or_has_another_id_has_its_own_document(jam: Jambor
 def copy_log(jam: Jamboree, id: str, name: str) -> None:
     """The same episode under another id."""
     key = key_of(jam, name)
-    jam.redis.copy(key_of(jam, id), key)
-    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 1})
+    jam.redis.copy(at(jam, key_of(jam, id)), at(jam, key))
+    jam.redis.zadd(beside(jam, key, "unbacked"), {at(jam, key): 1})
 
 
 # -- deletion ---------------------------------------------------------------------------------
@@ -220,15 +223,16 @@ def test_an_episode_that_grows_moves_into_its_own_document(jam: Jamboree) -> Non
 def test_other_bytes_of_an_episode_in_a_bundle_are_not_overwritten(jam: Jamboree) -> None:
     ids = record(jam, 10)
     key = key_of(jam, ids[2])
-    older = jam.redis.dump(key)
+    older = jam.redis.dump(at(jam, key))
     jam.backup.flush()
-    blob: Any = jam.redis.lindex(key, 1)
+    blob: Any = jam.redis.lindex(at(jam, key), 1)
     last = decode_batch(blob, where=key)
     fields = {name: getattr(last, name) for name in ("codec", "start", "count", "t_first")}
     other = encode_batch(**fields, writer=b"somebody", t_last=last.t_last, body=blob[BATCH_BODY:])
-    jam.redis.restore(key, 0, older, replace=True)
-    jam.redis.lset(key, 1, other)
-    jam.redis.zadd(jam._connection.keyspace.unbacked, {key: 99, key_of(jam, ids[3]): 99})
+    jam.redis.restore(at(jam, key), 0, older, replace=True)
+    jam.redis.lset(at(jam, key), 1, other)
+    for changed in (key, key_of(jam, ids[3])):
+        jam.redis.zadd(beside(jam, changed, "unbacked"), {at(jam, changed): 99})
 
     with pytest.raises(BackupMismatch, match=r"other bytes at index .*nothing was overwritten"):
         jam.backup.flush()
@@ -247,7 +251,7 @@ def test_another_episode_of_the_same_name_is_not_overwritten(
     key = key_of(jam, ids[2])
     head = jam._connection.redis_store.head(key)
     assert head is not None
-    jam.redis.lset(key, 0, replace(head, born=1.0).encode())
+    jam.redis.lset(at(jam, key), 0, replace(head, born=1.0).encode())
 
     with pytest.raises(BackupMismatch, match="another log of the same name"):
         jam.backup.flush()

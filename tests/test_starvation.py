@@ -101,9 +101,9 @@ def test_a_server_that_is_slow_is_not_waited_for(
     )
     jam = open_jamboree(own_valkey.url)
     jam._connection.writer.schedule.is_followed = True  # so that it delivers promptly
-    jam._connection.store.feed.announce()
     env = jam.record(NoisyEnv())
     env.reset(seed=0)
+    jam._connection.store.feed.announce([jam._connection.keyspace.episode(env.episode_id)])
     jam.flush()
 
     began = time.monotonic()

@@ -199,12 +199,12 @@ class DBHandler(StaysHere):
         if limit <= 0:
             return []
         outbox = self._outbox
-        key = outbox.key if outbox is not None else self._key
-        has_answered = self._connection.settle(key)
+        has_answered = self._settle()
         if outbox is not None:
             own = outbox.newest.last(limit)
             if has_answered and own is not None:
                 return own
+        key = self._key if outbox is None else outbox.key
         return self._records(self._connection.store.last(key, limit))[-limit:]
 
     def last(self) -> dict[str, Any] | None:
@@ -279,9 +279,12 @@ class DBHandler(StaysHere):
 
     def _settled_key(self) -> str:
         """Key of the log, once all records that this process has saved have arrived there."""
-        key = self._outbox.key if self._outbox is not None else self._key
-        self._connection.settle(key)
-        return key
+        self._settle()
+        return self._key if self._outbox is None else self._outbox.key
+
+    def _settle(self) -> bool:
+        """As `Connection.settle`, for the handler's log."""
+        return self._connection.settle(self._key if self._outbox is None else self._outbox.key)
 
     def _records(self, found: LogSlice | None) -> list[dict[str, Any]]:
         if found is None:

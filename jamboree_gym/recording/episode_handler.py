@@ -144,7 +144,7 @@ class EpisodeHandler(DBHandler):
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
-        encoded = self.encoded(info)
+        encoded = self._encoded(info)
         self.annotation = None
         jam = self._connection
         if not summary.writer:
@@ -266,12 +266,12 @@ class EpisodeHandler(DBHandler):
         if steps is None:
             raise InvalidRecord("no episode is being written: handler.begin(...) first")
         annotation, self.annotation = self.annotation, None
+        encoded = self._encoded_of_step(info) if info.__class__ is not dict or info else None
         try:
             if terminated.__class__ is not bool:
                 terminated = flag_of("terminated", terminated)
             if truncated.__class__ is not bool:
                 truncated = flag_of("truncated", truncated)
-            encoded = self.encoded(info) if info.__class__ is not dict or info else None
             should_check = steps.add_step(
                 observation, reward, terminated, truncated, encoded, annotation
             )
@@ -284,7 +284,15 @@ class EpisodeHandler(DBHandler):
         if should_check or not self._buffered:
             self._after_append(_MOVED)
 
-    def encoded(self, info: Mapping[str, Any]) -> bytes | None:
+    def _encoded_of_step(self, info: Mapping[str, Any]) -> bytes | None:
+        """As `_encoded`; where an info is refused, the episode ends."""
+        try:
+            return self._encoded(info)
+        except InvalidRecord as error:
+            self._give_up(error)
+            raise
+
+    def _encoded(self, info: Mapping[str, Any]) -> bytes | None:
         """What is kept of an info, in bytes; None if that is nothing.
 
         Raises:

@@ -336,11 +336,11 @@ class CheckpointHandler(DBHandler):
         found = self.many(_EVERYTHING)
         return [self._checkpoint(one) for one in found if one["index"] not in deleted]
 
-    def _settled_key(self) -> str:
-        """Key of the log, once this process has saved: contents are stored before their records."""
+    def _settle(self) -> bool:
+        """The same once this process has saved: contents are stored before their records."""
         with suppress(UnsavedRecords):  # without a server, the next line raises
             self._connection.flush(timeout_s=0)
-        return super()._settled_key()
+        return super()._settle()
 
     def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint. Usually reads only one record, even if there are many."""

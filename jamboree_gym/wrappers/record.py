@@ -257,7 +257,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
             if result.__class__ is tuple and len(result) == 5 and result[4].__class__ is dict:
                 observation, reward, terminated, truncated, info = result
                 if steps.may_be_common and not self._sidecars:
-                    encoded = handler.encoded(info) if info else None
+                    encoded = handler._encoded_of_step(info) if info else None
                     if steps.add_common_step(
                         observation, reward, terminated, truncated, encoded, handler.annotation
                     ):

@@ -491,7 +491,7 @@ def test_only_the_newest_checkpoints_stay_and_the_last_of_each_learn(jam: Jambor
     assert [one.number for one in found] == [4, 8, 9]
     assert [one.is_final for one in found] == [True, False, True]
     assert len(found[0].content()) == found[0].size
-    contents = f"{jam._connection.keyspace.namespace}:*checkpoint-content*"
+    contents = f"*{jam._connection.keyspace.namespace}:*checkpoint-content*"
     wait_until(lambda: len(jam.redis.keys(contents)) == 3)
 
 
