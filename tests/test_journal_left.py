@@ -25,8 +25,10 @@ from stored import at
 from jamboree_gym import Jamboree
 from jamboree_gym import jamboree as jamboree_module
 from jamboree_gym.connection import Connection
+from jamboree_gym.journal import entry_log
 from jamboree_gym.journal import journal as journal_module
 from jamboree_gym.journal.journal import file_system_in
+from jamboree_gym.journal.segments import SMALLEST_BYTES
 from jamboree_gym.recording import recovery
 from jamboree_gym.recording.recovery import deliver_dead_journals
 
@@ -85,6 +87,29 @@ def check_delivered(jam: Jamboree, home: Path) -> None:
     assert steps_in(jam) == [100]
     assert numbers_in(jam) == list(range(600))
     assert not list(journal_of(home).iterdir())
+
+
+def test_records_in_a_block_that_was_used_before_come_after_older_ones(
+    recording: Jamboree,
+    open_jamboree: OpenJamboree,
+    home: Path,
+    left: Path,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entry_log, "LARGEST_BYTES", SMALLEST_BYTES)  # a free block fits at once
+    handler = NoteHandler(recording, "left")
+    a_block = SMALLEST_BYTES // 1000
+
+    def save(numbers: range) -> None:
+        handler.save_many({"n": n, "text": "x" * 1000} for n in numbers)
+
+    save(range(a_block + 2))
+    recording.flush()
+    save(range(a_block + 2, 3 * a_block))
+    copy_journal(recording, home, left)
+    found = open_jamboree(other, home=left)
+    assert numbers_in(found) == list(range(a_block + 2, 3 * a_block))
 
 
 # -- killed while it delivers -------------------------------------------------------------------

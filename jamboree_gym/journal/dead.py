@@ -145,6 +145,8 @@ class DeadJournal:
         for content, generation, path in vector_blocks:
             for span in read_spans(content, generation, schemas, str(path)):
                 self._add_span(span, content)
+        # A block that was used before may lie in front of older ones. Times ascend in each log.
+        self.records.sort(key=lambda record: record.time_s)
         for episode in self.episodes.values():
             episode.parts.sort(key=lambda part: (part.start, -part.count))
             if not (self.owner.boot and self.owner.is_whole):
