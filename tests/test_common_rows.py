@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,15 +101,34 @@ odd_parts = st.one_of(
 )
 
 
+def with_part(observation: dict[str, Any], key: str, part: Any) -> dict[str, Any]:
+    return {**observation, key: part}
+
+
+class Array(np.ndarray):
+    """As libraries subclass it."""
+
+
+def other_arrays(one: np.ndarray) -> list[Any]:
+    """Arrays that a row of this one cannot hold, or not as they lie in memory."""
+    others = [one.astype(np.float64), one.astype(np.complex64), one.astype(object)]
+    others += [one.astype(one.dtype.newbyteorder()), one.astype(">f8")]
+    return [*others, one[::-1], np.asfortranarray(one), one.tolist(), one.view(Array), one[:1]]
+
+
 def changed(observation: Any) -> st.SearchStrategy[Any]:
     """The observation as it is, mostly; or with one part that is odd, or other keys."""
     same = st.builds(copy.deepcopy, st.just(observation))
+    if isinstance(observation, np.ndarray):
+        others = other_arrays(observation)
+        return st.one_of(same, st.sampled_from(others), odd_parts)
     if not isinstance(observation, dict):
         return st.one_of(same, same, same, odd_parts)
-    keys = st.sampled_from(list(observation))
+    keys, parts = st.sampled_from(list(observation)), observation.items()
     return st.one_of(
         *(same, same, same),
-        st.builds(lambda key, part: {**observation, key: part}, keys, odd_parts),
+        st.builds(partial(with_part, observation), keys, odd_parts),
+        *[changed(value).map(partial(with_part, observation, key)) for key, value in parts],
         st.builds(lambda key: {k: v for k, v in observation.items() if k != key}, keys),
         st.just({**observation, "new": 1}),
         st.just(dict(reversed(observation.items()))),
@@ -128,21 +148,35 @@ annotations = st.sampled_from(
 infos = st.sampled_from([None, None, b"", b"\x81\xa1a\x01"])
 
 
-@settings(max_examples=examples(1500), suppress_health_check=list(HealthCheck))
-@given(st.data(), st.sampled_from([FRAME, GOAL, MISSION, NESTED, (1, 2.5, np.float32(1)), 3]))
-def test_a_quick_row_has_the_bytes_of_a_slow_one(data: st.DataObject, first: Any) -> None:
+def check_same_bytes(first: Any, steps: list[tuple[Any, ...]]) -> None:
+    """The bytes are the same, however the steps are put, and whatever becomes of the arrays."""
     boxes = [outbox(first, may_be_common=True), outbox(first, may_be_common=False)]
-    steps = st.tuples(changed(first), rewards, infos, annotations)
-
-    for step in data.draw(st.lists(steps, min_size=1, max_size=6)):
+    for step in steps:
         refusals = []
         for box in boxes:
             own = copy.deepcopy(step[0]), *step[1:]
             refusals.append(put(box, own))
             overwrite(own[0])
         assert "object object" in refusals[0] or refusals[0] == refusals[1]
-
     assert stored(boxes[0]) == stored(boxes[1])
+
+
+@settings(max_examples=examples(1000), suppress_health_check=list(HealthCheck))
+@given(st.data(), st.sampled_from([FRAME, GOAL, MISSION, NESTED, (1, 2.5, np.float32(1)), 3]))
+def test_a_quick_row_has_the_bytes_of_a_slow_one(data: st.DataObject, first: Any) -> None:
+    usual = st.just(1.5), st.none(), st.none()
+    steps = st.one_of(
+        *(st.tuples(changed(first), *usual), st.tuples(changed(first), *usual)),
+        st.tuples(changed(first), rewards, infos, annotations),
+    )
+    check_same_bytes(first, data.draw(st.lists(steps, min_size=1, max_size=6)))
+
+
+@pytest.mark.parametrize("array", [FRAME, FRAME[:2, :2]], ids=["large", "small"])
+@pytest.mark.parametrize("held", [lambda one: one, lambda one: {"a": one}, lambda one: (one,)])
+def test_an_array_of_another_kind_is_stored_as_it_is(array: np.ndarray, held: Any) -> None:
+    for other in other_arrays(array):
+        check_same_bytes(held(array), [(held(other), 1.5, None, None)])
 
 
 @pytest.mark.parametrize(
