@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from lengths import examples
 
 from jamboree_gym.arrays.layout import ENCODED, Group, layout_of
+from jamboree_gym.arrays.packing import Misfit, packer
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.delivery.step_outbox import StepOutbox
@@ -175,7 +176,12 @@ def test_a_quick_row_has_the_bytes_of_a_slow_one(data: st.DataObject, first: Any
 @pytest.mark.parametrize("array", [FRAME, FRAME[:2, :2]], ids=["large", "small"])
 @pytest.mark.parametrize("held", [lambda one: one, lambda one: {"a": one}, lambda one: (one,)])
 def test_an_array_of_another_kind_is_stored_as_it_is(array: np.ndarray, held: Any) -> None:
+    pack = packer(layout_of(held(array), layout_of(held(array))))
     for other in other_arrays(array):
+        is_array = type(other) is np.ndarray
+        if not is_array or (other.dtype, other.shape) != (array.dtype, array.shape):
+            with pytest.raises(Misfit):
+                pack(held(other))
         check_same_bytes(held(array), [(held(other), 1.5, None, None)])
 
 
