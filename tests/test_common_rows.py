@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lengths import examples
+from nested import is_same
 
-from jamboree_gym.arrays.layout import ENCODED, Group, layout_of
+from jamboree_gym.arrays.layout import Group, Layout, layout_of
+from jamboree_gym.arrays.packing import Misfit, packer
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.delivery.step_outbox import StepOutbox
@@ -34,21 +36,23 @@ NESTED = {"robot": {"arm": GOAL, "grip": (True, np.int64(2))}, "goal": GOAL}
 SIGNALLING = np.array([0x7FA00001], np.uint32).view(np.float32)
 
 
+def layout(value: Any) -> Layout:
+    """As a space of such values says it."""
+    if isinstance(value, dict):
+        return Group("dict", tuple(value), tuple(map(layout, value.values())))
+    if isinstance(value, tuple):
+        return Group("tuple", tuple(range(len(value))), tuple(map(layout, value)))
+    return layout_of(value)
+
+
 def outbox(observation: Any, *, may_be_common: bool) -> StepOutbox:
-    layout = layout_of(observation)
-    if isinstance(layout, Group) and "mission" in layout.names:
-        parts = [
-            ENCODED if name == "mission" else part
-            for name, part in zip(layout.names, layout.parts, strict=True)
-        ]
-        layout = Group(layout.kind, layout.names, tuple(parts))
     box = StepOutbox(
         "log",
         bytes(8),
         lambda _: math.inf,
         summary=SUMMARY,
         origin=ORIGIN,
-        schema=StepSchema(layout, layout_of(np.int64(1))).shared,
+        schema=StepSchema(layout(observation), layout_of(np.int64(1))).shared,
         lane=Journal(None, JournalOwner("0" * 16, "", 0, "ns")).lane(),
         keep=5,
         clock=lambda: 100.0 + box.rows_put,
@@ -175,7 +179,12 @@ def test_a_quick_row_has_the_bytes_of_a_slow_one(data: st.DataObject, first: Any
 @pytest.mark.parametrize("array", [FRAME, FRAME[:2, :2]], ids=["large", "small"])
 @pytest.mark.parametrize("held", [lambda one: one, lambda one: {"a": one}, lambda one: (one,)])
 def test_an_array_of_another_kind_is_stored_as_it_is(array: np.ndarray, held: Any) -> None:
+    pack = packer(layout(held(array)))
     for other in other_arrays(array):
+        is_array = type(other) is np.ndarray
+        if not is_array or (other.dtype, other.shape) != (array.dtype, array.shape):
+            with pytest.raises(Misfit):
+                pack(held(other))
         check_same_bytes(held(array), [(held(other), 1.5, None, None)])
 
 
@@ -200,6 +209,21 @@ def test_steps_as_environments_return_them_are_quick(
     for _ in range(3):
         box.packed_action = np.int64(1)
         assert box.add_common_step(observation, reward, False, False, info, annotation)
+
+
+def test_numbers_of_every_kind_come_back_as_they_were() -> None:
+    kinds = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
+    least = [np.iinfo(kind).min for kind in kinds]
+    most = [np.iinfo(kind).max for kind in kinds]
+    integers = [kind(n) for bounds in (least, most) for kind, n in zip(kinds, bounds, strict=True)]
+    observation = (*integers, np.float16(0.1), SIGNALLING[0], np.float64(0.1), np.True_, True, 2.5)
+    box = outbox(observation, may_be_common=True)
+
+    put(box, (observation, 1.0, None, None))
+
+    rows = box.recent(1)
+    assert rows is not None
+    assert is_same(rows.observation(1), observation)
 
 
 def test_an_odd_step_makes_only_the_next_ones_slow_that_are_odd() -> None:

@@ -258,10 +258,12 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 observation, reward, terminated, truncated, info = result
                 if steps.may_be_common and not self._sidecars:
                     encoded = handler._encoded_of_step(info) if info else None
+                    annotation = handler.annotation
                     if steps.add_common_step(
-                        observation, reward, terminated, truncated, encoded, handler.annotation
+                        observation, reward, terminated, truncated, encoded, annotation
                     ):
-                        handler.annotation = None
+                        if annotation is not None:
+                            handler.annotation = None
                         return result
             else:
                 observation, reward, terminated, truncated, info = of_step(result)
