@@ -67,6 +67,21 @@ def infos() -> gym.Env:
     return Giving(box(4), np.zeros(4, np.float32), {"lives": 3, "x": 0.5, "name": "level-1"})
 
 
+def mujoco() -> gym.Env:
+    """With the info of HalfCheetah-v5."""
+    names = ("x_position", "x_velocity", "reward_forward")
+    info = {name: np.float64(0.1) for name in names} | {"reward_ctrl": np.float32(-0.1)}
+    return Giving(box(17), np.zeros(17, np.float32), info)
+
+
+def minigrid() -> gym.Env:
+    """With an observation as that of MiniGrid: an image, a number and a text."""
+    image = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+    space = spaces.Dict(image=image, direction=spaces.Discrete(4), mission=spaces.Text(99))
+    observation = {"image": image.sample(), "direction": 1, "mission": "get to the green square"}
+    return Giving(space, observation, {})
+
+
 def made(env_id: str) -> Callable[[], gym.Env]:
     return lambda: gym.make(env_id, disable_env_checker=True)
 
@@ -77,6 +92,8 @@ CASES: dict[str, Callable[[], gym.Env]] = {
     "frame": frame,
     "dict": nested,
     "infos": infos,
+    "mujoco": mujoco,
+    "minigrid": minigrid,
     "annotations": made("CartPole-v1"),
 }
 
