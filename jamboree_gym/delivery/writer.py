@@ -35,7 +35,8 @@ WriteMode = Literal["buffered", "sync", "fsync"]
 APPENDS_PER_ROUND_TRIP = 256
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
-HURRY_BYTES = 1 << 20  # more than this in one log is not left to gather
+HURRY_BYTES = 1 << 20  # more than this in one log, or in many small ones, is not left to gather
+MANY_LOGS = 1024  # each time so many more wait, their bytes are added up
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,9 @@ class Writer:
             raise JamboreeClosed("this Jamboree is closed: open a new one to save")
         with self._dirty_lock:
             self._dirty[outbox] = None
+            is_many = len(self._dirty) % MANY_LOGS == 0
+        if is_many and not self.backpressure.has_outage and self.pending_bytes > HURRY_BYTES:
+            self.hurry()
         if self._background and (self._thread is None or not self._has_work):
             self._wake()
         return self.schedule.late_at_epoch
