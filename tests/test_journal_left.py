@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -110,6 +111,17 @@ def test_records_in_a_block_that_was_used_before_come_after_older_ones(
     copy_journal(recording, home, left)
     found = open_jamboree(other, home=left)
     assert numbers_in(found) == list(range(a_block + 2, 3 * a_block))
+
+
+def test_a_home_that_the_journal_has_made_is_closed_to_others(
+    open_jamboree: OpenJamboree, home: Path
+) -> None:
+    before = os.umask(0o022)
+    try:
+        play(open_jamboree(home=home).record(CountingEnv(length=1), run="r"), [ACTION])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700  # the embedded servers refuse another one
 
 
 # -- killed while it delivers -------------------------------------------------------------------

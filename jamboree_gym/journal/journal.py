@@ -260,7 +260,11 @@ def _remove(path: Path) -> None:
 
 
 def _prepare(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in (
+        directory.parent,
+        directory,
+    ):  # the embedded servers want their home for them alone
+        made.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_entry(directory)
     if not directory.is_dir() or directory.stat().st_mode & 0o077:
         raise OSError(errno.EPERM, "the directory is open to other users")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -158,13 +159,13 @@ def test_an_interrupted_episode_is_there_and_goes_on_if_its_process_does(
     try:
         writer = read_line(actor).strip()
         buffer = make(jam)
-        jam.redis.delete(
-            jam._connection.keyspace.lease(writer)
-        )  # as if it had been stopped for long
+        actor.send_signal(signal.SIGSTOP)  # so that it renews no lease
+        jam.redis.delete(jam._connection.keyspace.lease(writer))  # as if it had been for long
         assert jam.episodes(run="r").first().status == "interrupted"
         buffer.refresh()
         assert held(buffer) == steps_of(3)
 
+        actor.send_signal(signal.SIGCONT)
         print(file=actor.stdin, flush=True)
         read_line(actor)
         buffer.refresh()
