@@ -271,6 +271,7 @@ def test_episodes_sealed_together_are_sealed_as_each_by_itself() -> None:
     for one, other in zip(together, alone, strict=True):
         assert (one.summary, one.unsaved) == (other.summary, other.unsaved)
         assert one.next_append() == other.next_append()
+        assert one._marked is other._marked is False  # the next row announces itself
     assert [box.summary.status for box in together if box.summary.status != "running"] == [
         *("terminated", "truncated", "abandoned")
     ]

@@ -201,3 +201,16 @@ def test_blocks_keep_the_same_as_one_by_one(
     (by_blocks, shown_by_blocks), (one_by_one, shown) = kept
     assert by_blocks == one_by_one
     assert shown_by_blocks == shown
+
+
+def test_rows_that_come_after_a_delivery_are_delivered_too(open_jamboree: OpenJamboree) -> None:
+    """Of episodes that go on in the same block: each delivery takes what is new."""
+    jam = open_jamboree(flush_interval_s=HOUR_S)
+    store, keyspace = jam._connection.redis_store, jam._connection.keyspace
+    env = jam.record(SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 8), run="r")
+    env.reset(seed=0)
+    for steps in range(1, 4):
+        env.step(np.arange(8) % 2)
+        jam.flush()
+        heads = [store.head(keyspace.episode(id)) for id in env.episode_ids]
+        assert [head and head.count for head in heads] == [steps + 1] * 8
