@@ -9,11 +9,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 from conftest import Server
+from interrupted import run_until
 from lengths import IS_LONG, quick_and_long
 from make_format_2 import FILE, Notes, values_of
 from old_stores import fill, migrate, urls_of
@@ -172,33 +172,11 @@ def test_a_second_migration_changes_nothing(old: Jamboree) -> None:
 # -- interrupted ------------------------------------------------------------------------------
 
 
-class _Line:
-    """Counts the lines that the migration executes; raises at one of them."""
-
-    def __init__(self, stop_at: int) -> None:
-        self.lines, self._stop_at = 0, stop_at
-
-    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename != buckets.__file__:
-            return None
-        if event == "line":
-            self.lines += 1
-            if self.lines == self._stop_at:
-                raise KeyboardInterrupt
-        return self
-
-
-def run_until(jam: Jamboree, line: int) -> int:
+def migrate_until(jam: Jamboree, line: int) -> int:
     """Migrate until this line; how many were executed."""
-    counted = _Line(line)
-    sys.settrace(counted)
-    try:
-        buckets.migrate_redis(jam._connection.redis_store, Outcome())
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(None)
-    return counted.lines
+    return run_until(
+        line, buckets, lambda: buckets.migrate_redis(jam._connection.redis_store, Outcome())
+    )
 
 
 @pytest.mark.parametrize("missing", [(), ("epoch", "unbacked")], ids=["all", "runs only"])
@@ -216,16 +194,16 @@ def test_a_migration_that_was_interrupted_at_any_line_is_refused_and_completed(
     for name in ("LOGS_AT_ONCE", "LISTED_AT_ONCE"):
         monkeypatch.setattr(buckets, name, 3)
     begin_again()
-    lines = run_until(old, 10**9)
+    lines = migrate_until(old, 10**9)
     expected = everything(old)
     for line in range(3, lines, 1 if IS_LONG else 31):
         begin_again()
-        assert run_until(old, line) == line
+        assert migrate_until(old, line) == line
         if everything(old) != expected:
             old._connection.redis_store.buckets.forget()
             with pytest.raises(DecodeError, match="jamboree-gym migrate"):
                 old.episodes().ids()
-        run_until(old, 10**9)
+        migrate_until(old, 10**9)
         assert everything(old) == expected, line
 
 

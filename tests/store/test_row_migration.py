@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
+from interrupted import run_until
 from lengths import quick_and_long
 from make_format_2 import FILE, Notes, values_of
 from old_stores import fill, migrate, urls_of
@@ -189,33 +189,11 @@ def many_parts(jam: Jamboree, patch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-class _Line:
-    """Counts the lines that the migration of rows executes; raises at one of them."""
-
-    def __init__(self, stop_at: int) -> None:
-        self.lines, self._stop_at = 0, stop_at
-
-    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename != rows.__file__:
-            return None
-        if event == "line":
-            self.lines += 1
-            if self.lines == self._stop_at:
-                raise KeyboardInterrupt
-        return self
-
-
-def run_until(jam: Jamboree, line: int) -> int:
+def migrate_until(jam: Jamboree, line: int) -> int:
     """Migrate until this line; how many were executed."""
-    counted = _Line(line)
-    sys.settrace(counted)
-    try:
-        migrate_store(jam._connection.redis_store, jam._connection.mongo_store)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(None)
-    return counted.lines
+    return run_until(
+        line, rows, lambda: migrate_store(jam._connection.redis_store, jam._connection.mongo_store)
+    )
 
 
 TENTHS = quick_and_long(range(100), quick=range(5, 100, 10))
@@ -226,15 +204,15 @@ def test_a_migration_that_was_interrupted_at_any_line_is_completed(
     old: Jamboree, hundredth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with many_parts(old, monkeypatch):
-        lines = run_until(old, 10**9)
+        lines = migrate_until(old, 10**9)
         expected = contents(old)
         old.redis.flushall()
         fill_buckets(old)
     with many_parts(old, monkeypatch):
         line = lines * hundredth // 100 + Random(hundredth).randrange(lines // 100)
-        assert run_until(old, line + 1) == line + 1
+        assert migrate_until(old, line + 1) == line + 1
 
-        run_until(old, 10**9)
+        migrate_until(old, 10**9)
 
         assert contents(old) == expected
 
