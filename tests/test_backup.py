@@ -1026,3 +1026,25 @@ def test_what_a_killed_flush_brought_is_not_brought_again_in_another_form(
     inline = jam.mongo.logs.find_one({"_id": handler._key})["frames"]
     batches = jam.redis.llen(at(jam, handler._key)) - 1
     assert len(inline) + jam.mongo.chunks.count_documents({"key": handler._key}) == batches
+
+
+# -- popped ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [0, 12])
+def test_records_that_were_popped_before_their_copy_keep_no_others_from_it(
+    jam: Jamboree, copied: int
+) -> None:
+    notes = NoteHandler(jam, "popped")
+    for n in range(40):
+        notes.save({"n": n})
+        jam.flush()
+        if n + 1 == copied:
+            jam.backup.flush()
+    notes.pop(30)
+
+    jam.backup.flush()
+    assert jam.backup.verify()
+    jam.redis.delete(at(jam, notes._key))
+    jam.backup.restore()
+    assert [record["n"] for record in notes.many(99)] == [*range(30, 40)]

@@ -313,6 +313,8 @@ class LogCopier:
                     found = self._store.read(key, start, stop) if stop > since else None
                     if found is None or found.head.held > start:  # only MongoDB holds it
                         continue
+                    if found.head.first >= stop:  # it was popped since
+                        continue
                     if [batch.blob for batch in found.batches] != [blob]:
                         return f"other bytes at index {start}"
         except DecodeError as error:

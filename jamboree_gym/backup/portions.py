@@ -18,7 +18,7 @@ FEW_REVISIONS = 8  # a log with at most this many writes is small
 
 
 def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[Batch]]:
-    """Batches with indices from `start` to `stop`, a few megabytes at a time.
+    """Batches with indices from `start` to `stop`, a few megabytes at a time, without popped ones.
 
     One that is damaged or missing raises `DecodeError`.
     """
@@ -26,6 +26,12 @@ def pages(store: RedisStore, key: str, start: int, stop: int) -> Iterator[list[B
     while start < stop:
         found = store.read(key, start, min(start + rows, stop))
         batches = found.batches if found is not None else []
+        if found is not None and start < found.head.first:  # popped: Redis does not answer these
+            start = min(found.head.first, stop)
+            if start == stop:
+                return
+            if not batches:
+                continue
         if not batches or batches[0].start > start:
             raise DecodeError(f"{key} at index {start}: a batch is missing")
         yield batches

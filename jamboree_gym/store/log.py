@@ -118,7 +118,8 @@ class AppendResult(msgspec.Struct, frozen=True):
         is_deleted: Whether the log was deleted after an earlier attempt had begun it.
         was_repeated: Whether an earlier attempt was stored, but its answer was lost.
         first: Lowest index that can be read.
-        log: Epoch and birth: they tell the log from all others of its key. None if there is no log.
+        log: Tells the log from all others of its key: lost connections and epoch, and its birth.
+            None if there is no log.
     """
 
     stored: int

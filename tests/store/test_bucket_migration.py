@@ -19,9 +19,10 @@ from make_format_2 import FILE, Notes, values_of
 from old_stores import fill, migrate, urls_of
 from processes import NoteHandler
 from recorded_envs import ACTION, CountingEnv, play
+from stored import at, beside
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import DecodeError, EpisodeNotFound
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
 from jamboree_gym.store.log import identity
 from jamboree_gym.store.migrations import Outcome, buckets
 
@@ -167,6 +168,42 @@ def test_a_second_migration_changes_nothing(old: Jamboree) -> None:
     before = everything(old)
     assert "0 logs" in migrate(old)
     assert everything(old) == before
+
+
+def test_what_an_older_release_writes_meanwhile_is_moved_too(
+    old: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = "format-2:episode:{late}"
+    move_backup = buckets._Move._move_backup
+
+    def write_late(move: Any) -> None:
+        move_backup(move)
+        old.redis.copy(move._in(move._bucket_of(key_of("plain")), key_of("plain")), late)
+        old.redis.zadd("format-2:unbacked", {late: 1})
+
+    monkeypatch.setattr(buckets._Move, "_move_backup", write_late)
+    migrate(old)
+    assert not old.redis.exists(late, "format-2:unbacked")
+    assert old.redis.exists(at(old, late))
+    assert old.redis.zscore(beside(old, late, "unbacked"), at(old, late)) == 1
+
+
+def test_a_log_that_an_older_release_begins_anew_replaces_none(
+    old: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move_backup = buckets._Move._move_backup
+
+    def begin_anew(move: Any) -> None:
+        move_backup(move)
+        old.redis.copy(move._in(move._bucket_of(NOTES), NOTES), NOTES)
+
+    monkeypatch.setattr(buckets._Move, "_move_backup", begin_anew)
+    with pytest.raises(JamboreeError, match="keep one of the two keys"):
+        buckets.migrate_redis(old._connection.redis_store, Outcome())
+    monkeypatch.undo()
+    old.redis.delete(NOTES)
+    migrate(old)
+    assert old.redis.exists(at(old, NOTES))
 
 
 # -- interrupted ------------------------------------------------------------------------------

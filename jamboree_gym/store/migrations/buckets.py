@@ -13,6 +13,9 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
+from redis.exceptions import WatchError
+
+from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import key_of
 from jamboree_gym.store.migrations.outcome import Outcome
@@ -22,12 +25,17 @@ from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["migrate_redis"]
 
+_KINDS = ("records", "episode")  # of logs
 LOGS_AT_ONCE = 500
 LISTED_AT_ONCE = 1000
 
 
 def migrate_redis(store: RedisStore, outcome: Outcome) -> None:
-    """Move everything into buckets, if it is in none."""
+    """Move everything into buckets, if it is in none.
+
+    Raises:
+        JamboreeError: An older release has begun a log anew that was moved already.
+    """
     is_older, _ = store.buckets.look()
     if is_older:
         store.run(_Move(store, outcome).move)
@@ -53,13 +61,30 @@ class _Move:
         self._move_deletions()
         self._move_coverage()
         self._move_backup()
-        self._finish()
+        while not self._finish():  # another process has written meanwhile
+            self._move_logs()
+            self._move_listings()
 
     def _old(self, name: str) -> str:
         return self._space.without_bucket(name)
 
     def _bucket_of(self, key: str) -> BucketKeys:
         return self._buckets[self._space.bucket_of(key, len(self._buckets))]
+
+    def _in(self, bucket: BucketKeys, log: str) -> str:
+        return self._space.in_bucket(log, bucket)
+
+    def _check_free(self, logs: list[str], places: list[str]) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for stored in places:
+                pipe.exists(stored)
+            taken = pipe.execute()
+        for log, stored, is_taken in zip(logs, places, taken, strict=True):
+            if is_taken:
+                raise JamboreeError(
+                    f"{log} was moved to {stored}, and an older release began it anew meanwhile: "
+                    "end that process, keep one of the two keys, and start again"
+                )
 
     def _together(self) -> AbstractContextManager[Any]:
         """A transaction; `execute` it."""
@@ -70,14 +95,14 @@ class _Move:
         return map(as_text, self._client.scan_iter(match=pattern, count=1000))
 
     def _move_logs(self) -> None:
-        for kind in ("records", "episode"):
-            logs = iter(sorted(self._found(self._old(f"{kind}:*"))))
+        for kind in _KINDS:
+            logs = iter(sorted({*self._found(self._old(f"{kind}:*"))}))  # SCAN may say one twice
             while some := list(islice(logs, LOGS_AT_ONCE)):
                 pending = self._client.zmscore(self._old("unbacked"), some)
+                places = [(bucket := self._bucket_of(log), self._in(bucket, log)) for log in some]
+                self._check_free(some, [stored for _, stored in places])
                 with self._together() as pipe:
-                    for log, revision in zip(some, pending, strict=True):
-                        bucket = self._bucket_of(log)
-                        stored = self._space.in_bucket(log, bucket)
+                    for log, revision, (bucket, stored) in zip(some, pending, places, strict=True):
                         pipe.rename(log, stored)
                         if revision is not None:
                             pipe.zadd(bucket.unbacked, {stored: revision})
@@ -138,13 +163,22 @@ class _Move:
                 pipe.hdel(self._space.backup, name)
             pipe.execute()
 
-    def _finish(self) -> None:
+    def _finish(self) -> bool:
+        """End the older layout, unless there is a log in it; whether that was done."""
         names = ("epoch", "runs", "unbacked", "deletions", "feed", "backup:holder")
         with self._together() as pipe:
+            pipe.watch(self._old("unbacked"), self._old("runs"))
+            if any(next(self._found(self._old(f"{kind}:*")), None) for kind in _KINDS):
+                return False
+            pipe.multi()
             pipe.delete(*map(self._old, names))
             for key in self._space.layout:
                 pipe.hset(key, NUMBER, len(self._buckets))
-            pipe.execute()
+            try:
+                pipe.execute()
+            except WatchError:
+                return False
+        return True
 
 
 def _is_of_each_bucket(name: str) -> bool:

@@ -136,9 +136,13 @@ class Bundles:
     def damaged(self) -> dict[str, DecodeError]:
         """The bundles with entries that cannot be told apart, or cannot be found."""
         fields = {"logs.frames": 0, "logs.head": 0}
-        found = self._link.scan(lambda: list(self._link.bundles.find({}, fields)))
-        damages = {one["_id"]: self._damage({"logs": None, **one}) for one in found}
-        return {name: error for name, error in damages.items() if error is not None}
+
+        def look() -> dict[str, DecodeError]:
+            found = self._link.bundles.find({}, fields)
+            damages = ((one["_id"], self._damage({"logs": None, **one})) for one in found)
+            return {name: error for name, error in damages if error is not None}
+
+        return self._link.scan(look)
 
     def all_members(self) -> list[Member]:
         """All logs in bundles."""

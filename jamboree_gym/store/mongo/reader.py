@@ -96,7 +96,7 @@ def checked_chain(blobs: Iterable[bytes], head: Head, *, where: str) -> Iterator
         batch = decode_batch(blob, where=where)
         if batch.start > expected:
             raise _missing(where, expected)
-        expected = batch.stop
+        expected = max(expected, batch.stop)  # popped ones may be left, with a gap behind them
         yield batch
     if expected < head.count:
         raise _missing(where, expected)

@@ -106,7 +106,7 @@ class LogAppender(BucketPart):
                     continue
                 self._link.checked(answer, key=appends[places[0]].key)
                 self._note_followers(bucket, is_followed=bool(answer.pop()))
-                epoch = server.epochs.get(bucket.at, "")
+                epoch = f"{server.losses} {server.epochs.get(bucket.at, '')}"
                 for at, one in zip(places, answer, strict=True):
                     results[at] = self._append_result(
                         appends[at], one, epoch, was_repeated=was_repeated
