@@ -49,9 +49,10 @@ jamboree-gym tail ppo                    # what happens now
   `jamboree-gym ls --status truncated | jamboree-gym verify -`.
 - On a terminal you see a table. Elsewhere each item is a line with full ids and tabs between its
   columns, without a line of names.
-- `--json` prints one object, or for a list one object a line. NaN and infinity are `null` there.
+- Most commands have `--json`: one object, or one object a line for a list. NaN and infinity are
+  `null` there.
 - Results go to stdout. Progress, hints and errors go to stderr.
-- A command that deletes says how much, and asks. Where nobody can be asked it wants `--yes`.
+- A command that deletes says how much, and asks. Without a terminal it cannot ask: give `--yes`.
   `--dry-run` changes nothing.
 - A misspelt command or run is answered with the nearest one.
 
@@ -59,10 +60,10 @@ jamboree-gym tail ppo                    # what happens now
 |---|---|
 | 0 | it is done, or equal |
 | 1 | no: it differs, is damaged, is not there, or cannot be done |
-| 2 | it was called wrongly, or could not be told |
+| 2 | it was called wrongly, or it could not find out (`verify`) |
 | 3 | the store is away or full |
 | 130 | Ctrl-C |
-| 141 | who read the output has gone (`head`) |
+| 141 | the program that read the output has ended (`head`) |
 """
 
 
@@ -86,7 +87,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         "tail": {"episode": "Id of the episode.", **step},
         "diff": {
             "equal": "Whether all steps are equal.",
-            "common_steps": "So many steps from the reset on are equal.",
+            "common_steps": "Number of equal steps, counted from the reset.",
             "divergence": "The first difference, null if there is none: "
             + ", ".join(f"`{one.name}`" for one in fields(Divergence))
             + " (-1 for the reset).",

@@ -49,9 +49,7 @@ def retain(
             "May be repeated: to fit one rule is enough.",
         ),
     ] = None,
-    show: Annotated[
-        bool, typer.Option("--show", help="Change nothing, show what is told.")
-    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Change nothing, show what is set.")] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
 ) -> None:

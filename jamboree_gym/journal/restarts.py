@@ -21,7 +21,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """Another one after each start of the machine; empty where the system has none."""
+    """The id of this start of the machine, new after each; empty where the system has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
