@@ -5,6 +5,7 @@ Nothing here or at the top of a module of commands imports the library: `--help`
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
@@ -172,8 +173,8 @@ class EpisodeOptions:
 
     @property
     def are_given(self) -> bool:
-        """Whether any of them is given."""
-        return any(getattr(self, one.name) for one in fields(self))
+        """Whether any of them chooses episodes; `--forks` only adds some to those."""
+        return any(getattr(self, one.name) for one in fields(self) if one.name != "forks")
 
     @property
     def are_counted(self) -> bool:
@@ -264,6 +265,12 @@ def _exit_codes(no: int = NO) -> Iterator[None]:
     except BrokenPipeError as error:
         _hear_no_more()
         raise typer.Exit(BROKEN_PIPE) from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.echo(f"error: the output is not complete: {error.strerror}", err=True)
+        _hear_no_more()
+        raise typer.Exit(no) from error
     except JamboreeError as error:
         typer.echo(f"error: {printable(str(error))}", err=True)
         raise typer.Exit(_exit_code_of(error, no)) from error
@@ -276,7 +283,7 @@ def _exit_code_of(error: JamboreeError, no: int) -> int:
 
 
 def _hear_no_more() -> None:
-    """Who read our output has gone: what Python still writes at its end goes nowhere."""
+    """Nobody can read our output any more: what Python still writes at its end goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -311,7 +318,10 @@ def confirm(what: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidArgument(f"{what}\nadd --yes to do it, or --dry-run to see what would happen")
+        raise InvalidArgument(
+            f"this would {what}, and there is nobody to ask\n"
+            "add --yes to do it, or --dry-run to see what would happen"
+        )
     typer.echo(f"{printable(what)}. Do it? [y/N]: ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         typer.echo("nothing was changed", err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
 
 if TYPE_CHECKING:
     from jamboree_gym.jamboree import Jamboree
@@ -30,13 +30,16 @@ EpisodesArgument = Annotated[
 
 
 def named_episodes(jam: Jamboree, names: Sequence[str]) -> list[Episode]:
-    """The episodes of these names.
+    """The episodes of these names, each once.
 
     Raises:
-        EpisodeNotFound: Several begin like that; or there is none at all, and so no `@last`.
-        InvalidArgument: A line on stdin has no id.
+        EpisodeNotFound: Several begin like that; or there are too few for `@last~N`.
+        InvalidArgument: A line on stdin has no id, or there is none.
     """
-    return [_named(jam, name) for name in _without_stdin(names)]
+    found = [_named(jam, name) for name in _without_stdin(names)]
+    if not found:
+        raise InvalidArgument("there are no ids on stdin")
+    return list({episode.id: episode for episode in found}.values())
 
 
 def named_episode(jam: Jamboree, name: str) -> Episode:
@@ -54,7 +57,12 @@ def named_episode(jam: Jamboree, name: str) -> Episode:
 
 def _named(jam: Jamboree, name: str) -> Episode:
     if (before := _LAST.fullmatch(name)) is not None:
-        return jam.episodes()[-1 - int(before[1] or 0)]
+        try:
+            return jam.episodes()[-1 - int(before[1] or 0)]
+        except EpisodeNotFound as error:
+            count = len(jam.episodes())
+            there = f"there are {count:,} episodes" if count else "nothing has been recorded yet"
+            raise EpisodeNotFound(f"no {name}: {there}") from error
     return jam.episode(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ from jamboree_gym.cli.episode_ids import (
     named_episodes,
 )
 from jamboree_gym.cli.output import print_json, print_list, print_text
-from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
 
 if TYPE_CHECKING:
     from jamboree_gym.reading.episode import Episode
@@ -166,7 +167,8 @@ def rm(
         if not dry_run and found:
             confirm(what, yes=yes)
             for one in found:
-                one.delete()
+                with suppress(EpisodeNotFound):  # another process has just deleted it
+                    one.delete()
     if json:
         ids = [one.id for one in found]
         print_json({"episodes": ids, "steps": steps, "deleted": not dry_run})

@@ -53,7 +53,9 @@ def export(
     format: Annotated[
         Format | None, typer.Option(help="The format.", show_default="arrow for *.arrow")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Steps per second, for lerobot.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Steps per second, for lerobot.", min=0.001)
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file of arrow if it is there.")
     ] = False,

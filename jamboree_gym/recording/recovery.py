@@ -267,8 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--restarted",
         action="store_true",
-        help="deliver also what was left before a restart of the machine: of each episode the first "
-        "rows, as long as their times ascend",
+        help="deliver also what was left before a restart of the machine: of each episode the "
+        "first rows, as long as their times ascend",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")

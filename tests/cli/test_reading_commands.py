@@ -95,7 +95,7 @@ def test_episodes_are_chosen_by_what_their_summaries_say(store: Store, ids: list
         (["find", "@last", "rewrd > 1"], "did you mean 'reward'?"),
         (["rm"], "name episodes, or choose them"),
         (["rm", "abc", "--run", "ppo"], "name episodes, or choose them"),
-        (["show", "-"], "there are 0 ids on stdin"),
+        (["show", "-"], "there are no ids on stdin"),
         (["export", "-o", "steps"], "say --format arrow, parquet, hdf5"),
         (["export", "-o", "x", "--format", "lerobot"], "--fps is needed for --format lerobot"),
     ],
@@ -233,7 +233,7 @@ def test_rm_says_how_much_and_wants_a_yes(store: Store) -> None:
         env.close()
     refused = store.run("rm", "--run", "to-go", "--worst", 2)
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("error: delete 2 episodes with ")
+    assert refused.stderr.startswith("error: this would delete 2 episodes with ")
     assert store.run("rm", "--run", "to-go", "--dry-run").stdout.startswith("would delete 3 ")
     assert len(store.lines("ls", "--run", "to-go")) == 3
     best = store.lines("ls", "--run", "to-go", "--best", 1)[0][0]
@@ -275,6 +275,32 @@ def test_a_reader_that_has_gone_is_exit_code_141_and_nothing_is_said(store: Stor
     os.close(reading)
     assert process.communicate(timeout=60)[1] == ""
     assert process.returncode == 141
+
+
+def test_rm_takes_each_episode_once_and_only_what_was_chosen(store: Store) -> None:
+    (last,) = store.objects("rm", "@last", "@last", "--dry-run")
+    assert len(last["episodes"]) == 1
+    for nothing in (["--forks"], []):
+        done = store.run("rm", *nothing, "--dry-run")
+        assert (done.exit_code, "choose them by options" in done.stderr) == (2, True)
+    done = store.run("rm", "-", "--yes")
+    assert (done.exit_code, done.stderr) == (2, "error: there are no ids on stdin\n")
+
+
+def test_an_episode_before_the_first_is_not_there(store: Store, ids: list[str]) -> None:
+    done = store.run("show", "@last~999")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: no @last~999: there are ")
+
+
+def test_a_full_disk_is_said_in_a_line(store: Store) -> None:
+    with open("/dev/full", "w") as full:
+        process = store.start("ls", stdout=full)
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (
+        1,
+        "error: the output is not complete: No space left on device\n",
+    )
 
 
 def test_on_a_terminal_tail_is_for_people_and_ctrl_c_is_exit_code_130(store: Store) -> None:
