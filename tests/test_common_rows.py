@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections import OrderedDict
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +22,7 @@ from jamboree_gym.arrays.layout import Group, Layout, layout_of
 from jamboree_gym.arrays.packing import Misfit, packer
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import encode_value
+from jamboree_gym.delivery.row_writer import RowWriter
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.info_template import InfoTemplate
@@ -266,3 +269,49 @@ def test_infos_of_numbers_have_a_template() -> None:
     assert template.encode({**other, "mask": GOAL.astype(np.float64)}) is None
     assert template.encode(dict(reversed(other.items()))) is None
     assert InfoTemplate.of({"lives": 3}, encode_value({"lives": 3})) is None
+
+
+def test_a_delivery_between_an_info_and_its_row_loses_no_info(
+    open_jamboree: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may deliver in the middle of a step."""
+    jam = open_jamboree(flush_interval_s=3600)
+    env = jam.record(ToldEnv(), run="r")
+    env.reset()
+    keep_info = RowWriter._keep_info
+
+    def keep(box: RowWriter, info: bytes) -> int:
+        at = keep_info(box, info)
+        other = threading.Thread(target=jam.flush)
+        other.start()
+        other.join()
+        return at
+
+    monkeypatch.setattr(RowWriter, "_keep_info", keep)
+    for _ in range(8):
+        env.step(np.int64(0))
+    monkeypatch.undo()
+    jam.flush()
+    told = [dict(info) for info in jam.episode(env.episode_id).data().infos]
+    assert told == [{"hit": 5} if step == 5 else {} for step in range(9)]
+
+
+class ToldEnv(gym.Env[np.ndarray, int]):
+    """Tells an info with its fifth step."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (4,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.count = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin to count."""
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Count one on."""
+        self.count += 1
+        info = {"hit": 5} if self.count == 5 else {}
+        return np.full(4, self.count / 100, np.float32), 1.0, False, False, info

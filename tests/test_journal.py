@@ -18,6 +18,8 @@ from recorded_envs import ACTION, CountingEnv, DiscreteEnv, NestedEnv, ScriptedE
 
 from jamboree_gym import Jamboree
 from jamboree_gym.encoding.summary_codec import encode_origin, encode_summary
+from jamboree_gym.journal import segments as segments_module
+from jamboree_gym.journal.segments import Segments
 
 OpenJamboree = Callable[..., Jamboree]
 HOUR_S = 3600.0
@@ -265,3 +267,26 @@ def test_records_come_once_although_nobody_heard_that_they_arrived(
         with open_jamboree(other, home=one) as found:
             records = NoteHandler(found, "left").many(10_000)
         assert [record["n"] for record in records] == list(range(600))
+
+
+def test_a_file_stays_whose_free_block_has_just_been_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread lets go of the last other block of that file in the same moment."""
+    segments = Segments(tmp_path / "w")
+    large = [segments.block(1 << 20) for _ in range(20)]
+    del large  # so much is unused that files are removed
+    small = [segments.block(100)]
+    write_header = segments_module._write_header
+
+    def let_go(content: memoryview, kind: int) -> None:
+        small.clear()
+        write_header(content, kind)
+
+    monkeypatch.setattr(segments_module, "_write_header", let_go)
+    given = segments.block(100)
+    monkeypatch.undo()
+    given.words[100] = 12345
+    assert any(
+        path.read_bytes().find((12345).to_bytes(4, "little")) >= 0 for path in tmp_path.iterdir()
+    )

@@ -81,6 +81,7 @@ class RowWriter(Outbox, ABC):
         "_row_bytes",
         "_schemas",
         "_shape",
+        "_started_at",
         "_t_last",
         "_takes_arrays",
         "_takes_common",
@@ -110,7 +111,7 @@ class RowWriter(Outbox, ABC):
         self._lane = lane
         self._extents: list[Extent | ColumnSpan] = []  # the last one is written to
         self._schemas = NO_SCHEMAS  # by the numbers that rows have for them
-        self._t_last = started_at
+        self._t_last = self._started_at = started_at
         self._large_arrays: npt.NDArray[Any] | None = None  # the observations in the last extent
         self._variable_bytes_put = 0  # infos, and whatever else has no fixed size
         self._use(schema)

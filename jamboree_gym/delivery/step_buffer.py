@@ -169,7 +169,7 @@ class RowBuffer(RowWriter):
             room += variable_bytes(action, schema.action)
             room += variable_bytes(said, schema.annotation)
         self._open_extent(0, room)
-        self._add_row(0, 0.0, self._t_last, observation, action, info)
+        self._add_row(0, 0.0, self._started_at, observation, action, info)
 
     def set_action(self, action: Any) -> None:
         """Keep the action of the step that comes, as it is before the environment gets it.
@@ -431,7 +431,7 @@ class RowBuffer(RowWriter):
 
     def _take_plain(self) -> Span | None:
         """The rows put since the last call, if they are one batch without infos; under the lock."""
-        if self._taken or len(self._schemas) != 1 or self._has_encoded:
+        if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
             return None
         extent, first = self._extents[-1], self._sealed
         stop = extent.stop

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 
 import msgspec
@@ -341,7 +342,9 @@ def seal_together(outboxes: Iterable[Outbox]) -> list[Outbox]:
     others = list[Outbox]()
     groups = defaultdict[RowFormat, list[PlainRows]](list)
     for outbox in outboxes:
-        rows = outbox.take_plain() if isinstance(outbox, StepOutbox) else None
+        rows = None
+        with suppress(Exception):  # `seal` says what is wrong with it
+            rows = outbox.take_plain() if isinstance(outbox, StepOutbox) else None
         if rows is None:
             others.append(outbox)
         else:
@@ -374,6 +377,8 @@ def _seal_group(group: Sequence[PlainRows]) -> None:
     spans = [rows.span for rows in group]
     counts = [span.stop - span.first for span in spans]
     part = plain_part([span.packed for span in spans], group[0].schema)
+    if part.infos:  # its thread was interrupted between counting and publishing the row
+        raise ValueError("a row has an info, which lies elsewhere in its block")
     writer = group[0].outbox._writer_id  # of all outboxes of a process
     batches = seal_each(part, [span.first for span in spans], counts, writer)
     last_rows = np.cumsum(counts) - 1

@@ -62,16 +62,14 @@ class _File:
     Attributes:
         content: The memory.
         path: The file; None = plain memory.
-        used: Number of its blocks that somebody refers to.
     """
 
-    __slots__ = ("__weakref__", "block_bytes", "content", "path", "used")
+    __slots__ = ("__weakref__", "block_bytes", "content", "path")
 
     def __init__(self, block_bytes: int, blocks: int, path: Path | None) -> None:
         size = block_bytes * blocks
         self.block_bytes = block_bytes
         self.path = path
-        self.used = 0
         self.content = mmap.mmap(-1, size) if path is None else _mapped_file(path, size)
 
     def starts(self) -> range:
@@ -184,14 +182,16 @@ class Segments:
         content = memoryview(file.content)[start : start + size]
         _write_header(content, kind)
         block = Block(content, is_durable=file.path is not None)
-        file.used += 1
         weakref.finalize(block, self._release, file, start, block.words).atexit = False
         return block
 
     def _free_place(self, size: int) -> tuple[_File, int]:
         free = self._free[size]
         with suppress(IndexError):
-            return free.pop()
+            while True:
+                file, start = free.pop()
+                if file in self._files:  # another thread may just be removing it
+                    return file, start
         file = self._new_file(size)
         first, *others = file.starts()
         free.extend((file, start) for start in others)
@@ -230,18 +230,25 @@ class Segments:
             return
         words[LENGTH_WORD] = 0
         words[GENERATION_WORD] = (words[GENERATION_WORD] + 1) & 0x7FFFFFFF
-        file.used -= 1
         self._free[file.block_bytes].append((file, start))
-        if not file.used and (file.path is None or self._unused_bytes() > MAX_FREE_BYTES):
+        if self._is_unused(file) and (file.path is None or self._unused_bytes() > MAX_FREE_BYTES):
             self._remove(file)
 
+    def _is_unused(self, file: _File) -> bool:
+        """Whether all its places are free; one that `_free_place` has just taken is not."""
+        free = list(self._free[file.block_bytes])
+        return sum(one is file for one, _ in free) == len(file.starts())
+
     def _unused_bytes(self) -> int:
-        return sum(len(file.content) for file in list(self._files) if not file.used)
+        return sum(len(file.content) for file in list(self._files) if self._is_unused(file))
 
     def _remove(self, file: _File) -> None:
+        self._files.discard(file)  # from here on, `_free_place` gives none of its places
+        if not self._is_unused(file):  # it has just given one
+            self._files.add(file)
+            return
         free = self._free[file.block_bytes]
         self._free[file.block_bytes] = deque(place for place in list(free) if place[0] is not file)
-        self._files.discard(file)
         file.remove()
 
     def remove(self) -> None:

@@ -301,16 +301,23 @@ class VectorLane:
 
     def takes(self, schema: StepSchema) -> bool:
         """Whether rows of this schema are of fixed size, and not too large."""
-        return not schema.has_encoded and self._least_bytes(schema) <= MAX_BLOCK_BYTES
+        return not schema.has_encoded and self._least_bytes(schema, 0) <= MAX_BLOCK_BYTES
 
-    def _least_bytes(self, schema: StepSchema) -> int:
+    def _least_bytes(self, schema: StepSchema, title_bytes: int) -> int:
         line_bytes = self._width * row_format_of(schema).nbytes
-        group_bytes = _group_bytes(self._width * _TITLE_BYTES, self._width)
+        group_bytes = _group_bytes(self._width * _TITLE_BYTES + title_bytes, self._width)
         return _ROWS_AT + _ROOM_FOR_STEPS * line_bytes + group_bytes
 
-    def block(self, schema: StepSchema, number: int) -> VectorBlock:
-        """A new block without rows; the next is larger."""
-        self._size = max(self._least_bytes(schema), min(4 * self._size, LARGEST_BYTES))
+    def block(self, schema: StepSchema, number: int, title_bytes: int) -> VectorBlock:
+        """A new block without rows; the next is larger.
+
+        Args:
+            schema: Of its rows.
+            number: That of the schema.
+            title_bytes: Size of the titles of its first group.
+        """
+        least = self._least_bytes(schema, title_bytes)
+        self._size = max(least, min(4 * self._size, LARGEST_BYTES))
         memory = self._segments.block(self._size - FIRST_BYTE, KIND_VECTOR)
         self._size = memory.size
         block = VectorBlock(memory, schema, number, self._width)

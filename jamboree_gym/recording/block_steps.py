@@ -184,7 +184,7 @@ class BlockSteps:
             else:
                 steps = handlers[i].plain_steps(step.schema)
                 if steps is not None:
-                    titles[i] = SpanTitle(steps.key, steps.summary.id)
+                    titles[i] = SpanTitle(steps.key, steps.id)
             if steps is None:
                 left.add(i)
         return begun
@@ -231,11 +231,12 @@ class BlockSteps:
         if block is None or not block.has_room(len(encoded), len(titles)):
             lane = self._lane
             assert lane is not None
-            self._block = block = lane.block(schema, self._jam.journal.number_of(schema))
             for i, steps in enumerate(self._inside):
                 if steps is not None:
-                    titles[i] = SpanTitle(steps.key, steps.summary.id)
+                    titles[i] = SpanTitle(steps.key, steps.id)
             encoded = self._encoded(titles)
+            number = self._jam.journal.number_of(schema)
+            self._block = block = lane.block(schema, number, len(encoded))
         self._encoded_titles = encoded
         return block
 

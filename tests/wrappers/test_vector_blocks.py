@@ -17,9 +17,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lengths import examples
+from recorded_envs import CountingEnv
 
 from jamboree_gym import Jamboree
 from jamboree_gym.arrays.layout import Leaf
+from jamboree_gym.delivery.row_writer import RowWriter
 from jamboree_gym.journal import vector_block
 from jamboree_gym.recording import vector_recorder
 from jamboree_gym.recording.annotations import AnnotationColumns
@@ -214,3 +216,53 @@ def test_rows_that_come_after_a_delivery_are_delivered_too(open_jamboree: OpenJa
         jam.flush()
         heads = [store.head(keyspace.episode(id)) for id in env.episode_ids]
         assert [head and head.count for head in heads] == [steps + 1] * 8
+
+
+def test_a_ctrl_c_where_an_episode_enters_a_block_harms_no_other(
+    open_jamboree: OpenJamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jam = open_jamboree(flush_interval_s=HOUR_S)
+    other = jam.record(gym.make("CartPole-v1"), run="other")
+    other.reset(seed=1)
+    env = jam.record(SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 8), run="r")
+    env.reset(seed=1)
+    use_format = RowWriter._use_format
+
+    def interrupt(box: RowWriter, row_format: Any) -> None:
+        if not box._extents:  # of an episode that begins in the block
+            raise KeyboardInterrupt
+        use_format(box, row_format)
+
+    monkeypatch.setattr(RowWriter, "_use_format", interrupt)
+    with pytest.raises(KeyboardInterrupt):  # in CartPole all fall over within some steps
+        any(env.step(np.ones(8, np.int64)) is None for _ in range(500))
+    monkeypatch.undo()
+    other.step(1)
+    jam.flush()
+    assert len(jam.episode(other.episode_id).data()) == 1
+
+
+def test_tags_of_any_size_are_kept(open_jamboree: OpenJamboree) -> None:
+    jam = open_jamboree()
+    tags = {"config": "x" * 200_000}
+    env = jam.record(SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 8), run="r", tags=tags)
+    env.reset(seed=1)
+    for _ in range(30):
+        env.step(np.ones(8, np.int64))
+    assert all(episode.summary.tags == tags for episode in jam.episodes(run="r"))
+    assert sum(len(episode.data()) for episode in jam.episodes(run="r")) > 200
+
+
+def test_a_first_action_of_another_dtype_leaves_the_time_of_the_reset(
+    open_jamboree: OpenJamboree,
+) -> None:
+    jam = open_jamboree(flush_interval_s=HOUR_S)
+    env = jam.record(SyncVectorEnv([lambda: CountingEnv(length=3)] * 8), run="r")
+    env.reset(seed=1)
+    for _ in range(3 * 4):  # the last one resets all
+        env.step(np.zeros((8, 2), np.float32))
+    env.step(np.zeros((8, 2), np.float64))
+    jam.flush()
+    for id in env.episode_ids:
+        episode = jam.episode(id)
+        assert episode._reader.rows(0, 1).timestamps[0] == episode.summary.started_at
