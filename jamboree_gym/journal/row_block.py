@@ -84,11 +84,6 @@ class Extent:
         """Number of the row after the last."""
         return self.start + self.words[self.count_at]
 
-    @property
-    def is_durable(self) -> bool:
-        """Whether a killed process leaves the rows to the next one."""
-        return self._block.is_durable
-
     def rows(self, first: int, stop: int) -> npt.NDArray[Any]:
         """A view of the rows with these numbers, of the format's dtype."""
         row_format = self.row_format

@@ -1,7 +1,8 @@
 """How a row of an episode lies in memory: packed fields of fixed size.
 
-`write` is called inside `env.step`; `of_columns` reads many rows as NumPy views. A value that has
-no fixed size (an encoded value, an info) lies elsewhere in the same block. The row has its place.
+`RowFormat.pack_into` is called inside `env.step`. `part_of` in `row_parts` makes NumPy views of
+many rows. A value that has no fixed size (an encoded value, an info) lies elsewhere in the same
+block. The row has its place.
 """
 
 from __future__ import annotations

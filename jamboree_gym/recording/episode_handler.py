@@ -66,8 +66,7 @@ class EpisodeHandler(DBHandler):
     Attributes:
         limit: Number of steps that `transactions` shows, and that stay in memory while recording.
         info_keys: Which keys of infos are kept; None = all.
-        strict_infos: Whether an info that cannot be stored is an error.
-        annotation: What is annotation of the step that comes, by name.
+        annotation: What the agent has said of the next step, by name.
         writing: What the current episode is written to; None when none is.
         summary_template: A template that fits the summaries of most episodes, if one is known.
         strict_infos: Whether an info that cannot be stored is an error, instead of a mark in place
