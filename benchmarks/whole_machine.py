@@ -2,7 +2,8 @@
 
 The trainer, the supervisor of the embedded servers, Valkey, the backup and the MongoDB server: at
 full speed and at a fixed number of steps a second, and idle. The trainer's part is what it takes
-beyond the same loop without recording. Each loop is counted until the backup has copied its steps.
+beyond the same loop without recording, until all is in Redis. The others are counted until the
+backup has copied everything.
 
 Run: .venv/bin/python benchmarks/whole_machine.py
 """
@@ -92,11 +93,22 @@ def voluntary_switches(thread: int) -> int:
     )
 
 
-def counted(found: dict[str, psutil.Process], do: Callable[[], int]) -> Spent:
-    """What is spent while something is done that returns its number of steps."""
+def counted(
+    found: dict[str, psutil.Process],
+    do: Callable[[], int],
+    others_end: Callable[[], None] = lambda: None,
+) -> Spent:
+    """What is spent while something is done that returns its number of steps.
+
+    By the processes other than the trainer, also until `others_end` returns.
+    """
     before = now(found)
     steps = do()
+    trainer = now({TRAINER: found[TRAINER]})
+    others_end()
     after = now(found)
+    after.seconds |= trainer.seconds
+    after.wakeups |= trainer.wakeups
     return Spent(
         {role: after.seconds[role] - before.seconds[role] for role in found},
         {role: after.wakeups[role] - before.wakeups[role] for role in found},
@@ -136,10 +148,9 @@ def measure(jam, home: Path, env_id: str, rate: float | None, seconds: float) ->
     def recorded() -> int:
         steps = play(env, seconds, rate)
         jam.flush()
-        wait_for_copies(jam)
         return steps
 
-    spent = counted(processes(home), recorded)
+    spent = counted(processes(home), recorded, lambda: wait_for_copies(jam))
     env.close()
     us = {role: 1e6 * seconds / spent.steps for role, seconds in spent.seconds.items()}
     us[TRAINER] -= 1e6 * raw.seconds[TRAINER] / raw.steps
