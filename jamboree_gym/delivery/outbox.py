@@ -23,7 +23,7 @@ from typing import TypeAlias
 from jamboree_gym.delivery.newest_records import NewestRecords
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import EpisodeInUse, InvalidRecord, JamboreeError
-from jamboree_gym.journal.entry_log import RecordPlace
+from jamboree_gym.journal.entry_log import RecordPlace, confirm_records, plan_records
 from jamboree_gym.records import Progress
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 
@@ -61,18 +61,6 @@ class SealedBatch:
     records: Sequence[bytes] = ()
     progress: Progress | None = None
     places: Sequence[RecordPlace | None] = ()
-
-    def plan(self, start: int) -> None:
-        """Note in the journal with which indices the records are sent."""
-        for index, place in enumerate(self.places, start):
-            if place is not None:
-                place.plan(index)
-
-    def confirm(self) -> None:
-        """Note in the journal that Redis has them."""
-        for place in self.places:
-            if place is not None:
-                place.confirm()
 
 
 class Outbox(ABC):
@@ -225,8 +213,7 @@ class Outbox(ABC):
         stored = self._stored_count
         for batch in islice(self._batches, done):
             stored += batch.count
-            if batch.places:
-                batch.confirm()
+            confirm_records(batch.places)
         left = deque(islice(self._batches, done, None))
         self._batches, self._stored_count = left, stored
         self._is_uncertain = False
@@ -371,9 +358,8 @@ class RecordOutbox(Outbox):
             t_last=timestamps[-1],
             body=encode_records(timestamps, records),
         )
-        batch = SealedBatch(encoded, len(records), timestamps, records, places=places)
-        batch.plan(start)
-        return batch
+        plan_records(places, start)
+        return SealedBatch(encoded, len(records), timestamps, records, places=places)
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""

@@ -21,7 +21,6 @@ from jamboree_gym.journal.entry_log import (
     BLOB,
     RECORD,
     SCHEMA,
-    RecordPlace,
     StoredRecord,
     decode_entries,
     decode_record,
@@ -162,7 +161,7 @@ class DeadJournal:
                 self.blobs[entry[:DIGEST_CHARS].decode()] = entry[DIGEST_CHARS:]
             elif kind == RECORD:
                 block = block or left_block(path, left.start, len(left.content))
-                self.records.append(decode_record(entry, RecordPlace(block, at)))
+                self.records.append(decode_record(entry, (block, at)))
 
     def _read_rows(
         self, generation: int, content: bytes, schemas: dict[int, StepSchema], where: str

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import NamedTuple, TypeAlias
 
 from jamboree_gym.journal.segments import (
     FIRST_BYTE,
@@ -26,37 +27,41 @@ __all__ = [
     "EntryLog",
     "RecordPlace",
     "StoredRecord",
+    "confirm_records",
     "decode_entries",
     "decode_record",
-    "encode_record",
+    "plan_records",
 ]
 
 SCHEMA, BLOB, RECORD = 1, 2, 3
 _ENTRY = struct.Struct("<II")  # size of what follows, kind
 # is confirmed, length of the key, index that it was sent with, time
 _RECORD = struct.Struct("<IIQd")
-_INDEX = struct.Struct("<Q")
-_INDEX_AT = 8
+_RECORD_ENTRY = struct.Struct("<IIIIQd")  # both, in one piece: a save has little time
+_INDEX_QUAD = 1  # of the content of a record, in pieces of eight bytes
 NEVER_SENT = 2**64 - 1
 
+RecordPlace: TypeAlias = tuple[Block, int]
+"""Where a record is: its block, and where in it the content begins.
 
-class RecordPlace(NamedTuple):
-    """Where a record is in its block: it is marked there once Redis has it.
+The block is kept as long as somebody has the place.
+"""
 
-    The block is kept as long as somebody has the place.
-    """
 
-    block: Block
-    at: int
+def plan_records(places: Iterable[RecordPlace | None], start: int) -> None:
+    """These are about to be sent, the first with index `start`."""
+    for place, index in zip(places, count(start)):
+        if place is not None:
+            block, at = place
+            block.quads[at // 8 + _INDEX_QUAD] = index
 
-    def confirm(self) -> None:
-        """Redis has the record, or nobody wants it any more."""
-        self.block.words[self.at // 4] = 1
 
-    def plan(self, index: int) -> None:
-        """The record is about to be sent as that with this index."""
-        first = self.at + _INDEX_AT  # in one piece: `pack_into` writes zeros before
-        self.block.content[first : first + _INDEX.size] = _INDEX.pack(index)
+def confirm_records(places: Iterable[RecordPlace | None]) -> None:
+    """Redis has these, or nobody wants them any more."""
+    for place in places:
+        if place is not None:
+            block, at = place
+            block.words[at // 4] = 1
 
 
 class EntryLog:
@@ -72,31 +77,36 @@ class EntryLog:
         self._end = FIRST_BYTE
         self._lock = threading.Lock()
 
-    def append(self, kind: int, content: bytes) -> RecordPlace:
-        """Write an entry; where its content is."""
+    def append(self, kind: int, content: bytes) -> Block:
+        """Write an entry of kind `SCHEMA` or `BLOB`; the block that has it."""
+        return self._append(_ENTRY.pack(len(content), kind) + content)[0]
+
+    def append_record(self, key: bytes, time_s: float, record: bytes) -> RecordPlace:
+        """Write a record of the log with this key."""
+        size = _RECORD.size + len(key) + len(record)
+        header = _RECORD_ENTRY.pack(size, RECORD, 0, len(key), NEVER_SENT, time_s)
+        return self._append(header + key + record)
+
+    def _append(self, entry: bytes) -> RecordPlace:
+        size = len(entry)
         with self._lock:
-            needed = _ENTRY.size + len(content)
-            needed += -needed % 8
             block, at = self._block, self._end
-            if at + needed > block.size:
-                size = min(2 * block.size, LARGEST_BYTES) - FIRST_BYTE
-                block, at = self._segments.block(max(needed, size), KIND_LOG), FIRST_BYTE
-            _ENTRY.pack_into(block.content, at, len(content), kind)
-            first = at + _ENTRY.size
-            block.content[first : first + len(content)] = content
-            end = at + needed
+            end = at + (size + 7 & -8)
+            if end > block.size:
+                block = self._larger_block(size)
+                at, end = FIRST_BYTE, FIRST_BYTE + (size + 7 & -8)
+            block.content[at : at + size] = entry
             block.words[LENGTH_WORD] = end - FIRST_BYTE
             self._block, self._end = block, end
-            return RecordPlace(block, first)
+            return block, at + _ENTRY.size
 
-
-def encode_record(key: bytes, time_s: float, record: bytes) -> bytes:
-    """An entry of kind `RECORD`."""
-    return b"".join((_RECORD.pack(0, len(key), NEVER_SENT, time_s), key, record))
+    def _larger_block(self, size: int) -> Block:
+        next_size = min(2 * self._block.size, LARGEST_BYTES) - FIRST_BYTE
+        return self._segments.block(max(size + 7 & -8, next_size), KIND_LOG)
 
 
 class StoredRecord(NamedTuple):
-    """A record that a dead process has left: its log, what `encode_record` got, where it is."""
+    """A record that a dead process has left: its log, what was kept of it, where it is."""
 
     key: str
     is_confirmed: bool
@@ -107,7 +117,7 @@ class StoredRecord(NamedTuple):
 
 
 def decode_record(content: bytes, place: RecordPlace) -> StoredRecord:
-    """Inverse of `encode_record`."""
+    """Inverse of `EntryLog.append_record`."""
     is_confirmed, key_size, index, time_s = _RECORD.unpack_from(content)
     split = _RECORD.size + key_size
     key = content[_RECORD.size : split].decode()

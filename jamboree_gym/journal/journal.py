@@ -23,11 +23,9 @@ from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.journal.entry_log import (
     BLOB,
-    RECORD,
     SCHEMA,
     EntryLog,
     RecordPlace,
-    encode_record,
 )
 from jamboree_gym.journal.restarts import boot_id
 from jamboree_gym.journal.row_block import RowLane
@@ -200,20 +198,21 @@ class Journal:
 
     def _keep(self, kind: int, content: bytes) -> None:
         if self._static is not None:
-            self._kept.add(self._static.append(kind, content).block)
+            self._kept.add(self._static.append(kind, content))
 
     def keep_record(self, key: bytes, time_s: float, record: bytes) -> RecordPlace | None:
         """Keep a record of a log; where it is, None without files."""
+        records = self._records or self._record_log()
+        return None if records is None else records.append_record(key, time_s, record)
+
+    def _record_log(self) -> EntryLog | None:
         if self._directory is None:
             return None
-        records = self._records
-        if records is None:
-            segments = self._opened()
-            with self._lock:
-                if self._records is None:
-                    self._records = EntryLog(segments)
-                records = self._records
-        return records.append(RECORD, encode_record(key, time_s, record))
+        segments = self._opened()
+        with self._lock:
+            if self._records is None:
+                self._records = EntryLog(segments)
+            return self._records
 
     # -- the end ----------------------------------------------------------------------------
 

@@ -107,16 +107,18 @@ class Block:
     Attributes:
         content: The memory; the first `FIRST_BYTE` bytes are the header.
         words: The same as 32-bit numbers.
+        quads: The same as 64-bit numbers.
         size: Bytes in all.
         generation: Tells what is in it from what was there before.
         is_durable: Whether a killed process leaves it to the next one.
     """
 
-    __slots__ = ("__weakref__", "content", "generation", "is_durable", "size", "words")
+    __slots__ = ("__weakref__", "content", "generation", "is_durable", "quads", "size", "words")
 
     def __init__(self, content: memoryview, *, is_durable: bool) -> None:
         self.content = content
         self.words = content.cast("I")
+        self.quads = content.cast("Q")
         self.size = len(content)
         self.is_durable = is_durable
         self.generation = self.words[GENERATION_WORD]
