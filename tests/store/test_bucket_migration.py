@@ -216,6 +216,24 @@ def migrate_until(jam: Jamboree, line: int) -> int:
     )
 
 
+def test_two_migrations_at_once_end_as_one(old: Jamboree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one does all of it while the first is at some line."""
+    for name in ("LOGS_AT_ONCE", "LISTED_AT_ONCE"):
+        monkeypatch.setattr(buckets, name, 3)
+
+    def migrate_all() -> None:
+        buckets.migrate_redis(old._connection.redis_store, Outcome())
+
+    lines = migrate_until(old, 10**9)
+    expected = everything(old)
+    for line in range(3, lines, 1 if IS_LONG else 43):
+        old.redis.flushall()
+        fill_all(old)
+        old._connection.redis_store.buckets.forget()
+        run_until(line, buckets, migrate_all, migrate_all)
+        assert everything(old) == expected, line
+
+
 @pytest.mark.parametrize("missing", [(), ("epoch", "unbacked")], ids=["all", "runs only"])
 def test_a_migration_that_was_interrupted_at_any_line_is_refused_and_completed(
     old: Jamboree, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
