@@ -1,7 +1,7 @@
 """The backup: copies Redis to MongoDB, compares both, restores, and evicts from Redis.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `errors`, `keys`, `progress`, `reading`,
-    `servers`, `store`.
+    `servers`, `store`, `wording`.
 Imported by: `cli`, `jamboree`.
 """
 

@@ -26,8 +26,9 @@ from jamboree_gym.cli.episode_ids import (
     named_episode,
     named_episodes,
 )
-from jamboree_gym.cli.output import print_json, print_list, print_text
+from jamboree_gym.cli.output import print_json, print_lines, print_list, print_text
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
     from jamboree_gym.reading.episode import Episode
@@ -57,9 +58,12 @@ def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) ->
     """
     with store.open() as jam:
         found = chosen.query(jam).summaries()
+    if not found:
+        why = "no episode is like that" if chosen.are_given else "nothing has been recorded yet"
+        typer.echo(why, err=True)
     more = len(found) - ON_A_TERMINAL
     if more > 0 and sys.stdout.isatty() and not json and not chosen.are_counted:
-        typer.echo(f"{more:,} older episodes are not shown: --last N shows more", err=True)
+        typer.echo(f"not shown: {counted(more, 'older episode')}; --last N shows more", err=True)
         found = found[-ON_A_TERMINAL:]
     print_list(found, json=json, columns=EPISODE_COLUMNS, table=_table)
 
@@ -81,11 +85,12 @@ def show(store: StoreOptions, episode: EpisodeArgument, json: JsonOption = False
         return
     from jamboree_gym.tables.text_table import ago, sparkline
 
-    print_text(str(summary))
+    print_lines(str(summary))
     seed = "none" if summary.seed is None else summary.seed
     print_text(f"began {ago(summary.started_at, time.time())}, took {summary.elapsed_s:.3g} s")
     print_text(f"seed {seed}; tags {dict(summary.tags)}")
-    print_text("\n".join(_origin(provenance)))
+    for line in _origin(provenance):
+        print_text(line)
     if rewards:
         print_text(f"rewards {sparkline(rewards)} {min(rewards):.4g} to {max(rewards):.4g}")
     for step in first:
@@ -140,7 +145,7 @@ def diff(
         print_json({"equal": not report, "common_steps": report.common_steps,
                     "divergence": divergence, "a": report.a, "b": report.b})  # fmt: skip
     else:
-        print_text(str(report))
+        print_lines(str(report))
     if report:
         raise typer.Exit(NO)
 
@@ -163,7 +168,8 @@ def rm(
         found = named_episodes(jam, episodes) if episodes else list(chosen.query(jam))
         summaries = [one.summary for one in found]
         steps = sum(one.steps for one in summaries)
-        what = f"delete {len(found):,} episodes with {steps:,} steps for good"
+        amount = f"{counted(len(found), 'episode')} with {counted(steps, 'step')}"
+        what = f"delete {amount} for good"
         if not dry_run and found:
             confirm(what, yes=yes)
             for one in found:
@@ -175,7 +181,7 @@ def rm(
     elif dry_run:
         typer.echo(f"would {what}")
     else:
-        typer.echo(f"{len(found):,} episodes with {steps:,} steps deleted")
+        typer.echo(f"{amount} deleted")
 
 
 # -- as text ------------------------------------------------------------------------------------

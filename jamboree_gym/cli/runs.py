@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
-from jamboree_gym.cli.output import as_plain, print_json, print_list, print_text
+from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_list
 
 if TYPE_CHECKING:
     from jamboree_gym.runs.run_report import RunReport
@@ -48,7 +48,7 @@ def run(
     if json:
         print_json(_object(report))
     else:
-        print_text(str(report))
+        print_lines(str(report))
 
 
 def _object(report: RunReport) -> dict[str, object]:
