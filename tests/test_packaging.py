@@ -28,7 +28,7 @@ ROOMS = [
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "journal", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),
-    *("wrappers", "integrations", "replay", "jamboree", "cli"),
+    *("wrappers", "integrations", "replay", "diagnosis", "jamboree", "cli"),
 ]
 
 # Each of these costs a user who does not need it tenths of a second, or a server.

@@ -2,8 +2,8 @@
 
 The library is imported where a command runs, so that `--help` is quick.
 
-Imports: `backup`, `errors`, `integrations`, `jamboree`, `progress`, `reading`, `records`, `replay`,
-    `runs`, `servers`, `store`, `tables`, `wording`.
+Imports: `backup`, `diagnosis`, `errors`, `integrations`, `jamboree`, `progress`, `reading`,
+    `records`, `replay`, `runs`, `servers`, `store`, `tables`, `wording`.
 """
 
 from __future__ import annotations
@@ -32,19 +32,10 @@ def build_app() -> typer.Typer:
     try:
         import typer
 
-        from jamboree_gym.cli import (
-            backup,
-            episodes,
-            exchange,
-            fork,
-            migrate,
-            runs,
-            servers,
-            tail,
-            verify,
-            version,
-            video,
-        )
+        from jamboree_gym.cli import version
+        from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, servers
+        from jamboree_gym.cli.looking import episodes, runs, tail
+        from jamboree_gym.cli.playing import fork, verify, video
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
@@ -55,7 +46,10 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for one in (runs, episodes, tail, verify, fork, video, exchange, backup, migrate, servers):
+    looking = (runs, episodes, tail)
+    playing = (verify, fork, video)
+    keeping = (exchange, backup, migrate, servers, doctor)
+    for one in (*looking, *playing, *keeping):
         one.register(built)
     version.register(built)
     return built

@@ -14,8 +14,9 @@ import typer.main
 from jamboree_gym.backup import BackupReport, BackupStatus
 from jamboree_gym.cli import build_app
 from jamboree_gym.cli.commands import EpisodeOptions, StoreOptions
-from jamboree_gym.cli.episodes import EPISODE_COLUMNS, STEP_COLUMNS
-from jamboree_gym.cli.runs import RUN_COLUMNS
+from jamboree_gym.cli.looking.episodes import EPISODE_COLUMNS, STEP_COLUMNS
+from jamboree_gym.cli.looking.runs import RUN_COLUMNS
+from jamboree_gym.diagnosis import Finding
 from jamboree_gym.reading.diff import Divergence
 from jamboree_gym.records import EpisodeSummary, StepData
 from jamboree_gym.runs.run_report import RunReport
@@ -134,6 +135,12 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "alive": "Runs that are running: `name`, `steps`, `steps_per_s`, `last_step_at`.",
             "steps_per_s": "Of all runs, in the last minute.",
             "backup": "As of `backup status`; null if the servers do not run.",
+        },
+        "doctor": {
+            "problems": "Number of problems.",
+            "checks": "Of each check: "
+            + ", ".join(f"`{one.name}`" for one in fields(Finding))
+            + "; the level is ok, note or problem.",
         },
         "backup flush": {"records": "Number of records and episode rows that were copied."},
         "backup status": _attributes(BackupStatus),

@@ -85,7 +85,7 @@ EXAMPLES = {  # where another one than in the help
 
 
 @pytest.mark.parametrize(
-    "name", ["runs", "run", "ls", "show", "find", "diff", "rm", "tail", "verify", "fork", "status",
+    "name", ["runs", "run", "ls", "show", "find", "diff", "rm", "tail", "verify", "fork", "status", "doctor",
              "backup flush", "backup status", "backup verify", "backup restore", "migrate"]
 )  # fmt: skip
 def test_json_has_the_fields_that_the_page_names(store: Store, name: str) -> None:

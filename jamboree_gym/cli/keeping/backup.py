@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from jamboree_gym.cli import retention
 from jamboree_gym.cli.commands import (
     NO,
     USAGE,
@@ -14,6 +13,7 @@ from jamboree_gym.cli.commands import (
     progress_bar,
 )
 from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
+from jamboree_gym.cli.keeping import retention
 from jamboree_gym.cli.output import as_plain, print_json, print_lines
 from jamboree_gym.wording import counted
 

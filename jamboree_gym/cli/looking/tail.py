@@ -11,7 +11,7 @@ import typer
 
 from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
 from jamboree_gym.cli.episode_ids import named_episode
-from jamboree_gym.cli.episodes import STEP_COLUMNS
+from jamboree_gym.cli.looking.episodes import STEP_COLUMNS
 from jamboree_gym.cli.output import as_plain, print_json, print_row, print_text
 from jamboree_gym.cli.typed_values import SECONDS, amount, time_of
 from jamboree_gym.errors import EpisodeNotFound
