@@ -35,7 +35,7 @@ def build_app() -> typer.Typer:
         from jamboree_gym.cli import version
         from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, servers
         from jamboree_gym.cli.looking import episodes, runs, tail
-        from jamboree_gym.cli.playing import fork, verify, video
+        from jamboree_gym.cli.playing import check, fork, verify, video
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
@@ -47,7 +47,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     looking = (runs, episodes, tail)
-    playing = (verify, fork, video)
+    playing = (check, verify, fork, video)
     keeping = (exchange, backup, migrate, servers, doctor)
     for one in (*looking, *playing, *keeping):
         one.register(built)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DryRunOption",
+    "EnvArgument",
+    "EnvArgumentsOption",
     "EpisodeOptions",
     "HomeOption",
     "JsonOption",
@@ -84,6 +86,13 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Change nothing, show what would happen.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+EnvArgument = Annotated[
+    str, typer.Argument(metavar="ENV", help="Its Gymnasium id; module:id imports the module first.")
+]
+EnvArgumentsOption = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="NAME=VALUE", help="An argument of gymnasium.make; repeatable."),
+]
 ModulesOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -19,6 +19,7 @@ from jamboree_gym.cli.looking.runs import RUN_COLUMNS
 from jamboree_gym.diagnosis import Finding
 from jamboree_gym.reading.diff import Divergence
 from jamboree_gym.records import EpisodeSummary, StepData
+from jamboree_gym.replay.verification.reproducible import Reproducibility
 from jamboree_gym.runs.run_report import RunReport
 from jamboree_gym.runs.run_summary import RunSummary
 from jamboree_gym.servers.embedded import ServerStatus
@@ -107,6 +108,10 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "unseen_infos": "Infos that no episode has.",
             "reports": "Of each episode: `episode_id`, `equal`, `steps`, `mismatch`, `error`, "
             "`changed`.",
+        },
+        "check": {
+            "equal": "Whether it plays the same again.",
+            **_attributes(Reproducibility),
         },
         "fork": {"episode": "Id of the parent.", "step": "As given.", "code": "The code."},
         "video": {

@@ -12,7 +12,16 @@ from typing import Any, Final
 
 from jamboree_gym.errors import InvalidArgument
 
-__all__ = ["BYTES", "SECONDS", "amount", "tag_test", "tag_value", "time_of", "value_of"]
+__all__ = [
+    "BYTES",
+    "SECONDS",
+    "amount",
+    "env_argument",
+    "tag_test",
+    "tag_value",
+    "time_of",
+    "value_of",
+]
 
 BYTES: Final = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 MAX_SHOWN: Final = 60  # characters of what was typed, in an error
@@ -92,6 +101,18 @@ def tag_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise InvalidArgument(f"--tag {_short(text)}: give name=value")
+    return name, value_of(value)
+
+
+def env_argument(text: str) -> tuple[str, Any]:
+    """Parse `name=value` as an argument of `gymnasium.make`.
+
+    Raises:
+        InvalidArgument: The text does not have this form.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InvalidArgument(f"--arg {_short(text)}: give name=value")
     return name, value_of(value)
 
 
