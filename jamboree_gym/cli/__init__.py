@@ -35,7 +35,7 @@ def build_app() -> typer.Typer:
         from jamboree_gym.cli import version
         from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, servers
         from jamboree_gym.cli.looking import episodes, runs, tail
-        from jamboree_gym.cli.playing import check, fork, verify, video
+        from jamboree_gym.cli.playing import check, fork, record, verify, video, what_if
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
@@ -47,7 +47,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     looking = (runs, episodes, tail)
-    playing = (check, verify, fork, video)
+    playing = (record, check, verify, fork, what_if, video)
     keeping = (exchange, backup, migrate, servers, doctor)
     for one in (*looking, *playing, *keeping):
         one.register(built)

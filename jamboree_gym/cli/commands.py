@@ -129,15 +129,18 @@ class StoreOptions:
         # Not every release of typer hands on a variable of the environment.
         return self.redis_url is None and REDIS_URL_VARIABLE not in os.environ
 
-    def open(self) -> Jamboree:
+    def open(self, *, is_new: bool = False) -> Jamboree:
         """Open the store.
+
+        Args:
+            is_new: Whether a home directory that is not there is made.
 
         Raises:
             InvalidArgument: It is that of a home directory that is not there.
         """
         from jamboree_gym.jamboree import Jamboree
 
-        if self.is_embedded:
+        if self.is_embedded and not is_new:
             check_home(self.home)
         return Jamboree(self.redis_url, self.mongo_url, home=self.home, namespace=self.namespace)
 

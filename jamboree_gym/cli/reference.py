@@ -20,6 +20,7 @@ from jamboree_gym.diagnosis import Finding
 from jamboree_gym.reading.diff import Divergence
 from jamboree_gym.records import EpisodeSummary, StepData
 from jamboree_gym.replay.verification.reproducible import Reproducibility
+from jamboree_gym.replay.what_if import WhatIf
 from jamboree_gym.runs.run_report import RunReport
 from jamboree_gym.runs.run_summary import RunSummary
 from jamboree_gym.servers.embedded import ServerStatus
@@ -112,6 +113,24 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         "check": {
             "equal": "Whether it plays the same again.",
             **_attributes(Reproducibility),
+        },
+        "record": {
+            "run": "Name of the run.",
+            "episodes": "Their ids.",
+            "steps": "Number of their steps.",
+            "mean_return": "Of these episodes.",
+        },
+        "train": {
+            "run": "Name of the run.",
+            "episodes": "Number of episodes of the run.",
+            "steps": "Number of their steps.",
+            "mean_return": "Of the newest ten that reached their end.",
+            "checkpoint": "Number of the newest checkpoint.",
+        },
+        "what-if": {
+            "mean": "Mean of the returns.",
+            "share_better": "Share of them that is higher than what happened: 0 to 1.",
+            **_attributes(WhatIf),
         },
         "fork": {"episode": "Id of the parent.", "step": "As given.", "code": "The code."},
         "video": {
