@@ -33,8 +33,8 @@ def build_app() -> typer.Typer:
         import typer
 
         from jamboree_gym.cli import version
-        from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, servers
-        from jamboree_gym.cli.looking import episodes, runs, tail
+        from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, prune, servers
+        from jamboree_gym.cli.looking import episodes, runs, tail, top
         from jamboree_gym.cli.playing import check, fork, record, verify, video, what_if
     except ModuleNotFoundError as error:
         if error.name != "typer":
@@ -46,9 +46,9 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    looking = (runs, episodes, tail)
+    looking = (runs, episodes, tail, top)
     playing = (record, check, verify, fork, what_if, video)
-    keeping = (exchange, backup, migrate, servers, doctor)
+    keeping = (prune, exchange, backup, migrate, servers, doctor)
     for one in (*looking, *playing, *keeping):
         one.register(built)
     version.register(built)

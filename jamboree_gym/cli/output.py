@@ -15,6 +15,7 @@ from jamboree_gym.wording import one_line
 
 __all__ = [
     "as_plain",
+    "encodable",
     "print_json",
     "print_lines",
     "print_list",
@@ -39,15 +40,15 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 def print_text(text: str) -> None:
     """Print a line that may hold stored text."""
-    typer.echo(_encodable(printable(text)))
+    typer.echo(encodable(printable(text)))
 
 
 def print_lines(text: str) -> None:
     """Print a text of several lines, each of which may hold stored text."""
-    typer.echo(_encodable(printable(text, lines=True)))
+    typer.echo(encodable(printable(text, lines=True)))
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text with other bars where the terminal has none of those."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")

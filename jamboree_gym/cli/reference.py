@@ -16,6 +16,7 @@ from jamboree_gym.cli import build_app
 from jamboree_gym.cli.commands import EpisodeOptions, StoreOptions
 from jamboree_gym.cli.looking.episodes import EPISODE_COLUMNS, STEP_COLUMNS
 from jamboree_gym.cli.looking.runs import RUN_COLUMNS
+from jamboree_gym.cli.looking.top import TOP_COLUMNS
 from jamboree_gym.diagnosis import Finding
 from jamboree_gym.reading.diff import Divergence
 from jamboree_gym.records import EpisodeSummary, StepData
@@ -88,6 +89,11 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         },
         "find": step,
         "tail": {"episode": "Id of the episode.", **step},
+        "top": {
+            "runs": "As of `runs`.",
+            "steps_per_s": "Of all runs, in the last minute.",
+            "backup": "As of `backup status`.",
+        },
         "diff": {
             "equal": "Whether all steps are equal.",
             "common_steps": "Number of equal steps, counted from the reset.",
@@ -100,6 +106,12 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         "rm": {
             "episodes": "Ids.",
             "steps": "Number of their steps.",
+            "deleted": "Whether they are deleted; false for `--dry-run`.",
+        },
+        "prune": {
+            "episodes": "Ids of those that go.",
+            "steps": "Number of their steps.",
+            "stay": "How many of those that were chosen stay.",
             "deleted": "Whether they are deleted; false for `--dry-run`.",
         },
         "verify": {
@@ -209,6 +221,7 @@ def reference() -> str:
         "## Columns",
         "",
         f"- `runs`: {_listed(RUN_COLUMNS)}",
+        f"- `top`: {_listed(TOP_COLUMNS)}",
         f"- `ls`: {_listed(EPISODE_COLUMNS)}",
         f"- `find`: {_listed(STEP_COLUMNS)}; `tail` has the id of the episode in front",
         "",
