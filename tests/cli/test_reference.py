@@ -86,6 +86,7 @@ def test_every_example_in_the_help_works(
 
 EXAMPLES = {  # where another one than in the help
     "diff": "diff @last @last",
+    "show": "show @last",
     "find": "find @last~1 'reward > 0' --limit 1",
     "tail": "tail ppo --since 0 --steps 1",
     "rm": "rm --run ppo --dry-run",

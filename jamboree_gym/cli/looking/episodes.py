@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,13 +69,34 @@ def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) ->
     print_list(found, json=json, columns=EPISODE_COLUMNS, table=_table)
 
 
-def show(store: StoreOptions, episode: EpisodeArgument, json: JsonOption = False) -> None:
+def show(
+    store: StoreOptions,
+    episode: EpisodeArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write one HTML file instead, which can be mailed."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Show an episode: what it is, where it comes from, its rewards, first and last steps.
 
-    Example: jamboree-gym show @last
+    The HTML file has curves and a table of the first 1,000 steps. It needs no network.
+
+    Example: jamboree-gym show @last -o episode.html
     """
+    if output is not None and json:
+        raise InvalidArgument("choose one of -o and --json")
     with store.open() as jam:
         found = named_episode(jam, episode)
+        if output is not None:
+            from jamboree_gym.reading.episode_page import write_page
+
+            write_page(found, output, overwrite=overwrite)
+            print_text(f"{output}: {counted(found.summary.steps, 'step')}")
+            return
         summary, provenance = found.summary, found.provenance
         rewards = _rewards(found)
         first = list(found.steps(0, SHOWN_STEPS))
