@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from jamboree_gym.cli.completion import complete_run
 from jamboree_gym.cli.output import printable
 from jamboree_gym.cli.typed_values import tag_test, time_of
 from jamboree_gym.errors import (
@@ -149,7 +150,10 @@ class StoreOptions:
 class EpisodeOptions:
     """The episodes that a command's options choose; as in `jam.episodes(...)`."""
 
-    run: Annotated[list[str] | None, _episode_option("Only of this run; repeatable.")] = None
+    run: Annotated[
+        list[str] | None,
+        _episode_option("Only of this run; repeatable.", autocompletion=complete_run),
+    ] = None
     env: Annotated[
         str | None, _episode_option("Only of this environment.", "--env", "--env-id")
     ] = None

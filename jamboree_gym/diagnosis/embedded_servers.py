@@ -47,7 +47,7 @@ def running_redis(home: Path | None) -> str | None:
         return None
     if not status.running or status.redis_pid is None:
         return None
-    return f"unix://{found.prepare_socket_dir() / VALKEY_SOCKET}"
+    return f"unix://{found.socket_dir / VALKEY_SOCKET}"
 
 
 def _running(status: ServerStatus) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from jamboree_gym.cli.commands import (
     add_command,
     confirm,
 )
+from jamboree_gym.cli.completion import complete_episode
 from jamboree_gym.cli.episode_ids import (
     EpisodeArgument,
     EpisodesArgument,
@@ -39,6 +40,7 @@ __all__ = ["EPISODE_COLUMNS", "STEP_COLUMNS", "register"]
 
 EPISODE_COLUMNS = ("id", "run", "env_id", "status", "steps", "episode_return", "started_at", "seed")
 STEP_COLUMNS = ("index", "action", "reward", "terminated", "truncated", "timestamp")
+_A_HELP = "An episode, as `show` takes it."
 ON_A_TERMINAL = 20
 SHOWN_STEPS = 3
 _STEPS_PER_READ = 256
@@ -150,8 +152,10 @@ def find(
 
 def diff(
     store: StoreOptions,
-    a: Annotated[str, typer.Argument(metavar="A", help="An episode, as `show` takes it.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=_A_HELP, autocompletion=complete_episode)],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="Another one.", autocompletion=complete_episode)
+    ],
     json: JsonOption = False,
 ) -> None:
     """Compare two episodes, bit for bit. Exit code 0: all steps are equal. 1: they differ.

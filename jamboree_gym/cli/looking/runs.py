@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
+from jamboree_gym.cli.completion import complete_run
 from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_list
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def runs(store: StoreOptions, json: JsonOption = False) -> None:
 
 def run(
     store: StoreOptions,
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Its name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="Its name.", autocompletion=complete_run)
+    ],
     json: JsonOption = False,
 ) -> None:
     """Show how a run stands: alive or stuck, returns, metrics now and an hour before, warnings.
