@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from jamboree_gym.cli.pager import is_paged
 from jamboree_gym.wording import one_line
 
 __all__ = [
@@ -44,8 +45,13 @@ def print_text(text: str) -> None:
 
 
 def print_lines(text: str) -> None:
-    """Print a text of several lines, each of which may hold stored text."""
-    typer.echo(encodable(printable(text, lines=True)))
+    """Print a text of several lines, each of which may hold stored text.
+
+    What is too long for a terminal goes through a pager there.
+    """
+    shown = encodable(printable(text, lines=True))
+    if not is_paged(shown):
+        typer.echo(shown)
 
 
 def encodable(text: str) -> str:
@@ -87,7 +93,9 @@ def print_list(
     elif sys.stdout.isatty():
         from jamboree_gym.tables.text_table import text_table
 
-        lines = [printable(text_table(table(items), rows=len(items)), lines=True)] if items else []
+        if items:
+            print_lines(text_table(table(items), rows=len(items)))
+        return
     else:
         lines = ["\t".join(_cell(getattr(item, name)) for name in columns) for item in items]
     if lines:

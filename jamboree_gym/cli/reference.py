@@ -36,6 +36,15 @@ With `jamboree-gym` you look at a store from a shell. You need
 `pip install 'jamboree-gym[cli]'`. This page is made from the commands themselves:
 `python -m jamboree_gym.cli.reference > docs/cli.md`.
 
+You begin:
+
+```sh
+jamboree-gym doctor                                   # is the set-up right? if not, the mend
+jamboree-gym check CartPole-v1                        # does this environment play the same again?
+jamboree-gym train CartPole-v1 --algo ppo --run ppo   # records episodes, metrics, checkpoints
+jamboree-gym top                                      # in another terminal: the runs, live
+```
+
 A run looks odd at night:
 
 ```sh
@@ -43,6 +52,8 @@ jamboree-gym run ppo                     # alive or stuck, returns, metrics now 
 jamboree-gym ls --run ppo --worst 5      # its worst episodes
 jamboree-gym show 01a21f                 # one of them
 jamboree-gym find 01a21f 'reward < -1'   # where it went wrong
+jamboree-gym what-if 01a21f --step 60 --checkpoint 2 -n 50   # and with the newer policy?
+jamboree-gym show 01a21f -o episode.html # to mail
 jamboree-gym tail ppo                    # what happens now
 ```
 
@@ -51,20 +62,21 @@ jamboree-gym tail ppo                    # what happens now
 - An episode is named by its id, by the first digits of its id, by `@last` (the one that began
   last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
   `jamboree-gym ls --status truncated | jamboree-gym verify -`.
-- On a terminal you see a table. Elsewhere each item is a line with full ids and tabs between its
-  columns, without a line of names.
+- On a terminal you see a table; what is too long for it goes through `$PAGER` (`PAGER=cat`: not).
+  Elsewhere each item is a line with full ids and tabs between its columns, without a line of names.
 - Most commands have `--json`: one object, or one object a line for a list. NaN and infinity are
   `null` there.
 - Results go to stdout. Progress, hints and errors go to stderr.
 - A command that deletes says how much, and asks. Without a terminal it cannot ask: give `--yes`.
   `--dry-run` changes nothing.
+- `jamboree-gym --install-completion` lets your shell complete names of runs and ids of episodes.
 - A misspelt command or run is answered with the nearest one.
 
 | exit code | meaning |
 |---|---|
 | 0 | it is done, or equal |
 | 1 | no: it differs, is damaged, is not there, or cannot be done |
-| 2 | it was called wrongly, or it could not find out (`verify`) |
+| 2 | it was called wrongly, or it could not find out (`verify`, `check`) |
 | 3 | the store is away or full |
 | 130 | Ctrl-C |
 | 141 | the program that read the output has ended (`head`) |
