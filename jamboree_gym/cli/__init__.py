@@ -8,6 +8,7 @@ Imports: `backup`, `diagnosis`, `errors`, `integrations`, `jamboree`, `progress`
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -72,6 +73,8 @@ def main() -> None:
     except KeyboardInterrupt:  # while modules are loaded: typer hears it later
         os._exit(INTERRUPTED)
     except OSError as error:  # of what typer itself prints: `--help` into a closed stdout
+        if error.errno not in (errno.EBADF, errno.ENOSPC):
+            raise
         print(f"error: the output is not complete: {error.strerror}", file=sys.stderr)
         os._exit(NOT_COMPLETE)
 

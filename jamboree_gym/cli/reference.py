@@ -59,7 +59,7 @@ jamboree-gym tail ppo                    # what happens now
 
 ## What all commands share
 
-- An episode is named by its id, by the first digits of its id, by `@last` (the one that began
+- An episode is named by its id, by the first digits of its id (6 or more), by `@last` (the one that began
   last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
   `jamboree-gym ls --status truncated | jamboree-gym verify -`.
 - On a terminal you see a table; what is too long for it goes through `$PAGER` (`PAGER=cat`: not).
