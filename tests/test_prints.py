@@ -125,7 +125,7 @@ def test_a_query_of_several_runs_shows_the_run(jam: Jamboree) -> None:
 
 def test_a_fork_says_from_where_its_return_counts(jam: Jamboree) -> None:
     things = shown_things(jam)
-    text = f"1 steps, return 1\n  counted from its fork, at step 3 of {things['episode'].id}"
+    text = f"1 step, return 1\n  counted from its fork, at step 3 of {things['episode'].id}"
     assert str(things["fork"]).endswith(text)
     assert "from step" in str(jam.episodes(forks=True)).splitlines()[0]
 

@@ -105,7 +105,7 @@ EXEMPT = {
     ),
     "a record that the package makes, and users read": (
         "BackupReport BackupStatus Change Checkpoint EpisodeData EpisodeSummary Mismatch "
-        "PrioritizedSamples RetentionPolicy ServerStatus StepData Trajectory Transitions Trimmed "
+        "PrioritizedSamples Reproducibility RetentionPolicy ServerStatus StepData Trajectory Transitions Trimmed "
         "Unsaved VerifyReport Video WhatIf WouldEvict"
     ),
     "a Protocol, for classes of users": "Snapshotable.restore",

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EpisodeQuery", "found_by"]
 
+MAX_TEST = 80  # characters of an expression, where a query is shown
+
 
 class EpisodeQuery(StaysHere):
     """A lazy selection of episodes, ordered by their start.
@@ -146,8 +148,8 @@ class EpisodeQuery(StaysHere):
         query = self
         if condition is None or str(asked):
             query = query._then(asked.among, f"where({asked})")
-        if condition is not None:
-            query = query._then(partial(_matching, condition), f"where({test!r})")
+        if condition is not None and isinstance(test, str):
+            query = query._then(partial(_matching, condition), f"where({_short(test)!r})")
         query._named += asked.runs or ()
         query._has_forks |= isinstance(parent, str)
         if not self._is_cut and self._runs is None:
@@ -434,6 +436,10 @@ def _columns(found: Found, now: float) -> dict[str, list[object]]:
             None if one.parent is None else f"{one.fork_step} of {one.parent}" for one in shown
         ]
     return columns
+
+
+def _short(test: str) -> str:
+    return test if len(test) <= MAX_TEST else f"{test[: MAX_TEST - 3]}..."
 
 
 def _shown(cut: slice) -> str:

@@ -154,7 +154,8 @@ class Home:
             check_entry(entry)
         _check_sockets(self.path)
 
-    def prepare_socket_dir(self) -> Path:
+    @property
+    def socket_dir(self) -> Path:
         """Directory for the sockets: the home, or a short one if the home's path is too long."""
         if len(os.fsencode(self.path / CONTROL_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
             return self.path
@@ -163,8 +164,13 @@ class Home:
         base = Path(tempfile.gettempdir())
         if len(os.fsencode(base / name / CONTROL_SOCKET)) > MAX_SOCKET_PATH_BYTES:
             base = Path("/tmp")
-        sockets = base / name
-        _make_private(sockets, lambda: _check_sockets(sockets))
+        return base / name
+
+    def prepare_socket_dir(self) -> Path:
+        """The directory for the sockets, made private."""
+        sockets = self.socket_dir
+        if sockets != self.path:
+            _make_private(sockets, lambda: _check_sockets(sockets))
         return sockets
 
     def read_record(self) -> SupervisorRecord | None:

@@ -46,7 +46,7 @@ def test_it_copies_compares_and_restores(jam: Jamboree, run: Run) -> None:
     verified = run("verify")
     assert (verified.exit_code, verified.output) == (0, "1 logs compared (1 batches): all equal\n")
     jam.redis.delete(at(jam, handler._key))
-    assert "1 logs put back" in run("restore").output
+    assert "1 log put back" in run("restore").output
     assert handler.count() == 3
 
 

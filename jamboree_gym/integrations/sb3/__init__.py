@@ -2,7 +2,7 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
     `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `wrappers`.
-Imported by: `jamboree`, `runs`.
+Imported by: `cli`, `jamboree`, `runs`.
 """
 
 from jamboree_gym.errors import MissingExtra

@@ -13,7 +13,7 @@ from jamboree_gym.cli.commands import (
     add_command,
     confirm,
 )
-from jamboree_gym.cli.output import print_text
+from jamboree_gym.cli.output import print_lines, print_text
 from jamboree_gym.cli.typed_values import BYTES, SECONDS, amount, value_of
 from jamboree_gym.errors import InvalidArgument
 
@@ -71,14 +71,14 @@ def retain(
             going = jam.backup.would_evict(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
             if dry_run:
                 limits = RetentionPolicy(limit, age_s, rules)
-                print_text(f"{going}\nwould hold then: {_one_line(limits)}")
+                print_lines(f"{going}\nwould hold then: {_one_line(limits)}")
                 return
             if going:
                 confirm(str(going), yes=yes)
             replaced = jam.backup.retain(max_redis_bytes=limit, max_age_s=age_s, keep=rules)
             if replaced not in (RetentionPolicy(), jam.backup.retention()):
                 print_text(f"replaced: {_one_line(replaced)}")
-        print_text(str(jam.backup.retention()))
+        print_lines(str(jam.backup.retention()))
 
 
 def trim(store: StoreOptions, dry_run: DryRunOption = False, yes: YesOption = False) -> None:

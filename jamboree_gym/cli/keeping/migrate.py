@@ -8,6 +8,7 @@ import typer
 
 from jamboree_gym.cli.commands import NO, JsonOption, StoreOptions, add_command
 from jamboree_gym.cli.output import print_json, printable
+from jamboree_gym.wording import counted
 
 __all__ = ["register"]
 
@@ -40,7 +41,7 @@ def migrate(
     if json:
         print_json({"changed": outcome.changed, "damaged": outcome.damaged})
     else:
-        typer.echo(f"{len(outcome.changed)} logs brought up to date")
+        typer.echo(f"{counted(len(outcome.changed), 'log')} brought up to date")
         for what in outcome.damaged:
             typer.echo(f"left as it is: {printable(what)}", err=True)
     if outcome.damaged:

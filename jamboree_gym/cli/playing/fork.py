@@ -15,7 +15,8 @@ from jamboree_gym.cli.commands import (
     import_modules,
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
-from jamboree_gym.cli.output import print_json, print_text
+from jamboree_gym.cli.output import print_json, print_lines
+from jamboree_gym.wording import counted
 
 __all__ = ["register"]
 
@@ -49,8 +50,8 @@ def fork(
     if json:
         print_json({"episode": parent.id, "step": step, "code": code})
     else:
-        print_text(code)
-        typer.echo(f"it works: {step:,} steps were played and compared", err=True)
+        print_lines(code)
+        typer.echo(f"it works: {counted(step, 'step')} played and compared", err=True)
 
 
 def _code(

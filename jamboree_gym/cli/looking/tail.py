@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
+from jamboree_gym.cli.completion import complete_run_or_episode
 from jamboree_gym.cli.episode_ids import named_episode
-from jamboree_gym.cli.episodes import STEP_COLUMNS
+from jamboree_gym.cli.looking.episodes import STEP_COLUMNS
 from jamboree_gym.cli.output import as_plain, print_json, print_row, print_text
 from jamboree_gym.cli.typed_values import SECONDS, amount, time_of
 from jamboree_gym.errors import EpisodeNotFound
@@ -35,7 +36,12 @@ def tail(
     store: StoreOptions,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|EPISODE]", help="Only this run or episode.", show_default=""),
+        typer.Argument(
+            metavar="[RUN|EPISODE]",
+            help="Only this run or episode.",
+            show_default="",
+            autocompletion=complete_run_or_episode,
+        ),
     ] = None,
     since: Annotated[
         str | None,

@@ -14,7 +14,7 @@ from jamboree_gym.cli.commands import (
     add_command,
     check_home,
 )
-from jamboree_gym.cli.output import as_plain, print_json, print_text
+from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
 
 if TYPE_CHECKING:
     from jamboree_gym.backup import BackupStatus
@@ -93,13 +93,13 @@ def status(store: StoreOptions, json: JsonOption = False) -> None:
         )
         return
     if servers is not None:
-        print_text("\n".join(_lines(servers)))
+        print_lines("\n".join(_lines(servers)))
     if backup is not None:
         rate = sum(one.steps_per_s for one in runs)
         print_text(f"runs alive: {len(runs):,}, {rate:,.0f} steps/s")
         for run in runs:
             print_text(f"  {run}")
-        print_text(str(backup))
+        print_lines(str(backup))
 
 
 def _servers(store: StoreOptions) -> ServerStatus | None:

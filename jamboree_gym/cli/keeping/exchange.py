@@ -18,6 +18,7 @@ from jamboree_gym.cli.commands import (
 from jamboree_gym.cli.output import print_json, print_text
 from jamboree_gym.cli.typed_values import tag_value
 from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
     from jamboree_gym.progress import Progress
@@ -81,7 +82,7 @@ def export(
     if json:
         print_json({"output": output, "format": chosen_format.value, "episodes": count})
     else:
-        print_text(f"{output}: {count:,} episodes")
+        print_text(f"{output}: {counted(count, 'episode')}")
 
 
 def _write(
@@ -139,4 +140,4 @@ def import_(
     if json:
         print_json({"dataset": dataset, "run": run or dataset, "episodes": ids})
     else:
-        print_text(f"run {run or dataset}: {len(ids):,} episodes")
+        print_text(f"run {run or dataset}: {counted(len(ids), 'episode')}")

@@ -18,6 +18,7 @@ from jamboree_gym.cli.commands import (
 )
 from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
 from jamboree_gym.cli.output import print_json, print_text, printable
+from jamboree_gym.wording import counted
 
 __all__ = ["register"]
 
@@ -62,8 +63,8 @@ def video(
             progress=progress,
         )
     if not written:
-        typer.echo(printable(f"unverified: {written.report}"), err=True)
+        typer.echo(printable(f"unverified: {written.report}", lines=True), err=True)
     if json:
         print_json({"path": path, "frames": written.frames, "verified": bool(written)})
     else:
-        print_text(f"{path}: {written.frames:,} frames")
+        print_text(f"{path}: {counted(written.frames, 'frame')}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jamboree_gym.cli.commands import JsonOption, StoreOptions, add_command
-from jamboree_gym.cli.output import as_plain, print_json, print_list, print_text
+from jamboree_gym.cli.completion import complete_run
+from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_list
 
 if TYPE_CHECKING:
     from jamboree_gym.runs.run_report import RunReport
@@ -36,7 +37,9 @@ def runs(store: StoreOptions, json: JsonOption = False) -> None:
 
 def run(
     store: StoreOptions,
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Its name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="Its name.", autocompletion=complete_run)
+    ],
     json: JsonOption = False,
 ) -> None:
     """Show how a run stands: alive or stuck, returns, metrics now and an hour before, warnings.
@@ -48,7 +51,7 @@ def run(
     if json:
         print_json(_object(report))
     else:
-        print_text(str(report))
+        print_lines(str(report))
 
 
 def _object(report: RunReport) -> dict[str, object]:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,14 +21,16 @@ from jamboree_gym.cli.commands import (
     add_command,
     confirm,
 )
+from jamboree_gym.cli.completion import complete_episode
 from jamboree_gym.cli.episode_ids import (
     EpisodeArgument,
     EpisodesArgument,
     named_episode,
     named_episodes,
 )
-from jamboree_gym.cli.output import print_json, print_list, print_text
+from jamboree_gym.cli.output import print_json, print_lines, print_list, print_text
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.wording import counted
 
 if TYPE_CHECKING:
     from jamboree_gym.reading.episode import Episode
@@ -37,6 +40,7 @@ __all__ = ["EPISODE_COLUMNS", "STEP_COLUMNS", "register"]
 
 EPISODE_COLUMNS = ("id", "run", "env_id", "status", "steps", "episode_return", "started_at", "seed")
 STEP_COLUMNS = ("index", "action", "reward", "terminated", "truncated", "timestamp")
+_A_HELP = "An episode, as `show` takes it."
 ON_A_TERMINAL = 20
 SHOWN_STEPS = 3
 _STEPS_PER_READ = 256
@@ -57,20 +61,44 @@ def ls(store: StoreOptions, chosen: EpisodeOptions, json: JsonOption = False) ->
     """
     with store.open() as jam:
         found = chosen.query(jam).summaries()
+    if not found:
+        why = "no episode is like that" if chosen.are_given else "nothing has been recorded yet"
+        typer.echo(why, err=True)
     more = len(found) - ON_A_TERMINAL
     if more > 0 and sys.stdout.isatty() and not json and not chosen.are_counted:
-        typer.echo(f"{more:,} older episodes are not shown: --last N shows more", err=True)
+        typer.echo(f"not shown: {counted(more, 'older episode')}; --last N shows more", err=True)
         found = found[-ON_A_TERMINAL:]
     print_list(found, json=json, columns=EPISODE_COLUMNS, table=_table)
 
 
-def show(store: StoreOptions, episode: EpisodeArgument, json: JsonOption = False) -> None:
+def show(
+    store: StoreOptions,
+    episode: EpisodeArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write one HTML file instead, which can be mailed."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Show an episode: what it is, where it comes from, its rewards, first and last steps.
 
-    Example: jamboree-gym show @last
+    The HTML file has curves and a table of the first 1,000 steps. It needs no network.
+
+    Example: jamboree-gym show @last -o episode.html
     """
+    if output is not None and json:
+        raise InvalidArgument("choose one of -o and --json")
     with store.open() as jam:
         found = named_episode(jam, episode)
+        if output is not None:
+            from jamboree_gym.reading.episode_page import write_page
+
+            write_page(found, output, overwrite=overwrite)
+            print_text(f"{output}: {counted(found.summary.steps, 'step')}")
+            return
         summary, provenance = found.summary, found.provenance
         rewards = _rewards(found)
         first = list(found.steps(0, SHOWN_STEPS))
@@ -81,11 +109,12 @@ def show(store: StoreOptions, episode: EpisodeArgument, json: JsonOption = False
         return
     from jamboree_gym.tables.text_table import ago, sparkline
 
-    print_text(str(summary))
+    print_lines(str(summary))
     seed = "none" if summary.seed is None else summary.seed
     print_text(f"began {ago(summary.started_at, time.time())}, took {summary.elapsed_s:.3g} s")
     print_text(f"seed {seed}; tags {dict(summary.tags)}")
-    print_text("\n".join(_origin(provenance)))
+    for line in _origin(provenance):
+        print_text(line)
     if rewards:
         print_text(f"rewards {sparkline(rewards)} {min(rewards):.4g} to {max(rewards):.4g}")
     for step in first:
@@ -123,8 +152,10 @@ def find(
 
 def diff(
     store: StoreOptions,
-    a: Annotated[str, typer.Argument(metavar="A", help="An episode, as `show` takes it.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=_A_HELP, autocompletion=complete_episode)],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="Another one.", autocompletion=complete_episode)
+    ],
     json: JsonOption = False,
 ) -> None:
     """Compare two episodes, bit for bit. Exit code 0: all steps are equal. 1: they differ.
@@ -140,7 +171,7 @@ def diff(
         print_json({"equal": not report, "common_steps": report.common_steps,
                     "divergence": divergence, "a": report.a, "b": report.b})  # fmt: skip
     else:
-        print_text(str(report))
+        print_lines(str(report))
     if report:
         raise typer.Exit(NO)
 
@@ -163,7 +194,8 @@ def rm(
         found = named_episodes(jam, episodes) if episodes else list(chosen.query(jam))
         summaries = [one.summary for one in found]
         steps = sum(one.steps for one in summaries)
-        what = f"delete {len(found):,} episodes with {steps:,} steps for good"
+        amount = f"{counted(len(found), 'episode')} with {counted(steps, 'step')}"
+        what = f"delete {amount} for good"
         if not dry_run and found:
             confirm(what, yes=yes)
             for one in found:
@@ -175,7 +207,7 @@ def rm(
     elif dry_run:
         typer.echo(f"would {what}")
     else:
-        typer.echo(f"{len(found):,} episodes with {steps:,} steps deleted")
+        typer.echo(f"{amount} deleted")
 
 
 # -- as text ------------------------------------------------------------------------------------

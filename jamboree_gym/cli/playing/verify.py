@@ -20,7 +20,7 @@ from jamboree_gym.cli.commands import (
     progress_bar,
 )
 from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
-from jamboree_gym.cli.output import print_text
+from jamboree_gym.cli.output import print_lines, print_text
 from jamboree_gym.errors import InvalidArgument, ReplayError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def verify(
     if output is not None:
         _write(reports, output)
     if json:
-        print_text(reports.to_json())
+        print_lines(reports.to_json())
     else:
         _show(reports)
     raise typer.Exit(_exit_code(reports))
@@ -88,7 +88,7 @@ def verify(
 
 def _show(reports: VerifyReports) -> None:
     for report in reports.failed:
-        print_text(str(report))
+        print_lines(str(report))
     if reports.unseen:
         print_text(f"no episode has these infos: {', '.join(reports.unseen)}")
     print_text(reports.headline)

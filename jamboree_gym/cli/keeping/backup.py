@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from jamboree_gym.cli import retention
 from jamboree_gym.cli.commands import (
     NO,
     USAGE,
@@ -14,7 +13,9 @@ from jamboree_gym.cli.commands import (
     progress_bar,
 )
 from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
-from jamboree_gym.cli.output import as_plain, print_json, print_text
+from jamboree_gym.cli.keeping import retention
+from jamboree_gym.cli.output import as_plain, print_json, print_lines
+from jamboree_gym.wording import counted
 
 __all__ = ["register"]
 
@@ -42,7 +43,7 @@ def flush(store: StoreOptions, json: JsonOption = False) -> None:
     if json:
         print_json({"records": copied})
     else:
-        typer.echo(f"{copied:,} records copied")
+        typer.echo(f"{counted(copied, 'record')} copied")
 
 
 def status(store: StoreOptions, json: JsonOption = False) -> None:
@@ -55,7 +56,7 @@ def status(store: StoreOptions, json: JsonOption = False) -> None:
     if json:
         print_json(found)
     else:
-        print_text(str(found))
+        print_lines(str(found))
 
 
 def verify(store: StoreOptions, json: JsonOption = False) -> None:
@@ -70,7 +71,7 @@ def verify(store: StoreOptions, json: JsonOption = False) -> None:
     if json:
         print_json({"equal": bool(report), **as_plain(report)})
     else:
-        print_text(str(report))
+        print_lines(str(report))
     if not report:
         raise typer.Exit(NO)
 
@@ -88,4 +89,4 @@ def restore(
     if json:
         print_json({"logs": restored})
     else:
-        typer.echo(f"{restored:,} logs put back")
+        typer.echo(f"{counted(restored, 'log')} put back")

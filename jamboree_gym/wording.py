@@ -1,0 +1,19 @@
+"""Words for people: a text that stays in its line, and a number of things."""
+
+from __future__ import annotations
+
+__all__ = ["counted", "one_line"]
+
+
+def one_line(text: str) -> str:
+    """The text with escapes instead of line breaks and of what would control a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things: `1 episode`, `2,000 episodes`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
