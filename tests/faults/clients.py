@@ -7,7 +7,9 @@ The fields are those of `Client`.
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import math
 import random
 import sys
 import time
@@ -102,7 +104,8 @@ class TokenEnv(CountingEnv):
         return np.array([self.count, self.token], np.float32)
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        self.length = self.chance.randint(1, LONGEST)
+        is_long = self.chance.random() < 0.05
+        self.length = self.chance.randint(1, LONGEST * 50 if is_long else LONGEST)
         self.ending = self.chance.choice(["terminated", "truncated"])
         self.token = self.chance.randrange(LARGEST_TOKEN)
         return super().reset(**options)
@@ -157,7 +160,7 @@ class Writer(Role):
         super().__init__(client, jam, log)
         self.notes = NoteHandler(jam, LOG)
         self.saved = 0
-        self.newest_at = 0.0
+        self.newest: list[Any] = []  # the number of the last one that was confirmed, and when
         self.env: Any = self.new_env()
 
     def new_env(self) -> Any:
@@ -184,13 +187,13 @@ class Writer(Role):
         at = time.monotonic()
         with self.log.call("save", LOG, self.saved) as call:
             self.notes.save({"by": self.client.name, "n": self.saved})
-            call.result, self.newest_at = True, at
+            call.result, self.newest = True, [self.saved, at]
 
     def look(self) -> None:
         """Look for what it has saved itself."""
-        if not self.newest_at:
+        if not self.newest:
             return
-        with self.log.call("own", LOG, [self.saved, self.newest_at]) as call:
+        with self.log.call("own", LOG, self.newest) as call:
             own = [one["n"] for one in self.notes.many(500) if one["by"] == self.client.name]
             call.result = max(own, default=0)
 
@@ -218,9 +221,11 @@ class SingleWriter(Writer):
         if not (episodes := self.still_open()):
             return
         (episode,) = episodes
-        given_up_at = self.chance.choice([LONGEST] * 9 + [5])
+        given_up_at = self.chance.choice([math.inf] * 9 + [5])
         has_failed = False
         while self.still_open() == [episode] and inner.count < given_up_at:
+            if self.client.is_over:
+                return
             number, ending = inner.next_step()
             error = True
             with self.log.call("step", asked=[[episode, number, ending]]):
@@ -494,6 +499,7 @@ ROLES: dict[str, Callable[[Client, Jamboree, OperationLog], Role]] = {
 
 def main(text: str) -> None:
     """Work until it is over; who reads last does so once."""
+    faulthandler.enable()  # SIGABRT: where does it hang?
     client = Client(**json.loads(text))
     log = OperationLog(Path(client.directory) / f"{client.name}.log", JamboreeError)
     jam = client.open()
