@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -499,8 +501,10 @@ ROLES: dict[str, Callable[[Client, Jamboree, OperationLog], Role]] = {
 
 def main(text: str) -> None:
     """Work until it is over; who reads last does so once."""
-    faulthandler.enable()  # SIGABRT: where does it hang?
     client = Client(**json.loads(text))
+    errors = (Path(client.directory) / f"{client.name}.errors").open("wb")
+    os.dup2(errors.fileno(), sys.stderr.fileno())
+    faulthandler.enable()  # SIGABRT: where does it hang?
     log = OperationLog(Path(client.directory) / f"{client.name}.log", JamboreeError)
     jam = client.open()
     log.note("open", client.role, None, client.mode)

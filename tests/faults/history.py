@@ -32,7 +32,13 @@ AFTER_ALL, EMPTIED_AFTER_ALL = "after all", "emptied after all"
 """The processes that read when all others have ended: before and after Redis was emptied again."""
 
 ENDS = ("terminated", "truncated", "abandoned")
-MAY_FAIL = ("StoreUnavailable", "StoreFull", "UnsavedRecords", "EpisodeNotFound")
+MAY_FAIL = (
+    "StoreUnavailable",
+    "BackupUnavailable",
+    "StoreFull",
+    "UnsavedRecords",
+    "EpisodeNotFound",
+)
 WRITES = ("begin", "step", "save", "flush", "close", "import")
 TROUBLES = ("kill", "stop", "hold", "slow", "cut", "full", "disk")
 
@@ -279,6 +285,7 @@ class _Writer:
         self._is_buffered, self._is_fsync = mode == "buffered", mode == "fsync"
         self._since = -math.inf  # the last flush was tried then
         self._open: list[Episode] = []  # grown since then
+        self._lost = set[str]()  # and told so, perhaps
         self._records: list[tuple[str, int, float]] = []
 
     def follow(self) -> None:
@@ -330,12 +337,15 @@ class _Writer:
             return
         if one.is_ok:
             for episode in self._open:
-                self._flushed(episode, one)
+                if episode.id not in self._lost:
+                    self._flushed(episode, one)
             for log, number, start in self._records:
                 claims = self._history.records[log][self._process]
                 claims.append(self._claim(start, one.end, number, ""))
             self._records = []
         self._leave()
+        if one.cause == "EpisodeNotFound":  # said once: some of those that are open are lost
+            self._lost |= {episode.id for episode in self._open}
         self._open = []
         self._since = one.start
 

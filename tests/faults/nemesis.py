@@ -39,14 +39,18 @@ from embedded_home import SUPERVISOR, new_home, processes_of
 from full_disk import fill, free, mongo_of_its_own, redis_of_its_own
 from history import AFTER_ALL, EMPTIED_AFTER_ALL, LEASE_S, Violation, violations
 from operations import Operation, OperationLog, read_operations
-from processes import PATHS
+from processes import PATHS, wait_until
 from proxy import Lane, Proxy, direct
+from warm import start_warm
+
+from jamboree_gym.servers.home import VALKEY_SOCKET
 
 ENDS_WITHIN_S = 60.0  # a process that has been told to
 WARM_UP_S = 2.0
 STOPPED_FOR_LONG_S = LEASE_S + 2
 ROOM_BYTES = 20_000  # until a disk is full
 
+CLIENT = "import sys; from faults.clients import main; main(sys.argv[1])"
 CLIENTS = {
     "buffered": ("single", "buffered"),
     "sync": ("single", "sync"),
@@ -272,8 +276,7 @@ class EmbeddedServers:
 
     def client(self) -> redis.Redis:
         """To Redis itself."""
-        (socket,) = self.home.rglob("redis.sock")
-        return redis.Redis.from_url(f"unix://{socket}")
+        return redis.Redis.from_url(f"unix://{self.home / VALKEY_SOCKET}")
 
 
 def _environment() -> dict[str, str]:
@@ -296,7 +299,7 @@ class World:
     servers: Any
     directory: Path
     appendfsync: str
-    clients: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    clients: dict[str, Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -316,13 +319,7 @@ class World:
             str(self.servers.home),
             str(self.directory),
         )
-        script = str(Path(__file__).with_name("clients.py"))
-        with (self.directory / f"{name}.errors").open("wb") as errors:
-            self.clients[name] = subprocess.Popen(
-                [sys.executable, script, json.dumps(asdict(client))],
-                env=_environment(),
-                stderr=errors,
-            )
+        self.clients[name] = start_warm(CLIENT, json.dumps(asdict(client)))
         return name
 
     def newest(self, slot: str) -> str:
@@ -335,6 +332,11 @@ class World:
             return self.clients[target].pid if self.clients[target].poll() is None else None
         found: int | None = self.servers.pid(target)
         return found
+
+    def is_under_way(self) -> bool:
+        """Whether each client has noted something."""
+        logs = [self.directory / f"{name}.log" for name in self.clients]
+        return all(log.exists() and log.stat().st_size for log in logs)
 
     # -- deeds ------------------------------------------------------------------------------
 
@@ -410,9 +412,10 @@ class World:
         for name in (AFTER_ALL, EMPTIED_AFTER_ALL):
             self.start(name, "last", "buffered")
             self._wait(name, self.clients[name], time.monotonic() + ENDS_WITHIN_S * 2)
-            self.begin(Deed(0.0, "empty", "redis", 0.0))()
+            if name == AFTER_ALL:
+                self.begin(Deed(0.0, "empty", "redis", 0.0))()
 
-    def _wait(self, name: str, process: subprocess.Popen[bytes], until: float) -> None:
+    def _wait(self, name: str, process: Any, until: float) -> None:
         try:
             code = process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -449,9 +452,12 @@ class Outcome:
         counts = Counter(one.action for one in self.operations)
         errors = Counter(one.error for one in self.operations if one.error)
         deeds = Counter(deed.what for deed in self.story)
+        failed = [
+            one for one in self.operations if one.process == "nemesis" and one.result is False
+        ]
         lines = [f"seed {self.seed}, {self.kind}: {len(self.operations)} operations"]
         lines += [f"  {_counted(counts)}", f"  errors: {_counted(errors) or 'none'}"]
-        lines += [f"  nemesis: {_counted(deeds)}"]
+        lines += [f"  nemesis: {_counted(deeds)}; {len(failed)} had no effect"]
         lines += [f"  {rule}: {words}" for rule, words in self.violations[:12]]
         return "\n".join([*lines, f"  {len(self.violations)} violations"])
 
@@ -484,6 +490,7 @@ def run(seed: int, seconds: float, keep: Path | None = None) -> Outcome:
         exits.callback(world.kill_all)
         for slot in CLIENTS:
             world.start(slot)
+        wait_until(world.is_under_way)
         world.run(story)
         world.end()
         operations = world.operations()
@@ -502,6 +509,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="a directory for what all have noted")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
+    os.environ["JAMBOREE_WARM"] = "faults.clients"
     total, bad = Counter[str](), 0
     seeds = range(int(first), int(last or first) + 1)
     for seed in seeds:

@@ -33,6 +33,7 @@ class Operation:
         asked: What else was asked for.
         result: What came back.
         error: Name of the class of the error that was raised; empty if none was.
+        cause: Name of the class of the error that caused it.
         words: Those of the error.
     """
 
@@ -44,6 +45,7 @@ class Operation:
     asked: Any = None
     result: Any = None
     error: str = ""
+    cause: str = ""
     words: str = ""
 
     @property
@@ -84,10 +86,11 @@ class OperationLog:
         try:
             yield call
         except self._expected as error:
-            name, words = type(error).__name__, str(error)[:300]
-            self._write("return", number, call.result, name, words)
+            cause = "" if error.__cause__ is None else type(error.__cause__).__name__
+            words = [type(error).__name__, cause, str(error)[:300]]
+            self._write("return", number, call.result, *words)
         else:
-            self._write("return", number, call.result, "", "")
+            self._write("return", number, call.result, "", "", "")
 
     def note(self, action: str, what: str, result: Any, asked: Any = None) -> None:
         """Note what was given to this process without a call of its own."""
@@ -108,8 +111,8 @@ def read_operations(path: Path) -> list[Operation]:
             action, what, asked = rest
             operations[number] = Operation(path.stem, action, what, start=at, asked=asked)
         else:
-            result, error, words = rest
+            result, error, cause, words = rest
             operations[number] = replace(
-                operations[number], end=at, result=result, error=error, words=words
+                operations[number], end=at, result=result, error=error, cause=cause, words=words
             )
     return list(operations.values())

@@ -252,6 +252,15 @@ EXCUSED: dict[str, Sequence[Operation]] = {
     ],
     "Redis was killed right after the answer": [KILLED, read("x", "e2", 1, "running", 9.5)],
     "the writer was stopped": [STOPPED, read("x", "e2", 2, "interrupted", 31.5)],
+    "a flush has said that it is lost": [
+        op("nemesis", "empty", "redis", 9.0),
+        op("b", "flush", at=10.0, error="UnsavedRecords", cause="EpisodeNotFound"),
+        stepped("b", "d", 4, 41.0),
+        op("b", "flush", at=42.0),
+        gone("x", "d", 43.0),
+        gone(AFTER_ALL, "d", 81.0),
+        gone(EMPTIED_AFTER_ALL, "d", 91.0),
+    ],
     "it was deleted": [
         op("x", "delete", "e", 9.0),
         gone("r", "e", 9.5),
