@@ -617,6 +617,20 @@ def only_faults_that_can_be_are_told(history: History) -> Iterator[str]:
                 yield f"{_seen(one)}: {one.error}: {one.words}"
 
 
+def a_loss_is_said_once(history: History) -> Iterator[str]:
+    """To the writer of an episode, and only if there was one."""
+    for process, operations in history.by_process.items():
+        said = set[str]()
+        for one in operations:
+            if one.action not in ("begin", "step") or one.error != "EpisodeNotFound":
+                continue
+            if one.words in said:
+                yield f"{_seen(one)}: said again: {one.words}"
+            said.add(one.words)
+            if not history.losses and not history.deletions:
+                yield f"{_seen(one)}: {one.words}"
+
+
 def the_backup_is_equal(history: History) -> Iterator[str]:
     """At the end: MongoDB has what Redis has, and the same comes back from it."""
     for one in history.by_action["verify"]:
@@ -654,6 +668,7 @@ RULES: tuple[Rule, ...] = (
     what_is_deleted_stays_deleted,
     the_status_is_true,
     only_faults_that_can_be_are_told,
+    a_loss_is_said_once,
     the_backup_is_equal,
 )
 

@@ -229,6 +229,18 @@ FAULTS: dict[str, tuple[str, Sequence[Operation]]] = {
         "only_faults_that_can_be_are_told",
         [op("nemesis", "crash", "r", 9.0, result="ValueError")],
     ),
+    "nothing was lost": (
+        "a_loss_is_said_once",
+        [stepped("s", "e2", 3, 8.6, error="EpisodeNotFound", words="e2 is lost")],
+    ),
+    "a loss is said again": (
+        "a_loss_is_said_once",
+        [
+            op("nemesis", "empty", "redis", 8.5),
+            stepped("s", "e2", 3, 8.6, error="EpisodeNotFound", words="e2 is lost"),
+            stepped("s", "e2", 4, 8.7, error="EpisodeNotFound", words="e2 is lost"),
+        ],
+    ),
     "the backup lacks something": (
         "the_backup_is_equal",
         [op(AFTER_ALL, "verify", at=83.0, result={"e": "is missing"})],
