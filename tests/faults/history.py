@@ -619,7 +619,7 @@ def only_faults_that_can_be_are_told(history: History) -> Iterator[str]:
 
 def a_loss_is_said_once(history: History) -> Iterator[str]:
     """To the writer of an episode, and only if there was one."""
-    for process, operations in history.by_process.items():
+    for operations in history.by_process.values():
         said = set[str]()
         for one in operations:
             if one.action not in ("begin", "step") or one.error != "EpisodeNotFound":
@@ -627,8 +627,13 @@ def a_loss_is_said_once(history: History) -> Iterator[str]:
             if one.words in said:
                 yield f"{_seen(one)}: said again: {one.words}"
             said.add(one.words)
-            if not history.losses and not history.deletions:
+            lost = [*history.losses, *history.by_action["delete"]]
+            if not any(_start_of(other) <= one.end for other in lost):
                 yield f"{_seen(one)}: {one.words}"
+
+
+def _start_of(one: Loss | Operation) -> float:
+    return one.span.start if isinstance(one, Loss) else one.start
 
 
 def the_backup_is_equal(history: History) -> Iterator[str]:
