@@ -37,6 +37,7 @@ from jamboree_gym.keys import digest
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis import link as redis_link
 from jamboree_gym.store.redis.link import RedisLink
 from jamboree_gym.store.redis.plain_keys import Blobs
@@ -255,6 +256,20 @@ def test_an_episode_that_a_backup_read_before_is_whole_and_goes_on(
     assert len(other.episode(env.episode_id).data()) == 8
     copier.backup.flush()
     assert copier.backup.verify()
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"), [(Blobs, "get"), (ReadThroughStore, "last")], ids=["schema", "newest row"]
+)
+def test_a_reader_that_found_an_episode_before_redis_was_emptied_calls_nothing_damaged(
+    open_jam: Open, in_the_gap: Callable[..., None], owner: Any, method: str
+) -> None:
+    writer, other = open_jam(), open_jam()
+    episode = other.episode(record(writer))
+    in_the_gap(owner, method, other.redis.flushall, before=True)
+
+    with pytest.raises(EpisodeNotFound, match="no episode"):
+        episode.steps(99)
 
 
 @pytest.mark.parametrize("steps", [3, 600])  # copied together with others, and by itself
