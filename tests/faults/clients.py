@@ -450,7 +450,7 @@ class Follower(Role):
 class Deleter(Role):
     """Deletes episodes, also those that are being recorded."""
 
-    pause_s = 2.0
+    pause_s = 0.8
 
     def go_on(self) -> None:
         ids = self.ids()
