@@ -124,7 +124,8 @@ class LogCopier:
                 head, blobs = found
                 note = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
             except DecodeError as error:
-                self.failures[key] = error
+                if not self._was_emptied():
+                    self.failures[key] = error
                 continue
             size = sum(map(len, blobs))
             copied_bytes += size
@@ -193,7 +194,7 @@ class LogCopier:
                 if refused:
                     return
         except DecodeError as error:
-            if head is None or not self._was_trimmed(key, head):
+            if not self._was_emptied() and (head is None or not self._was_trimmed(key, head)):
                 self.failures[key] = error
         else:
             self._put_heads({key: known}, acked=head.acked)
@@ -220,6 +221,10 @@ class LogCopier:
         """Whether a faster backup was first, so that Redis has evicted the batches to be read."""
         now = self._store.head(key)
         return now is None or now.born != head.born or now.held > head.held
+
+    def _was_emptied(self) -> bool:
+        """Whether Redis was emptied since `begin`: what is missing is gone, not damaged."""
+        return self._store.epoch() != self._epoch
 
     def _count_in_mongo(self, key: str, head: Head) -> int:
         """Number of records that MongoDB holds of a log without any acknowledgement.
