@@ -49,8 +49,8 @@ class BackupStatus:
         pending_deletes: Logs that were deleted in Redis, and that MongoDB has not deleted yet.
         lag_s: The longest time that a pending change may have waited, seconds: 0 if nothing is
             pending, None if no backup has ever been complete.
-        mongo: Hosts of the MongoDB that acknowledged all changes that are not pending; None if no
-            MongoDB has acknowledged anything yet.
+        mongo: Where the backup is that acknowledged all changes that are not pending: hosts of a
+            MongoDB, or the URL of a folder. None if none has acknowledged anything yet.
         follower: Host and process of the automatic backup; None if there is none, or it is gone.
         last_error: What stops the backup from copying; None while it works.
         redis_bytes: All memory that the Redis server uses.
@@ -80,7 +80,7 @@ class BackupStatus:
         limit = "no limit" if self.redis_limit_bytes is None else _mib(self.redis_limit_bytes)
         lines = [
             f"copied by: {self.copied_by}",
-            f"copied to: {self.mongo or 'no MongoDB has acknowledged anything yet'}",
+            f"copied to: {self.mongo or 'nothing has acknowledged anything yet'}",
             f"not copied: {self.pending_records:,} records in {self.pending_logs:,} logs, "
             f"{self.pending_deletes:,} deletions; {lag}",
             f"Redis: {_mib(self.redis_bytes)} of {limit}; evicted: {_mib(self.trimmed_bytes)}",
@@ -144,7 +144,7 @@ class Backup:
             DecodeError: A batch in Redis is damaged; its log was not copied.
         """
         self._connection.flush()
-        copier = LogCopier(self._store, self._connection.mongo_store)
+        copier = LogCopier(self._store, self._connection.backup_store)
         copier.begin()
         pending = list(self._store.acknowledgements.unbacked())
         for done in copier.copy(pending):
@@ -187,10 +187,10 @@ class Backup:
         """Who copies while none has said so lately."""
         connection = self._connection
         if connection.opened.backup is None:
-            if connection.redis_url is not None and connection.mongo_url is None:
-                return "nobody: there is no mongo_url; jam.backup.flush() copies now"
+            if connection.redis_url is not None and connection.backup_url is None:
+                return "nobody: there is no backup URL; jam.backup.flush() copies now"
             return "nobody: backup=False; jam.backup.flush() copies now"
-        if connection.mongo_url is None:
+        if connection.backup_url is None:
             return "the backup process of the embedded servers, which is starting"
         return "a thread of this process, from the first save on"
 
@@ -231,7 +231,7 @@ class Backup:
         """
         policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)
         replaced = self._replaced_policy()
-        store_policy(self._store, self._connection.mongo_store, policy)
+        store_policy(self._store, self._connection.backup_store, policy)
         return replaced
 
     def _replaced_policy(self) -> RetentionPolicy:
@@ -267,7 +267,7 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
             DecodeError: The stored policy is damaged; call `retain` again.
         """
-        return load_policy(self._store, self._connection.mongo_store)
+        return load_policy(self._store, self._connection.backup_store)
 
     def trim(self) -> Trimmed:
         """Apply the policy of `retain` now, without waiting for the automatic backup.
@@ -276,9 +276,9 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
             DecodeError: The stored policy is damaged; nothing was evicted.
         """
-        mongo = self._connection.mongo_store
-        cover(self._store, mongo)
-        return Trimmer(self._store, mongo).trim()
+        backup = self._connection.backup_store
+        cover(self._store, backup)
+        return Trimmer(self._store, backup).trim()
 
     # -- comparing --------------------------------------------------------------------------
 
@@ -293,12 +293,12 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
         """
         self._connection.flush()
-        comparison = Comparison(self._store, self._connection.mongo_store)
+        comparison = Comparison(self._store, self._connection.backup_store)
         keys = comparison.keys()
         for done in comparison.compare(keys):
             if progress is not None:
                 progress(done, len(keys))
-        comparison.check_bundles()
+        comparison.check_places()
         comparison.compare_blobs()
         listed = {key: str(error) for key, error in damaged_summaries(self._store).items()}
         return BackupReport(len(keys), comparison.batches, {**listed, **comparison.different})
@@ -333,20 +333,20 @@ class Backup:
             EpisodeNotFound: MongoDB does not hold one of the episodes.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
-        mongo = self._connection.mongo_store
-        finish_deletions(self._store, mongo)
+        backup = self._connection.backup_store
+        finish_deletions(self._store, backup)
         failures: list[JamboreeError] = []
-        for name, content in mongo.blobs().items():
+        for name, content in backup.blobs().items():
             if isinstance(content, DecodeError):
                 failures.append(content)
             else:
                 self._store.blobs.put(name, content)
-        keys = list(mongo.keys()) if episodes is None else self._keys_of(episodes)
-        restorer = Restorer(self._store, mongo, is_asked_for=episodes is not None)
+        keys = list(backup.keys()) if episodes is None else self._keys_of(episodes)
+        restorer = Restorer(self._store, backup, is_asked_for=episodes is not None)
         for done in restorer.restore(keys):
             if progress is not None:
                 progress(done, len(keys))
-        listed, unlisted = repair_listings(self._store, mongo, None if episodes is None else keys)
+        listed, unlisted = repair_listings(self._store, backup, None if episodes is None else keys)
         _raise_first([*failures, *restorer.failures, *unlisted])
         return restorer.restored + listed
 

@@ -432,11 +432,11 @@ def test_a_home_that_is_opened_with_a_mongo_url_is_copied_there_and_later_to_its
     def save(mongo_url: str | None, n: int) -> Jamboree:
         with open_it(mongo_url) as jam:
             NoteHandler(jam, "n").save({"n": n})
-            wait_until(lambda: jam.backup.status().mongo == jam._connection.mongo_store.where)
+            wait_until(lambda: jam.backup.status().mongo == jam._connection.backup_store.where)
             wait_until(lambda: is_complete(jam))
             assert jam.backup.verify()
-            assert len(list(jam._connection.mongo_store.keys())) == 1
-            assert jam._connection.mongo_store.records() == n + 1
+            assert len(list(jam._connection.backup_store.keys())) == 1
+            assert jam._connection.backup_store.records() == n + 1
         return jam
 
     save(None, 0)

@@ -12,7 +12,7 @@ from jamboree_gym.arrays.values import decode_value, encode_mapping
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
 from jamboree_gym.keys import MONGO_SETTINGS
 from jamboree_gym.reading.finding.filters import EpisodeFilter
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.redis.eviction import Memory
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -69,14 +69,14 @@ class RetentionPolicy:
         return [EpisodeFilter(**rule) for rule in self.keep]
 
 
-def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) -> None:
+def store_policy(store: RedisStore, backup: BackupStore, policy: RetentionPolicy) -> None:
     """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
     content = _encode_policy(policy)
-    mongo.put_setting(_SETTING, content)
+    backup.put_setting(_SETTING, content)
     store.eviction.put_policy(content)
 
 
-def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
+def load_policy(store: RedisStore, backup: BackupStore) -> RetentionPolicy:
     """The policy of Redis; that of MongoDB if Redis has none because it was emptied.
 
     Raises:
@@ -84,7 +84,7 @@ def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
     """
     if store.eviction.policy() is not None:
         return known_policy(store)
-    content = mongo.setting(_SETTING)
+    content = backup.setting(_SETTING)
     where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
     policy = RetentionPolicy() if content is None else _decode_policy(content, where=where)
     store.eviction.put_policy(_encode_policy(policy))
