@@ -15,7 +15,13 @@ from recorded_envs import ACTION, CountingEnv, play
 from stored import at
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, InvalidUrl, StoreUnavailable
+from jamboree_gym.errors import (
+    DecodeError,
+    EpisodeNotFound,
+    InvalidArgument,
+    InvalidUrl,
+    StoreUnavailable,
+)
 
 OpenJamboree = Callable[..., Jamboree]
 
@@ -239,3 +245,64 @@ def test_a_url_where_true_or_false_belongs_is_refused_without_its_password(
     with pytest.raises(InvalidArgument, match="JAMBOREE_BACKUP_URL") as caught:
         open_jamboree()
     assert "secret" not in str(caught.value)
+
+
+# -- from one backup to another -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["to the folder", "to MongoDB"])
+def test_a_backup_is_copied_to_one_of_another_kind(
+    open_jamboree: OpenJamboree, folder: Path, mongo: Server, way: str
+) -> None:
+    urls = [mongo.url, folder.as_uri()]
+    source, target = urls if way == "to the folder" else urls[::-1]
+    jam = open_jamboree(mongo_url=source)
+    ids = save_some(jam)
+    for number in range(20):  # enough for a bundle
+        play(jam.record(CountingEnv(3), run=f"run {number % 2}"), [ACTION] * 3)
+    jam.backup.retain(max_age_s=1e6)
+    told = []
+    assert jam.backup.copy_to(target, progress=lambda *how: told.append(how)) == 24
+    assert told[-1] == (24, 24)
+    assert jam.backup.copy_to(target) == 0
+    jam.episode(ids[2]).delete()
+    play(jam.record(CountingEnv(3), run="a"), [ACTION] * 3)
+    NoteHandler(jam, "n").save({"n": 100, "blob": b""})
+    assert jam.backup.copy_to(target) == 2
+    before = bytes_of(jam)
+    empty(jam)
+    other = open_jamboree(mongo_url=target)
+    assert other.backup.restore() == 25
+    restored = bytes_of(other)
+    assert {key: restored[key] for key in before} == before
+    assert len(restored) == len(before) + 1  # nothing is deleted there
+    assert {*other.runs().names()} >= {"a", "run 0", "run 1"}
+    assert other.backup.retention().max_age_s == 1e6
+    other.backup.flush()
+    assert other.backup.verify()
+
+
+def test_a_backup_is_not_copied_to_itself(jam: Jamboree, folder: Path) -> None:
+    save_some(jam)
+    with pytest.raises(InvalidArgument, match="is this backup: name another one"):
+        jam.backup.copy_to(folder.as_uri())
+
+
+def test_a_damaged_log_does_not_keep_the_others_from_the_other_backup(
+    jam: Jamboree, folder: Path, tmp_path: Path
+) -> None:
+    ids = save_some(jam)
+    jam.backup.flush()
+    (path,) = folder.rglob("*.segment")
+    whole = path.read_bytes()
+    place = whole.index(b"JB", whole.index(ids[0].encode()))
+    path.write_bytes(whole[: place + 60] + bytes([whole[place + 60] ^ 1]) + whole[place + 61 :])
+    with pytest.raises(DecodeError, match=ids[0]):
+        jam.backup.copy_to((tmp_path / "other").as_uri())
+    empty(jam)
+    with Jamboree(
+        f"unix://{jam._connection.store.where}",
+        backup=(tmp_path / "other").as_uri(),
+        namespace=jam._connection.keyspace.namespace,
+    ) as other:
+        assert other.backup.restore() == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from jamboree_gym.backup.copy import (
     pending_records,
 )
 from jamboree_gym.backup.eviction.policy import (
+    RETENTION_SETTING,
     RetentionPolicy,
     known_policy,
     load_policy,
@@ -23,14 +25,19 @@ from jamboree_gym.backup.eviction.policy import (
 from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
 from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_listings
+from jamboree_gym.backup.transfer import BackupTransfer
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import id_of
+from jamboree_gym.servers.home import Home
+from jamboree_gym.servers.programs.mongo import describe_backup
+from jamboree_gym.store.backups.opening import open_backup
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
+from jamboree_gym.store.urls import is_folder
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
@@ -57,6 +64,7 @@ class BackupStatus:
         redis_limit_bytes: Above this the oldest backed-up logs are evicted; None = no limit.
         trimmed_bytes: Bytes of the namespace's logs that were evicted so far, approximately.
         copied_by: Who copies by itself, in words; says so if nobody does, and why.
+        kind: What the backup is, in words: your MongoDB, a folder, or the embedded server.
     """
 
     pending_logs: int
@@ -70,6 +78,7 @@ class BackupStatus:
     redis_limit_bytes: int | None
     trimmed_bytes: int
     copied_by: str = ""
+    kind: str = ""
 
     def __str__(self) -> str:
         """A few lines: who copies where to, and how far behind it is."""
@@ -81,6 +90,7 @@ class BackupStatus:
         lines = [
             f"copied by: {self.copied_by}",
             f"copied to: {self.mongo or 'nothing has acknowledged anything yet'}",
+            f"backup is: {self.kind}",
             f"not copied: {self.pending_records:,} records in {self.pending_logs:,} logs, "
             f"{self.pending_deletes:,} deletions; {lag}",
             f"Redis: {_mib(self.redis_bytes)} of {limit}; evicted: {_mib(self.trimmed_bytes)}",
@@ -181,7 +191,14 @@ class Backup:
             memory_limit(policy, memory),
             self._store.backup_state.trimmed_bytes(),
             mark.by if mark is not None and is_seen else self._will_copy(),
+            self._kind(),
         )
+
+    def _kind(self) -> str:
+        connection = self._connection
+        if connection.backup_url is None:
+            return describe_backup(Home.at(connection.opened.home))
+        return "a folder" if is_folder(connection.backup_url) else "your MongoDB"
 
     def _will_copy(self) -> str:
         """Who copies while none has said so lately."""
@@ -193,6 +210,41 @@ class Backup:
         if connection.backup_url is None:
             return "the backup process of the embedded servers, which is starting"
         return "a thread of this process, from the first save on"
+
+    @checked
+    def copy_to(self, url: str, *, progress: Progress | None = None) -> int:
+        """Copy this backup to another one, which may be of another kind.
+
+        Copies first what Redis has that this backup lacks. In the other backup nothing is deleted
+        or overwritten. If the call is interrupted, the next call continues.
+
+        Example:
+            >>> jam.backup.copy_to("file:///mnt/usb/backup")
+
+        Args:
+            url: `mongodb://`, `mongodb+srv://` or `file:///path/of/a/folder`.
+            progress: Called with the number of logs looked at and the number of all.
+
+        Returns:
+            Number of logs of which something was copied.
+
+        Raises:
+            InvalidUrl: There is no such kind of backup.
+            InvalidArgument: It is the same backup.
+            StoreUnavailable: One of the backups, or Redis, does not answer.
+            BackupMismatch: The other backup holds something else under one of the keys.
+            DecodeError: A log is damaged; it was not copied.
+        """
+        self.flush()
+        connection = self._connection
+        with closing(open_backup(url, connection.keyspace.namespace)) as target:
+            transfer = BackupTransfer(connection.backup_store, target)
+            for done, total in transfer.copy():
+                if progress is not None:
+                    progress(done, total)
+            transfer.copy_setting(RETENTION_SETTING)
+        _raise_first(transfer.failures)
+        return transfer.copied
 
     # -- what stays in Redis ----------------------------------------------------------------
 

@@ -15,12 +15,20 @@ from jamboree_gym.reading.finding.filters import EpisodeFilter
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.redis.eviction import Memory
 from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.urls import backup_name
 
-__all__ = ["RetentionPolicy", "known_policy", "load_policy", "memory_limit", "store_policy"]
+__all__ = [
+    "RETENTION_SETTING",
+    "RetentionPolicy",
+    "known_policy",
+    "load_policy",
+    "memory_limit",
+    "store_policy",
+]
 
 SHARE_OF_MAXMEMORY = 0.8
 POLICY_VERSION = 1
-_SETTING = "retention"
+RETENTION_SETTING = "retention"
 _TEXTS = ("run", "env_id", "status", "parent")
 _NUMBERS = ("min_return", "max_return", "min_steps", "max_steps", "since", "until")
 _RULES = (*_TEXTS, "tags", *_NUMBERS)
@@ -72,7 +80,7 @@ class RetentionPolicy:
 def store_policy(store: RedisStore, backup: BackupStore, policy: RetentionPolicy) -> None:
     """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
     content = _encode_policy(policy)
-    backup.put_setting(_SETTING, content)
+    backup.put_setting(RETENTION_SETTING, content)
     store.eviction.put_policy(content)
 
 
@@ -84,8 +92,8 @@ def load_policy(store: RedisStore, backup: BackupStore) -> RetentionPolicy:
     """
     if store.eviction.policy() is not None:
         return known_policy(store)
-    content = backup.setting(_SETTING)
-    where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
+    content = backup.setting(RETENTION_SETTING)
+    where = f"{MONGO_SETTINGS} {RETENTION_SETTING} in {backup_name(backup.where)}"
     policy = RetentionPolicy() if content is None else _decode_policy(content, where=where)
     store.eviction.put_policy(_encode_policy(policy))
     return policy

@@ -24,7 +24,7 @@ from jamboree_gym.servers.own_files import check_tree, open_own, read_own
 from jamboree_gym.servers.programs.installed import is_installed, package_dir
 from jamboree_gym.servers.programs.server_processes import launch
 
-__all__ = ["MongoProgram", "folder_instead_of_mongo"]
+__all__ = ["MongoProgram", "describe_backup", "folder_instead_of_mongo"]
 
 PING_TIMEOUT_S = 1.0
 CACHE_SIZE = "128M"  # the server's default would grow to half a gigabyte
@@ -45,6 +45,19 @@ def folder_instead_of_mongo(home: Home) -> Path | None:
         return folder
     holds_data = home.data_dir("mongo").is_dir() and not home.mongo_unused.exists()
     return None if holds_data or is_installed("secantus") else folder
+
+
+def describe_backup(home: Home) -> str:
+    """What the embedded backup of a home is, in words."""
+    folder = folder_instead_of_mongo(home)
+    if folder is None:
+        return (
+            "SecantusDB, the embedded MongoDB server: a pre-release under the GPL-2.0; "
+            "backup=URL names a MongoDB or a folder of your own"
+        )
+    if is_installed("secantus"):
+        return f"the folder {folder}, begun while no embedded MongoDB server was installed"
+    return f"the folder {folder}, because no embedded MongoDB server (SecantusDB) is installed"
 
 
 @dataclass(frozen=True, slots=True)
