@@ -1,7 +1,4 @@
-"""The backup in a folder: cut, damaged, killed, compacted, full, read-only, gone, or too new.
-
-How often its writer is killed is said by JAMBOREE_KILLED_FOLDER; `make faults` does it 100 times.
-"""
+"""The backup in a folder: cut, damaged, killed, compacted, full, read-only, gone, or too new."""
 
 from __future__ import annotations
 
@@ -29,7 +26,6 @@ from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.folder import frames, segments, state
 from jamboree_gym.store.folder.store import FolderStore
 
-KILLS = int(os.environ.get("JAMBOREE_KILLED_FOLDER", "5"))
 NAMESPACE = "space"
 HERE = Path(__file__).parent
 FIRST = "00000001.0000.segment"
@@ -131,12 +127,12 @@ for number in range(first, first + 10**6):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", quick_and_long([5, 100], quick=[5]))
 def test_a_writer_that_is_killed_again_and_again_loses_nothing_acknowledged(
     folder: Path, open_folder: Open, kills: int
 ) -> None:
     chance, done = random.Random(1), -1
-    for _ in range(max(kills, KILLS) if kills > 5 else kills):
+    for _ in range(kills):
         writer = start_warm(WRITER, folder.as_uri(), done + 2, HERE)  # the one at work may be there
         assert writer.stdout.readline(), writer.communicate()[1]
         time.sleep(chance.uniform(0, 0.03))
