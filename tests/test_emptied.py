@@ -575,7 +575,7 @@ def test_a_backup_does_not_wait_for_such_a_log_where_redis_was_emptied_meanwhile
     key, head = notes._key, jam._connection.redis_store.head(notes._key)
     lying = jam.redis.dump(at(jam, key))
     assert head is not None
-    jam._connection.mongo_store.delete([(key, head.born)])
+    jam._connection.backup_store.delete([(key, head.born)])
 
     def empty_and_put_back() -> None:
         jam.redis.flushall()

@@ -71,8 +71,8 @@ REDIS_URL_VARIABLE = "JAMBOREE_REDIS_URL"
 # -- options ------------------------------------------------------------------------------------
 
 
-def _store_option(help: str, envvar: str, default: str) -> Any:
-    return typer.Option(help=help, envvar=envvar, show_default=default)
+def _store_option(help: str, envvar: str, default: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, envvar=envvar, show_default=default)
 
 
 def _episode_option(help: str, *names: str, **options: Any) -> Any:
@@ -118,9 +118,15 @@ class StoreOptions:
         str | None,
         _store_option("redis://, rediss:// or unix://.", REDIS_URL_VARIABLE, "embedded"),
     ] = None
-    mongo_url: Annotated[
+    backup_url: Annotated[
         str | None,
-        _store_option("mongodb:// or mongodb+srv://.", "JAMBOREE_MONGO_URL", "embedded"),
+        _store_option(
+            "mongodb://, mongodb+srv:// or file:///folder.",
+            "JAMBOREE_BACKUP_URL",
+            "embedded",
+            "--backup-url",
+            "--mongo-url",
+        ),
     ] = None
     namespace: Annotated[str, typer.Option(help="Namespace of the project.")] = "jamboree"
 
@@ -143,7 +149,7 @@ class StoreOptions:
 
         if self.is_embedded and not is_new:
             check_home(self.home)
-        return Jamboree(self.redis_url, self.mongo_url, home=self.home, namespace=self.namespace)
+        return Jamboree(self.redis_url, self.backup_url, home=self.home, namespace=self.namespace)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""What is not yet where it belongs: in MongoDB, or in Redis."""
+"""What is not yet where it belongs: in the backup, or in Redis."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from jamboree_gym.backup.backup import Backup, BackupStatus
 from jamboree_gym.connection import Connection
@@ -10,27 +11,25 @@ from jamboree_gym.diagnosis.finding import Finding, note, ok, problem
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.journal.dead import dead_owners
 from jamboree_gym.journal.restarts import boot_id
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.opening import open_backup
 from jamboree_gym.wording import counted, one_line
 
-__all__ = ["check_backup", "check_journals", "check_mongo"]
+__all__ = ["check_backup", "check_journals", "check_backup_store"]
 
 LATE_S = 60.0
 
 
-def check_mongo(mongo_url: str, namespace: str) -> Finding:
-    """Whether a MongoDB answers."""
+def check_backup_store(url: str, namespace: str) -> Finding:
+    """Whether the backup answers."""
     try:
-        mongo = MongoStore.from_url(mongo_url, namespace)
+        with closing(open_backup(url, namespace)) as store:
+            return ok("backup store", f"answers at {store.where}")
     except JamboreeError as error:
-        return problem("mongodb", one_line(str(error)), "start it, or mend --mongo-url")
-    where = mongo.where
-    mongo.close()
-    return ok("mongodb", f"answers at {where}")
+        return problem("backup store", one_line(str(error)), "start it, or mend --backup-url")
 
 
 def check_backup(connection: Connection) -> Finding:
-    """How far MongoDB is behind."""
+    """How far the backup is behind."""
     check = "backup"
     try:
         status = Backup(connection).status()
@@ -42,8 +41,8 @@ def check_backup(connection: Connection) -> Finding:
         return problem(check, found, "mend that, then: jamboree-gym backup flush")
     if status.follower is not None and not (status.lag_s or 0.0) > LATE_S:
         return ok(check, f"{behind}; copied by {one_line(status.follower)}")
-    if connection.redis_url is not None and connection.mongo_url is None:
-        return note(check, "there is no MongoDB, so there is no copy", "give --mongo-url")
+    if connection.redis_url is not None and connection.backup_url is None:
+        return note(check, "there is no backup", "give --backup-url")
     if status.pending_logs or status.pending_deletes:
         is_late = (status.lag_s or 0.0) > LATE_S
         found = f"{behind}, and {'it is late' if status.follower else 'nobody copies now'}"
@@ -55,10 +54,10 @@ def check_backup(connection: Connection) -> Finding:
 
 def _behind(status: BackupStatus) -> str:
     if not status.pending_logs and not status.pending_deletes:
-        return "MongoDB has everything"
+        return "the backup has everything"
     lag = "" if status.lag_s is None else f", for up to {status.lag_s:,.0f} s"
     records = counted(status.pending_records, "record")
-    return f"MongoDB lacks {records} of {counted(status.pending_logs, 'log')}{lag}"
+    return f"the backup lacks {records} of {counted(status.pending_logs, 'log')}{lag}"
 
 
 def check_journals(connection: Connection) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.diagnosis.copies import check_backup, check_journals, check_mongo
+from jamboree_gym.diagnosis.copies import check_backup, check_journals, check_backup_store
 from jamboree_gym.diagnosis.embedded_servers import check_servers, running_redis
 from jamboree_gym.diagnosis.finding import Finding, note, problem
 from jamboree_gym.diagnosis.home_folder import check_home
@@ -25,7 +25,7 @@ __all__ = ["diagnose"]
 
 def diagnose(
     redis_url: str | None = None,
-    mongo_url: str | None = None,
+    backup_url: str | None = None,
     *,
     home: Path | None = None,
     namespace: str = "jamboree",
@@ -35,7 +35,7 @@ def diagnose(
 
     Args:
         redis_url: As for `Jamboree`.
-        mongo_url: As for `Jamboree`.
+        backup_url: As `Jamboree(backup=...)`.
         home: As for `Jamboree`.
         namespace: As for `Jamboree`.
         clock: This machine's, epoch seconds.
@@ -44,13 +44,14 @@ def diagnose(
         What was found, check by check, as it is found.
     """
     redis_url = redis_url or os.environ.get("JAMBOREE_REDIS_URL")
-    mongo_url = mongo_url or os.environ.get("JAMBOREE_MONGO_URL")
+    for variable in ("JAMBOREE_BACKUP_URL", "JAMBOREE_MONGO_URL"):
+        backup_url = backup_url or os.environ.get(variable)
     yield from check_packages()
     yield from check_home(home, is_embedded=redis_url is None)
     if redis_url is None:
         yield from check_servers(home)
-    if mongo_url is not None:
-        yield check_mongo(mongo_url, namespace)
+    if backup_url is not None:
+        yield check_backup_store(backup_url, namespace)
     url = redis_url or running_redis(home)
     if url is None:
         yield note("redis", "not asked: the embedded servers do not run", "jamboree-gym up")
@@ -66,14 +67,14 @@ def diagnose(
     except JamboreeError as error:
         yield problem("redis", one_line(str(error)), "start it, or mend --redis-url")
     if is_written:
-        yield from _copies(redis_url, mongo_url, home, namespace)
+        yield from _copies(redis_url, backup_url, home, namespace)
 
 
 def _copies(
-    redis_url: str | None, mongo_url: str | None, home: Path | None, namespace: str
+    redis_url: str | None, backup_url: str | None, home: Path | None, namespace: str
 ) -> Iterator[Finding]:
     try:
-        connection = Connection(redis_url, mongo_url, home=home, namespace=namespace, backup=False)
+        connection = Connection(redis_url, backup_url, home=home, namespace=namespace, backup=False)
     except JamboreeError as error:
         yield problem("store", one_line(str(error)), "mend what is said above")
         return

@@ -21,7 +21,7 @@ CHECK = "servers"
 def check_servers(home: Path | None) -> Iterator[Finding]:
     """Look at the servers; starts none."""
     if sys.platform == "win32":
-        yield problem(CHECK, "Windows has no embedded servers", "pass --redis-url and --mongo-url")
+        yield problem(CHECK, "Windows has no embedded servers", "pass --redis-url and --backup-url")
         return
     try:
         require_valkey()

@@ -86,6 +86,7 @@ class Home:
         mongo_file: File with port, user and password of the Mongo server.
         mongo_settings: Settings file of the Mongo server; empty.
         mongo_unused: Marker: nobody has been given access to the Mongo server, so it holds nothing.
+        backup_folder: Directory of the backup where no Mongo server is installed.
     """
 
     path: Path
@@ -97,6 +98,7 @@ class Home:
     mongo_file = _File("mongo.json")
     mongo_settings = _File("secantusd.toml")
     mongo_unused = _File("mongo.unused")
+    backup_folder = _File("backup")
 
     @classmethod
     def at(cls, path: Path | str | None) -> Home:
@@ -147,7 +149,7 @@ class Home:
         """Check that every file that we open, lock, connect to or write to is ours."""
         entries = [self.start_lock, self.supervisor_lock, self.supervisor_log, self.record_file]
         entries += [self.mongo_file, self.mongo_settings, self.mongo_unused]
-        entries += [self.server_log("backup")]
+        entries += [self.server_log("backup"), self.backup_folder]
         for server in _SERVERS:
             entries += [self.data_dir(server), self.server_log(server), self.server_lock(server)]
         for entry in entries:

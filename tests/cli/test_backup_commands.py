@@ -25,7 +25,7 @@ Run = Callable[..., Result]
 def run(jam: Jamboree, mongo: object) -> Run:
     """Runs a command on the store of `jam`."""
 
-    def run(*command: str, mongo_url: str = str(jam._connection.mongo_url)) -> Result:
+    def run(*command: str, mongo_url: str = str(jam._connection.backup_url)) -> Result:
         urls = ("--redis-url", f"unix://{jam._connection.store.where}", "--mongo-url", mongo_url)
         options = (*urls, "--namespace", jam._connection.keyspace.namespace)
         return CliRunner().invoke(app, ["backup", *command, *options])

@@ -36,10 +36,10 @@ def test_a_good_set_up_has_no_problem(
     with Jamboree(valkey.url, mongo.url, namespace=namespace, home=tmp_path) as jam:
         play(jam.record(gym.make("CartPole-v1")), seed=1)
         jam.backup.flush()
-    options = ("--redis-url", valkey.url, "--mongo-url", mongo.url, "--home", tmp_path)
+    options = ("--redis-url", valkey.url, "--backup-url", mongo.url, "--home", tmp_path)
     done = doctor(*options, "--namespace", namespace)
     assert done.exit_code == 0, done.output
-    for text in ("ok       python", "ok       redis disk", "MongoDB has everything"):
+    for text in ("ok       python", "ok       redis disk", "the backup has everything"):
         assert text in done.stdout
     printed = json.loads(doctor(*options, "--namespace", namespace, "--json").stdout)
     assert printed["problems"] == 0
@@ -76,10 +76,10 @@ def test_a_doctor_changes_nothing(valkey: Server, namespace: str, tmp_path: Path
 def test_servers_that_do_not_answer_are_problems_without_passwords(tmp_path: Path) -> None:
     done = doctor(
         *("--redis-url", "redis://user:secret@127.0.0.1:1", "--home", tmp_path),
-        *("--mongo-url", "mongodb://user:secret@127.0.0.1:1/?serverSelectionTimeoutMS=100"),
+        *("--backup-url", "mongodb://user:secret@127.0.0.1:1/?serverSelectionTimeoutMS=100"),
     )
     assert done.exit_code == 1
-    assert "problem  mongodb" in done.stdout
+    assert "problem  backup store" in done.stdout
     assert "problem  redis" in done.stdout
     assert "-> start it, or mend --redis-url" in done.stdout
     assert "secret" not in done.output

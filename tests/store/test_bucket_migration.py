@@ -49,7 +49,7 @@ def fill_all(jam: Jamboree) -> None:
     jam.redis.hset("format-2:deleted:former", identity(DELETED, 1.0), BORN)
     jam.redis.zadd("format-2:unbacked", {key_of("plain"): 7, DELETED: 1})
     jam.redis.zadd("format-2:runs", {"only-sessions": 99.0})
-    mongo = jam._connection.mongo_store.identity_now()
+    mongo = jam._connection.backup_store.identity_now()
     fields = {"mongo": mongo.id, "mongo_at": mongo.where, "former x": "1", "trimmed_bytes": 5}
     jam.redis.hset("format-2:backup", mapping=fields | {"to": "there", "to_id": mongo.id})
 
@@ -140,7 +140,7 @@ def test_everything_is_where_it_belongs(old: Jamboree) -> None:
     assert store.deletions.noted() == {(DELETED, 1.0)}
     assert store.listings.coverage() == "part"
     assert store.backup_state.trimmed_bytes() == 5
-    assert store.backup_state.mongo_at() == old._connection.mongo_store.identity_now().where
+    assert store.backup_state.mongo_at() == old._connection.backup_store.identity_now().where
     assert old.redis.hgetall("format-2:backup").keys() == {b"to", b"to_id"}
     bucket = store.buckets.of(DELETED)
     assert old.redis.hlen(f"{bucket.deleted}:former") == 1

@@ -1,6 +1,9 @@
-"""`backup`: compares a project with its copy in MongoDB, copies and restores."""
+"""`backup`: compares a project with its backup, copies and restores."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
@@ -23,16 +26,16 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     commands = typer.Typer(
-        help="Copy to MongoDB, compare, restore, make room.", no_args_is_help=True
+        help="Copy to the backup, compare, restore, make room.", no_args_is_help=True
     )
-    for command in (flush, status, verify, restore):
+    for command in (flush, status, verify, restore, copy):
         add_command(commands, command, no=USAGE if command is verify else NO)
     retention.register(commands)
     app.add_typer(commands, name="backup")
 
 
 def flush(store: StoreOptions, json: JsonOption = False) -> None:
-    """Copy what MongoDB does not hold yet.
+    """Copy what the backup does not hold yet.
 
     The automatic backup copies what is saved; this command waits until all of it is copied.
 
@@ -47,7 +50,7 @@ def flush(store: StoreOptions, json: JsonOption = False) -> None:
 
 
 def status(store: StoreOptions, json: JsonOption = False) -> None:
-    """Show how far MongoDB is behind, and who copies. Asks Redis only.
+    """Show how far the backup is behind, and who copies. Asks Redis only.
 
     Example: jamboree-gym backup status
     """
@@ -77,16 +80,40 @@ def verify(store: StoreOptions, json: JsonOption = False) -> None:
 
 
 def restore(
-    store: StoreOptions, episodes: EpisodesArgument = None, json: JsonOption = False
+    store: StoreOptions,
+    episodes: EpisodesArgument = None,
+    from_url: Annotated[
+        str | None,
+        typer.Option("--from", help="This backup: mongodb://host or file:///folder."),
+    ] = None,
+    json: JsonOption = False,
 ) -> None:
-    """Put back into Redis what MongoDB holds and Redis does not. Overwrites nothing newer.
+    """Put back into Redis what the backup holds and Redis does not. Overwrites nothing newer.
 
-    Example: jamboree-gym backup restore
+    Example: jamboree-gym backup restore --from file:///mnt/usb/backup
     """
-    with store.open() as jam, progress_bar("restoring") as progress:
+    chosen = store if from_url is None else replace(store, backup_url=from_url)
+    with chosen.open() as jam, progress_bar("restoring") as progress:
         only = named_episodes(jam, episodes) if episodes else None
         restored = jam.backup.restore(only, progress=progress)
     if json:
         print_json({"logs": restored})
     else:
         typer.echo(f"{counted(restored, 'log')} put back")
+
+
+def copy(
+    store: StoreOptions,
+    to: Annotated[str, typer.Option(help="That backup: mongodb://host or file:///folder.")],
+    json: JsonOption = False,
+) -> None:
+    """Copy the backup to another one, which may be of another kind. Deletes nothing there.
+
+    Example: jamboree-gym backup copy --to file:///mnt/usb/backup
+    """
+    with store.open() as jam, progress_bar("copying") as progress:
+        copied = jam.backup.copy_to(to, progress=progress)
+    if json:
+        print_json({"logs": copied})
+    else:
+        typer.echo(f"{counted(copied, 'log')} copied")

@@ -32,7 +32,7 @@ def doctor(store: StoreOptions, json: JsonOption = False) -> None:
 
     found = []
     for one in diagnose(
-        store.redis_url, store.mongo_url, home=store.home, namespace=store.namespace
+        store.redis_url, store.backup_url, home=store.home, namespace=store.namespace
     ):
         found.append(one)
         if not json:

@@ -36,7 +36,7 @@ def migrate(
 
     with store.open() as jam:
         outcome = migrate_store(
-            jam._connection.redis_store, None if redis_only else jam._connection.mongo_store
+            jam._connection.redis_store, None if redis_only else jam._connection.backup_store
         )
     if json:
         print_json({"changed": outcome.changed, "damaged": outcome.damaged})

@@ -78,7 +78,7 @@ def _arguments(store: StoreOptions) -> str:
 
     given = {
         "redis_url": store.redis_url and mask_password(store.redis_url),
-        "mongo_url": store.mongo_url and mask_password(store.mongo_url),
+        "mongo_url": store.backup_url and mask_password(store.backup_url),
         "home": store.home and str(store.home),
         "namespace": None if store.namespace == "jamboree" else store.namespace,
     }

@@ -8,9 +8,10 @@ from typing import Any
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.backups.records import StoredBatch, StoredLog
 from jamboree_gym.store.log import LogSlice, identity, key_of
-from jamboree_gym.store.mongo.documents import StoredBatch, StoredLog
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.urls import backup_name
 
 __all__ = ["StoredBatches", "batches_of", "checked_chain", "is_lacking", "stored_logs"]
 
@@ -21,7 +22,7 @@ Span = tuple[int, int, float, float]
 
 
 def stored_logs(
-    mongo: MongoStore, keys: Sequence[str]
+    backup: BackupStore, keys: Sequence[str]
 ) -> Iterator[tuple[str, tuple[Head, Iterator[bytes]] | DecodeError | None]]:
     """Read several logs, sorted by key.
 
@@ -32,22 +33,22 @@ def stored_logs(
     """
     for first in range(0, len(keys), LOGS_PER_QUERY):
         part = keys[first : first + LOGS_PER_QUERY]
-        logs = mongo.logs(part)
+        logs = backup.logs(part)
         split = [key for key in part if _is_split(logs.get(key))]
-        batches = _SortedBatches(mongo.batches_between(split[0], split[-1]) if split else ())
+        batches = _SortedBatches(backup.batches_between(split[0], split[-1]) if split else ())
         for key in part:
             log = logs.get(key)
             if not isinstance(log, StoredLog):
                 yield key, log
             else:
-                where = f"MongoDB at {mongo.where}: {key}"
+                where = f"{backup_name(backup.where)}: {key}"
                 yield key, (log.head, _in_order(log, batches, key, where))
 
 
-def batches_of(mongo: MongoStore, key: str, log: StoredLog) -> Iterator[bytes]:
+def batches_of(backup: BackupStore, key: str, log: StoredLog) -> Iterator[bytes]:
     """All batches of one log, in order; a damaged one raises `DecodeError`."""
-    batches = _SortedBatches(mongo.batches_between(key, key) if _is_split(log) else ())
-    return _in_order(log, batches, key, f"MongoDB at {mongo.where}: {key}")
+    batches = _SortedBatches(backup.batches_between(key, key) if _is_split(log) else ())
+    return _in_order(log, batches, key, f"{backup_name(backup.where)}: {key}")
 
 
 def _is_split(log: StoredLog | DecodeError | None) -> bool:
@@ -133,13 +134,13 @@ def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
 class StoredBatches:
     """Batches of one log below `held`: those that Redis has evicted."""
 
-    def __init__(self, mongo: MongoStore, key: str, log: StoredLog, held: int) -> None:
-        self._mongo = mongo
+    def __init__(self, backup: BackupStore, key: str, log: StoredLog, held: int) -> None:
+        self._backup = backup
         self._key = key
         self._log = log
         self._held = held
         self._inline: list[tuple[Span, bytes]] = [(batch_span(one), one) for one in log.batches]
-        self._where = f"MongoDB at {mongo.where}: {key}"
+        self._where = f"{backup_name(backup.where)}: {key}"
 
     def selected(self, found: LogSlice, how: tuple[Any, ...]) -> list[Batch]:
         """The batches that Redis' answer to such a read lacks."""
@@ -168,7 +169,7 @@ class StoredBatches:
         blobs = [one for span, one in self._inline if span[1] > start and span[0] < stop]
         if self._inline_stop < stop:
             first = self._span_at(max(start, self._inline_stop))[0]
-            later = self._mongo.batches_from(self._key, self._log.head.born, first, stop)
+            later = self._backup.batches_from(self._key, self._log.head.born, first, stop)
             blobs += [_blob_of(one, self._where) for one in later]
         wanted = replace(self._log.head, first=start, count=stop)
         return list(checked_chain(blobs, wanted, where=self._where))
@@ -181,7 +182,7 @@ class StoredBatches:
         """Start, stop and times of the batch that contains an index."""
         span = next((span for span, _ in self._inline if span[0] <= index < span[1]), None)
         if span is None:
-            span = self._mongo.batch_at(self._key, self._log.head.born, index)
+            span = self._backup.batch_at(self._key, self._log.head.born, index)
         if span is None or not span[0] <= index < span[1]:
             raise _missing(self._where, index)
         return span

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from jamboree_gym.errors import JamboreeError
-from jamboree_gym.store.mongo.link import BackupUnavailable, InterpreterEnds
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.errors import BackupUnavailable, InterpreterEnds
+from jamboree_gym.store.backups.protocol import BackupStore
 
 __all__ = ["BackupQuestions"]
 
@@ -27,13 +27,13 @@ class BackupQuestions:
         find_backup: Opens the backup; returns None if there is none.
     """
 
-    def __init__(self, redis_where: str, find_backup: Callable[[], MongoStore | None]) -> None:
+    def __init__(self, redis_where: str, find_backup: Callable[[], BackupStore | None]) -> None:
         self._redis_where = redis_where
         self._find_backup = find_backup
         self._away: BackupUnavailable | None = None
         self._ask_again_at = 0.0
 
-    def __call__(self, question: Callable[[MongoStore], _T]) -> _T | None:
+    def __call__(self, question: Callable[[BackupStore], _T]) -> _T | None:
         """MongoDB's answer to a question; None if there is no backup.
 
         Raises:
@@ -42,13 +42,13 @@ class BackupQuestions:
         if self._away is not None and time.monotonic() < self._ask_again_at:
             raise self._away.with_traceback(None)
         try:
-            mongo = self._find_backup()
+            backup = self._find_backup()
         except JamboreeError as error:
             raise self._note_outage(error) from error
-        if mongo is None:
+        if backup is None:
             return None
         try:
-            answer = question(mongo)
+            answer = question(backup)
         except BackupUnavailable as error:
             raise self._note_outage(error) from error
         self._away = None
