@@ -86,7 +86,8 @@ EXAMPLES = {  # where another one than in the help
 
 @pytest.mark.parametrize(
     "name", ["runs", "run", "ls", "show", "find", "diff", "rm", "tail", "verify", "fork", "status",
-             "backup flush", "backup status", "backup verify", "backup restore", "migrate"]
+             "backup flush", "backup status", "backup verify", "backup restore", "backup copy",
+             "migrate"]
 )  # fmt: skip
 def test_json_has_the_fields_that_the_page_names(store: Store, name: str) -> None:
     arguments = shlex.split(EXAMPLES.get(name, example_of(COMMANDS[name]).partition(" ")[2]))

@@ -215,6 +215,33 @@ def test_each_flipped_byte_is_found_and_named_and_no_wrong_byte_is_read(
     assert open_folder().damaged() == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "about"),
+    [(1, ["key"]), (2, [1, 2.0, 3, 4, 5.0, 6.0]), (3, []), (5, {}), (6, None), (7, [1])],
+)
+def test_a_frame_with_another_description_is_damage(
+    folder: Path, open_folder: Open, kind: int, about: object
+) -> None:
+    (key,) = fill(open_folder(), 0, 1)
+    (path,) = segments_of(folder)
+    path.write_bytes(path.read_bytes() + frames.encode_frame(kind, about))
+    store = open_folder()
+    assert check_all(store) == {key}
+    (damage,) = store.damaged().values()
+    assert "it is damaged" in str(damage)
+    fill(store, 1, 1)
+    assert len(check_all(open_folder())) == 2
+
+
+def test_a_frame_of_an_unknown_kind_is_passed_over(folder: Path, open_folder: Open) -> None:
+    fill(open_folder(), 0, 1)
+    (path,) = segments_of(folder)
+    path.write_bytes(path.read_bytes() + frames.encode_frame(99, ["?"], b"of a later release"))
+    store = open_folder()
+    fill(store, 1, 1)
+    assert (len(check_all(open_folder())), store.damaged()) == (2, {})
+
+
 def readable(blobs: Iterator[bytes]) -> Iterator[bytes]:
     """Those before the first damaged one."""
     try:
@@ -430,7 +457,7 @@ def test_the_place_of_a_folder_has_to_exist(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file://backup", "file://", "file:///", "file://server/share/x"])
 def test_a_url_of_no_folder_is_refused(url: str) -> None:
-    with pytest.raises(InvalidUrl, match="file:///mnt/backup"):
+    with pytest.raises(InvalidUrl, match="file:///srv/backup"):
         FolderStore.from_url(url, NAMESPACE)
 
 

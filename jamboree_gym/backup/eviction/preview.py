@@ -18,7 +18,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class WouldEvict:
-    """What would be evicted from Redis; true if that is anything. MongoDB keeps all of it.
+    """What would be evicted from Redis; true if that is anything. The backup keeps all of it.
 
     Attributes:
         episodes: Number of episodes.
@@ -41,14 +41,14 @@ class WouldEvict:
         logs = f" and parts of {self.other_logs:,} other logs" if self.other_logs else ""
         return (
             f"{self.episodes:,} episodes{logs} would leave Redis, at most {self.bytes / MIB:,.1f} "
-            "MiB; MongoDB keeps them"
+            "MiB; the backup keeps them"
         )
 
 
 def preview(store: RedisStore, policy: RetentionPolicy) -> WouldEvict:
     """What a `Trimmer` with this policy would evict now.
 
-    It does not ask MongoDB, so what MongoDB has lost meanwhile is counted, and would stay.
+    It does not ask the backup, so what the backup has lost meanwhile is counted, and would stay.
     """
     memory = store.eviction.memory()
     limit = memory_limit(policy, memory)
