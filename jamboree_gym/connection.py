@@ -325,7 +325,7 @@ class Connection(HasConnection):
     def _to_send_again(
         self, sent: Mapping[int, Append], results: Mapping[int, AppendResult]
     ) -> dict[int, Append]:
-        """What could not be stored before MongoDB is asked, or until it is sent on purpose."""
+        """What could not be stored before the backup is asked, or until it is sent on purpose."""
         again = {at: one for at, one in sent.items() if results[at].is_deleted}
         unknown = {at: one for at, one in sent.items() if self.store.must_ask(one, results[at])}
         if unknown:
@@ -391,7 +391,7 @@ class Connection(HasConnection):
         return elsewhere - self.store.leases.living(elsewhere) if elsewhere else set()
 
     def delete_log(self, key: str, *, entry: IndexEntry | None = None) -> None:
-        """Delete a log from Redis, and from MongoDB where there may be a copy.
+        """Delete a log from Redis, and from the backup where there may be a copy.
 
         An episode that this process records ends with that: what comes of it is not kept.
         """

@@ -131,12 +131,12 @@ class Keyspace:
 
     @cached_property
     def retention(self) -> str:
-        """String: what may be let go of here once MongoDB holds it."""
+        """String: what may be let go of here once the backup holds it."""
         return f"{self._prefix}:retention"
 
     @cached_property
     def backup_holder(self) -> str:
-        """Who copies to MongoDB by itself; expires. In the slot of `backup`."""
+        """Who copies to the backup by itself; expires. In the slot of `backup`."""
         return f"{{{self._prefix}:backup}}:holder"
 
     def blob(self, digest: str) -> str:
@@ -197,15 +197,15 @@ class BucketKeys:
     Attributes:
         at: Number of the bucket.
         tag: What all its keys begin with.
-        unbacked: Sorted set: log -> revision that MongoDB has not acknowledged.
+        unbacked: Sorted set: log -> revision that the backup has not acknowledged.
         runs: Sorted set: run -> time of what was written to it last (epoch seconds).
         feed: Capped stream: an entry for each append to an episode, with its id and run.
         epoch: At random, made by whoever finds none: another one, and Redis was emptied meanwhile.
-        coverage: Whether the listings hold what MongoDB does: `all`, or `part` to save memory.
+        coverage: Whether the listings hold what the backup does: `all`, or `part` to save memory.
             Absent where Redis was emptied, and where it has not been compared yet.
-        deleted: Hash: identity of a deleted log -> its birth, until MongoDB has forgotten it, too.
-        deletions: Number of deletions: what was read from MongoDB before one is not put back.
-        backup: Hash: which MongoDB acknowledges, and how much was evicted.
+        deleted: Hash: identity of a deleted log -> its birth, until the backup has deleted it, too.
+        deletions: Number of deletions: what was read from the backup before one is not put back.
+        backup: Hash: which backup acknowledges, and how much was evicted.
     """
 
     def __init__(self, at: int, tag: str) -> None:

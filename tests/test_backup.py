@@ -247,7 +247,7 @@ def test_verify_names_a_log_that_mongodb_does_not_hold(jam: Jamboree) -> None:
     jam.backup.flush()
     key = jam._connection.keyspace.episode(record(jam))
 
-    assert jam.backup.verify().different[key] == f"{key}: MongoDB does not hold it"
+    assert jam.backup.verify().different[key] == f"{key}: the backup does not hold it"
 
 
 def flipped(content: bytes) -> bytes:

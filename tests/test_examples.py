@@ -126,17 +126,34 @@ def test_the_demo_holds_all_its_checks(
     assert list(tmp_path.glob("jamboree-*")) == []
 
 
+WITHOUT_SECANTUS = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "secantus":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Without())
+"""
+
+
 @pytest.mark.long
 @pytest.mark.torch
-def test_the_demo_runs_as_make_runs_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backup", ["SecantusDB, the embedded", "the folder"])
+def test_the_demo_runs_as_make_runs_it_and_says_what_its_backup_is(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, backup: str
+) -> None:
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(WITHOUT_SECANTUS if backup == "the folder" else "")
+    paths = os.pathsep.join([str(site), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples/demo.py"), "--timesteps", "2048"],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         timeout=250,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"the backup is {backup}" in done.stdout
     assert "✗" not in done.stdout
     assert done.stdout.count("✓") == 10
     assert list(tmp_path.glob("jamboree-*")) == []

@@ -212,7 +212,7 @@ def test_there_is_no_mongodb_behind_a_folder(jam: Jamboree) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"backup": "/mnt/backup"}, InvalidArgument, "choose True, False, or a URL"),
+        ({"backup": "/srv/backup"}, InvalidArgument, "choose True, False, or a URL"),
         ({"backup": "ftp://host"}, InvalidUrl, "file:///path"),
         (
             {"backup": "file:///a/b", "mongo_url": "mongodb://localhost"},

@@ -149,7 +149,7 @@ def test_the_status_names_the_host_and_says_how_far_behind_it_is(jam: Jamboree) 
 def test_nobody_copies_is_said_with_the_reason(jam: Jamboree) -> None:
     url = f"unix://{jam._connection.store.where}"
     with Jamboree(url, namespace="elsewhere") as without:
-        assert "copied by: nobody: there is no mongo_url" in str(without.backup.status())
+        assert "copied by: nobody: there is no backup URL" in str(without.backup.status())
     with Jamboree(url, jam._connection.backup_url, namespace="elsewhere", backup=False) as off:
         assert "copied by: nobody: backup=False" in str(off.backup.status())
 

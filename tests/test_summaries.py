@@ -286,7 +286,7 @@ def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
     standing = store.restorer.standing()
     mongo = jam._connection.backup_store.identity()
     assert not store.restorer.restore(
-        key, head, (), None, standing=standing, mongo=mongo, instead_of=b"damaged"
+        key, head, (), None, standing=standing, backup=mongo, instead_of=b"damaged"
     )
     assert not store.listings.mend("a", entry, instead_of=b"damaged")
     assert jam.redis.lrange(at(jam, key), 0, -1) == log

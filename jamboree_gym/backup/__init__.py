@@ -1,4 +1,4 @@
-"""The backup: copies Redis to MongoDB, compares both, restores, and evicts from Redis.
+"""The backup: copies Redis to MongoDB or a folder, compares both, restores, and evicts from Redis.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `errors`, `keys`, `progress`, `reading`,
     `servers`, `store`, `wording`.

@@ -1,4 +1,4 @@
-"""`jam.backup`: copies Redis to MongoDB, compares both, and restores from MongoDB."""
+"""`jam.backup`: copies Redis to the backup, compares both, and restores from the backup."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ UNSEEN_S = 150.0  # a backup of another machine, silent for this long, counts as
 
 @dataclass(frozen=True, slots=True)
 class BackupStatus:
-    """How far MongoDB is behind.
+    """How far the backup is behind.
 
     Attributes:
-        pending_logs: Logs (episodes, records of a handler) with changes not yet in MongoDB.
-        pending_records: Records and episode rows in these logs that MongoDB does not hold. A
+        pending_logs: Logs (episodes, records of a handler) with changes not yet in the backup.
+        pending_records: Records and episode rows in these logs that the backup does not hold. A
             damaged log counts as 0.
-        pending_deletes: Logs that were deleted in Redis, and that MongoDB has not deleted yet.
+        pending_deletes: Logs that were deleted in Redis, and that the backup has not deleted yet.
         lag_s: The longest time that a pending change may have waited, seconds: 0 if nothing is
             pending, None if no backup has ever been complete.
         mongo: Where the backup is that acknowledged all changes that are not pending: hosts of a
@@ -100,12 +100,12 @@ class BackupStatus:
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """Result of comparing both sides; true if MongoDB holds everything, byte for byte.
+    """Result of comparing both sides; true if the backup holds everything, byte for byte.
 
     Attributes:
         logs: Number of logs compared.
         batches: Number of batches compared.
-        different: Keys that are missing in MongoDB, differ there, or are damaged on either side;
+        different: Keys that are missing in the backup, differ there, or are damaged on either side;
             each with a description of the difference.
     """
 
@@ -136,7 +136,7 @@ class Backup:
 
     @checked
     def flush(self, *, progress: Progress | None = None) -> int:
-        """Copy to MongoDB what it does not hold yet; return once MongoDB has acknowledged it.
+        """Copy to the backup what it does not hold yet; return once the backup has acknowledged it.
 
         If the call is interrupted, the next call continues. Nothing is stored twice. A log that
         cannot be copied does not stop the copy of the others.
@@ -149,8 +149,8 @@ class Backup:
 
         Raises:
             UnsavedRecords: Some records of this process have not reached Redis.
-            StoreUnavailable: MongoDB or Redis does not answer.
-            BackupMismatch: MongoDB holds other bytes under one of the keys.
+            StoreUnavailable: The backup or Redis does not answer.
+            BackupMismatch: The backup holds other bytes under one of the keys.
             DecodeError: A batch in Redis is damaged; its log was not copied.
         """
         self._connection.flush()
@@ -164,7 +164,7 @@ class Backup:
         return copier.copied
 
     def status(self) -> BackupStatus:
-        """How far MongoDB is behind, and which process copies. Asks only Redis."""
+        """How far the backup is behind, and which process copies. Asks only Redis."""
         self._connection.check_open()
         pending = [key for key, _ in self._store.acknowledgements.unbacked()]
         deletes = len(self._store.deletions.noted())
@@ -219,7 +219,7 @@ class Backup:
         or overwritten. If the call is interrupted, the next call continues.
 
         Example:
-            >>> jam.backup.copy_to("file:///mnt/usb/backup")
+            >>> jam.backup.copy_to("file:///srv/copy")
 
         Args:
             url: `mongodb://`, `mongodb+srv://` or `file:///path/of/a/folder`.
@@ -261,7 +261,7 @@ class Backup:
         Both stores keep this policy for the namespace. It replaces all of the one before, which is
         returned: to add to that one, give its values again. `would_evict` with the same arguments
         says what would go. The running backup applies the policy; `trim` applies it once. Redis
-        evicts only what MongoDB has acknowledged. MongoDB never loses anything.
+        evicts only what the backup has acknowledged. The backup never loses anything.
 
         Args:
             max_redis_bytes: While the Redis server uses more memory than this in total, the oldest
@@ -279,7 +279,7 @@ class Backup:
 
         Raises:
             InvalidArgument: A limit or a rule is invalid; says which.
-            StoreUnavailable: MongoDB or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer.
         """
         policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)
         replaced = self._replaced_policy()
@@ -304,7 +304,7 @@ class Backup:
 
         Example:
             >>> print(jam.backup.would_evict(max_age_s=3 * 86400))
-            120 episodes would leave Redis, at most 3.1 MiB; MongoDB keeps them
+            120 episodes would leave Redis, at most 3.1 MiB; the backup keeps them
 
         Raises:
             InvalidArgument: A limit or a rule is invalid; says which.
@@ -316,7 +316,7 @@ class Backup:
         """The policy that `retain` set last.
 
         Raises:
-            StoreUnavailable: MongoDB or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer.
             DecodeError: The stored policy is damaged; call `retain` again.
         """
         return load_policy(self._store, self._connection.backup_store)
@@ -325,7 +325,7 @@ class Backup:
         """Apply the policy of `retain` now, without waiting for the automatic backup.
 
         Raises:
-            StoreUnavailable: MongoDB or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer.
             DecodeError: The stored policy is damaged; nothing was evicted.
         """
         backup = self._connection.backup_store
@@ -336,13 +336,13 @@ class Backup:
 
     @checked
     def verify(self, *, progress: Progress | None = None) -> BackupReport:
-        """Compare all that Redis holds with the copy in MongoDB, byte for byte.
+        """Compare all that Redis holds with the copy in the backup, byte for byte.
 
-        Also checks data that only MongoDB holds: every checksum, and that no batch is missing. Also
-        checks the summaries in Redis' listings.
+        Also checks data that only the backup holds: every checksum, and that no batch is missing.
+        Also checks the summaries in Redis' listings.
 
         Raises:
-            StoreUnavailable: MongoDB or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer.
         """
         self._connection.flush()
         comparison = Comparison(self._store, self._connection.backup_store)
@@ -355,7 +355,7 @@ class Backup:
         listed = {key: str(error) for key, error in damaged_summaries(self._store).items()}
         return BackupReport(len(keys), comparison.batches, {**listed, **comparison.different})
 
-    # -- MongoDB -> Redis -------------------------------------------------------------------
+    # -- the backup -> Redis ----------------------------------------------------------------
 
     @checked
     def restore(
@@ -364,13 +364,13 @@ class Backup:
         *,
         progress: Progress | None = None,
     ) -> int:
-        """Restore to Redis every log that MongoDB holds and Redis does not, byte for byte.
+        """Restore to Redis every log that the backup holds and Redis does not, byte for byte.
 
-        A log stays as it is if Redis holds as much of it as MongoDB, or more. If Redis holds only
-        the newest part, the older part is added. If the head of a log is damaged in Redis, the log
-        is replaced, provided that MongoDB has acknowledged all of it. If a summary is damaged in a
-        listing, the episode is listed again. A log that is damaged in MongoDB does not stop the
-        restoration of the others.
+        A log stays as it is if Redis holds as much of it as the backup, or more. If Redis holds
+        only the newest part, the older part is added. If the head of a log is damaged in Redis, the
+        log is replaced, provided that the backup has acknowledged all of it. If a summary is
+        damaged in a listing, the episode is listed again. A log that is damaged in the backup does
+        not stop the restoration of the others.
 
         Args:
             episodes: Only these episodes, or their ids; None = everything.
@@ -380,10 +380,10 @@ class Backup:
             Number of logs that were restored or listed again.
 
         Raises:
-            DecodeError: A log is damaged or incomplete in MongoDB, and was not restored; or it is
-                damaged in Redis, and MongoDB does not hold all of it.
-            EpisodeNotFound: MongoDB does not hold one of the episodes.
-            StoreUnavailable: MongoDB or Redis does not answer.
+            DecodeError: A log is damaged or incomplete in the backup, and was not restored; or it
+                is damaged in Redis, and the backup does not hold all of it.
+            EpisodeNotFound: The backup does not hold one of the episodes.
+            StoreUnavailable: The backup or Redis does not answer.
         """
         backup = self._connection.backup_store
         finish_deletions(self._store, backup)

@@ -1,4 +1,4 @@
-"""Checks whether MongoDB holds what Redis holds, byte for byte."""
+"""Checks whether the backup holds what Redis holds, byte for byte."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Log = tuple[Head, Iterable[Batch]]
 
 
 class Comparison:
-    """Compares logs; many short logs share a round trip. Logs only in MongoDB are checked alone.
+    """Compares logs; many short logs share a round trip. Logs only in the backup are checked alone.
 
     Attributes:
         batches: Number of batches compared so far.
@@ -65,7 +65,7 @@ class Comparison:
     def compare_blobs(self) -> None:
         """Compare the schemas and provenances that logs refer to.
 
-        A blob that MongoDB lacks is no difference if only a deleted episode referred to it.
+        A blob that the backup lacks is no difference if only a deleted episode referred to it.
         """
         here, kept = self._store.blobs.all(), self._backup.blobs()
         lacking = here.keys() - kept.keys()
@@ -76,7 +76,7 @@ class Comparison:
                 if isinstance(content, DecodeError):
                     self.different[key] = str(content)
             if name in lacking:
-                self.different[key] = f"{key}: MongoDB does not hold it"
+                self.different[key] = f"{key}: the backup does not hold it"
 
     def _digests_in_use(self) -> set[str]:
         """Digests of the blobs to which readable episodes in Redis refer."""
@@ -124,7 +124,7 @@ class Comparison:
         if kept is None:
             if ours is None:  # the log was deleted meanwhile
                 return 0
-            raise DecodeError(f"{key}: MongoDB does not hold it")
+            raise DecodeError(f"{key}: the backup does not hold it")
         kept_head, blobs = kept
         theirs = checked_chain(blobs, kept_head, where=f"{backup_name(self._backup.where)}: {key}")
         if ours is None:
@@ -144,13 +144,13 @@ def _equal_batches(key: str, ours: Log, kept_head: Head, theirs: Iterator[Batch]
     of_log = attrgetter("born", "count", "first", "note")
     if of_log(kept_head) != of_log(head):
         raise DecodeError(
-            f"{key}: MongoDB holds {kept_head.count} records as of change {kept_head.revision},"
+            f"{key}: the backup holds {kept_head.count} records as of change {kept_head.revision},"
             f" Redis {head.count} as of change {head.revision}"
         )
     compared = 0
     for batch in batches:
         same = next((one for one in theirs if one.start == batch.start), None)
         if same is None or same.blob != batch.blob:
-            raise DecodeError(f"{key} at index {batch.start}: MongoDB holds other bytes")
+            raise DecodeError(f"{key} at index {batch.start}: the backup holds other bytes")
         compared += 1
     return compared

@@ -1,4 +1,4 @@
-"""One run of the backup: copies logs from Redis to MongoDB in bounded memory."""
+"""One run of the backup: copies logs from Redis to the backup in bounded memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Note(NamedTuple):
 class LogCopier:
     """Copies logs. A log that fails does not stop the others; its error is collected.
 
-    `on_acknowledged` is called with the heads of logs as far as MongoDB has acknowledged them.
+    `on_acknowledged` is called with the heads of logs as far as the backup has acknowledged them.
 
     Attributes:
         copied: Number of records and episode rows copied so far.
@@ -71,7 +71,7 @@ class LogCopier:
         self._rejoined: list[str] = []
 
     def begin(self, to: str = "") -> None:
-        """Make this MongoDB acknowledge, and finish pending deletions; call it before listing logs.
+        """Make this backup acknowledge, and finish pending deletions; call it before listing logs.
 
         `to` are the hosts of the automatic backup; empty = there is none.
         """
@@ -206,9 +206,9 @@ class LogCopier:
             self._put_heads({key: known}, acked=head.acked)
 
     def _differing(self, logs: Mapping[str, GrownLog]) -> dict[str, str]:
-        """Logs whose unacknowledged data in MongoDB differ from Redis, each with its difference.
+        """Logs whose unacknowledged data in the backup differ from Redis, each with its difference.
 
-        Ask before batches are inserted: the new batches would mix with the ones in MongoDB.
+        Ask before batches are inserted: the new batches would mix with the ones in the backup.
         """
         counts = self._backup.counts(list(logs))
         others = {(key, born) for key, (born, _) in counts.items() if born != logs[key].head.born}
@@ -233,7 +233,7 @@ class LogCopier:
         return self._store.epoch() != self._epoch
 
     def _count_in_backup(self, key: str, head: Head) -> int:
-        """Number of records that MongoDB holds of a log without any acknowledgement.
+        """Number of records that the backup holds of a log without any acknowledgement.
 
         A backup that was killed could not acknowledge: its batches are not copied again.
         """
@@ -243,7 +243,7 @@ class LogCopier:
         return 0 if self._difference(key, 0) else min(log.head.count, head.count)
 
     def _refuse(self, refused: Mapping[str, str]) -> None:
-        """Move records behind those that MongoDB holds; record which logs cannot be copied."""
+        """Move records behind those that the backup holds; record which logs cannot be copied."""
         for key, what in refused.items():
             try:
                 was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
@@ -260,7 +260,7 @@ class LogCopier:
             )
 
     def _clear_leftovers(self, key: str) -> bool:
-        """Remove batches that a killed backup copied to MongoDB and that Redis has lost.
+        """Remove batches that a killed copy has left in the backup, and that Redis has lost.
 
         No head counts these batches, and others have taken their place. Within one epoch both are
         the same.
@@ -286,7 +286,7 @@ class LogCopier:
         return _Note(summary.run, has_ended=summary.status != "running")
 
     def _blob(self, name: str) -> bytes:
-        """The blob from Redis. If Redis lost it, it comes from MongoDB and is restored to Redis."""
+        """The blob from Redis; if Redis lost it, from the backup, and it is restored to Redis."""
         try:
             return self._store.blobs.get(name)
         except DecodeError:
@@ -307,14 +307,14 @@ class LogCopier:
         self._acknowledge(heads)
 
     def _settle(self, key: str, log: GrownLog) -> str | None:
-        """Compare the unexpected batches in MongoDB; keep the head if all are equal."""
+        """Compare the unexpected batches in the backup; keep the head if all are equal."""
         difference = self._difference(key, log.since)
         if difference is not None:
             return difference
         return self._backup.put_heads({key: replace(log, since=log.head.count)}).get(key)
 
     def _difference(self, key: str, since: int) -> str | None:
-        """Describe how batches in MongoDB differ from those in Redis; None if they are equal."""
+        """Describe how batches in the backup differ from those in Redis; None if they are equal."""
         try:
             for _, kept in stored_logs(self._backup, [key]):
                 if isinstance(kept, DecodeError):
@@ -322,7 +322,7 @@ class LogCopier:
                 for blob in kept[1] if kept is not None else ():
                     start, stop, _, _ = batch_span(blob)
                     found = self._store.read(key, start, stop) if stop > since else None
-                    if found is None or found.head.held > start:  # only MongoDB holds it
+                    if found is None or found.head.held > start:  # only the backup holds it
                         continue
                     if found.head.first >= stop:  # it was popped since
                         continue
@@ -333,9 +333,9 @@ class LogCopier:
         return None
 
     def _acknowledge(self, heads: Mapping[str, Head]) -> None:
-        """Tell Redis what is acknowledged; delete from MongoDB what was deleted in Redis meanwhile.
+        """Tell Redis what is acknowledged; delete in the backup what Redis has deleted meanwhile.
 
-        What Redis lost during the copy is restored from MongoDB.
+        What Redis lost during the copy is restored from the backup.
         """
         gone, overtaken = self._store.acknowledgements.acknowledge(heads, epoch=self._epoch)
         self._backup.clear_deleted((key, heads[key].born) for key in gone)
@@ -348,9 +348,9 @@ class LogCopier:
 
 
 def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> str:
-    """Make this MongoDB acknowledge copies of the namespace; return the epoch in which it does.
+    """Make this backup acknowledge copies of the namespace; return the epoch in which it does.
 
-    If another MongoDB did so before, or this one was emptied, nothing counts as acknowledged yet.
+    If another backup did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
     """
     adoption = store.acknowledgements.adopt(backup.identity_now(), to=to)
@@ -377,7 +377,7 @@ def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
 
 
 def finish_deletions(store: RedisStore, backup: BackupStore) -> int:
-    """Delete from MongoDB what was deleted in Redis; return the number of logs."""
+    """Delete from the backup what was deleted in Redis; return the number of logs."""
     deleted = sorted(store.deletions.noted())
     backup.delete(deleted)
     for key, born in deleted:
@@ -386,7 +386,7 @@ def finish_deletions(store: RedisStore, backup: BackupStore) -> int:
 
 
 def pending_records(store: RedisStore, keys: Sequence[str] | None = None) -> int:
-    """Number of records and rows that MongoDB lacks, of these logs or all; 0 for a damaged log."""
+    """Number of records and rows that the backup lacks, of these logs or all; 0 if damaged."""
     pending = [key for key, _ in store.acknowledgements.unbacked()] if keys is None else keys
     heads = store.reader.heads(pending) if pending else {}
     return sum(one.count - one.acked for one in heads.values() if isinstance(one, Head))

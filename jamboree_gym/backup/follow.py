@@ -1,4 +1,4 @@
-"""The automatic backup: copies to MongoDB what arrives in Redis."""
+"""The automatic backup: copies to the backup what arrives in Redis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jamboree_gym.store.urls import backup_name
 __all__ = ["DEFAULT_INTERVAL_S", "Follower", "OpenedBackup"]
 
 DEFAULT_INTERVAL_S = 10.0
-IDLE_ROUND_S = 60.0  # while nothing changes: to notice a MongoDB that was emptied, for example
+IDLE_ROUND_S = 60.0  # while nothing changes: to notice a backup that was emptied, for example
 EVICTING_S = 0.25  # until the next round while Redis has to evict more
 SHORTEST_LOOK_S = 0.25  # where Redis does not say that something changed
 QUIET_S = 1.0  # a bell that has been quiet for so long was not rung by the copy itself
@@ -43,7 +43,7 @@ class Follower:
 
     Several followers of a namespace take turns; two that copy at once do no harm.
 
-    If MongoDB or Redis is away, it waits, longer each time up to five seconds, and warns once. A
+    If the backup or Redis is away, it waits, longer each time up to five seconds, and warns once. A
     log that cannot be copied does not stop the copy of the others.
 
     Args:
@@ -169,7 +169,7 @@ class Follower:
         if self._leader_lock.to != self._to:
             if self._open_backup().identity().id == self._store.backup_state.copied_to_id():
                 self._to = self._leader_lock.to
-                self._leader_lock.copy_to(self._to)  # the same MongoDB under another name
+                self._leader_lock.copy_to(self._to)  # the same backup under another name
                 return 0.0
             self._warn_once(
                 f"{self._store.keyspace.namespace} is copied to "

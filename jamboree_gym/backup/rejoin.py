@@ -1,7 +1,7 @@
-"""Rejoins a log of records that has diverged: Redis' records move behind those in MongoDB.
+"""Rejoins a log of records that has diverged: Redis' records move behind those in the backup.
 
-A log diverges when Redis is emptied while MongoDB is away, and the log is begun again. It also
-diverges when a backup copies to MongoDB what Redis loses at that moment, while others keep saving.
+A log diverges when Redis is emptied while the backup is away, and the log is begun again. It also
+diverges when Redis loses what is being copied at that moment, while others keep saving.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_MOVED_BYTES = 64 << 20
 
 
 def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> bool:
-    """Move the records that only Redis holds behind the records that MongoDB holds.
+    """Move the records that only Redis holds behind the records that the backup holds.
 
     The records get new indices. They keep their times if these are later than those before them.
     `epoch` is the one in which the difference was found.
 
     Returns:
         Whether the records were moved. They are not moved if the log is an episode, if both sides
-        differ in what MongoDB has acknowledged, or if the log has just changed.
+        differ in what the backup has acknowledged, or if the log has just changed.
 
     Raises:
         DecodeError: Data of the log is damaged.

@@ -1,4 +1,4 @@
-"""Restores logs from MongoDB to Redis, some hundreds at a time, and repairs damaged listings."""
+"""Restores logs from the backup to Redis, some hundreds at a time, and repairs damaged listings."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Kept = tuple[Head, Iterator[bytes]]
 
 
 class Restorer:
-    """Restores logs of which Redis holds less than MongoDB, or of which the head is damaged.
+    """Restores logs of which Redis holds less than the backup, or of which the head is damaged.
 
-    If it `is_asked_for`, a log that MongoDB does not hold is a failure.
+    If it `is_asked_for`, a log that the backup does not hold is a failure.
 
     Attributes:
         restored: Number of logs restored so far.
@@ -69,7 +69,7 @@ class Restorer:
             try:
                 current, damaged = _decoded(raw, key), b""
             except DecodeError:
-                if attempt:  # MongoDB does not hold all of it
+                if attempt:  # the backup does not hold all of it
                     raise
                 current, damaged = None, raw
             if current is not None and not _is_behind(current, kept[0]):
@@ -110,7 +110,7 @@ def repair_listings(
 ) -> tuple[int, list[DecodeError]]:
     """Rewrite the damaged summaries in the listings, of some logs (None = all).
 
-    MongoDB is searched for a log that Redis does not have. Returns the number of summaries
+    The backup is searched for a log that Redis does not have. Returns the number of summaries
     repaired, and the errors of the others.
     """
     repaired, failures = 0, []
@@ -140,7 +140,8 @@ def _find_head(store: RedisStore, backup: BackupStore, key: str) -> Head:
     stored = backup.logs([key]).get(key)
     if isinstance(stored, StoredLog):
         return stored.head
-    raise stored or DecodeError(f"{key} is neither in Redis nor in MongoDB: it can only be deleted")
+    what = "is neither in Redis nor in the backup: it can only be deleted"
+    raise stored or DecodeError(f"{key} {what}")
 
 
 def _decoded(raw: bytes, key: str) -> Head | None:

@@ -69,7 +69,7 @@ class Pressure:
     """Whether so much waits in Redis that it must be copied soon, judged by the server's memory.
 
     That is the case after some megabytes, and earlier if the server's memory has a limit: Redis can
-    evict only what MongoDB holds.
+    evict only what the backup holds.
 
     Attributes:
         check_s: How often to ask while something waits, seconds.

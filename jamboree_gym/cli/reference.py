@@ -197,6 +197,7 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             **_attributes(BackupReport),
         },
         "backup restore": {"logs": "Number of logs that were put back."},
+        "backup copy": {"logs": "Number of logs of which something was copied."},
     }
 
 

@@ -222,7 +222,7 @@ class Outbox(ABC):
             self._continue_at(result)
 
     def was_asked_for(self, epoch: str) -> None:
-        """MongoDB was asked for the log: what waits may begin it. Nothing of it was stored."""
+        """The backup was asked for the log: what waits may begin it. Nothing of it was stored."""
         self._asked_in, self._is_uncertain = epoch, False
 
     def refuse(self, error: JamboreeError) -> None:

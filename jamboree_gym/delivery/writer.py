@@ -86,7 +86,7 @@ class Writer:
         self._dirty: dict[Outbox, None] = {}
         self._in_flight: dict[Outbox, None] = {}
         self._refused: dict[Outbox, JamboreeError] = {}
-        self._asking: dict[Outbox, Append] = {}  # MongoDB is asked for these by another thread
+        self._asking: dict[Outbox, Append] = {}  # the backup is asked for these by another thread
         self._dirty_lock = threading.Lock()
         self._delivery_lock = threading.Lock()
         self._bell = Bell()
@@ -259,7 +259,7 @@ class Writer:
         """Deliver what there is; why it did not work.
 
         Args:
-            ask: Called with what can be delivered when MongoDB was asked.
+            ask: Called with what can be delivered when the backup was asked.
             with_asking: Whether to deliver, too, what another thread asks for just now.
         """
         try:
@@ -335,7 +335,7 @@ class Writer:
         return not self._stopping
 
     def _deliver_dirty(self, *, with_asking: bool = False) -> dict[Outbox, Append]:
-        """Deliver what is marked; for which logs MongoDB has to be asked before."""
+        """Deliver what is marked; for which logs the backup has to be asked before."""
         with self._delivery_lock:
             with self._dirty_lock:
                 asking = self._asking if with_asking else {}
@@ -352,7 +352,7 @@ class Writer:
         return unknown
 
     def _ask_for(self, unknown: dict[Outbox, Append]) -> None:
-        """Ask MongoDB, and have these delivered then. No lock is held: it may take its time."""
+        """Ask the backup, and have these delivered then. No lock is held: it may take its time."""
         asked = Asked("", set())
         try:
             asked = self._store.ask_for(list(unknown.values()))
@@ -376,19 +376,19 @@ class Writer:
             try:
                 self._ask_for(unknown)
             except Exception as error:  # noqa: BLE001 - the delivery that follows says so
-                log.debug("MongoDB could not be asked: %s", error)
+                log.debug("the backup could not be asked: %s", error)
             self._wake()
 
         asker = threading.Thread(target=ask, name="jamboree-ask", daemon=True)
         try:
             asker.start()
         except RuntimeError:  # the interpreter is ending: `close` asks by itself
-            log.debug("no thread to ask MongoDB: %d logs wait for flush or close", len(unknown))
+            log.debug("no thread to ask the backup: %d logs wait for flush or close", len(unknown))
             return
         self._askers = [*(one for one in self._askers if one.is_alive()), asker]
 
     def _deliver(self, outboxes: Collection[Outbox]) -> dict[Outbox, Append]:
-        """Deliver all that these hold; what could not be, before MongoDB is asked for it."""
+        """Deliver all that these hold; what could not be, before the backup is asked for it."""
         for outbox in seal_together(outboxes):
             self._seal(outbox)
         unknown: dict[Outbox, Append] = {}

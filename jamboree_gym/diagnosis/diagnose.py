@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from jamboree_gym.connection import Connection
-from jamboree_gym.diagnosis.copies import check_backup, check_journals, check_backup_store
+from jamboree_gym.diagnosis.copies import check_backup, check_backup_store, check_journals
 from jamboree_gym.diagnosis.embedded_servers import check_servers, running_redis
 from jamboree_gym.diagnosis.finding import Finding, note, problem
 from jamboree_gym.diagnosis.home_folder import check_home

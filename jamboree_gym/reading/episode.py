@@ -406,7 +406,7 @@ class Episode(StaysHere):
         return StepCursor(self._reader.key, self._reader.decode, to_transitions)
 
     def delete(self) -> None:
-        """Delete it from Redis and from MongoDB, with what was rendered and its snapshots.
+        """Delete it from Redis and from the backup, with what was rendered and its snapshots.
 
         What is damaged can be deleted, too, and so can what is listed and not there any more.
 
@@ -429,7 +429,7 @@ class Episode(StaysHere):
             raise
 
     def _delete_what_lies_beside(self) -> None:
-        """Asks MongoDB only where the episode has been there: where embedded, that starts it."""
+        """Asks the backup only where the episode has been there: where embedded, that starts it."""
         may_be_backed_up = self._may_be_backed_up()
         for handler in (self._renders(), self.snapshots()):
             if may_be_backed_up or _is_there(handler):

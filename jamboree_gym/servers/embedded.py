@@ -328,5 +328,5 @@ def _require_unix(system: str) -> None:
     if system == "win32":
         raise EmbeddedServerError(
             "there are no embedded servers for Windows\n"
-            "run your own and pass redis_url=... and mongo_url=..."
+            "run your own and pass redis_url=... and backup=..."
         )

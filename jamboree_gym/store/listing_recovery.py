@@ -1,4 +1,4 @@
-"""Restores the listings in Redis from MongoDB after Redis was emptied."""
+"""Restores the listings in Redis from the backup after Redis was emptied."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def is_covered(coverage: str) -> bool:
 
 
 def cover(store: RedisStore, backup: BackupStore) -> str:
-    """If Redis was emptied, list what MongoDB holds, and restore the heads of logs of records.
+    """If Redis was emptied, list what the backup holds, and restore the heads of logs of records.
 
     The heads prevent that such a log is begun again. If the recovery is interrupted, or Redis is
     emptied meanwhile, the recovery does not count as done. Several processes may recover at once.
 
     Returns:
-        The coverage marker: how much of MongoDB's data Redis lists.
+        The coverage marker: how much of the backup's data Redis lists.
     """
     coverage = store.listings.coverage()
     try:
         return coverage if is_covered(coverage) else _recover(store, backup)
     except (AccessRefused, StoreFull) as error:
-        log.debug("the listings are in MongoDB only: %s", error)
+        log.debug("the listings are in the backup only: %s", error)
         return NO_ROOM
 
 
@@ -88,7 +88,7 @@ def _list_all(store: RedisStore, backup: BackupStore) -> tuple[int, bool]:
 
 
 def stored_summaries(store: RedisStore, backup: BackupStore, run: str) -> dict[str, bytes]:
-    """Summaries of a run from MongoDB, by episode id."""
+    """Summaries of a run from the backup, by episode id."""
     deleted = store.deletions.noted()
     return {
         entry.name: entry.summary

@@ -81,7 +81,7 @@ class Append(msgspec.Struct, frozen=True):
         born: Timestamp of the log's first record, epoch seconds; None if another writer may have
             begun the log.
         is_repeated: Whether an earlier attempt may have been stored.
-        asked_in: The epoch in which MongoDB was asked for this log.
+        asked_in: The epoch in which the backup was asked for this log.
     """
 
     key: str
@@ -164,7 +164,7 @@ class BackupMark:
     """The last status that the backup, a host and process, stored in Redis.
 
     `seen_at` is its time by Redis' clock, epoch seconds. Everything stored before `complete_until`
-    was in MongoDB then; None = no change. `error` is what stopped the copy; empty if nothing did.
+    was in the backup then; None = no change. `error` is what stopped the copy; empty = nothing.
     """
 
     by: str
@@ -174,7 +174,7 @@ class BackupMark:
 
 
 class BackupIdentity(NamedTuple):
-    """Identity of a MongoDB at some hosts: a random id, stored in it.
+    """Identity of a backup at some hosts: a random id, stored in it.
 
     It is empty if no backup has ever gone there.
     """
@@ -185,7 +185,7 @@ class BackupIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackupClaim:
-    """A request of the backup `by` for the lease to copy `to` a MongoDB, for some seconds."""
+    """A request of the backup `by` for the lease to copy `to` a backup, for some seconds."""
 
     by: str
     to: str
@@ -193,9 +193,9 @@ class BackupClaim:
 
 
 class Adoption(NamedTuple):
-    """A change of the MongoDB that acknowledges, and the new epoch.
+    """A change of the backup that acknowledges, and the new epoch.
 
-    If it `is_unsettled`, Redis may still have logs that another MongoDB has acknowledged: that at
+    If it `is_unsettled`, Redis may still have logs that another backup has acknowledged: that at
     the hosts `instead_of`, empty if it is the same one.
     """
 

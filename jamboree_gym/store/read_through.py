@@ -1,4 +1,4 @@
-"""Read-through: what Redis no longer has is read from the backup in MongoDB."""
+"""Read-through: what Redis no longer has is read from the backup."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from jamboree_gym.store.restore import put_back, refill
 
 __all__ = ["ReadThroughStore"]
 
-MAX_PUT_BACK_BYTES = 64 << 20  # larger logs are read from MongoDB each time
+MAX_PUT_BACK_BYTES = 64 << 20  # larger logs are read from the backup each time
 LOGS_AT_ONCE = 200
 GROWING_S = 60.0  # a log without a newer record is not taken for one that is being written
-ABSENT_S = 1.0  # how long MongoDB's answer "not here" is remembered
+ABSENT_S = 1.0  # how long the backup's answer "not here" is remembered
 MAX_ABSENT = 10_000
 
 log = logging.getLogger(__name__)
 
 
 class _Absent(NamedTuple):
-    """MongoDB had no such log; it is asked again at `until`, on the monotonic clock.
+    """The backup had no such log; it is asked again at `until`, on the monotonic clock.
 
     It is also asked again once Redis was emptied, which changes `Restorer.standing`.
     """
@@ -50,12 +50,12 @@ class _Absent(NamedTuple):
 
 
 class ReadThroughStore(LogAppender, LogStore):
-    """Reads as `RedisStore` does. MongoDB supplies what Redis lacks, and Redis gets it back.
+    """Reads as `RedisStore` does. The backup supplies what Redis lacks, and Redis gets it back.
 
     A missing log is restored whole. If Redis holds only the newest batches of a log, the older
-    batches are restored, up to 64 MB. Larger logs are read from MongoDB alone, and so are logs for
-    which Redis has no room, or which this user may not write. If Redis was emptied, the listings
-    are restored before they are read, and no log of records is begun again.
+    batches are restored, up to 64 MB. Larger logs are read from the backup alone, and so are logs
+    for which Redis has no room, or which this user may not write. If Redis was emptied, the
+    listings are restored before they are read, and no log of records is begun again.
 
     Args:
         redis: The same store without a backup. `close` closes it, too.
@@ -65,8 +65,8 @@ class ReadThroughStore(LogAppender, LogStore):
 
     Attributes:
         redis: As given; reads only what Redis holds.
-        listings: The listings, with those of MongoDB.
-        blobs: The blobs, with those of MongoDB.
+        listings: The listings, with those of the backup.
+        blobs: The blobs, with those of the backup.
     """
 
     listings: ReadThroughListings
@@ -99,19 +99,19 @@ class ReadThroughStore(LogAppender, LogStore):
         return self.redis.where
 
     def close(self) -> None:
-        """Close the connections to Redis; MongoDB belongs to the caller."""
+        """Close the connections to Redis; the backup belongs to the caller."""
         self.redis.close()
 
     # -- single logs ------------------------------------------------------------------------
 
     def select(self, key: str, *how: Any) -> LogSlice | None:
-        """As `RedisStore.select`; what Redis lacks comes from MongoDB."""
+        """As `RedisStore.select`; what Redis lacks comes from the backup."""
         return self.completed(key, self.redis.reader.read(key, *how), how)
 
     def read_many(
         self, keys: Sequence[str], reads: Sequence[tuple[Any, ...]]
     ) -> list[LogSlice | None]:
-        """As `RedisStore.read_many`; what Redis lacks comes from MongoDB."""
+        """As `RedisStore.read_many`; what Redis lacks comes from the backup."""
         answers = self.redis.reader.read_many(keys, reads)
         pairs = list(zip(keys, answers, strict=True))
         self._put_back([key for key, found in pairs if found is None])
@@ -119,11 +119,11 @@ class ReadThroughStore(LogAppender, LogStore):
         return [self.completed(*one) for one in zip(keys, answers, reads, strict=True)]
 
     def completed(self, key: str, found: LogSlice | None, how: tuple[Any, ...]) -> LogSlice | None:
-        """Complete the answer of Redis to a read with batches that only MongoDB holds.
+        """Complete the answer of Redis to a read with batches that only the backup holds.
 
         Raises:
-            StoreUnavailable: MongoDB is needed, and does not answer.
-            DecodeError: The log is damaged in MongoDB.
+            StoreUnavailable: The backup is needed, and does not answer.
+            DecodeError: The log is damaged in the backup.
         """
         if found is not None:
             self._announce([(key, found.head)])
@@ -177,7 +177,7 @@ class ReadThroughStore(LogAppender, LogStore):
         return LogSlice(found.head, [*below, *found.batches])
 
     def _stored_batches(self, backup: BackupStore, key: str, head: Head) -> StoredBatches | None:
-        """The batches of a log in MongoDB; None if MongoDB holds no log, or another one."""
+        """The batches of a log in the backup; None if the backup holds no log, or another one."""
         stored = backup.logs([key]).get(key)
         if isinstance(stored, DecodeError):
             raise stored
@@ -192,14 +192,14 @@ class ReadThroughStore(LogAppender, LogStore):
         try:
             return bool(self._ask(fill))
         except (AccessRefused, StoreFull) as error:
-            log.debug("%s: read from MongoDB alone: %s", key, error)
+            log.debug("%s: read from the backup alone: %s", key, error)
             return False
 
     def _put_back(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         """Restore logs that Redis does not have, as far as it has room.
 
         Returns:
-            The logs that MongoDB holds.
+            The logs that the backup holds.
 
         Raises:
             BackupUnavailable: It is unknown now whether an episode exists. A log of records counts
@@ -266,7 +266,7 @@ class ReadThroughStore(LogAppender, LogStore):
             if is_alone:
                 raise
         except (AccessRefused, StoreFull) as error:
-            log.debug("%s: read from MongoDB alone: %s", key, error)
+            log.debug("%s: read from the backup alone: %s", key, error)
 
     def whole(self, keys: Sequence[str]) -> list[list[bytes]]:
         """As `RedisStore.whole`; only the head of a log that cannot be restored."""
@@ -283,7 +283,7 @@ class ReadThroughStore(LogAppender, LogStore):
         ]
 
     def head(self, key: str) -> Head | None:
-        """As `RedisStore.head`; if Redis does not have the log, the head in MongoDB."""
+        """As `RedisStore.head`; if Redis does not have the log, the head in the backup."""
         head = self.redis.head(key)
         if head is not None:
             return head
@@ -293,8 +293,8 @@ class ReadThroughStore(LogAppender, LogStore):
     def heads_of_records(self, keys: Sequence[str]) -> dict[str, Head]:
         """Heads of several logs of records, without those that do not exist.
 
-        Redis never evicts such a head. So MongoDB is asked, once for all of them, only if Redis was
-        emptied and does not list yet what MongoDB holds.
+        Redis never evicts such a head. So the backup is asked, once for all of them, only if Redis
+        was emptied and does not list yet what the backup holds.
 
         Raises:
             DecodeError: A head is damaged.
@@ -319,7 +319,7 @@ class ReadThroughStore(LogAppender, LogStore):
         return self.redis.memory(key) + below
 
     def pop(self, key: str, n: int, *, first: int | None = None) -> tuple[int, int, list[Batch]]:
-        """As `RedisStore.pop`; batches that only MongoDB holds are read before their removal."""
+        """As `RedisStore.pop`; batches that only the backup holds are read before their removal."""
         answer = self.redis.pop(key, n, first=first)
         if answer == (0, 0, []) and self._put_back([key]):
             answer = self.redis.pop(key, n)
@@ -341,7 +341,7 @@ class ReadThroughStore(LogAppender, LogStore):
         fsync: bool = False,
         prepare: Callable[[], None] | None = None,
     ) -> list[AppendResult | JamboreeError]:
-        """As `RedisStore.append`; asks MongoDB first for logs that need it, see `must_ask`."""
+        """As `RedisStore.append`; asks the backup first for logs that need it, see `must_ask`."""
         results = super().append(appends, fsync=fsync, prepare=prepare)
         with self._absent_lock:
             for appended in self._questions:
@@ -353,7 +353,7 @@ class ReadThroughStore(LogAppender, LogStore):
     def delete(
         self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
     ) -> float | None:
-        """As `RedisStore.delete`, which notes that MongoDB has to forget the log, too."""
+        """As `RedisStore.delete`, which notes that the backup has to forget the log, too."""
         return self.redis.delete(key, entry=entry, born=born)
 
     def after_fork_in_child(self) -> None:
@@ -362,10 +362,10 @@ class ReadThroughStore(LogAppender, LogStore):
         self._absent_lock, self._questions = threading.Lock(), []
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
-        """Restore what MongoDB holds of these logs; return which of them were deleted.
+        """Restore what the backup holds of these logs; return which of them were deleted.
 
-        This may take long. It is no error if MongoDB does not answer: the saved records then begin
-        the log again.
+        This may take long. It is no error if the backup does not answer: the saved records then
+        begin the log again.
         """
         epoch, deleted = self.epoch(), set[str]()
         keys = [append.key for append in appends]

@@ -1,4 +1,4 @@
-"""Listings and blobs of Redis, with those that only MongoDB holds."""
+"""Listings and blobs of Redis, with those that only the backup holds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ReadThroughListings(ListingReader):
-    """The listings, with what MongoDB lists."""
+    """The listings, with what the backup lists."""
 
     def __init__(self, redis: RedisStore, ask: BackupQuestions) -> None:
         self._redis = redis
@@ -68,7 +68,7 @@ class ReadThroughListings(ListingReader):
         return self._ask(lambda backup: stored_summaries(self._redis, backup, run)) or {}
 
     def cover(self) -> str:
-        """See to it that Redis lists what MongoDB holds; how far it does."""
+        """See to it that Redis lists what the backup holds; how far it does."""
         return self._covered(self._redis.listings.coverage())
 
     def _covered(self, coverage: str) -> str:
@@ -81,7 +81,7 @@ class ReadThroughListings(ListingReader):
 
 
 class ReadThroughBlobs(BlobReader):
-    """The blobs, with those that MongoDB holds."""
+    """The blobs, with those that the backup holds."""
 
     def __init__(self, redis: RedisStore, ask: BackupQuestions) -> None:
         # Its own: the backup, which uses those of `redis`, has to see what is there.
@@ -89,7 +89,7 @@ class ReadThroughBlobs(BlobReader):
         self._ask = ask
 
     def get(self, name: str) -> bytes:
-        """As `Blobs.get`; what is missing or damaged in Redis comes from MongoDB."""
+        """As `Blobs.get`; what is missing or damaged in Redis comes from the backup."""
         try:
             return self._redis.get(name)
         except DecodeError:
@@ -99,5 +99,5 @@ class ReadThroughBlobs(BlobReader):
         try:
             self._redis.put(name, content)
         except (AccessRefused, StoreFull) as error:
-            log.debug("blob %s: read from MongoDB alone: %s", name, error)
+            log.debug("blob %s: read from the backup alone: %s", name, error)
         return content

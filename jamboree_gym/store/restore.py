@@ -1,4 +1,4 @@
-"""Restores a log from MongoDB to Redis: whole, or first its head and then its batches."""
+"""Restores a log from the backup to Redis: whole, or first its head and then its batches."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def put_back(
     Args:
         store: The destination.
         key: The log.
-        head: The log's head in MongoDB.
-        blobs: All batches in MongoDB; all are checked before anything is restored.
-        backup: Identity of that MongoDB.
-        standing: State of Redis before MongoDB was asked.
-        instead_of: A damaged head in Redis, whose log is replaced if MongoDB has all of it.
+        head: The log's head in the backup.
+        blobs: All batches in the backup; all are checked before anything is restored.
+        backup: Identity of that backup.
+        standing: State of Redis before the backup was asked.
+        instead_of: A damaged head in Redis, whose log is replaced if the backup has all of it.
 
     Returns:
         False if Redis already holds as much or more, or a different log, or if a log was deleted or

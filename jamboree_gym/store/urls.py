@@ -74,7 +74,7 @@ def folder_of(url: str) -> Path:
     """
     host, slash, path = url.partition("://")[2].partition("/")
     if host not in ("", "localhost") or not slash or not path.strip("/"):
-        raise InvalidUrl(f"{url}: a folder has three slashes: file:///mnt/backup")
+        raise InvalidUrl(f"{url}: a folder has three slashes: file:///srv/backup")
     decoded = unquote(path, errors="surrogateescape")
     return Path(decoded if re.match("[A-Za-z]:", decoded) else f"/{decoded}")
 
@@ -85,7 +85,7 @@ def folder_url(path: str | os.PathLike[str]) -> str:
 
 
 def backup_name(where: str) -> str:
-    """A backup in a sentence, by where it is: "MongoDB at localhost", "the folder /mnt/backup"."""
+    """A backup in a sentence, by where it is: "MongoDB at localhost", "the folder /srv/backup"."""
     return f"the folder {folder_of(where)}" if is_folder(where) else f"MongoDB at {where}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_what_differs_is_named_and_the_exit_code_says_so(jam: Jamboree, run: Run
     handler = saved(jam)
     result = run("verify")
     assert result.exit_code == 1
-    assert f"{handler._key}: MongoDB does not hold it" in result.output.replace("\n", "")
+    assert f"{handler._key}: the backup does not hold it" in result.output.replace("\n", "")
 
 
 def test_status_says_what_is_missing_and_who_copies(jam: Jamboree, run: Run) -> None:
@@ -197,3 +198,21 @@ def test_what_retain_does_not_understand_is_an_error_of_one_line(
     assert result.exit_code == 2
     assert result.output.startswith("error: ")
     assert what in result.output
+
+
+def test_a_backup_is_copied_to_a_folder_and_restored_from_it(
+    jam: Jamboree, run: Run, tmp_path: Path
+) -> None:
+    handler = saved(jam)
+    folder = (tmp_path / "backup").as_uri()
+    assert run("copy", "--to", folder).output == "1 logs copied\n"
+    assert json.loads(run("copy", "--to", folder, "--json").output) == {"logs": 0}
+    jam.redis.delete(at(jam, handler._key))
+    assert run("restore", "--from", str(tmp_path / "backup")).output == "1 logs put back\n"
+    assert handler.count() == 3
+    wrong = run("copy", "--to", "ftp://somewhere")
+    assert wrong.exit_code == 2
+    assert "file:///path" in wrong.output
+    full = run("restore", "--from", (tmp_path / "none" / "backup").as_uri())
+    assert full.exit_code == 3
+    assert "is not there" in full.output

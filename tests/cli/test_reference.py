@@ -96,7 +96,8 @@ EXAMPLES = {  # where another one than in the help
 @pytest.mark.parametrize(
     "name", ["runs", "run", "ls", "show", "find", "diff", "rm", "tail", "verify", "fork",
              "status", "doctor", "record", "train", "what-if", "prune", "top", "backup flush",
-             "backup status", "backup verify", "backup restore", "migrate"]
+             "backup status", "backup verify", "backup restore",
+             "backup copy", "migrate"]
 )  # fmt: skip
 def test_json_has_the_fields_that_the_page_names(store: Store, name: str) -> None:
     arguments = shlex.split(EXAMPLES.get(name, example_of(COMMANDS[name]).partition(" ")[2]))

@@ -348,7 +348,7 @@ def test_who_may_record_and_not_copy_records_and_is_told_once(
     said = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
     assert ["does not let this user do it" in one for one in said] == [True, True]
     assert "the backup goes on when that is over" in said[0]
-    assert said[1].endswith("what MongoDB lacks is copied by the next backup")
+    assert said[1].endswith("what the backup lacks is copied by the next one")
 
 
 @pytest.mark.parametrize("right", ["info", "evalsha", "script|load", "set", "rpush"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from contract import Backend, StoreContract
 
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.keys import Keyspace
+from jamboree_gym.store.folder.store import FolderStore
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.read_through import ReadThroughStore
@@ -66,6 +68,29 @@ class TestReadThrough(StoreContract):
             lose=lambda: empty(redis),
             disturb=copy_and_forget,
             examples=100,
+        )
+        redis.close()
+        backup.close()
+
+
+class TestReadThroughFolder(StoreContract):
+    @pytest.fixture
+    def backend(self, valkey: Server, namespace: str, tmp_path: Path) -> Iterator[Backend]:
+        redis = RedisStore.from_url(valkey.url, Keyspace(namespace))
+        url = (tmp_path / "backup").as_uri()
+        backup = FolderStore.from_url(url, namespace)
+        follower = Follower(redis, lambda: backup, to=url, is_new=True)
+
+        def copy_and_forget() -> None:
+            follower.copy_once()
+            assert follower.trouble is None
+            evict(redis)
+
+        yield Backend(
+            ReadThroughStore(redis, lambda: backup),
+            lose=lambda: empty(redis),
+            disturb=copy_and_forget,
+            examples=50,
         )
         redis.close()
         backup.close()

@@ -191,9 +191,9 @@ def test_a_deletion_is_noted_until_mongodb_has_forgotten_that_very_log(store: Re
     for first_time in (1.0, 2.0):
         append(store, key, batch(0, [first_time]))
         assert store.delete(key) == first_time
-    store.deletions.forget(key, 1.0, mongo=MONGO)
+    store.deletions.forget(key, 1.0, backup=MONGO)
     assert store.deletions.noted() == {(key, 2.0)}
-    store.deletions.forget(key, 2.0, mongo=MONGO)
+    store.deletions.forget(key, 2.0, backup=MONGO)
     assert store.deletions.noted() == set()
 
 

@@ -1,4 +1,4 @@
-"""What Redis may evict once MongoDB holds it: the policy, the candidates, and the trimmer.
+"""What Redis may evict once the backup holds it: the policy, the candidates, and the trimmer.
 
 Imports: `arrays`, `encoding`, `errors`, `keys`, `reading`, `store`, `wording`.
 Imported by: `backup`.

@@ -36,7 +36,7 @@ _RULES = (*_TEXTS, "tags", *_NUMBERS)
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """What Redis may evict once MongoDB has acknowledged it.
+    """What Redis may evict once the backup has acknowledged it.
 
     Attributes:
         max_redis_bytes: While the server uses more memory than this, the oldest data is evicted;
@@ -78,14 +78,14 @@ class RetentionPolicy:
 
 
 def store_policy(store: RedisStore, backup: BackupStore, policy: RetentionPolicy) -> None:
-    """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
+    """Store a policy in both stores: the backup still has it after Redis was emptied."""
     content = _encode_policy(policy)
     backup.put_setting(RETENTION_SETTING, content)
     store.eviction.put_policy(content)
 
 
 def load_policy(store: RedisStore, backup: BackupStore) -> RetentionPolicy:
-    """The policy of Redis; that of MongoDB if Redis has none because it was emptied.
+    """The policy of Redis; that of the backup if Redis has none because it was emptied.
 
     Raises:
         DecodeError: It is damaged.

@@ -19,7 +19,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class WouldEvict:
-    """What would be evicted from Redis; true if that is anything. MongoDB keeps all of it.
+    """What would be evicted from Redis; true if that is anything. The backup keeps all of it.
 
     Attributes:
         episodes: Number of episodes.
@@ -42,14 +42,14 @@ class WouldEvict:
         logs = f" and parts of {counted(self.other_logs, 'other log')}" if self.other_logs else ""
         return (
             f"{counted(self.episodes, 'episode')}{logs} would leave Redis, at most "
-            f"{self.bytes / MIB:,.1f} MiB; MongoDB keeps them"
+            f"{self.bytes / MIB:,.1f} MiB; the backup keeps them"
         )
 
 
 def preview(store: RedisStore, policy: RetentionPolicy) -> WouldEvict:
     """What a `Trimmer` with this policy would evict now.
 
-    It does not ask MongoDB, so what MongoDB has lost meanwhile is counted, and would stay.
+    It does not ask the backup, so what the backup has lost meanwhile is counted, and would stay.
     """
     memory = store.eviction.memory()
     limit = memory_limit(policy, memory)

@@ -1,4 +1,4 @@
-"""Eviction: removes from Redis what MongoDB holds, the oldest first."""
+"""Eviction: removes from Redis what the backup holds, the oldest first."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Trimmed:
 class Trimmer:
     """Applies the retention policy of a namespace.
 
-    It evicts only what MongoDB has acknowledged, and asks MongoDB once more before each eviction.
+    It evicts only what the backup has acknowledged, and asks it once more before each eviction.
 
     Args:
         store: The store that evicts.
@@ -88,7 +88,7 @@ class Trimmer:
         """Evict everything that is due now.
 
         Raises:
-            StoreUnavailable: MongoDB or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer.
             DecodeError: The policy is damaged.
         """
         self._load()
@@ -108,7 +108,7 @@ class Trimmer:
         """Work for some tenths of a second at most on what is due. Call it again and again.
 
         Raises:
-            StoreUnavailable: MongoDB or Redis does not answer.
+            StoreUnavailable: The backup or Redis does not answer.
             DecodeError: The policy is damaged.
         """
         now = time.monotonic()
@@ -129,7 +129,7 @@ class Trimmer:
         self.is_behind = excess > 0 or is_searching
 
     def add(self, heads: Mapping[str, Head]) -> None:
-        """Add logs that MongoDB has just acknowledged to the candidates; no search is needed."""
+        """Add logs that the backup has just acknowledged to the candidates; no search is needed."""
         if self._is_limited and len(self._candidates) < MAX_CANDIDATES:
             for one in candidates_among(self._store, self.policy, heads):
                 heapq.heappush(self._candidates, one)
@@ -266,7 +266,7 @@ class Trimmer:
             self._unlisting = None
 
     def _unlist(self, excess: float) -> Iterator[int]:
-        """Remove from the listings the episodes that only MongoDB holds, the oldest run first.
+        """Remove from the listings the episodes that only the backup holds, the oldest run first.
 
         Yields:
             Number of bytes freed so far.

@@ -84,15 +84,15 @@ def restore(
     episodes: EpisodesArgument = None,
     from_url: Annotated[
         str | None,
-        typer.Option("--from", help="This backup: mongodb://host or file:///folder."),
+        typer.Option("--from", help="This backup: a folder, or a URL."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Put back into Redis what the backup holds and Redis does not. Overwrites nothing newer.
 
-    Example: jamboree-gym backup restore --from file:///mnt/usb/backup
+    Example: jamboree-gym backup restore
     """
-    chosen = store if from_url is None else replace(store, backup_url=from_url)
+    chosen = store if from_url is None else replace(store, backup_url=_url(from_url))
     with chosen.open() as jam, progress_bar("restoring") as progress:
         only = named_episodes(jam, episodes) if episodes else None
         restored = jam.backup.restore(only, progress=progress)
@@ -104,16 +104,23 @@ def restore(
 
 def copy(
     store: StoreOptions,
-    to: Annotated[str, typer.Option(help="That backup: mongodb://host or file:///folder.")],
+    to: Annotated[str, typer.Option(help="That backup: a folder, or a URL.")],
     json: JsonOption = False,
 ) -> None:
     """Copy the backup to another one, which may be of another kind. Deletes nothing there.
 
-    Example: jamboree-gym backup copy --to file:///mnt/usb/backup
+    Example: jamboree-gym backup copy --to copied
     """
     with store.open() as jam, progress_bar("copying") as progress:
-        copied = jam.backup.copy_to(to, progress=progress)
+        copied = jam.backup.copy_to(_url(to), progress=progress)
     if json:
         print_json({"logs": copied})
     else:
         typer.echo(f"{counted(copied, 'log')} copied")
+
+
+def _url(given: str) -> str:
+    """A URL as it is given, or that of a folder."""
+    from jamboree_gym.store.urls import folder_url
+
+    return given if "://" in given else folder_url(given)

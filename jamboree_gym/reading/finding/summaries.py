@@ -59,7 +59,7 @@ def _summary_in_log(connection: Connection, episode_id: str, damage: str) -> Sto
     except (BackupUnavailable, DecodeError) as error:
         raise DecodeError(
             f"{damage}; and it cannot be read from the episode's log: {error}. "
-            f"jam.backup.restore([{episode_id!r}]) brings the episode back if MongoDB holds it, "
+            f"jam.backup.restore([{episode_id!r}]) brings the episode back if the backup holds it, "
             f"jam.episode({episode_id!r}).delete() deletes it there as well"
         ) from error
     connection.store.warn_once(

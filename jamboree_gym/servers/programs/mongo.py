@@ -112,7 +112,7 @@ class MongoProgram:
 
         To create the user, the server runs for a moment without a password, on another port.
         """
-        package_dir("secantus", instead="mongo_url=...")
+        package_dir("secantus", instead="backup=...")
         access = self._access(or_new=True)
         if not _is_free(access.port):
             access = replace(access, port=_free_port())

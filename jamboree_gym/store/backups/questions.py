@@ -1,4 +1,4 @@
-"""Questions to the MongoDB behind a Redis; while it is away, none is asked for half a minute."""
+"""Questions to the backup behind a Redis; while it is away, none is asked for half a minute."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class BackupQuestions:
         self._ask_again_at = 0.0
 
     def __call__(self, question: Callable[[BackupStore], _T]) -> _T | None:
-        """MongoDB's answer to a question; None if there is no backup.
+        """The backup's answer to a question; None if there is no backup.
 
         Raises:
-            BackupUnavailable: MongoDB does not answer, or did not a moment ago.
+            BackupUnavailable: The backup does not answer, or did not a moment ago.
         """
         if self._away is not None and time.monotonic() < self._ask_again_at:
             raise self._away.with_traceback(None)

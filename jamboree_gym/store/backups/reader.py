@@ -1,4 +1,4 @@
-"""Reads logs from MongoDB: whole logs in order, or the batches that a read of one log needs."""
+"""Reads logs from the backup: whole logs in order, or the batches that a read of one log needs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _blob_of(batch: StoredBatch, where: str) -> bytes:
 
 
 def is_lacking(found: LogSlice, how: tuple[Any, ...]) -> bool:
-    """Whether Redis' answer to such a read may lack batches that only MongoDB holds."""
+    """Whether Redis' answer to such a read may lack batches that only the backup holds."""
     head, batches = found.head, found.batches
     if head.held <= head.first:
         return False

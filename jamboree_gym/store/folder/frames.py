@@ -68,6 +68,18 @@ class Kind(IntEnum):
     INDEX = 7
 
 
+# Of each kind; those of unknown kinds are anything.
+_DESCRIPTIONS: dict[int, Any] = {
+    Kind.HEAD: tuple[str, float, str | None, int, int],
+    Kind.BATCH: tuple[str, float, int, int, float, float],
+    Kind.BLOB: tuple[str],
+    Kind.SETTING: tuple[str],
+    Kind.DELETION: tuple[str, float, float],
+    Kind.CLEARING: tuple[str, float, int],
+    Kind.INDEX: tuple[()],
+}
+
+
 class Frame(NamedTuple):
     """A frame in a segment, without its content; `at` is where it begins there."""
 
@@ -189,7 +201,10 @@ def _frame_at(window: _Window, at: int) -> Frame | None:
     described = window.get(about_at, about_length)
     if len(described) < about_length or zlib.crc32(described) != about_crc:
         return None
-    about = msgspec.msgpack.decode(described)
+    try:
+        about = msgspec.msgpack.decode(described, type=_DESCRIPTIONS.get(kind, Any))
+    except (msgspec.DecodeError, ValueError):
+        return None
     return Frame(kind, about, at, about_at + about_length, length, crc)
 
 
@@ -234,4 +249,10 @@ def indexed_frames(read: Read, at: int, size: int) -> list[Frame] | None:
     content = read(found.content_at, found.length)
     if zlib.crc32(content) != found.crc:
         return None
-    return msgspec.msgpack.decode(content, type=list[Frame])
+    try:
+        frames = msgspec.msgpack.decode(content, type=list[Frame])
+        for frame in frames:
+            msgspec.convert(frame.about, _DESCRIPTIONS.get(frame.kind, Any))
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return frames

@@ -163,10 +163,16 @@ class FolderIndex:
             return log.head is None if frame.kind == Kind.HEAD else about[2] not in log.batches
         return about[0] not in (self.blobs if frame.kind == Kind.BLOB else self.settings)
 
+    def _log_of(self, key: str, born: float) -> IndexedLog:
+        log = self.logs.get((key, born))
+        if log is None:
+            log = self.logs[key, born] = IndexedLog()
+        return log
+
     def _add_head(
         self, place: Place, key: str, born: float, run: str | None, revision: int, count: int
     ) -> None:
-        log = self.logs.setdefault((key, born), IndexedLog())
+        log = self._log_of(key, born)
         self._forget(log.head)
         log.head, log.run, log.revision, log.count = place, run, revision, count
         if key not in self.births:
@@ -174,7 +180,7 @@ class FolderIndex:
         self.births[key] = born
 
     def _add_batch(self, place: Place, key: str, born: float, start: int, *rest: Any) -> None:
-        log = self.logs.setdefault((key, born), IndexedLog())
+        log = self._log_of(key, born)
         before = log.batches.get(start)
         self._forget(before and before[0])
         stop, t_first, t_last = rest

@@ -42,7 +42,7 @@ class LogAppender(BucketPart):
     """What stores of logs share: appending, and what has to be known of the server for that.
 
     `blobs` are stored before the batches that refer to them; `can_ask` says whether a log that is
-    not here may be in MongoDB. The methods are those of `LogStore`.
+    not here may be in the backup. The methods are those of `LogStore`.
 
     Attributes:
         is_followed: Whether somebody followed what is written, at the last append or a little
@@ -169,7 +169,7 @@ class LogAppender(BucketPart):
         return script_call(scripts.APPEND, keys, arguments)
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:
-        """Whether MongoDB has to be asked for this log before anything is stored there."""
+        """Whether the backup has to be asked for this log before anything is stored there."""
         if not result.is_absent or not self._can_ask:
             return False
         bucket = self._buckets.of(append.key)

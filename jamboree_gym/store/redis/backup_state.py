@@ -1,4 +1,4 @@
-"""What Redis knows of the backup: who copies, what MongoDB holds, and what it has to forget."""
+"""What Redis knows of the backup: who copies, what the backup holds, and what it has to forget."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BackupState(BucketPart):
     def take_lead(
         self, claim: BackupClaim, *, known_to: str, is_new: bool = False, instead_of: str = ""
     ) -> tuple[str, str]:
-        """Say that somebody copies to MongoDB, for so long, unless another does.
+        """Say that somebody copies to the backup, for so long, unless another does.
 
         Args:
             claim: Who wants to, and where to.
@@ -60,11 +60,11 @@ class BackupState(BucketPart):
         self._link.script(scripts.PUT, (self._keyspace.backup,), fields)
 
     def copied_to_id(self) -> str:
-        """Identity of the MongoDB that the namespace is copied to; empty until it was copied."""
+        """Identity of the backup that the namespace is copied to; empty until it was copied."""
         return as_text(self._fields().get("to_id", b""))
 
     def mongo_at(self) -> str | None:
-        """Where the MongoDB is that acknowledges; None where none has yet."""
+        """Where the backup is that acknowledges; None where none has yet."""
         return next((as_text(one) for one in self._of_all("mongo_at") if one is not None), None)
 
     def put_mark(self, mark: BackupMark) -> None:
@@ -111,10 +111,10 @@ class BackupState(BucketPart):
 
 
 class Acknowledgements(BucketPart):
-    """Notes how much of each log MongoDB holds, and which MongoDB that is."""
+    """Notes how much of each log the backup holds, and which backup that is."""
 
     def unbacked(self) -> Iterator[tuple[str, int]]:
-        """Logs with changes that MongoDB has not acknowledged, and the revision they are at."""
+        """Logs with changes that the backup has not acknowledged, and the revision they are at."""
         whole = ("0", "-1", "WITHSCORES")
         found = self._of_each(lambda one: ("ZRANGE", one.unbacked, *whole), self._buckets.all)
         name = self._keyspace.out_of_bucket
@@ -126,7 +126,7 @@ class Acknowledgements(BucketPart):
         return ((log, revision) for revision, log in sorted(pending))
 
     def watched_keys(self) -> list[str]:
-        """Keys of which one changes when there is something to copy, or to delete in MongoDB."""
+        """Keys of which one changes when there is something to copy, or to delete in the backup."""
         return [
             key
             for bucket in self._buckets.all
@@ -134,7 +134,7 @@ class Acknowledgements(BucketPart):
         ]
 
     def acknowledge(self, heads: Mapping[str, Head], *, epoch: str) -> Acknowledged:
-        """Note that MongoDB holds these logs as far as these heads, which it has now, say.
+        """Note that the backup holds these logs as far as these heads, which it has now, say.
 
         `epoch` is the one in which they were read here.
         """
@@ -156,7 +156,7 @@ class Acknowledgements(BucketPart):
         return Acknowledged(gone, {log for log, answer in answered if answer < 0})
 
     def adopt(self, backup: BackupIdentity, *, to: str) -> Adoption:
-        """Say which MongoDB acknowledges from now on.
+        """Say which backup acknowledges from now on.
 
         `to` names the destination of the automatic copy; empty = there is none.
         """
@@ -197,12 +197,12 @@ class Acknowledgements(BucketPart):
 
 
 class Deletions(BucketPart):
-    """Deletes logs, and remembers each deletion until MongoDB has forgotten the log."""
+    """Deletes logs, and remembers each deletion until the backup has forgotten the log."""
 
     def delete(
         self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
     ) -> float | None:
-        """Delete a log and its listing, and note that MongoDB has to forget it, too.
+        """Delete a log and its listing, and note that the backup has to forget it, too.
 
         Arguments and result are those of `LogStore.delete`.
         """
@@ -217,7 +217,7 @@ class Deletions(BucketPart):
         return None if answer is None else float(BORN.unpack(answer)[0])
 
     def noted(self, keys: Iterable[str] | None = None) -> set[tuple[str, float]]:
-        """Logs that were deleted here and that MongoDB has to forget, and their births.
+        """Logs that were deleted here and that the backup has to forget, and their births.
 
         Of `keys` those, and perhaps others; None = all.
         """
@@ -230,7 +230,7 @@ class Deletions(BucketPart):
         }
 
     def forget(self, key: str, born: float, *, backup: BackupIdentity) -> None:
-        """This MongoDB has forgotten a log; those that were the backup before may come back."""
+        """This backup has forgotten a log; those that were the backup before may come back."""
         bucket = self._buckets.of(key)
         stored = identity(self._keyspace.in_bucket(key, bucket), born)
         keys = (bucket.deleted, bucket.backup)

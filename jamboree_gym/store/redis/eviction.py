@@ -1,4 +1,4 @@
-"""What Redis evicts because MongoDB holds it, and what is put back from there."""
+"""What Redis evicts because the backup holds it, and what is put back from there."""
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ class Eviction(BucketPart):
         before: float,
         enough_bytes: float = math.inf,
     ) -> Evicted:
-        """Let go of what MongoDB has acknowledged, and of nothing else, the first logs first.
+        """Let go of what the backup has acknowledged, and of nothing else, the first logs first.
 
         Args:
             candidates: Logs that were found; what has changed since is left alone.
-            kept: How many records of each MongoDB holds.
+            kept: How many records of each the backup holds.
             before: Only what is older, epoch seconds.
             enough_bytes: End once so much is free.
         """
@@ -209,10 +209,10 @@ class Eviction(BucketPart):
 
 
 class Restorer(BucketPart):
-    """Puts back what MongoDB holds, unless Redis has changed since MongoDB was asked."""
+    """Puts back what the backup holds, unless Redis has changed since the backup was asked."""
 
     def standing(self, keys: Iterable[str] | None = None) -> str:
-        """How things stand: to be asked before MongoDB is, and told when putting back.
+        """How things stand: to be asked before the backup is, and told when putting back.
 
         So nothing is put back that was deleted, or that was read before Redis was emptied again.
         It can be told for any of these logs; None = for all.

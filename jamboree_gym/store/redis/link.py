@@ -49,7 +49,7 @@ _NUMBERS = frozenset({bool, int, float})
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
 _FREE_DISK = "free disk space there, and it goes on by itself"
 _FREE_MEMORY = (
-    "a running backup makes room by letting go of what MongoDB holds: look at `jamboree-gym backup "
+    "a running backup makes room by letting go of what it holds: look at `jamboree-gym backup "
     "status`, start one with `python -m jamboree_gym.backup --follow`, keep less by "
     "`backup.retain()`, or raise maxmemory there, and it goes on by itself"
 )

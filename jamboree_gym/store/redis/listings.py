@@ -69,7 +69,7 @@ class Listings(BucketPart):
         return bool(self._link.script(scripts.REPLACE_SUMMARY, keys, arguments))
 
     def coverage(self) -> str:
-        """Whether the listings hold what MongoDB does: `all` or `part`; anything else: unknown."""
+        """Whether the listings hold what the backup does: `all`, `part`; anything else: unknown."""
         buckets = self._buckets.all
         answers = self._link.send([("GET", bucket.coverage) for bucket in buckets])
         return _joined(self._texts(answers, buckets))

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class LogReader(BucketPart):
-    """Reads logs that Redis holds. What MongoDB alone holds, it does not see.
+    """Reads logs that Redis holds. What the backup alone holds, it does not see.
 
     An answer of more than 8 MB is asked for part by part.
     """
@@ -57,7 +57,7 @@ class LogReader(BucketPart):
                 return None
             now = decode_head(more[0], where=key)
             is_forgotten = now.first != head.first and not _begins_at(more[1], end)
-            # It is another log, MongoDB has the rest now, or it was popped and is forgotten.
+            # It is another log, the backup has the rest now, or it was popped and is forgotten.
             if now.born != head.born or now.held > end or is_forgotten:
                 return self._in_parts(key, how)
             batches += more[1]
@@ -92,7 +92,7 @@ class LogReader(BucketPart):
         return LogSlice.from_answer(answer, where=key)
 
     def unacked(self, keys: Sequence[str]) -> dict[str, tuple[Head, list[bytes]] | DecodeError]:
-        """Heads, and undecoded batches that MongoDB has not acknowledged, in two round trips.
+        """Heads, and undecoded batches that the backup has not acknowledged, in two round trips.
 
         What is wrong with a log stands in its place; logs that do not exist are left out.
         """

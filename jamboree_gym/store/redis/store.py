@@ -36,9 +36,9 @@ class RedisStore(LogAppender, LogStore):
         listings: Summaries of episodes by run.
         blobs: Immutable content by digest.
         leases: Which writers are alive.
-        deletions: Deleted logs that MongoDB has to forget.
-        acknowledgements: What MongoDB holds, as far as Redis knows.
-        backup_state: Who copies to MongoDB, and how far that has come.
+        deletions: Deleted logs that the backup has to forget.
+        acknowledgements: What the backup holds, as far as Redis knows.
+        backup_state: Who copies to the backup, and how far that has come.
         restorer: Puts logs back.
         feed: Tells which episodes grow.
         eviction: What takes up the server's memory, and what may be evicted.
@@ -109,7 +109,7 @@ class RedisStore(LogAppender, LogStore):
     # -- writing ----------------------------------------------------------------------------
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
-        """Nothing comes back: there is no MongoDB behind it."""
+        """Nothing comes back: there is no backup behind it."""
         del appends
         return Asked("", set())
 
