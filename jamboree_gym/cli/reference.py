@@ -59,8 +59,8 @@ jamboree-gym tail ppo                    # what happens now
 
 ## What all commands share
 
-- An episode is named by its id, by the first digits of its id (6 or more), by `@last` (the one that began
-  last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
+- An episode is named by its id, by the first digits of its id (6 or more), by `@last` (the one that
+  began last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
   `jamboree-gym ls --status truncated | jamboree-gym verify -`.
 - On a terminal you see a table; what is too long for it goes through `$PAGER` (`PAGER=cat`: not).
   Elsewhere each item is a line with full ids and tabs between its columns, without a line of names.
