@@ -311,7 +311,7 @@ def _worded(text: str, options: Sequence[str]) -> str:
     """An error of the library in the words of a shell: `--overwrite` for `overwrite=True`."""
     for name in options:
         option = f"--{name.replace('_', '-')}"
-        text = re.sub(rf"\b{name}=(True\b|(?=\.\.\. ))", option, text)
+        text = re.sub(rf"\b{name}=True\b", option, text)
         text = re.sub(rf"^{name}=", f"{option} ", text)
     return printable(text, lines=True)
 
