@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,26 @@ def parameters(pages: list[Path]) -> list[Any]:
     ]
 
 
+@contextmanager
+def new_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    home = tmp_path_factory.mktemp("home")
+    try:
+        yield {"JAMBOREE_HOME": str(home), "JAMBOREE_BACKUP": "1"}
+    finally:
+        stop_servers(home)
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    home = tmp_path_factory.mktemp("home")
-    yield {"JAMBOREE_HOME": str(home), "JAMBOREE_BACKUP": "1"}
-    stop_servers(home)
+    with new_environment(tmp_path_factory) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="module")
+def other_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Of a second home: some pages find there what they have recorded themselves, once."""
+    with new_environment(tmp_path_factory) as variables:
+        yield variables
 
 
 Run = Callable[..., None]
@@ -102,14 +118,14 @@ def test_the_code_of_a_page_runs(page: Path, code: str, run: Run, tmp_path: Path
 @pytest.mark.long
 @pytest.mark.parametrize(("page", "code"), parameters(PAGES))
 def test_the_code_of_a_page_runs_in_a_fresh_interpreter(
-    page: Path, code: str, environment: dict[str, str], tmp_path: Path
+    page: Path, code: str, other_environment: dict[str, str], tmp_path: Path
 ) -> None:
     script = tmp_path / "page.py"
     script.write_text(code)
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env=os.environ | environment,
+        env=os.environ | other_environment,
         capture_output=True,
         text=True,
         timeout=250,
