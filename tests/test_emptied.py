@@ -652,3 +652,25 @@ def test_a_refused_append_writes_no_summary(open_jam: Open) -> None:
 
     (summary,) = open_jam().episodes(run="a").summaries()
     assert (summary.steps, summary.status) == (2, "running")
+
+
+# -- what Redis gives up meanwhile ----------------------------------------------------------------
+
+
+def test_a_log_that_redis_gives_up_while_it_is_compared_is_no_difference(
+    open_jam: Open, in_the_gap: Callable[..., None]
+) -> None:
+    writer, other = open_jam(), open_jam()
+    env = writer.record(CountingEnv(length=100))
+    env.reset()
+    for _ in range(20):
+        env.step(ACTION)
+        writer.flush()
+    other.backup.flush()
+    other.backup.retain(max_redis_bytes=1)
+    in_the_gap(LogReader, "heads", other.backup.trim)
+
+    assert other.backup.verify()
+    head = other._connection.redis_store.head(other._connection.keyspace.episode(env.episode_id))
+    assert head is not None
+    assert head.held > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -44,7 +45,7 @@ class Comparison:
 
     def compare(self, keys: Sequence[str]) -> Iterator[int]:
         """Compare sorted logs; yield how many have been compared so far."""
-        done, at_once = 0, FIRST_LOGS
+        done, at_once, trimmed = 0, FIRST_LOGS, list[str]()
         while done < len(keys):
             part = keys[done : done + at_once]
             ours, size = self._read_from_redis(part)
@@ -52,15 +53,29 @@ class Comparison:
                 try:
                     self.batches += self._compare(key, ours.get(key), kept)
                 except DecodeError as error:
-                    self.different[key] = str(error)
+                    if self._was_trimmed(key, ours.get(key)):
+                        trimmed.append(key)
+                    else:
+                        self.different[key] = str(error)
                 done += 1
                 yield done
+            while trimmed:  # Redis gives up each log once
+                deque(self.compare([trimmed.pop()]), maxlen=0)
             at_once = next_portion(at_once, len(part), size)
 
     def check_places(self) -> None:
         """Check what reading the logs does not show: that every log can be found."""
         damaged = self._backup.damaged()
         self.different |= {name: str(error) for name, error in damaged.items()}
+
+    def _was_trimmed(self, key: str, ours: Log | DecodeError | None) -> bool:
+        """Whether Redis has given up some of a log since its head was read."""
+        if ours is None or isinstance(ours, DecodeError):
+            return False
+        with suppress(DecodeError):
+            now = self._store.head(key)
+            return now is None or now.held > ours[0].held
+        return False
 
     def compare_blobs(self) -> None:
         """Compare the schemas and provenances that logs refer to.

@@ -38,6 +38,7 @@ MAY_FAIL = (
     "StoreFull",
     "UnsavedRecords",
     "EpisodeNotFound",
+    "EmbeddedServerError",  # a server was killed at its start
 )
 WRITES = ("begin", "step", "save", "flush", "close", "import")
 TROUBLES = ("kill", "stop", "hold", "slow", "cut", "full", "disk")

@@ -359,7 +359,7 @@ class World:
     def _kill(self, slot: str, target: str) -> Iterator[None]:
         if slot in CLIENTS:
             self.clients[target].kill()
-            self.clients[target].wait()
+            self.clients[target].communicate()
             yield
             self.start(slot)
         else:
@@ -417,10 +417,11 @@ class World:
 
     def _wait(self, name: str, process: Any, until: float) -> None:
         try:
-            code = process.wait(max(0.0, until - time.monotonic()))
+            process.communicate(timeout=max(0.0, until - time.monotonic()))
+            code = process.returncode
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)
-            process.wait()
+            process.communicate()
             code = None
         if (code and code != -signal.SIGKILL) or code is None:
             words = (self.directory / f"{name}.errors").read_text()[-1500:]
@@ -430,7 +431,7 @@ class World:
         """For a run that is broken off."""
         for process in self.clients.values():
             process.kill()
-            process.wait()
+            process.communicate()
 
     def operations(self) -> list[Operation]:
         """Of all processes."""
