@@ -179,7 +179,7 @@ class Connection(HasConnection):
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
-            is_safe=lambda: journal.is_durable,
+            is_safe=journal.is_durable,
             clock=self.clock,
             on_delivery=None if opened.backup is None else opened.backup.begin,
         )
@@ -324,7 +324,7 @@ class Connection(HasConnection):
     ) -> dict[int, Append]:
         """What could not be stored before MongoDB is asked, or until it is sent on purpose."""
         again = {at: one for at, one in sent.items() if results[at].is_deleted}
-        unknown = {at: one for at, one in sent.items() if self.store.must_ask(one, results[at])}
+        unknown = {at: one for at, one in sent.items() if results[at].must_ask}
         if unknown:
             asked = self.store.ask_for(list(unknown.values()))
             again |= {at: structs.replace(one, asked_in=asked.epoch) for at, one in unknown.items()}

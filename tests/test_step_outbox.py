@@ -291,7 +291,7 @@ def test_episodes_that_cannot_be_sealed_together_are_sealed_alone(
 
     boxes = [recorded(number) for number in (0, 1)]
     with monkeypatch.context() as patch:
-        patch.setattr(step_outbox, "seal_each", fail)
+        patch.setattr(step_outbox, "encode_step_batches", fail)
         left = seal_together(boxes)
     for box in left:
         box.seal()

@@ -27,7 +27,6 @@ from jamboree_gym.encoding.batch_format import (
 )
 from jamboree_gym.encoding.bulk_decoder import RowCollector, decode_batches
 from jamboree_gym.encoding.column_batch import PREFIX, decode_columns, encode_columns
-from jamboree_gym.encoding.row_encoder import encode_rows
 from jamboree_gym.encoding.rows import Rows, decode_rows, rows_to_arrays, schema_digest
 from jamboree_gym.errors import DecodeError
 
@@ -60,7 +59,7 @@ def batch_of(rows: Sequence[Row], schema: StepSchema, start: int = 0, **options:
         writer=bytes(8),
         t_first=rows[0][5],
         t_last=rows[-1][5],
-        body=encode_rows(part(rows, schema, **options)),
+        body=part(rows, schema, **options).body,
     )
     return decode_batch(blob, where="log")
 
@@ -158,12 +157,10 @@ def test_infos_come_back_each_with_its_row(infos: list[dict[str, Any]]) -> None:
 def test_a_batch_without_infos_spends_no_byte_on_them() -> None:
     schema = StepSchema(FLOAT32, INT64)
     observation = np.zeros(2, np.float32)
-    plain = encode_rows(part([row(observation)], schema))
+    plain = part([row(observation)], schema).body
 
-    assert len(encode_rows(part([row(observation, info=encode_mapping({"a": 1}))], schema))) > len(
-        plain
-    )
-    assert plain == encode_rows(part([row(observation)], schema, ()))
+    assert len(part([row(observation, info=encode_mapping({"a": 1}))], schema).body) > len(plain)
+    assert plain == part([row(observation)], schema, ()).body
 
 
 def test_what_actions_were_comes_back() -> None:
@@ -257,9 +254,9 @@ def damaged_batch(body: bytes, count: int = 3) -> Batch:
 
 
 GOOD_SCHEMA = StepSchema(FLOAT32, INT64)
-GOOD_BODY = encode_rows(
-    part([row(np.ones(2, np.float32), info=encode_mapping({"a": [1, 2]}))] * 3, GOOD_SCHEMA)
-)
+GOOD_BODY = part(
+    [row(np.ones(2, np.float32), info=encode_mapping({"a": [1, 2]}))] * 3, GOOD_SCHEMA
+).body
 
 
 @given(st.integers(8, len(GOOD_BODY) - 1), st.integers(0, 255))
@@ -381,7 +378,7 @@ ENDS_AT = PREFIX.size
 @pytest.mark.parametrize("read", [decode_rows, lambda f, *a, **k: decode_batches([f], *a, **k)])
 @pytest.mark.parametrize("ends", [(2, 1, 3), (1, 2, 2**32 - 1), (1, 2, 4), (1, 2, 2)])
 def test_values_that_end_where_nothing_is_are_refused(read: Any, ends: tuple[int, ...]) -> None:
-    body = bytearray(encode_rows(part([row(encode_value(None))] * 3, TEXT)))
+    body = bytearray(part([row(encode_value(None))] * 3, TEXT).body)
     struct.pack_into("<3I", body, ENDS_AT, *ends)
 
     with pytest.raises(DecodeError, match="log at index 5"):
@@ -389,7 +386,7 @@ def test_values_that_end_where_nothing_is_are_refused(read: Any, ends: tuple[int
 
 
 def test_ends_that_do_not_ascend_are_refused_whatever_the_values_are() -> None:
-    body = bytearray(encode_rows(part([row(b"a")] * 3, TEXT)))
+    body = bytearray(part([row(b"a")] * 3, TEXT).body)
     struct.pack_into("<3I", body, ENDS_AT, 2, 1, 3)
 
     with pytest.raises(ValueError, match="values end"):
@@ -398,7 +395,7 @@ def test_ends_that_do_not_ascend_are_refused_whatever_the_values_are() -> None:
 
 def test_only_the_first_rows_of_an_episode_are_cut_all_at_once() -> None:
     parts: dict[str, Any] = {"codec": CODEC_STEPS, "start": 0, "count": 3, "writer": bytes(8)}
-    body, times = encode_rows(part([row(np.zeros(2, "f4"))] * 3, GOOD_SCHEMA)), {"t_first": 1.0}
+    body, times = part([row(np.zeros(2, "f4"))] * 3, GOOD_SCHEMA).body, {"t_first": 1.0}
 
     def is_taken(**others: Any) -> bool:
         blob = encode_batch(**{**parts, **others}, **times, t_last=1.0, body=body)

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
+from jamboree_gym.encoding.row_format import ANNOTATED, NOWHERE, RowFormat, pack_leading
 from jamboree_gym.journal.row_block import Extent, RowLane
-from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, RowFormat, pack_leading
 from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = [

@@ -28,7 +28,6 @@ from jamboree_gym.encoding.column_batch import (
     join_columns,
 )
 from jamboree_gym.encoding.column_batch import decode_tail as tail_of
-from jamboree_gym.encoding.row_encoder import encode_rows
 
 DTYPES = ["float16", "float32", "int8", "int64", "uint8", "uint64", "bool", ">f4", ">i8"]
 SHAPES = [(), (1,), (3,), (2, 2), (11,), (0,), (2, 0)]
@@ -162,7 +161,7 @@ def test_rows_and_columns_make_the_same_bytes(kind: Any, dtype: str, values: lis
     schema = StepSchema(NUMBER, Leaf(np.dtype(dtype), (), kind))
     rows = [(n, v, 0.5, n == 2, False, 1.0, None, None) for n, v in enumerate(values)]
 
-    body = encode_rows(part(rows, schema))
+    body = part(rows, schema).body
 
     flags = [np.array([False, False, True]), np.zeros(3, bool)]
     columns = [np.arange(3), np.array(values, dtype), np.full(3, 0.5), *flags, np.ones(3)]
@@ -214,7 +213,7 @@ def test_what_is_read_of_one_batch_shares_its_memory() -> None:
 
 def test_a_batch_without_infos_and_changes_has_nothing_behind_its_columns() -> None:
     schema = StepSchema(NUMBER, NUMBER)
-    body = encode_rows(part([(0, 0, 0.0, False, False, 1.0, None, None)], schema))
+    body = part([(0, 0, 0.0, False, False, 1.0, None, None)], schema).body
 
     assert len(body) == PREFIX.size + 8 + 8 + 8 + 1 + 1 + 8
     assert tail_of(body, schema, 1) is NO_TAIL
@@ -230,12 +229,11 @@ from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.encoding.bulk_decoder import decode_batches
-from jamboree_gym.encoding.row_encoder import seal_rows
 from flat_rows import part
 
 schema = StepSchema(ENCODED, Leaf(np.dtype(">f4"), (2,), "array"))
 row = (encode_value("text"), bytes(8), 0.5, False, False, 1.0, None, None)
-batch = decode_batch(seal_rows(part([row] * 3, schema), b"writer-1"), where="log")
+batch = decode_batch(part([row] * 3, schema).sealed(b"writer-1"), where="log")
 print(decode_batches([batch], lambda _: schema, where="log").observations.tolist())
 """
     done = subprocess.run(
