@@ -30,14 +30,7 @@ from jamboree_gym.arrays.layout import (
 from jamboree_gym.arrays.packing import pack_any, packer, variable_bytes
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
-from jamboree_gym.delivery.row_writer import (
-    CHECK_EVERY_BYTES,
-    NO_SCHEMAS,
-    NUMBERS,
-    ROW_OVERHEAD_BYTES,
-    ROWS_PER_BATCH,
-    RowWriter,
-)
+from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, NO_SCHEMAS, NUMBERS, RowWriter
 from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
@@ -47,16 +40,8 @@ from jamboree_gym.journal.row_block import DROPPED, RowLane, Span, private_lane
 from jamboree_gym.journal.row_parts import RowWindow, joined
 from jamboree_gym.journal.vector_block import ColumnSpan
 
-__all__ = [
-    "CHECK_EVERY_BYTES",
-    "MAX_BATCH_BYTES",
-    "ROWS_PER_BATCH",
-    "ROW_OVERHEAD_BYTES",
-    "RowBuffer",
-]
+__all__ = ["RowBuffer"]
 
-MAX_BATCH_BYTES = 1 << 20
-MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
-from jamboree_gym.delivery.row_writer import ROWS_PER_BATCH
+from jamboree_gym.delivery.row_writer import ROWS_PER_BATCH, rows_per_batch
 from jamboree_gym.delivery.step_buffer import RowBuffer
 from jamboree_gym.encoding.column_batch import encode_step_batches, row_columns
 from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED, RowFormat
@@ -35,7 +35,6 @@ from jamboree_gym.store.log import AppendResult, IndexEntry
 
 __all__ = ["StepOutbox", "progress_after", "seal_note", "seal_together"]
 
-MAX_BATCH_BYTES = 1 << 20
 MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 MAX_GROUP_BYTES = 1 << 18
 
@@ -233,8 +232,7 @@ class StepOutbox(RowBuffer):
         start, stop, variable_bytes = self._sealed, self._stop, self._variable_bytes_put
         if stop > start:
             new_bytes = variable_bytes - self._variable_bytes_sealed
-            row_bytes = self._row_bytes + new_bytes // (stop - start)
-            size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
+            size = rows_per_batch(self._row_bytes + new_bytes // (stop - start))
             cut = [span for whole in self._spans_between(start, stop) for span in whole.cut(size)]
             taken = [*self._taken, *cut]
             self._taken, self._sealed, self._variable_bytes_sealed = taken, stop, variable_bytes

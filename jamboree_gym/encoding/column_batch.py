@@ -35,11 +35,9 @@ __all__ = [
     "DIGEST_BYTES",
     "NO_TAIL",
     "PREFIX",
-    "ColumnBatch",
     "ColumnValues",
     "Numbered",
     "Tail",
-    "decode_columns",
     "decode_tail",
     "encode_columns",
     "encode_step_batch",
@@ -71,20 +69,6 @@ class Tail(NamedTuple):
 
     values: Sequence[Sequence[Any]]
     infos: Sequence[tuple[int, Any]]
-    changes: Numbered
-
-
-class ColumnBatch(NamedTuple):
-    """The columns of a batch.
-
-    Attributes:
-        columns: For each column an array (count, ...); of an encoded one its values, as bytes.
-        infos: Encoded infos that are not empty, by row.
-        changes: Digests of the schemas that hold from a row on.
-    """
-
-    columns: Sequence[ColumnValues]
-    infos: Numbered
     changes: Numbered
 
 
@@ -238,28 +222,6 @@ def _packed(numbers: Iterable[int]) -> bytes:
 
 
 # -- bytes -> columns ---------------------------------------------------------------------------
-
-
-def decode_columns(body: memoryview, schema: StepSchema, count: int) -> ColumnBatch:
-    """The columns of one batch, which share its memory: they cannot be written to.
-
-    Args:
-        body: The body of the batch.
-        schema: The schema of its first row.
-        count: Number of its rows, at least 1.
-
-    Raises:
-        ValueError: The body is damaged.
-    """
-    tail = decode_tail(body, schema, count)
-    columns, values, start = list[Any](), iter(tail.values), _BEGIN
-    for column, size in zip(schema.columns, schema.column_bytes, strict=True):
-        if isinstance(column, Leaf):
-            columns.append(_array(body[start : start + count * size], column, count))
-        else:
-            columns.append(next(values))
-        start += count * size
-    return ColumnBatch(columns, tail.infos, tail.changes)
 
 
 def join_columns(
