@@ -25,7 +25,6 @@ from jamboree_gym.encoding.summary_codec import (
     check_summary,
     encode_episode_note,
     encode_origin,
-    encode_summary,
 )
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
 from jamboree_gym.journal.row_block import ABANDONED, Extent, RowLane, Span
@@ -33,7 +32,7 @@ from jamboree_gym.journal.vector_block import ColumnSpan
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Progress
 from jamboree_gym.store.log import AppendResult, IndexEntry
 
-__all__ = ["StepOutbox", "progress_after", "seal_note", "seal_together"]
+__all__ = ["StepOutbox", "progress_after", "seal_together"]
 
 MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 MAX_GROUP_BYTES = 1 << 18
@@ -493,11 +492,3 @@ def progress_after(
     for reward in rewards:  # one by one: the sum is the same however the rows were cut
         episode_return += reward
     return Progress(status, rows - 1, episode_return, elapsed_s)
-
-
-def seal_note(summary: EpisodeSummary, origin: bytes) -> tuple[bytes, IndexEntry]:
-    """What is stored beside the batches: the episode's note, and its entry in the listing."""
-    content = encode_summary(summary)
-    written_at = summary.started_at + summary.elapsed_s
-    entry = IndexEntry(summary.id, content, summary.run, written_at)
-    return encode_episode_note(content, origin), entry

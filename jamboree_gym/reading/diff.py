@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jamboree_gym.arrays.difference import UNTYPED, Difference, differences, earliest, first_row
+from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeSummary
@@ -178,4 +179,4 @@ def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray) and not value.ndim:
         value = value[()]
     text = str(value) if isinstance(value, (str, np.generic)) else repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    return shortened(text, MAX_SHOWN)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec.structs import replace
 
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
-from jamboree_gym.delivery.step_outbox import progress_after, seal_note
+from jamboree_gym.delivery.step_outbox import progress_after
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
 from jamboree_gym.encoding.row_part import RowPart
+from jamboree_gym.encoding.summary_codec import encode_episode_note, encode_summary
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary, Progress
-from jamboree_gym.store.log import Append
+from jamboree_gym.store.log import Append, IndexEntry
 
 __all__ = ["appends_of"]
 
@@ -59,6 +60,9 @@ def _append(
     origin: bytes,
     blobs: Mapping[str, bytes],
 ) -> Append:
-    note, entry = seal_note(summary, origin)
+    content = encode_summary(summary)
+    note = encode_episode_note(content, origin)
+    written_at = summary.started_at + summary.elapsed_s
+    entry = IndexEntry(summary.id, content, summary.run, written_at)
     after = summary.steps + 1
     return Append(key, CODEC_STEPS, batches, after, note, entry, dict(blobs), summary.started_at)

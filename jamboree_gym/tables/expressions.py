@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.errors import InvalidExpression
 from jamboree_gym.records import Transitions
 from jamboree_gym.tables.columns import Column, to_columns_or_none
@@ -297,7 +298,7 @@ class _Evaluation:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
+    return shortened(text, _MAX_TEXT)
 
 
 def _dotted(node: ast.expr) -> str:

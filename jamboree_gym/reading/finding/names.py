@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Protocol, runtime_checkable
 
+from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
 
@@ -108,4 +109,4 @@ def _listed(names: Sequence[str], most: int = MAX_NAMED) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 3]}..."
+    return shortened(name, MAX_LETTERS)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jamboree_gym.arrays.layout import ENCODED
 from jamboree_gym.arrays.packing import item
+from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.checked import checked
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import InvalidArgument, ReplayError, ReplayMismatch
@@ -260,5 +261,4 @@ def _are_same(given: Any, recorded: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+    return shortened(" ".join(repr(value).split()), _MAX_SHOWN)

@@ -95,6 +95,7 @@ class LogAppender(BucketPart):
         tries = 0
         server = self._server
         waiting = list(range(len(appends)))
+        known_places = server.places
         groups: Mapping[BucketKeys, Sequence[int]] = {}
         results: dict[int, AppendResult | JamboreeError] = {}
 
@@ -106,7 +107,9 @@ class LogAppender(BucketPart):
             sent: list[Call] = [self._blobs.put_call(name, blobs[name]) for name in missing]
             for bucket, places in groups.items():
                 some = [appends[at] for at in places]
-                sent.append(self._append_call(bucket, some, is_repeated=tries > 1))
+                epoch = server.epochs.get(bucket.at, "")
+                call = self._append_call(bucket, epoch, some, known_places, is_repeated=tries > 1)
+                sent.append(call)
             if fsync:
                 sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
             return sent
@@ -114,8 +117,8 @@ class LogAppender(BucketPart):
         while waiting:
             if prepare is not None:
                 prepare()
-            self._learn_epochs()
-            groups = self._grouped(appends, waiting)
+            known_places = self._learned_server().places
+            groups = _grouped(appends, waiting, known_places)
             answers = self._link.pipeline(calls)
             on_disk = answers.pop()[0] if fsync else 1
             if on_disk < 1:
@@ -138,16 +141,6 @@ class LogAppender(BucketPart):
         server.blobs |= blobs.keys()
         self._remember(appends)
         return [results[at] for at in range(len(appends))]
-
-    def _grouped(
-        self, appends: Sequence[Append], places: Sequence[int]
-    ) -> dict[BucketKeys, list[int]]:
-        place_of = self._server.places.of_log
-        found: dict[BucketKeys, list[int]] = {}
-        for at in places:
-            bucket, _ = place_of(appends[at].key)
-            found.setdefault(bucket, []).append(at)
-        return found
 
     def _remember(self, appends: Sequence[Append]) -> None:
         self._appends += 1
@@ -194,11 +187,16 @@ class LogAppender(BucketPart):
         return AppendResult(stored, int(count), t_last, False, was_repeated, False, first, log)
 
     def _append_call(
-        self, bucket: BucketKeys, appends: Sequence[Append], *, is_repeated: bool
+        self,
+        bucket: BucketKeys,
+        epoch: str,
+        appends: Sequence[Append],
+        places: _Places,
+        *,
+        is_repeated: bool,
     ) -> Call:
         keys = [bucket.unbacked, bucket.runs, bucket.feed]
         keys += [bucket.coverage, bucket.epoch, bucket.deleted]
-        places, epoch = self._server.places, self._server.epochs.get(bucket.at, "")
         arguments: list[Any] = ["1" if self._can_ask else "", epoch]
         runs = newest_in_runs(append.entry for append in appends)
         listings = {run: places.of_listing(bucket, run) for run in ("", *runs)}
@@ -229,12 +227,14 @@ class LogAppender(BucketPart):
         """How often what was known of the server became untrue: see `LogStore.losses`."""
         return self._link.losses + self._emptied
 
-    def _learn_epochs(self) -> None:
+    def _learned_server(self) -> _Server:
         """Before the first append: blobs that are sent with it must not be of an earlier epoch."""
         server = self._known_server()
         if not server.epochs:
-            server.epochs = self._epochs()
+            epochs = self._epochs()
             server.places = _Places(self._keyspace, self._buckets.all)
+            server.epochs = epochs  # last: another thread may look
+        return server
 
     def _enter_new_epoch(self) -> None:
         """Redis was emptied: forget what is remembered of it."""
@@ -251,6 +251,17 @@ class LogAppender(BucketPart):
         if known.losses != self._link.losses:
             self._server = _Server(known.epochs, known.places, self._link.losses)
         return self._server
+
+
+def _grouped(
+    appends: Sequence[Append], places: Sequence[int], known: _Places
+) -> dict[BucketKeys, list[int]]:
+    """Which of the appends at these places are to which bucket."""
+    found: dict[BucketKeys, list[int]] = {}
+    for at in places:
+        bucket, _ = known.of_log(appends[at].key)
+        found.setdefault(bucket, []).append(at)
+    return found
 
 
 def listing_arguments(entry: IndexEntry | None, runs: Mapping[str, str]) -> tuple[Any, ...]:
