@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from msgspec import structs
 
@@ -53,8 +53,6 @@ LONGEST_BACKUP_INTERVAL_S = 3600
 UNSET = "then the embedded server is used"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
-_WRITE_MODES = ("buffered", "sync", "fsync")
-_WHEN_FULL = ("block", "raise")
 
 
 class HasConnection(StaysHere, ABC):
@@ -106,10 +104,10 @@ class Connection(HasConnection):
         backup_interval_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if write not in _WRITE_MODES:
-            raise InvalidArgument(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
-        if when_full not in _WHEN_FULL:
-            raise InvalidArgument(f"when_full={when_full!r}: choose one of {', '.join(_WHEN_FULL)}")
+        for name, mode, modes in (("write", write, WriteMode), ("when_full", when_full, WhenFull)):
+            if mode not in get_args(modes):
+                choices = ", ".join(get_args(modes))
+                raise InvalidArgument(f"{name}={mode!r}: choose one of {choices}")
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_INTERVAL_S:
             raise InvalidArgument(
                 f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
@@ -396,15 +394,7 @@ class Connection(HasConnection):
         delete_log(self.opened, key, entry)
 
     def flush(self, timeout_s: float = 10.0) -> None:
-        """Return once Redis has everything that was saved before the call.
-
-        Args:
-            timeout_s: How long to go on trying, seconds.
-
-        Raises:
-            UnsavedRecords: Not everything could be brought there; says how much is missing. It
-                stays in memory and is tried again.
-        """
+        """As `Jamboree.flush`."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: `close` has flushed it")
         self.writer.flush(timeout_s)
@@ -438,17 +428,7 @@ class Connection(HasConnection):
                 self._close_callbacks.pop()()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Bring everything to Redis and let go of the servers. A second call does nothing.
-
-        Episodes that are still being recorded are `abandoned`.
-
-        Args:
-            timeout_s: How long to go on trying, seconds.
-
-        Raises:
-            UnsavedRecords: Something could not be saved; says how many records. In `buffered` mode
-                the next process that opens the store delivers it.
-        """
+        """As `Jamboree.close`."""
         self._call_close_callbacks()
         with self._lock:
             if self._closed:

@@ -48,21 +48,7 @@ MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what chang
 class RowBuffer(RowWriter):
     """The caller's half of a `StepOutbox`.
 
-    Attributes:
-        schema: Layout of the newest row.
-        packed_action: Of the step that comes.
-        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
-        may_be_common: Whether `add_common_step` may take steps; set it before the reset.
-
-    Args:
-        key: The episode's log.
-        writer_id: Eight bytes that mark this process's batches.
-        mark: Tells the writer that there is something to deliver; until when is soon enough.
-        schema: Layout of the rows, as far as it can be guessed.
-        lane: Where the rows are written.
-        keep: So many of the newest rows stay there for `recent`.
-        started_at: Timestamp of row 0, epoch seconds.
-        clock: Gives the time of each other row, epoch seconds.
+    Args are those of a `RowWriter`, and `keep`: so many of the newest rows stay for `recent`.
     """
 
     __slots__ = (
