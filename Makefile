@@ -55,8 +55,9 @@ STEPS ?= 10000000
 EPISODES ?= 10000
 # Connections are cut at every so many-th byte of an append.
 CUT_EVERY ?= 1
-# How many histories of writers, readers and backups, with a nemesis.
+# Which histories `make nemesis` makes and checks, and how long each goes on.
 SEEDS ?= 0-99
+SECONDS ?= 30
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
 INPUTS ?= 100000
 # `make test` and `make long` write down how long each test took; `make test-times` shows it.
@@ -104,8 +105,8 @@ kills: $(DEV_READY) ## recording processes of every kind are killed, with Redis 
 	$(BIN)/python tests/faults/kills.py --kills $(WRITERS) --away-s $(AWAY_S)
 
 .PHONY: nemesis
-nemesis: $(DEV_READY) ## writers, readers and backups go on while servers are emptied, killed and stopped
-	$(BIN)/python tests/faults/nemesis.py --seeds $(SEEDS)
+nemesis: $(DEV_READY) ## all kinds of processes at once, while each is killed, stopped, cut off; the history is checked
+	$(BIN)/python tests/faults/nemesis.py --seeds $(SEEDS) --seconds $(SECONDS)
 
 .PHONY: long
 long: $(DEV_READY) ## what `make test` leaves out or tries a tenth of, at full length (some minutes)

@@ -37,11 +37,12 @@ from jamboree_gym.process_life import AtExit, StaysHere, follow_forks
 from jamboree_gym.records import EpisodeSummary
 from jamboree_gym.servers.home import default_home
 from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
+from jamboree_gym.store.backups.opening import check_backup_url
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.urls import backed_up_to
+from jamboree_gym.store.urls import backed_up_to, mask_password
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,6 +53,8 @@ LONGEST_FLUSH_INTERVAL_S = 3600
 LONGEST_BACKUP_INTERVAL_S = 3600
 UNSET = "then the embedded server is used"
 BACKUP_VARIABLE = "JAMBOREE_BACKUP"
+BACKUP_URL_VARIABLE = "JAMBOREE_BACKUP_URL"
+MONGO_URL_VARIABLE = "JAMBOREE_MONGO_URL"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
 
 
@@ -85,7 +88,7 @@ class Connection(HasConnection):
     """Opens the servers and owns them; `Jamboree` has one, and describes the arguments.
 
     Args:
-        new_backup: Makes what copies to MongoDB by itself; without it, nothing does.
+        new_backup: Makes what copies to the backup by itself; without it, nothing does.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class Connection(HasConnection):
         flush_interval_s: float = 0.05,
         max_pending_bytes: int = 256 * 2**20,
         when_full: WhenFull = "block",
-        backup: bool | None = None,
+        backup: bool | str | None = None,
         backup_interval_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -134,8 +137,8 @@ class Connection(HasConnection):
         )
         self._home = None if home is None else Path(home).absolute()
         self.redis_url = _url(redis_url, "JAMBOREE_REDIS_URL")
-        self.mongo_url = _url(mongo_url, "JAMBOREE_MONGO_URL")
-        self.opened = Opened(self.redis_url, self.mongo_url, self._home, namespace)
+        self.backup_url = _backup_url(backup, mongo_url)
+        self.opened = Opened(self.redis_url, self.backup_url, self._home, namespace)
         self._lock = threading.RLock()
         self._outboxes = self.opened.outboxes
         self._closed = False
@@ -225,16 +228,16 @@ class Connection(HasConnection):
         }
 
     @property
-    def mongo_store(self) -> MongoStore:
+    def backup_store(self) -> BackupStore:
         """The backup; opened, and where embedded also started, on first use."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: open a new one")
-        return self.opened.opened_mongo()
+        return self.opened.opened_backup()
 
     @property
     def backed_up_to(self) -> str:
         """Where what is saved here is copied to, in words."""
-        return backed_up_to(self.mongo_url)
+        return backed_up_to(self.backup_url)
 
     def check_tags(self, tags: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of the tags.
@@ -471,15 +474,36 @@ def _url(given: str | None, variable: str) -> str | None:
     return url
 
 
-def _backs_up(backup: bool | None) -> bool:
-    """Whether to copy to MongoDB by itself, as asked for, or else as the environment says."""
+def _backup_url(backup: bool | str | None, mongo_url: str | None) -> str | None:
+    """The URL of the backup that was given, or else that of the environment; None = embedded."""
+    if isinstance(backup, str):
+        if "://" not in backup:
+            raise InvalidArgument(f"backup={backup!r}: choose True, False, or a URL")
+        check_backup_url(backup)
+        if mongo_url not in (None, backup):
+            raise InvalidArgument("backup= and mongo_url= name two backups: give one of them")
+        return backup
+    if mongo_url is not None:
+        return mongo_url
+    urls = {name: _url(None, name) for name in (BACKUP_URL_VARIABLE, MONGO_URL_VARIABLE)}
+    found = {url for url in urls.values() if url is not None}
+    if len(found) > 1:
+        raise InvalidArgument(f"{' and '.join(urls)} name two backups: unset one of them")
+    return next(iter(found), None)
+
+
+def _backs_up(backup: bool | str | None) -> bool:
+    """Whether to copy to the backup by itself, as asked for, or else as the environment says."""
+    if isinstance(backup, str):
+        return True
     if backup is not None:
         if not isinstance(backup, bool):
-            raise InvalidArgument(f"backup={backup!r}: choose True or False")
+            raise InvalidArgument(f"backup={backup!r}: choose True, False, or a URL")
         return backup
     text = os.environ.get(BACKUP_VARIABLE) or "1"
     if text not in ("0", "1"):
-        raise InvalidArgument(f"{BACKUP_VARIABLE}={text!r}: choose 0 or 1")
+        where = f"; a URL goes into {BACKUP_URL_VARIABLE}" if "://" in text else ""
+        raise InvalidArgument(f"{BACKUP_VARIABLE}={mask_password(text)!r}: choose 0 or 1{where}")
     return text == "1"
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "MissingExtra",
     "NotCopyable",
     "NotReset",
+    "ReplayArgument",
     "ReplayError",
     "ReplayMismatch",
     "RunNotFound",
@@ -142,6 +143,10 @@ class BufferMismatch(JamboreeError, ValueError):
 
 class ReplayError(JamboreeError):
     """An episode cannot be replayed or re-simulated; the message says what is missing."""
+
+
+class ReplayArgument(ReplayError, InvalidArgument):
+    """An argument of a replay is not what it can be: no such step, no such kind of file."""
 
 
 class ReplayMismatch(ReplayError):

@@ -31,6 +31,8 @@ from jamboree_gym.recording.recovery import deliver_dead_journals
 from jamboree_gym.records import StepData, Transitions
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_query import RunQuery
+from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.urls import backup_name
 from jamboree_gym.wrappers.record import RecordEpisodes
 from jamboree_gym.wrappers.record_vector import RecordEpisodes as VectorRecordEpisodes
 
@@ -57,7 +59,7 @@ class RecordKeywords(TypedDict, total=False):
 
 
 class Jamboree(HasConnection):
-    """Saves, reads and deletes records in Redis (fast) and MongoDB (backup).
+    """Saves, reads and deletes records in Redis (fast) and in a backup: MongoDB, or a folder.
 
     Without URLs it uses embedded servers that live under `home`, shared by all processes of that
     home; they start by themselves and are gone a minute after their last client.
@@ -69,8 +71,7 @@ class Jamboree(HasConnection):
     Args:
         redis_url: `redis://`, `rediss://` or `unix://`; None = `JAMBOREE_REDIS_URL`, and where that
             is not set either, the embedded Valkey.
-        mongo_url: `mongodb://` or `mongodb+srv://`; None = `JAMBOREE_MONGO_URL`, and where that is
-            not set either, the embedded server. Opened on first use.
+        mongo_url: The URL of the backup by its old name; `backup` takes the same.
         home: Directory of the embedded servers; None = `JAMBOREE_HOME`, else the user data
             directory.
         namespace: Keeps two projects on the same servers apart.
@@ -83,10 +84,12 @@ class Jamboree(HasConnection):
         when_full: Once it does, `block` (default): the next save, step or reset waits until the
             server is back. `raise`: it raises `StoreUnavailable` before it does anything, so that
             it can be repeated.
-        backup: Whether MongoDB gets a copy of what is saved by itself: by a process beside the
-            embedded servers; with a `mongo_url` by a thread, unless another process does. Without
-            `mongo_url`, and with a `redis_url`, there is none. None = yes, unless `JAMBOREE_BACKUP`
-            is 0.
+        backup: The URL of the backup: `mongodb://`, `mongodb+srv://` or `file:///path/of/a/folder`.
+            Or whether what is saved is copied there by itself: by a process beside the embedded
+            servers; with a URL by a thread, unless another process does. Without a URL it is
+            `JAMBOREE_BACKUP_URL` or `JAMBOREE_MONGO_URL`, and where neither is set, the embedded
+            backup; but with a `redis_url`, nothing is copied there by itself. None = yes, unless
+            `JAMBOREE_BACKUP` is 0. Opened on first use.
         backup_interval_s: The longest time that something saved waits for this copy, seconds. It
             is copied sooner if some megabytes wait, or Redis' memory fills up. `backup.flush()`
             copies now.
@@ -112,7 +115,7 @@ class Jamboree(HasConnection):
         flush_interval_s: float = 0.05,
         max_pending_bytes: int = 256 * 2**20,
         when_full: WhenFull = "block",
-        backup: bool | None = None,
+        backup: bool | str | None = None,
         backup_interval_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -147,7 +150,7 @@ class Jamboree(HasConnection):
 
     @cached_property
     def backup(self) -> Backup:
-        """Copying to MongoDB, comparing, restoring."""
+        """Copying to the backup, comparing, restoring."""
         return Backup(self._connection)
 
     @property
@@ -157,8 +160,16 @@ class Jamboree(HasConnection):
 
     @property
     def mongo(self) -> Database[Any]:
-        """The underlying pymongo database."""
-        return self._connection.mongo_store.database
+        """The underlying pymongo database.
+
+        Raises:
+            InvalidArgument: The backup is a folder.
+        """
+        store = self._connection.backup_store
+        if not isinstance(store, MongoStore):
+            where = backup_name(store.where)
+            raise InvalidArgument(f"the backup is {where}: there is no MongoDB behind it")
+        return store.database
 
     @checked
     def flush(self, timeout_s: Seconds = 10.0) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "MONGO_SETTINGS",
     "BucketKeys",
     "Keyspace",
+    "database_name",
     "digest",
     "quote_part",
     "without_buckets",
@@ -34,6 +35,8 @@ MONGO_CHUNKS = "chunks"
 MONGO_BLOBS = "blobs"
 MONGO_DELETED = "deleted"
 MONGO_SETTINGS = "settings"
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
+_RESERVED_DATABASES = ("admin", "config", "local")
 _OF_EPISODE = re.compile(r"(?:episode:\{|records:\{.*:episode=)([^:]*)\}")
 _OUR_ID = re.compile("[0-9a-f]{32}")
 _BUCKET = re.compile(r"\{([^:{}]*):[0-9a-f]{2}\}:")
@@ -56,6 +59,19 @@ def quote_part(part: object) -> str:
     if not text or (text.isalnum() and text.isascii()):  # as the ids that we give
         return text
     return quote(text, safe="", errors="surrogatepass")
+
+
+def database_name(namespace: str) -> str:
+    """The name of the database, or folder, of a namespace.
+
+    It has lower-case letters, digits, `_` and `-`, at most 63 bytes.
+
+    MongoDB refuses two names that differ only in case, and reserves some names for itself.
+    """
+    safe = "".join(c if c in _NAME_CHARACTERS else "_" for c in namespace)
+    if safe == namespace and len(safe) <= 48 and safe not in _RESERVED_DATABASES:
+        return safe
+    return f"{safe[:40]}-{digest(namespace.encode())}"
 
 
 @dataclass(frozen=True)

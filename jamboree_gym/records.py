@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 
 from jamboree_gym.arrays.packing import Arrays, item
 from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
-from jamboree_gym.arrays.unicode_text import shortened
+from jamboree_gym.wording import counted, one_line, shortened
 
 __all__ = [
     "EpisodeData",
@@ -265,8 +265,9 @@ class EpisodeSummary:
             since = f"\n  counted from its fork, at step {self.fork_step} of {self.parent}"
         number = "" if self.vector_index is None else f" #{self.vector_index}"
         return (
-            f"{self.id} {self.run}: {self.env_id or 'no spec'}{number}, {self.status}, "
-            f"{self.steps:,} steps, return {brief(self.episode_return)}{since}"
+            f"{self.id} {one_line(self.run)}: {one_line(self.env_id) or 'no spec'}{number}, "
+            f"{self.status}, {counted(self.steps, 'step')}, "
+            f"return {brief(self.episode_return)}{since}"
         )
 
     @property

@@ -37,7 +37,7 @@ def follower_of(jam: Jamboree) -> Follower:
     """Copies from and to the stores of a Jamboree."""
     to = jam._connection.backed_up_to
     return Follower(
-        jam._connection.redis_store, lambda: jam._connection.mongo_store, to=to, is_new=True
+        jam._connection.redis_store, lambda: jam._connection.backup_store, to=to, is_new=True
     )
 
 

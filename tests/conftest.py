@@ -28,7 +28,7 @@ from jamboree_gym import Jamboree, connection
 from jamboree_gym.environment import provenance
 
 pytest_plugins = ["left_out", "slices"]
-pytest.register_assert_rewrite("contract")  # its tests are in no test_ module
+pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 
 START_TIMEOUT_S = 60.0  # of a machine that is very busy; ends at once where the server does
 
@@ -312,7 +312,7 @@ def start_follower() -> Iterator[StartFollower]:
             "--redis-url",
             f"unix://{jam._connection.store.where}",
             "--mongo-url",
-            str(jam._connection.mongo_url),
+            str(jam._connection.backup_url),
         )
         command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", *urls]
         process = subprocess.Popen(

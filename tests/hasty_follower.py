@@ -29,7 +29,7 @@ def hasty_follower(jam: Jamboree) -> Iterator[subprocess.Popen[str]]:
         "--redis-url",
         f"unix://{jam._connection.store.where}",
         "--mongo-url",
-        jam._connection.mongo_url,
+        jam._connection.backup_url,
         "--interval-s",
         "0.1",
     )

@@ -45,6 +45,12 @@ NEEDS = (
         "no redis-server on PATH: apt-get install redis-server",
         lambda: shutil.which("redis-server") is not None,
     ),
+    Need(
+        "nx27017",
+        "tests of the MongoDB server nx-27017",
+        "pip install nx-27017, which needs pymongo 4.18",
+        lambda: is_installed("nx_27017"),
+    ),
     Need("torch", "tests that need torch", "pip install torch", lambda: is_installed("torch")),
     Need(
         "vaex",

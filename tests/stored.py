@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from jamboree_gym import Jamboree
 
-__all__ = ["at", "beside", "in_buckets", "listed", "listing_of"]
+__all__ = ["at", "batches_of_all", "beside", "in_buckets", "listed", "listing_of"]
 
 _Key = TypeVar("_Key", str, bytes)
 
@@ -16,6 +16,14 @@ def at(jam: Jamboree, key: _Key) -> _Key:
     if isinstance(key, bytes) or not any(kind in key for kind in (":episode:{", ":records:{")):
         return key
     return key if key.startswith("{") else jam._connection.redis_store.buckets.log(key)
+
+
+def batches_of_all(jam: Jamboree) -> dict[str, list[bytes]]:
+    """The batches of all logs, byte for byte."""
+    keys = jam._connection.redis_store.log_keys()
+    found = {key: jam.redis.lrange(at(jam, key), 1, -1) for key in keys}
+    assert all(found.values()), found
+    return found
 
 
 def beside(jam: Jamboree, key: str, name: str) -> str:

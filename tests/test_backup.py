@@ -31,8 +31,8 @@ from jamboree_gym.errors import (
     StoreUnavailable,
     UnsavedRecords,
 )
+from jamboree_gym.store.backups.records import GrownLog
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.mongo.documents import GrownLog
 from jamboree_gym.store.redis.backup_state import Acknowledgements
 
 OpenJamboree = Callable[..., Jamboree]
@@ -99,7 +99,7 @@ def test_a_flush_copies_everything_and_the_next_one_nothing(jam: Jamboree) -> No
     assert jam.backup.flush() == 4 + 5
     assert jam.backup.verify()
     assert jam.backup.flush() == 0
-    assert jam._connection.mongo_store.records() == 9
+    assert jam._connection.backup_store.records() == 9
 
 
 def test_what_is_buffered_is_copied_too(jam: Jamboree) -> None:
@@ -205,7 +205,7 @@ def test_records_saved_between_reading_and_acknowledging_stay_pending(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = notes(jam, 3)
-    store = type(jam._connection.mongo_store)
+    store = type(jam._connection.backup_store)
     insert_logs = store.insert_logs
 
     def save_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
@@ -387,7 +387,7 @@ def test_a_blob_that_is_damaged_or_gone_in_redis_is_read_from_mongodb_and_mended
         harm()
         with Jamboree(
             f"unix://{jam._connection.store.where}",
-            jam._connection.mongo_url,
+            jam._connection.backup_url,
             namespace=jam._connection.keyspace.namespace,
         ) as reader:
             assert reader.episode(episode.id).provenance == provenance
@@ -524,7 +524,7 @@ def test_batches_of_an_interrupted_flush_are_not_restored_without_their_head(
     jam.backup.flush()
     env.step(ACTION)
 
-    monkeypatch.setattr(type(jam._connection.mongo_store), "put_heads", interrupted)
+    monkeypatch.setattr(type(jam._connection.backup_store), "put_heads", interrupted)
     with pytest.raises(KeyboardInterrupt):
         jam.backup.flush()
     monkeypatch.undo()
@@ -553,7 +553,7 @@ def test_namespaces_are_kept_apart(
     wipe(neighbour)
     neighbour.backup.restore()
 
-    assert jam._connection.mongo_store.records() == 3
+    assert jam._connection.backup_store.records() == 3
     assert NoteHandler(neighbour, "n").count() == 2
     assert jam.mongo.name != neighbour.mongo.name
 
@@ -591,7 +591,7 @@ def test_a_deletion_that_was_killed_in_between_is_completed_and_brings_nothing_b
 ) -> None:
     name = record(jam)
     jam.backup.flush()
-    monkeypatch.setattr(type(jam._connection.mongo_store), "delete", interrupted)
+    monkeypatch.setattr(type(jam._connection.backup_store), "delete", interrupted)
     with pytest.raises(KeyboardInterrupt):
         jam.episode(name).delete()
     monkeypatch.undo()
@@ -599,7 +599,7 @@ def test_a_deletion_that_was_killed_in_between_is_completed_and_brings_nothing_b
     assert jam.backup.status().pending_deletes == 1
     jam.backup.restore()
     assert jam.episodes().ids() == []
-    assert jam._connection.mongo_store.records() == 0
+    assert jam._connection.backup_store.records() == 0
     assert jam.backup.status().pending_deletes == 0
 
 
@@ -611,14 +611,14 @@ def test_without_mongodb_a_deletion_is_noted_and_done_by_the_next_flush(
 
     name = record(jam)
     jam.backup.flush()
-    monkeypatch.setattr(type(jam._connection.mongo_store), "delete", unavailable)
+    monkeypatch.setattr(type(jam._connection.backup_store), "delete", unavailable)
     jam.episode(name).delete()
     monkeypatch.undo()
 
     assert jam.episodes().ids() == []
     assert "deleted there by the next backup.flush()" in caplog.text
     jam.backup.flush()
-    assert jam._connection.mongo_store.records() == 0
+    assert jam._connection.backup_store.records() == 0
 
 
 @pytest.mark.parametrize("error", [StoreFull, EmbeddedServerError])
@@ -630,7 +630,7 @@ def test_a_mongodb_that_is_full_or_does_not_start_keeps_nobody_from_deleting(
 
     handler = notes(jam, 3)
     jam.backup.flush()
-    monkeypatch.setattr(type(jam._connection.mongo_store), "delete", refused)
+    monkeypatch.setattr(type(jam._connection.backup_store), "delete", refused)
     handler.delete()
 
     assert handler.count() == 0
@@ -641,7 +641,7 @@ def test_what_is_deleted_while_it_is_copied_does_not_stay(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = record(jam)
-    store = type(jam._connection.mongo_store)
+    store = type(jam._connection.backup_store)
     insert_logs = store.insert_logs
 
     def delete_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
@@ -651,7 +651,7 @@ def test_what_is_deleted_while_it_is_copied_does_not_stay(
     monkeypatch.setattr(store, "insert_logs", delete_and_insert)
     jam.backup.flush()
 
-    assert jam._connection.mongo_store.records() == 0
+    assert jam._connection.backup_store.records() == 0
     assert jam.backup.restore() == 0
 
 
@@ -659,7 +659,7 @@ def test_what_a_killed_backup_brings_after_a_deletion_is_not_seen(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = notes(jam, 3)
-    store = type(jam._connection.mongo_store)
+    store = type(jam._connection.backup_store)
     insert_logs = store.insert_logs
 
     def delete_and_insert(self: Any, logs: Any, bundling: Any) -> Any:
@@ -704,7 +704,7 @@ def test_a_damaged_log_can_be_deleted(jam: Jamboree) -> None:
     handler.delete()
 
     assert handler.count() == 0
-    assert jam._connection.mongo_store.records() == 0
+    assert jam._connection.backup_store.records() == 0
 
 
 def test_a_log_that_was_begun_anew_follows_what_the_backup_holds(jam: Jamboree) -> None:
@@ -780,10 +780,10 @@ def test_a_head_is_not_kept_where_more_is_kept_than_was_compared(jam: Jamboree) 
     assert head is not None
     newer = replace(head, count=8, revision=head.revision + 1)
 
-    put_heads = jam._connection.mongo_store.put_heads
+    put_heads = jam._connection.backup_store.put_heads
     assert put_heads({handler._key: GrownLog(newer, since=3)}) == {handler._key: None}
     assert put_heads({handler._key: GrownLog(newer, since=5)}) == {}
-    assert jam._connection.mongo_store.records() == 8
+    assert jam._connection.backup_store.records() == 8
 
 
 def test_single_episodes_are_restored(jam: Jamboree) -> None:
@@ -813,7 +813,7 @@ def test_a_redis_that_is_full_is_backed_up_and_deleted_from(
     assert jam.backup.flush() == 300
     assert jam.backup.status().pending_logs == 0
     handler.delete()
-    assert handler.count() == jam._connection.mongo_store.records() == 0
+    assert handler.count() == jam._connection.backup_store.records() == 0
 
 
 # -- servers that are away, refuse, or differ -------------------------------------------------
@@ -855,7 +855,7 @@ def test_a_password_that_is_badly_quoted_is_not_shown(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:27017", "mongodb://127.0.0.1:x"])
 def test_a_url_that_is_none_of_mongodbs_is_refused(open_jamboree: OpenJamboree, url: str) -> None:
-    with pytest.raises(InvalidUrl, match="mongo_url"):
+    with pytest.raises(InvalidUrl, match=r"mongo_url|the URL of the backup"):
         open_jamboree(mongo_url=url).backup.flush()
 
 
@@ -928,7 +928,7 @@ with Jamboree(sys.argv[1], sys.argv[2], namespace=sys.argv[3]) as jam:
 
 def expect_all_once(jam: Jamboree, logs: int, records: int) -> None:
     assert jam.backup.verify()
-    assert jam._connection.mongo_store.records() == logs * records
+    assert jam._connection.backup_store.records() == logs * records
     assert jam.backup.status().pending_logs == 0
     before = everything(jam)
     wipe(jam)

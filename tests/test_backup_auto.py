@@ -87,7 +87,7 @@ NoteHandler(jam, "script").save({"n": 1})
     assert ended.returncode == 0
     assert NoteHandler(jam, "script").count() == 1
     if sys.version_info >= (3, 12) and ended.stderr:  # it starts no threads at its end
-        assert "1 records are not in MongoDB yet" in ended.stderr
+        assert "1 records are not in the backup yet" in ended.stderr
         assert "cannot be reached" not in ended.stderr
         jam.backup.flush()
     else:
@@ -157,7 +157,7 @@ def test_closing_without_mongodb_warns_of_what_is_pending_and_is_no_error(
     monkeypatch.setattr(mongo_client, "CONNECT_TIMEOUT_S", 0.2)
     with open_jamboree(mongo_url="mongodb://127.0.0.1:1/", backup=True) as jam:
         NoteHandler(jam, "kept").save_many({"n": n} for n in range(7))
-    assert "7 records are not in MongoDB yet" in caplog.records[-1].getMessage()
+    assert "7 records are not in the backup yet" in caplog.records[-1].getMessage()
     assert "127.0.0.1:1" in caplog.records[-1].getMessage()
     assert NoteHandler(open_jamboree(), "kept").count() == 7
 
@@ -172,7 +172,7 @@ def test_closing_waits_no_longer_than_it_may(
     NoteHandler(jam, "kept").save({"n": 1})
     jam.flush()
     jam.close(timeout_s=0.01)
-    assert "1 records are not in MongoDB yet" in caplog.records[-1].getMessage()
+    assert "1 records are not in the backup yet" in caplog.records[-1].getMessage()
     assert "did not end within" in caplog.records[-1].getMessage()
     for thread in backup_threads():
         thread.join()

@@ -66,7 +66,7 @@ def test_what_is_deleted_is_deleted_there(jam: Jamboree, start_follower: StartFo
         episode.delete()
 
     wait_until(lambda: is_complete(jam))
-    assert jam._connection.mongo_store.records() == len(jam.episodes().first()) + 1
+    assert jam._connection.backup_store.records() == len(jam.episodes().first()) + 1
 
 
 @pytest.mark.faults
@@ -285,7 +285,7 @@ def test_a_log_that_cannot_be_copied_holds_no_other_back_and_is_tried_and_told_o
     assert (status.pending_logs, status.lag_s) == (1, None)
     assert bad._key in str(status.last_error)
     assert caplog.text.count("checksum does not match") == 1
-    assert list(jam._connection.mongo_store.logs([good._key, bad._key])) == [good._key]
+    assert list(jam._connection.backup_store.logs([good._key, bad._key])) == [good._key]
 
 
 def test_a_fault_that_nobody_thought_of_does_not_end_it(
@@ -297,7 +297,7 @@ def test_a_fault_that_nobody_thought_of_does_not_end_it(
     NoteHandler(jam, "n").save({"n": 1})
     jam.flush()
     follower = follower_of(jam)
-    monkeypatch.setattr(type(jam._connection.mongo_store), "insert_logs", broken)
+    monkeypatch.setattr(type(jam._connection.backup_store), "insert_logs", broken)
     follower.copy_once()
     assert "ZeroDivisionError" in str(jam.backup.status().last_error)
     assert "Traceback" in caplog.text
@@ -316,7 +316,7 @@ def test_what_is_copied_meanwhile_by_hand_is_copied_once(
     jam.backup.flush()
     play_on = [env.step(ACTION) for _ in range(20)]
     jam.flush()
-    store = type(jam._connection.mongo_store)
+    store = type(jam._connection.backup_store)
     put_heads = store.put_heads
 
     def another_is_quicker(self: object, logs: object) -> object:
@@ -350,7 +350,7 @@ def test_without_follow_it_copies_once(jam: Jamboree) -> None:
         "--redis-url",
         f"unix://{jam._connection.store.where}",
         "--mongo-url",
-        str(jam._connection.mongo_url),
+        str(jam._connection.backup_url),
     ]
     command = [sys.executable, "-m", "jamboree_gym.backup", *urls]
     command += ["--namespace", jam._connection.keyspace.namespace]

@@ -180,7 +180,7 @@ def test_many_deletions_that_wait_take_few_requests(
     ids = record(jam, 30)
     jam.backup.flush()
     with monkeypatch.context() as patched:
-        patched.setattr("jamboree_gym.delivery.deletion._delete_from_mongo", lambda *_: None)
+        patched.setattr("jamboree_gym.delivery.deletion._delete_from_backup", lambda *_: None)
         for id in ids[:20]:
             jam.episode(id).delete()
     requests = calls_of_mongo(monkeypatch)
@@ -285,7 +285,7 @@ def test_a_backup_that_is_killed_at_any_call_loses_nothing_and_keeps_nothing_twi
         for id in ids[:2]:
             add_row(jam, id)
         with monkeypatch.context() as patched:
-            patched.setattr("jamboree_gym.delivery.deletion._delete_from_mongo", lambda *_: None)
+            patched.setattr("jamboree_gym.delivery.deletion._delete_from_backup", lambda *_: None)
             jam.episode(ids.pop(4)).delete()
         left = [number]
 

@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Server
+from gymnasium.vector import SyncVectorEnv
 from msgspec import structs
 from processes import NoteHandler, wait_until
 from recorded_envs import ACTION, CountingEnv, play
@@ -34,8 +37,10 @@ from jamboree_gym.keys import digest
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.read_through import ReadThroughStore
 from jamboree_gym.store.redis import link as redis_link
 from jamboree_gym.store.redis.link import RedisLink
+from jamboree_gym.store.redis.plain_keys import Blobs
 from jamboree_gym.store.redis.reader import LogReader
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -154,6 +159,37 @@ def test_a_schema_that_was_sent_before_it_is_sent_again_where_another_thread_saw
     assert jam.redis.exists(jam._connection.keyspace.blob(*schema)) == 1
 
 
+@pytest.mark.parametrize("write", ["buffered", "sync"])
+@pytest.mark.parametrize("num_envs", [0, 2, 8])  # no vector; one by one; a row for all at once
+def test_that_an_episode_is_lost_is_said_once_and_the_next_one_is_whole(
+    open_jam: Open, num_envs: int, write: str
+) -> None:
+    jam = open_jam(write=write)
+    make = partial(CountingEnv, length=10**6)
+    env: Any = jam.record(SyncVectorEnv([make] * num_envs) if num_envs else make())
+    env.reset()
+    action = np.tile(ACTION, (num_envs, 1)) if num_envs else ACTION
+    env.step(action)
+    jam.flush()
+    jam.redis.flushall()
+    said = []
+
+    for _ in range(10):
+        try:
+            env.step(action)
+        except EpisodeNotFound as error:
+            said.append(error.returned)
+        with suppress(UnsavedRecords):
+            jam.flush()
+
+    assert len(said) == 1
+    assert said[0] is not None
+    env.reset()
+    env.step(action)
+    jam.flush()
+    assert [one.steps for one in jam.episodes().summaries()] == [1] * (num_envs or 1)
+
+
 def test_who_records_has_a_lease_again_with_the_first_rows_after_it(open_jam: Open) -> None:
     jam, other = open_jam(), open_jam()
     record(jam)
@@ -220,6 +256,36 @@ def test_an_episode_that_a_backup_read_before_is_whole_and_goes_on(
     assert len(other.episode(env.episode_id).data()) == 8
     copier.backup.flush()
     assert copier.backup.verify()
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"), [(Blobs, "get"), (ReadThroughStore, "last")], ids=["schema", "newest row"]
+)
+def test_a_reader_that_found_an_episode_before_redis_was_emptied_calls_nothing_damaged(
+    open_jam: Open, in_the_gap: Callable[..., None], owner: Any, method: str
+) -> None:
+    writer, other = open_jam(), open_jam()
+    episode = other.episode(record(writer))
+    in_the_gap(owner, method, other.redis.flushall, before=True)
+
+    with pytest.raises(EpisodeNotFound, match="no episode"):
+        episode.steps(99)
+
+
+@pytest.mark.parametrize("steps", [3, 600])  # copied together with others, and by itself
+def test_a_backup_that_read_an_episode_before_redis_was_emptied_calls_nothing_damaged(
+    open_jam: Open, in_the_gap: Callable[..., None], steps: int
+) -> None:
+    writer, other, copier = open_jam(write="sync"), open_jam(), open_jam()
+    record(writer, steps)
+    in_the_gap(Blobs, "get", other.redis.flushall, before=True)
+
+    copier.backup.flush()
+
+    later = record(writer)
+    copier.backup.flush()
+    assert copier.backup.verify()
+    assert other.episodes().ids() == [later]
 
 
 def test_records_that_were_saved_meanwhile_move_behind_those_that_a_backup_brought(
@@ -509,7 +575,7 @@ def test_a_backup_does_not_wait_for_such_a_log_where_redis_was_emptied_meanwhile
     key, head = notes._key, jam._connection.redis_store.head(notes._key)
     lying = jam.redis.dump(at(jam, key))
     assert head is not None
-    jam._connection.mongo_store.delete([(key, head.born)])
+    jam._connection.backup_store.delete([(key, head.born)])
 
     def empty_and_put_back() -> None:
         jam.redis.flushall()

@@ -125,7 +125,7 @@ def test_a_query_of_several_runs_shows_the_run(jam: Jamboree) -> None:
 
 def test_a_fork_says_from_where_its_return_counts(jam: Jamboree) -> None:
     things = shown_things(jam)
-    text = f"1 steps, return 1\n  counted from its fork, at step 3 of {things['episode'].id}"
+    text = f"1 step, return 1\n  counted from its fork, at step 3 of {things['episode'].id}"
     assert str(things["fork"]).endswith(text)
     assert "from step" in str(jam.episodes(forks=True)).splitlines()[0]
 
@@ -150,13 +150,13 @@ def test_nobody_copies_is_said_with_the_reason(jam: Jamboree) -> None:
     url = f"unix://{jam._connection.store.where}"
     with Jamboree(url, namespace="elsewhere") as without:
         assert "copied by: nobody: there is no mongo_url" in str(without.backup.status())
-    with Jamboree(url, jam._connection.mongo_url, namespace="elsewhere", backup=False) as off:
+    with Jamboree(url, jam._connection.backup_url, namespace="elsewhere", backup=False) as off:
         assert "copied by: nobody: backup=False" in str(off.backup.status())
 
 
 def test_who_copies_is_said_before_it_has_begun(jam: Jamboree) -> None:
     url = f"unix://{jam._connection.store.where}"
-    with Jamboree(url, jam._connection.mongo_url, namespace="elsewhere", backup=True) as on:
+    with Jamboree(url, jam._connection.backup_url, namespace="elsewhere", backup=True) as on:
         assert "copied by: a thread of this process" in str(on.backup.status())
 
 

@@ -325,7 +325,7 @@ def test_batches_that_mongodb_keeps_twice_are_read_once(jam: Jamboree, room: str
     inline = jam.mongo.logs.find_one({"_id": key})["frames"]
     born = decode_head(jam.redis.lindex(at(jam, key), 0), where=key).born
     # as a backup leaves it that was killed before it had kept a head
-    assert jam._connection.mongo_store.insert_batches((key, born, blob) for blob in inline) == {}
+    assert jam._connection.backup_store.insert_batches((key, born, blob) for blob in inline) == {}
     trim(jam, key, 6)
 
     assert jam.episode(id).data().rewards.tolist() == wanted
@@ -528,7 +528,7 @@ def test_a_part_that_mongodb_alone_holds_is_never_left_out_in_silence(
 
     for url in (None, f"mongodb://127.0.0.1:{free_port()}"):
         reader = open_jamboree(own_valkey.url, mongo_url=url)
-        with pytest.raises(JamboreeError, match=r"mongo_url=|MongoDB at"):
+        with pytest.raises(JamboreeError, match=r"backup=URL|MongoDB at"):
             reader.episode(id).data()
         assert len(reader.episode(id).recent(3).rewards) == 3
 

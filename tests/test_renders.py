@@ -291,7 +291,7 @@ def test_an_episode_whose_frames_are_damaged_can_be_deleted(jam: Jamboree, backe
         at(jam, frames), at(jam, jam._connection.keyspace.episode(episode.id))
     )
     jam.backup.flush()
-    assert list(jam._connection.mongo_store.keys()) == []
+    assert list(jam._connection.backup_store.keys()) == []
 
 
 def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
@@ -310,7 +310,7 @@ def test_frames_that_mongodb_alone_holds_are_not_forgotten_while_it_is_away(
 
     own_mongo.start()
     episode.delete()
-    assert list(jam._connection.mongo_store.keys()) == []
+    assert list(jam._connection.backup_store.keys()) == []
 
 
 @pytest.mark.parametrize("backed_up", [True, False])
@@ -322,7 +322,7 @@ def test_a_deleted_episode_takes_its_frames_along(jam: Jamboree, backed_up: bool
 
     keys = [key.decode() for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*")]
     assert not [key for key in keys if episode.id in key]
-    assert not [key for key in list(jam._connection.mongo_store.keys()) if episode.id in key]
+    assert not [key for key in list(jam._connection.backup_store.keys()) if episode.id in key]
     assert steps_of(other) == [0, 1, 2, 3, 4, 5]
 
 
@@ -332,7 +332,7 @@ def test_frames_that_only_the_backup_holds_go_with_the_episode(jam: Jamboree) ->
     jam.redis.delete(at(jam, jam._connection.keyspace.records("render", {"episode": episode.id})))
     episode.delete()
 
-    assert list(jam._connection.mongo_store.keys()) == []
+    assert list(jam._connection.backup_store.keys()) == []
 
 
 def test_a_record_without_a_step_gives_decode_error(jam: Jamboree) -> None:

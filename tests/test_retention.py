@@ -29,9 +29,9 @@ from jamboree_gym.encoding.batch_format import (
     encode_records,
 )
 from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
+from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.log import Append
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.eviction import Candidate
 
@@ -81,7 +81,7 @@ def here(jam: Jamboree) -> set[str]:
 
 def kept(jam: Jamboree, key: str) -> tuple[Head, int]:
     """The head of a log in MongoDB, and how many records there are, without a gap."""
-    (_, found), *_ = stored_logs(jam._connection.mongo_store, [key])
+    (_, found), *_ = stored_logs(jam._connection.backup_store, [key])
     assert isinstance(found, tuple)
     head, blobs = found
     return head, sum(batch.count for batch in checked_chain(blobs, head, where=key))
@@ -217,7 +217,7 @@ def test_an_interrupted_episode_is_kept_as_such(jam: Jamboree, open_jamboree: Op
     jam.backup.flush()
     jam._connection._lease.close(1)
     jam.redis.delete(jam._connection.keyspace.lease(jam._connection.writer_name))
-    reader = open_jamboree(mongo_url=jam._connection.mongo_url)
+    reader = open_jamboree(mongo_url=jam._connection.backup_url)
     key = jam._connection.keyspace.episode(env.episode_id)
     reader.backup.retain(max_redis_bytes=0, keep=[{"status": "interrupted"}])
     reader.backup.trim()
@@ -500,7 +500,7 @@ def test_of_records_that_are_old_the_head_stays(any_jam: Jamboree) -> None:
     (result,) = store.append([append(key, 1)])
     assert (result.stored, result.count) == (1, 2)  # type: ignore[union-attr]
     any_jam.backup.flush()
-    (_, found), *_ = stored_logs(any_jam._connection.mongo_store, [key])
+    (_, found), *_ = stored_logs(any_jam._connection.backup_store, [key])
     assert isinstance(found, tuple)
     batches = checked_chain(found[1], found[0], where=key)
     assert [decode_records(one, where=key)[0]["n"] for one in batches] == [0, 1]
@@ -639,7 +639,7 @@ def test_what_is_kept_from_now_on_is_not_let_go_of_as_it_was_found_before(jam: J
 def test_what_was_found_and_not_needed_goes_the_next_time(jam: Jamboree) -> None:
     keys = recorded(jam, 3)
     jam.backup.flush()
-    trimmer = Trimmer(jam._connection.redis_store, jam._connection.mongo_store)
+    trimmer = Trimmer(jam._connection.redis_store, jam._connection.backup_store)
     *_, found = find_candidates(jam._connection.redis_store, RetentionPolicy())
     trimmer._candidates = sorted(found)
     for number in range(3):
@@ -656,11 +656,11 @@ def test_what_is_copied_while_a_search_goes_on_is_not_missed_by_it(
 
     monkeypatch.setattr(trimming, "find_candidates", passes_by)
     jam.backup.retain(max_redis_bytes=10**15)
-    trimmer = Trimmer(jam._connection.redis_store, jam._connection.mongo_store)
+    trimmer = Trimmer(jam._connection.redis_store, jam._connection.backup_store)
     trimmer.work_for_a_turn()
     trimmer._begin_search()
     copier = LogCopier(
-        jam._connection.redis_store, jam._connection.mongo_store, on_acknowledged=trimmer.add
+        jam._connection.redis_store, jam._connection.backup_store, on_acknowledged=trimmer.add
     )
     keys = recorded(jam, 2)
     copier.begin()
@@ -689,7 +689,7 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
         jam.flush()
         env.step(ACTION)
     jam.flush()
-    owner = copying if where == "pages" else type(jam._connection.mongo_store)
+    owner = copying if where == "pages" else type(jam._connection.backup_store)
     real = getattr(owner, where)
 
     def another_is_quicker(*arguments: Any) -> Any:
@@ -702,7 +702,7 @@ def test_what_another_backup_copies_and_lets_go_of_meanwhile_is_no_failure(
         return real(*arguments)
 
     monkeypatch.setattr(owner, where, another_is_quicker)
-    copier = LogCopier(jam._connection.redis_store, jam._connection.mongo_store)
+    copier = LogCopier(jam._connection.redis_store, jam._connection.backup_store)
     copier.begin()
     list(copier.copy(list(jam._connection.redis_store.acknowledgements.unbacked())))
     assert copier.failures == {}

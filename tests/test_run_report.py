@@ -134,7 +134,7 @@ def test_what_is_odd_is_warned_of(jam: Jamboree, clock: Clock) -> None:
     report = jam.run("a").report()
 
     assert report.warnings == (
-        "the return of 1 episodes is no finite number",
+        "the return of 1 episode is no finite number",
         "loss is inf",
         "no checkpoint for 11 min",
     )

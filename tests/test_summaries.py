@@ -284,7 +284,7 @@ def test_a_log_and_a_summary_that_were_put_right_meanwhile_are_left_alone(
     assert head is not None
 
     standing = store.restorer.standing()
-    mongo = jam._connection.mongo_store.identity()
+    mongo = jam._connection.backup_store.identity()
     assert not store.restorer.restore(
         key, head, (), None, standing=standing, mongo=mongo, instead_of=b"damaged"
     )

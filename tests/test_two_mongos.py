@@ -20,7 +20,7 @@ from jamboree_gym import Jamboree
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import BackupMismatch, EpisodeNotFound
-from jamboree_gym.store.mongo.link import BackupUnavailable
+from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.backup_state import Acknowledgements
 
@@ -62,7 +62,7 @@ def record(jam: Jamboree, steps: int = 3) -> str:
 
 
 def where_of(jam: Jamboree) -> str:
-    return jam._connection.mongo_store.where
+    return jam._connection.backup_store.where
 
 
 def test_another_mongodb_begins_with_nothing_acknowledged(open_jam: Open) -> None:
@@ -224,7 +224,7 @@ def test_a_process_goes_on_where_a_thread_names_the_same_mongodb_otherwise(open_
     options: Any = {"is_new": True, "kind": "process", "interval_s": 0.1}
     process = Follower(
         jam._connection.redis_store,
-        lambda: jam._connection.mongo_store,
+        lambda: jam._connection.backup_store,
         to="by-another-name",
         **options,
     )
@@ -264,7 +264,7 @@ def test_one_mongodb_by_two_names_is_one(open_jam: Open, mongo: Server) -> None:
     jam = open_jam()
     record(jam)
     jam.backup.flush()
-    identity = jam._connection.mongo_store.identity()
+    identity = jam._connection.backup_store.identity()
     again = MongoStore.from_url(mongo.url, jam._connection.keyspace.namespace)
     assert again.identity_now() == identity
     with MongoClient[Any](mongo.url) as client:

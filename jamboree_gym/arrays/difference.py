@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.arrays.trees import Arrays, leaves_of, map_leaves
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.wording import shortened
 
 __all__ = [
     "EXACT",

@@ -23,9 +23,9 @@ from gymnasium.spaces import GraphInstance
 from jamboree_gym.arrays.atoms import ATOMS
 from jamboree_gym.arrays.plain_forms import NO_FORM, plain_form
 from jamboree_gym.arrays.tensors import plain_array
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.arrays.value_decoder import NUMBERS, Code, decode_packed, decode_value
 from jamboree_gym.errors import InvalidRecord, JamboreeError
+from jamboree_gym.wording import shortened
 
 __all__ = [
     "check_text",

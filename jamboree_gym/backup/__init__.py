@@ -1,8 +1,8 @@
 """The backup: copies Redis to MongoDB, compares both, restores, and evicts from Redis.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `errors`, `keys`, `progress`, `reading`,
-    `servers`, `store`.
-Imported by: `cli`, `jamboree`.
+    `servers`, `store`, `wording`.
+Imported by: `cli`, `diagnosis`, `jamboree`.
 """
 
 from jamboree_gym.backup.backup import Backup, BackupReport, BackupStatus

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stack.enter_context(
                     Connection(
                         options.redis_url,
-                        options.mongo_url,
+                        options.backup_url,
                         home=options.home,
                         namespace=namespace,
                         backup=False,
@@ -70,7 +70,7 @@ def _follow(connections: Sequence[Connection], stop: StopSignal, *, interval_s: 
 def _follower(connection: Connection, interval_s: float) -> Follower:
     return Follower(
         connection.redis_store,
-        lambda: connection.mongo_store,
+        lambda: connection.backup_store,
         to=connection.backed_up_to,
         is_new=True,
         interval_s=interval_s,
@@ -80,9 +80,9 @@ def _follower(connection: Connection, interval_s: float) -> Follower:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m jamboree_gym.backup",
-        description="Copy what Redis holds to MongoDB.",
+        description="Copy what Redis holds to the backup: MongoDB, or a folder.",
         epilog="Example: python -m jamboree_gym.backup --follow --redis-url redis://localhost "
-        "--mongo-url mongodb://localhost",
+        "--backup-url mongodb://localhost",
     )
     parser.add_argument("--follow", action="store_true", help="go on until SIGTERM or Ctrl-C")
     parser.add_argument(
@@ -93,7 +93,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--namespace", action="append", help="of a project; may be repeated")
     parser.add_argument("--redis-url", help="else JAMBOREE_REDIS_URL, else the embedded server")
-    parser.add_argument("--mongo-url", help="else JAMBOREE_MONGO_URL, else the embedded server")
+    parser.add_argument(
+        "--backup-url",
+        "--mongo-url",
+        help="mongodb://... or file:///folder; else JAMBOREE_BACKUP_URL, else the embedded backup",
+    )
     parser.add_argument("--home", help="directory of the embedded servers")
     return parser.parse_args(arguments)
 

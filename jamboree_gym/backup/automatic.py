@@ -8,15 +8,15 @@ import threading
 from collections.abc import Callable
 
 from jamboree_gym.backup.copy import pending_records
-from jamboree_gym.backup.follow import Follower, OpenedMongo
+from jamboree_gym.backup.follow import Follower, OpenedBackup
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.embedded import EmbeddedServers
-from jamboree_gym.store.mongo.link import InterpreterEnds
+from jamboree_gym.store.backups.errors import InterpreterEnds
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.urls import EMBEDDED, hosts_of
+from jamboree_gym.store.urls import EMBEDDED, backed_up_to, is_folder
 
 __all__ = ["AutomaticBackup", "FollowingThread", "SupervisorsBackup", "automatic_backup"]
 
@@ -84,32 +84,32 @@ class AutomaticBackup:
         try:
             pending = pending_records(self._store)
         except JamboreeError:
-            return "what MongoDB lacks is copied by the next backup"
-        return f"{pending} records are not in MongoDB yet, the next backup copies them"
+            return "what the backup lacks is copied by the next one"
+        return f"{pending} records are not in the backup yet, the next one copies them"
 
 
 class FollowingThread:
-    """Copies to the user's own MongoDB, unless another process does, over its own connections."""
+    """Copies to the user's own backup, unless another process does, over its own connections."""
 
     def __init__(
-        self, redis_url: Callable[[], str], mongo_url: str, keyspace: Keyspace, interval_s: float
+        self, redis_url: Callable[[], str], backup_url: str, keyspace: Keyspace, interval_s: float
     ) -> None:
         self.trouble: str | None = None
-        self.needs_threads = True  # pymongo's
+        self.needs_threads = not is_folder(backup_url)  # pymongo does
         self._redis_url = redis_url
-        self._mongo_url = mongo_url
+        self._backup_url = backup_url
         self._keyspace = keyspace
         self._interval_s = interval_s
 
     def run(self, delivered: threading.Event, stop: StopSignal) -> None:
         """Copy until `stop` is set; it does not matter what was `delivered`."""
         store = RedisStore.from_url(self._redis_url(), self._keyspace)
-        mongo = OpenedMongo(lambda: self._mongo_url, self._keyspace.namespace)
-        with contextlib.closing(store), contextlib.closing(mongo):
-            to = hosts_of(self._mongo_url)
+        backup = OpenedBackup(lambda: self._backup_url, self._keyspace.namespace)
+        with contextlib.closing(store), contextlib.closing(backup):
+            to = backed_up_to(self._backup_url)
             follower = Follower(
                 store,
-                mongo.open,
+                backup.open,
                 kind="thread",
                 to=to,
                 is_new=True,
@@ -166,11 +166,11 @@ class SupervisorsBackup:
 
 
 def automatic_backup(connection: Connection) -> AutomaticBackup | None:
-    """What copies what is saved through a connection; None where there is no MongoDB to copy to."""
+    """What copies what is saved through a connection; None where there is no backup to copy to."""
     store, interval_s = connection.redis_store, connection.backup_interval_s
-    if connection.mongo_url is not None:
+    if connection.backup_url is not None:
         url = connection.opened.own_redis_url
-        thread = FollowingThread(url, connection.mongo_url, connection.keyspace, interval_s)
+        thread = FollowingThread(url, connection.backup_url, connection.keyspace, interval_s)
         return AutomaticBackup(thread, store)
     if connection.redis_url is not None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from jamboree_gym.backup.copy import (
     pending_records,
 )
 from jamboree_gym.backup.eviction.policy import (
+    RETENTION_SETTING,
     RetentionPolicy,
     known_policy,
     load_policy,
@@ -23,14 +25,19 @@ from jamboree_gym.backup.eviction.policy import (
 from jamboree_gym.backup.eviction.preview import WouldEvict, preview
 from jamboree_gym.backup.eviction.trimmer import Trimmed, Trimmer
 from jamboree_gym.backup.restore import Restorer, damaged_summaries, repair_listings
+from jamboree_gym.backup.transfer import BackupTransfer
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import DecodeError, JamboreeError
 from jamboree_gym.progress import Progress
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import id_of
+from jamboree_gym.servers.home import Home
+from jamboree_gym.servers.programs.mongo import describe_backup
+from jamboree_gym.store.backups.opening import open_backup
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
+from jamboree_gym.store.urls import is_folder
 
 __all__ = ["Backup", "BackupReport", "BackupStatus"]
 
@@ -49,14 +56,15 @@ class BackupStatus:
         pending_deletes: Logs that were deleted in Redis, and that MongoDB has not deleted yet.
         lag_s: The longest time that a pending change may have waited, seconds: 0 if nothing is
             pending, None if no backup has ever been complete.
-        mongo: Hosts of the MongoDB that acknowledged all changes that are not pending; None if no
-            MongoDB has acknowledged anything yet.
+        mongo: Where the backup is that acknowledged all changes that are not pending: hosts of a
+            MongoDB, or the URL of a folder. None if none has acknowledged anything yet.
         follower: Host and process of the automatic backup; None if there is none, or it is gone.
         last_error: What stops the backup from copying; None while it works.
         redis_bytes: All memory that the Redis server uses.
         redis_limit_bytes: Above this the oldest backed-up logs are evicted; None = no limit.
         trimmed_bytes: Bytes of the namespace's logs that were evicted so far, approximately.
         copied_by: Who copies by itself, in words; says so if nobody does, and why.
+        kind: What the backup is, in words: your MongoDB, a folder, or the embedded server.
     """
 
     pending_logs: int
@@ -70,6 +78,7 @@ class BackupStatus:
     redis_limit_bytes: int | None
     trimmed_bytes: int
     copied_by: str = ""
+    kind: str = ""
 
     def __str__(self) -> str:
         """A few lines: who copies where to, and how far behind it is."""
@@ -80,7 +89,8 @@ class BackupStatus:
         limit = "no limit" if self.redis_limit_bytes is None else _mib(self.redis_limit_bytes)
         lines = [
             f"copied by: {self.copied_by}",
-            f"copied to: {self.mongo or 'no MongoDB has acknowledged anything yet'}",
+            f"copied to: {self.mongo or 'nothing has acknowledged anything yet'}",
+            f"backup is: {self.kind}",
             f"not copied: {self.pending_records:,} records in {self.pending_logs:,} logs, "
             f"{self.pending_deletes:,} deletions; {lag}",
             f"Redis: {_mib(self.redis_bytes)} of {limit}; evicted: {_mib(self.trimmed_bytes)}",
@@ -144,7 +154,7 @@ class Backup:
             DecodeError: A batch in Redis is damaged; its log was not copied.
         """
         self._connection.flush()
-        copier = LogCopier(self._store, self._connection.mongo_store)
+        copier = LogCopier(self._store, self._connection.backup_store)
         copier.begin()
         pending = list(self._store.acknowledgements.unbacked())
         for done in copier.copy(pending):
@@ -181,18 +191,60 @@ class Backup:
             memory_limit(policy, memory),
             self._store.backup_state.trimmed_bytes(),
             mark.by if mark is not None and is_seen else self._will_copy(),
+            self._kind(),
         )
+
+    def _kind(self) -> str:
+        connection = self._connection
+        if connection.backup_url is None:
+            return describe_backup(Home.at(connection.opened.home))
+        return "a folder" if is_folder(connection.backup_url) else "your MongoDB"
 
     def _will_copy(self) -> str:
         """Who copies while none has said so lately."""
         connection = self._connection
         if connection.opened.backup is None:
-            if connection.redis_url is not None and connection.mongo_url is None:
-                return "nobody: there is no mongo_url; jam.backup.flush() copies now"
+            if connection.redis_url is not None and connection.backup_url is None:
+                return "nobody: there is no backup URL; jam.backup.flush() copies now"
             return "nobody: backup=False; jam.backup.flush() copies now"
-        if connection.mongo_url is None:
+        if connection.backup_url is None:
             return "the backup process of the embedded servers, which is starting"
         return "a thread of this process, from the first save on"
+
+    @checked
+    def copy_to(self, url: str, *, progress: Progress | None = None) -> int:
+        """Copy this backup to another one, which may be of another kind.
+
+        Copies first what Redis has that this backup lacks. In the other backup nothing is deleted
+        or overwritten. If the call is interrupted, the next call continues.
+
+        Example:
+            >>> jam.backup.copy_to("file:///mnt/usb/backup")
+
+        Args:
+            url: `mongodb://`, `mongodb+srv://` or `file:///path/of/a/folder`.
+            progress: Called with the number of logs looked at and the number of all.
+
+        Returns:
+            Number of logs of which something was copied.
+
+        Raises:
+            InvalidUrl: There is no such kind of backup.
+            InvalidArgument: It is the same backup.
+            StoreUnavailable: One of the backups, or Redis, does not answer.
+            BackupMismatch: The other backup holds something else under one of the keys.
+            DecodeError: A log is damaged; it was not copied.
+        """
+        self.flush()
+        connection = self._connection
+        with closing(open_backup(url, connection.keyspace.namespace)) as target:
+            transfer = BackupTransfer(connection.backup_store, target)
+            for done, total in transfer.copy():
+                if progress is not None:
+                    progress(done, total)
+            transfer.copy_setting(RETENTION_SETTING)
+        _raise_first(transfer.failures)
+        return transfer.copied
 
     # -- what stays in Redis ----------------------------------------------------------------
 
@@ -231,7 +283,7 @@ class Backup:
         """
         policy = RetentionPolicy(max_redis_bytes, max_age_s, keep)
         replaced = self._replaced_policy()
-        store_policy(self._store, self._connection.mongo_store, policy)
+        store_policy(self._store, self._connection.backup_store, policy)
         return replaced
 
     def _replaced_policy(self) -> RetentionPolicy:
@@ -267,7 +319,7 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
             DecodeError: The stored policy is damaged; call `retain` again.
         """
-        return load_policy(self._store, self._connection.mongo_store)
+        return load_policy(self._store, self._connection.backup_store)
 
     def trim(self) -> Trimmed:
         """Apply the policy of `retain` now, without waiting for the automatic backup.
@@ -276,9 +328,9 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
             DecodeError: The stored policy is damaged; nothing was evicted.
         """
-        mongo = self._connection.mongo_store
-        cover(self._store, mongo)
-        return Trimmer(self._store, mongo).trim()
+        backup = self._connection.backup_store
+        cover(self._store, backup)
+        return Trimmer(self._store, backup).trim()
 
     # -- comparing --------------------------------------------------------------------------
 
@@ -293,12 +345,12 @@ class Backup:
             StoreUnavailable: MongoDB or Redis does not answer.
         """
         self._connection.flush()
-        comparison = Comparison(self._store, self._connection.mongo_store)
+        comparison = Comparison(self._store, self._connection.backup_store)
         keys = comparison.keys()
         for done in comparison.compare(keys):
             if progress is not None:
                 progress(done, len(keys))
-        comparison.check_bundles()
+        comparison.check_places()
         comparison.compare_blobs()
         listed = {key: str(error) for key, error in damaged_summaries(self._store).items()}
         return BackupReport(len(keys), comparison.batches, {**listed, **comparison.different})
@@ -333,20 +385,20 @@ class Backup:
             EpisodeNotFound: MongoDB does not hold one of the episodes.
             StoreUnavailable: MongoDB or Redis does not answer.
         """
-        mongo = self._connection.mongo_store
-        finish_deletions(self._store, mongo)
+        backup = self._connection.backup_store
+        finish_deletions(self._store, backup)
         failures: list[JamboreeError] = []
-        for name, content in mongo.blobs().items():
+        for name, content in backup.blobs().items():
             if isinstance(content, DecodeError):
                 failures.append(content)
             else:
                 self._store.blobs.put(name, content)
-        keys = list(mongo.keys()) if episodes is None else self._keys_of(episodes)
-        restorer = Restorer(self._store, mongo, is_asked_for=episodes is not None)
+        keys = list(backup.keys()) if episodes is None else self._keys_of(episodes)
+        restorer = Restorer(self._store, backup, is_asked_for=episodes is not None)
         for done in restorer.restore(keys):
             if progress is not None:
                 progress(done, len(keys))
-        listed, unlisted = repair_listings(self._store, mongo, None if episodes is None else keys)
+        listed, unlisted = repair_listings(self._store, backup, None if episodes is None else keys)
         _raise_first([*failures, *restorer.failures, *unlisted])
         return restorer.restored + listed
 

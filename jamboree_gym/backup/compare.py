@@ -13,10 +13,11 @@ from jamboree_gym.encoding.batch_format import Batch, Head, decode_head
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.log import or_error
-from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.urls import backup_name
 
 __all__ = ["Comparison"]
 
@@ -31,15 +32,15 @@ class Comparison:
         different: By key, a description of what differs, is missing or is damaged.
     """
 
-    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+    def __init__(self, store: RedisStore, backup: BackupStore) -> None:
         self.batches = 0
         self.different: dict[str, str] = {}
         self._store = store
-        self._mongo = mongo
+        self._backup = backup
 
     def keys(self) -> list[str]:
         """All logs of both sides, sorted."""
-        return sorted({*self._store.log_keys(), *self._mongo.keys()})
+        return sorted({*self._store.log_keys(), *self._backup.keys()})
 
     def compare(self, keys: Sequence[str]) -> Iterator[int]:
         """Compare sorted logs; yield how many have been compared so far."""
@@ -47,7 +48,7 @@ class Comparison:
         while done < len(keys):
             part = keys[done : done + at_once]
             ours, size = self._read_from_redis(part)
-            for key, kept in stored_logs(self._mongo, part):
+            for key, kept in stored_logs(self._backup, part):
                 try:
                     self.batches += self._compare(key, ours.get(key), kept)
                 except DecodeError as error:
@@ -56,18 +57,17 @@ class Comparison:
                 yield done
             at_once = next_portion(at_once, len(part), size)
 
-    def check_bundles(self) -> None:
-        """Check that every entry of MongoDB's bundles names its episode."""
-        self.different |= {
-            name: str(error) for name, error in self._mongo.bundles.damaged().items()
-        }
+    def check_places(self) -> None:
+        """Check what reading the logs does not show: that every log can be found."""
+        damaged = self._backup.damaged()
+        self.different |= {name: str(error) for name, error in damaged.items()}
 
     def compare_blobs(self) -> None:
         """Compare the schemas and provenances that logs refer to.
 
         A blob that MongoDB lacks is no difference if only a deleted episode referred to it.
         """
-        here, kept = self._store.blobs.all(), self._mongo.blobs()
+        here, kept = self._store.blobs.all(), self._backup.blobs()
         lacking = here.keys() - kept.keys()
         lacking &= self._digests_in_use() if lacking else set()
         for name in sorted({*here, *kept}):
@@ -126,7 +126,7 @@ class Comparison:
                 return 0
             raise DecodeError(f"{key}: MongoDB does not hold it")
         kept_head, blobs = kept
-        theirs = checked_chain(blobs, kept_head, where=f"MongoDB at {self._mongo.where}: {key}")
+        theirs = checked_chain(blobs, kept_head, where=f"{backup_name(self._backup.where)}: {key}")
         if ours is None:
             return sum(1 for _ in theirs)
         return _equal_batches(key, ours, kept_head, theirs)

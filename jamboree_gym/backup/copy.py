@@ -16,11 +16,17 @@ from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_s
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_outline
 from jamboree_gym.errors import BackupMismatch, DecodeError, JamboreeError
-from jamboree_gym.store.mongo.bundles import Bundling
-from jamboree_gym.store.mongo.documents import MAX_INLINE_BYTES, GrownLog, NewLog, StoredLog
-from jamboree_gym.store.mongo.reader import stored_logs
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.protocol import BackupStore, LogInserter
+from jamboree_gym.store.backups.reader import stored_logs
+from jamboree_gym.store.backups.records import (
+    ANOTHER_LOG,
+    MAX_INLINE_BYTES,
+    GrownLog,
+    NewLog,
+    StoredLog,
+)
 from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.urls import backup_name
 
 __all__ = ["LogCopier", "finish_deletions", "pending_records"]
 
@@ -50,14 +56,14 @@ class LogCopier:
     def __init__(
         self,
         store: RedisStore,
-        mongo: MongoStore,
+        backup: BackupStore,
         *,
         on_acknowledged: Callable[[Mapping[str, Head]], None] | None = None,
     ) -> None:
         self.copied = 0
         self.failures: dict[str, JamboreeError] = {}
         self._store = store
-        self._mongo = mongo
+        self._backup = backup
         self._on_acknowledged = on_acknowledged
         self._blobs: set[str] = set()
         self._epoch = ""
@@ -69,10 +75,10 @@ class LogCopier:
 
         `to` are the hosts of the automatic backup; empty = there is none.
         """
-        epoch = _adopt(self._store, self._mongo, to=to)
+        epoch = _adopt(self._store, self._backup, to=to)
         if epoch != self._epoch:
             self._epoch, self._blobs = epoch, set()
-        finish_deletions(self._store, self._mongo)
+        finish_deletions(self._store, self._backup)
 
     def copy(self, pending: Sequence[tuple[str, int]]) -> Iterator[int]:
         """Copy logs, given as (key, revision); yield how many have been processed so far."""
@@ -93,18 +99,18 @@ class LogCopier:
 
     def _copy_small(self, keys: Sequence[str]) -> Iterator[int]:
         """Copy small logs, portion by portion; yield the number of logs in each."""
-        bundling = self._mongo.bundling(keys)
+        inserter = self._backup.inserter(keys)
         done, at_once = 0, FIRST_LOGS
         while done < len(keys):
             portion = keys[done : done + at_once]
-            size = self._copy_together(portion, bundling)
+            size = self._copy_together(portion, inserter)
             done += len(portion)
             at_once = next_portion(at_once, len(portion), size)
             if done == len(keys):
-                bundling.close()
+                inserter.close()
             yield len(portion)
 
-    def _copy_together(self, keys: Sequence[str], bundling: Bundling) -> int:
+    def _copy_together(self, keys: Sequence[str], inserter: LogInserter) -> int:
         """Copy small logs with one round trip to each server; return the number of bytes."""
         new: dict[str, NewLog] = {}
         grown: dict[str, GrownLog] = {}
@@ -124,7 +130,8 @@ class LogCopier:
                 head, blobs = found
                 note = self._put_blobs(key, head, [decode_batch(one, where=key) for one in blobs])
             except DecodeError as error:
-                self.failures[key] = error
+                if not self._was_emptied():
+                    self.failures[key] = error
                 continue
             size = sum(map(len, blobs))
             copied_bytes += size
@@ -137,9 +144,9 @@ class LogCopier:
                 batches += [(key, head.born, blob) for blob in blobs]
         refused = self._differing(grown)
         batches = [one for one in batches if one[0] not in refused]
-        inserted = self._mongo.insert_logs(new, bundling)
+        inserted = inserter.insert(new)
         by_themselves += sorted(inserted.of_other_length)
-        refused |= inserted.refused | (self._mongo.insert_batches(batches) if batches else {})
+        refused |= inserted.refused | (self._backup.insert_batches(batches) if batches else {})
         self._refuse(refused)
         others = refused.keys() | inserted.of_other_length
         heads = {key: log.head for key, log in new.items() if key not in others}
@@ -156,7 +163,7 @@ class LogCopier:
         They have changed in Redis and must be read again: returns them.
         """
         new = {(key, head.born): head for key, head in logs.items() if head.acked == 0}
-        deleted = self._mongo.deleted(new)
+        deleted = self._backup.deleted(new)
         for key, born in deleted:
             if not self._store.deletions.assign_new_birth(key, new[key, born], epoch=self._epoch):
                 self._changed.add(key)
@@ -174,12 +181,12 @@ class LogCopier:
             if head is None:
                 return
             note = self._put_blobs(key, head, ())
-            since = head.acked or self._count_in_mongo(key, head)
+            since = head.acked or self._count_in_backup(key, head)
             if since < head.held > head.first:
                 self.failures[key] = BackupMismatch(
-                    f"{key}: MongoDB at {self._mongo.where} lacks its first {head.held} records, "
-                    "and Redis has evicted them: they are in the MongoDB that was the backup "
-                    "before; open that by mongo_url=..., and call backup.restore()"
+                    f"{key}: {backup_name(self._backup.where)} lacks its first {head.held} "
+                    "records, and Redis has evicted them: they are in the backup that was there "
+                    "before; open that by backup=URL, and call backup.restore()"
                 )
                 return
             known = GrownLog(head.acknowledged(), since, note.run)
@@ -188,12 +195,12 @@ class LogCopier:
                 return
             for page in pages(self._store, key, since, head.count):
                 self._put_blobs(key, head, page)
-                refused = self._mongo.insert_batches((key, head.born, one.blob) for one in page)
+                refused = self._backup.insert_batches((key, head.born, one.blob) for one in page)
                 self._refuse(refused)
                 if refused:
                     return
         except DecodeError as error:
-            if head is None or not self._was_trimmed(key, head):
+            if not self._was_emptied() and (head is None or not self._was_trimmed(key, head)):
                 self.failures[key] = error
         else:
             self._put_heads({key: known}, acked=head.acked)
@@ -203,10 +210,10 @@ class LogCopier:
 
         Ask before batches are inserted: the new batches would mix with the ones in MongoDB.
         """
-        counts = self._mongo.counts(list(logs))
+        counts = self._backup.counts(list(logs))
         others = {(key, born) for key, (born, _) in counts.items() if born != logs[key].head.born}
-        others -= self._mongo.deleted(others)
-        found = {key: "another log of the same name" for key, _ in others}
+        others -= self._backup.deleted(others)
+        found = {key: ANOTHER_LOG for key, _ in others}
         for key, (born, count) in counts.items():
             if not isinstance(count, int):  # a damaged document; reported below
                 continue
@@ -221,12 +228,16 @@ class LogCopier:
         now = self._store.head(key)
         return now is None or now.born != head.born or now.held > head.held
 
-    def _count_in_mongo(self, key: str, head: Head) -> int:
+    def _was_emptied(self) -> bool:
+        """Whether Redis was emptied since `begin`: what is missing is gone, not damaged."""
+        return self._store.epoch() != self._epoch
+
+    def _count_in_backup(self, key: str, head: Head) -> int:
         """Number of records that MongoDB holds of a log without any acknowledgement.
 
         A backup that was killed could not acknowledge: its batches are not copied again.
         """
-        log = self._mongo.logs([key]).get(key)
+        log = self._backup.logs([key]).get(key)
         if not isinstance(log, StoredLog) or log.head.born != head.born:
             return 0
         return 0 if self._difference(key, 0) else min(log.head.count, head.count)
@@ -235,7 +246,7 @@ class LogCopier:
         """Move records behind those that MongoDB holds; record which logs cannot be copied."""
         for key, what in refused.items():
             try:
-                was_moved = rejoin(self._store, self._mongo, key, epoch=self._epoch)
+                was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
                 if was_moved or self._clear_leftovers(key):
                     self._rejoined.append(key)
                     continue
@@ -243,9 +254,9 @@ class LogCopier:
                 self.failures[key] = error
                 continue
             self.failures[key] = BackupMismatch(
-                f"MongoDB at {self._mongo.where} keeps something else under {key}: {what}; nothing "
-                "was overwritten. Was Redis emptied and the log begun anew? Delete the log, or "
-                "keep it under another name."
+                f"{backup_name(self._backup.where)} keeps something else under {key}: {what}; "
+                "nothing was overwritten. Was Redis emptied and the log begun anew? Delete the "
+                "log, or keep it under another name."
             )
 
     def _clear_leftovers(self, key: str) -> bool:
@@ -254,13 +265,13 @@ class LogCopier:
         No head counts these batches, and others have taken their place. Within one epoch both are
         the same.
         """
-        head, kept = self._store.head(key), self._mongo.logs([key]).get(key)
+        head, kept = self._store.head(key), self._backup.logs([key]).get(key)
         if head is None or isinstance(kept, DecodeError):
             return False
         if kept is not None and (kept.head.born != head.born or self._difference(key, 0)):
             return False
         start = 0 if kept is None else kept.head.count
-        return self._mongo.clear_batches(key, head.born, start) > 0
+        return self._backup.clear_batches(key, head.born, start) > 0
 
     def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> _Note:
         """Insert each blob that batches and head refer to, once; return what the head says."""
@@ -270,7 +281,7 @@ class LogCopier:
         names = {schema_digest(batch, where=key) for batch in batches} | {provenance}
         new = names - self._blobs
         if new:
-            self._mongo.put_blobs({name: self._blob(name) for name in sorted(new)})
+            self._backup.put_blobs({name: self._blob(name) for name in sorted(new)})
             self._blobs |= new
         return _Note(summary.run, has_ended=summary.status != "running")
 
@@ -279,14 +290,14 @@ class LogCopier:
         try:
             return self._store.blobs.get(name)
         except DecodeError:
-            kept = self._mongo.blob(name)
+            kept = self._backup.blob(name)
             if kept is None:
                 raise
         self._store.blobs.put(name, kept)
         return kept
 
     def _put_heads(self, logs: Mapping[str, GrownLog], *, acked: int | None = None) -> None:
-        unsettled = self._mongo.put_heads(logs)
+        unsettled = self._backup.put_heads(logs)
         found = {key: what or self._settle(key, logs[key]) for key, what in unsettled.items()}
         refused = {key: what for key, what in found.items() if what is not None}
         self._refuse(refused)
@@ -300,12 +311,12 @@ class LogCopier:
         difference = self._difference(key, log.since)
         if difference is not None:
             return difference
-        return self._mongo.put_heads({key: replace(log, since=log.head.count)}).get(key)
+        return self._backup.put_heads({key: replace(log, since=log.head.count)}).get(key)
 
     def _difference(self, key: str, since: int) -> str | None:
         """Describe how batches in MongoDB differ from those in Redis; None if they are equal."""
         try:
-            for _, kept in stored_logs(self._mongo, [key]):
+            for _, kept in stored_logs(self._backup, [key]):
                 if isinstance(kept, DecodeError):
                     return str(kept)
                 for blob in kept[1] if kept is not None else ():
@@ -327,29 +338,29 @@ class LogCopier:
         What Redis lost during the copy is restored from MongoDB.
         """
         gone, overtaken = self._store.acknowledgements.acknowledge(heads, epoch=self._epoch)
-        self._mongo.clear_deleted((key, heads[key].born) for key in gone)
+        self._backup.clear_deleted((key, heads[key].born) for key in gone)
         if overtaken:
-            restorer = Restorer(self._store, self._mongo, is_asked_for=False)
+            restorer = Restorer(self._store, self._backup, is_asked_for=False)
             deque(restorer.restore(sorted(overtaken)), maxlen=0)
         if self._on_acknowledged is not None:
             acknowledged = heads.keys() - gone - overtaken
             self._on_acknowledged({key: heads[key] for key in acknowledged})
 
 
-def _adopt(store: RedisStore, mongo: MongoStore, *, to: str) -> str:
+def _adopt(store: RedisStore, backup: BackupStore, *, to: str) -> str:
     """Make this MongoDB acknowledge copies of the namespace; return the epoch in which it does.
 
     If another MongoDB did so before, or this one was emptied, nothing counts as acknowledged yet.
     If the process is killed midway, the next call finishes the change.
     """
-    adoption = store.acknowledgements.adopt(mongo.identity_now(), to=to)
+    adoption = store.acknowledgements.adopt(backup.identity_now(), to=to)
     if adoption.instead_of:
         has_evicted = store.backup_state.trimmed_bytes() > 0
         _log.log(
             logging.WARNING if has_evicted else logging.INFO,
-            "MongoDB at %s takes the place of the one at %s as the backup of %s: all that Redis "
-            "holds is copied there%s",
-            *(mongo.where, adoption.instead_of, store.keyspace.namespace),
+            "%s takes the place of %s as the backup of %s: all that Redis holds is copied there%s",
+            *map(backup_name, (backup.where, adoption.instead_of)),
+            store.keyspace.namespace,
             "; what Redis has evicted is only in the other one" if has_evicted else "",
         )
     if adoption.is_unsettled:
@@ -365,12 +376,12 @@ def _incomplete_logs(logs: Mapping[str, Head]) -> set[str]:
     return {key for key, head in logs.items() if head.acked == 0 and head.held > head.first}
 
 
-def finish_deletions(store: RedisStore, mongo: MongoStore) -> int:
+def finish_deletions(store: RedisStore, backup: BackupStore) -> int:
     """Delete from MongoDB what was deleted in Redis; return the number of logs."""
     deleted = sorted(store.deletions.noted())
-    mongo.delete(deleted)
+    backup.delete(deleted)
     for key, born in deleted:
-        store.deletions.forget(key, born, mongo=mongo.identity())
+        store.deletions.forget(key, born, backup=backup.identity())
     return len(deleted)
 
 

@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
-from jamboree_gym.backup.follow import Follower, OpenedMongo
+from jamboree_gym.backup.follow import Follower, OpenedBackup
 from jamboree_gym.backup.waiting import StopSignal
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.servers.control import decode
 from jamboree_gym.servers.home import Home
-from jamboree_gym.servers.programs.mongo import MongoProgram
+from jamboree_gym.servers.programs.mongo import MongoProgram, folder_instead_of_mongo
 from jamboree_gym.store.redis.store import RedisStore
-from jamboree_gym.store.urls import EMBEDDED
+from jamboree_gym.store.urls import EMBEDDED, folder_url
 
 __all__ = ["main"]
 
@@ -33,6 +33,7 @@ class EmbeddedBackup:
     """Copies the namespaces that the supervisor names, each in its own thread."""
 
     def __init__(self, home: Home) -> None:
+        self._home = home
         self._program = MongoProgram(home)
         self._trouble = ""  # why the Mongo server does not run
         self._copies: dict[str, _Copy] = {}
@@ -42,7 +43,7 @@ class EmbeddedBackup:
         self._trouble = message["trouble"]
         for namespace, interval_s in message["intervals_s"].items():
             if namespace not in self._copies:
-                self._copies[namespace] = _Copy(message["redis_url"], self._mongo_url, namespace)
+                self._copies[namespace] = _Copy(message["redis_url"], self._backup_url, namespace)
             self._copies[namespace].go_on(interval_s)
 
     def end(self) -> None:
@@ -52,7 +53,10 @@ class EmbeddedBackup:
         for copy in self._copies.values():
             copy.thread.join()
 
-    def _mongo_url(self) -> str:
+    def _backup_url(self) -> str:
+        folder = folder_instead_of_mongo(self._home)
+        if folder is not None:
+            return folder_url(folder)
         if self._trouble:
             raise EmbeddedServerError(self._trouble)
         return self._program.open_to_clients()
@@ -61,12 +65,12 @@ class EmbeddedBackup:
 class _Copy:
     """The copy of one namespace, on a thread."""
 
-    def __init__(self, redis_url: str, mongo_url: Callable[[], str], namespace: str) -> None:
+    def __init__(self, redis_url: str, backup_url: Callable[[], str], namespace: str) -> None:
         self.stop = StopSignal()
         self.thread = threading.Thread(target=self._run)
         self._store = RedisStore.from_url(redis_url, Keyspace(namespace))
-        self._mongo = OpenedMongo(mongo_url, namespace)
-        self._follower = Follower(self._store, self._mongo.open, to=EMBEDDED, is_new=False)
+        self._backup = OpenedBackup(backup_url, namespace)
+        self._follower = Follower(self._store, self._backup.open, to=EMBEDDED, is_new=False)
 
     def go_on(self, interval_s: float) -> None:
         """Copy at least so often; the first call starts the thread."""
@@ -75,7 +79,7 @@ class _Copy:
             self.thread.start()
 
     def _run(self) -> None:
-        with closing(self.stop), closing(self._store), closing(self._mongo):
+        with closing(self.stop), closing(self._store), closing(self._backup):
             self._follower.run(self.stop)
 
 

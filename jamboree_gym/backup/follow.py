@@ -12,13 +12,15 @@ from jamboree_gym.backup.eviction.trimmer import Trimmer
 from jamboree_gym.backup.leader_lock import Kind, LeaderLock
 from jamboree_gym.backup.waiting import Pressure, StopSignal, wait_for_change
 from jamboree_gym.errors import DecodeError, JamboreeError
+from jamboree_gym.store.backups.opening import open_backup
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.listing_recovery import cover
 from jamboree_gym.store.log import BackupMark
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.feed import Doorbell
 from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.urls import backup_name
 
-__all__ = ["DEFAULT_INTERVAL_S", "Follower", "OpenedMongo"]
+__all__ = ["DEFAULT_INTERVAL_S", "Follower", "OpenedBackup"]
 
 DEFAULT_INTERVAL_S = 10.0
 IDLE_ROUND_S = 60.0  # while nothing changes: to notice a MongoDB that was emptied, for example
@@ -46,7 +48,7 @@ class Follower:
 
     Args:
         store: The source. The caller keeps ownership.
-        mongo: Returns the destination, anew in each round. The caller keeps ownership.
+        backup: Returns the destination, anew in each round. The caller keeps ownership.
         kind: Whether the follower is its own process or a thread of a trainer.
         to: Name of the destination: hosts, or `EMBEDDED`.
         is_new: Whether to move the namespace's backup to this destination. If False, the follower
@@ -61,7 +63,7 @@ class Follower:
     def __init__(
         self,
         store: RedisStore,
-        mongo: Callable[[], MongoStore],
+        backup: Callable[[], BackupStore],
         *,
         to: str,
         is_new: bool,
@@ -71,8 +73,8 @@ class Follower:
         self.trouble: str | None = None
         self.interval_s = interval_s
         self._store = store
-        self._open_mongo = mongo
-        self._mongo: MongoStore | None = None
+        self._open_backup = backup
+        self._backup: BackupStore | None = None
         self._leader_lock = LeaderLock(store, kind, to=to, is_new=is_new)
         self._to = to
         self._copier: LogCopier | None = None
@@ -165,13 +167,14 @@ class Follower:
             self._doorbell.arm()  # before the copy: so no change is missed
             return self._copy(due=time.monotonic() + self.interval_s)
         if self._leader_lock.to != self._to:
-            if self._open_mongo().identity().id == self._store.backup_state.copied_to_id():
+            if self._open_backup().identity().id == self._store.backup_state.copied_to_id():
                 self._to = self._leader_lock.to
                 self._leader_lock.copy_to(self._to)  # the same MongoDB under another name
                 return 0.0
             self._warn_once(
-                f"{self._store.keyspace.namespace} is copied to MongoDB at {self._leader_lock.to}, "
-                f"and no more to {self._to}: the Jamboree that was opened last says so"
+                f"{self._store.keyspace.namespace} is copied to "
+                f"{backup_name(self._leader_lock.to)}, and no more to {self._to}: "
+                "the Jamboree that was opened last says so"
             )
         return CLAIM_AGAIN_S
 
@@ -186,12 +189,12 @@ class Follower:
 
         `by` is who is said to copy; None = this follower.
         """
-        store, mongo = self._store, self._open_mongo()
+        store, backup = self._store, self._open_backup()
         began = store.time()
-        copier, trimmer = self._copier_to(mongo)
+        copier, trimmer = self._copier_to(backup)
         self._pressure.begin_copy()
         copier.begin(self._to)
-        cover(store, mongo)
+        cover(store, backup)
         unbacked = dict(store.acknowledgements.unbacked())
         failed = self._failed_so_far(unbacked)
         pending = [one for one in unbacked.items() if one[0] not in failed]
@@ -222,10 +225,10 @@ class Follower:
         if pause_s > 0 and not self._pressure.is_high():
             self._stop.wait(pause_s)
 
-    def _copier_to(self, mongo: MongoStore) -> tuple[LogCopier, Trimmer]:
-        if self._copier is None or self._trimmer is None or self._mongo is not mongo:
-            self._mongo, self._trimmer = mongo, Trimmer(self._store, mongo)
-            self._copier = LogCopier(self._store, mongo, on_acknowledged=self._trimmer.add)
+    def _copier_to(self, backup: BackupStore) -> tuple[LogCopier, Trimmer]:
+        if self._copier is None or self._trimmer is None or self._backup is not backup:
+            self._backup, self._trimmer = backup, Trimmer(self._store, backup)
+            self._copier = LogCopier(self._store, backup, on_acknowledged=self._trimmer.add)
         return self._copier, self._trimmer
 
     def _make_room(self, trimmer: Trimmer) -> str:
@@ -260,16 +263,16 @@ class Follower:
             log.warning("%s", what)
 
 
-class OpenedMongo:
-    """A namespace in the MongoDB at a URL; opened when it is needed, and again at another URL."""
+class OpenedBackup:
+    """A namespace in the backup at a URL; opened when it is needed, and again at another URL."""
 
     def __init__(self, url: Callable[[], str], namespace: str) -> None:
         self._find_url = url
         self._namespace = namespace
         self._url = ""
-        self._store: MongoStore | None = None
+        self._store: BackupStore | None = None
 
-    def open(self) -> MongoStore:
+    def open(self) -> BackupStore:
         """The store at the current URL.
 
         Raises:
@@ -278,7 +281,7 @@ class OpenedMongo:
         url = self._find_url()
         if self._store is None or url != self._url:
             self.close()
-            self._store, self._url = MongoStore.from_url(url, self._namespace), url
+            self._store, self._url = open_backup(url, self._namespace), url
         return self._store
 
     def close(self) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 from jamboree_gym.backup.portions import pages
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Batch, Head, decode_head, encode_batch
-from jamboree_gym.store.mongo.documents import StoredLog
-from jamboree_gym.store.mongo.reader import StoredBatches
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.backups.reader import StoredBatches
+from jamboree_gym.store.backups.records import StoredLog
 from jamboree_gym.store.redis.store import RedisStore
 
 __all__ = ["rejoin"]
@@ -22,7 +22,7 @@ __all__ = ["rejoin"]
 MAX_MOVED_BYTES = 64 << 20
 
 
-def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> bool:
+def rejoin(store: RedisStore, backup: BackupStore, key: str, *, epoch: str) -> bool:
     """Move the records that only Redis holds behind the records that MongoDB holds.
 
     The records get new indices. They keep their times if these are later than those before them.
@@ -36,13 +36,13 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
         DecodeError: Data of the log is damaged.
     """
     raw = store.reader.undecoded_head(key)
-    kept = mongo.logs([key]).get(key)
+    kept = backup.logs([key]).get(key)
     if not raw or not isinstance(kept, StoredLog):
         return False
     head = decode_head(raw, where=key)
     if head.codec != CODEC_RECORDS or head.first > max(head.acked, head.held):
         return False
-    ours = _batches_only_in_redis(store, mongo, key, head, kept)
+    ours = _batches_only_in_redis(store, backup, key, head, kept)
     if not ours or sum(len(batch.blob) for batch in ours) > MAX_MOVED_BYTES:
         return False
     moved = list(_renumbered(kept.head, ours))
@@ -65,7 +65,7 @@ def rejoin(store: RedisStore, mongo: MongoStore, key: str, *, epoch: str) -> boo
 
 
 def _batches_only_in_redis(
-    store: RedisStore, mongo: MongoStore, key: str, head: Head, kept: StoredLog
+    store: RedisStore, backup: BackupStore, key: str, head: Head, kept: StoredLog
 ) -> list[Batch]:
     """The batches of Redis from the first difference on; empty if there is no difference."""
     is_same_log = head.born == kept.head.born
@@ -75,7 +75,7 @@ def _batches_only_in_redis(
     ours = [batch for page in pages(store, key, start, head.count) for batch in page]
     theirs: Sequence[Batch] = ()
     if is_same_log and start < kept.head.count:
-        theirs = StoredBatches(mongo, key, kept, kept.head.count).covering(start, kept.head.count)
+        theirs = StoredBatches(backup, key, kept, kept.head.count).covering(start, kept.head.count)
     same = 0
     while same < min(len(ours), len(theirs)) and ours[same].blob == theirs[same].blob:
         same += 1

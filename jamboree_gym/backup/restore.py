@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator, Sequence
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head, decode_head, decode_note
 from jamboree_gym.encoding.summary_codec import decode_summaries
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError
-from jamboree_gym.store.mongo.documents import StoredLog
-from jamboree_gym.store.mongo.reader import StoredBatches, stored_logs
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.backups.reader import StoredBatches, stored_logs
+from jamboree_gym.store.backups.records import StoredLog
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of, put_back, refill
+from jamboree_gym.store.urls import backup_name
 
 __all__ = ["Restorer", "damaged_summaries", "repair_listings"]
 
@@ -32,11 +33,11 @@ class Restorer:
         failures: Errors of the logs that could not be restored.
     """
 
-    def __init__(self, store: RedisStore, mongo: MongoStore, *, is_asked_for: bool) -> None:
+    def __init__(self, store: RedisStore, backup: BackupStore, *, is_asked_for: bool) -> None:
         self.restored = 0
         self.failures: list[JamboreeError] = []
         self._store = store
-        self._mongo = mongo
+        self._backup = backup
         self._is_asked_for = is_asked_for
 
     def restore(self, keys: Sequence[str]) -> Iterator[int]:
@@ -46,7 +47,7 @@ class Restorer:
             some = keys[first : first + LOGS_AT_ONCE]
             standing = self._store.restorer.standing(some)
             deleted = self._store.deletions.noted(some)
-            for key, kept in stored_logs(self._mongo, some):
+            for key, kept in stored_logs(self._backup, some):
                 try:
                     is_gone = isinstance(kept, tuple) and (key, kept[0].born) in deleted
                     self.restored += self._restore(key, None if is_gone else kept, standing)
@@ -62,7 +63,7 @@ class Restorer:
                 raise kept
             if kept is None:
                 if self._is_asked_for:
-                    raise EpisodeNotFound(f"MongoDB at {self._mongo.where}: {key} is not there")
+                    raise EpisodeNotFound(f"{backup_name(self._backup.where)}: {key} is not there")
                 return False
             raw = self._store.reader.undecoded_head(key)
             try:
@@ -73,24 +74,24 @@ class Restorer:
                 current, damaged = None, raw
             if current is not None and not _is_behind(current, kept[0]):
                 return self._fill_up(key)
-            mongo = self._mongo.identity()
+            backup = self._backup.identity()
             if put_back(
-                self._store, key, *kept, mongo=mongo, standing=standing, instead_of=damaged
+                self._store, key, *kept, backup=backup, standing=standing, instead_of=damaged
             ):
                 self._fill_up(key)
                 return True
             standing = self._store.restorer.standing([key])
-            kept = dict(stored_logs(self._mongo, [key]))[key]
+            kept = dict(stored_logs(self._backup, [key]))[key]
         return False
 
     def _fill_up(self, key: str) -> bool:
         """Restore the batches that Redis has evicted or lacks; return whether there were any."""
         head, kept = self._store.head(key), None
         if head is not None and head.held > head.first:
-            kept = self._mongo.logs([key]).get(key)
+            kept = self._backup.logs([key]).get(key)
         if head is None or not isinstance(kept, StoredLog) or kept.head.born != head.born:
             return False
-        batches = StoredBatches(self._mongo, key, kept, head.held)
+        batches = StoredBatches(self._backup, key, kept, head.held)
         return refill(self._store, key, head, batches, max_bytes=math.inf)
 
 
@@ -105,7 +106,7 @@ def damaged_summaries(store: RedisStore) -> dict[str, DecodeError]:
 
 
 def repair_listings(
-    store: RedisStore, mongo: MongoStore, keys: Collection[str] | None = None
+    store: RedisStore, backup: BackupStore, keys: Collection[str] | None = None
 ) -> tuple[int, list[DecodeError]]:
     """Rewrite the damaged summaries in the listings, of some logs (None = all).
 
@@ -121,7 +122,7 @@ def repair_listings(
                 continue
             damage = f"{store.keyspace.summaries(run)}: {error}"
             try:
-                entry = entry_of(store, key, _find_head(store, mongo, key))
+                entry = entry_of(store, key, _find_head(store, backup, key))
             except DecodeError as again:
                 failures.append(DecodeError(f"{damage}; {again}"))
             else:
@@ -132,11 +133,11 @@ def repair_listings(
     return repaired, failures
 
 
-def _find_head(store: RedisStore, mongo: MongoStore, key: str) -> Head:
+def _find_head(store: RedisStore, backup: BackupStore, key: str) -> Head:
     head = store.head(key)
     if head is not None:
         return head
-    stored = mongo.logs([key]).get(key)
+    stored = backup.logs([key]).get(key)
     if isinstance(stored, StoredLog):
         return stored.head
     raise stored or DecodeError(f"{key} is neither in Redis nor in MongoDB: it can only be deleted")

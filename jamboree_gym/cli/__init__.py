@@ -2,12 +2,15 @@
 
 The library is imported where a command runs, so that `--help` is quick.
 
-Imports: `backup`, `errors`, `integrations`, `jamboree`, `progress`, `reading`, `records`, `replay`,
-    `runs`, `servers`, `store`, `tables`.
+Imports: `backup`, `diagnosis`, `errors`, `integrations`, `jamboree`, `progress`, `reading`,
+    `records`, `replay`, `runs`, `servers`, `store`, `tables`, `wording`.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     import typer
 
 __all__ = ["app", "main"]
+
+NOT_COMPLETE, INTERRUPTED = 1, 130
 
 
 def build_app() -> typer.Typer:
@@ -28,19 +33,10 @@ def build_app() -> typer.Typer:
     try:
         import typer
 
-        from jamboree_gym.cli import (
-            backup,
-            episodes,
-            exchange,
-            fork,
-            migrate,
-            runs,
-            servers,
-            tail,
-            verify,
-            version,
-            video,
-        )
+        from jamboree_gym.cli import version
+        from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, prune, servers
+        from jamboree_gym.cli.looking import episodes, runs, tail, top
+        from jamboree_gym.cli.playing import check, fork, record, verify, video, what_if
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
@@ -51,7 +47,10 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for one in (runs, episodes, tail, verify, fork, video, exchange, backup, migrate, servers):
+    looking = (runs, episodes, tail, top)
+    playing = (record, check, verify, fork, what_if, video)
+    keeping = (prune, exchange, backup, migrate, servers, doctor)
+    for one in (*looking, *playing, *keeping):
         one.register(built)
     version.register(built)
     return built
@@ -66,8 +65,31 @@ def __getattr__(name: str) -> typer.Typer:
 def main() -> None:
     """Run the command line; entry point of `jamboree-gym`."""
     try:
-        run = build_app()
+        _prepare_streams()
+        build_app()()
     except MissingExtra as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    run()
+    except KeyboardInterrupt:  # while modules are loaded: typer hears it later
+        os._exit(INTERRUPTED)
+    except OSError as error:  # of what typer itself prints: `--help` into a closed stdout
+        if error.errno not in (errno.EBADF, errno.ENOSPC):
+            raise
+        print(f"error: the output is not complete: {error.strerror}", file=sys.stderr)
+        os._exit(NOT_COMPLETE)
+
+
+def _prepare_streams() -> None:
+    """Give each stream a file, and escape what a terminal cannot show.
+
+    A stream that the shell has closed (`>&-`) is None, and the next file or socket that is opened
+    would get its number. Writing to stdout fails then, as it does in other programs.
+    """
+    modes = {"stdin": os.O_RDONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+    for name, mode in modes.items():
+        stream = getattr(sys, name)
+        if stream is None:
+            place = os.open(os.devnull, mode)
+            setattr(sys, name, os.fdopen(place, "r" if name == "stdin" else "w", closefd=False))
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -9,6 +9,7 @@ import errno
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from jamboree_gym.cli.completion import complete_run
 from jamboree_gym.cli.output import printable
 from jamboree_gym.cli.typed_values import tag_test, time_of
 from jamboree_gym.errors import (
@@ -28,7 +30,6 @@ from jamboree_gym.errors import (
     InvalidUrl,
     JamboreeError,
     MissingExtra,
-    ReplayError,
     StoreFull,
     StoreUnavailable,
     UnsavedRecords,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DryRunOption",
+    "EnvArgument",
+    "EnvArgumentsOption",
     "EpisodeOptions",
     "HomeOption",
     "JsonOption",
@@ -60,6 +63,7 @@ __all__ = [
 
 NO, USAGE, AWAY, BROKEN_PIPE = 1, 2, 3, 141  # typer ends with 130 after Ctrl-C
 _AWAY = (StoreUnavailable, StoreFull, EmbeddedServerError, UnsavedRecords)
+_NO_OUTPUT = (errno.ENOSPC, errno.EBADF, errno.EIO)  # full, closed, or its terminal has gone
 _USAGE = (InvalidArgument, InvalidExpression, InvalidUrl, MissingExtra, UnsupportedServer)
 
 REDIS_URL_VARIABLE = "JAMBOREE_REDIS_URL"
@@ -67,8 +71,8 @@ REDIS_URL_VARIABLE = "JAMBOREE_REDIS_URL"
 # -- options ------------------------------------------------------------------------------------
 
 
-def _store_option(help: str, envvar: str, default: str) -> Any:
-    return typer.Option(help=help, envvar=envvar, show_default=default)
+def _store_option(help: str, envvar: str, default: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, envvar=envvar, show_default=default)
 
 
 def _episode_option(help: str, *names: str, **options: Any) -> Any:
@@ -83,6 +87,13 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Change nothing, show what would happen.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+EnvArgument = Annotated[
+    str, typer.Argument(metavar="ENV", help="Its Gymnasium id; module:id imports the module first.")
+]
+EnvArgumentsOption = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="NAME=VALUE", help="An argument of gymnasium.make; repeatable."),
+]
 ModulesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -107,9 +118,15 @@ class StoreOptions:
         str | None,
         _store_option("redis://, rediss:// or unix://.", REDIS_URL_VARIABLE, "embedded"),
     ] = None
-    mongo_url: Annotated[
+    backup_url: Annotated[
         str | None,
-        _store_option("mongodb:// or mongodb+srv://.", "JAMBOREE_MONGO_URL", "embedded"),
+        _store_option(
+            "mongodb://, mongodb+srv:// or file:///folder.",
+            "JAMBOREE_BACKUP_URL",
+            "embedded",
+            "--backup-url",
+            "--mongo-url",
+        ),
     ] = None
     namespace: Annotated[str, typer.Option(help="Namespace of the project.")] = "jamboree"
 
@@ -119,24 +136,30 @@ class StoreOptions:
         # Not every release of typer hands on a variable of the environment.
         return self.redis_url is None and REDIS_URL_VARIABLE not in os.environ
 
-    def open(self) -> Jamboree:
+    def open(self, *, is_new: bool = False) -> Jamboree:
         """Open the store.
+
+        Args:
+            is_new: Whether a home directory that is not there is made.
 
         Raises:
             InvalidArgument: It is that of a home directory that is not there.
         """
         from jamboree_gym.jamboree import Jamboree
 
-        if self.is_embedded:
+        if self.is_embedded and not is_new:
             check_home(self.home)
-        return Jamboree(self.redis_url, self.mongo_url, home=self.home, namespace=self.namespace)
+        return Jamboree(self.redis_url, self.backup_url, home=self.home, namespace=self.namespace)
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeOptions:
     """The episodes that a command's options choose; as in `jam.episodes(...)`."""
 
-    run: Annotated[list[str] | None, _episode_option("Only of this run; repeatable.")] = None
+    run: Annotated[
+        list[str] | None,
+        _episode_option("Only of this run; repeatable.", autocompletion=complete_run),
+    ] = None
     env: Annotated[
         str | None, _episode_option("Only of this environment.", "--env", "--env-id")
     ] = None
@@ -174,12 +197,19 @@ class EpisodeOptions:
     @property
     def are_given(self) -> bool:
         """Whether any of them chooses episodes; `--forks` only adds some to those."""
-        return any(getattr(self, one.name) for one in fields(self) if one.name != "forks")
+        given = (getattr(self, one.name) for one in fields(self) if one.name != "forks")
+        return any(one not in (None, []) for one in given)
 
     @property
     def are_counted(self) -> bool:
         """Whether they say how many episodes."""
         return bool(self.limit or self.last or self.worst or self.best)
+
+    def _check_texts(self) -> None:
+        for one in fields(self):
+            given = getattr(self, one.name)
+            if given == "" or (isinstance(given, list) and "" in given):
+                raise InvalidArgument(f"--{one.name} is empty: say which, or leave it out")
 
     def query(self, jam: Jamboree) -> EpisodeQuery:
         """The episodes.
@@ -187,6 +217,7 @@ class EpisodeOptions:
         Raises:
             InvalidArgument: An option cannot be understood, or two of them contradict each other.
         """
+        self._check_texts()
         if sum(one is not None for one in (self.limit, self.last, self.worst, self.best)) > 1:
             raise InvalidArgument("choose one of --limit, --last, --worst and --best")
         query = jam.episodes(
@@ -235,7 +266,7 @@ def add_command(
         for group, options in groups.items():
             names = [one.name for one in fields(options)]
             values[group] = options(**{name: values.pop(name) for name in names})
-        with _exit_codes(no):
+        with _exit_codes(no, options=[one.name for one in parameters]):
             command(**values)
 
     parameters += grouped
@@ -258,7 +289,7 @@ def _options_of(group: type[Any]) -> list[inspect.Parameter]:
 
 
 @contextmanager
-def _exit_codes(no: int = NO) -> Iterator[None]:
+def _exit_codes(no: int, *, options: Sequence[str]) -> Iterator[None]:
     """Show our own errors as a message instead of a traceback, and end with their exit code."""
     try:
         yield
@@ -266,14 +297,23 @@ def _exit_codes(no: int = NO) -> Iterator[None]:
         _hear_no_more()
         raise typer.Exit(BROKEN_PIPE) from error
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _NO_OUTPUT:
             raise
         typer.echo(f"error: the output is not complete: {error.strerror}", err=True)
         _hear_no_more()
         raise typer.Exit(no) from error
     except JamboreeError as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
+        typer.echo(f"error: {_worded(str(error), options)}", err=True)
         raise typer.Exit(_exit_code_of(error, no)) from error
+
+
+def _worded(text: str, options: Sequence[str]) -> str:
+    """An error of the library in the words of a shell: `--overwrite` for `overwrite=True`."""
+    for name in options:
+        option = f"--{name.replace('_', '-')}"
+        text = re.sub(rf"\b{name}=(True\b|(?=\.\.\. ))", option, text)
+        text = re.sub(rf"^{name}=", f"{option} ", text)
+    return printable(text, lines=True)
 
 
 def _exit_code_of(error: JamboreeError, no: int) -> int:
@@ -348,7 +388,7 @@ def import_modules(modules: Sequence[str] | None) -> None:
     """Import modules that register environments.
 
     Raises:
-        ReplayError: A module cannot be imported; says why.
+        InvalidArgument: A module cannot be imported; says why.
     """
     if modules and "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: find modules in the working directory
@@ -356,4 +396,4 @@ def import_modules(modules: Sequence[str] | None) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:
-            raise ReplayError(f"--import {name}: {type(error).__name__}: {error}") from error
+            raise InvalidArgument(f"--import {name}: {type(error).__name__}: {error}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jamboree_gym.cli.completion import complete_episode
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
 
 if TYPE_CHECKING:
@@ -22,10 +23,14 @@ STDIN = "-"
 _LAST = re.compile(r"@last(?:~(\d{1,9}))?")
 _HELP = "Its id, the beginning of that, @last, @last~1 (the one before), or - for stdin."
 
-EpisodeArgument = Annotated[str, typer.Argument(metavar="EPISODE", help=_HELP)]
+EpisodeArgument = Annotated[
+    str, typer.Argument(metavar="EPISODE", help=_HELP, autocompletion=complete_episode)
+]
 EpisodesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[EPISODE]...", help=_HELP, show_default=False),
+    typer.Argument(
+        metavar="[EPISODE]...", help=_HELP, show_default=False, autocompletion=complete_episode
+    ),
 ]
 
 

@@ -11,20 +11,56 @@ from typing import Any
 
 import typer
 
-__all__ = ["as_plain", "print_json", "print_list", "print_row", "print_text", "printable"]
+from jamboree_gym.cli.pager import is_paged
+from jamboree_gym.wording import one_line
+
+__all__ = [
+    "as_plain",
+    "encodable",
+    "print_json",
+    "print_lines",
+    "print_list",
+    "print_row",
+    "print_text",
+    "printable",
+]
+
+_BARS = str.maketrans("▁▂▃▄▅▆▇█", "_.-=+*%#")  # of sparklines, where a terminal has only ASCII
 
 
-def printable(text: str) -> str:
-    """Stored text without characters that would control the terminal."""
-    return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
+def printable(text: str, *, lines: bool = False) -> str:
+    """Stored text without characters that would control the terminal.
+
+    Args:
+        text: The text.
+        lines: Whether it may have several lines. What is put into one of them has to be a line of
+            its own (`one_line`), or it could forge others.
+    """
+    return "\n".join(map(one_line, text.split("\n"))) if lines else one_line(text)
 
 
 def print_text(text: str) -> None:
-    """Print what may hold stored text."""
-    typer.echo(printable(text))
+    """Print a line that may hold stored text."""
+    typer.echo(encodable(printable(text)))
+
+
+def print_lines(text: str) -> None:
+    """Print a text of several lines, each of which may hold stored text.
+
+    What is too long for a terminal goes through a pager there.
+    """
+    shown = encodable(printable(text, lines=True))
+    if not is_paged(shown):
+        typer.echo(shown)
+
+
+def encodable(text: str) -> str:
+    """The text with other bars where the terminal has none of those."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_BARS)
+    return text
 
 
 def print_json(value: object) -> None:
@@ -57,7 +93,9 @@ def print_list(
     elif sys.stdout.isatty():
         from jamboree_gym.tables.text_table import text_table
 
-        lines = [printable(text_table(table(items), rows=len(items)))] if items else []
+        if items:
+            print_lines(text_table(table(items), rows=len(items)))
+        return
     else:
         lines = ["\t".join(_cell(getattr(item, name)) for name in columns) for item in items]
     if lines:
@@ -88,4 +126,4 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else dumps(as_plain(value))
-    return printable(text).replace("\n", "\\n")
+    return printable(text)

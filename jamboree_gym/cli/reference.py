@@ -14,10 +14,14 @@ import typer.main
 from jamboree_gym.backup import BackupReport, BackupStatus
 from jamboree_gym.cli import build_app
 from jamboree_gym.cli.commands import EpisodeOptions, StoreOptions
-from jamboree_gym.cli.episodes import EPISODE_COLUMNS, STEP_COLUMNS
-from jamboree_gym.cli.runs import RUN_COLUMNS
+from jamboree_gym.cli.looking.episodes import EPISODE_COLUMNS, STEP_COLUMNS
+from jamboree_gym.cli.looking.runs import RUN_COLUMNS
+from jamboree_gym.cli.looking.top import TOP_COLUMNS
+from jamboree_gym.diagnosis import Finding
 from jamboree_gym.reading.diff import Divergence
 from jamboree_gym.records import EpisodeSummary, StepData
+from jamboree_gym.replay.verification.reproducible import Reproducibility
+from jamboree_gym.replay.what_if import WhatIf
 from jamboree_gym.runs.run_report import RunReport
 from jamboree_gym.runs.run_summary import RunSummary
 from jamboree_gym.servers.embedded import ServerStatus
@@ -32,6 +36,15 @@ With `jamboree-gym` you look at a store from a shell. You need
 `pip install 'jamboree-gym[cli]'`. This page is made from the commands themselves:
 `python -m jamboree_gym.cli.reference > docs/cli.md`.
 
+You begin:
+
+```sh
+jamboree-gym doctor                                   # is the set-up right? if not, the mend
+jamboree-gym check CartPole-v1                        # does this environment play the same again?
+jamboree-gym train CartPole-v1 --algo ppo --run ppo   # records episodes, metrics, checkpoints
+jamboree-gym top                                      # in another terminal: the runs, live
+```
+
 A run looks odd at night:
 
 ```sh
@@ -39,28 +52,31 @@ jamboree-gym run ppo                     # alive or stuck, returns, metrics now 
 jamboree-gym ls --run ppo --worst 5      # its worst episodes
 jamboree-gym show 01a21f                 # one of them
 jamboree-gym find 01a21f 'reward < -1'   # where it went wrong
+jamboree-gym what-if 01a21f --step 60 --checkpoint 2 -n 50   # and with the newer policy?
+jamboree-gym show 01a21f -o episode.html # to mail
 jamboree-gym tail ppo                    # what happens now
 ```
 
 ## What all commands share
 
-- An episode is named by its id, by the first digits of its id, by `@last` (the one that began
-  last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
+- An episode is named by its id, by the first digits of its id (6 or more), by `@last` (the one that
+  began last) or `@last~1` (the one before). `-` reads ids from stdin, a line each:
   `jamboree-gym ls --status truncated | jamboree-gym verify -`.
-- On a terminal you see a table. Elsewhere each item is a line with full ids and tabs between its
-  columns, without a line of names.
+- On a terminal you see a table; what is too long for it goes through `$PAGER` (`PAGER=cat`: not).
+  Elsewhere each item is a line with full ids and tabs between its columns, without a line of names.
 - Most commands have `--json`: one object, or one object a line for a list. NaN and infinity are
   `null` there.
 - Results go to stdout. Progress, hints and errors go to stderr.
 - A command that deletes says how much, and asks. Without a terminal it cannot ask: give `--yes`.
   `--dry-run` changes nothing.
+- `jamboree-gym --install-completion` lets your shell complete names of runs and ids of episodes.
 - A misspelt command or run is answered with the nearest one.
 
 | exit code | meaning |
 |---|---|
 | 0 | it is done, or equal |
 | 1 | no: it differs, is damaged, is not there, or cannot be done |
-| 2 | it was called wrongly, or it could not find out (`verify`) |
+| 2 | it was called wrongly, or it could not find out (`verify`, `check`) |
 | 3 | the store is away or full |
 | 130 | Ctrl-C |
 | 141 | the program that read the output has ended (`head`) |
@@ -85,6 +101,11 @@ def json_fields() -> dict[str, Mapping[str, str]]:
         },
         "find": step,
         "tail": {"episode": "Id of the episode.", **step},
+        "top": {
+            "runs": "As of `runs`.",
+            "steps_per_s": "Of all runs, in the last minute.",
+            "backup": "As of `backup status`.",
+        },
         "diff": {
             "equal": "Whether all steps are equal.",
             "common_steps": "Number of equal steps, counted from the reset.",
@@ -99,6 +120,12 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "steps": "Number of their steps.",
             "deleted": "Whether they are deleted; false for `--dry-run`.",
         },
+        "prune": {
+            "episodes": "Ids of those that go.",
+            "steps": "Number of their steps.",
+            "stay": "How many of those that were chosen stay.",
+            "deleted": "Whether they are deleted; false for `--dry-run`.",
+        },
         "verify": {
             "equal": "Whether all episodes are equal.",
             "episodes": "Number of episodes.",
@@ -106,6 +133,28 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "unseen_infos": "Infos that no episode has.",
             "reports": "Of each episode: `episode_id`, `equal`, `steps`, `mismatch`, `error`, "
             "`changed`.",
+        },
+        "check": {
+            "equal": "Whether it plays the same again.",
+            **_attributes(Reproducibility),
+        },
+        "record": {
+            "run": "Name of the run.",
+            "episodes": "Their ids.",
+            "steps": "Number of their steps.",
+            "mean_return": "Of these episodes.",
+        },
+        "train": {
+            "run": "Name of the run.",
+            "episodes": "Number of episodes of the run.",
+            "steps": "Number of their steps.",
+            "mean_return": "Of the newest ten that reached their end.",
+            "checkpoint": "Number of the newest checkpoint.",
+        },
+        "what-if": {
+            "mean": "Mean of the returns.",
+            "share_better": "Share of them that is higher than what happened: 0 to 1.",
+            **_attributes(WhatIf),
         },
         "fork": {"episode": "Id of the parent.", "step": "As given.", "code": "The code."},
         "video": {
@@ -134,6 +183,12 @@ def json_fields() -> dict[str, Mapping[str, str]]:
             "alive": "Runs that are running: `name`, `steps`, `steps_per_s`, `last_step_at`.",
             "steps_per_s": "Of all runs, in the last minute.",
             "backup": "As of `backup status`; null if the servers do not run.",
+        },
+        "doctor": {
+            "problems": "Number of problems.",
+            "checks": "Of each check: "
+            + ", ".join(f"`{one.name}`" for one in fields(Finding))
+            + "; the level is ok, note or problem.",
         },
         "backup flush": {"records": "Number of records and episode rows that were copied."},
         "backup status": _attributes(BackupStatus),
@@ -178,6 +233,7 @@ def reference() -> str:
         "## Columns",
         "",
         f"- `runs`: {_listed(RUN_COLUMNS)}",
+        f"- `top`: {_listed(TOP_COLUMNS)}",
         f"- `ls`: {_listed(EPISODE_COLUMNS)}",
         f"- `find`: {_listed(STEP_COLUMNS)}; `tail` has the id of the episode in front",
         "",

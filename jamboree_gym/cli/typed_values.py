@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
 from jamboree_gym.errors import InvalidArgument
 
-__all__ = ["BYTES", "SECONDS", "amount", "tag_test", "tag_value", "time_of", "value_of"]
+__all__ = [
+    "BYTES",
+    "SECONDS",
+    "amount",
+    "env_argument",
+    "tag_test",
+    "tag_value",
+    "time_of",
+    "value_of",
+]
 
 BYTES: Final = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+MAX_SHOWN: Final = 60  # characters of what was typed, in an error
 SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -27,7 +39,8 @@ def amount(option: str, text: str | None, units: dict[str, int]) -> float | None
     found = _amount(text, units)
     if found is None:
         raise InvalidArgument(
-            f"{option} {text}: give a number with a unit: {', '.join(f'3{one}' for one in units)}"
+            f"{option} {_short(text)}: give a number with a unit: "
+            f"{', '.join(f'3{one}' for one in units)}"
         )
     return found
 
@@ -38,6 +51,10 @@ def _amount(text: str, units: dict[str, int]) -> float | None:
     known = {name.lower(): size for name, size in units.items()}
     size = known.get(unit, known.get(f"{unit}b"))  # 2G is 2GB
     return None if found is None or size is None else float(found[1]) * size
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def time_of(option: str, text: str | None) -> float | None:
@@ -51,13 +68,12 @@ def time_of(option: str, text: str | None) -> float | None:
     if (ago_s := _amount(text, SECONDS)) is not None:
         return time.time() - ago_s
     for read in (float, _iso):
-        try:
-            return read(text)
-        except ValueError:
-            continue
+        with suppress(ValueError, OverflowError, OSError):
+            if math.isfinite(at := read(text)):
+                return at
     raise InvalidArgument(
-        f"{option} {text}: give 90s, 30m, 2h or 3d for so long ago, 2026-05-01T10:00 or epoch "
-        "seconds"
+        f"{option} {_short(text)}: give 90s, 30m, 2h or 3d for so long ago, 2026-05-01T10:00 or "
+        "epoch seconds"
     )
 
 
@@ -84,7 +100,19 @@ def tag_value(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise InvalidArgument(f"--tag {text}: give name=value")
+        raise InvalidArgument(f"--tag {_short(text)}: give name=value")
+    return name, value_of(value)
+
+
+def env_argument(text: str) -> tuple[str, Any]:
+    """Parse `name=value` as an argument of `gymnasium.make`.
+
+    Raises:
+        InvalidArgument: The text does not have this form.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise InvalidArgument(f"--arg {_short(text)}: give name=value")
     return name, value_of(value)
 
 

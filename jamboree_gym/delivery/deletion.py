@@ -1,4 +1,4 @@
-"""Deleting a log: from Redis, from MongoDB, and from what this process is about to write."""
+"""Deleting a log: from Redis, from the backup, and from what this process is about to write."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
-    """Delete a log from Redis, and from MongoDB where there may be a copy.
+    """Delete a log from Redis, and from the backup where there may be a copy.
 
-    What MongoDB has to forget is noted in the same step that deletes the log in Redis: killed in
-    between, or without MongoDB, the next `backup.flush()` does the rest.
+    What the backup has to forget is noted in the same step that deletes the log in Redis: killed in
+    between, or without the backup, the next `backup.flush()` does the rest.
 
     Args:
         opened: Of the Jamboree that deletes; an episode that it records ends with that.
@@ -36,7 +36,7 @@ def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
             opened.writer.forget(outbox)
             opened.outboxes.pop(key, None)
     if has_backup and born is not None:
-        _delete_from_mongo(opened, key, born)
+        _delete_from_backup(opened, key, born)
     if isinstance(outbox, RecordOutbox):
         outbox.start_over()  # other handlers of this log go on with it
 
@@ -49,15 +49,15 @@ def _birth(opened: Opened, key: str, *, has_backup: bool) -> float | None:
         head = None
     if head is not None:
         return head.born
-    return opened.opened_mongo().birth(key) if has_backup else None
+    return opened.opened_backup().birth(key) if has_backup else None
 
 
-def _delete_from_mongo(opened: Opened, key: str, born: float) -> None:
+def _delete_from_backup(opened: Opened, key: str, born: float) -> None:
     try:
-        mongo = opened.opened_mongo()
-        mongo.delete([(key, born)])
-        identity = mongo.identity()
+        backup = opened.opened_backup()
+        backup.delete([(key, born)])
+        identity = backup.identity()
     except (EmbeddedServerError, StoreFull, StoreUnavailable) as error:
         log.warning("%s; what was deleted is deleted there by the next backup.flush()", error)
     else:
-        opened.store.redis.deletions.forget(key, born, mongo=identity)
+        opened.store.redis.deletions.forget(key, born, backup=identity)

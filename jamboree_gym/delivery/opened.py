@@ -27,9 +27,11 @@ from jamboree_gym.errors import JamboreeError, UnsavedRecords
 from jamboree_gym.journal.journal import Journal
 from jamboree_gym.process_life import AtExit, follow_forks
 from jamboree_gym.servers.embedded import EmbeddedServers
-from jamboree_gym.store.mongo.link import check_threads
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.errors import check_threads
+from jamboree_gym.store.backups.opening import open_backup
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.read_through import ReadThroughStore
+from jamboree_gym.store.urls import is_folder
 
 __all__ = ["Opened", "RunningBackup", "closer", "writers_here"]
 
@@ -70,7 +72,7 @@ follow_forks(writers_here)
 
 
 class RunningBackup(Protocol):
-    """What copies to MongoDB by itself."""
+    """What copies to the backup by itself."""
 
     def begin(self) -> None:
         """Something has been delivered. Returns at once."""
@@ -84,7 +86,7 @@ class Opened:
 
     Args:
         redis_url: As given, None = embedded.
-        mongo_url: Likewise.
+        backup_url: Likewise.
         home: Of the embedded servers.
         namespace: Of the Jamboree.
     """
@@ -96,19 +98,19 @@ class Opened:
     writer_name: str
 
     def __init__(
-        self, redis_url: str | None, mongo_url: str | None, home: Path | None, namespace: str
+        self, redis_url: str | None, backup_url: str | None, home: Path | None, namespace: str
     ) -> None:
         self.redis_url = redis_url
-        self.mongo_url = mongo_url
+        self.backup_url = backup_url
         self.home = home
         self.namespace = namespace
         self.servers: EmbeddedServers | None = None
-        self.mongo: MongoStore | None = None
+        self.backup_store: BackupStore | None = None
         self.backup: RunningBackup | None = None
         self.outboxes: WeakValueDictionary[str, Outbox] = WeakValueDictionary()
-        self._parents_mongo: MongoStore | None = None
+        self._parents_store: BackupStore | None = None
         self._lock = threading.RLock()
-        self._mongo_lock = threading.RLock()  # its own: opening MongoDB takes its time
+        self._backup_lock = threading.RLock()  # its own: opening the backup takes its time
 
     def join_servers(self) -> EmbeddedServers:
         """The embedded servers, joined once."""
@@ -126,27 +128,29 @@ class Opened:
         """Where Redis is."""
         return self.redis_url or self.join_servers().redis_url
 
-    def opened_mongo(self) -> MongoStore:
+    def opened_backup(self) -> BackupStore:
         """The backup; opened, and where embedded also started, on first use."""
-        with self._mongo_lock:
-            if self.mongo is None:
-                check_threads()
-                url = self.mongo_url or self.join_servers().mongo_url()
-                self.mongo = MongoStore.from_url(url, self.namespace)
-            return self.mongo
+        with self._backup_lock:
+            if self.backup_store is None:
+                url = self.backup_url
+                if url is None or not is_folder(url):
+                    check_threads()
+                url = url or self.join_servers().backup_url()
+                self.backup_store = open_backup(url, self.namespace)
+            return self.backup_store
 
-    def backup_to_read(self) -> MongoStore | None:
+    def backup_to_read(self) -> BackupStore | None:
         """Where to look for what Redis does not have; None where nothing was ever backed up.
 
         Also while it closes: what is delivered then may go on with a log that Redis has lost.
         """
-        return self.opened_mongo() if self.has_backup else None
+        return self.opened_backup() if self.has_backup else None
 
     @property
     def has_backup(self) -> bool:
-        """Whether MongoDB may hold anything; a new embedded one does not until it is written to."""
+        """Whether the backup may hold anything; a new embedded one holds nothing."""
         is_embedded = self.servers is not None and self.servers.have_backup
-        return self.mongo is not None or self.mongo_url is not None or is_embedded
+        return self.backup_store is not None or self.backup_url is not None or is_embedded
 
     def is_recording(self) -> bool:
         """Whether an episode of this process is running, in Redis or on the way there."""
@@ -178,17 +182,17 @@ class Opened:
             self.lease.close(timeout_s)
             writers_here.discard(self.writer_name)
             self.store.close()
-            if self.mongo is not None:
-                self.mongo.close()
+            if self.backup_store is not None:
+                self.backup_store.close()
             self.leave_servers()
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what it has opened; a closed one stays closed."""
         self._lock = threading.RLock()  # whoever held it is not in this process
-        self._mongo_lock = threading.RLock()
+        self._backup_lock = threading.RLock()
         self.journal.after_fork_in_child()
         self.store.after_fork_in_child()
-        self._parents_mongo, self.mongo = self.mongo or self._parents_mongo, None
+        self._parents_store, self.backup_store = self.backup_store or self._parents_store, None
 
 
 def _is_running(outbox: Outbox | None) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.arrays.values import comes_back_alike, decode_value, encode_value
 from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.wording import shortened
 
 __all__ = [
     "SPEC_FIELDS",

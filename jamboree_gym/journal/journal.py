@@ -42,6 +42,8 @@ __all__ = [
     "Journal",
     "JournalOwner",
     "file_system_in",
+    "file_system_of",
+    "is_on_another_machine",
     "mark_delivered",
 ]
 
@@ -266,12 +268,17 @@ def _prepare(directory: Path) -> None:
     check_entry(directory)
     if not directory.is_dir() or directory.stat().st_mode & 0o077:
         raise OSError(errno.EPERM, "the directory is open to other users")
-    kind = _file_system_of(directory)
-    if kind.startswith(_NETWORK_FILE_SYSTEMS):
+    kind = file_system_of(directory)
+    if is_on_another_machine(kind):
         raise OSError(errno.EREMOTE, f"it is on another machine: {kind}")
 
 
-def _file_system_of(directory: Path) -> str:
+def is_on_another_machine(kind: str) -> bool:
+    """Whether a file system of this kind is another machine's."""
+    return kind.startswith(_NETWORK_FILE_SYSTEMS)
+
+
+def file_system_of(directory: Path) -> str:
     """Kind of the file system, as Linux names it; empty where that is not known."""
     try:
         mounts = Path("/proc/self/mountinfo").read_bytes()

@@ -1,6 +1,7 @@
 """Stored episodes: one, many at once, found by their summaries, followed, compared.
 
 Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
-    `handlers`, `journal`, `process_life`, `progress`, `records`, `replay`, `store`, `tables`.
+    `handlers`, `journal`, `process_life`, `progress`, `records`, `replay`, `store`, `tables`,
+    `wording`.
 Imported by: `backup`, `cli`, `integrations`, `jamboree`, `recording`, `replay`, `runs`, `wrappers`.
 """

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jamboree_gym.arrays.difference import UNTYPED, Difference, differences, earliest, first_row
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeSummary
+from jamboree_gym.wording import one_line, shortened
 
 __all__ = ["Divergence", "EpisodeDiff", "diff"]
 
@@ -178,5 +178,5 @@ def _shown(value: Any) -> str:
     """In few words; a number of NumPy as the number that it is."""
     if isinstance(value, np.ndarray) and not value.ndim:
         value = value[()]
-    text = str(value) if isinstance(value, (str, np.generic)) else repr(value)
+    text = one_line(str(value)) if isinstance(value, (str, np.generic)) else repr(value)
     return shortened(text, MAX_SHOWN)

@@ -144,4 +144,4 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         ExportError: There is one.
     """
     if not overwrite and path.exists():
-        raise ExportError(f"{path} is there already: overwrite=True (or --overwrite) replaces it")
+        raise ExportError(f"{path} is there already: overwrite=True replaces it")

@@ -36,11 +36,14 @@ from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
 from jamboree_gym.tables.table_file import write_arrow
 from jamboree_gym.tables.text_table import MAX_ROWS, ago, html_table, number, text_table
+from jamboree_gym.wording import shortened
 
 if TYPE_CHECKING:
     import vaex.dataframe
 
 __all__ = ["EpisodeQuery", "found_by"]
+
+MAX_TEST = 80  # characters of an expression, where a query is shown
 
 
 class EpisodeQuery(StaysHere):
@@ -146,8 +149,8 @@ class EpisodeQuery(StaysHere):
         query = self
         if condition is None or str(asked):
             query = query._then(asked.among, f"where({asked})")
-        if condition is not None:
-            query = query._then(partial(_matching, condition), f"where({test!r})")
+        if condition is not None and isinstance(test, str):
+            query = query._then(partial(_matching, condition), f"where({_short(test)!r})")
         query._named += asked.runs or ()
         query._has_forks |= isinstance(parent, str)
         if not self._is_cut and self._runs is None:
@@ -434,6 +437,10 @@ def _columns(found: Found, now: float) -> dict[str, list[object]]:
             None if one.parent is None else f"{one.fork_step} of {one.parent}" for one in shown
         ]
     return columns
+
+
+def _short(test: str) -> str:
+    return shortened(test, MAX_TEST)
 
 
 def _shown(cut: slice) -> str:

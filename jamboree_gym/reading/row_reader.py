@@ -78,7 +78,9 @@ class RowReader:
         if found.batches:
             return self.decode(found.batches)
         newest = self._connection.store.last(self.key, 1)  # its layout, for arrays without rows
-        if newest is None or not newest.batches:
+        if newest is None:  # Redis was emptied, or the episode deleted, since it was found
+            raise self._not_found()
+        if not newest.batches:
             raise DecodeError(f"{self.key}: the log has no rows")
         rows = self.decode(newest.batches[-1:])
         return rows[len(rows) :]
@@ -88,7 +90,13 @@ class RowReader:
         return decode_batches(batches, self._schema, where=self.key)
 
     def _schema(self, name: str) -> StepSchema:
-        blob = self._connection.store.blobs.get(name)
+        store = self._connection.store
+        try:
+            blob = store.blobs.get(name)
+        except DecodeError:
+            if store.head(self.key) is None:  # as above: nothing is damaged
+                raise self._not_found() from None
+            raise
         return StepSchema.from_blob(blob, where=self._connection.keyspace.blob(name))
 
     def _not_found(self) -> EpisodeNotFound:

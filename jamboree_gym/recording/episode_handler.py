@@ -381,10 +381,13 @@ class EpisodeHandler(DBHandler):
             return
         try:
             self._connection.writer.after_append(steps, steps.pending_bytes)
-        except (StoreFull, StoreUnavailable) as error:
-            if steps.error is not None:
+        except JamboreeError as error:
+            if steps.error is not None:  # nothing more of it can be written: said once
+                self.writing = None
                 raise
-            raise unconfirmed(error, what) from error
+            if isinstance(error, (StoreFull, StoreUnavailable)):
+                raise unconfirmed(error, what) from error
+            raise
         if steps.is_deleted:  # the delivery has found out
             self.writing = None
 

@@ -1,7 +1,7 @@
 """Replays of episodes: played back, simulated and compared, shown, and continued from a step.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
-    `progress`, `reading`, `recording`, `records`, `wrappers`.
+    `progress`, `reading`, `recording`, `records`, `wording`, `wrappers`.
 Imported by: `cli`, `reading`.
 """
 
@@ -11,6 +11,7 @@ from jamboree_gym.replay.playback.replay_env import ReplayEnv
 from jamboree_gym.replay.playback.replay_vector_env import ReplayVectorEnv
 from jamboree_gym.replay.verification.compare import Mismatch
 from jamboree_gym.replay.verification.report import Change, VerifyReport, VerifyReports
+from jamboree_gym.replay.verification.reproducible import Reproducibility, check_reproducible
 from jamboree_gym.replay.verification.verify import verify
 from jamboree_gym.replay.video import Video, video
 from jamboree_gym.replay.what_if import WhatIf, what_if
@@ -21,11 +22,13 @@ __all__ = [
     "Mismatch",
     "ReplayEnv",
     "ReplayVectorEnv",
+    "Reproducibility",
     "Snapshotable",
     "VerifyReport",
     "VerifyReports",
     "Video",
     "WhatIf",
+    "check_reproducible",
     "fork",
     "verify",
     "video",

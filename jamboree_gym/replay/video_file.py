@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.errors import MissingExtra, ReplayError
+from jamboree_gym.errors import MissingExtra, ReplayArgument, ReplayError
 
 __all__ = ["VideoEncoder", "video_file"]
 
@@ -34,7 +34,8 @@ def video_file(path: Path) -> Iterator[VideoEncoder]:
 
     Raises:
         MissingExtra: PyAV is not installed.
-        ReplayError: The path has another suffix, or cannot be written.
+        ReplayArgument: The path has another suffix.
+        ReplayError: It cannot be written.
 
     Example:
         >>> with video_file(Path("out.mp4")) as encoder:
@@ -42,7 +43,7 @@ def video_file(path: Path) -> Iterator[VideoEncoder]:
     """
     format = _FORMATS.get(path.suffix.lower())
     if format is None:
-        raise ReplayError(f"{path} is neither .mp4 nor .gif: nothing else is written")
+        raise ReplayArgument(f"{path} is neither .mp4 nor .gif: nothing else is written")
     av = _av()
     unfinished = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
@@ -149,7 +150,7 @@ class VideoEncoder:
 
     def _begin(self, pixels: npt.NDArray[np.uint8], fps: float) -> None:
         if not 0 < fps <= _MAX_FPS:
-            raise ReplayError(f"fps={fps!r}: choose frames per second, up to {_MAX_FPS}")
+            raise ReplayArgument(f"fps={fps!r}: choose frames per second, up to {_MAX_FPS}")
         rate = Fraction(fps).limit_denominator(_MAX_DENOMINATOR)
         self._time_base = 1 / rate
         height, width, _ = pixels.shape

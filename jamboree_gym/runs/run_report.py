@@ -16,6 +16,7 @@ from jamboree_gym.runs.checkpoints import Checkpoint
 from jamboree_gym.runs.run_summary import AVERAGED, RunSummary, ended_at
 from jamboree_gym.runs.sessions import RunSession
 from jamboree_gym.tables.text_table import ago, averaged, number, sparkline, text_table
+from jamboree_gym.wording import counted, one_line
 
 __all__ = ["RunReport", "report_of_run"]
 
@@ -72,10 +73,10 @@ class RunReport:
         run = self.summary
         state = f"{run.state}, but stuck" if self.is_stuck else run.state
         newest = "nothing yet" if self.silent_s is None else ago(self.at - self.silent_s, self.at)
-        yield f"{run.name}: {state}; {run.steps_per_s:,.0f} steps/s, newest sign {newest}"
+        yield f"{one_line(run.name)}: {state}; {run.steps_per_s:,.0f} steps/s, newest sign {newest}"
         yield (
-            f"{run.episodes:,} episodes, {run.steps:,} steps of "
-            f"{', '.join(run.env_ids) or 'no environment'}, began {ago(run.began_at, self.at)}"
+            f"{counted(run.episodes, 'episode')}, {counted(run.steps, 'step')} of "
+            f"{run.environments}, began {ago(run.began_at, self.at)}"
         )
         yield from (f"warning: {one}" for one in self.warnings)
         if self.returns:
@@ -89,8 +90,8 @@ class RunReport:
         if self.checkpoint is not None:
             made = ago(self.checkpoint.at, self.at)
             yield (
-                f"newest of {run.checkpoints} checkpoints: {self.checkpoint.number}, {made}, after "
-                f"{self.checkpoint.timesteps:,} timesteps"
+                f"newest of {counted(run.checkpoints, 'checkpoint')}: {self.checkpoint.number}, "
+                f"{made}, after {self.checkpoint.timesteps:,} timesteps"
             )
         if self.metrics:
             yield text_table(self._metric_columns(), rows=len(self.metrics))
@@ -186,10 +187,10 @@ def _warnings(report: RunReport, over: Sequence[StoredSummary]) -> Iterator[str]
         yield "its newest session ended with an exception"
     odd = sum(not math.isfinite(one.episode_return) for one in over)
     if odd:
-        yield f"the return of {odd:,} episodes is no finite number"
+        yield f"the return of {counted(odd, 'episode')} is no finite number"
     for name, value in report.metrics.items():
         if not math.isfinite(value):
-            yield f"{name} is {value}"
+            yield f"{one_line(name)} is {value}"
     for session in newest:
         since = session.began_at if report.checkpoint is None else report.checkpoint.at
         if session.how == "running" and report.at - since > UNCHECKED_S:

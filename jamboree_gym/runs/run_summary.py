@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
 from jamboree_gym.runs.sessions import RunSession
+from jamboree_gym.wording import counted, one_line
 
 __all__ = ["RunState", "RunSummary", "run_state", "summary_of_run"]
 
@@ -51,14 +52,20 @@ class RunSummary:
     tags: Mapping[str, Any] = field(default_factory=dict)
     steps_per_s: float = 0.0
 
+    @property
+    def environments(self) -> str:
+        """The ids of its environments in one line."""
+        return one_line(", ".join(self.env_ids)) or "no environment"
+
     def __str__(self) -> str:
         """The run in one line."""
         mean = (
             "" if self.mean_return is None else f", return of the last 10: {self.mean_return:.6g}"
         )
         return (
-            f"{self.name} ({self.state}): {self.episodes:,} episodes, {self.steps:,} steps of "
-            f"{', '.join(self.env_ids) or 'no environment'}{mean}, {self.checkpoints} checkpoints"
+            f"{one_line(self.name)} ({self.state}): {counted(self.episodes, 'episode')}, "
+            f"{counted(self.steps, 'step')} of {self.environments}{mean}, "
+            f"{counted(self.checkpoints, 'checkpoint')}"
         )
 
 

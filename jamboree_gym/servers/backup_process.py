@@ -17,6 +17,7 @@ from jamboree_gym.servers.control import encode
 from jamboree_gym.servers.home import Home, last_line, trim_log
 from jamboree_gym.servers.own_files import append_to
 from jamboree_gym.servers.process_end import first_of, until_ended
+from jamboree_gym.servers.programs.mongo import folder_instead_of_mongo
 from jamboree_gym.servers.programs.server_processes import how_it_ended
 from jamboree_gym.servers.server_watchdog import ServerWatchdog
 
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class BackupWatchdog:
-    """The one process that copies a home's Redis to its MongoDB. All methods run on one event loop.
+    """The one process that copies a home's Redis to its backup. All methods run on one event loop.
 
     `mongo` watches the Mongo server, which is started together with the process. Between two
     events (a message to send, a process that ends) this class sleeps.
@@ -114,6 +115,8 @@ class BackupWatchdog:
 
     async def _wait_for_mongo(self) -> None:
         """Wait until Mongo answers or has given up; the process would only log errors before."""
+        if folder_instead_of_mongo(self._home) is not None:
+            return
         self._mongo_again_at = time.monotonic() + MONGO_AGAIN_S
         self._mongo.start()
         await self._mongo.until_started()

@@ -20,6 +20,7 @@ from jamboree_gym.process_life import follow_forks
 from jamboree_gym.servers.control import ControlConnection, unexpected, url_in
 from jamboree_gym.servers.home import Home, default_home
 from jamboree_gym.servers.own_files import is_lock_held
+from jamboree_gym.servers.programs.mongo import folder_instead_of_mongo
 from jamboree_gym.servers.supervisor_access import (
     ask_once,
     connect,
@@ -27,7 +28,7 @@ from jamboree_gym.servers.supervisor_access import (
     retry_or_raise,
     time_left_s,
 )
-from jamboree_gym.store.urls import mask_password
+from jamboree_gym.store.urls import folder_url, mask_password
 
 __all__ = [
     "EmbeddedServers",
@@ -127,8 +128,10 @@ class EmbeddedServers:
 
     @property
     def have_backup(self) -> bool:
-        """Whether the Mongo server of this home may hold anything."""
+        """Whether the backup of this home may hold anything."""
         home = self._home
+        if (folder := folder_instead_of_mongo(home)) is not None:
+            return folder.is_dir()
         return home.data_dir("mongo").is_dir() and not home.mongo_unused.exists()
 
     def mongo_url(self) -> str:
@@ -141,6 +144,16 @@ class EmbeddedServers:
         self._check_open()
         self._uses_mongo = True
         return url_in(ask_once(self._home, "mongo", timeout_s=self._timeout_s), "mongodb")
+
+    def backup_url(self) -> str:
+        """URL of the backup: of the Mongo server, or of a folder where that is not installed.
+
+        Raises:
+            EmbeddedServerError: The Mongo server could not be started.
+            MissingExtra: It is not installed, but holds data.
+        """
+        folder = folder_instead_of_mongo(self._home)
+        return self.mongo_url() if folder is None else folder_url(folder)
 
     def ensure(self) -> None:
         """Make sure that the servers run; call it after a connection error.
@@ -165,7 +178,7 @@ class EmbeddedServers:
             return self._control is not None and self._control.is_open()
 
     def back_up(self, namespace: str, *, interval_s: float) -> None:
-        """Have a namespace copied to the Mongo server from now on. Does not wait for that server.
+        """Have a namespace copied to the backup from now on. Does not wait for its server.
 
         Args:
             namespace: Its name.

@@ -86,6 +86,7 @@ class Home:
         mongo_file: File with port, user and password of the Mongo server.
         mongo_settings: Settings file of the Mongo server; empty.
         mongo_unused: Marker: nobody has been given access to the Mongo server, so it holds nothing.
+        backup_folder: Directory of the backup where no Mongo server is installed.
     """
 
     path: Path
@@ -97,6 +98,7 @@ class Home:
     mongo_file = _File("mongo.json")
     mongo_settings = _File("secantusd.toml")
     mongo_unused = _File("mongo.unused")
+    backup_folder = _File("backup")
 
     @classmethod
     def at(cls, path: Path | str | None) -> Home:
@@ -147,14 +149,15 @@ class Home:
         """Check that every file that we open, lock, connect to or write to is ours."""
         entries = [self.start_lock, self.supervisor_lock, self.supervisor_log, self.record_file]
         entries += [self.mongo_file, self.mongo_settings, self.mongo_unused]
-        entries += [self.server_log("backup")]
+        entries += [self.server_log("backup"), self.backup_folder]
         for server in _SERVERS:
             entries += [self.data_dir(server), self.server_log(server), self.server_lock(server)]
         for entry in entries:
             check_entry(entry)
         _check_sockets(self.path)
 
-    def prepare_socket_dir(self) -> Path:
+    @property
+    def socket_dir(self) -> Path:
         """Directory for the sockets: the home, or a short one if the home's path is too long."""
         if len(os.fsencode(self.path / CONTROL_SOCKET)) <= MAX_SOCKET_PATH_BYTES:
             return self.path
@@ -163,8 +166,13 @@ class Home:
         base = Path(tempfile.gettempdir())
         if len(os.fsencode(base / name / CONTROL_SOCKET)) > MAX_SOCKET_PATH_BYTES:
             base = Path("/tmp")
-        sockets = base / name
-        _make_private(sockets, lambda: _check_sockets(sockets))
+        return base / name
+
+    def prepare_socket_dir(self) -> Path:
+        """The directory for the sockets, made private."""
+        sockets = self.socket_dir
+        if sockets != self.path:
+            _make_private(sockets, lambda: _check_sockets(sockets))
         return sockets
 
     def read_record(self) -> SupervisorRecord | None:

@@ -1,6 +1,8 @@
-"""Stores of logs: `redis` is the hot log, `mongo` the backup, `read_through` combines both.
+"""Stores of logs: `redis` is the hot log, `mongo` and `folder` are backups.
+
+`backups` is what these share; `read_through` puts one behind Redis.
 
 Imports: `arrays`, `encoding`, `errors`, `keys`, `process_life`, `servers`.
-Imported by: `backup`, `cli`, `connection`, `delivery`, `handlers`, `reading`, `recording`,
-    `servers`.
+Imported by: `backup`, `cli`, `connection`, `delivery`, `diagnosis`, `handlers`, `jamboree`,
+    `reading`, `recording`, `servers`.
 """

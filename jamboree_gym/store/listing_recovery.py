@@ -12,11 +12,12 @@ from operator import attrgetter
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head
 from jamboree_gym.errors import DecodeError, StoreFull
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.log import IndexEntry, or_error
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import entry_of, run_entry
+from jamboree_gym.store.urls import backup_name
 
 __all__ = ["COVERED", "NO_ROOM", "PARTLY_COVERED", "cover", "is_covered", "stored_summaries"]
 
@@ -35,7 +36,7 @@ def is_covered(coverage: str) -> bool:
     return coverage in (COVERED, PARTLY_COVERED)
 
 
-def cover(store: RedisStore, mongo: MongoStore) -> str:
+def cover(store: RedisStore, backup: BackupStore) -> str:
     """If Redis was emptied, list what MongoDB holds, and restore the heads of logs of records.
 
     The heads prevent that such a log is begun again. If the recovery is interrupted, or Redis is
@@ -46,20 +47,20 @@ def cover(store: RedisStore, mongo: MongoStore) -> str:
     """
     coverage = store.listings.coverage()
     try:
-        return coverage if is_covered(coverage) else _recover(store, mongo)
+        return coverage if is_covered(coverage) else _recover(store, backup)
     except (AccessRefused, StoreFull) as error:
         log.debug("the listings are in MongoDB only: %s", error)
         return NO_ROOM
 
 
-def _recover(store: RedisStore, mongo: MongoStore) -> str:
+def _recover(store: RedisStore, backup: BackupStore) -> str:
     for _ in range(ATTEMPTS):
         ours = secrets.token_hex(8)
         store.listings.put_coverage(ours)
-        listed, is_current = _list_all(store, mongo)
+        listed, is_current = _list_all(store, backup)
         if is_current and store.listings.settle_coverage(ours, COVERED):
             if listed:
-                log.info("%d episodes of MongoDB at %s are listed again", listed, mongo.where)
+                log.info("%d episodes of %s are listed again", listed, backup_name(backup.where))
             return COVERED
         coverage = store.listings.coverage()
         if is_covered(coverage):  # another process has recovered them
@@ -67,13 +68,13 @@ def _recover(store: RedisStore, mongo: MongoStore) -> str:
     return NO_ROOM
 
 
-def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
+def _list_all(store: RedisStore, backup: BackupStore) -> tuple[int, bool]:
     """Number of episodes that were not listed before, and whether nothing was deleted meanwhile."""
     standing, deleted = store.restorer.standing(), store.deletions.noted()
-    identity = mongo.identity()
+    identity = backup.identity()
     listed = 0
     by_run = attrgetter("run")
-    for some in mongo.heads():
+    for some in backup.heads():
         heads = _readable(some, deleted)
         entries = list(_entries(store, heads))
         for _, group in groupby(sorted(entries, key=by_run), by_run):
@@ -82,16 +83,16 @@ def _list_all(store: RedisStore, mongo: MongoStore) -> tuple[int, bool]:
             if head.codec == CODEC_RECORDS:
                 back = replace(head, held=head.count, acked=head.count)
                 run = run_entry(store, key, head)
-                store.restorer.restore(key, back, (), run, standing=standing, mongo=identity)
+                store.restorer.restore(key, back, (), run, standing=standing, backup=identity)
     return listed, store.restorer.standing() == standing
 
 
-def stored_summaries(store: RedisStore, mongo: MongoStore, run: str) -> dict[str, bytes]:
+def stored_summaries(store: RedisStore, backup: BackupStore, run: str) -> dict[str, bytes]:
     """Summaries of a run from MongoDB, by episode id."""
     deleted = store.deletions.noted()
     return {
         entry.name: entry.summary
-        for some in mongo.heads(run)
+        for some in backup.heads(run)
         for entry in _entries(store, _readable(some, deleted))
     }
 

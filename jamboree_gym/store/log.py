@@ -25,7 +25,7 @@ __all__ = [
     "BackupMark",
     "IndexEntry",
     "LogSlice",
-    "MongoIdentity",
+    "BackupIdentity",
     "birth_of",
     "identity",
     "key_of",
@@ -175,7 +175,7 @@ class BackupMark:
     error: str
 
 
-class MongoIdentity(NamedTuple):
+class BackupIdentity(NamedTuple):
     """Identity of a MongoDB at some hosts: a random id, stored in it.
 
     It is empty if no backup has ever gone there.

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, CODEC_STEPS, Batch, Head
 from jamboree_gym.encoding.summary_codec import decode_stored_summary
 from jamboree_gym.errors import DecodeError, StoreFull
-from jamboree_gym.store.backup_questions import BackupQuestions
+from jamboree_gym.store.backups.errors import BackupUnavailable
+from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.backups.questions import BackupQuestions
+from jamboree_gym.store.backups.reader import StoredBatches, batches_of, is_lacking
+from jamboree_gym.store.backups.records import StoredLog
 from jamboree_gym.store.listing_recovery import is_covered
 from jamboree_gym.store.log import Append, Asked, IndexEntry, LogSlice, birth_of
-from jamboree_gym.store.mongo.documents import StoredLog
-from jamboree_gym.store.mongo.link import BackupUnavailable
-from jamboree_gym.store.mongo.reader import StoredBatches, batches_of, is_lacking
-from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.read_through_parts import ReadThroughBlobs, ReadThroughListings
 from jamboree_gym.store.redis.appender import LastAppend, LogAppender
@@ -76,7 +76,7 @@ class ReadThroughStore(LogAppender, LogStore):
     def __init__(
         self,
         redis: RedisStore,
-        find_backup: Callable[[], MongoStore | None],
+        find_backup: Callable[[], BackupStore | None],
         *,
         is_own: Callable[[str], bool] = lambda key: False,
     ) -> None:
@@ -135,7 +135,7 @@ class ReadThroughStore(LogAppender, LogStore):
             return self._filled_up(key, found, how) if is_lacking(found, how) else found
         head = replace(stored.head, held=stored.head.count)  # Redis had no room for it
         found = LogSlice(head, [])
-        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
+        batches = self._ask(lambda backup: self._stored_batches(backup, key, head))
         return None if batches is None else self._joined(found, batches, how)
 
     def _announce(self, read: Sequence[tuple[str, Head]]) -> None:
@@ -159,11 +159,11 @@ class ReadThroughStore(LogAppender, LogStore):
     def _filled_up(self, key: str, found: LogSlice, how: tuple[Any, ...]) -> LogSlice:
         """Add older batches to the answer of Redis; restore them to Redis if they are small."""
         head = found.head
-        batches = self._ask(lambda mongo: self._stored_batches(mongo, key, head))
+        batches = self._ask(lambda backup: self._stored_batches(backup, key, head))
         if batches is None:
             raise DecodeError(
                 f"{key} at index {head.first}: Redis at {self.where} has evicted it, and no "
-                "backup is known that holds it; mongo_url=... says where that is"
+                "backup is known that holds it; backup=URL says where that is"
             )
         if self._refilled(key, head, batches):
             again = self.redis.reader.read(key, *how)
@@ -175,17 +175,17 @@ class ReadThroughStore(LogAppender, LogStore):
         below = self._ask(lambda _: batches.selected(found, how)) or []
         return LogSlice(found.head, [*below, *found.batches])
 
-    def _stored_batches(self, mongo: MongoStore, key: str, head: Head) -> StoredBatches | None:
+    def _stored_batches(self, backup: BackupStore, key: str, head: Head) -> StoredBatches | None:
         """The batches of a log in MongoDB; None if MongoDB holds no log, or another one."""
-        stored = mongo.logs([key]).get(key)
+        stored = backup.logs([key]).get(key)
         if isinstance(stored, DecodeError):
             raise stored
         if stored is None or stored.head.born != head.born:
             return None
-        return StoredBatches(mongo, key, stored, head.held)
+        return StoredBatches(backup, key, stored, head.held)
 
     def _refilled(self, key: str, head: Head, stored: StoredBatches) -> bool:
-        def fill(_: MongoStore) -> bool:
+        def fill(_: BackupStore) -> bool:
             return refill(self.redis, key, head, stored, max_bytes=MAX_PUT_BACK_BYTES)
 
         try:
@@ -228,33 +228,33 @@ class ReadThroughStore(LogAppender, LogStore):
 
     def _restore_missing(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         try:
-            return self._ask(lambda mongo: self._put_back_from(mongo, keys)) or {}
+            return self._ask(lambda backup: self._put_back_from(backup, keys)) or {}
         except BackupUnavailable:
             if any(map(self.keyspace.is_episode, keys)):
                 raise
             return {}
 
-    def _put_back_from(self, mongo: MongoStore, keys: Sequence[str]) -> dict[str, StoredLog]:
+    def _put_back_from(self, backup: BackupStore, keys: Sequence[str]) -> dict[str, StoredLog]:
         found: dict[str, StoredLog] = {}
         for first in range(0, len(keys), LOGS_AT_ONCE):
             some = keys[first : first + LOGS_AT_ONCE]
             standing = self.redis.restorer.standing(some)
             deleted = self.redis.deletions.noted(some)
-            for key, stored in mongo.logs(some).items():
+            for key, stored in backup.logs(some).items():
                 if isinstance(stored, DecodeError):
                     if len(keys) == 1:
                         raise stored
                 elif (key, stored.head.born) not in deleted:
                     found[key] = stored
-                    self._put_back_one(mongo, key, stored, standing, is_alone=len(keys) == 1)
+                    self._put_back_one(backup, key, stored, standing, is_alone=len(keys) == 1)
         return found
 
     def _put_back_one(
-        self, mongo: MongoStore, key: str, stored: StoredLog, standing: str, *, is_alone: bool
+        self, backup: BackupStore, key: str, stored: StoredLog, standing: str, *, is_alone: bool
     ) -> None:
-        batches, identity = batches_of(mongo, key, stored), mongo.identity()
+        batches, identity = batches_of(backup, key, stored), backup.identity()
         try:
-            put_back(self.redis, key, stored.head, batches, mongo=identity, standing=standing)
+            put_back(self.redis, key, stored.head, batches, backup=identity, standing=standing)
         except DecodeError:  # a read of this log alone raises the error
             if is_alone:
                 raise
@@ -365,7 +365,7 @@ class ReadThroughStore(LogAppender, LogStore):
         logs = {(append.key, birth_of(append)) for append in appends}
         deleted = self.redis.deletions.noted(key for key, _ in logs)
         noted = {key for key, born in deleted if (key, born) in logs}
-        stored = self._ask(lambda mongo: mongo.deleted(logs)) or set()
+        stored = self._ask(lambda backup: backup.deleted(logs)) or set()
         return noted | {key for key, _ in stored}
 
     def warn_once(self, what: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from jamboree_gym.errors import DecodeError, StoreFull
-from jamboree_gym.store.backup_questions import BackupQuestions
+from jamboree_gym.store.backups.errors import BackupUnavailable
+from jamboree_gym.store.backups.questions import BackupQuestions
 from jamboree_gym.store.listing_recovery import (
     NO_ROOM,
     PARTLY_COVERED,
@@ -15,7 +16,6 @@ from jamboree_gym.store.listing_recovery import (
     is_covered,
     stored_summaries,
 )
-from jamboree_gym.store.mongo.link import BackupUnavailable
 from jamboree_gym.store.protocol import BlobReader, ListingReader
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.plain_keys import Blobs
@@ -39,7 +39,7 @@ class ReadThroughListings(ListingReader):
         """As `Listings.runs`."""
         stored: list[str] = []
         if self.cover() == NO_ROOM:
-            stored = self._ask(lambda mongo: mongo.runs()) or []
+            stored = self._ask(lambda backup: backup.runs()) or []
         return list(dict.fromkeys([*stored, *self._redis.listings.runs()]))
 
     def summaries(self, run: str) -> dict[str, bytes]:
@@ -65,7 +65,7 @@ class ReadThroughListings(ListingReader):
         return [self._stored_summaries(run) | listed for run, listed in pairs]
 
     def _stored_summaries(self, run: str) -> dict[str, bytes]:
-        return self._ask(lambda mongo: stored_summaries(self._redis, mongo, run)) or {}
+        return self._ask(lambda backup: stored_summaries(self._redis, backup, run)) or {}
 
     def cover(self) -> str:
         """See to it that Redis lists what MongoDB holds; how far it does."""
@@ -75,7 +75,7 @@ class ReadThroughListings(ListingReader):
         if is_covered(coverage):
             return coverage
         try:
-            return self._ask(lambda mongo: cover(self._redis, mongo)) or coverage
+            return self._ask(lambda backup: cover(self._redis, backup)) or coverage
         except BackupUnavailable:  # it has been said
             return coverage
 
@@ -93,7 +93,7 @@ class ReadThroughBlobs(BlobReader):
         try:
             return self._redis.get(name)
         except DecodeError:
-            content: bytes | None = self._ask(lambda mongo: mongo.blob(name))
+            content: bytes | None = self._ask(lambda backup: backup.blob(name))
             if content is None:
                 raise
         try:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Head
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_summary
-from jamboree_gym.store.log import IndexEntry, MongoIdentity
-from jamboree_gym.store.mongo.reader import StoredBatches, checked_chain
+from jamboree_gym.store.backups.reader import StoredBatches, checked_chain
+from jamboree_gym.store.log import BackupIdentity, IndexEntry
 from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.urls import backup_name
 
 __all__ = ["entry_of", "put_back", "refill", "run_entry"]
 
@@ -38,7 +39,7 @@ def put_back(
     head: Head,
     blobs: Iterator[bytes],
     *,
-    mongo: MongoIdentity,
+    backup: BackupIdentity,
     standing: str,
     instead_of: bytes = b"",
 ) -> bool:
@@ -49,7 +50,7 @@ def put_back(
         key: The log.
         head: The log's head in MongoDB.
         blobs: All batches in MongoDB; all are checked before anything is restored.
-        mongo: Identity of that MongoDB.
+        backup: Identity of that MongoDB.
         standing: State of Redis before MongoDB was asked.
         instead_of: A damaged head in Redis, whose log is replaced if MongoDB has all of it.
 
@@ -61,7 +62,7 @@ def put_back(
         DecodeError: A batch is damaged or missing.
         StoreFull: Redis has no memory left.
     """
-    batches, size, where = list[bytes](), 0, f"MongoDB at {mongo.where}: {key}"
+    batches, size, where = list[bytes](), 0, f"{backup_name(backup.where)}: {key}"
     for batch in checked_chain(blobs, head, where=where):
         size += len(batch.blob)
         if size <= PAGE_BYTES:
@@ -71,7 +72,7 @@ def put_back(
     entry = entry_of(store, key, head) or run_entry(store, key, head)
     there = batches if is_whole else ()
     return store.restorer.restore(
-        key, back, there, entry, standing=standing, mongo=mongo, instead_of=instead_of
+        key, back, there, entry, standing=standing, backup=backup, instead_of=instead_of
     )
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.errors import InvalidExpression
 from jamboree_gym.records import Transitions
 from jamboree_gym.tables.columns import Column, to_columns_or_none
+from jamboree_gym.wording import shortened
 
 __all__ = ["Condition"]
 
@@ -42,6 +42,7 @@ _ARITHMETIC: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Mod: np.mod,
     ast.Pow: np.float_power,
 }
+_DIVISIONS: Final = (np.divide, np.floor_divide, np.mod)
 _OF_ONE: Final[dict[str, Callable[[Any], Any]]] = {
     "abs": np.abs,
     "sqrt": np.sqrt,
@@ -282,7 +283,8 @@ class _Evaluation:
         close = get_close_matches(name, names, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
-        return f"there is no column {name!r}{hint}; there are {', '.join(names[:_MAX_SHOWN])}{more}"
+        there = ", ".join(names[:_MAX_SHOWN])
+        return f"there is no column {_short(name)!r}{hint}; there are {there}{more}"
 
     def _refused(self, node: ast.expr) -> InvalidExpression:
         sign = getattr(node, "op", None)
@@ -320,8 +322,11 @@ def _values_of(column: Column) -> _Values:
 
 
 def _applied(function: Callable[..., Any], parts: Sequence[_Values]) -> _Values:
-    """Apply a function of numbers."""
-    found = function(*(part.number for part in parts))
+    """Apply a function of numbers. Only a column may be divided by 0."""
+    numbers = [part.number for part in parts]
+    if function in _DIVISIONS and not any(map(np.ndim, numbers)) and numbers[1] == 0:
+        raise ZeroDivisionError("a number is divided by 0 in it")
+    found = function(*numbers)
     missing = reduce(operator.or_, [part.missing for part in parts])
     return _Values(found if np.ndim(found) else found.item(), missing)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
-from jamboree_gym.arrays.unicode_text import shortened
+from jamboree_gym.wording import shortened
 
 __all__ = ["MAX_ROWS", "ago", "averaged", "html_table", "number", "sparkline", "text_table"]
 

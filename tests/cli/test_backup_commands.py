@@ -25,7 +25,7 @@ Run = Callable[..., Result]
 def run(jam: Jamboree, mongo: object) -> Run:
     """Runs a command on the store of `jam`."""
 
-    def run(*command: str, mongo_url: str = str(jam._connection.mongo_url)) -> Result:
+    def run(*command: str, mongo_url: str = str(jam._connection.backup_url)) -> Result:
         urls = ("--redis-url", f"unix://{jam._connection.store.where}", "--mongo-url", mongo_url)
         options = (*urls, "--namespace", jam._connection.keyspace.namespace)
         return CliRunner().invoke(app, ["backup", *command, *options])
@@ -46,7 +46,7 @@ def test_it_copies_compares_and_restores(jam: Jamboree, run: Run) -> None:
     verified = run("verify")
     assert (verified.exit_code, verified.output) == (0, "1 logs compared (1 batches): all equal\n")
     jam.redis.delete(at(jam, handler._key))
-    assert "1 logs put back" in run("restore").output
+    assert "1 log put back" in run("restore").output
     assert handler.count() == 3
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import gymnasium as gym
 import polars
 import pytest
 from conftest import Server
-from recorded_store import ODD, SEEDS, Store, play, record_store
+from processes import PATHS
+from recorded_store import ODD, PROGRAM, SEEDS, Store, play, record_store
 from typer.testing import CliRunner
 
 from jamboree_gym import __version__
@@ -49,7 +52,7 @@ def test_a_run_shows_how_it_stands(store: Store) -> None:
     shown = store.run("run", "ppo").stdout
     assert shown.startswith("ppo: stopped; ")
     assert "train/loss" in shown
-    assert "newest of 1 checkpoints: 0" in shown
+    assert "newest of 1 checkpoint: 0" in shown
     (run,) = store.objects("run", "ppo")
     assert (run["name"], run["metrics"], run["is_stuck"]) == ("ppo", {"train/loss": 0.25}, False)
     assert run["sessions"][0]["how"] == "finished"
@@ -96,6 +99,15 @@ def test_episodes_are_chosen_by_what_their_summaries_say(store: Store, ids: list
         (["rm"], "name episodes, or choose them"),
         (["rm", "abc", "--run", "ppo"], "name episodes, or choose them"),
         (["show", "-"], "there are no ids on stdin"),
+        (["ls", "--since", "inf"], "--since inf: give 90s"),
+        (["ls", "--since", "x" * 400], "...: give 90s"),
+        (["ls", "--where", ""], "--where is empty"),
+        (["ls", "--run", ""], "--run is empty"),
+        (["rm", "--where", "", "--yes"], "--where is empty"),
+        (["ls", "--where", "1/0 > 1"], "a number is divided by 0"),
+        (["fork", "@last", "--step", 4000], "error: --step 4000: episode"),
+        (["fork", "@last", "--step", 0, "--import", "nomod"], "No module named 'nomod'"),
+        (["video", "@last", "out.txt"], "neither .mp4 nor .gif"),
         (["export", "-o", "steps"], "say --format arrow, parquet, hdf5"),
         (["export", "-o", "x", "--format", "lerobot"], "--fps is needed for --format lerobot"),
     ],
@@ -107,6 +119,39 @@ def test_what_cannot_be_meant_is_two_lines_and_exit_code_2(
     assert (failed.exit_code, failed.stdout) == (2, "")
     assert said in failed.stderr
     assert len(failed.stderr.splitlines()) <= 2
+
+
+def test_an_error_does_not_repeat_a_long_expression(store: Store) -> None:
+    tests = ("steps > 1 and " * 60 + "foo > 1", "steps > 1 and " * 60 + "steps & 1", "x" * 2000)
+    for test in tests:
+        failed = store.run("ls", "--where", test)
+        assert failed.exit_code == 2
+        assert len(failed.stderr) < 300
+
+
+def test_an_error_has_the_words_of_a_shell(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "there.arrow").touch()
+    failed = store.run("export", "-o", tmp_path / "there.arrow")
+    assert failed.stderr.endswith("is there already: --overwrite replaces it\n")
+
+
+def test_a_listing_of_nothing_says_so(store: Store) -> None:
+    done = store.run("ls", "--env", "X")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no episode is like that\n")
+
+
+def test_a_beginning_that_means_one_episode_by_chance_is_refused(
+    valkey: Server, mongo: Server
+) -> None:
+    lonely = Store(valkey.url, mongo.url, f"test-{uuid.uuid4().hex[:12]}")
+    with lonely.open() as jam:
+        play(jam.record(gym.make("CartPole-v1"), run="r"), seed=1)
+    id = lonely.lines("ls")[0][0]
+    for command in (["show"], ["rm", "--yes"]):
+        failed = lonely.run(*command, id[:1])
+        assert failed.exit_code == 2
+        assert f"'{id[0]}' is too short: an id begins with its time" in failed.stderr
+    assert lonely.run("show", id[:6]).exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["runs", "ls", "status", "run ppo", "verify @last"])
@@ -129,6 +174,7 @@ def test_a_name_of_a_run_does_not_control_the_terminal(store: Store) -> None:
         assert "odd\\x1b[2J" in text
         assert "\x1b" not in text
     assert "\todd\\x1b[2J\\n\\t\t" in printed[1]
+    assert not any(line.startswith("\t") for text in printed for line in text.splitlines())
 
 
 def test_an_episode_is_named_by_its_beginning_or_its_place(store: Store, ids: list[str]) -> None:
@@ -202,7 +248,8 @@ def test_the_code_of_a_fork_works(store: Store, ids: list[str]) -> None:
     names["jam"].close()
     assert [line[0] for line in store.lines("ls", "--forks", "--last", 1)] == [child]
     assert store.run("rm", child, "--yes").exit_code == 0
-    assert store.run("fork", ids[0], "--step", 10**6).exit_code == 1
+    refused = store.run("fork", ids[0], "--step", 10**6)
+    assert (refused.exit_code, refused.stderr[:22]) == (2, "error: --step 1000000:")
 
 
 def test_episodes_are_written_in_another_format(store: Store, tmp_path: Path) -> None:
@@ -303,6 +350,50 @@ def test_a_full_disk_is_said_in_a_line(store: Store) -> None:
     )
 
 
+def test_a_closed_stdout_is_said_in_a_line(store: Store) -> None:
+    for command in ("ls", "--help"):
+        shell = f'exec {sys.executable} -c "$0" "$@" >&-'
+        arguments = store.command(command) if command == "ls" else [command]
+        done = subprocess.run(
+            ["sh", "-c", shell, PROGRAM, *arguments],
+            env={**os.environ, **store.environment, "PYTHONPATH": os.pathsep.join(PATHS)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (
+            1,
+            "error: the output is not complete: Bad file descriptor\n",
+        )
+
+
+def test_a_terminal_without_the_bars_of_a_sparkline_has_others(
+    store: Store, ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    printed, said = store.start("show", ids[0], stdout=subprocess.PIPE).communicate(timeout=60)
+    assert said == ""
+    assert "rewards =" in printed
+
+
+@pytest.mark.once
+def test_a_ctrl_c_while_modules_are_loaded_is_exit_code_130() -> None:
+    program = (
+        "from jamboree_gym import cli\n"
+        "def build_app():\n"
+        "    raise KeyboardInterrupt\n"
+        "cli.build_app = build_app\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 def test_on_a_terminal_tail_is_for_people_and_ctrl_c_is_exit_code_130(store: Store) -> None:
     ours, theirs = os.openpty()
     process = store.start("tail", "ppo", "--since", "0", stdout=theirs)
@@ -335,6 +426,6 @@ def test_on_a_terminal_rm_asks(store: Store, ids: list[str]) -> None:
     os.close(theirs)
     os.close(ours)
     assert (process.returncode, printed) == (1, "")
-    assert said.startswith("delete 1 episodes with ")
+    assert said.startswith("delete 1 episode with ")
     assert said.endswith("for good. Do it? [y/N]: nothing was changed\n")
     assert store.run("show", ids[0]).exit_code == 0

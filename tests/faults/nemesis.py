@@ -1,463 +1,527 @@
-"""Writers, readers, a deleter, a trimmer and backups go on while a nemesis empties, kills and stops
-servers and processes; then what is left is held against what each of them was told.
+"""Writers, readers, followers, a deleter, an importer and backups go on while a nemesis kills,
+stops, cuts, slows down, fills and empties what they stand on; then their history is checked.
 
-    python tests/faults/nemesis.py --seeds 0-9 --seconds 20
+    python tests/faults/nemesis.py --seeds 0-9 --seconds 30
 
-What is checked, at the end, and again after Redis was emptied for good:
-
-- each episode can be read; its rows are those of its writer from the first on, and its summary
-  tells of as many steps as there are;
-- what was acknowledged is there, unless Redis was emptied before a backup was complete, or it was
-  deleted;
-- what was deleted while MongoDB answered stays deleted;
-- a record of a handler is there once, and those of one writer in their order;
-- the backup is complete and equal (`flush`, `verify`), and no log is refused;
-- no reader ever saw anything but a prefix, or was told that it is not there now.
+A seed gives the same schedule each time; what the machine makes of it differs. The schedule is
+printed as a story if something is wrong, or with `--story`. Who takes part: `clients.py`. What must
+hold: `history.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))
 
-import numpy as np
-from conftest import Server, start_redis, valkey_program
-from full_disk import mongo_of_its_own
-from processes import PATHS, NoteHandler
+import psutil
+import redis
+from clients import Client
+from conftest import Server
+from embedded_home import SUPERVISOR, new_home, processes_of
+from full_disk import fill, free, mongo_of_its_own, redis_of_its_own
+from history import AFTER_ALL, EMPTIED_AFTER_ALL, LEASE_S, Violation, violations
+from operations import Operation, OperationLog, read_operations
+from processes import PATHS, wait_until
+from proxy import Lane, Proxy, direct
+from warm import start_warm
 
-from jamboree_gym import Jamboree
-from jamboree_gym.errors import EpisodeNotFound, JamboreeError, StoreUnavailable
+from jamboree_gym.servers.home import VALKEY_SOCKET
 
-WRITERS = 4
-READERS = 2
-NAMESPACE = "nemesis"
-MODES = ("buffered", "sync")
-LATE_S = 30.0  # a writer that has been told to end
+ENDS_WITHIN_S = 60.0  # a process that has been told to
+WARM_UP_S = 2.0
+STOPPED_FOR_LONG_S = LEASE_S + 2
+ROOM_BYTES = 20_000  # until a disk is full
 
-Span = tuple[float, float]
-"""Before and after, epoch seconds."""
+CLIENT = "import sys; from faults.clients import main; main(sys.argv[1])"
+CLIENTS = {
+    "buffered": ("single", "buffered"),
+    "sync": ("single", "sync"),
+    "fsync": ("single", "fsync"),
+    "vector": ("vector", "buffered"),
+    "vector-sync": ("vector", "sync"),
+    "importer": ("importer", "sync"),
+    "reader": ("reader", "sync"),
+    "other-reader": ("reader", "sync"),
+    "follower": ("follower", "sync"),
+    "other-follower": ("follower", "sync"),
+    "deleter": ("deleter", "sync"),
+    "keeper": ("keeper", "sync"),
+}
+"""Role and write mode of each."""
 
 
-@dataclass
-class Claim:
-    """What a writer was told: so much of it is stored.
+class Deed(NamedTuple):
+    """One bad thing.
 
     Attributes:
-        span: From the first call that put some of it to the end of the one that acknowledged it.
-            Where Redis is emptied in between, it may be gone without a copy.
-        what: An episode's id, or `note` and the handler's name.
-        count: Steps, or the number of the record.
-        by: The writer.
+        at_s: When it begins, from the beginning of all.
+        what: Which one.
+        target: To whom.
+        for_s: How long it lasts.
     """
 
-    span: Span
+    at_s: float
     what: str
-    count: int
-    by: str
+    target: str
+    for_s: float
+
+    def __str__(self) -> str:
+        return f"{self.at_s:5.1f} s: {self.what} {self.target} for {self.for_s:.1f} s"
 
 
-@dataclass
-class History:
-    """What happened when.
-
-    Attributes:
-        claims: What was acknowledged to writers.
-        emptied: When Redis was emptied.
-        killed: When it was killed.
-        copied: When backups were complete.
-        deleted: Episodes that were deleted while MongoDB answered.
-        maybe_deleted: The same while it may not have.
-        mongo_away: When MongoDB was killed or stopped.
-        violations: What must never be, in words.
-        counts: How often what was done.
-    """
-
-    claims: list[Claim] = field(default_factory=list)
-    emptied: list[Span] = field(default_factory=list)
-    killed: list[Span] = field(default_factory=list)
-    copied: list[Span] = field(default_factory=list)
-    deleted: dict[str, Span] = field(default_factory=dict)
-    maybe_deleted: set[str] = field(default_factory=set)
-    mongo_away: list[Span] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def is_lasting(self, claim: Claim) -> bool:
-        """Whether what was acknowledged has to be there at the end."""
-        before, after = claim.span
-        emptied = [span for span in self.emptied if span[1] >= before]
-        if not emptied:
-            return True
-        first = min(span[0] for span in emptied)
-        return any(after < start and end < first for start, end in self.copied)
-
-
-class World:
-    """Servers, and all who use them.
+def schedule(seed: int, seconds: float, deeds: Sequence[tuple[str, str]]) -> list[Deed]:
+    """What a seed does when.
 
     Args:
         seed: Of all that is drawn.
+        seconds: How long it goes on.
+        deeds: Pairs of a deed and a target, to choose from.
+    """
+    chance = random.Random(seed)
+    story: list[Deed] = []
+    busy_until = dict.fromkeys((target for _, target in deeds), 0.0)
+    at_s = WARM_UP_S
+    while at_s < seconds:
+        what, target = chance.choice(deeds)
+        for_s = chance.random() * (0.5 if what == "kill" else 2.0)
+        if what == "stop" and target in CLIENTS and chance.random() < 0.3:
+            for_s = STOPPED_FOR_LONG_S
+        if busy_until[target] < at_s:
+            story.append(Deed(at_s, what, target, for_s))
+            busy_until[target] = at_s + for_s + 0.5
+        at_s += chance.random() * 1.5
+    return story
+
+
+# -- the servers ----------------------------------------------------------------------------------
+
+
+class OwnServers:
+    """A Redis, a MongoDB and a backup process, with proxies before the first two.
+
+    Args:
         directory: Where the files go.
+        appendfsync: Of Redis.
+        exits: Ends them.
     """
 
-    def __init__(self, seed: int, directory: Path, exits: ExitStack) -> None:
-        self.random = random.Random(seed)
-        self.history = History()
-        self.over = threading.Event()
-        self.stop_file = directory / "stop"
-        # With `everysec` a killed server may lose what it has acknowledged: while the disk is busy
-        # with a sync, it puts off its writes.
-        self.redis = start_redis(valkey_program(), directory / "valkey", "--appendfsync", "always")
-        exits.callback(self.redis.stop)
-        self.mongo: Server = exits.enter_context(mongo_of_its_own(directory / "mongo"))
-        self.writers: dict[str, subprocess.Popen[str]] = {}
-        self.dead: list[subprocess.Popen[str]] = []
-        self.follower: subprocess.Popen[bytes] | None = None
-        self.threads: list[threading.Thread] = []
-        self._number = 0
+    deeds = (
+        *(("kill", target) for target in ("redis", "redis", "mongo", "backup")),
+        *(("stop", target) for target in ("redis", "mongo", "backup")),
+        *((what, target) for target in ("redis", "mongo") for what in ("cut", "hold", "slow")),
+        *(("disk", target) for target in ("redis", "mongo")),
+        *(("empty", "redis"), ("full", "redis")),
+    )
 
-    def open(self, **options: Any) -> Jamboree:
-        """A Jamboree of one's own."""
-        options = {"namespace": NAMESPACE, "backup": False, **options}
-        return Jamboree(self.redis.url, self.mongo.url, **options)
+    def __init__(self, directory: Path, appendfsync: str, exits: ExitStack) -> None:
+        self.home = directory / "home"
+        self.directory, self.exits = directory, exits
+        self.folders = {"redis": directory / "redis", "mongo": directory / "mongo"}
+        options = ("--appendfsync", appendfsync)
+        servers: dict[str, AbstractContextManager[Server]] = {
+            "redis": redis_of_its_own("valkey9", self.folders["redis"], *options),
+            "mongo": mongo_of_its_own(self.folders["mongo"]),
+        }
+        self.servers = {name: exits.enter_context(server) for name, server in servers.items()}
+        self.proxies = {
+            "redis": exits.enter_context(Proxy(self.servers["redis"].url, directory)),
+            "mongo": exits.enter_context(Proxy(self.servers["mongo"].url)),
+        }
+        self.redis_url, self.mongo_url = self.proxies["redis"].url, direct(self.proxies["mongo"])
+        self.backup: subprocess.Popen[bytes] | None = None
+        self.restart("backup")
+        exits.callback(self.stop_backup)
 
-    # -- who goes on ------------------------------------------------------------------------
+    def pid(self, target: str) -> int | None:
+        """Of a process."""
+        if target != "backup":
+            return self.servers[target].process.pid
+        return None if self.backup is None else self.backup.pid
 
-    def start_writer(self) -> None:
-        """One more, under a name that is new."""
-        self._number += 1
-        name = f"writer-{self._number}"
-        script = Path(__file__).with_name("nemesis_writer.py")
-        arguments = [self.redis.url, self.mongo.url, NAMESPACE, name]
-        process = subprocess.Popen(
-            [sys.executable, str(script), *arguments, self.random.choice(MODES), self.stop_file],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    def kill(self, target: str) -> None:
+        """As `kill -9` does."""
+        process = self.backup if target == "backup" else self.servers[target].process
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def restart(self, target: str) -> None:
+        """Start it, if it does not run."""
+        if target != "backup":
+            if self.servers[target].process.poll() is not None:
+                self.servers[target].start()
+        elif self.backup is None or self.backup.poll() is not None:
+            command = [sys.executable, "-m", "jamboree_gym.backup", "--follow"]
+            command += ["--interval-s", "0.5", "--namespace", "history", "--home", str(self.home)]
+            command += ["--redis-url", self.redis_url, "--mongo-url", self.mongo_url]
+            with (self.directory / "backup.errors").open("ab") as errors:
+                self.backup = subprocess.Popen(command, env=_environment(), stderr=errors)
+
+    def stop_backup(self) -> None:
+        """Have it copy for the last time."""
+        if self.backup is not None:
+            self.backup.terminate()
+            self.backup.wait()
+
+    def make_well(self) -> None:
+        """Start what has ended by itself, the backup process where Redis was away, for example."""
+        for target in (*self.servers, "backup"):
+            self.restart(target)
+
+    def client(self) -> redis.Redis:
+        """To Redis itself."""
+        return redis.Redis.from_url(self.servers["redis"].url)
+
+    @contextmanager
+    def full(self, _: str) -> Iterator[None]:
+        """Redis has no more memory."""
+        with self.client() as client:
+            used: Any = client.info("memory")
+            client.config_set("maxmemory", used["used_memory"])
+            yield
+            client.config_set("maxmemory", 0)
+
+    @contextmanager
+    def disk(self, target: str) -> Iterator[None]:
+        """A server has no more disk."""
+        fill(self.servers[target], self.folders[target], room=ROOM_BYTES)
+        yield
+        with suppress(psutil.NoSuchProcess):
+            free(self.servers[target])
+        self.restart(target)
+
+    @contextmanager
+    def cut(self, target: str) -> Iterator[None]:
+        """All connections are cut, those of an append in the middle of it."""
+        proxy = self.proxies[target]
+        proxy.up.cut_after(100)
+        yield
+        proxy.up.forget_cut()
+        proxy.cut("rst" if target == "mongo" else "fin")
+
+    @contextmanager
+    def hold(self, target: str) -> Iterator[None]:
+        """Nothing arrives."""
+        self.proxies[target].hold()
+        yield
+        self.proxies[target].release()
+
+    @contextmanager
+    def slow(self, target: str) -> Iterator[None]:
+        """All comes late."""
+        lanes: tuple[Lane, ...] = (self.proxies[target].up, self.proxies[target].down)
+        for lane in lanes:
+            lane.latency_s = 0.1
+        yield
+        for lane in lanes:
+            lane.latency_s = 0.0
+
+
+class EmbeddedServers:
+    """The servers of a home, which start and restart by themselves."""
+
+    deeds = (
+        *(("kill", target) for target in ("supervisor", "redis", "redis", "mongo", "backup")),
+        *(("stop", target) for target in ("supervisor", "redis", "mongo", "backup")),
+        ("empty", "redis"),
+    )
+    redis_url = mongo_url = None
+    marks = {  # noqa: RUF012 - what is in the command lines
+        "supervisor": SUPERVISOR,
+        "redis": "valkey",
+        "mongo": "secantus",
+        "backup": "jamboree_gym.backup",
+    }
+
+    def __init__(self, exits: ExitStack) -> None:
+        self.home = exits.enter_context(new_home())
+
+    def pid(self, target: str) -> int | None:
+        """Of a process; None while there is none."""
+        mark = self.marks[target]
+        for process in processes_of(self.home):
+            with suppress(psutil.Error):
+                if any(mark in part for part in process.cmdline()):
+                    return process.pid
+        return None
+
+    def kill(self, target: str) -> None:
+        """As `kill -9` does."""
+        if (pid := self.pid(target)) is not None:
+            os.kill(pid, signal.SIGKILL)
+
+    def restart(self, target: str) -> None:
+        """It does so by itself."""
+
+    def make_well(self) -> None:
+        """It does so by itself."""
+
+    def client(self) -> redis.Redis:
+        """To Redis itself."""
+        return redis.Redis.from_url(f"unix://{self.home / VALKEY_SOCKET}")
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([*PATHS, str(Path(__file__).parent)])}
+
+
+# -- all who take part ----------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """Servers, clients, and the nemesis.
+
+    Args:
+        servers: Of one kind or the other.
+        directory: For the logs.
+        appendfsync: Of Redis.
+    """
+
+    servers: Any
+    directory: Path
+    appendfsync: str
+    clients: dict[str, Any] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.log = OperationLog(self.directory / "nemesis.log", Exception)
+        self.log.note("setup", "redis", None, self.appendfsync)
+
+    def start(self, slot: str, role: str = "", mode: str = "") -> str:
+        """Start a client; its name, which is new."""
+        self.counts[slot] += 1
+        name = f"{slot}-{self.counts[slot]}" if slot in CLIENTS else slot
+        client = Client(
+            *(CLIENTS.get(slot) or (role, mode))[:1],
+            name,
+            (CLIENTS.get(slot) or (role, mode))[1],
+            self.servers.redis_url,
+            self.servers.mongo_url,
+            str(self.servers.home),
+            str(self.directory),
         )
-        self.writers[name] = process
-        self._run(lambda: self._listen(name, process))
+        self.clients[name] = start_warm(CLIENT, json.dumps(asdict(client)))
+        return name
 
-    def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            with suppress(ValueError):  # it was killed in the middle of a line
-                kind, *rest = json.loads(line)
-                if kind == "acked":
-                    before, after, what, count = rest
-                    self.history.claims.append(Claim((before, after), what, count, name))
-                else:
-                    self.history.counts[f"{kind} {rest[0]}" if rest else kind] += 1
+    def newest(self, slot: str) -> str:
+        """Name of the client that has a slot now."""
+        return f"{slot}-{self.counts[slot]}" if slot in CLIENTS else slot
 
-    def start_follower(self) -> None:
-        """The backup, as a process."""
-        command = [sys.executable, "-m", "jamboree_gym.backup", "--follow", "--interval-s", "0.25"]
-        command += ["--namespace", NAMESPACE]
-        command += ["--redis-url", self.redis.url, "--mongo-url", self.mongo.url]
-        self.follower = subprocess.Popen(
-            command,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def pid(self, target: str) -> int | None:
+        """Of a client or a server."""
+        if target in self.clients:
+            return self.clients[target].pid if self.clients[target].poll() is None else None
+        found: int | None = self.servers.pid(target)
+        return found
 
-    def _run(self, target: Callable[[], None]) -> None:
-        self.threads.append(threading.Thread(target=target, daemon=True))
-        self.threads[-1].start()
+    def is_under_way(self) -> bool:
+        """Whether each client has noted something."""
+        logs = [self.directory / f"{name}.log" for name in self.clients]
+        return all(log.exists() and log.stat().st_size for log in logs)
 
-    def start_all(self) -> None:
-        """Everybody but the nemesis."""
-        for _ in range(WRITERS):
-            self.start_writer()
-        self.start_follower()
-        others = [self.delete, self.trim, self.copy, *[self.read] * READERS]
-        for number, act in enumerate(others):
-            self._run(lambda act=act, number=number: self._again_and_again(act, number))
+    # -- deeds ------------------------------------------------------------------------------
 
-    def _again_and_again(self, act: Callable[[Jamboree, random.Random], None], number: int) -> None:
-        chance = random.Random(self.random.random() + number)
-        while not self.over.is_set():
-            try:
-                with self.open() as jam:
-                    while not self.over.wait(chance.random() * 0.3):
-                        act(jam, chance)
-            except (StoreUnavailable, EpisodeNotFound):
-                self.over.wait(0.2)
-            except JamboreeError as error:
-                self.history.counts[f"{act.__name__}: {type(error).__name__}"] += 1
-                self.over.wait(0.2)
-
-    def read(self, jam: Jamboree, chance: random.Random) -> None:
-        """Look at some episode."""
-        ids = jam.episodes().ids()
-        for episode in chance.sample(ids, min(3, len(ids))):
-            with suppress(EpisodeNotFound):
-                self.check_prefix(jam, episode)
-            self.history.counts["reads"] += 1
-
-    def check_prefix(self, jam: Jamboree, episode: str) -> int:
-        """The number of steps of an episode, if they are those of its writer."""
-        data = jam.episode(episode).data()
-        seen = data.observations[:, 0]
-        if not np.array_equal(seen, np.arange(len(seen))):
-            self.history.violations.append(f"{episode}: its rows are {seen.tolist()}")
-        return len(data)
-
-    def delete(self, jam: Jamboree, chance: random.Random) -> None:
-        """Delete some episode."""
-        ids = jam.episodes().ids()
-        if not ids or chance.random() < 0.5:
-            return
-        episode, before = chance.choice(ids), time.time()
-        self.history.maybe_deleted.add(episode)
-        jam.episode(episode).delete()
-        after = time.time()
-        away = self.history.mongo_away
-        if not any(start <= after and before <= end for start, end in away):
-            self.history.deleted[episode] = (before, after)
-        self.history.counts["deletions"] += 1
-
-    def trim(self, jam: Jamboree, chance: random.Random) -> None:
-        """Let go of as much as may go."""
-        if chance.random() < 0.3:
-            jam.backup.retain(max_redis_bytes=1)
-            jam.backup.trim()
-            jam.backup.retain()
-            self.history.counts["trims"] += 1
-
-    def copy(self, jam: Jamboree, chance: random.Random) -> None:
-        """Copy all, and note when that was."""
-        before = time.time()
-        jam.backup.flush()
-        self.history.copied.append((before, time.time()))
-        self.history.counts["copies"] += 1
-
-    # -- the nemesis ------------------------------------------------------------------------
-
-    def strike(self) -> None:
-        """Do one bad thing."""
-        deeds = [self.empty, self.kill_redis, self.stop_redis, self.kill_mongo, self.stop_mongo]
-        deeds += [self.kill_writer, self.kill_writer, self.kill_follower]
-        deed = self.random.choice(deeds)
-        deed()
-        self.history.counts[deed.__name__] += 1
-
-    def empty(self) -> None:
-        """Empty Redis."""
-        before = time.time()
-        with self.open() as jam:
-            jam.redis.flushall()
-        self.history.emptied.append((before, time.time()))
-
-    def kill_redis(self) -> None:
-        """Kill it, and start it again."""
-        before = time.time()
-        self.redis.kill()
-        self.history.killed.append((before, time.time()))
-        time.sleep(self.random.random() * 0.5)
-        self.redis.start()
-
-    def stop_redis(self) -> None:
-        """Stop it for a moment."""
-        self._pause(self.redis.process.pid)
-
-    def kill_mongo(self) -> None:
-        """Kill it, and start it again."""
-        with self._mongo_away():
-            self.mongo.kill()
-            time.sleep(self.random.random() * 0.5)
-            self.mongo.start()
-
-    def stop_mongo(self) -> None:
-        """Stop it for a moment."""
-        with self._mongo_away():
-            self._pause(self.mongo.process.pid)
-
-    def _mongo_away(self) -> ExitStack:
-        away = (time.time(), float("inf"))
-        self.history.mongo_away.append(away)
+    def begin(self, deed: Deed) -> Callable[[], object]:
+        """Begin a deed; returns what ends it."""
+        target = self.newest(deed.target)
         exits = ExitStack()
-        exits.callback(lambda: self._mongo_is_back(away))
-        return exits
+        call = exits.enter_context(self.log.call(deed.what, target))
+        try:
+            if hasattr(self, f"_{deed.what}"):
+                exits.enter_context(getattr(self, f"_{deed.what}")(deed.target, target))
+            else:
+                exits.enter_context(getattr(self.servers, deed.what)(target))
+            call.result = True
+        except (OSError, psutil.Error, redis.RedisError, ValueError):
+            call.result = False  # it was away already
+        return exits.close
 
-    def _mongo_is_back(self, away: Span) -> None:
-        self.history.mongo_away.remove(away)
-        self.history.mongo_away.append((away[0], time.time()))
+    @contextmanager
+    def _kill(self, slot: str, target: str) -> Iterator[None]:
+        if slot in CLIENTS:
+            self.clients[target].kill()
+            self.clients[target].wait()
+            yield
+            self.start(slot)
+        else:
+            self.servers.kill(target)
+            yield
+            self.servers.restart(target)
 
-    def _pause(self, pid: int) -> None:
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(self.random.random())
-        os.kill(pid, signal.SIGCONT)
+    @contextmanager
+    def _stop(self, _: str, target: str) -> Iterator[None]:
+        pid = self.pid(target)
+        if pid is not None:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
-    def kill_writer(self) -> None:
-        """Kill one, and start another."""
-        name = self.random.choice(list(self.writers))
-        process = self.writers.pop(name)
-        process.kill()
-        self.dead.append(process)
-        self.start_writer()
+    @contextmanager
+    def _empty(self, _: str, target: str) -> Iterator[None]:
+        with self.servers.client() as client:
+            client.flushall()
+        yield
 
-    def kill_follower(self) -> None:
-        """Kill the backup, and start another."""
-        assert self.follower is not None
-        self.follower.kill()
-        self.follower.wait()
-        self.start_follower()
+    def run(self, story: Sequence[Deed]) -> None:
+        """Do all of it."""
+        begun = time.monotonic()
+        agenda: list[tuple[float, int, Any]] = [
+            (deed.at_s, number, deed) for number, deed in enumerate(story)
+        ]
+        number = len(agenda)
+        heapq.heapify(agenda)
+        while agenda:
+            at_s, _, what = heapq.heappop(agenda)
+            time.sleep(max(0.0, begun + at_s - time.monotonic()))
+            if isinstance(what, Deed):
+                number += 1
+                heapq.heappush(agenda, (at_s + what.for_s, number, self.begin(what)))
+            else:
+                what()
 
     # -- the end ----------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Have all of them end."""
-        self.over.set()
-        self.stop_file.touch()
-        for name, process in self.writers.items():
-            try:
-                process.wait(LATE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                self.history.violations.append(f"{name} did not end within {LATE_S} s")
-            errors = process.stderr.read() if process.stderr is not None else ""
-            if process.poll():
-                self.history.violations.append(f"{name} failed: {errors[-1000:]}")
-        if self.follower is not None:
-            self.follower.terminate()
-            self.follower.wait()
-        for thread in self.threads:
-            thread.join(LATE_S)
-        for process in [*self.dead, *self.writers.values()]:
-            process.wait()
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
+        """Have all clients end, and the last ones look at what is left."""
+        self.servers.make_well()
+        (self.directory / "stop").touch()
+        told = time.monotonic()
+        for name, process in self.clients.items():
+            self._wait(name, process, told + ENDS_WITHIN_S)
+        for name in (AFTER_ALL, EMPTIED_AFTER_ALL):
+            self.start(name, "last", "buffered")
+            self._wait(name, self.clients[name], time.monotonic() + ENDS_WITHIN_S * 2)
+            if name == AFTER_ALL:
+                self.begin(Deed(0.0, "empty", "redis", 0.0))()
 
-    def check(self) -> None:
-        """Hold what is left against what was said."""
-        with self.open() as jam:
-            self._check_backup(jam)
-            found = self._check_contents(jam, "at the end")
-            self._check_backup(jam)
-            jam.redis.flushall()
-        with self.open() as jam:
-            again = self._check_contents(jam, "after Redis was emptied for good")
-            self._check_backup(jam)
-        if found != again:
-            differing = [key for key in found | again if found.get(key) != again.get(key)]
-            self.history.violations.append(f"not the same from MongoDB: {differing[:5]}")
-
-    def _check_backup(self, jam: Jamboree) -> None:
+    def _wait(self, name: str, process: Any, until: float) -> None:
         try:
-            jam.backup.flush()
-            report = jam.backup.verify()
-        except JamboreeError as error:
-            self.history.violations.append(f"the backup: {type(error).__name__}: {error}")
-            return
-        if not report:
-            self.history.violations.append(
-                f"the backup: {dict(list(report.different.items())[:3])}"
-            )
+            code = process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            process.wait()
+            code = None
+        if (code and code != -signal.SIGKILL) or code is None:
+            words = (self.directory / f"{name}.errors").read_text()[-1500:]
+            self.log.note("crash", name, words if code else f"it did not end: {words}")
 
-    def _check_contents(self, jam: Jamboree, when: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for summary in jam.episodes().summaries():
-            try:
-                found[summary.id] = self.check_prefix(jam, summary.id)
-            except JamboreeError as error:
-                self._violated(f"{summary.id}: {type(error).__name__}: {error}", when)
-                continue
-            if summary.steps != found[summary.id]:
-                self._violated(
-                    f"{summary.id}: {found[summary.id]} steps, not {summary.steps}", when
-                )
-        names = {claim.what.removeprefix("note ") for claim in self.history.claims}
-        for name in sorted(name for name in names if not _is_episode(name)):
-            records = [(one["by"], one["n"]) for one in NoteHandler(jam, name).many(10**6)]
-            found[f"note {name}"] = records
-            for by in {by for by, _ in records}:
-                numbers = [n for one, n in records if one == by]
-                if numbers != sorted(set(numbers)):
-                    self._violated(f"notes of {by} in {name}: {numbers}", when)
-        self._check_claims(found, when)
-        back = sorted(self.history.deleted.keys() & found.keys())
-        if back:
-            self._violated(f"deleted, and back: {back}", when)
-        return found
+    def kill_all(self) -> None:
+        """For a run that is broken off."""
+        for process in self.clients.values():
+            process.kill()
+            process.wait()
 
-    def _check_claims(self, found: dict[str, Any], when: str) -> None:
-        for claim in filter(self.history.is_lasting, self.history.claims):
-            if _is_episode(claim.what):
-                is_there = found.get(claim.what, 0) >= claim.count
-                is_there = is_there or claim.what in self.history.maybe_deleted
-            else:
-                is_there = (claim.by, claim.count) in set(found.get(claim.what, ()))
-            if not is_there:
-                self._violated(f"acknowledged, and gone: {claim}", when)
-
-    def _violated(self, what: str, when: str) -> None:
-        self.history.violations.append(f"{when}: {what}")
+    def operations(self) -> list[Operation]:
+        """Of all processes."""
+        paths = sorted(self.directory.glob("*.log"))
+        return [one for path in paths for one in read_operations(path)]
 
 
-def _is_episode(what: str) -> bool:
-    return len(what) == 32 and " " not in what
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a seed."""
+
+    seed: int
+    kind: str
+    story: Sequence[Deed]
+    operations: Sequence[Operation]
+    violations: Sequence[Violation]
+
+    def __str__(self) -> str:
+        counts = Counter(one.action for one in self.operations)
+        errors = Counter(one.error for one in self.operations if one.error)
+        deeds = Counter(deed.what for deed in self.story)
+        failed = [
+            one for one in self.operations if one.process == "nemesis" and one.result is False
+        ]
+        lines = [f"seed {self.seed}, {self.kind}: {len(self.operations)} operations"]
+        lines += [f"  {_counted(counts)}", f"  errors: {_counted(errors) or 'none'}"]
+        lines += [f"  nemesis: {_counted(deeds)}; {len(failed)} had no effect"]
+        lines += [f"  {rule}: {words}" for rule, words in self.violations[:12]]
+        return "\n".join([*lines, f"  {len(self.violations)} violations"])
 
 
-def run(seed: int, seconds: float) -> History:
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+def run(seed: int, seconds: float, keep: Path | None = None) -> Outcome:
     """One history.
 
     Args:
-        seed: Of all that is drawn; what the machine makes of it differs each time.
-        seconds: For how long the nemesis goes on.
+        seed: Of the schedule. An even one has servers of its own, every third one embedded ones.
+        seconds: How long the nemesis goes on.
+        keep: Where the logs are copied to.
     """
-    with tempfile.TemporaryDirectory(prefix="jg-", dir="/tmp") as name, ExitStack() as exits:
-        world = World(seed, Path(name), exits)
-        world.start_all()
-        until = time.monotonic() + seconds
-        time.sleep(2)  # for the writers to begin
-        while time.monotonic() < until:
-            world.strike()
-            time.sleep(world.random.random() * 2)
+    is_embedded = seed % 3 == 2
+    appendfsync = "everysec" if is_embedded else ("always", "everysec")[seed % 2]
+    with ExitStack() as exits:
+        name = exits.enter_context(tempfile.TemporaryDirectory(prefix="jg-", dir="/tmp"))
+        logs = Path(name) / "logs"
+        logs.mkdir()
+        if is_embedded:
+            servers: Any = EmbeddedServers(exits)
+        else:
+            servers = OwnServers(Path(name), appendfsync, exits)
+        clients = [(what, slot) for slot in CLIENTS for what in ("kill", "stop")]
+        story = schedule(seed, seconds, [*servers.deeds * 2, *clients])
+        world = World(servers, logs, appendfsync)
+        exits.callback(world.kill_all)
+        for slot in CLIENTS:
+            world.start(slot)
+        wait_until(world.is_under_way)
+        world.run(story)
         world.end()
-        world.check()
-        return world.history
-
-
-def histories(seeds: range, seconds: float) -> Iterator[tuple[int, History]]:
-    """Those of several seeds."""
-    for seed in seeds:
-        yield seed, run(seed, seconds)
+        operations = world.operations()
+        if keep is not None:
+            shutil.copytree(name, keep / f"seed-{seed}", ignore=shutil.ignore_patterns("*.sock"))
+        kind = "embedded servers" if is_embedded else f"own servers, appendfsync {appendfsync}"
+        return Outcome(seed, kind, story, operations, violations(operations))
 
 
 def main() -> int:
-    """Run some, and say what was violated."""
+    """Run some, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0-9", help="first and last")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each")
+    parser.add_argument("--story", action="store_true", help="print the schedule of each")
+    parser.add_argument("--keep", type=Path, help="a directory for what all have noted")
     options = parser.parse_args()
     first, _, last = options.seeds.partition("-")
-    bad = 0
-    for seed, history in histories(range(int(first), int(last or first) + 1), options.seconds):
-        bad += bool(history.violations)
-        print(f"seed {seed}: {len(history.claims)} claims, {dict(history.counts)}", flush=True)
-        if history.violations:
-            print(*history.violations[:8], sep="\n")
-            print(f"Redis was killed at {history.killed}, emptied at {history.emptied}", flush=True)
-    print(f"{bad} with violations")
+    os.environ["JAMBOREE_WARM"] = "faults.clients"
+    total, bad = Counter[str](), 0
+    seeds = range(int(first), int(last or first) + 1)
+    for seed in seeds:
+        outcome = run(seed, options.seconds, options.keep)
+        if outcome.violations or options.story:
+            print(*outcome.story, sep="\n")
+        print(outcome, flush=True)
+        bad += bool(outcome.violations)
+        total += Counter(deed.what for deed in outcome.story)
+        total["operations"] += len(outcome.operations)
+        total["violations"] += len(outcome.violations)
+    print(f"{len(seeds)} seeds, {bad} with violations: {_counted(total)}")
     return bool(bad)
 
 

@@ -19,8 +19,8 @@ from recorded_envs import ACTION, CountingEnv, play
 from jamboree_gym import Jamboree
 from jamboree_gym.delivery import lease
 from jamboree_gym.errors import StoreFull
+from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.mongo import client as mongo_client
-from jamboree_gym.store.mongo.reader import checked_chain, stored_logs
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
@@ -47,7 +47,7 @@ def rows_in_mongodb(jam: Jamboree, keys: Sequence[str] | None = None) -> int:
     """Rows of logs there, each log whole and each batch undamaged."""
     rows = 0
     for key, found in stored_logs(
-        jam._connection.mongo_store, sorted(keys or jam._connection.mongo_store.keys())
+        jam._connection.backup_store, sorted(keys or jam._connection.backup_store.keys())
     ):
         assert isinstance(found, tuple), found
         rows += sum(batch.count for batch in checked_chain(found[1], found[0], where=key))
@@ -119,7 +119,7 @@ def test_a_training_goes_on_for_as_long_as_mongodb_takes_the_rest(
     counts = {
         key: count
         for keys in batched(rows_of, 1000)
-        for key, (_, count) in jam._connection.mongo_store.counts(keys).items()
+        for key, (_, count) in jam._connection.backup_store.counts(keys).items()
     }
     assert counts == rows_of
     for keys in batched(rows_of, 200, every=max(1, len(rows_of) // 4000)):

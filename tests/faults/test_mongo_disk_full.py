@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Server
 from full_disk import fill, free, mongo_of_its_own
 from processes import NoteHandler
-from stored import at
+from stored import at, batches_of_all
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreFull, StoreUnavailable
@@ -26,12 +25,6 @@ NOTE_BYTES = 10_000
 def server(tmp_path: Path) -> Iterator[Server]:
     with mongo_of_its_own(tmp_path / "mongo") as started:
         yield started
-
-
-def batches(jam: Jamboree) -> dict[str, Any]:
-    """Of all logs, byte for byte."""
-    client: Any = jam.redis
-    return {key: client.lrange(key, 1, -1) for key in jam._connection.redis_store.log_keys()}
 
 
 def test_a_backup_onto_a_full_disk_says_so_and_goes_on_when_there_is_room(
@@ -70,9 +63,9 @@ def test_a_backup_onto_a_full_disk_says_so_and_goes_on_when_there_is_room(
     assert jam.backup.status().pending_records == 0
     report = jam.backup.verify()
     assert report, report.different
-    before = batches(jam)
+    before = batches_of_all(jam)
     for key in jam.redis.scan_iter(f"*{jam._connection.keyspace.namespace}:*"):
         jam.redis.delete(at(jam, key))
     jam.backup.restore()
-    assert batches(jam) == before
+    assert batches_of_all(jam) == before
     assert [note["n"] for note in notes.many(10**6)] == list(range(saved))

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Server
@@ -19,7 +18,7 @@ from full_disk import mongo_of_its_own
 from processes import NoteHandler
 from proxy import Proxy, direct
 from recorded_envs import ACTION, CountingEnv
-from stored import at
+from stored import at, batches_of_all
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import StoreUnavailable
@@ -70,12 +69,6 @@ def opened() -> Iterator[ExitStack]:
         yield stack
 
 
-def kept(jam: Jamboree) -> dict[str, Any]:
-    """The batches of all logs, byte for byte."""
-    client: Any = jam.redis
-    return {key: client.lrange(key, 1, -1) for key in jam._connection.redis_store.log_keys()}
-
-
 @pytest.mark.timeout(120 + 10 * KILLS)
 def test_a_killed_mongodb_loses_nothing_and_keeps_nothing_twice(
     valkey: Server,
@@ -111,11 +104,11 @@ def test_a_killed_mongodb_loses_nothing_and_keeps_nothing_twice(
     report = jam.backup.verify()
     assert report, report.different
     assert report.logs == episodes + 1
-    before = kept(jam)
+    before = batches_of_all(jam)
     for key in jam.redis.scan_iter(f"*{namespace}:*"):
         jam.redis.delete(at(jam, key))
     assert jam.backup.restore() == episodes + 1
-    assert kept(jam) == before
+    assert batches_of_all(jam) == before
     assert [one.steps for one in jam.episodes().summaries()] == [EPISODE_STEPS] * episodes
     assert [note["n"] for note in notes.many(10**6)] == list(range(episodes))
     with capsys.disabled():

@@ -276,7 +276,7 @@ def test_a_backup_that_was_written_into_gives_errors_of_ours_or_data(
     name, other = record(jam), record(jam, gym.make("CartPole-v1"))
     NoteHandler(jam, "n").save({"a": 1})
     jam.backup.flush()
-    database = jam._connection.mongo_store.database
+    database = jam._connection.backup_store.database
     for number in range(CHANGES):
         rng = Random(number)
         collections = [database[name] for name in sorted(database.list_collection_names())]

@@ -25,7 +25,7 @@ from processes import run_python
 from recorded_envs import ACTION, CountingEnv, DiscreteEnv, ScriptedEnv
 
 from jamboree_gym import Jamboree
-from jamboree_gym.errors import ExportError
+from jamboree_gym.errors import ExportError, InvalidArgument
 from jamboree_gym.integrations.lerobot import dataset, to_lerobot
 from jamboree_gym.reading import bulk_read as blocks_module
 
@@ -125,6 +125,13 @@ def at(count: int) -> SeeingEnv:
 
 
 @pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("fps", [0, -1, float("inf")])
+def test_a_pace_that_is_none_is_refused(jam: Jamboree, tmp_path: Path, fps: float) -> None:
+    with pytest.raises(InvalidArgument, match="give the number of steps per second"):
+        to_lerobot(jam.episodes(), tmp_path / "out", fps=fps)
+    assert not (tmp_path / "out").exists()
+
+
 def test_statistics_are_those_of_all_frames(jam: Jamboree, tmp_path: Path) -> None:
     for steps in (3, 300, 1):
         record(jam, SeeingEnv(steps), actions(steps))

@@ -96,7 +96,7 @@ def test_no_error_repeats_a_password_of_mongodb(
     for url in (f"mongodb://{one}" for one in shown):
         jam = open_jamboree(mongo_url=url)
         with pytest.raises(JamboreeError) as caught:
-            jam._connection.mongo_store  # noqa: B018 - opens it
+            jam._connection.backup_store  # noqa: B018 - opens it
         assert is_free_of_secrets(everything_of(caught.value), NUMBER), url
         assert is_free_of_secrets(repr(jam) + repr(jam.backup) + mask_password(url), NUMBER), url
     assert is_free_of_secrets(caplog.text, NUMBER)
@@ -172,7 +172,7 @@ def public_objects(jam: Jamboree, env: gym.Env[Any, Any]) -> Iterator[object]:
         jam.redis,
         jam.redis.connection_pool,
         jam.mongo,
-        jam._connection.mongo_store,
+        jam._connection.backup_store,
     )
     yield from (
         jam.backup,

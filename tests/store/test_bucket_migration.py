@@ -49,7 +49,7 @@ def fill_all(jam: Jamboree) -> None:
     jam.redis.hset("format-2:deleted:former", identity(DELETED, 1.0), BORN)
     jam.redis.zadd("format-2:unbacked", {key_of("plain"): 7, DELETED: 1})
     jam.redis.zadd("format-2:runs", {"only-sessions": 99.0})
-    mongo = jam._connection.mongo_store.identity_now()
+    mongo = jam._connection.backup_store.identity_now()
     fields = {"mongo": mongo.id, "mongo_at": mongo.where, "former x": "1", "trimmed_bytes": 5}
     jam.redis.hset("format-2:backup", mapping=fields | {"to": "there", "to_id": mongo.id})
 
@@ -140,7 +140,7 @@ def test_everything_is_where_it_belongs(old: Jamboree) -> None:
     assert store.deletions.noted() == {(DELETED, 1.0)}
     assert store.listings.coverage() == "part"
     assert store.backup_state.trimmed_bytes() == 5
-    assert store.backup_state.mongo_at() == old._connection.mongo_store.identity_now().where
+    assert store.backup_state.mongo_at() == old._connection.backup_store.identity_now().where
     assert old.redis.hgetall("format-2:backup").keys() == {b"to", b"to_id"}
     bucket = store.buckets.of(DELETED)
     assert old.redis.hlen(f"{bucket.deleted}:former") == 1
@@ -214,6 +214,24 @@ def migrate_until(jam: Jamboree, line: int) -> int:
     return run_until(
         line, buckets, lambda: buckets.migrate_redis(jam._connection.redis_store, Outcome())
     )
+
+
+def test_two_migrations_at_once_end_as_one(old: Jamboree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one does all of it while the first is at some line."""
+    for name in ("LOGS_AT_ONCE", "LISTED_AT_ONCE"):
+        monkeypatch.setattr(buckets, name, 3)
+
+    def migrate_all() -> None:
+        buckets.migrate_redis(old._connection.redis_store, Outcome())
+
+    lines = migrate_until(old, 10**9)
+    expected = everything(old)
+    for line in range(3, lines, 1 if IS_LONG else 43):
+        old.redis.flushall()
+        fill_all(old)
+        old._connection.redis_store.buckets.forget()
+        run_until(line, buckets, migrate_all, migrate_all)
+        assert everything(old) == expected, line
 
 
 @pytest.mark.parametrize("missing", [(), ("epoch", "unbacked")], ids=["all", "runs only"])

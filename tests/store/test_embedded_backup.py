@@ -432,14 +432,68 @@ def test_a_home_that_is_opened_with_a_mongo_url_is_copied_there_and_later_to_its
     def save(mongo_url: str | None, n: int) -> Jamboree:
         with open_it(mongo_url) as jam:
             NoteHandler(jam, "n").save({"n": n})
-            wait_until(lambda: jam.backup.status().mongo == jam._connection.mongo_store.where)
+            wait_until(lambda: jam.backup.status().mongo == jam._connection.backup_store.where)
             wait_until(lambda: is_complete(jam))
             assert jam.backup.verify()
-            assert len(list(jam._connection.mongo_store.keys())) == 1
-            assert jam._connection.mongo_store.records() == n + 1
+            assert len(list(jam._connection.backup_store.keys())) == 1
+            assert jam._connection.backup_store.records() == n + 1
         return jam
 
     save(None, 0)
     save(mongo.url, 1)
     save(None, 2)
     assert caplog.text == ""
+
+
+# -- without an embedded MongoDB server -----------------------------------------------------------
+
+WITHOUT_SECANTUS = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "secantus":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Without())
+"""
+
+SAVE_AND_EMPTY = """
+with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
+    NoteHandler(jam, "short").save_many({"n": n} for n in range(5))
+    jam.flush()
+    while jam.backup.status().pending_records or not jam.backup.status().follower:
+        time.sleep(0.01)
+    print(jam.backup.status())
+    assert jam.backup.verify()
+    jam.redis.flushall()
+    print(NoteHandler(jam, "short").count())
+    NoteHandler(jam, "short").save({"n": 5})
+print(server_status(home).last_error, server_status(home).mongo_pid)
+stop_servers(home)
+with Jamboree(home=home) as jam:
+    print(NoteHandler(jam, "short").count(), jam.backup.restore())
+stop_servers(home)
+"""
+
+
+def test_where_no_mongodb_server_is_installed_the_backup_is_a_folder_in_the_home(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_SECANTUS)
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    head = CLIENT + "import time\nfrom jamboree_gym.servers.embedded import server_status\n"
+    with start_client(home, head + SAVE_AND_EMPTY, whole_package=True, PYTHONPATH=paths) as client:
+        printed, _ = client.communicate(timeout=60)
+        assert client.returncode == 0, printed
+    lines = printed.splitlines()
+    folder = home / "backup"
+    assert f"copied to: {folder.as_uri()}" in lines
+    assert (
+        f"backup is: the folder {folder}, because no embedded MongoDB server (SecantusDB) is "
+        "installed"
+    ) in lines
+    assert lines[-3:] == ["5", "None None", "6 0"]
+    with Jamboree(home=home, backup=False) as jam:  # installed later: the folder stays the backup
+        assert NoteHandler(jam, "short").count() == 6
+        assert jam.backup.verify()
+        assert "begun while no embedded MongoDB server" in jam.backup.status().kind
+    assert not (home / "mongo").exists()

@@ -91,10 +91,10 @@ def test_a_migration_that_was_interrupted_between_the_two_servers_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr("jamboree_gym.store.migrations.heads.migrate_redis", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            migrate_store(old._connection.redis_store, old._connection.mongo_store)
+            migrate_store(old._connection.redis_store, old._connection.backup_store)
     assert "3 logs" in migrate(old)
 
-    assert old._connection.store.head(copied._key).born == old._connection.mongo_store.birth(
+    assert old._connection.store.head(copied._key).born == old._connection.backup_store.birth(
         copied._key
     )
     assert old.mongo.chunks.count_documents({"format": {"$exists": False}}) == 0
@@ -103,5 +103,5 @@ def test_a_migration_that_was_interrupted_between_the_two_servers_is_completed(
 def test_without_redis_the_migration_says_so(old: Jamboree, own_valkey: Server) -> None:
     own_valkey.kill()
     with pytest.raises(StoreUnavailable):
-        migrate_store(old._connection.redis_store, old._connection.mongo_store)
+        migrate_store(old._connection.redis_store, old._connection.backup_store)
     own_valkey.start()

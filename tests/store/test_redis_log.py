@@ -13,11 +13,11 @@ from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, encode_records
 from jamboree_gym.errors import DecodeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace, digest
-from jamboree_gym.store.log import Append, AppendResult, IndexEntry, MongoIdentity
+from jamboree_gym.store.log import Append, AppendResult, BackupIdentity, IndexEntry
 from jamboree_gym.store.redis.appender import newest_in_runs
 from jamboree_gym.store.redis.store import RedisStore
 
-MONGO = MongoIdentity("0123456789abcdef", "mongo:27017")
+MONGO = BackupIdentity("0123456789abcdef", "mongo:27017")
 KINDS = sorted(REDIS_PROGRAMS)
 
 

@@ -168,7 +168,7 @@ def test_no_schema_of_the_older_release_is_left(old: Jamboree) -> None:
     migrate(old)
 
     blobs = [*old._connection.redis_store.blobs.all().values()]
-    blobs += old._connection.mongo_store.blobs().values()
+    blobs += old._connection.backup_store.blobs().values()
     assert {blob[:1] for blob in blobs} == {b"{"}
 
 
@@ -192,7 +192,7 @@ def many_parts(jam: Jamboree, patch: pytest.MonkeyPatch) -> Iterator[None]:
 def migrate_until(jam: Jamboree, line: int) -> int:
     """Migrate until this line; how many were executed."""
     return run_until(
-        line, rows, lambda: migrate_store(jam._connection.redis_store, jam._connection.mongo_store)
+        line, rows, lambda: migrate_store(jam._connection.redis_store, jam._connection.backup_store)
     )
 
 
@@ -220,7 +220,7 @@ def test_a_migration_that_was_interrupted_at_any_line_is_completed(
 def test_a_batch_of_several_documents_is_whole_wherever_it_was_interrupted(
     old: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mongo = old._connection.mongo_store
+    mongo = old._connection.backup_store
     key, stops = key_of("long"), 0
     with many_parts(old, monkeypatch):
         born = old.mongo.logs.find_one({"_id": key})["born"]
@@ -256,7 +256,7 @@ def _interrupted(jam: Jamboree, patch: pytest.MonkeyPatch, name: str, stop: int)
     with patch.context() as patched:
         patched.setattr(Collection, name, counted)
         try:
-            migrate_store(jam._connection.redis_store, jam._connection.mongo_store)
+            migrate_store(jam._connection.redis_store, jam._connection.backup_store)
         except KeyboardInterrupt:
             return True
     return False

@@ -12,15 +12,23 @@ from jamboree_gym.arrays.values import decode_value, encode_mapping
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
 from jamboree_gym.keys import MONGO_SETTINGS
 from jamboree_gym.reading.finding.filters import EpisodeFilter
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.redis.eviction import Memory
 from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.store.urls import backup_name
 
-__all__ = ["RetentionPolicy", "known_policy", "load_policy", "memory_limit", "store_policy"]
+__all__ = [
+    "RETENTION_SETTING",
+    "RetentionPolicy",
+    "known_policy",
+    "load_policy",
+    "memory_limit",
+    "store_policy",
+]
 
 SHARE_OF_MAXMEMORY = 0.8
 POLICY_VERSION = 1
-_SETTING = "retention"
+RETENTION_SETTING = "retention"
 _TEXTS = ("run", "env_id", "status", "parent")
 _NUMBERS = ("min_return", "max_return", "min_steps", "max_steps", "since", "until")
 _RULES = (*_TEXTS, "tags", *_NUMBERS)
@@ -69,14 +77,14 @@ class RetentionPolicy:
         return [EpisodeFilter(**rule) for rule in self.keep]
 
 
-def store_policy(store: RedisStore, mongo: MongoStore, policy: RetentionPolicy) -> None:
+def store_policy(store: RedisStore, backup: BackupStore, policy: RetentionPolicy) -> None:
     """Store a policy in both stores: MongoDB still has it after Redis was emptied."""
     content = _encode_policy(policy)
-    mongo.put_setting(_SETTING, content)
+    backup.put_setting(RETENTION_SETTING, content)
     store.eviction.put_policy(content)
 
 
-def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
+def load_policy(store: RedisStore, backup: BackupStore) -> RetentionPolicy:
     """The policy of Redis; that of MongoDB if Redis has none because it was emptied.
 
     Raises:
@@ -84,8 +92,8 @@ def load_policy(store: RedisStore, mongo: MongoStore) -> RetentionPolicy:
     """
     if store.eviction.policy() is not None:
         return known_policy(store)
-    content = mongo.setting(_SETTING)
-    where = f"{MONGO_SETTINGS} {_SETTING} in MongoDB"
+    content = backup.setting(RETENTION_SETTING)
+    where = f"{MONGO_SETTINGS} {RETENTION_SETTING} in {backup_name(backup.where)}"
     policy = RetentionPolicy() if content is None else _decode_policy(content, where=where)
     store.eviction.put_policy(_encode_policy(policy))
     return policy

@@ -10,6 +10,7 @@ from jamboree_gym.backup.eviction.policy import RetentionPolicy, memory_limit
 from jamboree_gym.backup.eviction.trimmer import TRIM_TO
 from jamboree_gym.store.redis.eviction import Candidate
 from jamboree_gym.store.redis.store import RedisStore
+from jamboree_gym.wording import counted
 
 __all__ = ["WouldEvict", "preview"]
 
@@ -38,10 +39,10 @@ class WouldEvict:
         """One line."""
         if not self:
             return "nothing would leave Redis now"
-        logs = f" and parts of {self.other_logs:,} other logs" if self.other_logs else ""
+        logs = f" and parts of {counted(self.other_logs, 'other log')}" if self.other_logs else ""
         return (
-            f"{self.episodes:,} episodes{logs} would leave Redis, at most {self.bytes / MIB:,.1f} "
-            "MiB; MongoDB keeps them"
+            f"{counted(self.episodes, 'episode')}{logs} would leave Redis, at most "
+            f"{self.bytes / MIB:,.1f} MiB; MongoDB keeps them"
         )
 
 

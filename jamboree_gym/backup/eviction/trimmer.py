@@ -16,7 +16,7 @@ from jamboree_gym.backup.eviction.candidates import (
 )
 from jamboree_gym.backup.eviction.policy import RetentionPolicy, load_policy, memory_limit
 from jamboree_gym.encoding.batch_format import Head
-from jamboree_gym.store.mongo.store import MongoStore
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.redis.eviction import Candidate, Memory
 from jamboree_gym.store.redis.store import RedisStore
 
@@ -59,16 +59,16 @@ class Trimmer:
 
     Args:
         store: The store that evicts.
-        mongo: The backup that must hold the data.
+        backup: The backup that must hold the data.
 
     Attributes:
         policy: The policy as it was read last.
         is_behind: Whether the last turn left something to do.
     """
 
-    def __init__(self, store: RedisStore, mongo: MongoStore) -> None:
+    def __init__(self, store: RedisStore, backup: BackupStore) -> None:
         self._store = store
-        self._mongo = mongo
+        self._backup = backup
         self._eviction = store.eviction
         self.policy = RetentionPolicy()
         self.is_behind = False
@@ -137,7 +137,7 @@ class Trimmer:
                     self._added.append(one)
 
     def _load(self) -> None:
-        policy = load_policy(self._store, self._mongo)
+        policy = load_policy(self._store, self._backup)
         if policy != self.policy:
             self.policy, self._candidates, self._search = policy, [], None
             self._search_at = self._age_search_at = -math.inf
@@ -243,7 +243,7 @@ class Trimmer:
     def _trim_portion(
         self, portion: list[Candidate], before: float, *, enough_bytes: float = math.inf
     ) -> int:
-        counts = self._mongo.counts([one.key for one in portion])
+        counts = self._backup.counts([one.key for one in portion])
         backed_up = {
             one.key: counts[one.key][1]
             for one in portion
@@ -275,7 +275,7 @@ class Trimmer:
         for run in self._store.listings.runs():
             for sizes in self._eviction.listed_only(run):
                 keys = {self._store.keyspace.episode(id): id for id in sizes}
-                ids = [keys[key] for key in self._mongo.counts(list(keys))]
+                ids = [keys[key] for key in self._backup.counts(list(keys))]
                 self._eviction.unlist(run, ids)
                 freed += sum(sizes[id] for id in ids)
                 self._unlisted += len(ids)

@@ -7,6 +7,7 @@ The layout is version 3.0 (https://huggingface.co/docs/lerobot/lerobot-dataset-v
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jamboree_gym.checked import checked
-from jamboree_gym.errors import ExportError
+from jamboree_gym.errors import ExportError, InvalidArgument
 from jamboree_gym.integrations.lerobot.features import Feature, columns_of, feature_of, frames_of
 from jamboree_gym.integrations.lerobot.stats import STATS, Stats
 from jamboree_gym.progress import Progress
@@ -78,11 +79,14 @@ def to_lerobot(
         The folder.
 
     Raises:
+        InvalidArgument: `fps` is not above 0.
         ExportError: A leaf is neither a number, a vector nor an image, or the action has several
             (names it); episodes differ in their features; or another process writes there.
         EpisodeNotFound: An episode has been deleted meanwhile.
         DecodeError: Bytes of one are damaged; names key and index.
     """
+    if not 0 < fps < math.inf:
+        raise InvalidArgument(f"fps={fps!r}: give the number of steps per second, above 0")
     connection, found = found_by(query)
     # A file in `meta/episodes` says that one of frames is whole.
     parts = PartFolder(Path(folder), "meta/episodes/*/file-*.parquet")

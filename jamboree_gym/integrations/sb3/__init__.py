@@ -1,8 +1,8 @@
 """What is recorded by Stable-Baselines3, and what it trains from.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
-    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `wrappers`.
-Imported by: `jamboree`, `runs`.
+    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `wording`, `wrappers`.
+Imported by: `cli`, `jamboree`, `runs`.
 """
 
 from jamboree_gym.errors import MissingExtra

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Protocol, runtime_checkable
 
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
+from jamboree_gym.wording import one_line, shortened
 
 __all__ = ["HasId", "RunNames", "check_runs", "full_id", "id_of", "run_names"]
 
@@ -18,6 +18,7 @@ RunNames = str | Sequence[str]
 
 MAX_NAMED = 10  # names of runs that an error lists
 MAX_IDS = 3
+MIN_BEGINNING = 6  # ids begin with their time, in milliseconds: 6 of 12 digits are some 5 hours
 MAX_LETTERS = 60  # of a name
 _FULL_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -53,7 +54,7 @@ def full_id(connection: Connection, id: str) -> str:
 
     Raises:
         EpisodeNotFound: Several ids begin like that; names some.
-        InvalidArgument: The text is empty.
+        InvalidArgument: The text is empty, or too short a beginning to say which episode is meant.
     """
     if _FULL_ID.fullmatch(id):
         return id
@@ -69,6 +70,11 @@ def full_id(connection: Connection, id: str) -> str:
         raise EpisodeNotFound(
             f"{len(found)} episodes begin with {id!r}: give more of the id, as one of "
             f"{_listed(found, MAX_IDS)}"
+        )
+    if found and len(id) < MIN_BEGINNING:
+        raise InvalidArgument(
+            f"{id!r} is too short: an id begins with its time, so only by chance it means one "
+            f"episode; give {MIN_BEGINNING} digits or more"
         )
     return found[0] if found else id
 
@@ -109,4 +115,4 @@ def _listed(names: Sequence[str], most: int = MAX_NAMED) -> str:
 
 
 def _short(name: str) -> str:
-    return shortened(name, MAX_LETTERS)
+    return shortened(one_line(name), MAX_LETTERS)

@@ -12,7 +12,7 @@ from jamboree_gym.encoding.summary_codec import (
 )
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.reading.finding.filters import Found
-from jamboree_gym.store.mongo.link import BackupUnavailable
+from jamboree_gym.store.backups.errors import BackupUnavailable
 
 __all__ = ["read_summaries"]
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from jamboree_gym.arrays.layout import ENCODED
 from jamboree_gym.arrays.packing import item
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.checked import checked
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import InvalidArgument, ReplayError, ReplayMismatch
@@ -20,6 +19,7 @@ from jamboree_gym.handlers.rendered_frames import RENDER_MODE
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.playback.actions import is_same
 from jamboree_gym.replay.playback.frames import RecordedFrames, SimulatedFrames
+from jamboree_gym.wording import shortened
 
 __all__ = ["OnMismatch", "ReplayEnv", "ShownFrames"]
 

@@ -13,7 +13,7 @@ import gymnasium as gym
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.env_state import prime, put_state, reads_unchecked, state_gap
 from jamboree_gym.environment.provenance import conditions_now
-from jamboree_gym.errors import DecodeError, ReplayError
+from jamboree_gym.errors import DecodeError, ReplayArgument, ReplayError
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.rebuilding.beginning import Shown, begin_child, begin_root, line_of
 from jamboree_gym.replay.rebuilding.rebuild import reset_as_recorded
@@ -42,14 +42,14 @@ def check_step(episode: Episode, step: int) -> None:
     """Check that an episode can be forked after this many steps.
 
     Raises:
-        ReplayError: The episode has fewer steps, or has ended there.
+        ReplayArgument: The episode has fewer steps, or has ended there.
     """
     summary = episode.summary
     has_ended = summary.status in ("terminated", "truncated")
     last = summary.steps - int(has_ended)
     if not 0 <= step <= last:
         end = f" and is {summary.status}, so nothing comes after its end" if has_ended else ""
-        raise ReplayError(
+        raise ReplayArgument(
             f"step={step}: episode {episode.id!r} has {summary.steps:,} steps{end}. "
             f"Fork it after 0 to {last} steps."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jamboree_gym.errors import EmbeddedServerError, MissingExtra
 
-__all__ = ["package_dir", "require_valkey"]
+__all__ = ["is_installed", "package_dir", "require_valkey"]
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -27,6 +27,14 @@ def package_dir(name: str, *, instead: str) -> Path:
     if found is None:
         raise _missing(instead)
     return found
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package of the extra `embedded` can be imported; does not import it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def require_valkey() -> Path:

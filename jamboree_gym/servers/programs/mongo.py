@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,10 +21,10 @@ from jamboree_gym.arrays.unicode_text import is_unicode
 from jamboree_gym.errors import EmbeddedServerError
 from jamboree_gym.servers.home import Home, remove_durably, write_private
 from jamboree_gym.servers.own_files import check_tree, open_own, read_own
-from jamboree_gym.servers.programs.installed import package_dir
+from jamboree_gym.servers.programs.installed import is_installed, package_dir
 from jamboree_gym.servers.programs.server_processes import launch
 
-__all__ = ["MongoProgram"]
+__all__ = ["MongoProgram", "describe_backup", "folder_instead_of_mongo"]
 
 PING_TIMEOUT_S = 1.0
 CACHE_SIZE = "128M"  # the server's default would grow to half a gigabyte
@@ -32,6 +33,31 @@ USER = "jamboree"
 # Below the ports that the system gives to clients (from 32768 on Linux, 49152 on macOS). So no
 # client connection can take the port while the server restarts.
 PORTS = range(20000, 32000)
+
+
+def folder_instead_of_mongo(home: Home) -> Path | None:
+    """The folder that is the backup of a home whose Mongo server is not installed; else None.
+
+    Once it has been begun, it stays the backup. A home whose Mongo server holds data has no other.
+    """
+    folder = home.backup_folder
+    if folder.is_dir():
+        return folder
+    holds_data = home.data_dir("mongo").is_dir() and not home.mongo_unused.exists()
+    return None if holds_data or is_installed("secantus") else folder
+
+
+def describe_backup(home: Home) -> str:
+    """What the embedded backup of a home is, in words."""
+    folder = folder_instead_of_mongo(home)
+    if folder is None:
+        return (
+            "SecantusDB, the embedded MongoDB server: a pre-release under the GPL-2.0; "
+            "backup=URL names a MongoDB or a folder of your own"
+        )
+    if is_installed("secantus"):
+        return f"the folder {folder}, begun while no embedded MongoDB server was installed"
+    return f"the folder {folder}, because no embedded MongoDB server (SecantusDB) is installed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ Imported by: `cli`.
 
 from __future__ import annotations
 
+from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.migrations import buckets, heads, rows
 from jamboree_gym.store.migrations.outcome import Outcome
 from jamboree_gym.store.mongo.store import MongoStore
@@ -17,8 +18,10 @@ from jamboree_gym.store.redis.store import RedisStore
 __all__ = ["Outcome", "migrate"]
 
 
-def migrate(store: RedisStore, mongo: MongoStore | None) -> Outcome:
+def migrate(store: RedisStore, backup: BackupStore | None) -> Outcome:
     """Migrate a namespace. Nobody may write meanwhile; if it is interrupted, start it again.
+
+    A backup in a folder is never of an older format.
 
     Returns:
         The logs that were changed, and what is damaged: that is left as it is.
@@ -27,6 +30,7 @@ def migrate(store: RedisStore, mongo: MongoStore | None) -> Outcome:
         StoreUnavailable: Redis or MongoDB does not answer; start again.
     """
     outcome = Outcome()
+    mongo = backup if isinstance(backup, MongoStore) else None
     buckets.migrate_redis(store, outcome)
     if mongo is not None:
         heads.migrate_mongo(mongo, outcome)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError, WatchError
 
 from jamboree_gym.errors import JamboreeError
 from jamboree_gym.keys import BucketKeys
@@ -31,14 +31,21 @@ LISTED_AT_ONCE = 1000
 
 
 def migrate_redis(store: RedisStore, outcome: Outcome) -> None:
-    """Move everything into buckets, if it is in none.
+    """Move everything into buckets, if it is in none. Several processes may do so at once.
 
     Raises:
         JamboreeError: An older release has begun a log anew that was moved already.
     """
     is_older, _ = store.buckets.look()
-    if is_older:
+    if not is_older:
+        return
+    try:
         store.run(_Move(store, outcome).move)
+    except JamboreeError:
+        is_older, _ = store.buckets.look()
+        if is_older:
+            raise  # else another process has ended it in the middle of this
+    finally:
         store.buckets.forget()
 
 
@@ -54,8 +61,8 @@ class _Move:
 
     def move(self) -> None:
         """Do all steps; those that were done find nothing."""
-        if self._client.type(self._old("epoch")) != b"string":
-            self._client.set(self._old("epoch"), secrets.token_hex(8))  # refused until it is over
+        # Without it the namespace would not be refused until this is over.
+        self._client.set(self._old("epoch"), secrets.token_hex(8), nx=True)
         self._move_logs()
         self._move_listings()
         self._move_deletions()
@@ -75,12 +82,14 @@ class _Move:
         return self._space.in_bucket(log, bucket)
 
     def _check_free(self, logs: list[str], places: list[str]) -> None:
-        with self._client.pipeline(transaction=False) as pipe:
-            for stored in places:
+        with self._together() as pipe:
+            for log, stored in zip(logs, places, strict=True):
+                pipe.exists(log)
                 pipe.exists(stored)
-            taken = pipe.execute()
-        for log, stored, is_taken in zip(logs, places, taken, strict=True):
-            if is_taken:
+            found = pipe.execute()
+        pairs = zip(found[::2], found[1::2], strict=True)
+        for log, stored, (is_left, is_taken) in zip(logs, places, pairs, strict=True):
+            if is_left and is_taken:
                 raise JamboreeError(
                     f"{log} was moved to {stored}, and an older release began it anew meanwhile: "
                     "end that process, keep one of the two keys, and start again"
@@ -106,7 +115,7 @@ class _Move:
                         pipe.rename(log, stored)
                         if revision is not None:
                             pipe.zadd(bucket.unbacked, {stored: revision})
-                    pipe.execute()
+                    _raise_unless_moved(pipe.execute(raise_on_error=False))
                 self._outcome.changed.update(some)
 
     def _move_listings(self) -> None:
@@ -122,6 +131,8 @@ class _Move:
                         pipe.hset(bucket.summaries(run), id, summary)
                         buckets.add(bucket)
                     pipe.execute()
+            if not buckets and self._client.zscore(self._old("runs"), name) is None:
+                continue  # another process has moved it
             with self._together() as pipe:
                 for bucket in buckets or self._buckets[:1]:
                     pipe.zadd(bucket.runs, {name: newest}, gt=True)
@@ -179,6 +190,13 @@ class _Move:
             except WatchError:
                 return False
         return True
+
+
+def _raise_unless_moved(answers: list[Any]) -> None:
+    """Raise the first error; none is that another process has moved a log already."""
+    for answer in answers:
+        if isinstance(answer, ResponseError) and "no such key" not in str(answer):
+            raise answer
 
 
 def _is_of_each_bucket(name: str) -> bool:

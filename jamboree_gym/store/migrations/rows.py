@@ -15,6 +15,7 @@ from typing import Any
 from redis.exceptions import WatchError
 
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.backups.records import StoredBatch
 from jamboree_gym.store.migrations.arrow_rows import (
     FindBlob,
     is_arrow_batch,
@@ -22,11 +23,7 @@ from jamboree_gym.store.migrations.arrow_rows import (
     upgraded,
 )
 from jamboree_gym.store.migrations.outcome import Outcome
-from jamboree_gym.store.mongo.documents import (
-    StoredBatch,
-    chunk_documents,
-    stored_log,
-)
+from jamboree_gym.store.mongo.documents import chunk_documents, stored_log
 from jamboree_gym.store.mongo.store import MongoStore
 from jamboree_gym.store.redis.store import RedisStore
 

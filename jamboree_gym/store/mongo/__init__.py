@@ -1,5 +1,5 @@
-"""The backup on MongoDB: `store`, its link and writer, its documents, and a reader of logs.
+"""The backup on MongoDB: `store`, its link and writer, its documents.
 
 Imports: `encoding`, `errors`, `keys`.
-Imported by: `backup`, `connection`, `delivery`, `reading`, `store`.
+Imported by: `jamboree`, `store`.
 """

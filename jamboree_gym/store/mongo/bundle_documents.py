@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jamboree_gym.keys import digest
+from jamboree_gym.store.backups.records import NewLog, StoredLog
 from jamboree_gym.store.log import identity, or_error
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
     FoundLog,
-    NewLog,
-    StoredLog,
     birth_of,
     check_format,
     checked_frames,

@@ -20,6 +20,7 @@ from secrets import token_hex
 from typing import Any
 
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.backups.records import NewLog
 from jamboree_gym.store.log import or_error
 from jamboree_gym.store.mongo.bundle_documents import (
     MIN_LOGS,
@@ -31,7 +32,7 @@ from jamboree_gym.store.mongo.bundle_documents import (
     members_of,
     slots_of,
 )
-from jamboree_gym.store.mongo.documents import FoundLog, NewLog, check_format, slot_of
+from jamboree_gym.store.mongo.documents import FoundLog, check_format, slot_of
 from jamboree_gym.store.mongo.link import MongoLink
 
 __all__ = ["Bundles", "Bundling"]

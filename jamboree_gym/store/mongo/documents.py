@@ -1,4 +1,4 @@
-"""The backup's documents and the names of its databases, as pure functions.
+"""The backup's documents, as pure functions.
 
 A log has one document, with its head. If the batches of its first copy are small, this document
 contains them, too. Each later batch has its own document. Every document has a format version and
@@ -11,7 +11,6 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -19,16 +18,12 @@ from typing import Any, NamedTuple
 from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import digest
+from jamboree_gym.store.backups.records import NewLog, StoredBatch, StoredLog
 from jamboree_gym.store.log import identity, or_error
 
 __all__ = [
     "DOCUMENT_VERSION",
-    "MAX_INLINE_BYTES",
     "FoundLog",
-    "GrownLog",
-    "StoredBatch",
-    "StoredLog",
-    "NewLog",
     "birth_of",
     "blob_content",
     "blob_document",
@@ -39,7 +34,6 @@ __all__ = [
     "chunk_documents",
     "chunk_span",
     "crc_of",
-    "database_name",
     "found_log",
     "head_fields",
     "is_chunk_of",
@@ -53,37 +47,7 @@ __all__ = [
 
 DOCUMENT_VERSION = 2
 MAX_PART_BYTES = 12 * 2**20  # MongoDB limits a document to 16 MB
-MAX_INLINE_BYTES = 64 * 2**10
 _ID_WITH_TIME = re.compile(r":episode:\{([0-9a-f]{10})[0-9a-f]{22}\}$")  # see `EpisodeStamps`
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
-_RESERVED_DATABASES = ("admin", "config", "local")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NewLog:
-    """A log that is copied for the first time, with all its batches; only episodes have a run."""
-
-    head: Head
-    batches: Sequence[bytes]
-    run: str | None = None
-    has_ended: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GrownLog:
-    """A log to which records from `since` on have been added; only episodes have a run."""
-
-    head: Head
-    since: int
-    run: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredLog:
-    """A log in MongoDB, without the batches that have their own documents."""
-
-    head: Head
-    batches: Sequence[bytes]
 
 
 class FoundLog(NamedTuple):
@@ -98,14 +62,6 @@ class FoundLog(NamedTuple):
     def revision(self) -> int:
         """Its number of changes; -1 if it is damaged."""
         return self.log.head.revision if isinstance(self.log, StoredLog) else -1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredBatch:
-    """A batch in MongoDB, and the index of its first record; `blob` is None if it is damaged."""
-
-    start: int
-    blob: bytes | None
 
 
 def log_document(key: str, log: NewLog) -> dict[str, Any]:
@@ -285,14 +241,3 @@ def check_format(document: Any, at: str) -> None:
 def crc_of(batches: Iterable[bytes]) -> int:
     """CRC-32 over all batches."""
     return reduce(lambda crc, batch: zlib.crc32(batch, crc), batches, 0)
-
-
-def database_name(namespace: str) -> str:
-    """A valid database name: lower-case letters, digits, `_` and `-`, at most 63 bytes.
-
-    MongoDB refuses two names that differ only in case, and reserves some names for itself.
-    """
-    safe = "".join(c if c in _NAME_CHARACTERS else "_" for c in namespace)
-    if safe == namespace and len(safe) <= 48 and safe not in _RESERVED_DATABASES:
-        return safe
-    return f"{safe[:40]}-{digest(namespace.encode())}"

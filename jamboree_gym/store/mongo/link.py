@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jamboree_gym.errors import JamboreeError, StoreFull, StoreUnavailable
+from jamboree_gym.errors import JamboreeError, StoreFull
 from jamboree_gym.keys import (
     MONGO_BLOBS,
     MONGO_BUNDLES,
@@ -16,9 +15,10 @@ from jamboree_gym.keys import (
     MONGO_DELETED,
     MONGO_LOGS,
     MONGO_SETTINGS,
+    database_name,
 )
+from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.mongo.client import reason_of
-from jamboree_gym.store.mongo.documents import database_name
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from pymongo.errors import BulkWriteError
 
-__all__ = ["CHUNK_ORDER", "BackupUnavailable", "InterpreterEnds", "MongoLink", "check_threads"]
+__all__ = ["CHUNK_ORDER", "MongoLink"]
 
 CHUNK_ORDER = [("key", 1), ("start", 1), ("part", 1)]
 # SecantusDB compares each document with each id: of 400 ids one takes 300 µs, of 50 it takes 70.
@@ -39,28 +39,6 @@ _LOGIN_REFUSED = (13, 18)
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
-
-
-class BackupUnavailable(StoreUnavailable):
-    """MongoDB does not answer."""
-
-
-class InterpreterEnds(BackupUnavailable):
-    """pymongo needs threads, and Python 3.12 and newer starts none while the interpreter ends."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "MongoDB cannot be opened while the interpreter ends; a Jamboree that is closed "
-            "before, by `close()` or `with`, waits for its backup"
-        )
-
-
-def check_threads() -> None:
-    """Check that threads can start (else `InterpreterEnds`): a new client would wait in vain."""
-    try:
-        threading.Thread(target=int).start()
-    except RuntimeError as error:
-        raise InterpreterEnds from error
 
 
 class MongoLink:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from jamboree_gym.encoding.batch_format import Head
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.store.log import MongoIdentity, identity, or_error
+from jamboree_gym.store.backups.errors import check_threads
+from jamboree_gym.store.backups.protocol import BackupStore
+from jamboree_gym.store.backups.records import StoredBatch, StoredLog
+from jamboree_gym.store.log import BackupIdentity, identity, or_error
 from jamboree_gym.store.mongo.client import client_from_url
 from jamboree_gym.store.mongo.documents import (
     DOCUMENT_VERSION,
     FoundLog,
-    StoredBatch,
-    StoredLog,
     birth_of,
     blob_content,
     blob_document,
@@ -27,7 +28,7 @@ from jamboree_gym.store.mongo.documents import (
     is_chunk_of,
     stored_batches,
 )
-from jamboree_gym.store.mongo.link import CHUNK_ORDER, MongoLink, check_threads
+from jamboree_gym.store.mongo.link import CHUNK_ORDER, MongoLink
 from jamboree_gym.store.mongo.writer import LogWriter
 from jamboree_gym.store.urls import hosts_of
 
@@ -41,7 +42,7 @@ FEW = 8  # for parts of one batch, and leftovers of a deleted log
 _IDENTITY = "identity"
 
 
-class MongoStore(LogWriter):
+class MongoStore(LogWriter, BackupStore):
     """Logs and blobs of one namespace, in the database with its name; `LogWriter` has its writes.
 
     A log has one document in `logs`, or a place in one of `bundles`, which short episodes share.
@@ -217,6 +218,10 @@ class MongoStore(LogWriter):
         where = f"MongoDB at {self.where}"
         return {one["_id"]: or_error(partial(blob_content, one, where=where)) for one in found}
 
+    def damaged(self) -> dict[str, DecodeError]:
+        """Bundles of which an episode cannot be told apart, or cannot be found, by their ids."""
+        return self.bundles.damaged()
+
     def put_setting(self, name: str, content: bytes) -> None:
         """Store a setting of the namespace."""
         fields = {"format": DOCUMENT_VERSION, "content": content, "crc": zlib.crc32(content)}
@@ -229,14 +234,14 @@ class MongoStore(LogWriter):
         found = self.link.find_one(self.link.settings, name)
         return None if found is None else checked_content(found, where=f"MongoDB at {self.where}")
 
-    def identity(self) -> MongoIdentity:
+    def identity(self) -> BackupIdentity:
         """Identity of this MongoDB, for readers; a known id is not asked for again."""
         if not self._id:
             found = self.link.find_one(self.link.settings, _IDENTITY)
             self._id = "" if found is None else str(found.get("id", ""))
-        return MongoIdentity(self._id, self.where)
+        return BackupIdentity(self._id, self.where)
 
-    def identity_now(self) -> MongoIdentity:
+    def identity_now(self) -> BackupIdentity:
         """Identity of this MongoDB, for writers; makes a new id if MongoDB was emptied."""
         self._id, new = "", secrets.token_hex(8)
         if not self.identity().id:

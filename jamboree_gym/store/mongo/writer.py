@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from jamboree_gym.encoding.batch_format import decode_batch
 from jamboree_gym.errors import DecodeError
+from jamboree_gym.store.backups.protocol import LogInserter
+from jamboree_gym.store.backups.records import ANOTHER_LOG, GrownLog, Inserted, NewLog, StoredLog
 from jamboree_gym.store.log import identity, or_error
 from jamboree_gym.store.mongo.bundles import Bundles, Bundling
 from jamboree_gym.store.mongo.documents import (
     FoundLog,
-    GrownLog,
-    NewLog,
-    StoredLog,
     birth_of,
     chunk_documents,
     head_fields,
@@ -26,22 +25,27 @@ from jamboree_gym.store.mongo.documents import (
 )
 from jamboree_gym.store.mongo.link import MongoLink
 
-__all__ = ["Inserted", "LogWriter"]
+__all__ = ["LogWriter"]
 
 MAX_INSERT_BYTES = 8 * 2**20
 MAX_DOCUMENTS = 10_000
 DELETED_AT_ONCE = 200
 
 
-class Inserted(NamedTuple):
-    """What of new logs was there already; these are not changed.
+class _Inserter(LogInserter):
+    """Stores logs for the first time, short episodes in bundles."""
 
-    `refused` are logs of which MongoDB holds something else, each with the difference;
-    `of_other_length` are those of which it holds fewer records, or more: they must be compared.
-    """
+    def __init__(self, writer: LogWriter, bundling: Bundling) -> None:
+        self._writer = writer
+        self._bundling = bundling
 
-    refused: dict[str, str]
-    of_other_length: set[str]
+    def insert(self, logs: Mapping[str, NewLog]) -> Inserted:
+        """Store logs, each with all its batches."""
+        return self._writer.insert_logs(logs, self._bundling)
+
+    def close(self) -> None:
+        """Finish the bundles."""
+        self._bundling.close()
 
 
 class LogWriter:
@@ -55,6 +59,10 @@ class LogWriter:
     def __init__(self, link: MongoLink) -> None:
         self.link = link
         self.bundles = Bundles(link)
+
+    def inserter(self, keys: Iterable[str]) -> LogInserter:
+        """What stores some of these logs for the first time."""
+        return _Inserter(self, self.bundling(keys))
 
     def bundling(self, keys: Iterable[str]) -> Bundling:
         """What `insert_logs` needs to store some of these logs."""
@@ -112,7 +120,7 @@ class LogWriter:
             elif self._clear_if_deleted(found.key, found.born):
                 continue
             else:
-                inserted.refused[found.key] = "another log of the same name"
+                inserted.refused[found.key] = ANOTHER_LOG
             rest.pop(found.key, None)
         return rest
 
@@ -149,7 +157,7 @@ class LogWriter:
             return str(stored), True
         if stored.head.born != log.head.born:
             if not self._clear_if_deleted(key, stored.head.born):
-                return "another log of the same name", True
+                return ANOTHER_LOG, True
             return None, self.link.insert_new(self.link.logs, [log_document(key, log)]) == []
         difference = _first_difference(key, log, stored)
         is_done = difference is not None or stored.head.revision >= log.head.revision
@@ -199,7 +207,7 @@ class LogWriter:
             if isinstance(stored, DecodeError):
                 unsettled[key] = str(stored)
             elif stored.head.born != log.head.born:
-                unsettled[key] = "another log of the same name"
+                unsettled[key] = ANOTHER_LOG
             elif stored.head.count > log.since:
                 unsettled[key] = None
         return unsettled
@@ -214,7 +222,7 @@ class LogWriter:
             elif found.born == logs[found.key].head.born:
                 self._give_document(found)
             elif not self._clear_if_deleted(found.key, found.born):
-                others[found.key] = "another log of the same name"
+                others[found.key] = ANOTHER_LOG
         return others
 
     def _update_heads(self, logs: Mapping[str, GrownLog]) -> list[str]:

@@ -13,9 +13,9 @@ from jamboree_gym.store.log import (
     Acknowledged,
     Adoption,
     BackupClaim,
+    BackupIdentity,
     BackupMark,
     IndexEntry,
-    MongoIdentity,
     identity,
     key_of,
 )
@@ -155,7 +155,7 @@ class Acknowledgements(BucketPart):
         gone = {log for log, answer in answered if answer == 0}
         return Acknowledged(gone, {log for log, answer in answered if answer < 0})
 
-    def adopt(self, mongo: MongoIdentity, *, to: str) -> Adoption:
+    def adopt(self, backup: BackupIdentity, *, to: str) -> Adoption:
         """Say which MongoDB acknowledges from now on.
 
         `to` names the destination of the automatic copy; empty = there is none.
@@ -163,14 +163,14 @@ class Acknowledgements(BucketPart):
 
         def call(bucket: BucketKeys) -> Call:
             keys = (bucket.epoch, bucket.backup, bucket.coverage, bucket.deleted)
-            return script_call(scripts.ADOPT, keys, (*mongo, new_epoch()))
+            return script_call(scripts.ADOPT, keys, (*backup, new_epoch()))
 
         buckets = self._buckets.all
         found = [
             (bucket.at, as_text(epoch), as_text(unsettled), as_text(before))
             for bucket, (epoch, unsettled, before) in self._of_each(call, buckets, is_first=True)
         ]
-        self._link.script(scripts.NAME_DESTINATION, (self._keyspace.backup,), (mongo.id, to))
+        self._link.script(scripts.NAME_DESTINATION, (self._keyspace.backup,), (backup.id, to))
         return Adoption(
             as_one_text((at, epoch) for at, epoch, _, _ in found),
             any(unsettled == "1" for _, _, unsettled, _ in found),
@@ -229,12 +229,12 @@ class Deletions(BucketPart):
             for one, born in as_named(deleted).items()
         }
 
-    def forget(self, key: str, born: float, *, mongo: MongoIdentity) -> None:
+    def forget(self, key: str, born: float, *, backup: BackupIdentity) -> None:
         """This MongoDB has forgotten a log; those that were the backup before may come back."""
         bucket = self._buckets.of(key)
         stored = identity(self._keyspace.in_bucket(key, bucket), born)
         keys = (bucket.deleted, bucket.backup)
-        self._link.script(scripts.FORGET_DELETION, keys, (stored, BORN.pack(born), mongo.id))
+        self._link.script(scripts.FORGET_DELETION, keys, (stored, BORN.pack(born), backup.id))
 
     def assign_new_birth(self, key: str, head: Head, *, epoch: str) -> bool:
         """Give a log another birth, as one of this birth was deleted; False if it has changed."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from jamboree_gym.encoding.batch_format import Head, decode_note, encode_note
 from jamboree_gym.keys import BucketKeys
-from jamboree_gym.store.log import IndexEntry, MongoIdentity
+from jamboree_gym.store.log import BackupIdentity, IndexEntry
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.appender import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch, part_of
@@ -240,7 +240,7 @@ class Restorer(BucketPart):
         entry: IndexEntry | None,
         *,
         standing: str,
-        mongo: MongoIdentity,
+        backup: BackupIdentity,
         instead_of: bytes = b"",
     ) -> bool:
         """Put a log back as it was; arguments and result are those of `put_back`.
@@ -251,7 +251,7 @@ class Restorer(BucketPart):
         summaries = bucket.summaries(entry.run if entry else "")
         listings = (summaries, bucket.runs, bucket.deletions, bucket.unbacked)
         keys = (*self._logs(bucket, [key]), *listings, bucket.epoch, bucket.backup)
-        content = (instead_of, head.encode(), *mongo, *batches)
+        content = (instead_of, head.encode(), *backup, *batches)
         listed = listing_arguments(entry, newest_in_runs([entry]))
         arguments = (part_of(standing, bucket), *listed, *content)
         return bool(self._link.script(scripts.RESTORE, keys, arguments))

@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from jamboree_gym.arrays.unicode_text import shortened
 from jamboree_gym.environment.provenance import class_name, conditions_now
+from jamboree_gym.wording import shortened
 
 __all__ = ["described_model"]
 

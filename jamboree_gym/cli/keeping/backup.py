@@ -1,0 +1,119 @@
+"""`backup`: compares a project with its backup, copies and restores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from jamboree_gym.cli.commands import (
+    NO,
+    USAGE,
+    JsonOption,
+    StoreOptions,
+    add_command,
+    progress_bar,
+)
+from jamboree_gym.cli.episode_ids import EpisodesArgument, named_episodes
+from jamboree_gym.cli.keeping import retention
+from jamboree_gym.cli.output import as_plain, print_json, print_lines
+from jamboree_gym.wording import counted
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    commands = typer.Typer(
+        help="Copy to the backup, compare, restore, make room.", no_args_is_help=True
+    )
+    for command in (flush, status, verify, restore, copy):
+        add_command(commands, command, no=USAGE if command is verify else NO)
+    retention.register(commands)
+    app.add_typer(commands, name="backup")
+
+
+def flush(store: StoreOptions, json: JsonOption = False) -> None:
+    """Copy what the backup does not hold yet.
+
+    The automatic backup copies what is saved; this command waits until all of it is copied.
+
+    Example: jamboree-gym backup flush
+    """
+    with store.open() as jam, progress_bar("copying") as progress:
+        copied = jam.backup.flush(progress=progress)
+    if json:
+        print_json({"records": copied})
+    else:
+        typer.echo(f"{counted(copied, 'record')} copied")
+
+
+def status(store: StoreOptions, json: JsonOption = False) -> None:
+    """Show how far the backup is behind, and who copies. Asks Redis only.
+
+    Example: jamboree-gym backup status
+    """
+    with store.open() as jam:
+        found = jam.backup.status()
+    if json:
+        print_json(found)
+    else:
+        print_lines(str(found))
+
+
+def verify(store: StoreOptions, json: JsonOption = False) -> None:
+    """Compare both sides, byte for byte.
+
+    Exit code 0: all is equal and whole. 1: something differs. 2: it could not be compared.
+
+    Example: jamboree-gym backup verify
+    """
+    with store.open() as jam, progress_bar("comparing") as progress:
+        report = jam.backup.verify(progress=progress)
+    if json:
+        print_json({"equal": bool(report), **as_plain(report)})
+    else:
+        print_lines(str(report))
+    if not report:
+        raise typer.Exit(NO)
+
+
+def restore(
+    store: StoreOptions,
+    episodes: EpisodesArgument = None,
+    from_url: Annotated[
+        str | None,
+        typer.Option("--from", help="This backup: mongodb://host or file:///folder."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Put back into Redis what the backup holds and Redis does not. Overwrites nothing newer.
+
+    Example: jamboree-gym backup restore --from file:///mnt/usb/backup
+    """
+    chosen = store if from_url is None else replace(store, backup_url=from_url)
+    with chosen.open() as jam, progress_bar("restoring") as progress:
+        only = named_episodes(jam, episodes) if episodes else None
+        restored = jam.backup.restore(only, progress=progress)
+    if json:
+        print_json({"logs": restored})
+    else:
+        typer.echo(f"{counted(restored, 'log')} put back")
+
+
+def copy(
+    store: StoreOptions,
+    to: Annotated[str, typer.Option(help="That backup: mongodb://host or file:///folder.")],
+    json: JsonOption = False,
+) -> None:
+    """Copy the backup to another one, which may be of another kind. Deletes nothing there.
+
+    Example: jamboree-gym backup copy --to file:///mnt/usb/backup
+    """
+    with store.open() as jam, progress_bar("copying") as progress:
+        copied = jam.backup.copy_to(to, progress=progress)
+    if json:
+        print_json({"logs": copied})
+    else:
+        typer.echo(f"{counted(copied, 'log')} copied")

@@ -1,0 +1,143 @@
+"""`export` and `import`: episodes in the formats of other libraries."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jamboree_gym.cli.commands import (
+    EpisodeOptions,
+    JsonOption,
+    StoreOptions,
+    add_command,
+    progress_bar,
+)
+from jamboree_gym.cli.output import print_json, print_text
+from jamboree_gym.cli.typed_values import tag_value
+from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.wording import counted
+
+if TYPE_CHECKING:
+    from jamboree_gym.progress import Progress
+    from jamboree_gym.reading.query import EpisodeQuery
+
+__all__ = ["register"]
+
+
+class Format(StrEnum):
+    """What episodes are written as."""
+
+    arrow = "arrow"
+    parquet = "parquet"
+    hdf5 = "hdf5"
+    datasets = "datasets"
+    minari = "minari"
+    lerobot = "lerobot"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    add_command(app, export)
+    add_command(app, import_, name="import")
+
+
+def export(
+    store: StoreOptions,
+    chosen: EpisodeOptions,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", help="A file (arrow), a folder, or the id of the dataset."),
+    ],
+    format: Annotated[
+        Format | None, typer.Option(help="The format.", show_default="arrow for *.arrow")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Steps per second, for lerobot.", min=0.001)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of arrow if it is there.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write episodes in another format. A second call adds to a folder what it lacks.
+
+    A file gets its name when it is complete.
+
+    Example: jamboree-gym export --run ppo --format parquet -o steps
+    """
+    chosen_format = format or (Format.arrow if Path(output).suffix == ".arrow" else None)
+    if chosen_format is None:
+        raise InvalidArgument(
+            f"-o {output}: say --format {', '.join(Format)}; only *.arrow tells by its name"
+        )
+    if (chosen_format is Format.lerobot) != (fps is not None):
+        raise InvalidArgument("--fps is needed for --format lerobot, and for no other format")
+    with store.open() as jam, progress_bar("writing") as progress:
+        query = chosen.query(jam)
+        count = len(query)
+        _write(query, chosen_format, output, fps or 0.0, progress, overwrite=overwrite)
+    if json:
+        print_json({"output": output, "format": chosen_format.value, "episodes": count})
+    else:
+        print_text(f"{output}: {counted(count, 'episode')}")
+
+
+def _write(
+    query: EpisodeQuery,
+    format: Format,
+    output: str,
+    fps: float,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> None:
+    if format is Format.arrow:
+        query.to_arrow(output, overwrite=overwrite, progress=progress)
+    elif format is Format.parquet:
+        query.to_parquet(output, progress=progress)
+    elif format is Format.hdf5:
+        from jamboree_gym.integrations.hdf5 import to_hdf5
+
+        to_hdf5(query, output, progress=progress)
+    elif format is Format.datasets:
+        from jamboree_gym.integrations.datasets import to_datasets
+
+        to_datasets(query, output, streaming=True, progress=progress)
+    elif format is Format.minari:
+        from jamboree_gym.integrations.minari import to_minari
+
+        to_minari(query, output, progress=progress)
+    else:
+        from jamboree_gym.integrations.lerobot import to_lerobot
+
+        to_lerobot(query, output, fps=fps, progress=progress)
+
+
+def import_(
+    store: StoreOptions,
+    dataset: Annotated[str, typer.Argument(help="The id of a Minari dataset on this machine.")],
+    run: Annotated[
+        str | None, typer.Option(help="The run of the episodes.", show_default="the id")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A tag of all episodes; repeatable."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Store the episodes of a Minari dataset. A second call adds those that are missing.
+
+    Example: jamboree-gym import cartpole/random-v0 --run imported
+    """
+    tags = dict(map(tag_value, tag or ()))
+    from jamboree_gym.integrations.minari import from_minari
+
+    with store.open() as jam, progress_bar("storing") as progress:
+        ids = from_minari(jam, dataset, run=run, tags=tags, progress=progress)
+    if json:
+        print_json({"dataset": dataset, "run": run or dataset, "episodes": ids})
+    else:
+        print_text(f"run {run or dataset}: {counted(len(ids), 'episode')}")

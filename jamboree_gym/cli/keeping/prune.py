@@ -1,0 +1,84 @@
+"""`prune`: deletes episodes by their age, and keeps the best."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from jamboree_gym.cli.commands import (
+    DryRunOption,
+    EpisodeOptions,
+    JsonOption,
+    StoreOptions,
+    YesOption,
+    add_command,
+    confirm,
+    progress_bar,
+)
+from jamboree_gym.cli.output import print_json
+from jamboree_gym.cli.typed_values import SECONDS, amount
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
+from jamboree_gym.wording import counted
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    add_command(app, prune)
+
+
+def prune(
+    store: StoreOptions,
+    chosen: EpisodeOptions,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only what began before: 30d, 12h ago.")
+    ] = None,
+    keep_best: Annotated[
+        int, typer.Option(min=0, help="Of each run, so many with the highest return stay.")
+    ] = 0,
+    keep_last: Annotated[
+        int, typer.Option(min=0, help="Of each run, so many that began last stay.")
+    ] = 0,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete episodes from Redis and MongoDB by age, and keep the best and the newest of each run.
+
+    What is running stays, and so does what a fork that stays was made of. To free memory of Redis
+    without a loss, use `backup retain` instead.
+
+    Example: jamboree-gym prune --run ppo --older-than 30d --keep-best 10 --dry-run
+    """
+    age_s = amount("--older-than", older_than, SECONDS)
+    if not (chosen.are_given or age_s is not None or keep_best or keep_last):
+        raise InvalidArgument("say what goes: --older-than, --run, --where, or what stays")
+    from jamboree_gym.reading.finding.pruning import prunable
+
+    with store.open() as jam:
+        query = chosen.query(jam)
+        if age_s is not None:
+            query = query.where(until=time.time() - age_s)
+        found = query.summaries()
+        every = jam.episodes(forks=True).summaries()
+        going = prunable(found, every, keep_best=keep_best, keep_last=keep_last)
+        steps = sum(one.steps for one in going)
+        how_much = f"{counted(len(going), 'episode')} with {counted(steps, 'step')}"
+        if going and not dry_run:
+            confirm(f"delete {how_much} for good", yes=yes)
+            with progress_bar("deleting") as progress:
+                for number, one in enumerate(going, 1):
+                    with suppress(EpisodeNotFound):  # another process has just deleted it
+                        jam.episode(one.id).delete()
+                    progress(number, len(going))
+    stay = len(found) - len(going)
+    if json:
+        ids = [one.id for one in going]
+        print_json({"episodes": ids, "steps": steps, "stay": stay, "deleted": not dry_run})
+    else:
+        done = f"would delete {how_much}" if dry_run else f"{how_much} deleted"
+        typer.echo(f"{done}; {counted(stay, 'chosen episode')} stay{'s' if stay == 1 else ''}")

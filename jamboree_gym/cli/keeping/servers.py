@@ -1,0 +1,144 @@
+"""`up`, `down`, `status`: the embedded servers of a home directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jamboree_gym.cli.commands import (
+    HomeOption,
+    JsonOption,
+    StoreOptions,
+    add_command,
+    check_home,
+)
+from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
+
+if TYPE_CHECKING:
+    from jamboree_gym.backup import BackupStatus
+    from jamboree_gym.jamboree import Jamboree
+    from jamboree_gym.runs.run_summary import RunSummary
+    from jamboree_gym.servers.embedded import ServerStatus
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (up, down, status):
+        add_command(app, command)
+
+
+def up(
+    home: HomeOption = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Keep them running until `jamboree-gym down`.")
+    ] = False,
+    show_password: Annotated[
+        bool, typer.Option("--show-password", help="Print the Mongo URL with its password.")
+    ] = False,
+    timeout_s: Annotated[float, typer.Option(help="How long the start may take.")] = 20.0,
+) -> None:
+    """Start both embedded servers and print their URLs.
+
+    They stop after a minute without clients, unless you pass --stay.
+
+    Example: jamboree-gym up --stay --home servers
+    """
+    from jamboree_gym.servers.embedded import EmbeddedServers, mask_password
+
+    with EmbeddedServers.join(home, timeout_s=timeout_s) as servers:
+        mongo_url = servers.mongo_url()
+        if stay:
+            servers.stay()
+        typer.echo(f"redis  {servers.redis_url}")
+        typer.echo(f"mongo  {mongo_url if show_password else mask_password(mongo_url)}")
+
+
+def down(
+    home: HomeOption = None,
+    timeout_s: Annotated[float, typer.Option(help="How long the stop may take.")] = 20.0,
+) -> None:
+    """Stop the embedded servers, even if processes use them. Their data stays.
+
+    Example: jamboree-gym down --home servers
+    """
+    from jamboree_gym.servers.embedded import stop_servers
+
+    check_home(home)
+    typer.echo("stopped" if stop_servers(home, timeout_s=timeout_s) else "nothing was running")
+
+
+def status(store: StoreOptions, json: JsonOption = False) -> None:
+    """Show which servers run, which runs are alive, and how far the backup is. Starts nothing.
+
+    Example: jamboree-gym status
+    """
+    servers = _servers(store)
+    runs: Sequence[RunSummary] = ()
+    backup: BackupStatus | None = None
+    if servers is None or servers.running:
+        with store.open() as jam:
+            runs, backup = _alive(jam), jam.backup.status()
+    if json:
+        print_json(
+            {
+                "servers": servers,
+                "alive": [_run_as_plain(one) for one in runs],
+                "steps_per_s": sum(one.steps_per_s for one in runs),
+                "backup": backup,
+            }
+        )
+        return
+    if servers is not None:
+        print_lines("\n".join(_lines(servers)))
+    if backup is not None:
+        rate = sum(one.steps_per_s for one in runs)
+        print_text(f"runs alive: {len(runs):,}, {rate:,.0f} steps/s")
+        for run in runs:
+            print_text(f"  {run}")
+        print_lines(str(backup))
+
+
+def _servers(store: StoreOptions) -> ServerStatus | None:
+    """Of the home; None if the store is another server's."""
+    from jamboree_gym.servers.embedded import server_status
+
+    if not store.is_embedded:
+        return None
+    check_home(store.home)
+    return server_status(store.home)
+
+
+def _alive(jam: Jamboree) -> Sequence[RunSummary]:
+    return [one for one in jam.runs().summaries() if one.state == "running"]
+
+
+def _run_as_plain(run: RunSummary) -> dict[str, Any]:
+    plain = as_plain(run)
+    return {name: plain[name] for name in ("name", "steps", "steps_per_s", "last_step_at")}
+
+
+def _lines(found: ServerStatus) -> Iterator[str]:
+    yield f"embedded servers in {found.home}"
+    yield f"supervisor      {_process(found.supervisor_pid)}"
+    yield f"redis (valkey)  {_process(found.redis_pid, restarts=found.redis_restarts)}"
+    yield f"mongo           {_process(found.mongo_pid, restarts=found.mongo_restarts)}"
+    yield f"backup          {_process(found.backup_pid, restarts=found.backup_restarts)}"
+    yield f"clients         {found.clients}"
+    yield f"stops           {_stops(found)}"
+    yield f"last error      {found.last_error or 'none'}"
+
+
+def _process(pid: int | None, *, restarts: int = 0) -> str:
+    if pid is None:
+        return "not running"
+    return f"pid {pid}" + (f", started again {restarts} times" if restarts else "")
+
+
+def _stops(found: ServerStatus) -> str:
+    if found.stays or found.idle_exit_s is None:
+        return "when told to" if found.stays else "-"
+    return f"{found.idle_exit_s:g} s after its last client"

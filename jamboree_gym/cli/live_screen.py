@@ -1,0 +1,97 @@
+"""A screen of a terminal that is drawn anew every second, until somebody presses q."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jamboree_gym.cli.output import encodable
+from jamboree_gym.wording import one_line
+
+__all__ = ["show_live"]
+
+_OPEN, _CLOSE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+_HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+TERMINATED = 128 + signal.SIGTERM
+
+
+def show_live(lines: Callable[[], list[str]], *, every_s: float) -> None:
+    """Draw lines again and again, until q is pressed or Ctrl-C comes.
+
+    The terminal is as it was afterwards, however it ends.
+
+    Args:
+        lines: Makes the lines; those that do not fit are left out.
+        every_s: How often.
+    """
+    with _screen(), _keys() as key_comes:
+        while True:
+            _draw(lines())
+            if key_comes(every_s):
+                return
+
+
+def _draw(lines: list[str]) -> None:
+    width, height = shutil.get_terminal_size()
+    shown = [encodable(one_line(line))[:width] for line in lines[:height]]
+    rows = f"{_REST_OF_LINE}\r\n".join(shown)
+    sys.stdout.write(f"{_HOME}{rows}{_REST_OF_LINE}{_BELOW}")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _screen() -> Iterator[None]:
+    """The other screen of the terminal, without a cursor; also `kill` brings back the usual one."""
+
+    def end(number: int, frame: Any) -> None:
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        sys.stdout.write(_OPEN)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        sys.stdout.write(_CLOSE)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], bool]]:
+    """Waits so many seconds, and returns whether q was pressed meanwhile."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield _sleep
+        return
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal)
+        yield lambda seconds: _is_pressed(terminal, seconds)
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _is_pressed(terminal: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([terminal], [], [], left)[0]:
+            return False
+        typed = os.read(terminal, 64)
+        if not typed or b"q" in typed.lower():  # nothing: the terminal has gone
+            return True
+    return False

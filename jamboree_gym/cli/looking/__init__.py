@@ -1,0 +1,5 @@
+"""Commands that look at what is stored.
+
+Imports: `errors`, `jamboree`, `reading`, `records`, `runs`, `tables`, `wording`.
+Imported by: `cli`.
+"""

@@ -1,0 +1,169 @@
+"""`record` and `train`: new episodes, under a policy or while one is learnt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jamboree_gym.cli.commands import (
+    EnvArgument,
+    EnvArgumentsOption,
+    JsonOption,
+    ModulesOption,
+    StoreOptions,
+    add_command,
+    import_modules,
+    progress_bar,
+)
+from jamboree_gym.cli.output import print_json, print_text
+from jamboree_gym.cli.playing.policies import RANDOM, AlgorithmOption, policy_of_text
+from jamboree_gym.cli.typed_values import env_argument, tag_value
+from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.wording import counted
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (record, train):
+        add_command(app, command)
+
+
+RunOption = Annotated[
+    str | None, typer.Option(help="Name of the run.", show_default="date and time")
+]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Makes it repeatable.", show_default="none")
+]
+
+
+def record(
+    store: StoreOptions,
+    env: EnvArgument,
+    policy: Annotated[
+        str,
+        typer.Option(help="random, a .zip of Stable-Baselines3, or module:callable.", metavar="P"),
+    ] = RANDOM,
+    episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    run: RunOption = None,
+    seed: SeedOption = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Most steps of an episode.", show_default="its end")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A tag of all episodes; repeatable."),
+    ] = None,
+    arguments: EnvArgumentsOption = None,
+    algorithm: AlgorithmOption = "ppo",
+    modules: ModulesOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Play episodes under a policy, and record them. A zip file or a module may run any code.
+
+    With a seed, episode i is reset with seed + i.
+
+    Example: jamboree-gym record CartPole-v1 --episodes 3 --run trial --seed 1
+    """
+    import_modules(modules)
+    made = _made(env, dict(map(env_argument, arguments or ())))
+    tags = dict(map(tag_value, tag or ()))
+    ids, returns, steps = list[str](), list[float](), 0
+    try:
+        if seed is not None:
+            made.action_space.seed(seed)
+        choose = _chooser(policy_of_text(policy, made.action_space, algorithm=algorithm))
+        with store.open(is_new=True) as jam, progress_bar("recording") as progress:
+            recorded = jam.record(made, run=run, tags={"policy": policy, **tags})
+            for number in range(episodes):
+                total, count = _episode(recorded, choose, seed, number, max_steps)
+                ids.append(recorded.episode_id)
+                returns.append(total)
+                steps += count
+                progress(number + 1, episodes)
+            run = recorded.run
+            recorded.close()
+    finally:
+        made.close()
+    mean = sum(returns) / len(returns)
+    if json:
+        print_json({"run": run, "episodes": ids, "steps": steps, "mean_return": mean})
+    else:
+        amount = f"{counted(len(ids), 'episode')}, {counted(steps, 'step')}"
+        print_text(f"run {run}: {amount}, return {mean:.6g} on average")
+
+
+def train(
+    store: StoreOptions,
+    env: EnvArgument,
+    algorithm: AlgorithmOption = "ppo",
+    timesteps: Annotated[int, typer.Option(min=1, help="How many.")] = 100_000,
+    run: RunOption = None,
+    seed: SeedOption = None,
+    envs: Annotated[int, typer.Option(min=1, help="Number of environments.")] = 1,
+    arguments: EnvArgumentsOption = None,
+    modules: ModulesOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train with the defaults of Stable-Baselines3, and record episodes, metrics and checkpoints.
+
+    Needs pip install 'jamboree-gym[sb3]'. `jamboree-gym top` shows how it goes.
+
+    Example: jamboree-gym train CartPole-v1 --algo a2c --timesteps 100 --run learnt
+    """
+    import_modules(modules)
+    from jamboree_gym.integrations.sb3.training.starting import train as train_model
+
+    with store.open(is_new=True) as jam, progress_bar("training") as progress:
+        name = train_model(
+            jam,
+            env,
+            algorithm,
+            timesteps,
+            arguments=dict(map(env_argument, arguments or ())),
+            run=run,
+            seed=seed,
+            envs=envs,
+            progress=progress,
+        )
+        report = jam.run(name).report()
+    summary = report.summary
+    if json:
+        checkpoint = None if report.checkpoint is None else report.checkpoint.number
+        print_json({"run": name, "episodes": summary.episodes, "steps": summary.steps,
+                    "mean_return": summary.mean_return, "checkpoint": checkpoint})  # fmt: skip
+    else:
+        print_text(str(summary))
+
+
+def _made(env_id: str, arguments: dict[str, Any]) -> gym.Env[Any, Any]:
+    import gymnasium as gym
+
+    try:
+        return gym.make(env_id, **arguments)
+    except Exception as error:
+        raise InvalidArgument(f"{env_id} cannot be made: {error}") from error
+
+
+def _chooser(policy: Any) -> Any:
+    predict = getattr(policy, "predict", None)
+    return policy if predict is None else lambda observation: predict(observation)[0]
+
+
+def _episode(
+    env: Any, choose: Any, seed: int | None, number: int, max_steps: int | None
+) -> tuple[float, int]:
+    """Play an episode; return its return and its length."""
+    observation, _ = env.reset(seed=None if seed is None else seed + number)
+    total, steps, is_over = 0.0, 0, False
+    while not is_over and (max_steps is None or steps < max_steps):
+        observation, reward, terminated, truncated, _ = env.step(choose(observation))
+        total, steps = total + float(reward), steps + 1
+        is_over = terminated or truncated
+    return total, steps

@@ -1,0 +1,114 @@
+"""`what-if`: how an episode could have gone on under another policy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from jamboree_gym.cli.commands import (
+    JsonOption,
+    ModulesOption,
+    StoreOptions,
+    TrustOption,
+    add_command,
+    import_modules,
+    progress_bar,
+)
+from jamboree_gym.cli.episode_ids import EpisodeArgument, named_episode
+from jamboree_gym.cli.output import as_plain, print_json, print_lines, print_text
+from jamboree_gym.cli.playing.policies import (
+    AlgorithmOption,
+    policy_of_checkpoint,
+    policy_of_text,
+)
+from jamboree_gym.errors import InvalidArgument
+
+__all__ = ["register"]
+
+BINS = 30
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    add_command(app, what_if, name="what-if")
+
+
+def what_if(
+    store: StoreOptions,
+    episode: EpisodeArgument,
+    step: Annotated[int, typer.Option(min=0, help="Number of steps before it goes on.")],
+    policy: Annotated[
+        str | None,
+        typer.Option(help="random, a .zip of Stable-Baselines3, or module:callable.", metavar="P"),
+    ] = None,
+    checkpoint: Annotated[
+        int | None, typer.Option(min=0, help="Number of a checkpoint of the episode's run.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of continuations.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most steps of a continuation.", show_default="its end"),
+    ] = None,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Draw the actions of a model, not its best ones.")
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record each continuation, as a fork.")
+    ] = False,
+    algorithm: AlgorithmOption = "ppo",
+    modules: ModulesOption = None,
+    trust_entry_point: TrustOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Continue an episode from a step many times under another policy: the returns that follow.
+
+    A checkpoint or a zip file is loaded by Stable-Baselines3, which may run code in it.
+
+    Example: jamboree-gym what-if @last --step 4 --policy random -n 5
+    """
+    if (policy is None) == (checkpoint is None):
+        raise InvalidArgument("say which policy: --policy, or --checkpoint with its number")
+    import_modules(modules)
+    from jamboree_gym.replay import what_if as continuations
+
+    with store.open() as jam, progress_bar("continuing") as progress:
+        parent = named_episode(jam, episode)
+        if checkpoint is not None:
+            chosen = policy_of_checkpoint(jam, parent.summary.run, checkpoint)
+        else:
+            with parent.fork(step, record=False, trust_entry_point=trust_entry_point) as env:
+                space = env.action_space
+            space.seed(seed)
+            chosen = policy_of_text(str(policy), space, algorithm=algorithm)
+        found = continuations(
+            parent,
+            step,
+            chosen,
+            n,
+            seed=seed,
+            max_steps=max_steps,
+            deterministic=not draw,
+            record=record,
+            trust_entry_point=trust_entry_point,
+            progress=progress,
+        )
+    if json:
+        print_json({"mean": found.mean, "share_better": found.share_better, **as_plain(found)})
+        return
+    print_lines(str(found).replace("deterministic=False", "--draw"))
+    print_text(_histogram(found.returns))
+
+
+def _histogram(returns: Any) -> str:
+    """How often the returns are between the lowest and the highest."""
+    import numpy as np
+
+    from jamboree_gym.tables.text_table import number, sparkline
+
+    finite = returns[np.isfinite(returns)]
+    if not len(finite):
+        return "no return is a finite number"
+    counts, _ = np.histogram(finite, min(BINS, max(1, len(finite))))
+    return f"returns {number(finite.min())} {sparkline(counts.tolist())} {number(finite.max())}"

@@ -1,0 +1,71 @@
+"""Records that go into a backup and come out of it; frozen, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jamboree_gym.encoding.batch_format import Head
+
+__all__ = [
+    "ANOTHER_LOG",
+    "MAX_INLINE_BYTES",
+    "GrownLog",
+    "Inserted",
+    "NewLog",
+    "StoredBatch",
+    "StoredLog",
+]
+
+ANOTHER_LOG = "another log of the same name"
+MAX_INLINE_BYTES = 64 * 2**10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewLog:
+    """A log that is copied for the first time, with all its batches; only episodes have a run."""
+
+    head: Head
+    batches: Sequence[bytes]
+    run: str | None = None
+    has_ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GrownLog:
+    """A log to which records from `since` on have been added; only episodes have a run."""
+
+    head: Head
+    since: int
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredLog:
+    """A log in the backup; `batches` are those that come with it, from the first on.
+
+    The others are read one by one (`BackupStore.batches_from`).
+    """
+
+    head: Head
+    batches: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredBatch:
+    """A batch in the backup, and the index of its first record; `blob` is None if it is damaged."""
+
+    start: int
+    blob: bytes | None
+
+
+class Inserted(NamedTuple):
+    """What of new logs was there already; these are not changed.
+
+    `refused` are logs of which the backup holds something else, each with the difference;
+    `of_other_length` are those of which it holds fewer records, or more: they must be compared.
+    """
+
+    refused: dict[str, str]
+    of_other_length: set[str]
