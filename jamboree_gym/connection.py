@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from msgspec import structs
 
@@ -56,8 +56,6 @@ BACKUP_VARIABLE = "JAMBOREE_BACKUP"
 BACKUP_URL_VARIABLE = "JAMBOREE_BACKUP_URL"
 MONGO_URL_VARIABLE = "JAMBOREE_MONGO_URL"
 WORKER_EXIT_PRIORITY = 100  # before whatever else a worker process tidies up
-_WRITE_MODES = ("buffered", "sync", "fsync")
-_WHEN_FULL = ("block", "raise")
 
 
 class HasConnection(StaysHere, ABC):
@@ -109,10 +107,10 @@ class Connection(HasConnection):
         backup_interval_s: float = 10.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if write not in _WRITE_MODES:
-            raise InvalidArgument(f"write={write!r}: choose one of {', '.join(_WRITE_MODES)}")
-        if when_full not in _WHEN_FULL:
-            raise InvalidArgument(f"when_full={when_full!r}: choose one of {', '.join(_WHEN_FULL)}")
+        for name, mode, modes in (("write", write, WriteMode), ("when_full", when_full, WhenFull)):
+            if mode not in get_args(modes):
+                choices = ", ".join(get_args(modes))
+                raise InvalidArgument(f"{name}={mode!r}: choose one of {choices}")
         if not 0 <= flush_interval_s <= LONGEST_FLUSH_INTERVAL_S:
             raise InvalidArgument(
                 f"flush_interval_s={flush_interval_s!r}: choose 0 to {LONGEST_FLUSH_INTERVAL_S} s"
@@ -182,7 +180,7 @@ class Connection(HasConnection):
             flush_interval_s=self._flush_interval_s,
             max_pending_bytes=self._max_pending_bytes,
             when_full=self._when_full,
-            is_safe=lambda: journal.is_durable,
+            is_safe=journal.is_durable,
             clock=self.clock,
             on_delivery=None if opened.backup is None else opened.backup.begin,
         )
@@ -327,7 +325,7 @@ class Connection(HasConnection):
     ) -> dict[int, Append]:
         """What could not be stored before the backup is asked, or until it is sent on purpose."""
         again = {at: one for at, one in sent.items() if results[at].is_deleted}
-        unknown = {at: one for at, one in sent.items() if self.store.must_ask(one, results[at])}
+        unknown = {at: one for at, one in sent.items() if results[at].must_ask}
         if unknown:
             asked = self.store.ask_for(list(unknown.values()))
             again |= {at: structs.replace(one, asked_in=asked.epoch) for at, one in unknown.items()}
@@ -399,15 +397,7 @@ class Connection(HasConnection):
         delete_log(self.opened, key, entry)
 
     def flush(self, timeout_s: float = 10.0) -> None:
-        """Return once Redis has everything that was saved before the call.
-
-        Args:
-            timeout_s: How long to go on trying, seconds.
-
-        Raises:
-            UnsavedRecords: Not everything could be brought there; says how much is missing. It
-                stays in memory and is tried again.
-        """
+        """As `Jamboree.flush`."""
         if self._closed:
             raise JamboreeClosed("this Jamboree is closed: `close` has flushed it")
         self.writer.flush(timeout_s)
@@ -441,17 +431,7 @@ class Connection(HasConnection):
                 self._close_callbacks.pop()()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Bring everything to Redis and let go of the servers. A second call does nothing.
-
-        Episodes that are still being recorded are `abandoned`.
-
-        Args:
-            timeout_s: How long to go on trying, seconds.
-
-        Raises:
-            UnsavedRecords: Something could not be saved; says how many records. In `buffered` mode
-                the next process that opens the store delivers it.
-        """
+        """As `Jamboree.close`."""
         self._call_close_callbacks()
         with self._lock:
             if self._closed:

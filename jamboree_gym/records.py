@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 
 from jamboree_gym.arrays.packing import Arrays, item
 from jamboree_gym.arrays.step_schema import SchemaChanges, schema_at
-from jamboree_gym.wording import counted, one_line
+from jamboree_gym.wording import counted, one_line, shortened
 
 __all__ = [
     "EpisodeData",
@@ -347,7 +347,7 @@ def brief(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return f"{float(value):.6g}"
     text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+    return shortened(text, MAX_TEXT)
 
 
 def _joined(parts: list[str], around: str) -> str:

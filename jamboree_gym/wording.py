@@ -1,8 +1,8 @@
-"""Words for people: a text that stays in its line, and a number of things."""
+"""Words for people: a text that stays in its line or is short, and a number of things."""
 
 from __future__ import annotations
 
-__all__ = ["counted", "one_line"]
+__all__ = ["counted", "one_line", "shortened"]
 
 
 def one_line(text: str) -> str:
@@ -17,3 +17,8 @@ def one_line(text: str) -> str:
 def counted(count: int, what: str) -> str:
     """A number of things: `1 episode`, `2,000 episodes`."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of no more characters than that, for a message."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

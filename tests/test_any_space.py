@@ -22,7 +22,8 @@ from jamboree_gym import Jamboree
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.batch_format import decode_batch
-from jamboree_gym.encoding.rows import Rows, decode_rows
+from jamboree_gym.encoding.bulk_decoder import decode_batches
+from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.spaces import layout_of_space
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.records import EpisodeOrigin, EpisodeSummary
@@ -164,7 +165,7 @@ def through_the_store(
     def find(name: str) -> StepSchema:
         return StepSchema.from_blob(append.blobs[name], where=name)
 
-    return Rows.concatenate([decode_rows(batch, find, where="log") for batch in batches])
+    return Rows.concatenate([decode_batches([batch], find, where="log") for batch in batches])
 
 
 @pytest.mark.deep

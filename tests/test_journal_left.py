@@ -519,7 +519,7 @@ def test_where_no_journal_can_be_one_warning_says_so_and_recording_goes_on(
     assert numbers_in(jam) == [0]
     (warned,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "no journal in" in warned.getMessage()
-    assert not jam._connection.journal.is_durable
+    assert not jam._connection.journal.is_durable()
 
 
 MOUNTS = (

@@ -15,11 +15,11 @@ import pytest
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery import step_outbox
-from jamboree_gym.delivery.outbox import MAX_BATCHES_PER_APPEND
-from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, MAX_BATCH_BYTES, ROWS_PER_BATCH
+from jamboree_gym.delivery.outbox import MAX_BATCH_BYTES, MAX_BATCHES_PER_APPEND
+from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, ROWS_PER_BATCH
 from jamboree_gym.delivery.step_outbox import StepOutbox, seal_together
 from jamboree_gym.encoding.batch_format import decode_batch
-from jamboree_gym.encoding.rows import decode_rows
+from jamboree_gym.encoding.bulk_decoder import decode_batches
 from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, InvalidRecord, JamboreeClosed
 from jamboree_gym.journal.journal import Journal, JournalOwner
@@ -70,7 +70,9 @@ def all_numbers(batches: list[bytes]) -> list[float]:
     for blob in batches:
         batch = decode_batch(blob, where="log")
         assert batch.start == len(numbers)
-        numbers += decode_rows(batch, lambda _: SCHEMA, where="log").observations[:, 0].tolist()
+        numbers += (
+            decode_batches([batch], lambda _: SCHEMA, where="log").observations[:, 0].tolist()
+        )
     return numbers
 
 
@@ -291,7 +293,7 @@ def test_episodes_that_cannot_be_sealed_together_are_sealed_alone(
 
     boxes = [recorded(number) for number in (0, 1)]
     with monkeypatch.context() as patch:
-        patch.setattr(step_outbox, "seal_each", fail)
+        patch.setattr(step_outbox, "encode_step_batches", fail)
         left = seal_together(boxes)
     for box in left:
         box.seal()

@@ -15,6 +15,7 @@ from jamboree_gym.arrays.layout import as_array
 from jamboree_gym.arrays.trees import Arrays, leaves_of, map_leaves
 from jamboree_gym.arrays.values import encode_value
 from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.wording import shortened
 
 __all__ = [
     "EXACT",
@@ -252,7 +253,7 @@ def _storable(value: Any) -> Any:
     try:
         encode_value(value)
     except InvalidRecord:
-        return Said(_cut(repr(value)))
+        return Said(shortened(repr(value), MAX_SHOWN))
     return value
 
 
@@ -260,8 +261,4 @@ def shown(value: Any) -> str:
     """In few words; a number of NumPy as the number that it is."""
     if isinstance(value, np.generic) and value.dtype.kind in "biufc":
         return str(value)
-    return _cut(repr(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    return shortened(repr(value), MAX_SHOWN)

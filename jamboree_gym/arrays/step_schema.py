@@ -166,6 +166,12 @@ class StepSchema:
         """The one instance that all equal schemas share: what is derived is made only once."""
         return _shared(self)
 
+    def prepared(self) -> StepSchema:
+        """`shared`, with all that its first batch will need: derived now, not at that batch."""
+        schema = self.shared
+        _ = schema.digest_bytes, schema.column_bytes, schema.encoded_columns
+        return schema
+
     def shares_columns_with(self, other: StepSchema) -> bool:
         """Whether rows of both fit into one batch."""
         return all(map(share_columns, self._layouts, other._layouts))

@@ -25,6 +25,7 @@ from jamboree_gym.arrays.plain_forms import NO_FORM, plain_form
 from jamboree_gym.arrays.tensors import plain_array
 from jamboree_gym.arrays.value_decoder import NUMBERS, Code, decode_packed, decode_value
 from jamboree_gym.errors import InvalidRecord, JamboreeError
+from jamboree_gym.wording import shortened
 
 __all__ = [
     "check_text",
@@ -324,4 +325,4 @@ def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
         text = " ".join(text_of(value)[:120].split())
     except Exception as error:  # noqa: BLE001 - code of others, and no reason to say less
         text = f"<a {type(value).__qualname__}, of which repr raises {type(error).__name__}>"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(text, 60)

@@ -213,7 +213,6 @@ class Outbox(ABC):
         stored = self._stored_count
         for batch in islice(self._batches, done):
             stored += batch.count
-            confirm_records(batch.places)
         left = deque(islice(self._batches, done, None))
         self._batches, self._stored_count = left, stored
         self._is_uncertain = False
@@ -363,10 +362,12 @@ class RecordOutbox(Outbox):
 
     def settle(self, result: AppendResult) -> None:
         """Take the server's answer to the last `next_append`."""
-        stored = list(islice(self._batches, result.stored))
+        done = list(islice(self._batches, self._sent if result.is_deleted else result.stored))
         start = self._next_index - sum([batch.count for batch in self._batches])
         super().settle(result)
-        self.newest.add(start, stored, result)
+        for batch in done:
+            confirm_records(batch.places)
+        self.newest.add(start, done[: result.stored], result)
 
     def _continue_at(self, result: AppendResult) -> None:
         """Queue behind the other writer: new indices, and times after its last one."""

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import StepSchema
-from jamboree_gym.delivery.outbox import Outbox
+from jamboree_gym.delivery.outbox import MAX_BATCH_BYTES, Outbox
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
+from jamboree_gym.encoding.row_format import ANNOTATED, NOWHERE, RowFormat, pack_leading
 from jamboree_gym.journal.row_block import Extent, RowLane
-from jamboree_gym.journal.row_format import ANNOTATED, NOWHERE, RowFormat, pack_leading
 from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ROWS_PER_BATCH",
     "ROW_OVERHEAD_BYTES",
     "RowWriter",
+    "rows_per_batch",
 ]
 
 NO_SCHEMAS: Mapping[int, StepSchema] = {}
@@ -36,6 +37,11 @@ ROW_OVERHEAD_BYTES = 40
 CHECK_EVERY_BYTES = 1 << 20  # so often the caller checks how much is waiting
 NUMBERS = frozenset({int, bool, np.float64, np.float32, np.int64})  # rewards that `float` takes
 _ndarray, _float64, _numpy_false = np.ndarray, np.float64, np.False_
+
+
+def rows_per_batch(row_bytes: int) -> int:
+    """How many rows of this size become one batch."""
+    return max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
 
 
 class RowWriter(Outbox, ABC):

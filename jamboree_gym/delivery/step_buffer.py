@@ -30,55 +30,25 @@ from jamboree_gym.arrays.layout import (
 from jamboree_gym.arrays.packing import pack_any, packer, variable_bytes
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox
-from jamboree_gym.delivery.row_writer import (
-    CHECK_EVERY_BYTES,
-    NO_SCHEMAS,
-    NUMBERS,
-    ROW_OVERHEAD_BYTES,
-    ROWS_PER_BATCH,
-    RowWriter,
-)
-from jamboree_gym.encoding.row_encoder import prepare
+from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, NO_SCHEMAS, NUMBERS, RowWriter
+from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.rows import Rows, rows_to_arrays
 from jamboree_gym.environment.outcomes import number_of, refusal
 from jamboree_gym.errors import InvalidRecord
 from jamboree_gym.journal.row_block import DROPPED, RowLane, Span, private_lane
-from jamboree_gym.journal.row_format import TERMINATED, TRUNCATED
 from jamboree_gym.journal.row_parts import RowWindow, joined
 from jamboree_gym.journal.vector_block import ColumnSpan
 
-__all__ = [
-    "CHECK_EVERY_BYTES",
-    "MAX_BATCH_BYTES",
-    "ROWS_PER_BATCH",
-    "ROW_OVERHEAD_BYTES",
-    "RowBuffer",
-]
+__all__ = ["RowBuffer"]
 
-MAX_BATCH_BYTES = 1 << 20
-MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
 
 
 class RowBuffer(RowWriter):
     """The caller's half of a `StepOutbox`.
 
-    Attributes:
-        schema: Layout of the newest row.
-        packed_action: Of the step that comes.
-        is_deleted: Whether the episode has been deleted: nothing more of it is kept.
-        may_be_common: Whether `add_common_step` may take steps; set it before the reset.
-
-    Args:
-        key: The episode's log.
-        writer_id: Eight bytes that mark this process's batches.
-        mark: Tells the writer that there is something to deliver; until when is soon enough.
-        schema: Layout of the rows, as far as it can be guessed.
-        lane: Where the rows are written.
-        keep: So many of the newest rows stay there for `recent`.
-        started_at: Timestamp of row 0, epoch seconds.
-        clock: Gives the time of each other row, epoch seconds.
+    Args are those of a `RowWriter`, and `keep`: so many of the newest rows stay for `recent`.
     """
 
     __slots__ = (
@@ -154,7 +124,7 @@ class RowBuffer(RowWriter):
             layout = _layout_of(observation, schema.observation, "observation")
             packed_observation = _packed(observation, layout, "observation")
             if layout != schema.observation:
-                self._use(_prepared(StepSchema(layout, schema.action, schema.annotation)))
+                self._use(StepSchema(layout, schema.action, schema.annotation).prepared())
         self._reset_row = packed_observation, info
         self._add_reset_row()
         self._announce()
@@ -313,7 +283,7 @@ class RowBuffer(RowWriter):
         known = self.schema
         with self._seal_lock:
             stop = self._stop
-            self._use(_prepared(schema))
+            self._use(schema.prepared())
             if stop == 1 and self._sealed == 0 and schema.action != known.action:
                 replaced = self._extents[0]
                 if isinstance(replaced, ColumnSpan):
@@ -407,62 +377,6 @@ class RowBuffer(RowWriter):
                 start = end
         return spans
 
-    # -- the delivering thread's side -------------------------------------------------------
-
-    @property
-    def _waiting_bytes(self) -> int:
-        """Memory held by rows that are in no batch yet, roughly."""
-        waiting = self._stop - self._sealed
-        return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
-
-    def _take(self) -> None:
-        """Cut the rows put since the last call into spans; under the lock.
-
-        A Ctrl-C may come at any call: so the last statement alone changes what is taken.
-        """
-        start, stop, variable_bytes = self._sealed, self._stop, self._variable_bytes_put
-        if stop > start:
-            new_bytes = variable_bytes - self._variable_bytes_sealed
-            row_bytes = self._row_bytes + new_bytes // (stop - start)
-            size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // row_bytes))
-            cut = [span for whole in self._spans_between(start, stop) for span in whole.cut(size)]
-            taken = [*self._taken, *cut]
-            self._taken, self._sealed, self._variable_bytes_sealed = taken, stop, variable_bytes
-
-    def _take_plain(self) -> Span | None:
-        """The rows put since the last call, if they are one batch without infos; under the lock."""
-        if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
-            return None
-        extent, first = self._extents[-1], self._sealed
-        stop = extent.stop
-        count = stop - first
-        if (
-            not extent.start <= first < stop
-            or self._variable_bytes_put != self._variable_bytes_sealed
-            or count > ROWS_PER_BATCH
-            or count * self._row_bytes > MAX_PLAIN_BYTES
-        ):
-            return None
-        span = Span(extent, first, stop)
-        self._taken, self._sealed = (span,), stop
-        return span
-
-    def _confirm_rows(self, row: int) -> None:
-        """Redis has all rows below this number."""
-        for extent in self._extents:
-            extent.confirm(row)
-        if len(self._extents) > 1:
-            self._forget(row)
-
-    def _forget(self, row: int) -> None:
-        """No row below this number is needed any more, except for `recent`."""
-        with self._seal_lock:
-            needed_from = min(row, self._sealed, self._stop - self._keep)
-            surplus = 0
-            while surplus + 1 < len(self._extents) and self._extents[surplus].stop <= needed_from:
-                surplus += 1
-            del self._extents[:surplus]
-
     def _drop_rows(self) -> None:
         """Nobody wants the rows any more, nor those that still come: not after a kill either."""
         self.may_be_common = self._takes_common = False  # so that the next row looks
@@ -487,12 +401,6 @@ class RowBuffer(RowWriter):
         super().after_fork_in_child(writer_id, mark)
         self._stored_count = self.rows_put
         self._taken = ()
-
-
-def _prepared(schema: StepSchema) -> StepSchema:
-    """The shared instance of a schema that is new here."""
-    prepare(schema.shared)
-    return schema.shared
 
 
 def _settled(new: Any, known: Any) -> Any:

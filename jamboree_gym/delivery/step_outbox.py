@@ -15,25 +15,26 @@ from msgspec.structs import replace
 
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.delivery.outbox import Outbox, SealedBatch
+from jamboree_gym.delivery.row_writer import ROWS_PER_BATCH, rows_per_batch
 from jamboree_gym.delivery.step_buffer import RowBuffer
-from jamboree_gym.encoding.row_encoder import seal_each, seal_rows
-from jamboree_gym.encoding.row_part import RowPart, progress_after
+from jamboree_gym.encoding.column_batch import encode_step_batches, row_columns
+from jamboree_gym.encoding.row_format import TERMINATED, TRUNCATED, RowFormat
+from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import (
     SummaryTemplate,
     check_summary,
     encode_episode_note,
     encode_origin,
-    encode_summary,
 )
 from jamboree_gym.errors import EpisodeInUse, EpisodeNotFound, JamboreeError
-from jamboree_gym.journal.row_block import ABANDONED, RowLane, Span
-from jamboree_gym.journal.row_format import RowFormat
-from jamboree_gym.journal.row_parts import plain_part
+from jamboree_gym.journal.row_block import ABANDONED, Extent, RowLane, Span
+from jamboree_gym.journal.vector_block import ColumnSpan
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, Progress
 from jamboree_gym.store.log import AppendResult, IndexEntry
 
-__all__ = ["StepOutbox", "seal_note", "seal_together"]
+__all__ = ["StepOutbox", "progress_after", "seal_together"]
 
+MAX_PLAIN_BYTES = 1 << 16  # larger batches are sealed by themselves: there is less to save
 MAX_GROUP_BYTES = 1 << 18
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -210,25 +211,58 @@ class StepOutbox(RowBuffer):
     def _batch(self, part: RowPart, progress: Progress) -> SealedBatch:
         for used in (part.schema, *[changed for _, changed in part.changes]):
             self._use_blob(used)
-        return SealedBatch(seal_rows(part, self._writer_id), part.count, progress=progress)
+        return SealedBatch(part.sealed(self._writer_id), part.count, progress=progress)
 
     def _use_blob(self, schema: StepSchema) -> None:
         if schema.digest not in self._blobs_used:
             self._blobs_used = {**self._blobs_used, schema.digest: schema.blob}
 
+    @property
+    def _waiting_bytes(self) -> int:
+        """Memory held by rows that are in no batch yet, roughly."""
+        waiting = self._stop - self._sealed
+        return waiting * self._row_bytes + self._variable_bytes_put - self._variable_bytes_sealed
+
+    def _take(self) -> None:
+        """Cut the rows put since the last call into spans; under the lock.
+
+        A Ctrl-C may come at any call: so the last statement alone changes what is taken.
+        """
+        start, stop, variable_bytes = self._sealed, self._stop, self._variable_bytes_put
+        if stop > start:
+            new_bytes = variable_bytes - self._variable_bytes_sealed
+            size = rows_per_batch(self._row_bytes + new_bytes // (stop - start))
+            cut = [span for whole in self._spans_between(start, stop) for span in whole.cut(size)]
+            taken = [*self._taken, *cut]
+            self._taken, self._sealed, self._variable_bytes_sealed = taken, stop, variable_bytes
+
     def take_plain(self) -> PlainRows | None:
-        """The rows put so far, for `seal_together`; None where this has to `seal` by itself."""
+        """The rows put so far, for `seal_together`; None where this has to `seal` by itself.
+
+        It does not if they are one batch of one schema, without infos.
+        """
         with self._seal_lock:
             if self.error is not None or self.is_deleted:
                 return None
             if self._news is not None:
                 self._news.append(self)  # before the rows are counted, as in `seal`
             status = self._status  # likewise
-            span = self._take_plain()
-            if span is None:
+            if self._taken or not self._extents or len(self._schemas) != 1 or self._has_encoded:
                 return None
+            extent, first = self._extents[-1], self._sealed
+            stop = _stop_of(extent)
+            count = stop - first
+            if (
+                not extent.start <= first < stop
+                or self._variable_bytes_put != self._variable_bytes_sealed
+                or count > ROWS_PER_BATCH
+                or count * self._row_bytes > MAX_PLAIN_BYTES
+            ):
+                return None
+            packed, schema = _packed_rows(extent, first, stop), next(iter(self._schemas.values()))
+            self._taken, self._sealed = (Span(extent, first, stop),), stop
             self._marked = False
-            return PlainRows(self, span, next(iter(self._schemas.values())), status)
+            return PlainRows(self, extent.row_format, first, stop, packed, schema, status)
 
     def add_plain(
         self, rows: PlainRows, encoded: bytes, rewards: Sequence[float], t_last: float
@@ -242,8 +276,8 @@ class StepOutbox(RowBuffer):
             t_last: Time of the last, epoch seconds.
         """
         self._use_blob(rows.schema)
-        stop, elapsed_s = rows.span.stop, t_last - self._begun.started_at
-        progress = progress_after(self._progress, stop, rewards, elapsed_s, rows.status)
+        elapsed_s = t_last - self._begun.started_at
+        progress = progress_after(self._progress, rows.stop, rewards, elapsed_s, rows.status)
         batches = self._batches.copy()
         batches.append(SealedBatch(encoded, len(rewards), progress=progress))
         self._batches, self._progress, self._taken = batches, progress, ()
@@ -287,6 +321,23 @@ class StepOutbox(RowBuffer):
             self._note_stored = self._note_sent
             self._stored_status = self._note_sent.status
 
+    def _confirm_rows(self, row: int) -> None:
+        """Redis has all rows below this number: they are not delivered again after a kill."""
+        for extent in self._extents:
+            if row > extent.start:
+                extent.words[extent.confirmed_at] = row - extent.start
+        if len(self._extents) > 1:
+            self._forget(row)
+
+    def _forget(self, row: int) -> None:
+        """No row below this number is needed any more, except for `recent`."""
+        with self._seal_lock:
+            needed_from = min(row, self._sealed, self._stop - self._keep)
+            surplus = 0
+            while surplus + 1 < len(self._extents) and self._extents[surplus].stop <= needed_from:
+                surplus += 1
+            del self._extents[:surplus]
+
     def refuse(self, error: JamboreeError) -> None:
         """It can never be written: keep the reason, and no longer what waits."""
         super().refuse(error)
@@ -322,15 +373,37 @@ class PlainRows(msgspec.Struct, frozen=True):
 
     Attributes:
         outbox: Theirs.
-        span: Where they are.
+        row_format: Of all of them.
+        first: Number of the first.
+        stop: Number of the row after the last.
+        packed: Their bytes.
         schema: Of all of them.
         status: Of the episode after them.
     """
 
     outbox: StepOutbox
-    span: Span
+    row_format: RowFormat
+    first: int
+    stop: int
+    packed: memoryview | bytes
     schema: StepSchema
     status: EpisodeStatus
+
+
+def _stop_of(extent: Extent | ColumnSpan) -> int:
+    """As `extent.stop`, and quicker."""
+    if isinstance(extent, ColumnSpan):
+        return extent.stop
+    return extent.start + extent.words[extent.count_at]
+
+
+def _packed_rows(extent: Extent | ColumnSpan, first: int, stop: int) -> memoryview | bytes:
+    """The bytes of the rows with these numbers."""
+    if isinstance(extent, ColumnSpan):
+        return extent.rows(first, stop).tobytes()
+    nbytes = extent.row_format.nbytes
+    at = extent.first_at + (first - extent.start) * nbytes
+    return extent.content[at : at + (stop - first) * nbytes]
 
 
 def seal_together(outboxes: Iterable[Outbox]) -> list[Outbox]:
@@ -348,7 +421,7 @@ def seal_together(outboxes: Iterable[Outbox]) -> list[Outbox]:
         if rows is None:
             others.append(outbox)
         else:
-            groups[rows.span.extent.row_format].append(rows)
+            groups[rows.row_format].append(rows)
     for group in groups.values():
         for some in _groups_of_bytes(group):
             try:
@@ -365,7 +438,7 @@ def _groups_of_bytes(rows: Sequence[PlainRows]) -> Iterator[Sequence[PlainRows]]
     """The same in groups that take little memory: their rows are copied."""
     first = size = 0
     for position, one in enumerate(rows):
-        size += one.span.nbytes
+        size += len(one.packed)
         if size > MAX_GROUP_BYTES:
             yield rows[first : position + 1]
             first, size = position + 1, 0
@@ -374,32 +447,48 @@ def _groups_of_bytes(rows: Sequence[PlainRows]) -> Iterator[Sequence[PlainRows]]
 
 
 def _seal_group(group: Sequence[PlainRows]) -> None:
-    spans = [rows.span for rows in group]
-    counts = [span.stop - span.first for span in spans]
-    part = plain_part([span.packed for span in spans], group[0].schema)
-    if part.infos:  # its thread was interrupted between counting and publishing the row
+    starts, schema = [rows.first for rows in group], group[0].schema
+    counts = [rows.stop - rows.first for rows in group]
+    packed = b"".join([rows.packed for rows in group])
+    values = np.frombuffer(packed, group[0].row_format.dtype)
+    if values["info_size"].any():  # its thread was interrupted between counting and publishing it
         raise ValueError("a row has an info, which lies elsewhere in its block")
+    columns, times = row_columns(values, schema), values["timestamp"].tolist()
     writer = group[0].outbox._writer_id  # of all outboxes of a process
-    batches = seal_each(part, [span.first for span in spans], counts, writer)
-    last_rows = np.cumsum(counts) - 1
-    times, terminations, truncations = (
-        values[last_rows].tolist()
-        for values in (part.timestamps, part.terminations, part.truncations)
-    )
-    rewards, first = part.rewards.tolist(), 0
-    for position, rows in enumerate(group):
-        stop = first + counts[position]
-        if rows.status == "running" and terminations[position]:
-            rows = replace(rows, status="terminated")  # it is here a moment before `end` is called
-        elif rows.status == "running" and truncations[position]:
-            rows = replace(rows, status="truncated")
-        rows.outbox.add_plain(rows, batches[position], rewards[first:stop], times[position])
+    batches = encode_step_batches(schema, columns, starts, counts, times, writer)
+    rewards, flags, first = values["reward"].tolist(), values["flags"], 0
+    for rows, count, batch in zip(group, counts, batches, strict=True):
+        stop = first + count
+        if rows.status == "running" and flags[stop - 1]:  # it is here a moment before `end`
+            rows = replace(rows, status=_status_of(int(flags[stop - 1])))
+        rows.outbox.add_plain(rows, batch, rewards[first:stop], times[stop - 1])
         first = stop
 
 
-def seal_note(summary: EpisodeSummary, origin: bytes) -> tuple[bytes, IndexEntry]:
-    """What is stored beside the batches: the episode's note, and its entry in the listing."""
-    content = encode_summary(summary)
-    written_at = summary.started_at + summary.elapsed_s
-    entry = IndexEntry(summary.id, content, summary.run, written_at)
-    return encode_episode_note(content, origin), entry
+def _status_of(flags: int) -> EpisodeStatus:
+    """What the flags of an episode's newest row say of it."""
+    if flags & TERMINATED:
+        return "terminated"
+    return "truncated" if flags & TRUNCATED else "running"
+
+
+def progress_after(
+    known: Progress,
+    rows: int,
+    rewards: Sequence[float],
+    elapsed_s: float,
+    status: EpisodeStatus = "running",
+) -> Progress:
+    """How far an episode is after more rows.
+
+    Args:
+        known: How far it was before them.
+        rows: Number of all rows, theirs included.
+        rewards: Theirs.
+        elapsed_s: Seconds from the reset to the last of them.
+        status: After them.
+    """
+    episode_return = known.episode_return
+    for reward in rewards:  # one by one: the sum is the same however the rows were cut
+        episode_return += reward
+    return Progress(status, rows - 1, episode_return, elapsed_s)

@@ -433,7 +433,7 @@ class Writer:
         for (outbox, append), result in zip(sent, results, strict=True):
             if isinstance(result, JamboreeError):
                 self._refuse(outbox, result)
-            elif self._store.must_ask(append, result):
+            elif result.must_ask:
                 unknown[outbox] = append
             else:
                 outbox.settle(result)

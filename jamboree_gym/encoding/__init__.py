@@ -1,4 +1,4 @@
-"""The bytes of the store: batches of rows, heads, schemas, infos, summaries. No I/O.
+"""The bytes of the store and of rows in memory: batches, heads, schemas, infos, summaries. No I/O.
 
 Imports: `arrays`, `environment`, `errors`, `records`.
 Imported by: `backup`, `delivery`, `handlers`, `integrations`, `journal`, `reading`, `recording`,

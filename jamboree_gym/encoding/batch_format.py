@@ -159,7 +159,7 @@ def _head_check(fixed: bytes) -> bytes:
 
 
 def encode_batch(
-    *, codec: int, start: int, count: int, writer: bytes, t_first: float, t_last: float, body: bytes
+    codec: int, start: int, count: int, writer: bytes, t_first: float, t_last: float, body: bytes
 ) -> bytes:
     """Put header and checksum around the body of a batch."""
     version = BATCH_VERSIONS[codec]

@@ -1,4 +1,6 @@
-"""The body of a batch of rows: columns <-> bytes, one way for every schema.
+"""Batches of rows: rows -> columns <-> bytes, one way for every schema.
+
+A body is:
 
     16 bytes            digest of the schema, number of infos, number of schema changes
     for each column     count x its bytes in a row, in the order of the schema
@@ -26,25 +28,31 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, encode_batch
+from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
 
 __all__ = [
     "DIGEST_BYTES",
     "NO_TAIL",
     "PREFIX",
-    "ColumnBatch",
+    "ColumnValues",
     "Numbered",
     "Tail",
-    "decode_columns",
     "decode_tail",
     "encode_columns",
-    "encode_each",
+    "encode_step_batch",
+    "encode_step_batches",
     "join_columns",
+    "row_columns",
 ]
 
 PREFIX = struct.Struct("<8sII")  # digest of the schema, number of infos, number of changes
 _BEGIN = PREFIX.size
 DIGEST_BYTES = 8
 _UINT32_BYTES = 4
+
+ColumnValues: TypeAlias = npt.NDArray[Any] | Sequence[bytes]
+"""An array (n, ...) of the column's dtype; of an encoded column, n encoded values."""
 
 Numbered: TypeAlias = Sequence[tuple[int, bytes]]
 """Content of some rows, each with its row; ascending."""
@@ -64,30 +72,88 @@ class Tail(NamedTuple):
     changes: Numbered
 
 
-class ColumnBatch(NamedTuple):
-    """The columns of a batch.
-
-    Attributes:
-        columns: For each column an array (count, ...); of an encoded one its values, as bytes.
-        infos: Encoded infos that are not empty, by row.
-        changes: Digests of the schemas that hold from a row on.
-    """
-
-    columns: Sequence[npt.NDArray[Any] | Sequence[bytes]]
-    infos: Numbered
-    changes: Numbered
-
-
 NO_TAIL = Tail((), (), ())
 """That of nearly all batches."""
 
 
-# -- columns -> bytes ---------------------------------------------------------------------------
+# -- rows -> columns -> bytes -------------------------------------------------------------------
+
+
+def row_columns(
+    rows: npt.NDArray[Any], schema: StepSchema, block: bytes | memoryview = b""
+) -> list[ColumnValues]:
+    """The columns of rows as they lie in a block: views, except for flags and encoded values.
+
+    Args:
+        rows: Of the dtype of `row_format`.
+        schema: Has these columns.
+        block: Where the encoded values are.
+    """
+    leading, annotation = row_format(schema).fields
+    flags = rows["flags"]
+    columns = [_values(rows[name], is_encoded, block) for name, is_encoded in leading]
+    columns += [rows["reward"], flags & TERMINATED != 0, flags & TRUNCATED != 0, rows["timestamp"]]
+    if schema.is_annotated:
+        columns.append(flags & ANNOTATED != 0)
+        columns += [_values(rows[name], is_encoded, block) for name, is_encoded in annotation]
+    return columns
+
+
+def _values(values: npt.NDArray[Any], is_encoded: bool, block: bytes | memoryview) -> ColumnValues:
+    if not is_encoded:
+        return values
+    return [bytes(block[at : at + size]) for at, size in values.tolist()]
+
+
+def encode_step_batch(
+    start: int, times: npt.NDArray[np.float64], writer: bytes, body: bytes
+) -> bytes:
+    """A batch of rows.
+
+    Args:
+        start: Row number of the first.
+        times: Timestamps of all rows, epoch seconds.
+        writer: Eight bytes that mark its writer.
+        body: As `encode_columns` makes it.
+    """
+    first, last = float(times[0]), float(times[-1])
+    return encode_batch(CODEC_STEPS, start, len(times), writer, first, last, body)
+
+
+def encode_step_batches(
+    schema: StepSchema,
+    columns: Sequence[ColumnValues],
+    starts: Sequence[int],
+    counts: Sequence[int],
+    times: Sequence[float],
+    writer: bytes,
+) -> list[bytes]:
+    """The batches of many episodes without infos and changes, a batch of each.
+
+    Args:
+        schema: Of all of them; has no encoded columns.
+        columns: The rows of all, one episode behind the other.
+        starts: Of each episode the number of its first row here.
+        counts: Of each episode the number of rows here.
+        times: Of all rows, epoch seconds.
+        writer: Of all of them.
+    """
+    prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
+    bounds = list(pairwise(accumulate(counts, initial=0)))
+    stored = zip(_stored_columns(schema, columns), schema.column_bytes, strict=True)
+    pieces = [
+        [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
+    ]
+    bodies = map(b"".join, zip(repeat(prefix), *pieces, strict=False))
+    return [
+        encode_batch(CODEC_STEPS, start, stop - first, writer, times[first], times[stop - 1], body)
+        for start, (first, stop), body in zip(starts, bounds, bodies, strict=True)
+    ]
 
 
 def encode_columns(
     schema: StepSchema,
-    columns: Sequence[npt.NDArray[Any] | bytes | Sequence[bytes]],
+    columns: Sequence[ColumnValues | bytes],
     infos: Numbered = (),
     changes: Numbered = (),
 ) -> bytes:
@@ -117,28 +183,7 @@ def encode_columns(
     return b"".join(parts)
 
 
-def encode_each(
-    schema: StepSchema, columns: Sequence[npt.NDArray[Any]], counts: Sequence[int]
-) -> list[bytes]:
-    """The bodies of many batches without infos and changes, whose rows stand in the same columns.
-
-    Args:
-        schema: Of all of them; has no encoded columns.
-        columns: As `encode_columns` gets them.
-        counts: Numbers of their rows.
-    """
-    prefix = PREFIX.pack(schema.digest_bytes, 0, 0)
-    bounds = list(pairwise(accumulate(counts, initial=0)))
-    stored = zip(_stored_columns(schema, columns), schema.column_bytes, strict=True)
-    pieces = [
-        [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
-    ]
-    return list(map(b"".join, zip(repeat(prefix), *pieces, strict=False)))
-
-
-def _stored_columns(
-    schema: StepSchema, columns: Sequence[npt.NDArray[Any] | bytes | Sequence[bytes]]
-) -> list[bytes]:
+def _stored_columns(schema: StepSchema, columns: Sequence[ColumnValues | bytes]) -> list[bytes]:
     """The columns as they are stored: see `encode_columns`."""
     parts: list[bytes] = []
     for column, leaf in zip(columns, schema.columns, strict=True):
@@ -177,28 +222,6 @@ def _packed(numbers: Iterable[int]) -> bytes:
 
 
 # -- bytes -> columns ---------------------------------------------------------------------------
-
-
-def decode_columns(body: memoryview, schema: StepSchema, count: int) -> ColumnBatch:
-    """The columns of one batch, which share its memory: they cannot be written to.
-
-    Args:
-        body: The body of the batch.
-        schema: The schema of its first row.
-        count: Number of its rows, at least 1.
-
-    Raises:
-        ValueError: The body is damaged.
-    """
-    tail = decode_tail(body, schema, count)
-    columns, values, start = list[Any](), iter(tail.values), _BEGIN
-    for column, size in zip(schema.columns, schema.column_bytes, strict=True):
-        if isinstance(column, Leaf):
-            columns.append(_array(body[start : start + count * size], column, count))
-        else:
-            columns.append(next(values))
-        start += count * size
-    return ColumnBatch(columns, tail.infos, tail.changes)
 
 
 def join_columns(

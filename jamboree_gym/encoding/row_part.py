@@ -1,10 +1,10 @@
-"""Consecutive rows of an episode as columns: what becomes a batch."""
+"""Consecutive rows of an episode as columns: what becomes a batch. `rows` reads it again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,10 @@ import numpy.typing as npt
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.packing import packed_columns
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
-from jamboree_gym.records import EpisodeStatus, Progress
+from jamboree_gym.encoding.column_batch import ColumnValues, encode_columns, encode_step_batch
+from jamboree_gym.records import EpisodeStatus
 
-__all__ = ["ColumnValues", "RowPart", "packed_part", "progress_after"]
-
-ColumnValues: TypeAlias = npt.NDArray[Any] | Sequence[bytes]
-"""An array (n, ...) of the column's dtype; of an encoded column, n encoded values."""
+__all__ = ["RowPart", "packed_part"]
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +77,16 @@ class RowPart:
         values = self.columns[self.schema.first_number + position]
         assert isinstance(values, np.ndarray)
         return values
+
+    @property
+    def body(self) -> bytes:
+        """That of a batch with these rows."""
+        digests = [(offset, changed.digest_bytes) for offset, changed in self.changes]
+        return encode_columns(self.schema, self.columns, self.infos, digests)
+
+    def sealed(self, writer: bytes) -> bytes:
+        """The batch of these rows."""
+        return encode_step_batch(self.start, self.timestamps, writer, self.body)
 
     def __getitem__(self, offsets: slice) -> RowPart:
         """Some of the rows."""
@@ -145,25 +153,3 @@ def packed_part(
     ]
     kept = [(offset, info) for offset, info in enumerate(infos) if info]
     return RowPart(start, schema, changes, columns, kept)
-
-
-def progress_after(
-    known: Progress,
-    rows: int,
-    rewards: Sequence[float],
-    elapsed_s: float,
-    status: EpisodeStatus = "running",
-) -> Progress:
-    """How far an episode is after more rows.
-
-    Args:
-        known: How far it was before them.
-        rows: Number of all rows, theirs included.
-        rewards: Theirs.
-        elapsed_s: Seconds from the reset to the last of them.
-        status: After them.
-    """
-    episode_return = known.episode_return
-    for reward in rewards:  # one by one: the sum is the same however the rows were cut
-        episode_return += reward
-    return Progress(status, rows - 1, episode_return, elapsed_s)

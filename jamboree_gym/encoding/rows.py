@@ -32,7 +32,6 @@ from jamboree_gym.arrays.packing import (
 )
 from jamboree_gym.arrays.step_columns import NUMBER_COLUMNS, take
 from jamboree_gym.arrays.step_schema import (
-    DAMAGED,
     FindSchema,
     SchemaChanges,
     StepSchema,
@@ -40,15 +39,13 @@ from jamboree_gym.arrays.step_schema import (
 )
 from jamboree_gym.arrays.values import decode_value
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch
-from jamboree_gym.encoding.column_batch import PREFIX, Numbered, decode_columns
+from jamboree_gym.encoding.column_batch import PREFIX, Numbered
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.errors import DecodeError
 
 __all__ = [
     "Rows",
     "decode_infos",
-    "decode_rows",
-    "decode_values",
     "rows_to_arrays",
     "schemas_of",
     "schema_digest",
@@ -200,7 +197,7 @@ def rows_to_arrays(part: RowPart) -> Rows:
     """Rows that are in no batch yet -> arrays that share the part's memory."""
     infos = {offset: decode_value(info, where="memory") for offset, info in part.infos}
     arrays = (
-        values
+        _native(values)
         if isinstance(values, np.ndarray)
         else as_objects([decode_value(value, where="memory") for value in values])
         for values in part.columns
@@ -209,6 +206,11 @@ def rows_to_arrays(part: RowPart) -> Rows:
     schemas += [(part.start + offset, changed) for offset, changed in part.changes]
     all_infos = [infos.get(offset, {}) for offset in range(part.count)]
     return Rows.of_columns(part.start, arrays, all_infos, schemas)
+
+
+def _native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """In the byte order of this machine, as rows of the store are read."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def schema_digest(batch: Batch, *, where: str) -> str:
@@ -220,30 +222,6 @@ def schema_digest(batch: Batch, *, where: str) -> str:
     if batch.codec != CODEC_STEPS or len(batch.body) < PREFIX.size:
         raise DecodeError(f"{where} at index {batch.start}: not a batch of steps")
     return bytes(batch.body[:8]).hex()
-
-
-def decode_rows(batch: Batch, find_schema: FindSchema, *, where: str) -> Rows:
-    """Rows of a batch as arrays that share its memory.
-
-    Args:
-        batch: The batch.
-        find_schema: Gives the schema of a digest.
-        where: Key of the log, for the error message.
-
-    Raises:
-        DecodeError: The body is damaged.
-    """
-    at = f"{where} at index {batch.start}"
-    schema = find_schema(schema_digest(batch, where=where))
-    try:
-        columns, infos, changes = decode_columns(batch.body, schema, batch.count)
-        schemas = schemas_of(batch.start, schema, changes, find_schema)
-        kept = decode_infos(infos, where=at)
-        all_infos = [kept.get(offset, {}) for offset in range(batch.count)]
-        arrays = (decode_values(column, where=at) for column in columns)
-        return Rows.of_columns(batch.start, arrays, all_infos, schemas)
-    except DAMAGED as error:
-        raise DecodeError(f"{at}: {error}") from error
 
 
 def schemas_of(
@@ -274,10 +252,3 @@ def decode_infos(infos: Numbered, *, where: str) -> dict[int, dict[str, Any]]:
     if not all(info.__class__ is dict for info in decoded.values()):
         raise DecodeError(f"{where}: an info is no dict")
     return decoded
-
-
-def decode_values(column: npt.NDArray[Any] | Sequence[bytes], *, where: str) -> npt.NDArray[Any]:
-    """A column as an array: that of encoded values as one of objects."""
-    if isinstance(column, np.ndarray):
-        return column
-    return as_objects([decode_value(value, where=where) for value in column])

@@ -383,16 +383,12 @@ def decode_episode_note(
     Raises:
         DecodeError: It is damaged.
     """
-    try:
-        summary, content = _unpack_note(decode_note(note, where=where))
-        seed, rng_state, options, provenance, follows, fork = _unpack_origin(content)
-    except DecodeError:
-        raise
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
-        raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
+    stored, content = _opened_note(note, where)
+    stored.id = episode_id
+    seed, rng_state, options, provenance, follows, fork = _opened_origin(content, where)
     parent, fork_step = (None, None) if fork is None else fork
     return (
-        decode_summary(summary, episode_id=episode_id, where=where),
+        stored.decoded(),
         EpisodeOrigin(
             None if seed is None else decode_value(seed, where=where),
             None if rng_state is None else _decode_rng(rng_state, where),
@@ -411,11 +407,7 @@ def decode_stored_summary(note: bytes, *, episode_id: str, where: str) -> Stored
     Raises:
         DecodeError: It is damaged.
     """
-    try:
-        summary, _ = _unpack_note(decode_note(note, where=where))
-    except msgspec.MsgspecError as error:
-        raise DecodeError(f"{where}: not the note of an episode: {error}") from error
-    stored = _unpacked_summary(decode_note(summary, where=where), where)
+    stored, _ = _opened_note(note, where)
     stored.id = episode_id
     return stored
 
@@ -428,14 +420,24 @@ def decode_outline(note: bytes, *, where: str) -> tuple[StoredSummary, str]:
     Raises:
         DecodeError: It is damaged.
     """
+    stored, content = _opened_note(note, where)
+    return stored, _opened_origin(content, where)[3]
+
+
+def _opened_note(note: bytes, where: str) -> tuple[StoredSummary, bytes]:
+    """The summary in a note, as it is stored, and the encoded origin."""
     try:
-        summary, content = _unpack_note(decode_note(note, where=where))
-        provenance = _unpack_origin(content)[3]
-    except DecodeError:
-        raise
+        summary, origin = _unpack_note(decode_note(note, where=where))
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"{where}: not the note of an episode: {error}") from error
+    return _unpacked_summary(decode_note(summary, where=where), where), origin
+
+
+def _opened_origin(content: bytes, where: str) -> tuple[Any, ...]:
+    try:
+        return _unpack_origin(content)
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DecodeError(f"{where}: not the origin of an episode: {error}") from error
-    return _unpacked_summary(decode_note(summary, where=where), where), provenance
 
 
 def _decode_dict(content: bytes, where: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jamboree_gym.arrays.values import comes_back_alike, decode_value, encode_value
 from jamboree_gym.errors import InvalidRecord
+from jamboree_gym.wording import shortened
 
 __all__ = [
     "SPEC_FIELDS",
@@ -121,7 +122,7 @@ def shown(value: Any) -> str:
     except Exception:  # noqa: BLE001 - code of an unknown class may raise anything
         text = object.__repr__(value)
     text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    return shortened(text, MAX_SHOWN)
 
 
 def _is_json(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Recording what other libraries step; each module needs its extra.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `keys`,
-    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `tables`, `wrappers`.
+    `process_life`, `progress`, `reading`, `recording`, `records`, `runs`, `tables`, `wording`,
+    `wrappers`.
 Imported by: `cli`, `jamboree`, `runs`.
 """

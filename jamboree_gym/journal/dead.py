@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding.row_format import row_format
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import encode_begun_note
 from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
@@ -28,7 +29,6 @@ from jamboree_gym.journal.entry_log import (
 from jamboree_gym.journal.journal import DEAD_SUFFIX, LOCK_SUFFIX, JournalOwner, mark_delivered
 from jamboree_gym.journal.restarts import parts_in_order
 from jamboree_gym.journal.row_block import ABANDONED, DROPPED, EXTENT, EXTENT_MAGIC
-from jamboree_gym.journal.row_format import row_format
 from jamboree_gym.journal.row_parts import part_of
 from jamboree_gym.journal.segments import (
     FIRST_BYTE,

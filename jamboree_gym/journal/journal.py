@@ -120,7 +120,6 @@ class Journal:
         """Where the files are."""
         return self._directory
 
-    @property
     def is_durable(self) -> bool:
         """Whether what is written now outlives the process."""
         return self._opened().is_durable

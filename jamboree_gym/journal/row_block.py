@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding.row_format import Place, RowFormat
+from jamboree_gym.encoding.row_format import row_format as row_format_of
 from jamboree_gym.encoding.row_part import RowPart
-from jamboree_gym.journal.row_format import Place, RowFormat
-from jamboree_gym.journal.row_format import row_format as row_format_of
 from jamboree_gym.journal.row_parts import part_of
 from jamboree_gym.journal.segments import FIRST_BYTE, LARGEST_BYTES, Block, Segments, private_copy
 
@@ -54,17 +54,28 @@ class Extent:
         row_format: Of all of them.
         words: The block as 32-bit numbers; `words[count_at]` is the number of rows.
         count_at: Where the count is.
+        confirmed_at: Where it says how many rows Redis has confirmed.
         content: The block.
         first_at: Offset of the first row.
     """
 
-    __slots__ = ("_block", "content", "count_at", "first_at", "row_format", "start", "words")
+    __slots__ = (
+        "_block",
+        "confirmed_at",
+        "content",
+        "count_at",
+        "first_at",
+        "row_format",
+        "start",
+        "words",
+    )
 
     def __init__(self, block: Block, at: int, start: int, row_format: RowFormat) -> None:
         self._block = block
         self.content = block.content
         self.words = block.words
         self.count_at = at // 4 + COUNT
+        self.confirmed_at = at // 4 + CONFIRMED
         self.first_at = at + EXTENT.size
         self.start = start
         self.row_format = row_format
@@ -94,20 +105,6 @@ class Extent:
         """The rows with these numbers; its arrays share their memory."""
         return part_of(self.rows(first, stop), self.content, first, schemas)
 
-    def packed(self, first: int, stop: int) -> memoryview:
-        """The bytes of the rows with these numbers."""
-        nbytes = self.row_format.nbytes
-        at = self.first_at + (first - self.start) * nbytes
-        return self.content[at : at + (stop - first) * nbytes]
-
-    def confirm(self, row: int) -> None:
-        """Redis has all rows below this number."""
-        words, count_at, confirmed = self.words, self.count_at, row - self.start
-        if confirmed > 0:
-            count = words[count_at]
-            at = count_at - COUNT + CONFIRMED
-            words[at] = confirmed if confirmed < count else count
-
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""
         self.words[self.count_at - COUNT + STATE] = state
@@ -119,16 +116,6 @@ class Span(msgspec.Struct, frozen=True):
     extent: Extent | ColumnSpan
     first: int
     stop: int
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the rows."""
-        return (self.stop - self.first) * self.extent.row_format.nbytes
-
-    @property
-    def packed(self) -> memoryview | bytes:
-        """Their bytes."""
-        return self.extent.packed(self.first, self.stop)
 
     def part(self, schemas: Mapping[int, StepSchema]) -> RowPart:
         """The same; its arrays share their memory."""

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import Leaf
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema
-from jamboree_gym.encoding.row_part import ColumnValues, RowPart
-from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED, row_format
+from jamboree_gym.encoding.column_batch import ColumnValues, row_columns
+from jamboree_gym.encoding.row_part import RowPart
 
-__all__ = ["RowWindow", "joined", "part_of", "plain_part", "window_part"]
+__all__ = ["RowWindow", "joined", "part_of", "window_part"]
 
 RowWindow: TypeAlias = tuple[bytearray, np.dtype[Any], int, Mapping[int, StepSchema]]
 """A copy of rows that have no bytes elsewhere: bytes, dtype, number of the first, schemas."""
@@ -41,25 +41,8 @@ def part_of(
         schemas: By the numbers that rows have for them.
     """
     schema, changes = _schemas_of(rows, schemas)
-    leading, annotation = row_format(schema).fields
-    flags = rows["flags"]
-    columns = [_values(rows[name], is_encoded, content) for name, is_encoded in leading]
-    columns += [rows["reward"], flags & TERMINATED != 0, flags & TRUNCATED != 0, rows["timestamp"]]
-    if schema.is_annotated:
-        columns.append(flags & ANNOTATED != 0)
-        columns += [_values(rows[name], is_encoded, content) for name, is_encoded in annotation]
+    columns = row_columns(rows, schema, content)
     return RowPart(start, schema, changes, columns, _infos(rows, content))
-
-
-def plain_part(contents: Sequence[memoryview | bytes], schema: StepSchema) -> RowPart:
-    """The rows of many episodes, one behind the other, as if they were of one.
-
-    Args:
-        contents: Their bytes; all of this schema, and without infos.
-        schema: Has no encoded columns.
-    """
-    content = b"".join(contents)
-    return part_of(np.frombuffer(content, row_format(schema).dtype), content, 0, {0: schema})
 
 
 def _schemas_of(
@@ -71,14 +54,6 @@ def _schemas_of(
     first = schemas[int(numbers[0])]
     changed_at = np.flatnonzero(np.diff(numbers)) + 1
     return first, [(int(at), schemas[int(numbers[at])]) for at in changed_at]
-
-
-def _values(
-    values: npt.NDArray[Any], is_encoded: bool, content: bytes | memoryview
-) -> ColumnValues:
-    if not is_encoded:
-        return values
-    return [bytes(content[at : at + size]) for at, size in values.tolist()]
 
 
 def _infos(rows: npt.NDArray[Any], content: bytes | memoryview) -> Sequence[tuple[int, bytes]]:

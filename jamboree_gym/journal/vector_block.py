@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.step_schema import StepSchema
+from jamboree_gym.encoding.row_format import RowFormat
+from jamboree_gym.encoding.row_format import row_format as row_format_of
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.errors import DecodeError
-from jamboree_gym.journal.row_format import RowFormat
-from jamboree_gym.journal.row_format import row_format as row_format_of
 from jamboree_gym.journal.row_parts import part_of
 from jamboree_gym.journal.segments import (
     FIRST_BYTE,
@@ -228,6 +228,11 @@ class ColumnSpan:
         self.start = start
 
     @property
+    def confirmed_at(self) -> int:
+        """Where it says how many rows Redis has confirmed."""
+        return self._at + _CONFIRMED
+
+    @property
     def content(self) -> memoryview:
         """The block."""
         return self.block.content
@@ -265,17 +270,9 @@ class ColumnSpan:
         block = self.block
         return part_of(self.rows(first, stop), block.content, first, block.schemas)
 
-    def packed(self, first: int, stop: int) -> bytes:
-        """The bytes of the rows with these numbers."""
-        return self.rows(first, stop).tobytes()
-
     def close(self) -> None:
         """The rows that the block gets from now on are not of this episode."""
         self.block.words[self._at + _STOP] = self.block.count
-
-    def confirm(self, row: int) -> None:
-        """Redis has all rows below this number."""
-        self.block.words[self._at + _CONFIRMED] = min(max(row - self.start, 0), self.count)
 
     def set_state(self, state: int) -> None:
         """Write how the episode has ended, or `DROPPED`."""

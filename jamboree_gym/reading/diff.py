@@ -13,7 +13,7 @@ from jamboree_gym.arrays.difference import UNTYPED, Difference, differences, ear
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.records import EpisodeSummary
-from jamboree_gym.wording import one_line
+from jamboree_gym.wording import one_line, shortened
 
 __all__ = ["Divergence", "EpisodeDiff", "diff"]
 
@@ -179,4 +179,4 @@ def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray) and not value.ndim:
         value = value[()]
     text = one_line(str(value)) if isinstance(value, (str, np.generic)) else repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+    return shortened(text, MAX_SHOWN)

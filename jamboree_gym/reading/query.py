@@ -36,6 +36,7 @@ from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
 from jamboree_gym.tables.table_file import write_arrow
 from jamboree_gym.tables.text_table import MAX_ROWS, ago, html_table, number, text_table
+from jamboree_gym.wording import shortened
 
 if TYPE_CHECKING:
     import vaex.dataframe
@@ -439,7 +440,7 @@ def _columns(found: Found, now: float) -> dict[str, list[object]]:
 
 
 def _short(test: str) -> str:
-    return test if len(test) <= MAX_TEST else f"{test[: MAX_TEST - 3]}..."
+    return shortened(test, MAX_TEST)
 
 
 def _shown(cut: slice) -> str:

@@ -16,8 +16,8 @@ from jamboree_gym.arrays.values import encode_mapping
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.step_buffer import RowBuffer
 from jamboree_gym.delivery.step_outbox import StepOutbox
+from jamboree_gym.encoding.row_format import ANNOTATED, TERMINATED, TRUNCATED
 from jamboree_gym.journal.journal import Journal
-from jamboree_gym.journal.row_format import ANNOTATED, TERMINATED, TRUNCATED
 from jamboree_gym.journal.vector_block import (
     SpanTitle,
     VectorBlock,

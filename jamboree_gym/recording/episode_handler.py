@@ -19,7 +19,6 @@ from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.encoding.info_codec import InfoEncoder
-from jamboree_gym.encoding.row_encoder import prepare
 from jamboree_gym.encoding.summary_codec import SummaryTemplate
 from jamboree_gym.environment.outcomes import flag_of, refusal
 from jamboree_gym.environment.spaces import check_space, layout_of_space
@@ -114,8 +113,7 @@ class EpisodeHandler(DBHandler):
         check_space(observation_space, "observation")
         check_space(action_space, "action")
         schema = StepSchema(layout_of_space(observation_space), layout_of_space(action_space))
-        self._schema = schema.shared
-        prepare(self._schema)
+        self._schema = schema.prepared()
 
     def begin(
         self,

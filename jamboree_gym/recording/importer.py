@@ -21,7 +21,7 @@ from jamboree_gym.arrays.packing import Arrays, rows_of, unstack, variable_bytes
 from jamboree_gym.arrays.step_schema import SchemaChanges, StepSchema, schema_at
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES
-from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
+from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
 from jamboree_gym.encoding.info_codec import InfoEncoder
 from jamboree_gym.encoding.row_part import RowPart, packed_part
 from jamboree_gym.encoding.summary_codec import check_summary, decode_episode_note, encode_origin
@@ -219,7 +219,7 @@ def _parts(episode: NewEpisode, infos: InfoEncoder) -> list[RowPart]:
         raise InvalidRecord(f"{_name(episode)} has columns of {lengths} rows")
     if not (np.diff([start, *times]) > 0).all():
         raise InvalidRecord(f"{_name(episode)} has times that do not ascend")
-    size = max(1, min(ROWS_PER_BATCH, MAX_BATCH_BYTES // _row_bytes(episode.schemas, columns)))
+    size = rows_per_batch(_row_bytes(episode.schemas, columns))
     return [
         part
         for first, stop, schema, changes in _spans(episode.schemas, count)

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec.structs import replace
 
 from jamboree_gym.delivery.outbox import MAX_APPEND_BYTES, MAX_BATCHES_PER_APPEND
-from jamboree_gym.delivery.step_outbox import seal_note
+from jamboree_gym.delivery.step_outbox import progress_after
 from jamboree_gym.encoding.batch_format import CODEC_STEPS
-from jamboree_gym.encoding.row_encoder import seal_rows
-from jamboree_gym.encoding.row_part import RowPart, progress_after
+from jamboree_gym.encoding.row_part import RowPart
+from jamboree_gym.encoding.summary_codec import encode_episode_note, encode_summary
 from jamboree_gym.records import EpisodeStatus, EpisodeSummary, Progress
-from jamboree_gym.store.log import Append
+from jamboree_gym.store.log import Append, IndexEntry
 
 __all__ = ["appends_of"]
 
@@ -39,7 +39,7 @@ def appends_of(
     writer, progress = bytes.fromhex(summary.writer), Progress.of(summary)
     batches, size, used = list[bytes](), 0, dict(blobs)
     for number, part in enumerate(parts, 1):
-        batches.append(seal_rows(part, writer))
+        batches.append(part.sealed(writer))
         size += len(batches[-1])
         used |= {one.digest: one.blob for one in (part.schema, *(at[1] for at in part.changes))}
         elapsed_s = float(part.timestamps[-1]) - summary.started_at
@@ -60,6 +60,9 @@ def _append(
     origin: bytes,
     blobs: Mapping[str, bytes],
 ) -> Append:
-    note, entry = seal_note(summary, origin)
+    content = encode_summary(summary)
+    note = encode_episode_note(content, origin)
+    written_at = summary.started_at + summary.elapsed_s
+    entry = IndexEntry(summary.id, content, summary.run, written_at)
     after = summary.steps + 1
     return Append(key, CODEC_STEPS, batches, after, note, entry, dict(blobs), summary.started_at)

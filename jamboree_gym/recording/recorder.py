@@ -156,8 +156,7 @@ class EpisodeRecorder:
                 or cannot be written. This one has begun all the same.
         """
         seed = _own_seed(seed)
-        parent_id, parent_run = (None, None) if parent is None else (parent.id, parent.run)
-        started_at = self.jam.start_time(after=self.handler.newest_at)
+        summary = self._new_summary(seed, parent, fork_step)
         failure: JamboreeError | None = None
         if self.handler.writing is not None:
             try:
@@ -167,25 +166,9 @@ class EpisodeRecorder:
         self.handler.begin(
             observation,
             info,
-            summary=EpisodeSummary(  # by position: keywords take twice as long
-                self.jam.new_episode_id(),
-                self._env_id,
-                self.run,
-                "running",
-                0,  # steps
-                0.0,  # episode_return
-                started_at,
-                0.0,  # elapsed_s
-                seed,
-                self._tags,
-                self._vector_index,
-                self.jam.writer_name,
-                parent_id,
-                fork_step,
-                parent_run,
-            ),
+            summary=summary,
             origin=EpisodeOrigin(
-                seed, rng_state, options, self._provenance, follows, parent_id, fork_step
+                seed, rng_state, options, self._provenance, follows, summary.parent, fork_step
             ),
             blobs=self._blobs,
         )
@@ -206,8 +189,18 @@ class EpisodeRecorder:
             origin = encode_origin(whole)
             if rng_state is None and follows is None:
                 self._plain_origin = origin
+        summary = self._new_summary(None, None, None)
+        steps = self.handler._begin_plainly(summary, origin, self._blobs)
+        begun = BegunEpisode(self._env_id, summary.started_at, origin, self._provenance)
+        return steps, SpanTitle(steps.key, summary.id, begun)
+
+    def _new_summary(
+        self, seed: Any, parent: EpisodeSummary | None, fork_step: int | None
+    ) -> EpisodeSummary:
+        """That of an episode that begins now."""
         jam = self.jam
-        summary = EpisodeSummary(
+        parent_id, parent_run = (None, None) if parent is None else (parent.id, parent.run)
+        return EpisodeSummary(  # by position: keywords take twice as long
             jam.new_episode_id(),
             self._env_id,
             self.run,
@@ -216,17 +209,14 @@ class EpisodeRecorder:
             0.0,  # episode_return
             jam.start_time(after=self.handler.newest_at),
             0.0,  # elapsed_s
-            None,  # seed
+            seed,
             self._tags,
             self._vector_index,
             jam.writer_name,
-            None,  # parent
-            None,  # fork_step
-            None,  # parent_run
+            parent_id,
+            fork_step,
+            parent_run,
         )
-        steps = self.handler._begin_plainly(summary, origin, self._blobs)
-        begun = BegunEpisode(self._env_id, summary.started_at, origin, self._provenance)
-        return steps, SpanTitle(steps.key, summary.id, begun)
 
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Keep this beside the next step, with what was said of it before.

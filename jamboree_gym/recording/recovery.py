@@ -20,7 +20,7 @@ import msgspec
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.delivery.outbox import RecordOutbox
-from jamboree_gym.delivery.step_buffer import MAX_BATCH_BYTES, ROW_OVERHEAD_BYTES, ROWS_PER_BATCH
+from jamboree_gym.delivery.row_writer import ROW_OVERHEAD_BYTES, rows_per_batch
 from jamboree_gym.encoding.row_part import RowPart
 from jamboree_gym.encoding.summary_codec import decode_episode_note, encode_origin
 from jamboree_gym.errors import (
@@ -254,8 +254,8 @@ def _continued(parts: Sequence[RowPart], start: int) -> Iterator[RowPart]:
         if part.start > start:
             raise EpisodeNotFound(f"its rows {start} to {part.start - 1} are missing")
         if stop > start:
-            size = MAX_BATCH_BYTES // (part.schema.row_bytes + ROW_OVERHEAD_BYTES)
-            yield from part[start - part.start :].cut(max(1, min(ROWS_PER_BATCH, size)))
+            size = rows_per_batch(part.schema.row_bytes + ROW_OVERHEAD_BYTES)
+            yield from part[start - part.start :].cut(size)
             start = stop
 
 

@@ -19,7 +19,7 @@ from jamboree_gym.arrays.layout import NOTHING
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.arrays.tensors import detached
 from jamboree_gym.connection import HasConnection
-from jamboree_gym.delivery.step_buffer import CHECK_EVERY_BYTES, ROW_OVERHEAD_BYTES
+from jamboree_gym.delivery.row_writer import CHECK_EVERY_BYTES, ROW_OVERHEAD_BYTES
 from jamboree_gym.environment.outcomes import raise_refused, refusal
 from jamboree_gym.environment.provenance import carries_over, describe_sub_env, env_id_of
 from jamboree_gym.errors import InvalidRecord, JamboreeError, UnsupportedSpace

@@ -1,7 +1,7 @@
 """Replays of episodes: played back, simulated and compared, shown, and continued from a step.
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `environment`, `errors`, `handlers`,
-    `progress`, `reading`, `recording`, `records`, `wrappers`.
+    `progress`, `reading`, `recording`, `records`, `wording`, `wrappers`.
 Imported by: `cli`, `reading`.
 """
 

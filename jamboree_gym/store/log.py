@@ -117,6 +117,7 @@ class AppendResult(msgspec.Struct, frozen=True):
         newest_at: Timestamp of the newest record, epoch seconds; also as the server says it.
         is_deleted: Whether the log was deleted after an earlier attempt had begun it.
         was_repeated: Whether an earlier attempt was stored, but its answer was lost.
+        must_ask: Whether `LogStore.ask_for` has to be called for this log before it is begun.
         first: Lowest index that can be read.
         log: Tells the log from all others of its key: lost connections and epoch, and its birth.
             None if there is no log.
@@ -127,6 +128,7 @@ class AppendResult(msgspec.Struct, frozen=True):
     newest_at: float | bytes
     is_deleted: bool = False
     was_repeated: bool = False
+    must_ask: bool = False
     first: int = 0
     log: tuple[str, bytes] | None = None
 

@@ -86,9 +86,6 @@ class LogStore(Protocol):
             StoreFull: The server has no memory or disk left.
         """
 
-    def must_ask(self, append: Append, result: AppendResult) -> bool:
-        """Whether `ask_for` has to be called for this log before anything is stored there."""
-
     def ask_for(self, appends: Sequence[Append]) -> Asked:
         """Bring back what a backup holds of these logs, which may take a while."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,17 +12,17 @@ from typing import Any, NamedTuple
 
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, CODEC_STEPS, Batch, Head
 from jamboree_gym.encoding.summary_codec import decode_stored_summary
-from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
+from jamboree_gym.errors import DecodeError, StoreFull
 from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.questions import BackupQuestions
 from jamboree_gym.store.backups.reader import StoredBatches, batches_of, is_lacking
 from jamboree_gym.store.backups.records import StoredLog
 from jamboree_gym.store.listing_recovery import is_covered
-from jamboree_gym.store.log import Append, AppendResult, Asked, IndexEntry, LogSlice, birth_of
+from jamboree_gym.store.log import Append, Asked, IndexEntry, LogSlice, birth_of
 from jamboree_gym.store.protocol import LogStore
 from jamboree_gym.store.read_through_parts import ReadThroughBlobs, ReadThroughListings
-from jamboree_gym.store.redis.appender import LogAppender
+from jamboree_gym.store.redis.appender import LastAppend, LogAppender
 from jamboree_gym.store.redis.link import AccessRefused
 from jamboree_gym.store.redis.store import RedisStore
 from jamboree_gym.store.restore import put_back, refill
@@ -42,11 +41,13 @@ log = logging.getLogger(__name__)
 class _Absent(NamedTuple):
     """The backup had no such log; it is asked again at `until`, on the monotonic clock.
 
-    It is also asked again once Redis was emptied, which changes `Restorer.standing`.
+    It is also asked again once Redis was emptied, which changes `Restorer.standing`, and once
+    something was appended here.
     """
 
     until: float
     standing: str
+    appended: LastAppend
 
 
 class ReadThroughStore(LogAppender, LogStore):
@@ -89,8 +90,6 @@ class ReadThroughStore(LogAppender, LogStore):
         self.listings = ReadThroughListings(redis, self._ask)
         self.blobs = ReadThroughBlobs(redis, self._ask)
         self._absent: dict[str, _Absent] = {}
-        self._absent_lock = threading.Lock()
-        self._questions: list[set[str]] = []  # for each open question, the logs appended to since
         self._warned: set[str] = set()
 
     @property
@@ -212,26 +211,20 @@ class ReadThroughStore(LogAppender, LogStore):
         asked = sorted(key for key in keys if not self._is_known_absent(key, standing, now))
         if not asked:
             return {}
-        appended = set[str]()
-        with self._absent_lock:
-            self._questions.append(appended)
-        absent = set[str]()
-        try:
-            found = self._restore_missing(asked)
-            absent = set(asked) - found.keys()
-        finally:
-            with self._absent_lock:
-                self._questions = [one for one in self._questions if one is not appended]
-                if len(self._absent) > MAX_ABSENT:
-                    self._absent.clear()
-                answer = _Absent(now + ABSENT_S, standing)
-                self._absent |= dict.fromkeys(absent - appended, answer)
+        appended = {key: self.last_append(key) for key in asked}
+        found = self._restore_missing(asked)
+        if len(self._absent) > MAX_ABSENT:
+            self._absent = {}
+        for key in asked:
+            if key not in found:
+                self._absent[key] = _Absent(now + ABSENT_S, standing, appended[key])
         return found
 
     def _is_known_absent(self, key: str, standing: str, now: float) -> bool:
         known = self._absent.get(key)
-        stands = self.redis.restorer.stands
-        return known is not None and known.until > now and stands(key, known.standing, standing)
+        if known is None or known.until <= now or known.appended != self.last_append(key):
+            return False
+        return self.redis.restorer.stands(key, known.standing, standing)
 
     def _restore_missing(self, keys: Sequence[str]) -> dict[str, StoredLog]:
         try:
@@ -334,22 +327,6 @@ class ReadThroughStore(LogAppender, LogStore):
 
     # -- writing ----------------------------------------------------------------------------
 
-    def append(
-        self,
-        appends: Sequence[Append],
-        *,
-        fsync: bool = False,
-        prepare: Callable[[], None] | None = None,
-    ) -> list[AppendResult | JamboreeError]:
-        """As `RedisStore.append`; asks the backup first for logs that need it, see `must_ask`."""
-        results = super().append(appends, fsync=fsync, prepare=prepare)
-        with self._absent_lock:
-            for appended in self._questions:
-                appended.update(append.key for append in appends)
-            for append in appends:
-                self._absent.pop(append.key, None)
-        return results
-
     def delete(
         self, key: str, *, entry: IndexEntry | None = None, born: float | None = None
     ) -> float | None:
@@ -359,7 +336,6 @@ class ReadThroughStore(LogAppender, LogStore):
     def after_fork_in_child(self) -> None:
         """As `RedisStore.after_fork_in_child`."""
         self.redis.after_fork_in_child()
-        self._absent_lock, self._questions = threading.Lock(), []
 
     def ask_for(self, appends: Sequence[Append]) -> Asked:
         """Restore what the backup holds of these logs; return which of them were deleted.

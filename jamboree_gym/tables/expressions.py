@@ -21,6 +21,7 @@ import pyarrow as pa
 from jamboree_gym.errors import InvalidExpression
 from jamboree_gym.records import Transitions
 from jamboree_gym.tables.columns import Column, to_columns_or_none
+from jamboree_gym.wording import shortened
 
 __all__ = ["Condition"]
 
@@ -299,7 +300,7 @@ class _Evaluation:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
+    return shortened(text, _MAX_TEXT)
 
 
 def _dotted(node: ast.expr) -> str:

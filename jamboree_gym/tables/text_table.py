@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
+from jamboree_gym.wording import shortened
+
 __all__ = ["MAX_ROWS", "ago", "averaged", "html_table", "number", "sparkline", "text_table"]
 
 MAX_ROWS = 20
@@ -99,7 +101,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 def _cell(value: object) -> str:
     text = " ".join(("-" if value is None else str(value)).split())
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else text
-    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 3]}..."
+    return shortened(text, MAX_CELL)
 
 
 def _is_number(value: object) -> bool:

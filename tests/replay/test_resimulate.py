@@ -38,8 +38,8 @@ from stored import at
 from jamboree_gym import EpisodeHandler, Jamboree
 from jamboree_gym.arrays.step_schema import StepSchema
 from jamboree_gym.encoding.batch_format import decode_batch, encode_batch
-from jamboree_gym.encoding.row_encoder import encode_rows
-from jamboree_gym.encoding.rows import decode_rows, schema_digest
+from jamboree_gym.encoding.bulk_decoder import decode_batches
+from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.environment.provenance import describe
 from jamboree_gym.errors import ReplayError
 from jamboree_gym.keys import digest
@@ -223,7 +223,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
     frame = decode_batch(jam.redis.lindex(at(jam, key), 1), where=key)
     name = schema_digest(frame, where=key)
     schema = StepSchema.from_blob(jam._connection.store.blobs.get(name), where=name)
-    read = decode_rows(frame, lambda _: schema, where=key)
+    read = decode_batches([frame], lambda _: schema, where=key)
     rows: list[Any] = []
     for i in range(len(read)):
         values = [
@@ -241,7 +241,7 @@ def tamper(jam: Jamboree, episode: Episode, row: int, **changes: Any) -> None:
             for value, leaf in zip(values, (schema.observation, schema.action), strict=False)
         ]
         rows.append((*kept, *values[2:], read.timestamps[i], None, None))
-    body = encode_rows(part(rows, schema))
+    body = part(rows, schema).body
     blob = encode_batch(
         codec=frame.codec,
         start=frame.start,

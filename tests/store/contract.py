@@ -87,7 +87,7 @@ def deliver(store: LogStore, append: Append) -> AppendResult:
     """As a writer does: before MongoDB was asked for a log, it may not be begun."""
     (result,) = store.append([append])
     assert isinstance(result, AppendResult), result
-    if store.must_ask(append, result):
+    if result.must_ask:
         asked = store.ask_for([append])
         if append.key in asked.deleted:
             return AppendResult(0, 0, -math.inf, is_deleted=True)

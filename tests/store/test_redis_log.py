@@ -14,7 +14,7 @@ from jamboree_gym.encoding.batch_format import CODEC_RECORDS, encode_batch, enco
 from jamboree_gym.errors import DecodeError, StoreUnavailable
 from jamboree_gym.keys import Keyspace, digest
 from jamboree_gym.store.log import Append, AppendResult, BackupIdentity, IndexEntry
-from jamboree_gym.store.redis.listings import newest_in_runs
+from jamboree_gym.store.redis.appender import newest_in_runs
 from jamboree_gym.store.redis.store import RedisStore
 
 MONGO = BackupIdentity("0123456789abcdef", "mongo:27017")

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, RunNotFound
-from jamboree_gym.wording import one_line
+from jamboree_gym.wording import one_line, shortened
 
 __all__ = ["HasId", "RunNames", "check_runs", "full_id", "id_of", "run_names"]
 
@@ -115,5 +115,4 @@ def _listed(names: Sequence[str], most: int = MAX_NAMED) -> str:
 
 
 def _short(name: str) -> str:
-    shown = one_line(name)
-    return shown if len(shown) <= MAX_LETTERS else f"{shown[: MAX_LETTERS - 3]}..."
+    return shortened(one_line(name), MAX_LETTERS)

@@ -1,5 +1,6 @@
 """A recorded episode as an environment that returns recorded values and needs no simulator.
 
-Imports: `arrays`, `checked`, `encoding`, `environment`, `errors`, `handlers`, `reading`.
+Imports: `arrays`, `checked`, `encoding`, `environment`, `errors`, `handlers`, `reading`,
+    `wording`.
 Imported by: `replay`.
 """

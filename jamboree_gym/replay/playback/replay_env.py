@@ -19,6 +19,7 @@ from jamboree_gym.handlers.rendered_frames import RENDER_MODE
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.replay.playback.actions import is_same
 from jamboree_gym.replay.playback.frames import RecordedFrames, SimulatedFrames
+from jamboree_gym.wording import shortened
 
 __all__ = ["OnMismatch", "ReplayEnv", "ShownFrames"]
 
@@ -260,5 +261,4 @@ def _are_same(given: Any, recorded: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+    return shortened(" ".join(repr(value).split()), _MAX_SHOWN)

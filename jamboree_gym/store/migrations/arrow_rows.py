@@ -23,7 +23,13 @@ import pyarrow as pa
 from jamboree_gym.arrays.layout import Column, Leaf
 from jamboree_gym.arrays.step_schema import DAMAGED, StepSchema
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, decode_batch, encode_batch
-from jamboree_gym.encoding.column_batch import ColumnBatch, decode_columns, encode_columns
+from jamboree_gym.encoding.column_batch import (
+    ColumnValues,
+    Numbered,
+    decode_tail,
+    encode_columns,
+    join_columns,
+)
 from jamboree_gym.errors import DecodeError
 
 __all__ = ["FindBlob", "Upgraded", "is_arrow_batch", "is_arrow_schema", "upgraded"]
@@ -34,6 +40,9 @@ _PREFIX = struct.Struct("<8sI")
 _MAGIC = b"JB\x01\x02"  # a batch, of version 1, of rows
 _SCHEMA_MAGIC = b"\xff\xff\xff\xff"
 _ODD = (*DAMAGED, pa.ArrowException, OSError, EOFError, struct.error, msgspec.MsgspecError)
+
+_Content = tuple[Sequence[ColumnValues], Numbered, Numbered]
+"""Columns, infos and schema changes of a batch, as `encode_columns` takes them."""
 
 FindBlob = Callable[[str], bytes]
 """Gives the content of a digest; a `DecodeError` if it is not there."""
@@ -95,29 +104,30 @@ def upgraded(raw: bytes, find_blob: FindBlob, *, where: str) -> Upgraded:
             body=encode_columns(schemas[0], *old),
         )
         read = decode_batch(batch, where=where)
-        if not _is_same(decode_columns(read.body, schemas[0], count), old):
+        tail = decode_tail(read.body, schemas[0], count)
+        columns = join_columns([(read.body, count)], schemas[0], [tail])
+        if not _is_same((columns, tail.infos, tail.changes), old):
             raise DecodeError("it would not be the same afterwards")  # no such case is known
     except _ODD as error:
         raise DecodeError(f"{at}: {error}") from error
     return Upgraded(batch, {schema.digest: schema.blob for schema in schemas})
 
 
-def _is_same(new: ColumnBatch, old: ColumnBatch) -> bool:
-    pairs = zip(new.columns, old.columns, strict=True)
+def _is_same(new: _Content, old: _Content) -> bool:
+    pairs = zip(new[0], old[0], strict=True)
     return all(_bits(one) == _bits(other) for one, other in pairs) and (
-        (list(new.infos), list(new.changes)) == (list(old.infos), list(old.changes))
+        list(map(list, new[1:])) == list(map(list, old[1:]))
     )
 
 
-def _bits(column: Any) -> Any:
+def _bits(column: ColumnValues) -> Any:
     if isinstance(column, np.ndarray):
-        return column.dtype, column.shape, column.tobytes()
+        native = column.astype(column.dtype.newbyteorder("="), copy=False)
+        return native.dtype, native.shape, native.tobytes()
     return list(column)
 
 
-def _decoded(
-    body: bytes, count: int, find_blob: FindBlob
-) -> tuple[Sequence[StepSchema], ColumnBatch]:
+def _decoded(body: bytes, count: int, find_blob: FindBlob) -> tuple[Sequence[StepSchema], _Content]:
     """The schemas of a body of version 1, that of the first row first; and what it holds."""
     name, size = _PREFIX.unpack_from(body)
     arrow, schema = _schema(find_blob(name.hex()))
@@ -133,7 +143,7 @@ def _decoded(
     pairs = zip(batch.columns, schema.columns, strict=True)
     columns = [_values(values, column) for values, column in pairs]
     digests = [(row, one.digest_bytes) for row, one in changed]
-    return [schema, *(one for _, one in changed)], ColumnBatch(columns, infos, digests)
+    return [schema, *(one for _, one in changed)], (columns, infos, digests)
 
 
 @lru_cache(maxsize=256)

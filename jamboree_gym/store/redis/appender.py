@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
-from jamboree_gym.keys import BucketKeys
-from jamboree_gym.store.log import Append, AppendResult
+from jamboree_gym.keys import BucketKeys, Keyspace
+from jamboree_gym.store.log import Append, AppendResult, IndexEntry
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BucketPart, Buckets, as_one_text, new_epoch, part_of
 from jamboree_gym.store.redis.feed import LIFETIME_S
 from jamboree_gym.store.redis.link import Call, RedisLink, as_text, script_call
-from jamboree_gym.store.redis.listings import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.plain_keys import Blobs
 
-__all__ = ["LogAppender"]
+__all__ = ["LastAppend", "LogAppender", "listing_arguments", "newest_in_runs"]
 
 FSYNC_TIMEOUT_S = 4.0
+MAX_REMEMBERED = 4096  # logs and listings
+
+
+class _Places:
+    """Where logs and listings are, where Redis has these buckets: the newest are remembered."""
+
+    def __init__(self, keyspace: Keyspace, buckets: Sequence[BucketKeys]) -> None:
+        def of_log(key: str) -> tuple[BucketKeys, str]:
+            bucket = buckets[keyspace.bucket_of(key, len(buckets))]
+            return bucket, keyspace.in_bucket(key, bucket)
+
+        self.of_log = lru_cache(MAX_REMEMBERED)(of_log)
+        self.of_listing = lru_cache(MAX_REMEMBERED)(BucketKeys.summaries)
 
 
 @dataclass(slots=True)
 class _Server:
     """What is remembered of the server, as long as it is true.
 
-    `epochs` are those of its buckets, and empty as long as nobody has asked; if more connections
-    were lost than `losses`, another server may have taken its place since; `blobs` are digests of
-    those that it holds.
+    `epochs` are those of its buckets, and empty as long as nobody has asked, as is `places`. If
+    more connections were lost than `losses`, another server may have taken its place since. `blobs`
+    are digests of those that it holds.
     """
 
     epochs: Mapping[int, str]
+    places: _Places
     losses: int
     blobs: set[str] = field(default_factory=set)
+
+
+class LastAppend(NamedTuple):
+    """The `number` of the last append to a log; 0 if there was none after the append `since`."""
+
+    since: int
+    number: int
 
 
 class LogAppender(BucketPart):
@@ -55,8 +76,10 @@ class LogAppender(BucketPart):
         self._can_ask = can_ask
         self.is_followed = False
         self._followed_until: dict[int, float] = {}
-        self._server = _Server({}, 0)
+        self._server = self._unknown_server()
         self._emptied = 0
+        self._last_appends: dict[str, int] = {}
+        self._appends = self._appends_since = 0
 
     def append(
         self,
@@ -72,6 +95,7 @@ class LogAppender(BucketPart):
         tries = 0
         server = self._server
         waiting = list(range(len(appends)))
+        known_places = server.places
         groups: Mapping[BucketKeys, Sequence[int]] = {}
         results: dict[int, AppendResult | JamboreeError] = {}
 
@@ -83,7 +107,9 @@ class LogAppender(BucketPart):
             sent: list[Call] = [self._blobs.put_call(name, blobs[name]) for name in missing]
             for bucket, places in groups.items():
                 some = [appends[at] for at in places]
-                sent.append(self._append_call(bucket, some, is_repeated=tries > 1))
+                epoch = server.epochs.get(bucket.at, "")
+                call = self._append_call(bucket, epoch, some, known_places, is_repeated=tries > 1)
+                sent.append(call)
             if fsync:
                 sent.append(("WAITAOF", 1, 0, int(FSYNC_TIMEOUT_S * 1000)))
             return sent
@@ -91,8 +117,8 @@ class LogAppender(BucketPart):
         while waiting:
             if prepare is not None:
                 prepare()
-            self._learn_epochs()
-            groups = self._grouped(appends, waiting)
+            known_places = self._learned_server().places
+            groups = _grouped(appends, waiting, known_places)
             answers = self._link.pipeline(calls)
             on_disk = answers.pop()[0] if fsync else 1
             if on_disk < 1:
@@ -106,23 +132,26 @@ class LogAppender(BucketPart):
                     continue
                 self._link.checked(answer, key=appends[places[0]].key)
                 self._note_followers(bucket, is_followed=bool(answer.pop()))
-                epoch = f"{server.losses} {server.epochs.get(bucket.at, '')}"
                 for at, one in zip(places, answer, strict=True):
                     results[at] = self._append_result(
-                        appends[at], one, epoch, was_repeated=was_repeated
+                        appends[at], one, server, bucket, was_repeated=was_repeated
                     )
             if waiting:
                 self._enter_new_epoch()
         server.blobs |= blobs.keys()
+        self._remember(appends)
         return [results[at] for at in range(len(appends))]
 
-    def _grouped(
-        self, appends: Sequence[Append], places: Sequence[int]
-    ) -> dict[BucketKeys, list[int]]:
-        found: dict[BucketKeys, list[int]] = {}
-        for at in places:
-            found.setdefault(self._buckets.of(appends[at].key), []).append(at)
-        return found
+    def _remember(self, appends: Sequence[Append]) -> None:
+        self._appends += 1
+        if len(self._last_appends) > MAX_REMEMBERED:
+            self._last_appends, self._appends_since = {}, self._appends
+        for append in appends:
+            self._last_appends[append.key] = self._appends
+
+    def last_append(self, key: str) -> LastAppend:
+        """As long as this is the same, nothing was appended to a log here."""
+        return LastAppend(self._appends_since, self._last_appends.get(key, 0))
 
     def _note_followers(self, bucket: BucketKeys, *, is_followed: bool) -> None:
         """Who follows says so in some buckets; the next append may be to another bucket."""
@@ -134,7 +163,13 @@ class LogAppender(BucketPart):
         self.is_followed = any(until > now for until in self._followed_until.values())
 
     def _append_result(
-        self, append: Append, answer: Any, epoch: str, *, was_repeated: bool
+        self,
+        append: Append,
+        answer: Any,
+        server: _Server,
+        bucket: BucketKeys,
+        *,
+        was_repeated: bool,
     ) -> AppendResult | JamboreeError:
         if isinstance(answer, RedisError):
             translated = self._link.translated(answer, key=append.key)
@@ -142,39 +177,39 @@ class LogAppender(BucketPart):
                 return translated
             raise translated from answer
         stored, count, t_last, *more = answer
-        first, log = (more[0], (epoch, more[1])) if more else (0, None)
-        stored = int(stored)
-        is_deleted = stored < 0
-        return AppendResult(
-            max(0, stored), int(count), t_last, is_deleted, was_repeated, first, log
-        )
+        stored, epoch = int(stored), server.epochs.get(bucket.at, "")
+        if not more:
+            must_ask = self._can_ask and stored == 0
+            if must_ask and append.asked_in and not was_repeated:
+                must_ask = part_of(append.asked_in, bucket) != epoch
+            return AppendResult(0, 0, t_last, stored < 0, was_repeated, must_ask)
+        first, log = more[0], (f"{server.losses} {epoch}", more[1])
+        return AppendResult(stored, int(count), t_last, False, was_repeated, False, first, log)
 
     def _append_call(
-        self, bucket: BucketKeys, appends: Sequence[Append], *, is_repeated: bool
+        self,
+        bucket: BucketKeys,
+        epoch: str,
+        appends: Sequence[Append],
+        places: _Places,
+        *,
+        is_repeated: bool,
     ) -> Call:
         keys = [bucket.unbacked, bucket.runs, bucket.feed]
         keys += [bucket.coverage, bucket.epoch, bucket.deleted]
-        epoch = self._server.epochs.get(bucket.at, "")
-        arguments: list[Any] = ["1" if self._can_ask else "", epoch, new_epoch()]
+        arguments: list[Any] = ["1" if self._can_ask else "", epoch]
         runs = newest_in_runs(append.entry for append in appends)
-        listings = {run: bucket.summaries(run) for run in ("", *runs)}
+        listings = {run: places.of_listing(bucket, run) for run in ("", *runs)}
         for append in appends:
             entry, batches = append.entry, append.batches
-            log = self._keyspace.in_bucket(append.key, bucket)
+            _, log = places.of_log(append.key)
             keys += (log, listings[entry.run if entry else ""])
             repeated = "1" if is_repeated or append.is_repeated else ""
-            asked_in = "" if is_repeated else part_of(append.asked_in, bucket)
+            has_asked = append.asked_in and not is_repeated
+            asked_in = part_of(append.asked_in, bucket) if has_asked else ""
             arguments += (str(append.codec), append.note, *listing_arguments(entry, runs))
             arguments += (str(append.after), repeated, asked_in, str(len(batches)), *batches)
         return script_call(scripts.APPEND, keys, arguments)
-
-    def must_ask(self, append: Append, result: AppendResult) -> bool:
-        """Whether the backup has to be asked for this log before anything is stored there."""
-        if not result.is_absent or not self._can_ask:
-            return False
-        bucket = self._buckets.of(append.key)
-        asked_in = part_of(append.asked_in, bucket)
-        return result.was_repeated or asked_in != self._server.epochs.get(bucket.at, "")
 
     def epoch(self) -> str:
         """The epoch of the namespace, which has a part for each bucket: see `LogStore.epoch`."""
@@ -192,19 +227,57 @@ class LogAppender(BucketPart):
         """How often what was known of the server became untrue: see `LogStore.losses`."""
         return self._link.losses + self._emptied
 
-    def _learn_epochs(self) -> None:
+    def _learned_server(self) -> _Server:
         """Before the first append: blobs that are sent with it must not be of an earlier epoch."""
-        if not self._known_server().epochs:
-            self._server.epochs = self._epochs()
+        server = self._known_server()
+        if not server.epochs:
+            epochs = self._epochs()
+            server.places = _Places(self._keyspace, self._buckets.all)
+            server.epochs = epochs  # last: another thread may look
+        return server
 
     def _enter_new_epoch(self) -> None:
         """Redis was emptied: forget what is remembered of it."""
         self._emptied += 1
         self._buckets.forget()
-        self._server = _Server({}, self._link.losses)
+        self._server = self._unknown_server()
+
+    def _unknown_server(self) -> _Server:
+        return _Server({}, _Places(self._keyspace, ()), self._link.losses)
 
     def _known_server(self) -> _Server:
-        """Nothing is known of one that was away."""
-        if self._server.losses != self._link.losses:
-            self._server = _Server(self._server.epochs, self._link.losses)
+        """Nothing is known of one that was away, but where logs have to be."""
+        known = self._server
+        if known.losses != self._link.losses:
+            self._server = _Server(known.epochs, known.places, self._link.losses)
         return self._server
+
+
+def _grouped(
+    appends: Sequence[Append], places: Sequence[int], known: _Places
+) -> dict[BucketKeys, list[int]]:
+    """Which of the appends at these places are to which bucket."""
+    found: dict[BucketKeys, list[int]] = {}
+    for at in places:
+        bucket, _ = known.of_log(appends[at].key)
+        found.setdefault(bucket, []).append(at)
+    return found
+
+
+def listing_arguments(entry: IndexEntry | None, runs: Mapping[str, str]) -> tuple[Any, ...]:
+    """What a script needs to list a log: field, summary, run, time of the run."""
+    if entry is None:
+        return "", "", "", "0"
+    return entry.name, entry.summary, entry.run, runs[entry.run]
+
+
+def newest_in_runs(entries: Iterable[IndexEntry | None]) -> dict[str, str]:
+    """The runs of these entries, with the time of the newest in each.
+
+    One text for each run, as a number with 17 digits takes longer than the rest of an entry.
+    """
+    newest: dict[str, float] = {}
+    for entry in entries:
+        if entry is not None and (entry.run not in newest or entry.time > newest[entry.run]):
+            newest[entry.run] = entry.time
+    return {run: repr(time) for run, time in newest.items()}

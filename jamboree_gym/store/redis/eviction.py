@@ -13,9 +13,9 @@ from jamboree_gym.encoding.batch_format import Head, decode_note, encode_note
 from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import BackupIdentity, IndexEntry
 from jamboree_gym.store.redis import scripts
+from jamboree_gym.store.redis.appender import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.buckets import BucketPart, as_one_text, new_epoch, part_of
 from jamboree_gym.store.redis.link import AccessRefused, Call, as_text, script_call
-from jamboree_gym.store.redis.listings import listing_arguments, newest_in_runs
 from jamboree_gym.store.redis.reader import LogReader
 from jamboree_gym.store.redis.scripts import BORN
 

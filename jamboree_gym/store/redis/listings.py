@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from jamboree_gym.keys import BucketKeys
@@ -12,7 +12,7 @@ from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BucketPart, part_of
 from jamboree_gym.store.redis.link import Call, as_named, as_pairs, as_text, script_call
 
-__all__ = ["Listings", "listing_arguments", "newest_in_runs"]
+__all__ = ["Listings"]
 
 
 class Listings(BucketPart):
@@ -96,22 +96,3 @@ def _joined(markers: Collection[str]) -> str:
     """What the markers of all buckets say together: the least of it."""
     unknown = [marker for marker in markers if marker not in ("all", "part")]
     return min(unknown, default="part" if "part" in markers else "all")
-
-
-def listing_arguments(entry: IndexEntry | None, runs: Mapping[str, str]) -> tuple[Any, ...]:
-    """What a script needs to list a log: field, summary, run, time of the run."""
-    if entry is None:
-        return "", "", "", "0"
-    return entry.name, entry.summary, entry.run, runs[entry.run]
-
-
-def newest_in_runs(entries: Iterable[IndexEntry | None]) -> dict[str, str]:
-    """The runs of these entries, with the time of the newest in each.
-
-    One text for each run, as a number with 17 digits takes longer than the rest of an entry.
-    """
-    newest: dict[str, float] = {}
-    for entry in entries:
-        if entry is not None and (entry.run not in newest or entry.time > newest[entry.run]):
-            newest[entry.run] = entry.time
-    return {run: repr(time) for run, time in newest.items()}

@@ -13,6 +13,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from jamboree_gym.environment.provenance import class_name, conditions_now
+from jamboree_gym.wording import shortened
 
 __all__ = ["described_model"]
 
@@ -73,7 +74,7 @@ def _as_json(value: Any) -> Any:
         return {str(name): _as_json(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_as_json(one) for one in value]
-    return _schedule(value) or _shown(value)
+    return _schedule(value) or shortened(repr(value), _MAX_SHOWN)
 
 
 def _schedule(value: Any) -> dict[str, float] | None:
@@ -84,8 +85,3 @@ def _schedule(value: Any) -> dict[str, float] | None:
         return {"start": float(value(1.0)), "end": float(value(0.0))}
     except Exception:  # noqa: BLE001 - whatever else can be called
         return None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."

@@ -2,8 +2,7 @@
 -- Appends to many logs. A log's error does not keep the others from being appended to.
 --
 -- KEYS: unbacked, runs, feed, coverage, epoch, deleted, then for each append: log, summaries.
--- ARGV: '1' where MongoDB can be asked, the epoch that the sender knows, a new epoch, then for each
--- append:
+-- ARGV: '1' where MongoDB can be asked, the epoch that the sender knows, then for each append:
 --   codec, note ('' keeps the old one), summary field ('' = none), summary, run ('' = none), time
 --   of the run,
 --   records in the log after it, '1' where an earlier try may have been stored,
@@ -13,8 +12,8 @@
 -- there first. `first` and `born` are missing where there is no log. After them, 1 where somebody
 -- follows (there is a feed), else 0.
 --
--- In another epoch nothing is done, and the answer is that epoch: what the sender remembers of the
--- server is not true any more.
+-- In another epoch nothing is done, and the answer is that epoch ('' = there is none yet): what the
+-- sender remembers of the server is not true any more.
 --
 -- An append that is sent again after a lost answer changes nothing. Yet it writes the head again,
 -- because WAITAOF waits only for what its own connection has written. The listings are written
@@ -35,11 +34,7 @@
 
 local unbacked, runs, feed, deleted = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
 local epoch = redis.call('GET', KEYS[5])
-if not epoch then
-  epoch = ARGV[3]
-  redis.call('SET', KEYS[5], epoch)
-end
-if epoch ~= ARGV[2] then return epoch end
+if epoch ~= ARGV[2] then return epoch or '' end
 local moved_back = 256 -- so many batches are compared with one that may have been moved
 local can_ask = ARGV[1] == '1'
 local function is_stored(key, raw, start)
@@ -121,7 +116,7 @@ local function append(key, summaries, at)
   return {stored, head.count, string.format('%.17g', head.t_last), head.first,
           string.format('%.17g', head.born)}
 end
-local answers, at = {}, 4
+local answers, at = {}, 3
 for i = 7, #KEYS, 2 do
   local worked, answer = pcall(append, KEYS[i], KEYS[i + 1], at)
   if not worked then answer = {err = type(answer) == 'table' and answer.err or tostring(answer)} end

@@ -1,7 +1,7 @@
 """How a row of an episode lies in memory: packed fields of fixed size.
 
-`RowFormat.pack_into` is called inside `env.step`. `part_of` in `row_parts` makes NumPy views of
-many rows. A value that has no fixed size (an encoded value, an info) lies elsewhere in the same
+`RowFormat.pack_into` is called inside `env.step`. `row_columns` in `column_batch` makes NumPy views
+of many rows. A value that has no fixed size (an encoded value, an info) lies elsewhere in the same
 block. The row has its place.
 """
 
