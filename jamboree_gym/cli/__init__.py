@@ -37,6 +37,7 @@ def build_app() -> typer.Typer:
             runs,
             servers,
             tail,
+            ui,
             verify,
             version,
             video,
@@ -51,7 +52,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for one in (runs, episodes, tail, verify, fork, video, exchange, backup, migrate, servers):
+    for one in (runs, episodes, tail, verify, fork, video, exchange, ui, backup, migrate, servers):
         one.register(built)
     version.register(built)
     return built

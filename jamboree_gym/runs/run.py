@@ -10,6 +10,7 @@ from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, JamboreeError, RunNotFound
+from jamboree_gym.handlers.flags import flagged_episodes
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
@@ -107,6 +108,18 @@ class Run(StaysHere):
         """
         _, found = found_by(self.episodes, is_complete=False)
         return newest_steps(self._connection, found, n)
+
+    def flagged(self) -> list[Episode]:
+        """Its episodes that are marked with `episode.flag(...)`, the one marked first at the front.
+
+        Example:
+            >>> for episode in jam.run("ppo").flagged():
+            ...     print(episode.id, *episode.flags())
+        """
+        self._check_it_is_there()
+        return [
+            Episode(self._connection, one) for one in flagged_episodes(self._connection, self.name)
+        ]
 
     @property
     def _all_episodes(self) -> EpisodeQuery:
