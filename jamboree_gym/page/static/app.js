@@ -55,4 +55,6 @@ function View({ route, store }) {
   return html`<${Shown} key=${route.values.run || route.values.id || `${route.values.a} ${route.values.b}`} values=${route.values} store=${store} />`;
 }
 
-render(html`<${Page} />`, document.getElementById("page"));
+const place = document.getElementById("page");
+place.replaceChildren();
+render(html`<${Page} />`, place);

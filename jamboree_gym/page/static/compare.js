@@ -53,7 +53,7 @@ export function Compare({ values }) {
   if (!found) return html`<main class="shell"><${Loading} what="both episodes" /></main>`;
   const sides = [["a", found.a], ["b", found.b]];
   return html`<main class="shell">
-    <div class="title"><h1>Two episodes</h1><${Verdict} found=${found} cursor=${cursor} /></div>
+    <div class="title"><h1>Two episodes</h1><${Verdict} found=${found} cursor=${cursor} zoom=${zoom} /></div>
     <table class="runs sides"><thead><tr><th scope="col"></th><th scope="col">episode</th><th scope="col">run</th><th scope="col">status</th><th scope="col" class="num">return</th><th scope="col" class="num">steps</th><th scope="col" class="num roomy">seed</th></tr></thead>
       <tbody>${sides.map(([name, one], at) => html`<tr key=${name}><td><i class="swatch" style=${{ background: `var(--line-${at})` }}></i></td><td><a href=${href("/episode", { id: one.id })}><code>${brief(one.id)}</code></a></td><td><a href=${href("/run", { run: one.run })}>${one.run}</a></td><td><${State} state=${one.status} /></td><td class="num">${number(one.episode_return, 6)}</td><td class="num">${count(one.steps)}</td><td class="num roomy">${one.seed ?? "–"}</td></tr>`)}</tbody></table>
     ${problem ? html`<${Problem} error=${problem} />` : null}
@@ -61,10 +61,10 @@ export function Compare({ values }) {
   </main>`;
 }
 
-function Verdict({ found, cursor }) {
+function Verdict({ found, cursor, zoom }) {
   if (!found.divergence) return html`<span class="good">all ${count(found.common_steps)} steps are equal, bit for bit</span>`;
   return html`<span>the first <b class="tabular">${count(found.common_steps)}</b> steps are equal; then <code>${found.divergence.text}</code></span>
-    <button type="button" class="small" onClick=${() => cursor.go(Math.max(0, found.divergence.step))}>go there</button>`;
+    <button type="button" class="small" onClick=${() => { const at = Math.max(0, found.divergence.step); cursor.go(at); zoom.set([Math.max(0, at - 25), Math.min(cursor.last, at + 50)]); }}>go there</button>`;
 }
 
 function Overlaid({ both, found, cursor, zoom }) {
@@ -88,7 +88,7 @@ function Overlaid({ both, found, cursor, zoom }) {
   }, [both]);
   if (isLong) return html`<p class="quiet">These episodes are too long to lie over each other here; <code>print(jam.diff(a, b))</code> says where they part.</p>`;
   const marks = found.divergence ? [Math.max(0, found.divergence.step)] : [];
-  return html`<p class="quiet tabular" ref=${place}></p>
+  return html`<p class="quiet"><span class="tabular" ref=${place}></span>${offsets.some(Boolean) ? ". Steps count from the reset; return and steps of a fork count from where it was forked." : ""}</p>
     <div class="panels two">${panels.map((one) => html`<${Panel} key=${one.name} title=${one.name} x=${one.x} curves=${one.curves} cursor=${cursor} zoom=${zoom} version=${1} marks=${marks} />`)}</div>`;
 }
 

@@ -10,7 +10,7 @@ import { Picture } from "./picture.js";
 import { Copy, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
 import { go, href, set } from "./route.js";
 
-const SPEEDS = [["time", "as it was"], ["5", "5/s"], ["15", "15/s"], ["30", "30/s"], ["60", "60/s"], ["240", "240/s"]];
+const SPEEDS = [["time", "real"], ["5", "5/s"], ["15", "15/s"], ["30", "30/s"], ["60", "60/s"], ["240", "240/s"]];
 
 export function Episode({ values, store }) {
   const { value: episode, error, setValue } = useAnswer("episode", { id: values.id });
@@ -190,6 +190,10 @@ function Pictures({ episode, cursor, values }) {
   </section>`;
 }
 
+function Icon({ path }) {
+  return html`<svg viewBox="0 0 14 14" aria-hidden="true"><path d=${path} /></svg>`;
+}
+
 function Transport({ cursor, isPlaying, toggle, speed, version }) {
   const slider = useRef(null);
   const field = useRef(null);
@@ -203,17 +207,17 @@ function Transport({ cursor, isPlaying, toggle, speed, version }) {
     cursor.tell();
   }, [version, cursor.last]);
   return html`<section class="panel transport" aria-label="Player">
-    <input ref=${slider} type="range" min="0" max=${cursor.last} step="1" aria-label="Step" onInput=${(event) => cursor.go(Number(event.target.value))} />
+    <div class="slide"><input ref=${slider} type="range" min="0" max=${cursor.last} step="1" aria-label="Step" onInput=${(event) => cursor.go(Number(event.target.value))} />
+      <input ref=${field} class="step" type="text" inputmode="numeric" aria-label="Go to step" onChange=${(event) => cursor.go(Number(event.target.value) || 0)} /><span class="quiet tabular">of ${count(cursor.last)}</span></div>
     <div class="toolbar tight">
-      <button type="button" class="small" aria-label="First step" onClick=${() => cursor.go(0)}>⏮</button>
-      <button type="button" class="small" aria-label="One step back" onClick=${() => cursor.go(cursor.step - 1)}>◀</button>
+      <button type="button" class="small" aria-label="First step" onClick=${() => cursor.go(0)}><${Icon} path="M2 2h2v10H2zM12 2v10L5 7z" /></button>
+      <button type="button" class="small" aria-label="One step back" onClick=${() => cursor.go(cursor.step - 1)}><${Icon} path="M10 2v10L3 7z" /></button>
       <button type="button" class="play" aria-label=${isPlaying ? "Pause" : "Play"} onClick=${toggle}>${isPlaying ? "pause" : "play"}</button>
-      <button type="button" class="small" aria-label="One step forward" onClick=${() => cursor.go(cursor.step + 1)}>▶</button>
-      <button type="button" class="small" aria-label="Last step" onClick=${() => cursor.go(cursor.last)}>⏭</button>
+      <button type="button" class="small" aria-label="One step forward" onClick=${() => cursor.go(cursor.step + 1)}><${Icon} path="M4 2v10l7-5z" /></button>
+      <button type="button" class="small" aria-label="Last step" onClick=${() => cursor.go(cursor.last)}><${Icon} path="M10 2h2v10h-2zM2 2v10l7-5z" /></button>
       <select aria-label="Speed" onChange=${(event) => { speed.current = event.target.value; set({ speed: event.target.value }, { quiet: true }); }}>
         ${SPEEDS.map(([name, text]) => html`<option value=${name} key=${name} selected=${speed.current === name}>${text}</option>`)}</select>
       <span class="spacer"></span>
-      <label class="tabular"><input ref=${field} class="step" type="text" inputmode="numeric" aria-label="Go to step" onChange=${(event) => cursor.go(Number(event.target.value) || 0)} /> <span class="quiet">of ${count(cursor.last)}</span></label>
     </div></section>`;
 }
 
@@ -257,7 +261,7 @@ function AtStep({ episode, columns, cursor, version }) {
     <div ref=${table}><table class="values"><tbody>
       ${names.map((name) => html`<tr key=${name}><th scope="row">${name.replace("annotation_", "").replace("_", " ")}</th><td class="tabular" data-name=${name}></td></tr>`)}</tbody></table>
       ${chances.map((name) => html`<div class="chance" key=${name} data-chance=${name}><span>${name.replace("annotation_", "")}</span><b class="tabular"></b></div>`)}</div>
-    <table class="values exact"><tbody>${exact && !exact.end ? ["observation", "action", "info", "annotation"].filter((name) => exact[name]).map((name) => html`<tr key=${name}><th scope="row">${name}</th><td><code>${exact[name]}</code></td></tr>`) : null}
+    <table class="values exact"><tbody>${exact && !exact.end ? ["observation", "action", "info", "annotation"].filter((name) => exact[name] && !names.includes(name)).map((name) => html`<tr key=${name}><th scope="row">${name}</th><td><code>${exact[name]}</code></td></tr>`) : null}
       ${exact && exact.end ? html`<tr><th scope="row">end</th><td>${episode.status === "running" ? "the newest observation" : `the last observation: ${episode.status}`}</td></tr>` : null}
       ${exact && exact.timestamp ? html`<tr><th scope="row">at</th><td class="tabular">${duration(exact.timestamp - episode.started_at)} after the reset</td></tr>` : null}</tbody></table>
   </section>`;

@@ -57,9 +57,10 @@ export function VirtualTable({ label, columns, total, rowHeight = 30, version, p
   for (let index = first; index < last; index += 1) {
     const held = parts.current.get(Math.floor(index / PART));
     const item = held && held.rows[index % PART];
-    const cells = item ? row(item, index) : columns.map(() => "");
-    const own = item && rowClass ? rowClass(item, index) : "";
-    shown.push(html`<div role="row" class=${`row ${own} ${item ? "" : "waits"}`} key=${index} aria-rowindex=${index + 2} data-row=${index}
+    const isHere = item !== undefined;
+    const cells = isHere ? row(item, index) : columns.map(() => "");
+    const own = isHere && rowClass ? rowClass(item, index) : "";
+    shown.push(html`<div role="row" class=${`row ${own} ${isHere ? "" : "waits"}`} key=${index} aria-rowindex=${index + 2} data-row=${index}
       style=${{ transform: `translateY(${index * rowHeight}px)`, height: `${rowHeight}px` }}>
       ${cells.map((cell, at) => html`<div role="cell" class=${`cell ${columns[at].kind || ""} ${columns[at].wide ? "roomy" : ""}`}>${cell}</div>`)}</div>`);
   }

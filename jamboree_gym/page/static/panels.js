@@ -1,7 +1,7 @@
 // The plots of an episode, all at one cursor and one zoom.
 import { html, useEffect, useMemo, useRef, useState } from "./vendor.js";
 import { gaps } from "./columns.js";
-import { colour, number } from "./format.js";
+import { number } from "./format.js";
 import { Plot } from "./plot.js";
 
 const SHOWN = 8;
@@ -54,7 +54,7 @@ function attach(plot, cursor, zoom) {
 }
 
 // One plot with its values at the cursor. curves: [{ name, label, values(), at(step), ... }]
-export function Panel({ title, x, curves, cursor, zoom, height = 92, version, marks, onExact }) {
+export function Panel({ title, x, curves, cursor, zoom, height = 84, version, marks, onExact, hasNoX }) {
   const legend = useRef(null);
   const ended = useRef(null);
   const [hidden, setHidden] = useState(() => new Set(curves.slice(SHOWN).map((one) => one.name)));
@@ -89,8 +89,8 @@ export function Panel({ title, x, curves, cursor, zoom, height = 92, version, ma
   return html`<section class="panel plot-panel" aria-label=${title}>
     <div class="legend-row"><h3>${title}</h3><ul class="legend" ref=${legend}>${curves.map((one) => html`<li key=${one.name} class=${hidden.has(one.name) ? "off" : ""}>
       <button type="button" class="plain" aria-pressed=${hidden.has(one.name) ? "false" : "true"} title=${one.name} onClick=${() => toggle(one.name)} disabled=${curves.length === 1}>
-        <i style=${{ background: one.stroke ? `var(--${one.stroke})` : colour(one.index || 0) }}></i>${curves.length === 1 ? "" : one.label} <b data-name=${one.name} class="tabular"></b></button></li>`)}</ul></div>
-    <${Plot} key=${[...hidden].join()} label=${`${title} over the episode`} x=${x} series=${series} height=${height} marks=${marks}
+        ${curves.length === 1 ? "" : html`<i style=${{ background: `var(--line-${(one.index || 0) % 8})` }}></i>${one.label}`}<b data-name=${one.name} class="tabular"></b></button></li>`)}</ul></div>
+    <${Plot} key=${[...hidden].join()} label=${`${title} over the episode`} x=${x} series=${series} height=${hasNoX ? height - 14 : height + 8} hasNoX=${hasNoX} marks=${marks}
       range=${() => zoom.range || [0, Math.max(1, cursor.last)]}
       onReady=${(plot) => {
         if (ended.current) ended.current();
@@ -118,7 +118,7 @@ export function Panels({ columns, cursor, zoom, envId }) {
   }
   const shown = isAll ? panels : panels.slice(0, MOST_PANELS);
   return html`<div class="panels">
-    ${shown.map(([title, curves]) => html`<${Panel} key=${title} title=${title} x=${x} curves=${curves} cursor=${cursor} zoom=${zoom} version=${version} onExact=${(listener) => columns.onExact(listener)} />`)}
+    ${shown.map(([title, curves], at) => html`<${Panel} key=${title} hasNoX=${at < shown.length - 1} title=${title} x=${x} curves=${curves} cursor=${cursor} zoom=${zoom} version=${version} onExact=${(listener) => columns.onExact(listener)} />`)}
     ${panels.length > shown.length ? html`<p><button type="button" onClick=${() => setAll(true)}>show ${panels.length - shown.length} more plots</button></p>` : null}
     <p class="quiet hint">Drag in a plot to move; Ctrl and the wheel zoom, a double click shows all.</p>
   </div>`;

@@ -4,23 +4,23 @@ import { colour, short, theme } from "./format.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-function axes(unit) {
+function axes(unit, hasNoX) {
   const font = `11px ${theme("font")}`;
   const common = {
     stroke: theme("quiet"), font, labelFont: font,
     grid: { stroke: theme("grid"), width: 1 }, ticks: { show: false },
   };
   return [
-    { ...common, size: 24, gap: 4, space: 70, values: unit || ((_, marks) => marks.map(short)) },
-    { ...common, size: 46, gap: 6, space: 26, values: (_, marks) => marks.map(short) },
+    { ...common, size: hasNoX ? 0 : 24, gap: 4, space: 70, values: hasNoX ? (_, marks) => marks.map(() => null) : unit || ((_, marks) => marks.map(short)) },
+    { ...common, size: 46, gap: 6, space: 22, values: (_, marks) => marks.map(short) },
   ];
 }
 
 // series: [{ label, values, index | stroke, width, stepped, points, band }]
-export function Plot({ label, x, series, height = 160, xUnit, marks, onReady, range, yRange, isTime, bars }) {
+export function Plot({ label, x, series, height = 160, xUnit, marks, onReady, range, yRange, isTime, bars, hasNoX }) {
   const box = useRef(null);
   const plot = useRef(null);
-  const shape = JSON.stringify([series.map((one) => [one.label, one.index, one.stroke, one.stepped, one.band, one.points]), height, isTime]);
+  const shape = JSON.stringify([series.map((one) => [one.label, one.index, one.stroke, one.stepped, one.band, one.points]), height, isTime, hasNoX]);
 
   useLayoutEffect(() => {
     const element = box.current;
@@ -28,14 +28,14 @@ export function Plot({ label, x, series, height = 160, xUnit, marks, onReady, ra
       if (plot.current) plot.current.destroy();
       const width = Math.max(120, element.clientWidth);
       const options = {
-        width, height, padding: [6, 8, 0, 0],
+        width, height, padding: [6, 18, hasNoX ? 4 : 0, 0],
         cursor: { show: false, drag: { x: false, y: false } },
         legend: { show: false },
         scales: {
           x: { time: Boolean(isTime), ...(range ? { range: () => range() } : {}) },
           y: { range: yRange || padded },
         },
-        axes: axes(isTime ? null : xUnit),
+        axes: axes(isTime ? null : xUnit, hasNoX),
         series: [{}, ...series.map((one) => styleOf(one, bars))],
         bands: bandsOf(series),
         hooks: { draw: [(drawn) => drawMarks(drawn, marksNow.current)] },
