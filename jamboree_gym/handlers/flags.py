@@ -72,7 +72,9 @@ class FlagHandler(DBHandler):
         Raises:
             DecodeError: One is damaged; names it.
         """
-        return [_flag(one, f"{self._key} at index {one['index']}") for one in self.many(_EVERYTHING)]
+        return [
+            _flag(one, f"{self._key} at index {one['index']}") for one in self.many(_EVERYTHING)
+        ]
 
 
 def _flag(record: dict[str, Any], where: str) -> Flag:

@@ -1,5 +1,6 @@
-"""The page in a browser: what a store has, live. It reads the store as users do, and changes little.
+"""The page in a browser: runs and episodes of a store, live. Of a store it changes only flags.
 
-Imports: `arrays`, `encoding`, `errors`, `jamboree`, `reading`, `records`, `replay`, `runs`, `tables`.
-Imported by: `cli`, `jamboree`.
+Imports: `arrays`, `encoding`, `errors`, `jamboree`, `reading`, `records`, `replay`, `runs`,
+    `tables`.
+Imported by: `jamboree`.
 """

@@ -1,4 +1,4 @@
-"""Who may ask: checks host, origin and token of each request, and sets the headers of each answer."""
+"""Who may ask: checks host, origin and token of each request; sets the headers of each answer."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ class Access:
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
         if not self._rules.takes_host(headers.get("host", "")):
             return _refused("this page is not served under that host name")
         if not _is_from_here(scope["method"], headers):

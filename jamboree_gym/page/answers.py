@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.types as kinds
 
 from jamboree_gym.encoding.summary_codec import StoredSummary
-from jamboree_gym.errors import EpisodeNotFound, InvalidArgument, JamboreeError, RunNotFound
+from jamboree_gym.errors import EpisodeNotFound, InvalidArgument
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.columns import picture_leaves
 from jamboree_gym.page.curves import curve_of, histogram_of, spark_of
@@ -162,9 +162,7 @@ class Answers:
             kept = self._flagged.get(name)
             if kept is None:
                 kept = self._flagged[name] = Kept(
-                    lambda: frozenset(
-                        one.id for one in self._jam.run(name, wait=True).flagged()
-                    ),
+                    lambda: frozenset(one.id for one in self._jam.run(name, wait=True).flagged()),
                     lambda one, other: one == other,
                 )
         return kept.get()
@@ -187,7 +185,11 @@ class Answers:
             "total": page.total,
             "version": page.listing.version,
             "episodes": [
-                {**_episode_row(found[row]), "number": int(row) + 1, "flagged": found[row].id in marked}
+                {
+                    **_episode_row(found[row]),
+                    "number": int(row) + 1,
+                    "flagged": found[row].id in marked,
+                }
                 for row in page.rows
             ],
         }
@@ -382,9 +384,7 @@ def _outliers(found: Sequence[StoredSummary]) -> dict[str, Any]:
 def _marks(history: Sequence[RunSession], listing: Listing) -> list[dict[str, Any]]:
     """Where the run was cut off: number of episodes that were over by then, and when."""
     cut = [one.ended_at for one in history if one.how in ("interrupted", "raised")]
-    cut += [
-        one.started_at + one.elapsed_s for one in listing.own if one.status == "interrupted"
-    ]
+    cut += [one.started_at + one.elapsed_s for one in listing.own if one.status == "interrupted"]
     finished = listing.finished
     steps = np.concatenate(([0.0], finished.steps.cumsum()))
     marks = {}

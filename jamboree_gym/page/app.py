@@ -79,9 +79,7 @@ class _Page:
         answers = self._answers
         reading: dict[str, Answer] = {
             "store": self._store,
-            "runs": lambda asked: answers.runs(
-                *(_text(asked, name) for name in ("text", "env", "tag")), _number(asked, "start")
-            ),
+            "runs": self._runs,
             "run": lambda asked: answers.run(_name(asked, "run")),
             "curve": self._curve,
             "metrics": lambda asked: answers.metrics(_name(asked, "run")),
@@ -111,6 +109,10 @@ class _Page:
             "version": version("jamboree-gym"),
             "actions": self._allow_actions,
         }
+
+    def _runs(self, asked: Request) -> Any:
+        filters = {name: _text(asked, name) for name in ("text", "env", "tag")}
+        return self._answers.runs(**filters, start=_number(asked, "start"))
 
     def _curve(self, asked: Request) -> Any:
         size = _number(asked, "size", 0) or None
@@ -281,7 +283,9 @@ _STATUS: Final[tuple[tuple[type[JamboreeError], int], ...]] = (
 
 def _said(error: JamboreeError) -> dict[str, Any]:
     if isinstance(error, StoreUnavailable):
-        what = "MongoDB" if "mongo" in type(error).__name__.lower() + str(error).lower() else "Redis"
+        what = (
+            "MongoDB" if "mongo" in type(error).__name__.lower() + str(error).lower() else "Redis"
+        )
         return {"error": f"{what} does not answer. The page asks again each second.", "away": True}
     return {"error": short_text(error, 1000), "kind": type(error).__name__}
 

@@ -21,7 +21,9 @@ Look = Callable[[], Mapping[str, Any]]
 """What a tab shows now, by the name of each part."""
 
 
-async def events(look: Look, told: Callable[[JamboreeError], Mapping[str, Any]]) -> AsyncIterator[bytes]:
+async def events(
+    look: Look, told: Callable[[JamboreeError], Mapping[str, Any]]
+) -> AsyncIterator[bytes]:
     """Events for one tab: `change` with the parts that are new, `away` while the store is away.
 
     Args:

@@ -135,13 +135,12 @@ def _as_floats(column: Column) -> npt.NDArray[np.float64] | None:
             return None
         missing = column.is_null().to_numpy(zero_copy_only=False)
         filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
-        values = filled.to_numpy(zero_copy_only=False).astype(np.float64)
+        values: npt.NDArray[np.float64] = filled.to_numpy(zero_copy_only=False).astype(np.float64)
         values[missing] = np.nan
         return values
     if column.ndim != 1 or column.dtype.kind not in "biuf":
         return None
-    with np.errstate(over="ignore"):
-        return column.astype(np.float64)
+    return np.asarray(column, np.float64)
 
 
 def _kind(column: Column) -> str:
@@ -212,7 +211,7 @@ def picture_leaves(episode: Episode) -> list[str]:
 
 
 def is_picture(value: Any) -> bool:
-    """Whether an array is a picture: bytes in two dimensions of at least 8, with or without a channel."""
+    """Whether an array is a picture: bytes, two sides of at least 8, maybe with channels."""
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
         return False
     sides = sorted(value.shape, reverse=True)

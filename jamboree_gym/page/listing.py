@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jamboree_gym.errors import InvalidArgument, JamboreeError
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.jamboree import Jamboree
 from jamboree_gym.page.curves import Finished
 from jamboree_gym.reading.finding.filters import Found

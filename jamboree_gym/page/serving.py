@@ -144,6 +144,7 @@ def _bound(host: str, port: int | None) -> socket.socket:
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
+            found.listen()  # who reads the URL may come before the server does
         except OSError as error:
             found.close()
             if port is None and one:

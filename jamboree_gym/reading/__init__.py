@@ -2,5 +2,6 @@
 
 Imports: `arrays`, `checked`, `connection`, `delivery`, `encoding`, `environment`, `errors`,
     `handlers`, `journal`, `process_life`, `progress`, `records`, `replay`, `store`, `tables`.
-Imported by: `backup`, `cli`, `integrations`, `jamboree`, `recording`, `replay`, `runs`, `wrappers`.
+Imported by: `backup`, `cli`, `integrations`, `jamboree`, `page`, `recording`, `replay`, `runs`,
+    `wrappers`.
 """

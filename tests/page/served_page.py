@@ -73,7 +73,9 @@ class Asker:
         header = json.loads(content[4 : 4 + length])
         numbers = np.frombuffer(content, "<f4", offset=4 + length)
         columns = np.split(numbers, len(header["columns"])) if header["columns"] else []
-        return header, {one["name"]: part for one, part in zip(header["columns"], columns, strict=True)}
+        return header, {
+            one["name"]: part for one, part in zip(header["columns"], columns, strict=True)
+        }
 
     def post(self, path: str, values: dict[str, Any], body: Any, **headers: str) -> Answer:
         """As the page itself does it."""
@@ -113,7 +115,9 @@ def play(env: gym.Env[Any, Any], episodes: int = 1, *, seed: int = 0) -> list[st
         ids.append(env.get_wrapper_attr("episode_id"))
         done = False
         while not done:
-            action = int(generator.integers(actions.n)) if hasattr(actions, "n") else actions.sample()
+            action = (
+                int(generator.integers(actions.n)) if hasattr(actions, "n") else actions.sample()
+            )
             _, _, terminated, truncated, _ = env.step(action)
             done = terminated or truncated
     env.close()

@@ -113,9 +113,7 @@ def test_the_next_part_of_a_list_begins_where_the_first_one_ended(ask: Asker) ->
     assert [one["id"] for part in parts for one in part] == [one["id"] for one in whole]
 
 
-def test_forks_are_shown_where_they_are_asked_for(
-    ask: Asker, ids: dict[str, list[str]]
-) -> None:
+def test_forks_are_shown_where_they_are_asked_for(ask: Asker, ids: dict[str, list[str]]) -> None:
     assert ask.api("episodes", run="plain")["total"] == 30
     with_forks = ask.api("episodes", run="plain", forks=1)["episodes"]
     assert ids["fork"][0] in [one["id"] for one in with_forks]
@@ -185,9 +183,7 @@ def test_columns_of_a_step_that_is_not_there_are_refused(
     assert answer.status == 400
 
 
-def test_an_episode_without_a_step_shows_what_its_reset_returned(
-    ask: Asker, jam: Jamboree
-) -> None:
+def test_an_episode_without_a_step_shows_what_its_reset_returned(ask: Asker, jam: Jamboree) -> None:
     env = jam.record(gym.make("CartPole-v1"), run="begun")
     observation, _ = env.reset(seed=5)
     header, columns = ask.columns(id=env.get_wrapper_attr("episode_id"))
@@ -327,9 +323,7 @@ def test_observed_images_are_pictures_and_no_columns(ask: Asker, jam: Jamboree) 
 # -- two episodes, and their forks ----------------------------------------------------------
 
 
-def test_a_fork_is_compared_from_the_reset_on(
-    ask: Asker, ids: dict[str, list[str]]
-) -> None:
+def test_a_fork_is_compared_from_the_reset_on(ask: Asker, ids: dict[str, list[str]]) -> None:
     found = ask.api("compare", a=ids["plain"][0], b=ids["fork"][0])
     assert found["common_steps"] == 5
     assert (found["divergence"]["step"], found["divergence"]["field"]) == (5, "action")
@@ -362,9 +356,7 @@ def test_flags_are_an_action_that_has_to_be_allowed(
     assert not jam.episode(ids["plain"][0]).flags()
 
 
-def test_a_flag_is_kept_filtered_by_and_deleted(
-    jam: Jamboree, ids: dict[str, list[str]]
-) -> None:
+def test_a_flag_is_kept_filtered_by_and_deleted(jam: Jamboree, ids: dict[str, list[str]]) -> None:
     id = ids["plain"][2]
     with PageServer(jam, port=0, allow_actions=True).start() as page:
         ask = Asker(page)
@@ -375,7 +367,13 @@ def test_a_flag_is_kept_filtered_by_and_deleted(
         found = ask.api("episodes", run="plain", flagged=1)["episodes"]
         assert [(one["id"], one["flagged"]) for one in found] == [(id, True)]
         assert ask.api("run", run="plain")["flagged"] == 1
-        for wrong in ({"note": ""}, {"note": 3}, {"note": "x", "step": "y"}, [1], {"note": "x" * 3000}):
+        for wrong in (
+            {"note": ""},
+            {"note": 3},
+            {"note": "x", "step": "y"},
+            [1],
+            {"note": "x" * 3000},
+        ):
             assert ask.post("/api/flags", {"id": id}, wrong).status == 400, wrong
         deleted = ask(
             "/api/flags", {"id": id}, method="DELETE", headers={"Origin": f"http://{ask.address}"}
@@ -394,7 +392,10 @@ def test_a_tab_is_told_what_is_new_of_a_run(
     writer, reader = open_jamboree(backup=False), open_jamboree(backup=False)
     play(writer.record(gym.make("CartPole-v1"), run="live"), 2)
     writer.flush()
-    with PageServer(reader, port=0).start() as page, Asker(page).events(of="run", run="live") as found:
+    with (
+        PageServer(reader, port=0).start() as page,
+        Asker(page).events(of="run", run="live") as found,
+    ):
         name, first = next(found)
         assert (name, first["episodes"]) == ("change", 2)
         play(writer.record(gym.make("CartPole-v1"), run="live"), 1, seed=9)
@@ -414,7 +415,10 @@ def test_a_tab_is_told_how_an_episode_grows(
     id = env.get_wrapper_attr("episode_id")
     env.step(0)
     writer.flush()
-    with PageServer(reader, port=0).start() as page, Asker(page).events(of="episode", id=id) as found:
+    with (
+        PageServer(reader, port=0).start() as page,
+        Asker(page).events(of="episode", id=id) as found,
+    ):
         assert next(found)[1]["steps"] == 1
         env.step(1)
         _, change = next(found)
