@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ __all__ = ["Answers"]
 
 RUNS_AT_ONCE: Final = 50
 MAX_RUNS_FILTERED: Final = 2000
+MAX_DETAILS: Final = 32
 SETTLED_S: Final = 10.0  # so long the summary of a run that is over is not read again
 MAX_METRIC_POINTS: Final = 400
 MAX_NODES: Final = 400
@@ -50,6 +51,7 @@ class Answers:
             lambda: self._jam.runs().summaries(), lambda one, other: one == other
         )
         self._backup: Kept[dict[str, Any]] = Kept(self._read_backup, lambda one, other: False)
+        self._details: OrderedDict[str, Kept[dict[str, Any]]] = OrderedDict()
         self._flagged: dict[str, Kept[frozenset[str]]] = {}
 
     # -- runs -------------------------------------------------------------------------------
@@ -110,6 +112,16 @@ class Answers:
         Raises:
             RunNotFound: There is no such run; names those that there are.
         """
+        with self._lock:
+            kept = self._details.get(name)
+            if kept is None:
+                kept = self._details[name] = Kept(lambda: self._read_run(name), _is_same_run)
+            self._details.move_to_end(name)
+            while len(self._details) > MAX_DETAILS:
+                self._details.popitem(last=False)
+        return {**kept.get(), "flagged": len(self.flagged(name)), "now": time.time()}
+
+    def _read_run(self, name: str) -> dict[str, Any]:
         listing = self.listings.of(name).get()
         run = self._jam.run(name, wait=bool(listing.found))
         history = run.history
@@ -119,7 +131,6 @@ class Answers:
         finished = listing.finished
         return {
             **_run_row(summary, listing),
-            "now": now,
             "version": listing.version,
             "sessions": [_session(one) for one in history[-MAX_SESSIONS:]],
             "training": without_paths(dict(history[-1].info)) if history else None,
@@ -129,11 +140,10 @@ class Answers:
             ],
             "returns": histogram_of(finished.returns),
             "lengths": histogram_of(finished.steps),
-            "outliers": _outliers(listing.own),
+            "outliers": _outliers(listing),
             "marks": _marks(history, listing),
-            "statuses": _counts(listing.own),
-            "forks": len(listing.found) - len(listing.own),
-            "flagged": len(self.flagged(name)),
+            "statuses": Counter(listing.status[listing.is_own].tolist()),
+            "forks": int((~listing.is_own).sum()),
         }
 
     def curve(self, name: str, size: int | None, start: int) -> dict[str, Any]:
@@ -299,6 +309,11 @@ class Answers:
         return {"flags": []}
 
 
+def _is_same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    names = ("version", "state", "sessions", "checkpoints")
+    return one["state"] != "running" and all(one[name] == other[name] for name in names)
+
+
 # -- as plain values ------------------------------------------------------------------------
 
 
@@ -370,21 +385,26 @@ def _session(one: RunSession) -> dict[str, Any]:
     }
 
 
-def _outliers(found: Sequence[StoredSummary]) -> dict[str, Any]:
+def _outliers(listing: Listing) -> dict[str, Any]:
     """The best, the worst and the longest episode; None if there is none that is over."""
-    over = [one for one in found if one.status in ("terminated", "truncated")]
-    rated = [one for one in over if one.episode_return == one.episode_return]
-    best = max(rated, key=lambda one: one.episode_return, default=None)
-    worst = min(rated, key=lambda one: one.episode_return, default=None)
-    longest = max(over, key=lambda one: one.steps, default=None)
-    chosen = {"best": best, "worst": worst, "longest": longest}
-    return {name: None if one is None else _episode_row(one) for name, one in chosen.items()}
+    over = listing.is_own & np.isin(listing.status, ("terminated", "truncated"))
+    rows = over.nonzero()[0]
+    returns = listing.numbers("episode_return")[rows]
+    steps = listing.numbers("steps")[rows]
+    if not len(rows) or np.isnan(returns).all():
+        return dict.fromkeys(("best", "worst", "longest"))
+    places = {
+        "best": np.nanargmax(returns),
+        "worst": np.nanargmin(returns),
+        "longest": steps.argmax(),
+    }
+    return {name: _episode_row(listing.found[rows[place]]) for name, place in places.items()}
 
 
 def _marks(history: Sequence[RunSession], listing: Listing) -> list[dict[str, Any]]:
     """Where the run was cut off: number of episodes that were over by then, and when."""
     cut = [one.ended_at for one in history if one.how in ("interrupted", "raised")]
-    cut += [one.started_at + one.elapsed_s for one in listing.own if one.status == "interrupted"]
+    cut += listing.ended_at[listing.is_own & (listing.status == "interrupted")].tolist()
     finished = listing.finished
     steps = np.concatenate(([0.0], finished.steps.cumsum()))
     marks = {}
@@ -392,13 +412,6 @@ def _marks(history: Sequence[RunSession], listing: Listing) -> list[dict[str, An
         place = int(finished.ended_at.searchsorted(at, side="right"))
         marks[place] = {"episode": place, "steps": float(steps[place]), "at": at}
     return list(marks.values())[-MAX_SESSIONS:]
-
-
-def _counts(found: Sequence[StoredSummary]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for one in found:
-        counts[one.status] = counts.get(one.status, 0) + 1
-    return counts
 
 
 def _offset(episode: Episode) -> int:

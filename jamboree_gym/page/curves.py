@@ -10,8 +10,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from jamboree_gym.reading.finding.filters import Found
-
 __all__ = ["Finished", "MAX_POINTS", "curve_of", "histogram_of", "spark_of"]
 
 MAX_POINTS: Final = 800
@@ -34,16 +32,6 @@ class Finished:
     returns: Numbers
     steps: Numbers
     ended_at: Numbers
-
-    @classmethod
-    def of(cls, found: Found) -> Finished:
-        """Those of a listing."""
-        over = [one for one in found if one.status != "running"]
-        ended_at = np.array([one.started_at + one.elapsed_s for one in over], np.float64)
-        order = ended_at.argsort(kind="stable")
-        returns = np.array([one.episode_return for one in over], np.float64)
-        steps = np.array([one.steps for one in over], np.float64)
-        return cls(returns[order], steps[order], ended_at[order])
 
 
 def curve_of(finished: Finished, size: int | None = None, start: int = 0) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
@@ -32,8 +33,8 @@ MAX_ORDERS: Final = 32
 MAX_ROWS: Final = 500
 
 _T = TypeVar("_T")
-_COLUMNS = ("started_at", "episode_return", "steps", "elapsed_s")
-SORTABLE: Final = (*_COLUMNS, "status", "seed")
+_NUMBERS: Final = ("started_at", "episode_return", "steps", "elapsed_s")
+SORTABLE: Final = (*_NUMBERS, "status", "seed")
 
 
 class Kept(Generic[_T]):
@@ -77,7 +78,7 @@ class Kept(Generic[_T]):
             self._value = value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Listing:
     """The episodes of a run by their start, forks included.
 
@@ -92,27 +93,56 @@ class Listing:
         default_factory=OrderedDict, repr=False
     )
 
+    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+        """A field of all summaries as float64 (n,)."""
+        known = self._numbers.get(name)
+        if known is None:
+            values = map(attrgetter(name), self.found)
+            known = self._numbers[name] = np.fromiter(values, np.float64, len(self.found))
+        return known
+
     @cached_property
-    def table(self) -> pa.Table:
-        """As `jam.episodes(...).summary_table()`."""
-        return to_summary_table(self.found)
+    def _numbers(self) -> dict[str, npt.NDArray[np.float64]]:
+        return {}
+
+    @cached_property
+    def status(self) -> npt.NDArray[np.object_]:
+        """The status of each."""
+        return np.array([one.status for one in self.found], object)
+
+    @cached_property
+    def is_own(self) -> npt.NDArray[np.bool_]:
+        """Which are no experiments: forks of an episode of the same run."""
+        if not any(one.parent for one in self.found):
+            return np.ones(len(self.found), np.bool_)
+        return np.array([not one.is_experiment for one in self.found], np.bool_)
+
+    @cached_property
+    def own(self) -> Found:
+        """Without experiments."""
+        return (
+            self.found if self.is_own.all() else [self.found[at] for at in self.is_own.nonzero()[0]]
+        )
+
+    @cached_property
+    def ended_at(self) -> npt.NDArray[np.float64]:
+        """When the newest step of each was taken, epoch seconds."""
+        return self.numbers("started_at") + self.numbers("elapsed_s")
 
     @cached_property
     def finished(self) -> Finished:
         """Those that are over, in the order of their ends."""
-        return Finished.of(self.own)
+        over = self.is_own & (self.status != "running")
+        rows = over.nonzero()[0]
+        rows = rows[self.ended_at[rows].argsort(kind="stable")]
+        return Finished(
+            self.numbers("episode_return")[rows], self.numbers("steps")[rows], self.ended_at[rows]
+        )
 
     @cached_property
-    def own(self) -> Found:
-        """Without experiments: forks of an episode of the same run."""
-        return [one for one in self.found if not one.is_experiment]
-
-    @cached_property
-    def standing(self) -> tuple[int, float, int]:
+    def standing(self) -> tuple[Any, ...]:
         """Equal where nothing that is shown has changed."""
-        steps = sum(one.steps for one in self.found)
-        running = sum(hash((one.id, one.status)) for one in self.found)
-        return len(self.found), float(steps), running
+        return len(self.found), float(self.numbers("steps").sum()), Counter(self.status.tolist())
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -144,33 +174,64 @@ class Listing:
     def _choose(
         self, where: str, status: str, sort: str, forks: bool, among: frozenset[str] | None
     ) -> npt.NDArray[np.int64]:
-        wanted = np.ones(len(self.found), np.bool_)
+        wanted = np.ones(len(self.found), np.bool_) if forks else self.is_own.copy()
         if where.strip() and self.found:
-            wanted &= Condition(where).rows(self.table)
+            wanted &= Condition(where).rows_of(_SummaryColumns(self), len(self.found))
         if status:
-            wanted &= np.array([one.status == status for one in self.found], np.bool_)
-        if not forks:
-            wanted &= ~np.array([one.is_experiment for one in self.found], np.bool_)
+            wanted &= self.status == status
         if among is not None:
             wanted &= np.array([one.id in among for one in self.found], np.bool_)
         rows = wanted.nonzero()[0]
-        return rows[_order(self.found, rows, sort)]
+        return rows[self._order(rows, sort)]
+
+    def _order(self, rows: npt.NDArray[np.int64], sort: str) -> npt.NDArray[np.int64]:
+        name, is_descending = sort.removeprefix("-"), sort.startswith("-")
+        if name not in SORTABLE:
+            raise InvalidArgument(f"sort={name!r}: choose one of {', '.join(SORTABLE)}")
+        if name in _NUMBERS:
+            values = self.numbers(name)[rows]
+            if not is_descending:
+                return values.argsort(kind="stable")
+            # Stable in both directions, and NaN last in both.
+            return np.where(np.isnan(values), np.inf, -values).argsort(kind="stable")
+        if name == "status":
+            keys: list[Any] = self.status[rows].tolist()
+        else:
+            keys = [_seed_key(self.found[row].decoded_seed()) for row in rows]
+        places = sorted(range(len(keys)), key=keys.__getitem__, reverse=is_descending)
+        return np.array(places, np.int64)
 
 
-def _order(found: Found, rows: npt.NDArray[np.int64], sort: str) -> npt.NDArray[np.int64]:
-    name, is_descending = sort.removeprefix("-"), sort.startswith("-")
-    if name not in SORTABLE:
-        raise InvalidArgument(f"sort={name!r}: choose one of {', '.join(SORTABLE)}")
-    chosen = [found[row] for row in rows]
-    if name in _COLUMNS:
-        values = np.array([getattr(one, name) for one in chosen], np.float64)
-        if not is_descending:
-            return values.argsort(kind="stable")
-        # Stable in both directions, and NaN last in both.
-        return np.where(np.isnan(values), np.inf, -values).argsort(kind="stable")
-    keys = [one.status if name == "status" else str(one.decoded_seed()) for one in chosen]
-    places = sorted(range(len(keys)), key=keys.__getitem__, reverse=is_descending)
-    return np.array(places, np.int64)
+def _seed_key(seed: Any) -> tuple[bool, int, str]:
+    """Numbers as such, then what is no number."""
+    is_number = isinstance(seed, int)
+    return not is_number, seed if is_number else 0, str(seed)
+
+
+class _SummaryColumns(Mapping[str, Any]):
+    """The columns of `summary_table()`; the usual ones without the rest of the table."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return to_summary_table(self._listing.found)
+
+    def __getitem__(self, name: str) -> Any:
+        if name in _NUMBERS:
+            return self._listing.numbers(name)
+        if name == "status":
+            return self._listing.status
+        if name not in self._table.column_names:
+            raise KeyError(name)
+        return self._table[name].combine_chunks()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.column_names)
+
+    def __len__(self) -> int:
+        return len(self._table.column_names)
 
 
 @dataclass(frozen=True, slots=True)
