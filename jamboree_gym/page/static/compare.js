@@ -89,7 +89,7 @@ function Overlaid({ both, found, cursor, zoom }) {
   if (isLong) return html`<p class="quiet">These episodes are too long to lie over each other here; <code>print(jam.diff(a, b))</code> says where they part.</p>`;
   const marks = found.divergence ? [Math.max(0, found.divergence.step)] : [];
   return html`<p class="quiet"><span class="tabular" ref=${place}></span>${offsets.some(Boolean) ? ". Steps count from the reset; return and steps of a fork count from where it was forked." : ""}</p>
-    <div class="panels two">${panels.map((one) => html`<${Panel} key=${one.name} title=${one.name} x=${one.x} curves=${one.curves} cursor=${cursor} zoom=${zoom} version=${1} marks=${marks} />`)}</div>`;
+    <div class="panels two">${panels.map((one) => html`<${Panel} key=${one.name} title=${one.name.replace(/^annotation_/, "").replace(/^info_/, "info ")} x=${one.x} curves=${one.curves} cursor=${cursor} zoom=${zoom} version=${1} marks=${marks} />`)}</div>`;
 }
 
 function rank(name) {

@@ -7,6 +7,7 @@ import { Choice } from "./parts.js";
 import { href } from "./route.js";
 
 const AXES = [["episode", "episodes"], ["steps", "steps"], ["at", "time"]];
+const SMOOTH = 10;
 const PARTS = ["episode", "steps", "at", "mean", "low", "high", "length"];
 
 // The curves of some runs, by name; kept up to date when the version changes.
@@ -43,6 +44,7 @@ export function ReturnCurves({ names, axis, onAxis, version }) {
   return html`<div>
     <div class="toolbar tight"><h2>Return</h2>
       <ul class="legend">${names.map((name, at) => html`<li key=${name}><i style=${{ background: colour(at) }}></i><a href=${href("/run", { run: name })}>${name}</a></li>`)}</ul>
+      ${names.some((name) => curves.has(name) && isSmooth(curves.get(name))) ? html`<span class="quiet">means of ${SMOOTH} episodes</span>` : null}
       <span class="spacer"></span><${Choice} label="Horizontal axis" value=${axis} choices=${AXES} onChoice=${onAxis} /></div>
     <${Plot} key=${`${names.join()}${axis}`} label=${`Returns of ${names.join(", ")}`} x=${x} series=${series} height=${240} isTime=${axis === "at"} />
   </div>`;
@@ -57,7 +59,10 @@ function overlaid(names, curves, axis) {
   const series = names.map((name, index) => {
     const values = new Array(x.length).fill(undefined);
     const curve = curves.get(name);
-    if (curve) curve[axis].forEach((one, at) => { values[place.get(one)] = curve.mean[at]; });
+    if (curve) {
+      const means = isSmooth(curve) ? rolling(curve.mean, SMOOTH) : curve.mean;
+      curve[axis].forEach((one, at) => { values[place.get(one)] = means[at]; });
+    }
     return { label: name, values, index, width: 1.5 };
   });
   return { x, series };
@@ -90,6 +95,11 @@ export function RunCurves({ name, axis, onAxis, version, marks }) {
     <${Plot} key=${`l${axis}`} label="Length over the run" x=${parts.x} series=${parts.lengths} height=${110} isTime=${axis === "at"} marks=${places} />
     ${places.length ? html`<p class="quiet"><span class="dash"></span> the run was cut off here (${places.length})</p>` : null}
   </div>`;
+}
+
+// Single episodes of several runs over each other cannot be told apart.
+function isSmooth(curve) {
+  return curve.size === 1 && curve.mean.length > 3 * SMOOTH;
 }
 
 function rolling(values, width) {

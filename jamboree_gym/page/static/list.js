@@ -1,8 +1,9 @@
 // A table of any length: only the rows that are seen exist, and only their parts are asked for.
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor.js";
 
-const PART = 100;
+export const PART = 100;
 const MORE = 6;
+const HEAD = 28; // height of the names of the columns
 
 export function VirtualTable({ label, columns, total, rowHeight = 30, version, part, row, height, sort, onSort, rowClass, focusRow, compact }) {
   // part(start, count, signal) -> rows; row(item, index) -> cells in the order of the columns.
@@ -48,7 +49,7 @@ export function VirtualTable({ label, columns, total, rowHeight = 30, version, p
     if (focusRow === null || focusRow === undefined) return;
     const element = box.current;
     const at = focusRow * rowHeight;
-    if (at < element.scrollTop || at + rowHeight > element.scrollTop + element.clientHeight - rowHeight) {
+    if (at < element.scrollTop || at + HEAD + 2 * rowHeight > element.scrollTop + element.clientHeight) {
       element.scrollTop = Math.max(0, at - element.clientHeight / 2);
     }
   }, [focusRow]);
@@ -68,9 +69,9 @@ export function VirtualTable({ label, columns, total, rowHeight = 30, version, p
   const narrow = columns.filter((one) => !one.wide).map((one) => one.width || "minmax(64px, 1fr)").join(" ");
   return html`<div class=${`table ${compact ? "compact" : ""}`} role="table" aria-label=${label} aria-rowcount=${total + 1}
     style=${{ "--columns": template, "--narrow": narrow }}>
-    <div class="head row" role="row" aria-rowindex="1">${columns.map((one) => Head({ one, sort, onSort }))}</div>
-    <div class="body" role="rowgroup" ref=${box} tabindex="0" aria-label=${label} style=${{ height: height || `${Math.min(total, 14) * rowHeight}px` }}
+    <div class="body" role="rowgroup" ref=${box} tabindex="0" aria-label=${label} style=${{ height: height || `${Math.min(total, 14) * rowHeight + HEAD}px` }}
       onScroll=${(event) => setTop(event.target.scrollTop)}>
+      <div class="head row" role="row" aria-rowindex="1">${columns.map((one) => Head({ one, sort, onSort }))}</div>
       <div role="presentation" style=${{ height: `${total * rowHeight}px` }}></div>${shown}</div>
   </div>`;
 }

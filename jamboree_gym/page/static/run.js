@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useState } from "./vendor.js";
 import { ask, watch } from "./api.js";
 import { ago, brief, count, duration, number, short, time } from "./format.js";
 import { RunCurves } from "./curves.js";
-import { VirtualTable } from "./list.js";
+import { PART, VirtualTable } from "./list.js";
 import { Choice, Empty, Loading, Problem, Stat, State, TextField, Values, useAnswer } from "./parts.js";
 import { Plot } from "./plot.js";
 import { go, href, set } from "./route.js";
@@ -15,12 +15,19 @@ export function Run({ values }) {
     document.title = `${name} · jamboree`;
     return watch({ of: "run", run: name }, (change) => setValue((before) => (before ? { ...before, ...change } : before)), again);
   }, [name]);
-  if (!run) {
-    if (!error) return html`<main class="shell"><${Loading} what="run" /></main>`;
+  if (!run && error) {
     return html`<main class="shell">${error.status === 404 ? html`<${Empty} title="There is no such run"><p>${error.message}</p><p><a href="/">All runs</a></p></${Empty}>` : html`<${Problem} error=${error} />`}</main>`;
   }
   return html`<main class="shell">
-    <div class="title"><h1>${run.name}</h1><${State} state=${run.state} />
+    ${run ? html`<${About} name=${name} run=${run} values=${values} />` : html`<div class="waiting"><div class="title"><h1>${name}</h1></div><${Loading} what="the whole run" /></div>`}
+    <${Episodes} name=${name} run=${run || UNREAD} values=${values} />
+  </main>`;
+}
+
+const UNREAD = { version: 0, flagged: 0, forks: 0 };
+
+function About({ name, run, values }) {
+  return html`<div class="title"><h1>${run.name}</h1><${State} state=${run.state} />
       <span class="quiet">${run.env_ids.join(", ")}</span>
       ${Object.entries(run.tags).map(([tag, value]) => html`<span class="tag" key=${tag}>${tag}=${String(value)}</span>`)}</div>
     <dl class="stats">
@@ -38,9 +45,7 @@ export function Run({ values }) {
         <${Distribution} run=${run} />
         <${Training} run=${run} />
       </div>
-    </div>
-    <${Episodes} run=${run} values=${values} />
-  </main>`;
+    </div>`;
 }
 
 function Outliers({ outliers }) {
@@ -100,24 +105,25 @@ const COLUMNS = [
 ];
 const STATUSES = ["", "running", "terminated", "truncated", "abandoned", "interrupted"];
 
-function Episodes({ run, values }) {
-  const asked = { run: run.name, where: values.where, status: values.status, flagged: values.flagged === "1", forks: values.forks === "1", sort: values.sort || "-started_at" };
+function Episodes({ name, run, values }) {
+  const asked = { run: name, where: values.where, status: values.status, flagged: values.flagged === "1", forks: values.forks === "1", sort: values.sort || "-started_at" };
   const key = JSON.stringify(asked);
-  const [state, setState] = useState({ total: null, version: 0 });
+  const [state, setState] = useState({ total: null, version: 0, rows: [] });
   const [problem, setProblem] = useState(null);
   const [chosen, setChosen] = useState([]);
   useEffect(() => {
     const control = new AbortController();
-    ask("episodes", { ...asked, count: 1 }, { signal: control.signal }).then(
+    ask("episodes", { ...asked, count: PART }, { signal: control.signal }).then(
       (found) => {
         setProblem(null);
-        setState({ total: found.total, version: `${key} ${found.version} ${found.total}` });
+        setState({ total: found.total, version: `${key} ${found.version} ${found.total}`, rows: found.episodes });
       },
       (error) => error.name !== "AbortError" && setProblem(error),
     );
     return () => control.abort();
   }, [key, run.version, run.flagged]);
   async function part(start, length, signal) {
+    if (start === 0) return state.rows; // they came with the number of all
     const found = await ask("episodes", { ...asked, start, count: length }, { signal });
     return found.episodes;
   }
