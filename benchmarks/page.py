@@ -55,7 +55,7 @@ SCRUB = """async (moves) => {
 }"""
 
 
-class ShortEnv(gym.Env[np.ndarray, int]):
+class ShortEnv(gym.Env[np.ndarray, np.int64]):
     """An episode of a given length."""
 
     def __init__(self, length: int) -> None:

@@ -21,7 +21,6 @@ __all__ = ["Picture", "Simulations", "observed_picture", "png", "recorded_frame"
 MAX_SIMULATIONS: Final = 4
 MAX_CACHED_BYTES: Final = 64 << 20
 RENDERED_BACK: Final = 24  # frames before the one that is asked for, when a simulation begins anew
-LOOK_BACK: Final = 256
 
 
 class Picture(NamedTuple):
@@ -74,10 +73,14 @@ def _pixels(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def recorded_frame(episode: Episode, step: int) -> Picture | None:
-    """The newest recorded frame up to a step; None if there is none in the 256 steps before."""
-    newest = None
-    for found in episode.renders(max(0, step - LOOK_BACK), step + 1):
-        newest = found
+    """The newest recorded frame up to a step; None if there is none.
+
+    Raises:
+        InvalidArgument: There is no such step.
+    """
+    if step < 0:
+        raise InvalidArgument(f"step={step}: steps count from 0")
+    newest = episode._renders().newest(before=step + 1)
     return None if newest is None else Picture(png(newest[1]), newest[0])
 
 

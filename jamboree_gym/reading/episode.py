@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -40,6 +41,7 @@ from jamboree_gym.store.log import IndexEntry, LogSlice
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition
+from jamboree_gym.tables.text_table import ago, html_table, number
 
 if TYPE_CHECKING:
     import os
@@ -556,6 +558,26 @@ class Episode(StaysHere):
             return str(self.summary)
         except JamboreeError as error:
             return f"{self!r}: {error}"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: its summary as a table; if that cannot be read, the id and why."""
+        try:
+            one = self.summary
+        except JamboreeError as error:
+            return escape(f"{self!r}: {error}")
+        columns: dict[str, list[object]] = {
+            "episode": [one.id],
+            "run": [one.run],
+            "environment": [one.env_id],
+            "status": [one.status],
+            "steps": [one.steps],
+            "return": [number(one.episode_return)],
+            "seed": [one.seed],
+            "began": [ago(one.started_at, self._connection.clock())],
+        }
+        if one.parent is not None:
+            columns["from step"] = [f"{one.fork_step} of {one.parent}"]
+        return html_table(columns, rows=1)
 
 
 def _replay() -> ModuleType:

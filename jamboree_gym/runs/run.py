@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -22,7 +23,9 @@ from jamboree_gym.runs.metrics import MetricHandler, metric_table
 from jamboree_gym.runs.read_runs import read_run_summaries
 from jamboree_gym.runs.run_report import RunReport, report_of_run
 from jamboree_gym.runs.run_summary import RunState, RunSummary, summary_of_run
+from jamboree_gym.runs.run_table import run_columns
 from jamboree_gym.runs.sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
+from jamboree_gym.tables.text_table import html_table
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -319,6 +322,13 @@ class Run(StaysHere):
             return str(self.summary)
         except JamboreeError as error:
             return f"{self!r}: {error}"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: its summary as a table; if that cannot be read, the name and why."""
+        try:
+            return html_table(run_columns([self.summary], self._connection.clock()), rows=1)
+        except JamboreeError as error:
+            return escape(f"{self!r}: {error}")
 
 
 def _as_text(asked: dict[str, Any]) -> str:

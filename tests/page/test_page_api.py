@@ -451,6 +451,22 @@ def test_a_lost_redis_is_said_and_comes_back(
                 assert [one["name"] for one in ask.api("runs")["runs"]] == ["kept"]
 
 
+def test_a_lost_mongodb_is_said_where_it_is_needed(
+    valkey: Server, own_mongo: Server, namespace: str
+) -> None:
+    with Jamboree(valkey.url, own_mongo.url, namespace=namespace, backup=False) as jam:
+        (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
+        jam.backup.flush()
+        for key in jam.redis.keys(f"*:episode:{{{id}}}"):
+            jam.redis.delete(key)  # as an eviction does
+        own_mongo.kill()
+        with PageServer(jam, port=0).start() as page:
+            answer = Asker(page)("/api/columns", {"id": id})
+            assert answer.status == 503
+            assert "MongoDB does not answer" in answer.json["error"]
+            assert Asker(page)("/api/runs").status == 200  # Redis alone knows this
+
+
 # -- no path, no secret ---------------------------------------------------------------------
 
 
