@@ -320,7 +320,7 @@ function Transitions({ columns, cursor, version }) {
     <${VirtualTable} compact label="Transitions" columns=${list} total=${columns.rows} rowHeight=${24} height="288px" version=${version} focusRow=${focus}
       part=${(start, length) => Array.from({ length: Math.min(length, columns.rows - start) }, (_, at) => start + at)}
       rowClass=${(step) => (step === focus ? "here" : "")}
-      row=${(step) => list.map((one) => (one.of === null ? html`<button type="button" class="plain tabular" onClick=${() => cursor.go(step)}>${count(step)}</button>` : number(columns.at(one.of, step), 5)))} />
+      row=${(step) => list.map((one) => (one.of === null ? html`<button type="button" class="plain tabular" onClick=${() => cursor.go(step)}>${count(step)}</button>` : number(columns.at(one.of, step), 4)))} />
   </section>`;
 }
 

@@ -9,7 +9,8 @@ export function number(value, digits = 4) {
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-3) return value.toExponential(digits - 2).replace("-", "−");
   const fraction = Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
-  return value.toFixed(Math.min(fraction, 6)).replace("-", "−");
+  const text = value.toFixed(Math.min(fraction, 6)).replace("-", "−");
+  return digits > 5 && text.includes(".") ? text.replace(/\.?0+$/, "") : text; // in a table, digits stand below digits
 }
 
 export function count(value) {
