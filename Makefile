@@ -131,6 +131,10 @@ fmt: $(DEV_READY) ## format, and fix what ruff can fix
 bench: $(DEV_READY) ## the benchmarks, each against its peers
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
+.PHONY: screenshots
+screenshots: $(DEV_READY) ## the pictures of docs/page.md, by a Chromium
+	$(BIN)/python tests/page/screenshots.py
+
 .PHONY: docs
 docs: $(DEV_READY) ## run the examples in README.md and docs/
 	$(BIN)/python -m pytest -v tests/test_docs.py $(PYTEST_ARGS)

@@ -18,7 +18,7 @@ from jamboree_gym.checked import Count, EpochSeconds, Seconds, checked
 from jamboree_gym.connection import Connection, HasConnection
 from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode
-from jamboree_gym.errors import InvalidArgument, UnsupportedSpace
+from jamboree_gym.errors import InvalidArgument, MissingExtra, UnsupportedSpace
 from jamboree_gym.handlers.rendered_frames import RecordFrames
 from jamboree_gym.reading.diff import EpisodeDiff, diff
 from jamboree_gym.reading.episode import Episode, recent_of
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from jamboree_gym.integrations.sb3 import VecRecordEpisodes
+    from jamboree_gym.page.serving import PageServer
 
 __all__ = ["Jamboree"]
 
@@ -152,6 +153,37 @@ class Jamboree(HasConnection):
     def backup(self) -> Backup:
         """Copying to the backup, comparing, restoring."""
         return Backup(self._connection)
+
+    @checked
+    def ui(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: Count | None = None,
+        allow_actions: bool = False,
+        needs_token: bool | None = None,
+    ) -> PageServer:
+        """Serve the page of this store: runs and episodes in a browser, live.
+
+        Example:
+            >>> page = jam.ui()  # a notebook shows a link
+            >>> page.close()
+
+        Args:
+            host: Address to bind. Others than this machine need the token in the URL.
+            port: Its port; None = 7432, or a free one if that is taken.
+            allow_actions: Whether flags can be set on the page.
+            needs_token: Whether the URL has a random token; None = if other machines reach it.
+
+        Raises:
+            MissingExtra: Starlette and uvicorn are not installed.
+            InvalidArgument: The address cannot be bound.
+        """
+        self._open()
+        served = page_server(
+            self, host=host, port=port, allow_actions=allow_actions, needs_token=needs_token
+        )
+        return served.start()
 
     @property
     def redis(self) -> redis.Redis:
@@ -448,6 +480,21 @@ class Jamboree(HasConnection):
             DecodeError: Stored bytes are damaged; names key and index.
         """
         return diff(*(self.episode(id_of(self._open(), one)) for one in (a, b)))
+
+
+def page_server(jam: Jamboree, **options: Any) -> PageServer:
+    """The page of a store, not served yet.
+
+    Raises:
+        MissingExtra: Starlette and uvicorn are not installed.
+    """
+    try:
+        from jamboree_gym.page.serving import PageServer
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise MissingExtra("the page needs: pip install 'jamboree-gym[ui]'") from error
+    return PageServer(jam, **options)
 
 
 def _recorder_of(env: Any) -> Any:

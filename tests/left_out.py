@@ -38,7 +38,21 @@ def is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def chromium() -> str | None:
+    """Where a Chromium is."""
+    return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+
+
 NEEDS = (
+    Need(
+        "browser",
+        "tests of the page in a browser",
+        "no chromium on PATH, or no playwright: apt-get install chromium",
+        lambda: chromium() is not None and is_installed("playwright"),
+    ),
     Need(
         "redis7",
         "tests of Redis 7's own dialect",

@@ -28,7 +28,7 @@ ROOMS = [
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "journal", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),
-    *("wrappers", "integrations", "replay", "diagnosis", "jamboree", "cli"),
+    *("wrappers", "integrations", "replay", "diagnosis", "jamboree", "page", "cli"),
 ]
 
 # Each of these costs a user who does not need it tenths of a second, or a server.
@@ -361,6 +361,8 @@ MAY_IMPORT_UPWARDS = {
     ),
     ("jamboree_gym.reading.episode", "jamboree_gym.replay.what_if.ChooseAction"),
     ("jamboree_gym.reading.episode", "jamboree_gym.replay.what_if.Predictor"),
+    # `jam.ui()` serves the page, which stands on the Jamboree.
+    ("jamboree_gym.jamboree", "jamboree_gym.page.serving.PageServer"),
     # A documented name from before the servers had a room of their own.
     ("jamboree_gym.store.embedded", "jamboree_gym.servers.embedded.*"),
     ("jamboree_gym.store.embedded", "jamboree_gym.servers.embedded.__all__"),
@@ -369,6 +371,8 @@ MAY_IMPORT_UPWARDS = {
 MAY_IMPORT_LATE = {
     # `jam.record` takes a VecEnv, but the wrapper of one can only be a class where SB3 is.
     ("jamboree_gym.jamboree", "jamboree_gym.integrations.sb3"),
+    # The page needs a web server, which nobody else loads.
+    ("jamboree_gym.jamboree", "jamboree_gym.page.serving.PageServer"),
     # What users try first are methods of an episode, and what does them stands on episodes.
     ("jamboree_gym.reading.episode", "jamboree_gym.reading.diff"),
     ("jamboree_gym.reading.episode", "jamboree_gym.replay"),

@@ -96,6 +96,8 @@ def test_what_cannot_be_read_is_printed_with_the_reason(jam: Jamboree) -> None:
     assert query._repr_html_().startswith("&lt;episodes.where(run=")
     assert "this Jamboree is closed" in str(runs)
     assert "this Jamboree is closed" in runs._repr_html_()
+    assert "this Jamboree is closed" in run._repr_html_()
+    assert episode._repr_html_().startswith(f"&lt;Episode &#x27;{id}&#x27;&gt;: this Jamboree")
 
 
 def test_a_query_shows_the_first_episodes_and_how_many_there_are(jam: Jamboree) -> None:
@@ -121,6 +123,7 @@ def test_a_query_of_several_runs_shows_the_run(jam: Jamboree) -> None:
     record(jam, run="<i>other</i>")
     assert "<i>other</i>" in str(jam.episodes())
     assert "<td>&lt;i&gt;other&lt;/i&gt;</td>" in jam.episodes()._repr_html_()
+    assert "<td>&lt;i&gt;other&lt;/i&gt;</td>" in jam.episodes().last()._repr_html_()
 
 
 def test_a_fork_says_from_where_its_return_counts(jam: Jamboree) -> None:

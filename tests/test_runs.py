@@ -109,6 +109,7 @@ def test_printed_runs_fit_on_a_screen_and_the_newest_is_first(jam: Jamboree) -> 
 def test_names_are_escaped_in_html(jam: Jamboree) -> None:
     record(jam, "<b>bold</b>")
     assert "<td>&lt;b&gt;bold&lt;/b&gt;</td>" in jam.runs()._repr_html_()
+    assert "<td>&lt;b&gt;bold&lt;/b&gt;</td>" in jam.run("<b>bold</b>")._repr_html_()
 
 
 def test_repr_reads_nothing(jam: Jamboree) -> None:

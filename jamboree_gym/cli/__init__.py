@@ -35,7 +35,7 @@ def build_app() -> typer.Typer:
 
         from jamboree_gym.cli import version
         from jamboree_gym.cli.keeping import backup, doctor, exchange, migrate, prune, servers
-        from jamboree_gym.cli.looking import episodes, runs, tail, top
+        from jamboree_gym.cli.looking import episodes, runs, tail, top, ui
         from jamboree_gym.cli.playing import check, fork, record, verify, video, what_if
     except ModuleNotFoundError as error:
         if error.name != "typer":
@@ -47,7 +47,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    looking = (runs, episodes, tail, top)
+    looking = (runs, episodes, tail, top, ui)
     playing = (record, check, verify, fork, what_if, video)
     keeping = (prune, exchange, backup, migrate, servers, doctor)
     for one in (*looking, *playing, *keeping):

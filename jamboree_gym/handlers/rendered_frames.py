@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import number_dtype
-from jamboree_gym.checked import checked
+from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.provenance import generator_of
 from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
@@ -89,6 +89,19 @@ class RenderHandler(SidecarHandler):
                     return
                 yield record["step"], _decode(record, where=f"{self._key} at index {index}")
                 index = record["index"] + 1
+
+    @checked
+    def newest(self, *, before: Count) -> tuple[int, Any] | None:
+        """The newest frame before a step, as (step, frame); None if there is none.
+
+        Raises:
+            DecodeError: The frame is damaged; names it.
+        """
+        index = self._first_of(before) - 1
+        page = self._page(index) if index >= 0 else []
+        if not page:
+            return None
+        return page[0]["step"], _decode(page[0], where=f"{self._key} at index {index}")
 
 
 def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:

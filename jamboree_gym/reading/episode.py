@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
 from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError, ReplayError
+from jamboree_gym.handlers.flags import Flag, FlaggedHandler, FlagHandler
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
 from jamboree_gym.handlers.snapshots import SnapshotHandler
@@ -39,6 +41,7 @@ from jamboree_gym.store.log import IndexEntry, LogSlice
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition
+from jamboree_gym.tables.text_table import ago, html_table, number
 
 if TYPE_CHECKING:
     import os
@@ -311,6 +314,40 @@ class Episode(StaysHere):
         return handler
 
     @checked
+    def flag(self, note: str, *, step: Count | None = None) -> None:
+        """Mark it with a note, which is kept in the store until it is deleted.
+
+        Example:
+            >>> jam.run("ppo").episodes.order_by("episode_return").first().flag("falls at once")
+            >>> jam.run("ppo").flagged()
+
+        Args:
+            note: Why.
+            step: The step that the note is about; None = all of it.
+
+        Raises:
+            EpisodeNotFound: There is no such episode.
+            InvalidArgument: The note is empty or longer than 2,000 characters.
+        """
+        run = self._notes()[0].run
+        self._flags().put(note, step=step)
+        FlaggedHandler(self._connection, run).put(self.id)
+        self._connection.flush()
+
+    def flags(self) -> list[Flag]:
+        """The notes with which it was marked, the oldest first."""
+        return self._flags().flags()
+
+    def unflag(self) -> None:
+        """Delete all notes with which it was marked."""
+        self._flags().delete()
+
+    def _flags(self) -> FlagHandler:
+        handler = FlagHandler(self._connection)
+        handler["episode"] = self.id
+        return handler
+
+    @checked
     def tail(self, *, timeout_s: Seconds | None = None) -> Iterator[StepData]:
         """Follow the episode from its first step on, until it ends or its writer has died.
 
@@ -406,7 +443,7 @@ class Episode(StaysHere):
         return StepCursor(self._reader.key, self._reader.decode, to_transitions)
 
     def delete(self) -> None:
-        """Delete it from Redis and from the backup, with what was rendered and its snapshots.
+        """Delete it from Redis and from the backup, with its frames, snapshots and flags.
 
         What is damaged can be deleted, too, and so can what is listed and not there any more.
 
@@ -431,7 +468,7 @@ class Episode(StaysHere):
     def _delete_what_lies_beside(self) -> None:
         """Asks the backup only where the episode has been there: where embedded, that starts it."""
         may_be_backed_up = self._may_be_backed_up()
-        for handler in (self._renders(), self.snapshots()):
+        for handler in (self._renders(), self.snapshots(), self._flags()):
             if may_be_backed_up or _is_there(handler):
                 handler.delete()
 
@@ -522,6 +559,26 @@ class Episode(StaysHere):
         except JamboreeError as error:
             return f"{self!r}: {error}"
 
+    def _repr_html_(self) -> str:
+        """For a notebook: its summary as a table; if that cannot be read, the id and why."""
+        try:
+            one = self.summary
+        except JamboreeError as error:
+            return escape(f"{self!r}: {error}")
+        columns: dict[str, list[object]] = {
+            "episode": [one.id],
+            "run": [one.run],
+            "environment": [one.env_id],
+            "status": [one.status],
+            "steps": [one.steps],
+            "return": [number(one.episode_return)],
+            "seed": [one.seed],
+            "began": [ago(one.started_at, self._connection.clock())],
+        }
+        if one.parent is not None:
+            columns["from step"] = [f"{one.fork_step} of {one.parent}"]
+        return html_table(columns, rows=1)
+
 
 def _replay() -> ModuleType:
     from jamboree_gym import replay  # stands on this module
@@ -551,7 +608,7 @@ def recent_of(episodes: Sequence[Episode], n: int) -> list[Transitions]:
     return [cast(Transitions, recent[episode.id]) for episode in episodes]
 
 
-def _is_there(handler: RenderHandler | SnapshotHandler) -> bool:
+def _is_there(handler: RenderHandler | SnapshotHandler | FlagHandler) -> bool:
     try:
         return handler.count() > 0
     except DecodeError:  # what is damaged can be deleted

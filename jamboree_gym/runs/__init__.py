@@ -2,5 +2,5 @@
 
 Imports: `arrays`, `checked`, `connection`, `encoding`, `errors`, `handlers`, `integrations`,
     `process_life`, `reading`, `records`, `tables`, `wording`.
-Imported by: `cli`, `integrations`, `jamboree`.
+Imported by: `cli`, `integrations`, `jamboree`, `page`.
 """

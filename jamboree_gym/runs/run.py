@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
 from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, JamboreeError, RunNotFound
+from jamboree_gym.handlers.flags import flagged_episodes
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
@@ -21,7 +23,9 @@ from jamboree_gym.runs.metrics import MetricHandler, metric_table
 from jamboree_gym.runs.read_runs import read_run_summaries
 from jamboree_gym.runs.run_report import RunReport, report_of_run
 from jamboree_gym.runs.run_summary import RunState, RunSummary, summary_of_run
+from jamboree_gym.runs.run_table import run_columns
 from jamboree_gym.runs.sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
+from jamboree_gym.tables.text_table import html_table
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -107,6 +111,18 @@ class Run(StaysHere):
         """
         _, found = found_by(self.episodes, is_complete=False)
         return newest_steps(self._connection, found, n)
+
+    def flagged(self) -> list[Episode]:
+        """Its episodes that are marked with `episode.flag(...)`, the one marked first at the front.
+
+        Example:
+            >>> for episode in jam.run("ppo").flagged():
+            ...     print(episode.id, *episode.flags())
+        """
+        self._check_it_is_there()
+        return [
+            Episode(self._connection, one) for one in flagged_episodes(self._connection, self.name)
+        ]
 
     @property
     def _all_episodes(self) -> EpisodeQuery:
@@ -306,6 +322,13 @@ class Run(StaysHere):
             return str(self.summary)
         except JamboreeError as error:
             return f"{self!r}: {error}"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: its summary as a table; if that cannot be read, the name and why."""
+        try:
+            return html_table(run_columns([self.summary], self._connection.clock()), rows=1)
+        except JamboreeError as error:
+            return escape(f"{self!r}: {error}")
 
 
 def _as_text(asked: dict[str, Any]) -> str:

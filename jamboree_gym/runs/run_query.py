@@ -15,8 +15,9 @@ from jamboree_gym.process_life import StaysHere
 from jamboree_gym.runs.read_runs import read_run_summaries
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_summary import RunSummary
+from jamboree_gym.runs.run_table import run_columns
 from jamboree_gym.tables.columns import scalar_columns
-from jamboree_gym.tables.text_table import MAX_ROWS, ago, html_table, number, text_table
+from jamboree_gym.tables.text_table import MAX_ROWS, html_table, text_table
 
 __all__ = ["RunQuery"]
 
@@ -139,13 +140,4 @@ class RunQuery(StaysHere):
         """What is shown of the newest runs, the newest first."""
         now = self._connection.clock()
         shown = read_run_summaries(self._connection, names[: -MAX_ROWS - 1 : -1])
-        return {
-            "run": [one.name for one in shown],
-            "state": [one.state for one in shown],
-            "episodes": [one.episodes for one in shown],
-            "steps": [one.steps for one in shown],
-            "last step": [ago(one.last_step_at, now) for one in shown],
-            "return of last 10": [number(one.mean_return) for one in shown],
-            "checkpoints": [one.checkpoints for one in shown],
-            "environment": [", ".join(one.env_ids) for one in shown],
-        }
+        return run_columns(shown, now)

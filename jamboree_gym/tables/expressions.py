@@ -145,7 +145,15 @@ class Condition:
             InvalidExpression: As `hits`.
         """
         columns = {name: table[name].combine_chunks() for name in table.column_names}
-        return self._true(_Evaluation(self._text, columns), table.num_rows)
+        return self.rows_of(columns, table.num_rows)
+
+    def rows_of(self, columns: Mapping[str, Column | None], count: int) -> npt.NDArray[np.bool_]:
+        """As `rows`, of columns of `count` values; those that are not named may be made on demand.
+
+        Raises:
+            InvalidExpression: As `hits`.
+        """
+        return self._true(_Evaluation(self._text, columns), count)
 
     def _true(self, evaluation: _Evaluation, count: int) -> npt.NDArray[np.bool_]:
         try:

@@ -1,0 +1,250 @@
+"""The page: how soon it shows 100,000 episodes, what a move costs, and what a tab costs a trainer.
+
+Needs a Chromium, and `pip install playwright`. Each number is of a tab of a real browser. The page
+runs in a process of its own, as `jamboree-gym ui` does.
+
+    python benchmarks/page.py --episodes 100000 --minutes 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+from _pairs import in_turn, jamboree, machine, median
+from playwright.sync_api import sync_playwright
+
+from jamboree_gym import Jamboree
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+LONG = 10_000
+SERVE = """
+import sys
+from jamboree_gym import Jamboree
+from jamboree_gym.page.serving import PageServer
+
+with Jamboree(sys.argv[1], backup=False) as jam:
+    page = PageServer(jam, port=0)
+    print(page.url, flush=True)
+    page.run()
+"""
+SCRUB = """async (moves) => {
+  const slider = document.querySelector('[aria-label=Step]');
+  const waits = [];
+  for (let at = 0; at < moves; at += 1) {
+    const began = performance.now();
+    slider.value = (at * 7919) % 10000;
+    slider.dispatchEvent(new Event('input', { bubbles: true }));
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    waits.push(performance.now() - began);
+  }
+  return waits.sort((a, b) => a - b);
+}"""
+
+
+class ShortEnv(gym.Env[np.ndarray, np.int64]):
+    """An episode of a given length."""
+
+    def __init__(self, length: int) -> None:
+        self.observation_space = gym.spaces.Box(-2, 2, (8,), np.float32)
+        self.action_space = gym.spaces.Discrete(4)
+        self._length = length
+        self._seen = np.zeros(8, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._count = 0
+        return self._seen, {}
+
+    def step(self, action):
+        self._count += 1
+        return self._seen, float(action), self._count >= self._length, False, {}
+
+
+def play(env, episodes: int) -> None:
+    choose = np.random.default_rng(0).integers
+    for _ in range(episodes):
+        env.reset()
+        done = False
+        while not done:
+            _, _, done, _, _ = env.step(int(choose(4)))
+    env.close()
+
+
+@contextmanager
+def served(jam: Jamboree) -> Iterator[tuple[str, psutil.Process]]:
+    """The page in a process of its own."""
+    redis_url = f"unix://{jam._connection.store.where}"
+    command = [sys.executable, "-c", SERVE, redis_url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip(), psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=ARGUMENTS
+        )
+        yield opened
+        opened.close()
+
+
+def wait(tab: Any, script: str, timeout_s: float = 60) -> None:
+    end = time.perf_counter() + timeout_s
+    while not tab.evaluate(script):
+        if time.perf_counter() > end:
+            raise TimeoutError(script)
+        time.sleep(0.005)
+
+
+ROWS = "Boolean(document.querySelector(\"[data-row='0'] a\"))"
+
+
+def many_episodes(jam: Jamboree, url: str, chromium: Any, count: int) -> None:
+    """A run of many episodes: first paint, first rows, a filter, another order."""
+    tab = chromium.new_page()
+    for name in ("cold", "warm"):
+        began = time.perf_counter()
+        tab.goto(f"{url}run?run=many")
+        wait(tab, ROWS)
+        rows_s = time.perf_counter() - began
+        paint_ms = tab.evaluate(
+            "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        )
+        print(f"{count:,} episodes, {name}: first paint {paint_ms:.0f} ms, rows {rows_s:.2f} s")
+    takes = []
+    for number in range(5):
+        where = f"episode_return > {number} and steps == 3"
+        total = len(jam.episodes(run="many").where(where))
+        began = time.perf_counter()
+        field = tab.get_by_label("Filter: an expression over the columns")
+        field.fill(where)
+        field.press("Enter")
+        wait(tab, f"document.querySelector('[role=table]')?.ariaRowCount === '{total + 1}'")
+        takes.append(time.perf_counter() - began)
+    print(f"a filter over them: {1000 * median(takes):.0f} ms")
+    tab.close()
+
+
+def moves(url: str, chromium: Any) -> None:
+    """Moves through an episode of 10,000 steps."""
+    with urllib.request.urlopen(f"{url}api/episodes?run=long") as answer:
+        id = json.load(answer)["episodes"][0]["id"]
+    tab = chromium.new_page()
+    tab.goto(f"{url}episode?id={id}")
+    wait(tab, f"document.querySelector('[aria-label=Step]')?.max === '{LONG}'")
+    waits = tab.evaluate(SCRUB, 200)
+    print(
+        f"a move in {LONG:,} steps, event to painted frame: median {waits[100]:.0f} ms, "
+        f"95 % within {waits[189]:.0f} ms"
+    )
+    tab.close()
+
+
+def trainer_cost(jam: Jamboree, url: str, chromium: Any) -> None:
+    """Steps per second of a trainer, without and with two tabs that follow it."""
+
+    def rate() -> float:
+        began = time.perf_counter()
+        play(jam.record(ShortEnv(200), run="trained"), 150)
+        return 150 * 200 / (time.perf_counter() - began)
+
+    def watched() -> float:
+        tabs = [chromium.new_page(), chromium.new_page()]
+        for tab, view in zip(tabs, ("", "run?run=trained"), strict=True):
+            tab.goto(f"{url}{view}")
+        time.sleep(1)
+        try:
+            return rate()
+        finally:
+            for tab in tabs:
+                tab.close()
+
+    rate()
+    taken = in_turn(5, alone=rate, watched=watched)
+    alone, with_tabs = median(taken["alone"]), median(taken["watched"])
+    print(
+        f"a trainer at full speed: {alone:,.0f} steps/s, with two tabs that follow it "
+        f"{with_tabs:,.0f} ({with_tabs / alone:.2f}, {os.cpu_count()} cores for all of it)"
+    )
+
+
+def memory(jam: Jamboree, url: str, server: psutil.Process, chromium: Any, minutes: float) -> None:
+    """Two tabs that follow a trainer for some minutes."""
+    tabs = [chromium.new_page(), chromium.new_page()]
+    env = jam.record(ShortEnv(10**9), run="followed")
+    env.reset()
+    env.step(0)
+    jam.flush()
+    id = env.get_wrapper_attr("episode_id")
+    tabs[0].goto(f"{url}episode?id={id}")
+    tabs[1].goto(f"{url}run?run=trained")
+    end = threading.Event()
+
+    def train() -> None:
+        while not end.is_set():
+            env.step(1)
+            end.wait(0.02)
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    sessions = [tab.context.new_cdp_session(tab) for tab in tabs]
+
+    def measured() -> list[float]:
+        for session in sessions:
+            session.send("HeapProfiler.collectGarbage")
+        heaps = [session.send("Runtime.getHeapUsage")["usedSize"] / 2**20 for session in sessions]
+        return [server.memory_info().rss / 2**20, *heaps]
+
+    time.sleep(15)
+    before, cpu = measured(), server.cpu_times()
+    began = time.perf_counter()
+    time.sleep(60 * minutes)
+    after, later = measured(), server.cpu_times()
+    share = (later.user + later.system - cpu.user - cpu.system) / (time.perf_counter() - began)
+    end.set()
+    trainer.join()
+    env.close()
+    for name, one, other in zip(("server", "episode", "run"), before, after, strict=True):
+        print(f"memory of the {name} after {minutes:g} minutes: {one:.1f} -> {other:.1f} MiB")
+    print(f"the server meanwhile: {100 * share:.1f} % of a core")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--episodes", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    asked = parser.parse_args()
+    print(machine())
+    with jamboree(backup=False) as jam:
+        play(jam.record(ShortEnv(LONG), run="long"), 1)
+        play(jam.record(ShortEnv(3), run="many"), asked.episodes)
+        jam.flush(60)
+        with served(jam) as (url, server), browser() as chromium:
+            many_episodes(jam, url, chromium, asked.episodes)
+            moves(url, chromium)
+            trainer_cost(jam, url, chromium)
+            memory(jam, url, server, chromium, asked.minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""The episodes of each run, kept for a moment: many looks at the page cost the store one read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, Final, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jamboree_gym.errors import InvalidArgument
+from jamboree_gym.jamboree import Jamboree
+from jamboree_gym.page.curves import Finished
+from jamboree_gym.reading.finding.filters import Found
+from jamboree_gym.reading.query import found_by
+from jamboree_gym.tables.expressions import Condition
+from jamboree_gym.tables.summary_table import to_summary_table
+
+__all__ = ["Kept", "Listing", "ListingPage", "Listings"]
+
+SHORTEST_PAUSE_S: Final = 0.25
+LONGEST_PAUSE_S: Final = 10.0
+SHARE: Final = 9  # a read that took t seconds is not repeated before 9 t: a tenth of a core at most
+MAX_RUNS: Final = 200
+MAX_ORDERS: Final = 32
+MAX_ROWS: Final = 500
+
+_T = TypeVar("_T")
+_NUMBERS: Final = ("started_at", "episode_return", "steps", "elapsed_s")
+SORTABLE: Final = (*_NUMBERS, "status", "seed")
+
+
+class Kept(Generic[_T]):
+    """A value that is read again at times: the longer a read takes, the less often.
+
+    Args:
+        read: Reads it.
+        is_same: Whether nothing has changed between two values: then the next read has time.
+    """
+
+    def __init__(self, read: Callable[[], _T], is_same: Callable[[_T, _T], bool]) -> None:
+        self._read = read
+        self._is_same = is_same
+        self._lock = threading.Lock()
+        self._value: _T | None = None
+        self._read_at = 0.0
+        self._pause_s = SHORTEST_PAUSE_S
+
+    def get(self) -> _T:
+        """The value, at most as old as its pause; read by one thread, for all that wait for it."""
+        with self._lock:
+            if self._value is None or time.monotonic() >= self._read_at + self._pause_s:
+                self._refresh()
+            assert self._value is not None
+            return self._value
+
+    def at_once(self) -> _T:
+        """The value that is there, however old; read only if there is none."""
+        value = self._value
+        return self.get() if value is None else value
+
+    def _refresh(self) -> None:
+        began = time.monotonic()
+        value = self._read()
+        self._read_at = time.monotonic()
+        least = max(SHORTEST_PAUSE_S, SHARE * (self._read_at - began))
+        if self._value is not None and self._is_same(self._value, value):
+            self._pause_s = max(least, min(2 * self._pause_s, LONGEST_PAUSE_S / 5))
+        else:
+            self._pause_s = least
+            self._value = value
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The episodes of a run by their start, forks included.
+
+    Attributes:
+        found: Their summaries.
+        version: Changes with each read that found something new.
+    """
+
+    found: Found
+    version: int
+    _orders: OrderedDict[tuple[Any, ...], npt.NDArray[np.int64]] = field(
+        default_factory=OrderedDict, repr=False
+    )
+
+    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+        """A field of all summaries as float64 (n,)."""
+        known = self._numbers.get(name)
+        if known is None:
+            values = map(attrgetter(name), self.found)
+            known = self._numbers[name] = np.fromiter(values, np.float64, len(self.found))
+        return known
+
+    @cached_property
+    def _numbers(self) -> dict[str, npt.NDArray[np.float64]]:
+        return {}
+
+    @cached_property
+    def status(self) -> npt.NDArray[np.object_]:
+        """The status of each."""
+        return np.array([one.status for one in self.found], object)
+
+    @cached_property
+    def is_own(self) -> npt.NDArray[np.bool_]:
+        """Which are no experiments: forks of an episode of the same run."""
+        if not any(one.parent for one in self.found):
+            return np.ones(len(self.found), np.bool_)
+        return np.array([not one.is_experiment for one in self.found], np.bool_)
+
+    @cached_property
+    def own(self) -> Found:
+        """Without experiments."""
+        return (
+            self.found if self.is_own.all() else [self.found[at] for at in self.is_own.nonzero()[0]]
+        )
+
+    @cached_property
+    def ended_at(self) -> npt.NDArray[np.float64]:
+        """When the newest step of each was taken, epoch seconds."""
+        return self.numbers("started_at") + self.numbers("elapsed_s")
+
+    @cached_property
+    def finished(self) -> Finished:
+        """Those that are over, in the order of their ends."""
+        over = self.is_own & (self.status != "running")
+        rows = over.nonzero()[0]
+        rows = rows[self.ended_at[rows].argsort(kind="stable")]
+        return Finished(
+            self.numbers("episode_return")[rows], self.numbers("steps")[rows], self.ended_at[rows]
+        )
+
+    @cached_property
+    def standing(self) -> tuple[Any, ...]:
+        """Equal where nothing that is shown has changed."""
+        return len(self.found), float(self.numbers("steps").sum()), Counter(self.status.tolist())
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Where each episode is, by its id."""
+        return {one.id: at for at, one in enumerate(self.found)}
+
+    def chosen(
+        self,
+        where: str = "",
+        status: str = "",
+        sort: str = "-started_at",
+        forks: bool = False,
+        among: frozenset[str] | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """Positions of the episodes that are asked for, in the order that is asked for.
+
+        Raises:
+            InvalidExpression: The condition cannot be understood.
+            InvalidArgument: There is no such column to sort by.
+        """
+        asked = (where, status, sort, forks, among)
+        known = self._orders.get(asked)
+        if known is None:
+            known = self._orders[asked] = self._choose(*asked)
+            while len(self._orders) > MAX_ORDERS:
+                self._orders.popitem(last=False)
+        return known
+
+    def _choose(
+        self, where: str, status: str, sort: str, forks: bool, among: frozenset[str] | None
+    ) -> npt.NDArray[np.int64]:
+        wanted = np.ones(len(self.found), np.bool_) if forks else self.is_own.copy()
+        if where.strip() and self.found:
+            wanted &= Condition(where).rows_of(_SummaryColumns(self), len(self.found))
+        if status:
+            wanted &= self.status == status
+        if among is not None:
+            wanted &= np.array([one.id in among for one in self.found], np.bool_)
+        rows = wanted.nonzero()[0]
+        return rows[self._order(rows, sort)]
+
+    def _order(self, rows: npt.NDArray[np.int64], sort: str) -> npt.NDArray[np.int64]:
+        name, is_descending = sort.removeprefix("-"), sort.startswith("-")
+        if name not in SORTABLE:
+            raise InvalidArgument(f"sort={name!r}: choose one of {', '.join(SORTABLE)}")
+        if name in _NUMBERS:
+            values = self.numbers(name)[rows]
+            if not is_descending:
+                return values.argsort(kind="stable")
+            # Stable in both directions, and NaN last in both.
+            return np.where(np.isnan(values), np.inf, -values).argsort(kind="stable")
+        if name == "status":
+            keys: list[Any] = self.status[rows].tolist()
+        else:
+            keys = [_seed_key(self.found[row].decoded_seed()) for row in rows]
+        places = sorted(range(len(keys)), key=keys.__getitem__, reverse=is_descending)
+        return np.array(places, np.int64)
+
+
+def _seed_key(seed: Any) -> tuple[bool, int, str]:
+    """Numbers as such, then what is no number."""
+    is_number = isinstance(seed, int)
+    return not is_number, seed if is_number else 0, str(seed)
+
+
+class _SummaryColumns(Mapping[str, Any]):
+    """The columns of `summary_table()`; the usual ones without the rest of the table."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return to_summary_table(self._listing.found)
+
+    def __getitem__(self, name: str) -> Any:
+        if name in _NUMBERS:
+            return self._listing.numbers(name)
+        if name == "status":
+            return self._listing.status
+        if name not in self._table.column_names:
+            raise KeyError(name)
+        return self._table[name].combine_chunks()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.column_names)
+
+    def __len__(self) -> int:
+        return len(self._table.column_names)
+
+
+@dataclass(frozen=True, slots=True)
+class ListingPage:
+    """A part of a listing, and where the next one begins."""
+
+    listing: Listing
+    rows: npt.NDArray[np.int64]
+    total: int
+    start: int
+
+
+class Listings:
+    """The listings of the runs of a store.
+
+    Args:
+        jam: The store.
+    """
+
+    def __init__(self, jam: Jamboree) -> None:
+        self._jam = jam
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Kept[Listing]] = OrderedDict()
+        self._versions = 0
+
+    def of(self, run: str) -> Kept[Listing]:
+        """That of a run; a run that is not there has no episodes."""
+        with self._lock:
+            kept = self._kept.get(run)
+            if kept is None:
+                kept = self._kept[run] = Kept(lambda: self._read(run), _is_same)
+            self._kept.move_to_end(run)
+            while len(self._kept) > MAX_RUNS:
+                self._kept.popitem(last=False)
+            return kept
+
+    def _read(self, run: str) -> Listing:
+        query = self._jam.episodes(run=run, wait=True, forks=True)
+        _, found = found_by(query, is_complete=False)
+        with self._lock:
+            self._versions += 1
+            return Listing(found, self._versions)
+
+    def page(self, run: str, start: int, count: int, **asked: Any) -> ListingPage:
+        """Some episodes of a run.
+
+        Raises:
+            JamboreeError: As `Listing.chosen`, or the store does not answer.
+        """
+        if start < 0 or not 0 < count <= MAX_ROWS:
+            raise InvalidArgument(f"start={start}, count={count}: at most {MAX_ROWS} rows at once")
+        listing = self.of(run).at_once()
+        chosen = listing.chosen(**asked)
+        return ListingPage(listing, chosen[start : start + count], len(chosen), start)
+
+
+def _is_same(one: Listing, other: Listing) -> bool:
+    return one.standing == other.standing

@@ -1,0 +1,159 @@
+// The numbers of an episode, as the server packs them (jamboree_gym/page/columns.py).
+import { askBytes } from "./api.js";
+
+const EXACT = 2048;
+
+export function unpack(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const perColumn = header.every === 1 ? header.rows : 2 * Math.ceil(header.rows / header.every);
+  let at = 4 + length;
+  const columns = new Map();
+  for (const one of header.columns) {
+    columns.set(one.name, { ...one, values: new Float32Array(buffer, at, perColumn) });
+    at += 4 * perColumn;
+  }
+  return { ...header, columns };
+}
+
+export class Columns {
+  constructor(id) {
+    this.id = id;
+    this.total = 0;
+    this.every = 1;
+    this.columns = new Map(); // name -> { name, group, kind, values }
+    this.exact = new Map(); // parts of EXACT steps of a long episode
+    this.version = 0;
+    this.listeners = new Set();
+  }
+
+  async load(signal) {
+    const found = unpack(await askBytes("columns", { id: this.id }, { signal }));
+    this.total = found.total;
+    this.every = found.every;
+    this.columns = found.columns;
+    if (this.every === 1) this.derive(0);
+    this.version += 1;
+  }
+
+  // What was recorded since; only that is asked for.
+  async grow(signal) {
+    if (this.every > 1) return this.load(signal);
+    const start = this.total;
+    const found = unpack(await askBytes("columns", { id: this.id, start }, { signal }));
+    if (found.total <= start) return undefined;
+    const rows = found.start + found.rows;
+    for (const one of found.columns.values()) {
+      if (!this.columns.has(one.name)) this.columns.set(one.name, { ...one, values: new Float32Array(0) });
+    }
+    for (const one of this.columns.values()) {
+      if (one.group === "derived") continue;
+      const values = new Float32Array(rows).fill(NaN);
+      values.set(one.values.subarray(0, start));
+      const more = found.columns.get(one.name);
+      if (more) values.set(more.values, start);
+      one.values = values;
+    }
+    this.total = found.total;
+    this.derive(start);
+    this.version += 1;
+    return undefined;
+  }
+
+  // The cumulative return: of step k, what was earned before it.
+  derive(start) {
+    const reward = this.columns.get("reward");
+    if (!reward) return;
+    const count = reward.values.length;
+    const old = this.columns.get("return");
+    const values = new Float32Array(count);
+    let sum = 0;
+    for (let at = 0; at < count; at += 1) {
+      values[at] = sum;
+      if (!Number.isNaN(reward.values[at])) sum += reward.values[at];
+    }
+    if (old) old.values = values;
+    else this.columns.set("return", { name: "return", group: "derived", kind: "number", values });
+  }
+
+  get rows() {
+    return this.total + 1;
+  }
+
+  // A value at a step; NaN while it is not here yet.
+  at(name, step) {
+    const column = this.columns.get(name);
+    if (!column) return NaN;
+    if (this.every === 1) return column.values[step];
+    const part = this.exact.get(Math.floor(step / EXACT));
+    if (part && part.columns) {
+      const found = part.columns.get(name);
+      return found ? found.values[step - part.start] : NaN;
+    }
+    this.fetchExact(Math.floor(step / EXACT));
+    return NaN;
+  }
+
+  fetchExact(number) {
+    if (this.exact.has(number)) return;
+    this.exact.set(number, {});
+    clearTimeout(this.timer);
+    this.timer = setTimeout(async () => {
+      const start = number * EXACT;
+      try {
+        const bytes = await askBytes("columns", { id: this.id, start, stop: Math.min(start + EXACT, this.total) });
+        this.exact.set(number, unpack(bytes));
+        if (this.exact.size > 32) this.exact.delete(this.exact.keys().next().value);
+        for (const listener of this.listeners) listener();
+      } catch {
+        this.exact.delete(number);
+      }
+    }, 80);
+    for (const [one, part] of this.exact) if (one !== number && !part.columns) this.exact.delete(one);
+  }
+
+  onExact(listener) {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  // x and y of a curve; of a long episode two points for each row, the lowest and the highest.
+  curve(name) {
+    const { values } = this.columns.get(name);
+    if (this.every === 1) return values;
+    const half = values.length / 2;
+    const found = new Float32Array(values.length);
+    for (let at = 0; at < half; at += 1) {
+      found[2 * at] = values[at];
+      found[2 * at + 1] = values[half + at];
+    }
+    return found;
+  }
+
+  steps() {
+    const count = this.every === 1 ? this.rows : 2 * Math.ceil(this.rows / this.every);
+    const x = new Float64Array(count);
+    for (let at = 0; at < count; at += 1) x[at] = this.every === 1 ? at : (at * this.every) / 2;
+    return x;
+  }
+
+  // Curves that belong together: those whose names differ in their last number.
+  panels() {
+    const found = new Map();
+    for (const one of this.columns.values()) {
+      if (["timestamp", "terminated", "truncated", "reward", "return"].includes(one.name)) continue;
+      const base = one.group === "info" ? one.name : one.name.replace(/(_\d+)+$/, "");
+      if (!found.has(base)) found.set(base, []);
+      found.get(base).push(one);
+    }
+    const order = ["annotation", "action", "observation", "info", "step"];
+    return [...found].sort((a, b) => order.indexOf(a[1][0].group) - order.indexOf(b[1][0].group));
+  }
+}
+
+// NaN is a gap in a plot.
+export function gaps(values) {
+  const found = new Array(values.length);
+  for (let at = 0; at < values.length; at += 1) found[at] = Number.isNaN(values[at]) ? null : values[at];
+  return found;
+}

@@ -1,0 +1,143 @@
+"""A page of a recorded store, and questions to it over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import gymnasium as gym
+import numpy as np
+
+from jamboree_gym import Jamboree
+from jamboree_gym.page.serving import PageServer
+
+
+@dataclass
+class Answer:
+    """What the server said."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+@dataclass
+class Asker:
+    """Asks a page."""
+
+    page: PageServer
+
+    @property
+    def address(self) -> str:
+        return urlsplit(self.page.url).netloc
+
+    def __call__(
+        self,
+        path: str,
+        values: dict[str, Any] | None = None,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        asked = f"{path}?{urlencode(values)}" if values else path
+        try:
+            connection.request(method, asked, body, headers or {})
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+        finally:
+            connection.close()
+
+    def api(self, name: str, **values: Any) -> Any:
+        """The answer to a question that has one."""
+        answer = self(f"/api/{name}", values)
+        assert answer.status == 200, (name, answer.status, answer.content[:500])
+        return answer.json
+
+    def columns(self, **values: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Header and columns of an episode."""
+        content = self("/api/columns", values).content
+        (length,) = struct.unpack_from("<I", content)
+        header = json.loads(content[4 : 4 + length])
+        numbers = np.frombuffer(content, "<f4", offset=4 + length)
+        columns = np.split(numbers, len(header["columns"])) if header["columns"] else []
+        return header, {
+            one["name"]: part for one, part in zip(header["columns"], columns, strict=True)
+        }
+
+    def post(self, path: str, values: dict[str, Any], body: Any, **headers: str) -> Answer:
+        """As the page itself does it."""
+        usual = {"Origin": f"http://{self.address}", "Host": self.address}
+        content = json.dumps(body).encode()
+        return self(path, values, method="POST", body=content, headers=usual | headers)
+
+    @contextmanager
+    def events(self, **values: Any) -> Iterator[Iterator[tuple[str, Any]]]:
+        """Server-sent events: name and content."""
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        connection.request("GET", f"/api/changes?{urlencode(values)}")
+        response = connection.getresponse()
+        assert response.status == 200
+
+        def read() -> Iterator[tuple[str, Any]]:
+            name = ""
+            while line := response.readline():
+                text = line.decode().rstrip("\n")
+                if text.startswith("event: "):
+                    name = text.removeprefix("event: ")
+                elif text.startswith("data: "):
+                    yield name, json.loads(text.removeprefix("data: "))
+
+        try:
+            yield read()
+        finally:
+            connection.close()
+
+
+def play(env: gym.Env[Any, Any], episodes: int = 1, *, seed: int = 0) -> list[str]:
+    """Record some episodes with actions that a seed decides; their ids."""
+    generator, ids = np.random.default_rng(seed), []
+    actions: Any = env.action_space
+    for number in range(episodes):
+        env.reset(seed=seed + number)
+        ids.append(env.get_wrapper_attr("episode_id"))
+        done = False
+        while not done:
+            action = (
+                int(generator.integers(actions.n)) if hasattr(actions, "n") else actions.sample()
+            )
+            _, _, terminated, truncated, _ = env.step(action)
+            done = terminated or truncated
+    env.close()
+    return ids
+
+
+def record_some(jam: Jamboree) -> dict[str, list[str]]:
+    """Runs with everything that the page shows; the ids of their episodes."""
+    import jamboree_envs  # noqa: F401 - registers Balance
+
+    framed = gym.make("CartPole-v1", render_mode="rgb_array")
+    ids = {
+        "plain": play(jam.record(gym.make("CartPole-v1"), run="plain", tags={"lr": 0.5}), 30),
+        "framed": play(jam.record(framed, run="framed", record_frames=4), 2),
+        "balance": play(jam.record(gym.make("jamboree/Balance-v0"), run="balance"), 3),
+    }
+    parent = jam.episode(ids["plain"][0])
+    forked = parent.fork(5)
+    forked.step(int(1 - parent.data().actions[5]))
+    ids["fork"] = [forked.get_wrapper_attr("episode_id")]
+    forked.close()
+    jam.flush()
+    return ids
