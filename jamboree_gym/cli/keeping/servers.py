@@ -48,13 +48,15 @@ def up(
     Example: jamboree-gym up --stay --home servers
     """
     from jamboree_gym.servers.embedded import EmbeddedServers, mask_password
+    from jamboree_gym.store.urls import is_folder
 
     with EmbeddedServers.join(home, timeout_s=timeout_s) as servers:
-        mongo_url = servers.mongo_url()
+        backup_url = servers.backup_url()
         if stay:
             servers.stay()
         typer.echo(f"redis  {servers.redis_url}")
-        typer.echo(f"mongo  {mongo_url if show_password else mask_password(mongo_url)}")
+        name = "folder" if is_folder(backup_url) else "mongo"
+        typer.echo(f"{name:<6} {backup_url if show_password else mask_password(backup_url)}")
 
 
 def down(
