@@ -16,6 +16,8 @@ from conftest import Server
 from served_page import play, record_some
 
 from jamboree_gym import Jamboree
+from jamboree_gym.page import app
+from jamboree_gym.page.columns import MAX_BYTES, columns_of
 from jamboree_gym.page.serving import PageServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.once]
@@ -262,6 +264,23 @@ def test_what_is_not_there_says_what_to_do(
         tab.sees("jam.record(gym.make")
         tab.open("/run?run=none").sees("There is no such run")
         tab.open(f"/episode?id={'f' * 32}").sees("There is no such episode")
+
+
+def test_a_large_episode_shows_exact_values_at_the_cursor(
+    tab: Tab, ids: dict[str, list[str]], jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jam.episode(ids["plain"][0]).data()
+
+    def bounded(episode: Any, start: int, stop: int | None) -> bytes:
+        return columns_of(episode, start, stop, most_bytes=300 if stop is None else MAX_BYTES)
+
+    monkeypatch.setattr(app, "columns_of", bounded)
+    tab.open(f"/episode?id={ids['plain'][0]}&step=3")
+    tab.page.get_by_role("img", name="observation over the episode").wait_for()
+    shown = "document.querySelector('[data-name=observation_0]').textContent.replace('\\u2212', '-')"
+    tab.until(f"!['', '\\u2013'].includes({shown})")
+    assert float(tab.page.evaluate(shown)) == pytest.approx(data.observations[3, 0], rel=1e-3)
+    tab.page.locator("[aria-label=Transitions] .row.here").wait_for()
 
 
 # -- live -----------------------------------------------------------------------------------
