@@ -6,6 +6,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +15,8 @@ from conftest import Server
 from served_page import Asker, play, record_some
 
 from jamboree_gym import Jamboree
+from jamboree_gym.page import app
+from jamboree_gym.page.columns import columns_of
 from jamboree_gym.page.serving import PageServer
 from jamboree_gym.replay import ReplayEnv
 
@@ -174,6 +177,21 @@ def test_columns_continue_where_the_page_is(ask: Asker, ids: dict[str, list[str]
     assert header["start"] == 4
     for name in whole:
         assert np.array_equal(rest[name], whole[name][4:], equal_nan=True), name
+
+
+def test_a_large_episode_comes_as_lowest_and_highest_values(
+    ask: Asker, jam: Jamboree, ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = ids["plain"][3]
+    data = jam.episode(id).data()
+    monkeypatch.setattr(app, "columns_of", partial(columns_of, most_bytes=300))
+    header, columns = ask.columns(id=id)
+    every, rows = header["every"], len(data) + 1
+    assert every > 1
+    low, high = np.split(columns["observation_1"], 2)
+    parts = [data.observations[at : at + every, 1] for at in range(0, rows, every)]
+    assert low.tolist() == [part.min() for part in parts]
+    assert high.tolist() == [part.max() for part in parts]
 
 
 def test_columns_of_a_step_that_is_not_there_are_refused(

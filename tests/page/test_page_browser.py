@@ -16,6 +16,8 @@ from conftest import Server
 from served_page import play, record_some
 
 from jamboree_gym import Jamboree
+from jamboree_gym.page import app
+from jamboree_gym.page.columns import MAX_BYTES, columns_of
 from jamboree_gym.page.serving import PageServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.once]
@@ -132,13 +134,13 @@ def test_a_run_leads_to_its_outliers_and_filters_its_episodes(tab: Tab, jam: Jam
     count = len(jam.run("plain").episodes.where("seed < 7 and episode_return > 1"))
     rows = tab.page.locator("[aria-label=Episodes] [role=table]")
     tab.until(
-        f"document.querySelector('[role=table]').getAttribute('aria-rowcount') === '{count + 1}'"
+        f"document.querySelector('[role=table]')?.getAttribute('aria-rowcount') === '{count + 1}'"
     )
     field.fill("seed <")
     tab.sees("is no expression")
     tab.page.get_by_role("button", name="return", exact=True).first.wait_for()
     field.fill("")
-    tab.until("document.querySelector('[role=table]').getAttribute('aria-rowcount') === '31'")
+    tab.until("document.querySelector('[role=table]')?.getAttribute('aria-rowcount') === '31'")
     rows.get_by_role("button", name="return").click()
     best = jam.run("plain").episodes.order_by("-episode_return").first()
     tab.until(f"document.querySelector('[data-row=\"0\"] a')?.search.includes('{best.id}')")
@@ -156,13 +158,13 @@ def test_an_episode_moves_by_keys_and_keeps_its_place(
     keys = tab.page.keyboard
     for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
         keys.press(key)
-    tab.until("document.querySelector('[aria-label=\"Go to step\"]').value === '2'")
+    tab.until("document.querySelector('[aria-label=\"Go to step\"]')?.value === '2'")
     tab.sees("recorded at step 0, the newest up to 2")
     keys.press("End")
-    tab.until(f"document.querySelector('[aria-label=\"Go to step\"]').value === '{length}'")
+    tab.until(f"document.querySelector('[aria-label=\"Go to step\"]')?.value === '{length}'")
     keys.press("Home")
     keys.press("Shift+ArrowRight")
-    tab.until("document.querySelector('[aria-label=\"Go to step\"]').value === '10'")
+    tab.until("document.querySelector('[aria-label=\"Go to step\"]')?.value === '10'")
     tab.until("location.search.includes('step=10')")
     tab.page.reload()
     tab.sees("recorded at step 8, the newest up to 10")
@@ -176,7 +178,7 @@ def test_space_plays_and_pauses(tab: Tab, ids: dict[str, list[str]]) -> None:
     tab.open(f"/episode?id={ids['framed'][0]}&speed=60")
     tab.page.get_by_label("Go to step").wait_for()
     tab.page.keyboard.press(" ")
-    tab.until("Number(document.querySelector('[aria-label=\"Go to step\"]').value) > 3")
+    tab.until("Number(document.querySelector('[aria-label=\"Go to step\"]')?.value) > 3")
     tab.page.keyboard.press(" ")
     tab.page.get_by_role("button", name="Play").wait_for()
 
@@ -203,7 +205,7 @@ def test_the_balance_that_the_agent_does_not_see_is_drawn(
     actions = jam.episode(id).data().actions
     tab.open(f"/episode?id={id}&step=2")
     tab.page.get_by_role("img", name="balance over the episode").wait_for()
-    tab.until("document.querySelector('[data-name=balance]').textContent !== ''")
+    tab.until("document.querySelector('[data-name=balance]')?.textContent !== ''")
     assert tab.page.locator("[data-name=balance]").inner_text() == str(actions[:2].sum())
 
 
@@ -264,6 +266,24 @@ def test_what_is_not_there_says_what_to_do(
         tab.open(f"/episode?id={'f' * 32}").sees("There is no such episode")
 
 
+def test_a_large_episode_shows_exact_values_at_the_cursor(
+    tab: Tab, ids: dict[str, list[str]], jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jam.episode(ids["plain"][0]).data()
+
+    def bounded(episode: Any, start: int, stop: int | None) -> bytes:
+        return columns_of(episode, start, stop, most_bytes=300 if stop is None else MAX_BYTES)
+
+    monkeypatch.setattr(app, "columns_of", bounded)
+    tab.open(f"/episode?id={ids['plain'][0]}&step=3")
+    tab.page.get_by_role("img", name="observation over the episode").wait_for()
+    cell = "document.querySelector('[data-name=observation_0]')"
+    shown = cell + ".textContent.replace('\\u2212', '-')"
+    tab.until(f"!['', '\\u2013'].includes({shown})")
+    assert float(tab.page.evaluate(shown)) == pytest.approx(data.observations[3, 0], rel=1e-3)
+    tab.page.locator("[aria-label=Transitions] .row.here").wait_for()
+
+
 # -- live -----------------------------------------------------------------------------------
 
 
@@ -285,12 +305,12 @@ def test_runs_and_episodes_grow_without_a_reload(
         env.reset(seed=4)
         env.step(0)
         writer.flush()
-        tab.until("document.querySelector('[data-row=\"0\"]').textContent.includes('running')")
+        tab.until("document.querySelector('[data-row=\"0\"]')?.textContent?.includes('running')")
         tab.page.locator("[data-row='0'] a").click()
         tab.page.locator(".live").wait_for()
         for action in (1, 0, 1, 0):
             env.step(action)
-        tab.until("document.querySelector('[aria-label=Step]').max === '5'")
+        tab.until("document.querySelector('[aria-label=Step]')?.max === '5'")
         env.close()
         tab.page.locator(".title .state.abandoned").wait_for()
 
