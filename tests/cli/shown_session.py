@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from jamboree_gym.servers.embedded import stop_servers  # noqa: E402
 COMMANDS = (
     "jamboree-gym runs",
     "jamboree-gym ls --run random --worst 2",
-    "jamboree-gym find @last 'action == 1' --limit 2",
+    "jamboree-gym find @last terminated",
     "jamboree-gym verify --run careful",
 )
 SEEDS = range(12)
@@ -74,10 +75,8 @@ def shown(arguments: list[str], environment: dict[str, str]) -> str:
     os.close(theirs)
     lines = []
     with os.fdopen(ours) as terminal:
-        try:
+        with suppress(OSError):  # Linux says so at the end
             lines += terminal
-        except OSError:  # Linux says so at the end
-            pass
     return "".join(lines).rstrip()
 
 
