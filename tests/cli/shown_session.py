@@ -74,9 +74,8 @@ def shown(arguments: list[str], environment: dict[str, str]) -> str:
     process.wait(60)
     os.close(theirs)
     lines = []
-    with os.fdopen(ours) as terminal:
-        with suppress(OSError):  # Linux says so at the end
-            lines += terminal
+    with os.fdopen(ours) as terminal, suppress(OSError):  # Linux says so at the end
+        lines += terminal
     return "".join(lines).rstrip()
 
 
