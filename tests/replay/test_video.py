@@ -170,9 +170,7 @@ def test_what_was_there_is_replaced_only_if_that_is_asked_for(
 ) -> None:
     (tmp_path / "out.gif").write_text("an older video")
     episode = balance(jam)
-    with pytest.raises(
-        ExportError, match=r"out.gif is there already: overwrite=True .* replaces it"
-    ):
+    with pytest.raises(ExportError, match=r"out.gif is there already: overwrite=True replaces it"):
         video(episode, str(tmp_path / "out.gif"))
     assert (tmp_path / "out.gif").read_text() == "an older video"
     written = video(episode, str(tmp_path / "out.gif"), overwrite=True)
