@@ -489,7 +489,10 @@ def _backup_url(backup: bool | str | None, mongo_url: str | None) -> str | None:
     found = {url for url in urls.values() if url is not None}
     if len(found) > 1:
         raise InvalidArgument(f"{' and '.join(urls)} name two backups: unset one of them")
-    return next(iter(found), None)
+    url = next(iter(found), None)
+    if url is not None:
+        check_backup_url(url)
+    return url
 
 
 def _backs_up(backup: bool | str | None) -> bool:

@@ -214,6 +214,7 @@ def test_there_is_no_mongodb_behind_a_folder(jam: Jamboree) -> None:
     [
         ({"backup": "/srv/backup"}, InvalidArgument, "choose True, False, or a URL"),
         ({"backup": "ftp://host"}, InvalidUrl, "file:///path"),
+        ({"backup": "file://backup"}, InvalidUrl, "three slashes"),
         (
             {"backup": "file:///a/b", "mongo_url": "mongodb://localhost"},
             InvalidArgument,

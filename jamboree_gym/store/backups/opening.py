@@ -6,13 +6,13 @@ from jamboree_gym.errors import InvalidUrl
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.folder.store import FolderStore
 from jamboree_gym.store.mongo.store import MongoStore
-from jamboree_gym.store.urls import FOLDER_SCHEME, MONGO_SCHEMES, is_folder, scheme_of
+from jamboree_gym.store.urls import FOLDER_SCHEME, MONGO_SCHEMES, folder_of, is_folder, scheme_of
 
 __all__ = ["check_backup_url", "open_backup"]
 
 
 def check_backup_url(url: str) -> None:
-    """Check that a kind of backup has such URLs; else `InvalidUrl`."""
+    """Check that a kind of backup has such URLs, and that a folder is named; else `InvalidUrl`."""
     scheme = scheme_of(url)
     if scheme not in (*MONGO_SCHEMES, FOLDER_SCHEME):
         shown = f"begins with {scheme!r}" if scheme else "has no scheme"
@@ -20,6 +20,8 @@ def check_backup_url(url: str) -> None:
             f"the URL of the backup {shown}; use mongodb://host:port, mongodb+srv:// or "
             "file:///path/of/a/folder"
         )
+    if is_folder(url):
+        folder_of(url)
 
 
 def open_backup(url: str, namespace: str) -> BackupStore:
