@@ -453,15 +453,17 @@ def _seal_group(group: Sequence[PlainRows]) -> None:
     values = np.frombuffer(packed, group[0].row_format.dtype)
     if values["info_size"].any():  # its thread was interrupted between counting and publishing it
         raise ValueError("a row has an info, which lies elsewhere in its block")
-    columns, times = row_columns(values, schema), values["timestamp"].tolist()
+    columns, times = row_columns(values, schema), values["timestamp"]
     writer = group[0].outbox._writer_id  # of all outboxes of a process
     batches = encode_step_batches(schema, columns, starts, counts, times, writer)
-    rewards, flags, first = values["reward"].tolist(), values["flags"], 0
-    for rows, count, batch in zip(group, counts, batches, strict=True):
-        stop = first + count
-        if rows.status == "running" and flags[stop - 1]:  # it is here a moment before `end`
-            rows = replace(rows, status=_status_of(int(flags[stop - 1])))
-        rows.outbox.add_plain(rows, batch, rewards[first:stop], times[stop - 1])
+    newest = np.cumsum(counts) - 1
+    last_times, last_flags = times[newest].tolist(), values["flags"][newest].tolist()
+    rewards, first = values["reward"].tolist(), 0
+    for position, rows in enumerate(group):
+        stop, flags = first + counts[position], last_flags[position]
+        if rows.status == "running" and flags:  # it is here a moment before `end` is called
+            rows = replace(rows, status=_status_of(flags))
+        rows.outbox.add_plain(rows, batches[position], rewards[first:stop], last_times[position])
         first = stop
 
 

@@ -125,7 +125,7 @@ def encode_step_batches(
     columns: Sequence[ColumnValues],
     starts: Sequence[int],
     counts: Sequence[int],
-    times: Sequence[float],
+    times: npt.NDArray[np.float64],
     writer: bytes,
 ) -> list[bytes]:
     """The batches of many episodes without infos and changes, a batch of each.
@@ -145,9 +145,13 @@ def encode_step_batches(
         [content[first * size : stop * size] for first, stop in bounds] for content, size in stored
     ]
     bodies = map(b"".join, zip(repeat(prefix), *pieces, strict=False))
+    stops = np.cumsum(counts)
+    first_times, last_times = times[stops - counts].tolist(), times[stops - 1].tolist()
     return [
-        encode_batch(CODEC_STEPS, start, stop - first, writer, times[first], times[stop - 1], body)
-        for start, (first, stop), body in zip(starts, bounds, bodies, strict=True)
+        encode_batch(CODEC_STEPS, start, count, writer, t_first, t_last, body)
+        for start, count, t_first, t_last, body in zip(
+            starts, counts, first_times, last_times, bodies, strict=True
+        )
     ]
 
 
