@@ -46,6 +46,7 @@ PUBLIC = {
         "MissingExtra",
         "NotCopyable",
         "NotReset",
+        "ReplayArgument",
         "ReplayError",
         "ReplayMismatch",
         "RunNotFound",
@@ -81,11 +82,13 @@ PUBLIC = {
         "Mismatch",
         "ReplayEnv",
         "ReplayVectorEnv",
+        "Reproducibility",
         "Snapshotable",
         "VerifyReport",
         "VerifyReports",
         "Video",
         "WhatIf",
+        "check_reproducible",
         "fork",
         "verify",
         "video",
@@ -121,16 +124,27 @@ def names_of(kind: type) -> list[str]:
 def test_a_jamboree_shows_what_a_user_needs() -> None:
     assert names_of(jamboree_gym.Jamboree) == [
         *("atail", "backup", "close", "diff", "episode", "episodes", "flush", "mongo", "recent"),
-        *("record", "redis", "run", "runs", "tail"),
+        *("record", "redis", "run", "runs", "tail", "ui"),
     ]
 
 
 def test_an_episode_shows_what_a_user_needs() -> None:
     assert names_of(jamboree_gym.Episode) == [
         *("action_space", "as_of", "atail", "between", "children", "data", "delete", "diff"),
-        *("find", "fork", "frame", "lineage", "observation_space", "origin", "parent", "play"),
+        *(
+            "find",
+            "flag",
+            "flags",
+            "fork",
+            "frame",
+            "lineage",
+            "observation_space",
+            "origin",
+            "parent",
+            "play",
+        ),
         *("predecessor", "provenance", "recent", "renders", "snapshots", "status", "steps"),
-        *("summary", "table", "tail", "verify", "video", "what_if"),
+        *("summary", "table", "tail", "unflag", "verify", "video", "what_if"),
     ]
 
 

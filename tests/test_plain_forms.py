@@ -232,8 +232,8 @@ def as_object_array(items: list[Any]) -> Any:
 
 def expected(value: Any) -> Any:
     """What comes back: a mark exactly in the place of what is odd."""
-    if any(value is one for one in ODD):
-        return "mark"
+    if any(value is one for one in ODD) or (isinstance(value, str) and holds_unrecorded(value)):
+        return "mark"  # also for a text that reads like one
     if isinstance(value, (dict, MappingProxyType)):
         return {name: expected(item) for name, item in value.items()}
     if isinstance(value, np.ndarray) and value.dtype == object:

@@ -208,7 +208,7 @@ def test_a_backup_is_copied_to_a_folder_and_restored_from_it(
     assert run("copy", "--to", folder).output == "1 log copied\n"
     assert json.loads(run("copy", "--to", folder, "--json").output) == {"logs": 0}
     jam.redis.delete(at(jam, handler._key))
-    assert run("restore", "--from", str(tmp_path / "backup")).output == "1 logs put back\n"
+    assert run("restore", "--from", str(tmp_path / "backup")).output == "1 log put back\n"
     assert handler.count() == 3
     wrong = run("copy", "--to", "ftp://somewhere")
     assert wrong.exit_code == 2

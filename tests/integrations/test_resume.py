@@ -60,8 +60,10 @@ def module_jam(valkey: Any) -> Iterator[Jamboree]:
         yield opened
 
 
-def wait_for_checkpoints(jam: Jamboree, run: str) -> None:
-    wait_until(lambda: jam.run(run, wait=True).checkpoints()[1:], timeout_s=START_TIMEOUT_S)
+def wait_for_checkpoints(jam: Jamboree, name: str) -> None:
+    """Wait for two, and for metrics: on a busy machine they come later."""
+    run = jam.run(name, wait=True)
+    wait_until(lambda: run.checkpoints()[1:] and run.metrics().num_rows, timeout_s=START_TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
