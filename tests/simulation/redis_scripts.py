@@ -1,0 +1,196 @@
+"""Runs Lua scripts on a simulated keyspace, as Redis does: Lua 5.1 by `lupa`, source unchanged."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Sequence
+from hashlib import sha1
+from typing import Any
+
+from lupa.lua51 import LuaError, LuaRuntime, lua_type
+from redis_keyspace import Keyspace, Refused, Status
+
+__all__ = ["FULL", "Scripts"]
+
+FULL = "OOM command not allowed when used memory > 'maxmemory'."
+_SHEBANG = re.compile(rb"#!lua(?: flags=([\w,-]*))?\n")
+_WRITES_AGAIN = ("DEL", "HDEL", "LTRIM", "ZREM")  # a full server takes these, too
+# What stands around each script. An error of a command is a table, as in Redis.
+_FRAME = b"""
+return function(command, sha1hex, pack, unpack_, KEYS, ARGV)
+  local redis = {sha1hex = sha1hex}
+  function redis.call(...)
+    local answer = command(...)
+    if type(answer) == 'table' and answer.err then error(answer, 0) end
+    return answer
+  end
+  function redis.pcall(...) return command(...) end
+  function redis.error_reply(text) return {err = text} end
+  function redis.status_reply(text) return {ok = text} end
+  local struct = {pack = pack, unpack = function(...) return unpack(unpack_(...)) end}
+  local bit, cmsgpack, cjson = nil, nil, nil
+  local function script()
+"""
+_END = b"""
+  end
+  local worked, answer = pcall(script)
+  if worked then return answer end
+  if type(answer) == 'table' and answer.err then return answer end
+  return {err = 'ERR ' .. tostring(answer) .. ' script: user_script'}
+end
+"""
+
+
+class Scripts:
+    """All scripts that a server has been sent.
+
+    Args:
+        keyspace: What they work on.
+        is_full: Whether the server's memory is used up.
+    """
+
+    def __init__(self, keyspace: Keyspace, is_full: Callable[[], bool] = lambda: False) -> None:
+        self._keyspace = keyspace
+        self._is_full = is_full
+        self._loaded: dict[bytes, bytes] = {}
+        self._compiled: dict[bytes, tuple[Any, frozenset[bytes], bool]] = {}
+        self._lua = LuaRuntime(encoding=None, register_eval=False)
+        self._table = self._lua.table
+        self._may_grow = True
+        self._has_written = False
+
+    def load(self, source: bytes) -> bytes:
+        """The digest under which a script is known from now on."""
+        name = sha1(source, usedforsecurity=False).hexdigest().encode()
+        self._loaded[name] = source
+        return name
+
+    def forget(self) -> None:
+        """The server was started again."""
+        self._loaded.clear()
+
+    def run(self, name: bytes, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Any:
+        """What a script answers.
+
+        Raises:
+            Refused: It failed, it is not known, or the server is full.
+        """
+        if name not in self._loaded:
+            raise Refused("NOSCRIPT No matching script.")
+        function, flags, has_shebang = self._function(name)
+        is_full = self._is_full() and b"allow-oom" not in flags
+        if is_full and has_shebang and b"no-writes" not in flags:
+            raise Refused(FULL)
+        self._may_grow, self._has_written = not is_full, False
+        commands = (self._command, self._sha1hex, self._pack, self._unpack)
+        answer = function(*commands, self._table(*keys), self._table(*arguments))
+        found = self._answer(answer)
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    def _function(self, name: bytes) -> tuple[Any, frozenset[bytes], bool]:
+        if name not in self._compiled:
+            source = self._loaded[name]
+            first = _SHEBANG.match(source)
+            flags = frozenset((first[1] or b"").split(b",")) if first else frozenset[bytes]()
+            body = source[first.end() :] if first else source
+            try:
+                made = self._lua.execute(_FRAME + body + _END)
+            except LuaError as error:
+                raise Refused(f"ERR Error compiling script (new function): {error}") from error
+            self._compiled[name] = made, flags, first is not None
+        return self._compiled[name]
+
+    # -- what a script can call -------------------------------------------------------------
+
+    def _command(self, *call: Any) -> Any:
+        try:
+            texts = [_text(one) for one in call]
+            name = texts[0].upper().decode()
+            grows = name in Keyspace.GROWS
+            if grows and not self._may_grow and not self._has_written:
+                raise Refused(FULL)
+            answer = self._keyspace.run(texts)
+            self._has_written |= grows or name in _WRITES_AGAIN
+        except Refused as error:
+            return self._table_of({b"err": str(error).encode()})
+        return self._to_lua(answer)
+
+    def _table_of(self, fields: dict[bytes, Any]) -> Any:
+        return self._lua.table_from(fields)
+
+    def _to_lua(self, answer: Any) -> Any:
+        if answer is None:
+            return False
+        if isinstance(answer, Status):
+            return self._table_of({b"ok": bytes(answer)})
+        if isinstance(answer, list):
+            return self._table(*[self._to_lua(one) for one in answer])
+        return answer
+
+    def _answer(self, found: Any) -> Any:
+        """What a client gets of what a script returns."""
+        if found is None or found is False:
+            return None
+        if found is True:
+            return 1
+        if isinstance(found, float):
+            return int(found)
+        if lua_type(found) == "table":
+            if found[b"err"] is not None:
+                return Refused(found[b"err"].decode(errors="replace"))
+            if found[b"ok"] is not None:
+                return Status(found[b"ok"])
+            answers = []
+            at = 1
+            while (one := found[at]) is not None:
+                answers.append(self._answer(one))
+                at += 1
+            return answers
+        return found
+
+    @staticmethod
+    def _sha1hex(text: Any) -> bytes:
+        return sha1(_text(text), usedforsecurity=False).hexdigest().encode()
+
+    def _pack(self, layout: bytes, *values: Any) -> bytes:
+        kinds = _python_layout(layout)
+        given = [
+            value if kind[-1] == "s" else float(value) if kind == "d" else int(value)
+            for kind, value in zip(_kinds(layout), values, strict=True)
+        ]
+        return struct.pack(kinds, *given)
+
+    def _unpack(self, layout: bytes, raw: bytes, start: float = 1) -> Any:
+        found = struct.Struct(_python_layout(layout))
+        at = int(start) - 1
+        if at + found.size > len(raw):
+            raise ValueError("data string too short")
+        values = found.unpack_from(raw, at)
+        lua = [float(one) if isinstance(one, int) else one for one in values]
+        return self._table(*lua, at + found.size + 1)
+
+
+def _text(value: Any) -> bytes:
+    """What a command gets of an argument that a script gives it."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:.17g}".encode()
+    raise Refused("ERR Lua redis lib command arguments must be strings or integers")
+
+
+def _kinds(layout: bytes) -> list[str]:
+    """The formats of `struct` in Lua, as those of Python's."""
+    named = {b"B": "B", b"I4": "I", b"I8": "Q", b"d": "d"}
+    found = []
+    for one in re.findall(rb"c\d+|I\d|[a-zA-Z]", layout):
+        found.append(f"{one[1:].decode()}s" if one[:1] == b"c" else named[one])
+    return found
+
+
+def _python_layout(layout: bytes) -> str:
+    order = layout[:1].decode() if layout[:1] in (b"<", b">") else "<"
+    return order + "".join(_kinds(layout))
