@@ -71,9 +71,9 @@ class RedisModel:
 
     def _one(self, call: Args) -> Any:
         try:
-            return self._answer(call)
+            return _as_redis_py(self._answer(call))
         except Refused as error:
-            return redis.connection.DefaultParser.parse_error(str(error))
+            return _as_redis_py(error)
 
     def _answer(self, call: Args) -> Any:
         name = call[0].upper()
@@ -186,6 +186,13 @@ class Connection(redis.Connection):
         if isinstance(answer, redis.RedisError):
             raise answer
         return answer
+
+
+def _as_redis_py(answer: Any) -> Any:
+    """An answer as redis-py reads it: an error inside a list stands in its place."""
+    if isinstance(answer, Refused):
+        return redis.connection.DefaultParser.parse_error(str(answer))
+    return [_as_redis_py(one) for one in answer] if isinstance(answer, list) else answer
 
 
 def client_of(model: RedisModel, wire: Wire | None = None) -> redis.Redis:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Sequence
+from functools import cache
 from hashlib import sha1
 from typing import Any
 
@@ -42,6 +43,23 @@ end
 """
 
 
+# One for all servers: a script gets the commands of its server when it runs.
+_LUA = LuaRuntime(encoding=None, register_eval=False)
+
+
+@cache
+def _compiled(source: bytes) -> tuple[Any, frozenset[bytes], bool]:
+    """A script as a function, its flags, and whether its first line can have some."""
+    first = _SHEBANG.match(source)
+    flags = frozenset((first[1] or b"").split(b",")) if first else frozenset[bytes]()
+    body = source[first.end() :] if first else source
+    try:
+        made = _LUA.execute(_FRAME + body + _END)
+    except LuaError as error:
+        raise Refused(f"ERR Error compiling script (new function): {error}") from error
+    return made, flags, first is not None
+
+
 class Scripts:
     """All scripts that a server has been sent.
 
@@ -54,9 +72,6 @@ class Scripts:
         self._keyspace = keyspace
         self._is_full = is_full
         self._loaded: dict[bytes, bytes] = {}
-        self._compiled: dict[bytes, tuple[Any, frozenset[bytes], bool]] = {}
-        self._lua = LuaRuntime(encoding=None, register_eval=False)
-        self._table = self._lua.table
         self._may_grow = True
         self._has_written = False
 
@@ -78,34 +93,23 @@ class Scripts:
         """
         if name not in self._loaded:
             raise Refused("NOSCRIPT No matching script.")
-        function, flags, has_shebang = self._function(name)
+        function, flags, has_shebang = _compiled(self._loaded[name])
         is_full = self._is_full() and b"allow-oom" not in flags
         if is_full and has_shebang and b"no-writes" not in flags:
             raise Refused(FULL)
         self._may_grow, self._has_written = not is_full, False
-        commands = (self._command, self._sha1hex, self._pack, self._unpack)
-        answer = function(*commands, self._table(*keys), self._table(*arguments))
-        found = self._answer(answer)
+        _running.append(self)
+        try:
+            answer = function(*_CALLABLE, _LUA.table(*keys), _LUA.table(*arguments))
+        finally:
+            _running.pop()
+        found = _answer(answer)
         if isinstance(found, Refused):
             raise found
         return found
 
-    def _function(self, name: bytes) -> tuple[Any, frozenset[bytes], bool]:
-        if name not in self._compiled:
-            source = self._loaded[name]
-            first = _SHEBANG.match(source)
-            flags = frozenset((first[1] or b"").split(b",")) if first else frozenset[bytes]()
-            body = source[first.end() :] if first else source
-            try:
-                made = self._lua.execute(_FRAME + body + _END)
-            except LuaError as error:
-                raise Refused(f"ERR Error compiling script (new function): {error}") from error
-            self._compiled[name] = made, flags, first is not None
-        return self._compiled[name]
-
-    # -- what a script can call -------------------------------------------------------------
-
-    def _command(self, *call: Any) -> Any:
+    def command(self, *call: Any) -> Any:
+        """What `redis.call` answers, for Lua."""
         try:
             texts = [_text(one) for one in call]
             name = texts[0].upper().decode()
@@ -115,62 +119,73 @@ class Scripts:
             answer = self._keyspace.run(texts)
             self._has_written |= grows or name in _WRITES_AGAIN
         except Refused as error:
-            return self._table_of({b"err": str(error).encode()})
-        return self._to_lua(answer)
+            return _LUA.table_from({b"err": str(error).encode()})
+        return _to_lua(answer)
 
-    def _table_of(self, fields: dict[bytes, Any]) -> Any:
-        return self._lua.table_from(fields)
 
-    def _to_lua(self, answer: Any) -> Any:
-        if answer is None:
-            return False
-        if isinstance(answer, Status):
-            return self._table_of({b"ok": bytes(answer)})
-        if isinstance(answer, list):
-            return self._table(*[self._to_lua(one) for one in answer])
-        return answer
+# -- what a script can call -------------------------------------------------------------------
 
-    def _answer(self, found: Any) -> Any:
-        """What a client gets of what a script returns."""
-        if found is None or found is False:
-            return None
-        if found is True:
-            return 1
-        if isinstance(found, float):
-            return int(found)
-        if lua_type(found) == "table":
-            if found[b"err"] is not None:
-                return Refused(found[b"err"].decode(errors="replace"))
-            if found[b"ok"] is not None:
-                return Status(found[b"ok"])
-            answers = []
-            at = 1
-            while (one := found[at]) is not None:
-                answers.append(self._answer(one))
-                at += 1
-            return answers
-        return found
+_running: list[Scripts] = []
 
-    @staticmethod
-    def _sha1hex(text: Any) -> bytes:
-        return sha1(_text(text), usedforsecurity=False).hexdigest().encode()
 
-    def _pack(self, layout: bytes, *values: Any) -> bytes:
-        kinds = _python_layout(layout)
-        given = [
-            value if kind[-1] == "s" else float(value) if kind == "d" else int(value)
-            for kind, value in zip(_kinds(layout), values, strict=True)
-        ]
-        return struct.pack(kinds, *given)
+def _command(*call: Any) -> Any:
+    return _running[-1].command(*call)
 
-    def _unpack(self, layout: bytes, raw: bytes, start: float = 1) -> Any:
-        found = struct.Struct(_python_layout(layout))
-        at = int(start) - 1
-        if at + found.size > len(raw):
-            raise ValueError("data string too short")
-        values = found.unpack_from(raw, at)
-        lua = [float(one) if isinstance(one, int) else one for one in values]
-        return self._table(*lua, at + found.size + 1)
+
+def _sha1hex(text: Any) -> bytes:
+    return sha1(_text(text), usedforsecurity=False).hexdigest().encode()
+
+
+def _pack(layout: bytes, *values: Any) -> bytes:
+    given = [
+        value if kind[-1] == "s" else float(value) if kind == "d" else int(value)
+        for kind, value in zip(_kinds(layout), values, strict=True)
+    ]
+    return struct.pack(_python_layout(layout), *given)
+
+
+def _unpack(layout: bytes, raw: bytes, start: float = 1) -> Any:
+    found = struct.Struct(_python_layout(layout))
+    at = int(start) - 1
+    if at + found.size > len(raw):
+        raise ValueError("data string too short")
+    values = found.unpack_from(raw, at)
+    numbers = [float(one) if isinstance(one, int) else one for one in values]
+    return _LUA.table(*numbers, at + found.size + 1)
+
+
+# Always the same objects: lupa tells them apart by their address, which a new one may have again.
+_CALLABLE = (_command, _sha1hex, _pack, _unpack)
+
+
+def _to_lua(answer: Any) -> Any:
+    if answer is None:
+        return False
+    if isinstance(answer, Status):
+        return _LUA.table_from({b"ok": bytes(answer)})
+    if isinstance(answer, list):
+        return _LUA.table(*[_to_lua(one) for one in answer])
+    return answer
+
+
+def _answer(found: Any) -> Any:
+    """What a client gets of what a script returns."""
+    if found is None or found is False:
+        return None
+    if found is True:
+        return 1
+    if isinstance(found, float):
+        return int(found)
+    if lua_type(found) == "table":
+        if found[b"err"] is not None:
+            return Refused(found[b"err"].decode(errors="replace"))
+        if found[b"ok"] is not None:
+            return Status(found[b"ok"])
+        answers = list[Any]()
+        while (one := found[len(answers) + 1]) is not None:
+            answers.append(_answer(one))
+        return answers
+    return found
 
 
 def _text(value: Any) -> bytes:
@@ -182,6 +197,7 @@ def _text(value: Any) -> bytes:
     raise Refused("ERR Lua redis lib command arguments must be strings or integers")
 
 
+@cache
 def _kinds(layout: bytes) -> list[str]:
     """The formats of `struct` in Lua, as those of Python's."""
     named = {b"B": "B", b"I4": "I", b"I8": "Q", b"d": "d"}
@@ -191,6 +207,7 @@ def _kinds(layout: bytes) -> list[str]:
     return found
 
 
+@cache
 def _python_layout(layout: bytes) -> str:
     order = layout[:1].decode() if layout[:1] in (b"<", b">") else "<"
     return order + "".join(_kinds(layout))
