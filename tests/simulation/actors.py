@@ -116,10 +116,7 @@ class _Simulation:
                     self.world.open(process)
                 getattr(self, f"_{step.act}")(running, step.number)
             except Killed:
-                if process.is_alive:
-                    self.world.tell(f"{process.name} is killed in the code of the journal")
-                    self.world.kill(process)
-                    running.had_trouble = True
+                running.had_trouble = True
             except JamboreeError as error:
                 self._refused(running, error)
                 if process.jam is None:
@@ -162,8 +159,9 @@ class _Simulation:
                 handler.save_many(records)
         finally:
             is_durable = process.mode == "buffered" and not self.world.disk_is_full
+            is_durable &= process.is_alive and process.connection.journal.is_durable
             for note in notes:
-                note.is_in_journal = is_durable and process.connection.journal.is_durable
+                note.is_in_journal = is_durable
         for note in notes:
             note.is_promised = True
             note.is_in_journal |= process.mode != "buffered"
@@ -211,14 +209,19 @@ class _Simulation:
         if env is None:
             self._step(running, number)
             return
-        before = process.kept.get("episode")
-        if before is not None and before.status:
+        before = self.ledger.episodes.get(_id_of(env) or "")
+        is_running = before is not None and before.status == "running"
+        if before is not None and is_running:
             before.status = ""  # either, until the reset has returned
         old_id, process.kept["episode"] = _id_of(env), None
         has_returned = False
         try:
             env.reset()
             has_returned = True
+        except (EpisodeNotFound, EpisodeInUse):
+            if before is None or not (before.may_be_lost or before.is_deleted):
+                raise
+            self.world.tell(f"{process.name} is told that the episode before is lost")
         finally:
             if _id_of(env) != old_id:
                 episode = Episode(env.episode_id, process.name)
@@ -226,7 +229,9 @@ class _Simulation:
                 self.ledger.episodes[episode.id] = episode
                 if not has_returned:
                     self.ledger.lose((), [episode.id], "its reset did not return")
-        if before is not None and not before.may_be_lost:
+        if not has_returned:
+            return
+        if before is not None and is_running and not before.may_be_lost:
             before.status = "abandoned"
         process.kept["episode"] = episode
         self.world.tell(f"{process.name} has begun episode {episode.id[-4:]}")
@@ -491,7 +496,7 @@ class _Simulation:
 
     def _fail_over(self, number: int) -> None:
         loss_s = number % 10 / 10
-        self.world.tell(f"Redis fails; another takes its place, which lacks the last {loss_s:g} s")
+        self.world.tell("Redis fails; another takes its place, which lacks the newest writes")
         self._changed(lambda: self.world.redis.fail_over(loss_s), "Redis had not synced it")
 
     def _changed(self, change: Callable[[], object], why: str) -> None:
@@ -506,6 +511,10 @@ class _Simulation:
             if max(after.episodes.get(id, 0), copied.episodes.get(id, 0)) < rows
         ]
         self.ledger.lose(gone, shorter, why)
+        for id, status in before.statuses.items():
+            newer = after if id in after.episodes else copied
+            if id in self.ledger.episodes and newer.statuses.get(id) != status:
+                self.ledger.episodes[id].status = ""
         self.ledger.come_back(after)
         self.ledger.come_back(copied)
         self.was_emptied = True

@@ -15,6 +15,7 @@ from mongo_model import MongoModel
 from redis_model import RedisModel
 
 from jamboree_gym.encoding.batch_format import Head, decode_batch, decode_head, decode_records
+from jamboree_gym.encoding.summary_codec import decode_episode_note
 from jamboree_gym.keys import Keyspace
 from jamboree_gym.store.log import identity
 
@@ -64,10 +65,11 @@ class Episode:
 
 @dataclass
 class Found:
-    """What is in a server, or was read: the notes of each log in order, and rows of episodes."""
+    """What is in a server, or was read: notes of each log in order; rows and status of episodes."""
 
     notes: dict[str, list[Name]] = field(default_factory=dict)
     episodes: dict[str, int] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> set[Name]:
@@ -180,6 +182,11 @@ class Ledger:
             self.violated(f"{when}: episode {id[-4:]} has {len(observed)} rows, and not {most}")
 
 
+@lru_cache(20_000)
+def _status(note: bytes) -> str:
+    return decode_episode_note(note, episode_id="", where="a model")[0].status
+
+
 def _words(name: Name) -> str:
     return f"{name[2]} of {name[1]} in {name[0]!r}"
 
@@ -202,7 +209,9 @@ def _notes(log: str, head: Head, batches: Iterable[bytes]) -> Iterator[Name]:
 
 def _add(found: Found, space: Keyspace, key: str, head: Head, batches: Sequence[bytes]) -> None:
     if space.is_episode(key):
-        found.episodes[space.episode_id(key)] = head.count
+        id = space.episode_id(key)
+        found.episodes[id] = head.count
+        found.statuses[id] = _status(head.note)
     else:
         log = key.partition("name=")[2].rstrip("}")
         found.notes[log] = list(_notes(log, head, batches))

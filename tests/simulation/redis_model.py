@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import hiredis
 import redis
@@ -138,8 +138,13 @@ class RedisModel:
 class Connection(redis.Connection):
     """A connection of redis-py to the simulated server, without a socket."""
 
+    _like: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, *, model: RedisModel, wire: Wire, **options: Any) -> None:
-        super().__init__(**options)
+        if not self._like:  # redis-py reads its own version from the disk for each connection
+            super().__init__(**options)
+            self._like.update(vars(self))
+        vars(self).update(self._like)
         self._model, self._wire = model, wire
         self._life = 0
         self._waiting: list[Any] = []

@@ -18,7 +18,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,8 @@ LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a 
 NAMESPACE = "sim"
 MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync", "keeper": "sync"}
 _JOURNAL_CODE = str(Path(journal.__file__).parent)
+# The garbage collector calls these, at points that no seed decides.
+_OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
 _SCRIPT_NAMES = {
     one.sha.encode(): name.lower() for name, one in vars(scripts).items() if isinstance(one, Script)
 }
@@ -196,6 +198,7 @@ class World:
             (writer, "threading", no_threads),
             (lease, "threading", no_threads),
             (connection._peers, "of", lambda *_: ()),
+            (opened, "check_threads", lambda: None),
             (opened.closer, "drop", lambda *_: None),
             (redis_store, "client_from_url", self._redis_client),
             (mongo_store, "client_from_url", self._mongo_client),
@@ -203,7 +206,7 @@ class World:
         with ExitStack() as exits:
             for owner, name, value in replaced:
                 exits.enter_context(mock.patch.object(owner, name, value))
-            exits.enter_context(_quiet())
+            exits.enter_context(_told_to(self))
             names = opened.writers_here._names
             exits.callback(lambda: setattr(opened.writers_here, "_names", names))
             buckets._epoch_names.after_fork_in_child()
@@ -278,6 +281,7 @@ class World:
             with suppress(OSError):
                 os.close(descriptor)
         ended.journal._descriptor = None
+        _close_files(self.directory.glob(f"journal/{ended.writer_name}.*[a-z]"))
 
     @contextmanager
     def running(self, process: Process, step: Step) -> Iterator[Running]:
@@ -285,7 +289,7 @@ class World:
         now = Running(process, step)
         self.stack.append(now)
         opened.writers_here._names = process.names_here
-        tracer = _KilledAt(step.line) if step.line else None
+        tracer = _KilledAt(step.line, lambda: self._kill_in_journal(process)) if step.line else None
         before = sys.gettrace()
         if tracer is not None or before is not None:
             sys.settrace(tracer)
@@ -401,6 +405,10 @@ class World:
             one.had_trouble = True
         self.end(process)
 
+    def _kill_in_journal(self, process: Process) -> None:
+        self.tell(f"{process.name} is killed in the code of the journal")
+        self.kill(process)
+
     def execute_late(self, *, all_of_them: bool = False) -> None:
         """Execute the commands that were on their way for long."""
         due = [one for one in self._late if all_of_them or one.due <= self.round_trips]
@@ -411,32 +419,59 @@ class World:
                 self.tell(f"{one.what} arrives late, and is executed")
 
 
+def _close_files(paths: Iterable[Path]) -> None:
+    """Close files that a process was just about to keep when it was killed."""
+    found = {(one.st_dev, one.st_ino) for one in map(os.stat, paths)}
+    for name in os.listdir("/dev/fd") if found else ():
+        with suppress(OSError):
+            one = os.fstat(int(name))
+            if (one.st_dev, one.st_ino) in found:
+                os.close(int(name))
+
+
 class _KilledAt:
     """Kills a process at a line of the journal's code."""
 
-    def __init__(self, line: int) -> None:
+    def __init__(self, line: int, kill: Callable[[], None]) -> None:
         self._left = line
+        self._kill = kill
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         if not frame.f_code.co_filename.startswith(_JOURNAL_CODE):
             return None
+        if frame.f_code.co_name in _OF_THE_COLLECTOR:
+            return None
         if event == "line":
             self._left -= 1
             if not self._left:
+                self._kill()
                 raise Killed
         return self
 
 
+class _Listener(logging.Handler):
+    """Adds the warnings of the package to the story."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.WARNING)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "no background thread" not in record.msg:
+            self._world.tell(f"a warning: {record.getMessage()[:200]}")
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What the package logs belongs to other tests."""
-    log = logging.getLogger("jamboree_gym")
-    before = log.level
-    log.setLevel(logging.CRITICAL + 1)
+def _told_to(world: World) -> Iterator[None]:
+    """What the package logs is a part of the story, and of nothing else."""
+    log, listener = logging.getLogger("jamboree_gym"), _Listener(world)
+    log.addHandler(listener)
+    before, log.propagate = log.propagate, False
     try:
         yield
     finally:
-        log.setLevel(before)
+        log.propagate = before
+        log.removeHandler(listener)
 
 
 def _named(calls: Calls) -> str:
