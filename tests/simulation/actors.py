@@ -25,6 +25,7 @@ from jamboree_gym.errors import (
     JamboreeError,
     NotReset,
     RunNotFound,
+    StoreUnavailable,
     UnsavedRecords,
 )
 from jamboree_gym.handlers.db_handler import _RecordTail
@@ -122,7 +123,11 @@ class _Simulation:
                 if process.jam is None:
                     self.world.end(process)
         if not process.is_alive:
-            self.ledger.process_ends(process.name)
+            self._process_ends(process)
+
+    def _process_ends(self, process: Process) -> None:
+        stored = self.stored_in_redis().names | self.stored_in_mongo().names
+        self.ledger.process_ends(process.name, stored)
 
     def _refused(self, running: Running, error: JamboreeError) -> None:
         text = f"{type(error).__name__}: {str(error)[:160]}"
@@ -157,6 +162,10 @@ class _Simulation:
                 handler.save(records[0])
             else:
                 handler.save_many(records)
+        except StoreUnavailable:  # they stay queued as long as the process lives
+            for note in notes:
+                note.is_promised = True
+            raise
         finally:
             is_durable = process.mode == "buffered" and not self.world.disk_is_full
             is_durable &= process.is_alive and process.connection.journal.is_durable
@@ -269,6 +278,7 @@ class _Simulation:
         if lease._is_recording():
             self.world.tell(f"{running.process.name} renews its lease")
             lease._renew()
+            running.process.leased_until = self.world.seconds + LEASE_S
 
     def _close(self, running: Running, _: int) -> None:
         process = running.process
@@ -285,7 +295,7 @@ class _Simulation:
             for note in self.ledger.notes.values():
                 if note.name[1] == process.name:
                     note.is_in_journal &= is_kept
-            self.ledger.process_ends(process.name)
+            self._process_ends(process)
             if not self._is_excused(process, error):
                 raise
         else:
@@ -343,12 +353,31 @@ class _Simulation:
         before = len(self.ledger.violations)
         with suppress(RunNotFound):
             for summary in jam.episodes().summaries():
+                self._check_running(running, summary.id, summary.status)
                 with suppress(EpisodeNotFound):
                     data = jam.episode(summary.id).data()
                     rows = data.observations[:, 0].tolist()
                     self.ledger.check_rows(summary.id, rows, f"{running.process.name} reads")
         for what in self.ledger.violations[before:]:
             self.world.tell(f"VIOLATION: {what}")
+
+    def _check_running(self, running: Running, id: str, status: str) -> None:
+        """The status that somebody reads while it may still change."""
+        episode = self.ledger.episodes.get(id)
+        if episode is None or episode.may_be_lost or running.had_trouble:
+            return
+        writer = next((p for p in self.world.processes.values() if p.name == episode.by), None)
+        if writer is not None and writer.leased_until > self.world.seconds:
+            is_wrong = status == "interrupted"
+        else:
+            is_wrong = status == "running" and writer is None and self._is_long_dead(episode.by)
+        if is_wrong:
+            self.ledger.violated(
+                f"{running.process.name} reads: episode {id[-4:]} of {episode.by} is {status}"
+            )
+
+    def _is_long_dead(self, by: str) -> bool:
+        return self.world.seconds > self.world.dead_at.get(by, math.inf) + LEASE_S + 0.1
 
     def _follow_notes(self, running: Running, number: int) -> None:
         process, log = running.process, LOGS[0]
@@ -488,7 +517,7 @@ class _Simulation:
         self.world.tell(f"{process.name} is killed")
         self.world.kill(process)
         if not any(one.process is process for one in self.world.stack):
-            self.ledger.process_ends(process.name)
+            self._process_ends(process)
 
     def _empty_redis(self, _: int) -> None:
         self.world.tell("Redis is emptied")
@@ -502,6 +531,8 @@ class _Simulation:
     def _changed(self, change: Callable[[], object], why: str) -> None:
         """Redis loses something: excuse what nobody else holds."""
         before = self.stored_in_redis()
+        for process in self.world.processes.values():
+            process.leased_until = -math.inf
         change()
         after, copied = self.stored_in_redis(), self.stored_in_mongo()
         gone = before.names - after.names - copied.names - self._held()
@@ -576,6 +607,10 @@ class _Simulation:
         whose = ("server", "writer-1", "writer-2", "reader", "keeper")[number % 5]
         by = JUMPS_S[number % len(JUMPS_S)]
         self.world.tell(f"the clock of {whose} is set by {by:+g} s")
+        if whose == "server":  # what expires there, expires sooner or later
+            self.world.dead_at.clear()
+            for process in self.world.processes.values():
+                process.leased_until = -math.inf
         self.world.offsets[whose] = self.world.offsets.get(whose, 0.0) + by
 
     # -- the end --------------------------------------------------------------------------------

@@ -123,10 +123,11 @@ class Ledger:
                 self.episodes[id].is_deleted = False
                 self.lose((), [id], "its deletion was lost")
 
-    def process_ends(self, by: str) -> None:
-        """A process is dead: what was not in its journal, and not stored, is gone."""
-        for note in self.notes.values():
-            if note.name[1] == by and not note.is_in_journal and not note.may_be_lost:
+    def process_ends(self, by: str, stored: set[Name]) -> None:
+        """A process is dead: what was neither in its journal nor stored is gone."""
+        for name, note in self.notes.items():
+            is_kept = note.is_in_journal or name in stored
+            if name[1] == by and not is_kept and not note.may_be_lost:
                 note.may_be_lost = "its process was killed, and it was in no journal"
         for episode in self.episodes.values():
             if episode.by == by and episode.status == "running":

@@ -75,6 +75,7 @@ class Process:
         names_here: Its writers.
         kept: What it holds on to: handlers, environments, followers.
         threads: What it would have threads do.
+        leased_until: Its lease is there for sure until then, seconds since the beginning.
     """
 
     actor: str
@@ -85,6 +86,7 @@ class Process:
     names_here: set[str] = field(default_factory=set)
     kept: dict[Any, Any] = field(default_factory=dict)
     threads: list[Callable[[], None]] = field(default_factory=list)
+    leased_until: float = -math.inf
 
     @property
     def connection(self) -> connection.Connection:
@@ -135,6 +137,7 @@ class World:
         mongo_was_away: Whether MongoDB has ever not answered.
         mongo_uncertain_until: Until then a process may not ask it, as it was away.
         round_trips: How many there were.
+        dead_at: When processes were killed.
     """
 
     def __init__(self, seed: int, directory: Path, act: Callable[[Step], None]) -> None:
@@ -150,6 +153,7 @@ class World:
         self.mongo_was_away = False
         self.mongo_uncertain_until = -math.inf
         self.round_trips = 0
+        self.dead_at: dict[str, float] = {}
         self._act = act
         self._random = Random(seed)
         self._late: list[Late] = []
@@ -267,6 +271,7 @@ class World:
     def end(self, process: Process) -> None:
         """It is dead: its files stay as they are, and it says nothing any more."""
         process.is_alive = False
+        self.dead_at[process.name] = self.seconds
         self.processes.pop(process.actor, None)
         if process.jam is None:
             return
