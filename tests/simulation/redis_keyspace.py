@@ -142,7 +142,7 @@ class Keyspace:
         names |= {SortedSet: b"zset", Stream: b"stream", type(None): b"none"}
         return Status(names[type(self.values.get(key))])
 
-    def _expire_at(self, key: bytes, seconds: float) -> int:
+    def _expire_in(self, key: bytes, seconds: float) -> int:
         if key not in self.values:
             return 0
         if seconds <= 0:
@@ -152,10 +152,10 @@ class Keyspace:
         return 1
 
     def _expire(self, key: bytes, seconds: bytes) -> Any:
-        return self._expire_at(key, _integer(seconds))
+        return self._expire_in(key, _integer(seconds))
 
     def _pexpire(self, key: bytes, milliseconds: bytes) -> Any:
-        return self._expire_at(key, _integer(milliseconds) / 1000)
+        return self._expire_in(key, _integer(milliseconds) / 1000)
 
     def _pttl(self, key: bytes) -> Any:
         if key not in self.values:
@@ -215,7 +215,8 @@ class Keyspace:
         return OK
 
     def _incr(self, key: bytes) -> Any:
-        number = _integer(self._of(bytes, key) or b"0") + 1
+        found = self._of(bytes, key)
+        number = 1 if found is None else _integer(found) + 1
         self.values[key] = str(number).encode()
         return number
 
@@ -255,9 +256,9 @@ class Keyspace:
         return gone
 
     def _hincrby(self, key: bytes, field: bytes, by: bytes) -> Any:
-        found = self._made(dict, key)
-        number = _integer(found.get(field, b"0")) + _integer(by)
-        found[field] = str(number).encode()
+        added, found = _integer(by), self._of(dict, key) or {}
+        number = _hash_integer(found.get(field, b"0")) + added
+        self._made(dict, key)[field] = str(number).encode()
         return number
 
     def _hscan(self, key: bytes, cursor: bytes, *options: bytes) -> Any:
@@ -287,26 +288,32 @@ class Keyspace:
         return len(self._of(list, key) or ())
 
     def _lindex(self, key: bytes, index: bytes) -> Any:
-        found, at = self._of(list, key) or [], _integer(index)
+        found = self._of(list, key)
+        if found is None:
+            return None
+        at = _integer(index)
         return found[at] if -len(found) <= at < len(found) else None
 
     def _lset(self, key: bytes, index: bytes, content: bytes) -> Any:
-        found, at = self._of(list, key), _integer(index)
+        found = self._of(list, key)
         if found is None:
             raise Refused("ERR no such key")
+        at = _integer(index)
         if not -len(found) <= at < len(found):
             raise Refused("ERR index out of range")
         found[at] = content
         return OK
 
     def _lrange(self, key: bytes, start: bytes, stop: bytes) -> Any:
+        span = _integer(start), _integer(stop)
         found = self._of(list, key) or []
-        return found[_span(start, stop, len(found))]
+        return found[_slice(*span, len(found))]
 
     def _ltrim(self, key: bytes, start: bytes, stop: bytes) -> Any:
+        span = _integer(start), _integer(stop)
         found = self._of(list, key)
         if found is not None:
-            found[:] = found[_span(start, stop, len(found))]
+            found[:] = found[_slice(*span, len(found))]
             self._drop_if_empty(key)
         return OK
 
@@ -342,9 +349,10 @@ class Keyspace:
         return len(self._of(SortedSet, key) or ())
 
     def _zrange(self, key: bytes, start: bytes, stop: bytes, *options: bytes) -> Any:
+        span = _integer(start), _integer(stop)
         found = self._of(SortedSet, key) or SortedSet()
         ranked = sorted(found.items(), key=lambda one: (one[1], one[0]))
-        some = ranked[_span(start, stop, len(ranked))]
+        some = ranked[_slice(*span, len(ranked))]
         if options and options[0].upper() == b"WITHSCORES":
             return [part for name, score in some for part in (name, _score_text(score))]
         return [name for name, _ in some]
@@ -359,6 +367,8 @@ class Keyspace:
         id, fields = rest[at], list(rest[at + 1 :])
         if not fields or len(fields) % 2:
             raise Refused("ERR wrong number of arguments for 'xadd' command")
+        if id != b"*" and _stream_id(id, 0) == (0, 0):
+            raise Refused("ERR The ID specified in XADD must be greater than 0-0")
         found = self._of(Stream, key) or Stream()
         if id == b"*":
             now = (int(self._now() * 1000), 0)
@@ -421,6 +431,13 @@ def _integer(text: bytes) -> int:
     return int(text)
 
 
+def _hash_integer(text: bytes) -> int:
+    try:
+        return _integer(text)
+    except Refused:
+        raise Refused("ERR hash value is not an integer") from None
+
+
 def _float(text: bytes) -> float:
     try:
         found = float(text)
@@ -436,11 +453,10 @@ def _score_text(score: float) -> bytes:
         return b"inf" if score > 0 else b"-inf"
     if score == int(score) and abs(score) < 1e17:
         return str(int(score)).encode()
-    return f"{score:.17g}".encode()
+    return repr(score).encode()
 
 
-def _span(start: bytes, stop: bytes, length: int) -> slice:
-    first, last = _integer(start), _integer(stop)
+def _slice(first: int, last: int, length: int) -> slice:
     first = max(0, first + length if first < 0 else first)
     last = last + length if last < 0 else last
     return slice(first, max(first, last + 1))

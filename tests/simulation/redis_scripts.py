@@ -17,7 +17,7 @@ __all__ = ["FULL", "Scripts"]
 FULL = "OOM command not allowed when used memory > 'maxmemory'."
 _SHEBANG = re.compile(rb"#!lua(?: flags=([\w,-]*))?\n")
 _WRITES_AGAIN = ("DEL", "HDEL", "LTRIM", "ZREM")  # a full server takes these, too
-# What stands around each script. An error of a command is a table, as in Redis.
+# What stands around each script. An error of a command is a table; `pcall` gives its text alone.
 _FRAME = b"""
 return function(command, sha1hex, pack, unpack_, KEYS, ARGV)
   local redis = {sha1hex = sha1hex}
@@ -31,11 +31,17 @@ return function(command, sha1hex, pack, unpack_, KEYS, ARGV)
   function redis.status_reply(text) return {ok = text} end
   local struct = {pack = pack, unpack = function(...) return unpack(unpack_(...)) end}
   local bit, cmsgpack, cjson = nil, nil, nil
+  local real_pcall = pcall
+  local function as_text(worked, first, ...)
+    if not worked and type(first) == 'table' and first.err then first = first.err end
+    return worked, first, ...
+  end
+  local function pcall(...) return as_text(real_pcall(...)) end
   local function script()
 """
 _END = b"""
   end
-  local worked, answer = pcall(script)
+  local worked, answer = real_pcall(script)
   if worked then return answer end
   if type(answer) == 'table' and answer.err then return answer end
   return {err = 'ERR ' .. tostring(answer) .. ' script: user_script'}
@@ -148,7 +154,7 @@ def _unpack(layout: bytes, raw: bytes, start: float = 1) -> Any:
     found = struct.Struct(_python_layout(layout))
     at = int(start) - 1
     if at + found.size > len(raw):
-        raise ValueError("data string too short")
+        raise ValueError("bad argument #2 to 'unpack' (data string too short)")
     values = found.unpack_from(raw, at)
     numbers = [float(one) if isinstance(one, int) else one for one in values]
     return _LUA.table(*numbers, at + found.size + 1)
@@ -193,7 +199,8 @@ def _text(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"{value:.17g}".encode()
+        is_whole = value == value // 1 and abs(value) < 1e17
+        return str(int(value)).encode() if is_whole else repr(float(value)).encode()
     raise Refused("ERR Lua redis lib command arguments must be strings or integers")
 
 

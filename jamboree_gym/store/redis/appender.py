@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, batch_span
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import BucketKeys
 from jamboree_gym.store.log import Append, AppendResult
@@ -170,7 +171,8 @@ class LogAppender(BucketPart):
 
     def must_ask(self, append: Append, result: AppendResult) -> bool:
         """Whether MongoDB has to be asked for this log before anything is stored there."""
-        if not result.is_absent or not self._can_ask:
+        is_lacking = result.is_absent or _is_behind(append, result)
+        if not is_lacking or not self._can_ask:
             return False
         bucket = self._buckets.of(append.key)
         asked_in = part_of(append.asked_in, bucket)
@@ -208,3 +210,14 @@ class LogAppender(BucketPart):
         if self._server.losses != self._link.losses:
             self._server = _Server(self._server.epochs, self._link.losses)
         return self._server
+
+
+def _is_behind(append: Append, result: AppendResult) -> bool:
+    """Whether Redis lacks rows of an episode that come before those of an append.
+
+    A Redis that fails, or a replica that takes its place, lacks its newest writes.
+    """
+    if append.codec != CODEC_STEPS or result.count >= append.after or result.is_deleted:
+        return False
+    start = batch_span(append.batches[0])[0] if append.batches else append.after
+    return result.count < start
