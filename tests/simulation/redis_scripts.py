@@ -19,17 +19,23 @@ _SHEBANG = re.compile(rb"#!lua(?: flags=([\w,-]*))?\n")
 _WRITES_AGAIN = ("DEL", "HDEL", "LTRIM", "ZREM")  # a full server takes these, too
 # What stands around each script. An error of a command is a table; `pcall` gives its text alone.
 _FRAME = b"""
-return function(command, sha1hex, pack, unpack_, KEYS, ARGV)
-  local redis = {sha1hex = sha1hex}
-  function redis.call(...)
-    local answer = command(...)
+return function(host, KEYS, ARGV)
+  local function ask(...)
+    local answer = host(...)
     if type(answer) == 'table' and answer.err then error(answer, 0) end
     return answer
   end
-  function redis.pcall(...) return command(...) end
-  function redis.error_reply(text) return {err = text} end
-  function redis.status_reply(text) return {ok = text} end
-  local struct = {pack = pack, unpack = function(...) return unpack(unpack_(...)) end}
+  local redis = {
+    call = function(...) return ask('command', ...) end,
+    pcall = function(...) return host('command', ...) end,
+    sha1hex = function(...) return ask('sha1hex', ...) end,
+    error_reply = function(text) return {err = text} end,
+    status_reply = function(text) return {ok = text} end,
+  }
+  local struct = {
+    pack = function(...) return ask('pack', ...) end,
+    unpack = function(...) return unpack(ask('unpack', ...)) end,
+  }
   local bit, cmsgpack, cjson = nil, nil, nil
   local real_pcall = pcall
   local function as_text(worked, first, ...)
@@ -106,7 +112,7 @@ class Scripts:
         self._may_grow, self._has_written = not is_full, False
         _running.append(self)
         try:
-            answer = function(*_CALLABLE, _LUA.table(*keys), _LUA.table(*arguments))
+            answer = function(_host, _LUA.table(*keys), _LUA.table(*arguments))
         finally:
             _running.pop()
         found = _answer(answer)
@@ -115,18 +121,15 @@ class Scripts:
         return found
 
     def command(self, *call: Any) -> Any:
-        """What `redis.call` answers, for Lua."""
-        try:
-            texts = [_text(one) for one in call]
-            name = texts[0].upper().decode()
-            grows = name in Keyspace.GROWS
-            if grows and not self._may_grow and not self._has_written:
-                raise Refused(FULL)
-            answer = self._keyspace.run(texts)
-            self._has_written |= grows or name in _WRITES_AGAIN
-        except Refused as error:
-            return _LUA.table_from({b"err": str(error).encode()})
-        return _to_lua(answer)
+        """What `redis.call` answers."""
+        texts = [_text(one) for one in call]
+        name = texts[0].upper().decode()
+        grows = name in Keyspace.GROWS
+        if grows and not self._may_grow and not self._has_written:
+            raise Refused(FULL)
+        answer = self._keyspace.run(texts)
+        self._has_written |= grows or name in _WRITES_AGAIN
+        return answer
 
 
 # -- what a script can call -------------------------------------------------------------------
@@ -134,8 +137,22 @@ class Scripts:
 _running: list[Scripts] = []
 
 
-def _command(*call: Any) -> Any:
-    return _running[-1].command(*call)
+def _host(what: bytes, *arguments: Any) -> Any:
+    """The one Python object that Lua knows, as lupa may take two for each other.
+
+    An error is a table, too.
+    """
+    try:
+        match what:
+            case b"command":
+                return _to_lua(_running[-1].command(*arguments))
+            case b"sha1hex":
+                return _sha1hex(*arguments)
+            case b"pack":
+                return _pack(*arguments)
+        return _LUA.table(*_unpack(*arguments))
+    except (ArithmeticError, LookupError, Refused, TypeError, ValueError, struct.error) as error:
+        return _LUA.table_from({b"err": str(error).encode()})
 
 
 def _sha1hex(text: Any) -> bytes:
@@ -150,18 +167,14 @@ def _pack(layout: bytes, *values: Any) -> bytes:
     return struct.pack(_python_layout(layout), *given)
 
 
-def _unpack(layout: bytes, raw: bytes, start: float = 1) -> Any:
+def _unpack(layout: bytes, raw: bytes, start: float = 1) -> list[Any]:
     found = struct.Struct(_python_layout(layout))
     at = int(start) - 1
     if at + found.size > len(raw):
         raise ValueError("bad argument #2 to 'unpack' (data string too short)")
     values = found.unpack_from(raw, at)
     numbers = [float(one) if isinstance(one, int) else one for one in values]
-    return _LUA.table(*numbers, at + found.size + 1)
-
-
-# Always the same objects: lupa tells them apart by their address, which a new one may have again.
-_CALLABLE = (_command, _sha1hex, _pack, _unpack)
+    return [*numbers, at + found.size + 1]
 
 
 def _to_lua(answer: Any) -> Any:

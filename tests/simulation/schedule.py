@@ -69,6 +69,18 @@ FAULTS_OF_CALLS = {
     "killed after": 3,
     "meanwhile": 8,
 }
+# Round trips that decide something are hit more often than others.
+OF = {
+    "": 6,
+    "append": 6,
+    "acknowledge": 1,
+    "restore": 1,
+    "delete": 1,
+    "trim": 1,
+    "insert": 2,
+    "writes": 1,
+    "standing": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +88,18 @@ class Fault:
     """What becomes of one round trip of a step.
 
     Attributes:
-        at: Which round trip, counted from 0.
+        at: Which round trip, counted from 0; of those that `of` names.
         kind: One of `FAULTS_OF_CALLS`.
         delay: After how many further round trips of anybody a late command is executed.
         step: What another actor does meanwhile.
+        of: Only round trips with this in their names are counted.
     """
 
     at: int
     kind: str
     delay: int = 0
     step: Step | None = None
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +149,9 @@ def _step(
         meanwhile = None
         if kind == "meanwhile":
             meanwhile = _step(rng, actors, world, share, depth + 1)
-        at = min(int(rng.expovariate(0.25)), 60)
-        faults.append(Fault(at, kind, rng.randrange(1, 30), meanwhile))
+        (of,) = rng.choices(list(OF), list(OF.values()))
+        at = min(int(rng.expovariate(1.0 if of else 0.25)), 60)
+        faults.append(Fault(at, kind, rng.randrange(1, 30), meanwhile, of))
     return Step(actor, act, number, tuple(faults), line)
 
 

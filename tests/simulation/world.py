@@ -18,6 +18,7 @@ import secrets
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -100,13 +101,13 @@ class Running:
     """A step that a process takes, and how far it is.
 
     Attributes:
-        calls: How many round trips there were.
+        seen: How many round trips there were, by what faults count.
         had_trouble: Whether a fault has met it.
     """
 
     process: Process
     step: Step
-    calls: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
     had_trouble: bool = False
 
 
@@ -342,11 +343,12 @@ class World:
             return execute()
         now = self.stack[-1]
         self._check_alive(now)
-        at, now.calls = now.calls, now.calls + 1
         self.round_trips += 1
         self.seconds += ROUND_TRIP_S
         self.execute_late()
-        faults = [one for one in now.step.faults if one.at == at]
+        of = {one.of for one in now.step.faults if one.of in what}
+        faults = [one for one in now.step.faults if one.of in of and one.at == now.seen[one.of]]
+        now.seen.update(of)
         for fault in faults:
             self._before(now, fault, what, execute, lost, timed_out)
         self._check_alive(now)
