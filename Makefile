@@ -57,6 +57,8 @@ EPISODES ?= 10000
 CUT_EVERY ?= 1
 # How many histories of writers, readers and backups, with a nemesis.
 SEEDS ?= 0-99
+# For how many seconds `make simulate` draws seeds.
+SECONDS ?= 600
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
 INPUTS ?= 100000
 # `make test` and `make long` write down how long each test took; `make test-times` shows it.
@@ -106,6 +108,10 @@ kills: $(DEV_READY) ## recording processes of every kind are killed, with Redis 
 .PHONY: nemesis
 nemesis: $(DEV_READY) ## writers, readers and backups go on while servers are emptied, killed and stopped
 	$(BIN)/python tests/faults/nemesis.py --seeds $(SEEDS)
+
+.PHONY: simulate
+simulate: $(DEV_READY) ## the store on simulated servers and time: many schedules of actors and faults
+	$(BIN)/python tests/simulation/simulate.py --seconds $(SECONDS)
 
 .PHONY: long
 long: $(DEV_READY) ## what `make test` leaves out or tries a tenth of, at full length (some minutes)

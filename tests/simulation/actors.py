@@ -75,7 +75,7 @@ def _id_of(env: Any) -> str | None:
 
 class _Simulation:
     def __init__(self, seed: int, directory: Path) -> None:
-        self.world = World(seed, directory, self.act)
+        self.world = World(seed, directory, self.act, self._arrives)
         self.ledger = Ledger()
 
     def run(self, schedule: Schedule) -> Outcome:
@@ -118,6 +118,7 @@ class _Simulation:
                 getattr(self, f"_{step.act}")(running, step.number)
             except Killed:
                 running.had_trouble = True
+                self.world.forget_last_words(process)
             except JamboreeError as error:
                 self._refused(running, error)
                 if process.jam is None:
@@ -203,9 +204,13 @@ class _Simulation:
             self.ledger.lose((), [episode.id], "its step was refused")
             raise
         episode.rows, episode.has_begun_step = episode.rows + 1, False
-        episode.is_in_journal &= not self.world.disk_is_full
+        episode.is_in_journal &= self._is_safe(process)
         if has_ended:
             self._episode_ends(process, episode, "terminated")
+
+    def _is_safe(self, process: Process) -> bool:
+        """Whether what a call has just returned from outlives the process."""
+        return process.mode != "buffered" or process.connection.journal.is_durable
 
     def _episode_ends(self, process: Process, episode: Episode, status: str) -> None:
         process.kept["episode"] = None
@@ -234,7 +239,7 @@ class _Simulation:
         finally:
             if _id_of(env) != old_id:
                 episode = Episode(env.episode_id, process.name)
-                episode.is_in_journal = not self.world.disk_is_full
+                episode.is_in_journal = process.is_alive and self._is_safe(process)
                 self.ledger.episodes[episode.id] = episode
                 if not has_returned:
                     self.ledger.lose((), [episode.id], "its reset did not return")
@@ -312,7 +317,7 @@ class _Simulation:
     def _reading(self, running: Running, log: str) -> Iterator[set[Any]]:
         """While this lasts, a log is read; which notes have to be there."""
         here = self.stored_in_redis()
-        if not self.world.mongo_was_away:
+        if not (self.world.mongo_was_away or self.has_failed_over):
             there = self.stored_in_mongo()
             here = Found({log: [*here.notes.get(log, ()), *there.notes.get(log, ())]})
         own = self.ledger.required_notes(log)
@@ -461,7 +466,6 @@ class _Simulation:
         self.world.tell(f"{process.name} deletes {log!r}")
         before = {*self.stored_in_redis().notes.get(log, ())}
         before |= {*self.stored_in_mongo().notes.get(log, ())}
-        others = {name for name in self.ledger.notes if name[0] == log} - before
         was_undisturbed = False
         try:
             handler.delete()
@@ -472,9 +476,14 @@ class _Simulation:
         except Killed:
             self.ledger.lose(before, (), "its deletion was begun")
             raise
-        for name in before:
+        # A writer that has heard of no answer cannot know that its note was stored and deleted: if
+        # others have begun the log again, it comes back.
+        unheard = self._held()
+        self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
+        for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
         if not was_undisturbed:
+            others = {name for name in self.ledger.notes if name[0] == log} - before
             self.ledger.lose(others, (), "it was saved during a deletion")
 
     def _delete_episode(self, running: Running, number: int) -> None:
@@ -494,7 +503,7 @@ class _Simulation:
 
     # -- the world ------------------------------------------------------------------------------
 
-    was_emptied = False
+    was_emptied = has_failed_over = False
 
     def stored_in_redis(self) -> Found:
         """What Redis holds."""
@@ -524,8 +533,11 @@ class _Simulation:
         self._changed(lambda: self.world.redis.execute([(b"FLUSHALL",)]), "Redis was emptied")
 
     def _fail_over(self, number: int) -> None:
+        if self.has_failed_over:  # README.md says why only once
+            return
         loss_s = number % 10 / 10
         self.world.tell("Redis fails; another takes its place, which lacks the newest writes")
+        self.has_failed_over = True
         self._changed(lambda: self.world.redis.fail_over(loss_s), "Redis had not synced it")
 
     def _changed(self, change: Callable[[], object], why: str) -> None:
@@ -550,6 +562,12 @@ class _Simulation:
         self.ledger.come_back(copied)
         self.was_emptied = True
 
+    def _arrives(self, what: str, execute: Callable[[], object]) -> None:
+        if "'delete'" in what:  # what was saved after the deletion had failed is deleted, too
+            self._changed(execute, "a deletion came late")
+        else:
+            execute()
+
     def _held(self) -> set[Any]:
         """Notes that a living process still holds, as it has heard of no answer."""
         held = set()
@@ -560,7 +578,9 @@ class _Simulation:
                 handler = process.kept.get(log)
                 outbox = None if handler is None else handler._outbox
                 if outbox is not None:
-                    numbers = [n for l, by, n in self.ledger.notes if (l, by) == (log, process.name)]
+                    numbers = [
+                        n for of, by, n in self.ledger.notes if (of, by) == (log, process.name)
+                    ]
                     unsaved = sorted(numbers)[len(numbers) - outbox.unsaved :]
                     held |= {(log, process.name, n) for n in unsaved}
         return held
@@ -639,6 +659,8 @@ class _Simulation:
         if any(not one.endswith(".new") for one in left):
             self.violated(f"journals stay: {left}")
         jam.backup.flush()
+        if self.has_failed_over:  # Redis may lack what it had before, and MongoDB still has
+            jam.backup.restore()
         report = jam.backup.verify()
         if not report:
             self.violated(f"the backup is not equal: {dict(report.different)}")
@@ -679,7 +701,9 @@ class _Simulation:
             return
         (status, steps), rows = found
         if steps != rows - 1:
-            self.ledger.violated(f"{when}: episode {episode.id[-4:]} has {rows} rows, {steps} steps")
+            self.ledger.violated(
+                f"{when}: episode {episode.id[-4:]} has {rows} rows, {steps} steps"
+            )
         if episode.is_in_journal and rows < episode.rows:
             self.ledger.violated(
                 f"{when}: episode {episode.id[-4:]} has {rows} rows of {episode.rows}"

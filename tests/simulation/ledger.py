@@ -192,7 +192,7 @@ def _words(name: Name) -> str:
     return f"{name[2]} of {name[1]} in {name[0]!r}"
 
 
-# -- what is in the servers -------------------------------------------------------------------------
+# -- what is in the servers ------------------------------------------------------------------
 
 
 @lru_cache(20_000)

@@ -59,7 +59,7 @@ class Keyspace:
 
     # Commands that a full server refuses.
     GROWS: ClassVar[frozenset[str]] = frozenset(
-        "SET HSET HSETNX HINCRBY INCR LPUSH RPUSH LSET ZADD XADD".split()
+        ["SET", "HSET", "HSETNX", "HINCRBY", "INCR", "LPUSH", "RPUSH", "LSET", "ZADD", "XADD"]
     )
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -421,8 +421,6 @@ class Keyspace:
             if some:
                 answer.append([key, [[_id_text(id), list(fields)] for id, fields in some]])
         return answer or None
-
-
 
 
 def _integer(text: bytes) -> int:

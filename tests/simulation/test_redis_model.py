@@ -46,7 +46,9 @@ class Drawn:
         return self.rng.choice(["-7", "-2", "-1", "0", "1", "2", "3", "9", "1.5", "x", "", "01"])
 
     def score(self) -> str:
-        return self.rng.choice(["-inf", "inf", "0", "-1.5", "3", "0.1", "1e300", "x", "1700000000.25"])
+        return self.rng.choice(
+            ["-inf", "inf", "0", "-1.5", "3", "0.1", "1e300", "x", "1700000000.25"]
+        )
 
     def content(self) -> bytes:
         return self.rng.choice([b"", b"1", b"-5", b"\x00\xff", b"abc", b"12345678"])

@@ -32,7 +32,7 @@ import mongo_model
 import redis
 import redis_model
 from mongo_model import MongoModel
-from pymongo.errors import AutoReconnect, NetworkTimeout
+from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
 from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
@@ -76,6 +76,7 @@ class Process:
         names_here: Its writers.
         kept: What it holds on to: handlers, environments, followers.
         threads: What it would have threads do.
+        files: Those of its journal, as they were when it was killed.
         leased_until: Its lease is there for sure until then, seconds since the beginning.
     """
 
@@ -88,6 +89,7 @@ class Process:
     kept: dict[Any, Any] = field(default_factory=dict)
     threads: list[Callable[[], None]] = field(default_factory=list)
     leased_until: float = -math.inf
+    files: dict[Path, bytes] = field(default_factory=dict)
 
     @property
     def connection(self) -> connection.Connection:
@@ -128,6 +130,7 @@ class World:
         seed: Of the random bytes that the package draws.
         directory: Where the journals are.
         act: Takes a step of another actor.
+        arrives: Executes a command that was on its way for long, given with its name.
 
     Attributes:
         seconds: Since the beginning.
@@ -141,7 +144,14 @@ class World:
         dead_at: When processes were killed.
     """
 
-    def __init__(self, seed: int, directory: Path, act: Callable[[Step], None]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        directory: Path,
+        act: Callable[[Step], None],
+        arrives: Callable[[str, Callable[[], object]], object],
+    ) -> None:
+        self.arrives = arrives
         self.directory = directory
         self.seconds = 0.0
         self.offsets: dict[str, float] = {}
@@ -288,6 +298,15 @@ class World:
                 os.close(descriptor)
         ended.journal._descriptor = None
         _close_files(self.directory.glob(f"journal/{ended.writer_name}.*[a-z]"))
+        files = self.directory.glob(f"journal/{ended.writer_name}.*[0-9]")
+        process.files = {path: path.read_bytes() for path in files}
+
+    def forget_last_words(self, process: Process) -> None:
+        """What a process wrote while it unwound is not there: a killed one does not unwind."""
+        for path, content in process.files.items():
+            with path.open("r+b") as file:  # in place, as it is mapped
+                file.write(content)
+        process.files = {}
 
     @contextmanager
     def running(self, process: Process, step: Step) -> Iterator[Running]:
@@ -421,8 +440,8 @@ class World:
         due = [one for one in self._late if all_of_them or one.due <= self.round_trips]
         self._late = [one for one in self._late if one not in due]
         for one in due:
-            with suppress(redis.RedisError, AutoReconnect):  # their connection is broken
-                one.execute()
+            with suppress(redis.RedisError, PyMongoError):  # nobody hears of it
+                self.arrives(one.what, one.execute)
                 self.tell(f"{one.what} arrives late, and is executed")
 
 
