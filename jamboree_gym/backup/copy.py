@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
+from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_span, decode_batch
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_outline
@@ -236,7 +237,7 @@ class LogCopier:
         for key, what in refused.items():
             try:
                 was_moved = rejoin(self._store, self._mongo, key, epoch=self._epoch)
-                if was_moved or self._clear_leftovers(key):
+                if was_moved or self._clear_leftovers(key) or self._was_restored(key):
                     self._rejoined.append(key)
                     continue
             except DecodeError as error:
@@ -261,6 +262,21 @@ class LogCopier:
             return False
         start = 0 if kept is None else kept.head.count
         return self._mongo.clear_batches(key, head.born, start) > 0
+
+    def _was_restored(self, key: str) -> bool:
+        """Give Redis back the newest records of a log, which it has lost and MongoDB holds.
+
+        A Redis that fails, or a replica that takes its place, lacks its newest writes.
+        """
+        head, kept = self._store.head(key), self._mongo.logs([key]).get(key)
+        if head is None or not isinstance(kept, StoredLog) or kept.head.born != head.born:
+            return False
+        if kept.head.count <= head.count:
+            return False
+        restorer = Restorer(self._store, self._mongo, is_asked_for=False)
+        for _ in restorer.restore([key]):
+            pass
+        return restorer.restored > 0
 
     def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> _Note:
         """Insert each blob that batches and head refer to, once; return what the head says."""
