@@ -12,7 +12,6 @@ from typing import NamedTuple
 from jamboree_gym.backup.portions import FEW_REVISIONS, FIRST_LOGS, next_portion, pages
 from jamboree_gym.backup.rejoin import rejoin
 from jamboree_gym.backup.restore import Restorer
-from jamboree_gym.backup.restore import Restorer
 from jamboree_gym.encoding.batch_format import CODEC_STEPS, Batch, Head, batch_span, decode_batch
 from jamboree_gym.encoding.rows import schema_digest
 from jamboree_gym.encoding.summary_codec import decode_outline

@@ -16,7 +16,7 @@ from ledger import Episode, Found, Ledger, in_mongo, in_redis
 from processes import NoteHandler
 from recorded_envs import CountingEnv
 from schedule import Schedule, Step
-from world import NAMESPACE, Killed, Process, Running, World
+from world import ASK_AGAIN_S, NAMESPACE, Killed, Process, Running, World
 
 from jamboree_gym.backup.follow import Follower
 from jamboree_gym.errors import (
@@ -37,7 +37,6 @@ __all__ = ["Outcome", "simulate"]
 LOGS = ("shared", "second")
 LENGTH = 4  # steps of an episode
 LEASE_S = 10.0
-ASK_AGAIN_S = 31.0  # MongoDB was away, and is not asked before
 ACTION = np.zeros(2, np.float32)
 WAITS_S = (0.01, 0.3, 1.2, 4.0, 12.0, 70.0)
 JUMPS_S = (-3600.0, -5.0, -0.01, 0.01, 5.0, 3600.0)
@@ -316,14 +315,15 @@ class _Simulation:
     @contextmanager
     def _reading(self, running: Running, log: str) -> Iterator[set[Any]]:
         """While this lasts, a log is read; which notes have to be there."""
-        here = self.stored_in_redis()
-        if not (self.world.mongo_was_away or self.has_failed_over):
-            there = self.stored_in_mongo()
-            here = Found({log: [*here.notes.get(log, ()), *there.notes.get(log, ())]})
-        own = self.ledger.required_notes(log)
-        names = {name for name in here.notes.get(log, ())}
+        here = set(self.stored_in_redis().notes.get(log, ()))
+        only_there = set(self.stored_in_mongo().notes.get(log, ())) - here
+        own = self.ledger.required_notes(log) - only_there
+        names = set(here)
         if running.process.mode == "buffered":
             names |= {name for name in own if name[1] == running.process.name}
+        was_calm = not (self.world.mongo_was_away or self.has_failed_over or running.step.faults)
+        if was_calm and self.world.seconds > self.world.mongo_uncertain_until:
+            names |= only_there
         required = names & set(self.ledger.notes)
         yield required
         # What was deleted or lost meanwhile need not be there.

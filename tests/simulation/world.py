@@ -45,10 +45,11 @@ from jamboree_gym.store.redis import buckets, scripts
 from jamboree_gym.store.redis import store as redis_store
 from jamboree_gym.store.redis.scripts import Script
 
-__all__ = ["NAMESPACE", "Killed", "Process", "Running", "World"]
+__all__ = ["ASK_AGAIN_S", "NAMESPACE", "Killed", "Process", "Running", "World"]
 
 BEGIN_S = 1_800_000_000.0  # epoch seconds
 ROUND_TRIP_S = 5e-4
+ASK_AGAIN_S = 31.0  # MongoDB was away, and is not asked before
 LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a loop for ever
 NAMESPACE = "sim"
 MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync", "keeper": "sync"}
@@ -314,7 +315,9 @@ class World:
         now = Running(process, step)
         self.stack.append(now)
         opened.writers_here._names = process.names_here
-        tracer = _KilledAt(step.line, lambda: self._kill_in_journal(process)) if step.line else None
+        # Not while it opens: a lock that it is just taking would have no owner.
+        line = step.line if process.jam is not None else 0
+        tracer = _KilledAt(line, lambda: self._kill_in_journal(process)) if line else None
         before = sys.gettrace()
         if tracer is not None or before is not None:
             sys.settrace(tracer)
@@ -368,6 +371,8 @@ class World:
         of = {one.of for one in now.step.faults if one.of in what}
         faults = [one for one in now.step.faults if one.of in of and one.at == now.seen[one.of]]
         now.seen.update(of)
+        if faults and lost is AutoReconnect:
+            self.mongo_uncertain_until = self.seconds + ASK_AGAIN_S
         for fault in faults:
             self._before(now, fault, what, execute, lost, timed_out)
         self._check_alive(now)
