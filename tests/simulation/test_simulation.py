@@ -91,7 +91,7 @@ def test_a_record_that_is_stored_twice_is_noticed(monkeypatch: pytest.MonkeyPatc
     ).replace("is_repeated and head.codec", "false and head.codec")
     monkeypatch.setattr(scripts, "APPEND", compose(source))
     monkeypatch.setattr(scripts, "ALL", (*scripts.ALL, scripts.APPEND))
-    lost = (Fault(0, "answer lost", of="append"),)
+    lost = (Fault(1, "answer lost", of="append"),)  # the first finds no script
     schedule = (Step("writer-1", "save", 1), Step("writer-1", "deliver", 0, lost))
     outcome = simulate((*schedule, Step("writer-1", "save", 1)), 0)
     assert any("is there twice" in one for one in outcome.violations), outcome

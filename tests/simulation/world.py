@@ -56,9 +56,6 @@ MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync", "keeper": "s
 _JOURNAL_CODE = str(Path(journal.__file__).parent)
 # The garbage collector calls these, at points that no seed decides.
 _OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
-_SCRIPT_NAMES = {
-    one.sha.encode(): name.lower() for name, one in vars(scripts).items() if isinstance(one, Script)
-}
 
 
 class Killed(BaseException):
@@ -505,13 +502,19 @@ def _told_to(world: World) -> Iterator[None]:
         log.removeHandler(listener)
 
 
+def _script_names() -> dict[str, str]:
+    """The names of the scripts by digest; a test may have replaced one."""
+    found = vars(scripts).items()
+    return {one.sha: name.lower() for name, one in found if isinstance(one, Script)}
+
+
 def _named(calls: Calls) -> str:
     """Calls in words."""
     names = []
     for call in calls:
         name = call[0].decode()
         if name == "EVALSHA":
-            name = f"script {_SCRIPT_NAMES.get(call[1], '?')!r}"
+            name = f"script {_script_names().get(call[1].decode(), '?')!r}"
         if name not in names:
             names.append(name)
     return " and ".join(names[:3])
