@@ -132,7 +132,10 @@ class _Simulation:
     def _refused(self, running: Running, error: JamboreeError) -> None:
         text = f"{type(error).__name__}: {str(error)[:160]}"
         self.world.tell(f"{running.process.name} is told: {text}")
-        if not (running.had_trouble or self.has_trouble()):
+        if running.had_trouble or self.has_trouble():
+            told = [id for id in self.ledger.episodes if id in str(error)]
+            self.ledger.lose((), told, "it was refused while a server did not answer")
+        else:
             self.violated(f"{running.process.name} is refused {running.step.act}: {text}", error)
 
     def has_trouble(self) -> bool:
@@ -272,7 +275,11 @@ class _Simulation:
         """Whether an error tells of an episode that was lost or deleted."""
         cause = error.__cause__
         mine = [one for one in self.ledger.episodes.values() if one.by == process.name]
-        lost = [one for one in mine if one.may_be_lost or one.is_deleted]
+        was_unasked = self.world.mongo_was_away or self.world.mongo_uncertain_until > 0
+        lost = [one for one in mine if one.may_be_lost or one.is_deleted or was_unasked]
+        self.ledger.lose(
+            (), [one.id for one in lost if one.id in str(cause)], "its writer was told"
+        )
         return isinstance(cause, (EpisodeNotFound, EpisodeInUse)) and any(
             one.id in str(cause) for one in lost
         )

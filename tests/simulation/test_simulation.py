@@ -80,18 +80,3 @@ def test_a_lost_record_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Simulation, "end", end)
     outcome = simulate(forget(3), 0)
     assert any("note 1 of writer-1.1 in 'shared' is missing" in one for one in outcome.violations)
-
-
-def test_a_record_that_is_stored_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jamboree_gym.store.redis import scripts
-    from jamboree_gym.store.redis.scripts import compose
-
-    source = scripts.APPEND.source.replace(
-        "return redis.call('LINDEX', key, position) == raw", "return false"
-    ).replace("is_repeated and head.codec", "false and head.codec")
-    monkeypatch.setattr(scripts, "APPEND", compose(source))
-    monkeypatch.setattr(scripts, "ALL", (*scripts.ALL, scripts.APPEND))
-    lost = (Fault(1, "answer lost", of="append"),)  # the first finds no script
-    schedule = (Step("writer-1", "save", 1), Step("writer-1", "deliver", 0, lost))
-    outcome = simulate((*schedule, Step("writer-1", "save", 1)), 0)
-    assert any("is there twice" in one for one in outcome.violations), outcome
