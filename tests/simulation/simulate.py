@@ -80,12 +80,17 @@ def _kind(outcome: Outcome) -> str:
 
 
 def failures(
-    first: int, seconds: float, say: Callable[[int], None], *, shrink_s: float = SHRINK_S
+    first: int,
+    seconds: float,
+    say: Callable[[int], None],
+    *,
+    shrink_s: float = SHRINK_S,
+    most: int = 10**9,
 ) -> Iterator[Failure]:
     """The failures of the seeds from one on, for so long."""
     until = time.monotonic() + seconds
     seed = first
-    while time.monotonic() < until:
+    while time.monotonic() < until and seed < first + most:
         found = run(seed, shrink_s=shrink_s)
         if found is not None:
             yield found
