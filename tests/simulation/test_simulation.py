@@ -22,7 +22,7 @@ LEAST = 5  # schedules in a tenth of that, on a machine that is very busy
 def test_all_promises_hold_in_schedules_of_many_seeds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # Three of a thousand seeds fail for reasons that are not known yet: `make simulate` draws others.
+    # Of 1,000 others about four fail, for reasons not known yet: `make simulate` draws them.
     first = int(os.environ.get(SEED) or FIRST)
     with capsys.disabled():
         print(f"\n{SEED}={first}", end=" ")
