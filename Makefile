@@ -58,6 +58,8 @@ CUT_EVERY ?= 1
 # Which histories `make nemesis` makes and checks, and how long each goes on.
 SEEDS ?= 0-99
 SECONDS ?= 30
+# For how many seconds `make simulate` draws seeds.
+SIMULATED_SECONDS ?= 600
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
 INPUTS ?= 100000
 # `make test` and `make long` write down how long each test took; `make test-times` shows it.
@@ -107,6 +109,10 @@ kills: $(DEV_READY) ## recording processes of every kind are killed, with Redis 
 .PHONY: nemesis
 nemesis: $(DEV_READY) ## all kinds of processes at once, while each is killed, stopped, cut off; the history is checked
 	$(BIN)/python tests/faults/nemesis.py --seeds $(SEEDS) --seconds $(SECONDS)
+
+.PHONY: simulate
+simulate: $(DEV_READY) ## the store on simulated servers and time: many schedules of actors and faults
+	$(BIN)/python tests/simulation/simulate.py --seconds $(SIMULATED_SECONDS)
 
 .PHONY: long
 long: $(DEV_READY) ## what `make test` leaves out or tries a tenth of, at full length (some minutes)

@@ -486,6 +486,23 @@ def test_a_restore_brings_a_log_up_to_date_that_redis_has_less_of(jam: Jamboree)
     assert [note["n"] for note in handler.many(9)] == [0, 1, 2, 3]
 
 
+def test_a_copy_brings_a_log_up_to_date_of_which_redis_has_lost_the_newest_records(
+    jam: Jamboree,
+) -> None:
+    handler = notes(jam, 3)
+    jam.flush()
+    older = jam.redis.dump(at(jam, handler._key))
+    handler.save({"n": 3})
+    jam.backup.flush()
+    jam.redis.restore(at(jam, handler._key), 0, older, replace=True)
+    jam.redis.zadd(beside(jam, handler._key, "unbacked"), {at(jam, handler._key): 1})
+
+    jam.backup.flush()
+    assert jam.backup.verify()
+    assert jam.backup.status().pending_logs == 0
+    assert [note["n"] for note in handler.many(9)] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_log_that_is_damaged_in_mongodb_does_not_keep_the_others_back(
     jam: Jamboree, harm: Callable[[Jamboree, str], None]

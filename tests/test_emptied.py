@@ -124,6 +124,28 @@ def test_what_is_recorded_afterwards_is_whole_and_is_copied(
     assert [len(open_jam().episode(one).data()) for one in later] == [3, 3, 3]
 
 
+@pytest.mark.parametrize("write", ["buffered", "sync"])
+def test_an_episode_goes_on_where_redis_lost_its_newest_row_and_mongo_has_it(
+    open_jam: Open, write: str
+) -> None:
+    jam = open_jam(write=write)
+    env = jam.record(CountingEnv(length=9), run="a")
+    play(env, [ACTION])
+    jam.flush()
+    key = at(jam, jam._connection.keyspace.episode(env.episode_id))
+    before = jam.redis.dump(key)
+    env.step(ACTION)
+    jam.flush()
+    open_jam().backup.flush()
+    jam.redis.restore(key, 0, before, replace=True)  # as a replica has it that was a moment behind
+
+    env.step(ACTION)
+    jam.flush()
+    assert len(open_jam().episode(env.episode_id).data()) == 3
+    open_jam().backup.flush()
+    assert open_jam().backup.verify()
+
+
 def test_a_backup_that_has_copied_a_schema_copies_what_comes_after_it_was_lost(
     open_jam: Open,
 ) -> None:

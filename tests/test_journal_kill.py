@@ -187,6 +187,39 @@ def test_on_a_full_disk_recording_goes_on_in_memory_and_one_warning_says_so(
     assert not list(journal_of(home).iterdir())
 
 
+ROOM_AGAIN = """
+import os, resource, signal, sys
+from processes import NoteHandler
+from recorded_envs import ACTION, CountingEnv, play
+from jamboree_gym import Jamboree
+
+url, namespace, home = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+jam = Jamboree(url, namespace=namespace, home=home, flush_interval_s=3600)
+notes = NoteHandler(jam, "a")
+notes.save({"n": 0})
+play(jam.record(CountingEnv(length=2), run="r"), [ACTION] * 2)
+jam.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+play(jam.record(CountingEnv(length=9), run="r"), [ACTION] * 3)
+notes.save({"n": 1})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_comes_when_the_disk_has_room_again_outlives_its_process(
+    valkey: Server, namespace: str, tmp_path: Path, open_jamboree: OpenJamboree
+) -> None:
+    home = tmp_path / "home"
+    process = start_warm(ROOM_AGAIN, valkey.url, namespace, home)
+    process.communicate(timeout=40)
+    wait_until(lambda: dead_owners(journal_of(home)))
+    jam = open_jamboree(home=home)
+    assert [one.steps for one in jam.episodes().summaries()] == [2, 3]
+    assert [one["n"] for one in NoteHandler(jam, "a").many(9)] == [0, 1]
+    assert not list(journal_of(home).iterdir())
+
+
 # -- files --------------------------------------------------------------------------------------
 
 

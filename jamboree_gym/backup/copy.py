@@ -247,7 +247,7 @@ class LogCopier:
         for key, what in refused.items():
             try:
                 was_moved = rejoin(self._store, self._backup, key, epoch=self._epoch)
-                if was_moved or self._clear_leftovers(key):
+                if was_moved or self._clear_leftovers(key) or self._was_restored(key):
                     self._rejoined.append(key)
                     continue
             except DecodeError as error:
@@ -272,6 +272,21 @@ class LogCopier:
             return False
         start = 0 if kept is None else kept.head.count
         return self._backup.clear_batches(key, head.born, start) > 0
+
+    def _was_restored(self, key: str) -> bool:
+        """Give Redis back the newest records of a log, which it has lost and MongoDB holds.
+
+        A Redis that fails, or a replica that takes its place, lacks its newest writes.
+        """
+        head, kept = self._store.head(key), self._backup.logs([key]).get(key)
+        if head is None or not isinstance(kept, StoredLog) or kept.head.born != head.born:
+            return False
+        if kept.head.count <= head.count:
+            return False
+        restorer = Restorer(self._store, self._backup, is_asked_for=False)
+        for _ in restorer.restore([key]):
+            pass
+        return restorer.restored > 0
 
     def _put_blobs(self, key: str, head: Head, batches: Sequence[Batch]) -> _Note:
         """Insert each blob that batches and head refer to, once; return what the head says."""

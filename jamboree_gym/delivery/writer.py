@@ -306,15 +306,18 @@ class Writer:
     def _run(self) -> None:
         failures = 0
         while self._wait_for_work(failures):
-            error = self._try_delivery(self._ask_beside)
-            if error is None:
-                self.schedule.is_followed = self._store.is_followed
-                self.backpressure.recover()
-                failures = 0
-            else:
-                self.backpressure.report(error)
-                self._has_work = True
-                failures += 1
+            failures = 0 if self.deliver_round() else failures + 1
+
+    def deliver_round(self) -> bool:
+        """What the thread does each time: deliver what is marked; whether that worked."""
+        error = self._try_delivery(self._ask_beside)
+        if error is None:
+            self.schedule.is_followed = self._store.is_followed
+            self.backpressure.recover()
+        else:
+            self.backpressure.report(error)
+            self._has_work = True
+        return error is None
 
     def _wait_for_work(self, failures: int) -> bool:
         """Wait until there is something to deliver, and a while longer; False = it is closed."""

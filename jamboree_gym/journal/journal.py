@@ -114,6 +114,7 @@ class Journal:
         self._schema_numbers: dict[StepSchema, int] = {}
         self._blobs: set[str] = set()
         self._kept: set[Block] = set()  # of schemas and blobs, as long as the journal
+        self._in_memory: list[tuple[int, bytes]] = []  # of these, what has found no room in files
 
     @property
     def directory(self) -> Path | None:
@@ -139,7 +140,7 @@ class Journal:
                 segments = self._segments
                 if segments is None:
                     stem = self._begin()
-                    segments = Segments(stem)
+                    segments = Segments(stem, self._move_to_files)
                     self._static = EntryLog(segments)
                     self._segments = segments
         return segments
@@ -198,8 +199,23 @@ class Journal:
                     self._blobs.add(digest)
 
     def _keep(self, kind: int, content: bytes) -> None:
-        if self._static is not None:
-            self._kept.add(self._static.append(kind, content))
+        if self._static is None:
+            return
+        block = self._static.append(kind, content)
+        if block.is_durable:
+            self._kept.add(block)
+        elif self._directory is not None:
+            self._in_memory.append((kind, content))
+
+    def _move_to_files(self) -> None:
+        """There is room again: rows that go into files from now on need their schemas there."""
+        if self._segments is None:
+            return
+        self._records = None  # the next record begins a log in a file
+        self._static = EntryLog(self._segments)
+        waiting, self._in_memory = self._in_memory, []
+        for kind, content in waiting:
+            self._keep(kind, content)
 
     def keep_record(self, key: bytes, time_s: float, record: bytes) -> RecordPlace | None:
         """Keep a record of a log; where it is, None without files."""

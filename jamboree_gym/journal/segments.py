@@ -13,7 +13,7 @@ import os
 import struct
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -160,10 +160,12 @@ class Segments:
 
     Args:
         stem: Path that their files begin with; None = plain memory.
+        on_room: Called when there is room for files again, before the first of them is used.
     """
 
-    def __init__(self, stem: Path | None) -> None:
+    def __init__(self, stem: Path | None, on_room: Callable[[], None] = lambda: None) -> None:
         self._stem = stem
+        self._on_room = on_room
         self._numbers = count(1)
         self._is_ours = True
         self._free: defaultdict[int, deque[tuple[_File, int]]] = defaultdict(deque)
@@ -172,8 +174,10 @@ class Segments:
 
     @property
     def is_durable(self) -> bool:
-        """Whether new blocks outlive the process."""
-        return self._stem is not None and not self._has_said_no
+        """Whether all blocks that are in use outlive the process."""
+        if self._stem is None or self._has_said_no:
+            return False
+        return all(file.path is not None for file in list(self._files))
 
     def block(self, nbytes: int, kind: int = KIND_ROWS) -> Block:
         """A free block with at least so many bytes behind its header."""
@@ -194,9 +198,12 @@ class Segments:
                 file, start = free.pop()
                 if file in self._files:  # another thread may just be removing it
                     return file, start
+        was_full = self._has_said_no
         file = self._new_file(size)
         first, *others = file.starts()
         free.extend((file, start) for start in others)
+        if was_full and not self._has_said_no:
+            self._on_room()
         return file, first
 
     def _new_file(self, block_bytes: int) -> _File:

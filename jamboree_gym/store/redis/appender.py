@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
+from jamboree_gym.encoding.batch_format import CODEC_STEPS, batch_span
 from jamboree_gym.errors import DecodeError, JamboreeError, StoreUnavailable
 from jamboree_gym.keys import BucketKeys, Keyspace
 from jamboree_gym.store.log import Append, AppendResult, IndexEntry
@@ -177,14 +178,14 @@ class LogAppender(BucketPart):
                 return translated
             raise translated from answer
         stored, count, t_last, *more = answer
-        stored, epoch = int(stored), server.epochs.get(bucket.at, "")
+        stored, count, epoch = int(stored), int(count), server.epochs.get(bucket.at, "")
+        must_ask = self._can_ask and (_is_behind(append, count) if more else stored == 0)
+        if must_ask and append.asked_in and not was_repeated:
+            must_ask = part_of(append.asked_in, bucket) != epoch
         if not more:
-            must_ask = self._can_ask and stored == 0
-            if must_ask and append.asked_in and not was_repeated:
-                must_ask = part_of(append.asked_in, bucket) != epoch
             return AppendResult(0, 0, t_last, stored < 0, was_repeated, must_ask)
         first, log = more[0], (f"{server.losses} {epoch}", more[1])
-        return AppendResult(stored, int(count), t_last, False, was_repeated, False, first, log)
+        return AppendResult(stored, count, t_last, False, was_repeated, must_ask, first, log)
 
     def _append_call(
         self,
@@ -281,3 +282,13 @@ def newest_in_runs(entries: Iterable[IndexEntry | None]) -> dict[str, str]:
         if entry is not None and (entry.run not in newest or entry.time > newest[entry.run]):
             newest[entry.run] = entry.time
     return {run: repr(time) for run, time in newest.items()}
+
+
+def _is_behind(append: Append, count: int) -> bool:
+    """Whether Redis lacks rows of an episode that come before those of an append.
+
+    A Redis that fails, or a replica that takes its place, lacks its newest writes.
+    """
+    if append.codec != CODEC_STEPS or count >= append.after:
+        return False
+    return count < (batch_span(append.batches[0])[0] if append.batches else append.after)

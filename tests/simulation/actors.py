@@ -1,0 +1,720 @@
+"""The actors of a simulation: what each of their steps does, and what has to hold after it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ledger import Episode, Found, Ledger, in_mongo, in_redis
+from processes import NoteHandler
+from recorded_envs import CountingEnv
+from schedule import Schedule, Step
+from world import ASK_AGAIN_S, NAMESPACE, Killed, Process, Running, World
+
+from jamboree_gym.backup.follow import Follower
+from jamboree_gym.errors import (
+    EpisodeInUse,
+    EpisodeNotFound,
+    JamboreeError,
+    NotReset,
+    RunNotFound,
+    StoreUnavailable,
+    UnsavedRecords,
+)
+from jamboree_gym.handlers.db_handler import _RecordTail
+from jamboree_gym.handlers.follow import EpisodeTail
+from jamboree_gym.recording.recovery import deliver_dead_journals
+
+__all__ = ["Outcome", "simulate"]
+
+LOGS = ("shared", "second")
+LENGTH = 4  # steps of an episode
+LEASE_S = 10.0
+ACTION = np.zeros(2, np.float32)
+WAITS_S = (0.01, 0.3, 1.2, 4.0, 12.0, 70.0)
+JUMPS_S = (-3600.0, -5.0, -0.01, 0.01, 5.0, 3600.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a schedule ended: broken promises, and what happened, line by line."""
+
+    violations: tuple[str, ...]
+    story: tuple[str, ...]
+
+
+def simulate(schedule: Schedule, seed: int, *, directory: Path | None = None) -> Outcome:
+    """Have a schedule happen, in a new world."""
+    made = Path(tempfile.mkdtemp(prefix="jg-sim-", dir=directory or _memory()))
+    try:
+        return _Simulation(seed, made).run(schedule)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _memory() -> Path | None:
+    """Journals need no disk here."""
+    return next((one for one in (Path("/dev/shm"),) if one.is_dir()), None)
+
+
+def _id_of(env: Any) -> str | None:
+    """The episode that is recorded; None before the first."""
+    try:
+        return str(env.episode_id)
+    except NotReset:
+        return None
+
+
+class _Simulation:
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.world = World(seed, directory, self.act, self._arrives)
+        self.ledger = Ledger()
+
+    def run(self, schedule: Schedule) -> Outcome:
+        """Take all steps; then mend everything, and look."""
+        with self.world.entered():
+            try:
+                for step in schedule:
+                    self.act(step)
+                    if self.ledger.violations:
+                        break
+                else:
+                    self.end()
+            except Exception as error:  # noqa: BLE001 - also a fault of the model ends a schedule
+                self.violated(f"{type(error).__name__}: {error}", error)
+        return Outcome(tuple(self.ledger.violations), tuple(self.world.story))
+
+    def violated(self, what: str, error: BaseException | None = None) -> None:
+        """A promise is broken."""
+        self.ledger.violated(what)
+        self.world.tell(f"VIOLATION: {what}")
+        if error is not None:
+            self.error = error
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def act(self, step: Step) -> None:
+        """Take a step, unless its process is in the middle of another one."""
+        if any(one.process.actor == step.actor for one in self.world.stack):
+            return
+        if step.actor == "world":
+            getattr(self, f"_{step.act}")(step.number)
+            return
+        process = self.world.process_of(step.actor)
+        was_new = process.jam is None
+        with self.world.running(process, step) as running:
+            try:
+                if was_new:
+                    self.world.tell(f"{process.name} opens a Jamboree (write={process.mode!r})")
+                    self.world.open(process)
+                getattr(self, f"_{step.act}")(running, step.number)
+            except Killed:
+                running.had_trouble = True
+                self.world.forget_last_words(process)
+            except JamboreeError as error:
+                self._refused(running, error)
+                if process.jam is None:
+                    self.world.end(process)
+        if not process.is_alive:
+            self._process_ends(process)
+
+    def _process_ends(self, process: Process) -> None:
+        stored = self.stored_in_redis().names | self.stored_in_mongo().names
+        self.ledger.process_ends(process.name, stored)
+
+    def _refused(self, running: Running, error: JamboreeError) -> None:
+        text = f"{type(error).__name__}: {str(error)[:160]}"
+        self.world.tell(f"{running.process.name} is told: {text}")
+        if running.had_trouble or self.has_trouble():
+            told = [id for id in self.ledger.episodes if id in str(error)]
+            self.ledger.lose((), told, "it was refused while a server did not answer")
+        else:
+            self.violated(f"{running.process.name} is refused {running.step.act}: {text}", error)
+
+    def has_trouble(self) -> bool:
+        """Whether a server or the disk is a reason for an error."""
+        world = self.world
+        is_away = world.redis.is_away or world.mongo.is_away or world.redis.is_full
+        return is_away or world.seconds < world.mongo_uncertain_until
+
+    # -- writers --------------------------------------------------------------------------------
+
+    def _handler(self, process: Process, log: str) -> NoteHandler:
+        found = process.kept.get(log)
+        if found is None:
+            found = process.kept[log] = NoteHandler(process.jam, log)
+        return found
+
+    def _save(self, running: Running, number: int, count: int = 1) -> None:
+        process, log = running.process, LOGS[number % 4 == 0]
+        handler = self._handler(process, log)
+        notes = [self.ledger.begin(log, process.name) for _ in range(count)]
+        first, last = notes[0].name[2], notes[-1].name[2]
+        numbers = f"note {first}" if count == 1 else f"notes {first} to {last}"
+        self.world.tell(f"{process.name} saves {numbers} to {log!r}")
+        try:
+            records = [{"by": note.name[1], "n": note.name[2]} for note in notes]
+            if count == 1:
+                handler.save(records[0])
+            else:
+                handler.save_many(records)
+        except StoreUnavailable:  # they stay queued as long as the process lives
+            for note in notes:
+                note.is_promised = True
+            raise
+        finally:
+            is_durable = process.mode == "buffered" and not self.world.disk_is_full
+            is_durable &= process.is_alive and process.connection.journal.is_durable()
+            for note in notes:
+                note.is_in_journal = is_durable
+        for note in notes:
+            note.is_promised = True
+            note.is_in_journal |= process.mode != "buffered"
+
+    def _save_many(self, running: Running, number: int) -> None:
+        self._save(running, number, 2 + number % 9)
+
+    def _step(self, running: Running, number: int) -> None:
+        process = running.process
+        env = process.kept.get("env")
+        if env is None:
+            assert process.jam is not None
+            env = process.kept["env"] = process.jam.record(CountingEnv(LENGTH), run="a")
+        episode = process.kept.get("episode")
+        if episode is None:
+            self._reset(running, number)
+            return
+        episode.has_begun_step = True
+        self.world.tell(f"{process.name} takes step {episode.rows} of episode {episode.id[-4:]}")
+        try:
+            _, _, has_ended, _, _ = env.step(ACTION)
+        except (EpisodeNotFound, EpisodeInUse):
+            process.kept["episode"] = None
+            if episode.may_be_lost or episode.is_deleted:
+                self.world.tell(f"{process.name} is told that the episode is lost")
+                return
+            raise
+        except JamboreeError:
+            process.kept["episode"] = None
+            self.ledger.lose((), [episode.id], "its step was refused")
+            raise
+        episode.rows, episode.has_begun_step = episode.rows + 1, False
+        episode.is_in_journal &= self._is_safe(process)
+        if has_ended:
+            self._episode_ends(process, episode, "terminated")
+
+    def _is_safe(self, process: Process) -> bool:
+        """Whether what a call has just returned from outlives the process."""
+        return process.mode != "buffered" or process.connection.journal.is_durable()
+
+    def _episode_ends(self, process: Process, episode: Episode, status: str) -> None:
+        process.kept["episode"] = None
+        if episode.status == "running":
+            episode.status = status
+
+    def _reset(self, running: Running, number: int) -> None:
+        process = running.process
+        env = process.kept.get("env")
+        if env is None:
+            self._step(running, number)
+            return
+        before = self.ledger.episodes.get(_id_of(env) or "")
+        is_running = before is not None and before.status == "running"
+        if before is not None and is_running:
+            before.status = ""  # either, until the reset has returned
+        old_id, process.kept["episode"] = _id_of(env), None
+        has_returned = False
+        try:
+            env.reset()
+            has_returned = True
+        except (EpisodeNotFound, EpisodeInUse):
+            if before is None or not (before.may_be_lost or before.is_deleted):
+                raise
+            self.world.tell(f"{process.name} is told that the episode before is lost")
+        finally:
+            if _id_of(env) != old_id:
+                episode = Episode(env.episode_id, process.name)
+                episode.is_in_journal = process.is_alive and self._is_safe(process)
+                self.ledger.episodes[episode.id] = episode
+                if not has_returned:
+                    self.ledger.lose((), [episode.id], "its reset did not return")
+        if not has_returned:
+            return
+        if before is not None and is_running and not before.may_be_lost:
+            before.status = "abandoned"
+        process.kept["episode"] = episode
+        self.world.tell(f"{process.name} has begun episode {episode.id[-4:]}")
+
+    def _deliver(self, running: Running, _: int) -> None:
+        """What the writer's thread does in a round; and what others would do beside it."""
+        process = running.process
+        self.world.tell(f"{process.name} delivers")
+        while process.threads:
+            process.threads.pop(0)()
+        process.connection.writer.deliver_round()
+
+    def _flush(self, running: Running, _: int) -> None:
+        process = running.process
+        self.world.tell(f"{process.name} flushes")
+        assert process.jam is not None
+        try:
+            process.jam.flush()
+        except UnsavedRecords as error:
+            if not self._is_excused(process, error):
+                raise
+            self.world.tell(f"{process.name} is told what is lost: {str(error)[:120]}")
+
+    def _is_excused(self, process: Process, error: JamboreeError) -> bool:
+        """Whether an error tells of an episode that was lost or deleted."""
+        cause = error.__cause__
+        mine = [one for one in self.ledger.episodes.values() if one.by == process.name]
+        was_unasked = self.world.mongo_was_away or self.world.mongo_uncertain_until > 0
+        lost = [one for one in mine if one.may_be_lost or one.is_deleted or was_unasked]
+        self.ledger.lose(
+            (), [one.id for one in lost if one.id in str(cause)], "its writer was told"
+        )
+        return isinstance(cause, (EpisodeNotFound, EpisodeInUse)) and any(
+            one.id in str(cause) for one in lost
+        )
+
+    def _renew(self, running: Running, _: int) -> None:
+        lease = running.process.connection._lease
+        if lease._is_recording():
+            self.world.tell(f"{running.process.name} renews its lease")
+            lease._renew()
+            running.process.leased_until = self.world.seconds + LEASE_S
+
+    def _close(self, running: Running, _: int) -> None:
+        process = running.process
+        assert process.jam is not None
+        self.world.tell(f"{process.name} closes")
+        mine = [one for one in self.ledger.episodes.values() if one.by == process.name]
+        running_ones = [one for one in mine if one.status == "running"]
+        for one in running_ones:
+            one.status = ""
+        try:
+            process.jam.close()
+        except UnsavedRecords as error:
+            is_kept = "It stays in" in " ".join(getattr(error, "__notes__", ()))
+            for note in self.ledger.notes.values():
+                if note.name[1] == process.name:
+                    note.is_in_journal &= is_kept
+            self._process_ends(process)
+            if not self._is_excused(process, error):
+                raise
+        else:
+            for one in running_ones:
+                if not one.may_be_lost:
+                    one.status = "abandoned"
+        finally:
+            process.is_alive = False
+            self.world.processes.pop(process.actor, None)
+
+    # -- readers --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reading(self, running: Running, log: str) -> Iterator[set[Any]]:
+        """While this lasts, a log is read; which notes have to be there."""
+        here = set(self.stored_in_redis().notes.get(log, ()))
+        only_there = set(self.stored_in_mongo().notes.get(log, ())) - here
+        own = self.ledger.required_notes(log) - only_there
+        names = set(here)
+        if running.process.mode == "buffered":
+            names |= {name for name in own if name[1] == running.process.name}
+        was_calm = not (self.world.mongo_was_away or self.has_failed_over or running.step.faults)
+        if was_calm and self.world.seconds > self.world.mongo_uncertain_until:
+            names |= only_there
+        required = names & set(self.ledger.notes)
+        yield required
+        # What was deleted or lost meanwhile need not be there.
+        required &= {
+            name
+            for name, one in self.ledger.notes.items()
+            if not one.may_be_lost and not one.is_deleted
+        }
+
+    def _read_notes(self, running: Running, number: int) -> None:
+        process, log = running.process, LOGS[number % 4 == 0]
+        self.world.tell(f"{process.name} reads {log!r}")
+        with self._reading(running, log) as required:
+            if number % 3:
+                read = self._handler(process, log).many(10**6)
+            else:
+                read = self._handler(process, log).between(0.0, math.inf)
+        self._check_read(running, log, read, required)
+
+    _read_own = _read_notes
+
+    def _check_read(self, running: Running, log: str, read: Any, required: Any) -> None:
+        before = len(self.ledger.violations)
+        self.ledger.check_notes(log, read, required, f"{running.process.name} reads")
+        for what in self.ledger.violations[before:]:
+            self.world.tell(f"VIOLATION: {what}")
+
+    def _read_episodes(self, running: Running, number: int) -> None:
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} reads the episodes")
+        before, deleted = len(self.ledger.violations), self.ledger.deleted_episodes()
+        with suppress(RunNotFound):
+            for summary in jam.episodes().summaries():
+                self._check_running(running, summary.id, summary.status)
+                with suppress(EpisodeNotFound):
+                    data = jam.episode(summary.id).data()
+                    rows = data.observations[:, 0].tolist()
+                    when = f"{running.process.name} reads"
+                    self.ledger.check_rows(summary.id, rows, when, deleted=deleted)
+        for what in self.ledger.violations[before:]:
+            self.world.tell(f"VIOLATION: {what}")
+
+    def _check_running(self, running: Running, id: str, status: str) -> None:
+        """The status that somebody reads while it may still change."""
+        episode = self.ledger.episodes.get(id)
+        if episode is None or episode.may_be_lost or running.had_trouble:
+            return
+        writer = next((p for p in self.world.processes.values() if p.name == episode.by), None)
+        if writer is not None and writer.leased_until > self.world.seconds:
+            is_wrong = status == "interrupted"
+        else:
+            is_wrong = status == "running" and writer is None and self._is_long_dead(episode.by)
+        if is_wrong:
+            self.ledger.violated(
+                f"{running.process.name} reads: episode {id[-4:]} of {episode.by} is {status}"
+            )
+
+    def _is_long_dead(self, by: str) -> bool:
+        return self.world.seconds > self.world.dead_at.get(by, math.inf) + LEASE_S + 0.1
+
+    def _follow_notes(self, running: Running, number: int) -> None:
+        process, log = running.process, LOGS[0]
+        tail = process.kept.get("tail")
+        if tail is None:
+            tail = _RecordTail(self._handler(process, log)._read_from)
+            process.kept["tail"], process.kept["followed"] = tail, []
+        self.world.tell(f"{process.name} follows {log!r}")
+        new = [(log, one["by"], one["n"]) for one in tail.look(0.0)]
+        followed = process.kept["followed"]
+        again = set(new) & set(followed)
+        if again and not self.was_emptied:
+            self.violated(f"{process.name} is told again of {sorted(again)}")
+        followed += new
+
+    def _follow_episodes(self, running: Running, number: int) -> None:
+        process = running.process
+        known = [one for one in self.ledger.episodes.values() if not one.may_be_lost]
+        if not known:
+            return
+        followed = known[number % len(known)]
+        self.world.tell(f"{process.name} follows episode {followed.id[-4:]}")
+        tails = process.kept.setdefault("tails", {})
+        if followed.id not in tails:
+            assert process.jam is not None
+            cursor = process.jam.episode(followed.id)._cursor()
+            tails[followed.id] = EpisodeTail(process.connection, followed.id, cursor), []
+        tail, seen = tails[followed.id]
+        with suppress(EpisodeNotFound):
+            seen += [step.index for step in tail.look(0.0)]
+        if seen != list(range(len(seen))):
+            self.violated(f"{process.name} was told of the steps {seen}")
+
+    # -- the backup -----------------------------------------------------------------------------
+
+    def _copy(self, running: Running, _: int) -> None:
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} copies to MongoDB")
+        jam.backup.flush()
+
+    def _follow_up(self, running: Running, _: int) -> None:
+        """A round of the automatic backup."""
+        process = running.process
+        follower = process.kept.get("follower")
+        if follower is None:
+            open_mongo = process.connection.opened.opened_backup
+            follower = Follower(
+                process.connection.redis_store, lambda: open_mongo(), to="simulated", is_new=True
+            )
+            process.kept["follower"] = follower
+        self.world.tell(f"{process.name} takes a round of the automatic backup")
+        follower.copy_once()
+        if follower.trouble and not running.had_trouble and not self.has_trouble():
+            self.violated(f"the backup has trouble: {follower.trouble}")
+
+    def _trim(self, running: Running, number: int) -> None:
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} evicts what it can from Redis")
+        jam.backup.retain(max_redis_bytes=1)
+        jam.backup.trim()
+        if number % 2:
+            jam.backup.retain()
+
+    def _restore(self, running: Running, _: int) -> None:
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} restores all that MongoDB holds")
+        jam.backup.restore()
+
+    def _verify(self, running: Running, _: int) -> None:
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} compares both servers")
+        jam.backup.verify()
+
+    def _delete_notes(self, running: Running, number: int) -> None:
+        process, log = running.process, LOGS[number % 2]
+        handler = self._handler(process, log)
+        self.world.tell(f"{process.name} deletes {log!r}")
+        before = {*self.stored_in_redis().notes.get(log, ())}
+        before |= {*self.stored_in_mongo().notes.get(log, ())}
+        was_undisturbed = False
+        try:
+            handler.delete()
+            was_undisturbed = not running.had_trouble
+        except JamboreeError:
+            self.ledger.lose(before, (), "its deletion was begun")
+            raise
+        except Killed:
+            self.ledger.lose(before, (), "its deletion was begun")
+            raise
+        # A writer that has heard of no answer cannot know that its note was stored and deleted: if
+        # others have begun the log again, it comes back.
+        unheard = self._held()
+        self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
+        for name in before - unheard:
+            self.ledger.notes[name].is_deleted = True
+        if not was_undisturbed:
+            others = {name for name in self.ledger.notes if name[0] == log} - before
+            self.ledger.lose(others, (), "it was saved during a deletion")
+
+    def _delete_episode(self, running: Running, number: int) -> None:
+        known = list(self.ledger.episodes.values())
+        if not known:
+            return
+        episode = known[number % len(known)]
+        jam = running.process.jam
+        assert jam is not None
+        self.world.tell(f"{running.process.name} deletes episode {episode.id[-4:]}")
+        before = self.stored_in_redis().episodes | self.stored_in_mongo().episodes
+        self.ledger.lose((), [episode.id], "it was being deleted")
+        with suppress(EpisodeNotFound):
+            jam.episode(episode.id).delete()
+            # What was not delivered yet may come after the deletion, and begin the log.
+            episode.is_deleted = episode.id in before
+
+    # -- the world ------------------------------------------------------------------------------
+
+    was_emptied = has_failed_over = False
+
+    def stored_in_redis(self) -> Found:
+        """What Redis holds."""
+        return in_redis(self.world.redis, NAMESPACE)
+
+    def stored_in_mongo(self) -> Found:
+        """What MongoDB holds."""
+        return in_mongo(self.world.mongo, NAMESPACE, NAMESPACE)
+
+    def _wait(self, number: int) -> None:
+        seconds = WAITS_S[number % len(WAITS_S)]
+        self.world.tell(f"{seconds:g} s pass")
+        self.world.sleep(seconds)
+
+    def _kill(self, number: int) -> None:
+        living = sorted(self.world.processes.values(), key=lambda one: one.name)
+        if not living:
+            return
+        process = living[number % len(living)]
+        self.world.tell(f"{process.name} is killed")
+        self.world.kill(process)
+        if not any(one.process is process for one in self.world.stack):
+            self._process_ends(process)
+
+    def _empty_redis(self, _: int) -> None:
+        self.world.tell("Redis is emptied")
+        self._changed(lambda: self.world.redis.execute([(b"FLUSHALL",)]), "Redis was emptied")
+
+    def _fail_over(self, number: int) -> None:
+        loss_s = number % 10 / 10
+        self.world.tell("Redis fails; another takes its place, which lacks the newest writes")
+        self.has_failed_over = True
+        self._changed(lambda: self.world.redis.fail_over(loss_s), "Redis had not synced it")
+
+    def _changed(self, change: Callable[[], object], why: str) -> None:
+        """Redis loses something: excuse what nobody else holds."""
+        before = self.stored_in_redis()
+        for process in self.world.processes.values():
+            process.leased_until = -math.inf
+        change()
+        after, copied = self.stored_in_redis(), self.stored_in_mongo()
+        gone = before.names - after.names - copied.names - self._held()
+        shorter = [
+            id
+            for id, rows in before.episodes.items()
+            if max(after.episodes.get(id, 0), copied.episodes.get(id, 0)) < rows
+        ]
+        self.ledger.lose(gone, shorter, why)
+        for id, status in before.statuses.items():
+            newer = after if id in after.episodes else copied
+            if id in self.ledger.episodes and newer.statuses.get(id) != status:
+                self.ledger.episodes[id].status = ""
+        self.ledger.come_back(after)
+        self.ledger.come_back(copied)
+        self.was_emptied = True
+
+    def _arrives(self, what: str, execute: Callable[[], object]) -> None:
+        if "'delete'" in what:  # what was saved after the deletion had failed is deleted, too
+            self._changed(execute, "a deletion came late")
+        else:
+            execute()
+
+    def _held(self) -> set[Any]:
+        """Notes that a living process still holds, as it has heard of no answer."""
+        held = set()
+        for process in self.world.processes.values():
+            if process.jam is None or not process.is_alive:
+                continue
+            for log in LOGS:
+                handler = process.kept.get(log)
+                outbox = None if handler is None else handler._outbox
+                if outbox is not None:
+                    numbers = [
+                        n for of, by, n in self.ledger.notes if (of, by) == (log, process.name)
+                    ]
+                    unsaved = sorted(numbers)[len(numbers) - outbox.unsaved :]
+                    held |= {(log, process.name, n) for n in unsaved}
+        return held
+
+    def _start_redis_again(self, _: int) -> None:
+        self.world.tell("Redis is started again, and has everything")
+        self.world.redis.start_again()
+
+    def _redis_away(self, _: int) -> None:
+        self.world.tell("Redis does not answer any more")
+        self.world.redis.is_away = True
+
+    def _redis_back(self, _: int) -> None:
+        self.world.tell("Redis answers")
+        self.world.redis.is_away = False
+
+    def _mongo_away(self, _: int) -> None:
+        self.world.tell("MongoDB does not answer any more")
+        self.world.mongo.is_away = self.world.mongo_was_away = True
+
+    def _mongo_back(self, _: int) -> None:
+        self.world.tell("MongoDB answers")
+        self.world.mongo.is_away = False
+        if self.world.mongo_was_away:
+            self.world.mongo_uncertain_until = self.world.seconds + ASK_AGAIN_S
+
+    def _fill_redis(self, _: int) -> None:
+        self.world.tell("the memory of Redis is full")
+        self.world.redis.is_full = True
+
+    def _free_redis(self, _: int) -> None:
+        self.world.tell("Redis has memory")
+        self.world.redis.is_full = False
+
+    def _fill_disk(self, _: int) -> None:
+        self.world.tell("the disk of the journals is full")
+        self.world.disk_is_full = True
+
+    def _free_disk(self, _: int) -> None:
+        self.world.tell("the disk of the journals has room")
+        self.world.disk_is_full = False
+
+    def _move_clock(self, number: int) -> None:
+        whose = ("server", "writer-1", "writer-2", "reader", "keeper")[number % 5]
+        by = JUMPS_S[number % len(JUMPS_S)]
+        self.world.tell(f"the clock of {whose} is set by {by:+g} s")
+        if whose == "server":  # what expires there, expires sooner or later
+            self.world.dead_at.clear()
+            for process in self.world.processes.values():
+                process.leased_until = -math.inf
+        self.world.offsets[whose] = self.world.offsets.get(whose, 0.0) + by
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Everything is mended, everybody closes; then all promises have to hold."""
+        world = self.world
+        world.tell("-- everything is mended, and everybody closes --")
+        world.redis.is_away = world.mongo.is_away = world.redis.is_full = world.disk_is_full = False
+        world.execute_late(all_of_them=True)
+        # A lease that was given while the server's clock was ahead lasts longer.
+        world.sleep(ASK_AGAIN_S + sum(max(0.0, one) for one in world.offsets.values()))
+        world.offsets.clear()
+        for actor in sorted(world.processes):
+            if world.processes[actor].mode != "sync" or actor.startswith("writer"):
+                self.act(Step(actor, "flush", 0))
+            self.act(Step(actor, "close", 0))
+        world.sleep(LEASE_S + 1)
+        self.act(Step("checker", "check", 0))
+
+    def _check(self, running: Running, _: int) -> None:
+        jam, world = running.process.jam, self.world
+        assert jam is not None
+        deliver_dead_journals(running.process.connection)
+        left = sorted(one.name for one in world.directory.glob("journal/*"))
+        if any(not one.endswith(".new") for one in left):
+            self.violated(f"journals stay: {left}")
+        jam.backup.flush()
+        if self.has_failed_over:  # Redis may lack what it had before, and MongoDB still has
+            jam.backup.restore()
+        report = jam.backup.verify()
+        if not report:
+            self.violated(f"the backup is not equal: {dict(report.different)}")
+        found = self._contents(running, "in the end")
+        world.tell("Redis is emptied for good")
+        world.redis.execute([(b"FLUSHALL",)])
+        again = self._contents(running, "from MongoDB")
+        if found != again:
+            self.violated(f"not the same from MongoDB: {found} and {again}")
+
+    def _contents(self, running: Running, when: str) -> Any:
+        jam = running.process.jam
+        assert jam is not None
+        before = len(self.ledger.violations)
+        found: dict[str, Any] = {}
+        for log in LOGS:
+            read = NoteHandler(jam, log).many(10**6)
+            self.ledger.check_notes(log, read, self.ledger.required_notes(log), when)
+            found[log] = [(one["by"], one["n"], one["index"]) for one in read]
+        statuses = {one.id: (one.status, one.steps) for one in jam.episodes().summaries()}
+        for id in statuses:
+            rows = jam.episode(id).data().observations[:, 0].tolist()
+            self.ledger.check_rows(id, rows, when, deleted=self.ledger.deleted_episodes())
+            found[id] = (statuses[id], len(rows))
+        for one in self.ledger.episodes.values():
+            self._check_episode(one, found.get(one.id), when)
+        for what in self.ledger.violations[before:]:
+            self.world.tell(f"VIOLATION: {what}")
+        return found
+
+    def _check_episode(self, episode: Episode, found: Any, when: str) -> None:
+        if episode.may_be_lost or episode.is_deleted:
+            return
+        if found is None:
+            # A process that was killed without a journal may have left nothing.
+            if episode.is_in_journal:
+                self.ledger.violated(f"{when}: episode {episode.id[-4:]} is missing")
+            return
+        (status, steps), rows = found
+        if steps != rows - 1:
+            self.ledger.violated(
+                f"{when}: episode {episode.id[-4:]} has {rows} rows, {steps} steps"
+            )
+        if episode.is_in_journal and rows < episode.rows:
+            self.ledger.violated(
+                f"{when}: episode {episode.id[-4:]} has {rows} rows of {episode.rows}"
+            )
+        if episode.status and status != episode.status and episode.is_in_journal:
+            self.ledger.violated(
+                f"{when}: episode {episode.id[-4:]} is {status}, and not {episode.status}"
+            )

@@ -1,0 +1,252 @@
+"""What was promised to whom, and whether it holds (docs/promises.md).
+
+The ledger sees into both servers. So it knows what an emptied Redis took with it, and excuses just
+that: `may_be_lost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from mongo_model import MongoModel
+from redis_model import RedisModel
+
+from jamboree_gym.encoding.batch_format import Head, decode_batch, decode_head, decode_records
+from jamboree_gym.encoding.summary_codec import decode_episode_note
+from jamboree_gym.keys import Keyspace
+from jamboree_gym.store.log import identity
+
+__all__ = ["Episode", "Found", "Ledger", "Note", "in_mongo", "in_redis"]
+
+Name = tuple[str, str, int]
+"""A note: the log, who wrote it, its number."""
+
+
+@dataclass(eq=False)
+class Note:
+    """A record that somebody has saved.
+
+    Attributes:
+        is_promised: Whether a call has returned that promises it.
+        is_in_journal: Whether it outlives its process.
+        may_be_lost: Why it may be missing; empty = it may not.
+        is_deleted: Whether it must not be seen any more.
+    """
+
+    name: Name
+    is_promised: bool = False
+    is_in_journal: bool = False
+    may_be_lost: str = ""
+    is_deleted: bool = False
+
+
+@dataclass(eq=False)
+class Episode:
+    """An episode that somebody records.
+
+    Attributes:
+        rows: How many rows `reset` and `step` have returned.
+        has_begun_step: Whether one more may be there.
+        status: What it has to be in the end; empty = that is not certain.
+    """
+
+    id: str
+    by: str
+    rows: int = 1
+    has_begun_step: bool = False
+    is_in_journal: bool = True
+    status: str = "running"
+    may_be_lost: str = ""
+    is_deleted: bool = False
+
+
+@dataclass
+class Found:
+    """What is in a server, or was read: notes of each log in order; rows and status of episodes."""
+
+    notes: dict[str, list[Name]] = field(default_factory=dict)
+    episodes: dict[str, int] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[Name]:
+        """All notes."""
+        return {name for names in self.notes.values() for name in names}
+
+
+class Ledger:
+    """All notes and episodes.
+
+    Attributes:
+        violations: Promises that were broken, in words.
+    """
+
+    def __init__(self) -> None:
+        self.notes: dict[Name, Note] = {}
+        self.episodes: dict[str, Episode] = {}
+        self.violations: list[str] = []
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def violated(self, what: str) -> None:
+        """A promise was broken."""
+        if what not in self.violations:
+            self.violations.append(what)
+
+    def begin(self, log: str, by: str) -> Note:
+        """Somebody is about to save a note."""
+        number = self._numbers[log, by] = self._numbers.get((log, by), 0) + 1
+        note = self.notes[log, by, number] = Note((log, by, number))
+        return note
+
+    # -- what excuses ----------------------------------------------------------------------------
+
+    def lose(self, names: Iterable[Name], episodes: Iterable[str], why: str) -> None:
+        """These may be missing from now on."""
+        for name in names:
+            if name in self.notes:
+                self.notes[name].may_be_lost = why
+        for id in episodes:
+            if id in self.episodes:
+                self.episodes[id].may_be_lost, self.episodes[id].status = why, ""
+
+    def come_back(self, found: Found) -> None:
+        """What was deleted, and is visible again because the deletion itself was lost."""
+        for name in found.names:
+            if name in self.notes and self.notes[name].is_deleted:
+                self.notes[name].is_deleted = False
+                self.notes[name].may_be_lost = "its deletion was lost"
+        for id in found.episodes:
+            if id in self.episodes and self.episodes[id].is_deleted:
+                self.episodes[id].is_deleted = False
+                self.lose((), [id], "its deletion was lost")
+
+    def process_ends(self, by: str, stored: set[Name]) -> None:
+        """A process is dead: what was neither in its journal nor stored is gone."""
+        for name, note in self.notes.items():
+            is_kept = note.is_in_journal or name in stored
+            if name[1] == by and not is_kept and not note.may_be_lost:
+                note.may_be_lost = "its process was killed, and it was in no journal"
+        for episode in self.episodes.values():
+            if episode.by == by and episode.status == "running":
+                episode.status = "interrupted"
+
+    # -- what has to hold -------------------------------------------------------------------------
+
+    def check_notes(self, log: str, read: Sequence[Any], required: set[Name], when: str) -> None:
+        """Check what was read of a log."""
+        names = [(log, one["by"], one["n"]) for one in read]
+        if [one["index"] for one in read] != list(range(len(read))):
+            self.violated(f"{when}: the indices of {log!r} are {[one['index'] for one in read]}")
+        times = [one["timestamp"] for one in read]
+        if times != sorted(set(times)):
+            self.violated(f"{when}: the times of {log!r} do not ascend")
+        seen: set[Name] = set()
+        newest: dict[str, int] = {}
+        for name in names:
+            if name in seen:
+                self.violated(f"{when}: note {_words(name)} is there twice")
+                continue
+            seen.add(name)
+            if name not in self.notes:
+                self.violated(f"{when}: nobody has saved note {_words(name)}")
+            elif self.notes[name].is_deleted:
+                self.violated(f"{when}: note {_words(name)} was deleted, and is back")
+            if newest.get(name[1], 0) > name[2]:
+                self.violated(f"{when}: note {_words(name)} comes after {newest[name[1]]}")
+            newest[name[1]] = name[2]
+        for name in sorted(required - seen):
+            self.violated(f"{when}: note {_words(name)} is missing")
+
+    def required_notes(self, log: str) -> set[Name]:
+        """Notes that have to be there in the end."""
+        return {
+            name
+            for name, one in self.notes.items()
+            if name[0] == log and one.is_promised and not one.may_be_lost and not one.is_deleted
+        }
+
+    def deleted_episodes(self) -> set[str]:
+        """Whose deletion has ended: a read that begins now must not see them."""
+        return {id for id, episode in self.episodes.items() if episode.is_deleted}
+
+    def check_rows(
+        self, id: str, observed: Sequence[float], when: str, *, deleted: Collection[str]
+    ) -> None:
+        """Check the rows of an episode; `deleted` are those deleted before the read began."""
+        if list(observed) != list(range(len(observed))):
+            self.violated(f"{when}: the rows of episode {id[-4:]} are {list(observed)}")
+        episode = self.episodes.get(id)
+        if episode is None:
+            self.violated(f"{when}: nobody has recorded episode {id[-4:]}")
+            return
+        if id in deleted and episode.is_deleted:
+            self.violated(f"{when}: episode {id[-4:]} was deleted, and is back")
+        most = episode.rows + episode.has_begun_step
+        if len(observed) > most:
+            self.violated(f"{when}: episode {id[-4:]} has {len(observed)} rows, and not {most}")
+
+
+@lru_cache(20_000)
+def _status(note: bytes) -> str:
+    return decode_episode_note(note, episode_id="", where="a model")[0].status
+
+
+def _words(name: Name) -> str:
+    return f"{name[2]} of {name[1]} in {name[0]!r}"
+
+
+# -- what is in the servers ------------------------------------------------------------------
+
+
+@lru_cache(20_000)
+def _names_in(raw: bytes) -> tuple[tuple[int, str, int], ...]:
+    records = decode_records(decode_batch(raw, where="a model"), where="a model")
+    return tuple((one["index"], one.get("by", ""), one.get("n", 0)) for one in records)
+
+
+def _notes(log: str, head: Head, batches: Iterable[bytes]) -> Iterator[Name]:
+    for raw in batches:
+        for index, by, number in _names_in(raw):
+            if head.first <= index < head.count:
+                yield log, by, number
+
+
+def _add(found: Found, space: Keyspace, key: str, head: Head, batches: Sequence[bytes]) -> None:
+    if space.is_episode(key):
+        id = space.episode_id(key)
+        found.episodes[id] = head.count
+        found.statuses[id] = _status(head.note)
+    else:
+        log = key.partition("name=")[2].rstrip("}")
+        found.notes[log] = list(_notes(log, head, batches))
+
+
+def in_redis(model: RedisModel, namespace: str) -> Found:
+    """What Redis holds."""
+    found, space = Found(), Keyspace(namespace)
+    for stored, value in model.keyspace.values.items():
+        if isinstance(value, list) and value and b"}:" in stored:
+            key = space.out_of_bucket(stored.decode())
+            _add(found, space, key, decode_head(value[0], where=key), value[1:])
+    return found
+
+
+def in_mongo(model: MongoModel, database: str, namespace: str) -> Found:
+    """What MongoDB holds and has not been told to forget."""
+    found, space = Found(), Keyspace(namespace)
+    deleted = model.documents(database, "deleted")
+    chunks: dict[str, list[bytes]] = {}
+    for id, document in sorted(model.documents(database, "chunks").items()):
+        chunks.setdefault(id.rsplit("#", 2)[0], []).append(document["content"])
+    entries = [one | {"key": id} for id, one in model.documents(database, "logs").items()]
+    bundled = model.documents(database, "bundles").values()
+    entries += [entry for one in bundled for entry in one["logs"]]
+    for entry in entries:
+        key, log = entry["key"], identity(entry["key"], entry["born"])
+        if log not in deleted:
+            head = decode_head(entry["head"], where=key)
+            _add(found, space, key, head, [*entry.get("frames", ()), *chunks.get(log, ())])
+    return found

@@ -1,0 +1,218 @@
+"""A simulated Redis server, and connections to it that redis-py takes for its own.
+
+Below this line nothing is simulated: `RedisLink` packs its commands and sends them, redis-py reads
+the answers. What becomes of a round trip (executed, lost, late) is decided by whoever is asked
+before and after it: see `network.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import hiredis
+import redis
+from redis_keyspace import Args, Keyspace, Refused
+from redis_scripts import FULL, Scripts
+
+__all__ = ["Calls", "RedisModel", "Wire", "client_of"]
+
+Calls = Sequence[Args]
+MAX_LOSS_S = 1.0  # appendfsync everysec
+SNAPSHOT_EVERY_S = 0.2
+
+
+class Wire(Protocol):
+    """What stands between a client and the server."""
+
+    def carry(self, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
+        """The answers to some calls; raises where these are lost."""
+
+
+class PlainWire:
+    """Loses nothing."""
+
+    def carry(self, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
+        """Execute them."""
+        return execute()
+
+
+class RedisModel:
+    """One server.
+
+    Args:
+        now: Its time, epoch seconds.
+
+    Attributes:
+        keyspace: What it holds.
+        is_full: Whether it has used up its memory.
+        is_away: Whether it takes no connections.
+        life: How often it has been started; older connections are broken.
+        executed: Names of the commands that it has executed, counted.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.keyspace = Keyspace(now)
+        self.is_full = False
+        self.is_away = False
+        self.life = 1
+        self._scripts = Scripts(self.keyspace, lambda: self.is_full)
+        self._on_disk = [(now(), 0, self.keyspace.copied())]
+
+    # -- commands ---------------------------------------------------------------------------
+
+    def execute(self, calls: Calls) -> list[Any]:
+        """The answers to some calls; in place of a refused one, the error."""
+        answers = [self._one(call) for call in calls]
+        self._write_to_disk()
+        return answers
+
+    def _one(self, call: Args) -> Any:
+        try:
+            return _as_redis_py(self._answer(call))
+        except Refused as error:
+            return _as_redis_py(error)
+
+    def _answer(self, call: Args) -> Any:
+        name = call[0].upper()
+        if name == b"EVALSHA":
+            split = 3 + int(call[2])
+            return self._scripts.run(call[1], call[3:split], call[split:])
+        if name == b"EVAL":
+            split = 3 + int(call[2])
+            return self._scripts.run(self._scripts.load(call[1]), call[3:split], call[split:])
+        if name == b"SCRIPT" and call[1].upper() == b"LOAD":
+            return self._scripts.load(call[2])
+        if name == b"INFO":
+            return self._info()
+        if name == b"CONFIG":
+            return [b"appendfsync", b"everysec"]
+        if name == b"WAITAOF":
+            self._write_to_disk(at_once=True)
+            return [1, 0]
+        if self.is_full and name.decode() in Keyspace.GROWS:
+            raise Refused(FULL)
+        return self.keyspace.run(call)
+
+    def _info(self) -> bytes:
+        used = sum(len(key) + 64 for key in self.keyspace.values)
+        lines = ("redis_version:7.2.4", "server_name:valkey", "valkey_version:9.0.0")
+        lines += ("aof_enabled:1", f"used_memory:{used}", "maxmemory:0")
+        return "\r\n".join((*lines, "maxmemory_policy:noeviction", "")).encode()
+
+    # -- its disk ---------------------------------------------------------------------------
+
+    def _write_to_disk(self, *, at_once: bool = False) -> None:
+        """Remember what could be found after a failure: one state for each fifth of a second."""
+        now, changes = self._now(), self.keyspace.changes
+        newest = self._on_disk[-1]
+        if changes == newest[1]:
+            return
+        if at_once:
+            self._on_disk = [(now, changes, self.keyspace.copied())]
+        elif abs(now - newest[0]) >= SNAPSHOT_EVERY_S:
+            self._on_disk.append((now, changes, self.keyspace.copied()))
+            while len(self._on_disk) > 2 and abs(now - self._on_disk[1][0]) >= MAX_LOSS_S:
+                del self._on_disk[0]
+
+    def fail_over(self, loss_s: float) -> None:
+        """A server takes its place that lacks the writes of the last moment, at most a second.
+
+        A state that was noted before a second ago is not one of those: what it lacks may be older.
+        """
+        now = self._now()
+        kept = [one for one in self._on_disk if loss_s <= abs(now - one[0]) < MAX_LOSS_S]
+        if kept:
+            self.keyspace.put_back(kept[-1][2])
+        self._on_disk = [(now, self.keyspace.changes, self.keyspace.copied())]
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Every connection is broken, and no script is known."""
+        self.life += 1
+        self._scripts.forget()
+
+
+class Connection(redis.Connection):
+    """A connection of redis-py to the simulated server, without a socket."""
+
+    _like: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, *, model: RedisModel, wire: Wire, **options: Any) -> None:
+        if not self._like:  # redis-py reads its own version from the disk for each connection
+            super().__init__(**options)
+            self._like.update(vars(self))
+        vars(self).update(self._like)
+        self._model, self._wire = model, wire
+        self._life = 0
+        self._waiting: list[Any] = []
+
+    def connect(self, *_: Any, **__: Any) -> None:
+        """Open it, unless the server is away."""
+        if self._life:
+            return
+        if self._model.is_away:
+            raise redis.ConnectionError("connection refused")
+        self._life = self._model.life
+
+    def disconnect(self, *_: Any, **__: Any) -> None:
+        """Close it."""
+        self._life, self._waiting = 0, []
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Whether the server has closed it."""
+        return self._is_broken
+
+    @property
+    def _is_broken(self) -> bool:
+        return self._model.is_away or self._life != self._model.life
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Take a round trip."""
+        self.connect()
+        if self._is_broken:
+            self.disconnect()
+            raise redis.ConnectionError("connection reset by peer")
+        reader = hiredis.Reader()
+        for part in [command] if isinstance(command, (bytes, str)) else command:
+            reader.feed(part)
+        calls = list(iter(reader.gets, False))
+        try:
+            self._waiting = self._wire.carry(calls, lambda: self._model.execute(calls))
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def read_response(self, *_: Any, **__: Any) -> Any:
+        """The next answer."""
+        answer = self._waiting.pop(0)
+        if isinstance(answer, redis.RedisError):
+            raise answer
+        return answer
+
+
+def _as_redis_py(answer: Any) -> Any:
+    """An answer as redis-py reads it: an error inside a list stands in its place."""
+    if isinstance(answer, Refused):
+        return redis.connection.DefaultParser.parse_error(str(answer))
+    return [_as_redis_py(one) for one in answer] if isinstance(answer, list) else answer
+
+
+def client_of(model: RedisModel, wire: Wire | None = None) -> redis.Redis:
+    """A client of redis-py whose connections lead to the simulated server."""
+    pool = redis.ConnectionPool(
+        connection_class=Connection,
+        model=model,
+        wire=wire or PlainWire(),
+        host="simulated",
+        port=6379,
+        protocol=2,
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+def now() -> float:
+    """The real time, for a server that is compared with a real one."""
+    return time.time()

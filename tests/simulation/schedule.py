@@ -1,0 +1,203 @@
+"""What happens in a simulation, as data: the steps of the actors and the faults in them.
+
+A seed makes a schedule. From there on nothing is drawn: the same schedule happens the same way
+again, also when steps or faults were taken out of it. That is what `shrunk` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+__all__ = ["ACTS", "Fault", "Schedule", "Step", "made", "shrunk"]
+
+STEPS = 24
+FAULTS = 0.3  # of the steps have one
+WRITERS = ("writer-1", "writer-2", "writer-3", "writer-4")
+OF_WRITERS = {
+    "save": 8,
+    "save_many": 2,
+    "step": 8,
+    "reset": 2,
+    "deliver": 6,
+    "flush": 2,
+    "read_own": 2,
+    "renew": 1,
+    "close": 1,
+}
+OF_READER = {"read_notes": 4, "read_episodes": 3, "follow_notes": 3, "follow_episodes": 2}
+OF_KEEPER = {
+    "copy": 8,
+    "follow_up": 3,
+    "trim": 3,
+    "restore": 1,
+    "delete_notes": 1,
+    "delete_episode": 1,
+    "verify": 1,
+}
+OF_WORLD = {
+    "wait": 6,
+    "kill": 4,
+    "empty_redis": 2,
+    "fail_over": 2,
+    "start_redis_again": 2,
+    "redis_away": 1,
+    "redis_back": 2,
+    "mongo_away": 1,
+    "mongo_back": 2,
+    "fill_redis": 1,
+    "free_redis": 2,
+    "fill_disk": 1,
+    "free_disk": 2,
+    "move_clock": 2,
+}
+ACTS: dict[str, dict[str, int]] = {
+    **dict.fromkeys(WRITERS, OF_WRITERS),
+    "reader": OF_READER,
+    "keeper": OF_KEEPER,
+    "world": OF_WORLD,
+}
+SHARES = {**dict.fromkeys(WRITERS, 3), "reader": 2, "keeper": 3, "world": 3}
+# What becomes of a round trip. `meanwhile` has another actor take a step before it.
+FAULTS_OF_CALLS = {
+    "command lost": 2,
+    "answer lost": 4,
+    "answer lost in time": 1,
+    "answer late": 2,
+    "killed before": 2,
+    "killed after": 3,
+    "meanwhile": 8,
+}
+# Round trips that decide something are hit more often than others.
+OF = {
+    "": 6,
+    "append": 6,
+    "acknowledge": 1,
+    "restore": 1,
+    "delete": 1,
+    "trim": 1,
+    "insert": 2,
+    "writes": 1,
+    "standing": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What becomes of one round trip of a step.
+
+    Attributes:
+        at: Which round trip, counted from 0; of those that `of` names.
+        kind: One of `FAULTS_OF_CALLS`.
+        delay: After how many further round trips of anybody a late command is executed.
+        step: What another actor does meanwhile.
+        of: Only round trips with this in their names are counted.
+    """
+
+    at: int
+    kind: str
+    delay: int = 0
+    step: Step | None = None
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One actor does one thing.
+
+    Attributes:
+        actor: Who; a process of this name is started if there is none.
+        act: What.
+        number: Says which one, or how much.
+        faults: Of its round trips.
+        line: At this line of the journal's code it is killed; 0 = it is not.
+    """
+
+    actor: str
+    act: str
+    number: int
+    faults: tuple[Fault, ...] = ()
+    line: int = 0
+
+
+Schedule = tuple[Step, ...]
+
+
+def made(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    rng = Random(seed)
+    # Not everything goes wrong in each schedule: what is rare hides behind what is frequent.
+    share = rng.choice((0.0, FAULTS, FAULTS, 2 * FAULTS))
+    world = {act: weight for act, weight in OF_WORLD.items() if rng.random() < 0.6}
+    world.setdefault("wait", 6)
+    actors = [one for one in WRITERS if rng.random() < 0.7] or [WRITERS[0]]
+    actors += ["reader", "keeper", "world"]
+    return tuple(_step(rng, actors, world, share) for _ in range(rng.randint(6, 2 * STEPS)))
+
+
+def _step(
+    rng: Random, actors: Sequence[str], world: dict[str, int], share: float, depth: int = 0
+) -> Step:
+    (actor,) = rng.choices(actors, [SHARES[one] for one in actors])
+    acts = world if actor == "world" else ACTS[actor]
+    (act,) = rng.choices(list(acts), list(acts.values()))
+    number, faults = rng.randrange(1000), list[Fault]()
+    line = rng.randrange(1, 60) if actor in WRITERS and rng.random() < share / 10 else 0
+    while actor != "world" and depth < 3 and rng.random() < share:
+        (kind,) = rng.choices(list(FAULTS_OF_CALLS), list(FAULTS_OF_CALLS.values()))
+        meanwhile = None
+        if kind == "meanwhile":
+            meanwhile = _step(rng, actors, world, share, depth + 1)
+        (of,) = rng.choices(list(OF), list(OF.values()))
+        at = min(int(rng.expovariate(1.0 if of else 0.25)), 60)
+        faults.append(Fault(at, kind, rng.randrange(1, 30), meanwhile, of))
+    return Step(actor, act, number, tuple(faults), line)
+
+
+def shrunk(schedule: Schedule, fails: Callable[[Schedule], bool]) -> Schedule:
+    """A smaller schedule that fails, too."""
+    size = len(schedule)
+    while size:
+        at = 0
+        while at < len(schedule):
+            fewer = schedule[:at] + schedule[at + size :]
+            if fails(fewer):
+                schedule = fewer
+            else:
+                at += size
+        size //= 2
+    is_smaller = True
+    while is_smaller:
+        is_smaller = False
+        for at in range(len(schedule)):
+            for simpler in _simpler(schedule[at]):
+                tried = (*schedule[:at], simpler, *schedule[at + 1 :])
+                if fails(tried):
+                    schedule, is_smaller = tried, True
+                    break
+    return _without_steps(schedule, fails)
+
+
+def _without_steps(schedule: Schedule, fails: Callable[[Schedule], bool]) -> Schedule:
+    at = 0
+    while at < len(schedule):
+        fewer = schedule[:at] + schedule[at + 1 :]
+        if fails(fewer):
+            schedule = fewer
+        else:
+            at += 1
+    return schedule
+
+
+def _simpler(step: Step) -> Iterator[Step]:
+    """The same step with one thing less."""
+    if step.line:
+        yield replace(step, line=0)
+    for at, fault in enumerate(step.faults):
+        yield replace(step, faults=step.faults[:at] + step.faults[at + 1 :])
+        if fault.step is not None:
+            for inner in _simpler(fault.step):
+                simpler = replace(fault, step=inner)
+                faults = (*step.faults[:at], simpler, *step.faults[at + 1 :])
+                yield replace(step, faults=faults)

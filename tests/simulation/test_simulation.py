@@ -1,0 +1,83 @@
+"""Schedules of writers, readers, backups and faults on simulated servers: see README.md."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from actors import simulate
+from lengths import IS_LONG
+from schedule import Fault, Schedule, Step, made, shrunk
+from simulate import failures
+
+pytestmark = pytest.mark.once
+
+SECONDS = 100.0 if IS_LONG else 10.0
+SEED = "JAMBOREE_SIMULATED_SEED"
+FIRST, MOST = 1, 150
+LEAST = 5  # schedules in a tenth of that, on a machine that is very busy
+
+
+@pytest.mark.timeout(600)
+def test_all_promises_hold_in_schedules_of_many_seeds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Of 1,000 others about four fail, for reasons not known yet: `make simulate` draws them.
+    first = int(os.environ.get(SEED) or FIRST)
+    with capsys.disabled():
+        print(f"\n{SEED}={first}", end=" ")
+    done = 0
+
+    def count(so_far: int) -> None:
+        nonlocal done
+        done = so_far
+
+    for failure in failures(first, SECONDS, count, most=MOST):
+        pytest.fail(str(failure), pytrace=False)
+    assert done >= LEAST
+
+
+def test_a_seed_happens_the_same_way_again() -> None:
+    for seed in range(5):
+        schedule = made(seed)
+        assert made(seed) == schedule
+        first = simulate(schedule, seed)
+        assert simulate(schedule, seed) == first
+        assert first.story
+        assert not first.violations
+
+
+def test_a_schedule_is_shrunk_to_what_makes_it_fail() -> None:
+    needed = Step("keeper", "copy", 0, (Fault(3, "answer lost"),))
+
+    def fails(schedule: Schedule) -> bool:
+        return any(step.act == "copy" and step.faults for step in schedule)
+
+    inner = Step("reader", "read_notes", 1)
+    other = Fault(1, "meanwhile", step=inner)
+    schedule = (*made(1), Step("keeper", "copy", 0, (other, *needed.faults)), *made(2))
+    (left,) = shrunk(schedule, fails)
+    assert left.act == "copy"
+    assert len(left.faults) == 1
+
+
+# -- what the simulation has to notice ------------------------------------------------------------
+
+
+def forget(notes: int) -> Schedule:
+    """A writer saves, and Redis is emptied behind the ledger's back."""
+    return (*[Step("writer-1", "save", 1)] * notes, Step("writer-1", "flush", 0))
+
+
+def test_a_lost_record_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from actors import _Simulation
+
+    real = _Simulation.end
+
+    def end(simulation: _Simulation) -> None:
+        simulation.world.redis.execute([(b"FLUSHALL",)])
+        real(simulation)
+
+    monkeypatch.setattr(_Simulation, "end", end)
+    outcome = simulate(forget(3), 0)
+    assert any("note 1 of writer-1.1 in 'shared' is missing" in one for one in outcome.violations)

@@ -1,0 +1,520 @@
+"""The world of a simulation: its time, its servers, its files, and the processes in it.
+
+The code of the package runs as it is. What it asks of its surroundings (clocks, randomness, clients
+of the servers, threads, room on the disk) it gets from here, for as long as `World.entered` lasts.
+
+One process runs at a time. Where it waits for a server, others may take steps before it goes on.
+These steps end before it does, so not every order of round trips comes up: that of A1 B1 A2 B2 only
+where B1 or A2 is a late command.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import secrets
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from types import FrameType, SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import mongo_model
+import redis
+import redis_model
+from mongo_model import MongoModel
+from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
+from redis_model import Calls, RedisModel
+from schedule import Fault, Step
+
+from jamboree_gym import Jamboree, connection
+from jamboree_gym.delivery import lease, opened, writer
+from jamboree_gym.journal import journal
+from jamboree_gym.store.mongo import bundles
+from jamboree_gym.store.mongo import store as mongo_store
+from jamboree_gym.store.redis import buckets, scripts
+from jamboree_gym.store.redis import store as redis_store
+from jamboree_gym.store.redis.scripts import Script
+
+__all__ = ["ASK_AGAIN_S", "NAMESPACE", "Killed", "Process", "Running", "World"]
+
+BEGIN_S = 1_800_000_000.0  # epoch seconds
+ROUND_TRIP_S = 5e-4
+ASK_AGAIN_S = 31.0  # MongoDB was away, and is not asked before
+LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a loop for ever
+NAMESPACE = "sim"
+MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync", "keeper": "sync"}
+_JOURNAL_CODE = str(Path(journal.__file__).parent)
+# The garbage collector calls these, at points that no seed decides.
+_OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
+
+
+class Killed(BaseException):
+    """A process ends where it stands."""
+
+
+@dataclass(eq=False)
+class Process:
+    """One process of an actor, with a Jamboree of its own.
+
+    Attributes:
+        actor: Whose.
+        name: Tells it from those of the same actor before.
+        jam: Its Jamboree, once it is open.
+        is_alive: Whether it can still do anything.
+        names_here: Its writers.
+        kept: What it holds on to: handlers, environments, followers.
+        threads: What it would have threads do.
+        files: Those of its journal, as they were when it was killed.
+        leased_until: Its lease is there for sure until then, seconds since the beginning.
+    """
+
+    actor: str
+    name: str
+    mode: str
+    jam: Jamboree | None = None
+    is_alive: bool = True
+    names_here: set[str] = field(default_factory=set)
+    kept: dict[Any, Any] = field(default_factory=dict)
+    threads: list[Callable[[], None]] = field(default_factory=list)
+    leased_until: float = -math.inf
+    files: dict[Path, bytes] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> connection.Connection:
+        """That of its Jamboree."""
+        assert self.jam is not None
+        return self.jam._connection
+
+
+@dataclass(eq=False)
+class Running:
+    """A step that a process takes, and how far it is.
+
+    Attributes:
+        seen: How many round trips there were, by what faults count.
+        had_trouble: Whether a fault has met it.
+    """
+
+    process: Process
+    step: Step
+    seen: Counter[str] = field(default_factory=Counter)
+    had_trouble: bool = False
+
+
+@dataclass(eq=False)
+class Late:
+    """A command that is on its way although nobody waits for it any more."""
+
+    due: int
+    what: str
+    life: int
+    execute: Callable[[], object]
+
+
+class World:
+    """Everything that is simulated.
+
+    Args:
+        seed: Of the random bytes that the package draws.
+        directory: Where the journals are.
+        act: Takes a step of another actor.
+        arrives: Executes a command that was on its way for long, given with its name.
+
+    Attributes:
+        seconds: Since the beginning.
+        offsets: How far the clock of an actor, or of the server, is wrong.
+        processes: The living process of each actor.
+        story: What has happened, a line for each event.
+        disk_is_full: Whether the journal can make no files.
+        mongo_was_away: Whether MongoDB has ever not answered.
+        mongo_uncertain_until: Until then a process may not ask it, as it was away.
+        round_trips: How many there were.
+        dead_at: When processes were killed.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        directory: Path,
+        act: Callable[[Step], None],
+        arrives: Callable[[str, Callable[[], object]], object],
+    ) -> None:
+        self.arrives = arrives
+        self.directory = directory
+        self.seconds = 0.0
+        self.offsets: dict[str, float] = {}
+        self.redis = RedisModel(lambda: self._time_of("server"))
+        self.mongo = MongoModel()
+        self.processes: dict[str, Process] = {}
+        self.stack: list[Running] = []
+        self.story: list[str] = []
+        self.disk_is_full = False
+        self.mongo_was_away = False
+        self.mongo_uncertain_until = -math.inf
+        self.round_trips = 0
+        self.dead_at: dict[str, float] = {}
+        self._act = act
+        self._random = Random(seed)
+        self._late: list[Late] = []
+        self._numbers: dict[str, int] = {}
+
+    def tell(self, event: str) -> None:
+        """Add an event to the story."""
+        self.story.append(f"{self.seconds:8.3f} s {'  ' * len(self.stack)}{event}")
+
+    # -- time -------------------------------------------------------------------------------
+
+    def _time_of(self, who: str) -> float:
+        return BEGIN_S + self.seconds + self.offsets.get(who, 0.0)
+
+    def time(self) -> float:
+        """The clock of the process that runs."""
+        self.seconds += LOOK_S
+        return self._time_of(self.stack[-1].process.actor if self.stack else "")
+
+    def monotonic(self) -> float:
+        """Seconds since the beginning."""
+        self.seconds += LOOK_S
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes."""
+        self.seconds += max(0.0, seconds)
+
+    # -- surroundings -----------------------------------------------------------------------
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """While this lasts, the package lives in this world."""
+        draw = self._random.randbytes
+        token = lambda nbytes=8: draw(nbytes).hex()  # noqa: E731
+        no_threads = SimpleNamespace(**{**vars(threading), "Thread": self._thread})
+        replaced: list[tuple[Any, str, Any]] = [
+            (time, "time", self.time),
+            (time, "monotonic", self.monotonic),
+            (time, "sleep", self.sleep),
+            (time, "thread_time", lambda: 0.0),
+            (os, "urandom", draw),
+            (os, "posix_fallocate", self._allocate(os.posix_fallocate)),
+            (secrets, "token_hex", token),
+            (bundles, "token_hex", token),
+            (writer, "threading", no_threads),
+            (lease, "threading", no_threads),
+            (connection._peers, "of", lambda *_: ()),
+            (opened, "check_threads", lambda: None),
+            (opened.closer, "drop", lambda *_: None),
+            (redis_store, "client_from_url", self._redis_client),
+            (mongo_store, "client_from_url", self._mongo_client),
+        ]
+        with ExitStack() as exits:
+            for owner, name, value in replaced:
+                exits.enter_context(mock.patch.object(owner, name, value))
+            exits.enter_context(_told_to(self))
+            names = opened.writers_here._names
+            exits.callback(lambda: setattr(opened.writers_here, "_names", names))
+            buckets._epoch_names.after_fork_in_child()
+            try:
+                yield
+            finally:
+                for process in list(self.processes.values()):
+                    self.end(process)
+
+    def _redis_client(self, _: str) -> redis.Redis:
+        return redis_model.client_of(self.redis, self)
+
+    def _mongo_client(self, _: str) -> Any:
+        return mongo_model.client_of(self.mongo, self.carry_request)
+
+    def _allocate(self, real: Callable[..., None]) -> Callable[..., None]:
+        def allocate(descriptor: int, offset: int, size: int) -> None:
+            if self.disk_is_full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(descriptor, offset, size)
+
+        return allocate
+
+    def _thread(self, target: Callable[[], None], name: str = "", daemon: bool = True) -> Any:
+        """A thread of the package: what ends by itself is done as a step, another has no place."""
+
+        def start() -> None:
+            if name != "jamboree-ask":
+                raise RuntimeError("can't start new thread")
+            self.stack[-1].process.threads.append(target)
+
+        return SimpleNamespace(start=start, is_alive=lambda: False, join=lambda *_: None)
+
+    # -- processes --------------------------------------------------------------------------
+
+    def process_of(self, actor: str) -> Process:
+        """The process of an actor; a new one if there is none."""
+        found = self.processes.get(actor)
+        if found is None:
+            number = self._numbers[actor] = self._numbers.get(actor, 0) + 1
+            found = Process(actor, f"{actor}.{number}", MODES.get(actor, "buffered"))
+            self.processes[actor] = found
+        return found
+
+    def open(self, process: Process) -> None:
+        """Open its Jamboree, which delivers what dead processes have left."""
+        if process.jam is None:
+            process.jam = Jamboree(
+                "redis://simulated",
+                "mongodb://simulated",
+                home=self.directory,
+                namespace=NAMESPACE,
+                write=process.mode,  # type: ignore[arg-type]
+                backup=False,
+                clock=self.time,
+            )
+
+    def end(self, process: Process) -> None:
+        """It is dead: its files stay as they are, and it says nothing any more."""
+        process.is_alive = False
+        self.dead_at[process.name] = self.seconds
+        self.processes.pop(process.actor, None)
+        if process.jam is None:
+            return
+        ended = process.connection
+        ended._closed = True
+        ended._if_dropped.detach()
+        ended._at_exit.cancel()
+        segments, descriptor = ended.journal._segments, ended.journal._descriptor
+        if segments is not None:
+            segments.leave()
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
+        ended.journal._descriptor = None
+        _close_files(self.directory.glob(f"journal/{ended.writer_name}.*[a-z]"))
+        files = self.directory.glob(f"journal/{ended.writer_name}.*[0-9]")
+        process.files = {path: path.read_bytes() for path in files}
+
+    def forget_last_words(self, process: Process) -> None:
+        """What a process wrote while it unwound is not there: a killed one does not unwind."""
+        for path, content in process.files.items():
+            with path.open("r+b") as file:  # in place, as it is mapped
+                file.write(content)
+        process.files = {}
+
+    @contextmanager
+    def running(self, process: Process, step: Step) -> Iterator[Running]:
+        """While this lasts, it is the one that runs."""
+        now = Running(process, step)
+        self.stack.append(now)
+        opened.writers_here._names = process.names_here
+        # Not while it opens: a lock that it is just taking would have no owner.
+        line = step.line if process.jam is not None else 0
+        tracer = _KilledAt(line, lambda: self._kill_in_journal(process)) if line else None
+        before = sys.gettrace()
+        if tracer is not None or before is not None:
+            sys.settrace(tracer)
+        try:
+            yield now
+        finally:
+            if tracer is not None or before is not None:
+                sys.settrace(before)
+            self.stack.pop()
+            if self.stack:
+                self.stack[-1].had_trouble |= now.had_trouble
+                opened.writers_here._names = self.stack[-1].process.names_here
+
+    # -- round trips ------------------------------------------------------------------------
+
+    def carry(self, calls: Calls, execute: Callable[[], list[Any]]) -> list[Any]:
+        """A round trip to Redis."""
+
+        def run() -> list[Any]:
+            if self.redis.is_away or self.redis.life != life:
+                raise redis.ConnectionError("connection reset by peer")
+            return execute()
+
+        life = self.redis.life
+        return self._carried(_named(calls), run, redis.ConnectionError, redis.TimeoutError)
+
+    def carry_request(self, what: str, execute: Callable[[], Any]) -> Any:
+        """A request to MongoDB."""
+
+        def run() -> Any:
+            if self.mongo.is_away:
+                raise AutoReconnect("connection refused")
+            return execute()
+
+        return self._carried(what, run, AutoReconnect, NetworkTimeout)
+
+    def _carried(
+        self,
+        what: str,
+        execute: Callable[[], Any],
+        lost: type[Exception],
+        timed_out: type[Exception],
+    ) -> Any:
+        if not self.stack:
+            return execute()
+        now = self.stack[-1]
+        self._check_alive(now)
+        self.round_trips += 1
+        self.seconds += ROUND_TRIP_S
+        self.execute_late()
+        of = {one.of for one in now.step.faults if one.of in what}
+        faults = [one for one in now.step.faults if one.of in of and one.at == now.seen[one.of]]
+        now.seen.update(of)
+        if faults and lost is AutoReconnect:
+            self.mongo_uncertain_until = self.seconds + ASK_AGAIN_S
+        for fault in faults:
+            self._before(now, fault, what, execute, lost, timed_out)
+        self._check_alive(now)
+        answer = execute()
+        for fault in faults:
+            self._after(now, fault, what, lost, timed_out)
+        return answer
+
+    def _check_alive(self, now: Running) -> None:
+        if not now.process.is_alive:
+            raise Killed
+
+    def _before(
+        self,
+        now: Running,
+        fault: Fault,
+        what: str,
+        execute: Callable[[], Any],
+        lost: type[Exception],
+        timed_out: type[Exception],
+    ) -> None:
+        if fault.kind == "meanwhile":
+            assert fault.step is not None
+            self.tell(f"{now.process.name} waits for {what}; meanwhile:")
+            now.had_trouble = True
+            self._act(fault.step)
+        elif fault.kind == "killed before":
+            self.tell(f"{now.process.name} is killed before {what}")
+            self.kill(now.process)
+        elif fault.kind == "command lost":
+            now.had_trouble = True
+            self.tell(f"{what} of {now.process.name} is lost on the way there")
+            raise lost("lost on the way there")
+        elif fault.kind == "answer late":
+            now.had_trouble = True
+            self.tell(f"{what} of {now.process.name} is on its way for long; it waits no more")
+            due = self.round_trips + fault.delay
+            self._late.append(Late(due, f"{what} of {now.process.name}", self.redis.life, execute))
+            raise timed_out("timed out")
+
+    def _after(
+        self,
+        now: Running,
+        fault: Fault,
+        what: str,
+        lost: type[Exception],
+        timed_out: type[Exception],
+    ) -> None:
+        if fault.kind == "killed after":
+            self.tell(f"{now.process.name} is killed after {what}")
+            self.kill(now.process)
+            raise Killed
+        if fault.kind.startswith("answer lost"):
+            now.had_trouble = True
+            self.tell(f"{what} of {now.process.name} is executed, and the answer is lost")
+            raise (timed_out if fault.kind.endswith("in time") else lost)("the answer was lost")
+
+    def kill(self, process: Process) -> None:
+        """Kill it; what it has begun ends at its next round trip at the latest."""
+        for one in self.stack:
+            one.had_trouble = True
+        self.end(process)
+
+    def _kill_in_journal(self, process: Process) -> None:
+        self.tell(f"{process.name} is killed in the code of the journal")
+        self.kill(process)
+
+    def execute_late(self, *, all_of_them: bool = False) -> None:
+        """Execute the commands that were on their way for long."""
+        due = [one for one in self._late if all_of_them or one.due <= self.round_trips]
+        self._late = [one for one in self._late if one not in due]
+        for one in due:
+            with suppress(redis.RedisError, PyMongoError):  # nobody hears of it
+                self.arrives(one.what, one.execute)
+                self.tell(f"{one.what} arrives late, and is executed")
+
+
+def _close_files(paths: Iterable[Path]) -> None:
+    """Close files that a process was just about to keep when it was killed."""
+    found = {(one.st_dev, one.st_ino) for one in map(os.stat, paths)}
+    for name in os.listdir("/dev/fd") if found else ():
+        with suppress(OSError):
+            one = os.fstat(int(name))
+            if (one.st_dev, one.st_ino) in found:
+                os.close(int(name))
+
+
+class _KilledAt:
+    """Kills a process at a line of the journal's code."""
+
+    def __init__(self, line: int, kill: Callable[[], None]) -> None:
+        self._left = line
+        self._kill = kill
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.startswith(_JOURNAL_CODE):
+            return None
+        if frame.f_code.co_name in _OF_THE_COLLECTOR:
+            return None
+        if event == "line":
+            self._left -= 1
+            if not self._left:
+                self._kill()
+                raise Killed
+        return self
+
+
+class _Listener(logging.Handler):
+    """Adds the warnings of the package to the story."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.WARNING)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "no background thread" not in record.msg:
+            self._world.tell(f"a warning: {record.getMessage()[:200]}")
+
+
+@contextmanager
+def _told_to(world: World) -> Iterator[None]:
+    """What the package logs is a part of the story, and of nothing else."""
+    log, listener = logging.getLogger("jamboree_gym"), _Listener(world)
+    log.addHandler(listener)
+    before, log.propagate = log.propagate, False
+    try:
+        yield
+    finally:
+        log.propagate = before
+        log.removeHandler(listener)
+
+
+def _script_names() -> dict[str, str]:
+    """The names of the scripts by digest; a test may have replaced one."""
+    found = vars(scripts).items()
+    return {one.sha: name.lower() for name, one in found if isinstance(one, Script)}
+
+
+def _named(calls: Calls) -> str:
+    """Calls in words."""
+    names = []
+    for call in calls:
+        name = call[0].decode()
+        if name == "EVALSHA":
+            name = f"script {_script_names().get(call[1].decode(), '?')!r}"
+        if name not in names:
+            names.append(name)
+    return " and ".join(names[:3])
