@@ -21,6 +21,7 @@ from jamboree_gym.backup.copy import LogCopier
 from jamboree_gym.backup.eviction import trimmer as trimming
 from jamboree_gym.backup.eviction.candidates import find_candidates
 from jamboree_gym.backup.eviction.trimmer import Trimmer
+from jamboree_gym.delivery.outbox import Outbox
 from jamboree_gym.encoding.batch_format import (
     CODEC_RECORDS,
     Head,
@@ -30,7 +31,7 @@ from jamboree_gym.encoding.batch_format import (
 )
 from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
-from jamboree_gym.store.log import Append
+from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
 from jamboree_gym.store.redis.appender import LogAppender
 from jamboree_gym.store.redis.eviction import Candidate
@@ -750,3 +751,63 @@ def test_a_server_that_throws_away_anything_is_warned_of_once(
     follower._trimmer._check_at = 0.0  # type: ignore[union-attr]
     follower.copy_once()
     assert caplog.text.count("set it to noeviction") == 1
+
+
+# -- an answer that was lost --------------------------------------------------------------------
+
+
+def append_without_answer(jam: Jamboree, outbox: Outbox) -> None:
+    """Redis stores what waits, and its answer does not arrive."""
+    outbox.seal()
+    append = outbox.next_append()
+    assert append is not None
+    (result,) = jam._connection.store.append([append])
+    assert isinstance(result, AppendResult)
+    assert result.stored == len(append.batches) > 0
+
+
+@pytest.fixture
+def other(jam: Jamboree, valkey: Server, mongo: Server) -> Iterator[Jamboree]:
+    namespace = jam._connection.keyspace.namespace
+    with Jamboree(valkey.url, mongo.url, namespace=namespace) as opened:
+        yield opened
+
+
+def evict_all(other: Jamboree) -> None:
+    other.backup.flush()
+    other.backup.retain(max_redis_bytes=0)
+    assert other.backup.trim().freed_bytes > 0
+
+
+def test_a_record_that_was_evicted_before_its_answer_came_is_stored_once(
+    jam: Jamboree, other: Jamboree
+) -> None:
+    notes = NoteHandler(jam, "n")
+    notes.save({"n": 0})
+    jam.flush()
+    with jam._connection.writer.paused():
+        notes.save({"n": 1})
+        append_without_answer(jam, notes._outbox)
+        evict_all(other)
+    notes.save({"n": 2})
+    jam.flush()
+
+    assert [note["n"] for note in NoteHandler(other, "n").many(9)] == [0, 1, 2]
+
+
+def test_an_episode_that_was_evicted_before_the_answer_to_its_end_came_is_over(
+    jam: Jamboree, other: Jamboree
+) -> None:
+    env = jam.record(CountingEnv(length=3))
+    with jam._connection.writer.paused():
+        env.reset()
+        writing = env.handler.writing
+        for _ in range(3):
+            env.step(ACTION)
+        append_without_answer(jam, writing)
+        evict_all(other)
+    jam.flush()
+
+    assert len(other.episode(env.episode_id).data()) == 3
+    assert other.episode(env.episode_id).status == "terminated"
+    assert other.backup.verify()
