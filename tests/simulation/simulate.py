@@ -21,8 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from actors import Outcome, simulate
 from schedule import Schedule, made, shrunk
+from simulated_actors import Outcome, simulate
 
 __all__ = ["Failure", "failures", "main", "run"]
 

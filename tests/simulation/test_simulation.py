@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from actors import simulate
 from lengths import IS_LONG
 from schedule import Fault, Schedule, Step, made, shrunk
 from simulate import failures
+from simulated_actors import simulate
 
 pytestmark = pytest.mark.once
 
@@ -70,7 +70,7 @@ def forget(notes: int) -> Schedule:
 
 
 def test_a_lost_record_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from actors import _Simulation
+    from simulated_actors import _Simulation
 
     real = _Simulation.end
 
