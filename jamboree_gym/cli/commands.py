@@ -130,11 +130,15 @@ class StoreOptions:
     ] = None
     namespace: Annotated[str, typer.Option(help="Namespace of the project.")] = "jamboree"
 
+    def __post_init__(self) -> None:
+        # Not every pair of releases of typer and click hands on a variable of the environment.
+        if self.redis_url is None:
+            object.__setattr__(self, "redis_url", os.environ.get(REDIS_URL_VARIABLE) or None)
+
     @property
     def is_embedded(self) -> bool:
         """Whether it is that of a home directory."""
-        # Not every release of typer hands on a variable of the environment.
-        return self.redis_url is None and REDIS_URL_VARIABLE not in os.environ
+        return self.redis_url is None and REDIS_URL_VARIABLE not in os.environ  # empty: an error
 
     def open(self, *, is_new: bool = False) -> Jamboree:
         """Open the store.
