@@ -34,6 +34,7 @@ from jamboree_gym.page.changes import events
 from jamboree_gym.page.columns import columns_of, rows_of
 from jamboree_gym.page.pictures import Simulations, observed_picture, recorded_frame
 from jamboree_gym.page.plain import as_json, short_text
+from jamboree_gym.store.backups.errors import BackupUnavailable
 
 __all__ = ["VIEWS", "build_page"]
 
@@ -283,9 +284,9 @@ _STATUS: Final[tuple[tuple[type[JamboreeError], int], ...]] = (
 
 def _said(error: JamboreeError) -> dict[str, Any]:
     if isinstance(error, StoreUnavailable):
-        what = (
-            "MongoDB" if "mongo" in type(error).__name__.lower() + str(error).lower() else "Redis"
-        )
+        what = "Redis"
+        if isinstance(error, BackupUnavailable):
+            what = "MongoDB" if "MongoDB" in str(error) else "The folder of the backup"
         return {"error": f"{what} does not answer. The page asks again each second.", "away": True}
     return {"error": short_text(error, 1000), "kind": type(error).__name__}
 
@@ -298,4 +299,4 @@ async def _refused(asked: Request, error: Exception) -> Response:
 
 async def _failed(asked: Request, error: Exception) -> Response:
     """The server logs what it was; who asked learns only that."""
-    return _json({"error": "the page has an error of its own: its terminal says which"}, 500)
+    return _json({"error": "an error in the page itself: its terminal shows it"}, 500)

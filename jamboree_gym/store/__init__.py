@@ -4,5 +4,5 @@
 
 Imports: `arrays`, `encoding`, `errors`, `keys`, `process_life`, `servers`.
 Imported by: `backup`, `cli`, `connection`, `delivery`, `diagnosis`, `handlers`, `jamboree`,
-    `reading`, `recording`, `servers`.
+    `page`, `reading`, `recording`, `servers`.
 """

@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -483,6 +484,22 @@ def test_a_lost_mongodb_is_said_where_it_is_needed(
             assert answer.status == 503
             assert "MongoDB does not answer" in answer.json["error"]
             assert Asker(page)("/api/runs").status == 200  # Redis alone knows this
+
+
+def test_a_lost_folder_of_the_backup_is_not_taken_for_a_lost_redis(
+    valkey: Server, namespace: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backup"
+    with Jamboree(valkey.url, backup=folder.as_uri(), namespace=namespace) as jam:
+        (id,) = play(jam.record(gym.make("CartPole-v1"), run="kept"), 1)
+        jam.backup.flush()
+        for key in jam.redis.keys(f"*:episode:{{{id}}}"):
+            jam.redis.delete(key)
+        folder.rename(tmp_path / "elsewhere")
+        with PageServer(jam, port=0).start() as page:
+            answer = Asker(page)("/api/columns", {"id": id})
+        assert answer.status == 503
+        assert "The folder of the backup does not answer" in answer.json["error"]
 
 
 # -- no path, no secret ---------------------------------------------------------------------
