@@ -35,7 +35,7 @@ def ask_with_token(jam: Jamboree) -> Iterator[Asker]:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:7432", "127.0.0.1.evil.example", ""]
+    "host", ["evil.example", "evil.example:7432", "127.0.0.1.evil.example", "10.0.0.1", ""]
 )
 def test_a_name_that_points_here_is_refused(ask: Asker, host: str) -> None:
     assert ask("/api/runs", headers={"Host": host}).status == 403

@@ -149,6 +149,22 @@ def test_a_writer_that_is_killed_again_and_again_loses_nothing_acknowledged(
     assert len(store.deleted(deleted)) >= len(deleted) - kills
 
 
+def test_a_write_that_is_shorter_than_what_a_dead_writer_left_leaves_none_of_that(
+    folder: Path, open_folder: Open
+) -> None:
+    fill(open_folder(), 0, 1)
+    (segment,) = segments_of(folder)
+    torn = frames.encode_frame(frames.Kind.BLOB, ["torn"], bytes(10_000))[:5_000]
+    segment.write_bytes(segment.read_bytes() + torn)
+
+    store = open_folder()
+    store.put_blobs({digest(b"x"): b"x"})
+
+    assert store.damaged() == {}
+    assert len(segment.read_bytes()) < 5_000
+    assert open_folder().blob(digest(b"x")) == b"x"
+
+
 def test_a_new_segment_of_which_only_a_part_was_made_is_made_anew(
     folder: Path, open_folder: Open
 ) -> None:
