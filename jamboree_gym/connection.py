@@ -18,13 +18,13 @@ from msgspec import structs
 from jamboree_gym.arrays.values import check_text, encode_mapping
 from jamboree_gym.delivery.backpressure import WhenFull
 from jamboree_gym.delivery.deletion import delete_log
-from jamboree_gym.delivery.episode_stamps import EpisodeStamps
 from jamboree_gym.delivery.lease import Lease
 from jamboree_gym.delivery.opened import Opened, RunningBackup, closer, writers_here
 from jamboree_gym.delivery.outbox import Outbox, RecordOutbox
 from jamboree_gym.delivery.peers import Peers, Place
 from jamboree_gym.delivery.step_outbox import StepOutbox
 from jamboree_gym.delivery.writer import CLOSE_TIMEOUT_S, WriteMode, Writer
+from jamboree_gym.encoding.episode_stamps import EpisodeStamps
 from jamboree_gym.errors import (
     InvalidArgument,
     InvalidRecord,
