@@ -100,7 +100,8 @@ def measure(env_id: str, rounds: int, steps: int) -> None:
         episodes = len(jam.episodes())
     recorded_steps = (rounds + 1) * steps
     share = episodes / recorded_steps
-    thread = defaultdict(float)  # 0 for what this thread never did: `flush` delivers by itself
+    # 0 for what this thread never did: `flush` delivers by itself
+    thread: defaultdict[str, float] = defaultdict(float)
     thread |= {name: 1e6 * seconds / recorded_steps for name, seconds in thread_s.items()}
     thread["seal"] += thread["seal_together"]
     caller, reset = more(taken, "caller"), more(resets, "recorded")
