@@ -51,10 +51,12 @@ class Episode:
         rows: How many rows `reset` and `step` have returned.
         has_begun_step: Whether one more may be there.
         status: What it has to be in the end; empty = that is not certain.
+        length: After so many steps it is terminated.
     """
 
     id: str
     by: str
+    length: int = 0
     rows: int = 1
     has_begun_step: bool = False
     is_in_journal: bool = True

@@ -587,10 +587,16 @@ def _told_to(world: World) -> Iterator[None]:
         log.removeHandler(listener)
 
 
-def _script_names() -> dict[str, str]:
-    """The names of the scripts by digest; a test may have replaced one."""
-    found = vars(scripts).items()
-    return {one.sha: name.lower() for name, one in found if isinstance(one, Script)}
+_script_names: dict[str, str] = {}
+
+
+def _script_name(digest: str) -> str:
+    """The name of a script; a test may have replaced one since the last call."""
+    if digest not in _script_names:
+        found = vars(scripts).items()
+        ours = {one.sha: name.lower() for name, one in found if isinstance(one, Script)}
+        _script_names.update({digest: "?"} | ours)
+    return _script_names[digest]
 
 
 def _named(calls: Calls) -> str:
@@ -599,7 +605,7 @@ def _named(calls: Calls) -> str:
     for call in calls:
         name = call[0].decode()
         if name == "EVALSHA":
-            name = f"script {_script_names().get(call[1].decode(), '?')!r}"
+            name = f"script {_script_name(call[1].decode())!r}"
         if name not in names:
             names.append(name)
     return " and ".join(names[:3])
