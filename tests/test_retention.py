@@ -712,6 +712,23 @@ def test_a_follower_carries_it_out(jam: Jamboree) -> None:
     assert status.trimmed_bytes > 0
 
 
+def test_an_episode_that_ends_with_the_row_that_it_began_with_does_not_stop_the_backup(
+    jam: Jamboree,
+) -> None:
+    """It is a candidate twice then, with the same time: as one that goes on, and as one that does
+    not.
+    """
+    jam.backup.retain(max_age_s=3600)
+    follower = follower_of(jam)
+    follower.copy_once()
+    env = jam.record(CountingEnv())
+    for _ in range(2):
+        env.reset()
+        jam.flush()
+        follower.copy_once()
+    assert follower.trouble is None
+
+
 def test_what_a_follower_has_copied_goes_without_being_looked_for(
     jam: Jamboree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
