@@ -596,7 +596,7 @@ class _Simulation:
             raise
         # A writer that has heard of no answer cannot know that its note was stored and deleted: if
         # others have begun the log again, it comes back.
-        unheard = self._held()
+        unheard = self._held() | {name for name in before if name[1] in self.ledger.unsynced}
         self.ledger.lose(before & unheard, (), "it was deleted before its writer had an answer")
         for name in before - unheard:
             self.ledger.notes[name].is_deleted = True
