@@ -322,7 +322,7 @@ def test_an_episode_of_which_only_the_backup_has_the_first_row_goes_on_there(
         copier = LogCopier(store, backup)
         copier.begin()
         assert list(copier.copy([*store.acknowledgements.unbacked()]))[-1:] == [2]
-        (key,) = (one for one in backup.keys() if one in newest(store))
+        (key,) = (one for one in list(backup.keys()) if one in newest(store))
         born = store.delete(key, entry=IndexEntry(store.keyspace.episode_id(key), b"", "r", 0.0))
         assert born is not None
         store.deletions.forget(key, born, backup=backup.identity())

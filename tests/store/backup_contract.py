@@ -275,7 +275,7 @@ class BackupContract:
         assert found[1] == [batch(0, 5), batch(5, 5)]
 
     def test_a_batch_of_many_megabytes_comes_back(self, store: BackupStore) -> None:
-        log = new_log(batch(0, 2, size=13 << 20))
+        log = new_log(batch(0, 1, size=13 << 20))  # MongoDB takes no more than 16 in one document
         assert store.insert_batches([(KEY, BORN, log.batches[0])]) == {}
         assert store.put_heads({KEY: GrownLog(log.head, 0)}) == {}
         found = read(store, [KEY])[KEY]
