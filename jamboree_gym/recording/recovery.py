@@ -43,7 +43,6 @@ from jamboree_gym.journal.journal import JournalOwner
 from jamboree_gym.recording.part_appends import appends_of
 from jamboree_gym.records import EpisodeStatus
 from jamboree_gym.servers.journal_delivery import JOURNAL_DIRECTORY
-from jamboree_gym.store.log import Append
 
 __all__ = ["deliver_dead_journals"]
 
@@ -200,25 +199,13 @@ class _Recovery:
         if not parts and status == "running":
             return True
         blobs = {name: self._journal.blobs[name] for name in episode.digests}
-        appends = appends_of(
+        for append in appends_of(
             episode.key, parts, known, origin=encode_origin(origin), blobs=blobs, status=status
-        )
-        for number, append in enumerate(appends):
-            if head is None and number == 0 and self._was_begun(append):
-                return store.redis.head(episode.key) is None
+        ):
             (result,) = self._connection.append_whole([append])
             if result.stored < len(append.batches) or result.count != append.after:
                 return False
         return True
-
-    def _was_begun(self, first: Append) -> bool:
-        """Whether the dead process has begun it without an answer, and Redis has lost that.
-
-        Then it is in Redis again, from the backup; or it was deleted, and stays so.
-        """
-        store = self._connection.store
-        is_deleted = bool(store.ask_for([first]).deleted)
-        return is_deleted or store.redis.head(first.key) is not None
 
     # -- records ----------------------------------------------------------------------------
 
