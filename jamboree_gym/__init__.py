@@ -35,7 +35,7 @@ from jamboree_gym.errors import (
     UnsupportedServer,
     UnsupportedSpace,
 )
-from jamboree_gym.timing import timecontext
+from jamboree_gym.progress import timecontext
 
 if TYPE_CHECKING:
     from jamboree_gym.handlers.db_handler import DBHandler

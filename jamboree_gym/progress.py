@@ -1,13 +1,17 @@
-"""How far it is with many episodes, or one that takes long."""
+"""What is printed of work that takes long: how far it is, and how long it took."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["Progress", "reported", "teller"]
+from jamboree_gym.checked import checked
+
+__all__ = ["Progress", "reported", "teller", "timecontext"]
 
 Progress = Callable[[int, int], object]
 """Is told how many episodes are done (or frames, of a video), of how many."""
@@ -51,3 +55,20 @@ def _on_stderr(done_are: str, done: int, total: int) -> None:
     """One line that is written over and over, and left at the end."""
     end = "\n" if done == total else ""
     print(f"\r{done:,} of {total:,} {done_are}", end=end, file=sys.stderr, flush=True)
+
+
+@checked
+@contextmanager
+def timecontext(label: str = "it took") -> Iterator[None]:
+    """Print how long a block took, in seconds.
+
+    Example:
+        >>> with timecontext():
+        ...     pass
+        it took 0.000 s
+    """
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        print(f"{label} {time.perf_counter() - began:.3f} s")

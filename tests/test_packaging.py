@@ -9,6 +9,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ PACKAGE = ROOT / "jamboree_gym"
 
 # The rooms, the lowest first: a room imports only from those before it, and from itself.
 ROOMS = [
-    *("errors", "wording", "checked", "timing", "progress", "process_life", "keys"),
+    *("errors", "wording", "checked", "progress", "process_life", "keys"),
     *("arrays", "records", "environment", "encoding", "tables"),
     *("store", "servers", "journal", "delivery", "connection"),
     *("handlers", "reading", "backup", "recording", "runs"),
@@ -292,6 +293,19 @@ def test_every_module_stands_in_a_room() -> None:
         module_name(path).split(".")[1] for path in own_modules() if module_name(path).count(".")
     }
     assert names == set(ROOMS), "a new room goes into ROOMS, above what it imports"
+
+
+MOST_MODULES = 12
+MOST_MODULES_AT_THE_TOP = 9
+
+
+@pytest.mark.once
+def test_no_folder_has_more_modules_than_one_can_look_through() -> None:
+    modules = Counter(path.parent for path in own_modules() if not path.name.startswith("__"))
+    at_the_top = modules.pop(PACKAGE)
+    large = {str(folder.relative_to(ROOT)): n for folder, n in modules.items() if n > MOST_MODULES}
+    assert not large
+    assert at_the_top <= MOST_MODULES_AT_THE_TOP
 
 
 def rooms_named(docstring: str, label: str) -> set[str]:

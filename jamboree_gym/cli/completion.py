@@ -20,7 +20,7 @@ _HARMLESS = re.compile(r"[\w.@%+=,/-]+", re.ASCII)
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of runs that begin like this."""
-    from jamboree_gym.store.redis.quick_names import quick_run_names
+    from jamboree_gym.store.quick_names import quick_run_names
 
     url = _url(ctx)
     return [] if url is None else _offered(quick_run_names(url, _namespace(ctx)), incomplete)
@@ -28,7 +28,7 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_episode(ctx: typer.Context, incomplete: str) -> list[str]:
     """Ids of episodes that begin like this, and `@last`."""
-    from jamboree_gym.store.redis.quick_names import quick_episode_ids
+    from jamboree_gym.store.quick_names import quick_episode_ids
 
     if "@last".startswith(incomplete) and incomplete:
         return ["@last"]

@@ -25,9 +25,12 @@ from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.finding.names import id_of
 from jamboree_gym.reading.finding.ordering import by_start
 from jamboree_gym.reading.finding.summaries import read_summaries
-from jamboree_gym.reading.held_rows import newest_transitions
 from jamboree_gym.reading.playback import paced
-from jamboree_gym.reading.row_arrays import to_episode_data, to_transitions
+from jamboree_gym.reading.row_arrays import (
+    newest_transitions,
+    to_episode_data,
+    to_transitions,
+)
 from jamboree_gym.reading.row_reader import EVERYTHING, RowReader
 from jamboree_gym.records import (
     EpisodeData,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import numpy.typing as npt
 
 from jamboree_gym.arrays.packing import RowChoice, rows_of
 from jamboree_gym.arrays.step_columns import take
-from jamboree_gym.encoding.rows import Rows
+from jamboree_gym.delivery.step_buffer import RowBuffer
+from jamboree_gym.encoding.rows import Rows, rows_to_arrays
+from jamboree_gym.journal.row_parts import window_part
 from jamboree_gym.records import EpisodeData, Transitions
 
-__all__ = ["fields_of", "to_episode_data", "to_transitions", "transitions_between"]
+__all__ = ["newest_transitions", "to_episode_data", "to_transitions", "transitions_between"]
 
 
 def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
@@ -23,11 +26,27 @@ def to_episode_data(episode_id: str, rows: Rows) -> EpisodeData:
 
 def to_transitions(rows: Rows, skipped: int = 0) -> Transitions:
     """Rows, without the first few -> the transitions between them, one fewer."""
-    return Transitions(**fields_of(rows, skipped))
+    return Transitions(**_fields(rows, skipped))
 
 
-def fields_of(rows: Rows, skipped: int = 0) -> dict[str, Any]:
-    """The same, as the fields of `Transitions`."""
+def newest_transitions(held: RowBuffer, n: int) -> Transitions | None:
+    """The newest n that this process holds in memory, None if it does not hold all of them.
+
+    A caller that asks before each step often needs one or two of the ten arrays. So the rows are
+    copied in one piece, and each array is made when it is used.
+    """
+    window = held.recent_copy(n)
+    if window is not None:
+        return Transitions._made_by(partial(_fields_of_window, *window))
+    rows = held.recent(n)
+    return None if rows is None else to_transitions(rows)
+
+
+def _fields_of_window(*window: Any) -> dict[str, Any]:
+    return _fields(rows_to_arrays(window_part(*window)))
+
+
+def _fields(rows: Rows, skipped: int = 0) -> dict[str, Any]:
     if skipped and len(rows.schemas) > 1:
         rows, skipped = rows[skipped:], 0
     start, stop = rows.start + skipped, rows.start + max(0, len(rows) - 1)

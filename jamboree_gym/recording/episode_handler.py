@@ -33,7 +33,7 @@ from jamboree_gym.handlers.db_handler import DBHandler
 from jamboree_gym.journal.journal import Journal
 from jamboree_gym.journal.row_block import RowLane
 from jamboree_gym.reading.episode import Episode
-from jamboree_gym.reading.held_rows import newest_transitions
+from jamboree_gym.reading.row_arrays import newest_transitions
 from jamboree_gym.records import EpisodeOrigin, EpisodeStatus, EpisodeSummary, StepData, Transitions
 from jamboree_gym.tables.columns import to_frame
 

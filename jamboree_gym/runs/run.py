@@ -15,11 +15,11 @@ from jamboree_gym.handlers.flags import flagged_episodes
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
 from jamboree_gym.reading.finding.names import check_runs
-from jamboree_gym.reading.newest import newest_steps
 from jamboree_gym.reading.query import EpisodeQuery, found_by
 from jamboree_gym.records import StepData
 from jamboree_gym.runs.checkpoints import Checkpoint, CheckpointHandler
 from jamboree_gym.runs.metrics import MetricHandler, metric_table
+from jamboree_gym.runs.newest_steps import newest_steps
 from jamboree_gym.runs.read_runs import read_run_summaries
 from jamboree_gym.runs.run_report import RunReport, report_of_run
 from jamboree_gym.runs.run_summary import RunState, RunSummary, summary_of_run

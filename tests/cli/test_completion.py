@@ -13,7 +13,7 @@ from recorded_store import Store, play, record_store
 from typer.testing import CliRunner
 
 from jamboree_gym.cli import app
-from jamboree_gym.store.redis.quick_names import quick_episode_ids, quick_run_names
+from jamboree_gym.store.quick_names import quick_episode_ids, quick_run_names
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_password_is_given(store: Store, short_directory: Path) -> None:
 def test_it_loads_nothing_of_the_library(store: Store) -> None:
     done = run_python(
         "import sys\n"
-        "from jamboree_gym.store.redis.quick_names import quick_run_names\n"
+        "from jamboree_gym.store.quick_names import quick_run_names\n"
         f"print(quick_run_names({store.redis_url!r}, {store.namespace!r}))\n"
         "print(*sys.modules, file=sys.stderr)\n"
     )

@@ -18,8 +18,8 @@ from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from jamboree_gym import Jamboree
-from jamboree_gym.delivery.episode_stamps import EpisodeStamps
 from jamboree_gym.encoding.batch_format import CODEC_RECORDS, Head, encode_batch
+from jamboree_gym.encoding.episode_stamps import EpisodeStamps
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.keys import Keyspace, without_buckets
 from jamboree_gym.store.log import Append, BackupClaim, IndexEntry

@@ -5,20 +5,25 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from math import ceil
 from typing import Any, TypeVar
 
-from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head
+from jamboree_gym.encoding.batch_format import Head, batch_span, decode_head, head_span
 from jamboree_gym.errors import DecodeError
 from jamboree_gym.store.log import LogSlice, or_error
 from jamboree_gym.store.redis import scripts
 from jamboree_gym.store.redis.buckets import BucketPart, Buckets
 from jamboree_gym.store.redis.link import Call, RedisLink, script_call
-from jamboree_gym.store.redis.newest_batches import NewestBatches
 
 __all__ = ["LogReader"]
 
 FEW_BATCHES = "2"  # so many batches an episode usually has at most
+MAX_BATCHES = 16  # each may have a megabyte
+MAX_BYTES = 1 << 20
+MAX_LOGS = 1024
+SLACK = 32  # so many more records are asked for: the newest batches may be smaller than before
 _NOT_ASKED = object()
 _T = TypeVar("_T")
 
@@ -31,7 +36,7 @@ class LogReader(BucketPart):
 
     def __init__(self, link: RedisLink, buckets: Buckets) -> None:
         super().__init__(link, buckets)
-        self._newest = NewestBatches()
+        self._newest = _NewestBatches()
 
     def read(self, key: str, *how: Any) -> LogSlice | None:
         """A slice of one log; `how` as in lua/read.lua. None when there is no such log."""
@@ -167,6 +172,58 @@ class LogReader(BucketPart):
     def memory(self, key: str) -> int:
         """Bytes that a log takes up in the server, roughly; 0 when there is no such log."""
         return int(self._link.call("MEMORY", "USAGE", self._buckets.log(key)) or 0)
+
+
+class _NewestBatches:
+    """The newest batches of a log without a script, which costs the server several times as much.
+
+    It guesses from an answer of a log how many batches the next one takes. Commands that are sent
+    together are not one step: others may write in between. The head comes last, and knows count and
+    time of the newest batch. If the batches end with that one, they are its log's.
+    """
+
+    def __init__(self) -> None:
+        self._records_per_batch: dict[str, float] = {}
+
+    def learn(self, key: str, batches: Sequence[bytes]) -> None:
+        """These were the newest batches of a log."""
+        known = self._records_per_batch
+        known.pop(key, None)
+        if len(known) >= MAX_LOGS:
+            known.clear()
+        if batches and sum(map(len, batches)) <= MAX_BYTES:
+            with suppress(struct.error):  # whoever decodes them says what is damaged
+                start, stop = batch_span(batches[0])[0], batch_span(batches[-1])[1]
+                known[key] = (stop - start) / len(batches)
+
+    def calls(self, key: str, how: Sequence[Any]) -> list[Call]:
+        """What to ask for a read of the script `READ`; nothing where it is for the script."""
+        size = self._records_per_batch.get(key)
+        if how[0] != "last" or not size or size <= 0:
+            return []
+        count = ceil((how[1] + SLACK) / size)
+        if count > MAX_BATCHES:
+            return []
+        return [("LRANGE", key, str(-count), "-1"), ("LINDEX", key, "0")]
+
+    @staticmethod
+    def found(n: int, answers: Sequence[Any]) -> tuple[bytes, list[bytes]] | None:
+        """Head, and the batches that hold any of the newest n records; None = ask the script."""
+        batches, head = answers
+        if not isinstance(head, bytes) or not isinstance(batches, list):
+            return None
+        if batches and batches[0].startswith(head[:2]):  # a head: there are no more batches
+            del batches[0]
+        try:
+            first, count, t_last = head_span(head)
+            spans = [batch_span(batch) for batch in batches]
+        except struct.error:
+            return None
+        start = max(first, count - n)
+        if not spans or spans[0][0] > start or (spans[-1][1], spans[-1][3]) != (count, t_last):
+            return None
+        skipped = sum(stop <= start for _, stop, *_ in spans)
+        return head, batches[skipped:]
 
 
 def _is_new(head: Head, batches: Sequence[bytes]) -> bool:
