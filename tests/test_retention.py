@@ -180,7 +180,7 @@ def test_a_log_of_which_something_is_not_acknowledged_stays_whatever_else_is_sai
 
 def test_a_change_that_came_after_it_was_found_keeps_an_episode(jam: Jamboree) -> None:
     found = over(jam)
-    changed = found._replace(over_at=found.over_at + 1)  # type: ignore[operator]
+    changed = found._replace(over_at=found.over_at + 1)
     jam._connection.redis_store.eviction.trim([changed], {found.key: 4}, before=1e300)
     assert here(jam) == {found.key}
     jam._connection.redis_store.eviction.trim([found], {found.key: 3}, before=1e300)
