@@ -11,7 +11,9 @@ from typing import Any
 
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent
 
-__all__ = ["Commands", "faults_of"]
+__all__ = ["REPLICA_SET", "Commands", "faults_of"]
+
+REPLICA_SET = "secantus"  # as SecantusDB calls itself, unless it is started with --standalone
 
 COMMANDS = {
     *("aggregate", "create", "createIndexes", "delete", "drop", "dropDatabase", "dropIndexes"),

@@ -15,7 +15,7 @@ import pymongo
 import pytest
 from backup_contract import BackupContract, OpenBackup
 from conftest import Server, free_port, mongo_answers
-from stable_api import Commands, faults_of
+from stable_api import REPLICA_SET, Commands, faults_of
 
 from jamboree_gym.store.backups import opening
 from jamboree_gym.store.backups.protocol import BackupStore
@@ -74,9 +74,12 @@ class OfMongo(OfUrl):
 
 
 class TestSecantus(OfMongo):
+    """As a replica set of one server; all other tests use it as a single server."""
+
     @pytest.fixture
     def url(self, mongo: Server) -> str:
-        return f"{mongo.url}/?w=1&journal=false&readPreference=secondaryPreferred"
+        weak = "w=1&journal=false&readPreference=secondaryPreferred"
+        return f"{mongo.url}/?replicaSet={REPLICA_SET}&{weak}"
 
 
 @pytest.fixture(scope="module")

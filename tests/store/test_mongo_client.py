@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
-from pymongo import ReadPreference
-from stable_api import faults_of
+from contextlib import closing
+from functools import partial
 
+import pymongo
+import pytest
+from conftest import Server
+from pymongo import MongoClient, ReadPreference
+from stable_api import REPLICA_SET, Commands, faults_of
+
+from jamboree_gym.keys import digest
 from jamboree_gym.store.mongo.client import client_from_url
 from jamboree_gym.store.mongo.link import MongoLink
+from jamboree_gym.store.mongo.store import MongoStore
+
+HOST_UNREACHABLE = 6
 
 WEAK = "?w=1&journal=false&readPreference=nearest&readConcernLevel=local"
 
@@ -35,6 +44,32 @@ def test_a_client_retries() -> None:
         assert (client.options.retry_writes, client.options.retry_reads) == (True, True)
     with client_from_url("mongodb://localhost/?retryWrites=false") as client:
         assert not client.options.retry_writes  # for servers that have none
+
+
+@pytest.mark.parametrize("lost", ["the answer", "another server"])
+def test_a_write_to_a_replica_set_is_sent_again_and_done_once(
+    mongo: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    commands = Commands()
+    client = partial(MongoClient, event_listeners=[commands])
+    monkeypatch.setattr(pymongo, "MongoClient", client)
+    how = {"closeConnection": True} if lost == "the answer" else {"errorCode": HOST_UNREACHABLE}
+    url = f"{mongo.url}/?replicaSet={REPLICA_SET}"
+    with (
+        closing(MongoStore.from_url(url, namespace)) as store,
+        MongoClient(mongo.url) as administrator,
+    ):
+        fail = partial(administrator.admin.command, "configureFailPoint", "failCommand")
+        data = {"failCommands": ["insert"], "appName": "jamboree-gym", **how}
+        fail(mode={"times": 1}, data=data)
+        try:
+            store.put_blobs({digest(b"x"): b"x"})
+        finally:
+            fail(mode="off")
+        assert store.blobs() == {digest(b"x"): b"x"}
+    first, second = (sent for name, sent in commands.sent if name == "insert")
+    assert first["txnNumber"] == second["txnNumber"]
+    assert first["lsid"] == second["lsid"]
 
 
 @pytest.mark.parametrize(
