@@ -238,7 +238,7 @@ def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = free_port()
     data = tmp_path_factory.mktemp("mongo")
     command = [sys.executable, "-m", "secantus", "--port", str(port)]
-    command += ["--storage-path", str(data), "--cache-size", "128M"]
+    command += ["--storage-path", str(data), "--cache-size", "128M", "--enable-test-commands"]
     server = Server(f"mongodb://127.0.0.1:{port}", command, mongo_answers).start()
     yield server
     server.kill()  # told to end, it takes two seconds

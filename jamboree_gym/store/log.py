@@ -29,6 +29,7 @@ __all__ = [
     "birth_of",
     "identity",
     "key_of",
+    "log_of_identity",
     "or_error",
 ]
 
@@ -44,6 +45,15 @@ def identity(key: str, born: float) -> str:
 def key_of(identity: str) -> str:
     """The key in an identity."""
     return identity.partition("#")[0]
+
+
+def log_of_identity(identity: str) -> tuple[str, float]:
+    """Key and birth in an identity; a `DecodeError` if it is damaged."""
+    key, _, born = identity.partition("#")
+    try:
+        return key, float(_BORN.unpack(bytes.fromhex(born))[0])
+    except (ValueError, struct.error) as error:
+        raise DecodeError(f"{identity!r} names no log, it is damaged") from error
 
 
 def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
