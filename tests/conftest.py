@@ -27,7 +27,7 @@ from pymongo import MongoClient
 from jamboree_gym import Jamboree, connection
 from jamboree_gym.environment import provenance
 
-pytest_plugins = ["left_out", "slices"]
+pytest_plugins = ["left_out", "slices", "page_tabs"]
 pytest.register_assert_rewrite("contract", "backup_contract")  # its tests are in no test_ module
 
 START_TIMEOUT_S = 60.0  # of a machine that is very busy; ends at once where the server does
