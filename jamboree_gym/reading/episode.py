@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,7 +15,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError, ReplayError
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.handlers.flags import Flag, FlaggedHandler, FlagHandler
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
@@ -44,7 +43,7 @@ from jamboree_gym.store.log import IndexEntry, LogSlice
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition
-from jamboree_gym.tables.text_table import ago, html_table, number
+from jamboree_gym.tables.text_table import ReadWhenShown, ago, html_table, number
 
 if TYPE_CHECKING:
     import os
@@ -61,7 +60,7 @@ __all__ = ["Episode", "recent_of"]
 _STEPS_PER_READ = 256  # as many as a batch may hold
 
 
-class Episode(StaysHere):
+class Episode(StaysHere, ReadWhenShown):
     """Reads one episode; holds no steps itself.
 
     Every read asks Redis in one round trip (a large one in several) and sees all steps that this
@@ -555,19 +554,11 @@ class Episode(StaysHere):
         """The id."""
         return f"<Episode {self.id!r}>"
 
-    def __str__(self) -> str:
-        """Its summary in one line; if that cannot be read, the id and why."""
-        try:
-            return str(self.summary)
-        except JamboreeError as error:
-            return f"{self!r}: {error}"
+    def _as_text(self) -> str:
+        return str(self.summary)
 
-    def _repr_html_(self) -> str:
-        """For a notebook: its summary as a table; if that cannot be read, the id and why."""
-        try:
-            one = self.summary
-        except JamboreeError as error:
-            return escape(f"{self!r}: {error}")
+    def _as_html(self) -> str:
+        one = self.summary
         columns: dict[str, list[object]] = {
             "episode": [one.id],
             "run": [one.run],

@@ -582,6 +582,14 @@ class RecordedSubEnvs:
         """
         self._recorder.annotate(values)
 
+    def close(self, **kwargs: Any) -> None:
+        """Close the environment; episodes that have not ended are abandoned."""
+        self._recorder.is_closed = True
+        try:
+            self._recorder.abandon()
+        finally:
+            super().close(**kwargs)  # type: ignore[misc] # of the wrapper that it is mixed into
+
 
 def copied_batch(actions: Any) -> Any:
     """Actions of our own, as they were before the environment got them.

@@ -294,14 +294,6 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         self._recorder.begin(i, observation, info)
         return False
 
-    def close(self, **kwargs: Any) -> None:
-        """Close the environment; episodes that have not ended are abandoned."""
-        self._recorder.is_closed = True
-        try:
-            self._recorder.abandon()
-        finally:
-            super().close(**kwargs)
-
     def _split(self, observations: Any, infos: Any) -> tuple[Sequence[Any], Any]:
         """The parts of a batch, one for each sub-environment."""
         num_envs = self.num_envs

@@ -245,14 +245,6 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
                 raise
             return getattr(self.venv, name)  # SB3 looks into nothing but its own
 
-    def close(self) -> None:
-        """Close the VecEnv; episodes that have not ended are abandoned."""
-        self._recorder.is_closed = True
-        try:
-            self._recorder.abandon()
-        finally:
-            self.venv.close()
-
 
 def _special(dones: Any, infos: Any, size: int) -> Collection[int]:
     """The environments whose step is not plain: it ends an episode, or has an info to record."""
