@@ -63,7 +63,7 @@ _CRC = struct.Struct("<I")
 BATCH_BODY = _BATCH.size + _CRC.size
 _MSGPACK_ARRAY32 = b"\xdd"
 _LAST_INDEX = 2**53  # the server's scripts count in float64
-_CRC_HELD = 5120  # zlib lets go of the interpreter lock for more bytes than this
+_CRC_HELD = 5120  # zlib releases the interpreter lock for more bytes than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)

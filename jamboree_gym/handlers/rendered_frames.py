@@ -89,7 +89,7 @@ class RenderHandler(SidecarHandler):
             for record in page:
                 if stop is not None and record["step"] >= stop:
                     return
-                yield self._decoded(record)
+                yield self._decoded(record, where=self._key)
                 index = record["index"] + 1
 
     def _content(self, record: Mapping[str, Any]) -> npt.NDArray[Any]:

@@ -102,15 +102,14 @@ class SidecarHandler(DBHandler, ABC):
         """
         index = self._first_of(before) - 1
         page = self._page(index) if index >= 0 else []
-        return self._decoded(page[0]) if page else None
+        return self._decoded(page[0], where=self._key) if page else None
 
-    def _decoded(self, record: Mapping[str, Any]) -> tuple[int, Any]:
+    def _decoded(self, record: Mapping[str, Any], *, where: str) -> tuple[int, Any]:
         try:
             return record["step"], self._content(record)
         except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
-            raise DecodeError(
-                f"{self._key} at index {record['index']}: not a {self._content_is}: {error}"
-            ) from error
+            what = f"{where} at index {record['index']}"
+            raise DecodeError(f"{what}: not a {self._content_is}: {error}") from error
 
     @abstractmethod
     def _content(self, record: Mapping[str, Any]) -> Any:

@@ -354,14 +354,14 @@ class Episode(StaysHere, ReadWhenShown):
         """Follow the episode from its first step on, until it ends or its writer has died.
 
         Each step comes once, in order, from whichever process records it. While Redis is away the
-        iterator waits, and goes on when it is back.
+        iterator waits, and continues when it is back.
 
         Example:
             >>> for step in jam.episode(id).tail():
             ...     print(step.index, step.reward)
 
         Args:
-            timeout_s: End after so many seconds without a new step; None waits for ever.
+            timeout_s: End after this many seconds without a new step; None waits for ever.
 
         Raises:
             EpisodeNotFound: There is no such episode, or it was deleted meanwhile.
@@ -372,7 +372,7 @@ class Episode(StaysHere, ReadWhenShown):
 
     @checked
     def atail(self, *, timeout_s: Seconds | None = None) -> AsyncIterator[StepData]:
-        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+        """As `tail`, for an event loop, which it does not block: it waits in a separate thread.
 
         Example:
             >>> async for step in jam.episode(id).atail():
@@ -384,9 +384,9 @@ class Episode(StaysHere, ReadWhenShown):
     def play(self, speed: float = 1.0) -> Iterator[StepData]:
         """Its steps at the pace at which they were taken, counted from when the first is asked for.
 
-        Whoever takes longer over a step than the episode did gets the next ones without waiting,
-        until that is made up for. It is read in parts, and ends with the newest step that is there
-        by then, also where the episode goes on; `tail` follows one that does.
+        A slow consumer receives steps without delay until it has caught up. The episode is read in
+        parts. The iterator ends with the newest step that is there when it gets there, even if the
+        episode is still being recorded; `tail` follows such an episode.
 
         Example:
             >>> for step in episode.play(speed=2):
@@ -493,7 +493,7 @@ class Episode(StaysHere, ReadWhenShown):
         return done
 
     def fork(self, step: int, **options: Any) -> ForkedEnv:
-        """A live environment as it was after so many steps: as `jamboree_gym.replay.fork`.
+        """A live environment as it was after that many steps: as `jamboree_gym.replay.fork`.
 
         Example:
             >>> env = episode.fork(40)

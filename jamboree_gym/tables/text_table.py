@@ -110,7 +110,7 @@ def ago(at: float | None, now: float) -> str:
 
 
 def averaged(values: Sequence[float], most: int) -> list[float]:
-    """The values, or where there are more than `most`, so many means of consecutive ones."""
+    """The values, or, if there are more than `most`, `most` means of consecutive ones."""
     count = len(values)
     if count <= most:
         return list(values)

@@ -123,7 +123,7 @@ class ModelCheckpoints:
             self._settle(waiting=0)
 
     def _settle(self, *, waiting: int) -> None:
-        """Wait until at most so many are not stored; raise why one could not be."""
+        """Wait until at most `waiting` are not stored; raise why one could not be."""
         while self._stored and (len(self._stored) > waiting or self._stored[0].done()):
             self._stored.popleft().result()
 
