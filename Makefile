@@ -58,7 +58,7 @@ CUT_EVERY ?= 1
 # Which histories `make nemesis` makes and checks, and how long each goes on.
 SEEDS ?= 0-99
 SECONDS ?= 30
-# For how many seconds `make simulate` draws seeds.
+# For how many seconds `make simulate` and `make faults` draw seeds.
 SIMULATED_SECONDS ?= 600
 # How many mutated inputs `make faults` feeds to the decoders, twice: by chance, and by coverage.
 INPUTS ?= 100000
@@ -100,7 +100,8 @@ faults: $(DEV_READY) ## only the tests that kill, cut, fill and mutate, at full 
 		JAMBOREE_KILLED_REDIS=$(KILLS) JAMBOREE_KILLED_MONGO=$(KILLS) \
 		JAMBOREE_KILLED_BACKUPS=$(BACKUPS) JAMBOREE_KILLED_EXPORTS=$(EXPORTS) JAMBOREE_CUT_EVERY=$(CUT_EVERY) \
 		JAMBOREE_MAXMEMORY_STEPS=$(STEPS) JAMBOREE_FLUSHED_EPISODES=$(EPISODES) \
-		JAMBOREE_MUTATED_INPUTS=$(INPUTS) $(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
+		JAMBOREE_MUTATED_INPUTS=$(INPUTS) JAMBOREE_SIMULATED_SECONDS=$(SIMULATED_SECONDS) \
+		$(BIN)/python -m pytest -v -m faults $(PYTEST_ARGS)
 
 .PHONY: kills
 kills: $(DEV_READY) ## recording processes of every kind are killed, with Redis away, with the servers
@@ -113,6 +114,10 @@ nemesis: $(DEV_READY) ## all kinds of processes at once, while each is killed, s
 .PHONY: simulate
 simulate: $(DEV_READY) ## the store on simulated servers and time: many schedules of actors and faults
 	$(BIN)/python tests/simulation/simulate.py --seconds $(SIMULATED_SECONDS)
+
+.PHONY: planted-faults
+planted-faults: $(DEV_READY) ## faults put into the store on purpose: after how many schedules each is found
+	$(BIN)/python tests/simulation/planted_faults.py
 
 .PHONY: long
 long: $(DEV_READY) ## what `make test` leaves out or tries a tenth of, at full length (some minutes)

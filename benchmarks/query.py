@@ -101,7 +101,7 @@ def as_arrays(query) -> list[np.ndarray]:
 
 
 def through_a_file(query, path: Path) -> None:
-    query.to_arrow(path)
+    query.to_arrow(path, overwrite=True)
     opened = vaex.open(str(path))
     opened.mean("reward")
     opened.close()

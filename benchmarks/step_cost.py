@@ -100,8 +100,10 @@ def measure(env_id: str, rounds: int, steps: int) -> None:
         episodes = len(jam.episodes())
     recorded_steps = (rounds + 1) * steps
     share = episodes / recorded_steps
-    thread = {name: 1e6 * seconds / recorded_steps for name, seconds in thread_s.items()}
-    thread["seal"] = thread.get("seal", 0.0) + thread["seal_together"]
+    # 0 for what this thread never did: `flush` delivers by itself
+    thread: defaultdict[str, float] = defaultdict(float)
+    thread |= {name: 1e6 * seconds / recorded_steps for name, seconds in thread_s.items()}
+    thread["seal"] += thread["seal_together"]
     caller, reset = more(taken, "caller"), more(resets, "recorded")
     print(f"{env_id}: raw {median(taken['raw']):.2f} µs a step, an episode has {1 / share:.0f}")
     print(f"  recorded                     +{more(taken, 'all'):.2f} µs a step, of which")

@@ -1,11 +1,11 @@
 """What recording costs of a step within a real training, where caches are cold after the policy.
 
-PPO learns CartPole. Timers stand around the recorder of the VecEnv, around the `forward` of the
+PPO learns. Timers stand around the recorder of the VecEnv, around the `forward` of the
 policy and around the callback; what runs within (environments, the policy) is taken off. The same
 timers around a wrapper and a callback that do nothing say what the timers and SB3 cost: that is
 taken off, too. Medians, in µs for one step of the VecEnv.
 
-Run: .venv/bin/python benchmarks/training_step.py [--rounds 5]
+Run: .venv/bin/python benchmarks/training_step.py [--rounds 5] [--env Hopper-v5]
 """
 
 import argparse
@@ -72,10 +72,10 @@ class Idle(BaseCallback):
         return True
 
 
-def learn(jam: Jamboree | None, num_envs: int) -> dict[str, float]:
+def learn(jam: Jamboree | None, env_id: str, num_envs: int) -> dict[str, float]:
     """Medians of a learn: of the step, and of the callback with its part of `forward`."""
     times = Times(list)
-    inner = Timed(DummyVecEnv([lambda: gym.make("CartPole-v1")] * num_envs), "inner", times)
+    inner = Timed(DummyVecEnv([lambda: gym.make(env_id)] * num_envs), "inner", times)
     recorded = Passing(inner) if jam is None else jam.record(inner, run="step")
     model = PPO(
         "MlpPolicy",
@@ -112,18 +112,22 @@ def learn(jam: Jamboree | None, num_envs: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--env", default="CartPole-v1", help="Hopper-v5 has infos in each step")
+    arguments = parser.parse_args()
+    rounds, env_id = arguments.rounds, arguments.env
     torch.set_num_threads(1)
     print(machine())
     with jamboree() as jam:
         for num_envs in (1, 4):
-            taken = [(learn(None, num_envs), learn(jam, num_envs)) for _ in range(rounds)]
+            taken = [
+                (learn(None, env_id, num_envs), learn(jam, env_id, num_envs)) for _ in range(rounds)
+            ]
             found = {
                 what: sorted(ours[what] - idle[what] for idle, ours in taken)
                 for what in ("step", "callback")
             }
             print(
-                f"{num_envs} environments: "
+                f"{num_envs} x {env_id}: "
                 + ", ".join(
                     f"{what} {median(own):.1f} µs ({own[0]:.1f} to {own[-1]:.1f})"
                     for what, own in found.items()

@@ -307,6 +307,7 @@ class Connection(HasConnection):
         """
         self.check_open()
         results: dict[int, AppendResult] = {}
+        stored = dict.fromkeys(range(len(appends)), 0)  # batches that were found when it was asked
         waiting = dict(enumerate(appends))
         while waiting:
             answers = self.store.append(list(waiting.values()), fsync=self.write_mode == "fsync")
@@ -317,18 +318,34 @@ class Connection(HasConnection):
                 if isinstance(answer, JamboreeError):
                     raise answer
             results |= {at: one for at, one in answered.items() if isinstance(one, AppendResult)}
-            waiting = self._to_send_again(waiting, results)
-        return [results[at] for at in sorted(results)]
+            waiting = self._to_send_again(waiting, results, stored)
+        return [
+            structs.replace(results[at], stored=results[at].stored + count)
+            for at, count in stored.items()
+        ]
 
     def _to_send_again(
-        self, sent: Mapping[int, Append], results: Mapping[int, AppendResult]
+        self,
+        sent: Mapping[int, Append],
+        results: Mapping[int, AppendResult],
+        stored: dict[int, int],
     ) -> dict[int, Append]:
-        """What could not be stored before the backup is asked, or until it is sent on purpose."""
+        """What could not be stored before the backup is asked, or until it is sent on purpose.
+
+        Batches that are found to be stored are counted, and not sent again.
+        """
         again = {at: one for at, one in sent.items() if results[at].is_deleted}
         unknown = {at: one for at, one in sent.items() if results[at].must_ask}
         if unknown:
             asked = self.store.ask_for(list(unknown.values()))
-            again |= {at: structs.replace(one, asked_in=asked.epoch) for at, one in unknown.items()}
+            for error in asked.failed.values():
+                raise error
+            for at, one in unknown.items():
+                found = asked.stored.get(one.key, 0)
+                stored[at] += found
+                again[at] = structs.replace(
+                    one, batches=one.batches[found:], asked_in=asked.epoch, is_repeated=False
+                )
         return again
 
     def check_open(self) -> None:

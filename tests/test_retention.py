@@ -29,7 +29,15 @@ from jamboree_gym.encoding.batch_format import (
     encode_batch,
     encode_records,
 )
-from jamboree_gym.errors import DecodeError, InvalidArgument, StoreUnavailable
+from jamboree_gym.errors import (
+    DecodeError,
+    InvalidArgument,
+    StoreUnavailable,
+    UnsavedRecords,
+)
+from jamboree_gym.store import restore
+from jamboree_gym.store.backups.errors import BackupUnavailable
+from jamboree_gym.store.backups.questions import BackupQuestions
 from jamboree_gym.store.backups.reader import checked_chain, stored_logs
 from jamboree_gym.store.log import Append, AppendResult
 from jamboree_gym.store.mongo import client as mongo_client
@@ -438,6 +446,100 @@ def test_an_episode_in_one_append_that_is_repeated_after_trimming_is_kept_once(
     assert jam.backup.verify()
     trim_all(jam)
     assert here(jam) == set()
+
+
+@pytest.fixture
+def late_jam(valkey: Server, mongo: Server, namespace: str) -> Iterator[Jamboree]:
+    """Its clock is slow: what it has just saved may be evicted at once."""
+    urls = valkey.url, mongo.url
+    slow = {"namespace": namespace, "clock": lambda: time.time() - LONG_AGO}
+    with Jamboree(*urls, **slow, flush_interval_s=600) as opened:  # type: ignore[arg-type]
+        yield opened
+
+
+def send_unheard(jam: Jamboree, outbox: Outbox) -> Append:
+    """Send what waits; the answer is lost."""
+    outbox.seal()
+    sent = outbox.next_append()
+    assert sent is not None
+    jam._connection.redis_store.append([sent])
+    return sent
+
+
+def save_unheard(jam: Jamboree) -> NoteHandler:
+    """A log of two records: the first writer has not heard that it is stored."""
+    notes = NoteHandler(jam, "n")
+    notes.save({"n": 1})
+    assert notes._outbox is not None
+    send_unheard(jam, notes._outbox)
+    other = append(notes._key, 1, writer=OTHER, t=time.time() - LONG_AGO + 1)
+    jam._connection.redis_store.append([other])
+    follower_of(jam).copy_once()
+    return notes
+
+
+def evict_log(jam: Jamboree, key: str) -> None:
+    """Evict it, and let nothing bring it back to Redis."""
+    trim_all(jam)
+    head = jam._connection.redis_store.head(key)
+    assert head is None or head.held == head.count
+
+
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_record_that_is_sent_again_after_its_eviction_is_there_once(
+    late_jam: Jamboree, monkeypatch: pytest.MonkeyPatch, is_emptied: bool
+) -> None:
+    monkeypatch.setattr(restore, "PAGE_BYTES", 0)  # as with a large log: only its head comes back
+    notes = save_unheard(late_jam)
+    if is_emptied:
+        late_jam.redis.delete(*late_jam.redis.keys(f"*{late_jam._connection.keyspace.namespace}*"))
+    else:
+        evict_log(late_jam, notes._key)
+    late_jam.flush()
+
+    assert late_jam._connection.writer.unsaved == 0
+    assert [one["n"] for one in notes.many(9)] == [1, 1]
+    assert notes.count() == 2
+
+
+def test_an_episode_that_is_sent_again_after_its_eviction_is_there_once(
+    late_jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "PAGE_BYTES", 0)
+    env = late_jam.record(CountingEnv(length=3))
+    env.reset()
+    late_jam.flush()
+    for _ in range(3):
+        env.step(ACTION)
+    outbox = late_jam._connection.held(late_jam._connection.keyspace.episode(env.episode_id))
+    assert outbox is not None
+    send_unheard(late_jam, outbox)
+    follower_of(late_jam).copy_once()
+    evict_log(late_jam, outbox.key)
+    late_jam.flush()
+
+    assert late_jam._connection.writer.unsaved == 0
+    assert late_jam.episode(env.episode_id).status == "terminated"
+    assert len(late_jam.episode(env.episode_id).data()) == 3
+
+
+def test_what_may_be_stored_waits_until_the_backup_can_be_asked(
+    late_jam: Jamboree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = save_unheard(late_jam)
+    evict_log(late_jam, notes._key)
+    with monkeypatch.context() as away:
+        away.setattr(late_jam._connection.store, "_ask", BackupQuestions("here", no_backup))
+        with pytest.raises(UnsavedRecords, match="no answer") as caught:
+            late_jam.flush(timeout_s=0.1)
+    assert caught.value.unsaved == 1
+    late_jam.flush()
+
+    assert [one["n"] for one in notes.many(9)] == [1, 1]
+
+
+def no_backup() -> None:
+    raise BackupUnavailable("no answer")
 
 
 def test_an_episode_in_several_appends_stays_for_a_minute(jam: Jamboree) -> None:

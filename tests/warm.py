@@ -63,7 +63,7 @@ class WarmProcess:
         return ended
 
     def _ended(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+        if self.returncode is None and _is_readable(self._status, timeout):
             with self._lock:  # closed twice, it could be somebody else's by then
                 if self.returncode is None:
                     (self.returncode,) = struct.unpack("i", os.read(self._status, 4))
@@ -109,6 +109,16 @@ class WarmProcess:
         self.stdout.close()
         self.stderr.close()
         return texts[0], texts[1]
+
+
+def _is_readable(fd: int, timeout_s: float | None) -> bool:
+    """Whether something can be read before the time is over.
+
+    `select.select` refuses descriptors above 1,023, which a long run of tests may have.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 class Forker:

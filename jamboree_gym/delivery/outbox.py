@@ -87,13 +87,13 @@ class Outbox(ABC):
         "_batches",
         "_clock",
         "_codec",
-        "_is_uncertain",
         "_mark",
         "_marked",
         "_next_index",
         "_put_count",
         "_sent",
         "_stored_count",
+        "_unanswered",
         "_writer_id",
         "answers",
         "error",
@@ -123,7 +123,7 @@ class Outbox(ABC):
         self._next_index = 0
         self._batches: deque[SealedBatch] = deque()
         self._sent = 0
-        self._is_uncertain = False  # whether the server has what was sent last
+        self._unanswered: Append | None = None  # what was sent last, while its fate is not known
         self._asked_in = ""
         self._put_count = 0
         self._stored_count = 0
@@ -173,7 +173,8 @@ class Outbox(ABC):
             return None
         encoded: list[bytes] = []
         size = 0
-        limit = self._sent if self._is_uncertain and self._sent else MAX_BATCHES_PER_APPEND
+        is_repeated = self._unanswered is not None
+        limit = self._sent if is_repeated and self._sent else MAX_BATCHES_PER_APPEND
         for batch in self._batches:
             if len(encoded) == limit or size >= MAX_APPEND_BYTES:
                 break
@@ -191,10 +192,10 @@ class Outbox(ABC):
             entry,
             self._blobs(),
             self._born,
-            self._is_uncertain,
-            "" if self._is_uncertain else self._asked_in,
+            is_repeated,
+            "" if is_repeated else self._asked_in,
         )
-        self._sent, self._is_uncertain = len(encoded), True
+        self._sent, self._unanswered = len(encoded), append
         return append
 
     def _index_after(self, sent: int) -> int:
@@ -215,14 +216,26 @@ class Outbox(ABC):
             stored += batch.count
         left = deque(islice(self._batches, done, None))
         self._batches, self._stored_count = left, stored
-        self._is_uncertain = False
+        self._unanswered = None
         self.answers += 1
         if result.is_deleted or done < self._sent:
             self._continue_at(result)
 
-    def was_asked_for(self, epoch: str) -> None:
-        """The backup was asked for the log: what waits may begin it. Nothing of it was stored."""
-        self._asked_in, self._is_uncertain = epoch, False
+    def is_unanswered(self, append: Append) -> bool:
+        """Whether these batches were sent last, and their fate is still not known."""
+        return self._unanswered is not None and self._unanswered.batches == append.batches
+
+    def was_asked_for(self, epoch: str, stored: int = 0) -> None:
+        """The backup was asked for the log: what waits may begin it.
+
+        Args:
+            epoch: When it was asked.
+            stored: So many batches of what was sent last are stored, and no others.
+        """
+        if stored:
+            self._sent = stored
+            self.settle(AppendResult(stored, self._index_after(stored), -math.inf))
+        self._asked_in, self._unanswered = epoch, None
 
     def refuse(self, error: JamboreeError) -> None:
         """This log can never be written: keep the reason for `flush` and `close`."""
@@ -236,7 +249,7 @@ class Outbox(ABC):
     def after_fork_in_child(self, writer_id: bytes, mark: Callable[[Outbox], float]) -> None:
         """Leave to the parent process what it has put; here, nothing more can be written."""
         self._writer_id, self._mark, self._marked = writer_id, mark, False
-        self._batches, self._is_uncertain = deque(), False
+        self._batches, self._unanswered = deque(), None
         self._stored_count = self._put_count
         self.error = EpisodeInUse(
             f"{self.key} is written by the process that this one was forked from"

@@ -321,6 +321,11 @@ class StepOutbox(RowBuffer):
             self._note_stored = self._note_sent
             self._stored_status = self._note_sent.status
 
+    def was_asked_for(self, epoch: str, stored: int = 0) -> None:
+        """As `Outbox.was_asked_for`. The summary is sent again: nothing was said of it."""
+        self._note_sent = None
+        super().was_asked_for(epoch, stored)
+
     def _confirm_rows(self, row: int) -> None:
         """Redis has all rows below this number: they are not delivered again after a kill."""
         for extent in self._extents:

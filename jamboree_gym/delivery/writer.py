@@ -362,15 +362,21 @@ class Writer:
         finally:
             with self._delivery_lock:
                 for outbox, append in unknown.items():
-                    if append.key in asked.deleted:
-                        outbox.settle(AppendResult(0, 0, -math.inf, is_deleted=True))
-                        self._refuse_if_over(outbox)
-                    elif asked.epoch:
-                        outbox.was_asked_for(asked.epoch)
+                    if outbox.is_unanswered(append):
+                        self._settle_asked(outbox, append.key, asked)
                 with self._dirty_lock:
                     for outbox in unknown:
                         self._asking.pop(outbox, None)
                     self._dirty = {**dict.fromkeys(unknown), **self._dirty}
+        for error in asked.failed.values():
+            raise error
+
+    def _settle_asked(self, outbox: Outbox, key: str, asked: Asked) -> None:
+        if key in asked.deleted:
+            outbox.settle(AppendResult(0, 0, -math.inf, is_deleted=True))
+            self._refuse_if_over(outbox)
+        elif asked.epoch and key not in asked.failed:
+            outbox.was_asked_for(asked.epoch, asked.stored.get(key, 0))
 
     def _ask_beside(self, unknown: dict[Outbox, Append]) -> None:
         """The same on a separate thread: the other logs do not wait for it."""

@@ -44,6 +44,7 @@ __all__ = [
     "first_bytes",
     "head_span",
     "is_whole",
+    "without_index",
 ]
 
 HEAD_VERSION = 2
@@ -253,6 +254,14 @@ def batch_span(blob: bytes) -> tuple[int, int, float, float]:
     """Start, stop and the first and last time that the header of a whole batch tells of."""
     _, _, _, count, start, _, t_first, t_last = _BATCH.unpack_from(blob)
     return start, start + count, t_first, t_last
+
+
+def without_index(blob: bytes) -> bytes:
+    """A whole batch without its index, and without the checksum that follows from it.
+
+    A batch that was moved to another index is still the same one: `has_same_records` in Lua.
+    """
+    return blob[4:8] + blob[16:40] + blob[BATCH_BODY:]
 
 
 def head_span(blob: bytes) -> tuple[int, int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import selectors
 import subprocess
 import sys
 import time
@@ -137,9 +137,11 @@ def _spawn(home: Home, write_end: int, *, lock_timeout_s: float) -> subprocess.P
 def _read_all(descriptor: int, deadline: float) -> bytes:
     """Read what the supervisor writes until it closes the pipe; empty after the deadline."""
     received = b""
-    while select.select([descriptor], [], [], max(deadline - time.monotonic(), 0.0))[0]:
-        part = os.read(descriptor, 65536)
-        if not part:
-            return received
-        received += part
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while selector.select(max(deadline - time.monotonic(), 0.0)):
+            part = os.read(descriptor, 65536)
+            if not part:
+                return received
+            received += part
     return b""

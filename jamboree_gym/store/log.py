@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from jamboree_gym.encoding.batch_format import Batch, Head, batch_span, decode_batch, decode_head
-from jamboree_gym.errors import DecodeError
+from jamboree_gym.errors import DecodeError, JamboreeError
 
 __all__ = [
     "Acknowledged",
@@ -117,7 +117,8 @@ class AppendResult(msgspec.Struct, frozen=True):
         newest_at: Timestamp of the newest record, epoch seconds; also as the server says it.
         is_deleted: Whether the log was deleted after an earlier attempt had begun it.
         was_repeated: Whether an earlier attempt was stored, but its answer was lost.
-        must_ask: Whether `LogStore.ask_for` has to be called for this log before it is begun.
+        must_ask: Whether `LogStore.ask_for` has to be called for this log before it is begun, or
+            before it is known what an earlier attempt has stored.
         first: Lowest index that can be read.
         log: Tells the log from all others of its key: lost connections and epoch, and its birth.
             None if there is no log.
@@ -144,10 +145,19 @@ class AppendResult(msgspec.Struct, frozen=True):
 
 
 class Asked(NamedTuple):
-    """The logs that were `deleted`, of those that Redis lacks, and the epoch of the question."""
+    """What the backup says of logs.
+
+    Attributes:
+        epoch: That of the question.
+        deleted: Those that were deleted, of the logs that Redis lacks.
+        stored: How many batches of an append, from the first on, are in its log already.
+        failed: Logs of which this is not known, and why: their appends have to wait.
+    """
 
     epoch: str
     deleted: set[str]
+    stored: Mapping[str, int] = MappingProxyType({})
+    failed: Mapping[str, JamboreeError] = MappingProxyType({})
 
 
 class Acknowledged(NamedTuple):

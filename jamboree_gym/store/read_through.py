@@ -10,9 +10,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from jamboree_gym.encoding.batch_format import CODEC_RECORDS, CODEC_STEPS, Batch, Head
+from jamboree_gym.encoding.batch_format import (
+    CODEC_RECORDS,
+    CODEC_STEPS,
+    Batch,
+    Head,
+    batch_span,
+    without_index,
+)
 from jamboree_gym.encoding.summary_codec import decode_stored_summary
-from jamboree_gym.errors import DecodeError, StoreFull
+from jamboree_gym.errors import DecodeError, JamboreeError, StoreFull
 from jamboree_gym.store.backups.errors import BackupUnavailable
 from jamboree_gym.store.backups.protocol import BackupStore
 from jamboree_gym.store.backups.questions import BackupQuestions
@@ -340,8 +347,8 @@ class ReadThroughStore(LogAppender, LogStore):
     def ask_for(self, appends: Sequence[Append]) -> Asked:
         """Restore what the backup holds of these logs; return which of them were deleted.
 
-        This may take long. It is no error if the backup does not answer: the saved records then
-        begin the log again.
+        This may take long. It is no error if the backup does not answer, and Redis has nothing of a
+        log: the saved records then begin it again.
         """
         epoch, deleted = self.epoch(), set[str]()
         keys = [append.key for append in appends]
@@ -358,7 +365,35 @@ class ReadThroughStore(LogAppender, LogStore):
                 log.debug("%s", error)
             except (AccessRefused, DecodeError) as error:
                 self.warn_once(f"{error}; what is saved begins the log anew if Redis has lost it")
-        return Asked(epoch, deleted)
+        stored, failed = dict[str, int](), dict[str, JamboreeError]()
+        for append in appends:
+            try:
+                stored[append.key] = self._stored_batches_of(append)
+            except BackupUnavailable as error:
+                failed[append.key] = error
+        return Asked(epoch, deleted, stored, failed)
+
+    def _stored_batches_of(self, append: Append) -> int:
+        """How many of the batches, from the first on, the log has, here or in the backup.
+
+        Raises:
+            BackupUnavailable: Redis has evicted those that it may have.
+        """
+        if not append.batches:
+            return 0
+        since, until = batch_span(append.batches[0])[2], batch_span(append.batches[-1])[3]
+        try:
+            found = self.between(append.key, since, until)
+        except BackupUnavailable:
+            if self.redis.head(append.key) is None:
+                return 0
+            raise
+        except (AccessRefused, DecodeError) as error:
+            self.warn_once(f"{error}; what was saved last may be there twice")
+            return 0
+        there = {without_index(one.blob) for one in found.batches} if found else set()
+        are_stored = [without_index(one) in there for one in append.batches]
+        return [*are_stored, False].index(False)
 
     def _deleted_among(self, appends: Sequence[Append]) -> set[str]:
         """Which of these logs were deleted after they had begun."""

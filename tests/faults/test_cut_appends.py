@@ -25,7 +25,7 @@ from jamboree_gym.delivery.lease import Lease
 
 pytestmark = [pytest.mark.faults, pytest.mark.once]
 
-EVERY = int(os.environ.get("JAMBOREE_CUT_EVERY", "96"))
+EVERY = int(os.environ.get("JAMBOREE_CUT_EVERY", "224"))
 BEGAN_AT = 1.7e9
 STEPS = 2
 NOTES = 2

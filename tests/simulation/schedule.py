@@ -20,6 +20,7 @@ OF_WRITERS = {
     "save_many": 2,
     "step": 8,
     "reset": 2,
+    "vector_step": 4,
     "deliver": 6,
     "flush": 2,
     "read_own": 2,
@@ -30,12 +31,14 @@ OF_READER = {"read_notes": 4, "read_episodes": 3, "follow_notes": 3, "follow_epi
 OF_KEEPER = {
     "copy": 8,
     "follow_up": 3,
+    "take_turn": 2,
     "trim": 3,
     "restore": 1,
     "delete_notes": 1,
     "delete_episode": 1,
     "verify": 1,
 }
+OF_SECOND_KEEPER = {"take_turn": 4, "copy": 1, "trim": 1}
 OF_WORLD = {
     "wait": 6,
     "kill": 4,
@@ -51,14 +54,16 @@ OF_WORLD = {
     "fill_disk": 1,
     "free_disk": 2,
     "move_clock": 2,
+    "cut_power": 1,
 }
 ACTS: dict[str, dict[str, int]] = {
     **dict.fromkeys(WRITERS, OF_WRITERS),
     "reader": OF_READER,
     "keeper": OF_KEEPER,
+    "keeper-2": OF_SECOND_KEEPER,
     "world": OF_WORLD,
 }
-SHARES = {**dict.fromkeys(WRITERS, 3), "reader": 2, "keeper": 3, "world": 3}
+SHARES = {**dict.fromkeys(WRITERS, 3), "reader": 2, "keeper": 3, "keeper-2": 1, "world": 3}
 # What becomes of a round trip. `meanwhile` has another actor take a step before it.
 FAULTS_OF_CALLS = {
     "command lost": 2,
@@ -68,6 +73,7 @@ FAULTS_OF_CALLS = {
     "killed before": 2,
     "killed after": 3,
     "meanwhile": 8,
+    "stopped": 4,
 }
 # Round trips that decide something are hit more often than others.
 OF = {
@@ -90,7 +96,8 @@ class Fault:
     Attributes:
         at: Which round trip, counted from 0; of those that `of` names.
         kind: One of `FAULTS_OF_CALLS`.
-        delay: After how many further round trips of anybody a late command is executed.
+        delay: After how many further round trips of anybody a late command is executed; after how
+            many steps of the schedule a stopped process goes on.
         step: What another actor does meanwhile.
         of: Only round trips with this in their names are counted.
     """
@@ -133,6 +140,7 @@ def made(seed: int) -> Schedule:
     world.setdefault("wait", 6)
     actors = [one for one in WRITERS if rng.random() < 0.7] or [WRITERS[0]]
     actors += ["reader", "keeper", "world"]
+    actors += ["keeper-2"] if rng.random() < 0.3 else []
     return tuple(_step(rng, actors, world, share) for _ in range(rng.randint(6, 2 * STEPS)))
 
 

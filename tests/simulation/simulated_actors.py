@@ -8,17 +8,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import SyncVectorEnv
 from ledger import Episode, Found, Ledger, in_mongo, in_redis
+from pausable import Pausable
 from processes import NoteHandler
 from recorded_envs import CountingEnv
 from schedule import Schedule, Step
 from world import ASK_AGAIN_S, NAMESPACE, Killed, Process, Running, World
 
 from jamboree_gym.backup.follow import Follower
+from jamboree_gym.backup.leader_lock import HOLD_S
 from jamboree_gym.errors import (
     EpisodeInUse,
     EpisodeNotFound,
@@ -37,6 +41,8 @@ __all__ = ["Outcome", "simulate"]
 LOGS = ("shared", "second")
 LENGTH = 4  # steps of an episode
 LEASE_S = 10.0
+SUB_ENVS = {"writer-1": 8, "writer-2": 2, "writer-3": 2, "writer-4": 8}  # from 8 on: by column
+AGES_S = (0.0, 0.5, 3.0, 30.0)
 ACTION = np.zeros(2, np.float32)
 WAITS_S = (0.01, 0.3, 1.2, 4.0, 12.0, 70.0)
 JUMPS_S = (-3600.0, -5.0, -0.01, 0.01, 5.0, 3600.0)
@@ -64,12 +70,23 @@ def _memory() -> Path | None:
     return next((one for one in (Path("/dev/shm"),) if one.is_dir()), None)
 
 
+def _lengths_of(envs: Any) -> list[int]:
+    """How long the episodes of each environment are."""
+    return [one.unwrapped.length for one in envs.unwrapped.envs]
+
+
 def _id_of(env: Any) -> str | None:
     """The episode that is recorded; None before the first."""
     try:
         return str(env.episode_id)
     except NotReset:
         return None
+
+
+def _ids_of(envs: Any) -> list[str]:
+    """The episodes of a vector environment that have begun."""
+    ids = [_id_of(one) for one in envs._recorder._recorders]
+    return [id for id in ids if id is not None]
 
 
 class _Simulation:
@@ -82,6 +99,7 @@ class _Simulation:
         with self.world.entered():
             try:
                 for step in schedule:
+                    self.world.go_on()
                     self.act(step)
                     if self.ledger.violations:
                         break
@@ -108,8 +126,17 @@ class _Simulation:
             getattr(self, f"_{step.act}")(step.number)
             return
         process = self.world.process_of(step.actor)
+        if process.stopped is not None:
+            return
+        if any(fault.kind == "stopped" for fault in step.faults):
+            pausable = Pausable(lambda: self._act(process, step, pausable))
+            pausable.go_on()
+        else:
+            self._act(process, step)
+
+    def _act(self, process: Process, step: Step, pausable: Pausable | None = None) -> None:
         was_new = process.jam is None
-        with self.world.running(process, step) as running:
+        with self.world.running(process, step, pausable) as running:
             try:
                 if was_new:
                     self.world.tell(f"{process.name} opens a Jamboree (write={process.mode!r})")
@@ -252,6 +279,56 @@ class _Simulation:
         process.kept["episode"] = episode
         self.world.tell(f"{process.name} has begun episode {episode.id[-4:]}")
 
+    def _vector_step(self, running: Running, _: int) -> None:
+        """A step of some environments at once, or the reset of all of them before the first."""
+        process = running.process
+        envs = process.kept.get("vector")
+        if envs is None:
+            assert process.jam is not None
+            lengths = [1 + i % LENGTH for i in range(SUB_ENVS[process.actor])]
+            made = SyncVectorEnv([partial(CountingEnv, length) for length in lengths])
+            envs = process.kept["vector"] = process.jam.record(made, run="v")
+        before = self._vector_episodes(envs)
+        for episode in before:
+            episode.has_begun_step = True
+        self.world.tell(f"{process.name} takes a step of {envs.num_envs} environments")
+        observations = None
+        try:
+            if before:
+                observations, *_ = envs.step(np.zeros((envs.num_envs, 2), np.float32))
+            else:
+                observations, _ = envs.reset()
+        except JamboreeError as error:
+            process.kept["vector"] = None
+            is_told = any(one.may_be_lost or one.is_deleted for one in before)
+            if not (is_told and isinstance(error, (EpisodeNotFound, EpisodeInUse))):
+                raise
+            self.world.tell(f"{process.name} is told that an episode is lost")
+        finally:
+            for id in _ids_of(envs):
+                if id not in self.ledger.episodes:
+                    self.ledger.episodes[id] = Episode(id, process.name, status="")
+            if observations is None:
+                ids = [one.id for one in [*before, *self._vector_episodes(envs)]]
+                self.ledger.lose((), ids, "its step did not return")
+        if observations is None:
+            return
+        is_safe = self._is_safe(process)
+        for episode, count, length in zip(
+            self._vector_episodes(envs), observations[:, 0].tolist(), _lengths_of(envs), strict=True
+        ):
+            is_new = episode not in before
+            episode.rows, episode.has_begun_step = int(count) + 1, False
+            episode.is_in_journal = is_safe and (is_new or episode.is_in_journal)
+            if not episode.may_be_lost:
+                episode.status = "terminated" if count == length else "running"
+        for episode in before:
+            episode.has_begun_step = False
+
+    def _vector_episodes(self, envs: Any) -> list[Episode]:
+        known = self.ledger.episodes
+        return [known[id] for id in _ids_of(envs) if id in known]
+
     def _deliver(self, running: Running, _: int) -> None:
         """What the writer's thread does in a round; and what others would do beside it."""
         process = running.process
@@ -369,10 +446,21 @@ class _Simulation:
                 with suppress(EpisodeNotFound):
                     data = jam.episode(summary.id).data()
                     rows = data.observations[:, 0].tolist()
+                    self._note_begun_episodes()
                     when = f"{running.process.name} reads"
                     self.ledger.check_rows(summary.id, rows, when, deleted=deleted)
         for what in self.ledger.violations[before:]:
             self.world.tell(f"VIOLATION: {what}")
+
+    def _note_begun_episodes(self) -> None:
+        """Whose reset has not returned, and may be there all the same."""
+        processes = [*self.world.processes.values(), *(one.process for one in self.world.stack)]
+        for process in processes:
+            env, envs = process.kept.get("env"), process.kept.get("vector")
+            ids = [None if env is None else _id_of(env), *([] if envs is None else _ids_of(envs))]
+            for id in ids:
+                if id is not None and id not in self.ledger.episodes:
+                    self.ledger.episodes[id] = Episode(id, process.name, status="")
 
     def _check_running(self, running: Running, id: str, status: str) -> None:
         """The status that somebody reads while it may still change."""
@@ -435,23 +523,44 @@ class _Simulation:
     def _follow_up(self, running: Running, _: int) -> None:
         """A round of the automatic backup."""
         process = running.process
-        follower = process.kept.get("follower")
-        if follower is None:
-            open_mongo = process.connection.opened.opened_backup
-            follower = Follower(
-                process.connection.redis_store, lambda: open_mongo(), to="simulated", is_new=True
-            )
-            process.kept["follower"] = follower
+        follower = self._follower(process)
         self.world.tell(f"{process.name} takes a round of the automatic backup")
         follower.copy_once()
+        self._check_follower(running, follower)
+
+    def _follower(self, process: Process) -> Follower:
+        follower: Follower | None = process.kept.get("follower")
+        if follower is None:
+            open_mongo = process.connection.opened.opened_backup
+            follower = process.kept["follower"] = Follower(
+                process.connection.redis_store, lambda: open_mongo(), to="simulated", is_new=True
+            )
+        return follower
+
+    def _check_follower(self, running: Running, follower: Follower) -> None:
         if follower.trouble and not running.had_trouble and not self.has_trouble():
             self.violated(f"the backup has trouble: {follower.trouble}")
+
+    def _take_turn(self, running: Running, _: int) -> None:
+        """A round of one of the automatic backups, of which one copies at a time."""
+        process = running.process
+        follower = self._follower(process)
+        self.world.tell(f"{process.name} copies if no other backup does")
+
+        def copy() -> float:
+            return follower._copy() if follower._leader_lock.claim() else math.inf
+
+        follower._attempt(copy)
+        self._check_follower(running, follower)
 
     def _trim(self, running: Running, number: int) -> None:
         jam = running.process.jam
         assert jam is not None
         self.world.tell(f"{running.process.name} evicts what it can from Redis")
-        jam.backup.retain(max_redis_bytes=1)
+        if number % 3:
+            jam.backup.retain(max_redis_bytes=1)
+        else:
+            jam.backup.retain(max_age_s=AGES_S[number % len(AGES_S)])
         jam.backup.trim()
         if number % 2:
             jam.backup.retain()
@@ -524,6 +633,7 @@ class _Simulation:
     def _wait(self, number: int) -> None:
         seconds = WAITS_S[number % len(WAITS_S)]
         self.world.tell(f"{seconds:g} s pass")
+        self.world.write_to_disk()
         self.world.sleep(seconds)
 
     def _kill(self, number: int) -> None:
@@ -546,8 +656,30 @@ class _Simulation:
         self.has_failed_over = True
         self._changed(lambda: self.world.redis.fail_over(loss_s), "Redis had not synced it")
 
+    def _cut_power(self, number: int) -> None:
+        """Of the machine of all processes; Redis is there, too, or on another one."""
+        if self.world.stack:
+            return
+        loses = number % 2
+        where = "with Redis, which lacks the newest writes" if loses else "but not of Redis"
+        self.world.tell(f"power cut of the machine of all processes, {where}")
+        for process in list(self.world.processes.values()):
+            self.world.kill(process)
+            self._process_ends(process)
+        self.world.cut_power()
+        self.has_failed_over |= bool(loses)
+        self._changed(lambda: loses and self.world.redis.fail_over(number % 10 / 10), "power cut")
+        redis, mongo = self.stored_in_redis(), self.stored_in_mongo()
+        self.ledger.lose(set(self.ledger.notes) - redis.names - mongo.names, (), "power cut")
+        for id, episode in self.ledger.episodes.items():
+            rows = max(redis.episodes.get(id, 0), mongo.episodes.get(id, 0))
+            statuses = {redis.statuses.get(id), mongo.statuses.get(id)}
+            if rows < episode.rows or episode.status not in statuses:
+                self.ledger.lose((), [id], "power cut")
+
     def _changed(self, change: Callable[[], object], why: str) -> None:
         """Redis loses something: excuse what nobody else holds."""
+        self._note_begun_episodes()
         before = self.stored_in_redis()
         for process in self.world.processes.values():
             process.leased_until = -math.inf
@@ -644,6 +776,7 @@ class _Simulation:
     def end(self) -> None:
         """Everything is mended, everybody closes; then all promises have to hold."""
         world = self.world
+        world.go_on(all_of_them=True)
         world.tell("-- everything is mended, and everybody closes --")
         world.redis.is_away = world.mongo.is_away = world.redis.is_full = world.disk_is_full = False
         world.execute_late(all_of_them=True)
@@ -660,10 +793,15 @@ class _Simulation:
     def _check(self, running: Running, _: int) -> None:
         jam, world = running.process.jam, self.world
         assert jam is not None
-        deliver_dead_journals(running.process.connection)
+        deliver_dead_journals(running.process.connection, is_restarted=True)
         left = sorted(one.name for one in world.directory.glob("journal/*"))
+        left = [one for one in left if one.partition(".")[0] not in world.torn]
         if any(not one.endswith(".new") for one in left):
             self.violated(f"journals stay: {left}")
+        world.sleep(HOLD_S)  # whoever had the lease is dead
+        follower = self._follower(running.process)
+        if not follower._leader_lock.claim():
+            self.violated("a dead backup keeps the others from copying")
         jam.backup.flush()
         if self.has_failed_over:  # Redis may lack what it had before, and MongoDB still has
             jam.backup.restore()

@@ -3,9 +3,9 @@
 The code of the package runs as it is. What it asks of its surroundings (clocks, randomness, clients
 of the servers, threads, room on the disk) it gets from here, for as long as `World.entered` lasts.
 
-One process runs at a time. Where it waits for a server, others may take steps before it goes on.
-These steps end before it does, so not every order of round trips comes up: that of A1 B1 A2 B2 only
-where B1 or A2 is a late command.
+One process runs at a time. Where it waits for a server, others may take steps before it goes on
+(`meanwhile`), or it is stopped there, and goes on some steps later (`stopped`). So the round trips
+of two processes come in any order.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ import mongo_model
 import redis
 import redis_model
 from mongo_model import MongoModel
+from pausable import Pausable
 from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError
 from redis_model import Calls, RedisModel
 from schedule import Fault, Step
 
 from jamboree_gym import Jamboree, connection
 from jamboree_gym.delivery import lease, opened, writer
-from jamboree_gym.journal import journal
+from jamboree_gym.journal import journal, restarts
 from jamboree_gym.store.mongo import bundles
 from jamboree_gym.store.mongo import store as mongo_store
 from jamboree_gym.store.redis import buckets, scripts
@@ -50,9 +51,11 @@ __all__ = ["ASK_AGAIN_S", "NAMESPACE", "Killed", "Process", "Running", "World"]
 BEGIN_S = 1_800_000_000.0  # epoch seconds
 ROUND_TRIP_S = 5e-4
 ASK_AGAIN_S = 31.0  # MongoDB was away, and is not asked before
+PAGE_BYTES = 4096
 LOOK_S = 1e-6  # so much later it is at each look at a clock: nobody waits in a loop for ever
 NAMESPACE = "sim"
-MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync", "keeper": "sync"}
+MODES = {"writer-3": "sync", "writer-4": "fsync", "reader": "sync"}
+MODES |= {"keeper": "sync", "keeper-2": "sync"}
 _JOURNAL_CODE = str(Path(journal.__file__).parent)
 # The garbage collector calls these, at points that no seed decides.
 _OF_THE_COLLECTOR = ("_release", "_is_unused", "_unused_bytes", "_remove")
@@ -76,6 +79,7 @@ class Process:
         threads: What it would have threads do.
         files: Those of its journal, as they were when it was killed.
         leased_until: Its lease is there for sure until then, seconds since the beginning.
+        stopped: The step in whose middle it is stopped.
     """
 
     actor: str
@@ -88,6 +92,7 @@ class Process:
     threads: list[Callable[[], None]] = field(default_factory=list)
     leased_until: float = -math.inf
     files: dict[Path, bytes] = field(default_factory=dict)
+    stopped: Pausable | None = None
 
     @property
     def connection(self) -> connection.Connection:
@@ -103,10 +108,12 @@ class Running:
     Attributes:
         seen: How many round trips there were, by what faults count.
         had_trouble: Whether a fault has met it.
+        pausable: What is stopped if it is.
     """
 
     process: Process
     step: Step
+    pausable: Pausable | None = None
     seen: Counter[str] = field(default_factory=Counter)
     had_trouble: bool = False
 
@@ -139,7 +146,9 @@ class World:
         mongo_was_away: Whether MongoDB has ever not answered.
         mongo_uncertain_until: Until then a process may not ask it, as it was away.
         round_trips: How many there were.
+        steps: How many steps of the schedule were begun.
         dead_at: When processes were killed.
+        torn: Writers whose journals a power cut has met.
     """
 
     def __init__(
@@ -161,11 +170,15 @@ class World:
         self.disk_is_full = False
         self.mongo_was_away = False
         self.mongo_uncertain_until = -math.inf
-        self.round_trips = 0
+        self.round_trips = self.steps = self._starts = 0
         self.dead_at: dict[str, float] = {}
         self._act = act
         self._random = Random(seed)
         self._late: list[Late] = []
+        self.torn: set[str] = set()
+        self._on_disk: dict[Path, bytes] = {}
+        self._start_machine()
+        self._stopped: list[tuple[int, Process]] = []
         self._numbers: dict[str, int] = {}
 
     def tell(self, event: str) -> None:
@@ -205,6 +218,7 @@ class World:
             (time, "sleep", self.sleep),
             (time, "thread_time", lambda: 0.0),
             (os, "urandom", draw),
+            (restarts, "_BOOT_ID", self.directory / "boot_id"),
             (os, "posix_fallocate", self._allocate(os.posix_fallocate)),
             (secrets, "token_hex", token),
             (bundles, "token_hex", token),
@@ -227,7 +241,7 @@ class World:
                 yield
             finally:
                 for process in list(self.processes.values()):
-                    self.end(process)
+                    self.kill(process)
 
     def _redis_client(self, _: str) -> redis.Redis:
         return redis_model.client_of(self.redis, self)
@@ -307,9 +321,11 @@ class World:
         process.files = {}
 
     @contextmanager
-    def running(self, process: Process, step: Step) -> Iterator[Running]:
+    def running(
+        self, process: Process, step: Step, pausable: Pausable | None = None
+    ) -> Iterator[Running]:
         """While this lasts, it is the one that runs."""
-        now = Running(process, step)
+        now = Running(process, step, pausable)
         self.stack.append(now)
         opened.writers_here._names = process.names_here
         # Not while it opens: a lock that it is just taking would have no owner.
@@ -326,7 +342,7 @@ class World:
             self.stack.pop()
             if self.stack:
                 self.stack[-1].had_trouble |= now.had_trouble
-                opened.writers_here._names = self.stack[-1].process.names_here
+            self._set_names_here()
 
     # -- round trips ------------------------------------------------------------------------
 
@@ -396,6 +412,8 @@ class World:
             self.tell(f"{now.process.name} waits for {what}; meanwhile:")
             now.had_trouble = True
             self._act(fault.step)
+        elif fault.kind == "stopped" and now.pausable is not None:
+            self._stop(now, fault.delay, what)
         elif fault.kind == "killed before":
             self.tell(f"{now.process.name} is killed before {what}")
             self.kill(now.process)
@@ -427,15 +445,78 @@ class World:
             self.tell(f"{what} of {now.process.name} is executed, and the answer is lost")
             raise (timed_out if fault.kind.endswith("in time") else lost)("the answer was lost")
 
+    def _stop(self, now: Running, steps: int, what: str) -> None:
+        """Stop a process, and return when it goes on: others have taken so many steps then."""
+        assert now.pausable is not None
+        self.tell(f"{now.process.name} is stopped before {what}")
+        now.had_trouble = True
+        now.process.stopped = now.pausable
+        self.stack.pop()
+        self._stopped.append((self.steps + steps, now.process))
+        self._set_names_here()
+        now.pausable.stop()
+        now.process.stopped = None
+        self.stack.append(now)
+        self._set_names_here()
+        self.tell(f"{now.process.name} goes on")
+
+    def go_on(self, *, all_of_them: bool = False) -> None:
+        """Another step of the schedule: who was stopped for so many of them goes on."""
+        self.steps += 1
+        while due := [one for one in self._stopped if all_of_them or one[0] <= self.steps]:
+            self._stopped.remove(due[0])
+            _, process = due[0]
+            if process.stopped is not None:
+                process.stopped.go_on()
+
+    def _set_names_here(self) -> None:
+        if self.stack:
+            opened.writers_here._names = self.stack[-1].process.names_here
+
     def kill(self, process: Process) -> None:
         """Kill it; what it has begun ends at its next round trip at the latest."""
         for one in self.stack:
             one.had_trouble = True
         self.end(process)
+        if process.stopped is not None:  # it notices at once, and lets go of what it holds
+            process.stopped.go_on()
 
     def _kill_in_journal(self, process: Process) -> None:
         self.tell(f"{process.name} is killed in the code of the journal")
         self.kill(process)
+
+    # -- the machine of all processes ---------------------------------------------------------
+
+    def _start_machine(self) -> None:
+        self._starts += 1
+        (self.directory / "boot_id").write_text(f"start {self._starts}\n")
+
+    def _journal_files(self) -> list[Path]:
+        return sorted(self.directory.glob("journal/*.*[0-9]"))
+
+    def write_to_disk(self) -> None:
+        """The kernel writes what is in its memory."""
+        self._on_disk = {path: path.read_bytes() for path in self._journal_files()}
+
+    def cut_power(self) -> None:
+        """All processes end. Of each page of a journal the disk has the newest state, or an older.
+
+        Pages that the kernel has never written are zeros. To be called when all processes are dead.
+        """
+        for path in self._journal_files():
+            now = path.read_bytes()
+            on_disk = self._on_disk.get(path, b"").ljust(len(now), b"\0")
+            pages = range(0, len(now), PAGE_BYTES)
+            left = [
+                now[at : at + PAGE_BYTES]
+                if self._random.random() < 0.5
+                else on_disk[at : at + PAGE_BYTES]
+                for at in pages
+            ]
+            path.write_bytes(b"".join(left))
+            self.torn.add(path.name.partition(".")[0])
+        self.write_to_disk()
+        self._start_machine()
 
     def execute_late(self, *, all_of_them: bool = False) -> None:
         """Execute the commands that were on their way for long."""

@@ -91,7 +91,12 @@ def deliver(store: LogStore, append: Append) -> AppendResult:
         asked = store.ask_for([append])
         if append.key in asked.deleted:
             return AppendResult(0, 0, -math.inf, is_deleted=True)
-        return deliver(store, structs.replace(append, asked_in=asked.epoch))
+        assert not asked.failed
+        stored = asked.stored.get(append.key, 0)
+        left = append.batches[stored:]
+        again = structs.replace(append, batches=left, asked_in=asked.epoch, is_repeated=False)
+        result = deliver(store, again)
+        return structs.replace(result, stored=result.stored + stored)
     return result
 
 

@@ -32,6 +32,7 @@ from processes import NoteHandler
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from pymongo.server_api import ServerApi
+from warm import run_warm
 
 from jamboree_gym import Jamboree
 from jamboree_gym.errors import JamboreeClosed
@@ -350,3 +351,28 @@ def test_servers_of_two_homes_do_not_meet_though_both_had_the_same_port(
         kill(servers.status().redis_pid)
         restarted(servers, redis=1)
         assert both.status().redis_restarts == 0
+
+
+MANY_FILES = """
+import os, resource, sys
+import gymnasium as gym
+from jamboree_gym import Jamboree
+
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+with Jamboree(home=sys.argv[1], backup=True, backup_interval_s=0.1) as jam:
+    with jam.record(gym.make("CartPole-v1"), run="many") as env:
+        env.reset(seed=1)
+        env.step(0)
+        episode = jam.episode(env.episode_id)
+    jam.backup.flush()
+    print(len(episode), max(kept) > 1_023, jam.backup.status().pending_records)
+"""
+
+
+def test_a_process_with_more_than_a_thousand_open_files_starts_servers_and_records(
+    home: Path,
+) -> None:
+    ended = run_warm(MANY_FILES, home)
+    assert (ended.stdout, ended.returncode) == ("1 True 0\n", 0), ended.stderr

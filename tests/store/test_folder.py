@@ -8,7 +8,7 @@ import random
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,11 +137,12 @@ def test_a_writer_that_is_killed_again_and_again_loses_nothing_acknowledged(
         writer.kill()
         lines = writer.communicate()[0].split()
         before, done = done, int(lines[-1]) if lines else done + 2
-        store = open_folder()
-        found = set(store.keys())
-        for number in range(before + 2, done + 1):
-            assert (key_of(number) in found) == (number % 3 != 0), number
-        assert store.damaged() == {}
+        with closing(open_folder()) as store:
+            found = set(store.keys())
+            for number in range(before + 2, done + 1):
+                assert (key_of(number) in found) == (number % 3 != 0), number
+            assert store.damaged() == {}
+    store = open_folder()
     assert check_all(store) == set(store.keys())
     counts = store.counts([key_of(number) for number in range(done + 1)])
     assert {count for _, count in list(counts.values())[:-1]} <= {2, 4}

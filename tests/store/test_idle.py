@@ -14,14 +14,14 @@ from embedded_home import new_home, wait_until
 from recorded_envs import ACTION, CountingEnv, play
 
 from jamboree_gym import Jamboree
-from jamboree_gym.servers.embedded import EmbeddedServers, server_status
+from jamboree_gym.servers.embedded import server_status
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc counts wake-ups")
 
 WATCHED_S = 3.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     with new_home() as made:
         yield made
@@ -38,22 +38,7 @@ def wake_ups(pid: int | None) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
 
 
-def wake_ups_a_second(*pids: int | None) -> list[float]:
-    """Of each process, while nothing happens."""
-    before = list(map(wake_ups, pids))
-    time.sleep(WATCHED_S)  # there is nothing to wait for: that is the point
-    return [(wake_ups(pid) - one) / WATCHED_S for pid, one in zip(pids, before, strict=True)]
-
-
-def test_a_supervisor_sleeps_while_its_servers_run(home: Path) -> None:
-    with EmbeddedServers.join(home) as servers:
-        servers.mongo_url()
-        wait_until(lambda: server_status(home).mongo_pid is not None)
-        (supervisor,) = wake_ups_a_second(servers.status().supervisor_pid)
-        assert supervisor < 2
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def idle_jam(home: Path) -> Iterator[Jamboree]:
     """It has recorded an episode, which is backed up, and records nothing now."""
     with Jamboree(home=home, backup=True, backup_interval_s=0.1) as jam:
@@ -64,20 +49,29 @@ def idle_jam(home: Path) -> Iterator[Jamboree]:
         yield jam
 
 
+def commands(jam: Jamboree) -> int:
+    """How many commands Redis has got so far."""
+    return int(jam.redis.info("stats")["total_commands_processed"])
+
+
 def commands_meanwhile(jam: Jamboree, seconds: float) -> int:
     """How many commands Redis gets from others while we wait."""
-    before = jam.redis.info("stats")["total_commands_processed"]
+    before = commands(jam)
     time.sleep(seconds)
-    return int(jam.redis.info("stats")["total_commands_processed"] - before - 1)
+    return commands(jam) - before - 1
 
 
-def test_an_idle_jamboree_sends_redis_no_commands(idle_jam: Jamboree) -> None:
-    assert commands_meanwhile(idle_jam, WATCHED_S) == 0
-
-
-def test_an_idle_jamboree_hardly_wakes_any_process(idle_jam: Jamboree, home: Path) -> None:
+def test_an_idle_jamboree_sends_redis_nothing_and_hardly_wakes_any_process(
+    idle_jam: Jamboree, home: Path
+) -> None:
     status = server_status(home)
-    valkey, backup, mongo = wake_ups_a_second(status.redis_pid, status.backup_pid, status.mongo_pid)
+    pids = (status.supervisor_pid, status.redis_pid, status.backup_pid, status.mongo_pid)
+    before = list(map(wake_ups, pids))
+    assert commands_meanwhile(idle_jam, WATCHED_S) == 0
+    supervisor, valkey, backup, mongo = [
+        (wake_ups(pid) - one) / WATCHED_S for pid, one in zip(pids, before, strict=True)
+    ]
+    assert supervisor < 2
     assert valkey < 8  # its own timer: 5
     assert backup < 8  # pymongo's threads: 4
     assert mongo < 19  # WiredTiger's and its own threads: 14

@@ -179,9 +179,14 @@ class LogAppender(BucketPart):
             raise translated from answer
         stored, count, t_last, *more = answer
         stored, count, epoch = int(stored), int(count), server.epochs.get(bucket.at, "")
-        must_ask = self._can_ask and (_is_behind(append, count) if more else stored == 0)
+        must_ask = stored == 0
+        if more:
+            is_repeated = was_repeated or append.is_repeated
+            is_evicted = is_repeated and _may_be_evicted(append, stored, held=int(more[2]))
+            must_ask = is_evicted or _is_behind(append, count)
         if must_ask and append.asked_in and not was_repeated:
             must_ask = part_of(append.asked_in, bucket) != epoch
+        must_ask &= self._can_ask
         if not more:
             return AppendResult(0, 0, t_last, stored < 0, was_repeated, must_ask)
         first, log = more[0], (f"{server.losses} {epoch}", more[1])
@@ -282,6 +287,11 @@ def newest_in_runs(entries: Iterable[IndexEntry | None]) -> dict[str, str]:
         if entry is not None and (entry.run not in newest or entry.time > newest[entry.run]):
             newest[entry.run] = entry.time
     return {run: repr(time) for run, time in newest.items()}
+
+
+def _may_be_evicted(append: Append, stored: int, *, held: int) -> bool:
+    """Whether Redis may have evicted batches of an append, so that it cannot recognize them."""
+    return stored < len(append.batches) and batch_span(append.batches[stored])[0] < held
 
 
 def _is_behind(append: Append, count: int) -> bool:

@@ -7,10 +7,10 @@
 --   of the run,
 --   records in the log after it, '1' where an earlier try may have been stored,
 --   the epoch in which MongoDB was asked for the log, number of batches, batches...
--- Answer: for each append {k, count, t_last, first, born}, or its error. The first k batches are in
--- the log, from now or from an earlier try. Batch k + 1 does not continue the log: another writer was
--- there first. `first` and `born` are missing where there is no log. After them, 1 where somebody
--- follows (there is a feed), else 0.
+-- Answer: for each append {k, count, t_last, first, born, held}, or its error. The first k batches
+-- are in the log, from now or from an earlier try. Batch k + 1 does not continue the log: another
+-- writer was there first, or it is stored already, and was evicted. `first`, `born` and `held` are
+-- missing where there is no log. After them, 1 where somebody follows (there is a feed), else 0.
 --
 -- In another epoch nothing is done, and the answer is that epoch ('' = there is none yet): what the
 -- sender remembers of the server is not true any more.
@@ -114,7 +114,7 @@ local function append(key, summaries, at)
     redis.call('LSET', key, 0, pack_head(head))
   end
   return {stored, head.count, string.format('%.17g', head.t_last), head.first,
-          string.format('%.17g', head.born)}
+          string.format('%.17g', head.born), head.held}
 end
 local answers, at = {}, 3
 for i = 7, #KEYS, 2 do

@@ -1,0 +1,237 @@
+"""Puts faults into a copy of the package, one line each, and counts the schedules until one fails.
+
+    python tests/simulation/planted_faults.py
+    python tests/simulation/planted_faults.py --only "a change during a copy" --story
+
+The exit code is 1 if one of them is not found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["FAULTS", "PlantedFault", "found_after", "plant"]
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "jamboree_gym"
+SIMULATE = Path(__file__).parent / "simulate.py"
+
+
+@dataclass(frozen=True)
+class PlantedFault:
+    """One line of the package, and what it is replaced by.
+
+    Attributes:
+        name: What is wrong then.
+        path: The file, in the package.
+        line: As it is; it stands there once.
+        instead: As it is with the fault.
+    """
+
+    name: str
+    path: str
+    line: str
+    instead: str
+
+
+FAULTS = (
+    PlantedFault(
+        "a change during a copy is taken for copied",
+        "store/redis/lua/acknowledge.lua",
+        "if pending and tonumber(pending) <= revision then",
+        "if pending then",
+    ),
+    PlantedFault(
+        "a copy of an emptied Redis is acknowledged",
+        "store/redis/lua/acknowledge.lua",
+        "local is_same_epoch = redis.call('GET', KEYS[2]) == ARGV[1]",
+        "local is_same_epoch = true",
+    ),
+    PlantedFault(
+        "an append after FLUSHALL begins a log anew that MongoDB holds",
+        "store/redis/lua/append.lua",
+        "if is_repeated or not is_covered then return {0, 0, '-inf'} end",
+        "if is_repeated then return {0, 0, '-inf'} end",
+    ),
+    PlantedFault(
+        "an append is repeated after a deletion",
+        "store/redis/lua/append.lua",
+        "if is_repeated then return {-1, 0, '-inf'} end",
+        "if is_repeated then return {0, 0, '-inf'} end",
+    ),
+    PlantedFault(
+        "a batch that was moved is not recognized",
+        "store/redis/lua/append.lua",
+        "or (is_repeated and head.codec == CODEC_RECORDS and was_moved(key, ARGV[i]))) then",
+        ") then",
+    ),
+    PlantedFault(
+        "a batch that was evicted is not recognized",
+        "store/redis/appender.py",
+        "must_ask = is_evicted or _is_behind(append, count)",
+        "must_ask = _is_behind(append, count)",
+    ),
+    PlantedFault(
+        "an episode is continued behind a gap",
+        "store/redis/appender.py",
+        "must_ask = is_evicted or _is_behind(append, count)",
+        "must_ask = is_evicted",
+    ),
+    PlantedFault(
+        "a deletion is not noted for MongoDB",
+        "store/redis/lua/delete.lua",
+        "redis.call('HSET', KEYS[4], identity(KEYS[1], struct.unpack('<d', born)), born)",
+        "local _ = identity(KEYS[1], struct.unpack('<d', born))",
+    ),
+    PlantedFault(
+        "a deletion is forgotten before MongoDB has done it",
+        "backup/copy.py",
+        "    backup.delete(deleted)\n",
+        "    backup.clear_deleted(deleted)\n",
+    ),
+    PlantedFault(
+        "a slow reader restores what was deleted meanwhile",
+        "store/redis/lua/restore.lua",
+        "if not same_standing(KEYS[6], KEYS[4], ARGV[1]) then return 0 end",
+        "if ARGV[1] == '' then return 0 end",
+    ),
+    PlantedFault(
+        "a reader restores what is noted as deleted",
+        "store/read_through.py",
+        "elif (key, stored.head.born) not in deleted:",
+        "elif stored is not None:",
+    ),
+    PlantedFault(
+        "records of a dead process are delivered again",
+        "recording/recovery.py",
+        "waiting = [record for record in records if not record.is_confirmed]",
+        "waiting = list(records)",
+    ),
+    PlantedFault(
+        "records that arrived unheard are delivered again",
+        "recording/recovery.py",
+        "waiting = [record for record in waiting if record.planned_index not in sent]",
+        "waiting = [record for record in waiting if record.planned_index != -1]",
+    ),
+    PlantedFault(
+        "a dead process's abandoned episode is taken for interrupted",
+        "recording/recovery.py",
+        'if status == "running" and episode.is_abandoned:',
+        'if status != "running" and episode.is_abandoned:',
+    ),
+    PlantedFault(
+        "what a failed delivery took is not tried again",
+        "delivery/writer.py",
+        "self._dirty, self._in_flight = {**self._in_flight, **self._dirty}, {}",
+        "self._dirty, self._in_flight = {**self._dirty}, {}",
+    ),
+    PlantedFault(
+        "the lease is not renewed after FLUSHALL",
+        "delivery/lease.py",
+        "if self._is_wanted and (is_late or self._losses != self._store.losses):",
+        "if self._is_wanted and is_late:",
+    ),
+    PlantedFault(
+        "blobs are not sent again after FLUSHALL",
+        "store/redis/appender.py",
+        "blobs: set[str] = field(default_factory=set)",
+        "blobs: set[str] = field(default_factory=lambda known=set(): known)",
+    ),
+    PlantedFault(
+        "a record is moved without its time",
+        "delivery/outbox.py",
+        "t_last = time_s if time_s > t_last else math.nextafter(t_last, math.inf)",
+        "t_last = time_s",
+    ),
+    PlantedFault(
+        "Redis gives up what MongoDB lacks",
+        "store/redis/lua/trim.lua",
+        "local later = trim_front(key, head, math.min(head.acked, head.newest, kept))",
+        "local later = trim_front(key, head, head.newest)",
+    ),
+    PlantedFault(
+        "rows of a dead process are delivered from the wrong one on",
+        "recording/recovery.py",
+        "            yield from part[start - part.start :].cut(size)",
+        "            yield from part.cut(size)",
+    ),
+    PlantedFault(
+        "the other process's records are not put behind one's own",
+        "journal/dead.py",
+        "        self.records.sort(key=lambda record: record.time_s)\n",
+        "        self.records.sort(key=lambda record: -record.time_s)\n",
+    ),
+    PlantedFault(
+        "torn rows of a power cut are delivered",
+        "journal/dead.py",
+        "            if not (self.owner.boot and self.owner.is_whole):",
+        "            if not self.owner.boot:",
+    ),
+    PlantedFault(
+        "a dead backup's lease never ends",
+        "store/redis/lua/take_lead.lua",
+        "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])",
+        "redis.call('SET', KEYS[1], ARGV[1])",
+    ),
+)
+
+
+def plant(fault: PlantedFault, directory: Path) -> None:
+    """Copy the package there, with the fault in it."""
+    shutil.copytree(ROOT / PACKAGE, directory / PACKAGE, ignore=shutil.ignore_patterns("*.pyc"))
+    path = directory / PACKAGE / fault.path
+    source = path.read_text()
+    if source.count(fault.line) != 1:
+        raise ValueError(f"{fault.path} does not have this line once: {fault.line!r}")
+    path.write_text(source.replace(fault.line, fault.instead))
+
+
+def found_after(fault: PlantedFault, first: int, seconds: float, *, story: bool) -> int | None:
+    """The number of schedules until one fails; None if none does in this time."""
+    with tempfile.TemporaryDirectory(prefix="jg-planted-") as directory:
+        plant(fault, Path(directory))
+        command = [sys.executable, str(SIMULATE), "--first", str(first), "--seconds", str(seconds)]
+        done = subprocess.run(
+            [*command] if story else [*command, "--whole"],
+            env=os.environ | {"PYTHONPATH": directory},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if story or done.returncode > 1:
+        print(done.stdout, done.stderr)
+    found = re.search(r"seed (\d+) breaks a promise", done.stdout)
+    return int(found[1]) - first + 1 if found else None
+
+
+def main() -> int:
+    """Parse, plant, simulate, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
+    parser.add_argument("--seconds", type=float, default=120.0, help="at most so long for each")
+    parser.add_argument("--only", default="", help="those with this in their names")
+    parser.add_argument("--story", action="store_true", help="of the schedule that finds it")
+    options = parser.parse_args()
+    missed = 0
+    for fault in FAULTS:
+        if options.only not in fault.name:
+            continue
+        began = time.monotonic()
+        count = found_after(fault, options.first, options.seconds, story=options.story)
+        missed += count is None
+        found = "not found" if count is None else f"found by schedule {count}"
+        print(f"{found} ({time.monotonic() - began:.0f} s): {fault.name}", flush=True)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
