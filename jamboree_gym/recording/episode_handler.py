@@ -488,7 +488,7 @@ class EpisodeHandler(DBHandler):
         raise InvalidRecord(f"the {n} oldest steps cannot be popped: an episode stays whole")
 
     def delete(self) -> None:
-        """Delete the episode, from Redis and from MongoDB."""
+        """Delete the episode, from Redis and from the backup."""
         self.episode.delete()
         self._steps = self.writing = None
 
