@@ -89,7 +89,7 @@ class Walk(gym.Env[Observation, np.int64]):
 class GlobalRandom(Walk):
     """Draws from NumPy's global generator, which `reset(seed=...)` does not seed.
 
-    The same with Python's `random`, `torch.rand`, or a `default_rng()` of its own.
+    The same with Python's `random`, `torch.rand`, or a separate `default_rng()`.
     """
 
     def _push(self) -> float:
@@ -98,7 +98,7 @@ class GlobalRandom(Walk):
 
 
 class SampledSpace(Walk):
-    """Samples from a space, which has a generator of its own that `reset` does not seed."""
+    """Samples from a space, which has a separate generator that `reset` does not seed."""
 
     def __init__(self, *, fault: bool = True, strikes_at: int = STRIKES_AT) -> None:
         super().__init__(fault=fault, strikes_at=strikes_at)
@@ -141,7 +141,7 @@ class EnvironmentVariable(Walk):
 
 
 class CarriedOver(Walk):
-    """Forgets to reset something: the wind that has grown goes on in the next episode."""
+    """Forgets to reset something: the wind that has grown continues in the next episode."""
 
     def __init__(self, *, fault: bool = True, strikes_at: int = STRIKES_AT) -> None:
         super().__init__(fault=fault, strikes_at=strikes_at)
@@ -163,7 +163,7 @@ class CarriedOver(Walk):
 class HashOrder(Walk):
     """Goes through a set of texts, whose order differs from process to process.
 
-    Python salts the hashes of texts (`PYTHONHASHSEED`). Objects without a `__hash__` of their own
+    Python salts the hashes of texts (`PYTHONHASHSEED`). Objects whose class defines no `__hash__`
     are hashed by their address, which differs as well.
     """
 

@@ -1,11 +1,11 @@
 """Learner and actors apart: four processes play CartPole, a fifth learns from all of them with DQN.
 
 They share nothing but a Jamboree. Actors record what they play; the learner samples from the run
-while it grows, and keeps a checkpoint every so many steps, whose weights the actors load. Beside
-each step lies the version of the weights that chose it. The actors explore more or less, as those
-of Ape-X do (Horgan et al., "Distributed Prioritized Experience Replay", 2018).
+while it grows. Every `CHECKPOINT_EVERY` steps it keeps a checkpoint, whose weights the actors load.
+Each step is stored with the version of the weights that chose it. The actors explore more or less,
+as those of Ape-X do (Horgan et al., "Distributed Prioritized Experience Replay", 2018).
 
-Kill any of these processes with `kill -9`: it is started again, and goes on.
+Kill any of these processes with `kill -9`: it is started again, and continues.
 
 Needs: pip install 'jamboree-gym[embedded,sb3]' rich
 Run it: python examples/actors.py    (or: --timesteps 5000 --kill-every 1000)
@@ -46,7 +46,7 @@ from jamboree_gym.integrations.sb3 import JamboreeCallback, JamboreeReplayBuffer
 ENV_ID = "CartPole-v1"
 LEARNER = "learner"
 CHECKPOINT_EVERY = 256
-"""So many steps the learner takes between two checkpoints, and an actor with each."""
+"""How many steps the learner takes between two checkpoints, and an actor with each."""
 KEPT_CHECKPOINTS = 20
 PRELOADED = ["jamboree_gym.integrations.sb3", "torch._dynamo"]
 """Take seconds to load, the second with torch's first optimiser: so once, not in each process."""
@@ -82,7 +82,7 @@ class Plan:
         run: Name of the run.
         redis_url: Where to record; None = the embedded servers.
         actors: How many.
-        timesteps: So many steps the learner takes itself; each actor takes about as many.
+        timesteps: How many steps the learner takes itself; each actor takes about as many.
     """
 
     run: str
@@ -403,9 +403,12 @@ def main() -> None:
     parser.add_argument("--actors", type=int, default=4, help="processes that play")
     parser.add_argument("--timesteps", type=int, default=20_000, help="steps of the learner")
     parser.add_argument(
-        "--kill-every", type=int, default=0, help="kill an actor after so many of these (0: never)"
+        "--kill-every",
+        type=int,
+        default=0,
+        help="kill an actor after this many of these (0: never)",
     )
-    parser.add_argument("--run", help="name of the run; of one that is there, to go on with it")
+    parser.add_argument("--run", help="name of the run; of one that is there, to continue it")
     parser.add_argument("--redis-url", help="where to record, if not on embedded servers")
     arguments = parser.parse_args()
 
@@ -417,7 +420,7 @@ def main() -> None:
         try:
             watch(jam, plan, crew, kills)
         except KeyboardInterrupt:
-            console.print(f"to go on: python examples/actors.py --run {run}")
+            console.print(f"to continue: python examples/actors.py --run {run}")
             raise SystemExit(130) from None
         finally:
             crew.stop()

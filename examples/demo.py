@@ -188,7 +188,7 @@ def run(jam: Jamboree, timesteps: int) -> Table:
 
 
 def main() -> None:
-    """Parse the arguments, run on servers in a directory of their own, clean up."""
+    """Parse the arguments, run on servers in a new directory, clean up."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

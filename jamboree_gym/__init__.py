@@ -1,4 +1,4 @@
-"""Every step of a Gymnasium environment, kept: traced to Redis, replayed, backed up to MongoDB."""
+"""Every step of a Gymnasium environment, kept: traced to Redis, replayed, backed up."""
 
 from __future__ import annotations
 

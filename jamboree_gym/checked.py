@@ -246,7 +246,7 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return Any if annotation is inspect.Parameter.empty else annotation
     try:
-        return eval(annotation, names)  # an annotation of our own code
+        return eval(annotation, names)  # an annotation in our code
     except NameError:
         return Any
 

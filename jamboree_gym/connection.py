@@ -194,7 +194,7 @@ class Connection(HasConnection):
     @property
     def journal_directory(self) -> Path | None:
         """Where processes keep what they have not delivered; None = there is no such place."""
-        with suppress(InvalidArgument):  # who has a Redis of their own needs no home
+        with suppress(InvalidArgument):  # a user with a Redis server needs no home
             return (self._home or default_home()).absolute() / JOURNAL_DIRECTORY
         return None
 
@@ -392,7 +392,7 @@ class Connection(HasConnection):
         return writer in writers_here
 
     def as_of_now(self, summaries: Sequence[EpisodeSummary]) -> list[EpisodeSummary]:
-        """The same summaries, `interrupted` where an episode goes on and its writer does not.
+        """The same summaries, `interrupted` where an episode has not ended and its writer is dead.
 
         Asks for all writers in one round trip, and for none that is of this process.
         """
@@ -470,8 +470,8 @@ class Connection(HasConnection):
             self._at_exit.cancel()
 
     def after_fork_in_child(self) -> None:
-        """Go on in a forked process: what the parent has queued, the parent will deliver."""
-        self._lock = threading.RLock()  # whoever held it is not in this process
+        """Continue in a forked process. The parent delivers what it has queued."""
+        self._lock = threading.RLock()  # the thread that held it is not in this process
         self._close_callbacks = []  # the parent's
         self.writer_id = os.urandom(8)
         self.writer_name = self.writer_id.hex()

@@ -51,7 +51,7 @@ class JamboreeError(Exception):
 
 
 class StoreUnavailable(JamboreeError):
-    """Redis or MongoDB could not be reached, refused the login, or did not answer in time."""
+    """Redis or the backup could not be reached, refused the login, or did not answer in time."""
 
 
 class StoreFull(JamboreeError):
@@ -134,7 +134,7 @@ class ExportError(JamboreeError, ValueError):
 
 
 class BackupMismatch(JamboreeError):
-    """MongoDB holds other bytes under a key than Redis does."""
+    """The backup holds other bytes under a key than Redis does."""
 
 
 class BufferMismatch(JamboreeError, ValueError):

@@ -208,7 +208,7 @@ class Jamboree(HasConnection):
         """Return once Redis has everything that was saved before the call.
 
         Args:
-            timeout_s: How long to go on trying, seconds.
+            timeout_s: How long to try, seconds.
 
         Raises:
             UnsavedRecords: Not everything could be brought there; says how much is missing. It
@@ -218,12 +218,12 @@ class Jamboree(HasConnection):
 
     @checked
     def close(self, timeout_s: Seconds = CLOSE_TIMEOUT_S) -> None:
-        """Bring everything to Redis and let go of the servers. A second call does nothing.
+        """Bring everything to Redis and leave the servers. A second call does nothing.
 
         Episodes that are still being recorded are `abandoned`.
 
         Args:
-            timeout_s: How long to go on trying, seconds.
+            timeout_s: How long to try, seconds.
 
         Raises:
             UnsavedRecords: Something could not be saved; says how many records. In `buffered` mode
@@ -321,7 +321,7 @@ class Jamboree(HasConnection):
             min_return: Only with at least this return.
             since: Only those begun at or after this time, epoch seconds.
             order_by: As in `EpisodeQuery.order_by`.
-            limit: At most so many, those at the front.
+            limit: At most this many, those at the front.
             wait: Whether a run that is not there is one that is to come: the query then finds
                 nothing. Else it is taken for misspelt.
             forks: Whether forks of an episode of the same run are found, too: they are experiments,
@@ -377,11 +377,11 @@ class Jamboree(HasConnection):
         wait: bool = False,
         forks: bool = False,
     ) -> Iterator[tuple[Episode, StepData]]:
-        """Follow all episodes that go on at the call or begin later, each from its first step on.
+        """Follow all episodes that are running now or begin later, each from its first step.
 
         Each step comes once. Those of an episode come in order; those of different episodes as they
         arrive in Redis. What other processes record is among them, also of those that start later.
-        While Redis is away the iterator waits, and goes on when it is back.
+        While Redis is away the iterator waits, and continues when it is back.
 
         Example:
             >>> for episode, step in jam.tail(run="ppo", timeout_s=60):
@@ -393,7 +393,7 @@ class Jamboree(HasConnection):
             tags: Only with these tags, at these values.
             since: Only those begun at or after this time, epoch seconds; and of these also what has
                 ended before the call. 0 = all that is stored, and then what comes.
-            timeout_s: End after so many seconds without a new step; None waits for ever.
+            timeout_s: End after this many seconds without a new step; None waits for ever.
             wait: Whether to wait for a run that is not there yet, too.
             forks: Whether to follow forks of an episode of the same run, too.
 
@@ -423,7 +423,7 @@ class Jamboree(HasConnection):
         wait: bool = False,
         forks: bool = False,
     ) -> AsyncIterator[tuple[Episode, StepData]]:
-        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+        """As `tail`, for an event loop, which it does not block: it waits in a separate thread.
 
         It asks Redis nothing before the first item is awaited: that is "the call" then.
 
@@ -445,7 +445,7 @@ class Jamboree(HasConnection):
 
         Args:
             episodes: The episodes, or their ids.
-            n: So many steps of each, or as many as it has.
+            n: Number of steps of each; fewer if it has fewer.
 
         Returns:
             For each episode its steps as arrays, oldest first.

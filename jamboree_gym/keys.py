@@ -131,7 +131,7 @@ class Keyspace:
 
     @cached_property
     def retention(self) -> str:
-        """String: what may be let go of here once the backup holds it."""
+        """String: what may be evicted here once the backup holds it."""
         return f"{self._prefix}:retention"
 
     @cached_property
@@ -159,11 +159,11 @@ class Keyspace:
         return f"{self._prefix}:{name}"
 
     def buckets(self, number: int) -> tuple[BucketKeys, ...]:
-        """The keys of each bucket, where there are so many."""
+        """The keys of each bucket, if there are this many."""
         return tuple(BucketKeys(at, f"{{{self._prefix}:{at:02x}}}") for at in range(number))
 
     def bucket_of(self, key: str, number: int) -> int:
-        """In which of so many buckets a log is; docs/storage.md has the rule."""
+        """In which of that many buckets a log is; docs/storage.md has the rule."""
         name = key.removeprefix(f"{self._prefix}:")
         found = _OF_EPISODE.fullmatch(name)
         if found is not None:
@@ -200,7 +200,8 @@ class BucketKeys:
         unbacked: Sorted set: log -> revision that the backup has not acknowledged.
         runs: Sorted set: run -> time of what was written to it last (epoch seconds).
         feed: Capped stream: an entry for each append to an episode, with its id and run.
-        epoch: At random, made by whoever finds none: another one, and Redis was emptied meanwhile.
+        epoch: A random text. A process that finds none makes one. If it is another one than before,
+            Redis was emptied meanwhile.
         coverage: Whether the listings hold what the backup does: `all`, or `part` to save memory.
             Absent where Redis was emptied, and where it has not been compared yet.
         deleted: Hash: identity of a deleted log -> its birth, until the backup has deleted it, too.

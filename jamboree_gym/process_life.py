@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class FollowsForks(Protocol):
-    """What cannot go on as it is in a forked process."""
+    """An object that has to change in a forked process."""
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what is the parent's: threads, connections, locks that are held."""
@@ -55,7 +55,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 class AtExit:
     """Calls a method at the end of the process, if its object is still there and it is not done.
 
-    A worker process of `multiprocessing` ends without `atexit`, but runs finalizers of its own.
+    A worker process of `multiprocessing` ends without `atexit`, but calls `util.Finalize`.
 
     Args:
         method: A bound method without arguments.

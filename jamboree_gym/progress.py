@@ -31,7 +31,7 @@ def reported(
     Args:
         parts: Pairs of how many are done and what came of it.
         total: How many there are.
-        progress: Who is told; True: whoever looks at stderr.
+        progress: Who is told; True = print to stderr.
         done_is: What has been done to them, for stderr.
     """
     tell = teller(progress, f"episodes {done_is}")
@@ -45,7 +45,7 @@ def teller(progress: bool | Progress, done_are: str) -> Progress | None:
     """Who is told; None where nobody is.
 
     Args:
-        progress: True: whoever looks at stderr.
+        progress: Who is told; True = print to stderr.
         done_are: What is done, for stderr: `episodes read`.
     """
     return partial(_on_stderr, done_are) if progress is True else progress or None

@@ -233,8 +233,8 @@ class EpisodeSummary:
         elapsed_s: Seconds from the reset to the newest step.
         seed: The seed given to `reset`, None where none was given.
         tags: The recorder's tags.
-        vector_index: Which sub-environment of a vector environment it was; None for an environment
-            of its own.
+        vector_index: Which sub-environment of a vector environment it was; None for a single
+            environment.
         writer: Names the process that recorded it, among those that hold a lease.
         parent: Id of the episode that it was forked from; None for one that began with a reset.
         fork_step: Number of the parent's steps before the fork; steps, return and time of a fork
@@ -313,7 +313,7 @@ class EpisodeOrigin:
             reset went on from, where seed and `rng_state` do not tell all: play that one first.
         parent: Id of the episode that this one was forked from: it begins without a reset, where
             that one stood.
-        fork_step: After so many steps of the parent.
+        fork_step: Number of the parent's steps before the fork.
     """
 
     seed: int | None

@@ -458,7 +458,7 @@ def test_a_tail_goes_on_after_outages_and_says_each_once(
         for _ in range(10):
             env.step(ACTION)
         durable_valkey.start()
-        wait_until(lambda n=outage: caplog.text.count("following goes on") == 2 * n)
+        wait_until(lambda n=outage: caplog.text.count("following continues") == 2 * n)
     for _ in range(10):
         env.step(ACTION)
     for thread in threads:

@@ -105,7 +105,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A dict, tuple or list of parts that have layouts of their own.
+    """A dict, tuple or list of parts, each with its layout.
 
     Attributes:
         kind: What holds the parts.

@@ -218,7 +218,7 @@ def grouped(columns: Iterator[npt.NDArray[Any]], layout: Layout) -> Arrays:
 
 
 def unstack(arrays: Arrays, layout: Layout, count: int) -> list[Any]:
-    """Inverse of `stack`: arrays of so many rows -> packed values, one for each row.
+    """Inverse of `stack`: arrays of that many rows -> packed values, one for each row.
 
     Values may be in an array of objects, too, with None where there is nothing.
 
@@ -283,7 +283,7 @@ LayoutAt: TypeAlias = Callable[[int], Layout]
 
 
 def concatenate(parts: Sequence[tuple[Arrays, LayoutAt, int]]) -> Arrays:
-    """Join arrays of so many rows along the first axis; where they differ too much, as objects.
+    """Join arrays along the first axis. If they differ too much, join them as objects.
 
     They differ too much if no one structure or dtype holds both. Each part has the layouts of its
     rows.

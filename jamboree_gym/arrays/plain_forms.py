@@ -1,4 +1,4 @@
-"""What is kept of a value whose class has no form of its own: an equal one of a class that has."""
+"""A value whose class has no stored form becomes an equal value of a class that has one."""
 
 from __future__ import annotations
 

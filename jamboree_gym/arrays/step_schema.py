@@ -200,7 +200,7 @@ FindSchema = Callable[[str], StepSchema]
 
 
 def _bytes_in_column(column: Column) -> int:
-    """The bits of a value begin with a byte of their own: so each row has as many bytes."""
+    """The bits of a value begin with a new byte, so that each row has the same number of bytes."""
     if isinstance(column, Encoded):
         return _END_BYTES
     return (column.size + 7) // 8 if column.dtype.kind == "b" else column.nbytes

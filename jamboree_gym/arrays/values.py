@@ -80,7 +80,7 @@ def encode_mapping(record: Mapping[str, Any]) -> bytes:
 
 
 def is_plain(record: Mapping[str, Any]) -> bool:
-    """Whether no value can be changed: whoever gets a copy of the dict changes nothing here."""
+    """Whether no value can be changed, so that a copy of the dict is enough for a caller."""
     return _PLAIN.issuperset(map(type, record.values()))
 
 

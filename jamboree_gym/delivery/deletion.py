@@ -38,7 +38,7 @@ def delete_log(opened: Opened, key: str, entry: IndexEntry | None) -> None:
     if has_backup and born is not None:
         _delete_from_backup(opened, key, born)
     if isinstance(outbox, RecordOutbox):
-        outbox.start_over()  # other handlers of this log go on with it
+        outbox.start_over()  # other handlers of this log still use it
 
 
 def _birth(opened: Opened, key: str, *, has_backup: bool) -> float | None:

@@ -1,8 +1,8 @@
 """The sign of life of a process that records: one key in Redis that expires unless it is renewed.
 
-An episode is `running` for as long as its writer holds a lease. Nobody has to notice a death and
-write it down: whoever reads looks whether the lease is there. While no episode is running here,
-there is nothing to renew.
+An episode is `running` as long as its writer holds a lease. No process has to notice a death and
+record it: each reader looks whether the lease is there. While no episode is running here, there is
+nothing to renew.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 class Lease:
     """The lease of one writer; does nothing until `hold`, and while no episode is running.
 
-    It is not given back at the end, but left to expire: a reader that saw the last episode going
-    on, and then asks for its writer, must not take a process that has just closed for a dead one.
+    It is not given back at the end, but left to expire: a reader that saw the last episode
+    running, and then asks for its writer, must not take a process that has just closed for a dead
+    one.
 
     Args:
         store: Where it is kept.

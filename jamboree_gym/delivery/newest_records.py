@@ -1,7 +1,7 @@
 """The newest records of a log that this process alone has written, as Redis has confirmed them.
 
-Whoever appends learns which log that was, and how many records it holds now. If nobody else has
-written between two answers, what was sent is what the log holds, and need not be asked for. A log
+The answer to an append says which log that was, and how many records it holds now. If no other
+process has written between two answers, the log holds what was sent. So it need not be read. A log
 that was popped, deleted, written by others, or restored after Redis was emptied says so in the next
 answer: its first index, its birth, its count or its epoch is another one. After a lost connection,
 nothing that was known counts: a Redis that was killed may have lost its newest writes.

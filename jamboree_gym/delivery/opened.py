@@ -1,8 +1,8 @@
 """What a Jamboree has opened, and the thread that closes what nobody refers to any more.
 
-A Jamboree that is dropped without `close()` cannot close itself: the garbage collector may come at
-any point of any thread, also of one that holds a lock which closing needs. So what it has opened
-knows nothing of it, and is handed to a thread of its own.
+A Jamboree that is dropped without `close()` cannot close itself: the garbage collector may run at
+any point of any thread, even of one that holds a lock which closing needs. So what it has opened
+does not refer to it, and is handed to a separate thread.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Opened:
     def backup_to_read(self) -> BackupStore | None:
         """Where to look for what Redis does not have; None where nothing was ever backed up.
 
-        Also while it closes: what is delivered then may go on with a log that Redis has lost.
+        Also while it closes: what is delivered then may continue a log that Redis has lost.
         """
         return self.opened_backup() if self.has_backup else None
 
@@ -191,7 +191,7 @@ class Opened:
 
     def after_fork_in_child(self) -> None:
         """Leave to the parent what it has opened; a closed one stays closed."""
-        self._lock = threading.RLock()  # whoever held it is not in this process
+        self._lock = threading.RLock()  # the thread that held it is not in this process
         self._backup_lock = threading.RLock()
         self.journal.after_fork_in_child()
         self.store.after_fork_in_child()

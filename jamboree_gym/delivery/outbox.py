@@ -1,7 +1,7 @@
 """Records on their way to Redis: one outbox per log and process.
 
-The caller's thread puts, whoever delivers takes. What was taken stays here as a batch, byte for
-byte the same on every try, until the server has said that it holds it.
+The caller's thread puts records in, and the thread that delivers takes them out. What was taken
+stays here as a batch, until the server has confirmed it. Each try sends the same bytes.
 
 A Ctrl-C may come after any call, also in the middle of these methods. So what belongs together is
 changed by the last statements of a method, which call nothing.
@@ -152,7 +152,7 @@ class Outbox(ABC):
         """Another writer was first: move all batches, or set `error`."""
 
     def _note(self, sent: int) -> tuple[bytes, IndexEntry | None]:
-        """What to write beside so many batches."""
+        """What to write beside that number of batches."""
         return b"", None
 
     def _blobs(self) -> Mapping[str, bytes]:
@@ -199,7 +199,7 @@ class Outbox(ABC):
         return append
 
     def _index_after(self, sent: int) -> int:
-        """Records in the log once so many batches are stored."""
+        """Records in the log once that number of batches is stored."""
         return self._next_index - sum([one.count for one in islice(self._batches, sent, None)])
 
     @property
@@ -399,7 +399,7 @@ class RecordOutbox(Outbox):
             self._batches, self._next_index = moved, next_index
 
     def _warn_if_less(self, count: int) -> None:
-        """Say so when the server has let go of what it had acknowledged."""
+        """Warn if the server has lost what it had acknowledged."""
         known = self._next_index - sum(batch.count for batch in self._batches)
         if count < known:
             log.warning(
@@ -425,7 +425,7 @@ class RecordOutbox(Outbox):
         """Leave to the parent process what it has put, and begin without it."""
         super().after_fork_in_child(writer_id, mark)
         self.error = None
-        self._lock = threading.Lock()  # whoever held it is not in this process
+        self._lock = threading.Lock()  # the thread that held it is not in this process
         self._queue, self._queued_bytes, self._next_index = [], 0, 0
         self.newest = NewestRecords(self.key)
 

@@ -1,9 +1,9 @@
 """When the writer's thread is due, and what a caller does where it is late.
 
-CPython hands its lock to a waiting thread on request only after 5 ms in which nobody let go of it.
-NumPy lets go for each random number, and takes it back before the other thread is awake: beside an
-environment that draws one now and then, the thread might not run for seconds. So callers look at
-the clock, and wait for a thread that is late.
+CPython gives its lock to a waiting thread on request only after 5 ms in which nobody released it.
+NumPy releases it for each random number, and takes it back before the other thread is awake. If an
+environment often draws random numbers, the thread might not run for seconds. So callers look at the
+clock, and wait for a thread that is late.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from contextlib import suppress
 
 __all__ = ["Bell", "Schedule"]
 
-LEISURE_S = 1.0  # so long may records gather where nobody looks, and a journal keeps them
+LEISURE_S = 1.0  # how long records may gather if nobody reads them and a journal keeps them
 PAUSE = 0.6  # of a flush interval: the rest is for the delivery and a busy machine
-STEP_ASIDE_S = 1e-3  # a thread that is late by this is left the interpreter for as long
+STEP_ASIDE_S = 1e-3  # if the thread is this late, callers leave it the interpreter for this long
 
 
 class Bell:
@@ -46,7 +46,7 @@ class Schedule:
     """The rounds of the writer's thread: a pause in which records gather, then a delivery.
 
     Args:
-        flush_interval_s: So old may a record be when it has been delivered, if somebody looks.
+        flush_interval_s: How old a record may be when it is delivered, if somebody reads it.
         is_safe: Whether a killed process leaves what waits to the next one.
         clock: Gives the time, epoch seconds.
 

@@ -34,7 +34,7 @@ class Peers(Generic[One]):
         self._all: tuple[tuple[Place, weakref.ref[One]], ...] = ()
 
     def after_fork_in_child(self) -> None:
-        """Whoever held the lock is not in this process."""
+        """The thread that held the lock is not in this process."""
         self._lock = threading.Lock()
 
     def add(self, connection: One, place: Place) -> None:

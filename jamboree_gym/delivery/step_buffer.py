@@ -42,13 +42,13 @@ from jamboree_gym.journal.vector_block import ColumnSpan
 
 __all__ = ["RowBuffer"]
 
-MAX_RELAYOUTS = 16  # after so many changes of columns in an episode, what changes is encoded
+MAX_RELAYOUTS = 16  # after this many changes of columns in an episode, what changes is encoded
 
 
 class RowBuffer(RowWriter):
     """The caller's half of a `StepOutbox`.
 
-    Args are those of a `RowWriter`, and `keep`: so many of the newest rows stay for `recent`.
+    Args are those of a `RowWriter`, and `keep`: how many of the newest rows stay for `recent`.
     """
 
     __slots__ = (
@@ -390,7 +390,7 @@ class RowBuffer(RowWriter):
 
         The files are the parent's: what is put here all the same, goes into memory.
         """
-        self._seal_lock = threading.Lock()  # whoever held it is not in this process
+        self._seal_lock = threading.Lock()  # the thread that held it is not in this process
         self._lane = private_lane()
         self._extents = [extent.copy() for extent in self._extents]
         if self._extents:

@@ -53,7 +53,7 @@ class StepOutbox(RowBuffer):
         origin: What the episode can be begun with again; encoded, if the summary is checked, too.
         schema: Layout of the rows, as far as it can be guessed.
         lane: Where the rows are written.
-        keep: So many of the newest rows stay in memory for `recent`.
+        keep: How many of the newest rows stay in memory for `recent`.
         blobs: What `origin` refers to, by digest.
         clock: Gives the time of each step, epoch seconds.
         template: One that may fit the summary, and saves time then.
@@ -159,7 +159,7 @@ class StepOutbox(RowBuffer):
             self._announce()
 
     def drop(self) -> None:
-        """The episode has been deleted: let go of what waits. No delivery may be going on."""
+        """The episode has been deleted: drop what waits. No delivery may be in progress."""
         with self._seal_lock:
             self.is_deleted = True
             self._marked = False  # so that the next row looks

@@ -36,7 +36,7 @@ APPENDS_PER_ROUND_TRIP = 256
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_TIMEOUT_S = 10.0
 HURRY_BYTES = 1 << 20  # more than this in one log, or in many small ones, is not left to gather
-MANY_LOGS = 1024  # each time so many more wait, their bytes are added up
+MANY_LOGS = 1024  # each time this many more wait, their bytes are added up
 
 log = logging.getLogger(__name__)
 
@@ -379,7 +379,7 @@ class Writer:
             outbox.was_asked_for(asked.epoch, asked.stored.get(key, 0))
 
     def _ask_beside(self, unknown: dict[Outbox, Append]) -> None:
-        """The same on a thread of its own: the other logs do not wait for it."""
+        """The same on a separate thread: the other logs do not wait for it."""
 
         def ask() -> None:
             try:

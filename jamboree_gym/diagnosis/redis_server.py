@@ -89,7 +89,7 @@ def _memory(store: RedisStore) -> Iterator[Finding]:
     if policy == "noeviction":
         yield ok(check, "maxmemory-policy is noeviction")
     elif memory.max_bytes is not None and policy.startswith("allkeys"):
-        yield problem(check, f"{policy} deletes what MongoDB may not hold yet", mend)
+        yield problem(check, f"{policy} deletes what the backup may not hold yet", mend)
     else:
         yield note(check, f"{policy} deletes keys when maxmemory is used up", mend)
 

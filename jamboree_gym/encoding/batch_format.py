@@ -2,8 +2,8 @@
 
 A log is one Redis list. Element 0 is its *head*, each further element is one *batch*: consecutive
 records that are encoded together. Both are little-endian structs followed by a body and carry a
-format version; Redis and MongoDB hold the very same bytes. A batch and a note carry a CRC-32; the
-rest of a head a part of its SHA-1, because the server-side scripts write it and have no CRC-32.
+format version. Redis and the backup hold the same bytes. A batch and a note carry a CRC-32. The
+rest of a head carries a part of its SHA-1, because server-side scripts write it, without CRC-32.
 
 No pickle anywhere: decoding builds numbers, strings, containers and NumPy arrays, nothing else.
 """
@@ -62,7 +62,7 @@ _CRC = struct.Struct("<I")
 BATCH_BODY = _BATCH.size + _CRC.size
 _MSGPACK_ARRAY32 = b"\xdd"
 _LAST_INDEX = 2**53  # the server's scripts count in float64
-_CRC_HELD = 5120  # zlib lets go of the interpreter lock for more bytes than this
+_CRC_HELD = 5120  # zlib releases the interpreter lock for more bytes than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,10 +108,10 @@ class Head:
     Attributes:
         codec: Codec of the log's batches.
         first: Lowest index that is still readable; rises by `pop`.
-        held: Batches that end at or below this index are in MongoDB only.
+        held: Batches that end at or below this index are in the backup only.
         newest: Index with which the newest append began.
         count: Index that the next record will get.
-        acked: Records below this index are held by MongoDB.
+        acked: Records below this index are held by the backup.
         revision: Number of changes so far; a backup of an older revision is stale.
         t_last: Timestamp of the newest record, epoch seconds; -inf when there is none.
         born: Timestamp of the very first record: tells a log from one that was deleted, and had
@@ -137,7 +137,7 @@ class Head:
         return fixed + _head_check(fixed) + self.note
 
     def acknowledged(self) -> Head:
-        """The head as MongoDB holds it: all records are acknowledged."""
+        """The head as the backup holds it: all records are acknowledged."""
         return Head(
             self.codec,
             self.first,

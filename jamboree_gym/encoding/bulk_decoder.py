@@ -39,7 +39,7 @@ def plain_batch(raw: bytes) -> tuple[int, int, bytes]:
 
 
 def decode_batches(batches: Sequence[Batch], find_schema: FindSchema, *, where: str) -> Rows:
-    """Rows of successive batches of one episode, in memory of their own.
+    """Rows of successive batches of one episode, in new memory.
 
     Args:
         batches: The batches, at least one.

@@ -10,7 +10,7 @@ A body is:
 
 Numbers are little-endian uint32; rows count from the start of the batch. Schema and count say where
 each column lies. A column of fixed size has the values' own bytes; bools are bits, and those of
-each row begin with a byte of their own. A column of encoded values says where each of them ends.
+each row begin with a new byte. A column of encoded values says where each of them ends.
 
 Nearly all batches have neither infos nor changes: then both numbers are 0, and nothing follows.
 """
@@ -231,7 +231,7 @@ def _packed(numbers: Iterable[int]) -> bytes:
 def join_columns(
     bodies: Sequence[tuple[bytes | memoryview, int]], schema: StepSchema, tails: Sequence[Tail]
 ) -> list[npt.NDArray[Any] | list[Any]]:
-    """The columns of several batches, one behind the other, in memory of their own.
+    """The columns of several batches, one behind the other, in new memory.
 
     Args:
         bodies: The bodies, each with its number of rows.

@@ -29,7 +29,7 @@ class EpisodeStamps:
             writer: Its name: 16 of these digits.
         """
         number = next(self._numbers) & 0xFFFF
-        # When the numbers begin anew, the time goes on by 1 ms, also where the clock stands still.
+        # When the numbers begin anew, the time advances by 1 ms, even if the clock stands still.
         self._newest_id_ms = max(int(self._clock() * 1000), self._newest_id_ms + (number == 0))
         return f"{self._newest_id_ms:012x}{writer}{number:04x}"
 

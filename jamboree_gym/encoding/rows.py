@@ -121,7 +121,7 @@ class Rows:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
-        """Rows of successive batches as one, in memory of their own."""
+        """Rows of successive batches as one, in new memory."""
         return cls(
             start=parts[0].start,
             observations=concatenate(

@@ -42,7 +42,7 @@ _CHECKSUM = struct.Struct("<I")
 _ARRAY32 = struct.Struct(">BI")
 _ARRAY, _NIL = 0xDD, b"\xc0"  # as msgpack marks an array of any length, and None
 _SHORT_ARRAY = 0x90  # with its length added, up to 15
-_CHANGING = 6  # parts of a summary that each episode has of its own
+_CHANGING = 6  # parts of a summary that differ between episodes
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
@@ -349,7 +349,7 @@ def _unpacked_summary(content: bytes, where: str) -> StoredSummary:
 
 
 def encode_origin(origin: EpisodeOrigin) -> bytes:
-    """What does not change while the episode goes on.
+    """What does not change while the episode is recorded.
 
     Raises:
         InvalidRecord: Something in it cannot be kept; names it.

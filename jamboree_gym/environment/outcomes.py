@@ -62,7 +62,7 @@ def flags_of(
         The flags, False where there is none, and why there is none, by index.
 
     Raises:
-        InvalidRecord: There are not so many values.
+        InvalidRecord: The number of values is another one.
     """
     if values.__class__ is np.ndarray and values.dtype.kind == "b" and values.shape == (size,):
         return values, {}

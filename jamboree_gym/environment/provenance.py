@@ -183,7 +183,7 @@ def generator_of(env: gym.Env[Any, Any]) -> np.random.Generator | None:
 def rng_state_of(env: gym.Env[Any, Any]) -> Mapping[str, Any] | None:
     """State of an environment's generator; None if it has none. Ask before a reset.
 
-    If an emulator has generators of its own, its state is included (`EMULATOR`).
+    If an emulator has generators inside it, its state is included (`EMULATOR`).
     """
     generator = generator_of(env)
     if generator is None:

@@ -273,7 +273,7 @@ class DBHandler(StaysHere):
         return [r for r in self._decode(key, batches) if start <= r["index"] < stop]
 
     def delete(self) -> None:
-        """Delete all records under the handler's keys, from Redis and from MongoDB."""
+        """Delete all records under the handler's keys, from Redis and from the backup."""
         self._connection.delete_log(self._settled_key())
         self._outbox = None
 

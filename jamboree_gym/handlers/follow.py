@@ -88,7 +88,7 @@ class Tail(StaysHere, ABC, Generic[T]):
                 time.sleep(RETRY_S)
                 continue
             if is_away:
-                log.info("Redis answers again: following goes on")
+                log.info("Redis answers again: following continues")
                 is_away = False
             yield found
             if self.is_over:

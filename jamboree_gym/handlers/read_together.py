@@ -15,8 +15,8 @@ _EVERYTHING = 2**52
 def read_together(handlers: Sequence[DBHandler]) -> list[list[dict[str, Any]]]:
     """All records of each handler, oldest first, in two or three round trips.
 
-    The handlers are of one Jamboree, and what this process has saved is settled. MongoDB is asked
-    as `ReadThroughStore.heads_of_records` says.
+    The handlers are of one Jamboree, and what this process has saved is settled. The backup is
+    asked as `ReadThroughStore.heads_of_records` says.
 
     Raises:
         DecodeError: A log is damaged; names key and index.

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jamboree_gym.arrays.layout import number_dtype
-from jamboree_gym.checked import Count, checked
+from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.provenance import generator_of
-from jamboree_gym.errors import DecodeError, InvalidArgument, InvalidRecord
+from jamboree_gym.errors import InvalidArgument, InvalidRecord
 from jamboree_gym.handlers.sidecar import (
     CODEC,
     SidecarHandler,
@@ -56,6 +56,8 @@ class RenderHandler(SidecarHandler):
         (0, array([[[255, 255, 255], ...
     """
 
+    _content_is = "rendered frame"
+
     def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
         self.entity = "render"
@@ -87,32 +89,15 @@ class RenderHandler(SidecarHandler):
             for record in page:
                 if stop is not None and record["step"] >= stop:
                     return
-                yield record["step"], _decode(record, where=f"{self._key} at index {index}")
+                yield self._decoded(record, where=self._key)
                 index = record["index"] + 1
 
-    @checked
-    def newest(self, *, before: Count) -> tuple[int, Any] | None:
-        """The newest frame before a step, as (step, frame); None if there is none.
-
-        Raises:
-            DecodeError: The frame is damaged; names it.
-        """
-        index = self._first_of(before) - 1
-        page = self._page(index) if index >= 0 else []
-        if not page:
-            return None
-        return page[0]["step"], _decode(page[0], where=f"{self._key} at index {index}")
-
-
-def _decode(record: Mapping[str, Any], *, where: str) -> npt.NDArray[Any]:
-    try:
+    def _content(self, record: Mapping[str, Any]) -> npt.NDArray[Any]:
         dtype, shape = number_dtype(record["dtype"]), record["shape"]
         if record["codec"] != CODEC or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError(f"{record['codec']!r} of shape {shape} is never stored")
         content = decompress(record["content"], math.prod(shape) * dtype.itemsize)
         return np.frombuffer(content, dtype).reshape(shape)
-    except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
-        raise DecodeError(f"{where}: not a rendered frame: {error}") from error
 
 
 class RenderRecorder(SidecarRecorder):

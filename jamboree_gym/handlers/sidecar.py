@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
+from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.errors import DecodeError, InvalidRecord
 from jamboree_gym.handlers.db_handler import DBHandler
@@ -76,7 +77,13 @@ def _told_size(content: bytes) -> int | None:
 
 
 class SidecarHandler(DBHandler, ABC):
-    """Records with a `step` each, in ascending order: 0 for the reset, k for the k-th step."""
+    """Records with a `step` each, in ascending order: 0 for the reset, k for the k-th step.
+
+    Attributes:
+        _content_is: What each record holds, for messages.
+    """
+
+    _content_is: ClassVar[str]
 
     def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
@@ -85,6 +92,28 @@ class SidecarHandler(DBHandler, ABC):
     @abstractmethod
     def put(self, step: int, content: Any) -> None:
         """Store the data of a step. The step is over, so a full queue does not refuse the data."""
+
+    @checked
+    def newest(self, *, before: Count) -> tuple[int, Any] | None:
+        """The newest data before a step, as (step, data); None if there are none.
+
+        Raises:
+            DecodeError: They are damaged; names them.
+        """
+        index = self._first_of(before) - 1
+        page = self._page(index) if index >= 0 else []
+        return self._decoded(page[0], where=self._key) if page else None
+
+    def _decoded(self, record: Mapping[str, Any], *, where: str) -> tuple[int, Any]:
+        try:
+            return record["step"], self._content(record)
+        except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
+            what = f"{where} at index {record['index']}"
+            raise DecodeError(f"{what}: not a {self._content_is}: {error}") from error
+
+    @abstractmethod
+    def _content(self, record: Mapping[str, Any]) -> Any:
+        """The data in a record. What it raises is reported as damage."""
 
     def _put(self, record: Mapping[str, Any]) -> None:
         outbox = self._outbox or self._open_outbox()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 
-from jamboree_gym.checked import checked
 from jamboree_gym.connection import HasConnection
 from jamboree_gym.environment.env_state import state_gap, take_state
-from jamboree_gym.errors import DecodeError, InvalidArgument
+from jamboree_gym.errors import InvalidArgument
 from jamboree_gym.handlers.sidecar import (
     CODEC,
     SidecarHandler,
@@ -34,6 +34,8 @@ class SnapshotHandler(SidecarHandler):
         (0, b"...")
     """
 
+    _content_is = "snapshot"
+
     def __init__(self, jam: HasConnection | None = None) -> None:
         super().__init__(jam)
         self.entity = "snapshot"
@@ -48,26 +50,12 @@ class SnapshotHandler(SidecarHandler):
         content = compress(state, asbytes=True)
         self._put({"step": step, "size": len(state), "codec": CODEC, "content": content})
 
-    @checked
-    def newest(self, *, before: int) -> tuple[int, bytes] | None:
-        """The newest state before a step, as (step, state); None if there is none.
-
-        Raises:
-            DecodeError: The snapshot is damaged; names it.
-        """
-        index = self._first_of(before) - 1
-        page = self._page(index) if index >= 0 else []
-        return _decoded(page[0], f"{self._key} at index {index}") if page else None
-
-
-def _decoded(record: dict[str, Any], where: str) -> tuple[int, bytes]:
-    try:
+    def _content(self, record: Mapping[str, Any]) -> bytes:
         step, size = record["step"], record["size"]
         if record["codec"] != CODEC or step < 0:
             raise ValueError(f"{record['codec']!r}, {size} bytes, step {step}")
-        return step, decompress(record["content"], size).to_pybytes()
-    except (ArithmeticError, KeyError, MemoryError, OSError, TypeError, ValueError) as error:
-        raise DecodeError(f"{where}: not a snapshot: {error}") from error
+        content: bytes = decompress(record["content"], size).to_pybytes()
+        return content
 
 
 class SnapshotRecorder(SidecarRecorder):

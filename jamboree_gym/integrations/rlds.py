@@ -50,7 +50,7 @@ def to_rlds(query: EpisodeQuery, *, progress: bool | Progress = False) -> Iterat
           step, else 1), `is_first`, `is_last`, `is_terminal` (bool; the last one of an episode that
           terminated).
         - `episode_id`, `experiment_id` (the run), `env_id`.
-        - `invalid`: whether it has no end of its own (abandoned, interrupted, still running).
+        - `invalid`: whether the environment did not end it (abandoned, interrupted, still running).
 
     Raises:
         ExportError: Values without fixed shape that are no texts; names the leaf.

@@ -126,7 +126,7 @@ def decode_record(content: bytes, place: RecordPlace) -> StoredRecord:
 
 
 def decode_entries(content: bytes, used: int) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, offset and content of each entry of a segment with so many bytes used."""
+    """Kind, offset and content of each entry of the used bytes of a segment."""
     at, stop = FIRST_BYTE, min(FIRST_BYTE + used, len(content))
     while at + _ENTRY.size <= stop:
         size, kind = _ENTRY.unpack_from(content, at)

@@ -171,7 +171,7 @@ class Journal:
         return RowLane(self._opened(), self.number_of)
 
     def vector_lane(self, width: int) -> VectorLane:
-        """Where the recorder of so many environments writes what they return together."""
+        """Where the recorder of that many environments writes what they return together."""
         return VectorLane(self._opened(), width)
 
     def number_of(self, schema: StepSchema) -> int:

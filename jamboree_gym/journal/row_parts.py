@@ -22,7 +22,7 @@ RowWindow: TypeAlias = tuple[bytearray, np.dtype[Any], int, Mapping[int, StepSch
 def window_part(
     content: bytearray, dtype: np.dtype[Any], start: int, schemas: Mapping[int, StepSchema]
 ) -> RowPart:
-    """The rows of a window, in memory of their own."""
+    """The rows of a window, in new memory."""
     return joined([part_of(np.frombuffer(content, dtype), b"", start, schemas)])
 
 
@@ -69,7 +69,7 @@ def _infos(rows: npt.NDArray[Any], content: bytes | memoryview) -> Sequence[tupl
 
 
 def joined(parts: Sequence[RowPart]) -> RowPart:
-    """Successive parts of one format as one, in memory of its own."""
+    """Successive parts of one format as one, in new memory."""
     first = parts[0]
     columns: list[ColumnValues] = []
     for column, pieces in zip(

@@ -88,7 +88,7 @@ def _mapped_file(path: Path, size: int) -> mmap.mmap:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
-        # Without blocks of its own, a full disk would kill the process when it writes a page.
+        # If no blocks are reserved, a full disk would kill the process when it writes a page.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)
         else:  # macOS
@@ -180,7 +180,7 @@ class Segments:
         return all(file.path is not None for file in list(self._files))
 
     def block(self, nbytes: int, kind: int = KIND_ROWS) -> Block:
-        """A free block with at least so many bytes behind its header."""
+        """A free block with at least that many bytes behind its header."""
         size = SMALLEST_BYTES
         while size < nbytes + FIRST_BYTE:
             size *= 2

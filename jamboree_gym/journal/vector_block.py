@@ -57,9 +57,9 @@ _SPAN_DTYPE = np.dtype(
     [(name, "<u4") for name in ("index", "first", "stop", "confirmed", "state", "empty")]
     + [("start", "<u8")]
 )
-_OPEN = 2**32 - 1  # the episode goes on
-_ROOM_FOR_STEPS = 16  # a block has at least room for so many vector steps
-_TITLE_BYTES = 160  # of a span that an episode goes on in, at most about
+_OPEN = 2**32 - 1  # the episode has not ended
+_ROOM_FOR_STEPS = 16  # vector steps for which a block has room, at least
+_TITLE_BYTES = 160  # of a span in which an episode continues, at most about
 MAX_BLOCK_BYTES = 16 << 20
 
 
@@ -150,11 +150,11 @@ class VectorBlock:
         return self.words[_COUNT_WORD]
 
     def publish(self, count: int) -> None:
-        """So many rows are complete."""
+        """This number of rows is complete."""
         self.words[_COUNT_WORD] = count
 
     def has_room(self, title_bytes: int, spans: int) -> bool:
-        """Whether one more row fits in, and a group with so many spans."""
+        """Whether one more row fits in, and a group with that number of spans."""
         end = _ROWS_AT + (self.count + 1) * self._line_bytes
         return end + _group_bytes(title_bytes, spans) <= self._back
 
@@ -337,7 +337,7 @@ class LeftSpan(NamedTuple):
         vector_index: Of its environment.
         start: Row number of the first.
         rows: Of the format's dtype.
-        confirmed: Redis has confirmed so many.
+        confirmed: How many Redis has confirmed.
         state: How the episode has ended.
         schema: Of all rows.
         number: That of the schema.

@@ -50,7 +50,7 @@ class EpisodeDiff:
     Attributes:
         a: Summary of the one. Steps and return of a fork are its own, from the fork on.
         b: Summary of the other.
-        common_steps: So many steps from the reset on are equal.
+        common_steps: How many steps from the reset on are equal.
         divergence: The first difference; None when there is none.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,7 +15,7 @@ from jamboree_gym.connection import Connection
 from jamboree_gym.encoding.rows import Rows
 from jamboree_gym.environment.provenance import decode_provenance
 from jamboree_gym.environment.spaces import space_from_json
-from jamboree_gym.errors import DecodeError, EpisodeNotFound, JamboreeError, ReplayError
+from jamboree_gym.errors import DecodeError, EpisodeNotFound, ReplayError
 from jamboree_gym.handlers.flags import Flag, FlaggedHandler, FlagHandler
 from jamboree_gym.handlers.follow import EpisodeTail, StepCursor
 from jamboree_gym.handlers.rendered_frames import RenderHandler
@@ -44,7 +43,7 @@ from jamboree_gym.store.log import IndexEntry, LogSlice
 from jamboree_gym.tables.arrow_table import to_table
 from jamboree_gym.tables.columns import to_frame
 from jamboree_gym.tables.expressions import Condition
-from jamboree_gym.tables.text_table import ago, html_table, number
+from jamboree_gym.tables.text_table import ReadWhenShown, ago, html_table, number
 
 if TYPE_CHECKING:
     import os
@@ -61,7 +60,7 @@ __all__ = ["Episode", "recent_of"]
 _STEPS_PER_READ = 256  # as many as a batch may hold
 
 
-class Episode(StaysHere):
+class Episode(StaysHere, ReadWhenShown):
     """Reads one episode; holds no steps itself.
 
     Every read asks Redis in one round trip (a large one in several) and sees all steps that this
@@ -355,14 +354,14 @@ class Episode(StaysHere):
         """Follow the episode from its first step on, until it ends or its writer has died.
 
         Each step comes once, in order, from whichever process records it. While Redis is away the
-        iterator waits, and goes on when it is back.
+        iterator waits, and continues when it is back.
 
         Example:
             >>> for step in jam.episode(id).tail():
             ...     print(step.index, step.reward)
 
         Args:
-            timeout_s: End after so many seconds without a new step; None waits for ever.
+            timeout_s: End after this many seconds without a new step; None waits for ever.
 
         Raises:
             EpisodeNotFound: There is no such episode, or it was deleted meanwhile.
@@ -373,7 +372,7 @@ class Episode(StaysHere):
 
     @checked
     def atail(self, *, timeout_s: Seconds | None = None) -> AsyncIterator[StepData]:
-        """As `tail`, for an event loop, which it does not block: it waits in a thread of its own.
+        """As `tail`, for an event loop, which it does not block: it waits in a separate thread.
 
         Example:
             >>> async for step in jam.episode(id).atail():
@@ -385,9 +384,9 @@ class Episode(StaysHere):
     def play(self, speed: float = 1.0) -> Iterator[StepData]:
         """Its steps at the pace at which they were taken, counted from when the first is asked for.
 
-        Whoever takes longer over a step than the episode did gets the next ones without waiting,
-        until that is made up for. It is read in parts, and ends with the newest step that is there
-        by then, also where the episode goes on; `tail` follows one that does.
+        A slow consumer receives steps without delay until it has caught up. The episode is read in
+        parts. The iterator ends with the newest step that is there when it gets there, even if the
+        episode is still being recorded; `tail` follows such an episode.
 
         Example:
             >>> for step in episode.play(speed=2):
@@ -494,7 +493,7 @@ class Episode(StaysHere):
         return done
 
     def fork(self, step: int, **options: Any) -> ForkedEnv:
-        """A live environment as it was after so many steps: as `jamboree_gym.replay.fork`.
+        """A live environment as it was after that many steps: as `jamboree_gym.replay.fork`.
 
         Example:
             >>> env = episode.fork(40)
@@ -555,19 +554,11 @@ class Episode(StaysHere):
         """The id."""
         return f"<Episode {self.id!r}>"
 
-    def __str__(self) -> str:
-        """Its summary in one line; if that cannot be read, the id and why."""
-        try:
-            return str(self.summary)
-        except JamboreeError as error:
-            return f"{self!r}: {error}"
+    def _as_text(self) -> str:
+        return str(self.summary)
 
-    def _repr_html_(self) -> str:
-        """For a notebook: its summary as a table; if that cannot be read, the id and why."""
-        try:
-            one = self.summary
-        except JamboreeError as error:
-            return escape(f"{self!r}: {error}")
+    def _as_html(self) -> str:
+        one = self.summary
         columns: dict[str, list[object]] = {
             "episode": [one.id],
             "run": [one.run],

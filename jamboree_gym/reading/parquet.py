@@ -68,7 +68,7 @@ def write_parts(
     """Write the episodes that are over, and are not there yet, into Parquet files.
 
     An episode is in one file with all of its steps. In the end all files have the same columns;
-    until then each has those of its own episodes.
+    until then each has those of the episodes in it.
 
     Args:
         connection: Where the episodes are.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from jamboree_gym.checked import Count, EpochSeconds, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import EpisodeNotFound, JamboreeError
+from jamboree_gym.errors import EpisodeNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.progress import Progress, reported
 from jamboree_gym.reading.episode import Episode
@@ -35,7 +34,14 @@ from jamboree_gym.tables.columns import table_to_frame
 from jamboree_gym.tables.expressions import Condition
 from jamboree_gym.tables.summary_table import to_summary_table
 from jamboree_gym.tables.table_file import write_arrow
-from jamboree_gym.tables.text_table import MAX_ROWS, ago, html_table, number, text_table
+from jamboree_gym.tables.text_table import (
+    MAX_ROWS,
+    ReadWhenShown,
+    ago,
+    html_table,
+    number,
+    text_table,
+)
 from jamboree_gym.wording import shortened
 
 if TYPE_CHECKING:
@@ -46,7 +52,7 @@ __all__ = ["EpisodeQuery", "found_by"]
 MAX_TEST = 80  # characters of an expression, where a query is shown
 
 
-class EpisodeQuery(StaysHere):
+class EpisodeQuery(StaysHere, ReadWhenShown):
     """A lazy selection of episodes, ordered by their start.
 
     Each of `where`, `order_by` and slicing returns a new query. They are applied in the order in
@@ -381,21 +387,14 @@ class EpisodeQuery(StaysHere):
         """The conditions of the query."""
         return f"<episodes{self._asked}>"
 
-    def __str__(self) -> str:
-        """A table of the first episodes; if it cannot be read, the conditions and why."""
-        try:
-            found = self._found()
-        except JamboreeError as error:
-            return f"{self!r}: {error}"
+    def _as_text(self) -> str:
+        found = self._found()
         if not found:
             return f"no episodes: {self!r}"
         return text_table(_columns(found, self._connection.clock()), rows=len(found))
 
-    def _repr_html_(self) -> str:
-        try:
-            found = self._found()
-        except JamboreeError as error:
-            return escape(f"{self!r}: {error}")
+    def _as_html(self) -> str:
+        found = self._found()
         return html_table(_columns(found, self._connection.clock()), rows=len(found))
 
 

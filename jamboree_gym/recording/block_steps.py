@@ -29,8 +29,8 @@ from jamboree_gym.recording.recorder import EpisodeRecorder
 
 __all__ = ["BLOCKS_FROM", "BatchedStep", "BlockSteps"]
 
-BLOCKS_FROM = 8  # so many environments are quicker together than one by one
-STEPS_ALONE = 4  # of one that has left: to come and go costs more than these
+BLOCKS_FROM = 8  # from this many environments on, a block is quicker than single rows
+STEPS_ALONE = 4  # of an environment that has left: to leave and enter costs more than these
 
 _writing, _annotation = attrgetter("writing"), attrgetter("annotation")
 
@@ -66,8 +66,8 @@ class BatchedStep(NamedTuple):
 class BlockSteps:
     """Writes the steps of all sub-environments whose rows are alike into blocks.
 
-    A sub-environment is *in the block* while its rows come from there. It enters where a step of it
-    is plain, and leaves where it is not: what follows goes into an extent of its own.
+    A sub-environment is *in the block* while its rows come from there. It enters at a plain
+    step, and leaves at one that is not plain. What follows then goes into a separate extent.
 
     Args:
         jam: Where to record.
@@ -92,7 +92,7 @@ class BlockSteps:
         self._block: VectorBlock | None = None
         self._inside: list[StepOutbox | None] = [None] * size
         self._outside = set(range(size))
-        self._waits = [0] * size  # so many steps one takes alone before it enters again
+        self._waits = [0] * size  # how many steps each takes alone before it enters again
         self._news = deque[RowBuffer]()
         self._newest_at = -math.inf
 

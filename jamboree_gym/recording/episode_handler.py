@@ -137,7 +137,7 @@ class EpisodeHandler(DBHandler):
             InvalidRecord: Something in summary, origin or observation, or with `strict_infos` in
                 the info, cannot be kept; names it.
             StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. The
-                episode has begun, and goes on: do not begin it again.
+                episode has begun and continues: do not begin it again.
         """
         if self._schema is None:
             raise InvalidRecord("say what the steps look like first: handler.use_spaces(...)")
@@ -212,7 +212,7 @@ class EpisodeHandler(DBHandler):
             InvalidRecord: Something in it cannot be kept; names it. There would be a gap, so the
                 episode is abandoned.
             StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. It
-                waits in memory, and the episode goes on: do not keep it again.
+                waits in memory, and the episode continues: do not keep it again.
         """
         self.set_action(action)
         if annotation is not None:
@@ -488,7 +488,7 @@ class EpisodeHandler(DBHandler):
         raise InvalidRecord(f"the {n} oldest steps cannot be popped: an episode stays whole")
 
     def delete(self) -> None:
-        """Delete the episode, from Redis and from MongoDB."""
+        """Delete the episode, from Redis and from the backup."""
         self.episode.delete()
         self._steps = self.writing = None
 

@@ -1,9 +1,9 @@
 """Episodes that come from somewhere else, as arrays: put into the store as if recorded.
 
-What an importer needs to know is the id: the same one for the same episode, whenever it is
-imported. So a second import finds what is there (`stored`), and one that was killed goes on. An
-episode of a few MB comes in one append, a longer one in several: until the last of them it is
-`running`, and as nobody holds a lease on it, `interrupted`.
+The importer gives the same episode the same id at each import. So a second import finds what is
+there (`stored`), and continues an import that was killed. An episode of a few MB comes in one
+append, a longer one in several. Until the last append its status is stored as `running`. Nobody
+holds a lease on it, so it is `interrupted`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class NewEpisode:
     Attributes:
         summary: Id, run, environment, start, seed, tags and so on; status, number of steps, return
             and duration are taken from the steps. `running` stands for an episode that nobody
-            goes on with.
+            continues.
         origin: What it can be begun with again; its provenance is named by `blobs`.
         blobs: What `origin` refers to, by digest.
         schemas: What the values were before they became arrays (`layout_of_arrays`), by row.

@@ -235,7 +235,7 @@ class EpisodeRecorder:
         self.handler._merge_annotation(said)
 
     def abandon(self) -> None:
-        """End an episode that is still going on."""
+        """End an episode that has not ended."""
         self.handler.end("abandoned")
 
     def break_off(self) -> None:
@@ -245,7 +245,7 @@ class EpisodeRecorder:
         self.handler.writing = None
 
     def say_unrecorded(self, error: BaseException) -> None:
-        """The environment goes on without an episode; a Ctrl-C says enough by itself."""
+        """Warn that nothing is recorded; not after a Ctrl-C, which the user has seen."""
         if isinstance(error, Exception):
             log.warning("a reset failed (%s): nothing is recorded until the next one", error)
 
@@ -253,7 +253,7 @@ class EpisodeRecorder:
         """The episode stays with the parent process; here, the next reset begins one."""
         if self.is_recording:
             self.handler.writing = None
-            log.info("episode %s goes on in the parent of this process", self.episode_id)
+            log.info("episode %s is recorded by the parent of this process", self.episode_id)
 
 
 def _own_seed(seed: Any) -> Any:
@@ -267,7 +267,7 @@ def _own_seed(seed: Any) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """A value of our own. What NumPy makes an array of numbers of becomes one (lists, tensors)."""
+    """A copy. What NumPy can make an array of numbers of (lists, tensors) becomes one."""
     if isinstance(value, str):
         return check_text("value", value)
     if isinstance(value, _SCALARS):

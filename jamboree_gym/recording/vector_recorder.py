@@ -49,7 +49,7 @@ class Call:
 
 
 class VectorRecorder:
-    """Writes the episodes of all sub-environments, each through an `EpisodeRecorder` of its own.
+    """Writes the episodes of all sub-environments, each through a separate `EpisodeRecorder`.
 
     What one sub-environment returned that cannot be kept does not keep the others from being
     recorded: within `batch()`, errors wait until all have had their turn.
@@ -143,7 +143,7 @@ class VectorRecorder:
         """Around one call of the vector environment and the recording of what it returned.
 
         An error of the environment leaves it unknown which sub-environments have moved: there may
-        be a gap, so all episodes are abandoned, and recording goes on with the next ones.
+        be a gap, so all episodes are abandoned, and recording continues with the next ones.
 
         Args:
             what: The call's name.
@@ -298,7 +298,7 @@ class VectorRecorder:
 
         It is, if actions and observations are arrays of numbers, there are no infos, and no episode
         ends. A sub-environment that needs more is recorded by itself: one whose layout changes, or
-        one that has an annotation of its own.
+        one that alone has an annotation.
 
         Args:
             packed_actions: From `pack_actions`.
@@ -524,12 +524,12 @@ class VectorRecorder:
         self._give_up(index)
 
     def _give_up(self, index: int) -> None:
-        """There would be a gap: the episode goes on without its recorder."""
+        """There would be a gap: the rest of the episode is not recorded."""
         self._unbroken[index] = None
         self._recorders[index].break_off()
 
     def abandon(self) -> None:
-        """End all episodes that are still going on.
+        """End all episodes that have not ended.
 
         Raises:
             JamboreeError: One of them could not be ended; the others were.
@@ -581,6 +581,14 @@ class RecordedSubEnvs:
             InvalidRecord: A value has another length, or cannot be stored; names it.
         """
         self._recorder.annotate(values)
+
+    def close(self, **kwargs: Any) -> None:
+        """Close the environment; episodes that have not ended are abandoned."""
+        self._recorder.is_closed = True
+        try:
+            self._recorder.abandon()
+        finally:
+            super().close(**kwargs)  # type: ignore[misc] # of the wrapper that it is mixed into
 
 
 def copied_batch(actions: Any) -> Any:

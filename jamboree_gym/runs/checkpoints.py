@@ -21,7 +21,7 @@ from jamboree_gym.handlers.db_handler import DBHandler
 
 __all__ = ["Checkpoint", "CheckpointHandler"]
 
-PART_BYTES: Final = 4 << 20  # so that neither Redis nor MongoDB gets a large value at once
+PART_BYTES: Final = 4 << 20  # so that neither Redis nor the backup gets a large value at once
 _EVERYTHING: Final = 2**52
 _PACKAGES: Final = (
     "stable_baselines3",
@@ -238,7 +238,7 @@ class Checkpoint:
         own.obs_rms, own.ret_rms = getattr(kept, "obs_rms", None), kept.ret_rms
 
     def delete(self) -> None:
-        """Delete the checkpoint from Redis and MongoDB. Its number is never used again."""
+        """Delete the checkpoint from Redis and the backup. Its number is never used again."""
         self._handler.remove(self)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow as pa
 from jamboree_gym.arrays.values import check_text
 from jamboree_gym.checked import Count, checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, JamboreeError, RunNotFound
+from jamboree_gym.errors import CheckpointNotFound, InvalidArgument, RunNotFound
 from jamboree_gym.handlers.flags import flagged_episodes
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.reading.episode import Episode
@@ -25,7 +24,7 @@ from jamboree_gym.runs.run_report import RunReport, report_of_run
 from jamboree_gym.runs.run_summary import RunState, RunSummary, summary_of_run
 from jamboree_gym.runs.run_table import run_columns
 from jamboree_gym.runs.sessions import EVERYTHING, RunSession, SessionHandler, sessions_of
-from jamboree_gym.tables.text_table import html_table
+from jamboree_gym.tables.text_table import ReadWhenShown, html_table
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -35,7 +34,7 @@ __all__ = ["Run"]
 Model = TypeVar("Model")
 
 
-class Run(StaysHere):
+class Run(StaysHere, ReadWhenShown):
     r"""Reads what was recorded under a name; keeps nothing in memory.
 
     Everything that is read of a run in which nothing was recorded raises `RunNotFound`, which names
@@ -248,7 +247,7 @@ class Run(StaysHere):
                 return one
         listed = ", ".join(f"{one.number} ({one.policy_version} updates)" for one in found)
         raise CheckpointNotFound(
-            f"run {self.name!r} has no checkpoint{_as_text(asked)}"
+            f"run {self.name!r} has no checkpoint{_conditions(asked)}"
             + (f"; it has {listed}: " if listed else " at all: ")
             + "JamboreeCallback(jam, checkpoint_every=...) makes "
             + ("more" if listed else "some")
@@ -316,22 +315,14 @@ class Run(StaysHere):
         """Its name."""
         return f"<run {self.name!r}>"
 
-    def __str__(self) -> str:
-        """Its summary in one line; if that cannot be read, the name and why."""
-        try:
-            return str(self.summary)
-        except JamboreeError as error:
-            return f"{self!r}: {error}"
+    def _as_text(self) -> str:
+        return str(self.summary)
 
-    def _repr_html_(self) -> str:
-        """For a notebook: its summary as a table; if that cannot be read, the name and why."""
-        try:
-            return html_table(run_columns([self.summary], self._connection.clock()), rows=1)
-        except JamboreeError as error:
-            return escape(f"{self!r}: {error}")
+    def _as_html(self) -> str:
+        return html_table(run_columns([self.summary], self._connection.clock()), rows=1)
 
 
-def _as_text(asked: dict[str, Any]) -> str:
+def _conditions(asked: dict[str, Any]) -> str:
     parts = [f"{name}={value!r}" for name, value in asked.items()]
     return f" with {', '.join(parts)}" if parts else ""
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import overload
 
 import pyarrow as pa
 
 from jamboree_gym.checked import checked
 from jamboree_gym.connection import Connection
-from jamboree_gym.errors import JamboreeError, RunNotFound
+from jamboree_gym.errors import RunNotFound
 from jamboree_gym.process_life import StaysHere
 from jamboree_gym.runs.read_runs import read_run_summaries
 from jamboree_gym.runs.run import Run
 from jamboree_gym.runs.run_summary import RunSummary
 from jamboree_gym.runs.run_table import run_columns
 from jamboree_gym.tables.columns import scalar_columns
-from jamboree_gym.tables.text_table import MAX_ROWS, html_table, text_table
+from jamboree_gym.tables.text_table import MAX_ROWS, ReadWhenShown, html_table, text_table
 
 __all__ = ["RunQuery"]
 
 
-class RunQuery(StaysHere):
+class RunQuery(StaysHere, ReadWhenShown):
     """All runs of a store, the one written last at the end.
 
     Reads nothing until it is used, and reads again each time. `len`, `names` and iterating ask for
@@ -119,21 +118,14 @@ class RunQuery(StaysHere):
         """Nothing is read for it."""
         return "<runs: print them, or ask for .table()>"
 
-    def __str__(self) -> str:
-        """A table of the newest runs."""
-        try:
-            names = self.names()
-        except JamboreeError as error:
-            return f"{self!r}: {error}"
+    def _as_text(self) -> str:
+        names = self.names()
         if not names:
             return f"no runs yet on {self._connection.store.where}"
         return text_table(self._columns(names), rows=len(names))
 
-    def _repr_html_(self) -> str:
-        try:
-            names = self.names()
-        except JamboreeError as error:
-            return escape(f"{self!r}: {error}")
+    def _as_html(self) -> str:
+        names = self.names()
         return html_table(self._columns(names), rows=len(names))
 
     def _columns(self, names: Sequence[str]) -> dict[str, list[object]]:

@@ -103,7 +103,7 @@ def summary_of_run(
 
 
 def run_state(episodes: Sequence[StoredSummary], sessions: Sequence[RunSession]) -> RunState:
-    """Whether a run goes on, and if not, whether its newest episode or session was cut off."""
+    """Whether a run is running, and if not, whether its newest episode or session was cut off."""
     status = [(ended_at(one), one.status == "interrupted") for one in episodes]
     status += [(one.ended_at or one.began_at, one.how == "interrupted") for one in sessions]
     if any(one.status == "running" for one in episodes) or any(

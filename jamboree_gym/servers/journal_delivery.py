@@ -1,6 +1,6 @@
 """Delivers the journals of clients that were killed: the supervisor's side.
 
-The supervisor loads neither NumPy nor the rest of the package, so a process of its own delivers.
+The supervisor loads neither NumPy nor the rest of the package, so a separate process delivers.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class JournalDelivery:
                 _log.error("the journals of killed clients: see %s", self._home.server_log(NAME))
 
     async def stop(self) -> None:
-        """Wait for the delivery that is going on."""
+        """Wait for the delivery in progress."""
         if self._delivering is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._delivering, LAST_DELIVERY_S)

@@ -38,7 +38,7 @@ class ServerWatchdog:
         program: The kind of server.
         restarts: How often the server was restarted.
         last_error: The last error of the server; None while it runs well.
-        gave_up: Why restarts have stopped until a client asks; None while they go on.
+        gave_up: Why restarts have stopped until a client asks; None while restarts continue.
         on_change: Called when the server has started, and when restarts have stopped.
     """
 

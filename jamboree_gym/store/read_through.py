@@ -68,8 +68,8 @@ class ReadThroughStore(LogAppender, LogStore):
     Args:
         redis: The same store without a backup. `close` closes it, too.
         find_backup: Opens the backup; returns None if there is none.
-        is_own: Whether this process writes a log. Whoever reads another that is being written, says
-            so to its writer.
+        is_own: Whether this process writes a log. A reader of a log that another process
+            writes tells that writer.
 
     Attributes:
         redis: As given; reads only what Redis holds.

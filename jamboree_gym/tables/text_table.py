@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
+from jamboree_gym.errors import JamboreeError
 from jamboree_gym.wording import shortened
 
-__all__ = ["MAX_ROWS", "ago", "averaged", "html_table", "number", "sparkline", "text_table"]
+__all__ = [
+    "MAX_ROWS",
+    "ReadWhenShown",
+    "ago",
+    "averaged",
+    "html_table",
+    "number",
+    "sparkline",
+    "text_table",
+]
 
 MAX_ROWS = 20
 MAX_CELL = 32  # characters
@@ -18,6 +29,32 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 Columns = Mapping[str, Sequence[object]]
 """Cells by the name of their column; those that are numbers are aligned to the right."""
+
+
+class ReadWhenShown(ABC):
+    """Is read from a store when it is shown. If that fails, its `repr` and the reason are shown."""
+
+    @abstractmethod
+    def _as_text(self) -> str:
+        """What `print` shows."""
+
+    @abstractmethod
+    def _as_html(self) -> str:
+        """What a notebook shows."""
+
+    def __str__(self) -> str:
+        """What is stored, for people."""
+        try:
+            return self._as_text()
+        except JamboreeError as error:
+            return f"{self!r}: {error}"
+
+    def _repr_html_(self) -> str:
+        """What is stored, for a notebook."""
+        try:
+            return self._as_html()
+        except JamboreeError as error:
+            return escape(f"{self!r}: {error}")
 
 
 def text_table(columns: Columns, *, rows: int) -> str:
@@ -73,7 +110,7 @@ def ago(at: float | None, now: float) -> str:
 
 
 def averaged(values: Sequence[float], most: int) -> list[float]:
-    """The values, or where there are more than `most`, so many means of consecutive ones."""
+    """The values, or, if there are more than `most`, `most` means of consecutive ones."""
     count = len(values)
     if count <= most:
         return list(values)

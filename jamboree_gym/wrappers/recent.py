@@ -26,7 +26,7 @@ class RecentTransactionsObservation(gym.Wrapper[Any, ActType, Any, ActType], Rec
     """Puts the newest n transactions into the observation, oldest first, newest last.
 
     A transaction is an observation, the action that answered it, and the reward for it. The current
-    observation is not part of the n transactions; it is under a key of its own, unchanged. (In
+    observation is not part of the n transactions; it is under a separate key, unchanged. (In
     Gymnasium's `FrameStackObservation` it is one of the n.)
 
     The observation is a flat `Dict` of arrays, as Stable-Baselines3 needs it:

@@ -1,4 +1,4 @@
-"""Reads the newest transactions of other episodes, in a thread of its own."""
+"""Reads the newest transactions of other episodes, in a separate thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class SourceReader:
-    """Reads the newest n transactions of a source again and again, in a thread of its own.
+    """Reads the newest n transactions of a source again and again, in a separate thread.
 
     If the store fails, it is asked again; until then the last result stays, and gets older. `past`,
     which keeps what is shown of them, is the thread's own.

@@ -27,7 +27,7 @@ class RecentTransactionsObservation(VectorWrapper):
     """Puts the newest n transactions of each sub-environment into its observation.
 
     In every autoreset mode, each sub-environment shows the same as with a
-    `jamboree_gym.wrappers.RecentTransactionsObservation` of its own: the step that NEXT_STEP
+    `jamboree_gym.wrappers.RecentTransactionsObservation` around it: the step that NEXT_STEP
     autoreset ignores is no transaction, and `infos["final_obs"]` has transactions, too.
 
     Example:

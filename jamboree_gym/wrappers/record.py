@@ -229,7 +229,7 @@ class RecordEpisodes(StaysHere, gym.Wrapper[ObsType, ActType, ObsType, ActType])
                 not moved: `max_pending_bytes` wait for a Redis that does not answer, and the
                 Jamboree was opened with `when_full="raise"`. Repeat the call when Redis is back.
                 Else, in `sync` and `fsync` mode, the environment has moved and Redis has not
-                confirmed the step. It waits in memory and the episode goes on: do not repeat the
+                confirmed the step. It waits in memory and the episode continues: do not repeat the
                 call, but take what it would have returned from `returned`.
             InvalidRecord: Something in the step cannot be recorded; the episode is abandoned.
             JamboreeClosed: The environment was closed, and not reset since.

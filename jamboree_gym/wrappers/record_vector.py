@@ -145,8 +145,8 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         Raises:
             StoreUnavailable, StoreFull: If its attribute `returned` is None, nothing has moved:
                 repeat the call when Redis is back. Else, in `sync` and `fsync` mode, all have moved
-                and Redis has not confirmed it. The steps wait in memory and the episodes go on: do
-                not repeat the call, but take what it would have returned from `returned`.
+                and Redis has not confirmed it. The steps wait in memory, the episodes continue: do
+                not repeat the call, but take its result from `returned`.
             InvalidRecord: A step of one sub-environment cannot be recorded; its episode is
                 abandoned. All have moved, as above.
         """
@@ -294,14 +294,6 @@ class RecordEpisodes(RecordedSubEnvs, StaysHere, VectorWrapper):
         self._recorder.begin(i, observation, info)
         return False
 
-    def close(self, **kwargs: Any) -> None:
-        """Close the environment; episodes that have not ended are abandoned."""
-        self._recorder.is_closed = True
-        try:
-            self._recorder.abandon()
-        finally:
-            super().close(**kwargs)
-
     def _split(self, observations: Any, infos: Any) -> tuple[Sequence[Any], Any]:
         """The parts of a batch, one for each sub-environment."""
         num_envs = self.num_envs
@@ -374,7 +366,7 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 
 
 def _is_independent(base: VectorEnv[Any, Any, Any]) -> bool:
-    """Whether each sub-environment is one of its own, as gymnasium.make gives it."""
+    """Whether each sub-environment is a separate one, as gymnasium.make gives it."""
     return isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and not getattr(base, "worker", None)
 
 

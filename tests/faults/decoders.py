@@ -57,8 +57,9 @@ from jamboree_gym.environment.env_state import put_state, take_state
 from jamboree_gym.environment.provenance import decode_provenance, describe
 from jamboree_gym.environment.spaces import layout_of_space, space_from_json, space_to_json
 from jamboree_gym.errors import DecodeError, EmbeddedServerError, JamboreeError
-from jamboree_gym.handlers.rendered_frames import _decode as decode_render
-from jamboree_gym.handlers.snapshots import _decoded as decode_snapshot
+from jamboree_gym.handlers.rendered_frames import RenderHandler
+from jamboree_gym.handlers.sidecar import SidecarHandler
+from jamboree_gym.handlers.snapshots import SnapshotHandler
 from jamboree_gym.journal.journal import Journal, JournalOwner
 from jamboree_gym.keys import digest
 from jamboree_gym.reading.finding.ordering import by_start
@@ -456,7 +457,7 @@ def _read_provenance(content: bytes) -> None:
     assert type(decode_provenance(content, where="here")) is dict
 
 
-def _read_record(decode: Callable[..., object]) -> Callable[[bytes], None]:
+def _read_record(kind: type[SidecarHandler]) -> Callable[[bytes], None]:
     def read(content: bytes) -> None:
         batch = encode_batch(
             codec=CODEC_RECORDS,
@@ -468,7 +469,7 @@ def _read_record(decode: Callable[..., object]) -> Callable[[bytes], None]:
             body=encode_records([1.0], [content]),
         )
         (record,) = decode_records(decode_batch(batch, where="here"), where="here")
-        decode(record, where="here")
+        kind.__new__(kind)._decoded(record, where="here")  # it asks no store
 
     return read
 
@@ -562,8 +563,8 @@ DECODERS = [
     Decoder("layouts", list(SCHEMAS.values()), mutate_json, _read_layouts),
     Decoder("space", SPACE_TEXTS, mutate_json, _read_space, may_be_large=True),
     Decoder("provenance", PROVENANCES[:1], mutate_json, _read_provenance),
-    Decoder("render", _record_contents(1), mutate_msgpack, _read_record(decode_render)),
-    Decoder("snapshot", _record_contents(2), mutate_msgpack, _read_record(decode_snapshot)),
+    Decoder("render", _record_contents(1), mutate_msgpack, _read_record(RenderHandler)),
+    Decoder("snapshot", _record_contents(2), mutate_msgpack, _read_record(SnapshotHandler)),
     Decoder("state", [take_state(STATE_ENV)], mutate_msgpack, _read_state),
     Decoder("control", CONTROL, mutate_json, _read_control),
     Decoder("chunks", BATCHES[:1], mutate_bytes, _read_chunks),

@@ -546,7 +546,7 @@ def test_while_redis_is_away_it_goes_on_with_what_it_has(
         assert len(buffer.sample(4).actions) == 4
     with pytest.raises(StoreUnavailable):
         empty.sample(4)
-    said = [one.getMessage() for one in caplog.records if "sampling goes on" in one.getMessage()]
+    said = [one.getMessage() for one in caplog.records if "sampling continues" in one.getMessage()]
     assert len(said) == 1
     assert "with the 5 steps here" in said[0]
 
@@ -555,7 +555,7 @@ def test_while_redis_is_away_it_goes_on_with_what_it_has(
     jam.flush()
     wait_until(lambda: buffer.sample(4) is not None and buffer.size() == 8)
     assert held(buffer) == steps_of(5, 3)
-    assert "Redis answers again: sampling goes on" in caplog.text
+    assert "Redis answers again: sampling continues" in caplog.text
 
 
 # -- what it is made of -------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def prune(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete episodes from Redis and MongoDB by age, and keep the best and the newest of each run.
+    """Delete episodes by age, from Redis and the backup. Keep the best and newest of each run.
 
     What is running stays, and so does what a fork that stays was made of. To free memory of Redis
     without a loss, use `backup retain` instead.

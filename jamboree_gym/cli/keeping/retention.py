@@ -56,7 +56,7 @@ def retain(
     """Set how much of the backed-up data stays in Redis. Without options: all of it.
 
     It replaces what was set before, shows both, and says what would leave Redis now. The running
-    backup applies it. Nothing is deleted from MongoDB.
+    backup applies it. Nothing is deleted from the backup.
 
     Example: jamboree-gym backup retain --max-redis-bytes 2G --max-age 30d --keep run=best
     """
@@ -82,7 +82,7 @@ def retain(
 
 
 def trim(store: StoreOptions, dry_run: DryRunOption = False, yes: YesOption = False) -> None:
-    """Evict now from Redis what `retain` allows. Evicts only what MongoDB holds.
+    """Evict now from Redis what `retain` allows. Evicts only what the backup holds.
 
     Example: jamboree-gym backup trim --dry-run
     """

@@ -184,7 +184,7 @@ def rm(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete episodes from Redis and MongoDB: those named, or those chosen by options.
+    """Delete episodes from Redis and the backup: those named, or those chosen by options.
 
     Example: jamboree-gym rm --run ppo --where 'steps < 2' --dry-run
     """

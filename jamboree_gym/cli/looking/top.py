@@ -1,4 +1,4 @@
-"""`top`: the runs as they go on."""
+"""`top`: the runs, live."""
 
 from __future__ import annotations
 

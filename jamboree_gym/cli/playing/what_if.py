@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def what_if(
     store: StoreOptions,
     episode: EpisodeArgument,
-    step: Annotated[int, typer.Option(min=0, help="Number of steps before it goes on.")],
+    step: Annotated[int, typer.Option(min=0, help="Number of steps before it continues.")],
     policy: Annotated[
         str | None,
         typer.Option(help="random, a .zip of Stable-Baselines3, or module:callable.", metavar="P"),

@@ -124,7 +124,7 @@ def _exportable(found: Found) -> Found:
     wanted = [one for one in found if one.status != "running" and one.steps > 0]
     if len(wanted) < len(found):
         log.warning(
-            "%d of %d episodes are not written: they still go on, or have no step",
+            "%d of %d episodes are not written: they have not ended, or have no step",
             len(found) - len(wanted),
             len(found),
         )

@@ -88,7 +88,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             vector=_description(venv),
             options=RecordOptions(run, tags, handler_class, record_infos, strict_infos),
         )
-        self._packed_actions: Sequence[Any] | None = None  # of the step that goes on
+        self._packed_actions: Sequence[Any] | None = None  # of the step in progress
         self._actions: Any = None  # the same, if they could not be packed
 
     def reset(self) -> VecEnvObs:
@@ -144,7 +144,7 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
 
         Raises:
             StoreUnavailable, StoreFull: In `sync` and `fsync` mode, Redis has not confirmed it. All
-                environments have moved; the steps wait in memory and the episodes go on. Do not
+                environments have moved; the steps wait in memory and the episodes continue. Do not
                 repeat the step: what it returned is in the error's attribute `returned`.
             InvalidRecord: A step of one environment cannot be recorded; its episode is abandoned.
                 All have moved, as above.
@@ -244,14 +244,6 @@ class VecRecordEpisodes(RecordedSubEnvs, StaysHere, VecEnvWrapper):
             if isinstance(self.venv, VecEnv) and type(self.venv).unwrapped is VecEnv.unwrapped:
                 raise
             return getattr(self.venv, name)  # SB3 looks into nothing but its own
-
-    def close(self) -> None:
-        """Close the VecEnv; episodes that have not ended are abandoned."""
-        self._recorder.is_closed = True
-        try:
-            self._recorder.abandon()
-        finally:
-            self.venv.close()
 
 
 def _special(dones: Any, infos: Any, size: int) -> Collection[int]:

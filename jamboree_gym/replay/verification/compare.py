@@ -78,7 +78,7 @@ class SecondRun:
     Args:
         rows: The recorded rows of a whole episode.
         vector: The provenance of the vector environment that recorded them, if any: it has put
-            every value into an array of its own dtype.
+            every value into an array of its dtype.
         infos: The infos to compare, if any.
 
     Attributes:

@@ -29,7 +29,7 @@ from jamboree_gym.replay.verification.report import (
 
 __all__ = ["Check", "Checked", "Resimulator", "Watch"]
 
-MAX_CACHED = 64  # environments: as many sub-environments of a vector environment go on at once
+MAX_CACHED = 64  # environments: this many sub-environments of a vector environment run at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)

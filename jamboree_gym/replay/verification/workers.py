@@ -1,7 +1,7 @@
 """Verifies in several processes; if one dies, the others continue.
 
-`concurrent.futures` gives up all remaining work when one process dies. Here each process has a pipe
-of its own and reports after each episode, so it is known at which episode it died.
+`concurrent.futures` gives up all remaining work when one process dies. Here each process has a
+separate pipe and reports after each episode, so it is known at which episode it died.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class _Team:
             self._workers.pop(worker.pipe).end()
 
     def _bury(self, worker: _Worker) -> Iterator[tuple[Numbered, Checked]]:
-        """Report the episode that it was at; somebody else has to go on with the others."""
+        """Report the episode at which it died; another process continues with the others."""
         del self._workers[worker.pipe]
         worker.pipe.close()
         cause = worker.cause_of_death()

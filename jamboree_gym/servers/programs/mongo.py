@@ -151,7 +151,7 @@ class MongoProgram:
         """Whether the server accepts our login (or any, while it runs without password).
 
         The server of a copied home accepts it, too, and may have taken the port meanwhile: only the
-        answer of our own process counts.
+        answer of our process counts.
         """
         from pymongo.errors import OperationFailure, PyMongoError
 

@@ -163,7 +163,7 @@ def _migrate_document(mongo: MongoStore, document: Any, converter: _Converter) -
 def _migrate_chunks(
     mongo: MongoStore, key: str, born: float, converter: _Converter, outcome: Outcome
 ) -> bool:
-    """Change the batches of a log that have documents of their own; whether there were any."""
+    """Change the batches of a log that have separate documents; whether there were any."""
     where, is_changed = f"MongoDB at {mongo.where}: {key}", False
     for stored in mongo.batches_from(key, born, 0, _EVERYTHING):
         if stored.blob is None:

@@ -2,7 +2,7 @@
 
 A server takes nearly as long for a document of 2 kB as for one of 100 kB. So what is copied
 together and will not grow any more shares a document. An episode that changes all the same moves
-into a document of its own (`LogWriter`), which counts more than its place in a bundle.
+into a separate document (`LogWriter`), which counts more than its place in a bundle.
 
 A bundle is found by its slots: the times, in quarters of a second, at which the ids of its episodes
 were made. Only ids that this package made have a slot; all other episodes have their own documents.

@@ -91,7 +91,7 @@ class BackupState(BucketPart):
             raise self._not_a_mark(error) from error
 
     def trimmed_bytes(self) -> int:
-        """How much the backup has let go of here in all, roughly."""
+        """How much has been evicted here in all, roughly."""
         try:
             return sum(int(one or 0) for one in self._of_all("trimmed_bytes"))
         except ValueError as error:

@@ -32,8 +32,8 @@ NUMBER = "buckets"  # a field
 class Buckets:
     """The buckets of one namespace. It asks Redis how many there are when it is first used.
 
-    Whoever finds no number there stores one. Redis may be emptied, and another process may store
-    its own number first: so a writer that meets an emptied Redis has to `forget` its own.
+    A process that finds no number there stores one. Redis may be emptied, and another process may
+    store another number first: so a writer that meets an emptied Redis has to `forget` the number.
     """
 
     def __init__(self, link: RedisLink, keyspace: Keyspace) -> None:

@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
     """A log that may be evicted, or a part of it. They sort by time.
 
     No record that may go is older than `time`, epoch seconds. `over_at` is the revision at which
-    its episode was over; 0 for one that goes on, and for records.
+    its episode was over; 0 for one that has not ended, and for records.
     """
 
     time: float
@@ -82,7 +82,7 @@ class Eviction(BucketPart):
         return None if note is None else decode_note(note, where=self._keyspace.retention)
 
     def put_policy(self, content: bytes) -> None:
-        """Say what may be let go of; also where the memory is full."""
+        """Store what may be evicted; also if the memory is full."""
         self._link.script(scripts.PUT, (self._keyspace.retention,), ("SET", encode_note(content)))
 
     # -- logs -------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Eviction(BucketPart):
         before: float,
         enough_bytes: float = math.inf,
     ) -> Evicted:
-        """Let go of what the backup has acknowledged, and of nothing else, the first logs first.
+        """Evict what the backup has acknowledged, and nothing else, the first logs first.
 
         Args:
             candidates: Logs that were found; what has changed since is left alone.

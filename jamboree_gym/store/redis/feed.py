@@ -179,7 +179,7 @@ class Doorbell:
     rings, and who waits for it has to look from time to time.
 
     Args:
-        link: Says how to connect; the bell opens a connection of its own.
+        link: Says how to connect; the bell opens a separate connection.
         find_keys: Gives the keys in question.
     """
 

@@ -47,11 +47,11 @@ _T = TypeVar("_T")
 _NUMBERS = frozenset({bool, int, float})
 # Errors that concern the one key they answer. Whatever else Redis refuses, it refuses to all.
 _ERRORS_OF_ONE_KEY = ("WRONGTYPE", "JAMBOREEFORMAT", "user_script:")
-_FREE_DISK = "free disk space there, and it goes on by itself"
+_FREE_DISK = "free disk space there, and it continues by itself"
 _FREE_MEMORY = (
     "a running backup makes room by letting go of what it holds: look at `jamboree-gym backup "
     "status`, start one with `python -m jamboree_gym.backup --follow`, keep less by "
-    "`backup.retain()`, or raise maxmemory there, and it goes on by itself"
+    "`backup.retain()`, or raise maxmemory there, and it continues by itself"
 )
 _REFUSED_IN_A_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 

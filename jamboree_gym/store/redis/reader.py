@@ -19,11 +19,11 @@ from jamboree_gym.store.redis.link import Call, RedisLink, script_call
 
 __all__ = ["LogReader"]
 
-FEW_BATCHES = "2"  # so many batches an episode usually has at most
+FEW_BATCHES = "2"  # an episode usually has at most this many batches
 MAX_BATCHES = 16  # each may have a megabyte
 MAX_BYTES = 1 << 20
 MAX_LOGS = 1024
-SLACK = 32  # so many more records are asked for: the newest batches may be smaller than before
+SLACK = 32  # this many more records are asked for: the newest batches may be smaller than before
 _NOT_ASKED = object()
 _T = TypeVar("_T")
 
@@ -192,7 +192,7 @@ class _NewestBatches:
         if len(known) >= MAX_LOGS:
             known.clear()
         if batches and sum(map(len, batches)) <= MAX_BYTES:
-            with suppress(struct.error):  # whoever decodes them says what is damaged
+            with suppress(struct.error):  # decoding them says what is damaged
                 start, stop = batch_span(batches[0])[0], batch_span(batches[-1])[1]
                 known[key] = (stop - start) / len(batches)
 

@@ -68,7 +68,7 @@ class RedisStore(LogAppender, LogStore):
     def from_url(
         cls, url: str, keyspace: Keyspace, *, revive: Callable[[], None] | None = None
     ) -> RedisStore:
-        """Open a store of its own by URL: `redis://`, `rediss://` or `unix://`.
+        """Open a separate store by URL: `redis://`, `rediss://` or `unix://`.
 
         `revive` is called once after a lost connection, before the one retry: embedded servers come
         back this way.

@@ -222,7 +222,7 @@ def provenances_of(connection: Connection, ids: Sequence[str]) -> Iterator[tuple
             head = heads.get(key)
             if isinstance(head, DecodeError):
                 raise head
-            if head is None:  # MongoDB may have it
+            if head is None:  # the backup may have it
                 yield id, Episode(connection, id).origin.provenance
             else:
                 yield id, decode_episode_note(head.note, episode_id=id, where=key)[1].provenance

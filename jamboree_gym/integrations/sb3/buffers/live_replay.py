@@ -265,12 +265,12 @@ class JamboreeReplayBuffer(ReplayBuffer):
             if not self.size():
                 raise
             if not self._is_away:
-                log.warning("%s; sampling goes on with the %s steps here", error, self.size())
+                log.warning("%s; sampling continues with the %s steps here", error, self.size())
             self._is_away = True
             self._refresh_at = time.monotonic() + AWAY_S
             return
         if self._is_away:
-            log.info("Redis answers again: sampling goes on with what comes")
+            log.info("Redis answers again: sampling continues with what comes")
             self._is_away = False
 
     # -- what is drawn ----------------------------------------------------------------------

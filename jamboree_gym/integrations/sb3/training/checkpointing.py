@@ -64,7 +64,7 @@ class ModelCheckpoints:
     """Saves a model that learns, and deletes old checkpoints of its run.
 
     The learning thread waits for `model.save` alone. One thread stores what it gave, another one
-    deletes, because MongoDB may be slow. If storing takes longer than a checkpoint is due again,
+    deletes, because the backup may be slow. If storing takes longer than a checkpoint is due again,
     one more waits in memory; the learning thread waits only when that is not enough.
 
     Args:
@@ -123,7 +123,7 @@ class ModelCheckpoints:
             self._settle(waiting=0)
 
     def _settle(self, *, waiting: int) -> None:
-        """Wait until at most so many are not stored; raise why one could not be."""
+        """Wait until at most `waiting` are not stored; raise why one could not be."""
         while self._stored and (len(self._stored) > waiting or self._stored[0].done()):
             self._stored.popleft().result()
 
@@ -145,9 +145,9 @@ class ModelCheckpoints:
         self._deleting.shutdown(wait=False)
 
     def _delete_all_but(self, newest: int) -> None:
-        """Delete what is neither among the newest nor the last of a session. MongoDB may be slow.
+        """Delete what is neither among the newest nor the last of a session.
 
-        While a server is away, none is deleted: the next time makes up for it.
+        The backup may be slow. While it or Redis is away, none is deleted; the next call does it.
         """
         try:
             for one in CheckpointHandler(self._jam, self._run).checkpoints()[:-newest]:

@@ -1,4 +1,4 @@
-"""Whether a `learn` still goes on: SB3 tells callbacks of its end, not of an exception."""
+"""Whether a `learn` is still running: SB3 tells callbacks of its end, not of an exception."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LearnWatch:
 
 
 def _own_learn(frame: FrameType | None) -> FrameType | None:
-    """The innermost `learn` that is going on; None where somebody else calls the callback."""
+    """The innermost `learn` that is running; None if something else calls the callback."""
     while frame is not None and frame.f_code.co_name != _LEARN:
         frame = frame.f_back
     return frame

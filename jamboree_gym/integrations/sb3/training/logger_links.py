@@ -33,7 +33,7 @@ def link_of(jam: Connection, run: str) -> str:
 def link_run(jam: Connection, run: str, logger: Logger, timesteps: int) -> None:
     """Tell TensorBoard, and W&B and MLflow where a run of theirs is active, which run this is.
 
-    What one of them has against it is a warning: training goes on.
+    If one of them refuses, there is a warning, and training continues.
     """
     link = link_of(jam, run)
     for name, add_link in (

@@ -1,4 +1,4 @@
-"""Going on with a run: its model as a checkpoint has it, and what its replay buffer held."""
+"""Continues a run: loads the model of a checkpoint, and fills the replay buffer again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from jamboree_gym.wrappers import RecordEpisodes
 __all__ = ["resume"]
 
 _SEEDS: Final = 2**32
-_WITHOUT_REFILL: Final = "pass refill=False to go on with an empty buffer"
+_WITHOUT_REFILL: Final = "pass refill=False to continue with an empty buffer"
 # A buffer holds the same with them as without, or, as with `VecTransposeImage`, it is filled so.
 _TRANSPARENT: Final = frozenset(
     {
@@ -70,7 +70,7 @@ def resume(
     recorded = recorded_env(model.get_env())
     if recorded.run != run:
         raise InvalidArgument(
-            f"the env is recorded into run {recorded.run!r}, so run {run!r} would not go on: "
+            f"the env is recorded into run {recorded.run!r}, so run {run!r} would not continue: "
             f"jam.record(env, run={run!r})"
         )
     if model.seed is not None:
@@ -93,7 +93,7 @@ def _first_whole(
             if position + 1 == len(candidates):
                 raise
             log.warning("checkpoint %d is passed over: %s", one.number, error)
-    raise CheckpointNotFound("no checkpoint to go on from")
+    raise CheckpointNotFound("no checkpoint to continue from")
 
 
 def _check_is_raw(recorded: RecordedEnv) -> None:
