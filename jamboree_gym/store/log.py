@@ -64,7 +64,7 @@ def or_error(decode: Callable[[], _T]) -> _T | DecodeError:
         return error
 
 
-class IndexEntry(msgspec.Struct, frozen=True):
+class IndexEntry(msgspec.Struct, frozen=True, gc=False):
     """An entry of an episode in a listing: one field, `name` (its id), in the summaries of its run.
 
     Without a name it only names the run, because of its sessions, metrics or checkpoints. `time` is
@@ -77,7 +77,7 @@ class IndexEntry(msgspec.Struct, frozen=True):
     time: float
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """One atomic append: consecutive batches, and optionally a new note.
 
     Attributes:
@@ -117,7 +117,7 @@ def birth_of(append: Append) -> float:
     return -math.inf
 
 
-class AppendResult(msgspec.Struct, frozen=True):
+class AppendResult(msgspec.Struct, frozen=True, gc=False):
     """The server's answer to an append.
 
     Attributes:
