@@ -59,6 +59,9 @@ class _Client:
     def get_database(self, name: str, **_: Any) -> _Database:
         return _Database(self, self._model, name)
 
+    def list_database_names(self) -> list[str]:
+        return list(self.request("the names of databases", lambda: list(self._model.databases)))
+
     def close(self) -> None:
         pass
 
